@@ -1,0 +1,87 @@
+"""The autoencoder's objective: pictures ⇄ latents, small enough that decoding costs about as much as one UNet step.
+
+The network is diffusers' `AutoencoderTiny` (plain convolutions, no attention, no normalisation: every pipeline opens
+it and every exporter knows its operators). It is trained on three terms: L1 on pixels, L1 on finite differences at two
+scales (edges are what a cartoon is made of, and plain L1 blurs them), and a pull of the latents towards zero mean and unit
+variance, so that diffusion starts from a space whose scale is known.
+
+Not here: a perceptual or adversarial term (a recipe that wants one adds LPIPS; see docs/log.md for why this does not).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genin.distill.recipe import AutoencoderRecipe
+
+
+def build_autoencoder(recipe: AutoencoderRecipe) -> nn.Module:
+    """An untrained AutoencoderTiny whose latents are `recipe.downscale` times smaller than the picture."""
+    from diffusers import AutoencoderTiny
+
+    channels = (recipe.channels,) * len(recipe.decoder_blocks)
+    model: nn.Module = AutoencoderTiny(
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        num_encoder_blocks=recipe.encoder_blocks,
+        num_decoder_blocks=recipe.decoder_blocks,
+        latent_channels=recipe.latent_channels,
+        act_fn="relu",
+    )
+    return model
+
+
+def encode(vae: Any, images: Tensor) -> Tensor:
+    """Pictures in [−1, 1], NCHW => raw latents. A variational encoder gives its mean: training data must not jitter."""
+    encoded = vae.encode(images)
+    if hasattr(encoded, "latent_dist"):
+        return encoded.latent_dist.mean  # type: ignore[no-any-return]
+    return encoded.latents  # type: ignore[no-any-return]
+
+
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """Final latents (already multiplied by `scaling_factor`) => pictures in [−1, 1], NCHW."""
+    return vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]  # type: ignore[no-any-return]
+
+
+def _differences(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
+
+
+def edge_loss(a: Tensor, b: Tensor) -> Tensor:
+    """Mean |∇a − ∇b| at full and half resolution."""
+    total = a.new_zeros(())
+    for scale in (1, 2):
+        x, y = (F.avg_pool2d(z, scale) if scale > 1 else z for z in (a, b))
+        total = total + sum((p - q).abs().mean() for p, q in zip(_differences(x), _differences(y), strict=True))
+    return total
+
+
+def latent_prior(latents: Tensor) -> Tensor:
+    """Squared distance of the batch's per-channel mean and log-deviation from those of a unit Gaussian."""
+    mean = latents.mean(dim=(0, 2, 3))
+    log_std = latents.std(dim=(0, 2, 3)).clamp_min(1e-4).log()
+    return (mean.square() + log_std.square()).mean()
+
+
+def autoencoder_loss(vae: Any, images: Tensor, recipe: AutoencoderRecipe) -> dict[str, Tensor]:
+    """Loss terms for pictures in [−1, 1], NCHW; `loss` is their weighted sum, `psnr_db` a by-product (peak 2)."""
+    latents = encode(vae, images).float()
+    # A little noise on the latents: the decoder must forgive what a diffusion model gets slightly wrong.
+    noised = latents + recipe.latent_noise * torch.randn_like(latents)
+    decoded = vae.decode(noised, return_dict=False)[0].float()
+    pixel = (decoded - images).abs().mean()
+    edge = edge_loss(decoded, images)
+    prior = latent_prior(latents)
+    mse = (decoded.detach() - images).square().mean()
+    return {
+        "loss": pixel + recipe.edge_weight * edge + recipe.prior_weight * prior,
+        "pixel": pixel,
+        "edge": edge,
+        "prior": prior,
+        "psnr_db": 10 * torch.log10(4.0 / mse),
+    }
