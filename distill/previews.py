@@ -1,0 +1,62 @@
+"""Pictures of a run while it runs: a grid of samples with their captions, and the curves of everything logged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """NCHW float in [−1, 1] => NHWC uint8, rounded to nearest."""
+    scaled = np.clip(images.transpose(0, 2, 3, 1) * 127.5 + 127.5, 0, 255)
+    return np.rint(scaled).astype(np.uint8)
+
+
+def grid(rows: Sequence[NDArray[np.uint8]], *, scale: int = 2, gap: int = 2) -> Image.Image:
+    """Rows of NHWC uint8 pictures => one picture, enlarged without smoothing."""
+    height, width = rows[0].shape[1:3]
+    columns = max(len(row) for row in rows)
+    sheet = np.full(((height + gap) * len(rows) + gap, (width + gap) * columns + gap, 3), 24, np.uint8)
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            top, left = gap + y * (height + gap), gap + x * (width + gap)
+            sheet[top : top + height, left : left + width] = picture
+    image = Image.fromarray(sheet)
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def save_grid(rows: Sequence[NDArray[np.uint8]], path: Path, *, scale: int = 2) -> None:
+    grid(rows, scale=scale).save(path)
+
+
+NOT_CURVES = {"update", "images_seen", "elapsed_s"}
+
+
+def plot_curves(history: Sequence[Mapping[str, float]], path: Path, *, title: str) -> None:
+    """One small panel per logged quantity over images seen, as a PNG."""
+    if not history:
+        return
+    from matplotlib.figure import Figure
+
+    keys = [key for key in history[-1] if key not in NOT_CURVES]
+    columns = min(4, len(keys))
+    lines = -(-len(keys) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.3 * lines), layout="constrained")
+    figure.suptitle(title)
+    axes = np.atleast_1d(figure.subplots(lines, columns)).ravel()
+    for axis, key in zip(axes, keys, strict=False):
+        points = [(row["images_seen"] / 1000, row[key]) for row in history if key in row]
+        axis.plot(*zip(*points, strict=True), color="#d9541e", linewidth=1.2)
+        axis.set_title(key, fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[len(keys) :]:
+        axis.set_visible(False)
+    for axis in axes[max(0, len(keys) - columns) : len(keys)]:
+        axis.set_xlabel("thousand images seen", fontsize=7)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,116 @@
+"""The built-in universe: an original ninja world in which every picture's content is known exactly.
+
+A scene is eight attributes and one integer that seeds all free variation (position, layout, clouds). Scenes are drawn
+by counter: scene i of a split never depends on scene i − 1, so any part of an endless data set can be made anywhere.
+The split of a scene follows from a hash of its attribute combination, so no combination stands in two splits.
+
+Not here: how a scene looks (`world_render`) and how it is described (`world_captions`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genin.runtimes.errors import InputError
+
+Split = Literal["train", "val", "test"]
+
+ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+    "hair": ("spiky blond", "long black", "silver ponytail", "red bun", "short brown", "teal bob", "pink twintails"),
+    "headband": ("red", "blue", "green", "white", "yellow", "purple"),
+    "outfit": ("orange", "blue", "green", "red", "purple", "black", "white"),
+    "action": ("meditating", "running", "throwing", "jumping", "guarding", "casting", "waving"),
+    "environment": ("mountain", "forest", "village", "waterfall", "rooftop", "bridge", "desert", "shrine"),
+    "light": ("noon", "sunset", "dawn", "night", "storm", "mist"),
+    "emotion": ("happy", "angry", "sad", "surprised", "calm", "determined"),
+    "effect": ("none", "leaves", "petals", "fire", "lightning", "water", "smoke"),
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    hair: str
+    headband: str
+    outfit: str
+    action: str
+    environment: str
+    light: str
+    emotion: str
+    effect: str
+    variation: int = 0
+
+    def __post_init__(self) -> None:
+        for name, values in ATTRIBUTES.items():
+            if getattr(self, name) not in values:
+                raise InputError(f"unknown {name} '{getattr(self, name)}'", remedy=f"choose from: {', '.join(values)}")
+
+    def attributes(self) -> dict[str, str]:
+        return {name: getattr(self, name) for name in ATTRIBUTES}
+
+
+def _words(*key: object) -> NDArray[np.uint32]:
+    """32 hash bytes of a key as eight 32-bit words: the world's only source of chance, alike on every platform."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=64).digest()
+    return np.frombuffer(digest, dtype="<u4")
+
+
+def split_of(scene: Scene) -> Split:
+    """The split that owns the scene's attribute combination: 90 % train, 5 % val, 5 % test."""
+    share = int(_words("split", *scene.attributes().values())[0]) % 100
+    return "train" if share < 90 else "val" if share < 95 else "test"
+
+
+def scene_at(split: Split, seed: int, index: int) -> Scene:
+    """Scene `index` of an endless split: uniform over the attribute combinations that the split owns."""
+    if split not in get_args(Split):
+        raise InputError(f"unknown split '{split}'", remedy=f"choose from: {', '.join(get_args(Split))}")
+    for attempt in range(10_000):
+        words = [int(word) for word in _words(split, seed, index, attempt)]
+        values = (options[word % len(options)] for options, word in zip(ATTRIBUTES.values(), words, strict=False))
+        scene = Scene(*values, variation=words[8] & 0x7FFFFFFF)
+        if split_of(scene) == split:
+            return scene
+    raise AssertionError("unreachable: every split owns a twentieth of the combinations")
+
+
+def render_batch(split: Split, seed: int, start: int, count: int, size: int) -> tuple[NDArray[np.uint8], list[Scene]]:
+    """Scenes start…start+count of a split => (pictures (count, size, size, 3) uint8, scenes)."""
+    from genin.distill.world_render import render
+
+    scenes = [scene_at(split, seed, index) for index in range(start, start + count)]
+    return np.stack([render(scene, size) for scene in scenes]), scenes
+
+
+def write_dataset(out: Path, *, split: Split, count: int, size: int, seed: int, complete: bool = False) -> None:
+    """Write an imagefolder data set (PNG files and metadata.jsonl); `out` appears whole or not at all."""
+    import os
+    import tempfile
+
+    from PIL import Image
+
+    from genin.distill.world_captions import caption
+    from genin.distill.world_render import render
+
+    if out.exists():
+        raise InputError("the output already exists", where=out, remedy="choose another --out or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as partial:
+        folder = Path(partial) / "dataset"
+        folder.mkdir()
+        with (folder / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
+            for index in range(count):
+                scene = scene_at(split, seed, index)
+                name = f"{index:06d}.png"
+                Image.fromarray(render(scene, size)).save(folder / name)
+                row = {"file_name": name, "text": caption(scene, seed=index, complete=complete), **asdict(scene)}
+                row |= {"source": "genin built-in world", "licence": "Apache-2.0"}
+                metadata.write(json.dumps(row) + "\n")
+        os.replace(folder, out)

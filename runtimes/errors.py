@@ -1,0 +1,42 @@
+"""The errors genin raises: one line each, saying what went wrong, where, and what to do about it.
+
+They stand in `runtimes` because every other part may import from here. The command line turns them into a line on
+stderr and an exit code: 2 for bad usage or input, 1 for a job that failed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class GeninError(Exception):
+    """A job that failed. `str()` is one line: "what: where; remedy"."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | Path | None = None, remedy: str | None = None) -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        line = what if where is None else f"{what}: {where}"
+        super().__init__(line if remedy is None else f"{line}; {remedy}")
+
+
+class InputError(GeninError):
+    """Bad usage or bad input: the user can mend it."""
+
+    exit_code = 2
+
+
+class MissingExtraError(InputError):
+    """A package that an optional feature needs is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"'{package}' is not installed", remedy=f"pip install 'genin[{extra}]'")
+        self.package, self.extra = package, extra
+
+
+class BundleError(InputError):
+    """A bundle that is refused: wrong schema, hash, path or content."""
+
+
+class CancelledError(GeninError):
+    """The caller cancelled the generation."""
