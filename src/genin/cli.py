@@ -1,0 +1,196 @@
+"""The `genin` command: a table of lazy strings, and one place where errors become a line and an exit code.
+
+A command is imported only when it runs or prints its own help, so `genin --help` costs an import of click and nothing
+else, and a torch-free install can list what it cannot run. A row that needs an optional package names the extra that
+installs it.
+
+Exit codes: 0 ok, 1 the job failed, 2 bad usage or input, 130 interrupted. `GENIN_DEBUG=1` adds the Python traceback.
+
+Not here: what any command does; see the module each row names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import click
+
+from genin import __version__
+from genin.runtimes.errors import GeninError, InputError, MissingExtraError
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Row:
+    """One command: where it lives ("module:function"), its one-line help, and the extra it needs."""
+
+    target: str
+    help: str
+    extra: str | None = None
+
+
+GROUPS: Mapping[str, str] = {
+    "world": "The built-in ninja world: endless captioned pictures.",
+    "data": "Turn folders of pictures into a captioned dataset.",
+    "teacher": "Train a teacher, or tune an existing one on your pictures.",
+}
+
+COMMANDS: Mapping[str, Row] = {
+    "quickstart": Row(
+        "genin.quickstart:quickstart_command", "The whole chain in ten minutes, ending in a page.", "all"
+    ),
+    "world render": Row(
+        "genin.distill.world_commands:render_command", "Render a dataset of the built-in world.", "distill"
+    ),
+    "data prepare": Row(
+        "genin.distill.data_commands:prepare_command", "Clean, resize and caption pictures.", "distill"
+    ),
+    "data inspect": Row("genin.distill.data_commands:inspect_command", "Count, check and show a dataset.", "distill"),
+    "data caption": Row("genin.distill.data_commands:caption_command", "Caption pictures with a model.", "distill"),
+    "teacher train": Row("genin.distill.commands:teacher_train_command", "Train a teacher from nothing.", "distill"),
+    "teacher finetune": Row(
+        "genin.distill.commands:teacher_finetune_command", "Tune a teacher on a dataset.", "distill"
+    ),
+    "distill": Row("genin.distill.commands:distill_command", "Distil a teacher into a few-step student.", "distill"),
+    "export": Row("genin.export.commands:export_command", "Export a model to ONNX, OpenVINO and Core ML.", "export"),
+    "verify": Row("genin.export.commands:verify_command", "Check a bundle's hashes, schema and parity.", "onnxruntime"),
+    "inspect": Row("genin.export.commands:inspect_command", "Show a model's or bundle's sizes and licence.", "export"),
+    "generate": Row("genin.runtimes.commands:generate_command", "Make a picture from a prompt.", "onnxruntime"),
+    "bench": Row("genin.benchmarks.commands:bench_command", "Measure latency, memory, size and quality.", "metrics"),
+    "evaluate": Row(
+        "genin.benchmarks.commands:evaluate_command", "Measure picture quality against a reference.", "metrics"
+    ),
+    "compare": Row(
+        "genin.benchmarks.commands:compare_command", "Lay models side by side on the same prompts.", "metrics"
+    ),
+    "runtimes": Row("genin.runtimes.commands:runtimes_command", "Show what runs here and what is missing."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands stand in `COMMANDS` under its prefix; help lists them without importing any."""
+
+    def __init__(self, prefix: str = "", *, help: str, epilog: str | None = None) -> None:
+        super().__init__(name=prefix or "genin", help=help, epilog=epilog, no_args_is_help=True)
+        self.prefix = f"{prefix} " if prefix else ""
+
+    def rows(self) -> dict[str, str]:
+        """Sub-command name => one-line help, in the table's order."""
+        rows: dict[str, str] = {}
+        for path, row in COMMANDS.items():
+            if path.startswith(self.prefix):
+                name, *rest = path.removeprefix(self.prefix).split(" ")
+                rows.setdefault(name, GROUPS[name] if rest else row.help)
+        return rows
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.rows())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        path = self.prefix + cmd_name
+        if path in COMMANDS:
+            return load(path)
+        return LazyGroup(cmd_name, help=GROUPS[cmd_name]) if not self.prefix and cmd_name in GROUPS else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        names = list(self.rows())
+        if args and not args[0].startswith("-") and args[0] not in names:
+            close = difflib.get_close_matches(args[0], names, n=2)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"choose from: {', '.join(names)}"
+            raise click.UsageError(f"no command '{self.prefix}{args[0]}'; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.rows().items()))
+
+
+def load(path: str) -> click.Command:
+    """Import the command at `path` of the table."""
+    module, _, name = COMMANDS[path].target.partition(":")
+    command = getattr(importlib.import_module(module), name)
+    assert isinstance(command, click.Command), f"{COMMANDS[path].target} is not a click command"
+    return command
+
+
+EPILOG = (
+    'Begin with `genin quickstart`, or at once: genin generate "a ninja in an orange outfit meditating on a mountain"'
+)
+
+
+def command_line() -> click.Command:
+    """The root command, as click sees it."""
+    root = LazyGroup(
+        help="Distil a text-to-image diffusion model into a one-to-four-step student, and ship it anywhere.",
+        epilog=EPILOG,
+    )
+    click.version_option(__version__, prog_name="genin")(root)
+    return root
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code. Errors go to stderr as one line."""
+    from genin.names import InstalledNames
+
+    try:
+        # Outside its standalone mode click returns the code of `ctx.exit(code)`, else what the command returns.
+        code = command_line().main(list(arguments), prog_name="genin", standalone_mode=False, obj=InstalledNames())
+    except click.exceptions.NoArgsIsHelpError as stop:
+        click.echo(stop.format_message())
+        return InputError.exit_code
+    except click.UsageError as error:
+        where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+        return _fail(_one_line(error.format_message()).rstrip(".") + where, InputError.exit_code)
+    except click.ClickException as error:
+        return _fail(_one_line(error.format_message()), error.exit_code)
+    except GeninError as error:
+        return _fail(_one_line(str(error)), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        if missing := _missing_package(error, arguments):
+            return _fail(str(missing), missing.exit_code)
+        reason = _one_line(f"{type(error).__name__}: {error}")
+        hint = "" if _debugging() else "; GENIN_DEBUG=1 shows the traceback"
+        return _fail(f"unexpected {reason}{hint}", 1)
+    return code if isinstance(code, int) else 0
+
+
+def main() -> NoReturn:
+    """The entry point of `genin` and `python -m genin`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _missing_package(error: Exception, arguments: Sequence[str]) -> MissingExtraError | None:
+    """A command met an absent package: the extra that installs it is its row's."""
+    package = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package in ("", "genin"):
+        return None
+    words = " ".join(arguments) + " "
+    extra = next((row.extra for path, row in COMMANDS.items() if row.extra and words.startswith(f"{path} ")), "all")
+    return MissingExtraError(package, extra)
+
+
+def _fail(line: str, exit_code: int) -> int:
+    if _debugging():
+        traceback.print_exc()
+    click.echo(f"genin: {line}", err=True)
+    return exit_code
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _debugging() -> bool:
+    return os.environ.get("GENIN_DEBUG", "") not in ("", "0")

@@ -1,0 +1,172 @@
+"""What the names on the command line mean: `builtin:student`, a local path, or a model on the Hugging Face hub.
+
+The shipped models are package data of `genin.runtimes` and `genin.distill`; the built-in world's reference pictures are
+rendered once into the user's cache. Only the command line resolves names, so that no library code has to know where
+the package keeps its weights.
+
+Not here: reading what a name points to (each command does, and refuses what it cannot use).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from genin.runtimes.errors import InputError, MissingExtraError
+
+STUDENT, TEACHER = "weights/student", "weights/teacher"
+# Name => (folder inside genin.runtimes, the number of steps the name stands for).
+BUILTIN_MODELS: Mapping[str, tuple[str, int | None]] = {
+    "builtin:student": (STUDENT, None),
+    "builtin:student-1step": (STUDENT, 1),
+    "builtin:teacher": (TEACHER, None),
+}
+BUILTIN_WORLD = "builtin:world"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+DEFAULT_REFERENCE_SIZE = 64
+MODEL_PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
+
+
+class InstalledNames:
+    """The names this installation knows; the `Names` protocol of `genin.runtimes.options`."""
+
+    def model(self, name: str) -> Path:
+        """The local folder or `.genin` file of a model or bundle. Errors: InputError with the nearest names."""
+        if name.startswith("builtin:"):
+            return _builtin_model(name)
+        path = Path(name).expanduser()
+        if path.exists():
+            return path
+        if HUB_NAME.fullmatch(name) and not path.parent.is_dir():
+            return download(name)
+        raise _no_such(name, "model or bundle")
+
+    def default_steps(self, name: str) -> int | None:
+        """The number of steps a name stands for; None leaves it to the model."""
+        return BUILTIN_MODELS.get(name, ("", None))[1]
+
+    def reference(self, name: str, *, count: int, size: int | None, seed: int) -> Path:
+        """A dataset folder; `builtin:world` is the world's test split, `count` pictures of `size` px, cached."""
+        if name == BUILTIN_WORLD:
+            return _world(count, size or DEFAULT_REFERENCE_SIZE, seed)
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+        raise _no_such(name, "dataset folder", [BUILTIN_WORLD])
+
+    def classifier(self) -> Path | None:
+        """The shipped attribute classifier of the built-in world, if this installation has it."""
+        path = _package_file("genin.distill", "weights/world_classifier.safetensors")
+        return path if path.is_file() else None
+
+
+# --- built in --------------------------------------------------------------------------------------------------------
+
+
+def _builtin_model(name: str) -> Path:
+    if name not in BUILTIN_MODELS:
+        raise _no_such(name, "built-in model")
+    path = _package_file("genin.runtimes", BUILTIN_MODELS[name][0])
+    if not path.is_dir():
+        raise InputError(
+            f"'{name}' is not part of this installation", where=path, remedy="reinstall genin from its wheel"
+        )
+    return path
+
+
+def _package_file(package: str, name: str) -> Path:
+    return Path(str(files(package) / name))
+
+
+def _world(count: int, size: int, seed: int) -> Path:
+    """Rendered once: the folder's name carries all that its pictures depend on, the renderer's source included."""
+    from genin.distill.world import write_dataset
+
+    out = cache_folder() / "world" / f"test-{count}x{size}px-seed{seed}-{_renderer_version()}"
+    if not out.is_dir():
+        write_dataset(out, split="test", count=count, size=size, seed=seed, complete=True)
+    return out
+
+
+def _renderer_version() -> str:
+    sources = sorted(Path(str(files("genin.distill"))).glob("world*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+
+
+def cache_folder() -> Path:
+    """`GENIN_CACHE`, or `genin` in the platform's cache folder."""
+    if chosen := os.environ.get("GENIN_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "genin"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "genin"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genin"
+
+
+# --- the hub ---------------------------------------------------------------------------------------------------------
+
+
+def download(name: str) -> Path:
+    """The local snapshot of a hub model: only what a model folder or a bundle needs, cached by the hub's client."""
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("huggingface_hub", "distill") from error
+    try:
+        wanted = wanted_files(huggingface_hub.HfApi().list_repo_files(name))
+    except RepositoryNotFoundError as error:
+        raise _no_such(name, "model: neither a local path nor on the hub") from error
+    except (HfHubHTTPError, OSError):  # no network: the cache may still hold it
+        wanted = []
+    else:
+        if not wanted:
+            raise InputError("not a diffusers model and not a genin bundle", where=f"hub:{name}")
+    try:
+        offline = not wanted
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted or None, local_files_only=offline))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"'{name}' is not a local path, and the hub cannot be reached",
+            remedy=f"check the network, or put its model folder ({', '.join(MODEL_PARTS)}, model_index.json) on this "
+            "machine and give its path",
+        ) from error
+
+
+def wanted_files(available: Sequence[str]) -> list[str]:
+    """Of a hub repository's files, those that make a model folder or a bundle; safetensors rather than `.bin`.
+
+    Single-file checkpoints at the top, precision variants and safety checkers are left where they are. Nothing is
+    wanted of a repository that is neither.
+    """
+    if "manifest.json" in available:
+        return list(available)
+    if "model_index.json" not in available:
+        return []
+    wanted = [name for name in available if name in ("model_index.json", "genin.json", "README.md", "LICENSE")]
+    for part in MODEL_PARTS:
+        inside = [name for name in available if name.startswith(f"{part}/")]
+        wanted += [name for name in inside if name.endswith((".json", ".txt"))]
+        weights = [name for name in inside if name.endswith(".safetensors") and not _is_variant(name)]
+        wanted += weights or [name for name in inside if name.endswith(".bin") and not _is_variant(name)]
+    return wanted
+
+
+def _is_variant(name: str) -> bool:
+    """`model.fp16.safetensors`, `diffusion_pytorch_model.non_ema.bin`: a second copy of the same weights."""
+    return Path(name).name.count(".") > 1 and "-of-" not in name
+
+
+def _no_such(name: str, what: str, known: Iterable[str] = BUILTIN_MODELS) -> InputError:
+    parent = Path(name).expanduser().parent
+    siblings = [str(path) for path in parent.iterdir()] if parent.is_dir() and not name.startswith("builtin:") else []
+    close = difflib.get_close_matches(name, [*known, *siblings], n=3, cutoff=0.5)
+    remedy = f"did you mean {' or '.join(close)}?" if close else f"give a path, or one of: {', '.join(known)}"
+    return InputError(f"no such {what}", where=name, remedy=remedy)
