@@ -113,7 +113,7 @@ def train_classifier(out: Path, recipe: ClassifierRecipe, *, report: Any = None)
     from multiprocessing import get_context
 
     torch.manual_seed(recipe.seed)
-    model = AttributeClassifier(ATTRIBUTES, image_size=recipe.image_size).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = AttributeClassifier(ATTRIBUTES, image_size=recipe.image_size).to(memory_format=torch.channels_last)
     with get_context("spawn").Pool(1) as pool:
         fresh = FreshPictures(recipe, pool)
         seen, seconds = _fit(model, fresh, recipe, report)

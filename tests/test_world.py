@@ -34,7 +34,7 @@ BASE = {
 }
 
 
-def scene(variation: int = 3, **changes: str) -> Scene:
+def scene(variation: int = 3, /, **changes: str) -> Scene:
     return Scene(**{**BASE, **changes}, variation=variation)
 
 
@@ -72,7 +72,7 @@ def test_first_scenes_are_pinned() -> None:
 
 def test_splits_are_disjoint_and_every_value_stands_in_each() -> None:
     for split in ("train", "val", "test"):
-        scenes = [scene_at(split, 0, i) for i in range(400)]  # type: ignore[arg-type]
+        scenes = [scene_at(split, 0, i) for i in range(400)]
         assert {split_of(s) for s in scenes} == {split}
         for name, values in ATTRIBUTES.items():
             assert {getattr(s, name) for s in scenes} == set(values)
@@ -122,7 +122,8 @@ def test_every_value_shows_at_64_px(name: str) -> None:
 
 def _blurred(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     padded = np.pad(picture.astype(float), ((1, 1), (1, 1), (0, 0)), mode="edge")
-    return np.mean([padded[y : y + 64, x : x + 64] for y in range(3) for x in range(3)], axis=0)
+    mean: NDArray[np.float64] = np.mean([padded[y : y + 64, x : x + 64] for y in range(3) for x in range(3)], axis=0)
+    return mean
 
 
 def test_rendering_is_fast() -> None:
