@@ -1,0 +1,122 @@
+"""What the command line's options have in common: names of runtimes and precisions, lists of choices, model names.
+
+Options that take several values take commas, repetition or both (`--format onnx,openvino --format coreml`), keep their
+order, drop repeats, and refuse an unknown value with the list of choices and the nearest one.
+
+Not here: the commands, and what `builtin:` names mean (`Names` is implemented by the root package, which knows where
+the shipped files lie; a command that is run without it takes plain paths).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import click
+
+from genin.runtimes.errors import InputError
+
+if TYPE_CHECKING:
+    ListParameter = click.ParamType[tuple[str, ...]]
+else:  # generic only since click 8.3
+    ListParameter = click.ParamType
+
+RUNTIMES = ("pytorch", "onnxruntime", "openvino", "coreml")
+PRECISIONS = ("fp32", "fp16", "int8")
+FORMATS = ("onnx", "openvino", "coreml")
+COMPONENTS = ("text_encoder", "unet", "vae_decoder")
+AUTO = "auto"
+
+
+@runtime_checkable
+class Names(Protocol):
+    """Resolves what stands where a model, a bundle or a reference is expected. Lives in `click.Context.obj`."""
+
+    def model(self, name: str) -> Path:
+        """`builtin:…`, a path or a hub name => local folder or `.genin` file; InputError lists the nearest names."""
+
+    def default_steps(self, name: str) -> int | None:
+        """The number of steps a name stands for (`builtin:student-1step` => 1), or None: the model's own."""
+
+    def reference(self, name: str, *, count: int, size: int | None, seed: int) -> Path:
+        """`builtin:world` (its test split, rendered) or a path => a dataset folder."""
+
+    def classifier(self) -> Path | None:
+        """The shipped attribute classifier, if this installation has one."""
+
+
+def model_path(names: object, name: str) -> Path:
+    """The local folder or file that `name` stands for; `names` is the click context's `obj`, or None for plain paths.
+
+    Errors: InputError if nothing is there.
+    """
+    if isinstance(names, Names):
+        return names.model(name)
+    path = Path(name)
+    if not path.exists():
+        raise InputError("no such model or bundle", where=name, remedy="give a folder or a .genin file")
+    return path
+
+
+def default_steps(names: object, name: str) -> int | None:
+    """The number of steps that `name` stands for, or None."""
+    return names.default_steps(name) if isinstance(names, Names) else None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A remedy for a wrong name: the nearest known ones, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.6)
+    choices = f"choose from {', '.join(known)}"
+    return f"did you mean {' or '.join(close)}? ({choices})" if close else choices
+
+
+def check_choice(value: str, choices: Sequence[str], what: str) -> str:
+    """`value` if it is one of `choices`. Errors: InputError naming `what` and listing the choices."""
+    if value not in choices:
+        raise InputError(f"unknown {what} '{value}'", remedy=nearest(value, choices))
+    return value
+
+
+def split_choices(values: str | Iterable[str], choices: Sequence[str], what: str = "value") -> tuple[str, ...]:
+    """One text with commas, or several, => the distinct choices in order. Errors: InputError listing the choices."""
+    texts = [values] if isinstance(values, str) else list(values)
+    names = [name.strip() for text in texts for name in text.split(",")]
+    return tuple(dict.fromkeys(check_choice(name, choices, what) for name in names if name))
+
+
+class CommaChoice(ListParameter):
+    """A click type for one or several of `choices`, separated by commas: "a,b" => ("a", "b").
+
+    With `multiple=True` the option's value is a tuple of tuples; `flatten` joins them.
+    """
+
+    name = "list"
+
+    def __init__(self, choices: Sequence[str]) -> None:
+        self.choices = tuple(choices)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(self.choices)}][,…]"
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        try:
+            return split_choices(value, self.choices)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        done, _, begun = incomplete.rpartition(",")
+        prefix = f"{done}," if done else ""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(prefix + choice) for choice in self.choices if choice.startswith(begun)]
+
+
+def flatten(values: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    """The distinct values of a repeated `CommaChoice` option, in order."""
+    return tuple(dict.fromkeys(value for group in values for value in group))
