@@ -44,7 +44,7 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class _SingleLayerExtractor(FeatureExtractorBase):
+class _SingleLayerExtractor(FeatureExtractorBase):  # type: ignore[misc]
     """What torch-fidelity asks of an extractor that provides one vector per picture."""
 
     LAYER = ""

@@ -1,12 +1,12 @@
 """LPIPS between paired pictures, diversity between seeds, and PSNR.
 
 `lpips_squeeze` is the lpips package's network with net `squeeze`, version 0.1, and the published weights (see
-`weights`); built offline: trunk and heads are loaded by hand. LPIPS means something only for *pairs* (same caption, same
-initial noise); between unrelated pictures it is 0.6–0.75 whatever the models are.
+`weights`); built offline: trunk and heads are loaded by hand. LPIPS means something only for *pairs* (same caption,
+same initial noise); between unrelated pictures it is 0.6–0.75 whatever the models are.
 
 Resize rule, named in every result: **pictures are measured at their own size** (`native`), since the human judgements
-behind LPIPS were made on 64 px patches; only pictures with a side under 64 px are first enlarged to 64 px on the shorter
-side (`bilinear-64`), because the network's last layers vanish below that. Compare values of equal size only.
+behind LPIPS were made on 64 px patches; only pictures with a side under 64 px are first enlarged to 64 px on the
+shorter side (`bilinear-64`), because the network's last layers vanish below that. Compare values of equal size only.
 
 Not covered: `lpips_alex` and `lpips_vgg` (their trunks are 60–130 MB downloads and nothing here needs them).
 """
@@ -73,7 +73,7 @@ def load_lpips(net: str = "squeeze", weights: str | Path | None = None) -> Lpips
     trunk, heads = find_weights(SQUEEZENET, folder), find_weights(LPIPS_SQUEEZE_HEADS, folder)
     with torch.random.fork_rng(devices=[]):  # torchvision draws initial weights from the global generator
         network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
-    # lpips cuts the trunk into slices but keeps torchvision's layer numbers: "3.squeeze.weight" => "slice2.3.squeeze.weight"
+    # lpips cuts the trunk into slices but keeps torchvision's layer numbers: "3.squeeze…" => "slice2.3.squeeze…"
     slice_of = {name.split(".", 1)[1]: name for name in network.net.state_dict()}
     network.net.load_state_dict({slice_of[name]: value for name, value in trunk.tensors.items()})
     network.load_state_dict(dict(heads.tensors), strict=False)

@@ -1,11 +1,11 @@
 """Where the weights of the metrics come from, and when a metric is unavailable.
 
-A number may carry a published name (FID, LPIPS, `fd_squeezenet`) only if the published weights made it. So each file is
-searched in one order: the folder given (`--metric-weights`), the folder of `GENIN_METRIC_WEIGHTS`, then the libraries' own
-cache and download. What was found is *identified by its tensors* (sha256 over names, shapes and values), because the same
-network is published in several wrappings (torchvision's whole checkpoint, the bare `.features`). A file that is
-missing, broken or not the published one makes `MetricUnavailableError` with the reason; nothing is replaced by something
-else under the same name.
+A number may carry a published name (FID, LPIPS, `fd_squeezenet`) only if the published weights made it. So each file
+is searched in one order: the folder given (`--metric-weights`), the folder of `GENIN_METRIC_WEIGHTS`, then the
+libraries' own cache and download. What was found is *identified by its tensors* (sha256 over names, shapes and values),
+because the same network is published in several wrappings (torchvision's whole checkpoint, the bare `.features`). A
+file that is missing, broken or not the published one makes `MetricUnavailableError` with the reason; nothing is
+replaced by something else under the same name.
 
 Files are read with `weights_only=True`: a hostile `.pth` cannot run code. Not covered: proxies and mirrors
 (`TORCH_HOME` and the folder above are the way), and weights trained by genin itself (those are model files).

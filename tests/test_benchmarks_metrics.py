@@ -60,7 +60,7 @@ def test_fd_interval_covers_the_truth_and_shrinks_with_more_pictures() -> None:
 
 def test_fd_refuses_or_warns_when_the_covariance_is_singular() -> None:
     few = gaussian(6)
-    with pytest.raises(TooFewPicturesError, match="6 pictures for 6 features.*at least 7"):
+    with pytest.raises(TooFewPicturesError, match=r"6 pictures for 6 features.*at least 7"):
         frechet_distance(few, gaussian(100), singular="refuse")
     with pytest.warns(UserWarning, match="singular"):
         frechet_distance(few, gaussian(100))
@@ -106,7 +106,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("offline")
 def test_absent_weights_are_unavailable_with_reason_and_remedy() -> None:
     for load in (lambda: load_features("squeezenet"), lambda: load_features("inception"), load_lpips):
-        with pytest.raises(MetricUnavailableError, match="not here.*GENIN_METRIC_WEIGHTS"):
+        with pytest.raises(MetricUnavailableError, match=r"not here.*GENIN_METRIC_WEIGHTS"):
             load()
     with pytest.raises(MetricUnavailableError, match="attribute classifier"):
         load_features("world")
