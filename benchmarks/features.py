@@ -13,7 +13,6 @@ names `genin-world` and `genin-squeezenet`. Not covered: training or fine-tuning
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,10 +200,3 @@ def register_extractors() -> None:
 def _create(name: str, layer: str, path: Path) -> Any:
     register_extractors()
     return create_feature_extractor(name, [layer], cuda=False, verbose=False, feature_extractor_weights_path=str(path))
-
-
-def pictures_digest(pictures: NDArray[np.uint8]) -> str:
-    """sha256 over shape and pixels: identifies a reference set whatever its files are called."""
-    digest = hashlib.sha256(str(pictures.shape[1:]).encode())
-    digest.update(np.ascontiguousarray(pictures).tobytes())
-    return digest.hexdigest()

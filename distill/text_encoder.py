@@ -123,18 +123,28 @@ def labels_of(
 
     A value such as "none" that captions express by silence never appears in a caption and is 0 as well.
     """
+    every = [value for values in columns.values() for value in values]
+    shared = {value for value in every if every.count(value) > 1}
     labels = {}
     for name, values in columns.items():
         index = {value: i + 1 for i, value in enumerate(values)}
-        labels[name] = torch.tensor(
-            [index[row[name]] if says(caption, row[name]) else 0 for caption, row in zip(captions, rows, strict=True)]
+        said = (
+            index[row[name]] if says(caption, row[name], f"{row[name]} {name}" if row[name] in shared else "") else 0
+            for caption, row in zip(captions, rows, strict=True)
         )
+        labels[name] = torch.tensor(list(said))
     return labels
 
 
-def says(caption: str, value: str) -> bool:
-    """Whether every word of `value` stands in the caption."""
-    words = set(caption.lower().replace(",", " ").replace(".", " ").split())
+def says(caption: str, value: str, phrase: str = "") -> bool:
+    """Whether every word of `value` stands in the caption; with `phrase`, whether that stands there word for word.
+
+    The phrase is for values that several columns share: "red" alone does not say whether a headband or an outfit is.
+    """
+    caption = caption.lower()
+    if phrase:
+        return phrase.lower() in caption
+    words = set(caption.replace(",", " ").replace(".", " ").replace(":", " ").split())
     return all(word in words for word in value.lower().replace("-", " ").split())
 
 

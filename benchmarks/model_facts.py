@@ -1,0 +1,193 @@
+"""What a model folder or bundle says of itself: size of its pictures, default steps, parameters, multiply-adds, bytes.
+
+Read from the small JSON files, the headers of safetensors and a forward pass on PyTorch's `meta` device, so that no
+weights are loaded. `parameters` and `macs` are the UNet's, and `macs` those of one step for one picture without guidance;
+all components stand beside them. Not covered: multiply-adds of graphs whose model folder is not at hand, unless the
+manifest states them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genin.runtimes.errors import InputError
+
+COMPONENT_FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
+RUNTIME_OF_FORMAT = {"onnx": "onnxruntime", "openvino": "openvino", "coreml": "coreml"}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """`kind` is "model" (a diffusers folder) or "bundle"; `role` "teacher", "student" or None where unknown."""
+
+    path: Path
+    kind: str
+    name: str
+    role: str | None
+    image_size: int
+    default_steps: int
+    guidance_scale: float
+    parameters: int | None = None
+    macs: int | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+    graphs: tuple[Mapping[str, Any], ...] = ()
+
+    def choices(self) -> list[tuple[str, str]]:
+        """(runtime, precision) pairs that this artefact can be run with, in the manifest's order."""
+        if self.kind == "model":
+            return [("pytorch", "fp32")]
+        pairs = [(RUNTIME_OF_FORMAT.get(g["format"], g["format"]), str(g["precision"])) for g in self.graphs]
+        return list(dict.fromkeys(pairs))
+
+    def component_bytes(self, runtime: str, precision: str) -> dict[str, int | None]:
+        """Bytes on disk per component, as this runtime and precision load them."""
+        if self.kind == "model":
+            return {name: _weights_bytes(self.path / folder) for name, folder in COMPONENT_FOLDERS.items()}
+        sizes: dict[str, int | None] = dict.fromkeys(COMPONENT_FOLDERS)
+        for graph in self.graphs:
+            if RUNTIME_OF_FORMAT.get(graph["format"]) == runtime and graph["precision"] == precision:
+                sizes[graph["component"]] = sum(int(file["size_bytes"]) for file in graph["files"])
+        return sizes
+
+
+def read_facts(path: Path) -> ModelFacts:
+    """The facts of a model folder, a bundle folder or a packed `.genin` file. InputError if it is none of them."""
+    if path.is_file() and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            try:
+                manifest = json.loads(archive.read("manifest.json"))
+            except (KeyError, ValueError) as error:
+                raise InputError("not a genin bundle", where=path) from error
+        return _bundle_facts(path, manifest)
+    if (path / "manifest.json").is_file() and not (path / "model_index.json").is_file():
+        return _bundle_facts(path, _read_json(path / "manifest.json"))
+    if (path / "model_index.json").is_file():
+        return _folder_facts(path)
+    remedy = "give a model folder (model_index.json), a bundle (manifest.json or .genin) or a built-in name"
+    raise InputError("neither a model folder nor a bundle", where=path, remedy=remedy)
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 that changes when the model's weights do: over its weight files, or a bundle's manifest (which has theirs)."""
+    if path.is_file():
+        files = [path]
+    elif (path / "manifest.json").is_file():
+        files = [path / "manifest.json"]
+    else:
+        names = ("*.safetensors", "*.bin", "scheduler_config.json", "genin.json")
+        files = sorted(file for folder in [path, *path.iterdir()] if folder.is_dir() for n in names for file in folder.glob(n))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _folder_facts(path: Path) -> ModelFacts:
+    info = _read_json(path / "genin.json") if (path / "genin.json").is_file() else {}
+    unet, vae = _read_json(path / "unet" / "config.json"), _read_json(path / "vae" / "config.json")
+    factor = 2 ** (len(vae.get("block_out_channels") or vae.get("decoder_block_out_channels", [0, 0, 0, 0])) - 1)
+    notes: dict[str, str] = {}
+    parameters = _count_parameters(path / "unet")
+    if parameters is None:
+        notes["parameters"] = "the UNet's weights are not in safetensors"
+    macs = _unet_macs(path)
+    if macs is None:
+        notes["macs"] = "diffusers, which builds the UNet to count them, is not installed"
+    return ModelFacts(
+        path=path,
+        kind="model",
+        name=str(info.get("name") or path.name),
+        role=info.get("kind"),
+        image_size=int(info.get("image_size") or int(unet["sample_size"]) * factor),
+        default_steps=int(info.get("default_steps") or 50),
+        guidance_scale=float(info.get("guidance_scale", 7.5)),
+        parameters=parameters,
+        macs=macs,
+        notes=notes,
+    )
+
+
+def _bundle_facts(path: Path, manifest: Mapping[str, Any]) -> ModelFacts:
+    try:
+        sampler, model, graphs = manifest["sampler"], manifest["model"], tuple(manifest["graphs"])
+        stated = {**model.get("recipe", {}), **model.get("provenance", {})}
+        reason = "the manifest does not state it; evaluate the model folder it came from"
+        counts = {key: stated[key] if isinstance(stated.get(key), int) else None for key in ("parameters", "macs")}
+        return ModelFacts(
+            path=path,
+            kind="bundle",
+            name=str(manifest.get("name") or path.stem),
+            role=model.get("kind"),
+            image_size=int(manifest["image"]["height"]),
+            default_steps=int(sampler["default_steps"]),
+            guidance_scale=float(sampler["guidance_scale"]),
+            parameters=counts["parameters"],
+            macs=counts["macs"],
+            notes={key: reason for key, value in counts.items() if value is None},
+            graphs=graphs,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError("the bundle's manifest is incomplete", where=path, remedy="export it again") from error
+
+
+def _count_parameters(component: Path) -> int | None:
+    """Elements of all tensors, from the headers of a component's safetensors files."""
+    files = [file for file in sorted(component.glob("*.safetensors")) if file.name.count(".") == 1]
+    if not files:
+        return None
+    count = 0
+    for file in files:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+        count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return count
+
+
+def _unet_macs(path: Path) -> int | None:
+    """Multiply-adds of one UNet call for one picture: convolutions, linear layers and attention products."""
+    try:
+        import torch
+        from diffusers import UNet2DConditionModel
+        from torch.utils.flop_counter import FlopCounterMode
+    except ImportError:
+        return None
+    config = UNet2DConditionModel.load_config(path / "unet")
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+        size, tokens = int(unet.config.sample_size), _max_tokens(path)
+        latents = torch.zeros(1, unet.config.in_channels, size, size)
+        states = torch.zeros(1, tokens, unet.config.cross_attention_dim)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            unet(latents, torch.zeros(1), encoder_hidden_states=states)
+    return int(counter.get_total_flops()) // 2
+
+
+def _max_tokens(path: Path) -> int:
+    config = path / "text_encoder" / "config.json"
+    return int(_read_json(config).get("max_position_embeddings", 77)) if config.is_file() else 77
+
+
+def _weights_bytes(component: Path) -> int | None:
+    files = [file for suffix in ("*.safetensors", "*.bin") for file in component.glob(suffix)]
+    return sum(file.stat().st_size for file in files) if files else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError("cannot be read as JSON", where=path, remedy="re-create or re-download it") from error
+    if not isinstance(data, dict):
+        raise InputError("not a JSON object", where=path, remedy="re-create or re-download it")
+    return data

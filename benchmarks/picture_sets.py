@@ -1,0 +1,150 @@
+"""Folders of pictures: references, other people's samples, and the pictures an evaluation saved.
+
+A folder is read by the `imagefolder` convention: `metadata.jsonl` with `file_name`, `text` and free columns; `seed` is
+the noise a picture was drawn from, and every other text column may be an attribute. A folder without metadata is
+just its pictures, sorted by name. All pictures are brought to one square size (Lanczos, shorter side, centre cut;
+transparency on white), which is stated in every result, because FD compares only at equal size.
+
+Broken pictures are named, counted and skipped. Not covered: archives, and preparing data sets (`genin data prepare`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from genin.runtimes.errors import InputError
+
+Pictures = NDArray[np.uint8]
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+METADATA = "metadata.jsonl"
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """One picture of a set: its file, caption, seed and attribute columns; None where the folder does not say."""
+
+    file_name: str
+    text: str | None = None
+    seed: int | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """A folder and its rows, in the folder's order."""
+
+    folder: Path
+    rows: tuple[PictureRow, ...]
+
+    def captions(self) -> list[str]:
+        """Every row's caption. InputError if one has none."""
+        texts = [row.text for row in self.rows]
+        if any(text is None for text in texts):
+            remedy = f"add a 'text' column to {METADATA} (genin data prepare writes one)"
+            raise InputError("the reference has no captions to draw pictures from", where=self.folder, remedy=remedy)
+        return [text for text in texts if text is not None]
+
+
+def open_picture_set(folder: Path) -> PictureSet:
+    """Read a folder's rows, not its pixels. InputError if there is none, or its metadata is wrong."""
+    if not folder.is_dir():
+        raise InputError("no such folder of pictures", where=folder)
+    metadata = folder / METADATA
+    if metadata.is_file():
+        lines = metadata.read_text(encoding="utf-8").splitlines()
+        rows = [_row(line, metadata, number) for number, line in enumerate(lines, 1) if line.strip()]
+    else:
+        rows = [PictureRow(path.name) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+    if not rows:
+        raise InputError("the folder has no pictures", where=folder, remedy=f"known suffixes: {', '.join(SUFFIXES)}")
+    return PictureSet(folder, tuple(rows))
+
+
+def _row(line: str, metadata: Path, number: int) -> PictureRow:
+    try:
+        data = json.loads(line)
+        file_name = str(data["file_name"])
+    except (ValueError, KeyError, TypeError) as error:
+        remedy = 'every line is a JSON object with "file_name"'
+        raise InputError(f"line {number} is not a picture's row", where=metadata, remedy=remedy) from error
+    if Path(file_name).is_absolute() or ".." in Path(file_name).parts:
+        raise InputError(f"line {number} names a file outside the folder", where=metadata)
+    seed = data.get("seed")
+    columns = {key: value for key, value in data.items() if isinstance(value, str) and key not in ("file_name", "text")}
+    return PictureRow(file_name, data.get("text"), seed if isinstance(seed, int) else None, columns)
+
+
+def write_metadata(folder: Path, rows: Sequence[PictureRow]) -> None:
+    """Write `metadata.jsonl` by rename."""
+    lines = []
+    for row in rows:
+        known = {"file_name": row.file_name, "text": row.text, "seed": row.seed}
+        data = {key: value for key, value in known.items() if value is not None} | dict(row.columns)
+        lines.append(json.dumps(data, ensure_ascii=False))
+    partial = folder / f".{METADATA}.partial"
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(folder / METADATA)
+
+
+@dataclass(frozen=True)
+class LoadedPictures:
+    """Pixels (N, size, size, 3) of the rows that could be read; `broken` names the others."""
+
+    pictures: Pictures
+    rows: tuple[PictureRow, ...]
+    broken: tuple[str, ...]
+    resize: str
+
+
+def load_pictures(picture_set: PictureSet, *, size: int | None = None, limit: int | None = None) -> LoadedPictures:
+    """Read up to `limit` pictures at `size` px (None: the size of the first). InputError if none can be read."""
+    wanted = picture_set.rows[:limit]
+    loaded: list[Pictures] = []
+    rows: list[PictureRow] = []
+    broken: list[str] = []
+    resized: set[tuple[int, int]] = set()
+    for row in wanted:
+        try:
+            picture = read_picture(picture_set.folder / row.file_name)
+        except OSError:
+            broken.append(row.file_name)
+            continue
+        size = size or min(picture.size)
+        if picture.size != (size, size):
+            resized.add(picture.size)
+            picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+        loaded.append(np.asarray(picture))
+        rows.append(row)
+    if not loaded:
+        raise InputError("none of the pictures can be read", where=picture_set.folder)
+    resize = f"lanczos-{size} from {len(resized)} size(s)" if resized else "none"
+    return LoadedPictures(np.stack(loaded), tuple(rows), tuple(broken), resize)
+
+
+def read_picture(path: Path) -> Image.Image:
+    """An RGB picture, transparency on white. OSError if it is missing or broken."""
+    try:
+        with Image.open(path) as file:
+            if file.mode in ("RGBA", "LA", "PA") or "transparency" in file.info:
+                rgba = file.convert("RGBA")
+                white = Image.new("RGBA", rgba.size, "white")
+                return Image.alpha_composite(white, rgba).convert("RGB")
+            return file.convert("RGB")
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for broken files
+        raise OSError(str(error)) from error
+
+
+def pictures_digest(pictures: Pictures) -> str:
+    """sha256 over size and pixels: identifies a set whatever its files are called."""
+    digest = hashlib.sha256(str(pictures.shape[1:]).encode())
+    for picture in pictures:
+        digest.update(np.ascontiguousarray(picture).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,143 @@
+"""Draw many pictures from one model, in batches, with progress, resumable after any interruption.
+
+Picture i is drawn from caption i (cycled) and the seed `seed · 1,000,000 + i`, so pictures of different models with the
+same settings are pairs, and neither batch size nor an interruption changes any of them. With a folder, every finished
+picture is a PNG there (written by rename); `samples.json` holds the settings they depend on. A later run with the same
+settings reuses them, also with more samples; with other settings it refuses the folder.
+
+Not covered: spreading the work over machines (run ranges of seeds, then join the folders).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from genin.benchmarks.picture_sets import PictureRow, read_picture, write_metadata
+from genin.benchmarks.progress import progress_bar
+from genin.runtimes.errors import InputError
+
+if TYPE_CHECKING:
+    from genin.runtimes.pipeline import Pipeline
+
+Pictures = NDArray[np.uint8]
+SETTINGS_FILE = "samples.json"
+SEED_STRIDE = 1_000_000
+DEFAULT_BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """All that the pictures of one model depend on; `model` is the fingerprint of its weights."""
+
+    model: str
+    steps: int
+    guidance_scale: float
+    runtime: str
+    precision: str
+    noise: str = "philox"
+
+
+def plan(captions: Sequence[str], count: int, seed: int, columns: Sequence[Mapping[str, str]]) -> list[PictureRow]:
+    """The rows to draw: caption and attribute columns of i mod captions, and picture i's own seed."""
+    of = [index % len(captions) for index in range(count)]
+    return [
+        PictureRow(f"{index:06d}.png", captions[source], seed * SEED_STRIDE + index, columns[source])
+        for index, source in enumerate(of)
+    ]
+
+
+def with_other_seeds(rows: Sequence[PictureRow], offset: int) -> list[PictureRow]:
+    """The same captions with other noise, for diversity."""
+    return [replace(row, seed=(row.seed or 0) + offset) for row in rows]
+
+
+def sample(
+    pipeline: Pipeline,
+    rows: Sequence[PictureRow],
+    settings: SamplingSettings,
+    *,
+    folder: Path | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    title: str = "sampling",
+) -> Iterator[Pictures]:
+    """Yield the rows' pictures in order, in batches N×H×W×3; those already in `folder` are read instead of drawn."""
+    if folder is not None:
+        claim_folder(folder, settings)
+    present = 0 if folder is None else sum((folder / row.file_name).is_file() for row in rows)
+    try:
+        with progress_bar(title, len(rows), done=present) as advance:
+            for start in range(0, len(rows), batch_size):
+                batch = rows[start : start + batch_size]
+                drawn = _read_present(folder, batch)
+                missing = [row for row in batch if row.file_name not in drawn]
+                drawn |= _draw(pipeline, missing, settings, folder)
+                yield np.stack([drawn[row.file_name] for row in batch])
+                advance(len(missing))
+    finally:
+        if folder is not None:
+            write_metadata(folder, [row for row in rows if (folder / row.file_name).is_file()])
+
+
+def claim_folder(folder: Path, settings: SamplingSettings) -> None:
+    """Make `folder` hold pictures of these settings. InputError if it holds others, or files that are not ours."""
+    record = folder / SETTINGS_FILE
+    wanted: dict[str, Any] = {"genin_samples": 1, **settings.__dict__}
+    if record.is_file():
+        try:
+            found = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError:
+            found = {}
+        if found != wanted:
+            other = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
+            remedy = "name another folder, or remove this one"
+            raise InputError(f"the folder holds pictures of other settings ({', '.join(other)})", where=folder, remedy=remedy)
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError("the folder is not empty", where=folder, remedy="name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{SETTINGS_FILE}.partial"
+    partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    partial.replace(record)
+
+
+def _draw(
+    pipeline: Pipeline, rows: Sequence[PictureRow], settings: SamplingSettings, folder: Path | None
+) -> dict[str, Pictures]:
+    if not rows:
+        return {}
+    generation = pipeline.generate(
+        [row.text or "" for row in rows],
+        seeds=[row.seed or 0 for row in rows],
+        steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
+        noise=settings.noise,
+    )
+    if folder is not None:
+        for row, picture in zip(rows, generation.images, strict=True):
+            save_picture(folder / row.file_name, picture)
+    return {row.file_name: picture for row, picture in zip(rows, generation.images, strict=True)}
+
+
+def save_picture(path: Path, picture: Pictures) -> None:
+    """Write one PNG by rename."""
+    partial = path.with_name(f".{path.name}.partial")
+    Image.fromarray(picture).save(partial, format="PNG", optimize=False)
+    partial.replace(path)
+
+
+def _read_present(folder: Path | None, rows: Sequence[PictureRow]) -> dict[str, Pictures]:
+    if folder is None:
+        return {}
+    return {
+        row.file_name: np.asarray(read_picture(folder / row.file_name))
+        for row in rows
+        if (folder / row.file_name).is_file()
+    }

@@ -1,0 +1,74 @@
+"""The Hugging Face model card of a model folder: front matter, then what it is, was made from, measures and cannot do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genin.distill.model_folder import ModelFolder
+
+
+def model_card(model: ModelFolder) -> str:
+    """Markdown with YAML front matter."""
+    info = model.info
+    kind = info.get("kind", "model")
+    parameters = {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in (("text_encoder", model.text_encoder), ("unet", model.unet), ("vae", model.vae))
+    }
+    lines = [
+        "---",
+        f"license: {str(info.get('licence', 'unknown')).lower()}",
+        "library_name: diffusers",
+        "pipeline_tag: text-to-image",
+        "tags: [genin, text-to-image, diffusion, " + ("distillation" if kind == "student" else "teacher") + "]",
+        "---",
+        "",
+        f"# {info.get('title', f'genin {kind}')}",
+        "",
+        _summary(model, kind),
+        "",
+        "| | parameters |",
+        "|---|---|",
+        *(f"| {name} | {count / 1e6:.2f} M |" for name, count in parameters.items()),
+        "",
+        "## Data",
+        "",
+        f"Trained on `{info.get('data', 'unknown')}` (licence: {info.get('licence', 'unknown')}).",
+        "",
+        "## Recipe",
+        "",
+        f"Images seen: {info.get('images_seen', 'see the training log')}. The full recipe is in `genin.json`.",
+        "",
+        "## Metrics",
+        "",
+        *_metrics(info.get("metrics") or {}),
+        "",
+        "## Limits",
+        "",
+        f"Draws {model.image_size}×{model.image_size} pictures of the world it was trained on, and nothing else: words outside its",
+        "captions have little or no effect. Not for photographs, faces of real people, or text in pictures.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _summary(model: ModelFolder, kind: str) -> str:
+    steps = model.info.get("few_step_timesteps")
+    if kind == "student" and steps:
+        counts = ", ".join(str(k) for k in sorted(steps, key=int))
+        return (
+            f"A student of {counts} steps, distilled from `{model.info.get('parent')}`; guidance is baked in, so it needs one pass "
+            "of the UNet a step. Sampler: DDIM (η = 0), trailing timesteps, no clipping."
+        )
+    return (
+        f"A text-to-image diffusion model for {model.image_size}×{model.image_size} pictures "
+        f"({model.scheduler_config.get('prediction_type')}); use it with classifier-free guidance "
+        f"around {model.info.get('guidance_scale', 7.5)}."
+    )
+
+
+def _metrics(metrics: dict[str, Any]) -> list[str]:
+    if not metrics:
+        return ["Not measured yet: `genin evaluate` prints them."]
+    return ["| metric | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in metrics.items())]
