@@ -1,0 +1,226 @@
+"""`genin data prepare | inspect | caption`: options in, one call, a table or one JSON line out.
+
+Not here: what the commands do (`data_prepare`, `data_inspect`, `data_caption`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genin.distill.data_sources import CAPTION_SOURCES, Dropped
+from genin.runtimes.options import CommaChoice, flatten, model_path
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+
+
+@click.command(
+    "prepare",
+    epilog="Example: genin data prepare emoji/ --file-column file --caption-column cldr --size 64 --out data/emoji",
+)
+@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
+@click.option("--size", type=click.IntRange(8, 4096), help="Side of the pictures written, in pixels.  [default: kept]")
+@click.option("--min-size", type=click.IntRange(1), default=16, show_default=True, help="Drop shorter sides than this.")
+@click.option("--file-column", metavar="NAME", help="Metadata column with the file.  [default: file_name, file, …]")
+@click.option(
+    "--caption-column",
+    metavar="NAME[,…]",
+    multiple=True,
+    help="Metadata column with the caption; several are joined.  [default: text, caption or prompt]",
+)
+@click.option(
+    "--captions",
+    type=CommaChoice(CAPTION_SOURCES),
+    multiple=True,
+    help="Where captions come from, first to last.  [default: metadata,sidecar,name]",
+)
+@click.option("--trigger", metavar="TEXT", default="", help="Words to put before every caption: the style's name.")
+@click.option("--columns", metavar="NAME[,…]", multiple=True, help="Metadata columns to take along.")
+@click.option("--exclude", metavar="GLOB[,…]", multiple=True, help="Folders or files to leave out.")
+@click.option(
+    "--background", metavar="COLOUR", default="white", show_default=True, help="What lies behind transparency."
+)
+@click.option(
+    "--duplicates",
+    type=click.Choice(("near", "exact", "keep")),
+    default="near",
+    show_default=True,
+    help="Drop exact and near duplicates, only exact ones, or none.",
+)
+@click.option("--licence", metavar="TEXT", help="The pictures' licence; it goes into the model cards.")
+@json_option
+def prepare_command(
+    sources: tuple[Path, ...],
+    out: Path,
+    size: int | None,
+    min_size: int,
+    file_column: str | None,
+    caption_column: tuple[str, ...],
+    captions: tuple[tuple[str, ...], ...],
+    trigger: str,
+    columns: tuple[str, ...],
+    exclude: tuple[str, ...],
+    background: str,
+    duplicates: str,
+    licence: str | None,
+    as_json: bool,
+) -> None:
+    """Turn folders of pictures into one clean, captioned dataset folder.
+
+    Broken, too small and duplicate pictures are dropped, each one named with its reason. What is kept becomes upright
+    RGB PNG without transparency, with metadata.jsonl beside it.
+    """
+    from genin.distill.data_prepare import PrepareOptions, prepare
+    from genin.distill.data_sources import SourceOptions
+
+    options = PrepareOptions(
+        sources=SourceOptions(
+            file_column=file_column,
+            caption_columns=_split(caption_column),
+            captions=flatten(captions) or CAPTION_SOURCES,
+            exclude=_split(exclude),
+        ),
+        size=size,
+        min_size=min_size,
+        background=_colour(background),
+        trigger=trigger,
+        columns=_split(columns),
+        duplicates=duplicates,  # type: ignore[arg-type]  # click has checked the choice
+        licence=licence,
+    )
+    with _bar("Preparing") as bar:
+        report = prepare(sources, out, options, bar=bar)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), ensure_ascii=False))
+        return
+    _echo_files("dropped", report.dropped)
+    for note in report.notes:
+        click.echo(f"note: {note}")
+    click.echo(
+        f"{report.kept} pictures in {report.out}, {len(report.dropped)} dropped, splits {_counts(report.splits)}"
+    )
+    click.echo(f"captions from {_counts(report.captions_from) or 'nowhere'}; {report.captions_missing} missing")
+    if report.captions_missing:
+        click.echo(f"next: genin data caption {report.out}")
+
+
+@click.command("inspect", epilog="Example: genin data inspect data/emoji --sheet emoji.png")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Write a contact sheet of 100 pictures.")
+@click.option("--tokenizer", metavar="MODEL", help="Count tokens with this model's tokenizer.  [default: an estimate]")
+@click.option("--max-tokens", type=click.IntRange(3), help="Tokens a model reads.  [default: the tokenizer's, or 77]")
+@json_option
+def inspect_command(
+    folder: Path, sheet: Path | None, tokenizer: str | None, max_tokens: int | None, as_json: bool
+) -> None:
+    """Count, check and show a dataset folder: every picture is opened, every caption measured."""
+    from genin.benchmarks.picture_sets import open_picture_set
+    from genin.distill.data_inspect import contact_sheet, inspect_dataset, load_tokenizer
+
+    loaded = load_tokenizer(model_path(click.get_current_context().obj, tokenizer)) if tokenizer else None
+    with _bar("Inspecting") as bar:
+        advance = bar(len(open_picture_set(folder).rows))
+        facts = inspect_dataset(folder, tokenizer=loaded, limit=max_tokens, advance=advance)
+    if sheet:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        partial = sheet.with_name(f".{sheet.name}.partial")
+        contact_sheet(folder).save(partial, "PNG")
+        partial.replace(sheet)
+        facts["sheet"] = str(sheet)
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+    else:
+        _echo_facts(facts)
+
+
+@click.command("caption", epilog="Example: genin data caption data/mine --model ~/models/blip-image-captioning-base")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--model", metavar="MODEL", help="Folder or hub name of an image-to-text model.  [default: BLIP base]")
+@click.option(
+    "--max-words", type=click.IntRange(1, 200), default=40, show_default=True, help="Longest caption, in tokens."
+)
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pictures at a time.")
+@json_option
+def caption_command(folder: Path, model: str | None, max_words: int, batch_size: int, as_json: bool) -> None:
+    """Caption the pictures of a dataset folder that have no caption; captions that exist are kept."""
+    from dataclasses import asdict
+
+    from genin.distill.data_caption import DEFAULT_MODEL, CaptionModel, caption_dataset
+
+    name = model or DEFAULT_MODEL
+    with _bar("Captioning") as bar:
+        report = caption_dataset(
+            folder, lambda: CaptionModel(name, max_new_tokens=max_words), batch_size=batch_size, bar=bar
+        )
+    if as_json:
+        click.echo(json.dumps({**asdict(report), "model": name}, ensure_ascii=False))
+        return
+    _echo_files("no caption", report.failed)
+    click.echo(f"{report.captioned} pictures captioned by {name}; {report.existing} had a caption and keep it")
+
+
+# --- shared ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
+    """A progress bar whose length is known only once the job has looked at its input."""
+    from genin.benchmarks.progress import progress_bar
+
+    with ExitStack() as stack:
+        yield lambda total: stack.enter_context(progress_bar(title, total))
+
+
+def _split(values: Sequence[str]) -> tuple[str, ...]:
+    """Repetition and commas => distinct values in order."""
+    return tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
+
+
+def _colour(name: str) -> str:
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(name)[:3]
+    except ValueError as error:
+        raise click.BadParameter(
+            f"'{name}' is not a colour; write white, or #20c0ff", param_hint="--background"
+        ) from error
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _counts(counts: Mapping[Any, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _echo_files(what: str, files: Sequence[Dropped]) -> None:
+    for entry in files:
+        click.echo(f"{what}: {entry.path}: {entry.reason}")
+
+
+def _echo_facts(facts: Mapping[str, Any]) -> None:
+    for entry in facts["broken"]:
+        click.echo(f"broken: {entry['path']}: {entry['reason']}")
+    sizes = dict(list(facts["sizes"].items())[:8])
+    click.echo(f"pictures  {facts['pictures']}, broken {len(facts['broken'])}; splits {_counts(facts['splits'])}")
+    click.echo(f"sizes     {_counts(sizes)}{', …' if len(sizes) < len(facts['sizes']) else ''}")
+    click.echo(f"captions  {_counts(facts['captions'])}")
+    if tokens := facts["tokens"]:
+        kind = "" if tokens["exact"] else " at least (give --tokenizer for exact counts)"
+        click.echo(
+            f"tokens    mean {tokens['mean']}, p99 {tokens['p99']}, max {tokens['max']}{kind}; "
+            f"{tokens['over_limit']} captions over the limit of {tokens['limit']}"
+        )
+        click.echo(f"longest   {tokens['longest']}")
+    click.echo(f"words     {', '.join(f'{word} {count}' for word, count in facts['words'])}")
+    for name, values in facts["columns"].items():
+        click.echo(f"column    {name}: {_counts(values)}")
+    click.echo(f"licence   {facts['licence']}")
+    if sheet := facts.get("sheet"):
+        click.echo(f"sheet     {sheet}")
