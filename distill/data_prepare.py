@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from genin.benchmarks.picture_sets import PictureRow, write_metadata
 from genin.distill.data_pictures import PictureError, SeenPictures, fit_square, pixel_digest, read_rgb, thumbnail
-from genin.distill.data_sources import Candidate, Dropped, Found, SourceOptions, clean, find_pictures
+from genin.distill.data_sources import FILE_COLUMNS, Candidate, Dropped, Found, SourceOptions, clean, find_pictures
 from genin.distill.datasets import DATASET_FILE, KNOWN_COLUMNS, Split, attribute_columns, licence_of, splits_by_chance
 from genin.runtimes.errors import InputError
 
@@ -54,7 +54,7 @@ class PrepareOptions:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of everything. `captions_from` counts captions by origin, `columns` are attributes and their values."""
+    """What became of everything. `captions_from` counts captions by origin; `columns` lists attributes and values."""
 
     out: str
     kept: int
@@ -224,7 +224,7 @@ def _notes(kept: Sequence[tuple[str, Picture]], found: Found, options: PrepareOp
     if found.ignored:
         counts = ", ".join(f"{suffix} ×{count}" for suffix, count in found.ignored.most_common())
         yield f"files that are no pictures were left alone: {counts}"
-    known = {*KNOWN_COLUMNS, *LICENCE_COLUMNS, *options.columns, *options.sources.caption_columns}
+    known = {*KNOWN_COLUMNS, *LICENCE_COLUMNS, *FILE_COLUMNS, *options.columns, *options.sources.caption_columns}
     if left := sorted(found.columns - known - {*OWN_COLUMNS, options.sources.file_column}):
         yield f"metadata columns not taken along (--columns takes them): {', '.join(left)}"
 

@@ -74,8 +74,8 @@ def scene_at(split: Split, seed: int, index: int) -> Scene:
         raise InputError(f"unknown split '{split}'", remedy=f"choose from: {', '.join(get_args(Split))}")
     for attempt in range(10_000):
         words = [int(word) for word in _words(split, seed, index, attempt)]
-        values = (options[word % len(options)] for options, word in zip(ATTRIBUTES.values(), words, strict=False))
-        scene = Scene(*values, variation=words[8] & 0x7FFFFFFF)
+        values = [options[word % len(options)] for options, word in zip(ATTRIBUTES.values(), words, strict=False)]
+        scene = Scene(**dict(zip(ATTRIBUTES, values, strict=True)), variation=words[8] & 0x7FFFFFFF)
         if split_of(scene) == split:
             return scene
     raise AssertionError("unreachable: every split owns a twentieth of the combinations")
@@ -91,7 +91,6 @@ def render_batch(split: Split, seed: int, start: int, count: int, size: int) -> 
 
 def write_dataset(out: Path, *, split: Split, count: int, size: int, seed: int, complete: bool = False) -> None:
     """Write an imagefolder data set (PNG files and metadata.jsonl); `out` appears whole or not at all."""
-    import os
     import tempfile
 
     from PIL import Image
@@ -113,4 +112,4 @@ def write_dataset(out: Path, *, split: Split, count: int, size: int, seed: int, 
                 row = {"file_name": name, "text": caption(scene, seed=index, complete=complete), **asdict(scene)}
                 row |= {"source": "genin built-in world", "licence": "Apache-2.0"}
                 metadata.write(json.dumps(row) + "\n")
-        os.replace(folder, out)
+        folder.replace(out)

@@ -81,7 +81,9 @@ class Canvas:
         corners = [self._at(point) for point in points]
         self.draw.polygon(corners, fill=self._fill(fill, alpha))
         if outline:
-            self.draw.line([*corners, corners[0], corners[1]], fill=self._fill(ink, 1), width=self._width(outline), joint="curve")
+            self.draw.line(
+                [*corners, corners[0], corners[1]], fill=self._fill(ink, 1), width=self._width(outline), joint="curve"
+            )
 
     def ellipse(
         self,

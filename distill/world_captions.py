@@ -54,7 +54,7 @@ EFFECTS: dict[str, tuple[str, ...]] = {
 
 
 def caption(scene: Scene, seed: int, *, complete: bool = False) -> str:
-    """One caption of the scene; `seed` chooses the phrasing, `complete` leaves nothing out (effect "none" is silence)."""
+    """One caption of the scene in the phrasing of `seed`; `complete` leaves nothing out (effect "none" is silence)."""
     chance = np.random.Generator(np.random.PCG64([seed, scene.variation]))
 
     def pick(options: Sequence[str]) -> str:

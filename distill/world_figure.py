@@ -136,12 +136,14 @@ def _torso(canvas: Canvas, pose: Pose, cloth: Colour, shade: Colour) -> None:
     body = [(nx - 0.105, ny - 0.02), (nx + 0.105, ny - 0.02), (hx + 0.1, hy + 0.05), (hx - 0.1, hy + 0.05)]
     canvas.polygon(body, cloth, outline=2 * LINE)
     canvas.polygon(body, cloth)
-    canvas.polygon([(nx - 0.105, ny - 0.02), (nx - 0.04, ny - 0.02), (hx - 0.045, hy + 0.05), (hx - 0.1, hy + 0.05)], shade)
+    canvas.polygon(
+        [(nx - 0.105, ny - 0.02), (nx - 0.04, ny - 0.02), (hx - 0.045, hy + 0.05), (hx - 0.1, hy + 0.05)], shade
+    )
     canvas.polygon([(nx - 0.045, ny - 0.02), (nx + 0.055, ny - 0.02), (nx + 0.005, ny + 0.07)], (250, 240, 222))
     canvas.line([(hx - 0.095, hy), (hx + 0.095, hy)], (52, 44, 60), 0.036)
 
 
-# --- head --------------------------------------------------------------------------------------------------------------
+# --- head ------------------------------------------------------------------------------------------------------------
 
 
 def _hair_behind(canvas: Canvas, head: Point, hair: str) -> None:
@@ -151,12 +153,22 @@ def _hair_behind(canvas: Canvas, head: Point, hair: str) -> None:
         canvas.polygon([(x - 0.2, y - 0.05), (x + 0.2, y - 0.05), (x + 0.25, y + 0.34), (x + 0.12, y + 0.38),
                         (x - 0.12, y + 0.38), (x - 0.25, y + 0.34)], colour, outline=LINE)  # fmt: skip
     elif hair == "silver ponytail":
-        canvas.limb([(x - 0.12, y - 0.16), (x - 0.27, y - 0.13), (x - 0.33, y + 0.04), (x - 0.29, y + 0.2)], HAIRS[hair], 0.085, LINE)
+        canvas.limb(
+            [(x - 0.12, y - 0.16), (x - 0.27, y - 0.13), (x - 0.33, y + 0.04), (x - 0.29, y + 0.2)],
+            HAIRS[hair],
+            0.085,
+            LINE,
+        )
     elif hair == "teal bob":
         canvas.ellipse((x, y + 0.05), (0.25, 0.22), colour, outline=LINE)
     elif hair == "pink twintails":
         for side in (-1, 1):
-            canvas.limb([(x + 0.18 * side, y - 0.1), (x + 0.3 * side, y - 0.06), (x + 0.32 * side, y + 0.16)], HAIRS[hair], 0.1, LINE)
+            canvas.limb(
+                [(x + 0.18 * side, y - 0.1), (x + 0.3 * side, y - 0.06), (x + 0.32 * side, y + 0.16)],
+                HAIRS[hair],
+                0.1,
+                LINE,
+            )
     elif hair == "red bun":
         canvas.ellipse((x, y - 0.245), (0.105, 0.095), HAIRS[hair], outline=LINE)
         canvas.ellipse((x - 0.03, y - 0.27), (0.035, 0.025), mix(HAIRS[hair], (255, 255, 255), 0.4))
@@ -178,8 +190,18 @@ def _head(canvas: Canvas, head: Point, scene: Scene) -> None:
     canvas.ellipse((x, y), (0.205, 0.2), skin, outline=LINE)
     _hair_front(canvas, head, scene.hair)
     band = HEADBANDS[scene.headband]
-    canvas.polygon([(x - 0.203, y - 0.095), (x, y - 0.125), (x + 0.203, y - 0.095), (x + 0.207, y - 0.022), (x, y - 0.05), (x - 0.207, y - 0.022)],
-                   band, outline=LINE)  # fmt: skip
+    canvas.polygon(
+        [
+            (x - 0.203, y - 0.095),
+            (x, y - 0.125),
+            (x + 0.203, y - 0.095),
+            (x + 0.207, y - 0.022),
+            (x, y - 0.05),
+            (x - 0.207, y - 0.022),
+        ],
+        band,
+        outline=LINE,
+    )
     canvas.ellipse((x, y - 0.086), (0.032, 0.03), (255, 246, 214), outline=0.009)
     _FACES[scene.emotion](canvas, x, y)
 
@@ -191,16 +213,36 @@ def _hair_front(canvas: Canvas, head: Point, hair: str) -> None:
     cap = [(x - 0.225, y + 0.0), (x - 0.215, y - 0.12), (x - 0.14, y - 0.205), (x, y - 0.235), (x + 0.14, y - 0.205),
            (x + 0.215, y - 0.12), (x + 0.225, y + 0.0)]  # fmt: skip
     if hair == "spiky blond":
-        cap = [(x - 0.23, y + 0.03), (x - 0.31, y - 0.08), (x - 0.22, y - 0.1), (x - 0.27, y - 0.24), (x - 0.14, y - 0.2),
-               (x - 0.1, y - 0.34), (x + 0.0, y - 0.24), (x + 0.1, y - 0.34), (x + 0.14, y - 0.2), (x + 0.27, y - 0.24),
-               (x + 0.22, y - 0.1), (x + 0.31, y - 0.08), (x + 0.23, y + 0.03)]  # fmt: skip
+        cap = [
+            (x - 0.23, y + 0.03),
+            (x - 0.31, y - 0.08),
+            (x - 0.22, y - 0.1),
+            (x - 0.27, y - 0.24),
+            (x - 0.14, y - 0.2),
+            (x - 0.1, y - 0.34),
+            (x + 0.0, y - 0.24),
+            (x + 0.1, y - 0.34),
+            (x + 0.14, y - 0.2),
+            (x + 0.27, y - 0.24),
+            (x + 0.22, y - 0.1),
+            (x + 0.31, y - 0.08),
+            (x + 0.23, y + 0.03),
+        ]
     fringe = [(x + 0.15, y - 0.04), (x + 0.06, y - 0.1), (x, y - 0.06), (x - 0.06, y - 0.1), (x - 0.15, y - 0.04)]
     canvas.polygon([*cap, *fringe], colour, outline=LINE)
     if hair in ("long black", "teal bob"):
         reach = 0.2 if hair == "long black" else 0.13
         for side in (-1, 1):
-            canvas.polygon([(x + 0.15 * side, y - 0.08), (x + 0.235 * side, y - 0.06), (x + 0.225 * side, y + reach), (x + 0.165 * side, y + reach - 0.02)],
-                           colour, outline=LINE)  # fmt: skip
+            canvas.polygon(
+                [
+                    (x + 0.15 * side, y - 0.08),
+                    (x + 0.235 * side, y - 0.06),
+                    (x + 0.225 * side, y + reach),
+                    (x + 0.165 * side, y + reach - 0.02),
+                ],
+                colour,
+                outline=LINE,
+            )
     if hair != "spiky blond":
         canvas.arc((x, y - 0.04), (0.15, 0.155), 215, 285, light, 0.022)
     else:
@@ -218,7 +260,11 @@ def _happy(canvas: Canvas, x: float, y: float) -> None:
     for side in (-1, 1):
         canvas.ellipse((x + 0.125 * side, y + 0.092), (0.042, 0.026), (255, 128, 128))
         canvas.arc((x + 0.088 * side, y + 0.05), (0.042, 0.045), 190, 350, INK, 0.022)
-    canvas.polygon([(x - 0.062, y + 0.085), (x + 0.062, y + 0.085), (x + 0.035, y + 0.15), (x - 0.035, y + 0.15)], (192, 32, 44), outline=0.01)
+    canvas.polygon(
+        [(x - 0.062, y + 0.085), (x + 0.062, y + 0.085), (x + 0.035, y + 0.15), (x - 0.035, y + 0.15)],
+        (192, 32, 44),
+        outline=0.01,
+    )
     canvas.line([(x - 0.045, y + 0.094), (x + 0.045, y + 0.094)], (255, 255, 255), 0.016)
 
 
@@ -226,13 +272,24 @@ def _angry(canvas: Canvas, x: float, y: float) -> None:
     _round_eyes(canvas, x, y + 0.014, (0.03, 0.034))
     for side in (-1, 1):
         canvas.line([(x + 0.15 * side, y - 0.02), (x + 0.034 * side, y + 0.03)], INK, 0.03)
-    canvas.polygon([(x - 0.062, y + 0.15), (x - 0.05, y + 0.105), (x + 0.05, y + 0.105), (x + 0.062, y + 0.15)], (255, 255, 255), outline=0.014)
+    canvas.polygon(
+        [(x - 0.062, y + 0.15), (x - 0.05, y + 0.105), (x + 0.05, y + 0.105), (x + 0.062, y + 0.15)],
+        (255, 255, 255),
+        outline=0.014,
+    )
 
 
 def _sad(canvas: Canvas, x: float, y: float) -> None:
     for side in (-1, 1):
-        canvas.polygon([(x + 0.06 * side, y + 0.06), (x + 0.118 * side, y + 0.06), (x + 0.125 * side, y + 0.17), (x + 0.068 * side, y + 0.17)],
-                       (84, 178, 255))  # fmt: skip
+        canvas.polygon(
+            [
+                (x + 0.06 * side, y + 0.06),
+                (x + 0.118 * side, y + 0.06),
+                (x + 0.125 * side, y + 0.17),
+                (x + 0.068 * side, y + 0.17),
+            ],
+            (84, 178, 255),
+        )
     _round_eyes(canvas, x, y + 0.01, (0.032, 0.034))
     for side in (-1, 1):
         canvas.line([(x + 0.135 * side, y + 0.012), (x + 0.05 * side, y - 0.018)], INK, 0.02)
@@ -269,14 +326,23 @@ _FACES = {
 }
 
 
-# --- what the hands hold -----------------------------------------------------------------------------------------------
+# --- what the hands hold ---------------------------------------------------------------------------------------------
 
 
 def _prop(canvas: Canvas, pose: Pose, action: str) -> None:
     x, y = pose.front_arm[2]
     if action == "throwing":
         cx, cy, long, short = x + 0.115, y - 0.015, 0.1, 0.034
-        corners = [(long, 0), (short, short), (0, long), (-short, short), (-long, 0), (-short, -short), (0, -long), (short, -short)]
+        corners = [
+            (long, 0),
+            (short, short),
+            (0, long),
+            (-short, short),
+            (-long, 0),
+            (-short, -short),
+            (0, -long),
+            (short, -short),
+        ]
         canvas.polygon([(cx + dx, cy + dy) for dx, dy in corners], (196, 206, 220), outline=LINE)
         canvas.ellipse((cx, cy), (0.02, 0.02), INK)
     elif action == "guarding":

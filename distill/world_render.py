@@ -45,7 +45,7 @@ def render(scene: Scene, size: int) -> NDArray[np.uint8]:
     return canvas.finish(flip=flip < 0.5)
 
 
-# --- effects: they shine by themselves, so the light does not touch them -----------------------------------------------
+# --- effects: they shine by themselves, so the light does not touch them ---------------------------------------------
 
 
 def _unlit(canvas: Canvas) -> None:
@@ -54,7 +54,13 @@ def _unlit(canvas: Canvas) -> None:
 
 def _fire_behind(canvas: Canvas) -> None:
     _unlit(canvas)
-    for x, height, width in ((0.2, 0.34, 0.1), (0.36, 0.5, 0.12), (0.5, 0.4, 0.14), (0.64, 0.52, 0.12), (0.8, 0.34, 0.1)):
+    for x, height, width in (
+        (0.2, 0.34, 0.1),
+        (0.36, 0.5, 0.12),
+        (0.5, 0.4, 0.14),
+        (0.64, 0.52, 0.12),
+        (0.8, 0.34, 0.1),
+    ):
         _flame(canvas, x, height, width, (255, 96, 16))
         _flame(canvas, x, height * 0.6, width * 0.6, (255, 206, 56))
 
@@ -62,8 +68,16 @@ def _fire_behind(canvas: Canvas) -> None:
 def _flame(canvas: Canvas, x: float, height: float, width: float, colour: tuple[int, int, int]) -> None:
     base = 0.95
     canvas.polygon(
-        [(x - width, base), (x - width * 0.7, base - height * 0.45), (x - width * 0.1, base - height * 0.7), (x + width * 0.1, base - height),
-         (x + width * 0.7, base - height * 0.5), (x + width, base)], colour)  # fmt: skip
+        [
+            (x - width, base),
+            (x - width * 0.7, base - height * 0.45),
+            (x - width * 0.1, base - height * 0.7),
+            (x + width * 0.1, base - height),
+            (x + width * 0.7, base - height * 0.5),
+            (x + width, base),
+        ],
+        colour,
+    )
 
 
 def _fire_before(canvas: Canvas, chance: np.random.Generator) -> None:
@@ -81,7 +95,9 @@ def _petals(canvas: Canvas, chance: np.random.Generator) -> None:
     _scatter(canvas, chance, (255, 156, 204), (206, 70, 140))
 
 
-def _scatter(canvas: Canvas, chance: np.random.Generator, colour: tuple[int, int, int], ink: tuple[int, int, int]) -> None:
+def _scatter(
+    canvas: Canvas, chance: np.random.Generator, colour: tuple[int, int, int], ink: tuple[int, int, int]
+) -> None:
     """Nine leaf shapes on a ring round the figure, so that they hide neither face nor clothes."""
     _unlit(canvas)
     turn = 2 * np.pi * chance.random()
@@ -90,15 +106,27 @@ def _scatter(canvas: Canvas, chance: np.random.Generator, colour: tuple[int, int
         x, y = 0.5 + 0.41 * np.cos(angle), 0.52 + 0.4 * np.sin(angle)
         tilt = angle * 2 + turn
         dx, dy = 0.058 * np.cos(tilt), 0.058 * np.sin(tilt)
-        canvas.polygon([(x - dx, y - dy), (x + dy * 0.55, y - dx * 0.55), (x + dx, y + dy), (x - dy * 0.55, y + dx * 0.55)],
-                       colour, outline=0.01, ink=ink)  # fmt: skip
+        canvas.polygon(
+            [(x - dx, y - dy), (x + dy * 0.55, y - dx * 0.55), (x + dx, y + dy), (x - dy * 0.55, y + dx * 0.55)],
+            colour,
+            outline=0.01,
+            ink=ink,
+        )
 
 
 def _lightning(canvas: Canvas, chance: np.random.Generator) -> None:
     _unlit(canvas)
     drop = 0.06 * chance.random()
     for x, top in ((0.14, 0.1 + drop), (0.86, 0.16 - drop)):
-        bolt = [(x + 0.03, top), (x - 0.07, top + 0.26), (x - 0.0, top + 0.25), (x - 0.06, top + 0.52), (x + 0.08, top + 0.19), (x + 0.01, top + 0.2), (x + 0.09, top)]
+        bolt = [
+            (x + 0.03, top),
+            (x - 0.07, top + 0.26),
+            (x - 0.0, top + 0.25),
+            (x - 0.06, top + 0.52),
+            (x + 0.08, top + 0.19),
+            (x + 0.01, top + 0.2),
+            (x + 0.09, top),
+        ]
         canvas.polygon(bolt, (255, 240, 70), outline=0.012, ink=(186, 110, 10))
 
 
@@ -120,10 +148,20 @@ def _water_behind(canvas: Canvas) -> None:
 
 def _smoke(canvas: Canvas, chance: np.random.Generator) -> None:
     _unlit(canvas)
-    for x, y, radius in ((0.08, 0.86, 0.11), (0.26, 0.93, 0.1), (0.5, 0.98, 0.1), (0.74, 0.93, 0.1), (0.92, 0.86, 0.11), (0.1, 0.7, 0.07), (0.9, 0.7, 0.07)):
+    for x, y, radius in (
+        (0.08, 0.86, 0.11),
+        (0.26, 0.93, 0.1),
+        (0.5, 0.98, 0.1),
+        (0.74, 0.93, 0.1),
+        (0.92, 0.86, 0.11),
+        (0.1, 0.7, 0.07),
+        (0.9, 0.7, 0.07),
+    ):
         radius *= 0.9 + 0.25 * chance.random()
         canvas.ellipse((x, y), (radius, radius * 0.85), (214, 208, 222), outline=0.01, ink=(136, 126, 156))
-        canvas.ellipse((x - 0.02, y - 0.025), (radius * 0.55, radius * 0.42), mix((214, 208, 222), (255, 255, 255), 0.75))
+        canvas.ellipse(
+            (x - 0.02, y - 0.025), (radius * 0.55, radius * 0.42), mix((214, 208, 222), (255, 255, 255), 0.75)
+        )
 
 
 _BEHIND: dict[str, Callable[[Canvas], None]] = {"fire": _fire_behind, "water": _water_behind}

@@ -89,7 +89,7 @@ def draw_weather(canvas: Canvas, light_name: str, chance: np.random.Generator) -
             canvas.ellipse((x, y), (0.75, 0.07), (240, 243, 242), alpha=alpha)
 
 
-# --- places ------------------------------------------------------------------------------------------------------------
+# --- places ----------------------------------------------------------------------------------------------------------
 
 
 def _far(light: Light, colour: Colour, share: float = 0.45) -> Colour:
@@ -114,8 +114,11 @@ def _mountain(canvas: Canvas, light: Light, chance: np.random.Generator) -> None
         canvas.polygon([*points, (cx - w * 0.45, top + h * 0.75)], snow)
     _ground(canvas, 0.77, (128, 120, 112), (70, 62, 66))
     for x, y, r in ((0.1, 0.93, 0.09), (0.9, 0.9, 0.11)):
-        canvas.polygon([(x - r, y + r * 0.6), (x - r * 0.5, y - r * 0.5), (x + r * 0.4, y - r * 0.6), (x + r, y + r * 0.6)],
-                       (98, 92, 96), outline=LINE)  # fmt: skip
+        canvas.polygon(
+            [(x - r, y + r * 0.6), (x - r * 0.5, y - r * 0.5), (x + r * 0.4, y - r * 0.6), (x + r, y + r * 0.6)],
+            (98, 92, 96),
+            outline=LINE,
+        )
 
 
 def _forest(canvas: Canvas, light: Light, chance: np.random.Generator) -> None:
@@ -125,7 +128,9 @@ def _forest(canvas: Canvas, light: Light, chance: np.random.Generator) -> None:
     _ground(canvas, 0.77, (92, 150, 64), (44, 84, 44))
     jitter = 0.04 * (chance.random() - 0.5)
     for x in (0.06 + jitter, 0.94 + jitter):
-        canvas.polygon([(x - 0.05, 0.86), (x - 0.035, 0.2), (x + 0.035, 0.2), (x + 0.05, 0.86)], (112, 72, 44), outline=LINE)
+        canvas.polygon(
+            [(x - 0.05, 0.86), (x - 0.035, 0.2), (x + 0.035, 0.2), (x + 0.05, 0.86)], (112, 72, 44), outline=LINE
+        )
     for x, y, r in ((0.02, 0.16, 0.19), (0.24, 0.07, 0.13), (0.98, 0.16, 0.19), (0.77, 0.07, 0.13)):
         canvas.ellipse((x + jitter, y), (r, r * 0.85), (44, 122, 58), outline=LINE)
         canvas.ellipse((x + jitter - 0.03, y - 0.035), (r * 0.55, r * 0.42), (84, 164, 76))
@@ -134,9 +139,13 @@ def _forest(canvas: Canvas, light: Light, chance: np.random.Generator) -> None:
 
 
 def _house(canvas: Canvas, x: float, top: float, wall: Colour, roof: Colour) -> None:
-    canvas.polygon([(x - 0.15, 0.8), (x - 0.15, top + 0.14), (x + 0.15, top + 0.14), (x + 0.15, 0.8)], wall, outline=LINE)
+    canvas.polygon(
+        [(x - 0.15, 0.8), (x - 0.15, top + 0.14), (x + 0.15, top + 0.14), (x + 0.15, 0.8)], wall, outline=LINE
+    )
     canvas.polygon([(x - 0.22, top + 0.17), (x - 0.1, top), (x + 0.1, top), (x + 0.22, top + 0.17)], roof, outline=LINE)
-    canvas.polygon([(x - 0.05, 0.56), (x + 0.05, 0.56), (x + 0.05, 0.68), (x - 0.05, 0.68)], (255, 226, 130), outline=LINE)
+    canvas.polygon(
+        [(x - 0.05, 0.56), (x + 0.05, 0.56), (x + 0.05, 0.68), (x - 0.05, 0.68)], (255, 226, 130), outline=LINE
+    )
 
 
 def _village(canvas: Canvas, light: Light, chance: np.random.Generator) -> None:
@@ -151,11 +160,19 @@ def _village(canvas: Canvas, light: Light, chance: np.random.Generator) -> None:
 
 def _waterfall(canvas: Canvas, light: Light, chance: np.random.Generator) -> None:
     shift = 0.05 * (chance.random() - 0.5)
-    canvas.polygon([(-0.1, 0.8), (-0.1, 0.12), (0.3, 0.06), (0.62, 0.1), (1.1, 0.02), (1.1, 0.8)], (92, 104, 104), outline=LINE)
-    canvas.polygon([(-0.1, 0.16), (-0.1, 0.08), (0.3, 0.02), (0.62, 0.06), (1.1, -0.02), (1.1, 0.07), (0.6, 0.14), (0.3, 0.1)],
-                   (78, 146, 84))  # fmt: skip
+    canvas.polygon(
+        [(-0.1, 0.8), (-0.1, 0.12), (0.3, 0.06), (0.62, 0.1), (1.1, 0.02), (1.1, 0.8)], (92, 104, 104), outline=LINE
+    )
+    canvas.polygon(
+        [(-0.1, 0.16), (-0.1, 0.08), (0.3, 0.02), (0.62, 0.06), (1.1, -0.02), (1.1, 0.07), (0.6, 0.14), (0.3, 0.1)],
+        (78, 146, 84),
+    )
     for x, width in ((0.84 + shift, 0.15), (0.16 + shift, 0.1)):
-        canvas.polygon([(x - width, 0.82), (x - width * 0.85, 0.1), (x + width * 0.85, 0.1), (x + width, 0.82)], (120, 200, 240), outline=LINE)
+        canvas.polygon(
+            [(x - width, 0.82), (x - width * 0.85, 0.1), (x + width * 0.85, 0.1), (x + width, 0.82)],
+            (120, 200, 240),
+            outline=LINE,
+        )
         for dx in (-0.5, 0.05, 0.55):
             canvas.line([(x + dx * width, 0.16), (x + dx * width * 1.1, 0.76)], (240, 252, 255), 0.028)
     _ground(canvas, 0.79, (64, 150, 206), (230, 246, 252))
@@ -170,8 +187,13 @@ def _rooftop(canvas: Canvas, light: Light, chance: np.random.Generator) -> None:
         colour = _far(light, (96, 92, 128), 0.35)
         canvas.polygon([(x - 0.1, 0.9), (x - 0.1, top + 0.06), (x + 0.1, top + 0.06), (x + 0.1, 0.9)], colour)
         canvas.polygon([(x - 0.15, top + 0.08), (x, top - 0.04), (x + 0.15, top + 0.08)], mix(colour, INK_BLUE, 0.35))
-        canvas.polygon([(x - 0.03, top + 0.12), (x + 0.03, top + 0.12), (x + 0.03, top + 0.18), (x - 0.03, top + 0.18)], (255, 222, 120))
-    canvas.polygon([(-0.1, 1.1), (-0.1, 0.86), (0.1, 0.78), (0.9, 0.78), (1.1, 0.86), (1.1, 1.1)], (66, 96, 140), outline=LINE)
+        canvas.polygon(
+            [(x - 0.03, top + 0.12), (x + 0.03, top + 0.12), (x + 0.03, top + 0.18), (x - 0.03, top + 0.18)],
+            (255, 222, 120),
+        )
+    canvas.polygon(
+        [(-0.1, 1.1), (-0.1, 0.86), (0.1, 0.78), (0.9, 0.78), (1.1, 0.86), (1.1, 1.1)], (66, 96, 140), outline=LINE
+    )
     for y in (0.86, 0.95):
         canvas.line([(-0.1, y + 0.02), (1.1, y + 0.02)], (38, 58, 94), 0.014)
     for x in np.linspace(-0.05, 1.05, 9):
@@ -223,9 +245,13 @@ def _shrine(canvas: Canvas, light: Light, chance: np.random.Generator) -> None:
     vermilion = (224, 62, 40)
     for x in (0.1, 0.9):
         canvas.limb([(x, 0.16), (x, 0.86)], vermilion, 0.07, LINE)
-        canvas.polygon([(x - 0.06, 0.9), (x - 0.05, 0.83), (x + 0.05, 0.83), (x + 0.06, 0.9)], (60, 54, 62), outline=LINE)
+        canvas.polygon(
+            [(x - 0.06, 0.9), (x - 0.05, 0.83), (x + 0.05, 0.83), (x + 0.06, 0.9)], (60, 54, 62), outline=LINE
+        )
     canvas.polygon([(0.02, 0.25), (0.98, 0.25), (0.98, 0.31), (0.02, 0.31)], vermilion, outline=LINE)
-    canvas.polygon([(-0.04, 0.04), (0.5, 0.085), (1.04, 0.04), (1.0, 0.15), (0.5, 0.17), (0.0, 0.15)], vermilion, outline=LINE)
+    canvas.polygon(
+        [(-0.04, 0.04), (0.5, 0.085), (1.04, 0.04), (1.0, 0.15), (0.5, 0.17), (0.0, 0.15)], vermilion, outline=LINE
+    )
     canvas.polygon([(-0.06, 0.0), (0.5, 0.05), (1.06, 0.0), (1.04, 0.06), (0.5, 0.095), (-0.04, 0.06)], (60, 48, 58))
 
 
