@@ -44,11 +44,14 @@ class CaptionModel:
         """Load a local folder or a hub model. Errors: InputError if its weights cannot be had or do not caption."""
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers.utils import logging
 
         local = Path(name).expanduser()
         if not local.is_dir() and (name.count("/") != 1 or name[0] in "./~"):
             raise InputError("no such caption model", where=name, remedy=f"give its folder, or a name: {DEFAULT_MODEL}")
         source = str(local) if local.is_dir() else name
+        level = logging.get_verbosity()
+        logging.set_verbosity_error()
         try:
             self.processor = AutoProcessor.from_pretrained(source)
             model = AutoModelForImageTextToText.from_pretrained(source)
@@ -56,6 +59,8 @@ class CaptionModel:
             reason = clean(error)[:160]
             remedy = "it needs the network once, or the folder of a downloaded BLIP model as --model"
             raise InputError(f"the caption model cannot be loaded ({reason})", where=name, remedy=remedy) from error
+        finally:
+            logging.set_verbosity(level)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = model.to(self.device).eval()
         self.max_new_tokens = max_new_tokens

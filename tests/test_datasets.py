@@ -1,0 +1,207 @@
+"""Dataset folders as training reads them: splits, columns, captions, pixels."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from genin.benchmarks.picture_sets import read_picture
+from genin.distill.datasets import ImageDataset, splits_by_chance
+from genin.distill.world import ATTRIBUTES, write_dataset
+from genin.runtimes.errors import InputError
+
+
+def write_folder(folder: Path, rows: Sequence[Mapping[str, Any]], size: tuple[int, int] = (24, 24)) -> Path:
+    """One plain picture a row (made where its file is missing), and metadata.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, row in enumerate(rows):
+        path = folder / row["file_name"]
+        if not path.exists():
+            Image.new("RGB", size, (index * 7 % 256, 90, 160)).save(path)
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def rows(count: int, **columns: Sequence[str]) -> list[dict[str, str]]:
+    named = {name: list(values) for name, values in columns.items()}
+    return [
+        {"file_name": f"{i:04d}.png", "text": f"thing number {i}"} | {n: v[i % len(v)] for n, v in named.items()}
+        for i in range(count)
+    ]
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+def test_splits_by_chance_are_disjoint_complete_and_about_90_5_5(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", rows(400))
+    parts = {split: ImageDataset.open(folder, split) for split in ("train", "val", "test")}  # type: ignore[arg-type]
+    names = [row.file_name for part in parts.values() for row in part.rows]
+    assert sorted(names) == [f"{i:04d}.png" for i in range(400)]
+    assert len(parts["train"]) == pytest.approx(360, abs=20)
+    assert min(len(parts["val"]), len(parts["test"])) > 8
+
+
+def test_the_split_follows_the_caption_so_two_styles_of_one_thing_stay_together() -> None:
+    captions = [f"Thing {i}" for i in range(200)]
+    one = splits_by_chance(captions, [f"a{i}" for i in range(200)])
+    other = splits_by_chance([f" thing  {i} ".upper() for i in range(200)], [f"b{i}" for i in range(200)])
+    assert one == other and len(set(one)) == 3
+
+
+def test_the_splits_are_pinned() -> None:
+    """A change here would move pictures between the splits of everybody's data."""
+    splits = splits_by_chance([f"thing {i}" for i in range(100)], [""] * 100)
+    assert [i for i, split in enumerate(splits) if split == "val"] == VAL
+    assert [i for i, split in enumerate(splits) if split == "test"] == TEST
+
+
+VAL = [27, 46, 49, 61, 76, 77, 99]
+TEST = [14, 25, 26, 47, 52, 56, 65, 96]
+
+
+def test_captions_that_repeat_are_no_concepts_and_the_file_name_splits() -> None:
+    names = [f"{i}.png" for i in range(300)]
+    splits = Counter(splits_by_chance(["a photo of my dog"] * 300, names))
+    assert splits["train"] == pytest.approx(270, abs=20) and len(splits) == 3
+
+
+def test_a_small_set_is_all_training(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", rows(12))
+    assert len(ImageDataset.open(folder)) == 12
+    with pytest.raises(InputError, match=r"no pictures in its val split.*'split' column"):
+        ImageDataset.open(folder, "val")
+
+
+def test_a_split_column_decides(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", rows(9, split=("train", "validation", "test")))
+    for split, first in (("train", "0000.png"), ("val", "0001.png"), ("test", "0002.png")):
+        part = ImageDataset.open(folder, split)  # type: ignore[arg-type]
+        assert len(part) == 3 and part.rows[0].file_name == first
+    write_folder(folder, rows(9, split=("train", "holdout")))
+    with pytest.raises(InputError, match="unknown split 'holdout'"):
+        ImageDataset.open(folder)
+
+
+def test_one_folder_a_split_is_read_too(tmp_path: Path) -> None:
+    write_folder(tmp_path / "set" / "train", rows(50))
+    write_folder(tmp_path / "set" / "validation", rows(5))
+    assert len(ImageDataset.open(tmp_path / "set")) == 50
+    assert len(ImageDataset.open(tmp_path / "set", "val")) == 5
+
+
+def test_wrong_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown split 'dev'"):
+        ImageDataset.open(tmp_path, "dev")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no pictures"):
+        ImageDataset.open(tmp_path)
+    folder = write_folder(tmp_path / "set", rows(3))
+    (folder / "dataset.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=r"not valid JSON.*dataset\.json"):
+        ImageDataset.open(folder)
+
+
+# --- columns and licence ----------------------------------------------------------------------------------------------
+
+
+def test_attribute_columns_are_the_known_ones_with_few_values(tmp_path: Path) -> None:
+    folder = write_folder(
+        tmp_path / "set",
+        rows(
+            80,
+            outfit=("red", "blue"),
+            hair=("black",),  # says nothing
+            character=[f"hero {i}" for i in range(80)],  # names, not classes
+            source=("a", "b"),
+            licence=("MIT", "CC0-1.0"),
+        ),
+    )
+    data = ImageDataset.open(folder)
+    assert data.columns == {"outfit": ("blue", "red")}
+    assert data.row(0) == {"outfit": "red"}
+    assert data.licence == "CC0-1.0, MIT"
+
+
+def test_dataset_json_names_columns_and_licence(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", rows(6, outfit=("red", "blue"), group=("a", "b", "")))
+    (folder / "dataset.json").write_text(json.dumps({"columns": ["group"], "licence": "MIT"}), encoding="utf-8")
+    data = ImageDataset.open(folder)
+    assert data.columns == {"group": ("a", "b", "none")}
+    assert data.row(2) == {"group": "none"}
+    assert data.licence == "MIT"
+
+
+def test_the_columns_are_those_of_the_whole_folder_in_every_split(tmp_path: Path) -> None:
+    listed = rows(60, split=("train", "train", "test"), outfit=("red", "red", "blue"))
+    data = ImageDataset.open(write_folder(tmp_path / "set", listed))
+    assert data.columns["outfit"] == ("blue", "red")
+
+
+def test_a_rendered_world_has_its_attributes(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "world", split="train", count=30, size=32, seed=0)
+    data = ImageDataset.open(tmp_path / "world")
+    assert set(data.columns) == set(ATTRIBUTES) and data.licence == "Apache-2.0"
+    assert data.row(3)["outfit"] in ATTRIBUTES["outfit"]
+
+
+def test_training_takes_the_folder_as_a_source(tmp_path: Path) -> None:
+    from genin.distill.sources import open_source
+
+    folder = write_folder(tmp_path / "set", rows(8, outfit=("red", "blue")))
+    source = open_source(str(folder), count=8)
+    assert source.pictures(6, 4, 16).shape == (4, 16, 16, 3)  # wraps round
+    labels = source.labels(["a red thing", "a thing"], [source.row(0), source.row(1)])
+    assert labels["outfit"].tolist() == [2, 0]
+
+
+# --- captions and pixels ----------------------------------------------------------------------------------------------
+
+
+def test_captions_and_the_way_to_missing_ones(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", [{"file_name": "a.png", "text": "a"}, {"file_name": "b.png"}])
+    data = ImageDataset.open(folder)
+    assert data.caption(0) == "a"
+    with pytest.raises(InputError, match=r"no caption: .*b\.png; run: genin data caption"):
+        data.caption(1)
+
+
+def test_pictures_are_cut_square_and_laid_on_white(tmp_path: Path) -> None:
+    wide = np.zeros((20, 60, 4), np.uint8)
+    wide[:, :20], wide[:, 20:40], wide[:, 40:] = (255, 0, 0, 255), (0, 0, 0, 0), (0, 0, 255, 255)
+    (tmp_path / "set").mkdir()
+    Image.fromarray(wide).save(tmp_path / "set" / "a.png")
+    picture = ImageDataset.open(write_folder(tmp_path / "set", [{"file_name": "a.png"}])).picture(0, 10)
+    assert picture.shape == (10, 10, 3) and picture.dtype == np.uint8
+    assert (picture[:, 2:8] > 250).all()  # red and blue lie outside the cut, nothing black was let through
+
+
+def test_clean_pictures_read_as_references_do(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8)
+    (tmp_path / "set").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "set" / "a.png")
+    picture = ImageDataset.open(write_folder(tmp_path / "set", [{"file_name": "a.png"}])).picture(0, 32)
+    assert np.array_equal(picture, np.asarray(read_picture(tmp_path / "set" / "a.png")))
+
+
+def test_a_broken_picture_is_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", rows(2))
+    (folder / "0001.png").write_bytes(b"\x89PNG no")
+    with pytest.raises(InputError, match=r"not a picture.*0001\.png"):
+        ImageDataset.open(folder).picture(1, 16)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=30), min_size=40, max_size=80))
+def test_any_captions_split_the_same_way_in_any_order(captions: list[str]) -> None:
+    names = [str(i) for i in range(len(captions))]
+    forward = splits_by_chance(captions, names)
+    assert splits_by_chance(captions[::-1], names[::-1]) == forward[::-1]
