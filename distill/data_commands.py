@@ -144,11 +144,11 @@ def inspect_command(
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--model", metavar="MODEL", help="Folder or hub name of an image-to-text model.  [default: BLIP base]")
 @click.option(
-    "--max-words", type=click.IntRange(1, 200), default=40, show_default=True, help="Longest caption, in tokens."
+    "--max-tokens", type=click.IntRange(1, 200), default=40, show_default=True, help="Longest caption."
 )
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pictures at a time.")
 @json_option
-def caption_command(folder: Path, model: str | None, max_words: int, batch_size: int, as_json: bool) -> None:
+def caption_command(folder: Path, model: str | None, max_tokens: int, batch_size: int, as_json: bool) -> None:
     """Caption the pictures of a dataset folder that have no caption; captions that exist are kept."""
     from dataclasses import asdict
 
@@ -157,7 +157,7 @@ def caption_command(folder: Path, model: str | None, max_words: int, batch_size:
     name = model or DEFAULT_MODEL
     with _bar("Captioning") as bar:
         report = caption_dataset(
-            folder, lambda: CaptionModel(name, max_new_tokens=max_words), batch_size=batch_size, bar=bar
+            folder, lambda: CaptionModel(name, max_new_tokens=max_tokens), batch_size=batch_size, bar=bar
         )
     if as_json:
         click.echo(json.dumps({**asdict(report), "model": name}, ensure_ascii=False))

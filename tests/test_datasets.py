@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genin.benchmarks.picture_sets import read_picture
-from genin.distill.datasets import ImageDataset, splits_by_chance
+from genin.distill.datasets import SPLITS, ImageDataset, splits_by_chance
 from genin.distill.world import ATTRIBUTES, write_dataset
 from genin.runtimes.errors import InputError
 
@@ -44,7 +44,7 @@ def rows(count: int, **columns: Sequence[str]) -> list[dict[str, str]]:
 
 def test_splits_by_chance_are_disjoint_complete_and_about_90_5_5(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", rows(400))
-    parts = {split: ImageDataset.open(folder, split) for split in ("train", "val", "test")}  # type: ignore[arg-type]
+    parts = {split: ImageDataset.open(folder, split) for split in SPLITS}
     names = [row.file_name for part in parts.values() for row in part.rows]
     assert sorted(names) == [f"{i:04d}.png" for i in range(400)]
     assert len(parts["train"]) == pytest.approx(360, abs=20)
