@@ -11,7 +11,9 @@ tested against diffusers' DDIMScheduler, whose configuration it reads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -31,7 +33,7 @@ TEACHER_SCHEDULER: dict[str, Any] = {
     "timestep_spacing": "trailing",
     "set_alpha_to_one": True,
     "clip_sample": False,
-    "steps_offset": 0,
+    "steps_offset": 1,  # trailing spacing ignores it; diffusers warns about 0
 }
 
 
@@ -74,6 +76,15 @@ class Process:
             return alpha * noise - sigma * x0
         return noise if self.prediction_type == "epsilon" else x0
 
+    def min_snr_weight(self, t: Tensor, gamma: float) -> Tensor:
+        """Weight of each sample's loss on v: min(SNR, γ)/(SNR + 1); 1 for γ = 0 (Hang et al. 2023, arXiv:2303.09556)."""
+        if gamma <= 0:
+            return torch.ones_like(t, dtype=torch.float32)
+        alpha, sigma = (part.flatten() for part in self.alpha_sigma(t))
+        # SNR + 1 = 1/σ², so the weight is min(α², γσ²), scaled to mean about 1 by the schedule's own share.
+        weight = torch.minimum(alpha.square(), gamma * sigma.square())
+        return weight / torch.minimum(self.alphas.square(), gamma * self.sigmas.square()).mean()
+
     def to_x0_eps(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Network output → (x0, ε), in float32 whatever the network computed in."""
         alpha, sigma = self.alpha_sigma(t)
@@ -88,6 +99,11 @@ class Process:
         """(x0, ε) → v at the same timestep: the common currency between teachers of different prediction types."""
         alpha, sigma = self.alpha_sigma(t)
         return alpha * eps - sigma * x0
+
+    def half_log_snr(self, t: int) -> float:
+        """λ_t = ln(α_t/σ_t); −∞ at pure noise."""
+        alpha, sigma = float(self.alphas[t]), float(self.sigmas[t])
+        return math.log(alpha / sigma) if alpha > 1e-6 else float("-inf")
 
     def ddim_step(self, x0: Tensor, eps: Tensor, t_next: Tensor) -> Tensor:
         """Deterministic DDIM (Song et al. 2021, arXiv:2010.02502, eq. 12, η = 0): x_{t_next} = α·x0 + σ·ε."""
@@ -143,3 +159,52 @@ def sample(
         if keep:
             states.append(x)
     return torch.stack(states) if keep else x
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a sampler passed through: `states` (S + 1, N, C, H, W), noise first; `x0` (S, N, C, H, W), the picture predicted
+    at each state; `timesteps` (S,)."""
+
+    states: Tensor
+    x0: Tensor
+    timesteps: tuple[int, ...]
+
+
+@torch.no_grad()
+def dpm_solver_sample(
+    unet: nn.Module,
+    process: Process,
+    noise: Tensor,
+    text: Tensor,
+    *,
+    steps: int,
+    empty: Tensor,
+    guidance_scale: float = 1.0,
+) -> Trajectory:
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2) through trailing timesteps to clean latents.
+
+    It follows the ODE that DDIM follows, to second order, so few of its steps end where many of DDIM's do. The first and the
+    last step are of first order: at pure noise the half log-SNR λ is −∞, and at the end the step to λ = ∞ is DDIM's.
+    """
+    timesteps = process.trailing_timesteps(steps)
+    x, states, pictures = noise, [noise], []
+    previous: tuple[Tensor, float] | None = None  # the last step's (x0, λ)
+    for i, t_now in enumerate(timesteps):
+        t = torch.full((len(x),), t_now, dtype=torch.long, device=x.device)
+        x0, eps = process.to_x0_eps(guided_predict(unet, x, t, text, empty, guidance_scale), x, t)
+        pictures.append(x0)
+        last = i + 1 == len(timesteps)
+        t_next = torch.full_like(t, -1 if last else timesteps[i + 1])
+        if previous is None or last or previous[1] == float("-inf"):
+            x = process.ddim_step(x0, eps, t_next)
+        else:
+            here, there = process.half_log_snr(t_now), process.half_log_snr(timesteps[i + 1])
+            ratio = (here - previous[1]) / (there - here)
+            mixed = x0 + (x0 - previous[0]) / (2 * ratio)
+            (alpha, sigma), (_, sigma_now) = process.alpha_sigma(t_next), process.alpha_sigma(t)
+            # σ_s/σ_t·x − α_s(e^{−h} − 1)·D, with e^{−h} = (σ_s/α_s)(α_t/σ_t)
+            x = sigma / sigma_now * x - alpha * (math.exp(here - there) - 1) * mixed
+        previous = (x0, process.half_log_snr(t_now))
+        states.append(x)
+    return Trajectory(torch.stack(states), torch.stack(pictures), tuple(timesteps))

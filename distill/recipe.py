@@ -1,7 +1,7 @@
 """Recipes: every training setting of every stage, as frozen dataclasses read from one YAML file.
 
-A recipe file holds one section a stage (`autoencoder`, `text_encoder`, `teacher`, `student`, `prune`, `steps`,
-`adversarial`); a section or key left out takes the default written here. An unknown key or a value of the wrong type is
+A recipe file holds one section a stage (`autoencoder`, `text_encoder`, `teacher`, `finetune`, `student`, `pool`, `prune`,
+`steps`, `adversarial`); a section or key left out takes the default written here. An unknown key or a value of the wrong type is
 refused before any work, with the names that would have been right. The resolved recipe is saved beside every result, so
 that a model folder says by itself how it was made.
 """
@@ -71,18 +71,33 @@ class TextEncoderRecipe(Optimisation):
 
 @dataclass(frozen=True)
 class TeacherRecipe(Optimisation):
+    """The UNet. `text_in_time` adds the pooled caption to the time embedding and lets both scale and shift every block
+    (diffusers' `addition_embed_type="text"`), so that what a caption says reaches the resolutions without attention."""
+
     channels: tuple[int, ...] = (64, 128)
     layers_per_block: int = 2
     head_dim: int = 32
     norm_groups: int = 16
+    text_in_time: bool = True
     caption_dropout: float = 0.1
-    train_text_encoder: bool = False
     min_snr_gamma: float = 0.0  # 0: off (Hang et al. 2023, arXiv:2303.09556)
-    noise_offset: float = 0.0
-    lora_rank: int = 0  # 0: full fine-tuning
     guidance_scale: float = 2.0  # of the previews, and the model folder's default
     images: int = 600_000
     cache_images: int = 60_000
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe(Optimisation):
+    """Tuning a teacher on new pictures."""
+
+    lora_rank: int = 0  # 0: the whole UNet
+    train_text_encoder: bool = False
+    autoencoder_images: int = 0  # > 0: first go on training the autoencoder, for that many images
+    caption_dropout: float = 0.1
+    images: int = 60_000
+    cache_images: int = 40_000
+    lr: float = 1e-4
 
 
 @dataclass(frozen=True)
@@ -93,48 +108,55 @@ class StudentRecipe:
 
 
 @dataclass(frozen=True)
+class PoolRecipe:
+    """Pictures of the guided teacher, sampled once: what the student is shown in the phases below."""
+
+    size: int = 4_096
+    teacher_steps: int = 12  # of DPM-Solver++(2M), which follows the same ODE as DDIM in far fewer steps
+    guidance_scale: float = 0.0  # 0: the teacher's own
+    batch_size: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class PruneRecipe(Optimisation):
     """Phase 1: the pruned network learns the guided teacher's prediction at every timestep."""
 
-    guidance_scale: float = 2.0
     output_weight: float = 1.0
-    feature_weight: float = 0.1
-    random_conditioning: bool = True
-    images: int = 100_000
-    lr: float = 4e-4
+    feature_weight: float = 0.0  # > 0 runs the teacher beside the student, for its block outputs
+    images: int = 60_000
+    lr: float = 6e-4
 
 
 @dataclass(frozen=True)
 class StepsRecipe(Optimisation):
-    """Phase 2: regression onto the guided teacher's own trajectories, at the few timesteps that ship."""
+    """Phase 2: at each few-step timestep, from states of its own making, the student aims at the teacher's picture."""
 
-    guidance_scale: float = 2.0
     step_counts: tuple[int, ...] = (4, 2, 1)
-    teacher_steps: int = 16  # DDIM steps of the pooled teacher trajectories; a multiple of max(step_counts)
-    pool_size: int = 4_096
     huber_c: float = 0.05
-    images: int = 100_000
-    lr: float = 3e-4
+    images: int = 120_000
+    lr: float = 6e-4
 
 
 @dataclass(frozen=True)
 class AdversarialRecipe(Optimisation):
     """Phase 3: adversarial diffusion distillation (Sauer et al. 2023, arXiv:2311.17042)."""
 
-    guidance_scale: float = 2.0
     step_counts: tuple[int, ...] = (4, 2, 1)
     adversarial_weight: float = 0.05
-    distillation_weight: float = 1.0
-    regression_weight: float = 0.5
+    distillation_weight: float = 0.0  # the paper's term; it costs two teacher passes an update (docs/log.md)
+    regression_weight: float = 1.0
+    huber_c: float = 0.05
     discriminator_lr: float = 2e-4
-    discriminator_steps: int = 1
     discriminator_hidden: int = 96
+    max_noise_timestep: int = 600  # pictures are re-noised up to this timestep before the discriminator sees them
     r1_weight: float = 0.1
     r1_every: int = 4
     mismatched_captions: float = 0.25
     real_share: float = 1.0  # share of the real side that is true pictures; the rest are the teacher's
     images: int = 60_000
-    lr: float = 5e-5
+    cache_images: int = 20_000
+    lr: float = 1e-4
     ema_decay: float = 0.998
 
 
@@ -143,7 +165,9 @@ class Recipe:
     autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
     text_encoder: TextEncoderRecipe = field(default_factory=TextEncoderRecipe)
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+    finetune: FinetuneRecipe = field(default_factory=FinetuneRecipe)
     student: StudentRecipe = field(default_factory=StudentRecipe)
+    pool: PoolRecipe = field(default_factory=PoolRecipe)
     prune: PruneRecipe = field(default_factory=PruneRecipe)
     steps: StepsRecipe = field(default_factory=StepsRecipe)
     adversarial: AdversarialRecipe = field(default_factory=AdversarialRecipe)

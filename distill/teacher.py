@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from genin.distill import autoencoder as ae
-from genin.distill.diffusion import TEACHER_SCHEDULER, Process, guided_predict, predict, sample
+from genin.distill.diffusion import TEACHER_SCHEDULER, Process, predict, sample
 from genin.distill.model_folder import ModelFolder, save_model_folder
 from genin.distill.previews import save_grid, to_uint8
 from genin.distill.recipe import Recipe, TeacherRecipe, save_recipe
@@ -148,6 +148,13 @@ def build_unet(recipe: TeacherRecipe, latent_channels: int, latent_size: int, te
     from diffusers import UNet2DConditionModel
 
     levels = len(recipe.channels)
+    conditioning: dict[str, Any] = {}
+    if recipe.text_in_time:
+        conditioning = {
+            "addition_embed_type": "text",
+            "addition_embed_type_num_heads": max(1, text_size // recipe.head_dim),
+            "resnet_time_scale_shift": "scale_shift",
+        }
     model: nn.Module = UNet2DConditionModel(
         sample_size=latent_size,
         in_channels=latent_channels,
@@ -160,11 +167,14 @@ def build_unet(recipe: TeacherRecipe, latent_channels: int, latent_size: int, te
         # diffusers calls the number of heads `attention_head_dim` (its issue 2011).
         attention_head_dim=tuple(max(1, width // recipe.head_dim) for width in recipe.channels),
         norm_num_groups=recipe.norm_groups,
+        **conditioning,
     )
     return model
 
 
-def cache_latents(source: Source, vae: Any, count: int, image_size: int, device: torch.device, path: Path) -> LatentCache:
+def cache_latents(
+    source: Source, vae: Any, count: int, image_size: int, device: torch.device, path: Path
+) -> LatentCache:
     """Encode a source's first `count` pictures once; kept in `path` beside the checkpoint, keyed by the encoder."""
     key = f"{source.name}-{min(count, len(source))}-{float(sum(p.double().abs().sum() for p in vae.parameters())):.6f}"
     if path.is_file():
@@ -193,9 +203,8 @@ def train_unet(
     *,
     resume: bool,
     minutes: float | None,
-    base: nn.Module | None = None,
 ) -> nn.Module:
-    """The diffusion stage; returns the average. `base` is a UNet to tune instead of a new one."""
+    """The diffusion stage; returns the average."""
     settings = recipe.teacher
     training = Training(folder, "teacher", settings, minutes=minutes)
     vae, text_encoder = vae.to(training.device), text_encoder.to(training.device)
@@ -205,7 +214,7 @@ def train_unet(
     process = Process(TEACHER_SCHEDULER, training.device)
     torch.manual_seed(settings.seed)
     channels, size = cache.latents.shape[1], cache.latents.shape[-1]
-    unet = training.add("unet", base or build_unet(settings, channels, size, text_encoder.config.hidden_size))  # type: ignore[union-attr,arg-type]
+    unet = training.add("unet", build_unet(settings, channels, size, text_encoder.config.hidden_size))  # type: ignore[union-attr,arg-type]
     if resume:
         training.resume()
 
@@ -221,11 +230,18 @@ def train_unet(
                 text = embed(text_encoder, tokenizer, captions, training.device)
             x_t = process.add_noise(x0, noise, t)
             predicted = predict(unet, x_t, t, text)
-        loss = (predicted.float() - process.target(x0, noise, t)).square().mean()
+        error = (predicted.float() - process.target(x0, noise, t)).square().mean(dim=(1, 2, 3))
+        loss = (error * process.min_snr_weight(t, settings.min_snr_gamma)).mean()
         norm = training.optimise("unet", loss)
         return {"loss": loss.detach(), "grad_norm": norm}
 
-    preview = teacher_preview(source, training, process, vae, tokenizer, text_encoder, settings.guidance_scale)
+    def preview(path: Path) -> None:
+        average = training.average_of("unet")
+        draw = teacher_preview(
+            source, training, process, vae, tokenizer, text_encoder, average, settings.guidance_scale
+        )
+        draw(path)
+
     training.run(step, preview)
     return training.average_of("unet").requires_grad_(False).eval()
 
@@ -237,6 +253,7 @@ def teacher_preview(
     vae: Any,
     tokenizer: Any,
     text_encoder: nn.Module,
+    unet: Any,
     guidance_scale: float,
     *,
     count: int = 20,
@@ -248,12 +265,17 @@ def teacher_preview(
         empty = embed(text_encoder, tokenizer, [""], training.device)
 
     def preview(path: Path) -> None:
-        unet = training.average_of("unet")
-        shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)  # type: ignore[union-attr]
-        noise = torch.randn(count, *shape, generator=torch.Generator().manual_seed(1)).to(training.device)  # type: ignore[arg-type]
+        shape = (count, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(training.device)
         with training.autocast():
             latents = sample(
-                unet, process, noise, text, timesteps=process.trailing_timesteps(steps), empty=empty, guidance_scale=guidance_scale
+                unet,
+                process,
+                noise,
+                text,
+                timesteps=process.trailing_timesteps(steps),
+                empty=empty,
+                guidance_scale=guidance_scale,
             )
             with torch.no_grad():
                 images = ae.decode(vae, latents.float())
@@ -261,6 +283,3 @@ def teacher_preview(
         save_grid([pictures[: count // 2], pictures[count // 2 :]], path, scale=3)
 
     return preview
-
-
-__all__ = ["LatentCache", "build_unet", "cache_latents", "guided_predict", "train_teacher", "train_unet"]

@@ -97,7 +97,9 @@ def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tensor:
     ).input_ids
 
 
-def embed(text_encoder: nn.Module, tokenizer: Any, captions: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
+def embed(
+    text_encoder: nn.Module, tokenizer: Any, captions: Sequence[str], device: torch.device | str = "cpu"
+) -> Tensor:
     """Captions => last hidden state (N, L, D), what the UNet attends to."""
     return text_encoder(tokenize(tokenizer, captions).to(device))[0]  # type: ignore[no-any-return]
 

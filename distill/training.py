@@ -14,10 +14,12 @@ Not here: what a stage computes (autoencoder, text_encoder, teacher, phases) and
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
 import signal
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -76,9 +78,13 @@ class Training:
             )
         self.folder, self.stage, self.settings, self.minutes = folder, stage, settings, minutes
         self.accelerator = Accelerator(
-            mixed_precision=settings.mixed_precision, cpu=not torch.cuda.is_available(), step_scheduler_with_optimizer=False
+            mixed_precision=settings.mixed_precision,
+            cpu=not torch.cuda.is_available(),
+            step_scheduler_with_optimizer=False,
         )
         self.device: torch.device = self.accelerator.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Any] = {}
         self.base_lrs: dict[str, float] = {}
@@ -92,14 +98,29 @@ class Training:
     # --- what is trained -------------------------------------------------------------------------------------------
 
     def add(
-        self, name: str, module: nn.Module, *, lr: float | None = None, betas: tuple[float, float] = (0.9, 0.99), average: bool = True
+        self,
+        name: str,
+        module: nn.Module,
+        *,
+        lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.99),
+        average: bool = True,
+        trains: Callable[[str], bool] = lambda _name: True,
     ) -> nn.Module:
-        """Register a trained network; returns it prepared by accelerate. Its average starts as a copy of it."""
-        module = module.to(self.device)
-        module.requires_grad_(True).train()
+        """Register a trained network; returns it prepared by accelerate. Its average starts as a copy of it.
+
+        `trains` says by name which of its weights learn; the others stay as they are.
+        """
+        module = module.to(self.device).train()
+        for key, parameter in module.named_parameters():
+            parameter.requires_grad_(trains(key))
         lr = self.settings.lr if lr is None else lr
         optimizer = torch.optim.AdamW(
-            module.parameters(), lr=lr, betas=betas, weight_decay=self.settings.weight_decay, fused=True
+            [p for p in module.parameters() if p.requires_grad],
+            lr=lr,
+            betas=betas,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
         )
         if average:
             decay = self.settings.ema_decay
@@ -152,10 +173,10 @@ class Training:
 
     def run(self, step: Callable[[Update], Metrics], preview: Callable[[Path], None] | None = None) -> None:
         """Update until the images or minutes are spent. Ctrl-C finishes the update, saves, and raises KeyboardInterrupt."""
-        sums: dict[str, float] = {}
+        sums: dict[str, list[float]] = {}
         count, last_log, last_save = 0, time.perf_counter(), time.perf_counter()
         next_preview = (self.images_seen // self.settings.preview_images + 1) * self.settings.preview_images
-        with _interruptible() as interrupted, self._progress_bar() as report:
+        with _interruptible() as interrupted, progress_bar(self.stage, self.accelerator.is_main_process) as report:
             while self.progress < 1.0 and not interrupted():
                 started = time.perf_counter()
                 metrics = step(self._next_update())
@@ -165,12 +186,12 @@ class Training:
                 self.elapsed_s += now - started
                 count += 1
                 for key, value in metrics.items():
-                    sums[key] = sums.get(key, 0.0) + float(value)
+                    sums.setdefault(key, []).append(float(value))
                 if count == 50 or self.progress >= 1.0:
                     rate = count * self.settings.batch_size / (now - last_log)
-                    self._log({key: value / count for key, value in sums.items()}, rate)
+                    self._log({key: sum(values) / len(values) for key, values in sums.items()}, rate)
                     sums, count, last_log = {}, 0, now
-                report(self)
+                report(self.progress, self._note())
                 if now - last_save > 60 * self.settings.checkpoint_minutes:
                     self.save()
                     last_save = time.perf_counter()
@@ -181,6 +202,10 @@ class Training:
             self._preview(preview)
             if interrupted():
                 raise KeyboardInterrupt
+
+    def _note(self) -> str:
+        row = self.history[-1] if self.history else {}
+        return f"loss {row['loss']:.4f} · {row['images_per_s']:.0f} images/s" if "loss" in row else ""
 
     def _next_update(self) -> Update:
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -279,26 +304,33 @@ class Training:
                 self.log_path.write_text("".join(json.dumps(row) + "\n" for row in self.history), encoding="utf-8")
         return True
 
-    @contextmanager
-    def _progress_bar(self) -> Iterator[Callable[[Training], None]]:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"),
-            TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
-        show = console.is_terminal and self.accelerator.is_main_process
-        with Progress(*columns, console=console, disable=not show) as bar:
-            task = bar.add_task(self.stage, total=1.0, note="")
+@contextmanager
+def progress_bar(title: str, main_process: bool) -> Iterator[Callable[[float, str], None]]:
+    """A bar on stderr with elapsed and remaining time, silent when that is not a terminal: call with (share, note)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-            def report(run: Training) -> None:
-                row = run.history[-1] if run.history else {}
-                note = f"loss {row['loss']:.4f} · {row['images_per_s']:.0f} images/s" if "loss" in row else ""
-                bar.update(task, completed=run.progress, note=note)
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not (console.is_terminal and main_process)) as bar:
+        task = bar.add_task(title, total=1.0, note="")
+        yield lambda share, note: bar.update(task, completed=min(1.0, share), note=note)
 
-            yield report
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks: by default every large tensor is mapped and unmapped anew, and on a CPU the kernel's
+    zeroing of those pages can take half of an update (docs/log.md). No effect elsewhere than on Linux with glibc."""
+    if not sys.platform.startswith("linux"):
+        return
+    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 def _warmed_up_average(decay: float) -> Callable[..., None]:

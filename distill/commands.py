@@ -1,0 +1,198 @@
+"""`genin teacher train`, `genin teacher finetune` and `genin distill`.
+
+Each writes a model folder; its training state (checkpoints, logs, curves, pictures) lies in `OUT/training/`. Scaling out is
+`accelerate launch -m genin …`.
+
+Not here: the training itself (`teacher`, `distillation`), and datasets (`data_commands`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genin.runtimes.errors import InputError
+from genin.runtimes.options import model_path
+
+FILE = click.Path(path_type=Path)
+# Scenes of the endless built-in world that a training draws from.
+WORLD_SCENES = 200_000
+
+
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What all three commands share."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line."),
+        click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time budget of the training."),
+        click.option("--resume", is_flag=True, help="Go on where the last run in OUT stopped."),
+        click.option("--recipe", "recipe_file", type=FILE, help="YAML recipe; missing keys take the defaults."),
+        click.option("--out", type=FILE, help="Model folder to write."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("train", epilog="Example: genin teacher train --data builtin:world --out teacher --minutes 60")
+@click.option("--data", required=True, help="Dataset folder, or builtin:world.")
+@training_options
+@click.pass_context
+def teacher_train_command(
+    ctx: click.Context,
+    data: str,
+    out: Path | None,
+    recipe_file: Path | None,
+    resume: bool,
+    minutes: float | None,
+    as_json: bool,
+) -> None:
+    """Train a teacher from nothing: autoencoder, text encoder, UNet.
+
+    --minutes bounds the UNet; the two stages before it take the images of their recipe.
+    """
+    from genin.distill.recipe import load_recipe
+    from genin.distill.teacher import train_teacher
+
+    target, recipe = _target(out, resume), load_recipe(recipe_file)
+    started = time.perf_counter()
+    train_teacher(_source(data), target, recipe, resume=resume, minutes=minutes)
+    _report({"out": str(target), "seconds": round(time.perf_counter() - started, 1)}, as_json)
+
+
+@click.command(
+    "finetune", epilog="Example: genin teacher finetune --data my-dataset --base builtin:teacher --out tuned"
+)
+@click.option("--data", required=True, help="Dataset folder, or builtin:world.")
+@click.option("--base", default="builtin:teacher", show_default=True, help="Model folder, hub name or built-in name.")
+@click.option(
+    "--lora", "lora_rank", type=click.IntRange(1, 256), help="Tune low-rank adapters of this rank, then merge."
+)
+@training_options
+@click.pass_context
+def teacher_finetune_command(
+    ctx: click.Context,
+    data: str,
+    base: str,
+    lora_rank: int | None,
+    out: Path | None,
+    recipe_file: Path | None,
+    resume: bool,
+    minutes: float | None,
+    as_json: bool,
+) -> None:
+    """Tune an existing teacher on your pictures: the whole UNet, or low-rank adapters that are merged into it."""
+    from genin.distill.finetune import finetune_teacher
+    from genin.distill.recipe import load_recipe
+
+    target, recipe = _target(out, resume), load_recipe(recipe_file)
+    started = time.perf_counter()
+    finetune_teacher(
+        model_path(ctx.obj, base), _source(data), target, recipe, lora_rank=lora_rank, resume=resume, minutes=minutes
+    )
+    _report({"out": str(target), "base": base, "seconds": round(time.perf_counter() - started, 1)}, as_json)
+
+
+@click.command("distill", epilog="Example: genin distill --teacher builtin:teacher --data builtin:world --out student")
+@click.option(
+    "--teacher", default="builtin:teacher", show_default=True, help="Model folder, hub name or built-in name."
+)
+@click.option("--data", help="Dataset folder, or builtin:world.")
+@click.option("--student", "student_name", help="Which blocks stay: a preset (bk-base, bk-small, bk-tiny, …).")
+@click.option("--dry-run", is_flag=True, help="Only count the student's parameters and multiply-adds.")
+@training_options
+@click.pass_context
+def distill_command(
+    ctx: click.Context,
+    teacher: str,
+    data: str | None,
+    student_name: str | None,
+    dry_run: bool,
+    out: Path | None,
+    recipe_file: Path | None,
+    resume: bool,
+    minutes: float | None,
+    as_json: bool,
+) -> None:
+    """Distil a teacher into a compact student of one to four steps.
+
+    Prunes the teacher's UNet, then trains it in three phases (pruning, few steps, adversarial). Loss curves and sample
+    grids are written to OUT/training while it runs.
+    """
+    from genin.distill.recipe import StudentRecipe, load_recipe
+    from genin.distill.student import PRESETS
+    from genin.runtimes.options import check_choice
+
+    recipe = load_recipe(recipe_file)
+    if student_name is not None:
+        recipe = dataclasses.replace(recipe, student=StudentRecipe(name=student_name))
+    check_choice(recipe.student.name, tuple(PRESETS), "student")
+    path = model_path(ctx.obj, teacher)
+    if dry_run:
+        _report(_student_cost(path, recipe.student.name), as_json)
+        return
+    if data is None:
+        raise InputError("--data is missing", remedy="give a dataset folder or builtin:world (or --dry-run)")
+    from genin.distill.distillation import distill
+
+    target = _target(out, resume)
+    started = time.perf_counter()
+    done = distill(path, _source(data), target, recipe, resume=resume, minutes=minutes)
+    facts = {"out": str(target), "teacher": teacher, "images_seen": done.images_seen}
+    _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, as_json)
+
+
+def _student_cost(teacher: Path, name: str) -> dict[str, Any]:
+    """Parameters and multiply-adds of teacher and student, from the teacher's config alone."""
+    from diffusers import UNet2DConditionModel
+
+    from genin.distill.student import PRESETS, student_config, unet_cost
+
+    if not (teacher / "unet" / "config.json").is_file():
+        raise InputError("not a model folder", where=teacher, remedy="give a diffusers model folder")
+    config = dict(UNet2DConditionModel.load_config(teacher / "unet"))
+    text = teacher / "text_encoder" / "config.json"
+    tokens = (
+        int(json.loads(text.read_text(encoding="utf-8")).get("max_position_embeddings", 77)) if text.is_file() else 77
+    )
+    before, after = unet_cost(config, tokens=tokens), unet_cost(student_config(config, PRESETS[name]), tokens=tokens)
+    return {
+        "student": name,
+        "teacher_parameters": before[0],
+        "teacher_macs": before[1],
+        "student_parameters": after[0],
+        "student_macs": after[1],
+        "parameters_share": round(after[0] / before[0], 4),
+        "macs_share": round(after[1] / before[1], 4),
+    }
+
+
+def _source(data: str) -> Any:
+    from genin.distill.sources import open_source
+
+    return open_source(data, count=WORLD_SCENES)
+
+
+def _target(out: Path | None, resume: bool) -> Path:
+    """Where to write. A folder with something in it is only gone on with, never overwritten."""
+    if out is None:
+        raise InputError("--out is missing", remedy="name the model folder to write")
+    if out.is_file():
+        raise InputError("the output is a file", where=out, remedy="name a folder")
+    if out.is_dir() and any(out.iterdir()) and not resume:
+        raise InputError("the output is not empty", where=out, remedy="--resume goes on there, or name another --out")
+    if resume and not (out / "training").is_dir():
+        raise InputError("there is nothing to resume", where=out, remedy="leave out --resume")
+    return out
+
+
+def _report(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        click.echo(f"{name:20} {value:,}" if isinstance(value, int) else f"{name:20} {value}")

@@ -1,0 +1,213 @@
+"""Distillation from end to end: teacher and captions in, a student's model folder out.
+
+Order: prune the teacher's UNet, sample the pool, then the phases of `phases`. Each phase starts from the average of the
+one before and has its own checkpoint, log, curves and pictures under `OUT/training/`; a finished phase is not run again, so
+the same command with `resume` goes on wherever the last one stopped. After each phase the student is saved as a model folder,
+so that an interrupted run leaves something usable. A budget in minutes is shared out by `SHARES`.
+
+Not here: what a phase computes (`phases`), and the command line (`commands`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genin.benchmarks.model_facts import fingerprint
+from genin.distill.diffusion import Process
+from genin.distill.discriminator import build_discriminator
+from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
+from genin.distill.phases import Lesson, adversarial_step, prune_step, steps_step, student_preview
+from genin.distill.pool import Guided, Pool, build_pool
+from genin.distill.recipe import Optimisation, Recipe, save_recipe
+from genin.distill.sources import Source
+from genin.distill.student import build_student
+from genin.distill.teacher import cache_latents
+from genin.distill.text_encoder import embed
+from genin.distill.training import Training, progress_bar
+from genin.runtimes.errors import InputError
+
+log = logging.getLogger(__name__)
+
+# Shares of a budget in minutes; what the pool leaves over goes to the phases.
+SHARES = {"pool": 0.3, "prune": 0.15, "steps": 0.35, "adversarial": 0.2}
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A distilled student, and the pruned network it started from (for comparison)."""
+
+    student: ModelFolder
+    initial: ModelFolder
+    images_seen: int
+
+
+def distill(
+    teacher_path: Path,
+    source: Source,
+    out: Path,
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    minutes: float | None = None,
+) -> Distilled:
+    """Distil the model folder at `teacher_path` on the captions (and pictures) of `source` into `out`.
+
+    Errors: InputError for a teacher that cannot be pruned as asked, or a checkpoint that does not fit the recipe.
+    KeyboardInterrupt after Ctrl-C, once everything is saved.
+    """
+    folder = out / "training"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_recipe(recipe, folder / "recipe.yaml")
+    model = load_model_folder(teacher_path)
+    if model.info.get("kind") == "student":
+        raise InputError("a student cannot teach", where=teacher_path, remedy="give the teacher it was distilled from")
+    torch.manual_seed(recipe.pool.seed)
+    unet, copied = build_student(model.unet, recipe.student.name)
+    log.info("student %s: %.0f %% of its weights are the teacher's", recipe.student.name, 100 * copied)
+
+    def folder_of(network: Any, images_seen: int, path: Path) -> ModelFolder:
+        return student_folder(model, network, path, recipe, source, teacher_path, images_seen)
+
+    initial = folder_of(unet, 0, out / "training" / "initial")
+    budget = Budget(minutes)
+    first = Training(folder, "prune", recipe.prune, minutes=budget.of("prune"))
+    lesson = prepare_lesson(model, source, folder, recipe, first, fingerprint(teacher_path), budget)
+    seen = 0
+    student: Any = unet
+    try:
+        for name in ("prune", "steps", "adversarial"):
+            settings: Optimisation = getattr(recipe, name)
+            if settings.images <= 0:
+                continue
+            training = first if name == "prune" else Training(folder, name, settings, minutes=budget.of(name))
+            student = _run_phase(name, training, student, lesson, recipe, model, resume=resume)
+            seen += training.images_seen
+            save_model_folder(folder_of(student, seen, out), out)
+    except KeyboardInterrupt:
+        if not (out / "model_index.json").is_file():
+            save_model_folder(folder_of(student, seen, out), out)
+        raise
+    return Distilled(folder_of(student, seen, out), initial, seen)
+
+
+class Budget:
+    """Minutes for each part, or None for as long as its images take."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.minutes = minutes
+
+    def of(self, part: str) -> float | None:
+        return None if self.minutes is None else self.minutes * SHARES[part]
+
+
+def prepare_lesson(
+    model: ModelFolder, source: Source, folder: Path, recipe: Recipe, training: Training, teacher: str, budget: Budget
+) -> Lesson:
+    """Sample (or find) the pool, embed its captions, encode the true pictures that the discriminator will see."""
+    device = training.device
+    for part in (model.unet, model.text_encoder, model.vae):
+        part.to(device)
+    scale = recipe.pool.guidance_scale or float(model.info.get("guidance_scale", 7.5))
+    with torch.no_grad():
+        empty = embed(model.text_encoder, model.tokenizer, [""], device)
+    process = Process(model.scheduler_config, device)
+    guided = Guided(model.unet, process, model.text_encoder, model.tokenizer, empty, device, scale)
+    pool = _sample_pool(guided, source, folder, recipe, training, teacher, budget.of("pool"))
+    texts = []
+    for start in range(0, len(pool), 256):
+        captions = source.captions([i % len(source) for i in range(start, min(start + 256, len(pool)))])
+        texts.append(guided.embed(captions).half().cpu())
+    latents = None
+    if recipe.adversarial.images > 0 and recipe.adversarial.real_share > 0:
+        count = (
+            recipe.adversarial.cache_images if budget.minutes is None else min(2_000, recipe.adversarial.cache_images)
+        )
+        latents = cache_latents(source, model.vae, count, model.image_size, device, folder / "latents.pt").latents
+    return Lesson(guided, pool, source, torch.cat(texts), latents)
+
+
+def _sample_pool(
+    guided: Guided,
+    source: Source,
+    folder: Path,
+    recipe: Recipe,
+    training: Training,
+    teacher: str,
+    minutes: float | None,
+) -> Pool:
+    started = time.perf_counter()
+    with progress_bar("sampling the teacher", training.accelerator.is_main_process) as show:
+
+        def report(done: int, size: int) -> bool:
+            spent = 0.0 if minutes is None else (time.perf_counter() - started) / (60 * minutes)
+            show(max(done / size, spent), f"{done} of {size} pictures")
+            return spent >= 1
+
+        return build_pool(
+            guided,
+            source,
+            recipe.pool,
+            folder / "pool.safetensors",
+            fingerprint=teacher,
+            autocast=training.autocast,
+            report=report,
+        )
+
+
+def _run_phase(
+    name: str, training: Training, student: Any, lesson: Lesson, recipe: Recipe, model: ModelFolder, *, resume: bool
+) -> Any:
+    prepared = training.add("student", student, **({"betas": (0.0, 0.99)} if name == "adversarial" else {}))
+    step: Callable[..., Any]
+    if name == "prune":
+        step = prune_step(training, prepared, lesson, recipe.prune)
+    elif name == "steps":
+        step = steps_step(training, prepared, lesson, recipe.steps)
+    else:
+        settings = recipe.adversarial
+        torch.manual_seed(settings.seed)
+        heads = build_discriminator(model.unet, settings.discriminator_hidden)
+        judge: Any = training.add(
+            "discriminator", heads, lr=settings.discriminator_lr, betas=(0.0, 0.99), average=False
+        )
+        step = adversarial_step(training, prepared, judge, lesson, settings)
+    if resume:
+        training.resume()
+    counts = recipe.steps.step_counts if name != "adversarial" else recipe.adversarial.step_counts
+    training.run(step, student_preview(training, lesson, model.vae, counts))
+    return training.average_of("student").requires_grad_(False).eval()
+
+
+def student_folder(
+    teacher: ModelFolder, unet: Any, path: Path, recipe: Recipe, source: Source, teacher_path: Path, images_seen: int
+) -> ModelFolder:
+    """The student as a model folder: the teacher's text encoder, autoencoder and schedule, its own UNet."""
+    process = Process(teacher.scheduler_config)
+    counts = sorted({*recipe.steps.step_counts, *recipe.adversarial.step_counts}, reverse=True)
+    info = {
+        "kind": "student",
+        "parent": str(teacher.info.get("name") or teacher_path.name),
+        "data": source.name,
+        "licence": teacher.info.get("licence") or source.licence,
+        "guidance": "baked",
+        "guidance_scale": 1.0,
+        "default_steps": counts[0],
+        "few_step_timesteps": {str(count): process.trailing_timesteps(count) for count in counts},
+        "image_size": teacher.image_size,
+        "images_seen": images_seen,
+        "recipe": {
+            key: value
+            for key, value in recipe.as_dict().items()
+            if key in ("student", "pool", "prune", "steps", "adversarial")
+        },
+        "metrics": {},
+    }
+    scheduler = {**teacher.scheduler_config, "timestep_spacing": "trailing"}
+    return ModelFolder(path, teacher.tokenizer, teacher.text_encoder, unet, teacher.vae, scheduler, info)

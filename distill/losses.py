@@ -1,0 +1,54 @@
+"""Loss functions of distillation: pure functions of tensors, one equation each.
+
+Shapes: latents (N, C, H, W); logits are lists of (N, 1, h, w), one a discriminator head. All are computed in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pseudo_huber(x: Tensor, y: Tensor, c: float) -> Tensor:
+    """√(‖x − y‖² + c²) − c per element, averaged (Song & Dhariwal 2023, arXiv:2310.14189, eq. 8): L1 far, L2 near."""
+    difference = (x.float() - y.float()).square()
+    return (difference + c * c).sqrt().sub(c).mean()
+
+
+def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Mean over blocks of ‖f_s − f_T‖²/‖f_T‖²: normalised, since a raw sum is ruled by the widest block."""
+    terms = [
+        (s.float() - t.float()).square().sum() / t.float().square().sum().clamp_min(1e-12)
+        for s, t in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(terms).mean()
+
+
+def hinge_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """mean max(0, 1 − D(real)) + mean max(0, 1 + D(fake)), averaged over heads (Lim & Ye 2017, arXiv:1705.02894)."""
+    terms = [F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake, strict=True)]
+    return torch.stack(terms).mean()
+
+
+def hinge_generator(fake: Sequence[Tensor]) -> Tensor:
+    """−mean D(fake), averaged over heads (Sauer et al. 2023, arXiv:2311.17042, eq. 2)."""
+    return torch.stack([-f.float().mean() for f in fake]).mean()
+
+
+def r1_penalty(logits: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
+    """E‖∇_f D(f)‖² on real features (Mescheder et al. 2018, arXiv:1801.04406, eq. 9, on the heads' inputs).
+
+    Per sample, summed over a head's features and averaged over batch and heads; `features` must require gradients.
+    """
+    total = torch.stack([head.float().mean(dim=(1, 2, 3)).sum() for head in logits]).sum()
+    gradients = torch.autograd.grad(total, list(features), create_graph=True)
+    return torch.stack([g.float().square().flatten(1).sum(1).mean() for g in gradients]).mean()
+
+
+def accuracy(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Share of patches the discriminator sorts right: 0.5 is blind, 1 leaves the student nothing to learn from."""
+    right = [((r > 0).float().mean() + (f < 0).float().mean()) / 2 for r, f in zip(real, fake, strict=True)]
+    return torch.stack(right).mean()

@@ -1,0 +1,122 @@
+"""Students: a teacher's UNet with blocks taken out and the remaining weights copied.
+
+The block map is BK-SDM's (Kim et al. 2023, arXiv:2305.15798), stated on diffusers' state-dict names so that it works for
+any `UNet2DConditionModel`: of each level's pairs of residual block and attention the first stays (going up, the first
+and the last); then the middle block goes; then the deepest level. The student's config says all of this by itself, so
+plain diffusers opens the result.
+
+Not here: training the student (`phases`), or making layers narrower.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genin.runtimes.errors import InputError
+from genin.runtimes.options import check_choice
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What is taken out of the teacher's UNet."""
+
+    one_pair_per_level: bool = True
+    middle: bool = False
+    deepest_level: bool = False
+    attention_levels: tuple[int, ...] = ()  # levels, 0 at the top, that lose their attention
+
+
+PRESETS: Mapping[str, Pruning] = {
+    "full": Pruning(one_pair_per_level=False),
+    "bk-base": Pruning(),
+    "bk-small": Pruning(middle=True),
+    "bk-tiny": Pruning(middle=True, deepest_level=True),
+    "bk-small-fast": Pruning(middle=True, attention_levels=(0,)),
+}
+
+
+def student_config(teacher: Mapping[str, Any], pruning: Pruning) -> dict[str, Any]:
+    """The student's `UNet2DConditionModel` config. Errors: InputError where the teacher has too few levels."""
+    config = {key: value for key, value in teacher.items() if not key.startswith("_")}
+    down, up = list(config["down_block_types"]), list(config["up_block_types"])
+    for level in pruning.attention_levels:
+        if level < len(down):
+            down[level], up[-1 - level] = "DownBlock2D", "UpBlock2D"
+    if pruning.one_pair_per_level:
+        config["layers_per_block"] = 1
+    if pruning.middle:
+        config["mid_block_type"] = None
+    if pruning.deepest_level:
+        if len(down) < 3:
+            raise InputError(
+                f"the teacher's UNet has {len(down)} levels: its deepest cannot be taken out",
+                remedy="choose bk-base or bk-small",
+            )
+        down, up = down[:-1], up[1:]
+        config["block_out_channels"] = tuple(config["block_out_channels"])[:-1]
+        for key in ("attention_head_dim", "num_attention_heads", "cross_attention_dim", "transformer_layers_per_block"):
+            if isinstance(config.get(key), (list, tuple)):
+                config[key] = tuple(config[key])[:-1]
+    config["down_block_types"], config["up_block_types"] = tuple(down), tuple(up)
+    return config
+
+
+def build_student(teacher: Any, name: str) -> tuple[nn.Module, float]:
+    """The pruned copy of a diffusers UNet, and the share of its weights that were copied (the rest start fresh)."""
+    from diffusers import UNet2DConditionModel
+
+    pruning = PRESETS[check_choice(name, tuple(PRESETS), "student")]
+    student: Any = UNet2DConditionModel.from_config(student_config(teacher.config, pruning))
+    source = teacher.state_dict()
+    last_pair = int(_layers(teacher.config)) if pruning.one_pair_per_level else None
+    state: dict[str, Tensor] = student.state_dict()
+    copied = 0
+    for key, value in state.items():
+        old = source.get(teacher_key(key, last_pair=last_pair, shift=int(pruning.deepest_level)))
+        if old is not None and old.shape == value.shape:
+            state[key] = old.detach().clone()
+            copied += value.numel()
+    student.load_state_dict(state)
+    return student, copied / sum(value.numel() for value in state.values())
+
+
+def teacher_key(key: str, *, last_pair: int | None, shift: int) -> str:
+    """The teacher's name for a student's weight: up blocks count from the bottom, and their second pair was the last."""
+    match = re.match(r"up_blocks\.(\d+)\.(?:(resnets|attentions)\.(\d+)\.)?(.*)", key)
+    if match is None:
+        return key
+    block, kind, pair, rest = match.groups()
+    name = f"up_blocks.{int(block) + shift}."
+    if kind is None:
+        return name + rest
+    index = int(pair)
+    return f"{name}{kind}.{last_pair if last_pair is not None and index == 1 else index}.{rest}"
+
+
+def _layers(config: Mapping[str, Any]) -> int:
+    layers = config["layers_per_block"]
+    if isinstance(layers, int):
+        return layers
+    if len(set(layers)) == 1:
+        return int(layers[0])
+    raise InputError(f"the teacher's levels have {tuple(layers)} layers", remedy="only equal levels can be pruned")
+
+
+def unet_cost(config: Mapping[str, Any], *, tokens: int) -> tuple[int, int]:
+    """(parameters, multiply-adds of one pass for one picture), counted on PyTorch's meta device: no weights needed."""
+    from diffusers import UNet2DConditionModel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(dict(config))
+        size, width = int(unet.config.sample_size), unet.config.cross_attention_dim
+        latents = torch.zeros(1, unet.config.in_channels, size, size)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            unet(latents, torch.zeros(1), encoder_hidden_states=torch.zeros(1, tokens, width))
+    return sum(p.numel() for p in unet.parameters()), int(counter.get_total_flops()) // 2
