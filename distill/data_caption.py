@@ -25,6 +25,7 @@ from genin.distill.datasets import read_facts
 from genin.runtimes.errors import InputError
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickles
 SAVE_EVERY = 100
 
 
@@ -42,22 +43,19 @@ class CaptionModel:
 
     def __init__(self, name: str, *, max_new_tokens: int = 40) -> None:
         """Load a local folder or a hub model. Errors: InputError if its weights cannot be had or do not caption."""
+        folder = _model_folder(name)
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
         from transformers.utils import logging
 
-        local = Path(name).expanduser()
-        if not local.is_dir() and (name.count("/") != 1 or name[0] in "./~"):
-            raise InputError("no such caption model", where=name, remedy=f"give its folder, or a name: {DEFAULT_MODEL}")
-        source = str(local) if local.is_dir() else name
         level = logging.get_verbosity()
         logging.set_verbosity_error()
         try:
-            self.processor = AutoProcessor.from_pretrained(source)
-            model = AutoModelForImageTextToText.from_pretrained(source)
+            self.processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             reason = clean(error)[:160]
-            remedy = "it needs the network once, or the folder of a downloaded BLIP model as --model"
+            remedy = "give an image-to-text model of transformers, BLIP for one"
             raise InputError(f"the caption model cannot be loaded ({reason})", where=name, remedy=remedy) from error
         finally:
             logging.set_verbosity(level)
@@ -73,6 +71,27 @@ class CaptionModel:
         with torch.inference_mode():
             tokens = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
         return [clean(text) for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def _model_folder(name: str) -> Path:
+    """A local folder as it is; a hub name => its snapshot, fetched first so that no network is one quick error."""
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return local
+    if name.count("/") != 1 or name[0] in "./~":
+        raise InputError("no such caption model", where=name, remedy=f"give its folder, or a name: {DEFAULT_MODEL}")
+    import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(MODEL_FILES)))
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            "the hub has no such caption model", where=name, remedy=f"for example {DEFAULT_MODEL}"
+        ) from error
+    except (OSError, ValueError) as error:  # what the hub's client raises for the network and for wrong names
+        remedy = "check the network, or give the folder of a downloaded BLIP model as --model"
+        raise InputError("the caption model cannot be downloaded", where=f"hub:{name}", remedy=remedy) from error
 
 
 def caption_dataset(

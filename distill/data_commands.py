@@ -143,9 +143,7 @@ def inspect_command(
 @click.command("caption", epilog="Example: genin data caption data/mine --model ~/models/blip-image-captioning-base")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--model", metavar="MODEL", help="Folder or hub name of an image-to-text model.  [default: BLIP base]")
-@click.option(
-    "--max-tokens", type=click.IntRange(1, 200), default=40, show_default=True, help="Longest caption."
-)
+@click.option("--max-tokens", type=click.IntRange(1, 200), default=40, show_default=True, help="Longest caption.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pictures at a time.")
 @json_option
 def caption_command(folder: Path, model: str | None, max_tokens: int, batch_size: int, as_json: bool) -> None:
