@@ -1,9 +1,8 @@
 """What a model folder or bundle says of itself: size of its pictures, default steps, parameters, multiply-adds, bytes.
 
 Read from the small JSON files, the headers of safetensors and a forward pass on PyTorch's `meta` device, so that no
-weights are loaded. `parameters` and `macs` are the UNet's, and `macs` those of one step for one picture without guidance;
-all components stand beside them. Not covered: multiply-adds of graphs whose model folder is not at hand, unless the
-manifest states them.
+weights are loaded. `parameters` and `macs` are the UNet's, and `macs` those of one step for one picture without
+guidance. Not covered: multiply-adds of graphs whose model folder is not at hand, unless the manifest states them.
 """
 
 from __future__ import annotations
@@ -76,14 +75,15 @@ def read_facts(path: Path) -> ModelFacts:
 
 
 def fingerprint(path: Path) -> str:
-    """sha256 that changes when the model's weights do: over its weight files, or a bundle's manifest (which has theirs)."""
+    """sha256 that changes with the weights: over a model's weight files, or a bundle's manifest, which has theirs."""
     if path.is_file():
         files = [path]
     elif (path / "manifest.json").is_file():
         files = [path / "manifest.json"]
     else:
         names = ("*.safetensors", "*.bin", "scheduler_config.json", "genin.json")
-        files = sorted(file for folder in [path, *path.iterdir()] if folder.is_dir() for n in names for file in folder.glob(n))
+        folders = [folder for folder in [path, *path.iterdir()] if folder.is_dir()]
+        files = sorted(file for folder in folders for name in names for file in folder.glob(name))
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode())
@@ -120,7 +120,7 @@ def _folder_facts(path: Path) -> ModelFacts:
 def _bundle_facts(path: Path, manifest: Mapping[str, Any]) -> ModelFacts:
     try:
         sampler, model, graphs = manifest["sampler"], manifest["model"], tuple(manifest["graphs"])
-        stated = {**model.get("recipe", {}), **model.get("provenance", {})}
+        stated = {**model.get("recipe", {}), **model.get("provenance", {}), **model}
         reason = "the manifest does not state it; evaluate the model folder it came from"
         counts = {key: stated[key] if isinstance(stated.get(key), int) else None for key in ("parameters", "macs")}
         return ModelFacts(

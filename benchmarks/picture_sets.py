@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,10 @@ from genin.runtimes.errors import InputError
 Pictures = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 METADATA = "metadata.jsonl"
+
+
+class UnreadableError(InputError):
+    """Every picture that was asked for is missing or broken."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,25 @@ def load_pictures(picture_set: PictureSet, *, size: int | None = None, limit: in
         loaded.append(np.asarray(picture))
         rows.append(row)
     if not loaded:
-        raise InputError("none of the pictures can be read", where=picture_set.folder)
+        raise UnreadableError("none of the pictures can be read", where=picture_set.folder)
     resize = f"lanczos-{size} from {len(resized)} size(s)" if resized else "none"
     return LoadedPictures(np.stack(loaded), tuple(rows), tuple(broken), resize)
+
+
+def picture_batches(
+    picture_set: PictureSet, *, size: int | None = None, limit: int | None = None, batch_size: int = 64
+) -> Iterator[LoadedPictures]:
+    """`load_pictures` in batches, for sets larger than memory; a batch whose every picture is broken is empty."""
+    rows = picture_set.rows[:limit]
+    for start in range(0, len(rows), batch_size):
+        batch = PictureSet(picture_set.folder, rows[start : start + batch_size])
+        try:
+            loaded = load_pictures(batch, size=size)
+        except UnreadableError:
+            names = tuple(row.file_name for row in batch.rows)
+            loaded = LoadedPictures(np.zeros((0, size or 1, size or 1, 3), np.uint8), (), names, "none")
+        size = size or (loaded.pictures.shape[1] if len(loaded.pictures) else None)
+        yield loaded
 
 
 def read_picture(path: Path) -> Image.Image:

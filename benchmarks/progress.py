@@ -12,7 +12,14 @@ Advance = Callable[[int], None]
 def progress_bar(title: str, total: int, *, unit: str = "pictures", done: int = 0) -> Iterator[Advance]:
     """Yields a function that advances the bar; `done` is what an earlier run had finished already."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     columns = (

@@ -97,8 +97,8 @@ def claim_folder(folder: Path, settings: SamplingSettings) -> None:
             found = {}
         if found != wanted:
             other = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
-            remedy = "name another folder, or remove this one"
-            raise InputError(f"the folder holds pictures of other settings ({', '.join(other)})", where=folder, remedy=remedy)
+            what = f"the folder holds pictures of other settings ({', '.join(other)})"
+            raise InputError(what, where=folder, remedy="name another folder, or remove this one")
         return
     if folder.exists() and any(folder.iterdir()):
         raise InputError("the folder is not empty", where=folder, remedy="name a new folder")

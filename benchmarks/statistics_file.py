@@ -2,9 +2,9 @@
 
 A teacher's 100 guided steps cost hours on a CPU. `genin evaluate TEACHER --save-statistics FILE.safetensors` keeps what
 later comparisons need: per feature set the mean and covariance (float64, upper triangle), the first features
-themselves (float16, at most 2,048; for KID and precision/recall), and beside them how the pictures were made and how they
-scored. Given a folder instead of a file, `statistics.safetensors` is written there together with `pairs/`, the first
-pictures with captions and seeds, for paired LPIPS.
+themselves (float16, at most 2,048; for KID and precision/recall), and beside them how the pictures were made and how
+they scored. Given a folder instead of a file, `statistics.safetensors` is written there together with `pairs/`, the
+first pictures with captions and seeds, for paired LPIPS.
 
 The sha256 of the tensors stands in the metadata and is checked on reading; feature sets are only compared when weights
 and resize are the same. Not covered: signatures.
@@ -122,15 +122,19 @@ def load_statistics(path: Path) -> Statistics:
             header = json.loads((stream.metadata() or {}).get("genin", "{}"))
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError, ValueError) as error:
-        raise InputError("not a readable statistics file", where=file, remedy="write it again with genin evaluate") from error
+        remedy = "write it again with genin evaluate"
+        raise InputError("not a readable statistics file", where=file, remedy=remedy) from error
     if header.get("genin_statistics") != FORMAT:
         raise InputError(f"not a statistics file of format {FORMAT}", where=file, remedy="write it with this version")
     if header.get("tensors_sha256") != _digest(tensors):
         raise InputError("the statistics do not match their sha256", where=file, remedy="restore or rewrite the file")
-    sets = {name: _read_set(name, entry, tensors) for name, entry in header["sets"].items()}
+    try:
+        sets = {name: _read_set(name, entry, tensors) for name, entry in header["sets"].items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError("the statistics are incomplete", where=file, remedy="write them again") from error
     pairs = file.parent / PAIRS_FOLDER
-    has_pairs = path.is_dir() and pairs.is_dir()
-    return Statistics(sets, header["source"], open_picture_set(pairs) if has_pairs else None, header["tensors_sha256"], file)
+    kept = open_picture_set(pairs) if path.is_dir() and pairs.is_dir() else None
+    return Statistics(sets, header["source"], kept, header["tensors_sha256"], file)
 
 
 def _read_set(name: str, entry: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> SetStatistics:

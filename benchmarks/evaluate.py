@@ -1,0 +1,342 @@
+"""Picture quality of a model, a bundle or a folder of pictures against a reference: one dictionary, ready for JSON.
+
+The rules that make figures comparable (docs/benchmarks.md) live here:
+
+- picture i is drawn from reference caption i (cycled) and seed `seed · 1,000,000 + i`, for every model alike;
+- the reference is its first `samples` pictures, brought to the subject's size; both facts stand in the result;
+- a ratio to another model (`against`) needs equal numbers of pictures, the same weights and the same resize;
+- LPIPS is taken on pairs only: same caption, same seed. Diversity is LPIPS between two seeds of one caption.
+
+An `Evaluator` keeps the reference's features, and those of a teacher it was compared with, for any number of models.
+
+Not here: metrics (`measures`), sampling (`sampling`), the autoencoder's floor (`floor`), the command (`commands`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from genin.benchmarks.features import FEATURE_SETS
+from genin.benchmarks.floor import autoencoder_floor
+from genin.benchmarks.frechet import Features, Moments, TooFewPicturesError, frechet_distance
+from genin.benchmarks.measures import FD_NAMES, Figures, Gathering, Suite, distances, load_suite, statistics_distances
+from genin.benchmarks.perceptual import diversity, resize_rule
+from genin.benchmarks.picture_sets import PictureRow, Pictures, open_picture_set, picture_batches, read_picture
+from genin.benchmarks.sampling import SEED_STRIDE, plan, with_other_seeds
+from genin.benchmarks.statistics_file import Statistics, is_statistics, load_statistics, save_statistics
+from genin.benchmarks.subjects import FolderSubject, ModelSubject, Sampling, Subject, open_subject
+from genin.runtimes.errors import InputError
+
+DEFAULT_SAMPLES: Final = 5000
+DIVERSITY_CAPTIONS: Final = 100
+SAVED_PAIRS: Final = 200
+SOURCE_KEYS: Final = (
+    *("model", "model_sha256", "steps", "guidance_scale", "runtime", "provider", "precision", "samples", "seed"),
+    *("reference", "reference_sha256", "picture_size", "attribute_accuracy", "diversity", "parameters", "macs"),
+    *("fd_world", "fd_squeezenet", "fid", "kid_world", "kid_squeezenet"),
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One subject's result and what further comparisons need: its pictures by (caption, seed), and its features."""
+
+    result: dict[str, Any]
+    pictures: Mapping[tuple[str, int], Pictures]
+    gathering: Gathering | None = None
+    statistics: Statistics | None = None
+
+
+class Evaluator:
+    """A reference, the metrics that can be had, and how many pictures to compare.
+
+    `samples` None means as many as the reference has, at most 5,000. Errors: InputError for a folder that is no data
+    set, or a weights folder that is not there.
+    """
+
+    def __init__(
+        self,
+        reference: Path,
+        *,
+        samples: int | None = None,
+        seed: int = 0,
+        metric_weights: Path | None = None,
+        classifier: Path | None = None,
+        features: Sequence[str] = FEATURE_SETS,
+        reference_name: str | None = None,
+    ) -> None:
+        self.reference = open_picture_set(reference)
+        self.samples = samples or min(len(self.reference.rows), DEFAULT_SAMPLES)
+        self.seed = seed
+        self.suite: Suite = load_suite(metric_weights, classifier, features=features)
+        self.reference_name = reference_name or str(reference)
+        self._references: dict[int, tuple[Gathering, dict[str, Any]]] = {}
+        self._others: dict[tuple[Path, Sampling], Scored] = {}
+
+    def evaluate(
+        self,
+        model: Path,
+        sampling: Sampling | None = None,
+        *,
+        against: Path | None = None,
+        against_sampling: Sampling | None = None,
+        save_images: Path | None = None,
+        save_statistics_to: Path | None = None,
+        floor: bool = False,
+    ) -> dict[str, Any]:
+        """Measure one subject. See docs/benchmarks.md for the keys; a null has its reason in `notes`.
+
+        Errors: InputError for paths that are not what they should be, or a folder that holds other pictures.
+        """
+        with open_subject(model, sampling or Sampling()) as subject:
+            scored = self._score(subject, save_images)
+            if against is not None:
+                self._compare(subject, scored, against, against_sampling or Sampling(), save_images)
+            if floor:
+                self._add_floor(subject, scored.result)
+            if save_statistics_to is not None:
+                self._save(save_statistics_to, scored)
+        return scored.result
+
+    # --- one subject -------------------------------------------------------------------------------------------------
+
+    def rows(self) -> list[PictureRow]:
+        """The captions and seeds that models draw. InputError if the reference has no captions."""
+        captions = self.reference.captions()
+        return plan(captions, self.samples, self.seed, [row.columns for row in self.reference.rows])
+
+    def _score(self, subject: Subject, folder: Path | None) -> Scored:
+        rows = self.rows() if isinstance(subject, ModelSubject) else subject.pictures.rows[: self.samples]
+        gathering = Gathering(self.suite)
+        for pictures, of in subject.batches(rows, folder, f"sampling {subject.path.name}"):
+            gathering.add(pictures, of)
+        real, facts = self.reference_at(subject.image_size)
+        figures = distances(gathering, real)
+        figures.notes = {**self.suite.reasons(), **subject.notes(), **figures.notes}
+        figures.values["attribute_accuracy"] = gathering.accuracy()
+        if figures.values["attribute_accuracy"] is None:
+            figures.notes.setdefault("attribute_accuracy", "no column of the metadata is an attribute it knows")
+        self._diversity(subject, rows, gathering, folder, figures)
+        if isinstance(subject, FolderSubject) and subject.broken:
+            figures.notes["broken"] = f"{len(subject.broken)} unreadable pictures: {', '.join(subject.broken[:5])}"
+        result = {**subject.record(), "samples": gathering.count, "seed": self.seed, **facts, **figures.values}
+        seeds = [row.seed for row in gathering.rows if row.seed is not None]
+        result["seeds"] = {"first": min(seeds), "last": max(seeds)} if seeds else None
+        result["picture_size"] = subject.image_size
+        result["pictures_sha256"] = gathering.sha256()
+        result["resize"] = {
+            "reference": facts["reference_resize"],
+            **{name: found.resize for name, found in self.suite.features.items()},
+            "lpips_squeeze": resize_rule(subject.image_size, subject.image_size),
+        }
+        result |= {"weights": self.suite.weights(), "intervals": figures.intervals, "notes": figures.notes}
+        result["lpips_squeeze_paired"] = None
+        result["notes"].setdefault("lpips_squeeze_paired", "needs the teacher's pictures: give against")
+        return Scored(result, gathering.by_caption_and_seed(), gathering)
+
+    def reference_at(self, size: int) -> tuple[Gathering, dict[str, Any]]:
+        """The reference at `size` px, and what a result says of it."""
+        if size not in self._references:
+            gathering = Gathering(self.suite, keep=0)
+            broken: list[str] = []
+            resizes: set[str] = set()
+            for loaded in picture_batches(self.reference, size=size, limit=self.samples):
+                gathering.add(loaded.pictures, loaded.rows)
+                broken.extend(loaded.broken)
+                resizes.add(loaded.resize)
+            if not gathering.count:
+                raise InputError("none of the pictures can be read", where=self.reference.folder)
+            facts = {
+                "reference": self.reference_name,
+                "reference_count": gathering.count,
+                "reference_sha256": gathering.sha256(),
+                "reference_resize": "none" if resizes == {"none"} else f"lanczos-{size}",
+                "reference_broken": broken,
+                "attribute_accuracy_reference": gathering.accuracy(),
+            }
+            self._references[size] = gathering, facts
+        return self._references[size]
+
+    def _diversity(
+        self, subject: Subject, rows: Sequence[PictureRow], own: Gathering, folder: Path | None, figures: Figures
+    ) -> None:
+        """LPIPS between two seeds of the first captions."""
+        figures.values["diversity"] = None
+        if self.suite.lpips is None:
+            return
+        if not isinstance(subject, ModelSubject):
+            figures.notes["diversity"] = "a folder of pictures cannot draw its captions again"
+            return
+        chosen = rows[: min(DIVERSITY_CAPTIONS, len(own.kept))]
+        others = with_other_seeds(chosen, SEED_STRIDE // 2)
+        drawn = subject.batches(others, folder and folder / "other_seeds", "other seeds")
+        again = np.concatenate([pictures for pictures, _ in drawn])
+        figures.values["diversity"] = diversity(self.suite.lpips, [np.stack(own.kept[: len(again)]), again])
+
+    # --- against another ---------------------------------------------------------------------------------------------
+
+    def _compare(
+        self, subject: Subject, scored: Scored, against: Path, sampling: Sampling, folder: Path | None
+    ) -> None:
+        other = self._other(against, sampling, subject, folder and folder / "against")
+        result = scored.result
+        result["against"] = other.result
+        notes = result["notes"]
+        ratios = {}
+        for name, metric in FD_NAMES.items():
+            own, theirs = result.get(metric), other.result.get(metric)
+            if result["samples"] != other.result["samples"]:
+                theirs = None
+                counts = f"{result['samples']} pictures here, {other.result['samples']} there"
+                notes["fd_ratio"] = f"{counts}: FD compares at equal numbers only"
+            ratios[name] = own / theirs if own is not None and theirs else None
+        result["fd_ratios"] = ratios
+        result["fd_ratio_features"] = next((name for name in ("squeezenet", "world") if ratios.get(name)), None)
+        result["fd_ratio"] = ratios.get(result["fd_ratio_features"] or "")
+        if result["fd_ratio"] is None:
+            notes.setdefault("fd_ratio", "the distance of one side is not available")
+        result["fd_to_against"] = self._between(scored, other)
+        self._paired(subject, scored, other)
+
+    def _other(self, against: Path, sampling: Sampling, subject: Subject, folder: Path | None) -> Scored:
+        if is_statistics(against):
+            return self._saved(load_statistics(against), against, subject)
+        if (against, sampling) not in self._others:
+            with open_subject(against, sampling) as other:
+                self._others[against, sampling] = self._score(other, folder)
+        scored = self._others[against, sampling]
+        if scored.result["picture_size"] != subject.image_size:
+            sizes = f"{scored.result['picture_size']} px against {subject.image_size} px"
+            raise InputError(f"pictures of different sizes cannot be compared ({sizes})", where=against)
+        return scored
+
+    def _saved(self, statistics: Statistics, path: Path, subject: Subject) -> Scored:
+        real, _ = self.reference_at(subject.image_size)
+        figures = statistics_distances(statistics.sets, real)
+        counts = {found.moments.count for found in statistics.sets.values()}
+        result = {**statistics.source, **figures.values, "path": str(path), "statistics_sha256": statistics.sha256}
+        result |= {"samples": max(counts, default=0), "intervals": figures.intervals, "notes": figures.notes}
+        pictures: dict[tuple[str, int], Pictures] = {}
+        if statistics.pairs is not None:
+            for row in statistics.pairs.rows:
+                if row.text is not None and row.seed is not None:
+                    pictures[row.text, row.seed] = np.asarray(read_picture(statistics.pairs.folder / row.file_name))
+        return Scored(result, pictures, statistics=statistics)
+
+    def _between(self, scored: Scored, other: Scored) -> dict[str, float | None]:
+        """FD of the subject's pictures to the other's own pictures, per feature set."""
+        assert scored.gathering is not None
+        found: dict[str, float | None] = {}
+        for name, metric in FD_NAMES.items():
+            if name not in scored.gathering.collectors:
+                continue
+            if other.gathering is not None:
+                theirs: Features | Moments = other.gathering.features(name)
+            elif other.statistics is not None and other.result.get(metric) is not None:
+                theirs = other.statistics.sets[name].moments
+            else:
+                continue
+            try:
+                found[metric] = frechet_distance(scored.gathering.features(name), theirs, singular="refuse")
+            except TooFewPicturesError:
+                found[metric] = None
+        return found
+
+    def _paired(self, subject: Subject, scored: Scored, other: Scored) -> None:
+        """LPIPS over the pictures that both drew from the same caption and seed; a model draws what it lacks."""
+        result, ours = scored.result, dict(scored.pictures)
+        missing = [key for key in other.pictures if key not in ours]
+        if isinstance(subject, ModelSubject) and missing and other.statistics is not None:
+            rows = [PictureRow(f"{index:06d}.png", text, seed) for index, (text, seed) in enumerate(missing)]
+            for pictures, of in subject.batches(rows, None, "paired pictures"):
+                ours |= {(row.text or "", row.seed or 0): one for row, one in zip(of, pictures, strict=True)}
+        shared = [key for key in other.pictures if key in ours]
+        result["pairs"] = len(shared)
+        if self.suite.lpips is None:
+            return
+        if not shared:
+            reason = "the two share no picture of the same caption and seed"
+            result["notes"]["lpips_squeeze_paired"] = reason
+            return
+        first, second = (np.stack([side[key] for key in shared]) for side in (ours, other.pictures))
+        if first.shape != second.shape:
+            raise InputError(f"pictures of different sizes cannot be paired ({first.shape[1]}, {second.shape[1]} px)")
+        distances_of = self.suite.lpips(first, second)
+        result["lpips_squeeze_paired"] = float(distances_of.mean())
+        result["intervals"]["lpips_squeeze_paired"] = _mean_interval(distances_of)
+        result["notes"].pop("lpips_squeeze_paired", None)
+
+    # --- extras ------------------------------------------------------------------------------------------------------
+
+    def _add_floor(self, subject: Subject, result: dict[str, Any]) -> None:
+        """What the model folder's autoencoder alone costs: distances of the reference's reconstructions."""
+        if not isinstance(subject, ModelSubject) or subject.facts.kind != "model":
+            result["floor"], result["notes"]["floor"] = None, "only a model folder has the encoder that the floor needs"
+            return
+        reconstructed = Gathering(self.suite, keep=0)
+        losses: list[dict[str, float]] = []
+        for batch in autoencoder_floor(subject.path, self.reference, subject.image_size, self.samples):
+            reconstructed.add(batch.reconstructions, batch.rows)
+            lpips = self.suite.lpips
+            losses.append({"squared_error": batch.squared_error, "count": len(batch.rows)})
+            if lpips is not None:
+                losses[-1]["lpips"] = float(lpips(batch.reconstructions, batch.originals).sum())
+        figures = distances(reconstructed, self.reference_at(subject.image_size)[0])
+        count = sum(loss["count"] for loss in losses)
+        error = sum(loss["squared_error"] * loss["count"] for loss in losses) / count
+        figures.values["psnr_db"] = None if error == 0 else float(10 * np.log10(255.0**2 / error))
+        has_lpips = self.suite.lpips is not None
+        figures.values["lpips_squeeze"] = sum(loss["lpips"] for loss in losses) / count if has_lpips else None
+        figures.values["attribute_accuracy"] = reconstructed.accuracy()
+        result["floor"] = {**figures.values, "samples": int(count), "intervals": figures.intervals}
+
+    def _save(self, target: Path, scored: Scored) -> None:
+        assert scored.gathering is not None
+        own = scored.gathering
+        source = {key: scored.result.get(key) for key in SOURCE_KEYS}
+        kept = [(row, picture) for row, picture in zip(own.rows, own.kept, strict=False) if row.seed is not None]
+        rows, pictures = [row for row, _ in kept[:SAVED_PAIRS]], [picture for _, picture in kept[:SAVED_PAIRS]]
+        pairs = (rows, np.stack(pictures)) if pictures else None
+        scored.result["statistics"] = str(save_statistics(target, own.statistics(), source, pairs))
+
+
+def evaluate_model(
+    model: Path,
+    reference: Path,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    against: Path | None = None,
+    against_sampling: Sampling | None = None,
+    save_images: Path | None = None,
+    save_statistics_to: Path | None = None,
+    floor: bool = False,
+    metric_weights: Path | None = None,
+    classifier: Path | None = None,
+    features: Sequence[str] = FEATURE_SETS,
+) -> dict[str, Any]:
+    """`Evaluator(…).evaluate(…)` for one subject: a model folder, a bundle or a folder of pictures => the result."""
+    evaluator = Evaluator(
+        reference, samples=samples, seed=seed, metric_weights=metric_weights, classifier=classifier, features=features
+    )
+    return evaluator.evaluate(
+        model,
+        sampling,
+        against=against,
+        against_sampling=against_sampling,
+        save_images=save_images,
+        save_statistics_to=save_statistics_to,
+        floor=floor,
+    )
+
+
+def _mean_interval(values: np.ndarray[Any, Any]) -> list[float]:
+    """95 % interval of a mean of independent values."""
+    error = 1.959964 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return [float(values.mean()) - error, float(values.mean()) + error]

@@ -1,0 +1,28 @@
+"""A grid of pictures: models as rows, prompts as columns, the same seeds throughout.
+
+The data of both the PNG sheet (`compare`) and the report's page (`report`). Not here: drawing either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genin.benchmarks.picture_sets import Pictures
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One model: its label, a line of detail below it, and one picture per column, N×H×W×3 uint8."""
+
+    label: str
+    detail: str
+    pictures: Pictures
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows over common columns; `captions` stand below the columns."""
+
+    title: str
+    captions: tuple[str, ...]
+    rows: tuple[GridRow, ...]
