@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ import click
 
 from genin import __version__
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
+from genin.terminal import debugging, quiet_libraries
 
 INTERRUPTED = 130
 
@@ -161,13 +161,14 @@ def run(arguments: Sequence[str]) -> int:
         if missing := _missing_package(error, arguments):
             return _fail(str(missing), missing.exit_code)
         reason = _one_line(f"{type(error).__name__}: {error}")
-        hint = "" if _debugging() else "; GENIN_DEBUG=1 shows the traceback"
+        hint = "" if debugging() else "; GENIN_DEBUG=1 shows the traceback"
         return _fail(f"unexpected {reason}{hint}", 1)
     return code if isinstance(code, int) else 0
 
 
 def main() -> NoReturn:
     """The entry point of `genin` and `python -m genin`."""
+    quiet_libraries()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -182,7 +183,7 @@ def _missing_package(error: Exception, arguments: Sequence[str]) -> MissingExtra
 
 
 def _fail(line: str, exit_code: int) -> int:
-    if _debugging():
+    if debugging():
         traceback.print_exc()
     click.echo(f"genin: {line}", err=True)
     return exit_code
@@ -190,7 +191,3 @@ def _fail(line: str, exit_code: int) -> int:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _debugging() -> bool:
-    return os.environ.get("GENIN_DEBUG", "") not in ("", "0")

@@ -1,0 +1,47 @@
+"""What reaches the user's terminal while genin runs as a command: genin's own words, and nobody else's.
+
+Libraries warn, at import and later, about things that a genin user can do nothing about (which of two distributions
+they picked, an argument of theirs that another library still uses). As a command, genin keeps its own warnings and
+drops theirs; errors always pass. `GENIN_DEBUG=1` lets everything through. Used as a library, genin changes nothing.
+
+Not here: progress displays, and the line an error becomes (`cli`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+# Read by the libraries at import; child processes inherit them. A value that the user has set stays.
+QUIET_ENVIRONMENT = {
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",  # else a warning after each fork
+}
+
+
+def debugging() -> bool:
+    """Whether the user asked to see everything."""
+    return os.environ.get("GENIN_DEBUG", "") not in ("", "0")
+
+
+def quiet_libraries() -> None:
+    """Silence other libraries' log lines below an error, and their warnings. Call once, before importing any."""
+    if debugging():
+        return
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.disable(logging.WARNING)  # some set their own level at import, and one logs to stdout
+    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("default", category=UserWarning, module=r"genin\.")
+    warnings.formatwarning = _format
+
+
+def _format(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"genin: {' '.join(str(message).split())}\n"
