@@ -1,14 +1,14 @@
 """All noise of genin: seeded, counter-based, the same words in every language and on every machine.
 
-`philox` is the contract: Philox 4×32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), keyed by
-the seed and indexed by (step, element), so any part can be drawn alone, in any order, by any implementation. 32-bit words
-are exact everywhere; normals come from Box–Muller in double precision and agree to rounding, since `log`, `sin` and `cos`
-differ between libraries. docs/noise.md states the layout and test vectors for other implementations.
+`philox` is the contract: Philox 4×32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), keyed
+by the seed and indexed by (step, element), so any part can be drawn alone, in any order, by any implementation. 32-bit
+words are exact everywhere; normals come from Box–Muller in double precision and agree to rounding, since `log`, `sin`
+and `cos` differ between libraries. docs/noise.md states the layout and test vectors for other implementations.
 
-`torch` reproduces `torch.randn(..., generator=torch.Generator().manual_seed(seed))` on a CPU (MT19937), to 2e-7, so that
-pictures can be compared with diffusers' pipelines. It is a convenience for comparison, drawn from the start each time.
+`torch` reproduces `torch.randn(..., generator=torch.Generator().manual_seed(seed))` on a CPU (MT19937), to 2e-7, so
+that pictures can be compared with diffusers' pipelines. It is for comparison only, drawn from the start each time.
 
-Not here: noise between steps (the shipped samplers are deterministic; `step` is in the layout for samplers that are not).
+Not here: noise between steps (shipped samplers are deterministic; `step` is in the layout for samplers that are not).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def philox_words(seed: int, step: int, count: int) -> NDArray[np.uint32]:
     """The first `count` words of (seed, step).
 
     Word i is lane i mod 4 of the block whose counter is (⌊i/4⌋ low, ⌊i/4⌋ high, step, 0), under the key (seed low, seed
-    high), low and high being the 32-bit halves. Errors: InputError for a seed outside [0, 2⁶⁴) or a step outside [0, 2³²).
+    high), low and high being the 32-bit halves. Errors: InputError for a seed outside [0, 2⁶⁴), a step outside [0, 2³²).
     """
     check_seed(seed)
     if not 0 <= step < 1 << 32:
@@ -82,7 +82,7 @@ def torch_normal(seed: int, count: int) -> NDArray[np.float32]:
 
 
 def _torch_short(words: np.random.RandomState, count: int) -> NDArray[np.float32]:
-    """Fewer than 16: scalar Box–Muller in double precision, 53 bits from two words (at::normal_distribution<double>)."""
+    """Fewer than 16: scalar Box–Muller in double, 53 bits from two words (at::normal_distribution<double>)."""
     pairs = -(-count // 2)
     raw = _words(words, 4 * pairs).astype(np.uint64).reshape(-1, 2)
     uniform = ((raw[:, 0] << SHIFT32 | raw[:, 1]) & np.uint64((1 << 53) - 1)).astype(np.float64) * 2.0**-53
@@ -106,8 +106,10 @@ def _torch_blocks(words: np.random.RandomState, count: int) -> NDArray[np.float3
 
 
 def _torch_fill(words: NDArray[np.uint32]) -> NDArray[np.float32]:
-    uniform = ((words & np.uint32((1 << 24) - 1)).astype(np.float64) * 2.0**-24).reshape(-1, 2, 8)
-    radius, angle = np.sqrt(-2.0 * np.log(1.0 - uniform[:, 0])), (2.0 * math.pi) * uniform[:, 1]
+    """ATen's kernel works in float32: the angle must be rounded as it is there, the rest may be more exact."""
+    uniform = ((words & np.uint32((1 << 24) - 1)).astype(np.float32) * np.float32(2.0**-24)).reshape(-1, 2, 8)
+    angle = (np.float32(2.0 * math.pi) * uniform[:, 1]).astype(np.float64)
+    radius = np.sqrt(-2.0 * np.log((np.float32(1.0) - uniform[:, 0]).astype(np.float64)))
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1).astype(np.float32)
 
 
@@ -115,9 +117,7 @@ def _words(words: np.random.RandomState, count: int) -> NDArray[np.uint32]:
     return np.frombuffer(words.bytes(4 * count), "<u4").astype(np.uint32)
 
 
-def normal(
-    seed: int, shape: Sequence[int], *, step: int = 0, mode: NoiseMode | str = "philox"
-) -> NDArray[np.float32]:
+def normal(seed: int, shape: Sequence[int], *, step: int = 0, mode: NoiseMode | str = "philox") -> NDArray[np.float32]:
     """Standard normal float32 of `shape` (row-major) for one seed.
 
     Errors: InputError for an unknown mode, a seed outside [0, 2⁶⁴), or a step other than 0 in `torch` mode.
@@ -131,7 +131,9 @@ def normal(
     return philox_normal(seed, step, count).reshape(shape)
 
 
-def batch_normal(seeds: Sequence[int], shape: Sequence[int], *, mode: NoiseMode | str = "philox") -> NDArray[np.float32]:
+def batch_normal(
+    seeds: Sequence[int], shape: Sequence[int], *, mode: NoiseMode | str = "philox"
+) -> NDArray[np.float32]:
     """One `normal(seed, shape)` per seed, stacked: row i depends on seeds[i] alone, whatever the batch."""
     return np.stack([normal(seed, shape, mode=mode) for seed in seeds])
 

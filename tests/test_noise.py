@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,9 +44,17 @@ def test_words_are_pinned() -> None:
     np.testing.assert_allclose(noise.normal(42, (4,)), GOLDEN_NORMALS, rtol=0, atol=2e-7)
 
 
-GOLDEN_SHA256 = "?"
-GOLDEN_WORDS = ["?"]
-GOLDEN_NORMALS = [0.0]
+GOLDEN_SHA256 = "e173fdba09e0a2822bf0998543e341db4bcd053f4b03b67e2495e06e39a4b2a4"
+GOLDEN_WORDS = ["9ceaf053", "77f5493b", "12bf50ad", "5742b3d7"]
+GOLDEN_NORMALS = [-0.9701898, 0.19401896, -1.2356207, 1.9239267]
+
+
+def test_the_documents_vectors() -> None:
+    """The second vector of docs/noise.md: a seed above 2⁶³, a step other than 0."""
+    words = [f"{word:08x}" for word in noise.philox_words(2**63 + 12345, 3, 8)]
+    assert words == "28a94d8b 9983293b a764a798 2cead84f 26e87b0b 591487c7 6bfee01e 9442807c".split()
+    text = (Path(__file__).parents[1] / "docs" / "noise.md").read_text(encoding="utf-8")
+    assert all(item in text for item in [*words, *GOLDEN_WORDS, GOLDEN_SHA256])
 
 
 def test_elements_do_not_depend_on_the_count() -> None:
