@@ -93,10 +93,14 @@ class Evaluator:
 
         Errors: InputError for paths that are not what they should be, or a folder that holds other pictures.
         """
+        saved = load_statistics(against) if against is not None and is_statistics(against) else None
         with open_subject(model, sampling or Sampling()) as subject:
             scored = self._score(subject, save_images)
             if against is not None:
-                self._compare(subject, scored, against, against_sampling or Sampling(), save_images)
+                folder = save_images and save_images / "against"
+                other = self._saved(saved, against, subject) if saved else None
+                other = other or self._other(against, against_sampling or Sampling(), subject, folder)
+                self._compare(subject, scored, other)
             if floor:
                 self._add_floor(subject, scored.result)
             if save_statistics_to is not None:
@@ -180,10 +184,7 @@ class Evaluator:
 
     # --- against another ---------------------------------------------------------------------------------------------
 
-    def _compare(
-        self, subject: Subject, scored: Scored, against: Path, sampling: Sampling, folder: Path | None
-    ) -> None:
-        other = self._other(against, sampling, subject, folder and folder / "against")
+    def _compare(self, subject: Subject, scored: Scored, other: Scored) -> None:
         result = scored.result
         result["against"] = other.result
         notes = result["notes"]
@@ -204,8 +205,6 @@ class Evaluator:
         self._paired(subject, scored, other)
 
     def _other(self, against: Path, sampling: Sampling, subject: Subject, folder: Path | None) -> Scored:
-        if is_statistics(against):
-            return self._saved(load_statistics(against), against, subject)
         if (against, sampling) not in self._others:
             with open_subject(against, sampling) as other:
                 self._others[against, sampling] = self._score(other, folder)

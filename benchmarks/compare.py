@@ -1,0 +1,148 @@
+"""Models side by side on the same prompts and seeds: one picture sheet, models as rows, captions below each column.
+
+Every model draws prompt i from seed `seed + i`, so a column shows what each makes of the same noise. Small pictures
+are enlarged to be seen; long lists of prompts are set in several bands. The font is the one Pillow carries, which
+covers Latin, Greek and Cyrillic; other scripts show as boxes.
+
+Not here: figures (`evaluate`, `bench`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from genin.benchmarks.bench import Contender
+from genin.benchmarks.grids import Grid, GridRow
+from genin.benchmarks.picture_sets import Pictures
+from genin.benchmarks.progress import progress_bar
+from genin.benchmarks.subjects import ModelSubject, Sampling
+
+if TYPE_CHECKING:
+    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+CELL_PX, GAP_PX, MARGIN_PX, LABEL_PX, BAND_PX = 192, 12, 36, 220, 32
+COLUMNS = 8
+PAPER, INK, SOFT = (250, 249, 246), (28, 27, 25), (117, 113, 106)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Sizes of one sheet in pixels, and its fonts."""
+
+    cell: int
+    title: Font
+    text: Font
+    line: int
+
+
+def draw_grid(models: Sequence[Contender], prompts: Sequence[str], seed: int, sampling: Sampling) -> Grid:
+    """Every model's pictures of every prompt; a contender's own steps win over the sampling's."""
+    rows = []
+    with progress_bar("drawing", len(models) * len(prompts)) as advance:
+        for model in models:
+            chosen = sampling if model.steps is None else replace(sampling, steps=model.steps)
+            with ModelSubject(model.path, chosen) as subject:
+                settings = subject.settings()
+                pictures = []
+                for index, prompt in enumerate(prompts):
+                    generation = subject.pipeline.generate(
+                        [prompt], seeds=[seed + index], steps=settings.steps, guidance_scale=settings.guidance_scale
+                    )
+                    pictures.append(generation.images[0])
+                    advance(1)
+            steps = f"{settings.steps} step{'s' if settings.steps != 1 else ''}"
+            guidance = f", guidance {settings.guidance_scale:g}" if settings.guidance_scale != 1 else ""
+            detail = f"{settings.runtime} {settings.precision}, {steps}{guidance}"
+            rows.append(GridRow(model.label, detail, np.stack(pictures)))
+    return Grid(
+        f"Seeds {seed}–{seed + len(prompts) - 1}" if len(prompts) > 1 else f"Seed {seed}", tuple(prompts), tuple(rows)
+    )
+
+
+def draw_sheet(grid: Grid) -> Image.Image:
+    """The grid as one RGB picture."""
+    largest = max(row.pictures.shape[1] for row in grid.rows)
+    sheet = Sheet(max(CELL_PX, largest), ImageFont.load_default(18), ImageFont.load_default(14), 19)
+    bands = [range(start, min(start + COLUMNS, len(grid.captions))) for start in range(0, len(grid.captions), COLUMNS)]
+    captions = [wrap(caption, sheet.text, sheet.cell) for caption in grid.captions]
+    heights = [_band_height(sheet, grid, [captions[index] for index in band]) for band in bands]
+    width = 2 * MARGIN_PX + LABEL_PX + len(bands[0]) * (sheet.cell + GAP_PX) - GAP_PX
+    image = Image.new("RGB", (width, 2 * MARGIN_PX + sum(heights) + BAND_PX * (len(bands) - 1)), PAPER)
+    top = MARGIN_PX
+    for band, height in zip(bands, heights, strict=True):
+        _draw_band(image, sheet, grid, band, captions, top)
+        top += height + BAND_PX
+    return image
+
+
+def save_sheet(grid: Grid, out: Path) -> None:
+    """Write the sheet as a PNG, by rename."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    draw_sheet(grid).save(partial, format="PNG")
+    partial.replace(out)
+
+
+def wrap(text: str, font: Font, width: int, *, max_lines: int = 6) -> list[str]:
+    """`text` in lines of at most `width` px; a word that is too long is cut, a text that is too long ends in "…"."""
+    lines = [""]
+    for word in text.split():
+        while font.getlength(word) > width:
+            fitting = next(n for n in range(len(word) - 1, 0, -1) if font.getlength(word[:n]) <= width or n == 1)
+            lines += [word[:fitting]]
+            word = word[fitting:]
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    lines = [line for line in lines if line]
+    if len(lines) <= max_lines:
+        return lines
+    last = lines[max_lines - 1]
+    while last and font.getlength(f"{last}…") > width:
+        last = last[:-1]
+    return [*lines[: max_lines - 1], f"{last}…"]
+
+
+def _band_height(sheet: Sheet, grid: Grid, captions: Sequence[Sequence[str]]) -> int:
+    return len(grid.rows) * (sheet.cell + GAP_PX) + sheet.line * max(len(lines) for lines in captions)
+
+
+def _draw_band(
+    image: Image.Image, sheet: Sheet, grid: Grid, band: range, captions: Sequence[Sequence[str]], top: int
+) -> None:
+    draw = ImageDraw.Draw(image)
+    for number, row in enumerate(grid.rows):
+        y = top + number * (sheet.cell + GAP_PX)
+        _draw_label(draw, sheet, row, y)
+        for column, index in enumerate(band):
+            x = MARGIN_PX + LABEL_PX + column * (sheet.cell + GAP_PX)
+            image.paste(_cell(row.pictures[index], sheet.cell), (x, y))
+    bottom = top + len(grid.rows) * (sheet.cell + GAP_PX)
+    for column, index in enumerate(band):
+        x = MARGIN_PX + LABEL_PX + column * (sheet.cell + GAP_PX)
+        for line, text in enumerate(captions[index]):
+            draw.text((x, bottom + line * sheet.line), text, SOFT, sheet.text)
+
+
+def _draw_label(draw: ImageDraw.ImageDraw, sheet: Sheet, row: GridRow, y: int) -> None:
+    """Name and detail, set in the middle of the row's height."""
+    width = LABEL_PX - 24
+    lines = [(text, INK, sheet.title) for text in wrap(row.label, sheet.title, width, max_lines=3)]
+    lines += [(text, SOFT, sheet.text) for text in wrap(row.detail, sheet.text, width, max_lines=3)]
+    y += (sheet.cell - len(lines) * (sheet.line + 3)) // 2
+    for text, colour, font in lines:
+        draw.text((MARGIN_PX, y), text, colour, font)
+        y += sheet.line + 3
+
+
+def _cell(picture: Pictures, size: int) -> Image.Image:
+    image = Image.fromarray(picture)
+    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)

@@ -1,0 +1,123 @@
+"""Quality against latency as an inline SVG that takes its colours and type from the page around it.
+
+matplotlib draws with stand-in colours, which become CSS variables afterwards, so one drawing serves light and dark
+pages. Namespaces, metadata and prologue are cut: HTML needs none of them, and the page then holds no address at all.
+
+Not here: the page (`report`).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+INK, SOFT, RULE = "#010203", "#040506", "#070809"  # stand-ins, replaced by CSS variables
+SERIES: Final = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
+VARIABLES: Final = {INK: "--ink", SOFT: "--soft", RULE: "--rule"} | {c: f"--s{i + 1}" for i, c in enumerate(SERIES)}
+MARKERS: Final = {"pytorch": "o", "onnxruntime": "s", "openvino": "D", "coreml": "^"}
+FILLS: Final = {"fp32": "full", "fp16": "left"}  # others, 8 bits and less, are hollow
+QUALITIES: Final = (
+    ("fd_ratio", "FD relative to the teacher"),
+    ("fd_squeezenet", "FD (SqueezeNet features)"),
+    ("fd_world", "FD (world features)"),
+    ("lpips_squeeze_to_teacher", "LPIPS to the teacher"),
+    ("lpips_squeeze_to_fp32", "LPIPS to fp32"),
+)
+
+
+def quality_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """The first quality that two rows or more have, and its title."""
+    return next((axis for axis in QUALITIES if sum(row.get(axis[0]) is not None for row in rows) >= 2), None)
+
+
+def quality_latency_svg(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """One point per measured configuration, lower left is better; None where no quality was measured."""
+    axis = quality_axis(rows)
+    if axis is None:
+        return None
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    key, title = axis
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "genin", "font.size": 11, "text.color": INK}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(9.4, 4.4), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        shown = [row for row in rows if row.get(key) is not None]
+        names = list(dict.fromkeys(row["bundle"] for row in shown))
+        for row in shown:
+            _point(axes, row, row[key], SERIES[names.index(row["bundle"]) % len(SERIES)])
+        _style(axes, title)
+        _legend(axes, shown, names)
+        buffer = io.StringIO()
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
+    return embed_svg(buffer.getvalue(), f"{title} against latency")
+
+
+def _point(axes: Any, row: Mapping[str, Any], quality: float, colour: str) -> None:
+    fill = FILLS.get(row["precision"], "none")
+    marker = MARKERS.get(row["runtime"], "o")
+    look = {"color": colour, "markerfacecoloralt": "none", "markersize": 10, "markeredgewidth": 1.6, "linestyle": ""}
+    axes.plot([row["latency_ms"]["p50"]], [quality], marker=marker, fillstyle=fill, **look)
+    note = f"{row['steps']}" + (" step" if row["steps"] == 1 else " steps")
+    axes.annotate(
+        note, (row["latency_ms"]["p50"], quality), (9, 0), textcoords="offset points", va="center", size=9, color=SOFT
+    )
+
+
+def _style(axes: Any, title: str) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    low, high = axes.get_xlim()
+    if high / low < 10:  # less than a decade: a single labelled tick would say nothing
+        axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    else:
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("milliseconds a picture, p50", color=SOFT)
+    axes.set_ylabel(title, color=SOFT)
+    axes.margins(x=0.12, y=0.16)
+    axes.grid(color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", colors=SOFT, length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _legend(axes: Any, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Colour says the model, shape the runtime, filling the precision."""
+    from matplotlib.lines import Line2D
+
+    def sample(label: str, colour: str, marker: str, fill: str) -> Any:
+        return Line2D(
+            [], [], linestyle="", label=label, color=colour, marker=marker, fillstyle=fill, markerfacecoloralt="none"
+        )
+
+    handles = [sample(name, SERIES[i % len(SERIES)], "o", "full") for i, name in enumerate(names)]
+    handles += [
+        sample(name, SOFT, MARKERS.get(name, "o"), "full") for name in dict.fromkeys(r["runtime"] for r in rows)
+    ]
+    handles += [sample(p, SOFT, "o", FILLS.get(p, "none")) for p in dict.fromkeys(r["precision"] for r in rows)]
+    axes.legend(
+        handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), labelcolor=INK, fontsize=10
+    )
+
+
+def embed_svg(svg: str, label: str) -> str:
+    """A whole matplotlib SVG file => an element for an HTML page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", svg)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return re.sub(
+        r'<svg ([^>]*?)width="[^"]*"', rf'<svg role="img" aria-label="{label}" \1', svg.replace("\n", " "), count=1
+    ).replace('height="', 'data-height="', 1)

@@ -1,0 +1,237 @@
+"""`genin evaluate` through the command line: names and keys of figures, refusals, statistics, resuming."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genin.benchmarks.evaluate import Evaluator
+from genin.benchmarks.measures import FD_NAMES, KID_NAMES
+from genin.benchmarks.sampling import SEED_STRIDE
+from genin.benchmarks.statistics_file import load_statistics
+from genin.cli import run
+from genin.runtimes.errors import InputError
+
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "lpips_squeezenet"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/lpips_squeezenet is not here")
+KEYS = (
+    *(
+        "model",
+        "steps",
+        "guidance_scale",
+        "samples",
+        "seed",
+        "reference",
+        "fd_world",
+        "fd_squeezenet",
+        "kid_squeezenet",
+    ),
+    *("fid", "lpips_squeeze_paired", "attribute_accuracy", "diversity", "parameters", "macs"),
+    *("notes", "weights", "resize", "intervals"),
+)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No downloads: only the shared folder's weights, where it is."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("GENIN_METRIC_WEIGHTS", raising=False)
+    if SHARED.is_dir():
+        monkeypatch.setenv("GENIN_METRIC_WEIGHTS", str(SHARED))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures of the built-in world with complete captions."""
+    out = tmp_path_factory.mktemp("world") / "reference"
+    assert run(["world", "render", "--count", "12", "--split", "test", "--complete-captions", "--out", str(out)]) == 0
+    return out
+
+
+def evaluate(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
+    capsys.readouterr()
+    assert run(["evaluate", *map(str, arguments), "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    capsys.readouterr()
+    assert run(["evaluate", *map(str, arguments)]) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("genin: ") and "\n" not in line
+    return line
+
+
+def test_a_model_gets_every_promised_key_and_a_reason_for_every_null(
+    tiny_student_folder: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = evaluate(
+        capsys, tiny_student_folder, "--reference", world, "--samples", "6", "--steps", "1", "--seed", "3"
+    )
+    assert set(KEYS) <= set(result)
+    assert (result["samples"], result["seed"], result["steps"]) == (6, 3, 1)
+    assert result["seeds"] == {"first": 3 * SEED_STRIDE, "last": 3 * SEED_STRIDE + 5}
+    assert result["parameters"] > 0 and result["macs"] > 0 and result["reference_count"] == 6
+    for name in (*FD_NAMES.values(), *KID_NAMES.values(), "lpips_squeeze_paired", "diversity"):
+        assert result[name] is not None or result["notes"][name], name
+    assert "6 pictures for 192 features" in result["notes"]["fd_world"]  # refused, not computed from a singular matrix
+    assert result["kid_world"] is not None and len(result["intervals"]["kid_world"]) == 2
+    assert 0 <= result["attribute_accuracy"]["mean"] <= 1 and set(result["attribute_accuracy"]) >= {"hair", "outfit"}
+    assert result["attribute_accuracy_reference"]["mean"] > 0.9  # the classifier knows real renders
+    assert "fd_ratio" not in result
+
+
+@needs_shared
+def test_squeezenet_figures_carry_their_weights_and_resize(
+    tiny_student_folder: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = evaluate(capsys, tiny_student_folder, "--reference", world, "--samples", "6", "--steps", "1")
+    assert result["kid_squeezenet"] is not None and 0 < result["diversity"] < 1
+    assert result["resize"]["squeezenet"] == "bilinear-224" and result["resize"]["lpips_squeeze"] == "native"
+    assert len(result["weights"]["squeezenet"]["tensors_sha256"]) == 64
+    assert set(result["weights"]["lpips_squeeze"]) == {"trunk", "heads"}
+    assert result["fid"] is None and "Inception" in result["notes"]["fid"]
+
+
+def test_without_weights_figures_are_null_not_replaced(
+    tiny_student_folder: Path, world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GENIN_METRIC_WEIGHTS", raising=False)
+    result = evaluate(capsys, tiny_student_folder, "--reference", world, "--samples", "4", "--steps", "1")
+    for name in ("fid", "fd_squeezenet", "kid_squeezenet", "lpips_squeeze_paired", "diversity"):
+        assert result[name] is None and "not here" in result["notes"][name], name
+    assert set(result["weights"]) == {"world"}
+
+
+def test_real_pictures_score_as_real(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = evaluate(capsys, world, "--reference", world)
+    assert result["kind"] == "pictures" and result["samples"] == 12 and result["steps"] is None
+    assert result["pictures_sha256"] == result["reference_sha256"]
+    assert result["attribute_accuracy"] == result["attribute_accuracy_reference"]
+    assert result["kid_world"] <= 0  # unbiased: at and below zero for equal sets
+    assert result["precision_world"] == result["recall_world"] == 1
+
+
+@needs_shared
+def test_teacher_is_drawn_from_the_same_seeds_and_paired(
+    tiny_model_folder: Path, tiny_student_folder: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = (tiny_student_folder, "--reference", world, "--samples", "4")
+    same = evaluate(capsys, *common, "--steps", "2", "--against", tiny_student_folder, "--against-steps", "2")
+    assert same["lpips_squeeze_paired"] == pytest.approx(0, abs=1e-6) and same["pairs"] == 4
+    other = evaluate(capsys, *common, "--steps", "1", "--against", tiny_model_folder)
+    assert other["lpips_squeeze_paired"] > 0.01
+    assert other["against"]["steps"] == 6 and other["against"]["guidance_scale"] == 3.0
+    assert other["fd_ratio"] is None and other["notes"]["fd_ratio"]  # four pictures give no FD
+
+
+@needs_shared
+def test_saved_statistics_stand_for_the_model_they_came_from(
+    tiny_model_folder: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = (tiny_model_folder, "--reference", world, "--samples", "6", "--steps", "2")
+    first = evaluate(capsys, *common, "--save-statistics", tmp_path / "kept")
+    kept = load_statistics(tmp_path / "kept")
+    assert kept.source["steps"] == 2 and kept.pairs is not None and len(kept.pairs.rows) == 6
+    again = evaluate(capsys, *common, "--against", tmp_path / "kept")
+    assert again["pairs"] == 6 and again["lpips_squeeze_paired"] == pytest.approx(0, abs=1e-6)
+    assert again["against"]["kid_world"] == pytest.approx(first["kid_world"], rel=0.02)  # float16 features
+    other_seed = evaluate(capsys, *common[:-2], "--steps", "2", "--seed", "9", "--against", tmp_path / "kept")
+    assert other_seed["pairs"] == 6  # what the pairs need is drawn extra
+    assert other_seed["lpips_squeeze_paired"] == pytest.approx(0, abs=1e-6)
+
+
+def test_changed_statistics_are_refused(
+    tiny_model_folder: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "kept.safetensors"
+    common = (tiny_model_folder, "--reference", world, "--samples", "4", "--steps", "1")
+    evaluate(capsys, *common, "--save-statistics", file)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert "sha256" in refused(capsys, *common, "--against", file)
+
+
+def test_fd_ratio_needs_equal_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On folders of pictures, enough for FD: the ratio of a set to itself is one, to a smaller one there is none."""
+    monkeypatch.delenv("GENIN_METRIC_WEIGHTS", raising=False)
+    from genin.names import InstalledNames
+
+    classifier = InstalledNames().classifier()
+    for name, count in (("reference", 210), ("one", 210), ("small", 200)):
+        write_noise(tmp_path / name, count, seed=len(name))
+    evaluator = Evaluator(tmp_path / "reference", classifier=classifier, features=("world",))
+    same = evaluator.evaluate(tmp_path / "one", against=tmp_path / "one")
+    assert same["fd_world"] > 0 and same["intervals"]["fd_world"][0] <= same["fd_world"]
+    assert same["fd_ratio"] == pytest.approx(1) and same["fd_ratio_features"] == "world"
+    assert same["fd_to_against"]["fd_world"] == pytest.approx(0, abs=1e-3)
+    smaller = evaluator.evaluate(tmp_path / "one", against=tmp_path / "small")
+    assert smaller["fd_ratio"] is None and "equal numbers" in smaller["notes"]["fd_ratio"]
+
+
+def write_noise(folder: Path, count: int, seed: int) -> None:
+    folder.mkdir()
+    chance = np.random.default_rng(seed)
+    for index in range(count):
+        base = chance.integers(0, 256, 3)
+        picture = np.clip(base + chance.normal(0, 40, (32, 32, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(picture).save(folder / f"{index:04d}.png")
+
+
+def test_interrupted_sampling_goes_on_from_the_saved_pictures(
+    tiny_student_folder: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = (tiny_student_folder, "--reference", world, "--steps", "1", "--save-images", tmp_path / "kept")
+    whole = evaluate(capsys, *common, "--samples", "6")
+    kept = tmp_path / "kept"
+    marked = Image.new("RGB", (64, 64), "red")
+    marked.save(kept / "000000.png")  # would be drawn again if it were not read
+    (kept / "000004.png").unlink()
+    again = evaluate(capsys, *common, "--samples", "7")
+    assert again["samples"] == 7 and len(list(kept.glob("*.png"))) == 7
+    assert np.asarray(Image.open(kept / "000000.png"))[0, 0].tolist() == [255, 0, 0]
+    rows = [json.loads(line) for line in (kept / "metadata.jsonl").read_text().splitlines()]
+    assert [row["seed"] for row in rows] == list(range(7)) and whole["samples"] == 6
+    assert "other settings (steps)" in refused(capsys, *common[:3], "--steps", "2", "--save-images", kept)
+
+
+def test_the_floor_is_the_autoencoders(
+    tiny_model_folder: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = (tiny_model_folder, "--reference", world, "--samples", "4", "--steps", "1")
+    floor = evaluate(capsys, *common, "--floor")["floor"]
+    assert floor["samples"] == 4 and 0 < floor["psnr_db"] < 60 and floor["kid_world"] is not None
+
+
+def test_refusals_say_what_where_and_the_remedy(
+    tiny_student_folder: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_student_folder
+    assert "--metric-weights" in refused(capsys, model, "--reference", world, "--metric-weights", tmp_path / "absent")
+    assert "absent" in refused(capsys, model, "--reference", tmp_path / "absent")
+    bare = tmp_path / "bare"
+    shutil.copytree(world, bare)
+    (bare / "metadata.jsonl").unlink()
+    assert "no captions" in refused(capsys, model, "--reference", bare)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("keep")
+    assert "not empty" in refused(capsys, model, "--reference", world, "--save-images", tmp_path / "full")
+    with pytest.raises(InputError, match="unknown feature set"):
+        Evaluator(world, features=("clip",))
+
+
+def test_broken_pictures_are_named(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "pictures"
+    shutil.copytree(world, folder)
+    (folder / "000003.png").write_bytes(b"not a picture")
+    result = evaluate(capsys, folder, "--reference", world)
+    assert result["samples"] == 11 and "000003.png" in result["notes"]["broken"]
