@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,4 +142,4 @@ def check_seed(seed: Any) -> int:
     """`seed` as an int. Errors: InputError outside [0, 2⁶⁴)."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= int(seed) < SEED_LIMIT:
         raise InputError(f"seed {seed!r} is not an integer in [0, 2**64)")
-    return cast(int, int(seed))
+    return int(seed)

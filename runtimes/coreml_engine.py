@@ -1,0 +1,115 @@
+"""Core ML packages of a bundle on a Mac, through coremltools.
+
+The packages have the interface of Apple's Swift package: `TextEncoder` (`input_ids` => `last_hidden_state`), `Unet`
+(`sample`, `timestep`, `encoder_hidden_states` as (N, D, 1, L) => `noise_pred`), `VAEDecoder` (`z` => `image`). Shapes
+are fixed, with a batch of one or two (the two branches of guidance); any other number of pictures is run in such
+batches, the last filled up with copies.
+
+Not here: running elsewhere than on macOS (Core ML exists nowhere else), `.mlmodelc`, Swift.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genin.runtimes.bundle import Bundle, GraphEntry
+from genin.runtimes.engine import Array, graph_error
+from genin.runtimes.errors import BundleError, InputError
+
+OUTPUT = {"text_encoder": "last_hidden_state", "unet": "noise_pred", "vae_decoder": "image"}
+INPUTS = {
+    "text_encoder": ("input_ids",),
+    "unet": ("sample", "timestep", "encoder_hidden_states"),
+    "vae_decoder": ("z",),
+}
+
+
+class Predictor(Protocol):
+    """What is used of `coremltools.models.MLModel`."""
+
+    def predict(self, data: dict[str, NDArray[Any]]) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Package:
+    """One loaded package and the shape and dtype of each input, batch first."""
+
+    model: Predictor
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, np.dtype[Any]]
+
+    def run(self, component: str, arrays: Mapping[str, NDArray[Any]]) -> Array:
+        """Arrays with any batch => the component's output, in batches of the package's own size."""
+        count = len(next(iter(arrays.values())))
+        size = self.shapes[INPUTS[component][0]][0]
+        results = []
+        for start in range(0, count, size):
+            rows = np.minimum(np.arange(start, start + size), count - 1)
+            batch = {name: np.ascontiguousarray(array[rows], self.dtypes[name]) for name, array in arrays.items()}
+            results.append(np.asarray(self.model.predict(batch)[OUTPUT[component]], np.float32))
+        return np.concatenate(results)[:count]
+
+
+class CoreMLEngine:
+    """Three packages. Core ML chooses threads and compute units itself."""
+
+    provider = "Core ML, all compute units"
+
+    def __init__(self, packages: Mapping[str, Package]) -> None:
+        for component, names in INPUTS.items():
+            if missing := [name for name in names if name not in packages[component].shapes]:
+                have = ", ".join(packages[component].shapes)
+                raise BundleError(f"the {component} package has no input '{missing[0]}' (it has: {have})")
+        self._packages = dict(packages)
+
+    @classmethod
+    def open(cls, bundle: Bundle, graphs: Mapping[str, GraphEntry], *, threads: int | None = None) -> CoreMLEngine:
+        """Errors: InputError elsewhere than on macOS or if `threads` is given, BundleError if a package is refused."""
+        if platform.system() != "Darwin":
+            raise InputError(
+                f"Core ML runs on macOS only, this is {platform.system()}", remedy="choose onnxruntime or openvino"
+            )
+        if threads is not None:
+            raise InputError("Core ML chooses its own threads", remedy="leave out the threads option")
+        return cls({component: _load(bundle, graph) for component, graph in graphs.items()})
+
+    def encode(self, ids: NDArray[np.int64]) -> Array:
+        return self._packages["text_encoder"].run("text_encoder", {"input_ids": ids})
+
+    def predict(self, latents: Array, timestep: int, text: Array) -> Array:
+        arrays = {
+            "sample": latents,
+            "timestep": np.full(len(latents), timestep),
+            "encoder_hidden_states": text.transpose(0, 2, 1)[:, :, None],  # (N, L, D) => (N, D, 1, L)
+        }
+        return self._packages["unet"].run("unet", arrays)
+
+    def decode(self, latents: Array) -> Array:
+        return self._packages["vae_decoder"].run("vae_decoder", {"z": latents})
+
+    def close(self) -> None:
+        self._packages.clear()
+
+
+def _load(bundle: Bundle, graph: GraphEntry) -> Package:
+    import coremltools
+
+    path = bundle.local_graph(graph)
+    try:
+        model = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.ALL)
+        inputs = {item.name: item.type.multiArrayType for item in model.get_spec().description.input}
+    except Exception as error:  # coremltools hands on whatever Core ML throws
+        raise graph_error(bundle, graph, error) from error
+    types = coremltools.proto.FeatureTypes_pb2.ArrayFeatureType
+    numpy_types = {types.FLOAT16: np.float16, types.FLOAT32: np.float32, types.INT32: np.int32}
+    return Package(
+        model,
+        {name: tuple(int(n) for n in item.shape) for name, item in inputs.items()},
+        {name: np.dtype(numpy_types.get(item.dataType, np.float32)) for name, item in inputs.items()},
+    )

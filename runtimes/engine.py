@@ -1,0 +1,189 @@
+"""What runs the three networks: the small interface of an engine, and the table of those that genin knows.
+
+An engine is three callables on numpy arrays (`encode`, `predict`, `decode`); the pipeline does all the rest. An adapter
+module imports its engine when it is opened, never before: the table holds strings, so a process that runs ONNX never
+imports OpenVINO or PyTorch, and a package that is missing is an error with the line that installs it.
+
+Also here, for engines that are fed by tensor names: `feed` puts arrays into the dtype and rank a graph declares.
+
+Not here: sampling, text, choosing a precision (`genin.runtimes.pipeline`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genin.runtimes.bundle import Bundle, GraphEntry
+from genin.runtimes.errors import BundleError, GeninError, InputError, MissingExtraError
+from genin.runtimes.options import COMPONENTS, check_choice
+
+Array = NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """Three networks, ready to run. `provider` is the device that was actually got, as the engine calls it."""
+
+    provider: str
+
+    def encode(self, ids: NDArray[np.int64]) -> Array:
+        """Token ids (N, L) => text embeddings (N, L, D)."""
+
+    def predict(self, latents: Array, timestep: int, text: Array) -> Array:
+        """Noised latents (N, C, H, W), one timestep, embeddings (N, L, D) => the UNet's output (N, C, H, W)."""
+
+    def decode(self, latents: Array) -> Array:
+        """Latents divided by the scaling factor (N, C, H, W) => pictures (N, 3, H, W) in about [−1, 1]."""
+
+    def close(self) -> None:
+        """Free the networks."""
+
+
+@dataclass(frozen=True)
+class EngineRow:
+    """One runtime: its adapter ("module:Class"), the package it needs, and the formats of bundles it runs, best first.
+
+    The runtime without formats runs model folders.
+    """
+
+    target: str
+    package: str
+    extra: str
+    formats: tuple[str, ...]
+    title: str
+
+    def reason(self) -> str | None:
+        """Why this runtime cannot run here, or None if it can (its package is found; it is not imported)."""
+        if self.extra == "coreml" and platform.system() != "Darwin":
+            return f"Core ML runs on macOS only, this is {platform.system()}"
+        found = all(importlib.util.find_spec(name) for name in self.needs())
+        return None if found else f"'{self.package}' is not installed"
+
+    def needs(self) -> tuple[str, ...]:
+        return ("torch", "diffusers", "transformers") if self.extra == "distill" else (self.package,)
+
+    def version(self) -> str | None:
+        try:
+            return importlib.metadata.version(self.package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    @property
+    def install(self) -> str:
+        return f"pip install 'genin[{self.extra}]'"
+
+
+ENGINES: Mapping[str, EngineRow] = {
+    "pytorch": EngineRow("genin.runtimes.pytorch_engine:PyTorchEngine", "torch", "distill", (), "PyTorch"),
+    "onnxruntime": EngineRow(
+        "genin.runtimes.onnxruntime_engine:OnnxRuntimeEngine", "onnxruntime", "onnxruntime", ("onnx",), "ONNX Runtime"
+    ),
+    "openvino": EngineRow(
+        "genin.runtimes.openvino_engine:OpenVinoEngine", "openvino", "openvino", ("openvino", "onnx"), "OpenVINO"
+    ),
+    "coreml": EngineRow("genin.runtimes.coreml_engine:CoreMLEngine", "coremltools", "coreml", ("coreml",), "Core ML"),
+}
+
+
+def engine_class(runtime: str) -> Any:
+    """The adapter class of a runtime. Errors: InputError for an unknown one or one that this system cannot run,
+    MissingExtraError with the line that installs its package."""
+    row = ENGINES[check_choice(runtime, tuple(ENGINES), "runtime")]
+    if reason := row.reason():
+        if "not installed" in reason:
+            raise MissingExtraError(row.package, row.extra)
+        raise InputError(reason, remedy="choose another runtime: onnxruntime, openvino")
+    module, _, name = row.target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+# --- graphs of a bundle ----------------------------------------------------------------------------------------------
+
+# What each network is given, by the names that diffusers and optimum use.
+INPUTS = {
+    "text_encoder": ("input_ids",),
+    "unet": ("sample", "timestep", "encoder_hidden_states"),
+    "vae_decoder": ("latent_sample",),
+}
+# The output to take where a graph names several; else the first.
+OUTPUT = {"text_encoder": "last_hidden_state", "unet": "out_sample", "vae_decoder": "sample"}
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """What a loaded graph declares of one input: numpy dtype, rank, and the batch size if it is fixed."""
+
+    dtype: np.dtype[Any]
+    rank: int
+    batch: int | None = None
+
+
+class BundleEngine:
+    """An engine over three loaded graphs, each a function from named arrays to one array."""
+
+    def __init__(
+        self,
+        runs: Mapping[str, Callable[[dict[str, NDArray[Any]]], NDArray[Any]]],
+        inputs: Mapping[str, Mapping[str, GraphInput]],
+        provider: str,
+    ) -> None:
+        self.provider = provider
+        self._runs, self._inputs = dict(runs), inputs
+        for component in COMPONENTS:
+            if missing := [name for name in INPUTS[component] if name not in inputs[component]]:
+                have = ", ".join(inputs[component])
+                raise BundleError(f"the {component} graph has no input '{missing[0]}' (it has: {have})")
+
+    def encode(self, ids: NDArray[np.int64]) -> Array:
+        return self._run("text_encoder", {"input_ids": ids})
+
+    def predict(self, latents: Array, timestep: int, text: Array) -> Array:
+        steps = np.full(len(latents), timestep, np.int64)
+        return self._run("unet", {"sample": latents, "timestep": steps, "encoder_hidden_states": text})
+
+    def decode(self, latents: Array) -> Array:
+        return self._run("vae_decoder", {"latent_sample": latents})
+
+    def _run(self, component: str, arrays: dict[str, NDArray[Any]]) -> Array:
+        try:
+            output = self._runs[component](feed(arrays, self._inputs[component]))
+        except Exception as error:  # engines' errors share no base class
+            raise GeninError(f"the {component} graph failed ({' '.join(str(error).split())[:300]})") from error
+        return np.asarray(output, np.float32)
+
+    def close(self) -> None:
+        self._runs.clear()
+
+
+def feed(arrays: Mapping[str, NDArray[Any]], inputs: Mapping[str, GraphInput]) -> dict[str, NDArray[Any]]:
+    """`arrays` in the dtype and rank of `inputs`: a timestep per picture becomes one, or a scalar, where that is wanted."""
+    fed = {}
+    for name, array in arrays.items():
+        wanted = inputs[name]
+        if wanted.rank == 0:
+            array = array[0]
+        elif array.ndim == 1 and wanted.batch == 1:
+            array = array[:1]
+        fed[name] = np.ascontiguousarray(array, wanted.dtype).reshape(np.shape(array))
+    return fed
+
+
+def graph_error(bundle: Bundle, graph: GraphEntry, error: BaseException) -> BundleError:
+    """An engine refused a graph, as one line."""
+    reason = " ".join(str(error).split())[:300]
+    return BundleError(f"cannot load '{graph.path}' ({reason})", where=bundle.path, remedy="export it again")
+
+
+def check_threads(threads: int | None) -> int | None:
+    """Errors: InputError unless None or 1 … 1024."""
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= 1024):
+        raise InputError(f"threads {threads!r} is not a number from 1 to 1024")
+    return threads

@@ -1,0 +1,138 @@
+"""What a model folder (diffusers layout, perhaps with `genin.json`) says of itself in its small files, without torch.
+
+The constants are those that a bundle's manifest holds, so that the pipeline sees one kind of model. A folder without
+`genin.json` is somebody else's teacher: guidance is free, at 7.5, in 50 steps.
+
+Not here: weights (`genin.runtimes.pytorch_engine`), writing folders (`genin.distill.model_folder`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from genin.runtimes.errors import InputError
+from genin.runtimes.manifest import ImageSize, Latents, SamplerConstants, TextConstants, decode
+
+GENIN_MODEL = 1
+PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
+AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
+DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE = 50, 7.5
+AGAIN = "re-create or re-download it"
+
+
+def is_model_folder(path: Path) -> bool:
+    return (path / "model_index.json").is_file()
+
+
+def read_json(path: Path, what: str, remedy: str = AGAIN) -> dict[str, Any]:
+    """A JSON object. Errors: InputError saying `what` if there is none, or that it is not valid."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(what, where=path, remedy=remedy) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError("not valid JSON", where=path, remedy=remedy) from error
+    if not isinstance(data, dict):
+        raise InputError("not a JSON object", where=path, remedy=remedy)
+    return data
+
+
+def read_model_index(path: Path) -> dict[str, Any]:
+    """`model_index.json`, its parts present and of kinds that genin runs. Errors: InputError."""
+    index = read_json(
+        path / "model_index.json", "not a model folder (no model_index.json)", "give a diffusers model folder"
+    )
+    for part in PARTS:
+        entry = index.get(part)
+        if not isinstance(entry, list) or len(entry) != 2 or not (path / part).is_dir():
+            raise InputError(f"the model folder has no '{part}'", where=path, remedy=AGAIN)
+    for part, known in (
+        ("vae", AUTOENCODERS),
+        ("unet", ("UNet2DConditionModel",)),
+        ("text_encoder", ("CLIPTextModel",)),
+    ):
+        if index[part][1] not in known:
+            remedy = f"supported: {', '.join(known)}"
+            raise InputError(f"the model folder's {part} is a '{index[part][1]}'", where=path, remedy=remedy)
+    return index
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """`genin.json`, or an empty dictionary where somebody else wrote the folder. Errors: InputError."""
+    file = path / "genin.json"
+    info = read_json(file, "unreadable genin.json") if file.is_file() else {}
+    if info and info.get("genin_model") != GENIN_MODEL:
+        raise InputError(
+            f"genin.json has version {info.get('genin_model')}, this genin reads {GENIN_MODEL}",
+            where=file,
+            remedy="update genin",
+        )
+    return info
+
+
+def read_constants(path: Path) -> tuple[ImageSize, Latents, TextConstants, SamplerConstants]:
+    """All that sampling needs to know of a model folder. Errors: InputError naming the file."""
+    index = read_model_index(path)
+    unet = read_json(path / "unet" / "config.json", "the model folder lacks a file")
+    vae = read_json(path / "vae" / "config.json", "the model folder lacks a file")
+    height, width = _pair(unet.get("sample_size"), path / "unet" / "config.json")
+    scale = 2 ** (len(vae.get("block_out_channels") or [0] * 4) - 1)
+    image = decode(ImageSize, {"height": height * scale, "width": width * scale}, f"{path}: unet")
+    latents = {
+        "channels": unet.get("in_channels", 4),
+        "height": height,
+        "width": width,
+        "scaling_factor": vae.get("scaling_factor", 1.0 if index["vae"][1] == "AutoencoderTiny" else 0.18215),
+    }
+    return image, decode(Latents, latents, f"{path}: unet, vae"), _read_text(path), _read_sampler(path)
+
+
+def _read_text(path: Path) -> TextConstants:
+    config = read_json(path / "text_encoder" / "config.json", "the model folder lacks a file")
+    folder = path / "tokenizer"
+    vocabulary = read_json(folder / "vocab.json", "the model folder's tokenizer lacks a file (CLIP's vocab.json)")
+    said: dict[str, Any] = {}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            said |= read_json(folder / name, "unreadable")
+    begin = _token(said.get("bos_token"), "<|startoftext|>")
+    end = _token(said.get("eos_token"), "<|endoftext|>")
+    longest, limit = config.get("max_position_embeddings", 77), said.get("model_max_length")
+    constants = {
+        "max_length": min(longest, limit) if type(longest) is type(limit) is int else longest,
+        "hidden_size": config.get("hidden_size", 512),
+        "pad_token_id": vocabulary.get(_token(said.get("pad_token"), end)),
+        "bos_token_id": vocabulary.get(begin),
+        "eos_token_id": vocabulary.get(end),
+    }
+    return decode(TextConstants, constants, f"{path}: text_encoder, tokenizer")
+
+
+def _read_sampler(path: Path) -> SamplerConstants:
+    scheduler = read_json(path / "scheduler" / "scheduler_config.json", "the model folder has no scheduler")
+    info = read_info(path)
+    constants = {
+        "name": "ddim",
+        "prediction_type": scheduler.get("prediction_type", "epsilon"),
+        "scheduler": scheduler,
+        "default_steps": info.get("default_steps", DEFAULT_STEPS),
+        "guidance": info.get("guidance", "free"),
+        "guidance_scale": info.get("guidance_scale", DEFAULT_GUIDANCE_SCALE),
+        "few_step_timesteps": info.get("few_step_timesteps"),
+    }
+    return decode(SamplerConstants, constants, f"{path}: scheduler, genin.json")
+
+
+def _pair(size: Any, where: Path) -> tuple[int, int]:
+    pair = size if isinstance(size, list) else [size, size]
+    if len(pair) != 2 or not all(type(side) is int and 1 <= side <= 1024 for side in pair):
+        raise InputError("sample_size is not a size", where=where, remedy=AGAIN)
+    return pair[0], pair[1]
+
+
+def _token(said: Any, default: str) -> str:
+    """A special token is written as text, or as an object with its `content`."""
+    content = said.get("content") if isinstance(said, dict) else said
+    return content if isinstance(content, str) else default

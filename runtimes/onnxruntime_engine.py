@@ -1,0 +1,77 @@
+"""ONNX graphs of a bundle on ONNX Runtime, on the CPU.
+
+Weights stored as fp16 are turned into fp32 by ONNX Runtime when it folds constants at load; inputs and outputs stay
+fp32. Not here: other execution providers (none has been measured yet), graphs with a fixed batch other than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genin.runtimes.bundle import Bundle, GraphEntry
+from genin.runtimes.engine import OUTPUT, BundleEngine, GraphInput, graph_error
+from genin.runtimes.errors import BundleError
+
+PROVIDER = "CPUExecutionProvider"
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
+
+
+class OnnxRuntimeEngine(BundleEngine):
+    """Three inference sessions. `threads` pins the threads within an operator; None leaves it to ONNX Runtime."""
+
+    @classmethod
+    def open(cls, bundle: Bundle, graphs: Mapping[str, GraphEntry], *, threads: int | None = None) -> OnnxRuntimeEngine:
+        """Errors: BundleError if ONNX Runtime refuses a graph."""
+        sessions = {component: _session(bundle, graph, threads) for component, graph in graphs.items()}
+        return cls(
+            {component: _runner(component, session) for component, session in sessions.items()},
+            {component: _inputs(session) for component, session in sessions.items()},
+            PROVIDER,
+        )
+
+
+def _session(bundle: Bundle, graph: GraphEntry, threads: int | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors come back as exceptions
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    path = bundle.local_graph(graph)
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER])
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise graph_error(bundle, graph, error) from error
+    assert session.get_providers() == [PROVIDER], f"asked for {PROVIDER}, got {session.get_providers()}"
+    return session
+
+
+def _inputs(session: Any) -> dict[str, GraphInput]:
+    inputs = {}
+    for item in session.get_inputs():
+        if item.type not in DTYPES:
+            raise BundleError(f"graph input '{item.name}' has the unsupported type {item.type}")
+        batch = item.shape[0] if item.shape and isinstance(item.shape[0], int) else None
+        inputs[item.name] = GraphInput(np.dtype(DTYPES[item.type]), len(item.shape), batch)
+    return inputs
+
+
+def _runner(component: str, session: Any) -> Callable[[dict[str, NDArray[Any]]], NDArray[Any]]:
+    names = [item.name for item in session.get_outputs()]
+    output = OUTPUT[component] if OUTPUT[component] in names else names[0]
+
+    def run(arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        [result] = session.run([output], arrays)
+        return np.asarray(result)
+
+    return run

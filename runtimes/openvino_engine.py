@@ -1,0 +1,71 @@
+"""OpenVINO IR of a bundle on the CPU; where a bundle has no IR, its ONNX graphs, which OpenVINO reads as well.
+
+Arithmetic is held at fp32 whatever the weights are stored in: left alone, OpenVINO would compute in bf16 on processors
+that have it, and the same seed would draw another picture there. Not here: GPU and NPU devices (none measured yet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genin.runtimes.bundle import Bundle, GraphEntry
+from genin.runtimes.engine import OUTPUT, BundleEngine, GraphInput, graph_error
+
+DEVICE = "CPU"
+
+
+class OpenVinoEngine(BundleEngine):
+    """Three compiled models. `threads` pins OpenVINO's inference threads; None leaves it to OpenVINO."""
+
+    @classmethod
+    def open(cls, bundle: Bundle, graphs: Mapping[str, GraphEntry], *, threads: int | None = None) -> OpenVinoEngine:
+        """Errors: BundleError if OpenVINO refuses a graph."""
+        import openvino
+
+        core = openvino.Core()
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        models = {name: _compile(core, bundle, graph, settings) for name, graph in graphs.items()}
+        return cls(
+            {name: _runner(name, model) for name, model in models.items()},
+            {name: _inputs(model) for name, model in models.items()},
+            DEVICE,
+        )
+
+
+def _compile(core: Any, bundle: Bundle, graph: GraphEntry, settings: Mapping[str, str]) -> Any:
+    path = bundle.local_graph(graph)
+    try:
+        model = core.compile_model(core.read_model(path), DEVICE, dict(settings))
+    except RuntimeError as error:
+        raise graph_error(bundle, graph, error) from error
+    devices = model.get_property("EXECUTION_DEVICES")
+    assert [*devices] == [DEVICE], f"asked for {DEVICE}, got {devices}"
+    return model
+
+
+def _inputs(model: Any) -> dict[str, GraphInput]:
+    inputs = {}
+    for port in model.inputs:
+        shape = port.get_partial_shape()
+        rank = shape.rank.get_length()
+        batch = shape[0].get_length() if rank and shape[0].is_static else None
+        for name in port.get_names():
+            inputs[name] = GraphInput(np.dtype(port.get_element_type().to_dtype()), rank, batch)
+    return inputs
+
+
+def _runner(component: str, model: Any) -> Callable[[dict[str, NDArray[Any]]], NDArray[Any]]:
+    request = model.create_infer_request()
+    named = [port for port in model.outputs if OUTPUT[component] in port.get_names()]
+    output = (named or model.outputs)[0]
+
+    def run(arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        return np.asarray(request.infer(arrays, share_inputs=True)[output])
+
+    return run

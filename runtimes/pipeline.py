@@ -1,0 +1,415 @@
+"""From prompts to pictures with one interface over engines: text, noise, sampling, guidance, previews, timings.
+
+`load_pipeline` opens a model folder (PyTorch) or a bundle (any engine it has graphs for); `generate` draws a batch, and
+`stream` does the same step by step. Everything outside the three networks is numpy and the same for every engine, so the
+same prompt, seed and steps give the same picture to rounding.
+
+Not here: what an engine does (`genin.runtimes.engine`), threads of the caller's (a pipeline serves one call at a time),
+img2img, inpainting, LoRA at run time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genin.runtimes.bundle import TOKENIZER, Bundle, Manifest, is_bundle
+from genin.runtimes.engine import ENGINES, Array, Engine, check_threads, engine_class
+from genin.runtimes.errors import CancelledError, GeninError, InputError, MissingExtraError
+from genin.runtimes.folder import is_model_folder, read_constants
+from genin.runtimes.manifest import ImageSize, Latents, SamplerConstants, TextConstants
+from genin.runtimes.noise import MODES, batch_normal, check_seed
+from genin.runtimes.options import AUTO, COMPONENTS, PRECISIONS, check_choice
+from genin.runtimes.samplers import Schedule, guide
+from genin.runtimes.tokenizer import ClipTokenizer
+
+Pictures = NDArray[np.uint8]
+OTHER = "other"
+# Of several that can run: the first. Core ML is last because its first load compiles for minutes.
+AUTO_ORDER = ("openvino", "onnxruntime", "coreml")
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """Finished pictures. `images` is (N, H, W, 3) uint8; `timings` are milliseconds per stage: the three networks, and
+    `other` for everything between them (noise, tokens, sampling, conversion); time of the caller's is not counted."""
+
+    images: Pictures
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    guidance_scale: float
+    timings: Mapping[str, float]
+
+    @property
+    def total_ms(self) -> float:
+        return sum(self.timings.values())
+
+
+@dataclass(frozen=True, eq=False)
+class StreamStep:
+    """One step done. `latents` (N, C, H, W) float32 is the sampler's state; the last step carries the `generation`."""
+
+    index: int
+    steps: int
+    latents: Array
+    generation: Generation | None
+    _preview: Callable[[], Pictures] = field(repr=False)
+
+    def preview(self) -> Pictures:
+        """The pictures as they are now, (N, H, W, 3) uint8: the step's estimate of the end, through the decoder."""
+        return self._preview()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call's arguments, checked and filled in."""
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    timesteps: tuple[tuple[int, int], ...]
+    guidance_scale: float
+    noise: str
+
+
+class Pipeline:
+    """A loaded model. Made by `load_pipeline`; a context manager."""
+
+    def __init__(
+        self,
+        path: Path,
+        engine: Engine,
+        tokenizer: ClipTokenizer,
+        constants: tuple[ImageSize, Latents, TextConstants, SamplerConstants],
+        *,
+        runtime: str,
+        precision: str,
+        bundle: Bundle | None = None,
+    ) -> None:
+        self.path, self.runtime, self.precision, self.provider = path, runtime, precision, engine.provider
+        self.load_s = 0.0
+        self.image, self.latents, self.text, self.sampler = constants
+        self._engine, self._tokenizer, self._bundle = engine, tokenizer, bundle
+        self._schedule = Schedule.from_config(self.sampler.scheduler)
+        self._closed = False
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.image.height, self.image.width
+
+    @property
+    def default_steps(self) -> int:
+        return self.sampler.default_steps
+
+    @property
+    def default_guidance_scale(self) -> float:
+        """1.0 where guidance is baked into the weights."""
+        return 1.0 if self.sampler.guidance == "baked" else self.sampler.guidance_scale
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        seeds: int | Sequence[int] = 0,
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        noise: str = "philox",
+        cancel: Callable[[], bool] | None = None,
+    ) -> Generation:
+        """Draw one picture per prompt and seed, in one batch.
+
+        A single seed s stands for s, s + 1, … over the prompts; a single prompt is drawn once per seed. `steps` and
+        `guidance_scale` default to the model's own. `cancel` is asked before every network runs.
+        Errors: InputError for arguments out of range, CancelledError, GeninError if the networks fail.
+        """
+        done = deque(
+            self.stream(prompts, seeds, steps=steps, guidance_scale=guidance_scale, noise=noise, cancel=cancel),
+            maxlen=1,
+        )
+        generation = done[-1].generation
+        assert generation is not None
+        return generation
+
+    def stream(
+        self,
+        prompts: str | Sequence[str],
+        seeds: int | Sequence[int] = 0,
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        noise: str = "philox",
+        cancel: Callable[[], bool] | None = None,
+    ) -> Iterator[StreamStep]:
+        """`generate`, yielding after every step. Arguments are checked at once, before the first step is asked for."""
+        return self._draw(self._request(prompts, seeds, steps, guidance_scale, noise), cancel or (lambda: False))
+
+    def close(self) -> None:
+        """Free the networks and remove what was unpacked."""
+        if not self._closed:
+            self._closed = True
+            self._engine.close()
+            if self._bundle is not None:
+                self._bundle.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # --- drawing -----------------------------------------------------------------------------------------------------
+
+    def _draw(self, request: Request, cancel: Callable[[], bool]) -> Iterator[StreamStep]:
+        clock = _Clock(cancel)
+        x = batch_normal(request.seeds, self.latents.shape, mode=request.noise)
+        empty, text = self._embed(request, clock)
+        for index, (t, t_next) in enumerate(request.timesteps):
+            x, x0 = self._schedule.step(self._predict(x, t, empty, text, request, clock), x, t, t_next)
+            generation = None
+            preview = self._preview_of(x0)
+            if index + 1 == len(request.timesteps):
+                generation = self._finish(x, request, clock)
+                preview = _already(generation.images)
+            clock.lap(OTHER)
+            yield StreamStep(index, len(request.timesteps), x, generation, preview)
+            clock.resume()
+
+    def _embed(self, request: Request, clock: _Clock) -> tuple[Array | None, Array]:
+        """Every distinct prompt is encoded once => (the empty prompt's embedding if guidance needs it, (N, L, D))."""
+        guided = request.guidance_scale != 1.0
+        distinct = list(dict.fromkeys([*request.prompts, *([""] if guided else [])]))
+        ids = self._tokenizer(distinct)
+        clock.begin()
+        embeddings = self._engine.encode(ids)
+        clock.lap("text_encoder")
+        self._check_shape("text_encoder", embeddings, (len(distinct), self.text.max_length, self.text.hidden_size))
+        text = embeddings[[distinct.index(prompt) for prompt in request.prompts]]
+        return (embeddings[[distinct.index("")]] if guided else None), text
+
+    def _predict(self, x: Array, t: int, empty: Array | None, text: Array, request: Request, clock: _Clock) -> Array:
+        if empty is None:
+            inputs, embeddings = x, text
+        else:  # both branches of guidance in one batch, the empty prompt first
+            inputs = np.concatenate([x, x])
+            embeddings = np.concatenate([np.broadcast_to(empty, text.shape), text])
+        clock.begin()
+        prediction = self._engine.predict(inputs, t, embeddings)
+        clock.lap("unet")
+        self._check_shape("unet", prediction, inputs.shape)
+        if empty is None:
+            return prediction
+        return guide(prediction[: len(x)], prediction[len(x) :], request.guidance_scale)
+
+    def _decode(self, latents: Array) -> Array:
+        images = self._engine.decode(latents * np.float32(1.0 / self.latents.scaling_factor))
+        self._check_shape("vae_decoder", images, (len(latents), 3, self.image.height, self.image.width))
+        return images
+
+    def _finish(self, x: Array, request: Request, clock: _Clock) -> Generation:
+        clock.begin()
+        images = self._decode(x)
+        clock.lap("vae_decoder")
+        if not np.isfinite(images).all():
+            raise GeninError(
+                "the model gave numbers that are not finite", where=self.path, remedy="its weights are damaged"
+            )
+        pictures = to_pictures(images)
+        clock.lap(OTHER)
+        timings = dict(clock.stages_ms)
+        steps = len(request.timesteps)
+        return Generation(pictures, request.prompts, request.seeds, steps, request.guidance_scale, timings)
+
+    def _preview_of(self, x0: Array) -> Callable[[], Pictures]:
+        def preview() -> Pictures:
+            self._check_open()
+            return to_pictures(np.nan_to_num(self._decode(x0)))
+
+        return preview
+
+    # --- checks ------------------------------------------------------------------------------------------------------
+
+    def _request(
+        self,
+        prompts: str | Sequence[str],
+        seeds: int | Sequence[int],
+        steps: int | None,
+        guidance_scale: float | None,
+        noise: str,
+    ) -> Request:
+        self._check_open()
+        prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+        if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+            raise InputError("prompts must be one text or several")
+        if isinstance(seeds, int | np.integer):
+            seeds = [check_seed(seeds) + index for index in range(len(prompts))]
+        seeds = tuple(check_seed(seed) for seed in seeds)
+        if len(prompts) == 1:
+            prompts = prompts * len(seeds)
+        if not seeds or len(seeds) != len(prompts):
+            raise InputError(f"{len(prompts)} prompts and {len(seeds)} seeds", remedy="give one seed per prompt")
+        check_choice(noise, MODES, "noise mode")
+        return Request(prompts, seeds, self._timesteps(steps), self._guidance(guidance_scale), noise)
+
+    def _timesteps(self, steps: int | None) -> tuple[tuple[int, int], ...]:
+        steps = self.default_steps if steps is None else steps
+        if type(steps) is not int:
+            raise InputError(f"steps {steps!r} is not a number")
+        trained = (self.sampler.few_step_timesteps or {}).get(str(steps))
+        return self._schedule.steps(steps) if trained is None else self._schedule.explicit_steps(trained)
+
+    def _guidance(self, scale: float | None) -> float:
+        if scale is None:
+            return self.default_guidance_scale
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+            raise InputError(f"guidance scale {scale!r} is not a number")
+        if self.sampler.guidance == "baked" and scale != 1.0:
+            raise InputError(
+                f"guidance scale {scale:g}: guidance is baked into this student's weights",
+                where=self.path,
+                remedy="leave the guidance scale out",
+            )
+        return float(scale)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("the pipeline is closed", where=self.path, remedy="load it again")
+
+    def _check_shape(self, component: str, array: Array, shape: tuple[int, ...]) -> None:
+        if array.shape != shape:
+            raise GeninError(f"the {component} gave shape {array.shape}, expected {shape}", where=self.path)
+
+
+def to_pictures(images: Array) -> Pictures:
+    """(N, 3, H, W) in [−1, 1] => (N, H, W, 3) uint8, values outside clipped."""
+    scaled = np.clip(np.rint(images * np.float32(127.5) + np.float32(127.5)), 0, 255)
+    return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1), np.uint8)
+
+
+class _Clock:
+    """Milliseconds per stage: what passes between two laps belongs to the stage that the second one names."""
+
+    def __init__(self, cancel: Callable[[], bool]) -> None:
+        self.stages_ms = dict.fromkeys((*COMPONENTS, OTHER), 0.0)
+        self._cancel = cancel
+        self.resume()
+
+    def resume(self) -> None:
+        self._mark = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.stages_ms[stage] += (now - self._mark) * 1e3
+        self._mark = now
+
+    def begin(self) -> None:
+        """A network is about to run. Errors: CancelledError if the caller wants no more."""
+        if self._cancel():
+            raise CancelledError("the generation was cancelled")
+        self.lap(OTHER)
+
+
+def _already(pictures: Pictures) -> Callable[[], Pictures]:
+    return lambda: pictures
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def load_pipeline(
+    path: str | Path, runtime: str = AUTO, precision: str = AUTO, *, threads: int | None = None
+) -> Pipeline:
+    """Open a model folder, a bundle folder or a `.genin` file.
+
+    `auto` takes the first runtime that is installed and has graphs (OpenVINO, then ONNX Runtime) and the most exact
+    precision; a model folder runs on `pytorch` in fp32. `threads` pins the engine's threads within an operator.
+    Errors: InputError (BundleError for a bundle that is refused, MissingExtraError with the line that installs).
+    """
+    start, path = time.perf_counter(), Path(path)
+    check_choice(runtime, (AUTO, *ENGINES), "runtime")
+    check_threads(threads)
+    if path.is_dir() and is_model_folder(path):
+        pipeline = _load_folder(path, runtime, precision, threads)
+    elif is_bundle(path):
+        pipeline = _load_bundle(path, runtime, precision, threads)
+    else:
+        remedy = "give a model folder (model_index.json), a bundle folder (manifest.json) or a .genin file"
+        raise InputError(
+            "no such model or bundle" if not path.exists() else "neither model nor bundle", where=path, remedy=remedy
+        )
+    pipeline.load_s = time.perf_counter() - start
+    return pipeline
+
+
+def _load_folder(path: Path, runtime: str, precision: str, threads: int | None) -> Pipeline:
+    if runtime not in (AUTO, "pytorch"):
+        remedy = f"export it to a bundle (`genin export {path} --out …`), or choose runtime pytorch"
+        raise InputError(f"runtime {runtime} runs bundles, this is a model folder", where=path, remedy=remedy)
+    if precision not in (AUTO, "fp32"):
+        raise InputError(f"a model folder runs in fp32, not {precision}", where=path, remedy="leave the precision out")
+    constants = read_constants(path)
+    kind = engine_class("pytorch")
+    try:
+        vocabulary, merges = ((path / TOKENIZER / name).read_bytes() for name in ("vocab.json", "merges.txt"))
+    except OSError as error:
+        raise InputError("the model folder's tokenizer lacks a file", where=str(error.filename)) from error
+    tokenizer = ClipTokenizer(vocabulary, merges, constants[2])
+    Schedule.from_config(constants[3].scheduler)  # refuse before the weights are read
+    return Pipeline(path, kind.open(path, threads=threads), tokenizer, constants, runtime="pytorch", precision="fp32")
+
+
+def _load_bundle(path: Path, runtime: str, precision: str, threads: int | None) -> Pipeline:
+    bundle = Bundle.open(path)
+    try:
+        manifest = bundle.manifest
+        runtime, format, precision = choose(manifest, runtime, precision, path)
+        constants = (manifest.image, manifest.latents, manifest.text, manifest.sampler)
+        vocabulary, merges = (bundle.read_bytes(f"{TOKENIZER}/{name}") for name in ("vocab.json", "merges.txt"))
+        tokenizer = ClipTokenizer(vocabulary, merges, manifest.text)
+        engine = engine_class(runtime).open(bundle, manifest.components(format, precision), threads=threads)
+        return Pipeline(path, engine, tokenizer, constants, runtime=runtime, precision=precision, bundle=bundle)
+    except BaseException:
+        bundle.close()
+        raise
+
+
+def choose(manifest: Manifest, runtime: str, precision: str, path: Path) -> tuple[str, str, str]:
+    """(runtime, format, precision) for a bundle. Errors: InputError saying what the bundle has, MissingExtraError."""
+    if runtime == "pytorch":
+        raise InputError("runtime pytorch runs model folders, this is a bundle", where=path, remedy="leave it out")
+    candidates = [
+        (name, format, found)
+        for name in (AUTO_ORDER if runtime == AUTO else (runtime,))
+        for format in ENGINES[name].formats
+        if (found := _choose_precision(manifest.precisions(format), precision))
+    ]
+    if not candidates:
+        have = [f"{format} {name}" for format in _formats(manifest) for name in manifest.precisions(format)]
+        wanted = " ".join(name for name in (runtime, precision) if name != AUTO) or "any runtime"
+        remedy = f"choose from what it has: {', '.join(have)}" if have else "export it again"
+        raise InputError(f"the bundle has no graphs for {wanted}", where=path, remedy=remedy)
+    for name, format, found in candidates:
+        if runtime != AUTO or ENGINES[name].reason() is None:
+            return name, format, found
+    names = [name for name, _, _ in candidates]
+    row = ENGINES["onnxruntime" if "onnxruntime" in names else names[0]]
+    raise MissingExtraError(row.package, row.extra)
+
+
+def _choose_precision(have: Sequence[str], wanted: str) -> str | None:
+    if wanted != AUTO:
+        return wanted if wanted in have else None
+    exact = [name for name in PRECISIONS if name in have]  # the most exact first
+    return next(iter([*exact, *have]), None)
+
+
+def _formats(manifest: Manifest) -> list[str]:
+    return list(dict.fromkeys(graph.format for graph in manifest.graphs))

@@ -1,0 +1,184 @@
+"""A diffusers model folder on PyTorch, in fp32 on the CPU; and the reading of its networks, for whoever trains on them.
+
+`read_networks` reads what others wrote too: sharded or single safetensors, old `.bin` files (never unpickled beyond
+tensors: `weights_only`). A file that is missing, cut short or lacks weights is an error that names it, never a network
+with random weights.
+
+Not here: bundles, the tokenizer and scheduler (`genin.runtimes.folder`), saving and training (`genin.distill`).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genin.runtimes.engine import Array
+from genin.runtimes.errors import InputError
+from genin.runtimes.folder import AGAIN, read_json, read_model_index
+
+HEADER_LIMIT_BYTES = 100 << 20
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The three networks of a model folder, frozen, in evaluation mode."""
+
+    text_encoder: Any
+    unet: Any
+    vae: Any
+
+
+class PyTorchEngine:
+    """`threads` pins PyTorch's intra-op threads, which are the whole process's; None leaves them alone."""
+
+    provider = "cpu"
+
+    def __init__(self, networks: Networks) -> None:
+        self._networks: Networks | None = networks
+
+    @classmethod
+    def open(cls, path: Path, *, threads: int | None = None) -> PyTorchEngine:
+        """Errors: InputError naming the file that is missing or damaged."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+        engine = cls(read_networks(path))
+        parameter = next(engine._get().unet.parameters())
+        assert (parameter.device.type, parameter.dtype) == (cls.provider, torch.float32)
+        return engine
+
+    def _get(self) -> Networks:
+        if self._networks is None:
+            raise InputError("the pipeline is closed")
+        return self._networks
+
+    @torch.inference_mode()
+    def encode(self, ids: NDArray[np.int64]) -> Array:
+        return _to_numpy(self._get().text_encoder(torch.from_numpy(ids))[0])
+
+    @torch.inference_mode()
+    def predict(self, latents: Array, timestep: int, text: Array) -> Array:
+        x, embeddings = torch.from_numpy(latents), torch.from_numpy(text)
+        steps = torch.full((len(x),), timestep, dtype=torch.int64)
+        return _to_numpy(self._get().unet(x, steps, encoder_hidden_states=embeddings, return_dict=False)[0])
+
+    @torch.inference_mode()
+    def decode(self, latents: Array) -> Array:
+        return _to_numpy(self._get().vae.decode(torch.from_numpy(latents), return_dict=False)[0])
+
+    def close(self) -> None:
+        self._networks = None
+
+
+def _to_numpy(tensor: torch.Tensor) -> Array:
+    array: Array = tensor.float().contiguous().numpy()
+    return array
+
+
+def read_networks(path: Path, *, dtype: torch.dtype = torch.float32) -> Networks:
+    """Read a model folder's UNet, autoencoder and text encoder in `dtype`.
+
+    Errors: InputError naming the part or file that is missing, damaged, incomplete or unsupported.
+    """
+    import diffusers
+    import transformers
+
+    index = read_model_index(path)
+    autoencoder = str(index["vae"][1])
+    classes = {
+        "unet": diffusers.UNet2DConditionModel,
+        "vae": getattr(diffusers, autoencoder),
+        "text_encoder": transformers.CLIPTextModel,
+    }
+    with _quiet():
+        networks = {part: _read_network(path / part, kind, dtype) for part, kind in classes.items()}
+    return Networks(**networks)
+
+
+def _read_network(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
+    check_weights(folder)
+    try:
+        network, found = kind.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # whatever torch's reader, diffusers or transformers make of a damaged file
+        files = ", ".join(file.name for file in weight_files(folder))
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"cannot read {files} ({reason})", where=folder, remedy=AGAIN) from error
+    parameters = {name for name, _ in network.named_parameters()}
+    if missing := sorted(parameters & set(found["missing_keys"])):
+        files = ", ".join(file.name for file in weight_files(folder))
+        raise InputError(f"{files} lacks {len(missing)} weights, e.g. '{missing[0]}'", where=folder, remedy=AGAIN)
+    return network.requires_grad_(False).eval()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a network's weights: safetensors, else `.bin`; the shards that an index names."""
+    for stem, suffix in (
+        ("diffusion_pytorch_model", ".safetensors"),
+        ("model", ".safetensors"),
+        ("diffusion_pytorch_model", ".bin"),
+        ("pytorch_model", ".bin"),
+    ):
+        index = folder / f"{stem}{suffix}.index.json"
+        if index.is_file():
+            shards = read_json(index, "unreadable list of weights").get("weight_map")
+            names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
+            return [folder / Path(name).name for name in names]
+        if (folder / f"{stem}{suffix}").is_file():
+            return [folder / f"{stem}{suffix}"]
+    return []
+
+
+def check_weights(folder: Path) -> None:
+    """Errors: InputError naming the weight file that is missing or cut short."""
+    read_json(folder / "config.json", "the model folder lacks a file")
+    files = weight_files(folder)
+    if not files:
+        raise InputError("no weights here (.safetensors or .bin)", where=folder, remedy=AGAIN)
+    for file in files:
+        if not file.is_file():
+            raise InputError("a file of weights is missing", where=file, remedy=AGAIN)
+        if file.suffix == ".safetensors" and not _is_whole(file):
+            raise InputError("a file of weights is damaged or cut short", where=file, remedy=AGAIN)
+
+
+def _is_whole(file: Path) -> bool:
+    """Does a safetensors file hold all that its header announces? (8 bytes of length, JSON, then the tensors.)"""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > min(size - 8, HEADER_LIMIT_BYTES):
+            return False
+        try:
+            header = json.loads(stream.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            return False
+    return all(type(end) is int for end in ends) and 8 + length + max(ends, default=0) == size
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """diffusers and transformers report on stderr what is checked and raised here."""
+    import diffusers
+    import transformers
+
+    loggers = (diffusers.utils.logging, transformers.utils.logging)
+    levels = [logger.get_verbosity() for logger in loggers]
+    for logger in loggers:
+        logger.set_verbosity(logger.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.set_verbosity(level)
