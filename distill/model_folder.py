@@ -2,13 +2,12 @@
 
 Teachers and students are both such folders; `DiffusionPipeline.from_pretrained` opens either. `genin.json` holds what
 diffusers has no place for: parent, recipe, metrics, few-step timesteps, guidance, licence. Folders that others wrote are
-read as well, old ones with `.bin` weights included, never through pickle (`weights_only=True`).
+read as well (`genin.runtimes.pytorch_engine` reads the networks, `genin.runtimes.folder` the small files).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -18,8 +17,8 @@ from typing import Any
 import torch
 
 from genin.runtimes.errors import InputError
-
-GENIN_MODEL = 1
+from genin.runtimes.folder import AGAIN, GENIN_MODEL, read_info, read_json
+from genin.runtimes.pytorch_engine import read_networks
 
 
 @dataclass
@@ -40,48 +39,23 @@ class ModelFolder:
 
     @property
     def image_size(self) -> int:
-        return self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return int(self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1))
 
 
 def load_model_folder(path: Path, *, dtype: torch.dtype = torch.float32) -> ModelFolder:
     """Read a model folder in `dtype`, frozen, in evaluation mode. Errors: InputError naming the file that is wrong."""
-    import diffusers
     import transformers
 
-    index = _read_json(path / "model_index.json", "not a model folder (no model_index.json)")
-    for part in ("unet", "text_encoder", "vae", "tokenizer", "scheduler"):
-        if part not in index or not (path / part).is_dir():
-            raise InputError(f"the model folder has no '{part}'", where=path, remedy="re-create or re-download it")
-    vae_class = str(index["vae"][1])
-    if vae_class not in ("AutoencoderKL", "AutoencoderTiny"):
-        raise InputError(
-            f"unsupported autoencoder '{vae_class}'", where=path, remedy="supported: AutoencoderKL, AutoencoderTiny"
-        )
-    quiet = diffusers.utils.logging
-    level = quiet.get_verbosity()
-    quiet.set_verbosity_error()
+    networks = read_networks(path, dtype=dtype)
     try:
-        unet = diffusers.UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype)
-        vae = getattr(diffusers, vae_class).from_pretrained(path, subfolder="vae", torch_dtype=dtype)
-        text_encoder = transformers.CLIPTextModel.from_pretrained(path, subfolder="text_encoder", torch_dtype=dtype)
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(path, subfolder="tokenizer")
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"cannot read the model folder ({reason})", where=path, remedy="re-create or re-download it") from error
-    finally:
-        quiet.set_verbosity(level)
-    scheduler = _read_json(path / "scheduler" / "scheduler_config.json", "the model folder has no scheduler")
-    info_path = path / "genin.json"
-    info = _read_json(info_path, "unreadable genin.json") if info_path.is_file() else {}
-    if info and info.get("genin_model") != GENIN_MODEL:
-        raise InputError(
-            f"this folder's genin.json has version {info.get('genin_model')}, this genin reads {GENIN_MODEL}",
-            where=info_path,
-            remedy="update genin",
-        )
-    for module in (unet, vae, text_encoder):
-        module.requires_grad_(False).eval()
-    return ModelFolder(path, tokenizer, text_encoder, unet, vae, scheduler, info)
+        raise InputError(f"cannot read the tokenizer ({reason})", where=path / "tokenizer", remedy=AGAIN) from error
+    scheduler = read_json(path / "scheduler" / "scheduler_config.json", "the model folder has no scheduler")
+    return ModelFolder(
+        path, tokenizer, networks.text_encoder, networks.unet, networks.vae, scheduler, info=read_info(path)
+    )
 
 
 def save_model_folder(model: ModelFolder, out: Path, *, dtype: torch.dtype | None = None) -> None:
@@ -113,22 +87,10 @@ def save_model_folder(model: ModelFolder, out: Path, *, dtype: torch.dtype | Non
             target = out / item.name
             if target.is_dir():
                 shutil.rmtree(target)
-            os.replace(item, target)
+            item.replace(target)
 
 
 def _copy(module: Any, dtype: torch.dtype | None) -> Any:
     import copy
 
     return module if dtype is None else copy.deepcopy(module).to(dtype)
-
-
-def _read_json(path: Path, what: str) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(what, where=path, remedy="give a diffusers model folder") from error
-    except ValueError as error:
-        raise InputError("not valid JSON", where=path, remedy="re-create or re-download it") from error
-    if not isinstance(data, dict):
-        raise InputError("not a JSON object", where=path, remedy="re-create or re-download it")
-    return data
