@@ -1,0 +1,84 @@
+"""The small files that let other clients open our folders unchanged: onnx/PRECISION in optimum's ORTStableDiffusionPipeline,
+openvino/PRECISION in OpenVINO GenAI's Text2ImagePipeline and optimum-intel's OVStableDiffusionPipeline, coreml/PRECISION in
+Apple's Swift package once it is compiled.
+
+The decoder is declared an AutoencoderKL whatever it is: OpenVINO GenAI opens nothing else, and a graph has no class.
+
+Not here: the graphs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from genin.distill.model_folder import ModelFolder
+
+CONFIGS = ("text_encoder", "unet", "vae_decoder")
+
+
+def write_client_files(folder: Path, format: str, model: ModelFolder, tokenizer: Path) -> None:
+    """Write what `format`'s clients want into FORMAT/PRECISION; `tokenizer` is the bundle's own tokenizer folder."""
+    if format == "coreml":
+        for name in ("vocab.json", "merges.txt"):
+            shutil.copyfile(tokenizer / name, folder / name)
+        return
+    _write(folder / "model_index.json", model_index())
+    _write(folder / "scheduler" / "scheduler_config.json", scheduler_config(model))
+    shutil.copytree(tokenizer, folder / "tokenizer")
+    configs = zip(CONFIGS, (model.text_encoder, model.unet, model.vae), strict=True)
+    for name, module in configs:
+        _write(folder / name / "config.json", component_config(name, module.config))
+    if format == "openvino":
+        from genin.export.to_openvino import convert_tokenizer
+
+        convert_tokenizer(folder / "tokenizer")
+
+
+def model_index() -> dict[str, Any]:
+    from diffusers import __version__
+
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": __version__,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+def scheduler_config(model: ModelFolder) -> dict[str, Any]:
+    """The model's schedule as a DDIMScheduler config, which is the sampler that ships."""
+    from diffusers import DDIMScheduler, __version__
+
+    own = model.scheduler_config
+    foreign = own.get("_class_name", "DDIMScheduler") != "DDIMScheduler"
+    if foreign:  # other schedulers of latent models neither clip nor say so
+        own = {"clip_sample": False, **own}
+    config = dict(DDIMScheduler.from_config(own).config)
+    plain = {key: value for key, value in config.items() if not key.startswith("_")}
+    return {"_class_name": "DDIMScheduler", "_diffusers_version": __version__, **plain}
+
+
+def component_config(name: str, config: Any) -> dict[str, Any]:
+    """A network's config as clients read it, without the paths of the machine that exported it."""
+    plain = json.loads(config.to_json_string())
+    plain.pop("_name_or_path", None)
+    if name == "vae_decoder":
+        plain["_class_name"] = "AutoencoderKL"
+        plain.setdefault("block_out_channels", list(config.block_out_channels))
+    return dict(plain)
+
+
+def _write(path: Path, data: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,200 @@
+"""The three networks of a model as graphs will see them: plain tensors in, plain tensors out, with golden cases.
+
+Names are those of diffusers and optimum, so that their clients find them: `input_ids` => `last_hidden_state`,
+`pooler_output`; `sample`, `timestep`, `encoder_hidden_states` => `out_sample`; `latent_sample` => `sample`. The batch is
+dynamic, everything else fixed. The decoder is given latents / scaling_factor, as diffusers does.
+
+A golden case is a set of realistic inputs (tokens of prompts, unit-variance latents at the model's own timesteps) with
+PyTorch's fp32 outputs. Cases differ in batch size, so that parity also proves that the batch is dynamic.
+
+Not here: conversion (`to_onnx`, `to_openvino`, `to_coreml`), and models whose UNet wants more than text (SDXL's sizes,
+image prompts): those are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from genin.distill.model_folder import ModelFolder
+from genin.runtimes.errors import InputError
+from genin.runtimes.noise import normal
+
+PROMPTS = (
+    "a ninja in an orange outfit meditating on a mountain at sunset",
+    "",
+    "a happy samurai in a red cloak running through a snowy forest at night",
+)
+FOUR = (4, 3, 2, 1)  # quarters of the schedule, for models without timesteps of their own
+
+Case = Mapping[str, NDArray[Any]]
+
+
+class TextEncoder(nn.Module):
+    """input_ids (batch, length) int => last_hidden_state (batch, length, hidden), pooler_output (batch, hidden)."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.encoder(input_ids=input_ids, return_dict=True)
+        return out.last_hidden_state, out.pooler_output
+
+
+class Unet(nn.Module):
+    """sample (batch, C, H, W), timestep (1,), encoder_hidden_states (batch, length, hidden) => out_sample, like sample."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        out: Tensor = self.unet(sample, timestep, encoder_hidden_states=encoder_hidden_states, return_dict=False)[0]
+        return out
+
+
+class VaeDecoder(nn.Module):
+    """latent_sample (batch, C, h, w) => sample (batch, 3, H, W) in about [−1, 1]."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latent_sample: Tensor) -> Tensor:
+        out: Tensor = self.vae.decode(latent_sample, return_dict=False)[0]  # type: ignore[operator]
+        return out
+
+
+@dataclass(frozen=True)
+class Component:
+    """One network to export. `inputs` and `outputs` are names in order; `cases` the golden inputs and outputs.
+
+    `config` is the network's diffusers or transformers config, which other clients want beside the graph.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    cases: tuple[Case, ...]
+    config: Mapping[str, Any]
+    guidance_batch: int = 1  # 2 for classifier-free guidance: what graphs with a fixed batch take
+
+    def example(self) -> dict[str, Tensor]:
+        """The inputs to trace with, batch 2: with a batch of 1 a tracer would take the batch for a constant."""
+        return {name: torch.from_numpy(self.cases[0][name]) for name in self.inputs}
+
+
+def components(model: ModelFolder) -> list[Component]:
+    """Text encoder, UNet and decoder of a model in fp32. Errors: InputError for weights or networks of no use."""
+    check_supported(model)
+    for name, module in (("text_encoder", model.text_encoder), ("unet", model.unet), ("vae", model.vae)):
+        check_finite(name, module)
+    text_cases = _text_cases(model)
+    encoder = _component("text_encoder", TextEncoder(model.text_encoder), text_cases, model.text_encoder.config)
+    states = [case["last_hidden_state"] for case in encoder.cases]
+    unet = _component("unet", Unet(model.unet), _unet_cases(model, states), model.unet.config)
+    unet = replace(unet, guidance_batch=1 if model.info.get("guidance") == "baked" else 2)
+    decoder = _component("vae_decoder", VaeDecoder(model.vae), _decoder_cases(model), model.vae.config)
+    return [encoder, unet, decoder]
+
+
+OUTPUTS = {
+    "text_encoder": ("last_hidden_state", "pooler_output"),
+    "unet": ("out_sample",),
+    "vae_decoder": ("sample",),
+}
+
+
+def _component(name: str, module: nn.Module, inputs: Sequence[Case], config: Any) -> Component:
+    module.eval().requires_grad_(False)
+    outputs = OUTPUTS[name]
+    cases = tuple({**case, **run_module(module, case, outputs)} for case in inputs)
+    for case in cases:
+        for output in outputs:
+            if not np.isfinite(case[output]).all():
+                raise InputError(f"the {name} gives NaN or infinity on ordinary input", remedy="train it again")
+    return Component(name, module, tuple(inputs[0]), outputs, cases, config.to_dict() if hasattr(config, "to_dict") else dict(config))
+
+
+def run_module(module: nn.Module, case: Case, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """PyTorch's outputs by name for one case's inputs; `case` may hold outputs already, which are ignored."""
+    with torch.inference_mode():
+        results = module(*(torch.from_numpy(value) for name, value in case.items() if name not in outputs))
+    results = results if isinstance(results, tuple) else (results,)
+    return {name: np.ascontiguousarray(result.numpy()) for name, result in zip(outputs, results, strict=True)}
+
+
+# --- golden inputs ---------------------------------------------------------------------------------------------------
+
+
+def own_timesteps(model: ModelFolder) -> list[int]:
+    """The timesteps the model ships with, largest first; quarters of the schedule if it names none."""
+    few = model.info.get("few_step_timesteps")
+    if few:
+        return sorted({int(t) for steps in few.values() for t in steps}, reverse=True)
+    train = int(model.scheduler_config.get("num_train_timesteps", 1000))
+    return [train * quarter // 4 - 1 for quarter in FOUR]
+
+
+def _text_cases(model: ModelFolder) -> list[Case]:
+    tokens = model.tokenizer(
+        list(PROMPTS), padding="max_length", max_length=max_length(model), truncation=True, return_tensors="np"
+    ).input_ids.astype(np.int64)
+    return [{"input_ids": tokens[:2]}, {"input_ids": tokens[2:]}]
+
+
+def _unet_cases(model: ModelFolder, states: Sequence[NDArray[Any]]) -> list[Case]:
+    """One case a timestep; the first has batch 2, the others 1."""
+    cases: list[Case] = []
+    size = (int(model.unet.config.in_channels), model.latent_size, model.latent_size)
+    for index, timestep in enumerate(own_timesteps(model)):
+        text = states[min(index, 1)]
+        sample = normal(index, (len(text), *size))
+        cases.append({"sample": sample, "timestep": np.array([timestep], np.int64), "encoder_hidden_states": text})
+    return cases
+
+
+def _decoder_cases(model: ModelFolder) -> list[Case]:
+    size = (int(model.vae.config.latent_channels), model.latent_size, model.latent_size)
+    scale = np.float32(model.vae.config.scaling_factor)
+    return [{"latent_sample": normal(100 + n, (n, *size)) / scale} for n in (2, 1)]
+
+
+def max_length(model: ModelFolder) -> int:
+    """Tokens of a prompt, padded: what the tokenizer says, never more than the encoder has positions for."""
+    positions = int(model.text_encoder.config.max_position_embeddings)
+    return min(int(model.tokenizer.model_max_length), positions)
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def check_finite(name: str, module: nn.Module) -> None:
+    """Errors: InputError naming the first tensor that holds NaN or infinity."""
+    for key, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"weights with NaN or infinity in '{name}'", where=key, remedy="use an earlier checkpoint")
+
+
+def check_supported(model: ModelFolder) -> None:
+    """Errors: InputError for a UNet that wants conditions other than text, or whose channels the decoder lacks."""
+    config = model.unet.config
+    if config.get("addition_embed_type") not in (None, "text") or config.get("class_embed_type") is not None:
+        raise InputError("the UNet wants conditions beside the text", where=model.path, remedy="only text-to-image UNets export")
+    if config.in_channels != model.vae.config.latent_channels:
+        raise InputError(
+            f"the UNet has {config.in_channels} channels and the decoder {model.vae.config.latent_channels}",
+            where=model.path,
+            remedy="inpainting and depth UNets do not export",
+        )
+    width, hidden = config.cross_attention_dim, model.text_encoder.config.hidden_size
+    if width != hidden:
+        raise InputError(f"the UNet reads text of width {width}, the encoder gives {hidden}", where=model.path)

@@ -1,0 +1,198 @@
+"""A model folder => a bundle: every format and precision converted, measured against PyTorch, described, renamed into place.
+
+The bundle is assembled in a hidden folder beside `out` and appears by one rename when all of it is good: no graph below its
+parity floor, no half-written bundle. One network is converted to everything before the next, and freed after, so the peak
+of memory is the largest network's.
+
+Not here: the converters (`to_onnx`, `to_openvino`, `to_coreml`), parity (`parity`), what the manifest says (`manifest_of`).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genin.export.formats import TABLE, Written, converter, missing_package
+from genin.runtimes.bundle import file_entry, pack, write_manifest
+from genin.runtimes.errors import InputError, MissingExtraError
+from genin.runtimes.manifest import FileEntry, GoldenEntry, GraphEntry, Manifest, Parity
+from genin.runtimes.options import FORMATS, PRECISIONS, check_choice
+
+if TYPE_CHECKING:
+    from genin.export.components import Component
+
+PACKED = ".genin"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The bundle at `path`, its manifest, and the formats left out: format => the line that installs what it lacks."""
+
+    path: Path
+    manifest: Manifest
+    skipped: Mapping[str, str]
+
+
+def export_bundle(
+    model_path: Path,
+    out: Path,
+    formats: Sequence[str] = FORMATS,
+    precisions: Sequence[str] = PRECISIONS,
+    *,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Export a model folder to a bundle folder, or to one file if `out` ends in `.genin`.
+
+    `progress` is told each piece of work as it begins; see `count_work`. Errors: InputError for an unusable model or an
+    `out` that exists, MissingExtraError if no format can be made here, GeninError if a graph is below its parity floor.
+    """
+    for name, choices, what in ((formats, FORMATS, "format"), (precisions, PRECISIONS, "precision")):
+        for value in name:
+            check_choice(value, choices, what)
+    ordered = [name for name in PRECISIONS if name in precisions]
+    usable, skipped = usable_formats(formats)
+    if out.exists():
+        raise InputError("the output exists already", where=out, remedy="name a new one, or remove it")
+    if not (formats and ordered):
+        raise InputError("nothing to export", remedy="name a format and a precision")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        partial.chmod(0o755)
+        manifest = _assemble(model_path, partial, usable, ordered, _name(out), progress or (lambda _: None))
+        if out.suffix == PACKED:
+            pack(partial, out)
+        else:
+            os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return ExportResult(out, manifest, skipped)
+
+
+def usable_formats(formats: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Those of `formats` that can be made here, and for the others how to install what they lack.
+
+    Errors: MissingExtraError if none is left.
+    """
+    missing = {name: package for name in formats if (package := missing_package(name))}
+    usable = [name for name in formats if name not in missing]
+    if formats and not usable:
+        raise MissingExtraError(next(iter(missing.values())), "export")
+    return usable, {name: str(MissingExtraError(package, "export")) for name, package in missing.items()}
+
+
+def count_work(formats: Sequence[str]) -> int:
+    """How often `progress` will be called."""
+    return 3 * len(formats) + 2
+
+
+def _assemble(
+    model_path: Path, root: Path, formats: Sequence[str], precisions: Sequence[str], name: str, progress: Progress
+) -> Manifest:
+    from genin.distill.model_folder import load_model_folder
+    from genin.export.client_files import write_client_files
+    from genin.export.components import components
+    from genin.export.manifest_of import bundle_card, manifest_of
+    from genin.export.quiet import quiet
+
+    progress("reading the model, running the golden inputs")
+    with quiet():
+        model = load_model_folder(model_path)
+        waiting = components(model)
+    tokenizer = root / "tokenizer"
+    model.tokenizer.save_pretrained(tokenizer)
+    graphs: list[GraphEntry] = []
+    golden: list[GoldenEntry] = []
+    while waiting:
+        component = waiting.pop(0)
+        golden.append(_write_golden(root, component))
+        for format in formats:
+            progress(f"{component.name} to {format}")
+            graphs += _convert(root, component, format, precisions)
+        component.module.to("meta")  # the weights go, the config stays: client files want it
+        del component
+        gc.collect()
+    progress("describing the bundle")
+    for format in formats:
+        for precision in precisions:
+            write_client_files(root / format / precision, format, model, tokenizer)
+    graphs.sort(key=lambda graph: (formats.index(graph.format), precisions.index(graph.precision)))
+    manifest = manifest_of(model, model_path, name, tuple(graphs), tuple(golden))
+    (root / "README.md").write_text(bundle_card(manifest), encoding="utf-8")
+    manifest = _with_files(root, manifest)
+    write_manifest(manifest, root)
+    return manifest
+
+
+def _write_golden(root: Path, component: Component) -> GoldenEntry:
+    from genin.export.parity import write_golden
+
+    path = f"golden/{component.name}.npz"
+    write_golden(root / path, component.cases)
+    entry = file_entry(root, path)
+    return GoldenEntry(entry.path, entry.sha256, entry.size_bytes, component.name)
+
+
+def _convert(root: Path, component: Component, format: str, precisions: Sequence[str]) -> list[GraphEntry]:
+    place = TABLE[format].places[component.name]
+    targets = {precision: root / format / precision / place for precision in precisions}
+    written = converter(format)(component, targets)
+    return [_graph_entry(root, component, format, precision, graph) for precision, graph in written.items()]
+
+
+def _graph_entry(root: Path, component: Component, format: str, precision: str, written: Written) -> GraphEntry:
+    parity = _check(component, format, precision, written)
+    path = written.path.relative_to(root).as_posix()
+    return GraphEntry(
+        component=component.name,
+        format=format,
+        precision=precision,
+        path=path,
+        files=tuple(file_entry(root, file.relative_to(root).as_posix()) for file in _files_of(written.path)),
+        inputs=written.inputs,
+        outputs=written.outputs,
+        converter=written.converter,
+        stored=written.stored,
+        compute=written.compute,
+        opset=written.opset,
+        parity=parity,
+    )
+
+
+def _check(component: Component, format: str, precision: str, written: Written) -> Parity | None:
+    """The graph's parity, at or above its floor; None for Core ML, of which only the declaration is checked here."""
+    from genin.export import parity
+
+    if format == "coreml":
+        parity.check_coreml(written.path, written.inputs, written.outputs)
+        return None
+    run, engine = parity.open_graph(format, written.path, written.inputs, written.outputs)
+    measured = parity.measure(run, component.cases, component.outputs, precision, engine)
+    parity.require(measured, f"{component.name} as {format} {precision}")
+    return measured
+
+
+def _files_of(graph: Path) -> list[Path]:
+    """A graph's own files: all of a package folder; else the file and the weights beside it. Client files come later."""
+    if graph.is_dir():
+        return sorted(path for path in graph.rglob("*") if path.is_file())
+    return [graph, *sorted(path for path in graph.parent.iterdir() if path.is_file() and path != graph)]
+
+
+def _with_files(root: Path, manifest: Manifest) -> Manifest:
+    """The manifest with every file that no graph and no golden entry lists."""
+    listed = manifest.all_files()
+    found = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    entries: tuple[FileEntry, ...] = tuple(file_entry(root, path) for path in found if path not in listed)
+    return replace(manifest, files=entries)
+
+
+def _name(out: Path) -> str:
+    return out.name.removesuffix(PACKED)

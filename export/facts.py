@@ -1,0 +1,69 @@
+"""Parameters and multiply-adds of a model's three networks, from their configs alone: built on PyTorch's `meta` device.
+
+Multiply-adds are those of one picture, without guidance: text encoder once, UNet one step, decoder once. They count
+convolutions, linear layers and attention products.
+
+Not here: facts of bundles (their manifest states them, as measured here at export).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from genin.runtimes.errors import InputError
+
+Facts = dict[str, dict[str, int]]
+
+
+def network_facts(path: Path) -> Facts:
+    """text_encoder, unet and vae_decoder of a model folder => parameters, macs. Errors: InputError for a bad config."""
+    try:
+        return _facts(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"cannot build the networks ({reason})", where=path, remedy="re-create or re-download it") from error
+
+
+def _facts(path: Path) -> Facts:
+    import diffusers
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+    with torch.device("meta"):
+        text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(path, subfolder="text_encoder")).eval()
+        unet = _from_config(diffusers.UNet2DConditionModel, path / "unet")
+        vae = _from_config(getattr(diffusers, index["vae"][1]), path / "vae")
+        vae.encoder = nn.Identity()
+        if hasattr(vae, "quant_conv"):
+            vae.quant_conv = nn.Identity()
+        length, size = text_encoder.config.max_position_embeddings, unet.config.sample_size
+        ids = torch.zeros(1, length, dtype=torch.int64)
+        latents = torch.zeros(1, unet.config.in_channels, size, size)
+        states = torch.zeros(1, length, unet.config.cross_attention_dim)
+        return {
+            "text_encoder": _count(text_encoder, lambda: text_encoder(ids)),
+            "unet": _count(unet, lambda: unet(latents, torch.zeros(1), encoder_hidden_states=states)),
+            "vae_decoder": _count(vae, lambda: vae.decode(latents)),
+        }
+
+
+def _from_config(kind: Any, folder: Path) -> Any:
+    from genin.export.quiet import quiet
+
+    with quiet():
+        return kind.from_config(kind.load_config(folder)).eval()
+
+
+def _count(module: nn.Module, call: Callable[[], object]) -> dict[str, int]:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call()
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return {"parameters": parameters, "macs": int(counter.get_total_flops()) // 2}

@@ -1,0 +1,97 @@
+"""The formats a bundle may hold: what each needs installed, where its graphs lie, and what a converter hands back.
+
+A converter is a module with `convert(component, targets)`, where targets maps a precision to the path to write; it is
+imported only when its packages are there. A format whose packages are absent is left out of the bundle and reported.
+
+Not here: the converters (`to_onnx`, `to_openvino`, `to_coreml`), the files other clients want beside (`client_files`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from genin.runtimes.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from genin.export.components import Component
+
+# Tensors of at least this many elements are stored in fewer bits. Below lie biases, norms and, above all, the
+# frequencies of the timestep embedding, which at timestep 999 are useless with the 11 bits of an fp16.
+STORED_SMALL_FROM = 1024
+FP16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class Written:
+    """A graph on disk, as its converter describes it: for the manifest."""
+
+    path: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    converter: str
+    stored: str
+    compute: str
+    opset: int | None = None
+
+
+Convert = Callable[["Component", Mapping[str, Path]], dict[str, Written]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """`places` is the graph of each component, relative to FORMAT/PRECISION/."""
+
+    module: str
+    packages: tuple[str, ...]
+    places: Mapping[str, str]
+
+
+def _diffusers_places(file: str) -> dict[str, str]:
+    return {name: f"{name}/{file}" for name in ("text_encoder", "unet", "vae_decoder")}
+
+
+TABLE: Mapping[str, Format] = {
+    "onnx": Format(
+        "genin.export.to_onnx", ("onnx", "onnxscript", "onnxruntime"), _diffusers_places("model.onnx")
+    ),
+    "openvino": Format(
+        "genin.export.to_openvino",
+        ("openvino", "openvino_tokenizers", "nncf"),
+        _diffusers_places("openvino_model.xml"),
+    ),
+    "coreml": Format(
+        "genin.export.to_coreml",
+        ("coremltools",),
+        {"text_encoder": "TextEncoder.mlpackage", "unet": "Unet.mlpackage", "vae_decoder": "VAEDecoder.mlpackage"},
+    ),
+}
+
+
+def missing_package(name: str) -> str | None:
+    """The first package that format `name` lacks on this machine, or None."""
+    return next((package for package in TABLE[name].packages if importlib.util.find_spec(package) is None), None)
+
+
+def converter(name: str) -> Convert:
+    """The `convert` function of format `name`."""
+    return cast(Convert, importlib.import_module(TABLE[name].module).convert)
+
+
+def tensor_spec(name: str, shape: tuple[int, ...], dtype: str) -> TensorSpec:
+    """A tensor with a dynamic batch; a timestep has none."""
+    return TensorSpec(name, shape if name == "timestep" else ("batch", *shape[1:]), dtype)
+
+
+def component_specs(component: Component) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs as ONNX and OpenVINO graphs have them."""
+    case = component.cases[0]
+    inputs, outputs = (
+        tuple(tensor_spec(name, case[name].shape, str(case[name].dtype)) for name in names)
+        for names in (component.inputs, component.outputs)
+    )
+    return inputs, outputs

@@ -1,0 +1,181 @@
+"""Does a graph compute what PyTorch computes? Measured on the golden cases, at export and again wherever a bundle lands.
+
+PSNR's peak is the reference's own max − min, so a figure says the same of latents and pictures. A graph counts as good
+as its worst output in its worst case. The floors are what each way of storing weights can hold; below its floor a graph
+is refused and no bundle appears.
+
+Works without PyTorch: the references come from `golden/COMPONENT.npz`, arrays named CASE.TENSOR. Core ML programs do not
+run on Linux or Windows: there only what they declare is checked, and their parity is unknown.
+
+Not here: 8-bit activations, which are judged end to end.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genin.runtimes.errors import BundleError, GeninError
+from genin.runtimes.manifest import EXACT_PSNR_DB, Parity, TensorSpec
+
+FLOORS_DB: Mapping[str, float] = {"fp32": 90.0, "fp16": 60.0, "int8": 40.0}
+NO_COREML = "Core ML graphs cannot run on Linux"
+
+Case = Mapping[str, NDArray[Any]]
+Run = Callable[[Case], dict[str, NDArray[Any]]]
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def psnr_db(reference: NDArray[Any], got: NDArray[Any]) -> float:
+    """10·log10(peak² / mean squared error), peak = max − min of the reference; at most EXACT_PSNR_DB."""
+    wide = reference.astype(np.float64)
+    error = float(np.mean(np.square(wide - got)))
+    peak = float(np.ptp(wide))
+    if error == 0:
+        return EXACT_PSNR_DB
+    if not (math.isfinite(error) and peak > 0):
+        return -EXACT_PSNR_DB
+    return max(-EXACT_PSNR_DB, min(EXACT_PSNR_DB, 10 * math.log10(peak**2 / error)))
+
+
+def cosine(reference: NDArray[Any], got: NDArray[Any]) -> float:
+    """Cosine of the angle between two tensors as vectors; 0 if either is zero or not finite."""
+    a, b = reference.astype(np.float64).ravel(), got.astype(np.float64).ravel()
+    length = float(np.linalg.norm(a) * np.linalg.norm(b))
+    value = float(a @ b) / length if length > 0 and math.isfinite(length) else 0.0
+    return value if math.isfinite(value) else 0.0
+
+
+def measure(run: Run, cases: Iterable[Case], outputs: Sequence[str], precision: str, checked_with: str) -> Parity:
+    """Run every case and compare: the worst case's worst output counts. Errors: whatever the engine raises."""
+    pairs = [(case[name], results[name]) for case in cases for results in [run(case)] for name in outputs]
+    for reference, got in pairs:
+        if reference.shape != got.shape:
+            raise GeninError(f"an output has shape {got.shape}, PyTorch's has {reference.shape}")
+    max_abs = max(float(np.abs(reference.astype(np.float64) - got).max()) for reference, got in pairs)
+    return Parity(
+        psnr_db=round(min(psnr_db(*pair) for pair in pairs), 2),
+        max_abs=float(f"{max_abs:.4g}") if math.isfinite(max_abs) else float(np.finfo(np.float32).max),
+        cosine=round(min(cosine(*pair) for pair in pairs), 9),
+        floor_db=FLOORS_DB.get(precision, FLOORS_DB["int8"]),
+        checked_with=checked_with,
+    )
+
+
+def require(parity: Parity, graph: str) -> None:
+    """Errors: GeninError if a graph is below its floor."""
+    if parity.psnr_db < parity.floor_db:
+        raise GeninError(
+            f"parity with PyTorch is {parity.psnr_db:.1f} dB, the floor is {parity.floor_db:.0f} dB",
+            where=graph,
+            remedy="leave this precision or format out; no bundle was written",
+        )
+
+
+# --- running graphs --------------------------------------------------------------------------------------------------
+
+
+def open_graph(format: str, path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tuple[Run, str]:
+    """A graph as a function of one case, and the engine it runs on.
+
+    Errors: ModuleNotFoundError if the engine is absent, BundleError if the graph cannot be loaded or is not as declared.
+    """
+    names = [spec.name for spec in inputs], [spec.name for spec in outputs]
+    try:
+        return _OPENERS[format](path, *names)
+    except (ModuleNotFoundError, BundleError):
+        raise
+    except Exception as error:  # engines raise types of their own, which cannot be named without importing them
+        reason = " ".join(str(error).split())[:160]
+        raise BundleError(f"{format} cannot load the graph ({reason})", where=path, remedy="export it again") from error
+
+
+def _open_onnx(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Run, str]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    _same_names(path, "inputs", [{port.name} for port in session.get_inputs()], inputs)
+    _same_names(path, "outputs", [{port.name} for port in session.get_outputs()], outputs)
+
+    def run(case: Case) -> dict[str, NDArray[Any]]:
+        return dict(zip(outputs, session.run(list(outputs), {name: case[name] for name in inputs}), strict=True))
+
+    return run, f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider"
+
+
+def _open_openvino(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Run, str]:
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    _same_names(path, "inputs", [port.get_names() for port in compiled.inputs], inputs)
+    _same_names(path, "outputs", [port.get_names() for port in compiled.outputs], outputs)
+
+    def run(case: Case) -> dict[str, NDArray[Any]]:
+        results = compiled({name: case[name] for name in inputs})
+        return {name: np.array(results[name]) for name in outputs}
+
+    return run, f"openvino {openvino.__version__.partition('-')[0]} CPU f32"
+
+
+_OPENERS: Mapping[str, Callable[[Path, Sequence[str], Sequence[str]], tuple[Run, str]]] = {
+    "onnx": _open_onnx,
+    "openvino": _open_openvino,
+}
+
+
+def check_coreml(path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """A saved `.mlpackage` reads back and declares what the manifest says. Errors: BundleError, ModuleNotFoundError."""
+    from genin.export.to_coreml import read_specs
+
+    try:
+        found = read_specs(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BundleError("Core ML cannot read the graph", where=path, remedy="export it again") from error
+    if found != (tuple(inputs), tuple(outputs)):
+        raise BundleError("the graph's inputs and outputs are not the manifest's", where=path, remedy="export it again")
+
+
+def _same_names(path: Path, what: str, found: Sequence[set[str]], declared: Sequence[str]) -> None:
+    """A compiled OpenVINO tensor has aliases beside the name it was given, hence sets."""
+    if len(found) != len(declared) or any(name not in names for name, names in zip(declared, found, strict=True)):
+        said = ", ".join(min(names) for names in found)
+        raise BundleError(f"the graph's {what} are {said}, the manifest says {', '.join(declared)}", where=path)
+
+
+# --- golden files ----------------------------------------------------------------------------------------------------
+
+
+def write_golden(path: Path, cases: Sequence[Case]) -> None:
+    """Write cases as a plain npz: arrays named CASE.TENSOR."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {f"{number}.{name}": array for number, case in enumerate(cases) for name, array in case.items()}
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+def read_golden(data: bytes, names: Iterable[str]) -> list[dict[str, NDArray[Any]]]:
+    """The cases of a golden file, each with all of `names`. Errors: BundleError."""
+    cases: dict[int, dict[str, NDArray[Any]]] = {}
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            for key in arrays.files:
+                number, _, name = key.partition(".")
+                cases.setdefault(int(number), {})[name] = arrays[key]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise BundleError(f"a golden file cannot be read ({error})", remedy="export the bundle again") from error
+    wanted = set(names)
+    if not cases or any(not wanted <= set(case) for case in cases.values()):
+        raise BundleError(f"a golden file lacks some of {', '.join(sorted(wanted))}", remedy="export the bundle again")
+    return [cases[number] for number in sorted(cases)]

@@ -1,0 +1,187 @@
+"""PyTorch => ONNX through torch.onnx's dynamo exporter, at opset 20: ONNX Runtime's CPU kernels know all of it.
+
+The networks are traced once; the precisions differ in how weights are stored, and compute is fp32 in all of them:
+
+- `fp16`: weights in fp16, each behind a Cast to fp32;
+- `int8`: weights of layers in int8 with one scale an output channel, behind Cast and Mul; other large tensors in fp16.
+
+ONNX Runtime folds Cast and Mul of constants when it loads a graph, so the small files run at full speed. (DequantizeLinear
+it does not fold, and fp16 arithmetic has no fast kernels on a CPU.) OpenVINO reads the same pattern as compressed weights.
+
+Not here: 8-bit activations.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genin.export.formats import FP16_MAX, STORED_SMALL_FROM, Written, component_specs
+from genin.export.quiet import quiet
+
+if TYPE_CHECKING:
+    from genin.export.components import Component
+
+OPSET = 20
+# protobuf cannot hold 2 GB; beyond this the weights lie beside the graph, in model.onnx_data.
+SINGLE_FILE_BYTES = 1 << 30
+EXTERNAL = "model.onnx_data"
+
+
+def convert(component: Component, targets: Mapping[str, Path]) -> dict[str, Written]:
+    """Write one ONNX file (and its external weights, if large) a precision; `targets` maps precision => path."""
+    import torch
+
+    with quiet():
+        model = _trace(component)
+    inputs, outputs = component_specs(component)
+    written = {}
+    for precision, path in targets.items():
+        variant = model.clone()
+        STORE[precision](variant.graph)
+        _save(variant, path)
+        written[precision] = Written(
+            path, inputs, outputs, f"torch.onnx {torch.__version__}", stored=precision, compute="fp32", opset=OPSET
+        )
+        del variant
+        gc.collect()
+    return written
+
+
+def _trace(component: Component) -> Any:
+    """The component as an onnx_ir model with a free batch."""
+    import torch
+
+    batch = torch.export.Dim("batch")
+    shapes = tuple({} if name == "timestep" else {0: batch} for name in component.inputs)
+    program = torch.onnx.export(
+        component.module,
+        tuple(component.example().values()),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=list(component.inputs),
+        output_names=list(component.outputs),
+        dynamic_shapes=shapes,
+        verbose=False,
+    )
+    assert program is not None
+    _strip(program.model)
+    return program.model
+
+
+def _strip(model: Any) -> None:
+    """Remove the exporter's notes: a stack trace a node, with this machine's paths, a quarter of a small model's file."""
+    for part in (model, model.graph, *model.graph, *model.graph.inputs, *model.graph.initializers.values()):
+        part.metadata_props.clear()
+        part.doc_string = None
+    for node in model.graph:
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+def _save(model: Any, path: Path) -> None:
+    import onnx_ir as ir
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    ir.save(model, path, external_data=EXTERNAL if size > SINGLE_FILE_BYTES else None)
+
+
+# --- how weights are stored ------------------------------------------------------------------------------------------
+
+
+def _store_fp32(graph: Any) -> None:
+    pass
+
+
+def _store_fp16(graph: Any) -> None:
+    for value in _large(graph):
+        _half(graph, value)
+
+
+def _store_int8(graph: Any) -> None:
+    for value in _large(graph):
+        axis = _channel_axis(value)
+        if axis is None:
+            _half(graph, value)
+        else:
+            _eight_bits(graph, value, axis)
+
+
+STORE: Mapping[str, Callable[[Any], None]] = {"fp32": _store_fp32, "fp16": _store_fp16, "int8": _store_int8}
+
+
+def _large(graph: Any) -> list[Any]:
+    """The fp32 tensors worth storing in fewer bits."""
+    import onnx_ir as ir
+
+    values = graph.initializers.values()
+    return [v for v in values if v.dtype == ir.DataType.FLOAT and v.const_value.size >= STORED_SMALL_FROM]
+
+
+def _channel_axis(value: Any) -> int | None:
+    """The axis of the output channels if every user is a layer and they agree; None for anything but a weight."""
+    axes = {_axis_in(use.node, use.idx, len(value.shape)) for use in value.uses()}
+    return axes.pop() if len(axes) == 1 else None
+
+
+def _axis_in(node: Any, position: int, rank: int) -> int | None:
+    if node.op_type == "Gather" and position == 0 and rank == 2:
+        return 0
+    if position != 1 or rank < 2:
+        return None
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "MatMul":
+        return rank - 1
+    if node.op_type == "Gemm":
+        return 0 if "transB" in node.attributes and node.attributes["transB"].as_int() else 1
+    return None
+
+
+def _half(graph: Any, value: Any) -> None:
+    weights = value.const_value.numpy()
+    if float(np.abs(weights).max()) <= FP16_MAX:
+        _replace(graph, value, weights.astype(np.float16))
+
+
+def _eight_bits(graph: Any, value: Any, axis: int) -> None:
+    quantised, scale = quantise(value.const_value.numpy(), axis)
+    _replace(graph, value, quantised, scale)
+
+
+def quantise(weights: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric int8 with one scale an index of `axis`: (int8 like weights, scale broadcastable to it)."""
+    others = tuple(i for i in range(weights.ndim) if i != axis)
+    scale = np.maximum(np.abs(weights).max(axis=others, keepdims=True) / 127, np.finfo(np.float32).tiny)
+    return np.rint(weights / scale).astype(np.int8), scale.astype(np.float32)
+
+
+def _replace(graph: Any, value: Any, stored: NDArray[Any], scale: NDArray[np.float32] | None = None) -> None:
+    """Put `stored` in the place of an initialiser, behind Cast to fp32 and, if there is a scale, Mul by it."""
+    import onnx_ir as ir
+
+    constant = partial(_constant, graph)
+    nodes = [ir.node("Cast", [constant(f"{value.name}.stored", stored)], {"to": ir.DataType.FLOAT})]
+    if scale is not None:
+        nodes.append(ir.node("Mul", [nodes[0].outputs[0], constant(f"{value.name}.scale", scale)]))
+    for node, suffix in zip(nodes, ("cast", "scaled"), strict=False):
+        node.outputs[0].name = f"{value.name}.{suffix}"
+        node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+    graph.insert_before(graph[0], nodes)
+    value.replace_all_uses_with(nodes[-1].outputs[0])
+    del graph.initializers[value.name]
+
+
+def _constant(graph: Any, name: str, array: NDArray[Any]) -> Any:
+    import onnx_ir as ir
+
+    value = ir.val(name, const_value=ir.tensor(array, name=name))
+    graph.register_initializer(value)
+    return value
