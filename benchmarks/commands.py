@@ -173,6 +173,7 @@ def evaluation_text(result: dict[str, Any]) -> str:
 @click.option("--teacher-steps", type=COUNT, help="Of teachers.  [default: the model's]")
 @click.option("--runs", type=COUNT, default=20, show_default=True, help="Timed pictures per configuration.")
 @click.option("--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Untimed pictures before.")
+@click.option("--cold-starts", type=COUNT, default=2, show_default=True, help="Processes started; the last one counts.")
 @click.option("--threads", type=COUNT, help="Processor threads of every engine.  [default: all usable cores]")
 @click.option("--prompts", type=FOLDER, help="Text file with one prompt per line.")
 @click.option("--seed", type=click.IntRange(0, 2**43), default=0, show_default=True, help="First of the seeds.")
@@ -191,6 +192,7 @@ def bench_command(
     teacher_steps: int | None,
     runs: int,
     warmup: int,
+    cold_starts: int,
     threads: int | None,
     prompts: Path | None,
     seed: int,
@@ -219,6 +221,7 @@ def bench_command(
         protocol=Protocol(
             runs=runs,
             warmup=warmup,
+            cold_starts=cold_starts,
             threads=threads or usable_cores(),
             prompts=DEFAULT_PROMPTS if prompts is None else read_prompts(prompts),
             seed=seed,

@@ -52,7 +52,9 @@ def load_vae(model: Path) -> Any:
     except ImportError as error:
         raise MissingExtraError("diffusers", "distill") from error
     try:
-        return AutoModel.from_pretrained(model, subfolder="vae", local_files_only=True).eval().requires_grad_(False)
+        return (
+            AutoModel.from_pretrained(str(model), subfolder="vae", local_files_only=True).eval().requires_grad_(False)
+        )
     except (OSError, ValueError) as error:
         raise InputError("the model's autoencoder cannot be loaded", where=model / "vae") from error
 
