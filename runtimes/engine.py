@@ -60,15 +60,22 @@ class EngineRow:
     formats: tuple[str, ...]
     title: str
 
-    def reason(self) -> str | None:
-        """Why this runtime cannot run here, or None if it can (its package is found; it is not imported)."""
-        if self.extra == "coreml" and platform.system() != "Darwin":
-            return f"Core ML runs on macOS only, this is {platform.system()}"
-        found = all(importlib.util.find_spec(name) for name in self.needs())
-        return None if found else f"'{self.package}' is not installed"
+    @property
+    def installable(self) -> bool:
+        """Could this system run it at all?"""
+        return self.extra != "coreml" or platform.system() == "Darwin"
 
-    def needs(self) -> tuple[str, ...]:
-        return ("torch", "diffusers", "transformers") if self.extra == "distill" else (self.package,)
+    def missing(self) -> list[str]:
+        """The packages it needs that cannot be found (none is imported)."""
+        needed = ("torch", "diffusers", "transformers") if self.extra == "distill" else (self.package,)
+        return [name for name in needed if not _is_installed(name)]
+
+    def reason(self) -> str | None:
+        """Why this runtime cannot run here, or None if it can."""
+        if not self.installable:
+            return f"Core ML runs on macOS only, this is {platform.system()}"
+        missing = self.missing()
+        return f"'{missing[0]}' is not installed" if missing else None
 
     def version(self) -> str | None:
         try:
@@ -97,12 +104,19 @@ def engine_class(runtime: str) -> Any:
     """The adapter class of a runtime. Errors: InputError for an unknown one or one that this system cannot run,
     MissingExtraError with the line that installs its package."""
     row = ENGINES[check_choice(runtime, tuple(ENGINES), "runtime")]
-    if reason := row.reason():
-        if "not installed" in reason:
-            raise MissingExtraError(row.package, row.extra)
-        raise InputError(reason, remedy="choose another runtime: onnxruntime, openvino")
+    if not row.installable:
+        raise InputError(str(row.reason()), remedy="choose another runtime: onnxruntime, openvino")
+    if missing := row.missing():
+        raise MissingExtraError(missing[0], row.extra)
     module, _, name = row.target.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ModuleNotFoundError, ValueError):  # how import hooks, and half-loaded modules, say no
+        return False
 
 
 # --- graphs of a bundle ----------------------------------------------------------------------------------------------

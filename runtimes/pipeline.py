@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from genin.runtimes.bundle import TOKENIZER, Bundle, Manifest, is_bundle
 from genin.runtimes.engine import ENGINES, Array, Engine, check_threads, engine_class
-from genin.runtimes.errors import CancelledError, GeninError, InputError, MissingExtraError
+from genin.runtimes.errors import CancelledError, GeninError, InputError
 from genin.runtimes.folder import is_model_folder, read_constants
 from genin.runtimes.manifest import ImageSize, Latents, SamplerConstants, TextConstants
 from genin.runtimes.noise import MODES, batch_normal, check_seed
@@ -382,7 +382,7 @@ def _load_bundle(path: Path, runtime: str, precision: str, threads: int | None) 
 
 
 def choose(manifest: Manifest, runtime: str, precision: str, path: Path) -> tuple[str, str, str]:
-    """(runtime, format, precision) for a bundle. Errors: InputError saying what the bundle has, MissingExtraError."""
+    """(runtime, format, precision) for a bundle. Errors: InputError saying what the bundle has."""
     if runtime == "pytorch":
         raise InputError("runtime pytorch runs model folders, this is a bundle", where=path, remedy="leave it out")
     candidates = [
@@ -396,12 +396,10 @@ def choose(manifest: Manifest, runtime: str, precision: str, path: Path) -> tupl
         wanted = " ".join(name for name in (runtime, precision) if name != AUTO) or "any runtime"
         remedy = f"choose from what it has: {', '.join(have)}" if have else "export it again"
         raise InputError(f"the bundle has no graphs for {wanted}", where=path, remedy=remedy)
-    for name, format, found in candidates:
-        if runtime != AUTO or ENGINES[name].reason() is None:
-            return name, format, found
-    names = [name for name, _, _ in candidates]
-    row = ENGINES["onnxruntime" if "onnxruntime" in names else names[0]]
-    raise MissingExtraError(row.package, row.extra)
+    # If none is installed, the error (from `engine_class`) should name the smallest: ONNX Runtime.
+    runnable = [candidate for candidate in candidates if ENGINES[candidate[0]].reason() is None]
+    smallest = [candidate for candidate in candidates if candidate[0] == "onnxruntime"]
+    return (runnable or smallest or candidates)[0]
 
 
 def _choose_precision(have: Sequence[str], wanted: str) -> str | None:

@@ -1,0 +1,198 @@
+"""`genin generate` and `genin runtimes`.
+
+A picture is a PNG, written by rename, with prompt, seed and model in its text fields, so that it says how to draw it
+again. With `--count` several seeds follow each other, in small batches; a seed's picture does not depend on its batch.
+
+Not here: what the names of models mean (`genin.names` hands them in), measuring (`genin bench`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genin.runtimes.engine import ENGINES
+from genin.runtimes.errors import InputError
+from genin.runtimes.noise import MODES, SEED_LIMIT
+from genin.runtimes.options import AUTO, default_steps, model_path
+
+if TYPE_CHECKING:
+    from genin.runtimes.pipeline import Generation, Pictures, Pipeline
+
+DEFAULT_MODEL = "builtin:student"
+BATCH_SIZE = 8
+
+
+@click.command(
+    "generate", epilog='Example: genin generate "a ninja in an orange outfit meditating on a mountain" --seed 7'
+)
+@click.argument("prompt")
+@click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Bundle, model folder or built-in name.")
+@click.option("--runtime", default=AUTO, show_default=True, help=f"One of {', '.join(ENGINES)}, or {AUTO}.")
+@click.option("--precision", default=AUTO, show_default=True, help="fp32, fp16, int8, … as the bundle has, or auto.")
+@click.option("--steps", type=click.IntRange(min=1), help="Denoising steps. [default: the model's own]")
+@click.option("--seed", type=click.IntRange(0, SEED_LIMIT - 1), default=0, show_default=True, help="The first seed.")
+@click.option(
+    "--count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Pictures, on seeds in a row."
+)
+@click.option("--guidance-scale", type=float, help="For models with free guidance. [default: the model's own]")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="Threads of the engine. [default: the engine's own choice]"
+)
+@click.option(
+    "--noise", type=click.Choice(MODES), default="philox", show_default=True, help="torch: as diffusers draws it."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="PNG file, or an existing folder. [default: named after the prompt]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.pass_context
+def generate_command(
+    context: click.Context,
+    prompt: str,
+    model: str,
+    runtime: str,
+    precision: str,
+    steps: int | None,
+    seed: int,
+    count: int,
+    guidance_scale: float | None,
+    threads: int | None,
+    noise: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Draw a picture of PROMPT.
+
+    The same prompt, seed and steps give the same picture on every runtime. Prints the path of each picture.
+    """
+    from genin.runtimes.pipeline import load_pipeline
+
+    path = model_path(context.obj, model)
+    seeds = range(seed, seed + count)
+    places = output_paths(out, prompt, seeds)
+    steps = default_steps(context.obj, model) if steps is None else steps
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        load_pipeline(path, runtime, precision, threads=threads) as pipeline,
+    ):
+        warnings.simplefilter("always")
+        start = time.perf_counter()
+        done = []
+        for at in range(0, count, BATCH_SIZE):
+            batch = seeds[at : at + BATCH_SIZE]
+            generation = pipeline.generate(prompt, batch, steps=steps, guidance_scale=guidance_scale, noise=noise)
+            for picture_seed, picture in zip(batch, generation.images, strict=True):
+                facts = {"prompt": prompt, "seed": picture_seed, "model": model, "steps": generation.steps}
+                facts |= {"guidance_scale": generation.guidance_scale, "noise": noise, "runtime": pipeline.runtime}
+                save_png(places[picture_seed], picture, facts | {"precision": pipeline.precision})
+                if not as_json:
+                    click.echo(places[picture_seed])
+            done.append(generation)
+        seconds = time.perf_counter() - start
+    notes = list(dict.fromkeys(str(item.message) for item in caught if item.category is UserWarning))
+    for note in notes:
+        click.echo(f"genin: {note}", err=True)
+    if as_json:
+        report = describe(pipeline, done, model, noise)
+        images = [str(places[picture_seed]) for picture_seed in seeds]
+        click.echo(json.dumps({"images": images, **report, "seconds": round(seconds, 4), "notes": notes}))
+    else:
+        click.echo(
+            f"{seconds:.2f} s on {pipeline.runtime} ({pipeline.precision}), loaded in {pipeline.load_s:.2f} s", err=True
+        )
+
+
+def describe(pipeline: Pipeline, done: list[Generation], model: str, noise: str) -> dict[str, Any]:
+    """What the JSON object says beside the paths."""
+    height, width = pipeline.image_size
+    return {
+        "model": model,
+        "prompt": done[0].prompts[0],
+        "seeds": [seed for generation in done for seed in generation.seeds],
+        "steps": done[0].steps,
+        "guidance_scale": done[0].guidance_scale,
+        "noise": noise,
+        "runtime": pipeline.runtime,
+        "provider": pipeline.provider,
+        "precision": pipeline.precision,
+        "height": height,
+        "width": width,
+        "timings_ms": {stage: round(sum(g.timings[stage] for g in done), 3) for stage in done[0].timings},
+        "load_s": round(pipeline.load_s, 4),
+    }
+
+
+def output_paths(out: Path | None, prompt: str, seeds: range) -> dict[int, Path]:
+    """Seed => the file for its picture; several get their seed in the name. Errors: InputError before any work."""
+    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].rstrip("-") or "picture"
+    if out is None or out.is_dir():
+        return {seed: (out or Path()) / f"{slug}-{seed}.png" for seed in seeds}
+    if out.suffix.lower() != ".png":
+        raise InputError("pictures are written as PNG", where=out, remedy="let the name end in .png")
+    if not out.parent.is_dir():
+        raise InputError("no such folder", where=out.parent, remedy="make it first")
+    return {seed: out if len(seeds) == 1 else out.with_stem(f"{out.stem}-{seed}") for seed in seeds}
+
+
+def save_png(path: Path, picture: Pictures, facts: Mapping[str, object]) -> None:
+    """Write (H, W, 3) uint8 as a PNG with `facts` as its text fields, by rename. Errors: InputError."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("Software", "genin")
+    for name, value in facts.items():
+        info.add_itxt(name, str(value))
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        Image.fromarray(picture).save(partial, format="PNG", pnginfo=info)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"cannot write the picture ({error.strerror})", where=path) from error
+
+
+@click.command("runtimes", epilog="Example: genin runtimes --json")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+def runtimes_command(as_json: bool) -> None:
+    """Show which runtimes work here, their versions, and how to install the others."""
+    rows = [runtime_facts(name) for name in ENGINES]
+    if as_json:
+        click.echo(json.dumps({"runtimes": rows}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("runtime", "version", "runs", "here"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        here = "yes" if row["available"] else " · ".join(filter(None, (row["reason"], row["install"])))
+        # rich reads [brackets] as markup, and install lines have them
+        table.add_row(row["runtime"], row["version"] or "–", ", ".join(row["runs"]), here.replace("[", "\\["))
+    Console().print(table)
+
+
+def runtime_facts(name: str) -> dict[str, Any]:
+    """One runtime as JSON; `install` is null where nothing need or can be installed."""
+    row = ENGINES[name]
+    reason = row.reason()
+    return {
+        "runtime": name,
+        "title": row.title,
+        "available": reason is None,
+        "version": row.version(),
+        "runs": [f"{format} bundles" for format in row.formats] or ["model folders"],
+        "reason": reason,
+        "missing": row.missing(),
+        "install": row.install if reason and row.installable else None,
+    }
