@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from genin.benchmarks.model_facts import fingerprint
-from genin.distill.diffusion import Process
+from genin.distill.diffusion import Process, plain_attention
 from genin.distill.discriminator import build_discriminator
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.phases import Lesson, adversarial_step, prune_step, steps_step, student_preview
@@ -114,6 +114,7 @@ def prepare_lesson(
     device = training.device
     for part in (model.unet, model.text_encoder, model.vae):
         part.to(device)
+    plain_attention(model.unet, device)
     scale = recipe.pool.guidance_scale or float(model.info.get("guidance_scale", 7.5))
     with torch.no_grad():
         empty = embed(model.text_encoder, model.tokenizer, [""], device)
@@ -164,6 +165,7 @@ def _sample_pool(
 def _run_phase(
     name: str, training: Training, student: Any, lesson: Lesson, recipe: Recipe, model: ModelFolder, *, resume: bool
 ) -> Any:
+    plain_attention(student, training.device)
     prepared = training.add("student", student, **({"betas": (0.0, 0.99)} if name == "adversarial" else {}))
     step: Callable[..., Any]
     if name == "prune":

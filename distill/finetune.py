@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from genin.distill import autoencoder as ae
-from genin.distill.diffusion import Process, predict
+from genin.distill.diffusion import Process, plain_attention, predict
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.recipe import FinetuneRecipe, Recipe, save_recipe
 from genin.distill.sources import Source, load_pictures, to_tensor
@@ -65,6 +65,7 @@ def finetune_teacher(
     cache = cache_latents(
         source, model.vae, settings.cache_images, model.image_size, training.device, folder / "latents.pt"
     )
+    plain_attention(model.unet, training.device)
     if rank:
         _add_lora(model.unet, rank)
     denoiser = Denoiser(model.unet, model.text_encoder, train_text=settings.train_text_encoder)

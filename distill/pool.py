@@ -1,8 +1,8 @@
 """The pool: pictures of the guided teacher, sampled once, that every phase of distillation learns from.
 
 Row i is a caption, an initial noise and the trajectory the teacher's ODE takes from it: the states x_t at each of
-`teacher_steps` timesteps and the final latents. DPM-Solver++(2M) walks the same ODE as the teacher's 100-step DDIM, so a
-dozen steps cost an eighth and end close to the same picture (docs/log.md has the distance). Between two states the guided
+`teacher_steps` timesteps and the final latents. DPM-Solver++(2M) walks the same ODE as the teacher's 100-step DDIM, and a
+dozen of its steps end nearer to where that ODE leads. Between two states the guided
 prediction the solver used is known, which is a pruned student's target at no further cost.
 
 The pool is one safetensors file, written in chunks as it grows: an interrupted run goes on where it stopped, and another

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from genin.distill import autoencoder as ae
-from genin.distill.diffusion import TEACHER_SCHEDULER, Process, predict, sample
+from genin.distill.diffusion import TEACHER_SCHEDULER, Process, plain_attention, predict, sample
 from genin.distill.model_folder import ModelFolder, save_model_folder
 from genin.distill.previews import save_grid, to_uint8
 from genin.distill.recipe import Recipe, TeacherRecipe, save_recipe
@@ -214,7 +214,9 @@ def train_unet(
     process = Process(TEACHER_SCHEDULER, training.device)
     torch.manual_seed(settings.seed)
     channels, size = cache.latents.shape[1], cache.latents.shape[-1]
-    unet = training.add("unet", build_unet(settings, channels, size, text_encoder.config.hidden_size))  # type: ignore[union-attr,arg-type]
+    network: Any = build_unet(settings, channels, size, text_encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    plain_attention(network, training.device)
+    unet = training.add("unet", network)
     if resume:
         training.resume()
 

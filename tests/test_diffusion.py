@@ -1,0 +1,92 @@
+"""The training-time diffusion process against diffusers, and the fast solver against many plain steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from genin.distill.diffusion import TEACHER_SCHEDULER, Process, dpm_solver_sample, sample  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+
+class Gaussian(nn.Module):
+    """The exact v-prediction for data drawn from N(mean, scale²): its ODE has a closed form."""
+
+    def __init__(self, process: Process, mean: float = 0.7, scale: float = 0.3) -> None:
+        super().__init__()
+        self.process, self.mean, self.scale = process, mean, scale
+
+    def forward(self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, return_dict: bool) -> tuple[Tensor]:
+        alpha, sigma = self.process.alpha_sigma(t)
+        variance = alpha.square() * self.scale**2 + sigma.square()
+        x0 = self.mean + alpha * self.scale**2 / variance * (x - alpha * self.mean)
+        eps = (x - alpha * x0) / sigma.clamp_min(1e-6)
+        return (alpha * eps - sigma * x0,)
+
+
+def noise(seed: int = 0, count: int = 8) -> Tensor:
+    return torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon", "sample"])
+def test_conversions_invert_the_forward_process(prediction: str) -> None:
+    process = Process({**TEACHER_SCHEDULER, "prediction_type": prediction, "rescale_betas_zero_snr": False})
+    x0, eps, t = noise(0), noise(1), torch.tensor([0, 10, 250, 499, 700, 900, 990, 999])
+    x_t = process.add_noise(x0, eps, t)
+    found_x0, found_eps = process.to_x0_eps(process.target(x0, eps, t), x_t, t)
+    assert torch.allclose(found_x0, x0, atol=2e-4) and torch.allclose(found_eps, eps, atol=2e-3)
+
+
+def test_steps_are_those_of_diffusers() -> None:
+    from diffusers import DDIMScheduler
+
+    process, scheduler = Process(TEACHER_SCHEDULER), DDIMScheduler.from_config(TEACHER_SCHEDULER)
+    for steps in (1, 2, 4, 10, 50):
+        scheduler.set_timesteps(steps)
+        assert process.trailing_timesteps(steps) == scheduler.timesteps.tolist()
+    scheduler.set_timesteps(4)
+    v, x = noise(2), noise(3)
+    for t_now, t_next in ((999, 749), (749, 499), (249, -1)):
+        t = torch.full((len(x),), t_now)
+        x0, eps = process.to_x0_eps(v, x, t)
+        ours = process.ddim_step(x0, eps, torch.full_like(t, t_next))
+        theirs = scheduler.step(v, t_now, x, eta=0.0).prev_sample
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_pure_noise_holds_nothing_of_the_picture() -> None:
+    process = Process(TEACHER_SCHEDULER)
+    assert float(process.alphas[-1]) == 0.0 and float(process.sigmas[-1]) == 1.0
+    assert process.half_log_snr(999) == float("-inf")
+
+
+def test_twelve_fast_steps_end_nearer_to_the_ode_than_a_hundred_plain_ones() -> None:
+    process = Process(TEACHER_SCHEDULER)
+    unet, start, text = Gaussian(process), noise(4), torch.zeros(8, 3, 5)
+    exact = sample(unet, process, start, text, timesteps=process.trailing_timesteps(1000))
+    plain = sample(unet, process, start, text, timesteps=process.trailing_timesteps(100))
+    fast = dpm_solver_sample(unet, process, start, text, steps=12, empty=text[:1])
+    assert fast.states.shape == (13, 8, 4, 8, 8) and fast.x0.shape == (12, 8, 4, 8, 8)
+    error_plain, error_fast = (float((end - exact).square().mean().sqrt()) for end in (plain, fast.states[-1]))
+    assert error_fast < 0.5 * error_plain, (error_fast, error_plain)
+
+
+def test_a_kept_trajectory_ends_where_the_sampler_ends() -> None:
+    process = Process(TEACHER_SCHEDULER)
+    unet, start, text = Gaussian(process), noise(5), torch.zeros(8, 3, 5)
+    steps = process.trailing_timesteps(4)
+    states = sample(unet, process, start, text, timesteps=steps, keep=True)
+    assert torch.equal(states[0], start)
+    assert torch.equal(states[-1], sample(unet, process, start, text, timesteps=steps))
+
+
+def test_min_snr_weights_follow_the_paper() -> None:
+    process, t = Process(TEACHER_SCHEDULER), torch.arange(0, 990, 37)
+    assert torch.equal(process.min_snr_weight(t, 0.0), torch.ones(len(t)))
+    alpha, sigma = (part.flatten().double().numpy() for part in process.alpha_sigma(t))
+    snr = alpha**2 / sigma**2
+    expected = np.minimum(snr, 5.0) / (snr + 1)
+    ratio = process.min_snr_weight(t, 5.0).double().numpy() / expected
+    assert np.allclose(ratio, ratio[0], rtol=1e-4)

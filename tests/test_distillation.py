@@ -1,0 +1,146 @@
+"""Distillation and tuning through the command line on tiny models: what is written, resumed, refused; and that it learns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from genin.cli import run  # noqa: E402
+from genin.distill.distillation import Budget  # noqa: E402
+from genin.distill.model_folder import load_model_folder  # noqa: E402
+from genin.distill.recipe import load_recipe  # noqa: E402
+
+RECIPE = """
+pool: {size: 32, teacher_steps: 3, batch_size: 16}
+prune: {images: 32, batch_size: 8, feature_weight: 0.1}
+steps: {images: 32, batch_size: 8}
+adversarial: {images: 32, batch_size: 8, cache_images: 16, distillation_weight: 0.5, real_share: 0.5}
+finetune: {images: 16, batch_size: 8, cache_images: 16}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def student(tiny_model_folder: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("distilled") / "student"
+    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
+    assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(out), "--json"]) == 0
+    return out
+
+
+def test_a_student_is_a_model_folder_that_diffusers_opens(student: Path) -> None:
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(student)
+    assert pipeline.unet.mid_block is None and pipeline.unet.config.layers_per_block == 1
+    info = json.loads((student / "genin.json").read_text(encoding="utf-8"))
+    assert info["kind"] == "student" and info["guidance"] == "baked"
+    assert info["few_step_timesteps"] == {"4": [999, 749, 499, 249], "2": [999, 499], "1": [999]}
+    assert info["images_seen"] == 96 and info["recipe"]["student"] == {"name": "bk-small"}
+    assert "student of 1, 2, 4 steps" in (student / "README.md").read_text(encoding="utf-8")
+
+
+def test_each_phase_leaves_its_log_curves_and_pictures(student: Path) -> None:
+    training = student / "training"
+    wanted = {"prune": {"output", "features"}, "steps": {"first", "last"}}
+    wanted["adversarial"] = {"discriminator", "adversarial", "regression", "distillation", "r1"}
+    for phase, keys in wanted.items():
+        rows = [json.loads(line) for line in (training / f"{phase}.log.jsonl").read_text().splitlines()]
+        assert keys <= rows[-1].keys() and rows[-1]["images_seen"] == 32
+        assert (training / f"{phase}.curves.png").is_file() and (training / f"{phase}.samples-00000032.png").is_file()
+    assert load_recipe(training / "recipe.yaml").pool.size == 32
+
+
+def test_a_finished_run_resumes_to_the_same_weights(student: Path, tiny_model_folder: Path, recipe: Path) -> None:
+    before = {name: value.clone() for name, value in load_model_folder(student).unet.state_dict().items()}
+    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
+    assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(student), "--resume"]) == 0
+    after = load_model_folder(student).unet.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_output_with_something_in_it_is_never_overwritten(
+    student: Path, tiny_model_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["distill", "--teacher", str(tiny_model_folder), "--data", "builtin:world", "--out", str(student)]
+    assert run(arguments) == 2
+    assert "not empty" in capfd.readouterr().err
+
+
+def test_a_student_cannot_teach(student: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["distill", "--teacher", str(student), "--data", "builtin:world", "--out", str(tmp_path / "s")]
+    assert run(arguments) == 2
+    assert "cannot teach" in capfd.readouterr().err
+
+
+def test_a_dry_run_needs_neither_data_nor_out(tiny_model_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["distill", "--teacher", str(tiny_model_folder), "--student", "bk-small", "--dry-run", "--json"]) == 0
+    facts = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert 0 < facts["student_parameters"] < facts["teacher_parameters"]
+    assert 0 < facts["student_macs"] < facts["teacher_macs"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prune: {imagess: 3}", "prune.imagess"),
+        ("steps: {step_counts: 4}", "steps.step_counts"),
+        ("adversarial: {lr: fast}", "adversarial.lr"),
+        ("prunes: {}", "prune"),
+        ("prune: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_before_any_work(
+    tmp_path: Path, tiny_model_folder: Path, text: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out = tmp_path / "wrong.yaml", tmp_path / "out"
+    recipe.write_text(text, encoding="utf-8")
+    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--out", str(out)]
+    assert run(["distill", *arguments, "--recipe", str(recipe)]) == 2
+    assert message in capfd.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--lora", "2"]])
+def test_a_tuned_teacher_differs_where_it_should(
+    tiny_model_folder: Path, recipe: Path, tmp_path: Path, options: list[str]
+) -> None:
+    out = tmp_path / "tuned"
+    arguments = [
+        "--base",
+        str(tiny_model_folder),
+        "--data",
+        "builtin:world",
+        "--recipe",
+        str(recipe),
+        "--out",
+        str(out),
+    ]
+    assert run(["teacher", "finetune", *arguments, *options]) == 0
+    before, after = load_model_folder(tiny_model_folder), load_model_folder(out)
+    old, new = before.unet.state_dict(), after.unet.state_dict()
+    assert old.keys() == new.keys(), "adapters must be merged"
+    changed = {name for name in old if not torch.allclose(old[name], new[name], atol=1e-7)}
+    if options:
+        assert changed and all(".to_" in name for name in changed)
+    else:
+        assert len(changed) > len(old) / 2
+    for name, value in before.text_encoder.state_dict().items():
+        assert torch.equal(value, after.text_encoder.state_dict()[name])
+    assert after.info["kind"] == "teacher" and after.info["images_seen"] == 16
+
+
+def test_a_budget_is_shared_out() -> None:
+    budget = Budget(10)
+    assert sum(budget.of(part) or 0 for part in ("pool", "prune", "steps", "adversarial")) == pytest.approx(10)
+    assert Budget(None).of("pool") is None

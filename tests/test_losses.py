@@ -1,0 +1,93 @@
+"""The loss functions on cases whose value is known by hand, and the discriminator's shapes and gradients."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from genin.distill.discriminator import build_discriminator, encoder_features  # noqa: E402
+from genin.distill.losses import (  # noqa: E402
+    accuracy,
+    feature_loss,
+    hinge_discriminator,
+    hinge_generator,
+    pseudo_huber,
+    r1_penalty,
+)
+
+
+def test_pseudo_huber_is_l2_near_and_l1_far() -> None:
+    zero = torch.zeros(3, 1, 2, 2)
+    assert float(pseudo_huber(zero, zero, 0.05)) == 0
+    assert float(pseudo_huber(zero + 1e-3, zero, 1.0)) == pytest.approx(0.5e-6, rel=1e-1)
+    assert float(pseudo_huber(zero + 100, zero, 0.05)) == pytest.approx(99.95, rel=1e-4)
+
+
+def test_feature_loss_does_not_depend_on_a_blocks_scale() -> None:
+    small, large = torch.ones(2, 3), 1000 * torch.ones(2, 3)
+    assert float(feature_loss([1.1 * small], [small])) == pytest.approx(0.01, rel=1e-4)
+    assert float(feature_loss([1.1 * large], [large])) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_hinge_stops_at_the_margin() -> None:
+    ones = torch.ones(4, 1, 2, 2)
+    assert float(hinge_discriminator([2 * ones], [-2 * ones])) == 0
+    assert float(hinge_discriminator([0 * ones], [0 * ones])) == 2
+    assert float(hinge_discriminator([-ones, 2 * ones], [ones, -2 * ones])) == 2
+    assert float(hinge_generator([3 * ones, ones])) == -2
+    assert float(accuracy([ones], [ones])) == 0.5
+
+
+def test_r1_is_the_squared_gradient() -> None:
+    features = torch.randn(5, 2, 3, 3, requires_grad=True)
+    logits = (features * 2.0).mean(dim=1, keepdim=True)  # per-sample mean over 3×3 places: d/df = 2/(2·9)
+    penalty = r1_penalty([logits], [features])
+    assert float(penalty) == pytest.approx(18 * (1 / 9) ** 2, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def unet() -> object:
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=8,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        resnet_time_scale_shift="scale_shift",
+    ).requires_grad_(False)
+
+
+def test_encoder_features_are_the_unets_own(unet: object) -> None:
+    x, t, text = torch.randn(2, 4, 8, 8), torch.tensor([3, 900]), torch.randn(2, 5, 16)
+    seen: dict[int, torch.Tensor] = {}
+    middle = unet.mid_block.register_forward_hook(lambda _m, _i, output: seen.__setitem__(0, output))  # type: ignore[attr-defined]
+    unet(x, t, encoder_hidden_states=text)  # type: ignore[operator]
+    middle.remove()
+    features, emb = encoder_features(unet, x, t, text)
+    assert [tuple(f.shape[1:]) for f in features] == [(32, 8, 8), (64, 4, 4), (64, 4, 4)]
+    assert torch.allclose(features[-1], seen[0], atol=1e-5) and emb.shape[0] == 2
+
+
+def test_the_discriminator_learns_heads_only_and_reads_time_and_text(unet: object) -> None:
+    heads = build_discriminator(unet, 16)
+    x, t, text = torch.randn(2, 4, 8, 8, requires_grad=True), torch.tensor([3, 900]), torch.randn(2, 5, 16)
+    features, emb = encoder_features(unet, x, t, text)
+    logits = heads(features, emb, text)
+    assert len(logits) == 3 and all(head.shape[:2] == (2, 1) for head in logits)
+    hinge_generator(logits).backward()
+    assert x.grad is not None and float(x.grad.abs().sum()) > 0, "no gradient reaches the picture"
+    with torch.no_grad():
+        for head in heads.heads:
+            head.film.weight.normal_()
+        other = heads(features, emb, torch.roll(text, 1, dims=0))
+        same = heads(features, emb, text)
+    assert not torch.allclose(other[0], same[0])

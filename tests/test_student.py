@@ -1,0 +1,78 @@
+"""Pruning: which blocks go, which of the teacher's weights stay, and that plain diffusers opens what is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from genin.distill.student import PRESETS, build_student, student_config, teacher_key, unet_cost  # noqa: E402
+from genin.runtimes.errors import InputError  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Any:
+    """Stable Diffusion's shape in small: four levels, the two deepest equally wide."""
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(1)
+    return UNet2DConditionModel(
+        sample_size=16, block_out_channels=(16, 32, 48, 48), layers_per_block=2, cross_attention_dim=24,
+        attention_head_dim=4, norm_num_groups=8,
+    ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_weight_of_a_student_is_one_of_the_teachers(teacher: Any, name: str, tmp_path: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    student, copied = build_student(teacher, name)
+    assert copied == 1.0
+    student.save_pretrained(tmp_path)  # type: ignore[operator]
+    reopened = UNet2DConditionModel.from_pretrained(tmp_path)
+    x, t, text = torch.randn(1, 4, 16, 16), torch.tensor([500]), torch.randn(1, 7, 24)
+    with torch.no_grad():
+        assert torch.allclose(reopened(x, t, text).sample, student(x, t, text).sample, atol=1e-5)
+        if name == "full":
+            assert torch.allclose(reopened(x, t, text).sample, teacher(x, t, text).sample, atol=1e-5)
+
+
+def test_the_block_map_is_that_of_bk_sdm() -> None:
+    assert (
+        teacher_key("up_blocks.0.resnets.1.conv1.weight", last_pair=2, shift=1) == "up_blocks.1.resnets.2.conv1.weight"
+    )
+    assert (
+        teacher_key("up_blocks.2.attentions.0.norm.bias", last_pair=2, shift=0) == "up_blocks.2.attentions.0.norm.bias"
+    )
+    assert (
+        teacher_key("down_blocks.1.resnets.0.norm1.bias", last_pair=2, shift=1) == "down_blocks.1.resnets.0.norm1.bias"
+    )
+    assert (
+        teacher_key("up_blocks.1.upsamplers.0.conv.bias", last_pair=2, shift=1) == "up_blocks.2.upsamplers.0.conv.bias"
+    )
+
+
+def test_published_sizes_of_stable_diffusion_1_5() -> None:
+    """BK-SDM's paper, table 1: UNets of 0.86 G (teacher), 0.58 G (base), 0.48 G (small) and 0.32 G (tiny) parameters."""
+    sd15 = {
+        "sample_size": 64, "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280, 1280),
+        "layers_per_block": 2, "cross_attention_dim": 768, "attention_head_dim": 8,
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    }  # fmt: skip
+    published = {"full": 0.86e9, "bk-base": 0.58e9, "bk-small": 0.48e9, "bk-tiny": 0.32e9}
+    for name, parameters in published.items():
+        found, macs = unet_cost(student_config(sd15, PRESETS[name]), tokens=77)
+        assert found == pytest.approx(parameters, rel=0.02), name
+        assert macs > 0
+
+
+def test_bad_students_are_refused(teacher: Any) -> None:
+    with pytest.raises(InputError, match="bk-base"):
+        build_student(teacher, "bk-bse")
+    shallow = dict(teacher.config) | {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    with pytest.raises(InputError, match="2 levels"):
+        student_config(shallow, PRESETS["bk-tiny"])
