@@ -81,6 +81,16 @@ def tiny_student_folder(tiny_model_folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_student_folder: Path) -> Path:
+    """A bundle folder of the tiny student: ONNX and OpenVINO, fp32 and fp16. Read-only, like the others."""
+    from tiny_bundle import write_tiny_bundle
+
+    folder = tiny_student_folder.parent / "bundle"
+    write_tiny_bundle(tiny_student_folder, folder)
+    return folder
+
+
 def write_tiny_model(folder: Path) -> None:
     import torch
     from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
