@@ -1,8 +1,8 @@
 """Models side by side on the same prompts and seeds: one picture sheet, models as rows, captions below each column.
 
 Every model draws prompt i from seed `seed + i`, so a column shows what each makes of the same noise. Small pictures
-are enlarged to be seen; long lists of prompts are set in several bands. The font is the one Pillow carries, which
-covers Latin, Greek and Cyrillic; other scripts show as boxes.
+are enlarged to be seen; long lists of prompts are set in several bands. The font is the one Pillow carries; it knows
+ASCII only, so other texts are set in matplotlib's DejaVu Sans (Latin, Greek, Cyrillic, Arabic; other scripts show as boxes).
 
 Not here: figures (`evaluate`, `bench`).
 """
@@ -68,7 +68,8 @@ def draw_grid(models: Sequence[Contender], prompts: Sequence[str], seed: int, sa
 def draw_sheet(grid: Grid) -> Image.Image:
     """The grid as one RGB picture."""
     largest = max(row.pictures.shape[1] for row in grid.rows)
-    sheet = Sheet(max(CELL_PX, largest), ImageFont.load_default(18), ImageFont.load_default(14), 19)
+    texts = "".join([*grid.captions, *(row.label + row.detail for row in grid.rows)])
+    sheet = Sheet(max(CELL_PX, largest), font_for(texts, 18), font_for(texts, 14), 19)
     bands = [range(start, min(start + COLUMNS, len(grid.captions))) for start in range(0, len(grid.captions), COLUMNS)]
     captions = [wrap(caption, sheet.text, sheet.cell) for caption in grid.captions]
     heights = [_band_height(sheet, grid, [captions[index] for index in band]) for band in bands]
@@ -79,6 +80,15 @@ def draw_sheet(grid: Grid) -> Image.Image:
         _draw_band(image, sheet, grid, band, captions, top)
         top += height + BAND_PX
     return image
+
+
+def font_for(text: str, size: int) -> Font:
+    """A font that can set `text`."""
+    if text.isascii():
+        return ImageFont.load_default(size)
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size * 0.92)
 
 
 def save_sheet(grid: Grid, out: Path) -> None:
@@ -94,7 +104,7 @@ def wrap(text: str, font: Font, width: int, *, max_lines: int = 6) -> list[str]:
     lines = [""]
     for word in text.split():
         while font.getlength(word) > width:
-            fitting = next(n for n in range(len(word) - 1, 0, -1) if font.getlength(word[:n]) <= width or n == 1)
+            fitting = _fitting(word, font, width)
             lines += [word[:fitting]]
             word = word[fitting:]
         joined = f"{lines[-1]} {word}".strip()
@@ -109,6 +119,12 @@ def wrap(text: str, font: Font, width: int, *, max_lines: int = 6) -> list[str]:
     while last and font.getlength(f"{last}…") > width:
         last = last[:-1]
     return [*lines[: max_lines - 1], f"{last}…"]
+
+
+def _fitting(word: str, font: Font, width: int) -> int:
+    """How many letters of a long word fit: up to its last hyphen or the like if there is one, else as many as can."""
+    most = next(n for n in range(len(word) - 1, 0, -1) if font.getlength(word[:n]) <= width or n == 1)
+    return next((n for n in range(most, 1, -1) if word[n - 1] in "-_/.:"), most)
 
 
 def _band_height(sheet: Sheet, grid: Grid, captions: Sequence[Sequence[str]]) -> int:

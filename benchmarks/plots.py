@@ -48,9 +48,9 @@ def quality_latency_svg(rows: Sequence[Mapping[str, Any]]) -> str | None:
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         shown = [row for row in rows if row.get(key) is not None]
-        names = list(dict.fromkeys(row["bundle"] for row in shown))
+        names = list(dict.fromkeys(series_of(row) for row in shown))
         for row in shown:
-            _point(axes, row, row[key], SERIES[names.index(row["bundle"]) % len(SERIES)])
+            _point(axes, row, row[key], SERIES[names.index(series_of(row)) % len(SERIES)])
         _style(axes, title)
         _legend(axes, shown, names)
         buffer = io.StringIO()
@@ -65,10 +65,11 @@ def _point(axes: Any, row: Mapping[str, Any], quality: float, colour: str) -> No
     marker = MARKERS.get(row["runtime"], "o")
     look = {"color": colour, "markerfacecoloralt": "none", "markersize": 10, "markeredgewidth": 1.6, "linestyle": ""}
     axes.plot([row["latency_ms"]["p50"]], [quality], marker=marker, fillstyle=fill, **look)
-    note = f"{row['steps']}" + (" step" if row["steps"] == 1 else " steps")
-    axes.annotate(
-        note, (row["latency_ms"]["p50"], quality), (9, 0), textcoords="offset points", va="center", size=9, color=SOFT
-    )
+
+
+def series_of(row: Mapping[str, Any]) -> str:
+    """What one colour stands for: a model at a number of steps."""
+    return f"{row['bundle']}, {row['steps']} step{'s' if row['steps'] != 1 else ''}"
 
 
 def _style(axes: Any, title: str) -> None:
@@ -92,7 +93,7 @@ def _style(axes: Any, title: str) -> None:
 
 
 def _legend(axes: Any, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Colour says the model, shape the runtime, filling the precision."""
+    """Colour says model and steps, shape the runtime, filling the precision."""
     from matplotlib.lines import Line2D
 
     def sample(label: str, colour: str, marker: str, fill: str) -> Any:

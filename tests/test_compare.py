@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from genin.benchmarks.compare import CELL_PX, COLUMNS, GAP_PX, LABEL_PX, MARGIN_PX, draw_sheet, wrap
+from genin.benchmarks.compare import CELL_PX, COLUMNS, GAP_PX, LABEL_PX, MARGIN_PX, draw_sheet, font_for, wrap
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.prompts import read_prompts
 from genin.cli import run
@@ -75,6 +75,14 @@ def test_captions_wrap_and_end() -> None:
     cut = wrap("word " * 100, font, 100, max_lines=2)
     assert len(cut) == 2 and cut[1].endswith("…") and font.getlength(cut[1]) <= 100
     assert wrap("", font, 100) == []
+    assert wrap("a-rather-long-model-name-v2.genin", font, 130)[0].endswith("-")
+
+
+def test_other_letters_than_ascii_are_set_too() -> None:
+    for text in ("café — Ниндзя", "plain"):
+        font = font_for(text, 14)
+        missing = bytes(font.getmask("\uffff"))
+        assert all(bytes(font.getmask(letter)) != missing for letter in text.replace(" ", ""))
 
 
 def test_prompts_come_from_text_or_jsonl(tmp_path: Path) -> None:
