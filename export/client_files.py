@@ -31,7 +31,7 @@ def write_client_files(folder: Path, format: str, model: ModelFolder, tokenizer:
     shutil.copytree(tokenizer, folder / "tokenizer")
     configs = zip(CONFIGS, (model.text_encoder, model.unet, model.vae), strict=True)
     for name, module in configs:
-        _write(folder / name / "config.json", component_config(name, module.config))
+        _write(folder / name / "config.json", component_config(name, module))
     if format == "openvino":
         from genin.export.to_openvino import convert_tokenizer
 
@@ -69,14 +69,15 @@ def scheduler_config(model: ModelFolder) -> dict[str, Any]:
     return {"_class_name": "DDIMScheduler", "_diffusers_version": __version__, **plain}
 
 
-def component_config(name: str, config: Any) -> dict[str, Any]:
+def component_config(name: str, module: Any) -> dict[str, Any]:
     """A network's config as clients read it, without the paths of the machine that exported it."""
-    plain = json.loads(config.to_json_string())
+    own = module if hasattr(module, "to_json_string") else module.config  # diffusers' models, transformers' configs
+    plain: dict[str, Any] = json.loads(own.to_json_string())
     plain.pop("_name_or_path", None)
     if name == "vae_decoder":
         plain["_class_name"] = "AutoencoderKL"
-        plain.setdefault("block_out_channels", list(config.block_out_channels))
-    return dict(plain)
+        plain.setdefault("block_out_channels", list(module.config.block_out_channels))
+    return plain
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:

@@ -74,17 +74,13 @@ class VaeDecoder(nn.Module):
 
 @dataclass(frozen=True)
 class Component:
-    """One network to export. `inputs` and `outputs` are names in order; `cases` the golden inputs and outputs.
-
-    `config` is the network's diffusers or transformers config, which other clients want beside the graph.
-    """
+    """One network to export. `inputs` and `outputs` are names in order; `cases` the golden inputs and outputs."""
 
     name: str
     module: nn.Module
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     cases: tuple[Case, ...]
-    config: Mapping[str, Any]
     guidance_batch: int = 1  # 2 for classifier-free guidance: what graphs with a fixed batch take
 
     def example(self) -> dict[str, Tensor]:
@@ -95,15 +91,25 @@ class Component:
 def components(model: ModelFolder) -> list[Component]:
     """Text encoder, UNet and decoder of a model in fp32. Errors: InputError for weights or networks of no use."""
     check_supported(model)
-    for name, module in (("text_encoder", model.text_encoder), ("unet", model.unet), ("vae", model.vae)):
+    networks = modules(model)
+    for name, module in networks.items():
         check_finite(name, module)
     text_cases = _text_cases(model)
-    encoder = _component("text_encoder", TextEncoder(model.text_encoder), text_cases, model.text_encoder.config)
+    encoder = _component("text_encoder", networks["text_encoder"], text_cases)
     states = [case["last_hidden_state"] for case in encoder.cases]
-    unet = _component("unet", Unet(model.unet), _unet_cases(model, states), model.unet.config)
+    unet = _component("unet", networks["unet"], _unet_cases(model, states))
     unet = replace(unet, guidance_batch=1 if model.info.get("guidance") == "baked" else 2)
-    decoder = _component("vae_decoder", VaeDecoder(model.vae), _decoder_cases(model), model.vae.config)
+    decoder = _component("vae_decoder", networks["vae_decoder"], _decoder_cases(model))
     return [encoder, unet, decoder]
+
+
+def modules(model: ModelFolder) -> dict[str, nn.Module]:
+    """Component => the module that computes it."""
+    return {
+        "text_encoder": TextEncoder(model.text_encoder),
+        "unet": Unet(model.unet),
+        "vae_decoder": VaeDecoder(model.vae),
+    }
 
 
 OUTPUTS = {
@@ -113,7 +119,7 @@ OUTPUTS = {
 }
 
 
-def _component(name: str, module: nn.Module, inputs: Sequence[Case], config: Any) -> Component:
+def _component(name: str, module: nn.Module, inputs: Sequence[Case]) -> Component:
     module.eval().requires_grad_(False)
     outputs = OUTPUTS[name]
     cases = tuple({**case, **run_module(module, case, outputs)} for case in inputs)
@@ -121,7 +127,7 @@ def _component(name: str, module: nn.Module, inputs: Sequence[Case], config: Any
         for output in outputs:
             if not np.isfinite(case[output]).all():
                 raise InputError(f"the {name} gives NaN or infinity on ordinary input", remedy="train it again")
-    return Component(name, module, tuple(inputs[0]), outputs, cases, config.to_dict() if hasattr(config, "to_dict") else dict(config))
+    return Component(name, module, tuple(inputs[0]), outputs, cases)
 
 
 def run_module(module: nn.Module, case: Case, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -188,7 +194,9 @@ def check_supported(model: ModelFolder) -> None:
     """Errors: InputError for a UNet that wants conditions other than text, or whose channels the decoder lacks."""
     config = model.unet.config
     if config.get("addition_embed_type") not in (None, "text") or config.get("class_embed_type") is not None:
-        raise InputError("the UNet wants conditions beside the text", where=model.path, remedy="only text-to-image UNets export")
+        raise InputError(
+            "the UNet wants conditions beside the text", where=model.path, remedy="only text-to-image UNets export"
+        )
     if config.in_channels != model.vae.config.latent_channels:
         raise InputError(
             f"the UNet has {config.in_channels} channels and the decoder {model.vae.config.latent_channels}",

@@ -10,7 +10,6 @@ Not here: the converters (`to_onnx`, `to_openvino`, `to_coreml`), parity (`parit
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +69,7 @@ def export_bundle(
         if out.suffix == PACKED:
             pack(partial, out)
         else:
-            os.replace(partial, out)
+            partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return ExportResult(out, manifest, skipped)

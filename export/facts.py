@@ -27,7 +27,9 @@ def network_facts(path: Path) -> Facts:
         return _facts(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"cannot build the networks ({reason})", where=path, remedy="re-create or re-download it") from error
+        raise InputError(
+            f"cannot build the networks ({reason})", where=path, remedy="re-create or re-download it"
+        ) from error
 
 
 def _facts(path: Path) -> Facts:

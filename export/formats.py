@@ -56,9 +56,7 @@ def _diffusers_places(file: str) -> dict[str, str]:
 
 
 TABLE: Mapping[str, Format] = {
-    "onnx": Format(
-        "genin.export.to_onnx", ("onnx", "onnxscript", "onnxruntime"), _diffusers_places("model.onnx")
-    ),
+    "onnx": Format("genin.export.to_onnx", ("onnx", "onnxscript", "onnxruntime"), _diffusers_places("model.onnx")),
     "openvino": Format(
         "genin.export.to_openvino",
         ("openvino", "openvino_tokenizers", "nncf"),

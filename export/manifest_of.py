@@ -30,7 +30,17 @@ from genin.runtimes.manifest import (
 
 FOREIGN_STEPS, FOREIGN_GUIDANCE_SCALE = 50, 7.5
 # Keys of genin.json that the manifest has places for; what is left is provenance.
-PLACED = ("genin_model", "kind", "parent", "licence", "title", "recipe", "few_step_timesteps", "default_steps", "guidance")
+PLACED = (
+    "genin_model",
+    "kind",
+    "parent",
+    "licence",
+    "title",
+    "recipe",
+    "few_step_timesteps",
+    "default_steps",
+    "guidance",
+)
 
 
 def manifest_of(
@@ -51,7 +61,9 @@ def manifest_of(
             golden=golden,
         )
     except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"genin.json is not usable ({error})", where=path, remedy="train or download it again") from error
+        raise InputError(
+            f"genin.json is not usable ({error})", where=path, remedy="train or download it again"
+        ) from error
 
 
 def _model_info(model: ModelFolder, path: Path) -> ModelInfo:

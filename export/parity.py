@@ -162,7 +162,7 @@ def write_golden(path: Path, cases: Sequence[Case]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {f"{number}.{name}": array for number, case in enumerate(cases) for name, array in case.items()}
     with path.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # numpy types **arrays as its own flag
 
 
 def read_golden(data: bytes, names: Iterable[str]) -> list[dict[str, NDArray[Any]]]:

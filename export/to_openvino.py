@@ -62,7 +62,9 @@ def _trace(component: Component) -> Any:
     import torch
 
     case = component.cases[0]
-    shapes = [list(case[name].shape) if name == "timestep" else [-1, *case[name].shape[1:]] for name in component.inputs]
+    shapes = [
+        list(case[name].shape) if name == "timestep" else [-1, *case[name].shape[1:]] for name in component.inputs
+    ]
     types = [ov.Type(case[name].dtype) for name in component.inputs]
     with torch.no_grad():
         model = ov.convert_model(

@@ -1,0 +1,190 @@
+"""`genin export`, `genin verify` and `genin inspect`: options, tables and JSON around the library's functions.
+
+Imports are inside the functions, so that `verify` runs where there is no PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genin.runtimes.options import FORMATS, PRECISIONS, CommaChoice, flatten, model_path
+
+if TYPE_CHECKING:
+    from genin.export.exporter import Progress
+
+
+@click.command("export", epilog="Example: genin export builtin:student --out student.genin --format onnx,openvino")
+@click.argument("model")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Bundle folder, or FILE.genin to pack it.")
+@click.option(
+    "--format",
+    "formats",
+    type=CommaChoice(FORMATS),
+    multiple=True,
+    default=(FORMATS,),
+    help="Formats to write; all by default.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=CommaChoice(PRECISIONS),
+    multiple=True,
+    default=(PRECISIONS,),
+    help="How weights are stored; all by default.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.pass_context
+def export_command(
+    ctx: click.Context,
+    model: str,
+    out: Path,
+    formats: tuple[tuple[str, ...], ...],
+    precisions: tuple[tuple[str, ...], ...],
+    as_json: bool,
+) -> None:
+    """Export MODEL, a diffusers model folder, to a bundle of ONNX, OpenVINO and Core ML graphs.
+
+    Every graph is measured against PyTorch before the bundle appears: at least 90 dB for fp32, 60 for fp16, 40 for int8,
+    or there is no bundle. A format whose packages are not installed is left out and named.
+    """
+    from genin.export.exporter import count_work, export_bundle
+
+    source, wanted = model_path(ctx.obj, model), flatten(formats)
+    with _progress(count_work(wanted)) as progress:
+        result = export_bundle(source, out, wanted, flatten(precisions), progress=progress)
+    for format, reason in result.skipped.items():
+        click.echo(f"genin: {format} is left out: {reason}", err=True)
+    graphs = result.manifest.graphs
+    size = sum(entry.size_bytes for entry in result.manifest.all_files().values())
+    if as_json:
+        facts = [
+            {
+                "component": graph.component,
+                "format": graph.format,
+                "precision": graph.precision,
+                "size_bytes": graph.size_bytes,
+                "psnr_db": graph.parity.psnr_db if graph.parity else None,
+            }
+            for graph in graphs
+        ]
+        line = {"bundle": str(out), "size_bytes": size, "graphs": facts, "skipped": dict(result.skipped)}
+        click.echo(json.dumps(line))
+        return
+    rows = [
+        (g.format, g.precision, g.component, _megabytes(g.size_bytes), _db(g.parity.psnr_db if g.parity else None))
+        for g in graphs
+    ]
+    _table(["format", "precision", "component", "size", "parity"], rows)
+    click.echo(f"{out}: {len(graphs)} graphs, {_megabytes(size)}; try: genin generate PROMPT -m {out}")
+
+
+@click.command("verify", epilog="Example: genin verify student.genin")
+@click.argument("bundle")
+@click.option("--against", metavar="MODEL", help="Take the reference from this model's PyTorch networks instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.pass_context
+def verify_command(ctx: click.Context, bundle: str, against: str | None, as_json: bool) -> int:
+    """Check BUNDLE: its schema, the hash of every file, and the parity of every graph that can run here.
+
+    The reference is the bundle's golden files, PyTorch's own outputs, so PyTorch is not needed. Exit code 1 if anything
+    is wrong.
+    """
+    from genin.export.verify import verify_bundle
+
+    model = None if against is None else model_path(ctx.obj, against)
+    report = verify_bundle(model_path(ctx.obj, bundle), against=model)
+    if as_json:
+        click.echo(json.dumps(report.as_json()))
+    else:
+        rows = [
+            (g.format, g.precision, g.component, _db(g.psnr_db), _db(g.floor_db), g.verdict()) for g in report.graphs
+        ]
+        _table(["format", "precision", "component", "parity", "floor", ""], rows)
+        for path, good in report.files.items():
+            if not good:
+                click.echo(f"damaged or changed: {path}")
+        click.echo(f"{bundle}: {'ok' if report.ok else 'NOT ok'}, {len(report.files)} files")
+    return 0 if report.ok else 1
+
+
+@click.command("inspect", epilog="Example: genin inspect builtin:student --json")
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.pass_context
+def inspect_command(ctx: click.Context, model: str, as_json: bool) -> None:
+    """Show what MODEL, a bundle or a model folder, consists of: parameters, multiply-adds, sizes, licence, provenance."""
+    from genin.export.inspection import inspect_path
+
+    facts = inspect_path(model_path(ctx.obj, model))
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    rows = [
+        (name, f"{_count(part['parameters'])}", _count(part["macs"]), _megabytes(part["size_bytes"]), part["precision"])
+        for name, part in facts["components"].items()
+    ]
+    _table(["component", "parameters", "multiply-adds", "size", "precision"], rows)
+    graphs = [
+        (g["format"], g["precision"], g["component"], _megabytes(g["size_bytes"]), _db(g["psnr_db"]))
+        for g in facts["graphs"]
+    ]
+    if graphs:
+        _table(["format", "precision", "component", "size", "parity"], graphs)
+    said = [f"{key}: {facts[key]}" for key in ("kind", "licence", "parent", "image_size", "steps", "guidance")]
+    click.echo("\n".join([*said, *(f"note: {note}" for note in facts["notes"].values())]))
+
+
+# --- how it looks ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Progress]:
+    """A bar on stderr that names the work at hand; silent where stderr is not a terminal."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    # The stream itself, not whatever sys.stderr becomes: converters are silenced by redirecting that.
+    console = Console(file=sys.stderr)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    silent = not console.is_terminal
+    with Progress(*columns, console=console, disable=silent, transient=True, redirect_stderr=False) as bar:
+        task = bar.add_task("", total=total)
+        begun: list[str] = []
+
+        def report(text: str) -> None:
+            bar.update(task, description=text, completed=len(begun))
+            begun.append(text)
+
+        yield report
+
+
+def _table(head: list[str], rows: list[tuple[Any, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for title in head:
+        table.add_column(title, justify="right" if title in ("size", "parity", "floor", "parameters") else "left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console().print(table)
+
+
+def _megabytes(size: int | None) -> str:
+    return "–" if size is None else f"{size / 1e6:.2f} MB"
+
+
+def _db(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} dB"
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"

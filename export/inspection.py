@@ -1,0 +1,128 @@
+"""What a model folder or bundle consists of, read from small files: nothing is loaded, converted or run.
+
+Not here: measurements (`genin bench`, `genin evaluate`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from genin.runtimes.bundle import Bundle, is_bundle
+from genin.runtimes.errors import InputError
+from genin.runtimes.options import COMPONENTS
+
+FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
+PRECISION_OF = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+Facts = dict[str, Any]
+
+
+def inspect_path(path: Path) -> Facts:
+    """Facts of a bundle (folder or `.genin`) or a model folder. Errors: InputError if it is neither."""
+    if path.is_dir() and (path / "model_index.json").is_file():
+        return _inspect_model(path)
+    if is_bundle(path):
+        return _inspect_bundle(path)
+    remedy = "give a model folder (model_index.json) or a bundle (manifest.json or .genin)"
+    raise InputError("neither a model folder nor a bundle", where=path, remedy=remedy)
+
+
+def _inspect_bundle(path: Path) -> Facts:
+    with Bundle.open(path) as bundle:
+        manifest = bundle.manifest
+    known = (manifest.model.provenance or {}).get("components") or {}
+    components: Facts = {}
+    for name in COMPONENTS:
+        own = [graph for graph in manifest.graphs if graph.component == name]
+        said = known.get(name) or {}
+        components[name] = {
+            "parameters": said.get("parameters"),
+            "macs": said.get("macs"),
+            "size_bytes": sum(graph.size_bytes for graph in own),
+            "precision": ", ".join(dict.fromkeys(graph.precision for graph in own)),
+        }
+    graphs = [
+        {
+            "component": graph.component,
+            "format": graph.format,
+            "precision": graph.precision,
+            "size_bytes": graph.size_bytes,
+            "psnr_db": graph.parity.psnr_db if graph.parity else None,
+            "compute": graph.compute,
+            "converter": graph.converter,
+        }
+        for graph in manifest.graphs
+    ]
+    return {
+        "kind": manifest.model.kind,
+        "name": manifest.name,
+        "components": components,
+        "graphs": graphs,
+        "size_bytes": sum(entry.size_bytes for entry in manifest.all_files().values()),
+        "licence": manifest.model.licence,
+        "parent": manifest.model.parent,
+        "image_size": manifest.image.height,
+        "steps": manifest.sampler.default_steps,
+        "guidance": manifest.sampler.guidance,
+        "provenance": manifest.model.provenance,
+        "recipe": manifest.model.recipe,
+        "notes": {"macs": "for one picture, one step, without guidance"},
+    }
+
+
+def _inspect_model(path: Path) -> Facts:
+    from genin.export.facts import network_facts
+
+    info = _read_json(path / "genin.json") if (path / "genin.json").is_file() else {}
+    networks = network_facts(path)
+    components = {name: {**networks[name], **_stored(path / folder)} for name, folder in FOLDERS.items()}
+    unet, vae = _read_json(path / "unet" / "config.json"), _read_json(path / "vae" / "config.json")
+    channels = vae.get("block_out_channels") or vae.get("decoder_block_out_channels") or [0, 0, 0, 0]
+    return {
+        "kind": info.get("kind", "teacher"),
+        "name": path.name,
+        "components": components,
+        "graphs": [],
+        "size_bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        "licence": info.get("licence", "unknown"),
+        "parent": info.get("parent"),
+        "image_size": info.get("image_size") or int(unet["sample_size"]) * 2 ** (len(channels) - 1),
+        "steps": info.get("default_steps", 50),
+        "guidance": info.get("guidance", "free"),
+        "provenance": {key: value for key, value in info.items() if key != "recipe"},
+        "recipe": info.get("recipe"),
+        "notes": {
+            "macs": "for one picture, one step, without guidance",
+            "vae_decoder": "parameters are the decoder's, size_bytes the whole autoencoder's",
+        },
+    }
+
+
+def _stored(folder: Path) -> Facts:
+    """Bytes of a component's weights, and in which precision they are stored."""
+    files = [file for suffix in ("*.safetensors", "*.bin") for file in sorted(folder.glob(suffix))]
+    kinds = {kind for file in files if file.suffix == ".safetensors" for kind in _kinds(file)}
+    names = sorted(PRECISION_OF.get(kind, kind.lower()) for kind in kinds)
+    return {"size_bytes": sum(file.stat().st_size for file in files), "precision": ", ".join(names) or "unknown"}
+
+
+def _kinds(file: Path) -> set[str]:
+    """The element types in the header of a safetensors file, but for integers (position ids)."""
+    import struct
+
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+        return {entry["dtype"] for name, entry in header.items() if name != "__metadata__" and "F" in entry["dtype"]}
+    except (OSError, ValueError, struct.error, KeyError, TypeError) as error:
+        raise InputError("cannot read the weights", where=file, remedy="re-create or re-download it") from error
+
+
+def _read_json(path: Path) -> Facts:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError("cannot be read as JSON", where=path, remedy="re-create or re-download it") from error
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,147 @@
+"""Is a bundle what it says? Hashes of all files, then every graph that can run here against the golden files.
+
+Works with numpy and the engines alone. With `against`, references are computed anew by PyTorch from a model folder, so
+that the bundle's own golden files need not be trusted: its inputs are used, its outputs are not.
+
+A graph whose engine is absent, or that no engine runs on this system (Core ML off a Mac), is neither good nor bad: its
+`ok` is None and `notes` says why. A graph that cannot be loaded is bad.
+
+Not here: schema and paths, which `Bundle.open` refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from genin.export import parity
+from genin.runtimes.bundle import Bundle
+from genin.runtimes.errors import BundleError, GeninError
+from genin.runtimes.manifest import GraphEntry
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """One graph's parity; `ok` is None if it was not run."""
+
+    component: str
+    format: str
+    precision: str
+    psnr_db: float | None
+    max_abs: float | None
+    floor_db: float
+    ok: bool | None
+    note: str | None = None
+
+    def verdict(self) -> str:
+        """For people: "ok", or what is wrong or unknown."""
+        return "ok" if self.ok else self.note or "below the floor"
+
+
+@dataclass(frozen=True)
+class Report:
+    """`files`: path => has it the manifest's hash?"""
+
+    files: Mapping[str, bool]
+    graphs: tuple[GraphReport, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Every hash right and no graph bad."""
+        return all(self.files.values()) and all(graph.ok is not False for graph in self.graphs)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object `genin verify --json` prints."""
+        notes = {f"{g.format}/{g.precision}/{g.component}": g.note for g in self.graphs if g.note}
+        return {
+            "ok": self.ok,
+            "graphs": [{k: v for k, v in asdict(graph).items() if k != "note"} for graph in self.graphs],
+            "files": [{"path": path, "sha256_ok": good} for path, good in self.files.items()],
+            "notes": {**self.notes, **notes},
+        }
+
+
+def verify_bundle(path: Path, *, against: Path | None = None) -> Report:
+    """Check a bundle folder or `.genin`. Errors: BundleError if it cannot be opened at all, InputError for `against`."""
+    with Bundle.open(path) as bundle:
+        files = bundle.hash_report()
+        cases = _references(bundle, files, against)
+        graphs = tuple(_check(bundle, graph, files, cases.get(graph.component)) for graph in bundle.manifest.graphs)
+    return Report(files, graphs)
+
+
+def _references(
+    bundle: Bundle, files: Mapping[str, bool], against: Path | None
+) -> dict[str, list[dict[str, Any]] | str]:
+    """Component => its golden cases, or what is wrong with them."""
+    model = None if against is None else _networks(against)
+    cases: dict[str, list[dict[str, Any]] | str] = {}
+    for entry in bundle.manifest.golden:
+        if not files[entry.path]:
+            cases[entry.component] = f"'{entry.path}' is damaged or was changed"
+            continue
+        graph = next(
+            (g for g in bundle.manifest.graphs if g.component == entry.component and g.format != "coreml"), None
+        )
+        names = () if graph is None else [spec.name for spec in (*graph.inputs, *graph.outputs)]
+        try:
+            golden = parity.read_golden(bundle.read_bytes(entry.path), names)
+        except BundleError as error:
+            cases[entry.component] = str(error)
+            continue
+        cases[entry.component] = golden if model is None else [model(entry.component, case) for case in golden]
+    return cases
+
+
+def _networks(path: Path) -> Any:
+    """(component, case) => the case with PyTorch's outputs in the place of the bundle's."""
+    from genin.distill.model_folder import load_model_folder
+    from genin.export.components import OUTPUTS, check_finite, modules, run_module
+    from genin.export.quiet import quiet
+
+    with quiet():
+        model = load_model_folder(path)
+    networks = modules(model)
+    for name, network in networks.items():
+        check_finite(name, network)
+
+    def run(component: str, case: dict[str, Any]) -> dict[str, Any]:
+        return {**case, **run_module(networks[component], case, OUTPUTS[component])}
+
+    return run
+
+
+def _check(
+    bundle: Bundle, graph: GraphEntry, files: Mapping[str, bool], cases: list[dict[str, Any]] | str | None
+) -> GraphReport:
+    floor = parity.FLOORS_DB.get(graph.precision, parity.FLOORS_DB["int8"])
+    report = GraphReport(graph.component, graph.format, graph.precision, None, None, floor, None)
+    damaged = [file.path for file in graph.files if not files[file.path]]
+    if damaged:
+        return replace(report, ok=False, note=f"'{damaged[0]}' is damaged or was changed")
+    try:
+        if graph.format == "coreml":
+            return _check_coreml(bundle, graph, report)
+        if graph.format not in ("onnx", "openvino"):
+            return replace(report, note=f"this genin runs no {graph.format}")
+        if not isinstance(cases, list):
+            return replace(report, ok=False, note=cases or "the bundle has no golden file of this component")
+        run, engine = parity.open_graph(graph.format, bundle.local_graph(graph), graph.inputs, graph.outputs)
+        outputs = [spec.name for spec in graph.outputs]
+        measured = parity.measure(run, cases, outputs, graph.precision, engine)
+    except ModuleNotFoundError as error:
+        return replace(report, note=f"'{error.name}' is not installed")
+    except GeninError as error:
+        return replace(report, ok=False, note=str(error))
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:  # what engines raise when a graph does not run
+        return replace(report, ok=False, note="the graph does not run: " + " ".join(str(error).split())[:160])
+    ok = measured.psnr_db >= floor
+    return replace(report, psnr_db=measured.psnr_db, max_abs=measured.max_abs, ok=ok)
+
+
+def _check_coreml(bundle: Bundle, graph: GraphEntry, report: GraphReport) -> GraphReport:
+    parity.check_coreml(bundle.local_graph(graph), graph.inputs, graph.outputs)
+    return replace(report, note=f"{parity.NO_COREML}: hashes and interface are right")
