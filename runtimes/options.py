@@ -68,7 +68,8 @@ def default_steps(names: object, name: str) -> int | None:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A remedy for a wrong name: the nearest known ones, or all of them."""
     known = list(known)
-    close = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.6)
+    begun = [choice for choice in known if name and choice.startswith(name.lower())]  # onnx: onnxruntime
+    close = begun or difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.6)
     choices = f"choose from {', '.join(known)}"
     return f"did you mean {' or '.join(close)}? ({choices})" if close else choices
 
