@@ -1,0 +1,62 @@
+"""Put trained weights where the package ships them from: the teacher as a half-precision model folder, the student as a
+bundle of ONNX graphs whose weights are stored in half precision.
+
+    python tools/ship_weights.py --teacher runs/teacher --student runs/student
+
+The recipe lies in each folder's `genin.json` (bundle: `manifest.json`); the logs of the runs go to docs/runs/.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+import torch
+from genin.distill.model_folder import load_model_folder, save_model_folder
+from genin.export.exporter import export_bundle
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = ROOT / "runtimes" / "weights"
+LOGS = ROOT / "docs" / "runs"
+LIMIT_BYTES = 40_000_000
+
+
+def ship_teacher(path: Path) -> None:
+    model = load_model_folder(path)
+    model.info["name"] = "builtin-teacher"
+    shutil.rmtree(WEIGHTS / "teacher", ignore_errors=True)
+    save_model_folder(model, WEIGHTS / "teacher", dtype=torch.float16)
+
+
+def ship_student(path: Path) -> None:
+    shutil.rmtree(WEIGHTS / "student", ignore_errors=True)
+    export_bundle(path, WEIGHTS / "student", ["onnx"], ["fp16"])
+
+
+def copy_logs(path: Path, name: str) -> None:
+    LOGS.mkdir(parents=True, exist_ok=True)
+    for log in sorted((path / "training").glob("*.log.jsonl")):
+        shutil.copyfile(log, LOGS / f"{name}-{log.name}")
+
+
+@click.command()
+@click.option("--teacher", type=click.Path(path_type=Path, exists=True))
+@click.option("--student", type=click.Path(path_type=Path, exists=True))
+def ship(teacher: Path | None, student: Path | None) -> None:
+    """Replace the shipped weights; refuses to let them grow beyond 40 MB together."""
+    if teacher:
+        ship_teacher(teacher)
+        copy_logs(teacher, "teacher")
+    if student:
+        ship_student(student)
+        copy_logs(student, "student")
+    files = [*WEIGHTS.rglob("*"), *(ROOT / "distill" / "weights").rglob("*")]
+    total = sum(file.stat().st_size for file in files if file.is_file())
+    click.echo(f"{total / 1e6:.1f} MB of weights")
+    if total > LIMIT_BYTES:
+        raise click.ClickException(f"more than {LIMIT_BYTES / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    ship()
