@@ -203,6 +203,10 @@ def check_supported(model: ModelFolder) -> None:
             where=model.path,
             remedy="inpainting and depth UNets do not export",
         )
+    if not isinstance(config.sample_size, int):
+        raise InputError(
+            "the UNet's sample_size is not one number", where=model.path, remedy="only square pictures export"
+        )
     width, hidden = config.cross_attention_dim, model.text_encoder.config.hidden_size
     if width != hidden:
         raise InputError(f"the UNet reads text of width {width}, the encoder gives {hidden}", where=model.path)

@@ -123,7 +123,7 @@ def _assemble(
         for precision in precisions:
             write_client_files(root / format / precision, format, model, tokenizer)
     graphs.sort(key=lambda graph: (formats.index(graph.format), precisions.index(graph.precision)))
-    manifest = manifest_of(model, model_path, name, tuple(graphs), tuple(golden))
+    manifest = manifest_of(model_path, name, tuple(graphs), tuple(golden))
     (root / "README.md").write_text(bundle_card(manifest), encoding="utf-8")
     manifest = _with_files(root, manifest)
     write_manifest(manifest, root)

@@ -6,21 +6,24 @@ Not here: measurements (`genin bench`, `genin evaluate`).
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
 from genin.runtimes.bundle import Bundle, is_bundle
 from genin.runtimes.errors import InputError
+from genin.runtimes.folder import is_model_folder, read_constants, read_info
 from genin.runtimes.options import COMPONENTS
 
 FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
 PRECISION_OF = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+MACS = "multiply-adds are for one picture, one step, without guidance"
 Facts = dict[str, Any]
 
 
 def inspect_path(path: Path) -> Facts:
     """Facts of a bundle (folder or `.genin`) or a model folder. Errors: InputError if it is neither."""
-    if path.is_dir() and (path / "model_index.json").is_file():
+    if is_model_folder(path):
         return _inspect_model(path)
     if is_bundle(path):
         return _inspect_bundle(path)
@@ -67,18 +70,16 @@ def _inspect_bundle(path: Path) -> Facts:
         "guidance": manifest.sampler.guidance,
         "provenance": manifest.model.provenance,
         "recipe": manifest.model.recipe,
-        "notes": {"macs": "for one picture, one step, without guidance"},
+        "notes": {"macs": MACS},
     }
 
 
 def _inspect_model(path: Path) -> Facts:
     from genin.export.facts import network_facts
 
-    info = _read_json(path / "genin.json") if (path / "genin.json").is_file() else {}
+    info, (image, _, _, sampler) = read_info(path), read_constants(path)
     networks = network_facts(path)
     components = {name: {**networks[name], **_stored(path / folder)} for name, folder in FOLDERS.items()}
-    unet, vae = _read_json(path / "unet" / "config.json"), _read_json(path / "vae" / "config.json")
-    channels = vae.get("block_out_channels") or vae.get("decoder_block_out_channels") or [0, 0, 0, 0]
     return {
         "kind": info.get("kind", "teacher"),
         "name": path.name,
@@ -87,13 +88,13 @@ def _inspect_model(path: Path) -> Facts:
         "size_bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         "licence": info.get("licence", "unknown"),
         "parent": info.get("parent"),
-        "image_size": info.get("image_size") or int(unet["sample_size"]) * 2 ** (len(channels) - 1),
-        "steps": info.get("default_steps", 50),
-        "guidance": info.get("guidance", "free"),
+        "image_size": image.height,
+        "steps": sampler.default_steps,
+        "guidance": sampler.guidance,
         "provenance": {key: value for key, value in info.items() if key != "recipe"},
         "recipe": info.get("recipe"),
         "notes": {
-            "macs": "for one picture, one step, without guidance",
+            "macs": MACS,
             "vae_decoder": "parameters are the decoder's, size_bytes the whole autoencoder's",
         },
     }
@@ -109,8 +110,6 @@ def _stored(folder: Path) -> Facts:
 
 def _kinds(file: Path) -> set[str]:
     """The element types in the header of a safetensors file, but for integers (position ids)."""
-    import struct
-
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -118,11 +117,3 @@ def _kinds(file: Path) -> set[str]:
         return {entry["dtype"] for name, entry in header.items() if name != "__metadata__" and "F" in entry["dtype"]}
     except (OSError, ValueError, struct.error, KeyError, TypeError) as error:
         raise InputError("cannot read the weights", where=file, remedy="re-create or re-download it") from error
-
-
-def _read_json(path: Path) -> Facts:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError("cannot be read as JSON", where=path, remedy="re-create or re-download it") from error
-    return data if isinstance(data, dict) else {}

@@ -1,74 +1,55 @@
 """What a bundle says of itself: the manifest from a model folder and its graphs, and the model card of the bundle.
 
-Folders without `genin.json` are someone else's teachers: classifier-free guidance at 7.5, 50 steps.
+Sizes, tokens and the sampler's constants are read as the PyTorch runtime reads them from the model folder, so that the
+bundle draws what the folder draws.
 
 Not here: the manifest's schema (`genin.runtimes.manifest`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from genin import __version__
-from genin.distill.model_folder import ModelFolder
-from genin.export.client_files import scheduler_config
-from genin.export.components import max_length
 from genin.export.facts import network_facts
 from genin.runtimes.errors import InputError
-from genin.runtimes.manifest import (
-    GoldenEntry,
-    GraphEntry,
-    ImageSize,
-    Latents,
-    Manifest,
-    ModelInfo,
-    SamplerConstants,
-    TextConstants,
-)
+from genin.runtimes.folder import read_constants, read_info
+from genin.runtimes.manifest import GoldenEntry, GraphEntry, Manifest, ModelInfo
 
-FOREIGN_STEPS, FOREIGN_GUIDANCE_SCALE = 50, 7.5
 # Keys of genin.json that the manifest has places for; what is left is provenance.
 PLACED = (
-    "genin_model",
-    "kind",
-    "parent",
-    "licence",
-    "title",
-    "recipe",
-    "few_step_timesteps",
-    "default_steps",
-    "guidance",
+    *("genin_model", "kind", "parent", "licence", "title", "recipe"),
+    *("few_step_timesteps", "default_steps", "guidance", "guidance_scale", "image_size"),
 )
 
 
-def manifest_of(
-    model: ModelFolder, path: Path, name: str, graphs: tuple[GraphEntry, ...], golden: tuple[GoldenEntry, ...]
-) -> Manifest:
-    """The manifest of a bundle of `graphs`, still without its other files. Errors: InputError for a bad genin.json."""
-    size, config = model.latent_size, model.vae.config
-    try:
-        return Manifest(
-            name=name,
-            genin_version=__version__,
-            model=_model_info(model, path),
-            image=ImageSize(model.image_size, model.image_size),
-            latents=Latents(int(config.latent_channels), size, size, float(config.scaling_factor)),
-            text=_text(model),
-            sampler=_sampler(model),
-            graphs=graphs,
-            golden=golden,
-        )
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"genin.json is not usable ({error})", where=path, remedy="train or download it again"
-        ) from error
+def manifest_of(path: Path, name: str, graphs: tuple[GraphEntry, ...], golden: tuple[GoldenEntry, ...]) -> Manifest:
+    """The manifest of a bundle made from the model folder `path`, still without its other files.
+
+    Errors: InputError naming the file that is not usable.
+    """
+    image, latents, text, sampler = read_constants(path)
+    if sampler.guidance == "baked":
+        sampler = replace(sampler, guidance_scale=1.0)
+    return Manifest(
+        name=name,
+        genin_version=__version__,
+        model=_model_info(path),
+        image=image,
+        latents=latents,
+        text=text,
+        sampler=sampler,
+        graphs=graphs,
+        golden=golden,
+    )
 
 
-def _model_info(model: ModelFolder, path: Path) -> ModelInfo:
-    info, facts = model.info, network_facts(path)
-    rest = {key: value for key, value in info.items() if key not in (*PLACED, "guidance_scale", "image_size")}
+def _model_info(path: Path) -> ModelInfo:
+    info, facts = read_info(path), network_facts(path)
+    recipe = info.get("recipe") or {}
+    if not isinstance(recipe, dict):
+        raise InputError("'recipe' is not an object", where=path / "genin.json", remedy="train or download it again")
     return ModelInfo(
         kind=str(info.get("kind", "teacher")),
         licence=str(info.get("licence", "unknown")),
@@ -76,34 +57,8 @@ def _model_info(model: ModelFolder, path: Path) -> ModelInfo:
         parent=None if info.get("parent") is None else str(info["parent"]),
         parameters=facts["unet"]["parameters"],
         macs=facts["unet"]["macs"],
-        provenance={**rest, "components": facts},
-        recipe=dict(info.get("recipe") or {}),
-    )
-
-
-def _text(model: ModelFolder) -> TextConstants:
-    tokenizer = model.tokenizer
-    return TextConstants(
-        max_length(model),
-        int(model.text_encoder.config.hidden_size),
-        int(tokenizer.pad_token_id),
-        int(tokenizer.bos_token_id),
-        int(tokenizer.eos_token_id),
-    )
-
-
-def _sampler(model: ModelFolder) -> SamplerConstants:
-    info, scheduler = model.info, scheduler_config(model)
-    few: Mapping[str, Any] | None = info.get("few_step_timesteps")
-    baked = info.get("guidance") == "baked"
-    return SamplerConstants(
-        name="ddim",
-        prediction_type=scheduler["prediction_type"],
-        scheduler=scheduler,
-        default_steps=int(info.get("default_steps") or FOREIGN_STEPS),
-        guidance="baked" if baked else "free",
-        guidance_scale=1.0 if baked else float(info.get("guidance_scale") or FOREIGN_GUIDANCE_SCALE),
-        few_step_timesteps={key: tuple(int(t) for t in steps) for key, steps in few.items()} if few else None,
+        provenance={**{key: value for key, value in info.items() if key not in PLACED}, "components": facts},
+        recipe=recipe,
     )
 
 
