@@ -65,6 +65,11 @@ class InstalledNames:
         path = _package_file("genin.distill", "weights/world_classifier.safetensors")
         return path if path.is_file() else None
 
+    def teacher_statistics(self) -> Path | None:
+        """Feature statistics of `builtin:teacher`'s pictures (and pairs), if this installation has them."""
+        path = _package_file("genin.distill", "weights/teacher_statistics")
+        return path if path.is_dir() else None
+
 
 # --- built in --------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ import logging
 import os
 import sys
 import warnings
+from collections import Counter
+from typing import TextIO
 
 # Read by the libraries at import; child processes inherit them. A value that the user has set stays.
 QUIET_ENVIRONMENT = {
@@ -38,10 +40,30 @@ def quiet_libraries() -> None:
     logging.disable(logging.WARNING)  # some set their own level at import, and one logs to stdout
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("default", category=UserWarning, module=r"genin\.")
-    warnings.formatwarning = _format
+    warnings.showwarning = OwnWarnings().show
 
 
-def _format(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    return f"genin: {' '.join(str(message).split())}\n"
+class OwnWarnings:
+    """genin's warnings as lines on stderr: the first few of a kind (the same line of code), then only that there are more."""
+
+    SHOWN = 3
+
+    def __init__(self) -> None:
+        self.seen: Counter[tuple[str, int]] = Counter()
+
+    def show(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        """What `warnings.showwarning` is replaced with."""
+        self.seen[filename, lineno] += 1
+        if (count := self.seen[filename, lineno]) <= self.SHOWN:
+            text = " ".join(str(message).split())
+            sys.stderr.write(f"genin: {text}\n")
+        elif count == self.SHOWN + 1:
+            sys.stderr.write("genin: … and more warnings like this one\n")

@@ -1,0 +1,52 @@
+"""Many pictures at once: a text file with one prompt per line becomes a folder of PNG files and a contact sheet.
+
+python examples/batch.py prompts.txt --seeds 4 --out pictures/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from genin.names import InstalledNames
+from genin.runtimes.pipeline import Pipeline, load_pipeline
+
+Pixels = NDArray[np.uint8]
+BATCH_SIZE = 8
+
+
+def draw(pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, int, Pixels]]:
+    """Every prompt with every seed => (prompt, seed, (H, W, 3) uint8). Batching does not change a picture."""
+    wanted = list(product(prompts, seeds))
+    for start in range(0, len(wanted), BATCH_SIZE):
+        texts, numbers = zip(*wanted[start : start + BATCH_SIZE], strict=True)
+        images = pipeline.generate(texts, seeds=numbers).images
+        yield from zip(texts, numbers, images, strict=True)
+
+
+@click.command()
+@click.argument("prompts", type=click.File(encoding="utf-8"))
+@click.option("-m", "--model", default="builtin:student", show_default=True)
+@click.option("--seeds", type=click.IntRange(1), default=4, show_default=True, help="Pictures of each prompt.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("pictures"), show_default=True)
+def main(prompts: Iterable[str], model: str, seeds: int, out: Path) -> None:
+    """Draw every line of PROMPTS with several seeds."""
+    lines = [line.strip() for line in prompts if line.strip()]
+    out.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[Pixels]] = {}
+    with load_pipeline(InstalledNames().model(model)) as pipeline:
+        for prompt, seed, pixels in draw(pipeline, lines, range(seeds)):
+            rows.setdefault(prompt, []).append(pixels)
+            Image.fromarray(pixels).save(out / f"{lines.index(prompt):03d}-{seed}.png")
+    Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows.values()])).save(out / "sheet.png")
+    click.echo(f"{len(lines)} prompts × {seeds} seeds in {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+"""The stages of `genin quickstart`: each calls one part of genin and returns what is worth keeping, ready for JSON.
+
+A stage gets the run (where, with which teacher, for how long) and the results of the stages before it. Everything bulky
+lies in the run's folder: the student (a model folder), its bundle, the pictures.
+
+Not here: the order, the record on disk, the display and the command (`quickstart`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from genin.names import BUILTIN_WORLD, InstalledNames
+from genin.runtimes.errors import InputError
+from genin.runtimes.options import FORMATS, PRECISIONS
+
+if TYPE_CHECKING:
+    from genin.benchmarks.evaluate import Evaluator
+    from genin.benchmarks.grids import Grid
+
+Result = dict[str, Any]
+Done = Mapping[str, Result]
+
+TEACHER, STUDENT, SHIPPED = "teacher", "your student", "shipped student"
+SHIPPED_NAME: Final = "builtin:student"
+STEPS: Final = (4, 1)
+TEACHER_STEPS: Final = 100
+BETTER_BY: Final = 0.3  # share of its own pruned initialisation's fd_world that a student must lose
+SCENES: Final = 200_000
+FD_SAMPLES: Final = 512  # enough for 192 features; too few for a figure to quote
+BENCH_RUNS, BENCH_WARMUP, BENCH_MAX_S = 6, 1, 8.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One quickstart: its folder, and what was asked for."""
+
+    out: Path
+    teacher: str
+    student: str
+    minutes: float
+    names: InstalledNames
+
+    @property
+    def teacher_path(self) -> Path:
+        return self.names.model(self.teacher)
+
+    @property
+    def student_path(self) -> Path:
+        return self.out / "student"
+
+    @property
+    def untrained_path(self) -> Path:
+        """The teacher with its blocks taken out, before any training: what the student must leave behind."""
+        return self.out / "student-untrained"
+
+    @property
+    def bundle_path(self) -> Path:
+        return self.out / "student-bundle"
+
+    @property
+    def page_path(self) -> Path:
+        return self.out / "index.html"
+
+    def reference(self, count: int, size: int) -> Path:
+        """Held-out captions and pictures of the built-in world."""
+        return self.names.reference(BUILTIN_WORLD, count=count, size=size, seed=0)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`summary` puts the result in a few words, for the line that says it is done."""
+
+    name: str
+    title: str
+    run: Callable[[Run, Done], Result]
+    summary: Callable[[Result], str]
+
+
+# --- teacher ---------------------------------------------------------------------------------------------------------
+
+
+def load_teacher(run: Run, done: Done) -> Result:
+    """Facts of the teacher, and one picture by it: it runs here."""
+    from genin.benchmarks.model_facts import read_facts
+    from genin.runtimes.pipeline import load_pipeline
+
+    facts = read_facts(run.teacher_path)
+    if facts.kind != "model":
+        raise InputError("a bundle cannot be distilled", where=run.teacher_path, remedy="give the model folder")
+    with load_pipeline(run.teacher_path) as pipeline:
+        pipeline.generate("a ninja", steps=1)
+    size_bytes = sum(size for size in facts.component_bytes("pytorch", "fp32").values() if size)
+    return {"parameters": facts.parameters, "macs": facts.macs, "image_size": facts.image_size, "bytes": size_bytes}
+
+
+# --- student ---------------------------------------------------------------------------------------------------------
+
+
+def distil_student(run: Run, done: Done) -> Result:
+    """The student's model folder, and the untrained network it started from."""
+    from genin.benchmarks.model_facts import read_facts
+    from genin.distill.distillation import distill
+    from genin.distill.recipe import Recipe, StudentRecipe
+    from genin.distill.sources import open_source
+
+    recipe = Recipe(student=StudentRecipe(name=run.student))
+    source = open_source(BUILTIN_WORLD, count=SCENES)
+    if not run.untrained_path.is_dir():
+        save_untrained(run, recipe, source)
+    resume = (run.student_path / "training").is_dir()
+    distilled = distill(run.teacher_path, source, run.student_path, recipe, resume=resume, minutes=run.minutes)
+    facts = read_facts(run.student_path)
+    size_bytes = sum(size for size in facts.component_bytes("pytorch", "fp32").values() if size)
+    return {
+        "images_seen": distilled.images_seen,
+        "parameters": facts.parameters,
+        "macs": facts.macs,
+        "bytes": size_bytes,
+    }
+
+
+def save_untrained(run: Run, recipe: Any, source: Any) -> None:
+    """Write the pruned teacher as a model folder, as it is before any training."""
+    import torch
+
+    from genin.distill.distillation import student_folder
+    from genin.distill.model_folder import load_model_folder, save_model_folder
+    from genin.distill.student import build_student
+
+    teacher = load_model_folder(run.teacher_path)
+    torch.manual_seed(recipe.pool.seed)
+    unet, _ = build_student(teacher.unet, recipe.student.name)
+    folder = student_folder(teacher, unet, run.untrained_path, recipe, source, run.teacher_path, 0)
+    save_model_folder(folder, run.untrained_path)
+
+
+def measure_improvement(run: Run, done: Done) -> Result:
+    """fd_world of the student and of its untrained self on held-out captions, and pictures of both."""
+    from genin.benchmarks.bench import Contender
+    from genin.benchmarks.compare import draw_grid
+    from genin.benchmarks.evaluate import Evaluator
+    from genin.benchmarks.latency import GRID_SEED
+    from genin.benchmarks.prompts import DEFAULT_PROMPTS
+    from genin.benchmarks.subjects import Sampling
+
+    evaluator = Evaluator(
+        run.reference(FD_SAMPLES, done["teacher"]["image_size"]),
+        classifier=run.names.classifier(),
+        features=("world",),
+        reference_name=BUILTIN_WORLD,
+    )
+    sampling = Sampling(steps=STEPS[0])
+    before, after = (evaluator.evaluate(path, sampling) for path in (run.untrained_path, run.student_path))
+    models = [Contender("before training", run.untrained_path), Contender("after training", run.student_path)]
+    save_grids(run.out / "training.npz", [draw_grid(models, DEFAULT_PROMPTS, GRID_SEED, sampling)])
+    first, last = before["fd_world"], after["fd_world"]
+    share = None if first is None or last is None else 1 - last / first
+    return {
+        "fd_world_before": first,
+        "fd_world": last,
+        "fd_world_interval": after["intervals"].get("fd_world"),
+        "samples": after["samples"],
+        "better_by": share,
+        "better_enough": share is not None and share >= BETTER_BY,
+        "notes": {key: reason for key, reason in after["notes"].items() if key == "fd_world"},
+    }
+
+
+# --- bundle ----------------------------------------------------------------------------------------------------------
+
+
+def export_student(run: Run, done: Done) -> Result:
+    """The bundle, in every format and precision that can be made here; the others with the reason."""
+    import shutil
+
+    from genin.benchmarks.progress import progress_bar
+    from genin.export.exporter import count_work, export_bundle, usable_formats
+
+    if run.bundle_path.exists():  # exported, but interrupted before it was recorded
+        shutil.rmtree(run.bundle_path)
+    formats, _ = usable_formats(FORMATS)
+    with progress_bar("exporting", count_work(formats), unit="parts") as advance:
+        exported = export_bundle(run.student_path, run.bundle_path, FORMATS, PRECISIONS, progress=lambda _: advance(1))
+    graphs = exported.manifest.graphs
+    sizes: dict[str, int] = {}
+    for graph in graphs:
+        kind = f"{graph.format}/{graph.precision}"
+        sizes[kind] = sizes.get(kind, 0) + sum(file.size_bytes for file in graph.files)
+    measured = [graph.parity.psnr_db for graph in graphs if graph.parity]
+    return {
+        "graphs": len(graphs),
+        "sizes": sizes,
+        "lowest_psnr_db": min(measured, default=None),
+        "skipped": dict(exported.skipped),
+    }
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def measure_quality(run: Run, done: Done) -> Result:
+    """FD, and LPIPS to the teacher, of the student at four steps and one, and of the shipped student."""
+    from genin.benchmarks.subjects import Sampling
+
+    statistics = teacher_statistics(run)
+    evaluator = quality_evaluator(run, statistics, done["teacher"]["image_size"])
+    contenders = [(STUDENT, run.bundle_path, steps) for steps in STEPS]
+    if shipped := shipped_student(run):
+        contenders += [(SHIPPED, shipped, STEPS[0])]
+    found = []
+    for label, path, steps in contenders:
+        result = evaluator.evaluate(path, Sampling(steps=steps), against=statistics)
+        if statistics is None:
+            result["fd_ratio"] = None
+            command = f"genin evaluate {run.bundle_path} --steps {steps} --reference {BUILTIN_WORLD}"
+            result["notes"]["fd_ratio"] = (
+                f"{TEACHER_STEPS} steps of this teacher for hundreds of pictures take too long here; "
+                f"{command} --against {run.teacher} --against-steps {TEACHER_STEPS}"
+            )
+        found.append({**result, "model": label})
+    return {"evaluations": found, "samples": evaluator.samples}
+
+
+def teacher_statistics(run: Run) -> Path | None:
+    """The shipped statistics of the teacher's pictures, if they are this teacher's."""
+    from genin.benchmarks.model_facts import fingerprint
+    from genin.benchmarks.statistics_file import load_statistics
+
+    path = run.names.teacher_statistics()
+    if path is None or load_statistics(path).source.get("model_sha256") != fingerprint(run.teacher_path):
+        return None
+    return path
+
+
+def quality_evaluator(run: Run, statistics: Path | None, size: int) -> Evaluator:
+    """As many pictures as the teacher's statistics have: FD compares at equal numbers only."""
+    from genin.benchmarks.evaluate import Evaluator
+    from genin.benchmarks.statistics_file import load_statistics
+
+    source = {} if statistics is None else load_statistics(statistics).source
+    samples = int(source.get("samples", FD_SAMPLES))
+    return Evaluator(
+        run.reference(samples, size),
+        samples=samples,
+        seed=int(source.get("seed", 0)),
+        classifier=run.names.classifier(),
+        reference_name=BUILTIN_WORLD,
+    )
+
+
+def shipped_student(run: Run) -> Path | None:
+    """The shipped student's bundle, where this installation has one that draws pictures of the teacher's size."""
+    from genin.benchmarks.model_facts import read_facts
+
+    try:
+        path = run.names.model(SHIPPED_NAME)
+    except InputError:
+        return None
+    return path if read_facts(path).image_size == read_facts(run.teacher_path).image_size else None
+
+
+def bench_all(run: Run, done: Done) -> Result:
+    """Latency, memory and size of teacher, student (PyTorch and every exported form) and shipped student."""
+    from genin.benchmarks.bench import Choices, Contender, bench_with_pictures
+    from genin.benchmarks.latency import Protocol
+
+    models = [
+        Contender(TEACHER, run.teacher_path),
+        Contender(STUDENT, run.student_path),
+        Contender(STUDENT, run.bundle_path),
+    ]
+    if shipped := shipped_student(run):
+        models.append(Contender(SHIPPED, shipped))
+    results, grids = bench_with_pictures(
+        models,
+        choices=Choices(steps=STEPS, teacher_steps=TEACHER_STEPS),
+        protocol=Protocol(runs=BENCH_RUNS, warmup=BENCH_WARMUP, cold_starts=1, max_s=BENCH_MAX_S),
+    )
+    save_grids(run.out / "pictures.npz", grids)
+    return results
+
+
+# --- page ------------------------------------------------------------------------------------------------------------
+
+
+def write_page(run: Run, done: Done) -> Result:
+    """The page, of whatever is there so far."""
+    from genin.benchmarks.report import write_report
+
+    grids = [grid for name in ("pictures", "training") for grid in load_grids(run.out / f"{name}.npz")]
+    evaluations = done.get("quality", {}).get("evaluations", [])
+    write_report(done.get("bench"), run.page_path, grids=grids, evaluations=evaluations, lead=lead(done))
+    return {"page": str(run.page_path)}
+
+
+def lead(done: Done) -> str | None:
+    """What the training did, in a sentence."""
+    found = done.get("improvement")
+    if not found or found["better_by"] is None:
+        return None
+    change = f"{abs(found['better_by']):.0%} {'below' if found['better_by'] >= 0 else 'above'}"
+    return (
+        f"This student was distilled here from {done['distil']['images_seen']:,} training samples. Its distance to real "
+        f"pictures (fd_world, {found['samples']} pictures) is now {change} that of the pruned network it started from."
+    )
+
+
+def save_grids(path: Path, grids: Sequence[Grid]) -> None:
+    """Keep grids in one npz file, so that the page can be written again."""
+    import numpy as np
+
+    texts = [
+        {"title": grid.title, "captions": grid.captions, "rows": [(row.label, row.detail) for row in grid.rows]}
+        for grid in grids
+    ]
+    pictures = {f"{i}/{j}": row.pictures for i, grid in enumerate(grids) for j, row in enumerate(grid.rows)}
+    partial = path.with_name(f".{path.name}")
+    np.savez(partial, texts=np.array(json.dumps(texts)), **pictures)  # type: ignore[arg-type]
+    partial.replace(path)
+
+
+def load_grids(path: Path) -> list[Grid]:
+    """The grids of a file, or none where there is no file yet."""
+    import numpy as np
+
+    from genin.benchmarks.grids import Grid, GridRow
+
+    if not path.is_file():
+        return []
+    with np.load(path, allow_pickle=False) as file:
+        texts = json.loads(str(file["texts"]))
+        return [
+            Grid(
+                text["title"],
+                tuple(text["captions"]),
+                tuple(GridRow(label, detail, file[f"{i}/{j}"]) for j, (label, detail) in enumerate(text["rows"])),
+            )
+            for i, text in enumerate(texts)
+        ]

@@ -1,0 +1,118 @@
+"""The command line: every command explains itself; wrong usage is one line with the choices and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genin import __version__, cli, cli_docs
+
+ROOT = Path(__file__).parents[1]
+HIDE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Absent())
+sys.argv[0] = "genin"
+from genin.cli import main
+main()
+"""
+NO_TORCH = ("torch", "diffusers", "transformers", "onnx", "jinja2", "psutil")
+
+
+def genin_without(absent: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The real command in a process in which `absent` packages cannot be imported."""
+    code = HIDE.replace("{absent}", repr(set(absent)))
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize("path", cli.COMMANDS)
+def test_every_command_has_help_with_an_example(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*path.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"Usage: genin {path}")
+    assert f"Example: genin {path}" in " ".join(shown.split())
+
+
+def test_help_lists_every_command_and_begins_with_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {path.split()[0]} " in shown for path in cli.COMMANDS)
+    assert "Begin with `genin quickstart`" in shown
+    assert cli.run(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "Usage: genin"),
+        (["exprot"], "no command 'exprot'; did you mean export?"),
+        (["xyzzy"], "choose from: quickstart, world, data"),
+        (["data", "prepair"], "no command 'data prepair'; did you mean prepare?"),
+        (["world", "render", "--split", "tset"], "'train', 'val', 'test'"),
+        (["world", "render", "--siez", "64"], "'--size'"),
+        (["bench", "nowhere", "--runtime", "onnx"], "did you mean onnxruntime?"),
+        (["evaluate", "nowhere", "--reference", "builtin:world"], "no such model or bundle: nowhere"),
+        (["bench", "builtin:studnet"], "builtin:student"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_says_what_would_be_right(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert says in " ".join((out + err).split())
+    assert not arguments or (err.startswith("genin: ") and err.count("\n") == 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (["quickstart", "--out", "OUT"], "all"),
+        (["teacher", "train", "--data", "builtin:world", "--out", "OUT"], "distill"),
+        (["evaluate", "FOLDER", "--reference", "FOLDER"], "metrics"),
+    ],
+)
+def test_a_missing_extra_is_named_with_its_install_line(tmp_path: Path, arguments: list[str], extra: str) -> None:
+    (tmp_path / "folder").mkdir()
+    places = {"OUT": str(tmp_path / "out"), "FOLDER": str(tmp_path / "folder")}
+    done = genin_without(NO_TORCH, *(places.get(one, one) for one in arguments))
+    assert done.returncode == 2
+    assert f"is not installed; pip install 'genin[{extra}]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_needs_no_extra() -> None:
+    """A game's install can read about every command it has not installed."""
+    code = "from genin import cli; raise SystemExit(max(cli.run([*p.split(), '--help']) for p in cli.COMMANDS))"
+    program = HIDE.replace("{absent}", repr(set(NO_TORCH))).replace("from genin.cli import main\nmain()", code)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_libraries_say_nothing_while_a_command_runs() -> None:
+    """Imports that warn, log to stderr and log to stdout, as they do without us; our own warnings stay, a few of a kind."""
+    code = """
+from genin.terminal import quiet_libraries
+quiet_libraries()
+import diffusers, coremltools, nncf, warnings
+warnings.warn("theirs", FutureWarning)
+for i in range(9):
+    warnings.warn_explicit(f"caption {i}\\nwas cut", UserWarning, "f.py", 1, module="genin.runtimes.tokenizer")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    ours = [f"genin: caption {i} was cut" for i in range(3)] + ["genin: … and more warnings like this one"]
+    assert (done.stdout, done.stderr.splitlines()) == ("", ours)
+
+
+def test_the_page_of_commands_is_current() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert page == cli_docs.markdown(), "run: python -m genin.cli_docs > docs/cli.md"

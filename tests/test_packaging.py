@@ -1,0 +1,108 @@
+"""What is in the wheel: every module and every shipped weight, under `genin` and nowhere else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"genin": "src/genin", **{f"genin/{part}": part for part in ("benchmarks", "distill", "export", "runtimes")}}
+COMMITTED_WEIGHTS_LIMIT_BYTES = 40_000_000
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the files that git would give a newcomer, in a copy, with the build backend that pip would use."""
+    checkout, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("wheel")
+    for name in checked_out():
+        target = checkout / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+    code = f"import setuptools.build_meta as backend; print(backend.build_wheel({str(out)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (built,) = out.glob("genin-*.whl")
+    return built
+
+
+def checked_out() -> list[str]:
+    """Tracked files, and new ones that are not ignored; links (they serve only type checkers) left out."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is not a git checkout")
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file() and "typepath" not in name]
+
+
+def names_in(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if not name.endswith("/")}
+
+
+def expected(pattern: str) -> set[str]:
+    """The checkout's files that match, under the names they have once installed."""
+    return {
+        f"{package}/{path.relative_to(ROOT / folder)}"
+        for package, folder in FOLDERS.items()
+        for path in (ROOT / folder).glob(pattern)
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_every_module_is_in_the_wheel(wheel: Path) -> None:
+    assert {name for name in names_in(wheel) if name.endswith(".py")} == expected("*.py")
+    assert "genin/py.typed" in names_in(wheel)
+
+
+def test_all_shipped_weights_are_in_the_wheel(wheel: Path) -> None:
+    weights = expected("weights/**/*")
+    assert weights
+    assert weights <= names_in(wheel)
+
+
+def test_nothing_but_genin_stands_at_the_top(wheel: Path) -> None:
+    assert {name.partition("/")[0] for name in names_in(wheel)} == {"genin", f"genin-{version()}.dist-info"}
+
+
+def test_the_wheel_brings_the_licence_and_the_command(wheel: Path) -> None:
+    info = f"genin-{version()}.dist-info"
+    assert f"{info}/licenses/LICENSE" in names_in(wheel)
+    with zipfile.ZipFile(wheel) as archive:
+        assert "genin = genin.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
+
+
+def test_committed_weights_stay_small_and_hold_no_pickle() -> None:
+    files = [ROOT / name for name in checked_out() if "/weights/" in name]
+    assert sum(path.stat().st_size for path in files) <= COMMITTED_WEIGHTS_LIMIT_BYTES
+    assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]
+
+
+def test_a_game_needs_no_training_package() -> None:
+    core = {line.partition(">")[0] for line in project()["dependencies"] + extras()["onnxruntime"]}
+    assert core == {"click", "numpy", "pillow", "rich", "tokenizers", "onnxruntime"}
+
+
+def test_every_extra_is_bounded_so_that_an_install_next_year_works() -> None:
+    lines = project()["dependencies"] + [line for extra in extras().values() for line in extra]
+    assert all(line.startswith("genin[") or ("<" in line and ">=" in line) for line in lines)
+
+
+def project() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return found
+
+
+def extras() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = project()["optional-dependencies"]  # type: ignore[assignment]
+    return found
+
+
+def version() -> str:
+    from genin import __version__
+
+    return __version__

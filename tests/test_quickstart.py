@@ -1,0 +1,143 @@
+"""`genin quickstart`, from a tiny teacher to the page, with an interruption on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genin import cli, quickstart_stages
+from genin.benchmarks.grids import Grid, GridRow
+from genin.quickstart import RECORD
+
+METRIC_WEIGHTS = Path(__file__).parents[2] / "shared" / "data" / "lpips_squeezenet"
+MINUTES = "0.02"
+KEYS = (
+    *("page", "speedup_4_steps", "speedup_1_step", "fd_ratio_4_steps", "fd_ratio_1_step"),
+    *("lpips_squeeze_paired_4_steps", "sizes"),
+)
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One run, interrupted at the export and taken up again: (out, exit codes, stderr of each, the final JSON)."""
+    out = tmp_path_factory.mktemp("quickstart") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENIN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("GENIN_METRIC_WEIGHTS", str(METRIC_WEIGHTS))
+        for name, value in {"FD_SAMPLES": 200, "TEACHER_STEPS": 3, "BENCH_RUNS": 1, "BENCH_WARMUP": 0}.items():
+            patch.setattr(quickstart_stages, name, value)
+        patch.setattr(quickstart_stages, "FORMATS", ("onnx",))
+        patch.setattr(quickstart_stages, "PRECISIONS", ("fp32",))
+        yield out, tiny_model_folder
+
+
+def run(out: Path, *arguments: str) -> int:
+    return cli.run(["quickstart", "--out", str(out), *arguments])
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_chain_survives_interruptions_and_ends_in_a_page(tiny_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    out, teacher = tiny_run
+    with pytest.MonkeyPatch.context() as first:
+        first.setattr("genin.distill.distillation.build_pool", interrupt)
+        assert run(out, "--teacher", str(teacher), "--minutes", MINUTES) == 130
+    said = capsys.readouterr().err
+    assert "interrupted; finished: teacher\n" in said
+    assert f"go on with: genin quickstart --out {out} --resume" in said
+    assert not (out / "index.html").exists()
+
+    with pytest.MonkeyPatch.context() as second:
+        second.setattr("genin.export.exporter.export_bundle", interrupt)
+        assert run(out, "--resume") == 130
+    said = capsys.readouterr().err
+    assert "[1/7] Load the teacher: kept" in said
+    assert "finished: teacher, distil, improvement" in said
+    assert "genin generate" in said
+    assert (out / "student" / "model_index.json").is_file()
+    partial_page = (out / "index.html").read_text(encoding="utf-8")
+    assert "data:image" in partial_page
+    before = json.loads((out / RECORD).read_text(encoding="utf-8"))["stages"]
+
+    assert run(out, "--resume", "--json") == 0
+    shown = capsys.readouterr()
+    assert "[3/7] Compare with its untrained self: kept" in shown.err
+    after = json.loads((out / RECORD).read_text(encoding="utf-8"))["stages"]
+    assert {name: after[name] for name in before} == before
+    check_summary(json.loads(shown.out.splitlines()[-1]), out)
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert len(page) > len(partial_page)
+    assert "your student" in page
+
+    assert run(out, "--resume") == 0  # nothing left to do: only the headline, for people
+    assert str(out / "index.html") in capsys.readouterr().out.splitlines()[-1]
+
+
+def check_summary(summary: dict[str, Any], out: Path) -> None:
+    assert set(KEYS) <= set(summary)
+    assert summary["page"] == str(out / "index.html")
+    assert summary["speedup_4_steps"] > 0
+    assert summary["fastest_1_step"]["runtime"] in ("pytorch", "onnxruntime", "openvino")
+    assert {"teacher", "student", "onnx/fp32"} <= set(summary["sizes"])
+    assert summary["sizes"]["student"] < summary["sizes"]["teacher"]
+    assert summary["improvement"]["fd_world"] > 0
+    for key in KEYS:
+        assert summary[key] is not None or summary["notes"][key]
+
+
+def test_the_untrained_student_is_the_pruned_teacher_and_the_student_is_not(tiny_run: Any) -> None:
+    from safetensors.numpy import load_file
+
+    out, teacher = tiny_run
+    file = "unet/diffusion_pytorch_model.safetensors"
+    parent, untrained, student = (load_file(f / file) for f in (teacher, out / "student-untrained", out / "student"))
+    name = "down_blocks.0.resnets.0.conv1.weight"
+    assert np.array_equal(parent[name], untrained[name])
+    assert not np.array_equal(student[name], untrained[name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "--resume goes on there"),
+        (("--resume", "--minutes", "3"), f"this run was begun with --minutes {MINUTES}"),
+    ],
+)
+def test_a_run_in_the_way_is_neither_overwritten_nor_changed(
+    tiny_run: Any, arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny_run[0], *arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--resume",), "there is nothing to resume"),
+        (("--student", "bk-tinny"), "did you mean bk-tiny"),
+        (("--teacher", "builtin:techer"), "did you mean builtin:teacher"),
+        (("--minutes", "0"), "'--minutes'"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    tmp_path: Path, arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "out", *arguments) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_of_the_page_come_back_as_they_were(tmp_path: Path) -> None:
+    pictures = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    grids = [Grid("same seeds", ("a", "b"), (GridRow("teacher", "100 steps", pictures),))]
+    quickstart_stages.save_grids(tmp_path / "g.npz", grids)
+    (back,) = quickstart_stages.load_grids(tmp_path / "g.npz")
+    assert (back.title, back.captions, back.rows[0].label) == ("same seeds", ("a", "b"), "teacher")
+    assert np.array_equal(back.rows[0].pictures, pictures)
+    assert quickstart_stages.load_grids(tmp_path / "none.npz") == []
