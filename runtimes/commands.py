@@ -80,25 +80,24 @@ def generate_command(
     seeds = range(seed, seed + count)
     places = output_paths(out, prompt, seeds)
     steps = default_steps(context.obj, model) if steps is None else steps
-    with (
-        warnings.catch_warnings(record=True) as caught,
-        load_pipeline(path, runtime, precision, threads=threads) as pipeline,
-    ):
-        warnings.simplefilter("always")
-        start = time.perf_counter()
-        done = []
-        for at in range(0, count, BATCH_SIZE):
-            batch = seeds[at : at + BATCH_SIZE]
-            generation = pipeline.generate(prompt, batch, steps=steps, guidance_scale=guidance_scale, noise=noise)
-            for picture_seed, picture in zip(batch, generation.images, strict=True):
-                facts = {"prompt": prompt, "seed": picture_seed, "model": model, "steps": generation.steps}
-                facts |= {"guidance_scale": generation.guidance_scale, "noise": noise, "runtime": pipeline.runtime}
-                save_png(places[picture_seed], picture, facts | {"precision": pipeline.precision})
-                if not as_json:
-                    click.echo(places[picture_seed])
-            done.append(generation)
-        seconds = time.perf_counter() - start
-    notes = list(dict.fromkeys(str(item.message) for item in caught if item.category is UserWarning))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"genin\.")
+        with load_pipeline(path, runtime, precision, threads=threads) as pipeline:
+            start = time.perf_counter()
+            done = []
+            for at in range(0, count, BATCH_SIZE):
+                batch = seeds[at : at + BATCH_SIZE]
+                generation = pipeline.generate(prompt, batch, steps=steps, guidance_scale=guidance_scale, noise=noise)
+                for picture_seed, picture in zip(batch, generation.images, strict=True):
+                    facts = {"prompt": prompt, "seed": picture_seed, "model": model, "steps": generation.steps}
+                    facts |= {"guidance_scale": generation.guidance_scale, "noise": noise, "runtime": pipeline.runtime}
+                    save_png(places[picture_seed], picture, facts | {"precision": pipeline.precision})
+                    if not as_json:
+                        click.echo(places[picture_seed])
+                done.append(generation)
+            seconds = time.perf_counter() - start
+    notes = list(dict.fromkeys(str(item.message) for item in caught))
     for note in notes:
         click.echo(f"genin: {note}", err=True)
     if as_json:
