@@ -22,6 +22,7 @@ from genin.names import InstalledNames
 from genin.quickstart_stages import (
     STEPS,
     STUDENT,
+    Done,
     Result,
     Run,
     Stage,
@@ -232,11 +233,18 @@ def summarise(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
     summary["parameters"] = {
         name: done[stage]["parameters"] for name, stage in (("teacher", "teacher"), ("student", "distil"))
     }
-    summary["skipped"] = [f"{name}: {reason}" for name, reason in done["export"]["skipped"].items()]
-    summary["skipped"] += [f"{s['runtime']} {s['precision']}: {s['reason']}" for s in done["bench"]["skipped"]]
-    summary["skipped"] = list(dict.fromkeys(summary["skipped"]))
+    summary["skipped"] = _skipped(done)
     summary["seconds"] = {name: stage["seconds"] for name, stage in record["stages"].items()}
     return {**summary, "notes": notes}
+
+
+def _skipped(done: Done) -> list[str]:
+    """What did not run here, each reason once: "coreml fp32, fp16, int8: why"."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for one in done["bench"]["skipped"]:
+        kinds.setdefault((one["runtime"], one["reason"]), []).append(one["precision"])
+    found = [f"{runtime} {', '.join(dict.fromkeys(of))}: {reason}" for (runtime, reason), of in kinds.items()]
+    return [f"{name}: {reason}" for name, reason in done["export"]["skipped"].items()] + found
 
 
 def _same_engine(rows: list[Result]) -> float | None:
@@ -305,5 +313,5 @@ def _improvement(result: Result) -> str:
 
 def _exported(result: Result) -> str:
     lowest = result["lowest_psnr_db"]
-    parity = "" if lowest is None else f", every measured one within {lowest:.0f} dB of PyTorch"
+    parity = "" if lowest is None else f", at least {lowest:.0f} dB alike to PyTorch"
     return f"{result['graphs']} graphs{parity}"

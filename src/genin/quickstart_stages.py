@@ -238,7 +238,8 @@ def teacher_statistics(run: Run) -> Path | None:
 
 
 def quality_evaluator(run: Run, statistics: Path | None, size: int) -> Evaluator:
-    """As many pictures as the teacher's statistics have: FD compares at equal numbers only."""
+    """As many pictures as the teacher's statistics have: FD compares at equal numbers only. The world's own features:
+    SqueezeNet's, at 224 px, would take longer for thousands of pictures than the distillation."""
     from genin.benchmarks.evaluate import Evaluator
     from genin.benchmarks.statistics_file import load_statistics
 
@@ -249,6 +250,7 @@ def quality_evaluator(run: Run, statistics: Path | None, size: int) -> Evaluator
         samples=samples,
         seed=int(source.get("seed", 0)),
         classifier=run.names.classifier(),
+        features=("world",),
         reference_name=BUILTIN_WORLD,
     )
 
