@@ -56,7 +56,7 @@ def train_teacher(
     torch.manual_seed(recipe.teacher.seed)
     vae = train_autoencoder(source, folder, recipe, resume=resume)
     tokenizer, text_encoder = train_text(source, folder, recipe, resume=resume)
-    unet = train_unet(source, folder, recipe, vae, tokenizer, text_encoder, resume=resume, minutes=minutes)
+    unet, seen = train_unet(source, folder, recipe, vae, tokenizer, text_encoder, resume=resume, minutes=minutes)
     model = ModelFolder(
         path=out,
         tokenizer=tokenizer,
@@ -74,6 +74,7 @@ def train_teacher(
             "default_steps": 50,
             "few_step_timesteps": None,
             "image_size": recipe.autoencoder.image_size,
+            "images_seen": seen,
             "recipe": recipe.as_dict(),
             "metrics": {},
         },
@@ -203,8 +204,8 @@ def train_unet(
     *,
     resume: bool,
     minutes: float | None,
-) -> nn.Module:
-    """The diffusion stage; returns the average."""
+) -> tuple[nn.Module, int]:
+    """The diffusion stage; returns the average, and how many images it has seen."""
     settings = recipe.teacher
     training = Training(folder, "teacher", settings, minutes=minutes)
     vae, text_encoder = vae.to(training.device), text_encoder.to(training.device)
@@ -245,7 +246,7 @@ def train_unet(
         draw(path)
 
     training.run(step, preview)
-    return training.average_of("unet").requires_grad_(False).eval()
+    return training.average_of("unet").requires_grad_(False).eval(), training.images_seen
 
 
 def teacher_preview(
