@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import math
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,24 +159,32 @@ def _same_names(path: Path, what: str, found: Sequence[set[str]], declared: Sequ
 
 
 def write_golden(path: Path, cases: Sequence[Case]) -> None:
-    """Write cases as a plain npz: arrays named CASE.TENSOR."""
+    """Write cases as a plain, uncompressed npz: arrays named CASE.TENSOR."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {f"{number}.{name}": array for number, case in enumerate(cases) for name, array in case.items()}
     with path.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # numpy types **arrays as its own flag
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy types **arrays as its own flag
 
 
 def read_golden(data: bytes, names: Iterable[str]) -> list[dict[str, NDArray[Any]]]:
-    """The cases of a golden file, each with all of `names`. Errors: BundleError."""
-    cases: dict[int, dict[str, NDArray[Any]]] = {}
+    """The cases of a golden file, each with all of `names`. Errors: BundleError; pickles and zip bombs are such."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            for key in arrays.files:
-                number, _, name = key.partition(".")
-                cases.setdefault(int(number), {})[name] = arrays[key]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise BundleError(f"a golden file cannot be read ({error})", remedy="export the bundle again") from error
+        cases = _read_cases(data)
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BundleError(f"a golden file cannot be read ({reason})", remedy="export the bundle again") from error
     wanted = set(names)
     if not cases or any(not wanted <= set(case) for case in cases.values()):
         raise BundleError(f"a golden file lacks some of {', '.join(sorted(wanted))}", remedy="export the bundle again")
     return [cases[number] for number in sorted(cases)]
+
+
+def _read_cases(data: bytes) -> dict[int, dict[str, NDArray[Any]]]:
+    cases: dict[int, dict[str, NDArray[Any]]] = {}
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in arrays.zip.infolist()):
+            raise ValueError("it is compressed")  # stored members cannot hold more than the file does
+        for key in arrays.files:
+            number, _, name = key.partition(".")
+            cases.setdefault(int(number), {})[name] = arrays[key]
+    return cases
