@@ -166,7 +166,7 @@ def _run_phase(
     name: str, training: Training, student: Any, lesson: Lesson, recipe: Recipe, model: ModelFolder, *, resume: bool
 ) -> Any:
     plain_attention(student, training.device)
-    prepared = training.add("student", student, **({"betas": (0.0, 0.99)} if name == "adversarial" else {}))
+    prepared = training.add("student", student, betas=(0.0, 0.99) if name == "adversarial" else (0.9, 0.99))
     step: Callable[..., Any]
     if name == "prune":
         step = prune_step(training, prepared, lesson, recipe.prune)

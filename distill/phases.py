@@ -96,7 +96,7 @@ def prune_step(training: Training, student: nn.Module, lesson: Lesson, recipe: P
         t, text = timesteps[at].to(training.device), lesson.text(rows)
         with training.autocast():
             x0, _ = process.to_x0_eps(predict(student, x, t, text), x, t)
-        alpha, sigma = process.alpha_sigma(t)
+        _, sigma = process.alpha_sigma(t)
         # An x0 error of 1 is a v error of 1/σ (v = (α·x − x0)/σ): the teacher's own weighting, bounded near clean data.
         output = ((x0 - target).square() / sigma.clamp_min(0.1).square()).mean()
         metrics: dict[str, Tensor | float] = {"output": output.detach()}

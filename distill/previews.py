@@ -13,7 +13,8 @@ from PIL import Image
 def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
     """NCHW float in [−1, 1] => NHWC uint8, rounded to nearest."""
     scaled = np.clip(images.transpose(0, 2, 3, 1) * 127.5 + 127.5, 0, 255)
-    return np.rint(scaled).astype(np.uint8)
+    pictures: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
+    return pictures
 
 
 def grid(rows: Sequence[NDArray[np.uint8]], *, scale: int = 2, gap: int = 2) -> Image.Image:

@@ -221,7 +221,9 @@ def _parse(cls: type[T], data: Any, prefix: str, path: Path) -> T:
             raise InputError(f"unknown key '{name}'", where=path, remedy=f"did you mean: {', '.join(near)}")
         hint = hints[key]
         values[key] = (
-            _parse(hint, value, name, path) if dataclasses.is_dataclass(hint) else _convert(hint, value, name, path)
+            _parse(hint, value, name, path)
+            if isinstance(hint, type) and dataclasses.is_dataclass(hint)
+            else _convert(hint, value, name, path)
         )
     return cls(**values)
 
@@ -234,9 +236,9 @@ def _convert(hint: Any, value: Any, name: str, path: Path) -> Any:
             return tuple(_convert(item, v, name, path) for v in value)
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif hint in (bool, str) and isinstance(value, hint):
+    elif (hint is int and isinstance(value, int) and not isinstance(value, bool)) or (
+        hint in (bool, str) and isinstance(value, hint)
+    ):
         return value
     wanted = getattr(hint, "__name__", str(hint))
     raise InputError(f"'{name}' must be {wanted}, not {value!r}", where=path)

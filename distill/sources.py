@@ -67,7 +67,9 @@ class WorldSource:
         from genin.distill.world import scene_at
         from genin.distill.world_captions import caption
 
-        return [caption(scene_at(self.split, self.seed, i), seed=epoch * 1_000_003 + i, complete=complete) for i in indices]
+        return [
+            caption(scene_at(self.split, self.seed, i), seed=epoch * 1_000_003 + i, complete=complete) for i in indices
+        ]
 
     def row(self, index: int) -> Mapping[str, str]:
         from genin.distill.world import scene_at

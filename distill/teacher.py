@@ -92,7 +92,7 @@ def train_autoencoder(source: Source, folder: Path, recipe: Recipe, *, resume: b
     training = Training(folder, "autoencoder", settings)
     torch.manual_seed(settings.seed)
     # Channels last: 1.3 times the images a second on a CPU (docs/log.md).
-    vae = training.add("vae", ae.build_autoencoder(settings).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    vae = training.add("vae", ae.build_autoencoder(settings).to(memory_format=torch.channels_last))
     if resume:
         training.resume()
     pictures: np.ndarray[Any, np.dtype[np.uint8]] | None = None
@@ -116,7 +116,7 @@ def train_autoencoder(source: Source, folder: Path, recipe: Recipe, *, resume: b
         save_grid([to_uint8(images.cpu().numpy()), to_uint8(decoded.float().cpu().numpy())], path, scale=3)
 
     training.run(step, preview)
-    trained: Any = training.average_of("vae").requires_grad_(False).eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    trained: Any = training.average_of("vae").requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
     with torch.no_grad():
         latents = ae.encode(trained, to_tensor(source.pictures(0, 256, settings.image_size), training.device))
     trained.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
@@ -221,7 +221,7 @@ def train_unet(
     if resume:
         training.resume()
 
-    def step(update: Update) -> dict[str, Tensor]:
+    def step(update: Update) -> dict[str, Tensor | float]:
         indices = update.randint(len(cache))
         x0, noise = cache.rows(indices, training.device), update.randn(*cache.latents.shape[1:])
         t = update.randint(process.num_train_timesteps)

@@ -173,4 +173,6 @@ def train_text_encoder(
         return {"loss": loss.detach(), "accuracy": hits.mean(), "worst_accuracy": hits.min()}
 
     training.run(step)
-    return training.average_of("text_encoder").text_encoder.requires_grad_(False).eval()  # type: ignore[union-attr,operator,return-value]
+    average: Any = training.average_of("text_encoder")
+    trained: nn.Module = average.text_encoder.requires_grad_(False).eval()
+    return trained

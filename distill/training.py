@@ -132,7 +132,7 @@ class Training:
 
     def average_of(self, name: str) -> nn.Module:
         """The exponential moving average of a registered network (the network itself, averaged, not a wrapper)."""
-        return self.averages[name].module  # type: ignore[no-any-return]
+        return self.averages[name].module
 
     def optimise(self, name: str, loss: Tensor) -> float:
         """Backward, clip, step; returns the gradient norm. A loss that is not finite ends the run with its place."""

@@ -7,8 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from genin.distill.diffusion import TEACHER_SCHEDULER, Process, dpm_solver_sample, sample  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+
+from genin.distill.diffusion import TEACHER_SCHEDULER, Process, dpm_solver_sample, sample  # noqa: E402
 
 
 class Gaussian(nn.Module):
