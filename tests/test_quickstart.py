@@ -11,6 +11,7 @@ import pytest
 
 from genin import cli, quickstart_stages
 from genin.benchmarks.grids import Grid, GridRow
+from genin.distill.recipe import AdversarialRecipe, Recipe
 from genin.quickstart import RECORD
 
 METRIC_WEIGHTS = Path(__file__).parents[2] / "shared" / "data" / "lpips_squeezenet"
@@ -30,9 +31,15 @@ def tiny_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
         patch.setenv("GENIN_METRIC_WEIGHTS", str(METRIC_WEIGHTS))
         for name, value in {"FD_SAMPLES": 200, "TEACHER_STEPS": 3, "BENCH_RUNS": 1, "BENCH_WARMUP": 0}.items():
             patch.setattr(quickstart_stages, name, value)
+        patch.setattr("genin.distill.recipe.Recipe", small_recipe)
         patch.setattr(quickstart_stages, "FORMATS", ("onnx",))
         patch.setattr(quickstart_stages, "PRECISIONS", ("fp32",))
         yield out, tiny_model_folder
+
+
+def small_recipe(**sections: Any) -> Recipe:
+    """The default one with fewer pictures of the world in memory."""
+    return Recipe(**sections, adversarial=AdversarialRecipe(cache_images=64))
 
 
 def run(out: Path, *arguments: str) -> int:
