@@ -19,7 +19,7 @@ pool: {size: 32, teacher_steps: 3, batch_size: 16}
 prune: {images: 32, batch_size: 8, feature_weight: 0.1}
 steps: {images: 32, batch_size: 8}
 adversarial: {images: 32, batch_size: 8, cache_images: 16, distillation_weight: 0.5, real_share: 0.5}
-finetune: {images: 16, batch_size: 8, cache_images: 16}
+finetune: {images: 16, batch_size: 8, cache_images: 16, lr: 0.001, lr_warmup_images: 1}
 """
 
 
