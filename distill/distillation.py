@@ -36,7 +36,7 @@ from genin.runtimes.errors import InputError
 log = logging.getLogger(__name__)
 
 # Shares of a budget in minutes; what the pool leaves over goes to the phases.
-SHARES = {"pool": 0.3, "prune": 0.15, "steps": 0.35, "adversarial": 0.2}
+SHARES = {"pool": 0.3, "prune": 0.3, "steps": 0.3, "adversarial": 0.1}
 
 
 @dataclass(frozen=True)

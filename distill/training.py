@@ -37,6 +37,7 @@ from genin.distill.recipe import Optimisation
 from genin.runtimes.errors import GeninError, InputError
 
 Metrics = Mapping[str, Tensor | float]
+WARMUP_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,9 @@ class Training:
         return min(1.0, done)
 
     def lr_factor(self) -> float:
-        warmup = min(1.0, (self.images_seen + 1) / max(1, self.settings.lr_warmup_images))
+        # A run of few minutes must not end before it is warm: a twentieth of the run is enough at most.
+        warmup = max((self.images_seen + 1) / max(1, self.settings.lr_warmup_images), self.progress / WARMUP_SHARE)
+        warmup = min(1.0, warmup)
         floor = self.settings.lr_final_fraction
         return warmup * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self.progress)))
 
