@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from genin import cli, quickstart_stages
 from genin.benchmarks.grids import Grid, GridRow
-from genin.distill.recipe import AdversarialRecipe, Recipe
+from genin.distill.recipe import Recipe
 from genin.quickstart import RECORD
 
 METRIC_WEIGHTS = Path(__file__).parents[2] / "shared" / "data" / "lpips_squeezenet"
@@ -31,15 +33,16 @@ def tiny_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
         patch.setenv("GENIN_METRIC_WEIGHTS", str(METRIC_WEIGHTS))
         for name, value in {"FD_SAMPLES": 200, "TEACHER_STEPS": 3, "BENCH_RUNS": 1, "BENCH_WARMUP": 0}.items():
             patch.setattr(quickstart_stages, name, value)
-        patch.setattr("genin.distill.recipe.Recipe", small_recipe)
+        patch.setattr(quickstart_stages, "quick_recipe", small_recipe)
         patch.setattr(quickstart_stages, "FORMATS", ("onnx",))
         patch.setattr(quickstart_stages, "PRECISIONS", ("fp32",))
         yield out, tiny_model_folder
 
 
-def small_recipe(**sections: Any) -> Recipe:
-    """The default one with fewer pictures of the world in memory."""
-    return Recipe(**sections, adversarial=AdversarialRecipe(cache_images=64))
+def small_recipe(student: str, of: Callable[[str], Recipe] = quickstart_stages.quick_recipe) -> Recipe:
+    """The real one with fewer pictures of the world in memory."""
+    recipe = of(student)
+    return replace(recipe, adversarial=replace(recipe.adversarial, cache_images=64))
 
 
 def run(out: Path, *arguments: str) -> int:

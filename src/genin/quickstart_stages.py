@@ -21,6 +21,8 @@ from genin.runtimes.options import FORMATS, PRECISIONS
 if TYPE_CHECKING:
     from genin.benchmarks.evaluate import Evaluator
     from genin.benchmarks.grids import Grid
+    from genin.distill.recipe import Recipe
+    from genin.distill.sources import Source
 
 Result = dict[str, Any]
 Done = Mapping[str, Result]
@@ -31,7 +33,7 @@ STEPS: Final = (4, 1)
 TEACHER_STEPS: Final = 100
 BETTER_BY: Final = 0.3  # share of its own pruned initialisation's fd_world that a student must lose
 SCENES: Final = 200_000
-FD_SAMPLES: Final = 512  # enough for 192 features; too few for a figure to quote
+FD_SAMPLES: Final = 256  # enough for 192 features; too few for a figure to quote
 BENCH_RUNS, BENCH_WARMUP, BENCH_MAX_S = 6, 1, 8.0
 
 
@@ -105,10 +107,9 @@ def distil_student(run: Run, done: Done) -> Result:
     """The student's model folder, and the untrained network it started from."""
     from genin.benchmarks.model_facts import read_facts
     from genin.distill.distillation import distill
-    from genin.distill.recipe import Recipe, StudentRecipe
     from genin.distill.sources import open_source
 
-    recipe = Recipe(student=StudentRecipe(name=run.student))
+    recipe = quick_recipe(run.student)
     source = open_source(BUILTIN_WORLD, count=SCENES)
     if not run.untrained_path.is_dir():
         save_untrained(run, recipe, source)
@@ -124,7 +125,20 @@ def distil_student(run: Run, done: Done) -> Result:
     }
 
 
-def save_untrained(run: Run, recipe: Any, source: Any) -> None:
+def quick_recipe(student: str) -> Recipe:
+    """For a few hundred updates: small batches, warmed up within ten of them, averages that forget the beginning."""
+    from genin.distill.recipe import AdversarialRecipe, PoolRecipe, PruneRecipe, Recipe, StepsRecipe, StudentRecipe
+
+    return Recipe(
+        student=StudentRecipe(name=student),
+        pool=PoolRecipe(teacher_steps=8, batch_size=32),
+        prune=PruneRecipe(batch_size=16, lr_warmup_images=160, ema_decay=0.98),
+        steps=StepsRecipe(batch_size=16, lr_warmup_images=160, ema_decay=0.98),
+        adversarial=AdversarialRecipe(batch_size=16, lr_warmup_images=160, ema_decay=0.98, cache_images=1_000),
+    )
+
+
+def save_untrained(run: Run, recipe: Recipe, source: Source) -> None:
     """Write the pruned teacher as a model folder, as it is before any training."""
     import torch
 
