@@ -292,8 +292,9 @@ def headline(summary: Mapping[str, Any]) -> str:
     key = "lpips_squeeze_paired_4_steps"
     lines.append(f"LPIPS    {_or_dash(summary[key], '.3f')} to the teacher at 4 steps ({summary['pairs']} pairs)")
     lines.append(f"Training {_improvement(summary['improvement'])}")
-    sizes = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in summary["sizes"].items())
-    lines.append(f"MB       {sizes}")
+    before, after = (summary["parameters"][name] / 1e6 for name in ("teacher", "student"))
+    sizes = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in summary["sizes"].items() if "/" in name)
+    lines.append(f"Size     {before:.1f} → {after:.1f} M parameters; MB: {sizes}")
     lines += [f"Skipped  {one}" for one in summary["skipped"]]
     lines += [f"Note     {name}: {reason}" for name, reason in summary["notes"].items()]
     return "\n".join([*lines, "", f"The page: {summary['page']}"])
