@@ -10,6 +10,7 @@ Not here: what a phase computes (`phases`), and the command line (`commands`).
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable
@@ -75,7 +76,7 @@ def distill(
     def folder_of(network: Any, images_seen: int, path: Path) -> ModelFolder:
         return student_folder(model, network, path, recipe, source, teacher_path, images_seen)
 
-    initial = folder_of(unet, 0, out / "training" / "initial")
+    initial = folder_of(copy.deepcopy(unet), 0, out / "training" / "initial")  # training changes `unet` in place
     budget = Budget(minutes)
     first = Training(folder, "prune", recipe.prune, minutes=budget.of("prune"))
     lesson = prepare_lesson(model, source, folder, recipe, first, fingerprint(teacher_path), budget)
