@@ -23,6 +23,7 @@ import numpy as np
 from genin.benchmarks.classifier import AttributeClassifier, load_classifier
 from genin.benchmarks.features import FEATURE_SETS, FeatureSet, load_features
 from genin.benchmarks.frechet import (
+    Estimate,
     Features,
     TooFewPicturesError,
     frechet_distance,
@@ -167,6 +168,12 @@ class Figures:
     intervals: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
+    def keep(self, name: str, estimate: Estimate) -> None:
+        """`name` with its interval, if it has one."""
+        self.values[name] = estimate.value
+        if estimate.interval is not None:
+            self.intervals[name] = list(estimate.interval)
+
     def refuse(self, name: str, reason: str) -> None:
         """`name` is null, because of `reason`."""
         self.values[name], self.notes[name] = None, reason
@@ -213,9 +220,7 @@ def _frechet(figures: Figures, name: str, own: Features, real: Features) -> None
     except TooFewPicturesError as error:
         figures.refuse(name, str(error))
         return
-    figures.values[name] = estimate.value
-    if estimate.interval is not None:
-        figures.intervals[name] = list(estimate.interval)
+    figures.keep(name, estimate)
 
 
 def _kid(figures: Figures, name: str, own: Features, real: Features) -> None:
@@ -224,6 +229,4 @@ def _kid(figures: Figures, name: str, own: Features, real: Features) -> None:
     except TooFewPicturesError as error:
         figures.refuse(name, str(error))
         return
-    figures.values[name] = estimate.value
-    if estimate.interval is not None:
-        figures.intervals[name] = list(estimate.interval)
+    figures.keep(name, estimate)

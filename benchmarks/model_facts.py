@@ -12,14 +12,16 @@ import json
 import math
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from genin.runtimes.errors import InputError
+from genin.runtimes.folder import read_json
 
 COMPONENT_FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
+UNREADABLE = "cannot be read as JSON"
 RUNTIME_OF_FORMAT = {"onnx": "onnxruntime", "openvino": "openvino", "coreml": "coreml"}
 
 
@@ -67,7 +69,7 @@ def read_facts(path: Path) -> ModelFacts:
                 raise InputError("not a genin bundle", where=path) from error
         return _bundle_facts(path, manifest)
     if (path / "manifest.json").is_file() and not (path / "model_index.json").is_file():
-        return _bundle_facts(path, _read_json(path / "manifest.json"))
+        return _bundle_facts(path, read_json(path / "manifest.json", UNREADABLE))
     if (path / "model_index.json").is_file():
         return _folder_facts(path)
     remedy = "give a model folder (model_index.json), a bundle (manifest.json or .genin) or a built-in name"
@@ -93,8 +95,11 @@ def fingerprint(path: Path) -> str:
 
 
 def _folder_facts(path: Path) -> ModelFacts:
-    info = _read_json(path / "genin.json") if (path / "genin.json").is_file() else {}
-    unet, vae = _read_json(path / "unet" / "config.json"), _read_json(path / "vae" / "config.json")
+    info = read_json(path / "genin.json", UNREADABLE) if (path / "genin.json").is_file() else {}
+    unet, vae = (
+        read_json(path / "unet" / "config.json", UNREADABLE),
+        read_json(path / "vae" / "config.json", UNREADABLE),
+    )
     factor = 2 ** (len(vae.get("block_out_channels") or vae.get("decoder_block_out_channels", [0, 0, 0, 0])) - 1)
     notes: dict[str, str] = {}
     parameters = _count_parameters(path / "unet")
@@ -155,39 +160,42 @@ def _count_parameters(component: Path) -> int | None:
 
 
 def _unet_macs(path: Path) -> int | None:
-    """Multiply-adds of one UNet call for one picture: convolutions, linear layers and attention products."""
     try:
-        import torch
         from diffusers import UNet2DConditionModel
-        from torch.utils.flop_counter import FlopCounterMode
     except ImportError:
         return None
-    config = UNet2DConditionModel.load_config(path / "unet")
+    return unet_cost(UNet2DConditionModel.load_config(path / "unet"), tokens=max_tokens(path))[1]
+
+
+def unet_cost(config: Mapping[str, Any], *, tokens: int) -> tuple[int, int]:
+    """(parameters, multiply-adds of one pass for one picture) of a diffusers UNet's config; no weights needed."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
-        size, tokens = int(unet.config.sample_size), _max_tokens(path)
+        unet: Any = UNet2DConditionModel.from_config(dict(config))
+        size, width = int(unet.config.sample_size), unet.config.cross_attention_dim
         latents = torch.zeros(1, unet.config.in_channels, size, size)
-        states = torch.zeros(1, tokens, unet.config.cross_attention_dim)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            unet(latents, torch.zeros(1), encoder_hidden_states=states)
-    return int(counter.get_total_flops()) // 2
+        states = torch.zeros(1, tokens, width)
+        return cost_of(unet, lambda: unet(latents, torch.zeros(1), encoder_hidden_states=states))
 
 
-def _max_tokens(path: Path) -> int:
+def cost_of(module: Any, call: Callable[[], object]) -> tuple[int, int]:
+    """(parameters of a PyTorch module, multiply-adds of `call`): convolutions, linear layers and attention products."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call()
+    return sum(p.numel() for p in module.parameters()), int(counter.get_total_flops()) // 2
+
+
+def max_tokens(path: Path) -> int:
+    """The length of a model folder's prompts, in tokens; CLIP's 77 where it does not say."""
     config = path / "text_encoder" / "config.json"
-    return int(_read_json(config).get("max_position_embeddings", 77)) if config.is_file() else 77
+    return int(read_json(config, UNREADABLE).get("max_position_embeddings", 77)) if config.is_file() else 77
 
 
 def _weights_bytes(component: Path) -> int | None:
     files = [file for suffix in ("*.safetensors", "*.bin") for file in component.glob(suffix)]
     return sum(file.stat().st_size for file in files) if files else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError("cannot be read as JSON", where=path, remedy="re-create or re-download it") from error
-    if not isinstance(data, dict):
-        raise InputError("not a JSON object", where=path, remedy="re-create or re-download it")
-    return data

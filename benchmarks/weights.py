@@ -17,7 +17,7 @@ import hashlib
 import os
 import socket
 import urllib.error
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,35 +40,47 @@ class MetricUnavailableError(GeninError):
 class Published:
     """One published weights file.
 
-    `names` are the file names searched in a folder, in order; `url` is the library's own download; `prefix` selects the
+    `names` are the file names searched in a folder, in order; `address` asks the library for its own download; `prefix` selects the
     sub-network's tensors in a larger checkpoint (and is cut from their names); `tensors_sha256` identifies the values.
     """
 
     title: str
     names: tuple[str, ...]
-    url: str | None
+    address: Callable[[], str] | None
     prefix: str
     tensors_sha256: str | None
+
+
+def _torchvision_address() -> str:
+    from torchvision.models import SqueezeNet1_1_Weights
+
+    return str(SqueezeNet1_1_Weights.IMAGENET1K_V1.url)
+
+
+def _torch_fidelity_address() -> str:
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    return str(URL_INCEPTION_V3)
 
 
 SQUEEZENET = Published(
     title="torchvision squeezenet1_1 (ImageNet)",
     names=("squeeze.backbone.pth", "squeezenet1_1-b8a52dc0.pth", "squeezenet1_1-f364aa15.pth"),
-    url="https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+    address=_torchvision_address,
     prefix="features.",
     tensors_sha256="eafb94b5c7ba34d6651b8b74b84f006a6efcbcec71f3b7efacd8f40884e13bb9",
 )
 LPIPS_SQUEEZE_HEADS = Published(
     title="LPIPS v0.1 heads for SqueezeNet",
     names=("lin_v0.1.squeeze.pth", "squeeze.pth"),
-    url=None,  # the lpips package carries them
+    address=None,  # the lpips package carries them
     prefix="",
     tensors_sha256="adbd02e7701c377387b56db78ba9283aa182a189c37ad5c9b265a963f63b1375",
 )
 INCEPTION_2015 = Published(
     title="Inception-2015 (torch-fidelity)",
     names=("weights-inception-2015-12-05-6726825d.pth",),
-    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    address=_torch_fidelity_address,
     prefix="",
     tensors_sha256=None,  # identified by the sha256 in its file name instead
 )
@@ -156,8 +168,9 @@ def _bundled_heads(published: Published) -> Path | None:
 def _cached_or_downloaded(published: Published) -> Path:
     import torch
 
-    assert published.url is not None
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rsplit("/", 1)[-1]
+    assert published.address is not None
+    address = published.address()
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / address.rsplit("/", 1)[-1]
     if cached.is_file():
         return cached
     remedy = f"put {published.names[0]} into a folder and name it with {ENVIRONMENT_VARIABLE} or --metric-weights"
@@ -168,19 +181,16 @@ def _cached_or_downloaded(published: Published) -> Path:
     cached.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _socket_timeout(DOWNLOAD_TIMEOUT_S):
-            torch.hub.download_url_to_file(
-                published.url, str(cached), hash_prefix=_url_sha256(published), progress=False
-            )
+            torch.hub.download_url_to_file(address, str(cached), hash_prefix=_address_sha256(address), progress=False)
     except (OSError, urllib.error.URLError, RuntimeError) as error:
         reason = f"weights of {published.title} are not here and could not be downloaded ({_first_line(error)})"
         raise MetricUnavailableError(reason, remedy=remedy) from error
     return cached
 
 
-def _url_sha256(published: Published) -> str:
+def _address_sha256(address: str) -> str:
     """The first digits of the file's sha256, which PyTorch's convention puts at the end of its name."""
-    assert published.url is not None
-    return Path(published.url).stem.rsplit("-", 1)[-1]
+    return Path(address).stem.rsplit("-", 1)[-1]
 
 
 def read_tensors(published: Published, path: Path) -> Mapping[str, torch.Tensor]:
@@ -204,7 +214,7 @@ def _require_published(published: Published, found: FoundWeights) -> None:
     """The tensors' digest is the proof; the sha256 digits in a published file's name are another."""
     if found.tensors_sha256 == published.tensors_sha256:
         return
-    if published.url is None or not found.file_sha256.startswith(_url_sha256(published)):
+    if published.address is None or not found.file_sha256.startswith(_address_sha256(published.address())):
         reason = (
             f"weights of {published.title} are not the published ones (tensors sha256 {found.tensors_sha256[:12]}…)"
         )

@@ -150,15 +150,13 @@ def _student_cost(teacher: Path, name: str) -> dict[str, Any]:
     """Parameters and multiply-adds of teacher and student, from the teacher's config alone."""
     from diffusers import UNet2DConditionModel
 
-    from genin.distill.student import PRESETS, student_config, unet_cost
+    from genin.benchmarks.model_facts import max_tokens, unet_cost
+    from genin.distill.student import PRESETS, student_config
 
     if not (teacher / "unet" / "config.json").is_file():
         raise InputError("not a model folder", where=teacher, remedy="give a diffusers model folder")
     config = dict(UNet2DConditionModel.load_config(teacher / "unet"))
-    text = teacher / "text_encoder" / "config.json"
-    tokens = (
-        int(json.loads(text.read_text(encoding="utf-8")).get("max_position_embeddings", 77)) if text.is_file() else 77
-    )
+    tokens = max_tokens(teacher)
     before, after = unet_cost(config, tokens=tokens), unet_cost(student_config(config, PRESETS[name]), tokens=tokens)
     return {
         "student": name,

@@ -10,7 +10,6 @@ Not here: what a phase computes (`phases`), and the command line (`commands`).
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable
@@ -42,10 +41,9 @@ SHARES = {"pool": 0.3, "prune": 0.3, "steps": 0.3, "adversarial": 0.1}
 
 @dataclass(frozen=True)
 class Distilled:
-    """A distilled student, and the pruned network it started from (for comparison)."""
+    """A distilled student, and how many images it has seen."""
 
     student: ModelFolder
-    initial: ModelFolder
     images_seen: int
 
 
@@ -76,7 +74,6 @@ def distill(
     def folder_of(network: Any, images_seen: int, path: Path) -> ModelFolder:
         return student_folder(model, network, path, recipe, source, teacher_path, images_seen)
 
-    initial = folder_of(copy.deepcopy(unet), 0, out / "training" / "initial")  # training changes `unet` in place
     budget = Budget(minutes)
     first = Training(folder, "prune", recipe.prune, minutes=budget.of("prune"))
     lesson = prepare_lesson(model, source, folder, recipe, first, fingerprint(teacher_path), budget)
@@ -95,7 +92,7 @@ def distill(
         if not (out / "model_index.json").is_file():
             save_model_folder(folder_of(student, seen, out), out)
         raise
-    return Distilled(folder_of(student, seen, out), initial, seen)
+    return Distilled(folder_of(student, seen, out), seen)
 
 
 class Budget:

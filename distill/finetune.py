@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genin.distill import autoencoder as ae
 from genin.distill.diffusion import Process, plain_attention, predict
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.recipe import FinetuneRecipe, Recipe, save_recipe
-from genin.distill.sources import Source, load_pictures, to_tensor
-from genin.distill.teacher import cache_latents, teacher_preview
+from genin.distill.sources import Source
+from genin.distill.teacher import autoencoder_step, cache_latents, teacher_preview
 from genin.distill.text_encoder import tokenize
 from genin.distill.training import Training, Update
 
@@ -132,22 +131,14 @@ def tune_autoencoder(model: ModelFolder, source: Source, folder: Path, recipe: R
             where=model.path,
             remedy="leave autoencoder_images at 0",
         )
-    settings = dataclasses.replace(recipe.autoencoder, images=recipe.finetune.autoencoder_images, lr=3e-4)
+    settings = dataclasses.replace(
+        recipe.autoencoder, images=recipe.finetune.autoencoder_images, image_size=model.image_size, lr=3e-4
+    )
     training = Training(folder, "autoencoder", settings)
     vae = training.add("vae", model.vae.to(memory_format=torch.channels_last))
     if resume:
         training.resume()
-    pictures = load_pictures(source, settings.cache_images, model.image_size) if training.progress < 1 else None
-
-    def step(update: Update) -> dict[str, Tensor]:
-        assert pictures is not None
-        images = to_tensor(pictures[update.randint(len(pictures)).cpu().numpy()], training.device)
-        with training.autocast():
-            terms = ae.autoencoder_loss(vae, images.contiguous(memory_format=torch.channels_last), settings)
-        training.optimise("vae", terms["loss"])
-        return {key: value.detach() for key, value in terms.items()}
-
-    training.run(step)
+    training.run(autoencoder_step(training, vae, source, settings))
     tuned: Any = training.average_of("vae")
     return tuned.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
 

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from genin.runtimes.errors import InputError
@@ -106,17 +105,3 @@ def _layers(config: Mapping[str, Any]) -> int:
     if len(set(layers)) == 1:
         return int(layers[0])
     raise InputError(f"the teacher's levels have {tuple(layers)} layers", remedy="only equal levels can be pruned")
-
-
-def unet_cost(config: Mapping[str, Any], *, tokens: int) -> tuple[int, int]:
-    """(parameters, multiply-adds of one pass for one picture), counted on PyTorch's meta device: no weights needed."""
-    from diffusers import UNet2DConditionModel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(dict(config))
-        size, width = int(unet.config.sample_size), unet.config.cross_attention_dim
-        latents = torch.zeros(1, unet.config.in_channels, size, size)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            unet(latents, torch.zeros(1), encoder_hidden_states=torch.zeros(1, tokens, width))
-    return sum(p.numel() for p in unet.parameters()), int(counter.get_total_flops()) // 2

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from genin.distill import autoencoder as ae
 from genin.distill.diffusion import TEACHER_SCHEDULER, Process, plain_attention, predict, sample
 from genin.distill.model_folder import ModelFolder, save_model_folder
 from genin.distill.previews import save_grid, to_uint8
-from genin.distill.recipe import Recipe, TeacherRecipe, save_recipe
+from genin.distill.recipe import AutoencoderRecipe, Recipe, TeacherRecipe, save_recipe
 from genin.distill.sources import Source, load_pictures, to_tensor
 from genin.distill.text_encoder import embed, train_text_encoder, train_tokenizer
 from genin.distill.training import Training, Update
@@ -95,18 +94,7 @@ def train_autoencoder(source: Source, folder: Path, recipe: Recipe, *, resume: b
     vae = training.add("vae", ae.build_autoencoder(settings).to(memory_format=torch.channels_last))
     if resume:
         training.resume()
-    pictures: np.ndarray[Any, np.dtype[np.uint8]] | None = None
-    if training.progress < 1:
-        pictures = load_pictures(source, settings.cache_images, settings.image_size)
-
-    def step(update: Update) -> dict[str, Tensor]:
-        assert pictures is not None
-        images = to_tensor(pictures[update.randint(len(pictures)).cpu().numpy()], training.device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        with training.autocast():
-            terms = ae.autoencoder_loss(vae, images, settings)
-        training.optimise("vae", terms["loss"])
-        return {key: value.detach() for key, value in terms.items()}
+    step = autoencoder_step(training, vae, source, settings)
 
     def preview(path: Path) -> None:
         average = training.average_of("vae")
@@ -121,6 +109,23 @@ def train_autoencoder(source: Source, folder: Path, recipe: Recipe, *, resume: b
         latents = ae.encode(trained, to_tensor(source.pictures(0, 256, settings.image_size), training.device))
     trained.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
     return trained
+
+
+def autoencoder_step(
+    training: Training, vae: nn.Module, source: Source, settings: AutoencoderRecipe
+) -> Callable[[Update], dict[str, Tensor]]:
+    """One update of the autoencoder on the source's first pictures, which are loaded here, once, if any are still needed."""
+    pictures = load_pictures(source, settings.cache_images, settings.image_size) if training.progress < 1 else None
+
+    def step(update: Update) -> dict[str, Tensor]:
+        assert pictures is not None
+        images = to_tensor(pictures[update.randint(len(pictures)).cpu().numpy()], training.device)
+        with training.autocast():
+            terms = ae.autoencoder_loss(vae, images.contiguous(memory_format=torch.channels_last), settings)
+        training.optimise("vae", terms["loss"])
+        return {key: value.detach() for key, value in terms.items()}
+
+    return step
 
 
 def train_text(source: Source, folder: Path, recipe: Recipe, *, resume: bool) -> tuple[Any, nn.Module]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from genin.benchmarks.model_facts import cost_of
 from genin.runtimes.errors import InputError
 
 Facts = dict[str, dict[str, int]]
@@ -63,9 +64,5 @@ def _from_config(kind: Any, folder: Path) -> Any:
 
 
 def _count(module: nn.Module, call: Callable[[], object]) -> dict[str, int]:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        call()
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    return {"parameters": parameters, "macs": int(counter.get_total_flops()) // 2}
+    parameters, macs = cost_of(module, call)
+    return {"parameters": parameters, "macs": macs}

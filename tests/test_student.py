@@ -9,7 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from genin.distill.student import PRESETS, build_student, student_config, teacher_key, unet_cost  # noqa: E402
+from genin.benchmarks.model_facts import unet_cost  # noqa: E402
+from genin.distill.student import PRESETS, build_student, student_config, teacher_key  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
 
