@@ -40,11 +40,13 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("train", epilog="Example: genin teacher train --data builtin:world --out teacher --minutes 60")
 @click.option("--data", required=True, help="Dataset folder, or builtin:world.")
+@click.option("--init", help="Start from this teacher's weights, and keep its text encoder (folder or built-in name).")
 @training_options
 @click.pass_context
 def teacher_train_command(
     ctx: click.Context,
     data: str,
+    init: str | None,
     out: Path | None,
     recipe_file: Path | None,
     resume: bool,
@@ -53,14 +55,16 @@ def teacher_train_command(
 ) -> None:
     """Train a teacher from nothing: autoencoder, text encoder, UNet.
 
-    --minutes bounds the UNet; the two stages before it take the images of their recipe.
+    --minutes bounds the UNet; the two stages before it take the images of their recipe. --init goes on from an earlier
+    teacher instead, also into other shapes: more latent channels, more blocks.
     """
     from genin.distill.recipe import load_recipe
     from genin.distill.teacher import train_teacher
 
     target, recipe = _target(out, resume), load_recipe(recipe_file)
     started = time.perf_counter()
-    train_teacher(_source(data), target, recipe, resume=resume, minutes=minutes)
+    earlier = None if init is None else model_path(ctx.obj, init)
+    train_teacher(_source(data), target, recipe, resume=resume, minutes=minutes, init=earlier)
     _report({"out": str(target), "seconds": round(time.perf_counter() - started, 1)}, as_json)
 
 

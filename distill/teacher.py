@@ -1,7 +1,9 @@
 """Training a teacher: autoencoder, text encoder, then the diffusion UNet, into one diffusers model folder.
 
 Each part is a stage with its own checkpoint under `OUT/training/`; a stage that has finished is not run again, so the
-same command with `resume` takes up wherever the last one stopped. Pictures are rendered (or read) and encoded once: training
+same command with `resume` takes up wherever the last one stopped. With `init`, an earlier teacher's text encoder is kept and
+its other weights are where training starts, wherever shapes overlap: latents may get more channels, networks more
+blocks. Pictures are rendered (or read) and encoded once: training
 indexes cached latents, and captions are embedded on the fly by the frozen text encoder (about 5 % of an update).
 """
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from genin.distill import autoencoder as ae
 from genin.distill.diffusion import TEACHER_SCHEDULER, Process, plain_attention, predict, sample
-from genin.distill.model_folder import ModelFolder, save_model_folder
+from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.previews import save_grid, to_uint8
 from genin.distill.recipe import AutoencoderRecipe, Recipe, TeacherRecipe, save_recipe
 from genin.distill.sources import Source, load_pictures, to_tensor
@@ -46,16 +48,22 @@ def train_teacher(
     *,
     resume: bool = False,
     minutes: float | None = None,
-    stages: tuple[str, ...] = ("autoencoder", "text_encoder", "teacher"),
+    init: Path | None = None,
 ) -> ModelFolder:
     """Train every stage that is not finished; `minutes` bounds the UNet's. Returns the saved model folder."""
     folder = out / "training"
     folder.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, folder / "recipe.yaml")
     torch.manual_seed(recipe.teacher.seed)
-    vae = train_autoencoder(source, folder, recipe, resume=resume)
-    tokenizer, text_encoder = train_text(source, folder, recipe, resume=resume)
-    unet, seen = train_unet(source, folder, recipe, vae, tokenizer, text_encoder, resume=resume, minutes=minutes)
+    earlier = load_model_folder(init) if init is not None else None
+    vae = train_autoencoder(source, folder, recipe, resume=resume, earlier=earlier)
+    if earlier is not None:
+        tokenizer, text_encoder = earlier.tokenizer, earlier.text_encoder.requires_grad_(False).eval()
+    else:
+        tokenizer, text_encoder = train_text(source, folder, recipe, resume=resume)
+    unet, seen = train_unet(
+        source, folder, recipe, vae, tokenizer, text_encoder, resume=resume, minutes=minutes, earlier=earlier
+    )
     model = ModelFolder(
         path=out,
         tokenizer=tokenizer,
@@ -65,7 +73,7 @@ def train_teacher(
         scheduler_config=dict(TEACHER_SCHEDULER),
         info={
             "kind": "teacher",
-            "parent": None,
+            "parent": None if earlier is None else str(earlier.info.get("name") or init.name),  # type: ignore[union-attr]
             "data": source.name,
             "licence": source.licence,
             "guidance": "free",
@@ -74,7 +82,7 @@ def train_teacher(
             "few_step_timesteps": None,
             "image_size": recipe.autoencoder.image_size,
             "images_seen": seen,
-            "recipe": recipe.as_dict(),
+            "recipe": recipe.as_dict() if earlier is None else {**recipe.as_dict(), "init": earlier.info.get("recipe")},
             "metrics": {},
         },
     )
@@ -82,16 +90,38 @@ def train_teacher(
     return model
 
 
+@torch.no_grad()
+def start_from(network: nn.Module, earlier: nn.Module) -> float:
+    """Copy an earlier network's weights wherever names agree, and of each tensor the part that both have.
+
+    Rows and columns that only the new network has keep their fresh values. Returns the share of the weights copied.
+    """
+    source, copied, total = earlier.state_dict(), 0, 0
+    for name, value in network.state_dict().items():
+        total += value.numel()
+        old = source.get(name)
+        if old is not None and old.ndim == value.ndim:
+            shared = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, value.shape, strict=True))
+            value[shared] = old[shared].to(value)
+            copied += value[shared].numel()
+    return copied / max(1, total)
+
+
 # --- stages ------------------------------------------------------------------------------------------------------------
 
 
-def train_autoencoder(source: Source, folder: Path, recipe: Recipe, *, resume: bool) -> Any:
+def train_autoencoder(
+    source: Source, folder: Path, recipe: Recipe, *, resume: bool, earlier: ModelFolder | None = None
+) -> Any:
     """The autoencoder stage; returns its average with `scaling_factor` set so that final latents have unit deviation."""
     settings = recipe.autoencoder
     training = Training(folder, "autoencoder", settings)
     torch.manual_seed(settings.seed)
+    fresh = ae.build_autoencoder(settings)
+    if earlier is not None:
+        start_from(fresh, earlier.vae)
     # Channels last: 1.3 times the images a second on a CPU (docs/log.md).
-    vae = training.add("vae", ae.build_autoencoder(settings).to(memory_format=torch.channels_last))
+    vae = training.add("vae", fresh.to(memory_format=torch.channels_last))
     if resume:
         training.resume()
     step = autoencoder_step(training, vae, source, settings)
@@ -209,6 +239,7 @@ def train_unet(
     *,
     resume: bool,
     minutes: float | None,
+    earlier: ModelFolder | None = None,
 ) -> tuple[nn.Module, int]:
     """The diffusion stage; returns the average, and how many images it has seen."""
     settings = recipe.teacher
@@ -221,6 +252,8 @@ def train_unet(
     torch.manual_seed(settings.seed)
     channels, size = cache.latents.shape[1], cache.latents.shape[-1]
     network: Any = build_unet(settings, channels, size, text_encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    if earlier is not None:
+        start_from(network, earlier.unet)
     plain_attention(network, training.device)
     unet = training.add("unet", network)
     if resume:

@@ -1,8 +1,9 @@
 """CLIP's byte-pair tokenizer from `vocab.json` and `merges.txt`, without transformers.
 
 Ids equal those of transformers' (slow) `CLIPTokenizer` where `ftfy` is not installed: text is cleaned as its
-BasicTokenizer does (control signs dropped, NFC, CJK signs apart, lower case), split by CLIP's pattern, and merged by
-the `tokenizers` package. A caption is `<|startoftext|>` … `<|endoftext|>`, padded to `max_length`; one that is too long
+BasicTokenizer does (control signs dropped, NFC, CJK signs apart, lower case), split by CLIP's pattern, and merged here: the
+`tokenizers` package would do it too, but brings a hub client along, a sixth of a game's download (docs/architecture.md).
+A caption is `<|startoftext|>` … `<|endoftext|>`, padded to `max_length`; one that is too long
 is cut before its end, with a warning that says what was cut.
 
 Not here: other tokenizers (T5, SDXL's second encoder), prompt weighting.
@@ -10,6 +11,7 @@ Not here: other tokenizers (T5, SDXL's second encoder), prompt weighting.
 
 from __future__ import annotations
 
+import heapq
 import json
 import re
 import unicodedata
@@ -27,7 +29,7 @@ MERGES = slice(1, 49152 - 256 - 2 + 1)
 # Names that the original takes whole even where case hid them from the special tokens; the contractions ignore case
 # as the original does: 'ſ (long s) stands for 's.
 RESERVED = ("<|startoftext|>", "<|endoftext|>")
-PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+WHOLE = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|(?i:'s|'t|'re|'ve|'m|'ll|'d)")
 WORD_END = "</w>"
 CJK_BLOCKS = (
     (0x4E00, 0x9FFF),
@@ -109,33 +111,95 @@ def _clean_sign(sign: str) -> str:
 
 
 class _BytePairs:
-    """Cleaned text <=> ids, by the `tokenizers` package."""
+    """Cleaned text <=> ids: byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) over GPT-2's signs for bytes."""
 
     def __init__(self, ids: dict[str, int], pairs: list[tuple[str, str]], *, unknown: str) -> None:
-        from tokenizers import Regex, decoders, models, pre_tokenizers
-
-        self._reserved = {name: ids.get(name, ids[unknown]) for name in RESERVED}
-        self._split = pre_tokenizers.Split(Regex(PATTERN), behavior="removed", invert=True)
-        self._bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        self._text = decoders.ByteLevel()
-        try:
-            self._model = models.BPE(ids, pairs, end_of_word_suffix=WORD_END, unk_token=unknown)
-        except Exception as error:  # the package raises bare Exceptions
-            raise InputError(f"the tokenizer's vocabulary and merges do not fit ({error})") from error
+        for left, right in pairs:
+            if not {left, right, left + right} <= ids.keys():
+                raise InputError(f"the tokenizer's vocabulary and merges do not fit ('{left} {right}')")
+        self._ids, self._pieces = ids, {number: piece for piece, number in ids.items()}
+        self._ranks = {pair: rank for rank, pair in enumerate(pairs)}
+        self._unknown = ids[unknown]
 
     def encode(self, cleaned: str) -> list[int]:
-        found: list[int] = []
-        for word, _ in self._split.pre_tokenize_str(cleaned):
-            if word in self._reserved:
-                found.append(self._reserved[word])
-            else:
-                [(signs, _)] = self._bytes.pre_tokenize_str(word)
-                found += [token.id for token in self._model.tokenize(signs)]
-        return found
+        return [number for word in split_words(cleaned) for number in self._word(word)]
+
+    def _word(self, word: str) -> list[int]:
+        if word in RESERVED:
+            return [self._ids.get(word, self._unknown)]
+        signs = [BYTE_SIGNS[byte] for byte in word.encode("utf-8")]
+        return [self._ids.get(piece, self._unknown) for piece in self._merged([*signs[:-1], signs[-1] + WORD_END])]
+
+    def _merged(self, pieces: list[str]) -> list[str]:
+        """Join neighbours, the pair learnt first before all others, the leftmost first, until no learnt pair is left."""
+        count = len(pieces)
+        # A list linked both ways; a piece joined to its left neighbour becomes empty. The queue may hold stale pairs.
+        after, before = [*range(1, count), -1], [-1, *range(count - 1)]
+        queue: list[tuple[int, int, str, str]] = []
+
+        def consider(at: int) -> None:
+            if at >= 0 and (right := after[at]) >= 0:
+                pair = pieces[at], pieces[right]
+                if (rank := self._ranks.get(pair)) is not None:
+                    heapq.heappush(queue, (rank, at, *pair))
+
+        for at in range(count):
+            consider(at)
+        while queue:
+            _, at, left, right = heapq.heappop(queue)
+            other = after[at]
+            if other < 0 or (pieces[at], pieces[other]) != (left, right):
+                continue
+            pieces[at], pieces[other] = left + right, ""
+            after[at] = after[other]
+            if after[at] >= 0:
+                before[after[at]] = at
+            consider(before[at])
+            consider(at)
+        return [piece for piece in pieces if piece]
 
     def decode(self, ids: Sequence[int]) -> str:
-        signs = "".join(self._model.id_to_token(number) or "" for number in ids)
-        return " ".join(str(self._text.decode([part])) for part in signs.split(WORD_END)).strip()
+        signs = "".join(self._pieces.get(number, "") for number in ids)
+        return " ".join(_as_text(word) for word in signs.split(WORD_END)).strip()
+
+
+def split_words(cleaned: str) -> list[str]:
+    """CLIP's pattern: reserved names and contractions, runs of letters, single numbers, runs of other signs."""
+    words, at = [], 0
+    while at < len(cleaned):
+        whole = WHOLE.match(cleaned, at)
+        kind = _kind(cleaned[at])
+        end = whole.end() if whole else at + 1
+        if not whole and kind != "N":
+            while end < len(cleaned) and _kind(cleaned[end]) == kind:
+                end += 1
+        if kind != " ":
+            words.append(cleaned[at:end])
+        at = end
+    return words
+
+
+def _kind(sign: str) -> str:
+    """Letter, number, space or another sign: what CLIP's pattern tells apart (Unicode's classes L and N)."""
+    if sign.isspace():
+        return " "
+    kind = unicodedata.category(sign)[0]
+    return kind if kind in "LN" else "S"
+
+
+def _byte_signs() -> list[str]:
+    """GPT-2's printable sign for every byte: itself where it is printable Latin-1, else one from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    spare = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
+
+
+BYTE_SIGNS = _byte_signs()
+SIGN_BYTES = {sign: byte for byte, sign in enumerate(BYTE_SIGNS)}
+
+
+def _as_text(signs: str) -> str:
+    return bytes(SIGN_BYTES[sign] for sign in signs if sign in SIGN_BYTES).decode("utf-8", "replace")
 
 
 def _read_vocabulary(content: bytes) -> dict[str, int]:
@@ -143,7 +207,6 @@ def _read_vocabulary(content: bytes) -> dict[str, int]:
         ids = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"the tokenizer's vocab.json is not valid JSON ({error})") from error
-    # 32 bits: the package's own ids
     if not isinstance(ids, dict) or not all(type(i) is int and 0 <= i < 1 << 31 for i in ids.values()):
         raise InputError("the tokenizer's vocab.json does not map pieces to ids")
     return ids

@@ -75,7 +75,7 @@ def test_all_of_runtimes_imports_where_no_engine_and_no_torch_is_installed() -> 
 
 
 def test_no_module_is_named_like_a_dependency() -> None:
-    taken = {*ABSENT_IN_A_GAME, "numpy", "PIL", "click", "rich", "tokenizers"}
+    taken = {*ABSENT_IN_A_GAME, "numpy", "PIL", "click", "rich"}
     modules = {path.stem for part in PARTS for path in (ROOT / part).glob("*.py")}
     assert not modules & taken
 

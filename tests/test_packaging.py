@@ -84,7 +84,7 @@ def test_committed_weights_stay_small_and_hold_no_pickle() -> None:
 
 def test_a_game_needs_no_training_package() -> None:
     core = {line.partition(">")[0] for line in project()["dependencies"] + extras()["onnxruntime"]}
-    assert core == {"click", "numpy", "pillow", "rich", "tokenizers", "onnxruntime"}
+    assert core == {"click", "numpy", "pillow", "rich", "onnxruntime"}
 
 
 def test_every_extra_is_bounded_so_that_an_install_next_year_works() -> None:

@@ -12,7 +12,7 @@ PROGRAM = """
 import importlib, pkgutil, sys
 
 class Blocker:
-    blocked = {"torch", "diffusers", "transformers", "torchvision", "safetensors", "accelerate"}
+    blocked = {"torch", "diffusers", "transformers", "torchvision", "safetensors", "accelerate", "tokenizers"}
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.blocked:
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
@@ -22,7 +22,7 @@ import genin.cli, genin.runtimes
 for module in pkgutil.iter_modules(genin.runtimes.__path__):
     if module.name != "pytorch_engine":  # the one adapter that is PyTorch
         importlib.import_module(f"genin.runtimes.{module.name}")
-heavy = {"onnxruntime", "openvino", "coremltools", "tokenizers", "PIL"} & set(sys.modules)
+heavy = {"onnxruntime", "openvino", "coremltools", "PIL"} & set(sys.modules)
 assert not heavy, f"imported before they are needed: {heavy}"
 code = genin.cli.run(sys.argv[1:])
 assert not Blocker.blocked & set(sys.modules)
