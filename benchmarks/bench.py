@@ -2,7 +2,7 @@
 
 A model folder runs on PyTorch; a bundle runs on every runtime and precision it has graphs for, unless some are named.
 Teachers run at their own number of steps, others at the steps asked for. A teacher among the models is the baseline
-of `speedup`: the one on the same runtime and precision if it was measured, else the first.
+of `speedup`: the one on the same runtime and precision if it was measured, else on the same runtime, else the first.
 
 Quality is measured on the pictures that every configuration draws from the same prompts and seeds (`pairs` of them):
 LPIPS and PSNR to the same model and steps at fp32, LPIPS to the teacher. FD needs thousands of pictures, so it is
@@ -291,9 +291,9 @@ def _fd(configuration: Configuration, context: _Context, notes: dict[str, str]) 
 def _add_speedups(rows: Sequence[dict[str, Any]]) -> None:
     teachers = [row for row in rows if row["role"] == "teacher"]
     for row in rows:
-        engine = (row["runtime"], row["precision"])
-        same = [one for one in teachers if (one["runtime"], one["precision"]) == engine]
-        base = next(iter(same or teachers), None)
+        same_runtime = [one for one in teachers if one["runtime"] == row["runtime"]]
+        same = [one for one in same_runtime if one["precision"] == row["precision"]]
+        base = next(iter(same or same_runtime or teachers), None)
         row["speedup"] = base["latency_ms"]["p50"] / row["latency_ms"]["p50"] if base else None
         row["speedup_baseline"] = base and title_of(base)
         row["fd_ratio"] = next(

@@ -51,7 +51,10 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
     epilog="Example: genin evaluate builtin:student --reference builtin:world --against builtin:teacher --samples 5000",
 )
 @click.argument("subject", metavar="MODEL|BUNDLE|IMAGES")
-@click.option("--reference", required=True, help="Dataset folder to compare with, or builtin:world.")
+@click.option(
+    "--reference",
+    help="Dataset folder to compare with, or builtin:world.  [default: builtin:world for built-in models]",
+)
 @click.option("--samples", type=COUNT, help="Pictures to compare.  [default: the reference's, at most 5,000]")
 @click.option("--seed", type=click.IntRange(0, 2**43), default=0, show_default=True, help="First of the seeds.")
 @click.option("--steps", type=COUNT, help="Sampling steps.  [default: the model's]")
@@ -66,14 +69,16 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
 @click.option("--against-steps", type=COUNT, help="Steps of the teacher.  [default: its own]")
 @click.option("--save-images", type=FOLDER, help="Keep the pictures here; an interrupted run goes on from them.")
 @click.option("--save-statistics", type=FOLDER, help="Keep features as FILE.safetensors, or a folder with pairs.")
-@click.option("--floor", is_flag=True, help="Also measure what the model folder's autoencoder alone costs.")
+@click.option(
+    "--floor", is_flag=True, help="Measure the model folder's autoencoder alone: the reference, encoded and decoded."
+)
 @click.option("--metric-weights", type=FOLDER, help="Folder searched first for the metrics' weights.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.pass_context
 def evaluate_command(
     ctx: click.Context,
     subject: str,
-    reference: str,
+    reference: str | None,
     samples: int | None,
     seed: int,
     steps: int | None,
@@ -99,6 +104,12 @@ def evaluate_command(
     from genin.benchmarks.subjects import Sampling
 
     names, path = ctx.obj, model_path(ctx.obj, subject)
+    if reference is None:
+        if not subject.startswith("builtin:"):
+            raise InputError("--reference is missing", remedy=f"give the pictures to compare with, or {BUILTIN_WORLD}")
+        reference = BUILTIN_WORLD
+    if floor and save_images is not None:
+        raise InputError("--floor draws no samples to save", remedy="leave out --save-images")
     other = None if against is None else model_path(names, against)
     sampling = Sampling(steps or default_steps(names, subject), guidance_scale, runtime, precision, batch_size, threads)
     evaluator = Evaluator(
@@ -151,10 +162,9 @@ def evaluation_text(result: dict[str, Any]) -> str:
             low_high = result["intervals"].get(key)
             interval = f"  [{low_high[0]:.4f}, {low_high[1]:.4f}]" if low_high else ""
             lines.append(f"  {key:<22} {value:.4f}{interval}")
-    for key in ("attribute_accuracy", "floor"):
-        for name, value in (result.get(key) or {}).items():
-            if isinstance(value, float):
-                lines.append(f"  {key.split('_')[0] + ' ' + name:<22} {value:.4f}")
+    for name, value in (result.get("attribute_accuracy") or {}).items():
+        if isinstance(value, float):
+            lines.append(f"  {'attribute ' + name:<22} {value:.4f}")
     lines += [f"  {name}: not available, {reason}" for name, reason in result["notes"].items()]
     return "\n".join(lines)
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from genin.benchmarks.features import FEATURE_SETS
-from genin.benchmarks.floor import autoencoder_floor
+from genin.benchmarks.floor import AutoencoderSubject
 from genin.benchmarks.frechet import Features, Moments, TooFewPicturesError, frechet_distance
 from genin.benchmarks.measures import FD_NAMES, Figures, Gathering, Suite, distances, load_suite, statistics_distances
 from genin.benchmarks.perceptual import diversity, resize_rule
@@ -89,20 +89,20 @@ class Evaluator:
         save_statistics_to: Path | None = None,
         floor: bool = False,
     ) -> dict[str, Any]:
-        """Measure one subject. See docs/benchmarks.md for the keys; a null has its reason in `notes`.
+        """Measure one subject. See docs/benchmarks.md for the keys; a null has its reason in `notes`. With `floor` it is the
+        model's autoencoder alone: the reference, encoded and decoded.
 
         Errors: InputError for paths that are not what they should be, or a folder that holds other pictures.
         """
         saved = load_statistics(against) if against is not None and is_statistics(against) else None
-        with open_subject(model, sampling or Sampling()) as subject:
+        opened = AutoencoderSubject(model, self.reference) if floor else open_subject(model, sampling or Sampling())
+        with opened as subject:
             scored = self._score(subject, save_images)
             if against is not None:
                 folder = save_images and save_images / "against"
                 other = self._saved(saved, against, subject) if saved else None
                 other = other or self._other(against, against_sampling or Sampling(), subject, folder)
                 self._compare(subject, scored, other)
-            if floor:
-                self._add_floor(subject, scored.result)
             if save_statistics_to is not None:
                 self._save(save_statistics_to, scored)
         return scored.result
@@ -114,17 +114,22 @@ class Evaluator:
         captions = self.reference.captions()
         return plan(captions, self.samples, self.seed, [row.columns for row in self.reference.rows])
 
-    def _score(self, subject: Subject, folder: Path | None) -> Scored:
-        rows = self.rows() if isinstance(subject, ModelSubject) else subject.pictures.rows[: self.samples]
+    def _score(self, subject: Subject | AutoencoderSubject, folder: Path | None) -> Scored:
+        rows = self._rows_of(subject)
         gathering = Gathering(self.suite)
+        to_originals: list[np.ndarray[Any, Any]] = []
         for pictures, of in subject.batches(rows, folder, f"sampling {subject.path.name}"):
             gathering.add(pictures, of)
+            if isinstance(subject, AutoencoderSubject) and self.suite.lpips is not None:
+                to_originals.append(self.suite.lpips(pictures, subject.originals))
         real, facts = self.reference_at(subject.image_size)
         figures = distances(gathering, real)
         figures.notes = {**self.suite.reasons(), **subject.notes(), **figures.notes}
         figures.values["attribute_accuracy"] = gathering.accuracy()
         if figures.values["attribute_accuracy"] is None:
             figures.notes.setdefault("attribute_accuracy", "no column of the metadata is an attribute it knows")
+        if to_originals:
+            figures.values["lpips_squeeze"] = float(np.concatenate(to_originals).mean())
         self._diversity(subject, rows, gathering, folder, figures)
         if isinstance(subject, FolderSubject) and subject.broken:
             figures.notes["broken"] = f"{len(subject.broken)} unreadable pictures: {', '.join(subject.broken[:5])}"
@@ -142,6 +147,11 @@ class Evaluator:
         result["lpips_squeeze_paired"] = None
         result["notes"].setdefault("lpips_squeeze_paired", "needs the teacher's pictures: give against")
         return Scored(result, gathering.by_caption_and_seed(), gathering)
+
+    def _rows_of(self, subject: Subject | AutoencoderSubject) -> Sequence[PictureRow]:
+        if isinstance(subject, ModelSubject):
+            return self.rows()
+        return (self.reference if isinstance(subject, AutoencoderSubject) else subject.pictures).rows[: self.samples]
 
     def reference_at(self, size: int) -> tuple[Gathering, dict[str, Any]]:
         """The reference at `size` px, and what a result says of it."""
@@ -167,14 +177,19 @@ class Evaluator:
         return self._references[size]
 
     def _diversity(
-        self, subject: Subject, rows: Sequence[PictureRow], own: Gathering, folder: Path | None, figures: Figures
+        self,
+        subject: Subject | AutoencoderSubject,
+        rows: Sequence[PictureRow],
+        own: Gathering,
+        folder: Path | None,
+        figures: Figures,
     ) -> None:
         """LPIPS between two seeds of the first captions."""
         figures.values["diversity"] = None
         if self.suite.lpips is None:
             return
         if not isinstance(subject, ModelSubject):
-            figures.notes["diversity"] = "a folder of pictures cannot draw its captions again"
+            figures.notes["diversity"] = "only a model can draw its captions again"
             return
         chosen = rows[: min(DIVERSITY_CAPTIONS, len(own.kept))]
         others = with_other_seeds(chosen, SEED_STRIDE // 2)
@@ -184,7 +199,7 @@ class Evaluator:
 
     # --- against another ---------------------------------------------------------------------------------------------
 
-    def _compare(self, subject: Subject, scored: Scored, other: Scored) -> None:
+    def _compare(self, subject: Subject | AutoencoderSubject, scored: Scored, other: Scored) -> None:
         result = scored.result
         result["against"] = other.result
         notes = result["notes"]
@@ -204,7 +219,9 @@ class Evaluator:
         result["fd_to_against"] = self._between(scored, other)
         self._paired(subject, scored, other)
 
-    def _other(self, against: Path, sampling: Sampling, subject: Subject, folder: Path | None) -> Scored:
+    def _other(
+        self, against: Path, sampling: Sampling, subject: Subject | AutoencoderSubject, folder: Path | None
+    ) -> Scored:
         if (against, sampling) not in self._others:
             with open_subject(against, sampling) as other:
                 self._others[against, sampling] = self._score(other, folder)
@@ -214,7 +231,7 @@ class Evaluator:
             raise InputError(f"pictures of different sizes cannot be compared ({sizes})", where=against)
         return scored
 
-    def _saved(self, statistics: Statistics, path: Path, subject: Subject) -> Scored:
+    def _saved(self, statistics: Statistics, path: Path, subject: Subject | AutoencoderSubject) -> Scored:
         real, _ = self.reference_at(subject.image_size)
         figures = statistics_distances(statistics.sets, real)
         counts = {found.moments.count for found in statistics.sets.values()}
@@ -246,7 +263,7 @@ class Evaluator:
                 found[metric] = None
         return found
 
-    def _paired(self, subject: Subject, scored: Scored, other: Scored) -> None:
+    def _paired(self, subject: Subject | AutoencoderSubject, scored: Scored, other: Scored) -> None:
         """LPIPS over the pictures that both drew from the same caption and seed; a model draws what it lacks."""
         result, ours = scored.result, dict(scored.pictures)
         missing = [key for key in other.pictures if key not in ours]
@@ -271,28 +288,6 @@ class Evaluator:
         result["notes"].pop("lpips_squeeze_paired", None)
 
     # --- extras ------------------------------------------------------------------------------------------------------
-
-    def _add_floor(self, subject: Subject, result: dict[str, Any]) -> None:
-        """What the model folder's autoencoder alone costs: distances of the reference's reconstructions."""
-        if not isinstance(subject, ModelSubject) or subject.facts.kind != "model":
-            result["floor"], result["notes"]["floor"] = None, "only a model folder has the encoder that the floor needs"
-            return
-        reconstructed = Gathering(self.suite, keep=0)
-        losses: list[dict[str, float]] = []
-        for batch in autoencoder_floor(subject.path, self.reference, subject.image_size, self.samples):
-            reconstructed.add(batch.reconstructions, batch.rows)
-            lpips = self.suite.lpips
-            losses.append({"squared_error": batch.squared_error, "count": len(batch.rows)})
-            if lpips is not None:
-                losses[-1]["lpips"] = float(lpips(batch.reconstructions, batch.originals).sum())
-        figures = distances(reconstructed, self.reference_at(subject.image_size)[0])
-        count = sum(loss["count"] for loss in losses)
-        error = sum(loss["squared_error"] * loss["count"] for loss in losses) / count
-        figures.values["psnr_db"] = None if error == 0 else float(10 * np.log10(255.0**2 / error))
-        has_lpips = self.suite.lpips is not None
-        figures.values["lpips_squeeze"] = sum(loss["lpips"] for loss in losses) / count if has_lpips else None
-        figures.values["attribute_accuracy"] = reconstructed.accuracy()
-        result["floor"] = {**figures.values, "samples": int(count), "intervals": figures.intervals}
 
     def _save(self, target: Path, scored: Scored) -> None:
         assert scored.gathering is not None

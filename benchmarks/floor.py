@@ -1,7 +1,7 @@
-"""The autoencoder's floor: the reference's pictures, encoded and decoded by a model folder's own VAE.
+"""The autoencoder's floor: the reference's pictures, encoded and decoded by a model folder's own VAE, as a subject.
 
-No latent diffusion model can be closer to the reference than its decoder lets it; so an FD of reconstructions stands
-beside every model's FD. The encoder gives its distribution's mode, without noise.
+No latent diffusion model can be closer to the reference than its decoder lets it; so the distance of reconstructions
+belongs beside every model's. The encoder gives its distribution's mode, without noise.
 
 Not here: bundles (they ship no encoder), and what is measured (`evaluate`).
 """
@@ -9,12 +9,12 @@ Not here: bundles (they ship no encoder), and what is measured (`evaluate`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from genin.benchmarks.model_facts import ModelFacts, fingerprint, read_facts
 from genin.benchmarks.picture_sets import PictureRow, Pictures, PictureSet, picture_batches
 from genin.benchmarks.progress import progress_bar
 from genin.runtimes.errors import InputError, MissingExtraError
@@ -22,27 +22,60 @@ from genin.runtimes.errors import InputError, MissingExtraError
 BATCH_SIZE = 16
 
 
-@dataclass(frozen=True)
-class Reconstructed:
-    """One batch, N×H×W×3 uint8 twice, and its mean squared error (peak 255)."""
+class AutoencoderSubject:
+    """Reconstructions of the reference; `originals` are the last batch's. Errors: InputError for anything but a model
+    folder, or one whose VAE cannot be loaded."""
 
-    originals: Pictures
-    reconstructions: Pictures
-    rows: Sequence[PictureRow]
-    squared_error: float
+    def __init__(self, path: Path, reference: PictureSet) -> None:
+        self.path, self.reference = path, reference
+        self.facts: ModelFacts = read_facts(path)
+        if self.facts.kind != "model":
+            raise InputError(
+                "a bundle has no encoder to measure", where=path, remedy="give the model folder it was made of"
+            )
+        self.image_size = self.facts.image_size
+        self.originals: Pictures = np.zeros((0, self.image_size, self.image_size, 3), np.uint8)
+        self._vae = load_vae(path)
+        self._squared_error, self._count = 0.0, 0
 
+    def __enter__(self) -> AutoencoderSubject:
+        return self
 
-def autoencoder_floor(model: Path, reference: PictureSet, size: int, limit: int) -> Iterator[Reconstructed]:
-    """Encode and decode the first `limit` pictures at `size` px. InputError if the folder's VAE cannot be loaded."""
-    vae = load_vae(model)
-    total = min(limit, len(reference.rows))
-    with progress_bar("autoencoder floor", total) as advance:
-        for loaded in picture_batches(reference, size=size, limit=limit, batch_size=BATCH_SIZE):
-            if len(loaded.rows):
-                again = reconstruct(vae, loaded.pictures)
-                error = float(np.mean((again.astype(np.float64) - loaded.pictures) ** 2))
-                yield Reconstructed(loaded.pictures, again, loaded.rows, error)
-            advance(BATCH_SIZE)
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def batches(
+        self, rows: Sequence[PictureRow], folder: Path | None, title: str
+    ) -> Iterator[tuple[Pictures, Sequence[PictureRow]]]:
+        """Reconstruct the reference's first pictures, as many as there are `rows`."""
+        with progress_bar(title, len(rows)) as advance:
+            for loaded in picture_batches(self.reference, size=self.image_size, limit=len(rows), batch_size=BATCH_SIZE):
+                if len(loaded.rows):
+                    self.originals = loaded.pictures
+                    again = reconstruct(self._vae, loaded.pictures)
+                    errors = (again.astype(np.float64) - loaded.pictures) ** 2
+                    self._squared_error += float(errors.mean(axis=(1, 2, 3)).sum())
+                    self._count += len(again)
+                    yield again, loaded.rows
+                advance(BATCH_SIZE)
+
+    def record(self) -> dict[str, Any]:
+        """What a result says of it: no sampling, and how near the reconstructions come (peak 255)."""
+        error = self._squared_error / max(1, self._count)
+        unknown = ("steps", "guidance_scale", "runtime", "provider", "precision", "parameters", "macs")
+        return {
+            "model": self.facts.name,
+            "path": str(self.path),
+            "kind": "autoencoder",
+            "role": self.facts.role,
+            "model_sha256": fingerprint(self.path),
+            **dict.fromkeys(unknown),
+            "psnr_db": float(10 * np.log10(255.0**2 / error)) if error else None,
+        }
+
+    def notes(self) -> dict[str, str]:
+        """Why some of `record` is null."""
+        return dict.fromkeys(("steps", "guidance_scale"), "the autoencoder's reconstructions are measured, not samples")
 
 
 def load_vae(model: Path) -> Any:

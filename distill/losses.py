@@ -27,10 +27,21 @@ def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor
     return torch.stack(terms).mean()
 
 
-def hinge_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """mean max(0, 1 − D(real)) + mean max(0, 1 + D(fake)), averaged over heads (Lim & Ye 2017, arXiv:1705.02894)."""
-    terms = [F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake, strict=True)]
-    return torch.stack(terms).mean()
+def hinge_discriminator(
+    real: Sequence[Tensor], fake: Sequence[Tensor], mismatched: Sequence[Tensor] | None = None, share: float = 0.0
+) -> Tensor:
+    """mean max(0, 1 − D(real)) + mean max(0, 1 + D(fake)), averaged over heads (Lim & Ye 2017, arXiv:1705.02894).
+
+    With `mismatched`, true pictures under wrong captions, those are `share` of the fakes. The two sides must weigh the
+    same: with more on one of them the constant −1 is a minimum, and the discriminator goes there and stays (docs/log.md).
+    """
+    terms = [
+        F.relu(1 - r.float()).mean() + (1 - share) * F.relu(1 + f.float()).mean()
+        for r, f in zip(real, fake, strict=True)
+    ]
+    if mismatched is not None:
+        terms += [share * F.relu(1 + m.float()).mean() for m in mismatched]
+    return torch.stack(terms).sum() / len(real)
 
 
 def hinge_generator(fake: Sequence[Tensor]) -> Tensor:

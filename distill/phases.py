@@ -142,10 +142,10 @@ def steps_step(training: Training, student: nn.Module, lesson: Lesson, recipe: S
 def adversarial_step(
     training: Training, student: nn.Module, discriminator: Discriminator, lesson: Lesson, recipe: AdversarialRecipe
 ) -> Callable[[Update], Any]:
-    """One discriminator update, one student update, on the same rollout.
+    """Some discriminator updates, each on other true pictures and noise, then one student update, on one rollout.
 
     Student: regression_weight·pseudo-Huber to the pair + adversarial_weight·L_adv + distillation_weight·L_distil (ADD's
-    eq. 1 with its pair term). Discriminator: hinge, mismatched captions as further fakes, R1 every few updates.
+    eq. 1 with its pair term). Discriminator: hinge, mismatched captions as a share of the fakes, R1 every few updates.
     """
     process, teacher = lesson.teacher.process, lesson.teacher.unet
 
@@ -173,16 +173,19 @@ def adversarial_step(
         # Every prediction of the walk is regressed; the finished one alone is judged.
         regression = torch.stack([pseudo_huber(x0, target, recipe.huber_c) for x0 in done.pictures]).mean()
         picture = done.pictures[-1]
-        t, renoise = update.randint(recipe.max_noise_timestep), update.randn(*picture.shape[1:])
-
-        true, true_text = reals(update, rows)
-        metrics = _discriminate(
-            training, discriminator, judged, update, recipe, (picture.detach(), text), (true, true_text), t, renoise
-        )
+        metrics: dict[str, Tensor | float] = {}
+        if recipe.adversarial_weight > 0:  # without the term there is nothing to train a discriminator for
+            for _ in range(recipe.discriminator_updates):
+                real = reals(update, rows)
+                t, renoise = update.randint(recipe.max_noise_timestep), update.randn(*picture.shape[1:])
+                metrics = _discriminate(
+                    training, discriminator, judged, update, recipe, (picture.detach(), text), real, t, renoise
+                )
 
         loss = recipe.regression_weight * regression
         metrics["regression"] = regression.detach()
         if recipe.adversarial_weight > 0:
+            t, renoise = update.randint(recipe.max_noise_timestep), update.randn(*picture.shape[1:])
             with training.autocast():
                 features, emb = judged(picture, renoise, t, text)
             adversarial = hinge_generator(discriminator(features, emb, text))
@@ -212,29 +215,24 @@ def _discriminate(
     t: Tensor,
     noise: Tensor,
 ) -> dict[str, Tensor | float]:
-    """One update of the discriminator; without an adversarial term there is nothing to train."""
-    if recipe.adversarial_weight <= 0:
-        return {}
+    """One update of the discriminator."""
     with torch.no_grad(), training.autocast():
         fake_features, fake_emb = judged(fake[0], noise, t, fake[1])
         real_features, real_emb = judged(real[0], noise, t, real[1])
-    wrong = max(1, round(recipe.mismatched_captions * len(t))) if recipe.mismatched_captions > 0 else 0
     with_r1 = recipe.r1_weight > 0 and update.index % recipe.r1_every == 0
     real_inputs = [f.float().requires_grad_(with_r1) for f in real_features]
     real_logits = discriminator(real_inputs, real_emb, real[1])
     fake_logits = discriminator(fake_features, fake_emb, fake[1])
-    loss = hinge_discriminator(real_logits, fake_logits)
     metrics: dict[str, Tensor | float] = {"discriminator_accuracy": accuracy(real_logits, fake_logits)}
-    if wrong:
+    wrong_logits = None
+    if recipe.mismatched_captions > 0:
         # A true picture under its neighbour's caption is as false as a drawn one: the discriminator must read.
+        wrong = max(1, round(recipe.mismatched_captions * len(t)))
         shifted = real[1].roll(1, dims=0)[:wrong]
         with torch.no_grad(), training.autocast():
             features, emb = judged(real[0][:wrong], noise[:wrong], t[:wrong], shifted)
-        mismatched = discriminator(features, emb, shifted)
-        loss = (
-            loss
-            + recipe.mismatched_captions * torch.stack([torch.relu(1 + m.float()).mean() for m in mismatched]).mean()
-        )
+        wrong_logits = discriminator(features, emb, shifted)
+    loss = hinge_discriminator(real_logits, fake_logits, wrong_logits, recipe.mismatched_captions)
     if with_r1:
         penalty = r1_penalty(real_logits, real_inputs)
         loss = loss + recipe.r1_weight * penalty

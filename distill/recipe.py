@@ -149,12 +149,13 @@ class AdversarialRecipe(Optimisation):
     distillation_weight: float = 0.0  # the paper's term; it costs two teacher passes an update (docs/log.md)
     regression_weight: float = 1.0
     huber_c: float = 0.05
-    discriminator_lr: float = 2e-4
+    discriminator_lr: float = 1e-3
+    discriminator_updates: int = 2  # for each of the student
     discriminator_hidden: int = 96
     max_noise_timestep: int = 600  # pictures are re-noised up to this timestep before the discriminator sees them
     r1_weight: float = 0.1
     r1_every: int = 4
-    mismatched_captions: float = 0.25
+    mismatched_captions: float = 0.25  # share of the discriminator's fakes that are true pictures under wrong captions
     real_share: float = 1.0  # share of the real side that is true pictures; the rest are the teacher's
     batch_size: int = 32
     images: int = 60_000

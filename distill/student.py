@@ -37,6 +37,7 @@ PRESETS: Mapping[str, Pruning] = {
     "bk-small": Pruning(middle=True),
     "bk-tiny": Pruning(middle=True, deepest_level=True),
     "bk-small-fast": Pruning(middle=True, attention_levels=(0,)),
+    "bk-small-conv": Pruning(middle=True, attention_levels=(0, 1)),
 }
 
 

@@ -144,3 +144,36 @@ def test_a_budget_is_shared_out() -> None:
     budget = Budget(10)
     assert sum(budget.of(part) or 0 for part in ("pool", "prune", "steps", "adversarial")) == pytest.approx(10)
     assert Budget(None).of("pool") is None
+
+
+def test_a_teacher_starts_from_an_earlier_one_also_in_another_shape(
+    tiny_model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "wider.yaml"
+    recipe.write_text(
+        "autoencoder: {latent_channels: 6, images: 8, batch_size: 4, cache_images: 8, channels: 8,"
+        " encoder_blocks: [1, 1, 1], decoder_blocks: [1, 1, 1]}\n"
+        "teacher: {images: 8, batch_size: 4, cache_images: 8, channels: [16, 32], layers_per_block: 1, head_dim: 8,"
+        " norm_groups: 4}\n"
+    )
+    out = tmp_path / "wider"
+    arguments = ["teacher", "train", "--data", "builtin:world", "--init", str(tiny_model_folder)]
+    assert run([*arguments, "--recipe", str(recipe), "--out", str(out)]) == 0, capfd.readouterr().err
+    config = json.loads((out / "unet" / "config.json").read_text())
+    assert config["in_channels"] == config["out_channels"] == 6
+    for name in ("vocab.json", "merges.txt"):
+        assert (out / "tokenizer" / name).read_bytes() == (tiny_model_folder / "tokenizer" / name).read_bytes()
+    text = "text_encoder/model.safetensors"
+    assert (out / text).read_bytes() == (tiny_model_folder / text).read_bytes()
+
+
+def test_what_two_networks_share_is_copied_and_the_rest_left_alone() -> None:
+    from genin.distill.teacher import start_from
+
+    torch.manual_seed(0)
+    narrow, wide = torch.nn.Conv2d(2, 3, 1), torch.nn.Conv2d(4, 5, 1)
+    fresh = wide.weight.detach().clone()
+    share = start_from(wide, narrow)
+    assert torch.equal(wide.weight[:3, :2], narrow.weight) and torch.equal(wide.bias[:3], narrow.bias)
+    assert torch.equal(wide.weight[3:], fresh[3:]) and torch.equal(wide.weight[:3, 2:], fresh[:3, 2:])
+    assert share == pytest.approx((6 + 3) / (20 + 5))

@@ -207,9 +207,18 @@ def test_interrupted_sampling_goes_on_from_the_saved_pictures(
 def test_the_floor_is_the_autoencoders(
     tiny_model_folder: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = (tiny_model_folder, "--reference", world, "--samples", "4", "--steps", "1")
-    floor = evaluate(capsys, *common, "--floor")["floor"]
+    common = (tiny_model_folder, "--reference", world, "--samples", "4")
+    floor = evaluate(capsys, *common, "--floor")
+    assert floor["kind"] == "autoencoder" and floor["steps"] is None
     assert floor["samples"] == 4 and 0 < floor["psnr_db"] < 60 and floor["kid_world"] is not None
+    samples = evaluate(capsys, *common, "--steps", "1")
+    assert samples["pictures_sha256"] != floor["pictures_sha256"]
+    assert "--save-images" in refused(capsys, *common, "--floor", "--save-images", world.parent / "kept")
+    assert "--reference is missing" in refused(capsys, tiny_model_folder)
+
+
+def test_a_bundle_has_no_floor(tiny_bundle: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no encoder" in refused(capsys, tiny_bundle, "--reference", world, "--floor")
 
 
 def test_refusals_say_what_where_and_the_remedy(

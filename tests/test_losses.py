@@ -39,6 +39,12 @@ def test_hinge_stops_at_the_margin() -> None:
     assert float(accuracy([ones], [ones])) == 0.5
 
 
+@pytest.mark.parametrize("constant", [-1.0, 0.0, 0.5, 1.0])
+def test_a_blind_discriminator_gains_nothing_by_leaning_to_one_side(constant: float) -> None:
+    logits = [torch.full((2, 1, 4, 4), constant), torch.full((2, 1, 2, 2), constant)]
+    assert float(hinge_discriminator(logits, logits, logits, share=0.25)) == pytest.approx(2)
+
+
 def test_r1_is_the_squared_gradient() -> None:
     features = torch.randn(5, 2, 3, 3, requires_grad=True)
     logits = (features * 2.0).mean(dim=1, keepdim=True)  # per-sample mean over 3×3 places: d/df = 2/(2·9)

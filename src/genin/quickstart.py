@@ -221,7 +221,8 @@ def summarise(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
     for steps in STEPS:
         key = f"{steps}_step{'s' if steps > 1 else ''}"
         own = [row for row in rows if row["steps"] == steps]
-        summary |= {f"speedup_{key}": _same_engine(own), f"fastest_{key}": _fastest(own)}
+        summary |= {f"fastest_{key}": (best := _fastest(own)), f"speedup_{key}": best and best["speedup"]}
+        summary[f"speedup_pytorch_{key}"] = next((r["speedup"] for r in own if r["runtime"] == "pytorch"), None)
         summary[f"fd_ratio_{key}"] = evaluations[steps]["fd_ratio"]
         if summary[f"fd_ratio_{key}"] is None:
             notes[f"fd_ratio_{key}"] = evaluations[steps]["notes"].get("fd_ratio", "not measured")
@@ -247,17 +248,12 @@ def _skipped(done: Done) -> list[str]:
     return [f"{name}: {reason}" for name, reason in done["export"]["skipped"].items()] + found
 
 
-def _same_engine(rows: list[Result]) -> float | None:
-    """Speed-up over the teacher, both in PyTorch."""
-    return next((row["speedup"] for row in rows if row["runtime"] == "pytorch"), None)
-
-
 def _fastest(rows: list[Result]) -> dict[str, Any] | None:
     if not rows:
         return None
     best = min(rows, key=lambda row: row["latency_ms"]["p50"])
     return {
-        **{key: best[key] for key in ("runtime", "precision", "speedup")},
+        **{key: best[key] for key in ("runtime", "precision", "speedup", "speedup_baseline")},
         "p50_ms": best["latency_ms"]["p50"],
         "encoded_prompt_p50_ms": best["encoded_prompt_ms"]["p50"],
     }
@@ -280,14 +276,14 @@ def headline(summary: Mapping[str, Any]) -> str:
     """The end of the run, for people."""
     lines = []
     for steps, key in ((4, "4_steps"), (1, "1_step")):
-        same, best = summary[f"speedup_{key}"], summary[f"fastest_{key}"]
-        ratio = _or_dash(summary[f"fd_ratio_{key}"], ".2f")
+        name, best = f"{steps} step{'s' if steps > 1 else ''}", summary[f"fastest_{key}"]
+        if best is None:
+            lines.append(f"{name:8} not measured")
+            continue
+        times, slow = (_or_dash(summary[f"{kind}_{key}"], ",.0f") for kind in ("speedup", "speedup_pytorch"))
         lines.append(
-            f"{steps} step{'s' if steps > 1 else ' '}  {_or_dash(same, ',.0f')}× the teacher's speed on the same engine, "
-            f"{_or_dash(best and best['speedup'], ',.0f')}× on {best['runtime']} {best['precision']} "
-            f"({best['p50_ms']:.1f} ms); FD ratio {ratio}"
-            if best
-            else f"{steps} steps  not measured"
+            f"{name:8} {best['p50_ms']:.1f} ms on {best['runtime']} {best['precision']}: {times}× faster than "
+            f"{best['speedup_baseline']}; in PyTorch {slow}×; FD ratio {_or_dash(summary[f'fd_ratio_{key}'], '.2f')}"
         )
     key = "lpips_squeeze_paired_4_steps"
     lines.append(f"LPIPS    {_or_dash(summary[key], '.3f')} to the teacher at 4 steps ({summary['pairs']} pairs)")

@@ -31,6 +31,7 @@ TEACHER, STUDENT, SHIPPED = "teacher", "your student", "shipped student"
 SHIPPED_NAME: Final = "builtin:student"
 STEPS: Final = (4, 1)
 TEACHER_STEPS: Final = 100
+TEACHER_FORMATS, TEACHER_PRECISIONS = ("onnx", "openvino"), ("fp16",)
 BETTER_BY: Final = 0.3  # share of its own pruned initialisation's fd_world that a student must lose
 SCENES: Final = 200_000
 FD_SAMPLES: Final = 256  # enough for 192 features; too few for a figure to quote
@@ -63,6 +64,11 @@ class Run:
     @property
     def bundle_path(self) -> Path:
         return self.out / "student-bundle"
+
+    @property
+    def teacher_bundle_path(self) -> Path:
+        """The teacher for the student's engines: a speed-up is only fair where both run on the same one."""
+        return self.out / "teacher-bundle"
 
     @property
     def page_path(self) -> Path:
@@ -189,17 +195,24 @@ def measure_improvement(run: Run, done: Done) -> Result:
 
 
 def export_student(run: Run, done: Done) -> Result:
-    """The bundle, in every format and precision that can be made here; the others with the reason."""
+    """The bundle, in every format and precision that can be made here; the others with the reason. And the teacher's, as
+    far as the speed-up needs it."""
     import shutil
 
     from genin.benchmarks.progress import progress_bar
     from genin.export.exporter import count_work, export_bundle, usable_formats
 
-    if run.bundle_path.exists():  # exported, but interrupted before it was recorded
-        shutil.rmtree(run.bundle_path)
+    for path in (run.bundle_path, run.teacher_bundle_path):
+        if path.exists():  # exported, but interrupted before it was recorded
+            shutil.rmtree(path)
     formats, _ = usable_formats(FORMATS)
-    with progress_bar("exporting", count_work(formats), unit="parts") as advance:
+    engines, _ = usable_formats(TEACHER_FORMATS)
+    with progress_bar("exporting", count_work(formats) + count_work(engines), unit="parts") as advance:
         exported = export_bundle(run.student_path, run.bundle_path, FORMATS, PRECISIONS, progress=lambda _: advance(1))
+        if engines:
+            export_bundle(
+                run.teacher_path, run.teacher_bundle_path, engines, TEACHER_PRECISIONS, progress=lambda _: advance(1)
+            )
     graphs = exported.manifest.graphs
     sizes: dict[str, int] = {}
     for graph in graphs:
@@ -290,6 +303,8 @@ def bench_all(run: Run, done: Done) -> Result:
         Contender(STUDENT, run.student_path),
         Contender(STUDENT, run.bundle_path),
     ]
+    if run.teacher_bundle_path.is_dir():
+        models.insert(1, Contender(TEACHER, run.teacher_bundle_path))
     if shipped := shipped_student(run):
         models.append(Contender(SHIPPED, shipped))
     results, grids = bench_with_pictures(
