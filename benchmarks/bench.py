@@ -13,7 +13,7 @@ Not here: measuring time (`latency`), the page (`report`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -319,17 +319,34 @@ def _skipped(one: Skipped) -> dict[str, Any]:
     return {"bundle": configuration.pop("label"), **configuration, "reason": one.reason}
 
 
-def _grids(measured: Iterable[Measured], protocol: Protocol) -> list[Grid]:
-    prompts, _ = protocol.grid()
-    rows = []
-    for one in measured:
-        if one.pictures is not None:
-            configuration = one.configuration
-            facts = f"{one.facts['runtime']} {one.facts['precision']}"
-            steps = f"{configuration.steps} step{'s' if configuration.steps != 1 else ''}"
-            p50 = percentiles(one.total_ms)["p50"]
-            rows.append(GridRow(configuration.label, f"{facts}, {steps}, {p50:,.1f} ms", one.pictures))
-    return [Grid("Same prompts, same seeds", tuple(prompts), tuple(rows))] if rows else []
+def _grids(measured: Sequence[Measured], protocol: Protocol) -> list[Grid]:
+    """Each model at each number of steps on its fastest engine; folded below, all engines and precisions: side by side they
+    should look the same."""
+    drawn = [one for one in measured if one.pictures is not None]
+    fastest: dict[tuple[str, int], Measured] = {}
+    for one in drawn:
+        key = one.configuration.label, one.configuration.steps
+        if key not in fastest or _p50(one) < _p50(fastest[key]):
+            fastest[key] = one
+    captions = tuple(protocol.grid()[0])
+    grids = []
+    if fastest:
+        grids.append(Grid("Same prompts, same seeds", captions, tuple(_grid_row(one) for one in fastest.values())))
+    if len(drawn) > len(fastest):
+        grids.append(Grid("On every runtime and precision", captions, tuple(map(_grid_row, drawn)), folded=True))
+    return grids
+
+
+def _p50(measured: Measured) -> float:
+    return percentiles(measured.total_ms)["p50"]
+
+
+def _grid_row(measured: Measured) -> GridRow:
+    assert measured.pictures is not None
+    configuration = measured.configuration
+    steps = f"{configuration.steps} step{'s' if configuration.steps != 1 else ''}"
+    facts = f"{measured.facts['runtime']} {measured.facts['precision']}, {steps}, {_p50(measured):,.1f} ms"
+    return GridRow(configuration.label, facts, measured.pictures)
 
 
 # --- table -----------------------------------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ class GridRow:
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows over common columns; `captions` stand below the columns."""
+    """Rows over common columns; `captions` stand below the columns. A page shows a folded grid when asked to."""
 
     title: str
     captions: tuple[str, ...]
     rows: tuple[GridRow, ...]
+    folded: bool = False

@@ -141,7 +141,7 @@ def _grid(grid: Grid) -> dict[str, Any]:
         {"label": row.label, "detail": row.detail, "pictures": [data_uri(picture) for picture in row.pictures]}
         for row in grid.rows
     ]
-    return {"title": grid.title, "captions": grid.captions, "rows": rows}
+    return {"title": grid.title, "captions": grid.captions, "rows": rows, "folded": grid.folded}
 
 
 def data_uri(picture: Pictures) -> str:

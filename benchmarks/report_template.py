@@ -17,6 +17,7 @@ main { max-width: 68rem; margin: 0 auto; padding: 4rem 1.5rem 5rem; }
 h1 { font-size: clamp(1.9rem, 4.5vw, 2.9rem); line-height: 1.12; letter-spacing: -0.022em; font-weight: 650; margin: 0;
   max-width: 24ch; text-wrap: balance; }
 h2 { font-size: 1.2rem; letter-spacing: -0.01em; font-weight: 620; margin: 4rem 0 0.35rem; }
+summary { cursor: pointer; margin: 1.6rem 0 0.8rem; } summary h2 { display: inline; font-size: 1rem; }
 p { margin: 0.4rem 0 0; max-width: 66ch; } .soft, figcaption { color: var(--soft); }
 .lead { font-size: 1.12rem; color: var(--soft); margin-top: 1rem; }
 .scroll { overflow-x: auto; margin: 1.1rem -0.25rem 0; padding: 0 0.25rem; }
@@ -77,7 +78,9 @@ PAGE = """<!doctype html>
 </header>
 {% for grid in grids %}
 <section>
-<h2>{{ grid.title }}</h2>
+{% if grid.folded %}<details><summary><h2>{{ grid.title }}</h2></summary>
+{% else %}<h2>{{ grid.title }}</h2>{% endif %}
+
 <div class="scroll"><table class="pictures">
 {% for row in grid.rows %}<tr><th scope="row">{{ row.label }}<span>{{ row.detail }}</span></th>
 {% for picture in row.pictures %}
@@ -85,6 +88,8 @@ PAGE = """<!doctype html>
 {% endfor %}</tr>
 {% endfor %}<tr><td></td>{% for caption in grid.captions %}<td class="caption">{{ caption }}</td>{% endfor %}</tr>
 </table></div>
+{% if grid.folded %}</details>{% endif %}
+
 </section>
 {% endfor %}
 {% if plot %}

@@ -346,7 +346,12 @@ def save_grids(path: Path, grids: Sequence[Grid]) -> None:
     import numpy as np
 
     texts = [
-        {"title": grid.title, "captions": grid.captions, "rows": [(row.label, row.detail) for row in grid.rows]}
+        {
+            "title": grid.title,
+            "captions": grid.captions,
+            "rows": [(row.label, row.detail) for row in grid.rows],
+            "folded": grid.folded,
+        }
         for grid in grids
     ]
     pictures = {f"{i}/{j}": row.pictures for i, grid in enumerate(grids) for j, row in enumerate(grid.rows)}
@@ -370,6 +375,7 @@ def load_grids(path: Path) -> list[Grid]:
                 text["title"],
                 tuple(text["captions"]),
                 tuple(GridRow(label, detail, file[f"{i}/{j}"]) for j, (label, detail) in enumerate(text["rows"])),
+                text["folded"],
             )
             for i, text in enumerate(texts)
         ]
