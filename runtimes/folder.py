@@ -29,7 +29,7 @@ def is_model_folder(path: Path) -> bool:
 def read_json(path: Path, what: str, remedy: str = AGAIN) -> dict[str, Any]:
     """A JSON object. Errors: InputError saying `what` if there is none, or that it is not valid."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_number)
     except OSError as error:
         raise InputError(what, where=path, remedy=remedy) from error
     except (ValueError, RecursionError) as error:
@@ -37,6 +37,13 @@ def read_json(path: Path, what: str, remedy: str = AGAIN) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError("not a JSON object", where=path, remedy=remedy)
     return data
+
+
+def _number(name: str) -> float:
+    """Schedulers of others say -Infinity and mean it; NaN is damage."""
+    if name == "NaN":
+        raise ValueError("NaN is not a number")
+    return float(name)
 
 
 def read_model_index(path: Path) -> dict[str, Any]:

@@ -436,6 +436,17 @@ def test_bin_weights_are_read_without_pickle(tiny_student_folder: Path, tmp_path
         load_pipeline(folder)
 
 
+def test_nan_in_a_folder_is_damage_and_infinity_is_not(tiny_model_folder: Path, tmp_path: Path) -> None:
+    from genin.runtimes.folder import read_json
+
+    path = tmp_path / "scheduler_config.json"
+    path.write_text('{"lambda_min_clipped": -Infinity}')
+    assert read_json(path, "")["lambda_min_clipped"] == float("-inf")
+    path.write_text('{"guidance_scale": NaN}')
+    with pytest.raises(InputError, match=r"not valid JSON.*scheduler_config\.json"):
+        read_json(path, "")
+
+
 def test_a_folder_without_genin_json_is_somebody_elses_teacher(tiny_model_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_model_folder, tmp_path / "m")
     (tmp_path / "m" / "genin.json").unlink()
