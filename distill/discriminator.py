@@ -27,9 +27,10 @@ def encoder_features(unet: Any, x_t: Tensor, t: Tensor, text: Tensor) -> tuple[l
     features = []
     for block in unet.down_blocks:
         states = {"encoder_hidden_states": text} if getattr(block, "has_cross_attention", False) else {}
+        entered = hidden
         hidden, residuals = block(hidden_states=hidden, temb=emb, **states)
         # Before the downsampling, where there is one: the finest view this level has.
-        features.append(residuals[-2] if block.downsamplers else hidden)
+        features.append((entered, *residuals)[-2] if block.downsamplers else hidden)
     if unet.mid_block is not None:
         features.append(unet.mid_block(hidden, emb, encoder_hidden_states=text))
     return features, emb

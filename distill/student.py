@@ -2,8 +2,9 @@
 
 The block map is BK-SDM's (Kim et al. 2023, arXiv:2305.15798), stated on diffusers' state-dict names so that it works for
 any `UNet2DConditionModel`: of each level's pairs of residual block and attention the first stays (going up, the first
-and the last); then the middle block goes; then the deepest level. The student's config says all of this by itself, so
-plain diffusers opens the result.
+and the last); then the middle block goes; then the deepest level. Beyond it, for latency: attention can go from levels of
+one's choice (what the caption says still arrives with the time embedding where the teacher was built so), and the top level
+can be thinned to one block. The student's config says all of this by itself, so plain diffusers opens the result.
 
 Not here: training the student (`phases`), or making layers narrower.
 """
@@ -29,6 +30,7 @@ class Pruning:
     middle: bool = False
     deepest_level: bool = False
     attention_levels: tuple[int, ...] = ()  # levels, 0 at the top, that lose their attention
+    thin_top: bool = False  # the top level, where a multiplication costs most, keeps one residual block, on the way up
 
 
 PRESETS: Mapping[str, Pruning] = {
@@ -38,6 +40,7 @@ PRESETS: Mapping[str, Pruning] = {
     "bk-tiny": Pruning(middle=True, deepest_level=True),
     "bk-small-fast": Pruning(middle=True, attention_levels=(0,)),
     "bk-small-conv": Pruning(middle=True, attention_levels=(0, 1)),
+    "bk-small-thin": Pruning(middle=True, attention_levels=(0, 1), thin_top=True),
 }
 
 
@@ -49,7 +52,7 @@ def student_config(teacher: Mapping[str, Any], pruning: Pruning) -> dict[str, An
         if level < len(down):
             down[level], up[-1 - level] = "DownBlock2D", "UpBlock2D"
     if pruning.one_pair_per_level:
-        config["layers_per_block"] = 1
+        config["layers_per_block"] = (0, *[1] * (len(down) - 1)) if pruning.thin_top else 1
     if pruning.middle:
         config["mid_block_type"] = None
     if pruning.deepest_level:

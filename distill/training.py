@@ -204,7 +204,10 @@ class Training:
             self.save()
             self._preview(preview)
             if interrupted():
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(
+                    f"interrupted after {self.images_seen:,} images of stage {self.stage}; all is saved in {self.folder}, "
+                    "the same command with --resume goes on"
+                )
 
     def _note(self) -> str:
         row = self.history[-1] if self.history else {}

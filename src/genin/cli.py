@@ -155,8 +155,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(_one_line(error.format_message()), error.exit_code)
     except GeninError as error:
         return _fail(_one_line(str(error)), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort) as error:  # a training says in its own words what it saved
+        return _fail(_one_line(str(error)) or "interrupted", INTERRUPTED)
     except Exception as error:
         if missing := _missing_package(error, arguments):
             return _fail(str(missing), missing.exit_code)
