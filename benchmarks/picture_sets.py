@@ -10,7 +10,6 @@ Broken pictures are named, counted and skipped. Not covered: archives, and prepa
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +62,10 @@ def open_picture_set(folder: Path) -> PictureSet:
         raise InputError("no such folder of pictures", where=folder)
     metadata = folder / METADATA
     if metadata.is_file():
-        lines = metadata.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = metadata.read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise InputError(f"not UTF-8 ({error.reason})", where=metadata, remedy="save it as UTF-8") from error
         rows = [_row(line, metadata, number) for number, line in enumerate(lines, 1) if line.strip()]
     else:
         rows = [PictureRow(path.name) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
@@ -81,9 +83,11 @@ def _row(line: str, metadata: Path, number: int) -> PictureRow:
         raise InputError(f"line {number} is not a picture's row", where=metadata, remedy=remedy) from error
     if Path(file_name).is_absolute() or ".." in Path(file_name).parts:
         raise InputError(f"line {number} names a file outside the folder", where=metadata)
-    seed = data.get("seed")
+    text, seed = data.get("text"), data.get("seed")
+    if not isinstance(text, str | None):
+        raise InputError(f"line {number}: 'text' is not text", where=metadata, remedy="put the caption in quotes")
     columns = {key: value for key, value in data.items() if isinstance(value, str) and key not in ("file_name", "text")}
-    return PictureRow(file_name, data.get("text"), seed if isinstance(seed, int) else None, columns)
+    return PictureRow(file_name, text, seed if isinstance(seed, int) else None, columns)
 
 
 def write_metadata(folder: Path, rows: Sequence[PictureRow]) -> None:
@@ -160,11 +164,3 @@ def read_picture(path: Path) -> Image.Image:
             return file.convert("RGB")
     except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for broken files
         raise OSError(str(error)) from error
-
-
-def pictures_digest(pictures: Pictures) -> str:
-    """sha256 over size and pixels: identifies a set whatever its files are called."""
-    digest = hashlib.sha256(str(pictures.shape[1:]).encode())
-    for picture in pictures:
-        digest.update(np.ascontiguousarray(picture).tobytes())
-    return digest.hexdigest()

@@ -2,8 +2,8 @@
 
 Picture i is drawn from caption i (cycled) and the seed `seed · 1,000,000 + i`, so pictures of different models with the
 same settings are pairs, and neither batch size nor an interruption changes any of them. With a folder, every finished
-picture is a PNG there (written by rename); `samples.json` holds the settings they depend on. A later run with the same
-settings reuses them, also with more samples; with other settings it refuses the folder.
+picture is a PNG there (written by rename) that carries its caption and seed; `samples.json` holds the settings they depend
+on. A later run with the same settings, captions and seeds reuses them, also with more samples; others it refuses.
 
 Not covered: spreading the work over machines (run ranges of seeds, then join the folders).
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from genin.benchmarks.picture_sets import PictureRow, read_picture, write_metadata
 from genin.benchmarks.progress import progress_bar
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Pictures = NDArray[np.uint8]
 SETTINGS_FILE = "samples.json"
+NOTE = "genin"  # the text chunk's keyword
 SEED_STRIDE = 1_000_000
 DEFAULT_BATCH_SIZE = 16
 
@@ -122,22 +124,34 @@ def _draw(
     )
     if folder is not None:
         for row, picture in zip(rows, generation.images, strict=True):
-            save_picture(folder / row.file_name, picture)
+            save_picture(folder / row.file_name, picture, row)
     return {row.file_name: picture for row, picture in zip(rows, generation.images, strict=True)}
 
 
-def save_picture(path: Path, picture: Pictures) -> None:
-    """Write one PNG by rename."""
+def save_picture(path: Path, picture: Pictures, row: PictureRow) -> None:
+    """Write one PNG by rename, with what it was drawn from as a text chunk."""
     partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(picture).save(partial, format="PNG", optimize=False)
+    note = PngInfo()
+    note.add_text(NOTE, _drawn_from(row))
+    Image.fromarray(picture).save(partial, format="PNG", optimize=False, pnginfo=note)
     partial.replace(path)
+
+
+def _drawn_from(row: PictureRow) -> str:
+    return json.dumps({"seed": row.seed or 0, "text": row.text or ""})
+
+
+def _read_own(path: Path, row: PictureRow) -> Pictures:
+    """A saved picture. Errors: InputError if it was drawn from something else than `row`."""
+    with Image.open(path) as image:
+        found = image.info.get(NOTE)
+    if found != _drawn_from(row):
+        what = "the folder holds pictures of other captions or seeds"
+        raise InputError(what, where=path, remedy="name another folder, or remove this one")
+    return np.asarray(read_picture(path))
 
 
 def _read_present(folder: Path | None, rows: Sequence[PictureRow]) -> dict[str, Pictures]:
     if folder is None:
         return {}
-    return {
-        row.file_name: np.asarray(read_picture(folder / row.file_name))
-        for row in rows
-        if (folder / row.file_name).is_file()
-    }
+    return {row.file_name: _read_own(folder / row.file_name, row) for row in rows if (folder / row.file_name).is_file()}

@@ -103,7 +103,7 @@ def _save_pairs(folder: Path, rows: Sequence[PictureRow], pictures: Pictures) ->
 
     folder.mkdir(parents=True, exist_ok=True)
     for row, picture in zip(rows, pictures, strict=True):
-        save_picture(folder / row.file_name, picture)
+        save_picture(folder / row.file_name, picture, row)
     write_metadata(folder, rows)
 
 

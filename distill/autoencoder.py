@@ -5,11 +5,12 @@ it and every exporter knows its operators). It is trained on three terms: L1 on 
 scales (edges are what a cartoon is made of, and plain L1 blurs them), and a pull of the latents towards zero mean and unit
 variance, so that diffusion starts from a space whose scale is known.
 
-Not here: a perceptual or adversarial term (a recipe that wants one adds LPIPS; see docs/log.md for why this does not).
+Not here: a perceptual or adversarial term.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from genin.distill.recipe import AutoencoderRecipe
 
 
 def build_autoencoder(recipe: AutoencoderRecipe) -> nn.Module:
-    """An untrained AutoencoderTiny whose latents are `recipe.downscale` times smaller than the picture."""
+    """An untrained AutoencoderTiny that halves the picture once for every entry of `decoder_blocks` but the first."""
     from diffusers import AutoencoderTiny
 
     channels = (recipe.channels,) * len(recipe.decoder_blocks)
@@ -68,11 +69,14 @@ def latent_prior(latents: Tensor) -> Tensor:
     return (mean.square() + log_std.square()).mean()
 
 
-def autoencoder_loss(vae: Any, images: Tensor, recipe: AutoencoderRecipe) -> dict[str, Tensor]:
-    """Loss terms for pictures in [−1, 1], NCHW; `loss` is their weighted sum, `psnr_db` a by-product (peak 2)."""
+def autoencoder_loss(
+    vae: Any, images: Tensor, recipe: AutoencoderRecipe, randn: Callable[..., Tensor]
+) -> dict[str, Tensor]:
+    """Loss terms for pictures in [−1, 1], NCHW; `loss` is their weighted sum, `psnr_db` a by-product (peak 2). `randn`
+    draws noise of the batch's length and the given shape."""
     latents = encode(vae, images).float()
     # A little noise on the latents: the decoder must forgive what a diffusion model gets slightly wrong.
-    noised = latents + recipe.latent_noise * torch.randn_like(latents)
+    noised = latents + recipe.latent_noise * randn(*latents.shape[1:])
     decoded = vae.decode(noised, return_dict=False)[0].float()
     pixel = (decoded - images).abs().mean()
     edge = edge_loss(decoded, images)

@@ -77,6 +77,16 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def digest(self) -> str:
+        """SHA-256 of the rows, and of each picture's size and time of change (reading all pixels would take minutes)."""
+        found = hashlib.sha256()
+        for row in self.rows:
+            path = self.folder / row.file_name
+            state = path.stat() if path.is_file() else None
+            facts = (row.file_name, row.text, sorted(row.columns.items()), state and (state.st_size, state.st_mtime_ns))
+            found.update(repr(facts).encode("utf-8", "surrogatepass"))
+        return found.hexdigest()
+
     def picture(self, index: int, size: int) -> NDArray[np.uint8]:
         """Picture `index` as (size, size, 3) uint8: Lanczos, shorter side, centre cut, transparency on white.
 

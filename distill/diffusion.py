@@ -95,11 +95,6 @@ class Process:
             return (x_t - sigma * prediction) / alpha.clamp_min(1e-4), prediction
         return prediction, (x_t - alpha * prediction) / sigma.clamp_min(1e-4)
 
-    def to_v(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """(x0, ε) → v at the same timestep: the common currency between teachers of different prediction types."""
-        alpha, sigma = self.alpha_sigma(t)
-        return alpha * eps - sigma * x0
-
     def half_log_snr(self, t: int) -> float:
         """λ_t = ln(α_t/σ_t); −∞ at pure noise."""
         alpha, sigma = float(self.alphas[t]), float(self.sigmas[t])

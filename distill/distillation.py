@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,19 @@ from genin.distill.discriminator import build_discriminator
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.phases import Lesson, adversarial_step, prune_step, steps_step, student_preview
 from genin.distill.pool import Guided, Pool, build_pool
-from genin.distill.recipe import Optimisation, Recipe, save_recipe
-from genin.distill.sources import Source
+from genin.distill.recipe import Optimisation, Recipe
+from genin.distill.sources import Source, joined_licences
 from genin.distill.student import build_student
 from genin.distill.teacher import cache_latents
 from genin.distill.text_encoder import embed
-from genin.distill.training import Training, progress_bar
+from genin.distill.training import Training, claim_run, progress_bar
 from genin.runtimes.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# Shares of a budget in minutes; what the pool leaves over goes to the phases.
+# Shares of a budget in minutes; what the pool and phases that the recipe leaves out do not take goes to the others.
 SHARES = {"pool": 0.3, "prune": 0.3, "steps": 0.3, "adversarial": 0.1}
+PHASES = ("prune", "steps", "adversarial")
 
 
 @dataclass(frozen=True)
@@ -61,48 +62,55 @@ def distill(
     Errors: InputError for a teacher that cannot be pruned as asked, or a checkpoint that does not fit the recipe.
     KeyboardInterrupt after Ctrl-C, once everything is saved.
     """
-    folder = out / "training"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_recipe(recipe, folder / "recipe.yaml")
     model = load_model_folder(teacher_path)
     if model.info.get("kind") == "student":
         raise InputError("a student cannot teach", where=teacher_path, remedy="give the teacher it was distilled from")
     torch.manual_seed(recipe.pool.seed)
     unet, copied = build_student(model.unet, recipe.student.name)
+    folder = out / "training"
+    begun_with = {"teacher": fingerprint(teacher_path), "data": source.digest, "student": recipe.student.name}
+    claim_run(folder, recipe, begun_with)
     log.info("student %s: %.0f %% of its weights are the teacher's", recipe.student.name, 100 * copied)
 
     def folder_of(network: Any, images_seen: int, path: Path) -> ModelFolder:
         return student_folder(model, network, path, recipe, source, teacher_path, images_seen)
 
-    budget = Budget(minutes)
-    first = Training(folder, "prune", recipe.prune, minutes=budget.of("prune"))
-    lesson = prepare_lesson(model, source, folder, recipe, first, fingerprint(teacher_path), budget)
+    settings: dict[str, Optimisation] = {name: getattr(recipe, name) for name in PHASES}
+    active = [name for name in PHASES if settings[name].images > 0]
+    trainings = {name: Training(folder, name, settings[name]) for name in active}
+    device = Training(folder, "prune", recipe.prune) if not trainings else next(iter(trainings.values()))
+    budget = Budget(minutes, active)
+    lesson = prepare_lesson(model, source, folder, recipe, device, fingerprint(teacher_path), budget)
     seen = 0
     student: Any = unet
-    try:
-        for name in ("prune", "steps", "adversarial"):
-            settings: Optimisation = getattr(recipe, name)
-            if settings.images <= 0:
-                continue
-            training = first if name == "prune" else Training(folder, name, settings, minutes=budget.of(name))
+    for name, training in trainings.items():
+        training.minutes = budget.of(name, lesson.pool.seconds / 60)
+        try:
             student = _run_phase(name, training, student, lesson, recipe, model, resume=resume)
-            seen += training.images_seen
-            save_model_folder(folder_of(student, seen, out), out)
-    except KeyboardInterrupt:
-        if not (out / "model_index.json").is_file():
-            save_model_folder(folder_of(student, seen, out), out)
-        raise
+        except KeyboardInterrupt:
+            if "student" in training.averages:
+                student = training.average_of("student").requires_grad_(False).eval()
+            save_model_folder(folder_of(student, seen + training.images_seen, out), out)
+            raise
+        seen += training.images_seen
+        save_model_folder(folder_of(student, seen, out), out)
     return Distilled(folder_of(student, seen, out), seen)
 
 
 class Budget:
-    """Minutes for each part, or None for as long as its images take."""
+    """Minutes for each part, or None for as long as its images take; `phases` are those that the recipe runs."""
 
-    def __init__(self, minutes: float | None) -> None:
-        self.minutes = minutes
+    def __init__(self, minutes: float | None, phases: Sequence[str] = PHASES) -> None:
+        self.minutes, self.phases = minutes, phases
 
-    def of(self, part: str) -> float | None:
-        return None if self.minutes is None else self.minutes * SHARES[part]
+    def of(self, part: str, pool_minutes: float = 0.0) -> float | None:
+        """The pool's share, or a phase's of what the pool has left."""
+        if self.minutes is None:
+            return None
+        if part == "pool":
+            return self.minutes * SHARES["pool"]
+        left = max(0.0, self.minutes - pool_minutes)
+        return left * SHARES[part] / sum(SHARES[name] for name in self.phases)
 
 
 def prepare_lesson(
@@ -149,15 +157,14 @@ def _sample_pool(
             show(max(done / size, spent), f"{done} of {size} pictures")
             return spent >= 1
 
-        return build_pool(
-            guided,
-            source,
-            recipe.pool,
-            folder / "pool.safetensors",
-            fingerprint=teacher,
-            autocast=training.autocast,
-            report=report,
-        )
+        path = folder / "pool.safetensors"
+        try:
+            return build_pool(
+                guided, source, recipe.pool, path, fingerprint=teacher, autocast=training.autocast, report=report
+            )
+        except KeyboardInterrupt as error:
+            what = f"interrupted while sampling the teacher; what there is lies in {path}, --resume goes on"
+            raise KeyboardInterrupt(what) from error
 
 
 def _run_phase(
@@ -195,7 +202,7 @@ def student_folder(
         "kind": "student",
         "parent": str(teacher.info.get("name") or teacher_path.name),
         "data": source.name,
-        "licence": teacher.info.get("licence") or source.licence,
+        "licence": joined_licences(teacher.info.get("licence"), source.licence),
         "guidance": "baked",
         "guidance_scale": 1.0,
         "default_steps": counts[0],

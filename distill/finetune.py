@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genin.benchmarks.model_facts import fingerprint
 from genin.distill.diffusion import Process, plain_attention, predict
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
-from genin.distill.recipe import FinetuneRecipe, Recipe, save_recipe
-from genin.distill.sources import Source
+from genin.distill.recipe import FinetuneRecipe, Recipe
+from genin.distill.sources import Source, joined_licences
 from genin.distill.teacher import autoencoder_step, cache_latents, teacher_preview
 from genin.distill.text_encoder import tokenize
-from genin.distill.training import Training, Update
+from genin.distill.training import Training, Update, claim_run
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -52,10 +53,9 @@ def finetune_teacher(
     """Tune the model folder `base` on `source` into `out`; `lora_rank` overrides the recipe's. Returns what was saved."""
     settings = recipe.finetune
     rank = settings.lora_rank if lora_rank is None else lora_rank
-    folder = out / "training"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_recipe(recipe, folder / "recipe.yaml")
     model = load_model_folder(base)
+    folder = out / "training"
+    claim_run(folder, recipe, {"base": fingerprint(base), "data": source.digest, "lora": str(rank)})
     torch.manual_seed(settings.seed)
     if settings.autoencoder_images > 0:
         model.vae = tune_autoencoder(model, source, folder, recipe, resume=resume)
@@ -99,11 +99,11 @@ def finetune_teacher(
         tuned.unet.fuse_lora()
         tuned.unet.unload_lora()
     info = {
-        **model.info,
+        **{key: value for key, value in model.info.items() if key != "name"},
         "kind": "teacher",
         "parent": str(model.info.get("name") or base.name),
         "data": source.name,
-        "licence": source.licence,
+        "licence": joined_licences(source.licence, model.info.get("licence")),
         "guidance": "free",
         "guidance_scale": guidance,
         "image_size": model.image_size,

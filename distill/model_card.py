@@ -34,7 +34,7 @@ def model_card(model: ModelFolder) -> str:
         "",
         "## Data",
         "",
-        f"Trained on `{info.get('data', 'unknown')}` (licence: {info.get('licence', 'unknown')}).",
+        f"Trained on `{info.get('data', 'unknown')}`. Licence of the weights: {info.get('licence', 'unknown')}.",
         "",
         "## Recipe",
         "",

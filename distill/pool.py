@@ -5,14 +5,16 @@ Row i is a caption, an initial noise and the trajectory the teacher's ODE takes 
 dozen of its steps end nearer to where that ODE leads. Between two states the guided
 prediction the solver used is known, which is a pruned student's target at no further cost.
 
-The pool is one safetensors file, written in chunks as it grows: an interrupted run goes on where it stopped, and another
-run with the same teacher, source and settings finds it ready.
+The pool is one safetensors file, written in chunks as it grows and when it is interrupted: the next run goes on where it
+stopped, and another run with the same teacher, source and settings finds it ready. A pool whose time was up is closed at the
+size it has.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +28,8 @@ from genin.distill.recipe import PoolRecipe
 from genin.distill.sources import Source
 from genin.distill.text_encoder import embed
 
-Report = Callable[[int, int], bool]  # (done, size) => whether to stop early
+Report = Callable[[int, int], bool]  # (done, size) => whether time is up
+SAVE_EVERY = 1024
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Pool:
     states: Tensor
     x0: Tensor
     timesteps: tuple[int, ...]
+    seconds: float = 0.0  # what sampling it took, over all runs
 
     def __len__(self) -> int:
         return len(self.states)
@@ -70,71 +74,89 @@ def build_pool(
     teacher: Guided, source: Source, recipe: PoolRecipe, path: Path, *, fingerprint: str, autocast: Any, report: Report
 ) -> Pool:
     """Sample (or read, or finish) the pool in `path`. `fingerprint` names the teacher's weights."""
-    key = _key(recipe, source.name, fingerprint)
-    states, x0, timesteps = _read(path, key)
-    size = recipe.size
-    done = 0 if states is None else len(states)
-    parts_s, parts_x = ([] if states is None else [states]), ([] if x0 is None else [x0])
+    key = _key(recipe, source, fingerprint)
+    pool, closed = _read(path, key)
+    done = 0 if pool is None else len(pool)
+    size = done if closed else recipe.size
+    parts_s, parts_x = ([], []) if pool is None else ([pool.states], [pool.x0])
+    timesteps, before, started = (
+        (() if pool is None else pool.timesteps),
+        pool.seconds if pool else 0.0,
+        time.perf_counter(),
+    )
     saved = done
-    while done < size:
-        count = min(recipe.batch_size, size - done)
-        captions = source.captions([i % len(source) for i in range(done, done + count)])
-        shape = (teacher.unet.config.in_channels, *(teacher.unet.config.sample_size,) * 2)
-        # Keyed by row, so that batch size and interruptions change nothing.
-        noise = torch.stack(
-            [torch.randn(shape, generator=_generator(recipe.seed, row)) for row in range(done, done + count)]
-        )
-        with autocast():
-            trajectory = dpm_solver_sample(
-                teacher.unet,
-                teacher.process,
-                noise.to(teacher.device),
-                teacher.embed(captions),
-                steps=recipe.teacher_steps,
-                empty=teacher.empty,
-                guidance_scale=teacher.guidance_scale,
+
+    def pooled() -> Pool:
+        whole = min(len(parts_s), len(parts_x))  # Ctrl-C may fall between the two
+        states, x0 = torch.cat(parts_s[:whole]), torch.cat(parts_x[:whole])
+        return Pool(states, x0, tuple(timesteps), before + time.perf_counter() - started)
+
+    try:
+        while done < size and not closed:
+            count = min(recipe.batch_size, size - done)
+            captions = source.captions([i % len(source) for i in range(done, done + count)])
+            shape = (teacher.unet.config.in_channels, *(teacher.unet.config.sample_size,) * 2)
+            # Keyed by row, so that batch size and interruptions change nothing.
+            noise = torch.stack(
+                [torch.randn(shape, generator=_generator(recipe.seed, row)) for row in range(done, done + count)]
             )
-        parts_s.append(trajectory.states.transpose(0, 1).half().cpu())
-        parts_x.append(trajectory.x0.transpose(0, 1).half().cpu())
-        timesteps = trajectory.timesteps
-        done += count
-        stop = report(done, size)
-        if done - saved >= 1024 or done >= size or stop:
-            _write(path, key, torch.cat(parts_s), torch.cat(parts_x), timesteps)
-            saved = done
-        if stop:
-            break
-    return Pool(torch.cat(parts_s)[:size], torch.cat(parts_x)[:size], tuple(timesteps))
+            with autocast():
+                trajectory = dpm_solver_sample(
+                    teacher.unet,
+                    teacher.process,
+                    noise.to(teacher.device),
+                    teacher.embed(captions),
+                    steps=recipe.teacher_steps,
+                    empty=teacher.empty,
+                    guidance_scale=teacher.guidance_scale,
+                )
+            parts_s.append(trajectory.states.transpose(0, 1).half().cpu())
+            parts_x.append(trajectory.x0.transpose(0, 1).half().cpu())
+            timesteps = trajectory.timesteps
+            done += count
+            closed = report(done, size)
+            if done - saved >= SAVE_EVERY:
+                _write(path, key, pooled(), closed)
+                saved = done
+    finally:
+        if done > saved:
+            _write(path, key, pooled(), closed)
+    found = pool if pool is not None and done == len(pool) else pooled()
+    return Pool(found.states[:size], found.x0[:size], found.timesteps, found.seconds)
 
 
 def _generator(seed: int, row: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed << 32) + row)
 
 
-def _key(recipe: PoolRecipe, source: str, fingerprint: str) -> str:
+def _key(recipe: PoolRecipe, source: Source, fingerprint: str) -> str:
     settings = {k: v for k, v in asdict(recipe).items() if k not in ("size", "batch_size")}
-    return hashlib.sha256(json.dumps([settings, source, fingerprint], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([settings, source.digest, fingerprint], sort_keys=True).encode()).hexdigest()
 
 
-def _read(path: Path, key: str) -> tuple[Tensor | None, Tensor | None, tuple[int, ...]]:
+def _read(path: Path, key: str) -> tuple[Pool | None, bool]:
+    """The pool in `path` if it is this one, and whether it is closed."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        return None, None, ()
+        return None, False
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("key") != key:
-                return None, None, ()
-            return file.get_tensor("states"), file.get_tensor("x0"), tuple(json.loads(metadata["timesteps"]))
+            facts = file.metadata() or {}
+            if facts.get("key") != key:
+                return None, False
+            tensors = file.get_tensor("states"), file.get_tensor("x0")
+            pool = Pool(*tensors, tuple(json.loads(facts["timesteps"])), float(facts.get("seconds", 0)))
+            return pool, facts.get("closed") == "yes"
     except (SafetensorError, OSError):  # a pool is only a cache: sample it again
-        return None, None, ()
+        return None, False
 
 
-def _write(path: Path, key: str, states: Tensor, x0: Tensor, timesteps: tuple[int, ...]) -> None:
+def _write(path: Path, key: str, pool: Pool, closed: bool) -> None:
     from safetensors.torch import save_file
 
     partial = path.with_suffix(".partial")
-    metadata = {"key": key, "timesteps": json.dumps(list(timesteps))}
-    save_file({"states": states.contiguous(), "x0": x0.contiguous()}, partial, metadata=metadata)
+    facts = {"key": key, "timesteps": json.dumps(list(pool.timesteps)), "closed": "yes" if closed else "no"}
+    facts["seconds"] = f"{pool.seconds:.1f}"
+    save_file({"states": pool.states.contiguous(), "x0": pool.x0.contiguous()}, partial, metadata=facts)
     partial.replace(path)

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ class Optimisation:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.999
-    mixed_precision: str = "bf16"  # "no" or "bf16"; never fp16 (see docs/log.md)
+    mixed_precision: str = "bf16"  # "no" or "bf16"; fp16 is refused: adversarial training diverges in it
     compile: bool = False
     seed: int = 0
     checkpoint_minutes: float = 5.0
@@ -57,7 +58,7 @@ class AutoencoderRecipe(Optimisation):
 
 @dataclass(frozen=True)
 class TextEncoderRecipe(Optimisation):
-    """Pre-training on the data set's attribute columns; without such columns the UNet's training trains it."""
+    """Pre-training on the data set's attribute columns; afterwards it is frozen."""
 
     vocab_size: int = 1_400
     max_length: int = 48
@@ -146,7 +147,7 @@ class AdversarialRecipe(Optimisation):
 
     step_counts: tuple[int, ...] = (4, 2, 1)
     adversarial_weight: float = 0.05
-    distillation_weight: float = 0.0  # the paper's term; it costs two teacher passes an update (docs/log.md)
+    distillation_weight: float = 0.0  # the paper's term; it costs a guided pass of the teacher an update
     regression_weight: float = 1.0
     huber_c: float = 0.05
     discriminator_lr: float = 1e-3
@@ -181,6 +182,21 @@ class Recipe:
         return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(self)))
 
 
+# Smallest and largest value of the settings that have one, by name, in whatever section. Others are at least 0.
+LIMITS: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(
+        ("batch_size", "cache_images", "preview_images", "teacher_steps", "vocab_size", "r1_every"), (1, 1e9)
+    ),
+    **dict.fromkeys(
+        ("size", "channels", "latent_channels", "layers", "heads", "hidden_size", "layers_per_block"), (1, 1e6)
+    ),
+    **dict.fromkeys(("head_dim", "norm_groups", "discriminator_hidden", "discriminator_updates"), (1, 1e6)),
+    **dict.fromkeys(("ema_decay", "caption_dropout", "lr_final_fraction", "mismatched_captions", "real_share"), (0, 1)),
+    "image_size": (8, 8192),
+    "max_length": (3, 10_000),
+    "step_counts": (1, 1000),
+    "max_noise_timestep": (1, 1000),
+}
 T = TypeVar("T")
 
 
@@ -227,9 +243,21 @@ def _parse(cls: type[T], data: Any, prefix: str, path: Path) -> T:
         values[key] = (
             _parse(hint, value, name, path)
             if isinstance(hint, type) and dataclasses.is_dataclass(hint)
-            else _convert(hint, value, name, path)
+            else _within(str(key), _convert(hint, value, name, path), name, path)
         )
     return cls(**values)
+
+
+def _within(key: str, value: Any, name: str, path: Path) -> Any:
+    """A value within its limits. Errors: InputError that names them."""
+    low, high = LIMITS.get(key, (0, float("inf")))
+    numbers = value if isinstance(value, tuple) else (value,)
+    if isinstance(value, tuple) and not value:
+        raise InputError(f"'{name}' is empty", where=path)
+    for number in numbers:
+        if isinstance(number, (int, float)) and not low <= number <= high:
+            raise InputError(f"'{name}' must be from {low:g} to {high:g}, not {value!r}", where=path)
+    return value
 
 
 def _convert(hint: Any, value: Any, name: str, path: Path) -> Any:

@@ -30,6 +30,7 @@ class Source(Protocol):
     name: str
     columns: Mapping[str, Sequence[str]]
     licence: str
+    digest: str  # of what it holds: other pictures or captions, another digest
 
     def __len__(self) -> int: ...
 
@@ -53,6 +54,7 @@ class WorldSource:
         from genin.distill.world import ATTRIBUTES
 
         self.split, self.count, self.seed = split, count, seed
+        self.digest = f"{self.name}-{split}-{count}-{seed}"
         self.columns: Mapping[str, Sequence[str]] = ATTRIBUTES
 
     def __len__(self) -> int:
@@ -92,6 +94,7 @@ class FolderSource:
         self.dataset = ImageDataset.open(folder, split=split)
         self.name, self.licence = folder.name, self.dataset.licence
         self.columns: Mapping[str, Sequence[str]] = self.dataset.columns
+        self.digest = self.dataset.digest()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -136,6 +139,12 @@ def load_pictures(source: Source, count: int, size: int) -> NDArray[np.uint8]:
 
 
 CHUNK = 256
+
+
+def joined_licences(*licences: str | None) -> str:
+    """All that something was made of, each once; "unknown" where none is known."""
+    parts = [part.strip() for licence in licences if licence for part in licence.split(",")]
+    return ", ".join(dict.fromkeys(part for part in parts if part and part != "unknown")) or "unknown"
 
 
 def to_tensor(pictures: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:

@@ -9,6 +9,7 @@ indexes cached latents, and captions are embedded on the fly by the frozen text 
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genin.benchmarks.model_facts import fingerprint
 from genin.distill import autoencoder as ae
 from genin.distill.diffusion import TEACHER_SCHEDULER, Process, plain_attention, predict, sample
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.previews import save_grid, to_uint8
-from genin.distill.recipe import AutoencoderRecipe, Recipe, TeacherRecipe, save_recipe
-from genin.distill.sources import Source, load_pictures, to_tensor
+from genin.distill.recipe import AutoencoderRecipe, Recipe, TeacherRecipe
+from genin.distill.sources import Source, joined_licences, load_pictures, to_tensor
 from genin.distill.text_encoder import embed, train_text_encoder, train_tokenizer
-from genin.distill.training import Training, Update
+from genin.distill.training import Training, Update, claim_run
+from genin.runtimes.errors import InputError
 
 
 @dataclass
@@ -51,11 +54,16 @@ def train_teacher(
     init: Path | None = None,
 ) -> ModelFolder:
     """Train every stage that is not finished; `minutes` bounds the UNet's. Returns the saved model folder."""
-    folder = out / "training"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_recipe(recipe, folder / "recipe.yaml")
-    torch.manual_seed(recipe.teacher.seed)
     earlier = load_model_folder(init) if init is not None else None
+    if earlier is None and not source.columns:
+        raise InputError(
+            "the data has no attribute columns to train a text encoder on",
+            where=source.name,
+            remedy="tune a teacher (genin teacher finetune), start from one (--init), or name columns in data prepare",
+        )
+    folder = out / "training"
+    claim_run(folder, recipe, {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"})
+    torch.manual_seed(recipe.teacher.seed)
     vae = train_autoencoder(source, folder, recipe, resume=resume, earlier=earlier)
     if earlier is not None:
         tokenizer, text_encoder = earlier.tokenizer, earlier.text_encoder.requires_grad_(False).eval()
@@ -75,7 +83,7 @@ def train_teacher(
             "kind": "teacher",
             "parent": None if earlier is None else str(earlier.info.get("name") or init.name),  # type: ignore[union-attr]
             "data": source.name,
-            "licence": source.licence,
+            "licence": joined_licences(source.licence, None if earlier is None else earlier.info.get("licence")),
             "guidance": "free",
             "guidance_scale": recipe.teacher.guidance_scale,
             "default_steps": 50,
@@ -151,7 +159,9 @@ def autoencoder_step(
         assert pictures is not None
         images = to_tensor(pictures[update.randint(len(pictures)).cpu().numpy()], training.device)
         with training.autocast():
-            terms = ae.autoencoder_loss(vae, images.contiguous(memory_format=torch.channels_last), settings)
+            terms = ae.autoencoder_loss(
+                vae, images.contiguous(memory_format=torch.channels_last), settings, update.randn
+            )
         training.optimise("vae", terms["loss"])
         return {key: value.detach() for key, value in terms.items()}
 
@@ -212,11 +222,15 @@ def cache_latents(
     source: Source, vae: Any, count: int, image_size: int, device: torch.device, path: Path
 ) -> LatentCache:
     """Encode a source's first `count` pictures once; kept in `path` beside the checkpoint, keyed by the encoder."""
-    key = f"{source.name}-{min(count, len(source))}-{float(sum(p.double().abs().sum() for p in vae.parameters())):.6f}"
+    weights = float(sum(p.double().abs().sum() for p in vae.parameters()))
+    key = f"{source.digest}-{min(count, len(source))}-{image_size}-{weights:.6f}"
     if path.is_file():
-        stored = torch.load(path, weights_only=True)
-        if stored["key"] == key:
-            return LatentCache(stored["latents"], stored["scaling_factor"])
+        try:
+            stored = torch.load(path, weights_only=True)
+            if stored["key"] == key:
+                return LatentCache(stored["latents"], stored["scaling_factor"])
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError):
+            pass  # cut short: it is only a cache
     pictures = load_pictures(source, count, image_size)
     factor = float(vae.config.scaling_factor)
     parts = []
@@ -225,7 +239,9 @@ def cache_latents(
             images = to_tensor(pictures[start : start + 256], device)
             parts.append((ae.encode(vae, images) * factor).half().cpu())
     cache = LatentCache(torch.cat(parts), factor)
-    torch.save({"key": key, "latents": cache.latents, "scaling_factor": factor}, path)
+    partial = path.with_suffix(".partial")
+    torch.save({"key": key, "latents": cache.latents, "scaling_factor": factor}, partial)
+    partial.replace(path)
     return cache
 
 
@@ -301,6 +317,7 @@ def teacher_preview(
     steps: int = 20,
 ) -> Callable[[Path], None]:
     """A grid writer: fixed captions and noise, so that successive grids show the same pictures getting better."""
+    count = min(count, len(source))
     with torch.no_grad():
         text = embed(text_encoder, tokenizer, source.captions(range(count)), training.device)
         empty = embed(text_encoder, tokenizer, [""], training.device)
@@ -321,6 +338,7 @@ def teacher_preview(
             with torch.no_grad():
                 images = ae.decode(vae, latents.float())
         pictures = to_uint8(images.float().cpu().numpy())
-        save_grid([pictures[: count // 2], pictures[count // 2 :]], path, scale=3)
+        half = -(-count // 2)
+        save_grid([part for part in (pictures[:half], pictures[half:]) if len(part)], path, scale=3)
 
     return preview

@@ -6,7 +6,7 @@ environment …), the encoder is first trained to read them out of the caption, 
 end-of-text state: minutes of work on captions alone, after which it stays frozen, as Stable Diffusion's does, and its
 output can be trusted to hold what the caption says. A column that the caption leaves out has the label "unsaid".
 
-Not here: encoders that others trained (they come with their model folder), or joint training (an option of the teacher).
+Not here: encoders that others trained (they come with their model folder), or training it with the UNet (`finetune`).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from genin.distill.recipe import Optimisation
+from genin.distill.recipe import Optimisation, Recipe, save_recipe
 from genin.runtimes.errors import GeninError, InputError
 
 Metrics = Mapping[str, Tensor | float]
@@ -64,6 +64,27 @@ class Update:
 
     def _rows(self, drawn: Tensor) -> Tensor:
         return drawn[self.offset : self.offset + self.batch].to(self.device)
+
+
+def claim_run(folder: Path, recipe: Recipe, begun_with: Mapping[str, str]) -> None:
+    """Make `folder` this run's: the recipe beside what the run was begun with (digests of weights and data).
+
+    Errors: InputError if an earlier run there was begun with something else: its checkpoints would not mean the same.
+    """
+    path = folder / "run.json"
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            found = {}
+        if changed := [key for key in begun_with if not isinstance(found, dict) or found.get(key) != begun_with[key]]:
+            what = f"this run was begun with another {' and '.join(changed)}"
+            raise InputError(what, where=folder, remedy="give what it was begun with, or name another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".run.json.partial"
+    partial.write_text(json.dumps(dict(begun_with), indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+    save_recipe(recipe, folder / "recipe.yaml")
 
 
 class Training:

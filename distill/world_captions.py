@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from genin.distill.world import ATTRIBUTES, Scene
+from genin.distill.world import Scene
 
 SAID_SHARE = 0.9
 
@@ -106,9 +106,3 @@ def _tidy(text: str) -> str:
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"\s*,(\s*,)*\s*", ", ", text)
     return text.strip(" ,")
-
-
-def values_said(text: str, scene: Scene) -> list[str]:
-    """The names of the attributes whose value `text` states; every word of the value has to stand in it."""
-    words = set(re.findall(r"[a-z]+", text.lower()))
-    return [name for name in ATTRIBUTES if set(getattr(scene, name).split()) <= words]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from genin.export.exporter import Progress
 
 
-@click.command("export", epilog="Example: genin export builtin:student --out student.genin --format onnx,openvino")
+@click.command("export", epilog="Example: genin export builtin:teacher --out teacher.genin --format onnx,openvino")
 @click.argument("model")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Bundle folder, or FILE.genin to pack it.")
 @click.option(

@@ -48,6 +48,10 @@ def _number(name: str) -> float:
 
 def read_model_index(path: Path) -> dict[str, Any]:
     """`model_index.json`, its parts present and of kinds that genin runs. Errors: InputError."""
+    if (path / "manifest.json").is_file() and not (path / "model_index.json").is_file():
+        raise InputError(
+            "this is a bundle already", where=path, remedy="give the model folder that it was exported from"
+        )
     index = read_json(
         path / "model_index.json", "not a model folder (no model_index.json)", "give a diffusers model folder"
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import json
 import re
+import textwrap
 import unicodedata
 import warnings
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ class ClipTokenizer:
         room = self.text.max_length - 2
         ids = self.ids(prompt)
         if len(ids) > room:
-            cut = self._words.decode(ids[room:])
+            cut = textwrap.shorten(self._words.decode(ids[room:]), 80, placeholder=" …")
             warnings.warn(
                 f"the prompt has {len(ids)} tokens, the model reads {room}; cut off: '{cut}'", UserWarning, stacklevel=2
             )

@@ -142,7 +142,10 @@ def test_a_tuned_teacher_differs_where_it_should(
 
 def test_a_budget_is_shared_out() -> None:
     budget = Budget(10)
-    assert sum(budget.of(part) or 0 for part in ("pool", "prune", "steps", "adversarial")) == pytest.approx(10)
+    phases = ("prune", "steps", "adversarial")
+    assert sum(budget.of(part, budget.of("pool") or 0) or 0 for part in phases) == pytest.approx(7)
+    assert sum(budget.of(part, pool_minutes=1) or 0 for part in phases) == pytest.approx(9)
+    assert Budget(10, ["prune"]).of("prune", pool_minutes=2) == pytest.approx(8)
     assert Budget(None).of("pool") is None
 
 

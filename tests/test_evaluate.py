@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from genin.benchmarks.evaluate import Evaluator
 from genin.benchmarks.measures import FD_NAMES, KID_NAMES
@@ -193,14 +194,17 @@ def test_interrupted_sampling_goes_on_from_the_saved_pictures(
     common = (tiny_student_folder, "--reference", world, "--steps", "1", "--save-images", tmp_path / "kept")
     whole = evaluate(capsys, *common, "--samples", "6")
     kept = tmp_path / "kept"
+    note = PngInfo()
+    note.add_text("genin", Image.open(kept / "000000.png").info["genin"])
     marked = Image.new("RGB", (64, 64), "red")
-    marked.save(kept / "000000.png")  # would be drawn again if it were not read
+    marked.save(kept / "000000.png", pnginfo=note)  # would be drawn again if it were not read
     (kept / "000004.png").unlink()
     again = evaluate(capsys, *common, "--samples", "7")
     assert again["samples"] == 7 and len(list(kept.glob("*.png"))) == 7
     assert np.asarray(Image.open(kept / "000000.png"))[0, 0].tolist() == [255, 0, 0]
     rows = [json.loads(line) for line in (kept / "metadata.jsonl").read_text().splitlines()]
     assert [row["seed"] for row in rows] == list(range(7)) and whole["samples"] == 6
+    assert "other captions or seeds" in refused(capsys, *common, "--seed", "1")
     assert "other settings (steps)" in refused(capsys, *common[:3], "--steps", "2", "--save-images", kept)
 
 

@@ -79,7 +79,17 @@ def main(
     recipe, names = load_recipe(recipe_file), InstalledNames()
     out.mkdir(parents=True, exist_ok=True)
     record = out / "results.json"
-    results = json.loads(record.read_text()) if record.is_file() else {}
+    asked = {
+        "images": images,
+        "samples": samples,
+        "weight": weight,
+        "recipe": recipe.as_dict(),
+        "student": str(student),
+    }
+    kept = json.loads(record.read_text()) if record.is_file() else {"asked": asked, "results": {}}
+    if kept["asked"] != asked:
+        raise click.ClickException(f"{record} holds the answer to another question; name another --out")
+    results = kept["results"]
     evaluator = Evaluator(
         names.reference(BUILTIN_WORLD, count=samples, size=64, seed=0),
         samples=samples,
@@ -97,7 +107,7 @@ def main(
             folder = out / f"{arm}-{seed}"
             run_arm(teacher, student, folder, dataclasses.replace(recipe, adversarial=settings))
             results[key] = {str(steps): measure(folder, evaluator, steps) for steps in (4, 1)}
-            record.write_text(json.dumps(results, indent=1) + "\n")
+            record.write_text(json.dumps(kept, indent=1) + "\n")
             click.echo(f"{key} {json.dumps(results[key])}")
     for steps in (4, 1):
         for figure in FIGURES:

@@ -19,6 +19,7 @@ from genin.export.exporter import export_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "runtimes" / "weights"
+STAGED = ROOT / "runtimes" / ".weights.partial"
 LOGS = ROOT / "docs" / "runs"
 LIMIT_BYTES = 40_000_000
 
@@ -26,13 +27,11 @@ LIMIT_BYTES = 40_000_000
 def ship_teacher(path: Path) -> None:
     model = load_model_folder(path)
     model.info["name"] = "builtin-teacher"
-    shutil.rmtree(WEIGHTS / "teacher", ignore_errors=True)
-    save_model_folder(model, WEIGHTS / "teacher", dtype=torch.float16)
+    save_model_folder(model, STAGED / "teacher", dtype=torch.float16)
 
 
 def ship_student(path: Path) -> None:
-    shutil.rmtree(WEIGHTS / "student", ignore_errors=True)
-    export_bundle(path, WEIGHTS / "student", ["onnx"], ["fp16"])
+    export_bundle(path, STAGED / "student", ["onnx"], ["fp16"])
 
 
 def copy_logs(path: Path, name: str) -> None:
@@ -45,18 +44,26 @@ def copy_logs(path: Path, name: str) -> None:
 @click.option("--teacher", type=click.Path(path_type=Path, exists=True))
 @click.option("--student", type=click.Path(path_type=Path, exists=True))
 def ship(teacher: Path | None, student: Path | None) -> None:
-    """Replace the shipped weights; refuses to let them grow beyond 40 MB together."""
+    """Replace the shipped weights, when all are made and if they are not beyond 40 MB together."""
+    shutil.rmtree(STAGED, ignore_errors=True)
+    STAGED.mkdir()
     if teacher:
         ship_teacher(teacher)
         copy_logs(teacher, "teacher")
     if student:
         ship_student(student)
         copy_logs(student, "student")
-    files = [*WEIGHTS.rglob("*"), *(ROOT / "distill" / "weights").rglob("*")]
+    made = [path.name for path in STAGED.iterdir()]
+    kept = [path for path in WEIGHTS.iterdir() if path.name not in made]
+    files = [file for path in (STAGED, *kept, ROOT / "distill" / "weights") for file in (path, *path.rglob("*"))]
     total = sum(file.stat().st_size for file in files if file.is_file())
     click.echo(f"{total / 1e6:.1f} MB of weights")
     if total > LIMIT_BYTES:
-        raise click.ClickException(f"more than {LIMIT_BYTES / 1e6:.0f} MB")
+        raise click.ClickException(f"more than {LIMIT_BYTES / 1e6:.0f} MB; what is shipped stays as it was")
+    for name in made:
+        shutil.rmtree(WEIGHTS / name, ignore_errors=True)
+        (STAGED / name).rename(WEIGHTS / name)
+    STAGED.rmdir()
 
 
 if __name__ == "__main__":
