@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genin.runtimes.errors import InputError
-from genin.runtimes.options import AUTO, PRECISIONS, RUNTIMES, CommaChoice, Names, default_steps, flatten, model_path
+from genin.runtimes.options import (
+    AUTO,
+    PRECISIONS,
+    RUNTIMES,
+    CommaChoice,
+    Names,
+    claim_output,
+    default_steps,
+    flatten,
+    model_path,
+)
 
 if TYPE_CHECKING:
     from genin.benchmarks.bench import Contender
@@ -112,6 +122,10 @@ def evaluate_command(
         raise InputError("--floor draws no samples to save", remedy="leave out --save-images")
     other = None if against is None else model_path(names, against)
     sampling = Sampling(steps or default_steps(names, subject), guidance_scale, runtime, precision, batch_size, threads)
+    if save_statistics is not None:
+        from genin.benchmarks.statistics_file import FILE_NAME
+
+        claim_output(save_statistics if save_statistics.suffix == ".safetensors" else save_statistics / FILE_NAME)
     evaluator = Evaluator(
         reference_folder(names, reference, samples, path),
         samples=samples,
@@ -225,6 +239,8 @@ def bench_command(
     names, chosen = ctx.obj, contenders(ctx.obj, models)
     folder = None if samples is None else reference_folder(names, reference, samples, chosen[0].path)
     classifier = names.classifier() if isinstance(names, Names) else None
+    if report is not None:
+        claim_output(report)
     results, grids = bench_with_pictures(
         chosen,
         choices=Choices(flatten(runtimes), flatten(precisions), tuple(dict.fromkeys(sum(steps, ()))), teacher_steps),
@@ -302,6 +318,7 @@ def compare_command(
 
     if out.suffix.lower() != ".png":
         raise InputError("the sheet is a PNG picture", where=out, remedy="let --out end in .png")
+    claim_output(out)
     texts = list(DEFAULT_PROMPTS) if prompts is None else read_prompts(prompts)
     chosen = contenders(ctx.obj, models)
     grid = draw_grid(chosen, texts, seed, Sampling(steps=steps, runtime=runtime, precision=precision))

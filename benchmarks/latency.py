@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -234,14 +235,27 @@ def _measure_group(
                 skipped.append(Skipped(configuration, str(error)))
             else:
                 workers.append((worker, Measured(configuration, worker.facts, worker.cold_start_s)))
-        _rounds(workers, protocol, advance)
+        died: dict[Configuration, str] = {}
+        _rounds(workers, protocol, advance, died)
         for worker, measured in workers:
-            measured.pictures = _draw(worker, protocol)
-            measured.peak_rss_bytes = int(worker.ask(do="memory")["peak_rss_bytes"])
+            if measured.configuration not in died:
+                with _noted(died, measured.configuration):
+                    measured.pictures = _draw(worker, protocol)
+                    measured.peak_rss_bytes = int(worker.ask(do="memory")["peak_rss_bytes"])
     finally:
         for worker, _ in workers:
             worker.close()
-    return [measured for _, measured in workers], skipped
+    skipped += [Skipped(configuration, reason) for configuration, reason in died.items()]
+    return [measured for _, measured in workers if measured.configuration not in died], skipped
+
+
+@contextmanager
+def _noted(died: dict[Configuration, str], configuration: Configuration) -> Iterator[None]:
+    """A process that dies half-way (out of memory, say) costs its own figures, not those of the others."""
+    try:
+        yield
+    except WorkerError as error:
+        died[configuration] = str(error)
 
 
 def _start(configuration: Configuration, protocol: Protocol, advance: Advance) -> Worker:
@@ -254,16 +268,20 @@ def _start(configuration: Configuration, protocol: Protocol, advance: Advance) -
     return worker
 
 
-def _rounds(workers: Sequence[tuple[Worker, Measured]], protocol: Protocol, advance: Advance) -> None:
+def _rounds(
+    workers: Sequence[tuple[Worker, Measured]], protocol: Protocol, advance: Advance, died: dict[Configuration, str]
+) -> None:
     """Warm-up and timed rounds: every process draws one picture per round, in turn."""
     prompts = protocol.prompts
     for turn in range(protocol.warmup + protocol.runs):
         for worker, measured in workers:
             spent_s = sum(measured.total_ms) / 1000
-            if len(measured.total_ms) < MIN_RUNS or spent_s < protocol.max_s:
-                answer = worker.ask(do="time", prompt=prompts[turn % len(prompts)], seed=protocol.seed + turn)
-                if turn >= protocol.warmup:
-                    measured.add(answer)
+            wanted = len(measured.total_ms) < MIN_RUNS or spent_s < protocol.max_s
+            if wanted and measured.configuration not in died:
+                with _noted(died, measured.configuration):
+                    answer = worker.ask(do="time", prompt=prompts[turn % len(prompts)], seed=protocol.seed + turn)
+                    if turn >= protocol.warmup:
+                        measured.add(answer)
             advance(1)
 
 

@@ -78,12 +78,12 @@ class ImageDataset:
         return len(self.rows)
 
     def digest(self) -> str:
-        """SHA-256 of the rows, and of each picture's size and time of change (reading all pixels would take minutes)."""
+        """SHA-256 of the rows and of each picture file's size (reading all of them would take minutes)."""
         found = hashlib.sha256()
         for row in self.rows:
             path = self.folder / row.file_name
-            state = path.stat() if path.is_file() else None
-            facts = (row.file_name, row.text, sorted(row.columns.items()), state and (state.st_size, state.st_mtime_ns))
+            size = path.stat().st_size if path.is_file() else None
+            facts = (row.file_name, row.text, sorted(row.columns.items()), size)
             found.update(repr(facts).encode("utf-8", "surrogatepass"))
         return found.hexdigest()
 

@@ -10,6 +10,7 @@ the shipped files lie; a command that is run without it takes plain paths).
 from __future__ import annotations
 
 import difflib
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -45,6 +46,18 @@ class Names(Protocol):
 
     def classifier(self) -> Path | None:
         """The shipped attribute classifier, if this installation has one."""
+
+
+def claim_output(path: Path) -> None:
+    """Make sure before long work that the file `path` can be written after it. Errors: InputError."""
+    if path.is_dir():
+        raise InputError("the output is a folder", where=path, remedy="name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write here ({error.strerror})", where=path, remedy="name another place") from error
 
 
 def model_path(names: object, name: str) -> Path:

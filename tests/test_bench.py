@@ -125,6 +125,8 @@ def test_processes_are_asked_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def ask(self, **request: Any) -> dict[str, Any]:
             if request["do"] == "time":
+                if self.label == "dies" and request["seed"] == 2:
+                    raise latency.WorkerError("killed")
                 order.append(f"{self.label}{request['seed']}")
                 slow = 10_000 if self.label == "slow" else 5
                 return {"total_ms": slow, "stages_ms": {"unet": 3}}
@@ -142,6 +144,13 @@ def test_processes_are_asked_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert measured[1].stages_ms["other"] == [2.0] * 5 and measured[0].peak_rss_bytes == 7
     assert [(one.configuration.label, one.reason) for one in skipped] == [("broken", "it does not run here")]
     assert order[-2:] == ["close slow", "close fast"]
+
+    order.clear()
+    configurations = [Configuration(name, Path(name), "pytorch", "fp32", 1) for name in ("dies", "fast")]
+    measured, skipped = measure(configurations, protocol, {})
+    assert [one.configuration.label for one in measured] == ["fast"] and len(measured[0].total_ms) == 5
+    assert [(one.configuration.label, one.reason) for one in skipped] == [("dies", "killed")]
+    assert order[:4] == ["dies0", "fast0", "dies1", "fast1"] and "close dies" in order
 
 
 def test_what_does_not_fit_side_by_side_is_measured_in_groups() -> None:

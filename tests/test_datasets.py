@@ -39,6 +39,20 @@ def rows(count: int, **columns: Sequence[str]) -> list[dict[str, str]]:
     ]
 
 
+def test_metadata_that_is_not_text_is_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", rows(3))
+    (folder / "metadata.jsonl").write_text('{"file_name": "0000.png", "text": 5}\n')
+    with pytest.raises(InputError, match=r"line 1: 'text' is not text.*metadata\.jsonl"):
+        ImageDataset.open(folder)
+    (folder / "metadata.jsonl").write_bytes(b'{"file_name": "0000.png", "text": "\xff"}\n')
+    with pytest.raises(InputError, match=r"not UTF-8.*metadata\.jsonl"):
+        ImageDataset.open(folder)
+    (folder / "metadata.jsonl").write_text(
+        json.dumps({"file_name": "0000.png", "text": "a\u2028b"}, ensure_ascii=False)
+    )
+    assert ImageDataset.open(folder).caption(0) == "a\u2028b"
+
+
 # --- splits -----------------------------------------------------------------------------------------------------------
 
 

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 
 from genin.cli import run  # noqa: E402
 from genin.distill.distillation import Budget  # noqa: E402
-from genin.distill.model_folder import load_model_folder  # noqa: E402
+from genin.distill.model_folder import load_model_folder, save_model_folder  # noqa: E402
 from genin.distill.recipe import load_recipe  # noqa: E402
 
 RECIPE = """
@@ -69,6 +70,49 @@ def test_a_finished_run_resumes_to_the_same_weights(student: Path, tiny_model_fo
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_run_is_not_resumed_with_something_else(
+    student: Path, tiny_model_folder: Path, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data", "builtin:world", "--recipe", str(recipe), "--out", str(student), "--resume"]
+    assert run(["distill", "--teacher", str(tiny_model_folder), "--student", "bk-base", *arguments]) == 2
+    assert "begun with another student" in capfd.readouterr().err
+    other = load_model_folder(tiny_model_folder)
+    with torch.no_grad():
+        other.unet.conv_in.bias.add_(1)
+    save_model_folder(other, tmp_path / "other")
+    assert run(["distill", "--teacher", str(tmp_path / "other"), "--student", "bk-small", *arguments]) == 2
+    assert "begun with another teacher" in capfd.readouterr().err
+
+
+def test_a_wrong_teacher_leaves_the_output_free(
+    recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments = ["--teacher", str(tmp_path / "empty"), "--data", "builtin:world", "--out", str(tmp_path / "out")]
+    assert run(["distill", *arguments]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_handful_of_pictures_is_enough_and_licences_add_up(
+    tiny_model_folder: Path, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "few", tmp_path / "tuned"
+    data.mkdir()
+    rows = [{"file_name": f"{i}.png", "text": f"thing {i}", "licence": "MIT"} for i in range(5)]
+    for row in rows:
+        Image.new("RGB", (64, 64), "teal").save(data / row["file_name"])
+    (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = json.loads((tiny_model_folder / "genin.json").read_text())
+    arguments = ["--base", str(tiny_model_folder), "--data", str(data), "--recipe", str(recipe), "--out", str(out)]
+    assert run(["teacher", "finetune", *arguments]) == 0, capfd.readouterr().err
+    info = load_model_folder(out).info
+    assert {*base["licence"].split(", "), "MIT"} - {"unknown"} == set(info["licence"].split(", "))
+    assert "name" not in info
+    # Text encoders are trained on attribute columns only: without them a teacher cannot start from nothing.
+    assert run(["teacher", "train", "--data", str(data), "--out", str(tmp_path / "new")]) == 2
+    assert "--init" in capfd.readouterr().err and not (tmp_path / "new").exists()
+
+
 def test_an_output_with_something_in_it_is_never_overwritten(
     student: Path, tiny_model_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +140,11 @@ def test_a_dry_run_needs_neither_data_nor_out(tiny_model_folder: Path, capfd: py
         ("prune: {imagess: 3}", "prune.imagess"),
         ("steps: {step_counts: 4}", "steps.step_counts"),
         ("adversarial: {lr: fast}", "adversarial.lr"),
+        ("prune: {batch_size: 0}", "prune.batch_size"),
+        ("steps: {step_counts: []}", "steps.step_counts"),
+        ("adversarial: {step_counts: [4, 0]}", "adversarial.step_counts"),
+        ("prune: {lr: .nan}", "prune.lr"),
+        ("prune: {ema_decay: 7.0}", "prune.ema_decay"),
         ("prunes: {}", "prune"),
         ("prune: [", "not valid YAML"),
     ],

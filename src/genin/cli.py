@@ -157,6 +157,9 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(_one_line(str(error)), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:  # a training says in its own words what it saved
         return _fail(_one_line(str(error)) or "interrupted", INTERRUPTED)
+    except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        hint = "" if debugging() else "; GENIN_DEBUG=1 shows the traceback"
+        return _fail(f"{error.strerror or 'cannot be used'}: {error.filename}{hint}", InputError.exit_code)
     except Exception as error:
         if missing := _missing_package(error, arguments):
             return _fail(str(missing), missing.exit_code)

@@ -43,7 +43,7 @@ class InstalledNames:
         path = Path(name).expanduser()
         if path.exists():
             return path
-        if HUB_NAME.fullmatch(name) and not path.parent.is_dir():
+        if HUB_NAME.fullmatch(name) and path.suffix != ".genin" and not path.parent.is_dir():
             return download(name)
         raise _no_such(name, "model or bundle")
 
