@@ -116,7 +116,7 @@ def bench_with_pictures(
     if not measured:
         first = skipped[0]
         raise GeninError(f"none of {len(skipped)} configurations runs here; {first.configuration}: {first.reason}")
-    context = _context(facts, measured, quality)
+    context = _context(facts, measured, quality, protocol.seed)
     rows = [_row(one, context) for one in measured]
     _add_speedups(rows)
     result = {
@@ -178,7 +178,7 @@ def _component_bytes(facts: ModelFacts, runtime: str, precision: str) -> tuple[d
 # --- one row ---------------------------------------------------------------------------------------------------------
 
 
-def _context(facts: Mapping[Path, ModelFacts], measured: Sequence[Measured], quality: Quality) -> _Context:
+def _context(facts: Mapping[Path, ModelFacts], measured: Sequence[Measured], quality: Quality, seed: int) -> _Context:
     lpips, reason = None, ""
     try:
         lpips = load_lpips("squeeze", quality.metric_weights)
@@ -191,6 +191,7 @@ def _context(facts: Mapping[Path, ModelFacts], measured: Sequence[Measured], qua
         evaluator = Evaluator(
             quality.reference,
             samples=quality.samples,
+            seed=seed,
             metric_weights=quality.metric_weights,
             classifier=quality.classifier,
         )
