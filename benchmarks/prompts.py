@@ -11,12 +11,13 @@ from pathlib import Path
 from genin.runtimes.errors import InputError
 
 DEFAULT_PROMPTS = (
-    "a ninja with spiky blond hair and a blue headband in an orange outfit running through a forest at noon, happy",
-    "a ninja with long black hair and a red headband in a purple outfit meditating on a mountain at sunset, calm",
-    "a ninja with a silver ponytail and a green headband in a black outfit jumping over a rooftop at night, determined",
-    "a ninja with a red bun and a white headband in a white outfit casting fire in a desert at dawn, angry",
-    "a ninja with a teal bob and a yellow headband in a red outfit guarding a shrine in the mist, sad",
-    "a ninja with pink twintails and a purple headband in a green outfit waving by a waterfall at noon, surprised",
+    "a happy ninja with spiky blond hair, a blue headband and an orange outfit, running through a forest at noon",
+    "a calm ninja with long black hair, a red headband and a purple outfit, meditating on a mountain under the sunset",
+    "a determined ninja with a silver ponytail, a green headband and a black outfit, jumping into the air on a rooftop at night",
+    "an angry ninja with a red bun, a white headband and a white outfit, casting a glowing spell in a desert at dawn, "
+    "surrounded by fire",
+    "a sad ninja with a teal bob, a yellow headband and a red outfit, guarding with a sword at a shrine in the mist",
+    "a surprised ninja with pink twintails, a purple headband and a green outfit, waving by a waterfall at noon",
 )
 
 
