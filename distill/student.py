@@ -3,10 +3,10 @@
 The block map is BK-SDM's (Kim et al. 2023, arXiv:2305.15798), stated on diffusers' state-dict names so that it works for
 any `UNet2DConditionModel`: of each level's pairs of residual block and attention the first stays (going up, the first
 and the last); then the middle block goes; then the deepest level. Beyond it, for latency: attention can go from levels of
-one's choice (what the caption says still arrives with the time embedding where the teacher was built so), and the top level
-can be thinned to one block. The student's config says all of this by itself, so plain diffusers opens the result.
+one's choice (what the caption says still arrives with the time embedding where the teacher was built so), and the levels
+below the top can be narrower (`narrow`). The student's config says all of this by itself, so plain diffusers opens the result.
 
-Not here: training the student (`phases`), or making layers narrower.
+Not here: training the student (`phases`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from genin.distill.narrow import Narrowing, narrowed
 from genin.runtimes.errors import InputError
 from genin.runtimes.options import check_choice
 
@@ -30,7 +31,7 @@ class Pruning:
     middle: bool = False
     deepest_level: bool = False
     attention_levels: tuple[int, ...] = ()  # levels, 0 at the top, that lose their attention
-    thin_top: bool = False  # the top level, where a multiplication costs most, keeps one residual block, on the way up
+    width: float = 1.0  # share of their channels that the levels below the top keep
 
 
 PRESETS: Mapping[str, Pruning] = {
@@ -40,7 +41,7 @@ PRESETS: Mapping[str, Pruning] = {
     "bk-tiny": Pruning(middle=True, deepest_level=True),
     "bk-small-fast": Pruning(middle=True, attention_levels=(0,)),
     "bk-small-conv": Pruning(middle=True, attention_levels=(0, 1)),
-    "bk-small-thin": Pruning(middle=True, attention_levels=(0, 1), thin_top=True),
+    "bk-small-narrow": Pruning(middle=True, attention_levels=(0, 1), width=0.75),
 }
 
 
@@ -52,7 +53,7 @@ def student_config(teacher: Mapping[str, Any], pruning: Pruning) -> dict[str, An
         if level < len(down):
             down[level], up[-1 - level] = "DownBlock2D", "UpBlock2D"
     if pruning.one_pair_per_level:
-        config["layers_per_block"] = (0, *[1] * (len(down) - 1)) if pruning.thin_top else 1
+        config["layers_per_block"] = 1
     if pruning.middle:
         config["mid_block_type"] = None
     if pruning.deepest_level:
@@ -67,6 +68,10 @@ def student_config(teacher: Mapping[str, Any], pruning: Pruning) -> dict[str, An
             if isinstance(config.get(key), (list, tuple)):
                 config[key] = tuple(config[key])[:-1]
     config["down_block_types"], config["up_block_types"] = tuple(down), tuple(up)
+    if pruning.width < 1:
+        top, *deeper = config["block_out_channels"]
+        groups = config["norm_num_groups"]
+        config["block_out_channels"] = (top, *(narrowed(width, pruning.width, groups) for width in deeper))
     return config
 
 
@@ -77,7 +82,11 @@ def build_student(teacher: Any, name: str) -> tuple[nn.Module, float]:
     pruning = PRESETS[check_choice(name, tuple(PRESETS), "student")]
     student: Any = UNet2DConditionModel.from_config(student_config(teacher.config, pruning))
     source = teacher.state_dict()
-    last_pair = int(_layers(teacher.config)) if pruning.one_pair_per_level else None
+    layers = _layers(teacher.config)
+    last_pair = layers if pruning.one_pair_per_level else None
+    if pruning.width < 1:
+        narrower = Narrowing.to(student.config["block_out_channels"], source, teacher.config, layers)
+        source = {key: narrower.cut(key, value) for key, value in source.items()}
     state: dict[str, Tensor] = student.state_dict()
     copied = 0
     for key, value in state.items():

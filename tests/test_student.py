@@ -71,6 +71,37 @@ def test_published_sizes_of_stable_diffusion_1_5() -> None:
         assert macs > 0
 
 
+def test_a_narrower_student_is_the_wide_one_where_the_rest_carries_nothing() -> None:
+    """Every index of every weight: channels that nothing writes leave without a trace. Normalisation, whose statistics
+    they would enter, is taken out of both."""
+    from diffusers import UNet2DConditionModel
+    from diffusers.models.resnet import ResnetBlock2D
+
+    torch.manual_seed(2)
+    wide = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=2, cross_attention_dim=24, norm_num_groups=8,
+        attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), time_embedding_dim=20,
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), resnet_time_scale_shift="scale_shift",
+    )  # fmt: skip
+    dead = torch.arange(8) * 4 + torch.randint(0, 4, (8,))  # one of the four of each group
+    with torch.no_grad():
+        for block in (wide.down_blocks[1], wide.up_blocks[0]):
+            for name, weight in block.named_parameters():
+                if any(part in name for part in ("conv", "time_emb_proj")):  # samplers' layers are called conv, too
+                    rows = torch.cat([dead, dead + 32]) if "time_emb_proj" in name else dead
+                    weight[rows] = 0
+    cut, whole = build_student(wide, "bk-small-narrow")[0], build_student(wide, "bk-small-conv")[0]
+    for network in (cut, whole):
+        for module in list(network.modules()):
+            if isinstance(module, ResnetBlock2D):
+                module.norm1 = module.norm2 = torch.nn.Identity()
+    x, t, text = torch.randn(2, 4, 8, 8), torch.tensor([300, 700]), torch.randn(2, 7, 24)
+    with torch.no_grad():
+        out, expected = cut(x, t, text).sample, whole(x, t, text).sample
+    assert cut.config["block_out_channels"] == (16, 24)
+    assert torch.allclose(out, expected, atol=1e-5 * expected.abs().max().item())
+
+
 def test_bad_students_are_refused(teacher: Any) -> None:
     with pytest.raises(InputError, match="bk-base"):
         build_student(teacher, "bk-bse")
