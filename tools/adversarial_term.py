@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,17 @@ def run_arm(teacher: Path, student: Path, out: Path, recipe: Recipe) -> None:
     """Phase three from the end of `student`'s second."""
     training = out / "training"
     if not training.is_dir():
-        ready = shutil.ignore_patterns("adversarial.*", "*.png")
-        shutil.copytree(student / "training", training, ignore=ready)
+        ready = shutil.ignore_patterns("adversarial.*", "*.png", "*.partial")
+        shutil.copytree(student / "training", training, ignore=ready, copy_function=_copy)
     distill(teacher, open_source(BUILTIN_WORLD, count=SCENES), out, recipe, resume=True)
+
+
+def _copy(source: str, target: str) -> None:
+    """The pool may have gigabytes, and is never written in place: one file serves all arms."""
+    if source.endswith("pool.safetensors"):
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
 
 
 def measure(path: Path, evaluator: Evaluator, steps: int) -> dict[str, Any]:
