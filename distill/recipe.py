@@ -19,37 +19,48 @@ from typing import Any, TypeVar
 
 from genin.runtimes.errors import InputError
 
+T = TypeVar("T")
+
+
+def key(default: T, says: str) -> T:
+    """A setting, its default, and what docs/recipes.md says of it."""
+    return field(default=default, metadata={"says": says})
+
 
 @dataclass(frozen=True)
 class Optimisation:
-    """What all stages share. `images` ends a stage; a `minutes` budget may end it sooner."""
+    """What all trainings share. `images` ends one; a budget in minutes may end it sooner."""
 
-    batch_size: int = 64
-    images: int = 200_000
-    lr: float = 5e-4
-    lr_warmup_images: int = 6_400
-    lr_final_fraction: float = 0.05  # cosine decay to this share of `lr`
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-    mixed_precision: str = "bf16"  # "no" or "bf16"; fp16 is refused: adversarial training diverges in it
-    compile: bool = False
-    seed: int = 0
-    checkpoint_minutes: float = 5.0
-    preview_images: int = 32_000  # a grid and the curves each time this many images were seen
-    cache_images: int = 40_000  # pictures rendered (or read) and encoded once before training
+    batch_size: int = key(64, "captioned pictures in an update, over all processes")
+    images: int = key(200_000, "pictures seen before the training ends; 0 leaves a phase out")
+    lr: float = key(5e-4, "peak learning rate of AdamW")
+    lr_warmup_images: int = key(
+        6_400, "pictures over which the rate rises to its peak (a twentieth of the run at most)"
+    )
+    lr_final_fraction: float = key(0.05, "share of the peak where its cosine decay ends")
+    weight_decay: float = key(0.0, "decoupled weight decay")
+    clip_norm: float = key(1.0, "largest norm of a gradient; longer ones are scaled down to it")
+    ema_decay: float = key(0.999, "decay of the weights' moving average, which is what is kept")
+    mixed_precision: str = key("bf16", '"bf16" or "no"; fp16 is refused: adversarial training diverges in it')
+    compile: bool = key(False, "torch.compile the network; pays on GPUs only")
+    seed: int = key(0, "of everything random in the training")
+    checkpoint_minutes: float = key(5.0, "between two checkpoints")
+    preview_images: int = key(32_000, "pictures seen between two grids of samples")
+    cache_images: int = key(40_000, "pictures read (or rendered) and encoded once before the training")
 
 
 @dataclass(frozen=True)
 class AutoencoderRecipe(Optimisation):
-    image_size: int = 64
-    channels: int = 32
-    latent_channels: int = 4
-    encoder_blocks: tuple[int, ...] = (1, 2, 3)
-    decoder_blocks: tuple[int, ...] = (4, 4, 0)
-    edge_weight: float = 0.5
-    prior_weight: float = 0.05
-    latent_noise: float = 0.05
+    """Pictures into latents of a quarter of their side, and back: an `AutoencoderTiny`."""
+
+    image_size: int = key(64, "side of the pictures in pixels; the teacher's, too")
+    channels: int = key(32, "width of encoder and decoder")
+    latent_channels: int = key(4, "numbers a place of the latents; more are sharper")
+    encoder_blocks: tuple[int, ...] = key((1, 2, 3), "residual blocks a level, going down")
+    decoder_blocks: tuple[int, ...] = key((4, 4, 0), "residual blocks a level, going up")
+    edge_weight: float = key(0.5, "weight of the loss on differences between neighbouring pixels")
+    prior_weight: float = key(0.05, "weight of the pull of latents towards mean 0 and variance 1")
+    latent_noise: float = key(0.05, "standard deviation of noise on the latents in training, which decoders must bear")
     batch_size: int = 32
     lr: float = 1e-3
     images: int = 120_000
@@ -58,13 +69,13 @@ class AutoencoderRecipe(Optimisation):
 
 @dataclass(frozen=True)
 class TextEncoderRecipe(Optimisation):
-    """Pre-training on the data set's attribute columns; afterwards it is frozen."""
+    """A small CLIP text model, pre-trained to tell the data set's attribute columns; frozen afterwards."""
 
-    vocab_size: int = 1_400
-    max_length: int = 48
-    hidden_size: int = 192
-    layers: int = 3
-    heads: int = 6
+    vocab_size: int = key(1_400, "byte pairs at most")
+    max_length: int = key(48, "tokens of a caption; longer ones are cut")
+    hidden_size: int = key(192, "width of the states that the UNet reads")
+    layers: int = key(3, "transformer layers")
+    heads: int = key(6, "attention heads")
     batch_size: int = 128
     images: int = 80_000
     lr: float = 1e-3
@@ -72,17 +83,18 @@ class TextEncoderRecipe(Optimisation):
 
 @dataclass(frozen=True)
 class TeacherRecipe(Optimisation):
-    """The UNet. `text_in_time` adds the pooled caption to the time embedding and lets both scale and shift every block
-    (diffusers' `addition_embed_type="text"`), so that what a caption says reaches the resolutions without attention."""
+    """The teacher's UNet."""
 
-    channels: tuple[int, ...] = (64, 128)
-    layers_per_block: int = 2
-    head_dim: int = 32
-    norm_groups: int = 16
-    text_in_time: bool = True
-    caption_dropout: float = 0.1
-    min_snr_gamma: float = 0.0  # 0: off (Hang et al. 2023, arXiv:2303.09556)
-    guidance_scale: float = 2.0  # of the previews, and the model folder's default
+    channels: tuple[int, ...] = key((64, 128), "width of each level, the finest first")
+    layers_per_block: int = key(2, "residual blocks a level")
+    head_dim: int = key(32, "channels of an attention head")
+    norm_groups: int = key(16, "groups of the normalisations")
+    text_in_time: bool = key(
+        True, "add the pooled caption to the time embedding, so that it reaches the levels without attention"
+    )
+    caption_dropout: float = key(0.1, "share of the captions that are left out, for guidance")
+    min_snr_gamma: float = key(0.0, "min-SNR weighting (Hang et al. 2023, arXiv:2303.09556); 0 is off")
+    guidance_scale: float = key(2.0, "of the previews, and the model folder's default")
     images: int = 600_000
     cache_images: int = 60_000
     batch_size: int = 32
@@ -92,10 +104,10 @@ class TeacherRecipe(Optimisation):
 class FinetuneRecipe(Optimisation):
     """Tuning a teacher on new pictures."""
 
-    lora_rank: int = 0  # 0: the whole UNet
-    train_text_encoder: bool = False
-    autoencoder_images: int = 0  # > 0: first go on training the autoencoder, for that many images
-    caption_dropout: float = 0.1
+    lora_rank: int = key(0, "tune low-rank adapters of this rank and merge them; 0 tunes the whole UNet")
+    train_text_encoder: bool = key(False, "let the text encoder learn, too")
+    autoencoder_images: int = key(0, "pictures on which the autoencoder is trained before the UNet")
+    caption_dropout: float = key(0.1, "share of the captions that are left out, for guidance")
     images: int = 60_000
     cache_images: int = 40_000
     lr: float = 1e-4
@@ -103,28 +115,28 @@ class FinetuneRecipe(Optimisation):
 
 @dataclass(frozen=True)
 class StudentRecipe:
-    """Which of the teacher's blocks the student keeps. `name` is a preset of `genin.distill.student`."""
+    """What stays of the teacher's UNet."""
 
-    name: str = "bk-small"
+    name: str = key("bk-small", "a preset of genin.distill.student, below")
 
 
 @dataclass(frozen=True)
 class PoolRecipe:
     """Pictures of the guided teacher, sampled once: what the student is shown in the phases below."""
 
-    size: int = 4_096
-    teacher_steps: int = 8  # of DPM-Solver++(2M), which follows the same ODE as DDIM in far fewer steps
-    guidance_scale: float = 0.0  # 0: the teacher's own
-    batch_size: int = 64
-    seed: int = 0
+    size: int = key(4_096, "pictures; too few and the student learns them by heart")
+    teacher_steps: int = key(8, "of DPM-Solver++(2M), which follows the ODE of DDIM in far fewer steps")
+    guidance_scale: float = key(0.0, "0 is the teacher's own")
+    batch_size: int = key(64, "pictures sampled at once")
+    seed: int = key(0, "of the noise")
 
 
 @dataclass(frozen=True)
 class PruneRecipe(Optimisation):
     """Phase 1: the pruned network learns the guided teacher's prediction at every timestep."""
 
-    output_weight: float = 1.0
-    feature_weight: float = 0.0  # > 0 runs the teacher beside the student, for its block outputs
+    output_weight: float = key(1.0, "weight of the distance between the predictions")
+    feature_weight: float = key(0.0, "weight of the distance between block outputs; above 0 the teacher runs along")
     batch_size: int = 32
     images: int = 60_000
     lr: float = 6e-4
@@ -134,8 +146,10 @@ class PruneRecipe(Optimisation):
 class StepsRecipe(Optimisation):
     """Phase 2: at each few-step timestep, from states of its own making, the student aims at the teacher's picture."""
 
-    step_counts: tuple[int, ...] = (4, 2, 1)
-    huber_c: float = 0.05
+    step_counts: tuple[int, ...] = key(
+        (4, 2, 1), "numbers of steps that are trained, in turn; the largest is the default"
+    )
+    huber_c: float = key(0.05, "where the pseudo-Huber distance turns from square to absolute")
     batch_size: int = 32
     images: int = 120_000
     lr: float = 6e-4
@@ -145,19 +159,21 @@ class StepsRecipe(Optimisation):
 class AdversarialRecipe(Optimisation):
     """Phase 3: adversarial diffusion distillation (Sauer et al. 2023, arXiv:2311.17042)."""
 
-    step_counts: tuple[int, ...] = (4, 2, 1)
-    adversarial_weight: float = 0.05
-    distillation_weight: float = 0.0  # the paper's term; it costs a guided pass of the teacher an update
-    regression_weight: float = 1.0
-    huber_c: float = 0.05
-    discriminator_lr: float = 1e-3
-    discriminator_updates: int = 2  # for each of the student
-    discriminator_hidden: int = 96
-    max_noise_timestep: int = 600  # pictures are re-noised up to this timestep before the discriminator sees them
-    r1_weight: float = 0.1
-    r1_every: int = 4
-    mismatched_captions: float = 0.25  # share of the discriminator's fakes that are true pictures under wrong captions
-    real_share: float = 1.0  # share of the real side that is true pictures; the rest are the teacher's
+    step_counts: tuple[int, ...] = key(
+        (4, 2, 1), "numbers of steps that are trained, in turn; the largest is the default"
+    )
+    adversarial_weight: float = key(0.05, "weight of the discriminator's word")
+    distillation_weight: float = key(0.0, "weight of the paper's distillation term; costs a guided pass of the teacher")
+    regression_weight: float = key(1.0, "weight of the distance to the teacher's picture")
+    huber_c: float = key(0.05, "where the pseudo-Huber distance turns from square to absolute")
+    discriminator_lr: float = key(1e-3, "its learning rate")
+    discriminator_updates: int = key(2, "for each of the student's")
+    discriminator_hidden: int = key(96, "width of its heads")
+    max_noise_timestep: int = key(600, "pictures are noised again up to this timestep before it sees them")
+    r1_weight: float = key(0.1, "weight of the gradient penalty on true pictures")
+    r1_every: int = key(4, "updates from one penalty to the next")
+    mismatched_captions: float = key(0.25, "share of its fakes that are true pictures under wrong captions")
+    real_share: float = key(1.0, "share of its true side that is data; the rest are the teacher's pictures")
     batch_size: int = 32
     images: int = 60_000
     cache_images: int = 20_000
@@ -197,7 +213,6 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "step_counts": (1, 1000),
     "max_noise_timestep": (1, 1000),
 }
-T = TypeVar("T")
 
 
 def load_recipe(path: Path | None) -> Recipe:

@@ -11,6 +11,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from genin.cli import run  # noqa: E402
+from genin.distill import recipe_docs  # noqa: E402
 from genin.distill.distillation import Budget  # noqa: E402
 from genin.distill.model_folder import load_model_folder, save_model_folder  # noqa: E402
 from genin.distill.recipe import load_recipe  # noqa: E402
@@ -229,3 +230,9 @@ def test_what_two_networks_share_is_copied_and_the_rest_left_alone() -> None:
     assert torch.equal(wide.weight[:3, :2], narrow.weight) and torch.equal(wide.bias[:3], narrow.bias)
     assert torch.equal(wide.weight[3:], fresh[3:]) and torch.equal(wide.weight[:3, 2:], fresh[:3, 2:])
     assert share == pytest.approx((6 + 3) / (20 + 5))
+
+
+def test_the_page_of_recipes_is_current() -> None:
+    page = Path(__file__).parents[1] / "docs" / "recipes.md"
+    wanted = "run: python -m genin.distill.recipe_docs > docs/recipes.md"
+    assert page.read_text(encoding="utf-8") == recipe_docs.markdown(), wanted

@@ -1,0 +1,99 @@
+"""docs/recipes.md, made from the recipes' own fields: `python -m genin.distill.recipe_docs > docs/recipes.md`.
+
+A test compares the file with `markdown()`, so a changed default cannot leave its page behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from genin.distill.recipe import Optimisation, Recipe
+from genin.distill.student import PRESETS, Pruning
+
+INTRODUCTION = """# Recipes
+
+Made by `python -m genin.distill.recipe_docs > docs/recipes.md`; do not edit by hand.
+
+A recipe is one YAML file for every training command (`--recipe`). It holds one section a stage; what is left out takes the
+default below, and an unknown key is refused before any work. The resolved recipe is saved beside every result.
+
+```yaml
+student:
+  name: bk-small-narrow
+pool:
+  size: 8192
+steps:
+  step_counts: [4, 1]
+  images: 60000
+```
+
+Ready ones lie in [recipes/](../recipes).
+"""
+STUDENTS = """## Students
+
+Presets of `student.name`. `full` is the teacher's UNet. The others keep one pair of residual block and attention a level (going
+up, the first and the last), and lose beyond that:
+"""
+
+
+def markdown() -> str:
+    """The whole page."""
+    parts = [INTRODUCTION]
+    shared = {f.name: f for f in dataclasses.fields(Optimisation)}
+    parts.append(f"## Every training\n\n{_first_line(Optimisation)}\n\n{_table(Optimisation, list(shared))}")
+    for section, kind in typing.get_type_hints(Recipe).items():
+        names = [f.name for f in dataclasses.fields(kind) if f.name not in shared]
+        others = [
+            name for name in shared if issubclass(kind, Optimisation) and _default(kind, name) != shared[name].default
+        ]
+        text = f"## {section}\n\n{_first_line(kind)}\n"
+        if names:
+            text += f"\n{_table(kind, names)}"
+        if others:
+            text += f"\nOther defaults: {', '.join(f'`{name}: {_yaml(_default(kind, name))}`' for name in others)}.\n"
+        parts.append(text)
+    students = (
+        f"- `{name}`: {', '.join(_lost(p)) or 'nothing'}\n" for name, p in PRESETS.items() if p.one_pair_per_level
+    )
+    parts.append(STUDENTS + "\n" + "".join(students))
+    return "\n".join(parts)
+
+
+def _table(kind: type[Any], names: list[str]) -> str:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    rows = [f"| `{name}` | `{_yaml(fields[name].default)}` | {fields[name].metadata['says']} |\n" for name in names]
+    return "| key | default | |\n|---|---|---|\n" + "".join(rows)
+
+
+def _first_line(kind: type[Any]) -> str:
+    return (kind.__doc__ or "").strip()
+
+
+def _default(kind: type[Any], name: str) -> Any:
+    return next(f.default for f in dataclasses.fields(kind) if f.name == name)
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str([*value]) if isinstance(value, tuple) else str(value)
+
+
+def _lost(pruning: Pruning) -> Iterator[str]:
+    if pruning.middle:
+        yield "the middle block"
+    if pruning.deepest_level:
+        yield "the deepest level"
+    if pruning.attention_levels:
+        yield f"the attention of level {' and '.join(map(str, pruning.attention_levels))} (0 is the finest)"
+    if pruning.width < 1:
+        yield f"{1 - pruning.width:.0%} of the channels below the finest level".replace("%", " %")
+
+
+if __name__ == "__main__":
+    click.echo(markdown(), nl=False)
