@@ -38,7 +38,8 @@ from genin.runtimes.errors import GeninError, InputError, MissingExtraError
 
 FORMAT: Final = 1
 RECORD: Final = "quickstart.json"
-DEFAULT_OUT, DEFAULT_TEACHER, DEFAULT_MINUTES = Path("genin-out"), "builtin:teacher", 4.0
+DEFAULT_OUT, DEFAULT_MINUTES = Path("genin-out"), 4.0
+DEFAULT_TEACHER, DEFAULT_STUDENT = "builtin:teacher", "bk-small-narrow"
 INTERRUPTED: Final = 130
 
 STAGES: Final = (
@@ -58,7 +59,9 @@ STAGES: Final = (
 )
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time to distil for.  [default: 4]")
 @click.option("--teacher", help="Model folder, hub name or built-in name.  [default: builtin:teacher]")
-@click.option("--student", help="Which of the teacher's blocks stay: a preset like bk-small.  [default: the recipe's]")
+@click.option(
+    "--student", help="Which of the teacher's blocks stay: a preset like bk-small.  [default: bk-small-narrow]"
+)
 @click.option("--resume", is_flag=True, help="Go on where the last run in OUT stopped.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.pass_context
@@ -105,7 +108,6 @@ def require_packages() -> None:
 
 def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, resume: bool) -> dict[str, Any]:
     """The run's record: a new one, or the last run's. Errors: InputError for an `out` that is in the way."""
-    from genin.distill.recipe import StudentRecipe
     from genin.distill.student import PRESETS
     from genin.runtimes.options import check_choice
 
@@ -114,7 +116,7 @@ def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, r
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
             remedy = "--resume goes on there, or name another --out" if path.is_file() else "name another --out"
             raise InputError("the output is not empty", where=out, remedy=remedy)
-        defaults = {"teacher": DEFAULT_TEACHER, "student": StudentRecipe().name, "minutes": DEFAULT_MINUTES}
+        defaults = {"teacher": DEFAULT_TEACHER, "student": DEFAULT_STUDENT, "minutes": DEFAULT_MINUTES}
         settings = {**defaults, **asked}
         check_choice(settings["student"], tuple(PRESETS), "student")
         names.model(settings["teacher"])
