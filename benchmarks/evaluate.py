@@ -36,7 +36,8 @@ DEFAULT_SAMPLES: Final = 5000
 DIVERSITY_CAPTIONS: Final = 100
 SAVED_PAIRS: Final = 200
 SOURCE_KEYS: Final = (
-    *("model", "model_sha256", "steps", "guidance_scale", "runtime", "provider", "precision", "samples", "seed"),
+    *("model", "model_sha256", "source_sha256", "steps", "guidance_scale", "runtime", "provider", "precision"),
+    *("samples", "seed"),
     *("reference", "reference_sha256", "picture_size", "attribute_accuracy", "diversity", "parameters", "macs"),
     *("fd_world", "fd_squeezenet", "fid", "kid_world", "kid_squeezenet"),
 )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from genin.benchmarks.model_facts import ModelFacts, fingerprint, read_facts
+from genin.benchmarks.model_facts import ModelFacts, read_facts
 from genin.benchmarks.picture_sets import PictureRow, Pictures, PictureSet, picture_batches
 from genin.benchmarks.progress import progress_bar
 from genin.runtimes.errors import InputError, MissingExtraError
@@ -68,7 +68,8 @@ class AutoencoderSubject:
             "path": str(self.path),
             "kind": "autoencoder",
             "role": self.facts.role,
-            "model_sha256": fingerprint(self.path),
+            "model_sha256": self.facts.source_sha256,
+            "source_sha256": self.facts.source_sha256,
             **dict.fromkeys(unknown),
             "psnr_db": float(10 * np.log10(255.0**2 / error)) if error else None,
         }

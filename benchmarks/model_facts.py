@@ -27,7 +27,8 @@ RUNTIME_OF_FORMAT = {"onnx": "onnxruntime", "openvino": "openvino", "coreml": "c
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """`kind` is "model" (a diffusers folder) or "bundle"; `role` "teacher", "student" or None where unknown."""
+    """`kind` is "model" (a diffusers folder) or "bundle"; `role` "teacher", "student" or None where unknown. `source_sha256`
+    is the fingerprint of the model folder: this one, or that which a bundle was exported from, as far as it says so."""
 
     path: Path
     kind: str
@@ -38,6 +39,7 @@ class ModelFacts:
     guidance_scale: float
     parameters: int | None = None
     macs: int | None = None
+    source_sha256: str | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     graphs: tuple[Mapping[str, Any], ...] = ()
 
@@ -118,6 +120,7 @@ def _folder_facts(path: Path) -> ModelFacts:
         guidance_scale=float(info.get("guidance_scale", 7.5)),
         parameters=parameters,
         macs=macs,
+        source_sha256=fingerprint(path),
         notes=notes,
     )
 
@@ -138,6 +141,7 @@ def _bundle_facts(path: Path, manifest: Mapping[str, Any]) -> ModelFacts:
             guidance_scale=float(sampler["guidance_scale"]),
             parameters=counts["parameters"],
             macs=counts["macs"],
+            source_sha256=stated.get("source_sha256"),
             notes={key: reason for key, value in counts.items() if value is None},
             graphs=graphs,
         )

@@ -99,6 +99,7 @@ class ModelSubject:
             "kind": self.facts.kind,
             "role": self.facts.role,
             "model_sha256": settings.model,
+            "source_sha256": self.facts.source_sha256,
             "steps": settings.steps,
             "guidance_scale": settings.guidance_scale,
             "runtime": settings.runtime,
@@ -139,7 +140,16 @@ class FolderSubject:
 
     def record(self) -> dict[str, Any]:
         """What a result says of it."""
-        unknown = ("role", "model_sha256", "steps", "guidance_scale", "runtime", "provider", "precision")
+        unknown = (
+            "role",
+            "model_sha256",
+            "source_sha256",
+            "steps",
+            "guidance_scale",
+            "runtime",
+            "provider",
+            "precision",
+        )
         facts = {"model": self.path.name, "path": str(self.path), "kind": "pictures"}
         return facts | dict.fromkeys((*unknown, "parameters", "macs"))
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from genin import __version__
+from genin.benchmarks.model_facts import fingerprint
 from genin.export.facts import network_facts
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_constants, read_info
@@ -50,6 +51,7 @@ def _model_info(path: Path) -> ModelInfo:
     recipe = info.get("recipe") or {}
     if not isinstance(recipe, dict):
         raise InputError("'recipe' is not an object", where=path / "genin.json", remedy="train or download it again")
+    known = {key: value for key, value in info.items() if key not in PLACED}
     return ModelInfo(
         kind=str(info.get("kind", "teacher")),
         licence=str(info.get("licence", "unknown")),
@@ -57,7 +59,7 @@ def _model_info(path: Path) -> ModelInfo:
         parent=None if info.get("parent") is None else str(info["parent"]),
         parameters=facts["unet"]["parameters"],
         macs=facts["unet"]["macs"],
-        provenance={**{key: value for key, value in info.items() if key not in PLACED}, "components": facts},
+        provenance=known | {"components": facts, "source_sha256": fingerprint(path)},
         recipe=recipe,
     )
 

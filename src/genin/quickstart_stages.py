@@ -259,7 +259,7 @@ def teacher_statistics(run: Run) -> Path | None:
     from genin.benchmarks.statistics_file import load_statistics
 
     path = run.names.teacher_statistics()
-    if path is None or load_statistics(path).source.get("model_sha256") != fingerprint(run.teacher_path):
+    if path is None or load_statistics(path).source.get("source_sha256") != fingerprint(run.teacher_path):
         return None
     return path
 
