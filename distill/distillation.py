@@ -23,7 +23,7 @@ from genin.benchmarks.model_facts import fingerprint
 from genin.distill.diffusion import Process, plain_attention
 from genin.distill.discriminator import build_discriminator
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
-from genin.distill.phases import Lesson, adversarial_step, prune_step, steps_step, student_preview
+from genin.distill.phases import Lesson, prune_step, steps_step, student_preview
 from genin.distill.pool import Guided, Pool, build_pool
 from genin.distill.recipe import Optimisation, Recipe
 from genin.distill.sources import Source, joined_licences
@@ -171,7 +171,7 @@ def _run_phase(
     name: str, training: Training, student: Any, lesson: Lesson, recipe: Recipe, model: ModelFolder, *, resume: bool
 ) -> Any:
     plain_attention(student, training.device)
-    prepared = training.add("student", student, betas=(0.0, 0.99) if name == "adversarial" else (0.9, 0.99))
+    prepared = training.add("student", student)
     step: Callable[..., Any]
     if name == "prune":
         step = prune_step(training, prepared, lesson, recipe.prune)
@@ -179,12 +179,12 @@ def _run_phase(
         step = steps_step(training, prepared, lesson, recipe.steps)
     else:
         settings = recipe.adversarial
-        torch.manual_seed(settings.seed)
-        heads = build_discriminator(model.unet, settings.discriminator_hidden)
-        judge: Any = training.add(
-            "discriminator", heads, lr=settings.discriminator_lr, betas=(0.0, 0.99), average=False
-        )
-        step = adversarial_step(training, prepared, judge, lesson, settings)
+        judge: Any = None
+        if settings.adversarial_weight > 0:  # without the term there is nothing to train a discriminator for
+            torch.manual_seed(settings.seed)
+            heads = build_discriminator(model.unet, settings.discriminator_hidden)
+            judge = training.add("discriminator", heads, lr=settings.discriminator_lr, betas=(0.0, 0.99), average=False)
+        step = steps_step(training, prepared, lesson, settings, judge)
     if resume:
         training.resume()
     counts = recipe.steps.step_counts if name != "adversarial" else recipe.adversarial.step_counts

@@ -27,6 +27,16 @@ def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor
     return torch.stack(terms).mean()
 
 
+def perceptual_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+    """Mean over maps of E‖x̂ − ŷ‖², each place's features at unit length (Zhang et al. 2018, arXiv:1801.03924, eq. 1,
+    all channels weighing the same). On a denoiser's features of latents: Kang et al. 2024, arXiv:2405.05967, in spirit."""
+    terms = [
+        (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(dim=1).mean()
+        for a, b in zip(x, y, strict=True)
+    ]
+    return torch.stack(terms).mean()
+
+
 def hinge_discriminator(
     real: Sequence[Tensor], fake: Sequence[Tensor], mismatched: Sequence[Tensor] | None = None, share: float = 0.0
 ) -> Tensor:

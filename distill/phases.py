@@ -4,8 +4,9 @@
    output and feature terms; guidance is baked in from here on).
 2. `steps`: from pure noise the student walks with the sampler it ships with, and at every state of its own making is
    pulled towards the teacher's final picture for that noise: regression onto the ODE's end, as in consistency models,
-   with exact pairs instead of a bootstrap.
-3. `adversarial`: the same walk, plus a discriminator that tells its pictures from true ones (ADD).
+   with exact pairs instead of a bootstrap. Number by number alone that makes pictures soft; the same distance in
+   the teacher's own features keeps what the eye sees (Kang et al. 2024, arXiv:2405.05967).
+3. `adversarial`: the same update, plus a discriminator that tells its pictures from true ones (ADD).
 
 All step counts are trained together; what the student predicts at a timestep is always the finished picture, so one network
 serves one, two and four steps.
@@ -30,6 +31,7 @@ from genin.distill.losses import (
     feature_loss,
     hinge_discriminator,
     hinge_generator,
+    perceptual_distance,
     pseudo_huber,
     r1_penalty,
 )
@@ -115,83 +117,70 @@ def prune_step(training: Training, student: nn.Module, lesson: Lesson, recipe: P
     return step
 
 
-# --- phase 2 -----------------------------------------------------------------------------------------------------------
+# --- phases 2 and 3 ----------------------------------------------------------------------------------------------------
 
 
-def steps_step(training: Training, student: nn.Module, lesson: Lesson, recipe: StepsRecipe) -> Callable[[Update], Any]:
-    """Pseudo-Huber distance between every prediction of a rollout and the teacher's final latents for its noise."""
+@dataclass(frozen=True)
+class Look:
+    """How the frozen teacher looks at pictures in one update: noised by `noise` to `t`, through its encoder."""
+
+    lesson: Lesson
+    autocast: Callable[[], Any]
+    t: Tensor
+    noise: Tensor
+
+    def __call__(self, x0: Tensor, text: Tensor, *, learn: bool = False) -> tuple[list[Tensor], Tensor]:
+        """Latents and their captions => (feature maps, time embedding); gradients only if asked for."""
+        teacher = self.lesson.teacher
+        with torch.set_grad_enabled(learn), self.autocast():
+            return encoder_features(teacher.unet, teacher.process.add_noise(x0, self.noise, self.t), self.t, text)
+
+
+def steps_step(
+    training: Training,
+    student: nn.Module,
+    lesson: Lesson,
+    recipe: StepsRecipe,
+    discriminator: Discriminator | None = None,
+) -> Callable[[Update], Any]:
+    """One rollout, every prediction of it regressed onto the teacher's final latents for its noise; the finished picture,
+    where the recipe says so, also compared in the teacher's features, and judged by a discriminator (AdversarialRecipe).
+
+    Student: regression_weight·pseudo-Huber + perceptual_weight·L_features + adversarial_weight·L_adv +
+    distillation_weight·L_distil (ADD's eq. 1 with its pair terms). All of them share one look at the picture: its
+    features serve the distance, the discriminator's own update (detached), and its word on the student.
+    """
     process = lesson.teacher.process
 
     def step(update: Update) -> dict[str, Tensor | float]:
         rows = update.randint(len(lesson.pool)).cpu()
         noise, target = (part.to(training.device) for part in (lesson.pool.noise(rows), lesson.pool.final(rows)))
+        text = lesson.text(rows)
         count = recipe.step_counts[update.index % len(recipe.step_counts)]
         with training.autocast():
-            done = walk(student, process, noise, lesson.text(rows), process.trailing_timesteps(count))
+            done = walk(student, process, noise, text, process.trailing_timesteps(count))
         losses = [pseudo_huber(x0, target, recipe.huber_c) for x0 in done.pictures]
-        loss = torch.stack(losses).mean()
-        norm = training.optimise("student", loss)
-        return {"loss": loss.detach(), "first": losses[0].detach(), "last": losses[-1].detach(), "grad_norm": norm}
-
-    return step
-
-
-# --- phase 3 -----------------------------------------------------------------------------------------------------------
-
-
-def adversarial_step(
-    training: Training, student: nn.Module, discriminator: Discriminator, lesson: Lesson, recipe: AdversarialRecipe
-) -> Callable[[Update], Any]:
-    """Some discriminator updates, each on other true pictures and noise, then one student update, on one rollout.
-
-    Student: regression_weight·pseudo-Huber to the pair + adversarial_weight·L_adv + distillation_weight·L_distil (ADD's
-    eq. 1 with its pair term). Discriminator: hinge, mismatched captions as a share of the fakes, R1 every few updates.
-    """
-    process, teacher = lesson.teacher.process, lesson.teacher.unet
-
-    def judged(x0: Tensor, noise: Tensor, t: Tensor, text: Tensor) -> tuple[list[Tensor], Tensor]:
-        return encoder_features(teacher, process.add_noise(x0, noise, t), t, text)
-
-    def reals(update: Update, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """True pictures with their captions; a share of them the teacher's."""
-        true, text = lesson.pool.final(rows).to(training.device), lesson.text(rows)
-        if lesson.latents is not None:
-            own = update.randint(len(lesson.latents)).cpu()
-            use = (update.rand() < recipe.real_share).view(-1, 1, 1, 1)
-            captions = lesson.source.captions(own.tolist(), epoch=update.index)
-            true = torch.where(use, lesson.latents[own].float().to(training.device), true)
-            text = torch.where(use[..., 0], lesson.teacher.embed(captions), text)
-        return true, text
-
-    def step(update: Update) -> dict[str, Tensor | float]:
-        rows = update.randint(len(lesson.pool)).cpu()
-        noise, target = (part.to(training.device) for part in (lesson.pool.noise(rows), lesson.pool.final(rows)))
-        text = lesson.text(rows)
-        timesteps = process.trailing_timesteps(recipe.step_counts[update.index % len(recipe.step_counts)])
-        with training.autocast():
-            done = walk(student, process, noise, text, timesteps)
-        # Every prediction of the walk is regressed; the finished one alone is judged.
-        regression = torch.stack([pseudo_huber(x0, target, recipe.huber_c) for x0 in done.pictures]).mean()
+        loss = recipe.regression_weight * torch.stack(losses).mean()
+        metrics: dict[str, Tensor | float] = {"first": losses[0].detach(), "last": losses[-1].detach()}
         picture = done.pictures[-1]
-        metrics: dict[str, Tensor | float] = {}
-        if recipe.adversarial_weight > 0:  # without the term there is nothing to train a discriminator for
-            for _ in range(recipe.discriminator_updates):
-                real = reals(update, rows)
-                t, renoise = update.randint(recipe.max_noise_timestep), update.randn(*picture.shape[1:])
-                metrics = _discriminate(
-                    training, discriminator, judged, update, recipe, (picture.detach(), text), real, t, renoise
-                )
-
-        loss = recipe.regression_weight * regression
-        metrics["regression"] = regression.detach()
-        if recipe.adversarial_weight > 0:
+        if recipe.perceptual_weight > 0 or discriminator is not None:
             t, renoise = update.randint(recipe.max_noise_timestep), update.randn(*picture.shape[1:])
-            with training.autocast():
-                features, emb = judged(picture, renoise, t, text)
-            adversarial = hinge_generator(discriminator(features, emb, text))
-            loss = loss + recipe.adversarial_weight * adversarial
-            metrics["adversarial"] = adversarial.detach()
-        if recipe.distillation_weight > 0:
+            look = Look(lesson, training.autocast, t, renoise)
+            features, emb = look(picture, text, learn=True)
+            if recipe.perceptual_weight > 0:
+                perceptual = perceptual_distance(features, look(target, text)[0])
+                loss = loss + recipe.perceptual_weight * perceptual
+                metrics["perceptual"] = perceptual.detach()
+            if discriminator is not None and isinstance(recipe, AdversarialRecipe):
+                fakes = Judged([f.detach().float() for f in features], emb.detach(), text)
+                for again in range(recipe.discriminator_updates):
+                    true = _true_pictures(lesson, recipe, update, rows if again == 0 else rows.roll(again))
+                    metrics |= _discriminate(training, discriminator, look, update, recipe, fakes, true)
+                adversarial = hinge_generator(discriminator(features, emb, text))
+                ramp = min(1.0, update.images_seen / max(1, recipe.adversarial_ramp_images))
+                loss = loss + ramp * recipe.adversarial_weight * adversarial
+                metrics["adversarial"] = adversarial.detach()
+        if isinstance(recipe, AdversarialRecipe) and recipe.distillation_weight > 0:
             distillation = _distillation_loss(training, lesson, picture, text, update)
             loss = loss + recipe.distillation_weight * distillation
             metrics["distillation"] = distillation.detach()
@@ -201,40 +190,57 @@ def adversarial_step(
     return step
 
 
-Labelled = tuple[Tensor, Tensor]  # latents and the text states of their captions
+@dataclass(frozen=True)
+class Judged:
+    """What the discriminator is given of a batch: features, time embedding, and the text states of its captions."""
+
+    features: list[Tensor]
+    emb: Tensor
+    text: Tensor
+
+
+def _true_pictures(lesson: Lesson, recipe: AdversarialRecipe, update: Update, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents of true pictures with their captions' text states; a share of them the teacher's.
+
+    Where the data has a picture for the rollout's own caption it is that one, so that true and false differ in nothing else.
+    """
+    device = lesson.teacher.device
+    true, text = lesson.pool.final(rows).to(device), lesson.text(rows)
+    if lesson.latents is None:
+        return true, text
+    own = rows % min(len(lesson.latents), len(lesson.texts))
+    use = (update.rand() < recipe.real_share).view(-1, 1, 1, 1)
+    true = torch.where(use, lesson.latents[own].float().to(device), true)
+    return true, torch.where(use[..., 0], lesson.text(own), text)
 
 
 def _discriminate(
     training: Training,
     discriminator: Discriminator,
-    judged: Callable[..., tuple[list[Tensor], Tensor]],
+    look: Look,
     update: Update,
     recipe: AdversarialRecipe,
-    fake: Labelled,
-    real: Labelled,
-    t: Tensor,
-    noise: Tensor,
+    fake: Judged,
+    true: tuple[Tensor, Tensor],
 ) -> dict[str, Tensor | float]:
-    """One update of the discriminator."""
-    with torch.no_grad(), training.autocast():
-        fake_features, fake_emb = judged(fake[0], noise, t, fake[1])
-        real_features, real_emb = judged(real[0], noise, t, real[1])
+    """One update of the discriminator: hinge, mismatched captions as a share of the fakes, R1 every few updates."""
+    latents, text = true
+    features, emb = look(latents, text)
     with_r1 = recipe.r1_weight > 0 and update.index % recipe.r1_every == 0
-    real_inputs = [f.float().requires_grad_(with_r1) for f in real_features]
-    real_logits = discriminator(real_inputs, real_emb, real[1])
-    fake_logits = discriminator(fake_features, fake_emb, fake[1])
+    inputs = [f.float().requires_grad_(with_r1) for f in features]
+    real_logits = discriminator(inputs, emb, text)
+    fake_logits = discriminator(fake.features, fake.emb, fake.text)
     metrics: dict[str, Tensor | float] = {"discriminator_accuracy": accuracy(real_logits, fake_logits)}
     wrong_logits = None
     if recipe.mismatched_captions > 0:
         # A true picture under its neighbour's caption is as false as a drawn one: the discriminator must read.
-        wrong = max(1, round(recipe.mismatched_captions * len(t)))
-        shifted = real[1].roll(1, dims=0)[:wrong]
-        with torch.no_grad(), training.autocast():
-            features, emb = judged(real[0][:wrong], noise[:wrong], t[:wrong], shifted)
-        wrong_logits = discriminator(features, emb, shifted)
+        wrong = max(1, round(recipe.mismatched_captions * len(text)))
+        shifted = text.roll(1, dims=0)[:wrong]
+        part = Look(look.lesson, look.autocast, look.t[:wrong], look.noise[:wrong])
+        wrong_logits = discriminator(*part(latents[:wrong], shifted), shifted)
     loss = hinge_discriminator(real_logits, fake_logits, wrong_logits, recipe.mismatched_captions)
     if with_r1:
-        penalty = r1_penalty(real_logits, real_inputs)
+        penalty = r1_penalty(real_logits, inputs)
         loss = loss + recipe.r1_weight * penalty
         metrics["r1"] = penalty.detach()
     training.optimise("discriminator", loss)

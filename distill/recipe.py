@@ -149,36 +149,38 @@ class StepsRecipe(Optimisation):
     step_counts: tuple[int, ...] = key(
         (4, 2, 1), "numbers of steps that are trained, in turn; the largest is the default"
     )
-    huber_c: float = key(0.05, "where the pseudo-Huber distance turns from square to absolute")
+    regression_weight: float = key(1.0, "weight of the distance to the teacher's picture, number by number")
+    huber_c: float = key(0.05, "where that distance, a pseudo-Huber, turns from square to absolute")
+    perceptual_weight: float = key(
+        0.0,
+        "weight of the distance to the teacher's picture in the teacher's own features; above 0 its encoder runs along",
+    )
+    max_noise_timestep: int = key(
+        60, "pictures are noised again up to this timestep before the teacher's encoder sees them"
+    )
     batch_size: int = 32
     images: int = 120_000
     lr: float = 6e-4
 
 
 @dataclass(frozen=True)
-class AdversarialRecipe(Optimisation):
-    """Phase 3: adversarial diffusion distillation (Sauer et al. 2023, arXiv:2311.17042)."""
+class AdversarialRecipe(StepsRecipe):
+    """Phase 3: the second with a discriminator, adversarial diffusion distillation (Sauer et al. 2023, arXiv:2311.17042)."""
 
-    step_counts: tuple[int, ...] = key(
-        (4, 2, 1), "numbers of steps that are trained, in turn; the largest is the default"
-    )
-    adversarial_weight: float = key(0.05, "weight of the discriminator's word")
+    perceptual_weight: float = 4.0
+    adversarial_weight: float = key(0.1, "weight of the discriminator's word")
     distillation_weight: float = key(0.0, "weight of the paper's distillation term; costs a guided pass of the teacher")
-    regression_weight: float = key(1.0, "weight of the distance to the teacher's picture")
-    huber_c: float = key(0.05, "where the pseudo-Huber distance turns from square to absolute")
     discriminator_lr: float = key(1e-3, "its learning rate")
-    discriminator_updates: int = key(2, "for each of the student's")
-    discriminator_hidden: int = key(96, "width of its heads")
-    max_noise_timestep: int = key(600, "pictures are noised again up to this timestep before it sees them")
+    discriminator_updates: int = key(1, "for each of the student's")
+    discriminator_hidden: int = key(64, "width of its heads")
     r1_weight: float = key(0.1, "weight of the gradient penalty on true pictures")
     r1_every: int = key(4, "updates from one penalty to the next")
-    mismatched_captions: float = key(0.25, "share of its fakes that are true pictures under wrong captions")
+    adversarial_ramp_images: int = key(4_000, "pictures over which the discriminator's word gains its weight")
+    mismatched_captions: float = key(0.0, "share of its fakes that are true pictures under wrong captions")
     real_share: float = key(1.0, "share of its true side that is data; the rest are the teacher's pictures")
-    batch_size: int = 32
     images: int = 60_000
     cache_images: int = 20_000
-    lr: float = 1e-4
-    ema_decay: float = 0.998
+    lr: float = 4e-4
 
 
 @dataclass(frozen=True)

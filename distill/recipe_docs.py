@@ -65,8 +65,7 @@ def markdown() -> str:
 
 
 def _table(kind: type[Any], names: list[str]) -> str:
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    rows = [f"| `{name}` | `{_yaml(fields[name].default)}` | {fields[name].metadata['says']} |\n" for name in names]
+    rows = [f"| `{name}` | `{_yaml(_default(kind, name))}` | {_says(kind, name)} |\n" for name in names]
     return "| key | default | |\n|---|---|---|\n" + "".join(rows)
 
 
@@ -76,6 +75,12 @@ def _first_line(kind: type[Any]) -> str:
 
 def _default(kind: type[Any], name: str) -> Any:
     return next(f.default for f in dataclasses.fields(kind) if f.name == name)
+
+
+def _says(kind: type[Any], name: str) -> str:
+    """What a key is for: said once, by the class that introduces it; others may give it another default."""
+    fields = (f for base in kind.__mro__ if dataclasses.is_dataclass(base) for f in dataclasses.fields(base))
+    return next(str(f.metadata["says"]) for f in fields if f.name == name and "says" in f.metadata)
 
 
 def _yaml(value: Any) -> str:

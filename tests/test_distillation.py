@@ -19,8 +19,8 @@ from genin.distill.recipe import load_recipe  # noqa: E402
 RECIPE = """
 pool: {size: 32, teacher_steps: 3, batch_size: 16}
 prune: {images: 32, batch_size: 8, feature_weight: 0.1}
-steps: {images: 32, batch_size: 8}
-adversarial: {images: 32, batch_size: 8, cache_images: 16, distillation_weight: 0.5, real_share: 0.5}
+steps: {images: 32, batch_size: 8, perceptual_weight: 2}
+adversarial: {images: 32, batch_size: 8, cache_images: 16, distillation_weight: 0.5, real_share: 0.5, mismatched_captions: 0.25}
 finetune: {images: 16, batch_size: 8, cache_images: 16, lr: 0.001, lr_warmup_images: 1}
 """
 
@@ -54,8 +54,8 @@ def test_a_student_is_a_model_folder_that_diffusers_opens(student: Path) -> None
 
 def test_each_phase_leaves_its_log_curves_and_pictures(student: Path) -> None:
     training = student / "training"
-    wanted = {"prune": {"output", "features"}, "steps": {"first", "last"}}
-    wanted["adversarial"] = {"discriminator", "adversarial", "regression", "distillation", "r1"}
+    wanted = {"prune": {"output", "features"}, "steps": {"first", "last", "perceptual"}}
+    wanted["adversarial"] = {"first", "last", "perceptual", "discriminator", "adversarial", "distillation", "r1"}
     for phase, keys in wanted.items():
         rows = [json.loads(line) for line in (training / f"{phase}.log.jsonl").read_text().splitlines()]
         assert keys <= rows[-1].keys() and rows[-1]["images_seen"] == 32

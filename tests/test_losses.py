@@ -12,6 +12,7 @@ from genin.distill.losses import (  # noqa: E402
     feature_loss,
     hinge_discriminator,
     hinge_generator,
+    perceptual_distance,
     pseudo_huber,
     r1_penalty,
 )
@@ -28,6 +29,13 @@ def test_feature_loss_does_not_depend_on_a_blocks_scale() -> None:
     small, large = torch.ones(2, 3), 1000 * torch.ones(2, 3)
     assert float(feature_loss([1.1 * small], [small])) == pytest.approx(0.01, rel=1e-4)
     assert float(feature_loss([1.1 * large], [large])) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_perceptual_distance_compares_directions_at_each_place() -> None:
+    one, other = torch.zeros(2, 2, 3, 3), torch.zeros(2, 2, 3, 3)
+    one[:, 0], other[:, 1] = 5.0, 0.1  # at right angles: ‖x̂ − ŷ‖² = 2
+    assert float(perceptual_distance([one], [other])) == pytest.approx(2)
+    assert float(perceptual_distance([one, one], [7 * one, other])) == pytest.approx(1)
 
 
 def test_hinge_stops_at_the_margin() -> None:
