@@ -132,10 +132,9 @@ def prepare_lesson(
         captions = source.captions([i % len(source) for i in range(start, min(start + 256, len(pool)))])
         texts.append(guided.embed(captions).half().cpu())
     latents = None
-    if recipe.adversarial.images > 0 and recipe.adversarial.real_share > 0:
-        count = (
-            recipe.adversarial.cache_images if budget.minutes is None else min(2_000, recipe.adversarial.cache_images)
-        )
+    judged = recipe.adversarial
+    if judged.images > 0 and judged.adversarial_weight > 0 and judged.real_share > 0:
+        count = min(len(pool), judged.cache_images if budget.minutes is None else min(2_000, judged.cache_images))
         latents = cache_latents(source, model.vae, count, model.image_size, device, folder / "latents.pt").latents
     return Lesson(guided, pool, source, torch.cat(texts), latents)
 
@@ -197,7 +196,8 @@ def student_folder(
 ) -> ModelFolder:
     """The student as a model folder: the teacher's text encoder, autoencoder and schedule, its own UNet."""
     process = Process(teacher.scheduler_config)
-    counts = sorted({*recipe.steps.step_counts, *recipe.adversarial.step_counts}, reverse=True)
+    trained = [phase for phase in (recipe.steps, recipe.adversarial) if phase.images > 0] or [recipe.steps]
+    counts = sorted({count for phase in trained for count in phase.step_counts}, reverse=True)
     info = {
         "kind": "student",
         "parent": str(teacher.info.get("name") or teacher_path.name),

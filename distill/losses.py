@@ -28,8 +28,8 @@ def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor
 
 
 def perceptual_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
-    """Mean over maps of E‖x̂ − ŷ‖², each place's features at unit length (Zhang et al. 2018, arXiv:1801.03924, eq. 1,
-    all channels weighing the same). On a denoiser's features of latents: Kang et al. 2024, arXiv:2405.05967, in spirit."""
+    """Mean over maps of E‖x̂ − ŷ‖², each place's features at unit length: Zhang et al. 2018, arXiv:1801.03924, eq. 1, with all
+    channels weighing the same and maps averaged; on a frozen denoiser's features as in Lin & Yang 2024, arXiv:2401.00110."""
     terms = [
         (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(dim=1).mean()
         for a, b in zip(x, y, strict=True)

@@ -4,9 +4,9 @@
    output and feature terms; guidance is baked in from here on).
 2. `steps`: from pure noise the student walks with the sampler it ships with, and at every state of its own making is
    pulled towards the teacher's final picture for that noise: regression onto the ODE's end, as in consistency models,
-   with exact pairs instead of a bootstrap. Number by number alone that makes pictures soft; the same distance in
-   the teacher's own features keeps what the eye sees (Kang et al. 2024, arXiv:2405.05967).
-3. `adversarial`: the same update, plus a discriminator that tells its pictures from true ones (ADD).
+   with exact pairs instead of a bootstrap. Number by number alone that makes pictures soft; where asked, a distance in the
+   frozen teacher's features joins it (Lin & Yang 2024, arXiv:2401.00110; on pairs: Kang et al. 2024, arXiv:2405.05967).
+3. `adversarial`: the same update, plus a discriminator that tells its pictures from true ones (ADD, in LADD's features).
 
 All step counts are trained together; what the student predicts at a timestep is always the finished picture, so one network
 serves one, two and four steps.
@@ -117,6 +117,9 @@ def prune_step(training: Training, student: nn.Module, lesson: Lesson, recipe: P
     return step
 
 
+# Share of the third phase over which the discriminator's word gains its weight: at first it knows nothing.
+RAMP_SHARE = 0.1
+
 # --- phases 2 and 3 ----------------------------------------------------------------------------------------------------
 
 
@@ -144,13 +147,14 @@ def steps_step(
     discriminator: Discriminator | None = None,
 ) -> Callable[[Update], Any]:
     """One rollout, every prediction of it regressed onto the teacher's final latents for its noise; the finished picture,
-    where the recipe says so, also compared in the teacher's features, and judged by a discriminator (AdversarialRecipe).
+    where the recipe says so, also compared in the teacher's features, and judged by a discriminator.
 
     Student: regression_weight·pseudo-Huber + perceptual_weight·L_features + adversarial_weight·L_adv +
-    distillation_weight·L_distil (ADD's eq. 1 with its pair terms). All of them share one look at the picture: its
+    distillation_weight·L_distil (ADD's eq. 1, and terms of our own for the pair). All share one look at the picture: its
     features serve the distance, the discriminator's own update (detached), and its word on the student.
     """
     process = lesson.teacher.process
+    adversarial = recipe if isinstance(recipe, AdversarialRecipe) else None
 
     def step(update: Update) -> dict[str, Tensor | float]:
         rows = update.randint(len(lesson.pool)).cpu()
@@ -171,18 +175,17 @@ def steps_step(
                 perceptual = perceptual_distance(features, look(target, text)[0])
                 loss = loss + recipe.perceptual_weight * perceptual
                 metrics["perceptual"] = perceptual.detach()
-            if discriminator is not None and isinstance(recipe, AdversarialRecipe):
-                fakes = Judged([f.detach().float() for f in features], emb.detach(), text)
-                for again in range(recipe.discriminator_updates):
-                    true = _true_pictures(lesson, recipe, update, rows if again == 0 else rows.roll(again))
-                    metrics |= _discriminate(training, discriminator, look, update, recipe, fakes, true)
-                adversarial = hinge_generator(discriminator(features, emb, text))
-                ramp = min(1.0, update.images_seen / max(1, recipe.adversarial_ramp_images))
-                loss = loss + ramp * recipe.adversarial_weight * adversarial
-                metrics["adversarial"] = adversarial.detach()
-        if isinstance(recipe, AdversarialRecipe) and recipe.distillation_weight > 0:
+            if adversarial and discriminator is not None:
+                fake_logits = discriminator([f.detach() for f in features], emb, text)
+                true = true_pictures(lesson, adversarial.real_share, update, rows)
+                metrics |= _discriminate(training, discriminator, look, update, adversarial, fake_logits, true)
+                word = hinge_generator(_frozen(training, discriminator, features, emb, text))
+                ramp = min(1.0, training.progress / RAMP_SHARE)
+                loss = loss + ramp * adversarial.adversarial_weight * word
+                metrics["adversarial"] = word.detach()
+        if adversarial and adversarial.distillation_weight > 0:
             distillation = _distillation_loss(training, lesson, picture, text, update)
-            loss = loss + recipe.distillation_weight * distillation
+            loss = loss + adversarial.distillation_weight * distillation
             metrics["distillation"] = distillation.detach()
         norm = training.optimise("student", loss)
         return {"loss": loss.detach(), **metrics, "grad_norm": norm}
@@ -190,26 +193,29 @@ def steps_step(
     return step
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What the discriminator is given of a batch: features, time embedding, and the text states of its captions."""
+def _frozen(training: Training, discriminator: nn.Module, *inputs: Any) -> Any:
+    """The discriminator's logits with gradients for its inputs only: unwrapped, so that no process waits for any of its own."""
+    network = training.accelerator.unwrap_model(discriminator)
+    network.requires_grad_(False)
+    try:
+        with training.autocast():
+            return network(*inputs)
+    finally:
+        network.requires_grad_(True)
 
-    features: list[Tensor]
-    emb: Tensor
-    text: Tensor
 
-
-def _true_pictures(lesson: Lesson, recipe: AdversarialRecipe, update: Update, rows: Tensor) -> tuple[Tensor, Tensor]:
+def true_pictures(lesson: Lesson, real_share: float, update: Update, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Latents of true pictures with their captions' text states; a share of them the teacher's.
 
-    Where the data has a picture for the rollout's own caption it is that one, so that true and false differ in nothing else.
+    As far as pictures are cached it is the one of the rollout's own caption, so that true and false differ in nothing else:
+    a caption met on one side only would give the answer away.
     """
     device = lesson.teacher.device
     true, text = lesson.pool.final(rows).to(device), lesson.text(rows)
     if lesson.latents is None:
         return true, text
-    own = rows % min(len(lesson.latents), len(lesson.texts))
-    use = (update.rand() < recipe.real_share).view(-1, 1, 1, 1)
+    own = rows % len(lesson.source) % len(lesson.latents)
+    use = (update.rand() < real_share).view(-1, 1, 1, 1)
     true = torch.where(use, lesson.latents[own].float().to(device), true)
     return true, torch.where(use[..., 0], lesson.text(own), text)
 
@@ -220,7 +226,7 @@ def _discriminate(
     look: Look,
     update: Update,
     recipe: AdversarialRecipe,
-    fake: Judged,
+    fake_logits: list[Tensor],
     true: tuple[Tensor, Tensor],
 ) -> dict[str, Tensor | float]:
     """One update of the discriminator: hinge, mismatched captions as a share of the fakes, R1 every few updates."""
@@ -229,7 +235,6 @@ def _discriminate(
     with_r1 = recipe.r1_weight > 0 and update.index % recipe.r1_every == 0
     inputs = [f.float().requires_grad_(with_r1) for f in features]
     real_logits = discriminator(inputs, emb, text)
-    fake_logits = discriminator(fake.features, fake.emb, fake.text)
     metrics: dict[str, Tensor | float] = {"discriminator_accuracy": accuracy(real_logits, fake_logits)}
     wrong_logits = None
     if recipe.mismatched_captions > 0:

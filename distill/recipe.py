@@ -165,21 +165,20 @@ class StepsRecipe(Optimisation):
 
 @dataclass(frozen=True)
 class AdversarialRecipe(StepsRecipe):
-    """Phase 3: the second with a discriminator, adversarial diffusion distillation (Sauer et al. 2023, arXiv:2311.17042)."""
+    """Phase 3: the second with a discriminator, adversarial diffusion distillation (Sauer et al. 2023, arXiv:2311.17042) in
+    the teacher's features (2024, arXiv:2403.12015). It has the second's keys, and takes over none of its values."""
 
     perceptual_weight: float = 4.0
     adversarial_weight: float = key(0.1, "weight of the discriminator's word")
     distillation_weight: float = key(0.0, "weight of the paper's distillation term; costs a guided pass of the teacher")
     discriminator_lr: float = key(1e-3, "its learning rate")
-    discriminator_updates: int = key(1, "for each of the student's")
     discriminator_hidden: int = key(64, "width of its heads")
     r1_weight: float = key(0.1, "weight of the gradient penalty on true pictures")
     r1_every: int = key(4, "updates from one penalty to the next")
-    adversarial_ramp_images: int = key(4_000, "pictures over which the discriminator's word gains its weight")
     mismatched_captions: float = key(0.0, "share of its fakes that are true pictures under wrong captions")
     real_share: float = key(1.0, "share of its true side that is data; the rest are the teacher's pictures")
     images: int = 60_000
-    cache_images: int = 20_000
+    cache_images: int = key(40_000, "true pictures encoded for the discriminator, at most as many as the pool has")
     lr: float = 4e-4
 
 
@@ -208,7 +207,7 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(
         ("size", "channels", "latent_channels", "layers", "heads", "hidden_size", "layers_per_block"), (1, 1e6)
     ),
-    **dict.fromkeys(("head_dim", "norm_groups", "discriminator_hidden", "discriminator_updates"), (1, 1e6)),
+    **dict.fromkeys(("head_dim", "norm_groups", "discriminator_hidden"), (1, 1e6)),
     **dict.fromkeys(("ema_decay", "caption_dropout", "lr_final_fraction", "mismatched_captions", "real_share"), (0, 1)),
     "image_size": (8, 8192),
     "max_length": (3, 10_000),

@@ -127,11 +127,13 @@ class Training:
         lr: float | None = None,
         betas: tuple[float, float] = (0.9, 0.99),
         average: bool = True,
+        compiled: bool = True,
         trains: Callable[[str], bool] = lambda _name: True,
     ) -> nn.Module:
         """Register a trained network; returns it prepared by accelerate. Its average starts as a copy of it.
 
-        `trains` says by name which of its weights learn; the others stay as they are.
+        `trains` says by name which of its weights learn; the others stay as they are. Where the recipe compiles, `compiled`
+        False leaves this one out: a compiled network has no second derivatives, which R1 takes.
         """
         module = module.to(self.device).train()
         for key, parameter in module.named_parameters():
@@ -150,7 +152,7 @@ class Training:
             self.averages[name].requires_grad_(False).eval()
         prepared, optimizer = self.accelerator.prepare(module, optimizer)
         self.modules[name], self.optimizers[name], self.base_lrs[name] = prepared, optimizer, lr
-        return torch.compile(prepared) if self.settings.compile else prepared  # type: ignore[return-value]
+        return torch.compile(prepared) if self.settings.compile and compiled else prepared  # type: ignore[return-value]
 
     def average_of(self, name: str) -> nn.Module:
         """The exponential moving average of a registered network (the network itself, averaged, not a wrapper)."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,7 +17,10 @@ from genin.cli import run  # noqa: E402
 from genin.distill import recipe_docs  # noqa: E402
 from genin.distill.distillation import Budget  # noqa: E402
 from genin.distill.model_folder import load_model_folder, save_model_folder  # noqa: E402
-from genin.distill.recipe import load_recipe  # noqa: E402
+from genin.distill.phases import Lesson, true_pictures  # noqa: E402
+from genin.distill.pool import Pool  # noqa: E402
+from genin.distill.recipe import Recipe, load_recipe  # noqa: E402
+from genin.distill.training import Training, Update  # noqa: E402
 
 RECIPE = """
 pool: {size: 32, teacher_steps: 3, batch_size: 16}
@@ -69,6 +75,64 @@ def test_a_finished_run_resumes_to_the_same_weights(student: Path, tiny_model_fo
     assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(student), "--resume"]) == 0
     after = load_model_folder(student).unet.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_ctrl_c_in_the_adversarial_phase_changes_nothing_about_where_it_leads(
+    student: Path, tiny_model_folder: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next_update = Training._next_update
+
+    def interrupted(training: Training) -> Update:
+        if training.stage == "adversarial" and training.update_index == 1:
+            signal.raise_signal(signal.SIGINT)
+        return next_update(training)
+
+    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
+    command = ["distill", *arguments, "--recipe", str(recipe), "--out", str(tmp_path / "again")]
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_next_update", interrupted)
+        assert run(command) == 130
+    assert run([*command, "--resume"]) == 0
+    wanted, found = (load_model_folder(path).unet.state_dict() for path in (student, tmp_path / "again"))
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+def test_without_its_term_the_adversarial_phase_needs_neither_discriminator_nor_pictures(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    recipe, out = tmp_path / "plain.yaml", tmp_path / "plain"
+    recipe.write_text(
+        "pool: {size: 16, teacher_steps: 2, batch_size: 16}\nprune: {images: 0}\nsteps: {images: 0}\n"
+        "adversarial: {images: 8, batch_size: 8, adversarial_weight: 0, step_counts: [3, 1]}\n"
+    )
+    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
+    assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(out)]) == 0
+    state = torch.load(out / "training" / "adversarial.checkpoint.pt", weights_only=True)
+    assert list(state["modules"]) == ["student"] and not (out / "training" / "latents.pt").exists()
+    info = json.loads((out / "genin.json").read_text(encoding="utf-8"))
+    assert list(info["few_step_timesteps"]) == ["3", "1"]  # of the phase that was run, not of those left out
+
+
+@pytest.mark.parametrize(("pool", "scenes", "cached"), [(12, 40, 12), (12, 40, 5), (12, 7, 7), (12, 7, 4)])
+def test_true_pictures_are_those_of_the_rollouts_captions(pool: int, scenes: int, cached: int) -> None:
+    """Each number is its caption's index, so that a picture under another caption shows."""
+    number = torch.arange(pool) % scenes
+    states = number.half().view(-1, 1, 1, 1, 1).expand(-1, 2, 1, 1, 1)
+    teacher = SimpleNamespace(device=torch.device("cpu"))
+    texts, latents = number.half().view(-1, 1, 1), (torch.arange(cached).half() + 0.5).view(-1, 1, 1, 1)
+    lesson: Any = Lesson(teacher, Pool(states, states[:, 1:], (999,)), range(scenes), texts, latents)  # type: ignore[arg-type]
+    update = Update(0, 0, pool, 0, pool, torch.Generator().manual_seed(0), teacher.device)
+    picture, text = true_pictures(lesson, 1.0, update, torch.arange(pool))
+    assert torch.equal(picture.flatten() - 0.5, text.flatten())
+    has_own = number < cached
+    assert torch.equal(text.flatten()[has_own], number[has_own].float())
+    picture, text = true_pictures(lesson, 0.0, update, torch.arange(pool))
+    assert torch.equal(picture.flatten(), number.float()) and torch.equal(text.flatten(), number.float())
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_recipes_that_come_along_are_read(path: Path) -> None:
+    assert load_recipe(path) != Recipe()
 
 
 def test_a_run_is_not_resumed_with_something_else(
