@@ -81,13 +81,6 @@ def load_lpips(net: str = "squeeze", weights: str | Path | None = None) -> Lpips
     return Lpips(net, {"trunk": trunk.record(), "heads": heads.record()}, network)
 
 
-def lpips_distance(
-    first: Pictures, second: Pictures, net: str = "squeeze", *, weights: str | Path | None = None
-) -> NDArray[np.float32]:
-    """N×H×W×3 uint8 pairs => N distances; loads the network each time (keep `load_lpips` for many calls)."""
-    return load_lpips(net, weights)(first, second)
-
-
 def resize_rule(height: int, width: int) -> str:
     """The name of what happens to pictures of this size before LPIPS."""
     return "native" if min(height, width) >= SMALLEST_SIDE_PX else f"bilinear-{SMALLEST_SIDE_PX}"

@@ -154,22 +154,16 @@ def sample(
     timesteps: list[int],
     empty: Tensor | None = None,
     guidance_scale: float = 1.0,
-    keep: bool = False,
 ) -> Tensor:
-    """Deterministic DDIM from pure noise through `timesteps` to clean latents.
-
-    Returns final latents (N,C,H,W), or with `keep` the whole trajectory (len(timesteps) + 1, N, C, H, W), noise first.
-    """
+    """Deterministic DDIM (Song et al. 2020, arXiv:2010.02502, eq. 12 with η = 0) from pure noise through `timesteps` to clean
+    latents (N, C, H, W)."""
     x = noise
-    states = [x]
     empty = text[:1] if empty is None else empty
     for t_now, t_next in zip(timesteps, [*timesteps[1:], -1], strict=True):
         t = torch.full((len(x),), t_now, dtype=torch.long, device=x.device)
         x0, eps = process.to_x0_eps(guided_predict(unet, x, t, text, empty, guidance_scale), x, t)
         x = process.ddim_step(x0, eps, torch.full_like(t, t_next))
-        if keep:
-            states.append(x)
-    return torch.stack(states) if keep else x
+    return x
 
 
 @dataclass(frozen=True)

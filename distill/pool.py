@@ -5,7 +5,7 @@ Row i is a caption, an initial noise and the trajectory the teacher's ODE takes 
 dozen of its steps end nearer to where that ODE leads. Between two states the guided
 prediction the solver used is known, which is a pruned student's target at no further cost.
 
-The pool is one safetensors file, written in chunks as it grows and when it is interrupted: the next run goes on where it
+The pool is one safetensors file, written every few minutes and when it is interrupted: the next run goes on where it
 stopped, and another run with the same teacher, source and settings finds it ready. A pool whose time was up is closed at the
 size it has.
 """
@@ -29,7 +29,7 @@ from genin.distill.sources import Source
 from genin.distill.text_encoder import embed
 
 Report = Callable[[int, int], bool]  # (done, size) => whether time is up
-SAVE_EVERY = 1024
+SAVE_SECONDS = 300.0  # the file is written whole each time, and a large pool has gigabytes
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def build_pool(
         pool.seconds if pool else 0.0,
         time.perf_counter(),
     )
-    saved = done
+    saved, last = done, started
 
     def pooled() -> Pool:
         whole = min(len(parts_s), len(parts_x))  # Ctrl-C may fall between the two
@@ -115,9 +115,9 @@ def build_pool(
             timesteps = trajectory.timesteps
             done += count
             closed = report(done, size)
-            if done - saved >= SAVE_EVERY:
+            if time.perf_counter() - last > SAVE_SECONDS:
                 _write(path, key, pooled(), closed)
-                saved = done
+                saved, last = done, time.perf_counter()
     finally:
         if done > saved:
             _write(path, key, pooled(), closed)

@@ -22,7 +22,7 @@ import click
 from genin.runtimes.engine import ENGINES
 from genin.runtimes.errors import InputError
 from genin.runtimes.noise import MODES, SEED_LIMIT
-from genin.runtimes.options import AUTO, default_steps, model_path
+from genin.runtimes.options import AUTO, claim_output, default_steps, model_path
 
 if TYPE_CHECKING:
     from genin.runtimes.pipeline import Generation, Pictures, Pipeline
@@ -137,8 +137,7 @@ def output_paths(out: Path | None, prompt: str, seeds: range) -> dict[int, Path]
         return {seed: (out or Path()) / f"{slug}-{seed}.png" for seed in seeds}
     if out.suffix.lower() != ".png":
         raise InputError("pictures are written as PNG", where=out, remedy="let the name end in .png")
-    if not out.parent.is_dir():
-        raise InputError("no such folder", where=out.parent, remedy="make it first")
+    claim_output(out)
     return {seed: out if len(seeds) == 1 else out.with_stem(f"{out.stem}-{seed}") for seed in seeds}
 
 

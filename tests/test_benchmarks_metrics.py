@@ -20,7 +20,7 @@ from genin.benchmarks.frechet import (
     moments,
     precision_recall,
 )
-from genin.benchmarks.perceptual import diversity, load_lpips, lpips_distance, psnr_db, resize_rule
+from genin.benchmarks.perceptual import diversity, load_lpips, psnr_db, resize_rule
 from genin.benchmarks.weights import MetricUnavailableError, find_weights, weights_folder
 from genin.runtimes.errors import InputError
 
@@ -173,8 +173,9 @@ def test_lpips_of_the_example_pictures() -> None:
     ref, far, near = (
         np.asarray(Image.open(SHARED / f"ex_{name}.png").convert("RGB"))[None] for name in ("ref", "p0", "p1")
     )
-    assert lpips_distance(ref, far, weights=SHARED) == pytest.approx([0.71105], abs=2e-5)
-    assert lpips_distance(ref, near, weights=SHARED) == pytest.approx([0.14790], abs=2e-5)
+    lpips = load_lpips(weights=SHARED)
+    assert lpips(ref, far) == pytest.approx([0.71105], abs=2e-5)
+    assert lpips(ref, near) == pytest.approx([0.14790], abs=2e-5)
 
 
 @needs_shared

@@ -74,15 +74,6 @@ def test_twelve_fast_steps_end_nearer_to_the_ode_than_a_hundred_plain_ones() -> 
     assert error_fast < 0.5 * error_plain, (error_fast, error_plain)
 
 
-def test_a_kept_trajectory_ends_where_the_sampler_ends() -> None:
-    process = Process(TEACHER_SCHEDULER)
-    unet, start, text = Gaussian(process), noise(5), torch.zeros(8, 3, 5)
-    steps = process.trailing_timesteps(4)
-    states = sample(unet, process, start, text, timesteps=steps, keep=True)
-    assert torch.equal(states[0], start)
-    assert torch.equal(states[-1], sample(unet, process, start, text, timesteps=steps))
-
-
 def test_min_snr_weights_follow_the_paper() -> None:
     process, t = Process(TEACHER_SCHEDULER), torch.arange(0, 990, 37)
     assert torch.equal(process.min_snr_weight(t, 0.0), torch.ones(len(t)))

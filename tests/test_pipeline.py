@@ -496,7 +496,7 @@ def test_generate_command_says_what_it_cut(
     ("options", "says"),
     [
         (["--out", "x.jpg"], "PNG"),
-        (["--out", "absent/x.png"], "no such folder"),
+        (["--out", "file/x.png"], "cannot write here"),
         (["--runtime", "tensorrt"], "unknown runtime"),
         (["--guidance-scale", "4"], "baked"),
         (["--seed", "-1"], "seed"),
@@ -513,6 +513,7 @@ def test_generate_command_refuses(
     says: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     assert cli.run(["generate", "ninja", "-m", str(tiny_bundle), *options]) == 2
     captured = capsys.readouterr()
     assert says in captured.err
