@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genin.distill.diffusion import Process, guided_predict, predict
+from genin.distill.diffusion import Process, guided_predict, predict, sample
 from genin.distill.discriminator import Discriminator, encoder_features
 from genin.distill.losses import (
     accuracy,
@@ -163,7 +163,10 @@ def steps_step(
         count = recipe.step_counts[update.index % len(recipe.step_counts)]
         with training.autocast():
             done = walk(student, process, noise, text, process.trailing_timesteps(count))
-        losses = [pseudo_huber(x0, target, recipe.huber_c) for x0 in done.pictures]
+        targets = [target] * count
+        if recipe.backward_distillation and count > 1:
+            targets[-1] = target = finished_by_teacher(training, lesson, done, text, recipe.step_counts)
+        losses = [pseudo_huber(x0, aim, recipe.huber_c) for x0, aim in zip(done.pictures, targets, strict=True)]
         loss = recipe.regression_weight * torch.stack(losses).mean()
         metrics: dict[str, Tensor | float] = {"first": losses[0].detach(), "last": losses[-1].detach()}
         picture = done.pictures[-1]
@@ -191,6 +194,23 @@ def steps_step(
         return {"loss": loss.detach(), **metrics, "grad_norm": norm}
 
     return step
+
+
+def finished_by_teacher(
+    training: Training, lesson: Lesson, done: Walk, text: Tensor, step_counts: Sequence[int]
+) -> Tensor:
+    """Where the guided teacher leads from the last state of a walk, by DDIM at the finest timesteps that are trained.
+
+    The pair's picture is where the *noise* leads. A student that has strayed from the teacher's way cannot reach it any more,
+    and regressed onto it regardless learns the mean of what it might have been: a soft picture.
+    """
+    teacher, start = lesson.teacher, int(done.timesteps[-1][0])
+    timesteps = [start, *(t for t in teacher.process.trailing_timesteps(max(step_counts)) if t < start)]
+    with training.autocast():
+        return sample(
+            teacher.unet, teacher.process, done.states[-1], text, timesteps=timesteps, empty=teacher.empty,
+            guidance_scale=teacher.guidance_scale,
+        ).float()  # fmt: skip
 
 
 def _frozen(training: Training, discriminator: nn.Module, *inputs: Any) -> Any:

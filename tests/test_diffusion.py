@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,6 +14,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from genin.distill.diffusion import TEACHER_SCHEDULER, Process, dpm_solver_sample, sample  # noqa: E402
+from genin.distill.phases import finished_by_teacher, walk  # noqa: E402
 
 
 class Gaussian(nn.Module):
@@ -72,6 +77,22 @@ def test_twelve_fast_steps_end_nearer_to_the_ode_than_a_hundred_plain_ones() -> 
     assert fast.states.shape == (13, 8, 4, 8, 8) and fast.x0.shape == (12, 8, 4, 8, 8)
     error_plain, error_fast = (float((end - exact).square().mean().sqrt()) for end in (plain, fast.states[-1]))
     assert error_fast < 0.5 * error_plain, (error_fast, error_plain)
+
+
+@pytest.mark.parametrize(("count", "way"), [(4, [999, 749, 499, 249]), (2, [999, 499, 249])])
+def test_backward_distillation_asks_the_teacher_from_the_students_own_state(count: int, way: list[int]) -> None:
+    """A student that is the teacher stays on its way: its target is where the teacher's finest steps end."""
+    process = Process(TEACHER_SCHEDULER)
+    unet, start, text = Gaussian(process), noise(6), torch.zeros(8, 3, 5)
+    teacher = SimpleNamespace(unet=unet, process=process, empty=text[:1], guidance_scale=3.0)  # no caption, no guidance
+    training: Any = SimpleNamespace(autocast=nullcontext)
+    done = walk(unet, process, start, text, process.trailing_timesteps(count))
+    lesson: Any = SimpleNamespace(teacher=teacher)
+    target = finished_by_teacher(training, lesson, done, text, (4, 2, 1))
+    assert torch.allclose(target, sample(unet, process, start, text, timesteps=way), atol=1e-5)
+    assert not target.requires_grad
+    if count == 2:
+        assert float((done.pictures[-1] - target).abs().max()) > 0.01  # two teacher steps are not one
 
 
 def test_min_snr_weights_follow_the_paper() -> None:

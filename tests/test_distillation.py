@@ -25,7 +25,7 @@ from genin.distill.training import Training, Update  # noqa: E402
 RECIPE = """
 pool: {size: 32, teacher_steps: 3, batch_size: 16}
 prune: {images: 32, batch_size: 8, feature_weight: 0.1}
-steps: {images: 32, batch_size: 8, perceptual_weight: 2}
+steps: {images: 32, batch_size: 8, perceptual_weight: 2, backward_distillation: true}
 adversarial: {images: 32, batch_size: 8, cache_images: 16, distillation_weight: 0.5, real_share: 0.5, mismatched_captions: 0.25}
 finetune: {images: 16, batch_size: 8, cache_images: 16, lr: 0.001, lr_warmup_images: 1}
 """
