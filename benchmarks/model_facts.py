@@ -14,6 +14,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ RUNTIME_OF_FORMAT = {"onnx": "onnxruntime", "openvino": "openvino", "coreml": "c
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """`kind` is "model" (a diffusers folder) or "bundle"; `role` "teacher", "student" or None where unknown. `source_sha256`
-    is the fingerprint of the model folder: this one, or that which a bundle was exported from, as far as it says so."""
+    """`kind` is "model" (a diffusers folder) or "bundle"; `role` "teacher", "student" or None where unknown. `exported_from` is
+    what a bundle states as its model folder's fingerprint."""
 
     path: Path
     kind: str
@@ -39,9 +40,14 @@ class ModelFacts:
     guidance_scale: float
     parameters: int | None = None
     macs: int | None = None
-    source_sha256: str | None = None
+    exported_from: str | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     graphs: tuple[Mapping[str, Any], ...] = ()
+
+    @cached_property
+    def source_sha256(self) -> str | None:
+        """Fingerprint of the model folder: this one (all its weights are read), or a bundle's, as far as it says so."""
+        return fingerprint(self.path) if self.kind == "model" else self.exported_from
 
     def choices(self) -> list[tuple[str, str]]:
         """(runtime, precision) pairs that this artefact can be run with, in the manifest's order."""
@@ -120,7 +126,6 @@ def _folder_facts(path: Path) -> ModelFacts:
         guidance_scale=float(info.get("guidance_scale", 7.5)),
         parameters=parameters,
         macs=macs,
-        source_sha256=fingerprint(path),
         notes=notes,
     )
 
@@ -141,7 +146,7 @@ def _bundle_facts(path: Path, manifest: Mapping[str, Any]) -> ModelFacts:
             guidance_scale=float(sampler["guidance_scale"]),
             parameters=counts["parameters"],
             macs=counts["macs"],
-            source_sha256=stated.get("source_sha256"),
+            exported_from=stated.get("source_sha256"),
             notes={key: reason for key, value in counts.items() if value is None},
             graphs=graphs,
         )

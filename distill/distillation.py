@@ -80,7 +80,7 @@ def distill(
     trainings = {name: Training(folder, name, settings[name]) for name in active}
     device = Training(folder, "prune", recipe.prune) if not trainings else next(iter(trainings.values()))
     budget = Budget(minutes, active)
-    lesson = prepare_lesson(model, source, folder, recipe, device, fingerprint(teacher_path), budget)
+    lesson = prepare_lesson(model, source, folder, recipe, device, begun_with["teacher"], budget)
     seen = 0
     student: Any = unet
     for name, training in trainings.items():

@@ -183,7 +183,6 @@ class AdversarialRecipe(StepsRecipe):
     mismatched_captions: float = key(0.0, "share of its fakes that are true pictures under wrong captions")
     real_share: float = key(1.0, "share of its true side that is data; the rest are the teacher's pictures")
     images: int = 60_000
-    cache_images: int = key(40_000, "true pictures encoded for the discriminator, at most as many as the pool has")
     lr: float = 4e-4
 
 

@@ -45,13 +45,13 @@ def markdown() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
     shared = {f.name: f for f in dataclasses.fields(Optimisation)}
-    parts.append(f"## Every training\n\n{_first_line(Optimisation)}\n\n{_table(Optimisation, list(shared))}")
+    parts.append(f"## Every training\n\n{_sentence(Optimisation)}\n\n{_table(Optimisation, list(shared))}")
     for section, kind in typing.get_type_hints(Recipe).items():
         names = [f.name for f in dataclasses.fields(kind) if f.name not in shared]
         others = [
             name for name in shared if issubclass(kind, Optimisation) and _default(kind, name) != shared[name].default
         ]
-        text = f"## {section}\n\n{_first_line(kind)}\n"
+        text = f"## {section}\n\n{_sentence(kind)}\n"
         if names:
             text += f"\n{_table(kind, names)}"
         if others:
@@ -69,8 +69,8 @@ def _table(kind: type[Any], names: list[str]) -> str:
     return "| key | default | |\n|---|---|---|\n" + "".join(rows)
 
 
-def _first_line(kind: type[Any]) -> str:
-    return (kind.__doc__ or "").strip()
+def _sentence(kind: type[Any]) -> str:
+    return " ".join((kind.__doc__ or "").split())
 
 
 def _default(kind: type[Any], name: str) -> Any:
