@@ -22,15 +22,16 @@ import torch
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill.diffusion import Process, plain_attention
 from genin.distill.discriminator import build_discriminator
+from genin.distill.held_out import HeldOut
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.phases import Lesson, prune_step, steps_step, student_preview
 from genin.distill.pool import Guided, Pool, build_pool
-from genin.distill.recipe import Optimisation, Recipe
+from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
 from genin.distill.sources import Source, joined_licences
 from genin.distill.student import build_student
 from genin.distill.teacher import cache_latents
 from genin.distill.text_encoder import embed
-from genin.distill.training import Training, claim_run, progress_bar
+from genin.distill.training import Look, Training, claim_run, progress_bar
 from genin.runtimes.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -186,9 +187,21 @@ def _run_phase(
         step = steps_step(training, prepared, lesson, settings, judge)
     if resume:
         training.resume()
-    counts = recipe.steps.step_counts if name != "adversarial" else recipe.adversarial.step_counts
-    training.run(step, student_preview(training, lesson, model.vae, counts))
-    return training.average_of("student").requires_grad_(False).eval()
+    few_steps = recipe.adversarial if name == "adversarial" else recipe.steps
+    look = None if name == "prune" else _look(training, lesson, model, few_steps)
+    training.run(step, student_preview(training, lesson, model.vae, few_steps.step_counts), look)
+    return training.best_of("student").requires_grad_(False).eval()
+
+
+def _look(training: Training, lesson: Lesson, model: ModelFolder, recipe: StepsRecipe) -> Look | None:
+    """How a student does on held-out captions at the most steps it has, where there are such captions."""
+    source = lesson.source.held_out() if recipe.held_out_images > 0 and training.progress < 1 else None
+    if source is None:
+        return None
+    cache = training.folder / "held_out.pt"
+    held_out = HeldOut.of(lesson.teacher, source, model.vae, model.image_size, recipe.held_out_images, cache)
+    timesteps = lesson.teacher.process.trailing_timesteps(max(recipe.step_counts))
+    return None if held_out is None else lambda network: held_out(network, timesteps)
 
 
 def student_folder(

@@ -168,10 +168,11 @@ def steps_step(
             targets[-1] = target = finished_by_teacher(training, lesson, done, text, recipe.step_counts)
         losses = [pseudo_huber(x0, aim, recipe.huber_c) for x0, aim in zip(done.pictures, targets, strict=True)]
         loss = recipe.regression_weight * torch.stack(losses).mean()
-        metrics: dict[str, Tensor | float] = {"first": losses[0].detach(), "last": losses[-1].detach()}
         picture = done.pictures[-1]
+        metrics = {"first": losses[0].detach(), "last": losses[-1].detach(), **_against(picture, target)}
         if recipe.perceptual_weight > 0 or discriminator is not None:
-            t, renoise = update.randint(recipe.max_noise_timestep), update.randn(*picture.shape[1:])
+            highest = min(round(recipe.max_noise_timestep * training.dial("noise")), process.num_train_timesteps)
+            t, renoise = update.randint(max(1, highest)), update.randn(*picture.shape[1:])
             look = Look(lesson, training.autocast, t, renoise)
             features, emb = look(picture, text, learn=True)
             if recipe.perceptual_weight > 0:
@@ -183,7 +184,7 @@ def steps_step(
                 true = true_pictures(lesson, adversarial.real_share, update, rows)
                 metrics |= _discriminate(training, discriminator, look, update, adversarial, fake_logits, true)
                 word = hinge_generator(_frozen(training, discriminator, features, emb, text))
-                ramp = min(1.0, training.progress / RAMP_SHARE)
+                ramp = min(1.0, training.progress / RAMP_SHARE) * training.dial("adversarial")
                 loss = loss + ramp * adversarial.adversarial_weight * word
                 metrics["adversarial"] = word.detach()
         if adversarial and adversarial.distillation_weight > 0:
@@ -194,6 +195,13 @@ def steps_step(
         return {"loss": loss.detach(), **metrics, "grad_norm": norm}
 
     return step
+
+
+@torch.no_grad()
+def _against(picture: Tensor, target: Tensor) -> dict[str, Tensor | float]:
+    """The latents' deviation as a share of the teacher's, and their means' distance in deviations: for `health`."""
+    deviation = target.std()
+    return {"spread": picture.std() / deviation, "shift": (picture.mean() - target.mean()).abs() / deviation}
 
 
 def finished_by_teacher(

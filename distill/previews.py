@@ -43,7 +43,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path, *, title: st
         return
     from matplotlib.figure import Figure
 
-    keys = [key for key in history[-1] if key not in NOT_CURVES]
+    keys = [key for key in dict.fromkeys(key for row in history for key in row) if key not in NOT_CURVES]
     columns = min(4, len(keys))
     lines = -(-len(keys) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.3 * lines), layout="constrained")

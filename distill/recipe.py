@@ -40,7 +40,11 @@ class Optimisation:
     lr_final_fraction: float = key(0.05, "share of the peak where its cosine decay ends")
     weight_decay: float = key(0.0, "decoupled weight decay")
     clip_norm: float = key(1.0, "largest norm of a gradient; longer ones are scaled down to it")
-    ema_decay: float = key(0.999, "decay of the weights' moving average, which is what is kept")
+    ema_decays: tuple[float, ...] = key(
+        (0.999,),
+        "decays of the weights' moving averages; the one that does best on held-out pictures is kept, where those are looked at, "
+        "else the first",
+    )
     mixed_precision: str = key("bf16", '"bf16" or "no"; fp16 is refused: adversarial training diverges in it')
     compile: bool = key(False, "torch.compile the network; pays on GPUs only")
     seed: int = key(0, "of everything random in the training")
@@ -163,6 +167,11 @@ class StepsRecipe(Optimisation):
     max_noise_timestep: int = key(
         60, "pictures are noised again up to this timestep before the teacher's encoder sees them"
     )
+    held_out_images: int = key(
+        512,
+        "captions of the val split that are drawn at every grid of samples, to choose the best checkpoint by; 0 for none",
+    )
+    ema_decays: tuple[float, ...] = (0.999, 0.9998)
     batch_size: int = 32
     images: int = 120_000
     lr: float = 6e-4
@@ -212,7 +221,9 @@ LIMITS: Mapping[str, tuple[float, float]] = {
         ("size", "channels", "latent_channels", "layers", "heads", "hidden_size", "layers_per_block"), (1, 1e6)
     ),
     **dict.fromkeys(("head_dim", "norm_groups", "discriminator_hidden"), (1, 1e6)),
-    **dict.fromkeys(("ema_decay", "caption_dropout", "lr_final_fraction", "mismatched_captions", "real_share"), (0, 1)),
+    **dict.fromkeys(
+        ("ema_decays", "caption_dropout", "lr_final_fraction", "mismatched_captions", "real_share"), (0, 1)
+    ),
     "image_size": (8, 8192),
     "max_length": (3, 10_000),
     "step_counts": (1, 1000),

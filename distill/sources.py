@@ -43,6 +43,10 @@ class Source(Protocol):
 
     def labels(self, captions: Sequence[str], rows: Sequence[Mapping[str, str]]) -> dict[str, Tensor]: ...
 
+    def held_out(self) -> Source | None:
+        """The val split of the same, or None where it has none."""
+        ...
+
 
 class WorldSource:
     """`count` scenes of one split of the built-in world."""
@@ -84,6 +88,9 @@ class WorldSource:
 
         return labels_of(captions, rows, self.columns)
 
+    def held_out(self) -> Source | None:
+        return WorldSource("val", self.count, self.seed)
+
 
 class FolderSource:
     """A dataset folder: imagefolder with metadata, or what `genin data prepare` wrote."""
@@ -91,7 +98,7 @@ class FolderSource:
     def __init__(self, folder: Path, split: Split = "train") -> None:
         from genin.distill.datasets import ImageDataset
 
-        self.dataset = ImageDataset.open(folder, split=split)
+        self.folder, self.dataset = folder, ImageDataset.open(folder, split=split)
         self.name, self.licence = folder.name, self.dataset.licence
         self.columns: Mapping[str, Sequence[str]] = self.dataset.columns
         self.digest = self.dataset.digest()
@@ -112,6 +119,12 @@ class FolderSource:
         from genin.distill.text_encoder import labels_of
 
         return labels_of(captions, rows, self.columns)
+
+    def held_out(self) -> Source | None:
+        try:
+            return FolderSource(self.folder, "val")
+        except InputError:  # too few pictures to split
+            return None
 
 
 def open_source(name: str, split: Split = "train", *, count: int, seed: int = 0) -> Source:

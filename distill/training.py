@@ -6,16 +6,18 @@ global state, so a resumed run draws what the uninterrupted one would have drawn
 its slice of the same global batch.
 
 A checkpoint is one file, written beside the old one and renamed over it: a crash or a full disk leaves the previous one
-whole. With a budget in minutes the learning rate follows whichever of images and minutes is further, so a run cut short
-still ends annealed (such a run is not bit-reproducible; one bounded by images is).
+whole. It is written after a row of the log that raised no alarm (`health`), so that there is a good one to go back to; what was
+seen and done stands in `STAGE.events.jsonl`. With a budget in minutes the learning rate follows whichever of images and minutes
+is further, so a run cut short still ends annealed (such a run is not bit-reproducible; one bounded by images is).
 
-Not here: what a stage computes (autoencoder, text_encoder, teacher, phases) and alarms on a run's health.
+Not here: what a stage computes (autoencoder, text_encoder, teacher, phases), and which rows are alarming (`health`).
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import math
 import os
 import signal
@@ -33,11 +35,24 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from genin.distill.health import ROLLBACKS, Alarm, not_finite, watch
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
 from genin.runtimes.errors import GeninError, InputError
 
 Metrics = Mapping[str, Tensor | float]
+Look = Callable[[nn.Module], Mapping[str, float]]  # a network on held-out data => figures; the lowest `kid` is the best
 WARMUP_SHARE = 0.05
+ROW_UPDATES = 50  # that a row of the log is the mean of
+
+log = logging.getLogger(__name__)
+
+
+class UnhealthyError(Exception):
+    """Raised within an update that must not be finished."""
+
+    def __init__(self, alarm: Alarm) -> None:
+        super().__init__(alarm.says)
+        self.alarm = alarm
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,7 @@ class Training:
 
     def __init__(self, folder: Path, stage: str, settings: Optimisation, *, minutes: float | None = None) -> None:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
 
         if settings.mixed_precision not in ("no", "bf16"):
             raise InputError(
@@ -99,6 +115,8 @@ class Training:
                 remedy="choose 'no' or 'bf16' (fp16 diverges in adversarial training)",
             )
         self.folder, self.stage, self.settings, self.minutes = folder, stage, settings, minutes
+        # The precision is a process's, and fixed by its first Accelerator; a stage may want another than the one before.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
             cpu=not torch.cuda.is_available(),
@@ -111,10 +129,15 @@ class Training:
         self.optimizers: dict[str, Any] = {}
         self.base_lrs: dict[str, float] = {}
         self.averages: dict[str, AveragedModel] = {}
+        self.best: dict[str, Any] | None = None  # what the looks liked best so far: kid, update, average, state
         self.update_index = 0
         self.images_seen = 0
         self.elapsed_s = 0.0
         self.history: list[dict[str, float]] = []
+        self.row: dict[str, list[float]] = {}  # what the next row of the log is the mean of
+        self.dials: dict[str, float] = {}
+        self.rollbacks = 0
+        self.watched_from = 0  # rows before this update have been answered
         folder.mkdir(parents=True, exist_ok=True)
 
     # --- what is trained -------------------------------------------------------------------------------------------
@@ -130,7 +153,7 @@ class Training:
         compiled: bool = True,
         trains: Callable[[str], bool] = lambda _name: True,
     ) -> nn.Module:
-        """Register a trained network; returns it prepared by accelerate. Its average starts as a copy of it.
+        """Register a trained network; returns it prepared by accelerate. Its averages start as copies of it.
 
         `trains` says by name which of its weights learn; the others stay as they are. Where the recipe compiles, `compiled`
         False leaves this one out: a compiled network has no second derivatives, which R1 takes.
@@ -146,39 +169,54 @@ class Training:
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
-        if average:
-            decay = self.settings.ema_decay
-            self.averages[name] = AveragedModel(module, multi_avg_fn=_warmed_up_average(decay))
-            self.averages[name].requires_grad_(False).eval()
+        for i, decay in enumerate(self.settings.ema_decays if average else ()):
+            averaged = AveragedModel(module, multi_avg_fn=_warmed_up_average(decay))
+            self.averages[name if i == 0 else f"{name}/{decay}"] = averaged.requires_grad_(False).eval()
         prepared, optimizer = self.accelerator.prepare(module, optimizer)
         self.modules[name], self.optimizers[name], self.base_lrs[name] = prepared, optimizer, lr
         return torch.compile(prepared) if self.settings.compile and compiled else prepared  # type: ignore[return-value]
 
     def average_of(self, name: str) -> nn.Module:
-        """The exponential moving average of a registered network (the network itself, averaged, not a wrapper)."""
+        """The exponential moving average of a registered network (the network itself, averaged, not a wrapper): the first, where
+        the recipe keeps several."""
         return self.averages[name].module
 
+    def best_of(self, name: str) -> nn.Module:
+        """The average that did best on held-out data at any time of the run; where none was looked at, the first at the end."""
+        network = self.average_of(name)
+        if self.best is not None:
+            network.load_state_dict(self.best["state"])
+        return network
+
     def optimise(self, name: str, loss: Tensor) -> float:
-        """Backward, clip, step; returns the gradient norm. A loss that is not finite ends the run with its place."""
-        if not torch.isfinite(loss):
-            raise GeninError(
-                f"the loss of '{name}' became {loss.item()} at update {self.update_index} of stage '{self.stage}'",
-                where=self.folder,
-                remedy="resume from the last checkpoint with a lower lr",
-            )
+        """Backward, clip, step; returns the gradient norm. Errors: UnhealthyError for a loss that is not finite."""
+        if not self._everywhere(bool(torch.isfinite(loss))):
+            raise UnhealthyError(not_finite(name, float(loss)))
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.modules[name].parameters(), self.settings.clip_norm)
         for group in optimizer.param_groups:
-            group["lr"] = self.base_lrs[name] * self.lr_factor()
+            group["lr"] = self.base_lrs[name] * self.lr_factor() * self.dial("lr") * self.dial(f"lr/{name}")
         optimizer.step()
-        if name in self.averages:
-            self.averages[name].update_parameters(self.accelerator.unwrap_model(self.modules[name]))
+        for key, average in self.averages.items():
+            if key.partition("/")[0] == name:
+                average.update_parameters(self.accelerator.unwrap_model(self.modules[name]))
         return float(norm) if norm is not None else 0.0
 
     def autocast(self) -> Any:
         return self.accelerator.autocast()
+
+    def dial(self, name: str) -> float:
+        """The factor that alarms so far have put on a setting."""
+        return self.dials.get(name, 1.0)
+
+    def _everywhere(self, fine: bool) -> bool:
+        """Whether it is so in every process: all must go back, or none."""
+        if self.accelerator.num_processes == 1:
+            return fine
+        wrong = torch.tensor([0.0 if fine else 1.0], device=self.device)
+        return float(self.accelerator.reduce(wrong, "sum")) == 0
 
     # --- the loop --------------------------------------------------------------------------------------------------
 
@@ -197,40 +235,91 @@ class Training:
         floor = self.settings.lr_final_fraction
         return warmup * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self.progress)))
 
-    def run(self, step: Callable[[Update], Metrics], preview: Callable[[Path], None] | None = None) -> None:
-        """Update until the images or minutes are spent. Ctrl-C finishes the update, saves, and raises KeyboardInterrupt."""
-        sums: dict[str, list[float]] = {}
-        count, last_log, last_save = 0, time.perf_counter(), time.perf_counter()
+    def run(
+        self,
+        step: Callable[[Update], Metrics],
+        preview: Callable[[Path], None] | None = None,
+        look: Look | None = None,
+    ) -> None:
+        """Update until the images or minutes are spent. Ctrl-C finishes the update, saves, and raises KeyboardInterrupt.
+
+        `preview` writes a picture of how far it is; `look` judges an average on held-out data. Both come with the first row of the
+        log after every `preview_images`, and with the last.
+        """
+        last_log = last_save = time.perf_counter()
         next_preview = (self.images_seen // self.settings.preview_images + 1) * self.settings.preview_images
+        if not self.checkpoint_path.is_file():
+            self.save()
         with _interruptible() as interrupted, progress_bar(self.stage, self.accelerator.is_main_process) as report:
             while self.progress < 1.0 and not interrupted():
-                started = time.perf_counter()
-                metrics = step(self._next_update())
+                started, alarm = time.perf_counter(), None
+                try:
+                    metrics = step(self._next_update())
+                except UnhealthyError as error:
+                    metrics, alarm = {}, error.alarm
+                now = time.perf_counter()
                 self.update_index += 1
                 self.images_seen += self.settings.batch_size
-                now = time.perf_counter()
                 self.elapsed_s += now - started
-                count += 1
                 for key, value in metrics.items():
-                    sums.setdefault(key, []).append(float(value))
-                if count == 50 or self.progress >= 1.0:
-                    rate = count * self.settings.batch_size / (now - last_log)
-                    self._log({key: sum(values) / len(values) for key, values in sums.items()}, rate)
-                    sums, count, last_log = {}, 0, now
+                    self.row.setdefault(key, []).append(float(value))
+                if alarm is None and (self.update_index % ROW_UPDATES == 0 or self.progress >= 1.0):
+                    due = self.images_seen >= next_preview or self.progress >= 1.0
+                    self._log(now - last_log, self._look(look) if due else {})
+                    if due:
+                        next_preview += self.settings.preview_images
+                        self._preview(preview)
+                    last_log = time.perf_counter()
+                    alarm = watch([row for row in self.history if row["update"] > self.watched_from])
+                    if alarm is None and now - last_save > 60 * self.settings.checkpoint_minutes:
+                        self.save()
+                        last_save = time.perf_counter()
+                if alarm is not None:
+                    self._answer(alarm)
+                    last_log = time.perf_counter()
                 report(self.progress, self._note())
-                if now - last_save > 60 * self.settings.checkpoint_minutes:
-                    self.save()
-                    last_save = time.perf_counter()
-                if self.images_seen >= next_preview:
-                    next_preview += self.settings.preview_images
-                    self._preview(preview)
             self.save()
-            self._preview(preview)
             if interrupted():
+                self._preview(preview)
                 raise KeyboardInterrupt(
                     f"interrupted after {self.images_seen:,} images of stage {self.stage}; all is saved in {self.folder}, "
                     "the same command with --resume goes on"
                 )
+
+    def _look(self, look: Look | None) -> Mapping[str, float]:
+        """The best average's figures; the best of all times is kept."""
+        if look is None:
+            return {}
+        found = {key: look(average.module) for key, average in self.averages.items()}
+        key = min(found, key=lambda key: found[key]["kid"])
+        if self.best is None or found[key]["kid"] < self.best["kid"]:
+            state = {name: value.clone() for name, value in self.averages[key].module.state_dict().items()}
+            self.best = {"kid": found[key]["kid"], "update": self.update_index, "average": key, "state": state}
+        return found[key]
+
+    def _answer(self, alarm: Alarm) -> None:
+        """Turn the alarm's dials, go back where it says so, and record it. Errors: GeninError after too many ways back."""
+        seen_at, seen_images, elapsed_s = self.update_index, self.images_seen, self.elapsed_s
+        dials = {**self.dials, **{name: self.dial(name) * factor for name, factor in alarm.dials.items()}}
+        rollbacks = self.rollbacks + alarm.rollback
+        if rollbacks > ROLLBACKS:
+            raise GeninError(
+                f"stage '{self.stage}' is unstable: {alarm.says} at update {seen_at}, after going back {ROLLBACKS} times",
+                where=self.folder / f"{self.stage}.events.jsonl",
+                remedy="lower this stage's lr (or adversarial_weight) in the recipe, and name another --out",
+            )
+        if alarm.rollback:
+            self.resume()
+            self.elapsed_s = elapsed_s  # the minutes are spent all the same
+        self.dials, self.rollbacks, self.watched_from = dials, rollbacks, self.update_index
+        self.save()
+        turned = ", ".join(f"{name} × {dials[name]:.3g}" for name in alarm.dials)
+        did = f"back to update {self.update_index}, {turned}" if alarm.rollback else turned
+        log.warning("%s, update %d: %s; %s", self.stage, seen_at, alarm.says, did)
+        if self.accelerator.is_main_process:
+            event = {"update": seen_at, "images_seen": seen_images, "alarm": alarm.name, "says": alarm.says, "did": did}
+            with (self.folder / f"{self.stage}.events.jsonl").open("a", encoding="utf-8") as events:
+                events.write(json.dumps(event) + "\n")
 
     def _note(self) -> str:
         row = self.history[-1] if self.history else {}
@@ -256,19 +345,25 @@ class Training:
     def log_path(self) -> Path:
         return self.folder / f"{self.stage}.log.jsonl"
 
-    def _log(self, metrics: dict[str, float], images_per_s: float) -> None:
+    def _log(self, seconds: float, figures: Mapping[str, float]) -> None:
+        """Close the row: means over its updates and over all processes, so that all see the same, and the look's figures."""
+        names = sorted(self.row)
+        means = torch.tensor([sum(self.row[name]) / len(self.row[name]) for name in names], device=self.device)
+        means = self.accelerator.reduce(means, "mean").tolist()
+        count, self.row = max(map(len, self.row.values()), default=0), {}
         row = {
             "update": self.update_index,
             "images_seen": self.images_seen,
             "elapsed_s": round(self.elapsed_s, 1),
-            "images_per_s": round(images_per_s, 2),
+            "images_per_s": round(count * self.settings.batch_size / max(seconds, 1e-9), 2),
             "lr_factor": round(self.lr_factor(), 5),
-            **{key: round(value, 6) for key, value in metrics.items()},
+            **{name: round(mean, 6) for name, mean in zip(names, means, strict=True)},
+            **{name: round(figure, 6) for name, figure in figures.items()},
         }
         self.history.append(row)
         if self.accelerator.is_main_process:
-            with self.log_path.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(row) + "\n")
+            with self.log_path.open("a", encoding="utf-8") as rows:
+                rows.write(json.dumps(row) + "\n")
 
     def _preview(self, preview: Callable[[Path], None] | None) -> None:
         if not self.accelerator.is_main_process:
@@ -291,6 +386,9 @@ class Training:
             "modules": {k: self.accelerator.unwrap_model(m).state_dict() for k, m in self.modules.items()},
             "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
             "averages": {k: a.state_dict() for k, a in self.averages.items()},
+            "best": self.best,
+            "row": self.row,
+            "health": {"dials": self.dials, "rollbacks": self.rollbacks, "watched_from": self.watched_from},
         }
         partial = self.checkpoint_path.with_suffix(".partial")
         try:
@@ -326,6 +424,9 @@ class Training:
             ) from error
         self.update_index, self.images_seen = int(state["update_index"]), int(state["images_seen"])
         self.elapsed_s = float(state["elapsed_s"])
+        self.row, self.best = state.get("row", {}), state.get("best")
+        health = state.get("health", {"dials": {}, "rollbacks": 0, "watched_from": 0})
+        self.dials, self.rollbacks, self.watched_from = health["dials"], health["rollbacks"], health["watched_from"]
         if self.log_path.is_file():
             rows = [json.loads(line) for line in self.log_path.read_text(encoding="utf-8").splitlines()]
             self.history = [row for row in rows if row["images_seen"] <= self.images_seen]

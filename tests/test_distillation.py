@@ -13,8 +13,10 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from torch import Tensor  # noqa: E402
+
 from genin.cli import run  # noqa: E402
-from genin.distill import recipe_docs  # noqa: E402
+from genin.distill import health, recipe_docs, training  # noqa: E402
 from genin.distill.distillation import Budget  # noqa: E402
 from genin.distill.model_folder import load_model_folder, save_model_folder  # noqa: E402
 from genin.distill.phases import Lesson, true_pictures  # noqa: E402
@@ -25,8 +27,9 @@ from genin.distill.training import Training, Update  # noqa: E402
 RECIPE = """
 pool: {size: 32, teacher_steps: 3, batch_size: 16}
 prune: {images: 32, batch_size: 8, feature_weight: 0.1}
-steps: {images: 32, batch_size: 8, perceptual_weight: 2, backward_distillation: true}
-adversarial: {images: 32, batch_size: 8, cache_images: 16, distillation_weight: 0.5, real_share: 0.5, mismatched_captions: 0.25}
+steps: {images: 32, batch_size: 8, perceptual_weight: 2, backward_distillation: true, held_out_images: 16}
+adversarial: {images: 32, batch_size: 8, cache_images: 16, distillation_weight: 0.5, real_share: 0.5, mismatched_captions: 0.25,
+  held_out_images: 0}
 finetune: {images: 16, batch_size: 8, cache_images: 16, lr: 0.001, lr_warmup_images: 1}
 """
 
@@ -60,7 +63,7 @@ def test_a_student_is_a_model_folder_that_diffusers_opens(student: Path) -> None
 
 def test_each_phase_leaves_its_log_curves_and_pictures(student: Path) -> None:
     training = student / "training"
-    wanted = {"prune": {"output", "features"}, "steps": {"first", "last", "perceptual"}}
+    wanted = {"prune": {"output", "features"}, "steps": {"first", "last", "perceptual", "kid", "diversity"}}
     wanted["adversarial"] = {"first", "last", "perceptual", "discriminator", "adversarial", "distillation", "r1"}
     for phase, keys in wanted.items():
         rows = [json.loads(line) for line in (training / f"{phase}.log.jsonl").read_text().splitlines()]
@@ -95,6 +98,34 @@ def test_ctrl_c_in_the_adversarial_phase_changes_nothing_about_where_it_leads(
     assert run([*command, "--resume"]) == 0
     wanted, found = (load_model_folder(path).unet.state_dict() for path in (student, tmp_path / "again"))
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+def test_a_blind_discriminator_is_given_less_noise_to_look_through(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alarm provoked on purpose: any accuracy counts as blind, after two updates."""
+    monkeypatch.setattr(health, "PATIENCE", 1)
+    monkeypatch.setattr(health, "BLIND", 1.1)
+    monkeypatch.setattr(health, "ADRIFT", (0.0, 9.0, 9.0))  # rows of one update, of an untrained student, wander
+    monkeypatch.setattr(training, "ROW_UPDATES", 1)
+    recipe, out = tmp_path / "blind.yaml", tmp_path / "blind"
+    recipe.write_text(
+        "pool: {size: 16, teacher_steps: 2, batch_size: 16}\nprune: {images: 0}\nsteps: {images: 0}\n"
+        "adversarial: {images: 48, batch_size: 8, cache_images: 16, held_out_images: 0}\n"
+    )
+    highest: list[int] = []
+    randint = Update.randint
+
+    def seen(update: Update, high: int) -> Tensor:
+        highest.append(high)
+        return randint(update, high)
+
+    monkeypatch.setattr(Update, "randint", seen)
+    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
+    assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(out)]) == 0
+    found = [json.loads(line) for line in (out / "training" / "adversarial.events.jsonl").read_text().splitlines()]
+    assert [(event["update"], event["alarm"]) for event in found] == [(at, "discriminator_blind") for at in (2, 4, 6)]
+    assert highest[1::2] == [60, 60, 40, 40, 27, 27]
 
 
 def test_without_its_term_the_adversarial_phase_needs_neither_discriminator_nor_pictures(
@@ -209,7 +240,7 @@ def test_a_dry_run_needs_neither_data_nor_out(tiny_model_folder: Path, capfd: py
         ("steps: {step_counts: []}", "steps.step_counts"),
         ("adversarial: {step_counts: [4, 0]}", "adversarial.step_counts"),
         ("prune: {lr: .nan}", "prune.lr"),
-        ("prune: {ema_decay: 7.0}", "prune.ema_decay"),
+        ("prune: {ema_decays: [7.0]}", "prune.ema_decays"),
         ("prunes: {}", "prune"),
         ("prune: [", "not valid YAML"),
     ],

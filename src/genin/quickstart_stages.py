@@ -132,15 +132,17 @@ def distil_student(run: Run, done: Done) -> Result:
 
 
 def quick_recipe(student: str) -> Recipe:
-    """For a few hundred updates: small batches, warmed up within ten of them, averages that forget the beginning."""
+    """For a few hundred updates: small batches, warmed up within ten of them, averages that forget the beginning, and no looks at
+    held-out pictures on the way."""
     from genin.distill.recipe import AdversarialRecipe, PoolRecipe, PruneRecipe, Recipe, StepsRecipe, StudentRecipe
 
+    short: dict[str, Any] = {"batch_size": 16, "lr_warmup_images": 160, "ema_decays": (0.98,)}
     return Recipe(
         student=StudentRecipe(name=student),
         pool=PoolRecipe(teacher_steps=8, batch_size=32),
-        prune=PruneRecipe(batch_size=16, lr_warmup_images=160, ema_decay=0.98),
-        steps=StepsRecipe(batch_size=16, lr_warmup_images=160, ema_decay=0.98),
-        adversarial=AdversarialRecipe(batch_size=16, lr_warmup_images=160, ema_decay=0.98, cache_images=1_000),
+        prune=PruneRecipe(**short),
+        steps=StepsRecipe(**short, held_out_images=0),
+        adversarial=AdversarialRecipe(**short, held_out_images=0, cache_images=1_000),
     )
 
 

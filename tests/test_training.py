@@ -1,0 +1,224 @@
+"""The training loop in trouble: every alarm is provoked, and what the run does about it is looked at."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from genin.distill import health, training  # noqa: E402
+from genin.distill.health import watch  # noqa: E402
+from genin.distill.recipe import Optimisation  # noqa: E402
+from genin.distill.training import Training, Update  # noqa: E402
+from genin.runtimes.errors import GeninError  # noqa: E402
+
+ROW = 2  # updates; a checkpoint follows each row
+UPDATES = 40
+
+
+@pytest.fixture(autouse=True)
+def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "ROW_UPDATES", ROW)
+
+
+def begin(folder: Path, **settings: Any) -> tuple[Training, nn.Module]:
+    chosen = {
+        "batch_size": 4,
+        "images": 4 * UPDATES,
+        "mixed_precision": "no",
+        "checkpoint_minutes": 0.0,
+        "lr": 0.1,
+        "lr_warmup_images": 1,
+    }
+    run = Training(folder, "stage", Optimisation(**{**chosen, **settings}))
+    torch.manual_seed(0)
+    return run, run.add("network", nn.Linear(3, 1))
+
+
+def learn(run: Training, network: nn.Module, trouble: Callable[[int, float], float]) -> Callable[[Update], Any]:
+    """A step of regression; `trouble` of (update, loss) is the loss that is optimised and logged."""
+
+    def step(update: Update) -> dict[str, Any]:
+        x = update.randn(3)
+        loss = (network(x) - x.sum(1, keepdim=True)).square().mean()
+        factor = trouble(update.index, float(loss)) / float(loss)
+        run.optimise("network", loss * factor)
+        return {"loss": loss.detach() * factor}
+
+    return step
+
+
+def once(at: int, value: float) -> Callable[[int, float], float]:
+    """Trouble at the first time that update `at` is done."""
+    left = [at]
+
+    def trouble(update: int, loss: float) -> float:
+        return value if update in left and not left.remove(update) else loss  # type: ignore[func-returns-value]
+
+    return trouble
+
+
+def events(run: Training) -> list[dict[str, Any]]:
+    path = run.folder / "stage.events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def test_a_healthy_run_has_no_events(tmp_path: Path) -> None:
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, lambda _, loss: loss))
+    assert events(run) == [] and run.update_index == UPDATES and run.history[-1]["loss"] < run.history[0]["loss"]
+
+
+def test_stages_of_one_process_may_differ_in_precision(tmp_path: Path) -> None:
+    for precision in ("bf16", "no", "bf16"):
+        run, _ = begin(tmp_path / precision, mixed_precision=precision)
+        with run.autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (
+                torch.bfloat16 if precision == "bf16" else torch.float32
+            )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_sends_the_run_back_at_half_its_rate(tmp_path: Path, value: float) -> None:
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, once(7, value)))
+    (event,) = events(run)
+    assert event["alarm"] == "not_finite" and event["update"] == 8 and event["did"] == "back to update 6, lr × 0.5"
+    assert run.update_index == UPDATES and run.dial("lr") == 0.5
+    rate = run.optimizers["network"].param_groups[0]["lr"]
+    assert rate == pytest.approx(0.5 * run.settings.lr * run.settings.lr_final_fraction, rel=0.3)
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+    assert [row["update"] for row in run.history] == list(
+        range(ROW, UPDATES + 1, ROW)
+    )  # what was undone is not in the log
+
+
+def test_a_jump_of_the_loss_sends_the_run_back(tmp_path: Path) -> None:
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, once(30, 1e4)))
+    (event,) = events(run)
+    assert event["alarm"] == "loss_jump" and event["did"] == "back to update 30, lr × 0.5"
+
+
+def test_a_run_that_stays_unstable_ends_and_says_where_to_look(tmp_path: Path) -> None:
+    run, network = begin(tmp_path)
+    with pytest.raises(GeninError, match=r"unstable: the loss of the network became nan.*after going back 3 times"):
+        run.run(learn(run, network, lambda update, loss: math.nan if update == 9 else loss))
+    assert [event["alarm"] for event in events(run)] == ["not_finite"] * health.ROLLBACKS
+    state = torch.load(run.checkpoint_path, weights_only=True)
+    assert state["update_index"] == 8 and torch.isfinite(state["modules"]["network"]["weight"]).all()
+
+
+def test_minutes_are_spent_even_on_the_way_back(tmp_path: Path) -> None:
+    run, network = begin(tmp_path, checkpoint_minutes=60.0)
+    late = once(21, math.nan)
+
+    def trouble(update: int, loss: float) -> float:
+        run.elapsed_s += 100.0 * (update == 20)
+        return late(update, loss)
+
+    run.run(learn(run, network, trouble))
+    assert events(run)[0]["did"].startswith("back to update 0")
+    assert run.history[0]["elapsed_s"] >= 100 and run.elapsed_s >= 200
+
+
+def test_an_interrupted_run_answers_alarms_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    """Interrupted within a row, after a way back; trouble depends on the update and the dials alone."""
+
+    def trouble(run: Training) -> Callable[[int, float], float]:
+        return lambda update, loss: math.nan if update == 11 and run.dial("lr") == 1 else loss
+
+    whole, network = begin(tmp_path / "whole")
+    whole.run(learn(whole, network, trouble(whole)))
+    first, started = begin(tmp_path / "parts")
+    step = learn(first, started, trouble(first))
+
+    def interrupted(update: Update) -> Any:
+        if update.index == 24:
+            signal.raise_signal(signal.SIGINT)
+        return step(update)
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(interrupted)
+    second, again = begin(tmp_path / "parts")
+    assert second.resume() and second.dial("lr") == 0.5 and second.update_index == 25
+    second.run(learn(second, again, trouble(second)))
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in network.state_dict().items())
+    assert [r["loss"] for r in whole.history] == [r["loss"] for r in second.history]
+
+
+def test_the_best_average_is_kept_not_the_last(tmp_path: Path) -> None:
+    run, network = begin(tmp_path, preview_images=40, ema_decays=(0.5, 0.9))
+    seen: list[tuple[float, Any]] = []
+
+    def look(average: nn.Module) -> dict[str, float]:
+        kid = [5.0, 4.0, 1.5, 1.0, 2.0, 2.0, 3.0, 3.0][len(seen)]
+        seen.append((kid, {key: value.clone() for key, value in average.state_dict().items()}))
+        return {"kid": kid}
+
+    run.run(learn(run, network, lambda _, loss: loss), look=look)
+    assert [row["kid"] for row in run.history if "kid" in row] == [4.0, 1.0, 2.0, 3.0]  # of two averages the better
+    best = {key: value.clone() for key, value in run.best_of("network").state_dict().items()}
+    assert all(torch.equal(best[key], value) for key, value in seen[3][1].items())
+    again, _ = begin(tmp_path, preview_images=40, ema_decays=(0.5, 0.9))
+    assert again.resume()
+    assert all(torch.equal(best[key], value) for key, value in again.best_of("network").state_dict().items())
+
+
+def rows(count: int, **values: float) -> list[dict[str, float]]:
+    return [{"update": 50 * (i + 1), "loss": 1.0, **values} for i in range(count)]
+
+
+LAST = {"update": 2_000}
+
+
+@pytest.mark.parametrize(
+    ("log", "alarm", "dials"),
+    [
+        ([*rows(20), {"loss": 3.1, **LAST}], "loss_jump", {"lr": 0.5}),
+        ([*rows(20, last=0.1), {"loss": 9.0, "last": 0.31, **LAST}], "loss_jump", {"lr": 0.5}),
+        (
+            [*rows(3, spread=0.97, shift=0.0), {"loss": 1.0, "spread": 0.6, "shift": 0.0, **LAST}],
+            "latent_drift",
+            {"lr": 0.5},
+        ),
+        (
+            [*rows(3, spread=0.97, shift=0.0), {"loss": 1.0, "spread": 1.0, "shift": 0.4, **LAST}],
+            "latent_drift",
+            {"lr": 0.5},
+        ),
+        ([{"loss": 1.0, "diversity": 0.4, **LAST}], "diversity_collapse", {"adversarial": 0.5}),
+        (rows(22, discriminator_accuracy=0.96), "discriminator_wins", {"lr/discriminator": 0.5, "noise": 1.5}),
+        (rows(22, discriminator_accuracy=0.52), "discriminator_blind", {"noise": 1 / 1.5}),
+    ],
+)
+def test_what_is_alarming(log: list[dict[str, float]], alarm: str, dials: dict[str, float]) -> None:
+    found = watch(log)
+    assert found is not None and found.name == alarm and found.dials == dials
+    assert found.rollback == (not alarm.startswith("discriminator"))
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        [],
+        rows(1),
+        [*rows(5), {"loss": 100.0, **LAST}],  # too few rows before it
+        [*rows(20, last=0.1), {"loss": 100.0, "last": 0.1, **LAST}],  # the adversarial part may do as it likes
+        rows(5, spread=0.3, shift=0.0),  # never was in place: a network that has only begun
+        rows(22, discriminator_accuracy=0.7),
+        rows(20, discriminator_accuracy=0.99),  # not for a thousand updates yet
+        [{"loss": 1.0, "diversity": 0.6, **LAST}],
+    ],
+)
+def test_what_is_not(log: list[dict[str, float]]) -> None:
+    assert watch(log) is None
