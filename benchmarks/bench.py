@@ -111,12 +111,13 @@ def bench_with_pictures(
     configurations = list(
         dict.fromkeys(one for model in models for one in configure(model, facts[model.path], choices))
     )
+    context = _context(facts, quality, protocol.seed)
     sizes = {one: sum(_component_bytes(facts[one.path], one.runtime, one.precision)[1]) for one in configurations}
     measured, skipped = measure(configurations, protocol, sizes)
     if not measured:
         first = skipped[0]
         raise GeninError(f"none of {len(skipped)} configurations runs here; {first.configuration}: {first.reason}")
-    context = _context(facts, measured, quality, protocol.seed)
+    context.measured = measured
     rows = [_row(one, context) for one in measured]
     _add_speedups(rows)
     result = {
@@ -178,7 +179,8 @@ def _component_bytes(facts: ModelFacts, runtime: str, precision: str) -> tuple[d
 # --- one row ---------------------------------------------------------------------------------------------------------
 
 
-def _context(facts: Mapping[Path, ModelFacts], measured: Sequence[Measured], quality: Quality, seed: int) -> _Context:
+def _context(facts: Mapping[Path, ModelFacts], quality: Quality, seed: int) -> _Context:
+    """What can be wrong with it is wrong before an hour of measuring."""
     lpips, reason = None, ""
     try:
         lpips = load_lpips("squeeze", quality.metric_weights)
@@ -195,7 +197,8 @@ def _context(facts: Mapping[Path, ModelFacts], measured: Sequence[Measured], qua
             metric_weights=quality.metric_weights,
             classifier=quality.classifier,
         )
-    context = _Context(facts, measured, lpips, reason, evaluator)
+        evaluator.reference.captions()
+    context = _Context(facts, (), lpips, reason, evaluator)
     if lpips is None:
         context.notes["lpips_squeeze_to_fp32"] = context.notes["lpips_squeeze_to_teacher"] = reason
     if evaluator is None:
@@ -284,7 +287,11 @@ def _fd(configuration: Configuration, context: _Context, notes: dict[str, str]) 
     sampling = Sampling(
         steps=configuration.steps, runtime=configuration.runtime, precision=configuration.precision, batch_size=16
     )
-    found = context.evaluator.evaluate(configuration.path, sampling)
+    try:
+        found = context.evaluator.evaluate(configuration.path, sampling)
+    except GeninError as error:  # the timings are worth keeping
+        notes |= dict.fromkeys(FD_KEYS, str(error))
+        return values
     notes |= {key: reason for key, reason in found["notes"].items() if key in FD_KEYS}
     return {key: found[key] for key in values}
 

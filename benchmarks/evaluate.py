@@ -26,7 +26,8 @@ from genin.benchmarks.floor import AutoencoderSubject
 from genin.benchmarks.frechet import Features, Moments, TooFewPicturesError, frechet_distance
 from genin.benchmarks.measures import FD_NAMES, Figures, Gathering, Suite, distances, load_suite, statistics_distances
 from genin.benchmarks.perceptual import diversity, resize_rule
-from genin.benchmarks.picture_sets import PictureRow, Pictures, open_picture_set, picture_batches, read_picture
+from genin.benchmarks.picture_files import read_picture
+from genin.benchmarks.picture_sets import PictureRow, Pictures, open_picture_set, picture_batches
 from genin.benchmarks.sampling import SEED_STRIDE, plan, with_other_seeds
 from genin.benchmarks.statistics_file import Statistics, is_statistics, load_statistics, save_statistics
 from genin.benchmarks.subjects import FolderSubject, ModelSubject, Sampling, Subject, open_subject
@@ -205,12 +206,10 @@ class Evaluator:
         result["against"] = other.result
         notes = result["notes"]
         ratios = {}
+        if (why := _not_comparable(result, other.result)) is not None:
+            notes["fd_ratio"] = why
         for name, metric in FD_NAMES.items():
-            own, theirs = result.get(metric), other.result.get(metric)
-            if result["samples"] != other.result["samples"]:
-                theirs = None
-                counts = f"{result['samples']} pictures here, {other.result['samples']} there"
-                notes["fd_ratio"] = f"{counts}: FD compares at equal numbers only"
+            own, theirs = result.get(metric), other.result.get(metric) if why is None else None
             ratios[name] = own / theirs if own is not None and theirs else None
         result["fd_ratios"] = ratios
         result["fd_ratio_features"] = next((name for name in ("squeezenet", "world") if ratios.get(name)), None)
@@ -298,6 +297,16 @@ class Evaluator:
         rows, pictures = [row for row, _ in kept[:SAVED_PAIRS]], [picture for _, picture in kept[:SAVED_PAIRS]]
         pairs = (rows, np.stack(pictures)) if pictures else None
         scored.result["statistics"] = str(save_statistics(target, own.statistics(), source, pairs))
+
+
+def _not_comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Why the FDs of two results have no ratio: other numbers, sizes or references. None where they have one."""
+    if one["samples"] != other["samples"]:
+        return f"{one['samples']} pictures here, {other['samples']} there: FD compares at equal numbers only"
+    for key, what in (("picture_size", "pictures of another size"), ("reference_sha256", "another reference")):
+        if other.get(key) is not None and one.get(key) != other[key]:
+            return f"the other was measured on {what}: FD compares on the same only"
+    return None
 
 
 def evaluate_model(

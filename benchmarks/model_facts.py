@@ -11,13 +11,13 @@ import hashlib
 import json
 import math
 import struct
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_json
 
@@ -69,15 +69,9 @@ class ModelFacts:
 
 def read_facts(path: Path) -> ModelFacts:
     """The facts of a model folder, a bundle folder or a packed `.genin` file. InputError if it is none of them."""
-    if path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            try:
-                manifest = json.loads(archive.read("manifest.json"))
-            except (KeyError, ValueError) as error:
-                raise InputError("not a genin bundle", where=path) from error
-        return _bundle_facts(path, manifest)
-    if (path / "manifest.json").is_file() and not (path / "model_index.json").is_file():
-        return _bundle_facts(path, read_json(path / "manifest.json", UNREADABLE))
+    if path.is_file() or ((path / "manifest.json").is_file() and not (path / "model_index.json").is_file()):
+        with Bundle.open(path) as bundle:
+            return _bundle_facts(path, json.loads(bundle.manifest.to_json()))
     if (path / "model_index.json").is_file():
         return _folder_facts(path)
     remedy = "give a model folder (model_index.json), a bundle (manifest.json or .genin) or a built-in name"

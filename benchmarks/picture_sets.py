@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
+from genin.benchmarks.picture_files import PictureError, fit_square, read_picture
 from genin.runtimes.errors import InputError
 
 Pictures = NDArray[np.uint8]
@@ -122,13 +122,13 @@ def load_pictures(picture_set: PictureSet, *, size: int | None = None, limit: in
     for row in wanted:
         try:
             picture = read_picture(picture_set.folder / row.file_name)
-        except OSError:
+        except PictureError:
             broken.append(row.file_name)
             continue
         size = size or min(picture.size)
         if picture.size != (size, size):
             resized.add(picture.size)
-            picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+            picture = fit_square(picture, size)
         loaded.append(np.asarray(picture))
         rows.append(row)
     if not loaded:
@@ -151,16 +151,3 @@ def picture_batches(
             loaded = LoadedPictures(np.zeros((0, size or 1, size or 1, 3), np.uint8), (), names, "none")
         size = size or (loaded.pictures.shape[1] if len(loaded.pictures) else None)
         yield loaded
-
-
-def read_picture(path: Path) -> Image.Image:
-    """An RGB picture, transparency on white. OSError if it is missing or broken."""
-    try:
-        with Image.open(path) as file:
-            if file.mode in ("RGBA", "LA", "PA") or "transparency" in file.info:
-                rgba = file.convert("RGBA")
-                white = Image.new("RGBA", rgba.size, "white")
-                return Image.alpha_composite(white, rgba).convert("RGB")
-            return file.convert("RGB")
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for broken files
-        raise OSError(str(error)) from error

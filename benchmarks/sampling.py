@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from genin.benchmarks.picture_sets import PictureRow, read_picture, write_metadata
+from genin.benchmarks.picture_files import read_picture
+from genin.benchmarks.picture_sets import METADATA, PictureRow, open_picture_set, write_metadata
 from genin.benchmarks.progress import progress_bar
 from genin.runtimes.errors import InputError
 
@@ -85,7 +86,14 @@ def sample(
                 advance(len(missing))
     finally:
         if folder is not None:
-            write_metadata(folder, [row for row in rows if (folder / row.file_name).is_file()])
+            named = {row.file_name for row in rows}
+            earlier = [row for row in _listed(folder) if row.file_name not in named]
+            write_metadata(folder, [row for row in (*rows, *earlier) if (folder / row.file_name).is_file()])
+
+
+def _listed(folder: Path) -> Sequence[PictureRow]:
+    """What an earlier, perhaps longer, run left in the folder."""
+    return open_picture_set(folder).rows if (folder / METADATA).is_file() else ()
 
 
 def claim_folder(folder: Path, settings: SamplingSettings) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 from PIL import Image
 
+from genin.benchmarks.picture_files import PictureError, read_picture
 from genin.benchmarks.picture_sets import METADATA, open_picture_set
-from genin.distill.data_pictures import PictureError, read_rgb
 from genin.distill.data_prepare import with_trigger
 from genin.distill.data_sources import Dropped, clean
 from genin.distill.datasets import read_facts
@@ -119,7 +119,7 @@ def caption_dataset(
         readable = []
         for row in missing[start : start + batch_size]:
             try:
-                readable.append((row, read_rgb(folder / row["file_name"])))
+                readable.append((row, read_picture(folder / row["file_name"])))
             except PictureError as error:
                 failed.append(Dropped(row["file_name"], error.what))
         texts = model.captions([picture for _, picture in readable]) if readable else []

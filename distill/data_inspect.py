@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from genin.benchmarks.picture_files import PictureError, fit_square, read_picture
 from genin.benchmarks.picture_sets import PictureRow, open_picture_set
-from genin.distill.data_pictures import PictureError, fit_square, read_rgb
 from genin.distill.data_sources import Dropped
 from genin.distill.datasets import SPLITS, attribute_columns, licence_of, read_facts, splits_of
 from genin.runtimes.errors import InputError
@@ -45,7 +45,7 @@ def inspect_dataset(
     broken: list[Dropped] = []
     for row in rows:
         try:
-            width, height = read_rgb(folder / row.file_name).size
+            width, height = read_picture(folder / row.file_name).size
             sizes[f"{width}x{height}"] += 1
         except PictureError as error:
             broken.append(Dropped(row.file_name, error.what))
@@ -127,7 +127,7 @@ def contact_sheet(folder: Path, *, columns: int = 10, rows: int = 10, tile: int 
 def _tile(folder: Path, row: PictureRow, tile: int) -> Image.Image:
     """The picture as training sees it; small ones keep hard pixels, broken ones are a red square."""
     try:
-        picture = read_rgb(folder / row.file_name)
+        picture = read_picture(folder / row.file_name)
     except PictureError:
         return Image.new("RGB", (tile - 2, tile - 2), (200, 40, 40))
     side = min(picture.size)

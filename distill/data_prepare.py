@@ -24,8 +24,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genin.benchmarks.picture_files import PictureError, fit_square, read_picture
 from genin.benchmarks.picture_sets import PictureRow, write_metadata
-from genin.distill.data_pictures import PictureError, SeenPictures, fit_square, pixel_digest, read_rgb, thumbnail
+from genin.distill.data_pictures import SeenPictures, pixel_digest, thumbnail
 from genin.distill.data_sources import FILE_COLUMNS, Candidate, Dropped, Found, SourceOptions, clean, find_pictures
 from genin.distill.datasets import DATASET_FILE, KNOWN_COLUMNS, Split, attribute_columns, licence_of, splits_by_chance
 from genin.runtimes.errors import InputError
@@ -126,7 +127,7 @@ def prepare(
 def read_candidate(candidate: Candidate, options: PrepareOptions) -> Picture | Dropped:
     """Decode, check and fit one picture."""
     try:
-        picture = read_rgb(candidate.path, options.background)
+        picture = read_picture(candidate.path, options.background)
     except PictureError as error:
         return Dropped(clean(candidate.path), error.what)
     if min(picture.size) < options.min_size:

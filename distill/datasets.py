@@ -25,8 +25,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from genin.benchmarks.picture_files import fit_square, read_picture
 from genin.benchmarks.picture_sets import METADATA, PictureRow, open_picture_set
-from genin.distill.data_pictures import fit_square, read_rgb
 from genin.distill.world import ATTRIBUTES
 from genin.runtimes.errors import InputError
 
@@ -92,7 +92,7 @@ class ImageDataset:
 
         Errors: InputError naming a file that is missing or broken.
         """
-        return np.asarray(fit_square(read_rgb(self.folder / self.rows[index].file_name), size))
+        return np.asarray(fit_square(read_picture(self.folder / self.rows[index].file_name), size))
 
     def caption(self, index: int) -> str:
         """The caption of picture `index`. Errors: InputError if it has none."""

@@ -10,7 +10,8 @@ Not here: what a phase computes (`phases`), and the command line (`commands`).
 
 from __future__ import annotations
 
-import logging
+import copy
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,18 +24,17 @@ from genin.benchmarks.model_facts import fingerprint
 from genin.distill.diffusion import Process, plain_attention
 from genin.distill.discriminator import build_discriminator
 from genin.distill.held_out import HeldOut
+from genin.distill.matching import FakeScore
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.phases import Lesson, prune_step, steps_step, student_preview
-from genin.distill.pool import Guided, Pool, build_pool
+from genin.distill.pool import Guided, Pool, build_pool, pool_settings
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
 from genin.distill.sources import Source, joined_licences
-from genin.distill.student import build_student
+from genin.distill.student import PRESETS, build_student
 from genin.distill.teacher import cache_latents
 from genin.distill.text_encoder import embed
 from genin.distill.training import Look, Training, claim_run, progress_bar
 from genin.runtimes.errors import InputError
-
-log = logging.getLogger(__name__)
 
 # Shares of a budget in minutes; what the pool and phases that the recipe leaves out do not take goes to the others.
 SHARES = {"pool": 0.3, "prune": 0.3, "steps": 0.3, "adversarial": 0.1}
@@ -66,12 +66,14 @@ def distill(
     model = load_model_folder(teacher_path)
     if model.info.get("kind") == "student":
         raise InputError("a student cannot teach", where=teacher_path, remedy="give the teacher it was distilled from")
+    if recipe.prune.images > 0 and recipe.prune.feature_weight > 0 and PRESETS[recipe.student.name].width < 1:
+        what = f"the features of {recipe.student.name} are narrower than its teacher's and cannot be compared"
+        raise InputError(what, remedy="set prune.feature_weight to 0, or choose another student")
     torch.manual_seed(recipe.pool.seed)
-    unet, copied = build_student(model.unet, recipe.student.name)
+    unet, _ = build_student(model.unet, recipe.student.name)
     folder = out / "training"
     begun_with = {"teacher": fingerprint(teacher_path), "data": source.digest, "student": recipe.student.name}
-    claim_run(folder, recipe, begun_with)
-    log.info("student %s: %.0f %% of its weights are the teacher's", recipe.student.name, 100 * copied)
+    claim_run(folder, recipe, {**begun_with, "pool": json.dumps(pool_settings(recipe.pool))})
 
     def folder_of(network: Any, images_seen: int, path: Path) -> ModelFolder:
         return student_folder(model, network, path, recipe, source, teacher_path, images_seen)
@@ -184,7 +186,12 @@ def _run_phase(
             torch.manual_seed(settings.seed)
             heads = build_discriminator(model.unet, settings.discriminator_hidden)
             judge = training.add("discriminator", heads, lr=settings.discriminator_lr, betas=(0.0, 0.99), average=False)
-        step = steps_step(training, prepared, lesson, settings, judge)
+        fake_score = None
+        if settings.matching_weight > 0:
+            copied = copy.deepcopy(model.unet).requires_grad_(True)
+            network = training.add("fake_score", copied, lr=settings.fake_score_lr, average=False)
+            fake_score = FakeScore(training, lesson.teacher, network, settings.fake_score_updates)
+        step = steps_step(training, prepared, lesson, settings, judge, fake_score)
     if resume:
         training.resume()
     few_steps = recipe.adversarial if name == "adversarial" else recipe.steps

@@ -59,18 +59,19 @@ def load_model_folder(path: Path, *, dtype: torch.dtype = torch.float32) -> Mode
 
 
 def save_model_folder(model: ModelFolder, out: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write a model folder; parts appear by rename. `dtype` stores a copy in another precision (fp16 to ship).
+    """Write a model folder, which appears whole, by rename. `dtype` stores a copy in another precision (fp16 to ship).
 
-    Files of an earlier save are replaced; anything else in `out` (a `training` folder) stays.
+    Where there is a folder already, files of an earlier save are replaced one after another, `model_index.json` the last;
+    anything else in it (a `training` folder) stays.
     """
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     from genin.distill.model_card import model_card
 
-    out.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     parts = {"unet": model.unet, "vae": model.vae, "text_encoder": model.text_encoder}
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-        partial = Path(name)
+        partial = Path(name) / out.name
         pipeline = StableDiffusionPipeline(
             **{key: _copy(module, dtype) for key, module in parts.items()},
             tokenizer=model.tokenizer,
@@ -83,7 +84,10 @@ def save_model_folder(model: ModelFolder, out: Path, *, dtype: torch.dtype | Non
         info = {"genin_model": GENIN_MODEL, **{k: v for k, v in model.info.items() if k != "genin_model"}}
         (partial / "genin.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(model_card(model), encoding="utf-8")
-        for item in partial.iterdir():
+        if not out.exists():
+            partial.rename(out)
+            return
+        for item in sorted(partial.iterdir(), key=lambda item: item.name == "model_index.json"):
             target = out / item.name
             if target.is_dir():
                 shutil.rmtree(target)

@@ -6,7 +6,8 @@
    pulled towards the teacher's final picture for that noise: regression onto the ODE's end, as in consistency models,
    with exact pairs instead of a bootstrap. Number by number alone that makes pictures soft; where asked, a distance in the
    frozen teacher's features joins it (Lin & Yang 2024, arXiv:2401.00110; on pairs: Kang et al. 2024, arXiv:2405.05967).
-3. `adversarial`: the same update, plus a discriminator that tells its pictures from true ones (ADD, in LADD's features).
+3. `adversarial`: the same update, plus a discriminator that tells its pictures from true ones (ADD, in LADD's features), and
+   where asked distribution matching (`matching`).
 
 All step counts are trained together; what the student predicts at a timestep is always the finished picture, so one network
 serves one, two and four steps.
@@ -35,6 +36,7 @@ from genin.distill.losses import (
     pseudo_huber,
     r1_penalty,
 )
+from genin.distill.matching import FakeScore
 from genin.distill.pool import Guided, Pool
 from genin.distill.recipe import AdversarialRecipe, PruneRecipe, StepsRecipe
 from genin.distill.sources import Source
@@ -145,13 +147,14 @@ def steps_step(
     lesson: Lesson,
     recipe: StepsRecipe,
     discriminator: Discriminator | None = None,
+    fake_score: FakeScore | None = None,
 ) -> Callable[[Update], Any]:
     """One rollout, every prediction of it regressed onto the teacher's final latents for its noise; the finished picture,
     where the recipe says so, also compared in the teacher's features, and judged by a discriminator.
 
     Student: regression_weight·pseudo-Huber + perceptual_weight·L_features + adversarial_weight·L_adv +
-    distillation_weight·L_distil (ADD's eq. 1, and terms of our own for the pair). All share one look at the picture: its
-    features serve the distance, the discriminator's own update (detached), and its word on the student.
+    distillation_weight·L_distil (ADD's eq. 1, and terms of our own for the pair) + matching_weight·L_matching. Distance,
+    discriminator's update and its word on the student share one look at the picture.
     """
     process = lesson.teacher.process
     adversarial = recipe if isinstance(recipe, AdversarialRecipe) else None
@@ -180,7 +183,8 @@ def steps_step(
                 loss = loss + recipe.perceptual_weight * perceptual
                 metrics["perceptual"] = perceptual.detach()
             if adversarial and discriminator is not None:
-                fake_logits = discriminator([f.detach() for f in features], emb, text)
+                with training.autocast():
+                    fake_logits = discriminator([f.detach() for f in features], emb, text)
                 true = true_pictures(lesson, adversarial.real_share, update, rows)
                 metrics |= _discriminate(training, discriminator, look, update, adversarial, fake_logits, true)
                 word = hinge_generator(_frozen(training, discriminator, features, emb, text))
@@ -191,6 +195,11 @@ def steps_step(
             distillation = _distillation_loss(training, lesson, picture, text, update)
             loss = loss + adversarial.distillation_weight * distillation
             metrics["distillation"] = distillation.detach()
+        if adversarial and fake_score is not None:
+            metrics["fake_score"] = fake_score.learn(picture, text, update)
+            matching = fake_score.loss(picture, text, update)
+            loss = loss + adversarial.matching_weight * matching
+            metrics["matching"] = matching.detach()
         norm = training.optimise("student", loss)
         return {"loss": loss.detach(), **metrics, "grad_norm": norm}
 
@@ -262,7 +271,8 @@ def _discriminate(
     features, emb = look(latents, text)
     with_r1 = recipe.r1_weight > 0 and update.index % recipe.r1_every == 0
     inputs = [f.float().requires_grad_(with_r1) for f in features]
-    real_logits = discriminator(inputs, emb, text)
+    with training.autocast():
+        real_logits = discriminator(inputs, emb, text)
     metrics: dict[str, Tensor | float] = {"discriminator_accuracy": accuracy(real_logits, fake_logits)}
     wrong_logits = None
     if recipe.mismatched_captions > 0:
@@ -270,7 +280,8 @@ def _discriminate(
         wrong = max(1, round(recipe.mismatched_captions * len(text)))
         shifted = text.roll(1, dims=0)[:wrong]
         part = Look(look.lesson, look.autocast, look.t[:wrong], look.noise[:wrong])
-        wrong_logits = discriminator(*part(latents[:wrong], shifted), shifted)
+        with training.autocast():
+            wrong_logits = discriminator(*part(latents[:wrong], shifted), shifted)
     loss = hinge_discriminator(real_logits, fake_logits, wrong_logits, recipe.mismatched_captions)
     if with_r1:
         penalty = r1_penalty(real_logits, inputs)

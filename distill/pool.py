@@ -27,6 +27,7 @@ from genin.distill.diffusion import Process, dpm_solver_sample
 from genin.distill.recipe import PoolRecipe
 from genin.distill.sources import Source
 from genin.distill.text_encoder import embed
+from genin.runtimes.errors import GeninError
 
 Report = Callable[[int, int], bool]  # (done, size) => whether time is up
 SAVE_SECONDS = 300.0  # the file is written whole each time, and a large pool has gigabytes
@@ -126,12 +127,18 @@ def build_pool(
 
 
 def _generator(seed: int, row: int) -> torch.Generator:
-    return torch.Generator().manual_seed((seed << 32) + row)
+    return torch.Generator().manual_seed((seed * 0x9E3779B1 + row) & 0xFFFFFFFF)  # of a seed, torch reads 32 bits
+
+
+def pool_settings(recipe: PoolRecipe) -> dict[str, Any]:
+    """What makes two pools different, their teacher and captions aside: a longer one only goes on."""
+    return {k: v for k, v in asdict(recipe).items() if k not in ("size", "batch_size")}
 
 
 def _key(recipe: PoolRecipe, source: Source, fingerprint: str) -> str:
-    settings = {k: v for k, v in asdict(recipe).items() if k not in ("size", "batch_size")}
-    return hashlib.sha256(json.dumps([settings, source.digest, fingerprint], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([pool_settings(recipe), source.digest, fingerprint], sort_keys=True).encode()
+    ).hexdigest()
 
 
 def _read(path: Path, key: str) -> tuple[Pool | None, bool]:
@@ -153,10 +160,17 @@ def _read(path: Path, key: str) -> tuple[Pool | None, bool]:
 
 
 def _write(path: Path, key: str, pool: Pool, closed: bool) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     partial = path.with_suffix(".partial")
     facts = {"key": key, "timesteps": json.dumps(list(pool.timesteps)), "closed": "yes" if closed else "no"}
     facts["seconds"] = f"{pool.seconds:.1f}"
-    save_file({"states": pool.states.contiguous(), "x0": pool.x0.contiguous()}, partial, metadata=facts)
-    partial.replace(path)
+    try:
+        save_file({"states": pool.states.contiguous(), "x0": pool.x0.contiguous()}, partial, metadata=facts)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        reason = " ".join(str(error).split())[:120]
+        remedy = "free some space and run again with --resume; what was saved before is whole"
+        raise GeninError(f"could not save the pool ({reason})", where=path, remedy=remedy) from error

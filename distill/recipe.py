@@ -185,6 +185,13 @@ class AdversarialRecipe(StepsRecipe):
     perceptual_weight: float = 4.0
     adversarial_weight: float = key(0.1, "weight of the discriminator's word")
     distillation_weight: float = key(0.0, "weight of the paper's distillation term; costs a guided pass of the teacher")
+    matching_weight: float = key(
+        0.0,
+        "weight of distribution matching (Yin et al. 2024, arXiv:2311.18828); above 0 a copy of the teacher is trained along on "
+        "the student's pictures",
+    )
+    fake_score_lr: float = key(2e-4, "learning rate of that copy")
+    fake_score_updates: int = key(1, "its updates for each of the student's")
     discriminator_lr: float = key(1e-3, "its learning rate")
     discriminator_hidden: int = key(64, "width of its heads")
     r1_weight: float = key(0.1, "weight of the gradient penalty on true pictures")
@@ -214,9 +221,7 @@ class Recipe:
 
 # Smallest and largest value of the settings that have one, by name, in whatever section. Others are at least 0.
 LIMITS: Mapping[str, tuple[float, float]] = {
-    **dict.fromkeys(
-        ("batch_size", "cache_images", "preview_images", "teacher_steps", "vocab_size", "r1_every"), (1, 1e9)
-    ),
+    **dict.fromkeys(("batch_size", "cache_images", "preview_images", "r1_every", "fake_score_updates"), (1, 1e9)),
     **dict.fromkeys(
         ("size", "channels", "latent_channels", "layers", "heads", "hidden_size", "layers_per_block"), (1, 1e6)
     ),
@@ -226,6 +231,8 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     ),
     "image_size": (8, 8192),
     "max_length": (3, 10_000),
+    "teacher_steps": (1, 64),  # more of them would share timesteps
+    "vocab_size": (300, 1e6),  # its bytes and a few pieces
     "step_counts": (1, 1000),
     "max_noise_timestep": (1, 1000),
 }

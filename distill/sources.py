@@ -101,6 +101,12 @@ class FolderSource:
         self.folder, self.dataset = folder, ImageDataset.open(folder, split=split)
         self.name, self.licence = folder.name, self.dataset.licence
         self.columns: Mapping[str, Sequence[str]] = self.dataset.columns
+        if lacking := [row.file_name for row in self.dataset.rows if not row.text]:
+            raise InputError(
+                f"{len(lacking)} of {len(self.dataset)} pictures have no caption, {lacking[0]} the first",
+                where=folder,
+                remedy="write them into metadata.jsonl, or: genin data caption",
+            )
         self.digest = self.dataset.digest()
 
     def __len__(self) -> int:

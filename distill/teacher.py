@@ -121,8 +121,11 @@ def start_from(network: nn.Module, earlier: nn.Module) -> float:
 def train_autoencoder(
     source: Source, folder: Path, recipe: Recipe, *, resume: bool, earlier: ModelFolder | None = None
 ) -> Any:
-    """The autoencoder stage; returns its average with `scaling_factor` set so that final latents have unit deviation."""
+    """The autoencoder stage; returns its average with `scaling_factor` set so that final latents have unit deviation. With no
+    images to see, an earlier one stays as it is."""
     settings = recipe.autoencoder
+    if earlier is not None and settings.images == 0:
+        return earlier.vae.requires_grad_(False).eval()
     training = Training(folder, "autoencoder", settings)
     torch.manual_seed(settings.seed)
     fresh = ae.build_autoencoder(settings)
@@ -169,10 +172,8 @@ def autoencoder_step(
 
 
 def train_text(source: Source, folder: Path, recipe: Recipe, *, resume: bool) -> tuple[Any, nn.Module]:
-    """Tokenizer, then the text encoder on the source's attribute columns (untrained where there are none)."""
+    """Tokenizer, then the text encoder on the source's attribute columns."""
     from transformers import CLIPTokenizer
-
-    from genin.distill.text_encoder import build_text_encoder
 
     settings = recipe.text_encoder
     tokens = folder / "tokenizer"
@@ -183,8 +184,6 @@ def train_text(source: Source, folder: Path, recipe: Recipe, *, resume: bool) ->
         tokenizer = train_tokenizer(captions, tokens, settings)
         tokenizer.save_pretrained(tokens)
     torch.manual_seed(settings.seed)
-    if not source.columns:
-        return tokenizer, build_text_encoder(tokenizer, settings)
     training = Training(folder, "text_encoder", settings)
     return tokenizer, train_text_encoder(training, source, tokenizer, settings, resume=resume)
 

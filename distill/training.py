@@ -16,15 +16,17 @@ Not here: what a stage computes (autoencoder, text_encoder, teacher, phases), an
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import json
-import logging
 import math
 import os
+import pickle
 import signal
 import sys
 import time
+import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from genin.distill.health import ROLLBACKS, Alarm, not_finite, watch
+from genin.distill.health import ROLLBACKS, Alarm, Row, not_finite, watch
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
 from genin.runtimes.errors import GeninError, InputError
 
@@ -43,8 +45,6 @@ Metrics = Mapping[str, Tensor | float]
 Look = Callable[[nn.Module], Mapping[str, float]]  # a network on held-out data => figures; the lowest `kid` is the best
 WARMUP_SHARE = 0.05
 ROW_UPDATES = 50  # that a row of the log is the mean of
-
-log = logging.getLogger(__name__)
 
 
 class UnhealthyError(Exception):
@@ -92,7 +92,8 @@ def claim_run(folder: Path, recipe: Recipe, begun_with: Mapping[str, str]) -> No
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             found = {}
-        if changed := [key for key in begun_with if not isinstance(found, dict) or found.get(key) != begun_with[key]]:
+        known = found if isinstance(found, dict) else dict.fromkeys(begun_with)
+        if changed := [key for key in begun_with if known.get(key, begun_with[key]) != begun_with[key]]:
             what = f"this run was begun with another {' and '.join(changed)}"
             raise InputError(what, where=folder, remedy="give what it was begun with, or name another --out")
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +108,6 @@ class Training:
 
     def __init__(self, folder: Path, stage: str, settings: Optimisation, *, minutes: float | None = None) -> None:
         from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
 
         if settings.mixed_precision not in ("no", "bf16"):
             raise InputError(
@@ -115,10 +115,9 @@ class Training:
                 remedy="choose 'no' or 'bf16' (fp16 diverges in adversarial training)",
             )
         self.folder, self.stage, self.settings, self.minutes = folder, stage, settings, minutes
-        # The precision is a process's, and fixed by its first Accelerator; a stage may want another than the one before.
-        AcceleratorState._reset_state()
+        # An Accelerator's precision is its whole process's; a stage's is its own (`autocast`).
         self.accelerator = Accelerator(
-            mixed_precision=settings.mixed_precision,
+            mixed_precision="no",
             cpu=not torch.cuda.is_available(),
             step_scheduler_with_optimizer=False,
         )
@@ -205,7 +204,8 @@ class Training:
         return float(norm) if norm is not None else 0.0
 
     def autocast(self) -> Any:
-        return self.accelerator.autocast()
+        """The stage's precision, around every forward pass; what comes out of it is bf16, where the stage is."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.mixed_precision == "bf16")
 
     def dial(self, name: str) -> float:
         """The factor that alarms so far have put on a setting."""
@@ -223,7 +223,7 @@ class Training:
     @property
     def progress(self) -> float:
         """Share of the stage that is done, in [0, 1]: by images, or by minutes where those run out sooner."""
-        done = self.images_seen / max(1, self.settings.images)
+        done = self.images_seen / self.settings.images if self.settings.images else 1.0
         if self.minutes is not None:
             done = max(done, self.elapsed_s / max(1e-9, 60 * self.minutes))
         return min(1.0, done)
@@ -270,13 +270,13 @@ class Training:
                         next_preview += self.settings.preview_images
                         self._preview(preview)
                     last_log = time.perf_counter()
-                    alarm = watch([row for row in self.history if row["update"] > self.watched_from])
-                    if alarm is None and now - last_save > 60 * self.settings.checkpoint_minutes:
-                        self.save()
-                        last_save = time.perf_counter()
+                    alarm = self._watch(self.history)
                 if alarm is not None:
                     self._answer(alarm)
                     last_log = time.perf_counter()
+                elif now - last_save > 60 * self.settings.checkpoint_minutes and self._healthy():
+                    self.save()
+                    last_save = time.perf_counter()
                 report(self.progress, self._note())
             self.save()
             if interrupted():
@@ -285,6 +285,21 @@ class Training:
                     f"interrupted after {self.images_seen:,} images of stage {self.stage}; all is saved in {self.folder}, "
                     "the same command with --resume goes on"
                 )
+
+    def _watch(self, rows: Sequence[Row]) -> Alarm | None:
+        return watch([row for row in rows if row["update"] > self.watched_from])
+
+    def _healthy(self) -> bool:
+        """Whether the row in the making would raise no alarm either: a slow run's checkpoints cannot wait for its end."""
+        if not self.row:
+            return True
+        return self._watch([*self.history, {"update": self.update_index, **self._means()}]) is None
+
+    def _means(self) -> dict[str, float]:
+        """Of the row so far, over all processes, so that all see the same."""
+        names = sorted(self.row)
+        means = torch.tensor([sum(self.row[name]) / len(self.row[name]) for name in names], device=self.device)
+        return dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
 
     def _look(self, look: Look | None) -> Mapping[str, float]:
         """The best average's figures; the best of all times is kept."""
@@ -315,7 +330,7 @@ class Training:
         self.save()
         turned = ", ".join(f"{name} × {dials[name]:.3g}" for name in alarm.dials)
         did = f"back to update {self.update_index}, {turned}" if alarm.rollback else turned
-        log.warning("%s, update %d: %s; %s", self.stage, seen_at, alarm.says, did)
+        warnings.warn(f"{self.stage}, update {seen_at}: {alarm.says}; {did}", stacklevel=1)
         if self.accelerator.is_main_process:
             event = {"update": seen_at, "images_seen": seen_images, "alarm": alarm.name, "says": alarm.says, "did": did}
             with (self.folder / f"{self.stage}.events.jsonl").open("a", encoding="utf-8") as events:
@@ -346,18 +361,16 @@ class Training:
         return self.folder / f"{self.stage}.log.jsonl"
 
     def _log(self, seconds: float, figures: Mapping[str, float]) -> None:
-        """Close the row: means over its updates and over all processes, so that all see the same, and the look's figures."""
-        names = sorted(self.row)
-        means = torch.tensor([sum(self.row[name]) / len(self.row[name]) for name in names], device=self.device)
-        means = self.accelerator.reduce(means, "mean").tolist()
-        count, self.row = max(map(len, self.row.values()), default=0), {}
+        """Close the row: means over its updates, and the look's figures."""
+        means, count = self._means(), max(map(len, self.row.values()), default=0)
+        self.row = {}
         row = {
             "update": self.update_index,
             "images_seen": self.images_seen,
             "elapsed_s": round(self.elapsed_s, 1),
             "images_per_s": round(count * self.settings.batch_size / max(seconds, 1e-9), 2),
             "lr_factor": round(self.lr_factor(), 5),
-            **{name: round(mean, 6) for name, mean in zip(names, means, strict=True)},
+            **{name: round(mean, 6) for name, mean in means.items()},
             **{name: round(figure, 6) for name, figure in figures.items()},
         }
         self.history.append(row)
@@ -380,6 +393,7 @@ class Training:
             return
         state = {
             "stage": self.stage,
+            "settings": dataclasses.asdict(self.settings),
             "update_index": self.update_index,
             "images_seen": self.images_seen,
             "elapsed_s": self.elapsed_s,
@@ -396,26 +410,31 @@ class Training:
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             partial.replace(self.checkpoint_path)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch.save says RuntimeError for a disk that is full
             partial.unlink(missing_ok=True)
             raise GeninError(
-                f"could not save the checkpoint: {error.strerror}",
+                f"could not save the checkpoint ({' '.join(str(error).split())[:120]})",
                 where=self.checkpoint_path,
                 remedy="free some space and run again with --resume; the previous checkpoint is whole",
             ) from error
 
     def resume(self) -> bool:
-        """Take up the state of an earlier run in the same folder; False when there is none."""
+        """Take up the state of an earlier run in the same folder; False when there is none.
+
+        Errors: InputError for a checkpoint that is damaged, of other networks, or made with another recipe: what was done by then
+        would stand under settings it was not done with. Only how long and how often may change.
+        """
         if not self.checkpoint_path.is_file():
             return False
         try:
             state = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
+            self._same_settings(state.get("settings", {}))
             for name, module in self.modules.items():
                 self.accelerator.unwrap_model(module).load_state_dict(state["modules"][name])
                 self.optimizers[name].load_state_dict(state["optimizers"][name])
             for name, average in self.averages.items():
                 average.load_state_dict(state["averages"][name])
-        except (KeyError, RuntimeError, ValueError, EOFError, OSError) as error:
+        except (KeyError, RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:160]
             raise InputError(
                 f"this checkpoint does not fit the recipe ({reason})",
@@ -428,11 +447,40 @@ class Training:
         health = state.get("health", {"dials": {}, "rollbacks": 0, "watched_from": 0})
         self.dials, self.rollbacks, self.watched_from = health["dials"], health["rollbacks"], health["watched_from"]
         if self.log_path.is_file():
-            rows = [json.loads(line) for line in self.log_path.read_text(encoding="utf-8").splitlines()]
+            rows = [row for line in self.log_path.read_text(encoding="utf-8").splitlines() if (row := _row(line))]
             self.history = [row for row in rows if row["images_seen"] <= self.images_seen]
             if self.accelerator.is_main_process:
-                self.log_path.write_text("".join(json.dumps(row) + "\n" for row in self.history), encoding="utf-8")
+                partial = self.log_path.with_suffix(".partial")
+                partial.write_text("".join(json.dumps(row) + "\n" for row in self.history), encoding="utf-8")
+                partial.replace(self.log_path)
         return True
+
+    def _same_settings(self, earlier: Mapping[str, Any]) -> None:
+        now = dataclasses.asdict(self.settings)
+        changed = [k for k in earlier if k in now and k not in MAY_CHANGE and _plain(earlier[k]) != _plain(now[k])]
+        if changed:
+            had = ", ".join(f"{self.stage}.{key} {earlier[key]}" for key in changed)
+            raise InputError(
+                f"this run was begun with {had}",
+                where=self.checkpoint_path,
+                remedy="use the recipe it was begun with, or name another --out",
+            )
+
+
+MAY_CHANGE = {"images", "preview_images", "checkpoint_minutes", "cache_images", "compile"}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _row(line: str) -> dict[str, float] | None:
+    """A row of the log; None for the end of one, where the machine went down."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "images_seen" in row else None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from genin.benchmarks.picture_sets import read_picture
+from genin.benchmarks.picture_files import read_picture
 from genin.distill.datasets import SPLITS, ImageDataset, splits_by_chance
 from genin.distill.world import ATTRIBUTES, write_dataset
 from genin.runtimes.errors import InputError

@@ -20,7 +20,7 @@ from genin.distill import health, recipe_docs, training  # noqa: E402
 from genin.distill.distillation import Budget  # noqa: E402
 from genin.distill.model_folder import load_model_folder, save_model_folder  # noqa: E402
 from genin.distill.phases import Lesson, true_pictures  # noqa: E402
-from genin.distill.pool import Pool  # noqa: E402
+from genin.distill.pool import Pool, _generator  # noqa: E402
 from genin.distill.recipe import Recipe, load_recipe  # noqa: E402
 from genin.distill.training import Training, Update  # noqa: E402
 
@@ -29,7 +29,7 @@ pool: {size: 32, teacher_steps: 3, batch_size: 16}
 prune: {images: 32, batch_size: 8, feature_weight: 0.1}
 steps: {images: 32, batch_size: 8, perceptual_weight: 2, backward_distillation: true, held_out_images: 16}
 adversarial: {images: 32, batch_size: 8, cache_images: 16, distillation_weight: 0.5, real_share: 0.5, mismatched_captions: 0.25,
-  held_out_images: 0}
+  held_out_images: 0, matching_weight: 0.1, fake_score_updates: 2}
 finetune: {images: 16, batch_size: 8, cache_images: 16, lr: 0.001, lr_warmup_images: 1}
 """
 
@@ -64,7 +64,17 @@ def test_a_student_is_a_model_folder_that_diffusers_opens(student: Path) -> None
 def test_each_phase_leaves_its_log_curves_and_pictures(student: Path) -> None:
     training = student / "training"
     wanted = {"prune": {"output", "features"}, "steps": {"first", "last", "perceptual", "kid", "diversity"}}
-    wanted["adversarial"] = {"first", "last", "perceptual", "discriminator", "adversarial", "distillation", "r1"}
+    wanted["adversarial"] = {
+        "first",
+        "last",
+        "perceptual",
+        "discriminator",
+        "adversarial",
+        "distillation",
+        "r1",
+        "matching",
+        "fake_score",
+    }
     for phase, keys in wanted.items():
         rows = [json.loads(line) for line in (training / f"{phase}.log.jsonl").read_text().splitlines()]
         assert keys <= rows[-1].keys() and rows[-1]["images_seen"] == 32
@@ -72,7 +82,13 @@ def test_each_phase_leaves_its_log_curves_and_pictures(student: Path) -> None:
     assert load_recipe(training / "recipe.yaml").pool.size == 32
 
 
-def test_a_finished_run_resumes_to_the_same_weights(student: Path, tiny_model_folder: Path, recipe: Path) -> None:
+def test_a_finished_run_resumes_to_the_same_weights_without_an_update(
+    student: Path, tiny_model_folder: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(training: Training) -> Update:
+        raise AssertionError(f"update {training.update_index} of {training.stage}")
+
+    monkeypatch.setattr(Training, "_next_update", refused)
     before = {name: value.clone() for name, value in load_model_folder(student).unet.state_dict().items()}
     arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
     assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(student), "--resume"]) == 0
@@ -95,7 +111,15 @@ def test_ctrl_c_in_the_adversarial_phase_changes_nothing_about_where_it_leads(
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_next_update", interrupted)
         assert run(command) == 130
+    first: dict[str, int] = {}
+
+    def noted(training: Training) -> Update:
+        first.setdefault(training.stage, training.update_index)
+        return next_update(training)
+
+    monkeypatch.setattr(Training, "_next_update", noted)
     assert run([*command, "--resume"]) == 0
+    assert first == {"adversarial": 2}  # the phases before are not run again, nor is its beginning
     wanted, found = (load_model_folder(path).unet.state_dict() for path in (student, tmp_path / "again"))
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
@@ -215,6 +239,25 @@ def test_an_output_with_something_in_it_is_never_overwritten(
     arguments = ["distill", "--teacher", str(tiny_model_folder), "--data", "builtin:world", "--out", str(student)]
     assert run(arguments) == 2
     assert "not empty" in capfd.readouterr().err
+
+
+def test_a_pool_of_another_seed_is_of_other_noise() -> None:
+    one, same, other, next_row = (
+        torch.randn(4, generator=_generator(*key)) for key in ((0, 5), (0, 5), (7, 5), (0, 6))
+    )
+    assert torch.equal(one, same) and not torch.equal(one, other) and not torch.equal(one, next_row)
+
+
+def test_pictures_without_captions_are_refused_before_any_work(
+    tiny_model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (16, 16), "red").save(tmp_path / f"{name}.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a red square"}\n{"file_name": "b.png"}\n')
+    arguments = ["--teacher", str(tiny_model_folder), "--data", str(tmp_path), "--student", "bk-small"]
+    assert run(["distill", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert "1 of 2 pictures have no caption, b.png the first" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_student_cannot_teach(student: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 from genin.distill.discriminator import build_discriminator, encoder_features  # noqa: E402
 from genin.distill.losses import (  # noqa: E402
     accuracy,
+    distribution_matching,
     feature_loss,
     hinge_discriminator,
     hinge_generator,
@@ -36,6 +37,14 @@ def test_perceptual_distance_compares_directions_at_each_place() -> None:
     one[:, 0], other[:, 1] = 5.0, 0.1  # at right angles: ‖x̂ − ŷ‖² = 2
     assert float(perceptual_distance([one], [other])) == pytest.approx(2)
     assert float(perceptual_distance([one, one], [7 * one, other])) == pytest.approx(1)
+
+
+def test_distribution_matching_moves_pictures_from_the_students_kind_to_the_teachers() -> None:
+    picture = torch.zeros(2, 1, 2, 2, requires_grad=True)
+    real, fake = torch.full((2, 1, 2, 2), 2.0), torch.full((2, 1, 2, 2), -1.0)
+    distribution_matching(picture, real, fake).backward()
+    assert torch.allclose(picture.grad, torch.full((2, 1, 2, 2), -3 / 2 / 8))  # (−1 − 2)/mean|0 − 2|, over 8 elements
+    assert float(distribution_matching(picture, real, real)) == 0
 
 
 def test_hinge_stops_at_the_margin() -> None:

@@ -82,6 +82,7 @@ def test_a_narrower_student_is_the_wide_one_where_the_rest_carries_nothing() -> 
         sample_size=8, block_out_channels=(16, 32), layers_per_block=2, cross_attention_dim=24, norm_num_groups=8,
         attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), time_embedding_dim=20,
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text", addition_embed_type_num_heads=4,
     )  # fmt: skip
     dead = torch.arange(8) * 4 + torch.randint(0, 4, (8,))  # one of the four of each group
     with torch.no_grad():
@@ -108,3 +109,7 @@ def test_bad_students_are_refused(teacher: Any) -> None:
     shallow = dict(teacher.config) | {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     with pytest.raises(InputError, match="2 levels"):
         student_config(shallow, PRESETS["bk-tiny"])
+    deaf = shallow | {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "block_out_channels": (16, 32)}
+    deaf |= {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
+    with pytest.raises(InputError, match="would not hear the caption"):
+        student_config(deaf, PRESETS["bk-small-conv"])

@@ -117,7 +117,7 @@ def distil_student(run: Run, done: Done) -> Result:
 
     recipe = quick_recipe(run.student)
     source = open_source(BUILTIN_WORLD, count=SCENES)
-    if not run.untrained_path.is_dir():
+    if not (run.untrained_path / "model_index.json").is_file():
         save_untrained(run, recipe, source)
     resume = (run.student_path / "training").is_dir()
     distilled = distill(run.teacher_path, source, run.student_path, recipe, resume=resume, minutes=run.minutes)
