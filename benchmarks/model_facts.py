@@ -86,7 +86,12 @@ def fingerprint(path: Path) -> str:
         files = [path / "manifest.json"]
     else:
         names = ("*.safetensors", "*.bin", "scheduler_config.json", "genin.json")
-        folders = [folder for folder in [path, *path.iterdir()] if folder.is_dir()]
+        index = path / "model_index.json"
+        parts = read_json(index, UNREADABLE) if index.is_file() else {}
+        folders = [
+            path,
+            *(path / part for part in parts if (path / part).is_dir()),
+        ]  # not `training`, not whatever else
         files = sorted(file for folder in folders for name in names for file in folder.glob(name))
     digest = hashlib.sha256()
     for file in files:

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from genin.benchmarks.evaluate import Evaluator
 from genin.benchmarks.measures import FD_NAMES, KID_NAMES
+from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.sampling import SEED_STRIDE
 from genin.benchmarks.statistics_file import load_statistics
 from genin.cli import run
@@ -162,7 +163,7 @@ def test_changed_statistics_are_refused(
     assert "sha256" in refused(capsys, *common, "--against", file)
 
 
-def test_fd_ratio_needs_equal_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fd_ratio_needs_equal_numbers_and_one_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On folders of pictures, enough for FD: the ratio of a set to itself is one, to a smaller one there is none."""
     monkeypatch.delenv("GENIN_METRIC_WEIGHTS", raising=False)
     from genin.names import InstalledNames
@@ -177,6 +178,12 @@ def test_fd_ratio_needs_equal_numbers(tmp_path: Path, monkeypatch: pytest.Monkey
     assert same["fd_to_against"]["fd_world"] == pytest.approx(0, abs=1e-3)
     smaller = evaluator.evaluate(tmp_path / "one", against=tmp_path / "small")
     assert smaller["fd_ratio"] is None and "equal numbers" in smaller["notes"]["fd_ratio"]
+    evaluator.evaluate(tmp_path / "one", save_statistics_to=tmp_path / "statistics")
+    assert evaluator.evaluate(tmp_path / "one", against=tmp_path / "statistics")["fd_ratio"] == pytest.approx(1)
+    write_noise(tmp_path / "other", 210, seed=99)
+    elsewhere = Evaluator(tmp_path / "other", classifier=classifier, features=("world",))
+    found = elsewhere.evaluate(tmp_path / "one", against=tmp_path / "statistics")
+    assert found["fd_ratio"] is None and "another reference" in found["notes"]["fd_ratio"]
 
 
 def write_noise(folder: Path, count: int, seed: int) -> None:
@@ -204,8 +211,21 @@ def test_interrupted_sampling_goes_on_from_the_saved_pictures(
     assert np.asarray(Image.open(kept / "000000.png"))[0, 0].tolist() == [255, 0, 0]
     rows = [json.loads(line) for line in (kept / "metadata.jsonl").read_text().splitlines()]
     assert [row["seed"] for row in rows] == list(range(7)) and whole["samples"] == 6
+    evaluate(capsys, *common, "--samples", "2")
+    assert len((kept / "metadata.jsonl").read_text().splitlines()) == 7  # fewer now are no reason to forget the others
     assert "other captions or seeds" in refused(capsys, *common, "--seed", "1")
     assert "other settings (steps)" in refused(capsys, *common[:3], "--steps", "2", "--save-images", kept)
+
+
+def test_a_models_fingerprint_is_of_what_it_consists_of(tiny_model_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_model_folder, tmp_path / "copy")
+    before = fingerprint(copy)
+    (copy / "training").mkdir()
+    (copy / "training" / "pool.safetensors").write_bytes(b"gigabytes of another kind")
+    assert fingerprint(copy) == before == fingerprint(tiny_model_folder)
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert fingerprint(copy) != before
 
 
 def test_the_floor_is_the_autoencoders(
