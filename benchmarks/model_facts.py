@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -158,13 +157,22 @@ def _count_parameters(component: Path) -> int | None:
     files = [file for file in sorted(component.glob("*.safetensors")) if file.name.count(".") == 1]
     if not files:
         return None
-    count = 0
-    for file in files:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return count
+    return sum(math.prod(shape) for file in files for _, shape in stored_tensors(file).values())
+
+
+def stored_tensors(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name => element type ("F32", "I64") and shape of what a safetensors file holds; only its header is read.
+
+    Errors: InputError for a file that is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as weights:
+            parts = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118  (it has no iterator)
+            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+    except (OSError, SafetensorError) as error:
+        raise InputError("cannot read the weights", where=file, remedy="re-create or re-download it") from error
 
 
 def _unet_macs(path: Path) -> int | None:

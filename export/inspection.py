@@ -5,11 +5,10 @@ Not here: measurements (`genin bench`, `genin evaluate`).
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
 from typing import Any
 
+from genin.benchmarks.model_facts import stored_tensors
 from genin.runtimes.bundle import Bundle, is_bundle
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import is_model_folder, read_constants, read_info
@@ -109,11 +108,5 @@ def _stored(folder: Path) -> Facts:
 
 
 def _kinds(file: Path) -> set[str]:
-    """The element types in the header of a safetensors file, but for integers (position ids)."""
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        return {entry["dtype"] for name, entry in header.items() if name != "__metadata__" and "F" in entry["dtype"]}
-    except (OSError, ValueError, struct.error, KeyError, TypeError) as error:
-        raise InputError("cannot read the weights", where=file, remedy="re-create or re-download it") from error
+    """The element types of a safetensors file, but for integers (position ids)."""
+    return {kind for kind, _ in stored_tensors(file).values() if "F" in kind}
