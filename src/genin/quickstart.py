@@ -38,7 +38,7 @@ from genin.runtimes.errors import GeninError, InputError, MissingExtraError
 
 FORMAT: Final = 1
 RECORD: Final = "quickstart.json"
-DEFAULT_OUT, DEFAULT_MINUTES = Path("genin-out"), 4.0
+DEFAULT_OUT, DEFAULT_MINUTES = Path("genin-out"), 3.5
 DEFAULT_TEACHER, DEFAULT_STUDENT = "builtin:teacher", "bk-small-narrow"
 INTERRUPTED: Final = 130
 
@@ -57,7 +57,7 @@ STAGES: Final = (
 @click.option(
     "--out", type=click.Path(path_type=Path), default=DEFAULT_OUT, show_default=True, help="Folder for everything."
 )
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time to distil for.  [default: 4]")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time to distil for.  [default: 3.5]")
 @click.option("--teacher", help="Model folder, hub name or built-in name.  [default: builtin:teacher]")
 @click.option(
     "--student", help="Which of the teacher's blocks stay: a preset like bk-small.  [default: bk-small-narrow]"
