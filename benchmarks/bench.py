@@ -13,6 +13,7 @@ Not here: measuring time (`latency`), the page (`report`).
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -158,7 +159,10 @@ def _pairs(facts: ModelFacts, choices: Choices) -> list[tuple[str, str]]:
     if facts.kind == "model":
         return offered
     pairs: list[tuple[str, str]] = []
-    for runtime in choices.runtimes or dict.fromkeys(name for name, _ in offered):
+    here = list(dict.fromkeys(name for name, _ in offered))
+    if "onnxruntime" in here and "openvino" not in here and importlib.util.find_spec("openvino") is not None:
+        here.insert(here.index("onnxruntime") + 1, "openvino")
+    for runtime in choices.runtimes or here:
         own = [precision for name, precision in offered if name == runtime]
         if runtime == AUTO:
             own = [AUTO]

@@ -25,6 +25,8 @@ def read_prompts(path: Path) -> list[str]:
     """The prompts of a file, blank lines left out. InputError if it cannot be read or has none."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise InputError("no such file of prompts", where=path, remedy="one prompt per line") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("the prompts cannot be read as text", where=path, remedy="one prompt per line") from error
     prompts = [_text(line, path, number) for number, line in enumerate(lines, 1)] if path.suffix == ".jsonl" else lines

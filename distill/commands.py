@@ -1,7 +1,6 @@
 """`genin teacher train`, `genin teacher finetune` and `genin distill`.
 
-Each writes a model folder; its training state (checkpoints, logs, curves, pictures) lies in `OUT/training/`. Scaling out is
-`accelerate launch -m genin …`.
+Each writes a model folder; its training state (checkpoints, logs, curves, pictures) lies in `OUT/training/`.
 
 Not here: the training itself (`teacher`, `distillation`), and datasets (`data_commands`).
 """
@@ -10,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,10 @@ def teacher_train_command(
     from genin.distill.recipe import load_recipe
     from genin.distill.teacher import train_teacher
 
-    target, recipe = _target(out, resume), load_recipe(recipe_file)
-    started = time.perf_counter()
-    earlier = None if init is None else model_path(ctx.obj, init)
-    train_teacher(_source(data), target, recipe, resume=resume, minutes=minutes, init=earlier)
+    recipe, started = load_recipe(recipe_file), time.perf_counter()
+    with _output(out, resume) as target:
+        earlier = None if init is None else model_path(ctx.obj, init)
+        train_teacher(_source(data), target, recipe, resume=resume, minutes=minutes, init=earlier)
     _report({"out": str(target), "seconds": round(time.perf_counter() - started, 1)}, as_json)
 
 
@@ -93,11 +94,17 @@ def teacher_finetune_command(
     from genin.distill.finetune import finetune_teacher
     from genin.distill.recipe import load_recipe
 
-    target, recipe = _target(out, resume), load_recipe(recipe_file)
-    started = time.perf_counter()
-    finetune_teacher(
-        model_path(ctx.obj, base), _source(data), target, recipe, lora_rank=lora_rank, resume=resume, minutes=minutes
-    )
+    recipe, started = load_recipe(recipe_file), time.perf_counter()
+    with _output(out, resume) as target:
+        finetune_teacher(
+            model_path(ctx.obj, base),
+            _source(data),
+            target,
+            recipe,
+            lora_rank=lora_rank,
+            resume=resume,
+            minutes=minutes,
+        )
     _report({"out": str(target), "base": base, "seconds": round(time.perf_counter() - started, 1)}, as_json)
 
 
@@ -143,9 +150,9 @@ def distill_command(
         raise InputError("--data is missing", remedy="give a dataset folder or builtin:world (or --dry-run)")
     from genin.distill.distillation import distill
 
-    target = _target(out, resume)
     started = time.perf_counter()
-    done = distill(path, _source(data), target, recipe, resume=resume, minutes=minutes)
+    with _output(out, resume) as target:
+        done = distill(path, _source(data), target, recipe, resume=resume, minutes=minutes)
     facts = {"out": str(target), "teacher": teacher, "images_seen": done.images_seen}
     _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, as_json)
 
@@ -179,8 +186,23 @@ def _source(data: str) -> Any:
     return open_source(data, count=WORLD_SCENES)
 
 
+@contextmanager
+def _output(out: Path | None, resume: bool) -> Iterator[Path]:
+    """Where to write. A folder with something in it is only gone on with, never overwritten; one that was made for a training
+    which is refused before it has begun goes again."""
+    target = _target(out, resume)
+    fresh = not target.exists()
+    try:
+        yield target
+    except InputError:
+        training = target / "training"
+        begun = any(training.glob("*.checkpoint.pt")) or (training / "pool.safetensors").is_file()
+        if fresh and not begun:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
 def _target(out: Path | None, resume: bool) -> Path:
-    """Where to write. A folder with something in it is only gone on with, never overwritten."""
     if out is None:
         raise InputError("--out is missing", remedy="name the model folder to write")
     if out.is_file():

@@ -222,7 +222,7 @@ def student_folder(
         "kind": "student",
         "parent": str(teacher.info.get("name") or teacher_path.name),
         "data": source.name,
-        "licence": joined_licences(teacher.info.get("licence"), source.licence),
+        "licence": joined_licences(teacher.info.get("licence", "unknown"), source.licence),
         "guidance": "baked",
         "guidance_scale": 1.0,
         "default_steps": counts[0],

@@ -103,7 +103,7 @@ def finetune_teacher(
         "kind": "teacher",
         "parent": str(model.info.get("name") or base.name),
         "data": source.name,
-        "licence": joined_licences(source.licence, model.info.get("licence")),
+        "licence": joined_licences(source.licence, model.info.get("licence", "unknown")),
         "guidance": "free",
         "guidance_scale": guidance,
         "image_size": model.image_size,

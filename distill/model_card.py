@@ -8,6 +8,12 @@ if TYPE_CHECKING:
     from genin.distill.model_folder import ModelFolder
 
 
+def _identifiers(licence: str) -> str:
+    """As the hub reads them: one, or a list."""
+    names = [name.strip().lower() for name in licence.split(",")]
+    return names[0] if len(names) == 1 else f"[{', '.join(names)}]"
+
+
 def model_card(model: ModelFolder) -> str:
     """Markdown with YAML front matter."""
     info = model.info
@@ -18,7 +24,7 @@ def model_card(model: ModelFolder) -> str:
     }
     lines = [
         "---",
-        f"license: {str(info.get('licence', 'unknown')).lower()}",
+        f"license: {_identifiers(str(info.get('licence', 'unknown')))}",
         "library_name: diffusers",
         "pipeline_tag: text-to-image",
         "tags: [genin, text-to-image, diffusion, " + ("distillation" if kind == "student" else "teacher") + "]",

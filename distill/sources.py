@@ -161,9 +161,9 @@ CHUNK = 256
 
 
 def joined_licences(*licences: str | None) -> str:
-    """All that something was made of, each once; "unknown" where none is known."""
-    parts = [part.strip() for licence in licences if licence for part in licence.split(",")]
-    return ", ".join(dict.fromkeys(part for part in parts if part and part != "unknown")) or "unknown"
+    """All that something was made of, each once; "unknown" is one of them: pictures of unknown licence leave weights of none."""
+    parts = [part.strip() for licence in licences if licence is not None for part in (licence or "unknown").split(",")]
+    return ", ".join(dict.fromkeys(part for part in parts if part)) or "unknown"
 
 
 def to_tensor(pictures: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:

@@ -83,7 +83,9 @@ def train_teacher(
             "kind": "teacher",
             "parent": None if earlier is None else str(earlier.info.get("name") or init.name),  # type: ignore[union-attr]
             "data": source.name,
-            "licence": joined_licences(source.licence, None if earlier is None else earlier.info.get("licence")),
+            "licence": joined_licences(
+                source.licence, None if earlier is None else earlier.info.get("licence", "unknown")
+            ),
             "guidance": "free",
             "guidance_scale": recipe.teacher.guidance_scale,
             "default_steps": 50,

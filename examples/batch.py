@@ -37,7 +37,9 @@ def draw(pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> It
 @click.option("--out", type=click.Path(path_type=Path), default=Path("pictures"), show_default=True)
 def main(prompts: Iterable[str], model: str, seeds: int, out: Path) -> None:
     """Draw every line of PROMPTS with several seeds."""
-    lines = [line.strip() for line in prompts if line.strip()]
+    lines = list(dict.fromkeys(line.strip() for line in prompts if line.strip()))
+    if not lines:
+        raise click.ClickException("the file has no prompts: one a line")
     out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[Pixels]] = {}
     with load_pipeline(InstalledNames().model(model)) as pipeline:

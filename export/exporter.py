@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genin.export.formats import TABLE, Written, converter, missing_package
-from genin.runtimes.bundle import file_entry, pack, write_manifest
+from genin.runtimes.bundle import SUFFIX, file_entry, pack, write_manifest
 from genin.runtimes.errors import InputError, MissingExtraError
 from genin.runtimes.manifest import FileEntry, GoldenEntry, GraphEntry, Manifest, Parity
 from genin.runtimes.options import FORMATS, PRECISIONS, check_choice
@@ -26,7 +26,7 @@ from genin.runtimes.options import FORMATS, PRECISIONS, check_choice
 if TYPE_CHECKING:
     from genin.export.components import Component
 
-PACKED = ".genin"
+NO_BUNDLES = (".onnx", ".xml", ".mlpackage", ".zip", ".tar", ".gz")  # names that promise something else
 Progress = Callable[[str], None]
 
 
@@ -59,14 +59,16 @@ def export_bundle(
     usable, skipped = usable_formats(formats)
     if out.exists():
         raise InputError("the output exists already", where=out, remedy="name a new one, or remove it")
+    if out.suffix.lower() in NO_BUNDLES:
+        raise InputError("a bundle is a folder or one .genin file", where=out, remedy=f"name it {out.stem}{SUFFIX}")
     if not (formats and ordered):
         raise InputError("nothing to export", remedy="name a format and a precision")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         partial.chmod(0o755)
-        manifest = _assemble(model_path, partial, usable, ordered, _name(out), progress or (lambda _: None))
-        if out.suffix == PACKED:
+        manifest = _assemble(model_path, partial, usable, ordered, out.name, progress or (lambda _: None))
+        if out.suffix == SUFFIX:
             pack(partial, out)
         else:
             partial.replace(out)
@@ -93,7 +95,7 @@ def count_work(formats: Sequence[str]) -> int:
 
 
 def _assemble(
-    model_path: Path, root: Path, formats: Sequence[str], precisions: Sequence[str], name: str, progress: Progress
+    model_path: Path, root: Path, formats: Sequence[str], precisions: Sequence[str], file_name: str, progress: Progress
 ) -> Manifest:
     from genin.distill.model_folder import load_model_folder
     from genin.export.client_files import write_client_files
@@ -123,8 +125,8 @@ def _assemble(
         for precision in precisions:
             write_client_files(root / format / precision, format, model, tokenizer)
     graphs.sort(key=lambda graph: (formats.index(graph.format), precisions.index(graph.precision)))
-    manifest = manifest_of(model_path, name, tuple(graphs), tuple(golden))
-    (root / "README.md").write_text(bundle_card(manifest), encoding="utf-8")
+    manifest = manifest_of(model_path, file_name.removesuffix(SUFFIX), tuple(graphs), tuple(golden))
+    (root / "README.md").write_text(bundle_card(manifest, file_name), encoding="utf-8")
     manifest = _with_files(root, manifest)
     write_manifest(manifest, root)
     return manifest
@@ -191,7 +193,3 @@ def _with_files(root: Path, manifest: Manifest) -> Manifest:
     found = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     entries: tuple[FileEntry, ...] = tuple(file_entry(root, path) for path in found if path not in listed)
     return replace(manifest, files=entries)
-
-
-def _name(out: Path) -> str:
-    return out.name.removesuffix(PACKED)

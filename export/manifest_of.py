@@ -67,7 +67,7 @@ def _model_info(path: Path) -> ModelInfo:
 # --- the card --------------------------------------------------------------------------------------------------------
 
 
-def bundle_card(manifest: Manifest) -> str:
+def bundle_card(manifest: Manifest, file_name: str) -> str:
     """README.md of the bundle: front matter, how to run it, each graph's size and measured parity."""
     model, sampler = manifest.model, manifest.sampler
     steps = ", ".join(sampler.few_step_timesteps) if sampler.few_step_timesteps else str(sampler.default_steps)
@@ -89,8 +89,8 @@ def bundle_card(manifest: Manifest) -> str:
         f"Licence: {model.licence}. Made by genin {manifest.genin_version}.",
         "",
         "```",
-        f'genin generate "a prompt" -m {manifest.name} --out picture.png',
-        f"genin verify {manifest.name}",
+        f'genin generate "a prompt" -m {file_name} --out picture.png',
+        f"genin verify {file_name}",
         "```",
         "",
         "## Graphs",

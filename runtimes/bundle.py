@@ -288,9 +288,11 @@ def _checked_members(members: Iterable[zipfile.ZipInfo], archive_bytes: int) -> 
 
 
 def is_bundle(path: str | Path) -> bool:
-    """Does `path` look like a bundle (a folder with a manifest, or a zip)? Says nothing about its being sound."""
+    """Does `path` look like a bundle (a folder with a manifest, a zip, or so it says)? Says nothing about its being sound."""
     path = Path(path)
-    return (path / MANIFEST).is_file() if path.is_dir() else path.is_file() and zipfile.is_zipfile(path)
+    if path.is_dir():
+        return (path / MANIFEST).is_file()
+    return path.is_file() and (path.suffix == SUFFIX or zipfile.is_zipfile(path))
 
 
 def file_entry(root: Path, path: str) -> FileEntry:

@@ -131,14 +131,26 @@ def describe(pipeline: Pipeline, done: list[Generation], model: str, noise: str)
 
 
 def output_paths(out: Path | None, prompt: str, seeds: range) -> dict[int, Path]:
-    """Seed => the file for its picture; several get their seed in the name. Errors: InputError before any work."""
-    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].rstrip("-") or "picture"
-    if out is None or out.is_dir():
-        return {seed: (out or Path()) / f"{slug}-{seed}.png" for seed in seeds}
+    """Seed => the file for its picture; several get their seed in the name. A name of our own choosing never stands for another
+    picture already. Errors: InputError before any work."""
+    slug = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:60].rstrip("-") or "picture"
+    if out is None or out.is_dir() or not out.suffix:
+        if out is not None:
+            claim_output(out / slug)
+        return {seed: _free((out or Path()) / f"{slug}-{seed}.png") for seed in seeds}
     if out.suffix.lower() != ".png":
         raise InputError("pictures are written as PNG", where=out, remedy="let the name end in .png")
     claim_output(out)
     return {seed: out if len(seeds) == 1 else out.with_stem(f"{out.stem}-{seed}") for seed in seeds}
+
+
+def _free(path: Path) -> Path:
+    """`path`, or the first of path (2), (3), … that is not there yet."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem} ({number})")
+    return free
 
 
 def save_png(path: Path, picture: Pictures, facts: Mapping[str, object]) -> None:

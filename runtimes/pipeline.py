@@ -342,6 +342,8 @@ def load_pipeline(
         pipeline = _load_bundle(path, runtime, precision, threads)
     else:
         remedy = "give a model folder (model_index.json), a bundle folder (manifest.json) or a .genin file"
+        if str(path).startswith("builtin:"):
+            remedy = f'give its path: genin.names.InstalledNames().model("{path}")'
         raise InputError(
             "no such model or bundle" if not path.exists() else "neither model nor bundle", where=path, remedy=remedy
         )

@@ -9,6 +9,7 @@ The recipe lies in each folder's `genin.json` (bundle: `manifest.json`); the log
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import click
@@ -31,7 +32,12 @@ def ship_teacher(path: Path) -> None:
 
 
 def ship_student(path: Path) -> None:
-    export_bundle(path, STAGED / "student", ["onnx"], ["fp16"])
+    model = load_model_folder(path)
+    model.info |= {"name": "builtin-student", "title": "genin's ninja student", "parent": "builtin:teacher"}
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder) / "builtin-student"
+        save_model_folder(model, named)
+        export_bundle(named, STAGED / "student", ["onnx"], ["fp16"])
 
 
 def copy_logs(path: Path, name: str) -> None:
