@@ -162,7 +162,9 @@ def test_what_does_not_fit_side_by_side_is_measured_in_groups() -> None:
     assert [len(group) for group in memory_groups(configurations, sizes, budget=1)] == [1, 1, 1, 1]
 
 
-def test_configurations_follow_what_a_bundle_has() -> None:
+@pytest.mark.parametrize("openvino", [True, False])
+def test_configurations_follow_what_a_bundle_has(openvino: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if openvino else None)
     graphs = tuple(
         {"component": "unet", "format": form, "precision": precision, "files": [{"size_bytes": 8}]}
         for form, precision in (("onnx", "fp32"), ("onnx", "int8"), ("coreml", "fp16"))
@@ -173,7 +175,9 @@ def test_configurations_follow_what_a_bundle_has() -> None:
     def chosen(**choices: Any) -> list[tuple[str, str, int]]:
         return [(one.runtime, one.precision, one.steps) for one in configure(contender, facts, Choices(**choices))]
 
-    assert chosen() == [("onnxruntime", "fp32", 4), ("onnxruntime", "int8", 4), ("coreml", "fp16", 4)]
+    onnx, coreml = [("onnxruntime", "fp32", 4), ("onnxruntime", "int8", 4)], [("coreml", "fp16", 4)]
+    also = [("openvino", precision, 4) for _, precision, _ in onnx] if openvino else []  # it reads the ONNX graphs, too
+    assert chosen() == [*onnx, *also, *coreml]
     assert chosen(runtimes=["openvino"], precisions=["int8"], steps=[1, 4]) == [
         ("openvino", "int8", 1),
         ("openvino", "int8", 4),

@@ -442,5 +442,7 @@ def test_other_files_are_not_bundles(tmp_path: Path) -> None:
         Bundle.open(tmp_path / "x.genin")
     with pytest.raises(BundleError, match="no such bundle"):
         Bundle.open(tmp_path / "absent")
-    assert not bundles.is_bundle(tmp_path / "x.genin")
+    assert bundles.is_bundle(tmp_path / "x.genin")  # it says so: opening it says what is wrong
+    (tmp_path / "x.bin").write_bytes(b"nothing")
+    assert not bundles.is_bundle(tmp_path / "x.bin")
     assert not bundles.is_bundle(tmp_path)
