@@ -57,7 +57,7 @@ def test_the_chain_survives_interruptions_and_ends_in_a_page(tiny_run: Any, caps
     out, teacher = tiny_run
     with pytest.MonkeyPatch.context() as first:
         first.setattr("genin.distill.distillation.build_pool", interrupt)
-        assert run(out, "--teacher", str(teacher), "--minutes", MINUTES) == 130
+        assert run(out, "--teacher", str(teacher), "--student", "bk-small", "--minutes", MINUTES) == 130
     said = capsys.readouterr().err
     assert "interrupted; finished: teacher\n" in said
     assert f"go on with: genin quickstart --out {out} --resume" in said
