@@ -8,10 +8,9 @@ guidance. Not covered: multiply-adds of graphs whose model folder is not at hand
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_json
+from genin.runtimes.manifest import Manifest
 
 COMPONENT_FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
 UNREADABLE = "cannot be read as JSON"
@@ -70,7 +70,7 @@ def read_facts(path: Path) -> ModelFacts:
     """The facts of a model folder, a bundle folder or a packed `.genin` file. InputError if it is none of them."""
     if path.is_file() or ((path / "manifest.json").is_file() and not (path / "model_index.json").is_file()):
         with Bundle.open(path) as bundle:
-            return _bundle_facts(path, json.loads(bundle.manifest.to_json()))
+            return _bundle_facts(path, bundle.manifest)
     if (path / "model_index.json").is_file():
         return _folder_facts(path)
     remedy = "give a model folder (model_index.json), a bundle (manifest.json or .genin) or a built-in name"
@@ -128,28 +128,22 @@ def _folder_facts(path: Path) -> ModelFacts:
     )
 
 
-def _bundle_facts(path: Path, manifest: Mapping[str, Any]) -> ModelFacts:
-    try:
-        sampler, model, graphs = manifest["sampler"], manifest["model"], tuple(manifest["graphs"])
-        stated = {**model.get("recipe", {}), **model.get("provenance", {}), **model}
-        reason = "the manifest does not state it; evaluate the model folder it came from"
-        counts = {key: stated[key] if isinstance(stated.get(key), int) else None for key in ("parameters", "macs")}
-        return ModelFacts(
-            path=path,
-            kind="bundle",
-            name=str(manifest.get("name") or path.stem),
-            role=model.get("kind"),
-            image_size=int(manifest["image"]["height"]),
-            default_steps=int(sampler["default_steps"]),
-            guidance_scale=float(sampler["guidance_scale"]),
-            parameters=counts["parameters"],
-            macs=counts["macs"],
-            exported_from=stated.get("source_sha256"),
-            notes={key: reason for key, value in counts.items() if value is None},
-            graphs=graphs,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError("the bundle's manifest is incomplete", where=path, remedy="export it again") from error
+def _bundle_facts(path: Path, manifest: Manifest) -> ModelFacts:
+    model, reason = manifest.model, "the manifest does not state it; evaluate the model folder it came from"
+    return ModelFacts(
+        path=path,
+        kind="bundle",
+        name=manifest.name,
+        role=model.kind,
+        image_size=manifest.image.height,
+        default_steps=manifest.sampler.default_steps,
+        guidance_scale=manifest.sampler.guidance_scale,
+        parameters=model.parameters,
+        macs=model.macs,
+        exported_from=(model.provenance or {}).get("source_sha256"),
+        notes={key: reason for key in ("parameters", "macs") if getattr(model, key) is None},
+        graphs=tuple(asdict(graph) for graph in manifest.graphs),
+    )
 
 
 def _count_parameters(component: Path) -> int | None:

@@ -24,6 +24,7 @@ from genin.benchmarks.model_facts import fingerprint
 from genin.distill.diffusion import Process, plain_attention
 from genin.distill.discriminator import build_discriminator
 from genin.distill.held_out import HeldOut
+from genin.distill.host import progress_bar
 from genin.distill.matching import FakeScore
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.phases import Lesson, prune_step, steps_step, student_preview
@@ -33,7 +34,7 @@ from genin.distill.sources import Source, joined_licences
 from genin.distill.student import PRESETS, build_student
 from genin.distill.teacher import cache_latents
 from genin.distill.text_encoder import embed
-from genin.distill.training import Look, Training, claim_run, progress_bar
+from genin.distill.training import Look, Training, claim_run
 from genin.runtimes.errors import InputError
 
 # Shares of a budget in minutes; what the pool and phases that the recipe leaves out do not take goes to the others.

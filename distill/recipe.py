@@ -216,7 +216,7 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, ready for YAML and JSON."""
-        return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(self)))
+        return typing.cast("dict[str, Any]", plain(dataclasses.asdict(self)))
 
 
 # Smallest and largest value of the settings that have one, by name, in whatever section. Others are at least 0.
@@ -260,10 +260,11 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     path.write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False), encoding="utf-8")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """With lists for tuples, as YAML and JSON have them."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _parse(cls: type[T], data: Any, prefix: str, path: Path) -> T:

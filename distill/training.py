@@ -5,39 +5,34 @@ rest under Hugging Face `accelerate`. All randomness of update n comes from a ge
 global state, so a resumed run draws what the uninterrupted one would have drawn, and each of several processes takes
 its slice of the same global batch.
 
-A checkpoint is one file, written beside the old one and renamed over it: a crash or a full disk leaves the previous one
-whole. It is written after a row of the log that raised no alarm (`health`), so that there is a good one to go back to; what was
+A checkpoint is written after updates that raised no alarm (`health`), so that there is a good one to go back to; what was
 seen and done stands in `STAGE.events.jsonl`. With a budget in minutes the learning rate follows whichever of images and minutes
 is further, so a run cut short still ends annealed (such a run is not bit-reproducible; one bounded by images is).
 
-Not here: what a stage computes (autoencoder, text_encoder, teacher, phases), and which rows are alarming (`health`).
+Not here: what a stage computes (autoencoder, text_encoder, teacher, phases), which rows are alarming (`health`), the files
+(`checkpoints`), and the machine (`host`).
 """
 
 from __future__ import annotations
 
-import ctypes
-import dataclasses
 import json
 import math
-import os
 import pickle
-import signal
-import sys
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from genin.distill.checkpoints import check_settings, read_rows, write_checkpoint, write_rows
 from genin.distill.health import ROLLBACKS, Alarm, Row, not_finite, watch
+from genin.distill.host import interruptible, keep_freed_memory, progress_bar
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
 from genin.runtimes.errors import GeninError, InputError
 
@@ -250,7 +245,7 @@ class Training:
         next_preview = (self.images_seen // self.settings.preview_images + 1) * self.settings.preview_images
         if not self.checkpoint_path.is_file():
             self.save()
-        with _interruptible() as interrupted, progress_bar(self.stage, self.accelerator.is_main_process) as report:
+        with interruptible() as interrupted, progress_bar(self.stage, self.accelerator.is_main_process) as report:
             while self.progress < 1.0 and not interrupted():
                 started, alarm = time.perf_counter(), None
                 try:
@@ -393,7 +388,6 @@ class Training:
             return
         state = {
             "stage": self.stage,
-            "settings": dataclasses.asdict(self.settings),
             "update_index": self.update_index,
             "images_seen": self.images_seen,
             "elapsed_s": self.elapsed_s,
@@ -404,31 +398,18 @@ class Training:
             "row": self.row,
             "health": {"dials": self.dials, "rollbacks": self.rollbacks, "watched_from": self.watched_from},
         }
-        partial = self.checkpoint_path.with_suffix(".partial")
-        try:
-            torch.save(state, partial)
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            partial.replace(self.checkpoint_path)
-        except (OSError, RuntimeError) as error:  # torch.save says RuntimeError for a disk that is full
-            partial.unlink(missing_ok=True)
-            raise GeninError(
-                f"could not save the checkpoint ({' '.join(str(error).split())[:120]})",
-                where=self.checkpoint_path,
-                remedy="free some space and run again with --resume; the previous checkpoint is whole",
-            ) from error
+        write_checkpoint(self.checkpoint_path, state, self.settings)
 
     def resume(self) -> bool:
         """Take up the state of an earlier run in the same folder; False when there is none.
 
-        Errors: InputError for a checkpoint that is damaged, of other networks, or made with another recipe: what was done by then
-        would stand under settings it was not done with. Only how long and how often may change.
+        Errors: InputError for a checkpoint that is damaged, of other networks, or made with another recipe.
         """
         if not self.checkpoint_path.is_file():
             return False
         try:
             state = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
-            self._same_settings(state.get("settings", {}))
+            check_settings(self.checkpoint_path, state, self.stage, self.settings)
             for name, module in self.modules.items():
                 self.accelerator.unwrap_model(module).load_state_dict(state["modules"][name])
                 self.optimizers[name].load_state_dict(state["optimizers"][name])
@@ -447,68 +428,10 @@ class Training:
         health = state.get("health", {"dials": {}, "rollbacks": 0, "watched_from": 0})
         self.dials, self.rollbacks, self.watched_from = health["dials"], health["rollbacks"], health["watched_from"]
         if self.log_path.is_file():
-            rows = [row for line in self.log_path.read_text(encoding="utf-8").splitlines() if (row := _row(line))]
-            self.history = [row for row in rows if row["images_seen"] <= self.images_seen]
+            self.history = [row for row in read_rows(self.log_path) if row["images_seen"] <= self.images_seen]
             if self.accelerator.is_main_process:
-                partial = self.log_path.with_suffix(".partial")
-                partial.write_text("".join(json.dumps(row) + "\n" for row in self.history), encoding="utf-8")
-                partial.replace(self.log_path)
+                write_rows(self.log_path, self.history)
         return True
-
-    def _same_settings(self, earlier: Mapping[str, Any]) -> None:
-        now = dataclasses.asdict(self.settings)
-        changed = [k for k in earlier if k in now and k not in MAY_CHANGE and _plain(earlier[k]) != _plain(now[k])]
-        if changed:
-            had = ", ".join(f"{self.stage}.{key} {earlier[key]}" for key in changed)
-            raise InputError(
-                f"this run was begun with {had}",
-                where=self.checkpoint_path,
-                remedy="use the recipe it was begun with, or name another --out",
-            )
-
-
-MAY_CHANGE = {"images", "preview_images", "checkpoint_minutes", "cache_images", "compile"}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _row(line: str) -> dict[str, float] | None:
-    """A row of the log; None for the end of one, where the machine went down."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and "images_seen" in row else None
-
-
-@contextmanager
-def progress_bar(title: str, main_process: bool) -> Iterator[Callable[[float, str], None]]:
-    """A bar on stderr with elapsed and remaining time, silent when that is not a terminal: call with (share, note)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=not (console.is_terminal and main_process)) as bar:
-        task = bar.add_task(title, total=1.0, note="")
-        yield lambda share, note: bar.update(task, completed=min(1.0, share), note=note)
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks: by default every large tensor is mapped and unmapped anew, and on a CPU the kernel's
-    zeroing of those pages can take half of an update (docs/log.md). No effect elsewhere than on Linux with glibc."""
-    if not sys.platform.startswith("linux"):
-        return
-    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
 
 
 def _warmed_up_average(decay: float) -> Callable[..., None]:
@@ -521,25 +444,3 @@ def _warmed_up_average(decay: float) -> Callable[..., None]:
         torch._foreach_lerp_(averages, current, rate)
 
     return update
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a request to stop after the current update; a second one interrupts at once."""
-    seen = False
-
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal seen
-        if seen:
-            raise KeyboardInterrupt
-        seen = True
-
-    try:
-        previous = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread: leave signals alone
-        yield lambda: False
-        return
-    try:
-        yield lambda: seen
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,60 @@
+"""What a training asks of its host: a bar on the terminal, freed memory that stays, and Ctrl-C between two updates."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def progress_bar(title: str, main_process: bool) -> Iterator[Callable[[float, str], None]]:
+    """A bar on stderr with elapsed and remaining time, silent when that is not a terminal: call with (share, note)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not (console.is_terminal and main_process)) as bar:
+        task = bar.add_task(title, total=1.0, note="")
+        yield lambda share, note: bar.update(task, completed=min(1.0, share), note=note)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks: by default every large tensor is mapped and unmapped anew, and on a CPU the kernel's
+    zeroing of those pages can take half of an update (docs/log.md). No effect elsewhere than on Linux with glibc."""
+    if not sys.platform.startswith("linux"):
+        return
+    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a request to stop after the current update; a second one interrupts at once."""
+    seen = False
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            raise KeyboardInterrupt
+        seen = True
+
+    try:
+        previous = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not in the main thread: leave signals alone
+        yield lambda: False
+        return
+    try:
+        yield lambda: seen
+    finally:
+        signal.signal(signal.SIGINT, previous)
