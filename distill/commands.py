@@ -114,6 +114,7 @@ def teacher_finetune_command(
 )
 @click.option("--data", help="Dataset folder, or builtin:world.")
 @click.option("--student", "student_name", help="Which blocks stay: a preset (bk-base, bk-small, bk-tiny, …).")
+@click.option("--init", help="Go on from this student's weights, of the same preset (folder), not from the teacher's.")
 @click.option("--dry-run", is_flag=True, help="Only count the student's parameters and multiply-adds.")
 @training_options
 @click.pass_context
@@ -122,6 +123,7 @@ def distill_command(
     teacher: str,
     data: str | None,
     student_name: str | None,
+    init: str | None,
     dry_run: bool,
     out: Path | None,
     recipe_file: Path | None,
@@ -152,7 +154,8 @@ def distill_command(
 
     started = time.perf_counter()
     with _output(out, resume) as target:
-        done = distill(path, _source(data), target, recipe, resume=resume, minutes=minutes)
+        earlier = None if init is None else model_path(ctx.obj, init)
+        done = distill(path, _source(data), target, recipe, resume=resume, minutes=minutes, init=earlier)
     facts = {"out": str(target), "teacher": teacher, "images_seen": done.images_seen}
     _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, as_json)
 

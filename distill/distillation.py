@@ -58,11 +58,14 @@ def distill(
     *,
     resume: bool = False,
     minutes: float | None = None,
+    init: Path | None = None,
 ) -> Distilled:
     """Distil the model folder at `teacher_path` on the captions (and pictures) of `source` into `out`.
 
-    Errors: InputError for a teacher that cannot be pruned as asked, or a checkpoint that does not fit the recipe.
-    KeyboardInterrupt after Ctrl-C, once everything is saved.
+    With `init`, a student of the same shape, training goes on from its weights; else from the teacher's own.
+
+    Errors: InputError for a teacher that cannot be pruned as asked, an `init` of another shape, or a checkpoint that does not
+    fit the recipe. KeyboardInterrupt after Ctrl-C, once everything is saved.
     """
     model = load_model_folder(teacher_path)
     if model.info.get("kind") == "student":
@@ -72,12 +75,16 @@ def distill(
         raise InputError(what, remedy="set prune.feature_weight to 0, or choose another student")
     torch.manual_seed(recipe.pool.seed)
     unet, _ = build_student(model.unet, recipe.student.name)
+    earlier = None if init is None else load_model_folder(init)
+    if earlier is not None:
+        _take_weights(unet, earlier, recipe.student.name)
     folder = out / "training"
     begun_with = {"teacher": fingerprint(teacher_path), "data": source.digest, "student": recipe.student.name}
+    begun_with["init"] = "nothing" if init is None else fingerprint(init)
     claim_run(folder, recipe, {**begun_with, "pool": json.dumps(pool_settings(recipe.pool))})
 
     def folder_of(network: Any, images_seen: int, path: Path) -> ModelFolder:
-        return student_folder(model, network, path, recipe, source, teacher_path, images_seen)
+        return student_folder(model, network, path, recipe, source, teacher_path, images_seen, earlier)
 
     settings: dict[str, Optimisation] = {name: getattr(recipe, name) for name in PHASES}
     active = [name for name in PHASES if settings[name].images > 0]
@@ -98,6 +105,8 @@ def distill(
             raise
         seen += training.images_seen
         save_model_folder(folder_of(student, seen, out), out)
+    if not trainings:
+        save_model_folder(folder_of(student.requires_grad_(False).eval(), seen, out), out)
     return Distilled(folder_of(student, seen, out), seen)
 
 
@@ -212,13 +221,37 @@ def _look(training: Training, lesson: Lesson, model: ModelFolder, recipe: StepsR
     return None if held_out is None else lambda network: held_out(network, timesteps)
 
 
+def _take_weights(unet: Any, earlier: ModelFolder, name: str) -> None:
+    """The weights of an earlier student. Errors: InputError if it has not exactly these."""
+    state, wanted = earlier.unet.state_dict(), unet.state_dict()
+    if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in wanted.items()}:
+        remedy = "give a student of the same preset and teacher, or another --student"
+        raise InputError(f"not the shape of {name}", where=earlier.path / "unet", remedy=remedy)
+    unet.load_state_dict(state)
+
+
 def student_folder(
-    teacher: ModelFolder, unet: Any, path: Path, recipe: Recipe, source: Source, teacher_path: Path, images_seen: int
+    teacher: ModelFolder,
+    unet: Any,
+    path: Path,
+    recipe: Recipe,
+    source: Source,
+    teacher_path: Path,
+    images_seen: int,
+    earlier: ModelFolder | None = None,
 ) -> ModelFolder:
-    """The student as a model folder: the teacher's text encoder, autoencoder and schedule, its own UNet."""
+    """The student as a model folder: the teacher's text encoder, autoencoder and schedule, its own UNet. What an `earlier` one
+    had learnt, that it went on from, stands in its recipe."""
     process = Process(teacher.scheduler_config)
     trained = [phase for phase in (recipe.steps, recipe.adversarial) if phase.images > 0] or [recipe.steps]
     counts = sorted({count for phase in trained for count in phase.step_counts}, reverse=True)
+    made_by = {
+        key: value
+        for key, value in recipe.as_dict().items()
+        if key in ("student", "pool", "prune", "steps", "adversarial")
+    }
+    if earlier is not None:
+        made_by["init"] = earlier.info.get("recipe")
     info = {
         "kind": "student",
         "parent": str(teacher.info.get("name") or teacher_path.name),
@@ -229,12 +262,8 @@ def student_folder(
         "default_steps": counts[0],
         "few_step_timesteps": {str(count): process.trailing_timesteps(count) for count in counts},
         "image_size": teacher.image_size,
-        "images_seen": images_seen,
-        "recipe": {
-            key: value
-            for key, value in recipe.as_dict().items()
-            if key in ("student", "pool", "prune", "steps", "adversarial")
-        },
+        "images_seen": images_seen + (0 if earlier is None else int(earlier.info.get("images_seen") or 0)),
+        "recipe": made_by,
         "metrics": {},
     }
     scheduler = {**teacher.scheduler_config, "timestep_spacing": "trailing"}

@@ -149,8 +149,11 @@ def steps_step(
     discriminator: Discriminator | None = None,
     fake_score: FakeScore | None = None,
 ) -> Callable[[Update], Any]:
-    """One rollout, every prediction of it regressed onto the teacher's final latents for its noise; the finished picture,
+    """One rollout, every prediction of it regressed onto the teacher's final latents for its noise; its last picture,
     where the recipe says so, also compared in the teacher's features, and judged by a discriminator.
+
+    With backward distillation the rollout ends at any of its steps, and every step but the first aims at where the teacher leads
+    from the state that the student arrived at.
 
     Student: regression_weight·pseudo-Huber + perceptual_weight·L_features + adversarial_weight·L_adv +
     distillation_weight·L_distil (ADD's eq. 1, and terms of our own for the pair) + matching_weight·L_matching. Distance,
@@ -163,13 +166,18 @@ def steps_step(
         rows = update.randint(len(lesson.pool)).cpu()
         noise, target = (part.to(training.device) for part in (lesson.pool.noise(rows), lesson.pool.final(rows)))
         text = lesson.text(rows)
-        count = recipe.step_counts[update.index % len(recipe.step_counts)]
+        round_, turn = divmod(update.index, len(recipe.step_counts))
+        timesteps = process.trailing_timesteps(recipe.step_counts[turn])
+        backward = recipe.backward_distillation and len(timesteps) > 1
+        if backward:  # ends at one of its later steps, each in its turn
+            timesteps = timesteps[: 2 + round_ % (len(timesteps) - 1)]
         with training.autocast():
-            done = walk(student, process, noise, text, process.trailing_timesteps(count))
-        targets = [target] * count
-        if recipe.backward_distillation and count > 1:
-            targets[-1] = target = finished_by_teacher(training, lesson, done, text, recipe.step_counts)
-        losses = [pseudo_huber(x0, aim, recipe.huber_c) for x0, aim in zip(done.pictures, targets, strict=True)]
+            done = walk(student, process, noise, text, timesteps)
+        pictures, targets = done.pictures, [target] * len(timesteps)
+        if backward:
+            target = finished_by_teacher(training, lesson, done, text, recipe.step_counts)
+            pictures, targets = [done.pictures[0], done.pictures[-1]], [targets[0], target]
+        losses = [pseudo_huber(x0, aim, recipe.huber_c) for x0, aim in zip(pictures, targets, strict=True)]
         loss = recipe.regression_weight * torch.stack(losses).mean()
         picture = done.pictures[-1]
         metrics = {"first": losses[0].detach(), "last": losses[-1].detach(), **_against(picture, target)}
@@ -219,7 +227,8 @@ def finished_by_teacher(
     """Where the guided teacher leads from the last state of a walk, by DDIM at the finest timesteps that are trained.
 
     The pair's picture is where the *noise* leads. A student that has strayed from the teacher's way cannot reach it any more,
-    and regressed onto it regardless learns the mean of what it might have been: a soft picture.
+    and regressed onto it regardless learns the mean of what it might have been: a soft picture, and under a caption that leaves
+    things open the same one for every noise.
     """
     teacher, start = lesson.teacher, int(done.timesteps[-1][0])
     timesteps = [start, *(t for t in teacher.process.trailing_timesteps(max(step_counts)) if t < start)]
@@ -319,7 +328,7 @@ def student_preview(
         student = training.average_of("student")
         latents = [lesson.pool.final(rows).to(training.device)]
         with torch.no_grad(), training.autocast():
-            for steps in sorted(step_counts, reverse=True):
+            for steps in sorted(set(step_counts), reverse=True):
                 noise = lesson.pool.noise(rows).to(training.device)
                 timesteps = lesson.teacher.process.trailing_timesteps(steps)
                 latents.append(

@@ -157,7 +157,7 @@ class StepsRecipe(Optimisation):
     huber_c: float = key(0.05, "where that distance, a pseudo-Huber, turns from square to absolute")
     backward_distillation: bool = key(
         False,
-        "the last of several steps aims at where the guided teacher goes from the student's own state there, in place of the "
+        "every step but the first aims at where the guided teacher goes from the student's own state there, in place of the "
         "pair's picture (Kohler et al. 2024, arXiv:2405.05224); costs guided passes of the teacher",
     )
     perceptual_weight: float = key(

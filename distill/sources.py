@@ -56,9 +56,10 @@ class WorldSource:
 
     def __init__(self, split: Split, count: int, seed: int = 0) -> None:
         from genin.distill.world import ATTRIBUTES
+        from genin.distill.world_captions import VERSION
 
         self.split, self.count, self.seed = split, count, seed
-        self.digest = f"{self.name}-{split}-{count}-{seed}"
+        self.digest = f"{self.name}-{split}-{count}-{seed}-captions{VERSION}"
         self.columns: Mapping[str, Sequence[str]] = ATTRIBUTES
 
     def __len__(self) -> int:
@@ -69,13 +70,11 @@ class WorldSource:
 
         return render_batch(self.split, self.seed, start, count, size)[0]
 
-    def captions(self, indices: Sequence[int], epoch: int = 0, *, complete: bool = False) -> list[str]:
+    def captions(self, indices: Sequence[int], epoch: int = 0) -> list[str]:
         from genin.distill.world import scene_at
         from genin.distill.world_captions import caption
 
-        return [
-            caption(scene_at(self.split, self.seed, i), seed=epoch * 1_000_003 + i, complete=complete) for i in indices
-        ]
+        return [caption(scene_at(self.split, self.seed, i), seed=epoch * 1_000_003 + i) for i in indices]
 
     def row(self, index: int) -> Mapping[str, str]:
         from genin.distill.world import scene_at

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from genin.runtimes.errors import InputError
 
 Split = Literal["train", "val", "test"]
+CaptionKind = Literal["mixed", "complete", "short"]
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "hair": ("spiky blond", "long black", "silver ponytail", "red bun", "short brown", "teal bob", "pink twintails"),
@@ -89,7 +90,9 @@ def render_batch(split: Split, seed: int, start: int, count: int, size: int) -> 
     return np.stack([render(scene, size) for scene in scenes]), scenes
 
 
-def write_dataset(out: Path, *, split: Split, count: int, size: int, seed: int, complete: bool = False) -> None:
+def write_dataset(
+    out: Path, *, split: Split, count: int, size: int, seed: int, captions: CaptionKind = "mixed"
+) -> None:
     """Write an imagefolder data set (PNG files and metadata.jsonl); `out` appears whole or not at all."""
     import tempfile
 
@@ -109,7 +112,7 @@ def write_dataset(out: Path, *, split: Split, count: int, size: int, seed: int, 
                 scene = scene_at(split, seed, index)
                 name = f"{index:06d}.png"
                 Image.fromarray(render(scene, size)).save(folder / name)
-                row = {"file_name": name, "text": caption(scene, seed=index, complete=complete), **asdict(scene)}
+                row = {"file_name": name, "text": caption(scene, seed=index, kind=captions), **asdict(scene)}
                 row |= {"source": "genin built-in world", "licence": "Apache-2.0"}
                 metadata.write(json.dumps(row) + "\n")
         folder.replace(out)

@@ -1,8 +1,9 @@
 """Captions of the built-in world: natural English in several phrasings, saying exactly what the picture shows.
 
-A caption always names the outfit, the action, the place, the light, and an effect if there is one; hair, headband and
-emotion are each left out now and then, so that a model also learns shorter prompts. Every value is expressed by its own
-words and never by another value's, which is how a reader (or `says`) can tell what a caption claims.
+Most captions name all of it but, now and then, hair, headband or emotion. A share are *short*: anything may be missing, down to
+"a ninja", for that is how people write, and what a model was never asked to make up for itself it draws as an average. An
+effect is always named: silence means there is none. Every value is expressed by its own words and never by another value's, which
+is how a reader (or `says`) can tell what a caption claims.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from genin.distill.world import Scene
+from genin.distill.world import CaptionKind, Scene
 
-SAID_SHARE = 0.9
+SHORT_SHARE = 0.3  # of the captions
+SAID_SHARE = 0.8  # of the others that name their hair, their headband, their emotion
+VERSION = (
+    2  # raised when the same scene and seed give another caption: what was sampled for the old ones no longer fits
+)
 
 ACTIONS: dict[str, tuple[str, ...]] = {
     "meditating": ("meditating", "sitting and meditating"),
@@ -53,36 +58,53 @@ EFFECTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def caption(scene: Scene, seed: int, *, complete: bool = False) -> str:
-    """One caption of the scene in the phrasing of `seed`; `complete` leaves nothing out (effect "none" is silence)."""
+def caption(scene: Scene, seed: int, kind: CaptionKind = "mixed") -> str:
+    """One caption of the scene in the phrasing of `seed`: a "complete" one leaves nothing out (effect "none" is silence), a
+    "short" one may leave out anything, "mixed" ones are what models learn from."""
     chance = np.random.Generator(np.random.PCG64([seed, scene.variation]))
 
     def pick(options: Sequence[str]) -> str:
         return options[int(chance.integers(len(options)))]
 
-    said = {name: complete or chance.random() < SAID_SHARE for name in ("hair", "headband", "emotion")}
+    said = _said(chance, kind)
     who = f"{scene.emotion} ninja" if said["emotion"] else "ninja"
     hair = pick((f"with {_hair(scene.hair)}", f"who has {_hair(scene.hair)}")) if said["hair"] else ""
     band = f"{_article(scene.headband)} headband" if said["headband"] else ""
-    outfit = f"{_article(scene.outfit)} outfit"
+    outfit = f"{_article(scene.outfit)} outfit" if said["outfit"] else ""
     act, place, light = pick(ACTIONS[scene.action]), pick(PLACES[scene.environment]), pick(LIGHTS[scene.light])
+    act, place, light = (
+        words if said[name] else "" for name, words in (("action", act), ("environment", place), ("light", light))
+    )
     effect = pick(EFFECTS[scene.effect]) if scene.effect != "none" else ""
-    wearing = _list([band, outfit])
-    looks = _list([_hair(scene.hair) if said["hair"] else "", band, outfit])
+    clothes, looks = _list([band, outfit]), _list([_hair(scene.hair) if said["hair"] else "", band, outfit])
+    dressed, wearing = (f"{word} {clothes}" if clothes else "" for word in ("in", "wearing"))
+    ninja, being = _article(who), "is" if act or place else ""
     return _tidy(
         pick(
             (
-                f"{_article(who)} {hair} in {wearing} {act} {place} {light}, {effect}",
-                f"{_article(who)} in {wearing}, {hair}, {act} {place} {light}, {effect}",
-                f"{place}, {light}: {_article(who)} {hair} in {wearing} {act}, {effect}",
-                f"{_article(who)} {act} {place} {light}, {hair}, wearing {wearing}, {effect}",
-                f"{light}, {_article(who)} {hair} wearing {wearing} is {act} {place}, {effect}",
-                f"a picture of {_article(who)} with {looks}, {act} {place} {light}, {effect}",
-                f"{_article(who)} {act} {effect} {place} {light}, wearing {wearing}, {hair}",
-                f"{_article(who)} in {wearing} {hair} {act} {place} {light} {effect}",
+                f"{ninja} {hair} {dressed} {act} {place} {light}, {effect}",
+                f"{ninja} {dressed}, {hair}, {act} {place} {light}, {effect}",
+                f"{place}, {light}: {ninja} {hair} {dressed} {act}, {effect}",
+                f"{ninja} {act} {place} {light}, {hair}, {wearing}, {effect}",
+                f"{light}, {ninja} {hair} {wearing} {being} {act} {place}, {effect}",
+                f"a picture of {ninja} {f'with {looks}' if looks else ''}, {act} {place} {light}, {effect}",
+                f"{ninja} {act} {effect} {place} {light}, {wearing}, {hair}",
+                f"{ninja} {dressed} {hair} {act} {place} {light} {effect}",
             )
         )
     )
+
+
+def _said(chance: np.random.Generator, kind: CaptionKind) -> dict[str, bool]:
+    """Which attributes a caption names; of a short one any number is as likely as any other."""
+    often = dict.fromkeys(("hair", "headband", "emotion"), SAID_SHARE)
+    always = dict.fromkeys(("outfit", "action", "environment", "light"), 1.0)
+    if kind == "complete":
+        return dict.fromkeys(often | always, True)
+    shares = often | always
+    if kind == "short" or chance.random() < SHORT_SHARE:
+        shares = dict.fromkeys(shares, chance.random())
+    return {name: chance.random() < share for name, share in shares.items()}
 
 
 def _hair(value: str) -> str:
@@ -97,12 +119,12 @@ def _article(words: str) -> str:
 
 
 def _list(parts: Sequence[str]) -> str:
-    kept = [part for part in parts if part]
-    return kept[0] if len(kept) == 1 else f"{', '.join(kept[:-1])} and {kept[-1]}"
+    *others, last = [part for part in parts if part] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _tidy(text: str) -> str:
     """Close the gaps that left-out parts leave."""
     text = re.sub(r"\s+", " ", text)
-    text = re.sub(r"\s*,(\s*,)*\s*", ", ", text)
-    return text.strip(" ,")
+    text = re.sub(r"\s*([,:])[\s,:]*", r"\1 ", text)
+    return text.strip(" ,:")

@@ -22,11 +22,15 @@ SPLITS = ("train", "val", "test")
 @click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Splits share no scene.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the scenes.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; it must not exist.")
-@click.option("--complete-captions", is_flag=True, help="Let every caption mention every attribute.")
+@click.option(
+    "--captions",
+    type=click.Choice(("mixed", "complete", "short")),
+    default="mixed",
+    show_default=True,
+    help="Complete ones mention every attribute, short ones any number of them.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
-def render_command(
-    count: int, size: int, split: str, seed: int, out: Path, complete_captions: bool, as_json: bool
-) -> None:
+def render_command(count: int, size: int, split: str, seed: int, out: Path, captions: str, as_json: bool) -> None:
     """Render COUNT captioned pictures of the built-in ninja world.
 
     Writes an imagefolder dataset: PNG files and metadata.jsonl with the caption and the exact attributes of each
@@ -37,7 +41,7 @@ def render_command(
     from genin.distill.world import write_dataset
 
     started = time.perf_counter()
-    write_dataset(out, split=split, count=count, size=size, seed=seed, complete=complete_captions)  # type: ignore[arg-type]
+    write_dataset(out, split=split, count=count, size=size, seed=seed, captions=captions)  # type: ignore[arg-type]
     seconds = time.perf_counter() - started
     if as_json:
         facts = {"out": str(out), "count": count, "size": size, "split": split, "seed": seed}

@@ -96,6 +96,23 @@ def test_a_finished_run_resumes_to_the_same_weights_without_an_update(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_student_goes_on_from_another(
+    student: Path, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "none.yaml"
+    recipe.write_text(
+        "pool: {size: 8, teacher_steps: 2, batch_size: 8}\nprune: {images: 0}\nsteps: {images: 0}\nadversarial: {images: 0}\n"
+    )
+    command = ["distill", "--teacher", str(tiny_model_folder), "--data", "builtin:world", "--recipe", str(recipe)]
+    assert run([*command, "--student", "bk-small", "--init", str(student), "--out", str(tmp_path / "on")]) == 0
+    before, after = (load_model_folder(path) for path in (student, tmp_path / "on"))
+    wanted, found = before.unet.state_dict(), after.unet.state_dict()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    assert after.info["images_seen"] == 96 and after.info["recipe"]["init"] == before.info["recipe"]
+    assert run([*command, "--student", "bk-base", "--init", str(student), "--out", str(tmp_path / "no")]) == 2
+    assert "not the shape of bk-base" in capsys.readouterr().err and not (tmp_path / "no").exists()
+
+
 def test_ctrl_c_in_the_adversarial_phase_changes_nothing_about_where_it_leads(
     student: Path, tiny_model_folder: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,9 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve pictures of the built-in world with complete captions."""
     out = tmp_path_factory.mktemp("world") / "reference"
-    assert run(["world", "render", "--count", "12", "--split", "test", "--complete-captions", "--out", str(out)]) == 0
+    assert (
+        run(["world", "render", "--count", "12", "--split", "test", "--captions", "complete", "--out", str(out)]) == 0
+    )
     return out
 
 

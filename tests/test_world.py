@@ -144,7 +144,7 @@ def test_unsuitable_sizes_are_refused(size: int) -> None:
 
 
 def test_the_sentence_that_must_be_sayable(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Leaving out hair, headband and emotion at once is rare (one caption in a thousand): here it is the rule.
+    # Leaving out hair, headband and emotion at once is rare (one caption in a hundred): here it is the rule.
     monkeypatch.setattr("genin.distill.world_captions.SAID_SHARE", 0.0)
     said = {caption(scene(), seed) for seed in range(600)}
     assert "a ninja in an orange outfit meditating on a mountain under the sunset" in said
@@ -157,26 +157,62 @@ def _expressed(text: str, drawn: Scene) -> bool:
     return f"{drawn.outfit} outfit" in text and all(any(option in text for option in options) for options in parts)
 
 
-def test_captions_say_what_the_picture_shows() -> None:
+def _well_formed(text: str) -> bool:
+    return (
+        re.search(r"\ba [aeiou]|\ban [^aeiou]|  | [,:]|[,:],|^[,:]|[,:]$|\b(is|in|wearing|with)$|\bis,", text) is None
+    )
+
+
+def test_captions_say_what_the_picture_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genin.distill.world_captions.SHORT_SHARE", 0.0)
     openings, skipped = set(), 0
     for i in range(600):
         drawn = scene_at("train", 1, i)
         text = caption(drawn, i)
         assert _expressed(text, drawn), text
-        assert re.search(r"\ba [aeiou]|\ban [^aeiou]|  | ,|,,", text) is None, text
+        assert _well_formed(text), text
         assert len(text.split()) <= 36
         others = set(ATTRIBUTES["emotion"]) - {drawn.emotion}
         assert not others & set(re.findall(r"[a-z]+", text)), text
         openings.add(text.split()[0])
         skipped += f"{drawn.headband} headband" not in text
     assert len(openings) >= 5
-    assert 20 < skipped < 120
+    assert 60 < skipped < 180
+
+
+def test_short_captions_leave_anything_out_but_effects_and_say_nothing_else() -> None:
+    counts = []
+    for i in range(600):
+        drawn = scene_at("train", 2, i)
+        text = caption(drawn, i, "short")
+        assert _well_formed(text), text
+        assert "ninja" in text and any(option in text for option in EFFECTS.get(drawn.effect, ("",)))
+        said = (
+            f"{drawn.outfit} outfit" in text,
+            f"{drawn.headband} headband" in text,
+            drawn.hair in text,
+            f"{drawn.emotion} ninja" in text,
+            *(
+                any(option in text for option in options[value])
+                for options, value in ((ACTIONS, drawn.action), (PLACES, drawn.environment), (LIGHTS, drawn.light))
+            ),
+        )
+        # What is not said of this scene is not said of another: its words would be another scene's.
+        claimed = sum(
+            any(option in text for option in words)
+            for options in (ACTIONS, PLACES, LIGHTS)
+            for words in options.values()
+        )
+        assert claimed == sum(said[4:]), text
+        counts.append(sum(said))
+    assert set(counts) == set(range(8))  # each number of attributes, none included
+    assert 60 < counts.count(0) + counts.count(7) < 240
 
 
 def test_complete_captions_say_everything() -> None:
     for i in range(300):
         drawn = scene_at("test", 1, i)
-        text = caption(drawn, i, complete=True)
+        text = caption(drawn, i, "complete")
         assert _expressed(text, drawn), text
         assert f"{drawn.headband} headband" in text and drawn.hair in text and drawn.emotion in text
         assert "none" not in text
@@ -184,7 +220,7 @@ def test_complete_captions_say_everything() -> None:
 
 def test_captions_are_reproducible_and_varied() -> None:
     assert caption(scene(), 5) == caption(scene(), 5)
-    assert len({caption(scene(), seed, complete=True) for seed in range(60)}) >= 6
+    assert len({caption(scene(), seed, "complete") for seed in range(60)}) >= 6
 
 
 # --- dataset folders --------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def _world(count: int, size: int, seed: int) -> Path:
 
     out = cache_folder() / "world" / f"test-{count}x{size}px-seed{seed}-{_renderer_version()}"
     if not out.is_dir():
-        write_dataset(out, split="test", count=count, size=size, seed=seed, complete=True)
+        write_dataset(out, split="test", count=count, size=size, seed=seed, captions="complete")
     return out
 
 
