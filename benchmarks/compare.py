@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 from genin.benchmarks.bench import Contender
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.picture_sets import Pictures
-from genin.benchmarks.progress import progress_bar
 from genin.benchmarks.subjects import ModelSubject, Sampling
+from genin.runtimes.progress import progress
 
 if TYPE_CHECKING:
     Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -44,7 +44,7 @@ class Sheet:
 def draw_grid(models: Sequence[Contender], prompts: Sequence[str], seed: int, sampling: Sampling) -> Grid:
     """Every model's pictures of every prompt; a contender's own steps win over the sampling's."""
     rows = []
-    with progress_bar("drawing", len(models) * len(prompts)) as advance:
+    with progress("drawing", len(models) * len(prompts), unit="pictures") as shown:
         for model in models:
             chosen = sampling if model.steps is None else replace(sampling, steps=model.steps)
             with ModelSubject(model.path, chosen) as subject:
@@ -55,7 +55,7 @@ def draw_grid(models: Sequence[Contender], prompts: Sequence[str], seed: int, sa
                         [prompt], seeds=[seed + index], steps=settings.steps, guidance_scale=settings.guidance_scale
                     )
                     pictures.append(generation.images[0])
-                    advance(1)
+                    shown.advance()
             steps = f"{settings.steps} step{'s' if settings.steps != 1 else ''}"
             guidance = f", guidance {settings.guidance_scale:g}" if settings.guidance_scale != 1 else ""
             detail = f"{settings.runtime} {settings.precision}, {steps}{guidance}"

@@ -16,8 +16,8 @@ import numpy as np
 
 from genin.benchmarks.model_facts import ModelFacts, read_facts
 from genin.benchmarks.picture_sets import PictureRow, Pictures, PictureSet, picture_batches
-from genin.benchmarks.progress import progress_bar
 from genin.runtimes.errors import InputError, MissingExtraError
+from genin.runtimes.progress import progress
 
 BATCH_SIZE = 16
 
@@ -48,7 +48,7 @@ class AutoencoderSubject:
         self, rows: Sequence[PictureRow], folder: Path | None, title: str
     ) -> Iterator[tuple[Pictures, Sequence[PictureRow]]]:
         """Reconstruct the reference's first pictures, as many as there are `rows`."""
-        with progress_bar(title, len(rows)) as advance:
+        with progress(title, len(rows), unit="pictures") as shown:
             for loaded in picture_batches(self.reference, size=self.image_size, limit=len(rows), batch_size=BATCH_SIZE):
                 if len(loaded.rows):
                     self.originals = loaded.pictures
@@ -57,7 +57,7 @@ class AutoencoderSubject:
                     self._squared_error += float(errors.mean(axis=(1, 2, 3)).sum())
                     self._count += len(again)
                     yield again, loaded.rows
-                advance(BATCH_SIZE)
+                shown.advance(BATCH_SIZE)
 
     def record(self) -> dict[str, Any]:
         """What a result says of it: no sampling, and how near the reconstructions come (peak 255)."""

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.benchmarks.machine import usable_cores
-from genin.benchmarks.progress import Advance, progress_bar
 from genin.benchmarks.prompts import DEFAULT_PROMPTS
 from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.progress import progress
+
+Advance = Callable[[], None]
 
 GRAPHS: Final = ("text_encoder", "unet", "vae_decoder")
 STAGES: Final = (*GRAPHS, "other")
@@ -195,9 +197,9 @@ def measure(
     measured: list[Measured] = []
     skipped: list[Skipped] = []
     total = len(configurations) * (protocol.cold_starts + protocol.warmup + protocol.runs)
-    with progress_bar("measuring", total, unit="runs") as advance:
+    with progress("measuring", total, unit="runs") as shown:
         for group in memory_groups(configurations, sizes):
-            done, not_run = _measure_group(group, protocol, advance)
+            done, not_run = _measure_group(group, protocol, shown.advance)
             measured += done
             skipped += not_run
     return measured, skipped
@@ -262,9 +264,9 @@ def _start(configuration: Configuration, protocol: Protocol, advance: Advance) -
     """Start it `cold_starts` times, keep the last: the earlier ones have warmed the disk's cache."""
     for _ in range(protocol.cold_starts - 1):
         Worker(configuration, protocol).close()
-        advance(1)
+        advance()
     worker = Worker(configuration, protocol)
-    advance(1)
+    advance()
     return worker
 
 
@@ -282,7 +284,7 @@ def _rounds(
                     answer = worker.ask(do="time", prompt=prompts[turn % len(prompts)], seed=protocol.seed + turn)
                     if turn >= protocol.warmup:
                         measured.add(answer)
-            advance(1)
+            advance()
 
 
 def _draw(worker: Worker, protocol: Protocol) -> NDArray[np.uint8] | None:

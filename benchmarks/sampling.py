@@ -23,8 +23,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from genin.benchmarks.picture_files import read_picture
 from genin.benchmarks.picture_sets import METADATA, PictureRow, open_picture_set, write_metadata
-from genin.benchmarks.progress import progress_bar
 from genin.runtimes.errors import InputError
+from genin.runtimes.progress import progress
 
 if TYPE_CHECKING:
     from genin.runtimes.pipeline import Pipeline
@@ -76,14 +76,14 @@ def sample(
         claim_folder(folder, settings)
     present = 0 if folder is None else sum((folder / row.file_name).is_file() for row in rows)
     try:
-        with progress_bar(title, len(rows), done=present) as advance:
+        with progress(title, len(rows), unit="pictures", done=present) as shown:
             for start in range(0, len(rows), batch_size):
                 batch = rows[start : start + batch_size]
                 drawn = _read_present(folder, batch)
                 missing = [row for row in batch if row.file_name not in drawn]
                 drawn |= _draw(pipeline, missing, settings, folder)
                 yield np.stack([drawn[row.file_name] for row in batch])
-                advance(len(missing))
+                shown.advance(len(missing))
     finally:
         if folder is not None:
             named = {row.file_name for row in rows}

@@ -170,10 +170,10 @@ def caption_command(folder: Path, model: str | None, max_tokens: int, batch_size
 @contextmanager
 def _bar(title: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
     """A progress bar whose length is known only once the job has looked at its input."""
-    from genin.benchmarks.progress import progress_bar
+    from genin.runtimes.progress import progress
 
     with ExitStack() as stack:
-        yield lambda total: stack.enter_context(progress_bar(title, total))
+        yield lambda total: stack.enter_context(progress(title, total, unit="pictures")).advance
 
 
 def _split(values: Sequence[str]) -> tuple[str, ...]:

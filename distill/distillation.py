@@ -24,7 +24,6 @@ from genin.benchmarks.model_facts import fingerprint
 from genin.distill.diffusion import Process, plain_attention
 from genin.distill.discriminator import build_discriminator
 from genin.distill.held_out import HeldOut
-from genin.distill.host import progress_bar
 from genin.distill.matching import FakeScore
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.phases import Lesson, prune_step, steps_step, student_preview
@@ -36,6 +35,7 @@ from genin.distill.teacher import cache_latents
 from genin.distill.text_encoder import embed
 from genin.distill.training import Look, Training, claim_run
 from genin.runtimes.errors import InputError
+from genin.runtimes.progress import progress
 
 # Shares of a budget in minutes; what the pool and phases that the recipe leaves out do not take goes to the others.
 SHARES = {"pool": 0.3, "prune": 0.3, "steps": 0.3, "adversarial": 0.1}
@@ -162,11 +162,11 @@ def _sample_pool(
     minutes: float | None,
 ) -> Pool:
     started = time.perf_counter()
-    with progress_bar("sampling the teacher", training.accelerator.is_main_process) as show:
+    with progress("sampling the teacher", silent=not training.accelerator.is_main_process) as shown:
 
         def report(done: int, size: int) -> bool:
             spent = 0.0 if minutes is None else (time.perf_counter() - started) / (60 * minutes)
-            show(max(done / size, spent), f"{done} of {size} pictures")
+            shown.reach(max(done / size, spent), f"{done} of {size} pictures")
             return spent >= 1
 
         path = folder / "pool.safetensors"

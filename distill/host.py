@@ -1,4 +1,4 @@
-"""What a training asks of its host: a bar on the terminal, freed memory that stays, and Ctrl-C between two updates."""
+"""What a training asks of its host: freed memory that stays, and Ctrl-C between two updates."""
 
 from __future__ import annotations
 
@@ -8,22 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-
-@contextmanager
-def progress_bar(title: str, main_process: bool) -> Iterator[Callable[[float, str], None]]:
-    """A bar on stderr with elapsed and remaining time, silent when that is not a terminal: call with (share, note)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=not (console.is_terminal and main_process)) as bar:
-        task = bar.add_task(title, total=1.0, note="")
-        yield lambda share, note: bar.update(task, completed=min(1.0, share), note=note)
 
 
 def keep_freed_memory() -> None:

@@ -32,9 +32,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from genin.distill.checkpoints import check_settings, read_rows, write_checkpoint, write_rows
 from genin.distill.health import ROLLBACKS, Alarm, Row, not_finite, watch
-from genin.distill.host import interruptible, keep_freed_memory, progress_bar
+from genin.distill.host import interruptible, keep_freed_memory
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
 from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.progress import progress
 
 Metrics = Mapping[str, Tensor | float]
 Look = Callable[[nn.Module], Mapping[str, float]]  # a network on held-out data => figures; the lowest `kid` is the best
@@ -245,7 +246,8 @@ class Training:
         next_preview = (self.images_seen // self.settings.preview_images + 1) * self.settings.preview_images
         if not self.checkpoint_path.is_file():
             self.save()
-        with interruptible() as interrupted, progress_bar(self.stage, self.accelerator.is_main_process) as report:
+        silent = not self.accelerator.is_main_process
+        with interruptible() as interrupted, progress(self.stage, silent=silent) as shown:
             while self.progress < 1.0 and not interrupted():
                 started, alarm = time.perf_counter(), None
                 try:
@@ -272,7 +274,7 @@ class Training:
                 elif now - last_save > 60 * self.settings.checkpoint_minutes and self._healthy():
                     self.save()
                     last_save = time.perf_counter()
-                report(self.progress, self._note())
+                shown.reach(self.progress, self._note())
             self.save()
             if interrupted():
                 self._preview(preview)

@@ -6,17 +6,13 @@ Imports are inside the functions, so that `verify` runs where there is no PyTorc
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from genin.runtimes.options import FORMATS, PRECISIONS, CommaChoice, flatten, model_path
-
-if TYPE_CHECKING:
-    from genin.export.exporter import Progress
+from genin.runtimes.progress import progress
 
 
 @click.command("export", epilog="Example: genin export builtin:teacher --out teacher.genin --format onnx,openvino")
@@ -56,8 +52,8 @@ def export_command(
     from genin.export.exporter import count_work, export_bundle
 
     source, wanted = model_path(ctx.obj, model), flatten(formats)
-    with _progress(count_work(wanted)) as progress:
-        result = export_bundle(source, out, wanted, flatten(precisions), progress=progress)
+    with progress("exporting", count_work(wanted), unit="parts") as shown:
+        result = export_bundle(source, out, wanted, flatten(precisions), progress=shown.begin)
     for format, reason in result.skipped.items():
         click.echo(f"genin: {format} is left out: {reason}", err=True)
     graphs = result.manifest.graphs
@@ -141,29 +137,6 @@ def inspect_command(ctx: click.Context, model: str, as_json: bool) -> None:
 
 
 # --- how it looks ----------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Progress]:
-    """A bar on stderr that names the work at hand; silent where stderr is not a terminal."""
-    import sys
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    # The stream itself, not whatever sys.stderr becomes: converters are silenced by redirecting that.
-    console = Console(file=sys.stderr)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    silent = not console.is_terminal
-    with Progress(*columns, console=console, disable=silent, transient=True, redirect_stderr=False) as bar:
-        task = bar.add_task("", total=total)
-        begun: list[str] = []
-
-        def report(text: str) -> None:
-            bar.update(task, description=text, completed=len(begun))
-            begun.append(text)
-
-        yield report
 
 
 def _table(head: list[str], rows: list[tuple[Any, ...]]) -> None:

@@ -201,20 +201,18 @@ def export_student(run: Run, done: Done) -> Result:
     far as the speed-up needs it."""
     import shutil
 
-    from genin.benchmarks.progress import progress_bar
     from genin.export.exporter import count_work, export_bundle, usable_formats
+    from genin.runtimes.progress import progress
 
     for path in (run.bundle_path, run.teacher_bundle_path):
         if path.exists():  # exported, but interrupted before it was recorded
             shutil.rmtree(path)
     formats, _ = usable_formats(FORMATS)
     engines, _ = usable_formats(TEACHER_FORMATS)
-    with progress_bar("exporting", count_work(formats) + count_work(engines), unit="parts") as advance:
-        exported = export_bundle(run.student_path, run.bundle_path, FORMATS, PRECISIONS, progress=lambda _: advance(1))
+    with progress("exporting", count_work(formats) + count_work(engines), unit="parts") as shown:
+        exported = export_bundle(run.student_path, run.bundle_path, FORMATS, PRECISIONS, progress=shown.begin)
         if engines:
-            export_bundle(
-                run.teacher_path, run.teacher_bundle_path, engines, TEACHER_PRECISIONS, progress=lambda _: advance(1)
-            )
+            export_bundle(run.teacher_path, run.teacher_bundle_path, engines, TEACHER_PRECISIONS, progress=shown.begin)
     graphs = exported.manifest.graphs
     sizes: dict[str, int] = {}
     for graph in graphs:

@@ -1,0 +1,89 @@
+"""How far long work has come, on stderr: a bar with the time left on a terminal, now and then a line anywhere else.
+
+A training under nohup, in a notebook or on a build machine is as long as one that is watched, so its log gets a line a minute; work
+that ends within one writes nothing there.
+
+Not here: what has been done when it is done (each command's own output).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+LINE_SECONDS = 60.0
+
+
+class Progress:
+    """Work of `total` parts, of which `done` were there before; made by `progress`."""
+
+    def __init__(self, title: str, total: float, done: float, show: Callable[[float, str], None]) -> None:
+        self.title, self.total, self.done, self.note = title, total, done, ""
+        self._show, self._under_way = show, False
+
+    def begin(self, note: str) -> None:
+        """The next part begins, so the one before is done."""
+        self.reach(self.done + self._under_way, note)
+        self._under_way = True
+
+    def advance(self, parts: float = 1, note: str | None = None) -> None:
+        self.reach(self.done + parts, note)
+
+    def reach(self, done: float, note: str | None = None) -> None:
+        """So much is done by now; the note is shown until the next one."""
+        self.done, self.note = min(done, self.total), self.note if note is None else note
+        self._show(self.done, self.note)
+
+
+@contextmanager
+def progress(
+    title: str, total: float = 1.0, *, unit: str = "", done: float = 0, silent: bool = False
+) -> Iterator[Progress]:
+    """Show work of `total` parts while the block runs: with a unit as "3 of 40 pictures", else as a share."""
+    # The stream itself, not whatever sys.stderr becomes: converters are silenced by redirecting that.
+    stream = sys.stderr
+    if silent:
+        yield Progress(title, total, done, lambda _done, _note: None)
+    elif stream.isatty():
+        with _bar(title, total, unit, done, stream) as show:
+            yield Progress(title, total, done, show)
+    else:
+        yield Progress(title, total, done, _lines(title, total, unit, done, stream))
+
+
+@contextmanager
+def _bar(title: str, total: float, unit: str, done: float, stream: Any) -> Iterator[Callable[[float, str], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    counted = (MofNCompleteColumn(), TextColumn(unit)) if unit else (TextColumn("{task.percentage:3.0f} %"),)
+    left = (TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(compact=True))
+    columns = (TextColumn("{task.description}"), BarColumn(), *counted, *left, TextColumn("{task.fields[note]}"))
+    with Bar(*columns, console=Console(file=stream), transient=True) as bar:
+        task = bar.add_task(title, total=total, note="")
+        bar.update(task, completed=done)
+        yield lambda reached, note: bar.update(task, completed=reached, note=note)
+
+
+def _lines(title: str, total: float, unit: str, done: float, stream: Any) -> Callable[[float, str], None]:
+    started = last = time.monotonic()
+
+    def show(reached: float, note: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < LINE_SECONDS:
+            return
+        last = now
+        share = reached / total if total else 1.0
+        parts = [f"{title}: {100 * share:.0f} %", f"{reached:,.0f} of {total:,.0f} {unit}" if unit else "", note]
+        if reached > done:
+            minutes = (now - started) / 60 * (total - reached) / (reached - done)
+            parts.append(f"{minutes:.0f} min left" if minutes >= 1 else "a minute left")
+        stream.write(" · ".join(part for part in parts if part) + "\n")
+        stream.flush()
+
+    return show

@@ -1,0 +1,54 @@
+"""Progress of long work: lines for logs, a bar for terminals, nothing for work that is soon done."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from genin.runtimes import progress as module
+from genin.runtimes.progress import progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_gets_a_line_a_minute_with_the_time_left(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    with progress("sampling", 2_000, unit="pictures", done=1_000) as shown:
+        for done, seconds in ((1_010, 6), (1_100, 54), (1_101, 1), (1_900, 239), (2_500, 30)):
+            clock[0] += seconds
+            shown.reach(done, "teacher")
+    assert capsys.readouterr().err.splitlines() == [
+        "sampling: 55 % · 1,100 of 2,000 pictures · teacher · 9 min left",
+        "sampling: 95 % · 1,900 of 2,000 pictures · teacher · a minute left",
+    ]
+    assert shown.done == 2_000
+
+
+def test_soon_done_or_silent_work_writes_nothing(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    with progress("exporting", 3, unit="parts") as shown:
+        for part in "abc":
+            clock[0] += 19
+            shown.begin(part)
+    assert shown.done == 2 and shown.note == "c"  # the third is under way
+    with progress("steps", silent=True) as shown:
+        clock[0] += 1_000
+        shown.advance(0.5)
+    assert shown.done == 0.5 and capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_bar_with_the_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress("drawing", 4, unit="pictures") as shown:
+        shown.advance(3, "seed 7")
+    text = stderr.getvalue()
+    assert "drawing" in text and "3/4" in text and "pictures" in text and "seed 7" in text
