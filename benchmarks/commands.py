@@ -240,7 +240,7 @@ def bench_command(
     folder = None if samples is None else reference_folder(names, reference, samples, chosen[0].path)
     classifier = names.classifier() if isinstance(names, Names) else None
     if report is not None:
-        claim_output(report)
+        claim_output(report, ".html")
     results, grids = bench_with_pictures(
         chosen,
         choices=Choices(flatten(runtimes), flatten(precisions), tuple(dict.fromkeys(sum(steps, ()))), teacher_steps),
@@ -316,9 +316,7 @@ def compare_command(
     from genin.benchmarks.prompts import DEFAULT_PROMPTS, read_prompts
     from genin.benchmarks.subjects import Sampling
 
-    if out.suffix.lower() != ".png":
-        raise InputError("the sheet is a PNG picture", where=out, remedy="let --out end in .png")
-    claim_output(out)
+    claim_output(out, ".png")
     texts = list(DEFAULT_PROMPTS) if prompts is None else read_prompts(prompts)
     chosen = contenders(ctx.obj, models)
     grid = draw_grid(chosen, texts, seed, Sampling(steps=steps, runtime=runtime, precision=precision))

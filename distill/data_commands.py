@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from genin.distill.data_sources import CAPTION_SOURCES, Dropped
-from genin.runtimes.options import CommaChoice, flatten, model_path
+from genin.runtimes.options import CommaChoice, claim_output, flatten, model_path
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
@@ -124,12 +124,13 @@ def inspect_command(
     from genin.benchmarks.picture_sets import open_picture_set
     from genin.distill.data_inspect import contact_sheet, inspect_dataset, load_tokenizer
 
+    if sheet:
+        claim_output(sheet, ".png")
     loaded = load_tokenizer(model_path(click.get_current_context().obj, tokenizer)) if tokenizer else None
     with _bar("Inspecting") as bar:
         advance = bar(len(open_picture_set(folder).rows))
         facts = inspect_dataset(folder, tokenizer=loaded, limit=max_tokens, advance=advance)
     if sheet:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
         partial = sheet.with_name(f".{sheet.name}.partial")
         contact_sheet(folder).save(partial, "PNG")
         partial.replace(sheet)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genin.names import InstalledNames
+from genin.runtimes.errors import GeninError
 from genin.runtimes.pipeline import Pipeline, load_pipeline
 
 Pixels = NDArray[np.uint8]
@@ -42,10 +43,13 @@ def main(prompts: Iterable[str], model: str, seeds: int, out: Path) -> None:
         raise click.ClickException("the file has no prompts: one a line")
     out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[Pixels]] = {}
-    with load_pipeline(InstalledNames().model(model)) as pipeline:
-        for prompt, seed, pixels in draw(pipeline, lines, range(seeds)):
-            rows.setdefault(prompt, []).append(pixels)
-            Image.fromarray(pixels).save(out / f"{lines.index(prompt):03d}-{seed}.png")
+    try:
+        with load_pipeline(InstalledNames().model(model)) as pipeline:
+            for prompt, seed, pixels in draw(pipeline, lines, range(seeds)):
+                rows.setdefault(prompt, []).append(pixels)
+                Image.fromarray(pixels).save(out / f"{lines.index(prompt):03d}-{seed}.png")
+    except GeninError as error:  # its text says what, where and what to do
+        raise click.ClickException(str(error)) from error
     Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows.values()])).save(out / "sheet.png")
     click.echo(f"{len(lines)} prompts × {seeds} seeds in {out}")
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genin.names import InstalledNames
-from genin.runtimes.errors import CancelledError
+from genin.runtimes.errors import CancelledError, GeninError
 from genin.runtimes.pipeline import Pipeline, load_pipeline
 
 Pixels = NDArray[np.uint8]
@@ -104,10 +104,13 @@ def play(painter: Painter, prompt: str, seed: int, *, max_s: float = 60.0) -> tu
 @click.option("--out", type=click.Path(path_type=Path), default=Path("game.png"), show_default=True)
 def main(prompt: str, model: str, seed: int, out: Path) -> None:
     """Draw PROMPT while a loop of 60 frames per second goes on."""
-    with load_pipeline(InstalledNames().model(model)) as pipeline:
-        painter = Painter(pipeline)
-        pixels, frames = play(painter, prompt, seed)
-        painter.close()
+    try:
+        with load_pipeline(InstalledNames().model(model)) as pipeline:
+            painter = Painter(pipeline)
+            pixels, frames = play(painter, prompt, seed)
+            painter.close()
+    except GeninError as error:  # its text says what, where and what to do
+        raise click.ClickException(str(error)) from error
     Image.fromarray(pixels).save(out)
     click.echo(f"{out}: drawn on {pipeline.runtime} while {frames} frames went by")
 

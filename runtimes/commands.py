@@ -138,9 +138,7 @@ def output_paths(out: Path | None, prompt: str, seeds: range) -> dict[int, Path]
         if out is not None:
             claim_output(out / slug)
         return {seed: _free((out or Path()) / f"{slug}-{seed}.png") for seed in seeds}
-    if out.suffix.lower() != ".png":
-        raise InputError("pictures are written as PNG", where=out, remedy="let the name end in .png")
-    claim_output(out)
+    claim_output(out, ".png")
     return {seed: out if len(seeds) == 1 else out.with_stem(f"{out.stem}-{seed}") for seed in seeds}
 
 

@@ -48,8 +48,11 @@ class Names(Protocol):
         """The shipped attribute classifier, if this installation has one."""
 
 
-def claim_output(path: Path) -> None:
-    """Make sure before long work that the file `path` can be written after it. Errors: InputError."""
+def claim_output(path: Path, suffix: str = "") -> None:
+    """Make sure before long work that the file `path` can be written after it, and ends as its kind does. Errors: InputError."""
+    if suffix and path.suffix.lower() != suffix:
+        kind = suffix.removeprefix(".").upper()
+        raise InputError(f"this is written as {kind}", where=path, remedy=f"let the name end in {suffix}")
     if path.is_dir():
         raise InputError("the output is a folder", where=path, remedy="name a file")
     try:

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 
 from genin.cli import run  # noqa: E402
-from genin.distill import health, recipe_docs, training  # noqa: E402
+from genin.distill import health, phases, recipe_docs, training  # noqa: E402
 from genin.distill.distillation import Budget  # noqa: E402
 from genin.distill.model_folder import load_model_folder, save_model_folder  # noqa: E402
 from genin.distill.phases import Lesson, true_pictures  # noqa: E402
@@ -139,6 +139,28 @@ def test_ctrl_c_in_the_adversarial_phase_changes_nothing_about_where_it_leads(
     assert first == {"adversarial": 2}  # the phases before are not run again, nor is its beginning
     wanted, found = (load_model_folder(path).unet.state_dict() for path in (student, tmp_path / "again"))
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+def test_with_backward_distillation_a_rollout_ends_at_each_of_its_later_steps_in_turn(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, ends = tmp_path / "backward.yaml", []
+    recipe.write_text(
+        "pool: {size: 8, teacher_steps: 2, batch_size: 8}\nprune: {images: 0}\nadversarial: {images: 0}\n"
+        "steps: {images: 64, batch_size: 8, held_out_images: 0, backward_distillation: true, step_counts: [4, 2, 1]}\n"
+    )
+
+    def noted(training: Any, lesson: Any, done: phases.Walk, *rest: Any) -> Tensor:
+        ends.append([int(t[0]) for t in done.timesteps])
+        return finished_by_teacher(training, lesson, done, *rest)
+
+    finished_by_teacher = phases.finished_by_teacher
+    monkeypatch.setattr(phases, "finished_by_teacher", noted)
+    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
+    assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(tmp_path / "out")]) == 0
+    four = [[999, 749], [999, 749, 499], [999, 749, 499, 249]]
+    assert [way for way in ends if 749 in way] == four
+    assert [way for way in ends if 749 not in way] == [[999, 499]] * 3  # and one step alone has the pair's picture
 
 
 def test_a_blind_discriminator_is_given_less_noise_to_look_through(

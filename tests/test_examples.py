@@ -66,3 +66,12 @@ def test_the_batch_draws_each_line_with_each_seed(tiny_bundle: Path, pipeline: P
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*names, "sheet.png"}
     with Image.open(tmp_path / "out" / "001-4.png") as picture, Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.size == (5 * picture.width, 2 * picture.height)
+
+
+@pytest.mark.parametrize("name", ["game", "batch"])
+def test_a_model_that_is_not_there_is_a_line_and_not_a_traceback(name: str, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a ninja\n", encoding="utf-8")
+    words = {"game": "a ninja", "batch": str(tmp_path / "prompts.txt")}
+    arguments = [words[name], "-m", str(tmp_path / "absent"), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(example(name).main, arguments)
+    assert done.exit_code == 1 and "no such" in done.output and isinstance(done.exception, SystemExit)

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from genin.runtimes.errors import InputError, MissingExtraError
-from genin.runtimes.options import CommaChoice, default_steps, flatten, model_path, split_choices
+from genin.runtimes.options import CommaChoice, claim_output, default_steps, flatten, model_path, split_choices
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,15 @@ def test_model_names_fall_back_to_paths(tmp_path: Path) -> None:
     assert default_steps(None, "student") is None
     with pytest.raises(InputError, match="no such model or bundle"):
         model_path(None, str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("page.pdf", ".html"), ("sheet", ".png"), ("sheet.jpg", ".png")])
+def test_outputs_must_end_as_their_kind_does(tmp_path: Path, name: str, suffix: str) -> None:
+    with pytest.raises(InputError, match=f"let the name end in {suffix}"):
+        claim_output(tmp_path / "new" / name, suffix)
+    assert not (tmp_path / "new").exists()
+    claim_output(tmp_path / "new" / f"ok{suffix.upper()}", suffix)
+    claim_output(tmp_path / "new" / name)
 
 
 def test_errors_are_one_line_with_remedy() -> None:
