@@ -237,10 +237,10 @@ def bench_command(
     from genin.benchmarks.prompts import DEFAULT_PROMPTS, read_prompts
 
     names, chosen = ctx.obj, contenders(ctx.obj, models)
-    folder = None if samples is None else reference_folder(names, reference, samples, chosen[0].path)
-    classifier = names.classifier() if isinstance(names, Names) else None
     if report is not None:
         claim_output(report, ".html")
+    folder = None if samples is None else reference_folder(names, reference, samples, chosen[0].path)
+    classifier = names.classifier() if isinstance(names, Names) else None
     results, grids = bench_with_pictures(
         chosen,
         choices=Choices(flatten(runtimes), flatten(precisions), tuple(dict.fromkeys(sum(steps, ()))), teacher_steps),

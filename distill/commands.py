@@ -114,7 +114,7 @@ def teacher_finetune_command(
 )
 @click.option("--data", help="Dataset folder, or builtin:world.")
 @click.option("--student", "student_name", help="Which blocks stay: a preset (bk-base, bk-small, bk-tiny, …).")
-@click.option("--init", help="Go on from this student's weights, of the same preset (folder), not from the teacher's.")
+@click.option("--init", help="Model folder of a student of the same preset to go on from; it is not pruned again.")
 @click.option("--dry-run", is_flag=True, help="Only count the student's parameters and multiply-adds.")
 @training_options
 @click.pass_context

@@ -1,9 +1,10 @@
 """Distillation from end to end: teacher and captions in, a student's model folder out.
 
-Order: prune the teacher's UNet, sample the pool, then the phases of `phases`. Each phase starts from the average of the
-one before and has its own checkpoint, log, curves and pictures under `OUT/training/`; a finished phase is not run again, so
-the same command with `resume` goes on wherever the last one stopped. After each phase the student is saved as a model folder,
-so that an interrupted run leaves something usable. A budget in minutes is shared out by `SHARES`.
+Order: prune the teacher's UNet (or take an earlier student's weights), sample the pool, then the phases of `phases`. Each phase
+starts from the average of the one before and has its own checkpoint, log, curves and pictures under `OUT/training/`; a
+finished phase is not run again, so the same command with `resume` goes on wherever the last one stopped. After each phase the
+student is saved as a model folder, so that an interrupted run leaves something usable. A budget in minutes is shared out by
+`SHARES`.
 
 Not here: what a phase computes (`phases`), and the command line (`commands`).
 """
@@ -14,7 +15,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,21 @@ PHASES = ("prune", "steps", "adversarial")
 
 @dataclass(frozen=True)
 class Distilled:
-    """A distilled student, and how many images it has seen."""
+    """A distilled student, and how many images it has seen, those of the student it went on from included."""
 
     student: ModelFolder
     images_seen: int
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a student hands down to the one that goes on from its weights; `recipe` is what made it, with its name and
+    fingerprint."""
+
+    data: str
+    licence: str
+    images_seen: int
+    recipe: dict[str, Any]
 
 
 def distill(
@@ -62,22 +74,28 @@ def distill(
 ) -> Distilled:
     """Distil the model folder at `teacher_path` on the captions (and pictures) of `source` into `out`.
 
-    With `init`, a student of the same shape, training goes on from its weights; else from the teacher's own.
+    With `init`, a student of the same shape, training goes on from its weights; else from the teacher's own. Such a student is
+    not pruned again: that phase would teach it to take many steps.
 
-    Errors: InputError for a teacher that cannot be pruned as asked, an `init` of another shape, or a checkpoint that does not
-    fit the recipe. KeyboardInterrupt after Ctrl-C, once everything is saved.
+    Errors: InputError for a teacher that cannot be pruned as asked, an `init` of another shape, a recipe without a phase to
+    train, or a checkpoint that does not fit it. KeyboardInterrupt after Ctrl-C, once everything is saved.
     """
     model = load_model_folder(teacher_path)
     if model.info.get("kind") == "student":
         raise InputError("a student cannot teach", where=teacher_path, remedy="give the teacher it was distilled from")
+    if init is not None:
+        recipe = replace(recipe, prune=replace(recipe.prune, images=0))
+    settings: dict[str, Optimisation] = {name: getattr(recipe, name) for name in PHASES}
+    active = [name for name in PHASES if settings[name].images > 0]
+    if not active:
+        phases = "steps or adversarial" if init is not None else "prune, steps or adversarial"
+        raise InputError("the recipe trains nothing", remedy=f"give {phases} some images")
     if recipe.prune.images > 0 and recipe.prune.feature_weight > 0 and PRESETS[recipe.student.name].width < 1:
         what = f"the features of {recipe.student.name} are narrower than its teacher's and cannot be compared"
         raise InputError(what, remedy="set prune.feature_weight to 0, or choose another student")
     torch.manual_seed(recipe.pool.seed)
     unet, _ = build_student(model.unet, recipe.student.name)
-    earlier = None if init is None else load_model_folder(init)
-    if earlier is not None:
-        _take_weights(unet, earlier, recipe.student.name)
+    earlier = None if init is None else take_weights(unet, init, recipe.student.name)
     folder = out / "training"
     begun_with = {"teacher": fingerprint(teacher_path), "data": source.digest, "student": recipe.student.name}
     begun_with["init"] = "nothing" if init is None else fingerprint(init)
@@ -86,13 +104,10 @@ def distill(
     def folder_of(network: Any, images_seen: int, path: Path) -> ModelFolder:
         return student_folder(model, network, path, recipe, source, teacher_path, images_seen, earlier)
 
-    settings: dict[str, Optimisation] = {name: getattr(recipe, name) for name in PHASES}
-    active = [name for name in PHASES if settings[name].images > 0]
     trainings = {name: Training(folder, name, settings[name]) for name in active}
-    device = Training(folder, "prune", recipe.prune) if not trainings else next(iter(trainings.values()))
     budget = Budget(minutes, active)
-    lesson = prepare_lesson(model, source, folder, recipe, device, begun_with["teacher"], budget)
-    seen = 0
+    lesson = prepare_lesson(model, source, folder, recipe, trainings[active[0]], begun_with["teacher"], budget)
+    seen = 0 if earlier is None else earlier.images_seen
     student: Any = unet
     for name, training in trainings.items():
         training.minutes = budget.of(name, lesson.pool.seconds / 60)
@@ -105,8 +120,6 @@ def distill(
             raise
         seen += training.images_seen
         save_model_folder(folder_of(student, seen, out), out)
-    if not trainings:
-        save_model_folder(folder_of(student.requires_grad_(False).eval(), seen, out), out)
     return Distilled(folder_of(student, seen, out), seen)
 
 
@@ -221,13 +234,23 @@ def _look(training: Training, lesson: Lesson, model: ModelFolder, recipe: StepsR
     return None if held_out is None else lambda network: held_out(network, timesteps)
 
 
-def _take_weights(unet: Any, earlier: ModelFolder, name: str) -> None:
-    """The weights of an earlier student. Errors: InputError if it has not exactly these."""
+def take_weights(unet: Any, path: Path, name: str) -> Earlier:
+    """Copy the weights of the student at `path` into a UNet of preset `name`. Errors: InputError if it is no such student."""
+    earlier = load_model_folder(path)
+    remedy = "give a student of the same preset and teacher, or another --student"
+    if earlier.info.get("kind") != "student":
+        raise InputError("not a student", where=path, remedy=remedy)
     state, wanted = earlier.unet.state_dict(), unet.state_dict()
     if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in wanted.items()}:
-        remedy = "give a student of the same preset and teacher, or another --student"
-        raise InputError(f"not the shape of {name}", where=earlier.path / "unet", remedy=remedy)
+        raise InputError(f"not the shape of {name}", where=path / "unet", remedy=remedy)
     unet.load_state_dict(state)
+    info, known = earlier.info, {"name": str(earlier.info.get("name") or path.name), "fingerprint": fingerprint(path)}
+    return Earlier(
+        str(info.get("data") or "unknown"),
+        str(info.get("licence") or "unknown"),
+        int(info.get("images_seen") or 0),
+        {**known, **(info.get("recipe") or {})},
+    )
 
 
 def student_folder(
@@ -238,10 +261,10 @@ def student_folder(
     source: Source,
     teacher_path: Path,
     images_seen: int,
-    earlier: ModelFolder | None = None,
+    earlier: Earlier | None = None,
 ) -> ModelFolder:
-    """The student as a model folder: the teacher's text encoder, autoencoder and schedule, its own UNet. What an `earlier` one
-    had learnt, that it went on from, stands in its recipe."""
+    """The student as a model folder: the teacher's text encoder, autoencoder and schedule, its own UNet. `images_seen` counts
+    those of the `earlier` student that it went on from, too."""
     process = Process(teacher.scheduler_config)
     trained = [phase for phase in (recipe.steps, recipe.adversarial) if phase.images > 0] or [recipe.steps]
     counts = sorted({count for phase in trained for count in phase.step_counts}, reverse=True)
@@ -251,18 +274,21 @@ def student_folder(
         if key in ("student", "pool", "prune", "steps", "adversarial")
     }
     if earlier is not None:
-        made_by["init"] = earlier.info.get("recipe")
+        made_by["init"] = earlier.recipe
+    data, licences = [source.name], [teacher.info.get("licence", "unknown"), source.licence]
+    if earlier is not None:
+        data, licences = [earlier.data, *data], [*licences, earlier.licence]
     info = {
         "kind": "student",
         "parent": str(teacher.info.get("name") or teacher_path.name),
-        "data": source.name,
-        "licence": joined_licences(teacher.info.get("licence", "unknown"), source.licence),
+        "data": ", ".join(dict.fromkeys(data)),
+        "licence": joined_licences(*licences),
         "guidance": "baked",
         "guidance_scale": 1.0,
         "default_steps": counts[0],
         "few_step_timesteps": {str(count): process.trailing_timesteps(count) for count in counts},
         "image_size": teacher.image_size,
-        "images_seen": images_seen + (0 if earlier is None else int(earlier.info.get("images_seen") or 0)),
+        "images_seen": images_seen,
         "recipe": made_by,
         "metrics": {},
     }

@@ -84,7 +84,7 @@ class HeldOut:
         for start in range(0, len(noise), BATCH):
             part = noise[start : start + BATCH].to(self.teacher.device)
             text = self.text[start : start + len(part)]
-            parts.append(walk(student, self.teacher.process, part, text, timesteps, learn=False).pictures[-1].cpu())
+            parts.append(walk(student, self.teacher.process, part, text, timesteps).pictures[-1].cpu())
         return torch.cat(parts)
 
 

@@ -17,7 +17,7 @@ Not here: the networks (`student`, `discriminator`), the losses (`losses`), the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,14 +68,20 @@ class Walk:
 
 
 def walk(
-    student: nn.Module, process: Process, noise: Tensor, text: Tensor, timesteps: Sequence[int], *, learn: bool = True
+    student: nn.Module,
+    process: Process,
+    noise: Tensor,
+    text: Tensor,
+    timesteps: Sequence[int],
+    *,
+    learn: Container[int] = (),
 ) -> Walk:
-    """Deterministic DDIM (η = 0) from noise through `timesteps`. Every prediction carries gradients, no state does: each
-    step learns from where the student really arrives, and no gradient runs through the sampler."""
+    """Deterministic DDIM (η = 0) from noise through `timesteps`. The predictions of the steps in `learn` carry gradients, no state
+    does: each step learns from where the student really arrives, and no gradient runs through the sampler."""
     x, states, times, pictures = noise, [], [], []
     for i, t_now in enumerate(timesteps):
         t = torch.full((len(x),), t_now, dtype=torch.long, device=x.device)
-        with torch.set_grad_enabled(learn):
+        with torch.set_grad_enabled(i in learn):
             x0, eps = process.to_x0_eps(predict(student, x, t, text), x, t)
         states.append(x)
         times.append(t)
@@ -149,11 +155,12 @@ def steps_step(
     discriminator: Discriminator | None = None,
     fake_score: FakeScore | None = None,
 ) -> Callable[[Update], Any]:
-    """One rollout, every prediction of it regressed onto the teacher's final latents for its noise; its last picture,
-    where the recipe says so, also compared in the teacher's features, and judged by a discriminator.
+    """One rollout; every prediction of it is regressed onto the teacher's final latents for its noise, and the last, where the
+    recipe says so, also compared in the teacher's features and judged by a discriminator.
 
-    With backward distillation the rollout ends at any of its steps, and every step but the first aims at where the teacher leads
-    from the state that the student arrived at.
+    With backward distillation a rollout ends at one of its later steps, each in its turn. Its first prediction aims at the noise's
+    final latents, its last at where the teacher leads from the state that the student has arrived at there; those between only lead
+    the way.
 
     Student: regression_weight·pseudo-Huber + perceptual_weight·L_features + adversarial_weight·L_adv +
     distillation_weight·L_distil (ADD's eq. 1, and terms of our own for the pair) + matching_weight·L_matching. Distance,
@@ -169,15 +176,15 @@ def steps_step(
         round_, turn = divmod(update.index, len(recipe.step_counts))
         timesteps = process.trailing_timesteps(recipe.step_counts[turn])
         backward = recipe.backward_distillation and len(timesteps) > 1
-        if backward:  # ends at one of its later steps, each in its turn
-            timesteps = timesteps[: 2 + round_ % (len(timesteps) - 1)]
-        with training.autocast():
-            done = walk(student, process, noise, text, timesteps)
-        pictures, targets = done.pictures, [target] * len(timesteps)
         if backward:
-            target = finished_by_teacher(training, lesson, done, text, recipe.step_counts)
-            pictures, targets = [done.pictures[0], done.pictures[-1]], [targets[0], target]
-        losses = [pseudo_huber(x0, aim, recipe.huber_c) for x0, aim in zip(pictures, targets, strict=True)]
+            timesteps = timesteps[: 2 + round_ % (len(timesteps) - 1)]
+        last = len(timesteps) - 1
+        aims = {0: target, last: target} if backward else dict.fromkeys(range(len(timesteps)), target)
+        with training.autocast():
+            done = walk(student, process, noise, text, timesteps, learn=aims)
+        if backward:
+            aims[last] = target = finished_by_teacher(training, lesson, done, text, recipe.step_counts)
+        losses = [pseudo_huber(done.pictures[i], aim, recipe.huber_c) for i, aim in aims.items()]
         loss = recipe.regression_weight * torch.stack(losses).mean()
         picture = done.pictures[-1]
         metrics = {"first": losses[0].detach(), "last": losses[-1].detach(), **_against(picture, target)}
@@ -285,7 +292,8 @@ def _discriminate(
     metrics: dict[str, Tensor | float] = {"discriminator_accuracy": accuracy(real_logits, fake_logits)}
     wrong_logits = None
     if recipe.mismatched_captions > 0:
-        # A true picture under its neighbour's caption is as false as a drawn one: the discriminator must read.
+        # A true picture under its neighbour's caption is as false as a drawn one (unless that says so little that it fits): the
+        # discriminator must read.
         wrong = max(1, round(recipe.mismatched_captions * len(text)))
         shifted = text.roll(1, dims=0)[:wrong]
         part = Look(look.lesson, look.autocast, look.t[:wrong], look.noise[:wrong])
@@ -331,9 +339,7 @@ def student_preview(
             for steps in sorted(set(step_counts), reverse=True):
                 noise = lesson.pool.noise(rows).to(training.device)
                 timesteps = lesson.teacher.process.trailing_timesteps(steps)
-                latents.append(
-                    walk(student, lesson.teacher.process, noise, lesson.text(rows), timesteps, learn=False).pictures[-1]
-                )
+                latents.append(walk(student, lesson.teacher.process, noise, lesson.text(rows), timesteps).pictures[-1])
         with torch.no_grad():
             save_grid([to_uint8(decode(vae, part.float()).cpu().numpy()) for part in latents], path, scale=3)
 

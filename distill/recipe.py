@@ -196,7 +196,9 @@ class AdversarialRecipe(StepsRecipe):
     discriminator_hidden: int = key(64, "width of its heads")
     r1_weight: float = key(0.1, "weight of the gradient penalty on true pictures")
     r1_every: int = key(4, "updates from one penalty to the next")
-    mismatched_captions: float = key(0.0, "share of its fakes that are true pictures under wrong captions")
+    mismatched_captions: float = key(
+        0.0, "share of its fakes that are true pictures under other captions, which must say enough not to fit"
+    )
     real_share: float = key(1.0, "share of its true side that is data; the rest are the teacher's pictures")
     images: int = 60_000
     lr: float = 4e-4

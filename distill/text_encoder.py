@@ -126,7 +126,9 @@ def labels_of(
     A value such as "none" that captions express by silence never appears in a caption and is 0 as well.
     """
     every = [value for values in columns.values() for value in values]
-    shared = {value for value in every if every.count(value) > 1}
+    words = [set(value.split()) for value in every]
+    # "red" of a headband is an outfit's, too, and "black" of an outfit a word of "long black" hair.
+    shared = {value for value in every if sum(set(value.split()) <= other for other in words) > 1}
     labels = {}
     for name, values in columns.items():
         index = {value: i + 1 for i, value in enumerate(values)}
@@ -141,7 +143,7 @@ def labels_of(
 def says(caption: str, value: str, phrase: str = "") -> bool:
     """Whether every word of `value` stands in the caption; with `phrase`, whether that stands there word for word.
 
-    The phrase is for values that several columns share: "red" alone does not say whether a headband or an outfit is.
+    The phrase is for values whose words other values have, too: "red" alone does not say whether a headband or an outfit is.
     """
     caption = caption.lower()
     if phrase:

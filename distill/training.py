@@ -88,8 +88,8 @@ def claim_run(folder: Path, recipe: Recipe, begun_with: Mapping[str, str]) -> No
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             found = {}
-        known = found if isinstance(found, dict) else dict.fromkeys(begun_with)
-        if changed := [key for key in begun_with if known.get(key, begun_with[key]) != begun_with[key]]:
+        known = found if isinstance(found, dict) and found else begun_with  # damaged: what it says has been lost
+        if changed := [key for key in {**known, **begun_with} if known.get(key) != begun_with.get(key)]:
             what = f"this run was begun with another {' and '.join(changed)}"
             raise InputError(what, where=folder, remedy="give what it was begun with, or name another --out")
     folder.mkdir(parents=True, exist_ok=True)

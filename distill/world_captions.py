@@ -1,25 +1,26 @@
 """Captions of the built-in world: natural English in several phrasings, saying exactly what the picture shows.
 
-Most captions name all of it but, now and then, hair, headband or emotion. A share are *short*: anything may be missing, down to
-"a ninja", for that is how people write, and what a model was never asked to make up for itself it draws as an average. An
-effect is always named: silence means there is none. Every value is expressed by its own words and never by another value's, which
-is how a reader (or `says`) can tell what a caption claims.
+Most captions name all but hair, headband and emotion, of which each is left out by a fifth. A share are *short*: anything may be
+missing, down to "a ninja", for that is how people write, and what a model was never asked to make up for itself it draws as an
+average. An effect is always named: silence means there is none. Every value is expressed by its own words, and no other value's
+phrase has them all, which is how a reader (`text_encoder.labels_of`) can tell what a caption claims.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 
 from genin.distill.world import CaptionKind, Scene
+from genin.runtimes.options import check_choice
 
 SHORT_SHARE = 0.3  # of the captions
 SAID_SHARE = 0.8  # of the others that name their hair, their headband, their emotion
-VERSION = (
-    2  # raised when the same scene and seed give another caption: what was sampled for the old ones no longer fits
-)
+# Raised when the same scene and seed give another caption: what was sampled for the old ones no longer fits.
+VERSION = 2
 
 ACTIONS: dict[str, tuple[str, ...]] = {
     "meditating": ("meditating", "sitting and meditating"),
@@ -61,6 +62,7 @@ EFFECTS: dict[str, tuple[str, ...]] = {
 def caption(scene: Scene, seed: int, kind: CaptionKind = "mixed") -> str:
     """One caption of the scene in the phrasing of `seed`: a "complete" one leaves nothing out (effect "none" is silence), a
     "short" one may leave out anything, "mixed" ones are what models learn from."""
+    check_choice(kind, get_args(CaptionKind), "kind of caption")
     chance = np.random.Generator(np.random.PCG64([seed, scene.variation]))
 
     def pick(options: Sequence[str]) -> str:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import click
 
-SPLITS = ("train", "val", "test")
+from genin.distill.world import CaptionKind, Split
 
 
 @click.command(
@@ -19,15 +20,17 @@ SPLITS = ("train", "val", "test")
 )
 @click.option("--count", type=click.IntRange(min=1), required=True, help="How many pictures.")
 @click.option("--size", type=click.IntRange(16, 1024), default=64, show_default=True, help="Side in pixels.")
-@click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Splits share no scene.")
+@click.option(
+    "--split", type=click.Choice(get_args(Split)), default="train", show_default=True, help="Splits share no scene."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the scenes.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; it must not exist.")
 @click.option(
     "--captions",
-    type=click.Choice(("mixed", "complete", "short")),
+    type=click.Choice(get_args(CaptionKind)),
     default="mixed",
     show_default=True,
-    help="Complete ones mention every attribute, short ones any number of them.",
+    help="Complete ones mention every attribute, short ones any number (no set to measure attribute accuracy on).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 def render_command(count: int, size: int, split: str, seed: int, out: Path, captions: str, as_json: bool) -> None:

@@ -8,6 +8,7 @@ Not here: what has been done when it is done (each command's own output).
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -45,13 +46,13 @@ def progress(
     """Show work of `total` parts while the block runs: with a unit as "3 of 40 pictures", else as a share."""
     # The stream itself, not whatever sys.stderr becomes: converters are silenced by redirecting that.
     stream = sys.stderr
-    if silent:
+    if silent or stream is None:  # a program without a console has none
         yield Progress(title, total, done, lambda _done, _note: None)
-    elif stream.isatty():
+    elif stream.isatty() and os.environ.get("TERM") != "dumb":
         with _bar(title, total, unit, done, stream) as show:
             yield Progress(title, total, done, show)
     else:
-        yield Progress(title, total, done, _lines(title, total, unit, done, stream))
+        yield Progress(title, total, done, _lines(title, total, unit, stream))
 
 
 @contextmanager
@@ -69,15 +70,19 @@ def _bar(title: str, total: float, unit: str, done: float, stream: Any) -> Itera
         yield lambda reached, note: bar.update(task, completed=reached, note=note)
 
 
-def _lines(title: str, total: float, unit: str, done: float, stream: Any) -> Callable[[float, str], None]:
-    started = last = time.monotonic()
+def _lines(title: str, total: float, unit: str, stream: Any) -> Callable[[float, str], None]:
+    last = time.monotonic()
+    first: tuple[float, float] | None = (
+        None  # when something was first reached, and how much: an earlier run's part, perhaps
+    )
 
     def show(reached: float, note: str) -> None:
-        nonlocal last
+        nonlocal last, first
         now = time.monotonic()
+        first = first or (now, reached)
         if now - last < LINE_SECONDS:
             return
-        last = now
+        last, (started, done) = now, first
         share = reached / total if total else 1.0
         parts = [f"{title}: {100 * share:.0f} %", f"{reached:,.0f} of {total:,.0f} {unit}" if unit else "", note]
         if reached > done:

@@ -86,7 +86,7 @@ def test_backward_distillation_asks_the_teacher_from_the_students_own_state(coun
     unet, start, text = Gaussian(process), noise(6), torch.zeros(8, 3, 5)
     teacher = SimpleNamespace(unet=unet, process=process, empty=text[:1], guidance_scale=3.0)  # no caption, no guidance
     training: Any = SimpleNamespace(autocast=nullcontext)
-    done = walk(unet, process, start, text, process.trailing_timesteps(count))
+    done = walk(unet, process, start, text, process.trailing_timesteps(count), learn=range(count))
     lesson: Any = SimpleNamespace(teacher=teacher)
     target = finished_by_teacher(training, lesson, done, text, (4, 2, 1))
     assert torch.allclose(target, sample(unet, process, start, text, timesteps=way), atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,18 +100,60 @@ def test_a_finished_run_resumes_to_the_same_weights_without_an_update(
 def test_a_student_goes_on_from_another(
     student: Path, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = tmp_path / "none.yaml"
+    """With a learning rate of nothing its weights are the other's; licence, data and images add up; no pruning again."""
+    first = tmp_path / "first"
+    shutil.copytree(student, first)
+    info = json.loads((first / "genin.json").read_text(encoding="utf-8"))
+    info |= {"licence": "CC-BY-NC-4.0", "data": "fan-art", "name": "first"}
+    (first / "genin.json").write_text(json.dumps(info), encoding="utf-8")
+    recipe, out = tmp_path / "on.yaml", tmp_path / "on"
     recipe.write_text(
-        "pool: {size: 8, teacher_steps: 2, batch_size: 8}\nprune: {images: 0}\nsteps: {images: 0}\nadversarial: {images: 0}\n"
+        "pool: {size: 8, teacher_steps: 2, batch_size: 8}\nadversarial: {images: 0}\n"
+        "steps: {images: 8, batch_size: 8, lr: 0, held_out_images: 0}\n"
     )
-    command = ["distill", "--teacher", str(tiny_model_folder), "--data", "builtin:world", "--recipe", str(recipe)]
-    assert run([*command, "--student", "bk-small", "--init", str(student), "--out", str(tmp_path / "on")]) == 0
-    before, after = (load_model_folder(path) for path in (student, tmp_path / "on"))
+    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--recipe", str(recipe)]
+    command = ["distill", *arguments, "--student", "bk-small", "--out", str(out), "--json"]
+    assert run([*command, "--init", str(first)]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["images_seen"] == 96 + 8
+    before, after = (load_model_folder(path) for path in (first, out))
     wanted, found = before.unet.state_dict(), after.unet.state_dict()
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
-    assert after.info["images_seen"] == 96 and after.info["recipe"]["init"] == before.info["recipe"]
-    assert run([*command, "--student", "bk-base", "--init", str(student), "--out", str(tmp_path / "no")]) == 2
-    assert "not the shape of bk-base" in capsys.readouterr().err and not (tmp_path / "no").exists()
+    assert all(torch.allclose(wanted[name], found[name], atol=1e-6) for name in wanted)
+    assert after.info["images_seen"] == 96 + 8 and after.info["data"] == "fan-art, builtin:world"
+    assert "CC-BY-NC-4.0" in after.info["licence"] and after.info["recipe"]["prune"]["images"] == 0
+    assert after.info["recipe"]["init"].items() >= {"name": "first", **before.info["recipe"]}.items()
+    assert not list((out / "training").glob("prune*"))
+    assert run([*command, "--init", str(first), "--resume"]) == 0
+    assert run([*command, "--resume"]) == 2
+    assert "begun with another init" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("preset", "init", "says"),
+    [("bk-base", "student", "not the shape of bk-base"), ("full", "teacher", "not a student")],
+)
+def test_only_a_student_of_the_same_shape_can_be_gone_on_from(
+    student: Path,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    preset: str,
+    init: str,
+    says: str,
+) -> None:
+    path = student if init == "student" else tiny_model_folder
+    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", preset]
+    assert run(["distill", *arguments, "--init", str(path), "--out", str(tmp_path / "no")]) == 2
+    assert says in capsys.readouterr().err and not (tmp_path / "no").exists()
+
+
+def test_a_recipe_that_trains_nothing_is_refused(
+    tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "none.yaml"
+    recipe.write_text("prune: {images: 0}\nsteps: {images: 0}\nadversarial: {images: 0}\n")
+    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--recipe", str(recipe)]
+    assert run(["distill", *arguments, "--out", str(tmp_path / "no")]) == 2
+    assert "trains nothing" in capsys.readouterr().err and not (tmp_path / "no").exists()
 
 
 def test_ctrl_c_in_the_adversarial_phase_changes_nothing_about_where_it_leads(
@@ -152,15 +195,31 @@ def test_with_backward_distillation_a_rollout_ends_at_each_of_its_later_steps_in
 
     def noted(training: Any, lesson: Any, done: phases.Walk, *rest: Any) -> Tensor:
         ends.append([int(t[0]) for t in done.timesteps])
-        return finished_by_teacher(training, lesson, done, *rest)
+        assert [picture.requires_grad for picture in done.pictures] == [True, *[False] * (len(done.pictures) - 2), True]
+        aims[0] = finished_by_teacher(training, lesson, done, *rest)
+        return aims[0]
 
+    def compared(picture: Tensor, aim: Tensor, c: float) -> Tensor:
+        # The first of a rollout is always compared first.
+        if not pairs or len(pairs[-1]) == steps_of[len(pairs) - 1]:
+            pairs.append([])
+        pairs[-1].append("teacher" if aims and aim is aims[0] else "pair")
+        return pseudo_huber(picture, aim, c)
+
+    aims: dict[int, Tensor] = {}
+    pairs: list[list[str]] = []
+    steps_of = [2, 2, 1, 2, 2, 1, 2, 2]
+    pseudo_huber = phases.pseudo_huber
+    monkeypatch.setattr(phases, "pseudo_huber", compared)
     finished_by_teacher = phases.finished_by_teacher
     monkeypatch.setattr(phases, "finished_by_teacher", noted)
     arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
     assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(tmp_path / "out")]) == 0
     four = [[999, 749], [999, 749, 499], [999, 749, 499, 249]]
     assert [way for way in ends if 749 in way] == four
-    assert [way for way in ends if 749 not in way] == [[999, 499]] * 3  # and one step alone has the pair's picture
+    assert [way for way in ends if 749 not in way] == [[999, 499]] * 3
+    # The first prediction aims at the pair's picture, the last at the teacher's; one step alone has the pair's only.
+    assert pairs == [["pair", "teacher"], ["pair", "teacher"], ["pair"]] * 2 + [["pair", "teacher"]] * 2
 
 
 def test_a_blind_discriminator_is_given_less_noise_to_look_through(
