@@ -35,8 +35,8 @@ steps:
 Ready ones lie in [recipes/](../recipes).
 
 `genin distill --init STUDENT` goes on from a student's weights, with another teacher of the same shape, other captions or other
-settings, in place of the pruned teacher's. Its `prune` phase is left out: it would teach the student to take many steps again. Licence,
-data and recipe of both stand in the result. STUDENT is a model folder; bundles hold graphs, which cannot be trained.
+settings, in place of the pruned teacher's. Its `prune` phase is left out: it would teach the student to take many steps again.
+Licence, data and recipe of both stand in the result. STUDENT is a model folder; bundles hold graphs, which cannot be trained.
 """
 STUDENTS = """## Students
 
