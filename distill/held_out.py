@@ -3,6 +3,7 @@
 - `kid`: kernel distance (Bińkowski et al. 2018, arXiv:1801.01401) between the student's pictures and true ones of the same
   captions, which no training has seen, in the frozen teacher's own features: any teacher brings them along, and they need no
   decoder. It chooses the checkpoint, so it is not a figure to report (`genin evaluate` has those, on other captions).
+  `kid_error` is half of its 95 % interval: it sees a student get worse, but not which of two good ones is the better.
 - `diversity`: how far apart the student's pictures of two noises under one caption are, over how far the teacher's are.
 
 The captions, noises and true pictures are the same at every look, so that looks differ in the student alone.
@@ -76,7 +77,10 @@ class HeldOut:
         ours, theirs = (
             (found - mean) / deviation for found in (_features(self.teacher, drawn, self.text, self.noise), self.true)
         )
-        return {"kid": kid(ours, theirs).value, "diversity": _apart(drawn[: len(again)], again) / self.teacher_apart}
+        found = kid(ours, theirs)
+        error = found.value - found.interval[0] if found.interval else 0.0
+        apart = _apart(drawn[: len(again)], again) / self.teacher_apart
+        return {"kid": found.value, "kid_error": error, "diversity": apart}
 
     def _draw(self, student: nn.Module, noise: Tensor, timesteps: Sequence[int]) -> Tensor:
         """Latents of the first captions, one a noise."""

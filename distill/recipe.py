@@ -42,8 +42,7 @@ class Optimisation:
     clip_norm: float = key(1.0, "largest norm of a gradient; longer ones are scaled down to it")
     ema_decays: tuple[float, ...] = key(
         (0.999,),
-        "decays of the weights' moving averages; the one that does best on held-out pictures is kept, where those are looked at, "
-        "else the first",
+        "decays of the weights' moving averages; the better on held-out pictures is kept, where those are looked at, else the first",
     )
     mixed_precision: str = key("bf16", '"bf16" or "no"; fp16 is refused: adversarial training diverges in it')
     compile: bool = key(False, "torch.compile the network; pays on GPUs only")
@@ -171,7 +170,7 @@ class StepsRecipe(Optimisation):
         512,
         "captions of the val split that are drawn at every grid of samples, to choose the best checkpoint by; 0 for none",
     )
-    ema_decays: tuple[float, ...] = (0.999, 0.9998)
+    ema_decays: tuple[float, ...] = (0.999, 0.99)
     batch_size: int = 32
     images: int = 120_000
     lr: float = 6e-4

@@ -38,7 +38,8 @@ from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.progress import progress
 
 Metrics = Mapping[str, Tensor | float]
-Look = Callable[[nn.Module], Mapping[str, float]]  # a network on held-out data => figures; the lowest `kid` is the best
+# A network on held-out data => figures: the lowest `kid` is the best, and within `kid_error` of each other two are as good.
+Look = Callable[[nn.Module], Mapping[str, float]]
 WARMUP_SHARE = 0.05
 ROW_UPDATES = 50  # that a row of the log is the mean of
 
@@ -124,7 +125,7 @@ class Training:
         self.optimizers: dict[str, Any] = {}
         self.base_lrs: dict[str, float] = {}
         self.averages: dict[str, AveragedModel] = {}
-        self.best: dict[str, Any] | None = None  # what the looks liked best so far: kid, update, average, state
+        self.best: dict[str, Any] | None = None  # the one to keep so far: kid, update, average, state; lowest, error
         self.update_index = 0
         self.images_seen = 0
         self.elapsed_s = 0.0
@@ -177,7 +178,8 @@ class Training:
         return self.averages[name].module
 
     def best_of(self, name: str) -> nn.Module:
-        """The average that did best on held-out data at any time of the run; where none was looked at, the first at the end."""
+        """The last average that no earlier one was better than on held-out data by more than chance; where none was looked at, the
+        first at the end."""
         network = self.average_of(name)
         if self.best is not None:
             network.load_state_dict(self.best["state"])
@@ -299,14 +301,21 @@ class Training:
         return dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
 
     def _look(self, look: Look | None) -> Mapping[str, float]:
-        """The best average's figures; the best of all times is kept."""
+        """The better average's figures. It is the one to keep, unless an earlier one was better by more than chance: of two that
+        cannot be told apart the later has learnt more, at a lower rate."""
         if look is None:
             return {}
         found = {key: look(average.module) for key, average in self.averages.items()}
         key = min(found, key=lambda key: found[key]["kid"])
-        if self.best is None or found[key]["kid"] < self.best["kid"]:
-            state = {name: value.clone() for name, value in self.averages[key].module.state_dict().items()}
-            self.best = {"kid": found[key]["kid"], "update": self.update_index, "average": key, "state": state}
+        value, error = found[key]["kid"], found[key].get("kid_error", 0.0)
+        lowest, margin = (value, error) if self.best is None else (self.best["lowest"], self.best["error"])
+        if value <= lowest + margin:
+            state = {name: tensor.clone() for name, tensor in self.averages[key].module.state_dict().items()}
+            at = {"kid": value, "update": self.update_index, "average": key, "state": state}
+            self.best = {
+                **at,
+                **({"lowest": value, "error": error} if value <= lowest else {"lowest": lowest, "error": margin}),
+            }
         return found[key]
 
     def _answer(self, alarm: Alarm) -> None:
@@ -437,7 +446,8 @@ class Training:
 
 
 def _warmed_up_average(decay: float) -> Callable[..., None]:
-    """EMA whose decay grows as (1 + n)/(10 + n), so that early averages do not hold on to the initial weights."""
+    """EMA whose decay grows as (1 + n)/(10 + n), so that early averages do not hold on to the initial weights: none reaches back
+    further than a ninth of the updates, and in a run too short for two decays they are the same."""
 
     @torch.no_grad()
     def update(averages: list[Tensor], current: list[Tensor], n_averaged: Tensor | int) -> None:

@@ -222,6 +222,21 @@ def test_the_best_average_is_kept_not_the_last(tmp_path: Path) -> None:
     assert all(torch.equal(best[key], value) for key, value in again.best_of("network").state_dict().items())
 
 
+@pytest.mark.parametrize(("last", "kept"), [(1.25, 4), (1.35, 3)])
+def test_of_averages_that_chance_cannot_tell_apart_the_last_is_kept(tmp_path: Path, last: float, kept: int) -> None:
+    """Told by the lowest of all: otherwise many small steps would lead away from it."""
+    run, network = begin(tmp_path, preview_images=40)
+    kids, updates = iter([2.0, 1.0, 1.2, last]), []
+
+    def look(_average: nn.Module) -> dict[str, float]:
+        updates.append(run.update_index)
+        return {"kid": next(kids), "kid_error": 0.3}
+
+    run.run(learn(run, network, lambda _, loss: loss), look=look)
+    assert len(updates) == 4 and run.best is not None
+    assert run.best["update"] == updates[kept - 1] and run.best["lowest"] == 1.0
+
+
 def rows(count: int, **values: float) -> list[dict[str, float]]:
     return [{"update": 50 * (i + 1), "loss": 1.0, **values} for i in range(count)]
 
