@@ -42,7 +42,7 @@ class Optimisation:
     clip_norm: float = key(1.0, "largest norm of a gradient; longer ones are scaled down to it")
     ema_decays: tuple[float, ...] = key(
         (0.999,),
-        "decays of the weights' moving averages; the better on held-out pictures is kept, where those are looked at, else the first",
+        "decays of the weights' moving averages; the better on held-out pictures is kept, or the first where none are looked at",
     )
     mixed_precision: str = key("bf16", '"bf16" or "no"; fp16 is refused: adversarial training diverges in it')
     compile: bool = key(False, "torch.compile the network; pays on GPUs only")
