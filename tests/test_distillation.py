@@ -157,7 +157,12 @@ def test_a_recipe_that_trains_nothing_is_refused(
 
 
 def test_ctrl_c_in_the_adversarial_phase_changes_nothing_about_where_it_leads(
-    student: Path, tiny_model_folder: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student: Path,
+    tiny_model_folder: Path,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     next_update = Training._next_update
 
@@ -171,6 +176,7 @@ def test_ctrl_c_in_the_adversarial_phase_changes_nothing_about_where_it_leads(
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_next_update", interrupted)
         assert run(command) == 130
+    assert "the same command with --resume goes on" in capsys.readouterr().err
     first: dict[str, int] = {}
 
     def noted(training: Training) -> Update:

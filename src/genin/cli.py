@@ -155,8 +155,10 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(_one_line(error.format_message()), error.exit_code)
     except GeninError as error:
         return _fail(_one_line(str(error)), error.exit_code)
-    except (KeyboardInterrupt, click.Abort) as error:  # a training says in its own words what it saved
-        return _fail(_one_line(str(error)) or "interrupted", INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort) as error:
+        # A training says in its own words what it saved and how to go on; click hands that on as the cause of an Abort.
+        said = _one_line(str(error)) or _one_line(str(error.__cause__ or ""))
+        return _fail(said or "interrupted", INTERRUPTED)
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
         hint = "" if debugging() else "; GENIN_DEBUG=1 shows the traceback"
         return _fail(f"{error.strerror or 'cannot be used'}: {error.filename}{hint}", InputError.exit_code)
