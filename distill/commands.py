@@ -108,12 +108,12 @@ def teacher_finetune_command(
     _report({"out": str(target), "base": base, "seconds": round(time.perf_counter() - started, 1)}, as_json)
 
 
-@click.command("distill", epilog="Example: genin distill --teacher builtin:teacher --data builtin:world --out student")
+@click.command("distill", epilog="Example: genin distill --data builtin:world --student bk-small-narrow --out student")
 @click.option(
     "--teacher", default="builtin:teacher", show_default=True, help="Model folder, hub name or built-in name."
 )
 @click.option("--data", help="Dataset folder, or builtin:world.")
-@click.option("--student", "student_name", help="Which blocks stay: a preset (bk-base, bk-small, bk-tiny, …).")
+@click.option("--student", "student_name", help="Which blocks stay: a preset (bk-base, bk-small, bk-small-narrow, …).")
 @click.option("--init", help="Model folder of a student of the same preset to go on from; it is not pruned again.")
 @click.option("--dry-run", is_flag=True, help="Only count the student's parameters and multiply-adds.")
 @training_options
@@ -146,6 +146,8 @@ def distill_command(
     check_choice(recipe.student.name, tuple(PRESETS), "student")
     path = model_path(ctx.obj, teacher)
     if dry_run:
+        if init is not None:
+            raise InputError("--dry-run counts a preset, --init has no part in it", remedy="leave one of them out")
         _report(_student_cost(path, recipe.student.name), as_json)
         return
     if data is None:

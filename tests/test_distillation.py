@@ -144,6 +144,8 @@ def test_only_a_student_of_the_same_shape_can_be_gone_on_from(
     arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", preset]
     assert run(["distill", *arguments, "--init", str(path), "--out", str(tmp_path / "no")]) == 2
     assert says in capsys.readouterr().err and not (tmp_path / "no").exists()
+    assert run(["distill", *arguments, "--init", str(path), "--dry-run"]) == 2
+    assert "--init has no part in it" in capsys.readouterr().err
 
 
 def test_a_recipe_that_trains_nothing_is_refused(

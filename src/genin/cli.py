@@ -124,7 +124,8 @@ def load(path: str) -> click.Command:
 
 
 EPILOG = (
-    'Begin with `genin quickstart`, or at once: genin generate "a ninja in an orange outfit meditating on a mountain"'
+    "Begin with `genin quickstart`, or at once: "
+    'genin generate "a happy ninja with a red bun, a blue headband and a green outfit, running in a forest at night"'
 )
 
 
