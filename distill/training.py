@@ -307,15 +307,13 @@ class Training:
             return {}
         found = {key: look(average.module) for key, average in self.averages.items()}
         key = min(found, key=lambda key: found[key]["kid"])
-        value, error = found[key]["kid"], found[key].get("kid_error", 0.0)
-        lowest, margin = (value, error) if self.best is None else (self.best["lowest"], self.best["error"])
-        if value <= lowest + margin:
+        value = found[key]["kid"]
+        bar = {"lowest": value, "error": found[key].get("kid_error", 0.0)}
+        if self.best is not None and self.best["lowest"] < value:
+            bar = {name: self.best[name] for name in bar}
+        if value <= bar["lowest"] + bar["error"]:
             state = {name: tensor.clone() for name, tensor in self.averages[key].module.state_dict().items()}
-            at = {"kid": value, "update": self.update_index, "average": key, "state": state}
-            self.best = {
-                **at,
-                **({"lowest": value, "error": error} if value <= lowest else {"lowest": lowest, "error": margin}),
-            }
+            self.best = {"kid": value, "update": self.update_index, "average": key, "state": state, **bar}
         return found[key]
 
     def _answer(self, alarm: Alarm) -> None:

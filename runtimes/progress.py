@@ -21,8 +21,8 @@ LINE_SECONDS = 60.0
 class Progress:
     """Work of `total` parts, of which `done` were there before; made by `progress`."""
 
-    def __init__(self, title: str, total: float, done: float, show: Callable[[float, str], None]) -> None:
-        self.title, self.total, self.done, self.note = title, total, done, ""
+    def __init__(self, total: float, done: float, show: Callable[[float, str], None]) -> None:
+        self.total, self.done, self.note = total, done, ""
         self._show, self._under_way = show, False
 
     def begin(self, note: str) -> None:
@@ -30,8 +30,8 @@ class Progress:
         self.reach(self.done + self._under_way, note)
         self._under_way = True
 
-    def advance(self, parts: float = 1, note: str | None = None) -> None:
-        self.reach(self.done + parts, note)
+    def advance(self, parts: float = 1) -> None:
+        self.reach(self.done + parts)
 
     def reach(self, done: float, note: str | None = None) -> None:
         """So much is done by now; the note is shown until the next one."""
@@ -47,12 +47,12 @@ def progress(
     # The stream itself, not whatever sys.stderr becomes: converters are silenced by redirecting that.
     stream = sys.stderr
     if silent or stream is None:  # a program without a console has none
-        yield Progress(title, total, done, lambda _done, _note: None)
+        yield Progress(total, done, lambda _done, _note: None)
     elif stream.isatty() and os.environ.get("TERM") != "dumb":
         with _bar(title, total, unit, done, stream) as show:
-            yield Progress(title, total, done, show)
+            yield Progress(total, done, show)
     else:
-        yield Progress(title, total, done, _lines(title, total, unit, stream))
+        yield Progress(total, done, _lines(title, total, unit, stream))
 
 
 @contextmanager
@@ -72,9 +72,8 @@ def _bar(title: str, total: float, unit: str, done: float, stream: Any) -> Itera
 
 def _lines(title: str, total: float, unit: str, stream: Any) -> Callable[[float, str], None]:
     last = time.monotonic()
-    first: tuple[float, float] | None = (
-        None  # when something was first reached, and how much: an earlier run's part, perhaps
-    )
+    # When something was first reached, and how much: an earlier run's part, perhaps, which says nothing of this one's speed.
+    first: tuple[float, float] | None = None
 
     def show(reached: float, note: str) -> None:
         nonlocal last, first

@@ -56,7 +56,7 @@ def test_a_terminal_gets_a_bar_with_the_note(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     with progress("drawing", 4, unit="pictures") as shown:
-        shown.advance(3, "seed 7")
+        shown.reach(3, "seed 7")
     text = stderr.getvalue()
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
