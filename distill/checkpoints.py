@@ -1,7 +1,8 @@
 """The two files that a training goes on from: its checkpoint, and its log of rows.
 
 Each is written beside the old one and renamed over it: a crash or a full disk leaves the previous one whole. A checkpoint says
-with which settings it was made, and is not gone on with under others.
+with which settings it was made, and is not gone on with under others. Beside them, where a recipe asks for it, stand the
+averages of a run on its way.
 
 Not here: what is in a checkpoint (`training`).
 """
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from genin.distill.recipe import Optimisation, plain
 from genin.runtimes.errors import GeninError, InputError
 
 # How long and how often may change from one run to the next; what was done stays what it was.
-MAY_CHANGE = {"images", "preview_images", "checkpoint_minutes", "cache_images", "compile"}
+MAY_CHANGE = {"images", "preview_images", "checkpoint_minutes", "cache_images", "compile", "keep_averages"}
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisation) -> None:
@@ -39,6 +42,13 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisatio
             where=path,
             remedy="free some space and run again with --resume; the previous checkpoint is whole",
         ) from error
+
+
+def keep_average(path: Path, network: nn.Module) -> None:
+    """A network's weights as they are now, in half precision: a point of a curve, not something to go on from."""
+    partial = path.with_suffix(".partial")
+    save_file({name: value.half().contiguous().cpu() for name, value in network.state_dict().items()}, partial)
+    partial.replace(path)
 
 
 def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: Optimisation) -> None:

@@ -1,11 +1,10 @@
-"""The discriminator: small heads on the frozen features of the teacher's own encoder, told the caption and the noise.
+"""Discriminators: small heads on a frozen network's features, told the caption and how the picture was looked at.
 
-Any teacher brings a feature extractor along (nothing to download), and one that works on noised latents, as in LADD
-(Sauer et al. 2024, arXiv:2403.12015). A picture is re-noised to timestep t, run through the teacher's down path and
-middle, and each level's feature map goes to its own head: group norm → convolution → FiLM on time and caption → patch
-logits. Only the heads learn.
+Each feature map goes to its own head: group norm → convolution → FiLM on embedding and caption → patch logits. Only the heads
+learn. A teacher's own down path and middle are such a frozen network, one that works on noised latents (`encoder_features`).
 
-Not here: DINOv2 features on decoded pictures (the ADD paper's), and the losses (`losses`).
+`PixelDiscriminator` judges pictures themselves, for the decoder. Not here: where features come from (`looks`), the losses
+(`losses`).
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -59,28 +57,38 @@ class Head(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """One head a feature map of the teacher. Forward: features, time embedding, text states => list of logits."""
+    """One head a feature map, or on the finest alone. Forward: features, embedding, text states => list of logits."""
 
-    def __init__(self, channels: Sequence[int], hidden: int, time_size: int, text_size: int) -> None:
+    def __init__(
+        self, channels: Sequence[int], hidden: int, embedding: int, text_size: int, *, multi_scale: bool = True
+    ) -> None:
         super().__init__()
         condition = 128
-        self.time, self.text = nn.Linear(time_size, condition), nn.Linear(text_size, condition)
-        self.heads = nn.ModuleList(Head(c, hidden, condition) for c in channels)
+        self.time, self.text = nn.Linear(embedding, condition), nn.Linear(text_size, condition)
+        self.heads = nn.ModuleList(Head(c, hidden, condition) for c in (channels if multi_scale else channels[:1]))
 
     def forward(self, features: Sequence[Tensor], emb: Tensor, text: Tensor) -> list[Tensor]:
         # The state at the last position (padding repeats the end of text) has seen the whole caption.
         condition = F.silu(self.time(emb.float()) + self.text(text[:, -1].float()))
-        return [head(f.float(), condition) for head, f in zip(self.heads, features, strict=True)]
+        return [head(f.float(), condition) for head, f in zip(self.heads, features, strict=False)]
 
 
-def build_discriminator(teacher: Any, hidden: int) -> Discriminator:
-    """Heads that fit a teacher's UNet."""
-    config = teacher.config
-    channels = list(config.block_out_channels)
-    if teacher.mid_block is not None:
-        channels.append(config.block_out_channels[-1])
-    time_size = teacher.time_embedding.linear_2.out_features
-    text_size = config.cross_attention_dim
-    text_size = text_size if isinstance(text_size, int) else text_size[-1]
-    with torch.no_grad():
-        return Discriminator(channels, hidden, time_size, text_size)
+class PixelDiscriminator(nn.Module):
+    """Patch logits of pictures (N, 3, H, W) at two scales: Isola et al. 2017, arXiv:1611.07004, section 3.2.2, without
+    normalisation, which would hide how strong an edge is. Forward => [(N, 1, H/4, W/4), (N, 1, H/8, W/8)]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(
+            nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+        )  # fmt: skip
+        self.coarse = nn.Sequential(nn.Conv2d(2 * channels, 4 * channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
+        self.out_fine, self.out_coarse = (
+            nn.Conv2d(2 * channels, 1, 3, padding=1),
+            nn.Conv2d(4 * channels, 1, 3, padding=1),
+        )
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        fine = self.fine(pictures)
+        return [self.out_fine(fine), self.out_coarse(self.coarse(fine))]

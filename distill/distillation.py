@@ -22,25 +22,38 @@ from typing import Any
 import torch
 
 from genin.benchmarks.model_facts import fingerprint
+from genin.benchmarks.perceptual import load_lpips
+from genin.distill.alignment import Aligner, ClipAligner, load_clip, train_set_aligner
+from genin.distill.decoder import build_tiny, train_decoder
 from genin.distill.diffusion import Process, plain_attention
-from genin.distill.discriminator import build_discriminator
+from genin.distill.discriminator import Discriminator
 from genin.distill.held_out import HeldOut
+from genin.distill.looks import DinoView, TeacherView, View, load_dino
 from genin.distill.matching import FakeScore
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
-from genin.distill.phases import Lesson, prune_step, steps_step, student_preview
-from genin.distill.pool import Guided, Pool, build_pool, pool_settings
-from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
+from genin.distill.phases import prune_step, steps_step, student_preview
+from genin.distill.pool import Guided, Lesson, Pool, build_pool, pool_settings
+from genin.distill.recipe import AdversarialRecipe, Optimisation, Recipe, StepsRecipe
 from genin.distill.sources import Source, joined_licences
-from genin.distill.student import PRESETS, build_student
+from genin.distill.student import PRESETS, build_student, narrowed_state
 from genin.distill.teacher import cache_latents
+from genin.distill.terms import (
+    AddDistillation,
+    Adversarial,
+    Alignment,
+    LpipsTerm,
+    Matching,
+    Perceptual,
+    Term,
+)
 from genin.distill.text_encoder import embed
 from genin.distill.training import Look, Training, claim_run
 from genin.runtimes.errors import InputError
 from genin.runtimes.progress import progress
 
 # Shares of a budget in minutes; what the pool and phases that the recipe leaves out do not take goes to the others.
-SHARES = {"pool": 0.3, "prune": 0.3, "steps": 0.3, "adversarial": 0.1}
-PHASES = ("prune", "steps", "adversarial")
+SHARES = {"pool": 0.3, "prune": 0.3, "steps": 0.3, "adversarial": 0.1, "decoder": 0.1}
+PHASES = ("prune", "steps", "adversarial", "decoder")
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,8 @@ class Earlier:
     licence: str
     images_seen: int
     recipe: dict[str, Any]
+    vae: Any
+    cut: bool  # whether it was wider, and has lost channels
 
 
 def distill(
@@ -74,8 +89,8 @@ def distill(
 ) -> Distilled:
     """Distil the model folder at `teacher_path` on the captions (and pictures) of `source` into `out`.
 
-    With `init`, a student of the same shape, training goes on from its weights; else from the teacher's own. Such a student is
-    not pruned again: that phase would teach it to take many steps.
+    With `init`, a student of the same blocks, training goes on from its weights; else from the teacher's own. One of the same
+    widths is not pruned again: that phase would teach it to take many steps.
 
     Errors: InputError for a teacher that cannot be pruned as asked, an `init` of another shape, a recipe without a phase to
     train, or a checkpoint that does not fit it. KeyboardInterrupt after Ctrl-C, once everything is saved.
@@ -83,26 +98,33 @@ def distill(
     model = load_model_folder(teacher_path)
     if model.info.get("kind") == "student":
         raise InputError("a student cannot teach", where=teacher_path, remedy="give the teacher it was distilled from")
-    if init is not None:
+    torch.manual_seed(recipe.pool.seed)
+    unet, _ = build_student(model.unet, recipe.student.name)
+    earlier = None if init is None else take_weights(unet, init, recipe.student.name)
+    if earlier is not None and not earlier.cut:
         recipe = replace(recipe, prune=replace(recipe.prune, images=0))
     settings: dict[str, Optimisation] = {name: getattr(recipe, name) for name in PHASES}
     active = [name for name in PHASES if settings[name].images > 0]
     if not active:
-        phases = "steps or adversarial" if init is not None else "prune, steps or adversarial"
-        raise InputError("the recipe trains nothing", remedy=f"give {phases} some images")
-    if recipe.prune.images > 0 and recipe.prune.feature_weight > 0 and PRESETS[recipe.student.name].width < 1:
+        phases = [name for name in PHASES if earlier is None or earlier.cut or name != "prune"]
+        raise InputError(
+            "the recipe trains nothing", remedy=f"give {', '.join(phases[:-1])} or {phases[-1]} some images"
+        )
+    if recipe.prune.images > 0 and recipe.prune.feature_weight > 0 and PRESETS[recipe.student.name].narrows:
         what = f"the features of {recipe.student.name} are narrower than its teacher's and cannot be compared"
         raise InputError(what, remedy="set prune.feature_weight to 0, or choose another student")
-    torch.manual_seed(recipe.pool.seed)
-    unet, _ = build_student(model.unet, recipe.student.name)
-    earlier = None if init is None else take_weights(unet, init, recipe.student.name)
+    frozen = load_frozen(recipe, active)
+    if "decoder" in active:
+        build_tiny(model.vae, recipe.decoder, model.image_size // model.latent_size)
     folder = out / "training"
     begun_with = {"teacher": fingerprint(teacher_path), "data": source.digest, "student": recipe.student.name}
     begun_with["init"] = "nothing" if init is None else fingerprint(init)
     claim_run(folder, recipe, {**begun_with, "pool": json.dumps(pool_settings(recipe.pool))})
 
+    vae = model.vae if earlier is None else earlier.vae
+
     def folder_of(network: Any, images_seen: int, path: Path) -> ModelFolder:
-        return student_folder(model, network, path, recipe, source, teacher_path, images_seen, earlier)
+        return student_folder(model, network, vae, path, recipe, source, teacher_path, images_seen, earlier)
 
     trainings = {name: Training(folder, name, settings[name]) for name in active}
     budget = Budget(minutes, active)
@@ -112,13 +134,19 @@ def distill(
     for name, training in trainings.items():
         training.minutes = budget.of(name, lesson.pool.seconds / 60)
         try:
-            student = _run_phase(name, training, student, lesson, recipe, model, resume=resume)
+            if name == "decoder":
+                counts = trained_step_counts(recipe)
+                vae = train_decoder(
+                    training, student, lesson, model, recipe.decoder, counts, earlier=vae, resume=resume
+                )
+            else:
+                student = _run_phase(name, training, student, lesson, recipe, model, frozen, resume=resume)
         except KeyboardInterrupt:
             if "student" in training.averages:
                 student = training.average_of("student").requires_grad_(False).eval()
             save_model_folder(folder_of(student, seen + training.images_seen, out), out)
             raise
-        seen += training.images_seen
+        seen += 0 if name == "decoder" else training.images_seen
         save_model_folder(folder_of(student, seen, out), out)
     return Distilled(folder_of(student, seen, out), seen)
 
@@ -193,34 +221,117 @@ def _sample_pool(
 
 
 def _run_phase(
-    name: str, training: Training, student: Any, lesson: Lesson, recipe: Recipe, model: ModelFolder, *, resume: bool
+    name: str,
+    training: Training,
+    student: Any,
+    lesson: Lesson,
+    recipe: Recipe,
+    model: ModelFolder,
+    frozen: Frozen,
+    *,
+    resume: bool,
 ) -> Any:
     plain_attention(student, training.device)
     prepared = training.add("student", student)
-    step: Callable[..., Any]
     if name == "prune":
-        step = prune_step(training, prepared, lesson, recipe.prune)
-    elif name == "steps":
-        step = steps_step(training, prepared, lesson, recipe.steps)
+        step: Callable[..., Any] = prune_step(training, prepared, lesson, recipe.prune)
     else:
-        settings = recipe.adversarial
-        judge: Any = None
-        if settings.adversarial_weight > 0:  # without the term there is nothing to train a discriminator for
-            torch.manual_seed(settings.seed)
-            heads = build_discriminator(model.unet, settings.discriminator_hidden)
-            judge = training.add("discriminator", heads, lr=settings.discriminator_lr, betas=(0.0, 0.99), average=False)
-        fake_score = None
-        if settings.matching_weight > 0:
-            copied = copy.deepcopy(model.unet).requires_grad_(True)
-            network = training.add("fake_score", copied, lr=settings.fake_score_lr, average=False)
-            fake_score = FakeScore(training, lesson.teacher, network, settings.fake_score_updates)
-        step = steps_step(training, prepared, lesson, settings, judge, fake_score)
+        settings = recipe.adversarial if name == "adversarial" else recipe.steps
+        step = steps_step(
+            training,
+            prepared,
+            lesson,
+            settings,
+            terms_of(training, lesson, recipe, settings, model, frozen, resume=resume),
+        )
     if resume:
         training.resume()
     few_steps = recipe.adversarial if name == "adversarial" else recipe.steps
     look = None if name == "prune" else _look(training, lesson, model, few_steps)
     training.run(step, student_preview(training, lesson, model.vae, few_steps.step_counts), look)
     return training.best_of("student").requires_grad_(False).eval()
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Networks of others that a recipe names: LPIPS, a DINOv2, a CLIP with its tokenizer; None where it names none."""
+
+    lpips: Any = None
+    dino: Any = None
+    clip: tuple[Any, Any] | None = None
+
+
+def load_frozen(recipe: Recipe, active: Sequence[str]) -> Frozen:
+    """What the active phases name, found before any work. Errors: InputError or MetricUnavailableError naming what is missing."""
+    few_steps = [phase for name in active if isinstance(phase := getattr(recipe, name), StepsRecipe)]
+    with_lpips = [p for p in few_steps if p.perceptual_weight > 0 and p.perceptual_features == "lpips"]
+    judged = recipe.adversarial if "adversarial" in active else None
+    with_dino = judged is not None and judged.adversarial_weight > 0 and judged.discriminator == "dinov2"
+    with_clip = judged is not None and judged.alignment_weight > 0 and judged.alignment_model != ""
+    return Frozen(
+        load_lpips("squeeze", with_lpips[0].perceptual_weights or None).network if with_lpips else None,
+        load_dino(judged.discriminator_weights) if judged is not None and with_dino else None,
+        load_clip(judged.alignment_model) if judged is not None and with_clip else None,
+    )
+
+
+def terms_of(
+    training: Training,
+    lesson: Lesson,
+    recipe: Recipe,
+    settings: StepsRecipe,
+    model: ModelFolder,
+    frozen: Frozen,
+    *,
+    resume: bool,
+) -> list[Term]:
+    """What a phase's recipe says of the finished picture, beside the regression; their networks are registered with `training`."""
+    terms: list[Term] = []
+    teacher_view = TeacherView(training, lesson.teacher, settings.max_noise_timestep)
+    if settings.perceptual_weight > 0 and settings.perceptual_features == "lpips":
+        terms.append(LpipsTerm(training, model.vae, frozen.lpips.to(training.device), settings.perceptual_weight))
+    elif settings.perceptual_weight > 0:
+        terms.append(Perceptual(teacher_view, settings.perceptual_weight))
+    if not isinstance(settings, AdversarialRecipe):
+        return terms
+    if settings.adversarial_weight > 0:  # without the term there is nothing to train a discriminator for
+        view: View = teacher_view
+        if settings.discriminator == "dinov2":
+            view = DinoView(training, model.vae, frozen.dino)
+        torch.manual_seed(settings.seed)
+        hidden, multi_scale = settings.discriminator_hidden, settings.multi_scale
+        heads = Discriminator(view.channels, hidden, view.embedding, lesson.texts.shape[-1], multi_scale=multi_scale)
+        judge = training.add(
+            "discriminator", heads, lr=settings.discriminator_lr, betas=(0.0, 0.99), average=False, compiled=False
+        )
+        terms.append(Adversarial(training, lesson, view, judge, settings))
+    if settings.distillation_weight > 0:
+        terms.append(AddDistillation(training, lesson.teacher, settings.distillation_weight))
+    if settings.matching_weight > 0:
+        copied = copy.deepcopy(model.unet).requires_grad_(True)
+        network = training.add("fake_score", copied, lr=settings.fake_score_lr, average=False)
+        fake_score = FakeScore(training, lesson.teacher, network, settings.fake_score_updates)
+        terms.append(Matching(fake_score, settings.matching_weight))
+    if settings.alignment_weight > 0:
+        aligner = _aligner(training, lesson, recipe, model, frozen, resume=resume)
+        terms.append(Alignment(aligner, settings.alignment_weight))
+    return terms
+
+
+def _aligner(
+    training: Training, lesson: Lesson, recipe: Recipe, model: ModelFolder, frozen: Frozen, *, resume: bool
+) -> Aligner:
+    """A CLIP where the recipe names one; else a model trained on the set: true pictures where they are cached, else the pool's."""
+    if frozen.clip is not None:
+        count = len(lesson.source)
+
+        def captions(rows: Sequence[int]) -> list[str]:
+            return lesson.source.captions([row % count for row in rows])
+
+        return ClipAligner(training, model.vae, *frozen.clip, captions)
+    own = Training(training.folder, "alignment", recipe.alignment)
+    latents = lesson.pool.states[:, -1] if lesson.latents is None else lesson.latents
+    return train_set_aligner(own, latents, lesson.texts[: len(latents)], recipe.alignment, resume=resume)
 
 
 def _look(training: Training, lesson: Lesson, model: ModelFolder, recipe: StepsRecipe) -> Look | None:
@@ -235,13 +346,14 @@ def _look(training: Training, lesson: Lesson, model: ModelFolder, recipe: StepsR
 
 
 def take_weights(unet: Any, path: Path, name: str) -> Earlier:
-    """Copy the weights of the student at `path` into a UNet of preset `name`. Errors: InputError if it is no such student."""
+    """Copy the weights of the student at `path` into a UNet of preset `name`; of a wider one the best channels stay.
+    Errors: InputError if it is no such student."""
     earlier = load_model_folder(path)
     remedy = "give a student of the same preset and teacher, or another --student"
     if earlier.info.get("kind") != "student":
         raise InputError("not a student", where=path, remedy=remedy)
-    state, wanted = earlier.unet.state_dict(), unet.state_dict()
-    if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in wanted.items()}:
+    state = narrowed_state(unet, earlier.unet)
+    if state is None:
         raise InputError(f"not the shape of {name}", where=path / "unet", remedy=remedy)
     unet.load_state_dict(state)
     info, known = earlier.info, {"name": str(earlier.info.get("name") or path.name), "fingerprint": fingerprint(path)}
@@ -250,12 +362,21 @@ def take_weights(unet: Any, path: Path, name: str) -> Earlier:
         str(info.get("licence") or "unknown"),
         int(info.get("images_seen") or 0),
         {**known, **(info.get("recipe") or {})},
+        earlier.vae,
+        list(earlier.unet.config.block_out_channels) != list(unet.config.block_out_channels),
     )
+
+
+def trained_step_counts(recipe: Recipe) -> list[int]:
+    """The numbers of steps that a recipe's phases train, the largest first."""
+    trained = [phase for phase in (recipe.steps, recipe.adversarial) if phase.images > 0] or [recipe.steps]
+    return sorted({count for phase in trained for count in phase.step_counts}, reverse=True)
 
 
 def student_folder(
     teacher: ModelFolder,
     unet: Any,
+    vae: Any,
     path: Path,
     recipe: Recipe,
     source: Source,
@@ -263,16 +384,11 @@ def student_folder(
     images_seen: int,
     earlier: Earlier | None = None,
 ) -> ModelFolder:
-    """The student as a model folder: the teacher's text encoder, autoencoder and schedule, its own UNet. `images_seen` counts
+    """The student as a model folder: the teacher's text encoder and schedule, its own UNet and decoder. `images_seen` counts
     those of the `earlier` student that it went on from, too."""
     process = Process(teacher.scheduler_config)
-    trained = [phase for phase in (recipe.steps, recipe.adversarial) if phase.images > 0] or [recipe.steps]
-    counts = sorted({count for phase in trained for count in phase.step_counts}, reverse=True)
-    made_by = {
-        key: value
-        for key, value in recipe.as_dict().items()
-        if key in ("student", "pool", "prune", "steps", "adversarial")
-    }
+    counts = trained_step_counts(recipe)
+    made_by = {key: value for key, value in recipe.as_dict().items() if key in ("student", "pool", *PHASES)}
     if earlier is not None:
         made_by["init"] = earlier.recipe
     data, licences = [source.name], [teacher.info.get("licence", "unknown"), source.licence]
@@ -293,4 +409,4 @@ def student_folder(
         "metrics": {},
     }
     scheduler = {**teacher.scheduler_config, "timestep_spacing": "trailing"}
-    return ModelFolder(path, teacher.tokenizer, teacher.text_encoder, unet, teacher.vae, scheduler, info)
+    return ModelFolder(path, teacher.tokenizer, teacher.text_encoder, unet, vae, scheduler, info)

@@ -68,6 +68,13 @@ def hinge_generator(fake: Sequence[Tensor]) -> Tensor:
     return torch.stack([-f.float().mean() for f in fake]).mean()
 
 
+def image_to_text(images: Tensor, texts: Tensor, scale: Tensor | float) -> Tensor:
+    """Cross-entropy of each row's own text among all rows', embeddings (N, D) at unit length: one half of CLIP's loss (Radford et
+    al. 2021, arXiv:2103.00020, figure 3)."""
+    logits = scale * images.float() @ texts.float().T
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
 def r1_penalty(logits: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
     """E‖∇_f D(f)‖² on real features (Mescheder et al. 2018, arXiv:1801.04406, eq. 9, on the heads' inputs).
 

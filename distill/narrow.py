@@ -43,8 +43,10 @@ class Narrowing:
         scores = [torch.zeros(width) for width in before]
         for key, value in state.items():
             match = BLOCK.match(key)
-            if match and re.fullmatch(r"(conv2|conv_shortcut|conv)\.weight", match[5]):
-                scores[_level(match, len(before))] += value.detach().float().square().flatten(1).sum(1).cpu()
+            writes = match is not None and re.fullmatch(r"(conv2|conv_shortcut|conv)\.weight", match[5])
+            if writes or key == "conv_in.weight":
+                level = 0 if match is None else _level(match, len(before))
+                scores[level] += value.detach().float().square().flatten(1).sum(1).cpu()
         kept = []
         for score, width in zip(scores, widths, strict=True):
             grouped = score.view(config["norm_num_groups"], -1)
@@ -55,6 +57,10 @@ class Narrowing:
 
     def cut(self, key: str, value: Tensor) -> Tensor:
         """The weight `key` without the outputs and inputs that went."""
+        if key.startswith("time_embedding.linear_1.weight"):
+            return _fewer_sinusoids(value, len(self.kept[0]))
+        if key == "conv_out.weight":
+            return self._select(value, 1, [0])
         writes, reads = self._streams(key)
         if writes is None:
             return value
@@ -62,15 +68,17 @@ class Narrowing:
             return self._select(value, 0, reads)
         value = self._select(value, 0, [writes])
         sees_others = re.search(r"time_emb_proj\.|attn2\.to_[kv]\.", key)  # the time embedding, the caption
-        return value if value.dim() < 2 or sees_others else self._select(value, 1, reads)
+        return value if value.dim() < 2 or sees_others or not reads else self._select(value, 1, reads)
 
     def _streams(self, key: str) -> tuple[int | None, list[int]]:
         """The level whose stream a layer writes, and those that it reads, in the order of concatenation. Only the entrance
         of a residual block reads others: going down the level above, going up what comes from below and what was kept on
-        the way down. Outside of the blocks all is as wide as the top, which stays."""
+        the way down. Outside of the blocks the top's stream begins and ends; time's and the caption's embeddings stay."""
         deepest = len(self.kept) - 1
         match = BLOCK.match(key)
         if match is None:
+            if key.startswith(("conv_in.", "conv_norm_out.")):
+                return 0, []
             return (deepest, [deepest]) if key.startswith("mid_block.") else (None, [])
         level, index = _level(match, len(self.kept)), int(match[4])
         above, below = max(level - 1, 0), min(level + 1, deepest)
@@ -89,6 +97,25 @@ class Narrowing:
                 parts.append(self.kept[level] + first)
                 first += self.widths[level]
         return value.index_select(dim, torch.cat(parts).to(value.device))
+
+
+def _fewer_sinusoids(weight: Tensor, count: int) -> Tensor:
+    """The first layer of the time embedding for `count` sinusoids: about what it gave at every timestep, by least squares.
+
+    The slow sinusoids are all but the same over a thousand timesteps. Singular values below a hundredth of the largest are left
+    out: with all of them weights reach 10⁶ for a fit that is no better, and such a network does not train (docs/log.md).
+    """
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    if count == weight.shape[1]:
+        return weight
+    before, after = (
+        get_timestep_embedding(torch.arange(1000), size, flip_sin_to_cos=True, downscale_freq_shift=0).double()
+        for size in (weight.shape[1], count)
+    )
+    target = before @ weight.detach().double().cpu().T
+    solution: Tensor = torch.linalg.lstsq(after, target, rcond=1e-2, driver="gelsd").solution
+    return solution.T.to(weight)
 
 
 def _level(match: re.Match[str], levels: int) -> int:

@@ -4,15 +4,15 @@
    output and feature terms; guidance is baked in from here on).
 2. `steps`: from pure noise the student walks with the sampler it ships with, and at every state of its own making is
    pulled towards the teacher's final picture for that noise: regression onto the ODE's end, as in consistency models,
-   with exact pairs instead of a bootstrap. Number by number alone that makes pictures soft; where asked, a distance in the
-   frozen teacher's features joins it (Lin & Yang 2024, arXiv:2401.00110; on pairs: Kang et al. 2024, arXiv:2405.05967).
-3. `adversarial`: the same update, plus a discriminator that tells its pictures from true ones (ADD, in LADD's features), and
-   where asked distribution matching (`matching`).
+   with exact pairs instead of a bootstrap. Number by number alone that makes pictures soft; where asked, other terms on the
+   finished picture join it (`terms`).
+3. `adversarial`: the same update, where a discriminator's word is one of those terms (ADD, in LADD's features).
 
 All step counts are trained together; what the student predicts at a timestep is always the finished picture, so one network
 serves one, two and four steps.
 
-Not here: the networks (`student`, `discriminator`), the losses (`losses`), the order of phases (`distillation`).
+Not here: the networks (`student`, `discriminator`), what is said of a finished picture (`terms`), the losses (`losses`), the
+order of phases (`distillation`), the decoder's phase (`decoder`).
 """
 
 from __future__ import annotations
@@ -26,36 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from genin.distill.diffusion import Process, guided_predict, predict, sample
-from genin.distill.discriminator import Discriminator, encoder_features
-from genin.distill.losses import (
-    accuracy,
-    feature_loss,
-    hinge_discriminator,
-    hinge_generator,
-    perceptual_distance,
-    pseudo_huber,
-    r1_penalty,
-)
-from genin.distill.matching import FakeScore
-from genin.distill.pool import Guided, Pool
-from genin.distill.recipe import AdversarialRecipe, PruneRecipe, StepsRecipe
-from genin.distill.sources import Source
+from genin.distill.discriminator import encoder_features
+from genin.distill.losses import feature_loss, pseudo_huber
+from genin.distill.pool import Lesson
+from genin.distill.recipe import PruneRecipe, StepsRecipe
+from genin.distill.terms import Figures, Finished, Term
 from genin.distill.training import Training, Update
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What all phases learn from. Row i of the pool belongs to caption i of the source; `texts` are the pool's captions
-    embedded once, (N, L, D) float16; `latents` are final latents of true pictures, row i with caption i, or None."""
-
-    teacher: Guided
-    pool: Pool
-    source: Source
-    texts: Tensor
-    latents: Tensor | None = None
-
-    def text(self, rows: Tensor) -> Tensor:
-        return self.texts[rows.cpu()].float().to(self.teacher.device)
 
 
 @dataclass(frozen=True)
@@ -75,9 +51,11 @@ def walk(
     timesteps: Sequence[int],
     *,
     learn: Container[int] = (),
+    instead: Callable[[Tensor], Tensor] | None = None,
 ) -> Walk:
     """Deterministic DDIM (η = 0) from noise through `timesteps`. The predictions of the steps in `learn` carry gradients, no state
-    does: each step learns from where the student really arrives, and no gradient runs through the sampler."""
+    does: each step learns from where the student really arrives, and no gradient runs through the sampler. `instead` gives other
+    states to all steps but the first."""
     x, states, times, pictures = noise, [], [], []
     for i, t_now in enumerate(timesteps):
         t = torch.full((len(x),), t_now, dtype=torch.long, device=x.device)
@@ -87,7 +65,8 @@ def walk(
         times.append(t)
         pictures.append(x0)
         if i + 1 < len(timesteps):
-            x = process.ddim_step(x0.detach(), eps.detach(), torch.full_like(t, timesteps[i + 1]))
+            t_next = torch.full_like(t, timesteps[i + 1])
+            x = process.ddim_step(x0.detach(), eps.detach(), t_next) if instead is None else instead(t_next)
     return Walk(states, times, pictures)
 
 
@@ -104,6 +83,10 @@ def prune_step(training: Training, student: nn.Module, lesson: Lesson, recipe: P
         x = lesson.pool.states[rows, at].float().to(training.device)
         target = lesson.pool.x0[rows, at].float().to(training.device)
         t, text = timesteps[at].to(training.device), lesson.text(rows)
+        if recipe.random_conditioning > 0:
+            target, text = under_other_captions(
+                training, lesson, recipe.random_conditioning, x, t, target, text, update
+            )
         with training.autocast():
             x0, _ = process.to_x0_eps(predict(student, x, t, text), x, t)
         _, sigma = process.alpha_sigma(t)
@@ -125,51 +108,42 @@ def prune_step(training: Training, student: nn.Module, lesson: Lesson, recipe: P
     return step
 
 
-# Share of the third phase over which the discriminator's word gains its weight: at first it knows nothing.
-RAMP_SHARE = 0.1
+def under_other_captions(
+    training: Training, lesson: Lesson, share: float, x: Tensor, t: Tensor, target: Tensor, text: Tensor, update: Update
+) -> tuple[Tensor, Tensor]:
+    """Random conditioning (2025, arXiv:2504.02011): a state is shown with another row's caption with probability share·t/T, and
+    its target becomes what the guided teacher predicts there. Returns targets and text states."""
+    teacher = lesson.teacher
+    swap = update.rand() < share * t / (teacher.process.num_train_timesteps - 1)
+    if not bool(swap.any()):
+        return target, text
+    text = torch.where(swap.view(-1, 1, 1), text.roll(1, dims=0), text)
+    with torch.no_grad(), training.autocast():
+        guided = guided_predict(teacher.unet, x[swap], t[swap], text[swap], teacher.empty, teacher.guidance_scale)
+        other, _ = teacher.process.to_x0_eps(guided, x[swap], t[swap])
+    target = target.clone()
+    target[swap] = other.float()
+    return target, text
+
 
 # --- phases 2 and 3 ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Look:
-    """How the frozen teacher looks at pictures in one update: noised by `noise` to `t`, through its encoder."""
-
-    lesson: Lesson
-    autocast: Callable[[], Any]
-    t: Tensor
-    noise: Tensor
-
-    def __call__(self, x0: Tensor, text: Tensor, *, learn: bool = False) -> tuple[list[Tensor], Tensor]:
-        """Latents and their captions => (feature maps, time embedding); gradients only if asked for."""
-        teacher = self.lesson.teacher
-        with torch.set_grad_enabled(learn), self.autocast():
-            return encoder_features(teacher.unet, teacher.process.add_noise(x0, self.noise, self.t), self.t, text)
-
-
 def steps_step(
-    training: Training,
-    student: nn.Module,
-    lesson: Lesson,
-    recipe: StepsRecipe,
-    discriminator: Discriminator | None = None,
-    fake_score: FakeScore | None = None,
+    training: Training, student: nn.Module, lesson: Lesson, recipe: StepsRecipe, terms: Sequence[Term] = ()
 ) -> Callable[[Update], Any]:
-    """One rollout; every prediction of it is regressed onto the teacher's final latents for its noise, and the last, where the
-    recipe says so, also compared in the teacher's features and judged by a discriminator.
+    """One rollout; every prediction of it is regressed onto the teacher's final latents for its noise, and the last is what `terms`
+    speak of.
 
     With backward distillation a rollout ends at one of its later steps, each in its turn. Its first prediction aims at the noise's
     final latents, its last at where the teacher leads from the state that the student has arrived at there; those between only lead
     the way.
 
-    Student: regression_weight·pseudo-Huber + perceptual_weight·L_features + adversarial_weight·L_adv +
-    distillation_weight·L_distil (ADD's eq. 1, and terms of our own for the pair) + matching_weight·L_matching. Distance,
-    discriminator's update and its word on the student share one look at the picture.
+    Student: regression_weight·pseudo-Huber + consistency_weight·L_consistency + Σ terms (ADD's eq. 1, and more).
     """
     process = lesson.teacher.process
-    adversarial = recipe if isinstance(recipe, AdversarialRecipe) else None
 
-    def step(update: Update) -> dict[str, Tensor | float]:
+    def step(update: Update) -> Figures:
         rows = update.randint(len(lesson.pool)).cpu()
         noise, target = (part.to(training.device) for part in (lesson.pool.noise(rows), lesson.pool.final(rows)))
         text = lesson.text(rows)
@@ -180,45 +154,70 @@ def steps_step(
             timesteps = timesteps[: 2 + round_ % (len(timesteps) - 1)]
         last = len(timesteps) - 1
         aims = {0: target, last: target} if backward else dict.fromkeys(range(len(timesteps)), target)
+        instead = None if recipe.rollout else noised_afresh(process, target, update)
         with training.autocast():
-            done = walk(student, process, noise, text, timesteps, learn=aims)
+            done = walk(student, process, noise, text, timesteps, learn=aims, instead=instead)
         if backward:
             aims[last] = target = finished_by_teacher(training, lesson, done, text, recipe.step_counts)
         losses = [pseudo_huber(done.pictures[i], aim, recipe.huber_c) for i, aim in aims.items()]
         loss = recipe.regression_weight * torch.stack(losses).mean()
         picture = done.pictures[-1]
-        metrics = {"first": losses[0].detach(), "last": losses[-1].detach(), **_against(picture, target)}
-        if recipe.perceptual_weight > 0 or discriminator is not None:
-            highest = min(round(recipe.max_noise_timestep * training.dial("noise")), process.num_train_timesteps)
-            t, renoise = update.randint(max(1, highest)), update.randn(*picture.shape[1:])
-            look = Look(lesson, training.autocast, t, renoise)
-            features, emb = look(picture, text, learn=True)
-            if recipe.perceptual_weight > 0:
-                perceptual = perceptual_distance(features, look(target, text)[0])
-                loss = loss + recipe.perceptual_weight * perceptual
-                metrics["perceptual"] = perceptual.detach()
-            if adversarial and discriminator is not None:
-                with training.autocast():
-                    fake_logits = discriminator([f.detach() for f in features], emb, text)
-                true = true_pictures(lesson, adversarial.real_share, update, rows)
-                metrics |= _discriminate(training, discriminator, look, update, adversarial, fake_logits, true)
-                word = hinge_generator(_frozen(training, discriminator, features, emb, text))
-                ramp = min(1.0, training.progress / RAMP_SHARE) * training.dial("adversarial")
-                loss = loss + ramp * adversarial.adversarial_weight * word
-                metrics["adversarial"] = word.detach()
-        if adversarial and adversarial.distillation_weight > 0:
-            distillation = _distillation_loss(training, lesson, picture, text, update)
-            loss = loss + adversarial.distillation_weight * distillation
-            metrics["distillation"] = distillation.detach()
-        if adversarial and fake_score is not None:
-            metrics["fake_score"] = fake_score.learn(picture, text, update)
-            matching = fake_score.loss(picture, text, update)
-            loss = loss + adversarial.matching_weight * matching
-            metrics["matching"] = matching.detach()
+        metrics: Figures = {"first": losses[0].detach(), "last": losses[-1].detach(), **_against(picture, target)}
+        if recipe.consistency_weight > 0:
+            consistency = consistency_loss(training, student, lesson, recipe, update)
+            loss = loss + recipe.consistency_weight * consistency
+            metrics["consistency"] = consistency.detach()
+        finished = Finished(picture, target, text, rows, update)
+        for term in terms:
+            share, figures = term(finished)
+            loss, metrics = loss + share, metrics | figures
         norm = training.optimise("student", loss)
         return {"loss": loss.detach(), **metrics, "grad_norm": norm}
 
     return step
+
+
+def noised_afresh(process: Process, picture: Tensor, update: Update) -> Callable[[Tensor], Tensor]:
+    """Timesteps => the picture noised to them, by noise of this update: a state that no sampler has led to."""
+
+    def state(t: Tensor) -> Tensor:
+        return process.add_noise(picture, update.randn(*picture.shape[1:]), t)
+
+    return state
+
+
+def consistency_loss(
+    training: Training, student: nn.Module, lesson: Lesson, recipe: StepsRecipe, update: Update
+) -> Tensor:
+    """Pseudo-Huber between where the student leads from a state of the teacher's trajectory and where its average leads from the
+    next state, each by one DDIM step to the next few-step timestep below (to the picture, below the last), times the mean gap
+    between states over this one.
+
+    The pool's neighbouring states lie on one path of the guided teacher: its step from one to the other has been taken already.
+    """
+    process, pool = lesson.teacher.process, lesson.pool
+    rows, at = update.randint(len(pool)).cpu(), update.randint(len(pool.timesteps)).cpu()
+    few = sorted({t for count in recipe.step_counts for t in process.trailing_timesteps(count)}, reverse=True)
+    following = [*pool.timesteps[1:], -1]
+    ends = [next((t for t in few if t < start), -1) for start in pool.timesteps]
+    now, then, end = (torch.tensor(times)[at].to(training.device) for times in (list(pool.timesteps), following, ends))
+    x, x_then = (pool.states[rows, at + i].float().to(training.device) for i in (0, 1))
+    text = lesson.text(rows)
+    average = training.average_of("student")
+    with training.autocast():
+        x0, eps = process.to_x0_eps(predict(student, x, now, text), x, now)
+        with torch.no_grad():
+            x0_then, eps_then = process.to_x0_eps(
+                predict(average, x_then, then.clamp_min(0), text), x_then, then.clamp_min(0)
+            )
+    ours = process.ddim_step(x0.float(), eps.float(), end)
+    theirs = process.ddim_step(x0_then.float(), eps_then.float(), end)
+    arrived = (then <= end).view(-1, 1, 1, 1)  # the next state is the end itself: nothing to predict
+    theirs = torch.where(arrived, x_then, theirs)
+    gap = (now - then).float()
+    weight = (gap.mean() / gap).view(-1, 1, 1, 1)
+    difference = (ours - theirs).square()
+    return (weight * ((difference + recipe.huber_c**2).sqrt() - recipe.huber_c)).mean()
 
 
 @torch.no_grad()
@@ -244,80 +243,6 @@ def finished_by_teacher(
             teacher.unet, teacher.process, done.states[-1], text, timesteps=timesteps, empty=teacher.empty,
             guidance_scale=teacher.guidance_scale,
         ).float()  # fmt: skip
-
-
-def _frozen(training: Training, discriminator: nn.Module, *inputs: Any) -> Any:
-    """The discriminator's logits with gradients for its inputs only: unwrapped, so that no process waits for any of its own."""
-    network = training.accelerator.unwrap_model(discriminator)
-    network.requires_grad_(False)
-    try:
-        with training.autocast():
-            return network(*inputs)
-    finally:
-        network.requires_grad_(True)
-
-
-def true_pictures(lesson: Lesson, real_share: float, update: Update, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents of true pictures with their captions' text states; a share of them the teacher's.
-
-    As far as pictures are cached it is the one of the rollout's own caption, so that true and false differ in nothing else:
-    a caption met on one side only would give the answer away.
-    """
-    device = lesson.teacher.device
-    true, text = lesson.pool.final(rows).to(device), lesson.text(rows)
-    if lesson.latents is None:
-        return true, text
-    own = rows % len(lesson.source) % len(lesson.latents)
-    use = (update.rand() < real_share).view(-1, 1, 1, 1)
-    true = torch.where(use, lesson.latents[own].float().to(device), true)
-    return true, torch.where(use[..., 0], lesson.text(own), text)
-
-
-def _discriminate(
-    training: Training,
-    discriminator: Discriminator,
-    look: Look,
-    update: Update,
-    recipe: AdversarialRecipe,
-    fake_logits: list[Tensor],
-    true: tuple[Tensor, Tensor],
-) -> dict[str, Tensor | float]:
-    """One update of the discriminator: hinge, mismatched captions as a share of the fakes, R1 every few updates."""
-    latents, text = true
-    features, emb = look(latents, text)
-    with_r1 = recipe.r1_weight > 0 and update.index % recipe.r1_every == 0
-    inputs = [f.float().requires_grad_(with_r1) for f in features]
-    with training.autocast():
-        real_logits = discriminator(inputs, emb, text)
-    metrics: dict[str, Tensor | float] = {"discriminator_accuracy": accuracy(real_logits, fake_logits)}
-    wrong_logits = None
-    if recipe.mismatched_captions > 0:
-        # A true picture under its neighbour's caption is as false as a drawn one (unless that says so little that it fits): the
-        # discriminator must read.
-        wrong = max(1, round(recipe.mismatched_captions * len(text)))
-        shifted = text.roll(1, dims=0)[:wrong]
-        part = Look(look.lesson, look.autocast, look.t[:wrong], look.noise[:wrong])
-        with training.autocast():
-            wrong_logits = discriminator(*part(latents[:wrong], shifted), shifted)
-    loss = hinge_discriminator(real_logits, fake_logits, wrong_logits, recipe.mismatched_captions)
-    if with_r1:
-        penalty = r1_penalty(real_logits, inputs)
-        loss = loss + recipe.r1_weight * penalty
-        metrics["r1"] = penalty.detach()
-    training.optimise("discriminator", loss)
-    return {"discriminator": loss.detach(), **metrics}
-
-
-def _distillation_loss(training: Training, lesson: Lesson, picture: Tensor, text: Tensor, update: Update) -> Tensor:
-    """ADD's L_distil = c(t)·‖x0_student − x0_teacher(α_t·sg(x0_student) + σ_t·ε)‖² with c(t) = α_t (eq. 4)."""
-    teacher = lesson.teacher
-    t, noise = update.randint(teacher.process.num_train_timesteps), update.randn(*picture.shape[1:])
-    with torch.no_grad(), training.autocast():
-        x_t = teacher.process.add_noise(picture.detach(), noise, t)
-        guided = guided_predict(teacher.unet, x_t, t, text, teacher.empty, teacher.guidance_scale)
-        target, _ = teacher.process.to_x0_eps(guided, x_t, t)
-    alpha, _ = teacher.process.alpha_sigma(t)
-    return (alpha * (picture - target).square()).mean()
 
 
 # --- pictures of a run -------------------------------------------------------------------------------------------------

@@ -71,6 +71,21 @@ class Guided:
             return embed(self.text_encoder, self.tokenizer, captions, self.device)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What all phases learn from. Row i of the pool belongs to caption i of the source; `texts` are the pool's captions
+    embedded once, (N, L, D) float16; `latents` are final latents of true pictures, row i with caption i, or None."""
+
+    teacher: Guided
+    pool: Pool
+    source: Source
+    texts: Tensor
+    latents: Tensor | None = None
+
+    def text(self, rows: Tensor) -> Tensor:
+        return self.texts[rows.cpu()].float().to(self.teacher.device)
+
+
 def build_pool(
     teacher: Guided, source: Source, recipe: PoolRecipe, path: Path, *, fingerprint: str, autocast: Any, report: Report
 ) -> Pool:

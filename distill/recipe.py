@@ -1,9 +1,9 @@
 """Recipes: every training setting of every stage, as frozen dataclasses read from one YAML file.
 
 A recipe file holds one section a stage (`autoencoder`, `text_encoder`, `teacher`, `finetune`, `student`, `pool`, `prune`,
-`steps`, `adversarial`); a section or key left out takes the default written here. An unknown key or a value of the wrong type is
-refused before any work, with the names that would have been right. The resolved recipe is saved beside every result, so
-that a model folder says by itself how it was made.
+`steps`, `adversarial`, `alignment`, `decoder`); a section or key left out takes the default written here. An unknown key or a
+value of the wrong type is refused before any work, with the names that would have been right. The resolved recipe is saved
+beside every result, so that a model folder says by itself how it was made.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class Optimisation:
     checkpoint_minutes: float = key(5.0, "between two checkpoints")
     preview_images: int = key(32_000, "pictures seen between two grids of samples")
     cache_images: int = key(40_000, "pictures read (or rendered) and encoded once before the training")
+    keep_averages: bool = key(
+        False, "keep the first average's weights at every grid of samples, for a curve of quality over time"
+    )
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,11 @@ class PruneRecipe(Optimisation):
     """Phase 1: the pruned network learns the guided teacher's prediction at every timestep."""
 
     output_weight: float = key(1.0, "weight of the distance between the predictions")
+    random_conditioning: float = key(
+        0.0,
+        "largest share of pictures shown with another picture's caption, reached at the most noise (arXiv:2504.02011); costs a "
+        "guided pass of the teacher for each of them",
+    )
     feature_weight: float = key(0.0, "weight of the distance between block outputs; above 0 the teacher runs along")
     batch_size: int = 32
     images: int = 60_000
@@ -159,10 +167,20 @@ class StepsRecipe(Optimisation):
         "every step but the first aims at where the guided teacher goes from the student's own state there, in place of the "
         "pair's picture (Kohler et al. 2024, arXiv:2405.05224); costs guided passes of the teacher",
     )
-    perceptual_weight: float = key(
-        0.0,
-        "weight of the distance to the teacher's picture in the teacher's own features; above 0 its encoder runs along",
+    rollout: bool = key(
+        True,
+        "train every step but the first where the student itself arrives; false: at the teacher's picture, noised afresh",
     )
+    consistency_weight: float = key(
+        0.0,
+        "weight of guided consistency along the pool's trajectories: from two neighbouring states of one the student must reach "
+        "the same next few-step state (Song et al. 2023, arXiv:2303.01469; in segments, Kim et al. 2024, arXiv:2310.02279)",
+    )
+    perceptual_weight: float = key(0.0, "weight of the distance to the teacher's picture in features; 0 leaves it out")
+    perceptual_features: str = key(
+        "teacher", '"teacher": those of its own encoder; "lpips": the published network on decoded pictures'
+    )
+    perceptual_weights: str = key("", "folder that holds LPIPS's weights; empty: GENIN_METRIC_WEIGHTS, else a download")
     max_noise_timestep: int = key(
         60, "pictures are noised again up to this timestep before the teacher's encoder sees them"
     )
@@ -183,6 +201,11 @@ class AdversarialRecipe(StepsRecipe):
 
     perceptual_weight: float = 4.0
     adversarial_weight: float = key(0.1, "weight of the discriminator's word")
+    discriminator: str = key(
+        "teacher", 'where it looks: "teacher", its encoder on noised latents; "dinov2", on decoded pictures'
+    )
+    discriminator_weights: str = key("facebook/dinov2-small", "folder or hub name of the DINOv2")
+    multi_scale: bool = key(True, "a head on every one of those feature maps; false: on the finest alone")
     distillation_weight: float = key(0.0, "weight of the paper's distillation term; costs a guided pass of the teacher")
     matching_weight: float = key(
         0.0,
@@ -199,8 +222,45 @@ class AdversarialRecipe(StepsRecipe):
         0.0, "share of its fakes that are true pictures under other captions, which must say enough not to fit"
     )
     real_share: float = key(1.0, "share of its true side that is data; the rest are the teacher's pictures")
+    alignment_weight: float = key(
+        0.0, "weight of the picture's own caption being told among others, by the model below"
+    )
+    alignment_model: str = key("", "folder or hub name of a CLIP; empty: one trained on the set (section alignment)")
     images: int = 60_000
     lr: float = 4e-4
+
+
+@dataclass(frozen=True)
+class AlignmentRecipe(Optimisation):
+    """A small model of pictures and texts, trained on the set where `adversarial.alignment_weight` asks for one."""
+
+    width: int = key(48, "channels of its finest level")
+    embedding: int = key(128, "size of the space that pictures and texts share")
+    noise: float = key(0.2, "standard deviation of noise on the latents in training")
+    batch_size: int = 128
+    lr: float = 1e-3
+    images: int = 120_000
+
+
+@dataclass(frozen=True)
+class DecoderRecipe(Optimisation):
+    """Phase 4: a tiny decoder in place of the teacher's, from true pictures and the student's own latents."""
+
+    channels: int = key(16, "its width")
+    blocks: tuple[int, ...] = key(
+        (4, 4, 0), "its residual blocks a level, the coarsest first; each further level doubles the side"
+    )
+    edge_weight: float = key(0.5, "weight of the loss on differences between neighbouring pixels")
+    adversarial_weight: float = key(0.02, "weight of the word of a discriminator that sees pictures; 0 leaves it out")
+    discriminator_channels: int = key(32, "width of its finest level")
+    discriminator_lr: float = key(5e-4, "its learning rate")
+    r1_weight: float = key(1.0, "weight of the gradient penalty on true pictures")
+    r1_every: int = key(8, "updates from one penalty to the next")
+    latent_noise: float = key(0.05, "standard deviation of noise on the latents of true pictures")
+    batch_size: int = 32
+    lr: float = 1e-3
+    images: int = 0
+    cache_images: int = 24_000
 
 
 @dataclass(frozen=True)
@@ -214,11 +274,20 @@ class Recipe:
     prune: PruneRecipe = field(default_factory=PruneRecipe)
     steps: StepsRecipe = field(default_factory=StepsRecipe)
     adversarial: AdversarialRecipe = field(default_factory=AdversarialRecipe)
+    alignment: AlignmentRecipe = field(default_factory=AlignmentRecipe)
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, ready for YAML and JSON."""
         return typing.cast("dict[str, Any]", plain(dataclasses.asdict(self)))
 
+
+# What settings that are names may be.
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "mixed_precision": ("bf16", "no"),
+    "perceptual_features": ("teacher", "lpips"),
+    "discriminator": ("teacher", "dinov2"),
+}
 
 # Smallest and largest value of the settings that have one, by name, in whatever section. Others are at least 0.
 LIMITS: Mapping[str, tuple[float, float]] = {
@@ -226,9 +295,19 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(
         ("size", "channels", "latent_channels", "layers", "heads", "hidden_size", "layers_per_block"), (1, 1e6)
     ),
-    **dict.fromkeys(("head_dim", "norm_groups", "discriminator_hidden"), (1, 1e6)),
     **dict.fromkeys(
-        ("ema_decays", "caption_dropout", "lr_final_fraction", "mismatched_captions", "real_share"), (0, 1)
+        ("head_dim", "norm_groups", "discriminator_hidden", "discriminator_channels", "width", "embedding"), (1, 1e6)
+    ),
+    **dict.fromkeys(
+        (
+            "ema_decays",
+            "caption_dropout",
+            "lr_final_fraction",
+            "mismatched_captions",
+            "real_share",
+            "random_conditioning",
+        ),
+        (0, 1),
     ),
     "image_size": (8, 8192),
     "max_length": (3, 10_000),
@@ -289,7 +368,10 @@ def _parse(cls: type[T], data: Any, prefix: str, path: Path) -> T:
 
 
 def _within(key: str, value: Any, name: str, path: Path) -> Any:
-    """A value within its limits. Errors: InputError that names them."""
+    """A value within its limits or choices. Errors: InputError that names them."""
+    if key in CHOICES and value not in CHOICES[key]:
+        allowed = " or ".join(CHOICES[key])
+        raise InputError(f"'{name}' must be {allowed}, not {value!r}", where=path)
     low, high = LIMITS.get(key, (0, float("inf")))
     numbers = value if isinstance(value, tuple) else (value,)
     if isinstance(value, tuple) and not value:

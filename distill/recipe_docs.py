@@ -100,6 +100,8 @@ def _lost(pruning: Pruning) -> Iterator[str]:
         yield "the deepest level"
     if pruning.attention_levels:
         yield f"the attention of level {' and '.join(map(str, pruning.attention_levels))} (0 is the finest)"
+    if pruning.top_width < 1:
+        yield f"{1 - pruning.top_width:.0%} of the channels of the finest level".replace("%", " %")
     if pruning.width < 1:
         yield f"{1 - pruning.width:.0%} of the channels below the finest level".replace("%", " %")
 

@@ -32,6 +32,11 @@ class Pruning:
     deepest_level: bool = False
     attention_levels: tuple[int, ...] = ()  # levels, 0 at the top, that lose their attention
     width: float = 1.0  # share of their channels that the levels below the top keep
+    top_width: float = 1.0  # and the top: most of the multiply-adds, and the sharpness of edges
+
+    @property
+    def narrows(self) -> bool:
+        return self.width < 1 or self.top_width < 1
 
 
 PRESETS: Mapping[str, Pruning] = {
@@ -42,6 +47,8 @@ PRESETS: Mapping[str, Pruning] = {
     "bk-small-fast": Pruning(middle=True, attention_levels=(0,)),
     "bk-small-conv": Pruning(middle=True, attention_levels=(0, 1)),
     "bk-small-narrow": Pruning(middle=True, attention_levels=(0, 1), width=0.75),
+    "bk-small-narrower": Pruning(middle=True, attention_levels=(0, 1), width=0.625),
+    "bk-small-slim": Pruning(middle=True, attention_levels=(0, 1), width=0.75, top_width=0.75),
 }
 
 
@@ -74,10 +81,13 @@ def student_config(teacher: Mapping[str, Any], pruning: Pruning) -> dict[str, An
             "without its attention the student would not hear the caption",
             remedy="choose a preset that keeps attention: bk-base, bk-small or bk-tiny",
         )
-    if pruning.width < 1:
+    if pruning.narrows:
         top, *deeper = config["block_out_channels"]
         groups = config["norm_num_groups"]
-        config["block_out_channels"] = (top, *(narrowed(width, pruning.width, groups) for width in deeper))
+        if pruning.top_width < 1:  # diffusers would narrow the time embedding with the top
+            config["time_embedding_dim"] = config.get("time_embedding_dim") or 4 * top
+        widths = narrowed(top, pruning.top_width, groups), *(narrowed(width, pruning.width, groups) for width in deeper)
+        config["block_out_channels"] = widths
     return config
 
 
@@ -90,7 +100,7 @@ def build_student(teacher: Any, name: str) -> tuple[nn.Module, float]:
     source = teacher.state_dict()
     layers = _layers(teacher.config)
     last_pair = layers if pruning.one_pair_per_level else None
-    if pruning.width < 1:
+    if pruning.narrows:
         narrower = Narrowing.to(student.config["block_out_channels"], source, teacher.config, layers)
         source = {key: narrower.cut(key, value) for key, value in source.items()}
     state: dict[str, Tensor] = student.state_dict()
@@ -102,6 +112,20 @@ def build_student(teacher: Any, name: str) -> tuple[nn.Module, float]:
             copied += value.numel()
     student.load_state_dict(state)
     return student, copied / sum(value.numel() for value in state.values())
+
+
+def narrowed_state(student: Any, wider: Any) -> dict[str, Tensor] | None:
+    """A wider UNet's weights cut to a student of the same blocks; None where they differ in more than widths."""
+    state, config = wider.state_dict(), wider.config
+    if list(config["block_out_channels"]) == list(student.config["block_out_channels"]):
+        cut = dict(state)
+    elif any(a < b for a, b in zip(config["block_out_channels"], student.config["block_out_channels"], strict=False)):
+        return None
+    else:
+        narrower = Narrowing.to(student.config["block_out_channels"], state, config, _layers(config))
+        cut = {key: narrower.cut(key, value) for key, value in state.items()}
+    wanted = {key: value.shape for key, value in student.state_dict().items()}
+    return cut if {key: value.shape for key, value in cut.items()} == wanted else None
 
 
 def teacher_key(key: str, *, last_pair: int | None, shift: int) -> str:

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from genin.distill.checkpoints import check_settings, read_rows, write_checkpoint, write_rows
+from genin.distill.checkpoints import check_settings, keep_average, read_rows, write_checkpoint, write_rows
 from genin.distill.health import ROLLBACKS, Alarm, Row, not_finite, watch
 from genin.distill.host import interruptible, keep_freed_memory
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
@@ -388,6 +388,9 @@ class Training:
         from genin.distill.previews import plot_curves
 
         plot_curves(self.history, self.folder / f"{self.stage}.curves.png", title=self.stage)
+        if self.settings.keep_averages and self.averages:
+            first = next(iter(self.averages.values())).module
+            keep_average(self.folder / f"{self.stage}.average-{self.images_seen:08d}.safetensors", first)
         if preview is not None:
             preview(self.folder / f"{self.stage}.samples-{self.images_seen:08d}.png")
 

@@ -20,9 +20,13 @@ from genin.cli import run  # noqa: E402
 from genin.distill import health, phases, recipe_docs, training  # noqa: E402
 from genin.distill.distillation import Budget  # noqa: E402
 from genin.distill.model_folder import load_model_folder, save_model_folder  # noqa: E402
-from genin.distill.phases import Lesson, true_pictures  # noqa: E402
-from genin.distill.pool import Pool, _generator  # noqa: E402
+from genin.distill.pool import (  # noqa: E402
+    Lesson,
+    Pool,
+    _generator,
+)
 from genin.distill.recipe import Recipe, load_recipe  # noqa: E402
+from genin.distill.terms import true_pictures  # noqa: E402
 from genin.distill.training import Training, Update  # noqa: E402
 
 RECIPE = """
@@ -435,8 +439,8 @@ def test_a_tuned_teacher_differs_where_it_should(
 
 
 def test_a_budget_is_shared_out() -> None:
-    budget = Budget(10)
     phases = ("prune", "steps", "adversarial")
+    budget = Budget(10, phases)
     assert sum(budget.of(part, budget.of("pool") or 0) or 0 for part in phases) == pytest.approx(7)
     assert sum(budget.of(part, pool_minutes=1) or 0 for part in phases) == pytest.approx(9)
     assert Budget(10, ["prune"]).of("prune", pool_minutes=2) == pytest.approx(8)

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from genin.distill.discriminator import build_discriminator, encoder_features  # noqa: E402
+from genin.distill.discriminator import Discriminator, encoder_features  # noqa: E402
 from genin.distill.losses import (  # noqa: E402
     accuracy,
     distribution_matching,
@@ -101,7 +101,7 @@ def test_encoder_features_are_the_unets_own(unet: object) -> None:
 
 
 def test_the_discriminator_learns_heads_only_and_reads_time_and_text(unet: object) -> None:
-    heads = build_discriminator(unet, 16)
+    heads = Discriminator((32, 64, 64), 16, 128, 16)
     x, t, text = torch.randn(2, 4, 8, 8, requires_grad=True), torch.tensor([3, 900]), torch.randn(2, 5, 16)
     features, emb = encoder_features(unet, x, t, text)
     logits = heads(features, emb, text)

@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from genin.benchmarks.model_facts import unet_cost  # noqa: E402
-from genin.distill.student import PRESETS, build_student, student_config, teacher_key  # noqa: E402
+from genin.distill.narrow import _fewer_sinusoids  # noqa: E402
+from genin.distill.student import PRESETS, build_student, narrowed_state, student_config, teacher_key  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
 
@@ -71,36 +72,74 @@ def test_published_sizes_of_stable_diffusion_1_5() -> None:
         assert macs > 0
 
 
-def test_a_narrower_student_is_the_wide_one_where_the_rest_carries_nothing() -> None:
+@pytest.mark.parametrize(("name", "levels"), [("bk-small-narrow", (1,)), ("bk-small-slim", (0, 1))])
+def test_a_narrower_student_is_the_wide_one_where_the_rest_carries_nothing(name: str, levels: tuple[int, ...]) -> None:
     """Every index of every weight: channels that nothing writes leave without a trace. Normalisation, whose statistics
-    they would enter, is taken out of both."""
+    they would enter, is taken out of both, and the timestep's sinusoids, which fewer can only come near to."""
     from diffusers import UNet2DConditionModel
     from diffusers.models.resnet import ResnetBlock2D
 
     torch.manual_seed(2)
     wide = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 32), layers_per_block=2, cross_attention_dim=24, norm_num_groups=8,
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=2, cross_attention_dim=24, norm_num_groups=8,
         attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), time_embedding_dim=20,
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), resnet_time_scale_shift="scale_shift",
         addition_embed_type="text", addition_embed_type_num_heads=4,
     )  # fmt: skip
-    dead = torch.arange(8) * 4 + torch.randint(0, 4, (8,))  # one of the four of each group
+    width = {0: 32, 1: 64}
+    dead = {level: _one_in_four(width[level]) for level in levels}
     with torch.no_grad():
-        for block in (wide.down_blocks[1], wide.up_blocks[0]):
-            for name, weight in block.named_parameters():
-                if any(part in name for part in ("conv", "time_emb_proj")):  # samplers' layers are called conv, too
-                    rows = torch.cat([dead, dead + 32]) if "time_emb_proj" in name else dead
-                    weight[rows] = 0
-    cut, whole = build_student(wide, "bk-small-narrow")[0], build_student(wide, "bk-small-conv")[0]
+        wide.time_embedding.linear_1.weight.zero_()
+        if 0 in levels:
+            wide.conv_in.weight[dead[0]] = 0
+            wide.conv_in.bias[dead[0]] = 0
+        for level in levels:
+            for block in (wide.down_blocks[level], wide.up_blocks[1 - level]):
+                for key, weight in block.named_parameters():
+                    if any(part in key for part in ("conv", "time_emb_proj")):  # samplers' layers are called conv, too
+                        rows = dead[level]
+                        weight[torch.cat([rows, rows + width[level]]) if "time_emb_proj" in key else rows] = 0
+    cut, whole = build_student(wide, name)[0], build_student(wide, "bk-small-conv")[0]
     for network in (cut, whole):
+        network.conv_norm_out = torch.nn.Identity()
         for module in list(network.modules()):
             if isinstance(module, ResnetBlock2D):
                 module.norm1 = module.norm2 = torch.nn.Identity()
     x, t, text = torch.randn(2, 4, 8, 8), torch.tensor([300, 700]), torch.randn(2, 7, 24)
     with torch.no_grad():
         out, expected = cut(x, t, text).sample, whole(x, t, text).sample
-    assert cut.config["block_out_channels"] == (16, 24)
+    assert cut.config["block_out_channels"] == (24 if 0 in levels else 32, 48)
     assert torch.allclose(out, expected, atol=1e-5 * expected.abs().max().item())
+
+
+def _one_in_four(width: int) -> torch.Tensor:
+    """Channels that go when a quarter does: one of each of eight groups' four, two of their eight."""
+    size = width // 8
+    picked = [torch.randperm(size)[: size // 4] + group * size for group in range(8)]
+    return torch.cat(picked)
+
+
+def test_fewer_sinusoids_tell_the_time_about_as_well_with_weights_of_ordinary_size() -> None:
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    torch.manual_seed(0)
+    weight = torch.randn(20, 64) / 8
+    fewer = _fewer_sinusoids(weight, 48)
+    before, after = (
+        get_timestep_embedding(torch.arange(1000), size, flip_sin_to_cos=True, downscale_freq_shift=0)
+        for size in (64, 48)
+    )
+    wanted, found = before @ weight.T, after @ fewer.T
+    assert float((found - wanted).std() / wanted.std()) < 0.5 and float(fewer.abs().max()) < 3
+    assert _fewer_sinusoids(weight, 64) is weight
+
+
+def test_a_wider_student_is_cut_to_a_narrower_one_and_others_are_not(teacher: Any) -> None:
+    wide, narrow = build_student(teacher, "bk-small-conv")[0], build_student(teacher, "bk-small-narrow")[0]
+    cut = narrowed_state(narrow, wide)
+    assert cut is not None and all(cut[key].shape == value.shape for key, value in narrow.state_dict().items())
+    assert narrowed_state(wide, narrow) is None  # nothing makes up channels
+    assert narrowed_state(build_student(teacher, "bk-small")[0], wide) is None  # nor attention
 
 
 def test_bad_students_are_refused(teacher: Any) -> None:

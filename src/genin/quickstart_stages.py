@@ -157,7 +157,7 @@ def save_untrained(run: Run, recipe: Recipe, source: Source) -> None:
     teacher = load_model_folder(run.teacher_path)
     torch.manual_seed(recipe.pool.seed)
     unet, _ = build_student(teacher.unet, recipe.student.name)
-    folder = student_folder(teacher, unet, run.untrained_path, recipe, source, run.teacher_path, 0)
+    folder = student_folder(teacher, unet, teacher.vae, run.untrained_path, recipe, source, run.teacher_path, 0)
     save_model_folder(folder, run.untrained_path)
 
 

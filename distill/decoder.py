@@ -1,0 +1,243 @@
+"""Phase 4: a tiny decoder, which draws the student's latents in fewer operations than one step of its UNet.
+
+In a pipeline of few steps the decoder is a large part of the time, and the teacher's was made for pictures of many steps.
+This one is diffusers' `AutoencoderTiny` again, narrower, and learns from two sorts of pairs: latents of true pictures with those
+pictures, and latents that the student itself has drawn with the teacher's decoding of them. A small discriminator, which
+sees true pictures on its other side, keeps edges sharp where a distance in pixels would average them (as in VQGAN: Esser
+et al. 2021, arXiv:2012.09841, section 3.1).
+
+The encoder stays the teacher's where that is an `AutoencoderTiny`, too; else a tiny one is trained beside the decoder to give
+the teacher's latents, so that the student's folder is whole.
+
+Not here: the first autoencoder, whose latents everything lives in (`autoencoder`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from genin.distill.autoencoder import decode, edge_loss, encode
+from genin.distill.discriminator import PixelDiscriminator
+from genin.distill.losses import accuracy, hinge_discriminator, hinge_generator, r1_penalty
+from genin.distill.model_folder import ModelFolder
+from genin.distill.phases import walk
+from genin.distill.pool import Lesson
+from genin.distill.previews import save_grid, to_uint8
+from genin.distill.recipe import DecoderRecipe
+from genin.distill.sources import load_pictures, to_tensor
+from genin.distill.terms import RAMP_SHARE
+from genin.distill.training import Training, Update
+from genin.runtimes.errors import InputError
+
+
+def build_tiny(vae: Any, recipe: DecoderRecipe, factor: int) -> Any:
+    """An `AutoencoderTiny` with an untrained small decoder for final latents of `vae`, whose sides are a `factor`th of a picture's.
+
+    Errors: InputError if the recipe's levels do not make that factor.
+    """
+    from diffusers import AutoencoderTiny
+
+    levels = len(recipe.blocks)
+    if 2 ** (levels - 1) != factor:
+        what = (
+            f"decoder.blocks has {levels} levels, which enlarge {2 ** (levels - 1)} times; this teacher needs {factor}"
+        )
+        raise InputError(what, remedy=f"give it {factor.bit_length()} numbers, the coarsest level first")
+    config = vae.config
+    copied = isinstance(vae, AutoencoderTiny)
+    tiny = AutoencoderTiny(
+        encoder_block_out_channels=config.encoder_block_out_channels if copied else (recipe.channels,) * levels,
+        num_encoder_blocks=config.num_encoder_blocks if copied else (1, *recipe.blocks[:0:-1]),
+        decoder_block_out_channels=(recipe.channels,) * levels,
+        num_decoder_blocks=tuple(recipe.blocks),
+        latent_channels=config.latent_channels,
+        act_fn="relu",
+        # A decoder of another kind has its own idea of raw latents; the tiny one reads the final ones as they are.
+        scaling_factor=config.scaling_factor if copied else 1.0,
+    )
+    if copied:
+        tiny.encoder.load_state_dict(vae.encoder.state_dict())
+    return tiny
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Final latents, (N, C, h, w) float16, and what they should look like, (N, H, W, 3) uint8. The first `true` pairs are of true
+    pictures, the others the student's own."""
+
+    latents: Tensor
+    pictures: NDArray[np.uint8]
+    true: int
+
+    def of(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        rows = rows.cpu()
+        return self.latents[rows].to(device).float(), to_tensor(self.pictures[rows.numpy()], device)
+
+
+@torch.no_grad()
+def make_pairs(
+    training: Training,
+    student: nn.Module,
+    lesson: Lesson,
+    vae: Any,
+    image_size: int,
+    step_counts: Sequence[int],
+    count: int,
+) -> Pairs:
+    """`count` true pictures with their latents, and as many of the student's, at each number of steps in turn."""
+    count = min(count, len(lesson.pool))
+    pictures = load_pictures(lesson.source, count, image_size)
+    scale = float(vae.config.scaling_factor)
+    latents, drawn, decoded = [], [], []
+    for start in range(0, len(pictures), 256):
+        latents.append((encode(vae, to_tensor(pictures[start : start + 256], training.device)) * scale).half().cpu())
+    process = lesson.teacher.process
+    for index, start in enumerate(range(0, count, 64)):
+        rows = torch.arange(start, min(start + 64, count))
+        timesteps = process.trailing_timesteps(step_counts[index % len(step_counts)])
+        with training.autocast():
+            done = walk(student, process, lesson.pool.noise(rows).to(training.device), lesson.text(rows), timesteps)
+        final = done.pictures[-1].float()
+        drawn.append(final.half().cpu())
+        decoded.append(to_uint8(decode(vae, final).cpu().numpy()))
+    return Pairs(torch.cat([*latents, *drawn]), np.concatenate([pictures, *decoded]), len(pictures))
+
+
+def decoder_step(
+    training: Training,
+    tiny: Any,
+    decoder: nn.Module,
+    pairs: Pairs,
+    recipe: DecoderRecipe,
+    judge: nn.Module | None,
+    encoder: nn.Module | None,
+) -> Callable[[Update], Any]:
+    """L1 on pixels + edge_weight·L1 on their differences + adversarial_weight·L_adv; half of every batch are true pictures.
+
+    `encoder` is the tiny autoencoder's own where it learns along: L2 to the teacher's latents of the true half.
+    """
+    scale = float(tiny.config.scaling_factor)
+
+    def step(update: Update) -> dict[str, Tensor | float]:
+        half = max(1, update.batch // 2)
+        rows, own = (
+            update.randint(pairs.true)[:half],
+            update.randint(len(pairs.latents) - pairs.true)[half:] + pairs.true,
+        )
+        latents, pictures = pairs.of(torch.cat([rows, own]), training.device)
+        # The student's latents bring their own errors along; true ones are given some.
+        noise = recipe.latent_noise * update.randn(*latents.shape[1:])
+        noise[half:] = 0
+        with training.autocast():
+            decoded = decoder((latents + noise) / scale).float()
+        pixel, edge = (decoded - pictures).abs().mean(), edge_loss(decoded, pictures)
+        loss = pixel + recipe.edge_weight * edge
+        mse = (decoded.detach()[:half] - pictures[:half]).square().mean()
+        metrics: dict[str, Tensor | float] = {
+            "pixel": pixel.detach(), "edge": edge.detach(), "psnr_db": 10 * torch.log10(4.0 / mse)
+        }  # fmt: skip
+        if judge is not None:
+            metrics |= _judge(training, judge, pictures[:half], decoded.detach(), update, recipe)
+            judge.requires_grad_(False)
+            with training.autocast():
+                word = hinge_generator(training.accelerator.unwrap_model(judge)(decoded))
+            judge.requires_grad_(True)
+            ramp = min(1.0, training.progress / RAMP_SHARE) * training.dial("adversarial")
+            loss = loss + ramp * recipe.adversarial_weight * word
+            metrics["adversarial"] = word.detach()
+        if encoder is not None:
+            with training.autocast():
+                distance = (encoder(pictures[:half]).float() * scale - latents[:half]).square().mean()
+            metrics |= {"latents": distance.detach(), "encoder_grad_norm": training.optimise("encoder", distance)}
+        norm = training.optimise("decoder", loss)
+        return {"loss": loss.detach(), **metrics, "grad_norm": norm}
+
+    return step
+
+
+def _judge(
+    training: Training, judge: nn.Module, true: Tensor, drawn: Tensor, update: Update, recipe: DecoderRecipe
+) -> dict[str, Tensor | float]:
+    """One update of the discriminator: hinge, and R1 every few updates."""
+    with_r1 = recipe.r1_weight > 0 and update.index % recipe.r1_every == 0
+    true = true.clone().requires_grad_(with_r1)
+    with training.autocast():
+        real_logits, fake_logits = judge(true), judge(drawn)
+    loss = hinge_discriminator(real_logits, fake_logits)
+    metrics: dict[str, Tensor | float] = {"discriminator_accuracy": accuracy(real_logits, fake_logits)}
+    if with_r1:
+        penalty = r1_penalty(real_logits, [true])
+        loss = loss + recipe.r1_weight * penalty
+        metrics["r1"] = penalty.detach()
+    training.optimise("discriminator", loss)
+    return {"discriminator": loss.detach(), **metrics}
+
+
+def train_decoder(
+    training: Training,
+    student: nn.Module,
+    lesson: Lesson,
+    teacher: ModelFolder,
+    recipe: DecoderRecipe,
+    step_counts: Sequence[int],
+    *,
+    earlier: Any = None,
+    resume: bool = False,
+) -> Any:
+    """The phase; returns the tiny autoencoder with its averaged weights. `earlier` is one to go on from, where its shape fits."""
+    vae, image_size = teacher.vae, teacher.image_size
+    torch.manual_seed(recipe.seed)
+    tiny = build_tiny(vae, recipe, image_size // int(lesson.pool.states.shape[-1]))
+    if earlier is not None and {k: v.shape for k, v in earlier.state_dict().items()} == {
+        k: v.shape for k, v in tiny.state_dict().items()
+    }:
+        tiny.load_state_dict(earlier.state_dict())
+    decoder = training.add("decoder", tiny.decoder.to(memory_format=torch.channels_last))
+    encoder = None if type(vae) is type(tiny) else training.add("encoder", tiny.encoder)
+    judge = None
+    if recipe.adversarial_weight > 0:
+        judge = training.add(
+            "discriminator", PixelDiscriminator(recipe.discriminator_channels), lr=recipe.discriminator_lr, betas=(0.0, 0.99),
+            average=False, compiled=False,
+        )  # fmt: skip
+    if resume:
+        training.resume()
+    if training.progress < 1:
+        pairs = make_pairs(training, student, lesson, vae, image_size, step_counts, recipe.cache_images)
+        training.run(
+            decoder_step(training, tiny, decoder, pairs, recipe, judge, encoder),
+            _preview(training, vae, pairs, float(tiny.config.scaling_factor)),
+        )
+    finished = copy.deepcopy(tiny)
+    finished.decoder.load_state_dict(training.average_of("decoder").state_dict())
+    if encoder is not None:
+        finished.encoder.load_state_dict(training.average_of("encoder").state_dict())
+    return finished.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
+
+
+def _preview(training: Training, vae: Any, pairs: Pairs, scale: float) -> Callable[[Path], None]:
+    """A grid writer: true pictures, the teacher's decoding and the tiny one; then the student's latents by both decoders."""
+    rows = torch.arange(10)
+    own = rows + pairs.true
+
+    def preview(path: Path) -> None:
+        tiny: Any = training.average_of("decoder")
+        grid = [pairs.pictures[rows.numpy()]]
+        with torch.no_grad():
+            for latents in (
+                pairs.latents[rows].to(training.device).float(),
+                pairs.latents[own].to(training.device).float(),
+            ):
+                grid += [to_uint8(part.float().cpu().numpy()) for part in (decode(vae, latents), tiny(latents / scale))]
+        save_grid(grid, path, scale=3)
+
+    return preview

@@ -1,0 +1,121 @@
+"""The tiny decoder: whose encoder it keeps, what it learns from, that it fits into the student's folder and its bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from genin.cli import run  # noqa: E402
+from genin.distill.decoder import build_tiny  # noqa: E402
+from genin.distill.discriminator import PixelDiscriminator  # noqa: E402
+from genin.distill.model_folder import load_model_folder, save_model_folder  # noqa: E402
+from genin.distill.recipe import DecoderRecipe  # noqa: E402
+from genin.runtimes.errors import InputError  # noqa: E402
+
+RECIPE = """
+pool: {size: 16, teacher_steps: 2, batch_size: 16}
+prune: {images: 0}
+steps: {images: 8, batch_size: 8, held_out_images: 0, step_counts: [2, 1]}
+adversarial: {images: 0}
+decoder: {images: 64, batch_size: 8, channels: 8, blocks: [1, 1, 0], cache_images: 16, r1_every: 2, lr: 0.003}
+"""
+
+
+def distil(teacher: Path, recipe: Path, out: Path, *more: str) -> int:
+    arguments = ["--teacher", str(teacher), "--data", "builtin:world", "--student", "bk-small"]
+    return run(["distill", *arguments, "--recipe", str(recipe), "--out", str(out), *more])
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("decoder") / "tiny.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def student(tiny_model_folder: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("distilled") / "student"
+    assert distil(tiny_model_folder, recipe, out) == 0
+    return out
+
+
+def test_the_student_has_a_smaller_decoder_and_its_teachers_encoder(student: Path, tiny_model_folder: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    teacher, found = load_model_folder(tiny_model_folder).vae, load_model_folder(student).vae
+    for name, value in teacher.encoder.state_dict().items():
+        assert torch.equal(value, found.encoder.state_dict()[name])
+    sizes = [sum(weight.numel() for weight in vae.decoder.parameters()) for vae in (found, teacher)]
+    assert sizes[0] < sizes[1] and found.config.scaling_factor == teacher.config.scaling_factor
+    pipeline = StableDiffusionPipeline.from_pretrained(student)
+    [picture] = pipeline("a ninja", num_inference_steps=2, guidance_scale=1.0, output_type="np").images
+    assert picture.shape == (64, 64, 3)
+    info = json.loads((student / "genin.json").read_text(encoding="utf-8"))
+    assert info["recipe"]["decoder"]["channels"] == 8 and info["images_seen"] == 8  # the UNet's alone
+
+
+def test_it_learns(student: Path) -> None:
+    rows = [json.loads(line) for line in (student / "training" / "decoder.log.jsonl").read_text().splitlines()]
+    assert rows[-1].keys() >= {"pixel", "edge", "psnr_db", "adversarial", "discriminator", "r1"}
+    assert (student / "training" / "decoder.samples-00000064.png").is_file()
+
+
+def test_a_decoder_goes_on_from_an_earlier_one_and_stays_where_none_is_trained(
+    student: Path, tiny_model_folder: Path, recipe: Path, tmp_path: Path
+) -> None:
+    before = load_model_folder(student).vae.state_dict()
+    still = tmp_path / "still.yaml"
+    still.write_text(RECIPE.replace("lr: 0.003", "lr: 0"), encoding="utf-8")
+    none = tmp_path / "none.yaml"
+    none.write_text(RECIPE[: RECIPE.index("decoder:")], encoding="utf-8")
+    for name, path in {"still": still, "none": none}.items():
+        assert distil(tiny_model_folder, path, tmp_path / name, "--init", str(student)) == 0
+        after = load_model_folder(tmp_path / name).vae.state_dict()
+        assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
+
+
+def test_the_decoder_alone_can_be_trained_for_a_finished_student(
+    student: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "alone.yaml"
+    path.write_text(RECIPE.replace("steps: {images: 8", "steps: {images: 0"), encoding="utf-8")
+    assert distil(tiny_model_folder, path, tmp_path / "alone", "--init", str(student)) == 0
+    before, after = load_model_folder(student), load_model_folder(tmp_path / "alone")
+    assert all(torch.equal(a, b) for a, b in zip(before.unet.parameters(), after.unet.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before.vae.parameters(), after.vae.parameters(), strict=True))
+
+
+def test_a_teacher_of_another_kind_gets_a_tiny_encoder_too(
+    tiny_model_folder: Path, recipe: Path, tmp_path: Path
+) -> None:
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    model: Any = load_model_folder(tiny_model_folder)
+    model.vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4, norm_num_groups=4, scaling_factor=0.2,
+    )  # fmt: skip
+    save_model_folder(model, tmp_path / "teacher")
+    assert distil(tmp_path / "teacher", recipe, tmp_path / "out") == 0
+    vae = load_model_folder(tmp_path / "out").vae
+    assert type(vae).__name__ == "AutoencoderTiny" and vae.config.scaling_factor == 1.0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "training" / "decoder.log.jsonl").read_text().splitlines()]
+    assert rows[-1]["latents"] > 0
+
+
+def test_levels_must_make_the_teachers_factor(tiny_model_folder: Path) -> None:
+    vae = load_model_folder(tiny_model_folder).vae
+    with pytest.raises(InputError, match=r"3 levels, which enlarge 4 times; this teacher needs 8"):
+        build_tiny(vae, DecoderRecipe(), 8)
+
+
+def test_a_discriminator_of_pictures_sees_them_at_two_scales() -> None:
+    fine, coarse = PixelDiscriminator(8)(torch.randn(2, 3, 64, 64))
+    assert fine.shape == (2, 1, 16, 16) and coarse.shape == (2, 1, 8, 8)
