@@ -72,7 +72,7 @@ def train_set_aligner(
     """Train the towers on latents (N, C, h, w) with their captions' states (N, L, D), row by row; noised, so that they do not
     learn to tell a student's fine faults."""
     torch.manual_seed(recipe.seed)
-    towers: Any = training.add("aligner", Towers(latents.shape[1], texts.shape[-1], recipe.width, recipe.embedding))
+    towers: Any = training.add("aligner", Towers(latents.shape[1], texts.shape[-1], recipe.channels, recipe.embedding))
     if resume:
         training.resume()
 

@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from genin.runtimes.errors import InputError
 from genin.runtimes.options import model_path
+
+if TYPE_CHECKING:
+    from genin.distill.student import Pruning
 
 FILE = click.Path(path_type=Path)
 # Scenes of the endless built-in world that a training draws from.
@@ -137,18 +140,17 @@ def distill_command(
     grids are written to OUT/training while it runs.
     """
     from genin.distill.recipe import StudentRecipe, load_recipe
-    from genin.distill.student import PRESETS
-    from genin.runtimes.options import check_choice
+    from genin.distill.student import pruning_of
 
     recipe = load_recipe(recipe_file)
     if student_name is not None:
         recipe = dataclasses.replace(recipe, student=StudentRecipe(name=student_name))
-    check_choice(recipe.student.name, tuple(PRESETS), "student")
+    pruning = pruning_of(recipe.student)
     path = model_path(ctx.obj, teacher)
     if dry_run:
         if init is not None:
             raise InputError("--dry-run counts a preset, --init has no part in it", remedy="leave one of them out")
-        _report(_student_cost(path, recipe.student.name), as_json)
+        _report({"student": str(recipe.student), **_student_cost(path, pruning)}, as_json)
         return
     if data is None:
         raise InputError("--data is missing", remedy="give a dataset folder or builtin:world (or --dry-run)")
@@ -162,20 +164,19 @@ def distill_command(
     _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, as_json)
 
 
-def _student_cost(teacher: Path, name: str) -> dict[str, Any]:
+def _student_cost(teacher: Path, pruning: Pruning) -> dict[str, Any]:
     """Parameters and multiply-adds of teacher and student, from the teacher's config alone."""
     from diffusers import UNet2DConditionModel
 
     from genin.benchmarks.model_facts import max_tokens, unet_cost
-    from genin.distill.student import PRESETS, student_config
+    from genin.distill.student import student_config
 
     if not (teacher / "unet" / "config.json").is_file():
         raise InputError("not a model folder", where=teacher, remedy="give a diffusers model folder")
     config = dict(UNet2DConditionModel.load_config(teacher / "unet"))
     tokens = max_tokens(teacher)
-    before, after = unet_cost(config, tokens=tokens), unet_cost(student_config(config, PRESETS[name]), tokens=tokens)
+    before, after = unet_cost(config, tokens=tokens), unet_cost(student_config(config, pruning), tokens=tokens)
     return {
-        "student": name,
         "teacher_parameters": before[0],
         "teacher_macs": before[1],
         "student_parameters": after[0],

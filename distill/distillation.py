@@ -35,7 +35,7 @@ from genin.distill.phases import prune_step, steps_step, student_preview
 from genin.distill.pool import Guided, Lesson, Pool, build_pool, pool_settings
 from genin.distill.recipe import AdversarialRecipe, Optimisation, Recipe, StepsRecipe
 from genin.distill.sources import Source, joined_licences
-from genin.distill.student import PRESETS, build_student, narrowed_state
+from genin.distill.student import build_student, narrowed_state, pruning_of
 from genin.distill.teacher import cache_latents
 from genin.distill.terms import (
     AddDistillation,
@@ -99,8 +99,8 @@ def distill(
     if model.info.get("kind") == "student":
         raise InputError("a student cannot teach", where=teacher_path, remedy="give the teacher it was distilled from")
     torch.manual_seed(recipe.pool.seed)
-    unet, _ = build_student(model.unet, recipe.student.name)
-    earlier = None if init is None else take_weights(unet, init, recipe.student.name)
+    unet, _ = build_student(model.unet, pruning_of(recipe.student))
+    earlier = None if init is None else take_weights(unet, init, str(recipe.student))
     if earlier is not None and not earlier.cut:
         recipe = replace(recipe, prune=replace(recipe.prune, images=0))
     settings: dict[str, Optimisation] = {name: getattr(recipe, name) for name in PHASES}
@@ -110,14 +110,14 @@ def distill(
         raise InputError(
             "the recipe trains nothing", remedy=f"give {', '.join(phases[:-1])} or {phases[-1]} some images"
         )
-    if recipe.prune.images > 0 and recipe.prune.feature_weight > 0 and PRESETS[recipe.student.name].narrows:
-        what = f"the features of {recipe.student.name} are narrower than its teacher's and cannot be compared"
+    if recipe.prune.images > 0 and recipe.prune.feature_weight > 0 and pruning_of(recipe.student).narrows:
+        what = f"the features of {recipe.student} are narrower than its teacher's and cannot be compared"
         raise InputError(what, remedy="set prune.feature_weight to 0, or choose another student")
     frozen = load_frozen(recipe, active)
     if "decoder" in active:
         build_tiny(model.vae, recipe.decoder, model.image_size // model.latent_size)
     folder = out / "training"
-    begun_with = {"teacher": fingerprint(teacher_path), "data": source.digest, "student": recipe.student.name}
+    begun_with = {"teacher": fingerprint(teacher_path), "data": source.digest, "student": str(recipe.student)}
     begun_with["init"] = "nothing" if init is None else fingerprint(init)
     claim_run(folder, recipe, {**begun_with, "pool": json.dumps(pool_settings(recipe.pool))})
 

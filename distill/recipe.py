@@ -124,6 +124,12 @@ class StudentRecipe:
     """What stays of the teacher's UNet."""
 
     name: str = key("bk-small", "a preset of genin.distill.student, below")
+    width: float = key(0.0, "share of their channels that the levels below the finest keep; 0: the preset's")
+    top_width: float = key(0.0, "the same of the finest level")
+
+    def __str__(self) -> str:
+        widths = {"width": self.width, "top_width": self.top_width}
+        return ", ".join([self.name, *(f"{name} {value:g}" for name, value in widths.items() if value)])
 
 
 @dataclass(frozen=True)
@@ -234,7 +240,7 @@ class AdversarialRecipe(StepsRecipe):
 class AlignmentRecipe(Optimisation):
     """A small model of pictures and texts, trained on the set where `adversarial.alignment_weight` asks for one."""
 
-    width: int = key(48, "channels of its finest level")
+    channels: int = key(48, "width of its finest level")
     embedding: int = key(128, "size of the space that pictures and texts share")
     noise: float = key(0.2, "standard deviation of noise on the latents in training")
     batch_size: int = 128
@@ -296,7 +302,7 @@ LIMITS: Mapping[str, tuple[float, float]] = {
         ("size", "channels", "latent_channels", "layers", "heads", "hidden_size", "layers_per_block"), (1, 1e6)
     ),
     **dict.fromkeys(
-        ("head_dim", "norm_groups", "discriminator_hidden", "discriminator_channels", "width", "embedding"), (1, 1e6)
+        ("head_dim", "norm_groups", "discriminator_hidden", "discriminator_channels", "embedding"), (1, 1e6)
     ),
     **dict.fromkeys(
         (
@@ -306,6 +312,8 @@ LIMITS: Mapping[str, tuple[float, float]] = {
             "mismatched_captions",
             "real_share",
             "random_conditioning",
+            "width",
+            "top_width",
         ),
         (0, 1),
     ),

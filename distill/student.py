@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from genin.distill.narrow import Narrowing, narrowed
+from genin.distill.recipe import StudentRecipe
 from genin.runtimes.errors import InputError
 from genin.runtimes.options import check_choice
 
@@ -91,11 +92,16 @@ def student_config(teacher: Mapping[str, Any], pruning: Pruning) -> dict[str, An
     return config
 
 
-def build_student(teacher: Any, name: str) -> tuple[nn.Module, float]:
+def pruning_of(recipe: StudentRecipe) -> Pruning:
+    """What a recipe takes out: its preset, with the widths that it gives itself. Errors: InputError for an unknown preset."""
+    preset = PRESETS[check_choice(recipe.name, tuple(PRESETS), "student")]
+    return replace(preset, width=recipe.width or preset.width, top_width=recipe.top_width or preset.top_width)
+
+
+def build_student(teacher: Any, pruning: Pruning) -> tuple[nn.Module, float]:
     """The pruned copy of a diffusers UNet, and the share of its weights that were copied (the rest start fresh)."""
     from diffusers import UNet2DConditionModel
 
-    pruning = PRESETS[check_choice(name, tuple(PRESETS), "student")]
     student: Any = UNet2DConditionModel.from_config(student_config(teacher.config, pruning))
     source = teacher.state_dict()
     layers = _layers(teacher.config)

@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch")
 
 from genin.benchmarks.model_facts import unet_cost  # noqa: E402
 from genin.distill.narrow import _fewer_sinusoids  # noqa: E402
-from genin.distill.student import PRESETS, build_student, narrowed_state, student_config, teacher_key  # noqa: E402
+from genin.distill.recipe import StudentRecipe  # noqa: E402
+from genin.distill.student import PRESETS, build_student, narrowed_state, pruning_of, student_config, teacher_key  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
 
@@ -31,7 +32,7 @@ def teacher() -> Any:
 def test_every_weight_of_a_student_is_one_of_the_teachers(teacher: Any, name: str, tmp_path: Path) -> None:
     from diffusers import UNet2DConditionModel
 
-    student, copied = build_student(teacher, name)
+    student, copied = build_student(teacher, PRESETS[name])
     assert copied == 1.0
     student.save_pretrained(tmp_path)  # type: ignore[operator]
     reopened = UNet2DConditionModel.from_pretrained(tmp_path)
@@ -99,7 +100,7 @@ def test_a_narrower_student_is_the_wide_one_where_the_rest_carries_nothing(name:
                     if any(part in key for part in ("conv", "time_emb_proj")):  # samplers' layers are called conv, too
                         rows = dead[level]
                         weight[torch.cat([rows, rows + width[level]]) if "time_emb_proj" in key else rows] = 0
-    cut, whole = build_student(wide, name)[0], build_student(wide, "bk-small-conv")[0]
+    cut, whole = build_student(wide, PRESETS[name])[0], build_student(wide, PRESETS["bk-small-conv"])[0]
     for network in (cut, whole):
         network.conv_norm_out = torch.nn.Identity()
         for module in list(network.modules()):
@@ -135,16 +136,26 @@ def test_fewer_sinusoids_tell_the_time_about_as_well_with_weights_of_ordinary_si
 
 
 def test_a_wider_student_is_cut_to_a_narrower_one_and_others_are_not(teacher: Any) -> None:
-    wide, narrow = build_student(teacher, "bk-small-conv")[0], build_student(teacher, "bk-small-narrow")[0]
+    wide, narrow = (
+        build_student(teacher, PRESETS["bk-small-conv"])[0],
+        build_student(teacher, PRESETS["bk-small-narrow"])[0],
+    )
     cut = narrowed_state(narrow, wide)
     assert cut is not None and all(cut[key].shape == value.shape for key, value in narrow.state_dict().items())
     assert narrowed_state(wide, narrow) is None  # nothing makes up channels
-    assert narrowed_state(build_student(teacher, "bk-small")[0], wide) is None  # nor attention
+    assert narrowed_state(build_student(teacher, PRESETS["bk-small"])[0], wide) is None  # nor attention
+
+
+def test_a_recipe_may_give_widths_of_its_own() -> None:
+    assert pruning_of(StudentRecipe(name="bk-small-narrow")) == PRESETS["bk-small-narrow"]
+    own = pruning_of(StudentRecipe(name="bk-small-narrow", top_width=0.5))
+    assert (own.width, own.top_width, own.attention_levels) == (0.75, 0.5, (0, 1))
+    assert str(StudentRecipe(name="bk-base", width=0.5)) == "bk-base, width 0.5"
 
 
 def test_bad_students_are_refused(teacher: Any) -> None:
     with pytest.raises(InputError, match="bk-base"):
-        build_student(teacher, "bk-bse")
+        pruning_of(StudentRecipe(name="bk-bse"))
     shallow = dict(teacher.config) | {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     with pytest.raises(InputError, match="2 levels"):
         student_config(shallow, PRESETS["bk-tiny"])

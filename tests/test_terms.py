@@ -136,7 +136,7 @@ def test_an_aligner_trained_on_the_set_tells_whose_picture_it_is(tmp_path: Path)
     texts = torch.randn(64, 3, 8)
     latents = (texts[:, -1, :4, None, None] + texts[:, -1, 4:, None, None].abs()).expand(-1, 4, 8, 8).clone()
     recipe = AlignmentRecipe(
-        width=16, embedding=16, noise=0.0, images=6_400, batch_size=32, lr=3e-3, mixed_precision="no"
+        channels=16, embedding=16, noise=0.0, images=6_400, batch_size=32, lr=3e-3, mixed_precision="no"
     )
     aligner = train_set_aligner(Training(tmp_path, "alignment", recipe), latents, texts, recipe, resume=False)
     pictures = latents.clone().requires_grad_(True)
@@ -205,7 +205,7 @@ steps: {{images: 16, batch_size: 8, held_out_images: 0, consistency_weight: 0.5,
   perceptual_features: lpips}}
 adversarial: {{images: 16, batch_size: 8, cache_images: 16, held_out_images: 0, multi_scale: false, keep_averages: true,
   discriminator: dinov2, discriminator_weights: {dino}, alignment_weight: 0.1, alignment_model: '{clip}'}}
-alignment: {{images: 256, batch_size: 32, width: 8, embedding: 8}}
+alignment: {{images: 256, batch_size: 32, channels: 8, embedding: 8}}
 """
 
 

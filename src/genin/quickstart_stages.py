@@ -152,11 +152,11 @@ def save_untrained(run: Run, recipe: Recipe, source: Source) -> None:
 
     from genin.distill.distillation import student_folder
     from genin.distill.model_folder import load_model_folder, save_model_folder
-    from genin.distill.student import build_student
+    from genin.distill.student import build_student, pruning_of
 
     teacher = load_model_folder(run.teacher_path)
     torch.manual_seed(recipe.pool.seed)
-    unet, _ = build_student(teacher.unet, recipe.student.name)
+    unet, _ = build_student(teacher.unet, pruning_of(recipe.student))
     folder = student_folder(teacher, unet, teacher.vae, run.untrained_path, recipe, source, run.teacher_path, 0)
     save_model_folder(folder, run.untrained_path)
 

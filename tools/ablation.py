@@ -1,0 +1,176 @@
+"""Which part of the recipe earns its place? The third phase with one thing changed at a time, from one student, at an equal budget.
+
+    python tools/ablation.py --teacher runs/teacher --student runs/student --out runs/ablation --images 9600
+
+`--student` is a distilled student with its `training/` folder: every arm starts from its weights, sees the same pool and the
+same number of pictures, and differs from `all` in what its line in `ARMS` says. Arms are interleaved over the seeds, each is
+measured on the same held-out captions, and finished ones are kept in OUT/results.json, so the command can be interrupted and
+given again. It prints a table: mean over seeds ± standard error, and in standard errors how far an arm is from `all`.
+
+Random conditioning belongs to the first phase: its two arms (`--phase prune`) start from the teacher's weights, are pruned and
+taught the steps with the same images each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from genin.benchmarks.evaluate import Evaluator
+from genin.benchmarks.subjects import Sampling
+from genin.distill.distillation import distill
+from genin.distill.recipe import Recipe, load_recipe
+from genin.distill.sources import open_source
+from genin.names import BUILTIN_WORLD, InstalledNames
+
+SCENES = 200_000
+FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "accuracy", "diversity")
+# Arm => what it changes in the recipe's adversarial section.
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "all": {},
+    "distillation only": {"adversarial_weight": 0.0, "perceptual_weight": 0.0},
+    "distillation + adversarial": {"perceptual_weight": 0.0},
+    "no adversarial": {"adversarial_weight": 0.0},
+    "no backward distillation": {"backward_distillation": False},
+    "no rollout": {"rollout": False},
+    "one scale": {"multi_scale": False},
+    "LPIPS": {"perceptual_features": "lpips", "perceptual_weight": 1.0},
+    "+ alignment": {"alignment_weight": 0.05},
+    "+ matching": {"matching_weight": 0.25},
+    "+ consistency": {"consistency_weight": 0.25},
+    "+ ADD's distillation": {"distillation_weight": 0.25},
+    "half the true side the teacher's": {"real_share": 0.5},
+    "true side the teacher's": {"real_share": 0.0},
+    "mismatched captions": {"mismatched_captions": 0.25},
+}
+PRUNE_ARMS: Mapping[str, Mapping[str, Any]] = {
+    "plain pruning": {},
+    "random conditioning": {"random_conditioning": 1.0},
+}
+
+
+def run_arm(teacher: Path, student: Path, out: Path, recipe: Recipe, *, from_student: bool) -> None:
+    """One arm, with the student's pool and encoded pictures; those are never written in place: one file serves all."""
+    training = out / "training"
+    training.mkdir(parents=True, exist_ok=True)
+    for name in ("pool.safetensors", "latents.pt", "held_out.pt"):
+        shared = student / "training" / name
+        if shared.is_file() and not (training / name).exists():
+            os.link(shared, training / name)
+    source = open_source(BUILTIN_WORLD, count=SCENES)
+    distill(teacher, source, out, recipe, resume=True, init=student if from_student else None)
+
+
+def measure(path: Path, evaluator: Evaluator, steps: int) -> dict[str, float]:
+    result = evaluator.evaluate(path, Sampling(steps=steps, batch_size=64))
+    result["accuracy"] = result["attribute_accuracy"]["mean"]
+    return {key: result[key] for key in FIGURES}
+
+
+def table(results: Mapping[str, Any], arms: list[str], steps: int) -> str:
+    """Markdown: means over seeds ± standard errors, and the difference to the first arm in standard errors."""
+    lines = [
+        f"| {steps} step{'s' if steps > 1 else ''} | seeds | `kid_world` | from `{arms[0]}` | `fd_world` | `fd_squeezenet` "
+        "| accuracy | diversity |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arm in arms:
+        found = _of(results, arm, steps)
+        if not found["kid_world"].size:
+            continue
+        cells = [f"{values.mean():.4g} ± {_error(values):.2g}" for values in found.values()]
+        base = _of(results, arms[0], steps)["kid_world"]
+        paired = found["kid_world"][: base.size] - base[: found["kid_world"].size]
+        away = "–" if arm == arms[0] else f"{paired.mean():+.4f} ({paired.mean() / max(_error(paired), 1e-9):+.1f})"
+        lines.append(f"| {arm} | {found['kid_world'].size} | {cells[0]} | {away} | {' | '.join(cells[1:])} |")
+    return "\n".join(lines)
+
+
+def _of(results: Mapping[str, Any], arm: str, steps: int) -> dict[str, Any]:
+    seeds = sorted(key for key in results if key.rpartition("/")[0] == arm)
+    return {figure: np.array([results[key][str(steps)][figure] for key in seeds]) for figure in FIGURES}
+
+
+def _error(values: Any) -> float:
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+
+
+@click.command()
+@click.option("--teacher", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--student", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), default=Path("recipes/builtin.yaml"))
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--phase", type=click.Choice(["adversarial", "prune"]), default="adversarial", show_default=True)
+@click.option("--arm", "chosen", multiple=True, help="Only these; `all` is always one of them.  [default: every arm]")
+@click.option("--images", default=9_600, show_default=True, help="Budget of each arm.")
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--samples", default=2048, show_default=True)
+def main(
+    teacher: Path,
+    student: Path,
+    recipe_file: Path,
+    out: Path,
+    phase: str,
+    chosen: tuple[str, ...],
+    images: int,
+    seeds: int,
+    samples: int,
+) -> None:
+    recipe, names = load_recipe(recipe_file), InstalledNames()
+    every = ARMS if phase == "adversarial" else PRUNE_ARMS
+    if unknown := [arm for arm in chosen if arm not in every]:
+        raise click.ClickException(f"no such arm: {', '.join(unknown)}; there are: {', '.join(every)}")
+    first = next(iter(every))
+    arms = [arm for arm in every if not chosen or arm in (*chosen, first)]
+    out.mkdir(parents=True, exist_ok=True)
+    record = out / "results.json"
+    asked = {"phase": phase, "images": images, "samples": samples, "recipe": recipe.as_dict(), "student": str(student)}
+    kept = json.loads(record.read_text()) if record.is_file() else {"asked": asked, "results": {}}
+    if kept["asked"] != asked:
+        raise click.ClickException(f"{record} holds the answer to another question; name another --out")
+    results = kept["results"]
+    evaluator = Evaluator(
+        names.reference(BUILTIN_WORLD, count=samples, size=64, seed=0),
+        samples=samples,
+        classifier=names.classifier(),
+        features=("world", "squeezenet"),
+        reference_name=BUILTIN_WORLD,
+    )
+    for seed in range(seeds):
+        for arm in arms:
+            if f"{arm}/{seed}" in results:
+                continue
+            folder = out / f"{arm.replace(' ', '-')}-{seed}"
+            asked_of_arm = of_arm(recipe, phase, every[arm], images, seed)
+            run_arm(teacher, student, folder, asked_of_arm, from_student=phase == "adversarial")
+            results[f"{arm}/{seed}"] = {str(steps): measure(folder, evaluator, steps) for steps in (4, 1)}
+            record.write_text(json.dumps(kept, indent=1) + "\n")
+            click.echo(f"{arm}/{seed} {json.dumps(results[f'{arm}/{seed}'])}")
+    for steps in (4, 1):
+        click.echo(table(results, arms, steps) + "\n")
+
+
+def of_arm(recipe: Recipe, phase: str, changes: Mapping[str, Any], images: int, seed: int) -> Recipe:
+    """The recipe of one arm: one phase (pruning and steps, for pruning) of `images`, the others left out."""
+    none = {"images": 0}
+    decoder = replace(recipe.decoder, **none)
+    if phase == "prune":
+        prune = replace(recipe.prune, images=images, seed=seed, **changes)
+        steps = replace(recipe.steps, images=images, seed=seed, held_out_images=0)
+        return replace(
+            recipe, prune=prune, steps=steps, adversarial=replace(recipe.adversarial, **none), decoder=decoder
+        )
+    adversarial = replace(recipe.adversarial, images=images, seed=seed, held_out_images=0, **changes)
+    steps = replace(recipe.steps, **none)
+    return replace(recipe, prune=replace(recipe.prune, **none), steps=steps, adversarial=adversarial, decoder=decoder)
+
+
+if __name__ == "__main__":
+    main()
