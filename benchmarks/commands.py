@@ -289,6 +289,15 @@ def contenders(names: object, models: Sequence[str]) -> list[Contender]:
 )
 @click.argument("models", metavar="MODEL|BUNDLE...", nargs=-1, required=True)
 @click.option("--prompts", type=FOLDER, help="Text file with one prompt per line.  [default: a few built in]")
+@click.option("--reference", help="Draw the captions of a dataset folder or builtin:world, below its true pictures.")
+@click.option("--count", type=COUNT, default=8, show_default=True, help="Captions of the reference.")
+@click.option(
+    "--layout",
+    type=click.Choice(["rows", "blocks"]),
+    default="rows",
+    show_default=True,
+    help="A row with captions or a square for each model.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**43), default=0, show_default=True, help="Seed of the first column.")
 @click.option("--steps", type=COUNT, help="Sampling steps of every model.  [default: the model's]")
 @click.option(
@@ -304,6 +313,9 @@ def compare_command(
     ctx: click.Context,
     models: tuple[str, ...],
     prompts: Path | None,
+    reference: str | None,
+    count: int,
+    layout: str,
     seed: int,
     steps: int | None,
     runtime: str,
@@ -312,15 +324,20 @@ def compare_command(
     as_json: bool,
 ) -> None:
     """Lay models side by side: one row per model, one column per prompt, the same seeds."""
-    from genin.benchmarks.compare import draw_grid, save_sheet
+    from genin.benchmarks.compare import draw_grid, save_sheet, true_row
     from genin.benchmarks.prompts import DEFAULT_PROMPTS, read_prompts
     from genin.benchmarks.subjects import Sampling
 
     claim_output(out, ".png")
+    if prompts is not None and reference is not None:
+        raise InputError("--prompts and --reference both say what to draw", remedy="leave one of them out")
     texts = list(DEFAULT_PROMPTS) if prompts is None else read_prompts(prompts)
-    chosen = contenders(ctx.obj, models)
-    grid = draw_grid(chosen, texts, seed, Sampling(steps=steps, runtime=runtime, precision=precision))
-    save_sheet(grid, out)
+    chosen, true = contenders(ctx.obj, models), None
+    if reference is not None:
+        folder = reference_folder(ctx.obj, reference, count, chosen[0].path)
+        texts, true = true_row(folder, reference, count, None)
+    grid = draw_grid(chosen, texts, seed, Sampling(steps=steps, runtime=runtime, precision=precision), true)
+    save_sheet(grid, out, layout)
     if as_json:
         labels = [model.label for model in chosen]
         click.echo(json.dumps({"out": str(out), "models": labels, "prompts": texts, "seed": seed}))

@@ -1,14 +1,17 @@
 """Models side by side on the same prompts and seeds: one picture sheet, models as rows, captions below each column.
 
-Every model draws prompt i from seed `seed + i`, so a column shows what each makes of the same noise. Small pictures
-are enlarged to be seen; long lists of prompts are set in several bands. The font is the one Pillow carries; it knows
-ASCII only, so other texts are set in matplotlib's DejaVu Sans (Latin, Greek, Cyrillic, Arabic; other scripts show as boxes).
+Every model draws prompt i from seed `seed + i`, so a column shows what each makes of the same noise. Prompts may be a data
+set's captions, whose true pictures are the first row then. Small pictures are enlarged to be seen; long lists of prompts are
+set in several bands, or, as *blocks*, in one square a model without captions: for seeing what sixty-four have in common. The
+font is the one Pillow carries; it knows ASCII only, so other texts are set in matplotlib's DejaVu Sans (Latin, Greek,
+Cyrillic, Arabic; other scripts show as boxes).
 
 Not here: figures (`evaluate`, `bench`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +22,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from genin.benchmarks.bench import Contender
 from genin.benchmarks.grids import Grid, GridRow
-from genin.benchmarks.picture_sets import Pictures
+from genin.benchmarks.picture_sets import Pictures, PictureSet, load_pictures, open_picture_set
 from genin.benchmarks.subjects import ModelSubject, Sampling
+from genin.runtimes.errors import InputError
 from genin.runtimes.progress import progress
 
 if TYPE_CHECKING:
     Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
+BLOCK_CELL_PX, BLOCK_GAP_PX = 96, 3
 CELL_PX, GAP_PX, MARGIN_PX, LABEL_PX, BAND_PX = 192, 12, 36, 220, 32
 COLUMNS = 8
 PAPER, INK, SOFT = (250, 249, 246), (28, 27, 25), (117, 113, 106)
@@ -41,9 +46,21 @@ class Sheet:
     line: int
 
 
-def draw_grid(models: Sequence[Contender], prompts: Sequence[str], seed: int, sampling: Sampling) -> Grid:
-    """Every model's pictures of every prompt; a contender's own steps win over the sampling's."""
-    rows = []
+def true_row(reference: Path, name: str, count: int, size: int | None) -> tuple[list[str], GridRow]:
+    """The first captions of a folder of pictures, and those pictures as a row."""
+    picture_set = open_picture_set(reference)
+    loaded = load_pictures(picture_set, size=size, limit=count)
+    if loaded.broken:
+        raise InputError(f"cannot read {loaded.broken[0]}", where=reference, remedy="remove it, or lower --count")
+    captions = PictureSet(reference, loaded.rows).captions()
+    return captions, GridRow("true pictures", name, loaded.pictures)
+
+
+def draw_grid(
+    models: Sequence[Contender], prompts: Sequence[str], seed: int, sampling: Sampling, first: GridRow | None = None
+) -> Grid:
+    """Every model's pictures of every prompt, below the row `first`; a contender's own steps win over the sampling's."""
+    rows = [] if first is None else [first]
     with progress("drawing", len(models) * len(prompts), unit="pictures") as shown:
         for model in models:
             chosen = sampling if model.steps is None else replace(sampling, steps=model.steps)
@@ -63,6 +80,35 @@ def draw_grid(models: Sequence[Contender], prompts: Sequence[str], seed: int, sa
     return Grid(
         f"Seeds {seed}–{seed + len(prompts) - 1}" if len(prompts) > 1 else f"Seed {seed}", tuple(prompts), tuple(rows)
     )
+
+
+def draw_blocks(grid: Grid) -> Image.Image:
+    """The grid as one RGB picture of squares: two models a line, each with its name above."""
+    count = len(grid.captions)
+    columns = math.ceil(count**0.5)
+    cell = max(BLOCK_CELL_PX, 0 if columns > 4 else CELL_PX)
+    step = cell + BLOCK_GAP_PX
+    width, height = columns * step - BLOCK_GAP_PX, math.ceil(count / columns) * step - BLOCK_GAP_PX
+    across = min(2, len(grid.rows))
+    texts = "".join(row.label + row.detail for row in grid.rows)
+    title, text = font_for(texts, 22), font_for(texts, 16)
+    head = 44
+    lines = math.ceil(len(grid.rows) / across)
+    size = (
+        2 * MARGIN_PX + across * width + (across - 1) * MARGIN_PX,
+        2 * MARGIN_PX + lines * (head + height) + (lines - 1) * BAND_PX,
+    )
+    image = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(image)
+    for number, row in enumerate(grid.rows):
+        left = MARGIN_PX + number % across * (width + MARGIN_PX)
+        top = MARGIN_PX + number // across * (head + height + BAND_PX)
+        draw.text((left, top), row.label, INK, title)
+        draw.text((left + title.getlength(row.label) + 12, top + 5), row.detail, SOFT, text)
+        for index, picture in enumerate(row.pictures):
+            place = left + index % columns * step, top + head + index // columns * step
+            image.paste(_cell(picture, cell), place)
+    return image
 
 
 def draw_sheet(grid: Grid) -> Image.Image:
@@ -91,11 +137,11 @@ def font_for(text: str, size: int) -> Font:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size * 0.92)
 
 
-def save_sheet(grid: Grid, out: Path) -> None:
+def save_sheet(grid: Grid, out: Path, layout: str = "rows") -> None:
     """Write the sheet as a PNG, by rename."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
-    draw_sheet(grid).save(partial, format="PNG")
+    (draw_blocks if layout == "blocks" else draw_sheet)(grid).save(partial, format="PNG")
     partial.replace(out)
 
 

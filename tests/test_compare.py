@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from genin.benchmarks.compare import CELL_PX, COLUMNS, GAP_PX, LABEL_PX, MARGIN_PX, draw_sheet, font_for, wrap
+from genin.benchmarks.compare import (
+    BLOCK_GAP_PX,
+    CELL_PX,
+    COLUMNS,
+    GAP_PX,
+    LABEL_PX,
+    MARGIN_PX,
+    draw_sheet,
+    font_for,
+    wrap,
+)
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.prompts import read_prompts
 from genin.cli import run
@@ -44,6 +54,31 @@ def test_models_are_drawn_from_the_same_seeds(
     assert np.array_equal(rows[1], rows[2])  # the same model, seed and steps: the same pictures
     assert not np.array_equal(rows[0], rows[1])  # the teacher is guided
     assert not list(out.parent.glob(".*"))
+
+
+def test_captions_of_a_reference_are_drawn_below_its_true_pictures(
+    tiny_student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through the command line, as blocks: the first square holds the folder's own pictures, in its order."""
+    folder, out = tmp_path / "true", tmp_path / "blocks.png"
+    folder.mkdir()
+    rows = []
+    for index, grey in enumerate((20, 90, 160, 230, 60)):
+        Image.fromarray(solid(grey, size=64)[0]).save(folder / f"{index}.png")
+        rows.append(json.dumps({"file_name": f"{index}.png", "text": f"ninja {index}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    command = ["compare", str(tiny_student_folder), "--steps", "1", "--layout", "blocks", "--out", str(out)]
+    assert run([*command, "--reference", str(folder), "--count", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["prompts"] == [f"ninja {n}" for n in range(4)]
+    sheet = np.asarray(Image.open(out))
+    step, first = CELL_PX + BLOCK_GAP_PX, (MARGIN_PX + CELL_PX // 2, MARGIN_PX + 44 + CELL_PX // 2)
+    found = [int(sheet[first[1] + y * step, first[0] + x * step, 0]) for y in (0, 1) for x in (0, 1)]
+    assert found == [20, 90, 160, 230]
+    assert sheet.shape[1] == 3 * MARGIN_PX + 2 * (2 * CELL_PX + BLOCK_GAP_PX)
+    assert run([*command, "--reference", str(folder), "--prompts", str(folder / "metadata.jsonl")]) == 2
+    (folder / "2.png").write_bytes(b"no picture")
+    assert run([*command, "--reference", str(folder), "--count", "4"]) == 2
+    assert "cannot read 2.png" in capsys.readouterr().err
 
 
 def test_rows_are_models_columns_are_prompts_captions_stand_below() -> None:

@@ -1,0 +1,122 @@
+"""The table of docs/results.md, from the shipped weights by one command:
+
+    GENIN_METRIC_WEIGHTS=../shared/data/lpips_squeezenet python tools/results.py --out docs/runs/results.json
+
+It runs `genin evaluate` for the student at four, two and one steps and for the autoencoder alone, takes the teacher's figures
+from the statistics that the package carries (sampling its 100 guided steps again is an hour), runs `genin bench` for teacher
+and student on one engine, and prints Markdown. About eight minutes on two cores. `--keep` prints what OUT holds already.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genin.benchmarks.model_facts import cost_of
+from genin.distill.model_folder import load_model_folder
+from genin.names import InstalledNames
+
+STATISTICS = Path("distill/weights/teacher_statistics")
+STEPS = (4, 2, 1)
+
+
+def genin(*arguments: object) -> Any:
+    """One command's JSON."""
+    command = [sys.executable, "-m", "genin", *map(str, arguments), "--json"]
+    click.echo(" ".join(["genin", *map(str, arguments)]), err=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(samples: int, runtime: str, bundle: Path | None) -> dict[str, Any]:
+    results: dict[str, Any] = {"samples": samples, "runtime": runtime}
+    for steps in STEPS:
+        arguments = ("evaluate", "builtin:student", "--steps", steps, "--samples", samples, "--against", STATISTICS)
+        results[f"student, {steps} step{'s' if steps > 1 else ''}"] = genin(*arguments)
+    results["autoencoder alone"] = genin("evaluate", "builtin:teacher", "--floor", "--samples", samples)
+    with tempfile.TemporaryDirectory() as folder:
+        if bundle is None:
+            bundle = Path(folder) / "teacher-bundle"
+            genin("export", "builtin:teacher", "--out", bundle, "--format", "onnx", "--precision", "fp16")
+        steps_asked = ",".join(map(str, STEPS))
+        asked = ("--teacher-steps", 100, "--steps", steps_asked, "--runtime", runtime, "--runs", 30)
+        results["bench"] = genin("bench", bundle, "builtin:student", *asked)
+    results["decoder"] = decoder_cost()
+    return results
+
+
+def decoder_cost() -> dict[str, int]:
+    """Parameters and multiply-adds of the teacher's decoder (the student's is in its bundle as a graph only)."""
+    import torch
+
+    model = load_model_folder(InstalledNames().model("builtin:teacher"))
+    latents = torch.zeros(1, model.vae.config.latent_channels, model.latent_size, model.latent_size)
+    parameters, macs = cost_of(model.vae.decoder, lambda: model.vae.decoder(latents))
+    return {"parameters": parameters, "macs": macs}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Markdown: a row a model, figures with their 95 % intervals."""
+    teacher = results["student, 4 steps"]["against"]
+    rows = {"teacher, 100 guided steps": teacher, **{k: v for k, v in results.items() if k.startswith("student")}}
+    rows["autoencoder alone"] = results["autoencoder alone"]
+    speed = {(r["role"], r["steps"]): r for r in results["bench"]["results"]}
+    lines = [
+        "| | accuracy | `fd_world` | ratio | `fd_squeezenet` | ratio | `kid_world` | precision, recall | LPIPS to the teacher "
+        "| diversity | UNet: parameters, multiply-adds a step | ms a picture | speed-up |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    slow = speed["teacher", 100]["latency_ms"]["p50"]
+    for name, row in rows.items():
+        fast = speed.get((name.split(",")[0], row.get("steps")))
+        took = fast["latency_ms"]["p50"] if fast else None
+        cells = [
+            f"{row['attribute_accuracy']['mean']:.1%}",
+            figure(row, "fd_world", ".2f"),
+            f"{row['fd_world'] / teacher['fd_world']:.2f}",
+            figure(row, "fd_squeezenet", ".0f"),
+            f"{row['fd_squeezenet'] / teacher['fd_squeezenet']:.2f}",
+            figure(row, "kid_world", ".3f"),
+            f"{row['precision_squeezenet']:.2f}, {row['recall_squeezenet']:.2f}"
+            if "precision_squeezenet" in row
+            else "–",
+            figure(row, "lpips_squeeze_paired", ".3f"),
+            f"{row['diversity']:.3f}" if row.get("diversity") else "–",
+            f"{row['parameters'] / 1e6:.2f} M, {row['macs'] / 1e9:.3f} G" if fast else "–",
+            f"{took:.1f}" if took else "–",
+            f"{slow / took:.0f}×" if took else "–",
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def figure(row: Mapping[str, Any], key: str, form: str) -> str:
+    if row.get(key) is None:
+        return "–"
+    interval = (row.get("intervals") or {}).get(key)
+    return f"{row[key]:{form}}" + (f" ({interval[0]:{form}}–{interval[1]:{form}})" if interval else "")
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/runs/results.json"), show_default=True)
+@click.option("--samples", default=2048, show_default=True)
+@click.option("--runtime", default="onnxruntime", show_default=True, help="Of the latencies.")
+@click.option("--teacher-bundle", type=click.Path(path_type=Path, exists=True), help="[default: exported on the spot]")
+@click.option("--keep", is_flag=True, help="Print the table of OUT without measuring.")
+def main(out: Path, samples: int, runtime: str, teacher_bundle: Path | None, keep: bool) -> None:
+    if not keep:
+        results = measure(samples, runtime, teacher_bundle)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1) + "\n")
+    click.echo(table(json.loads(out.read_text())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""FD over training time: every average that a run has kept (`keep_averages`), measured alike.
+
+    python tools/training_curve.py --student runs/student --out docs/runs/student-curve.json --plot docs/images/student-curve.png
+
+One row an average: images seen, minutes of training, `fd_world` and `fd_squeezenet` on held-out captions at four steps and one,
+beside the teacher's. Finished rows are kept, so the command can be given again while the run goes on. Decoded by the
+teacher's decoder throughout: the curve is the UNet's.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genin.benchmarks.evaluate import Evaluator
+from genin.benchmarks.subjects import Sampling
+from genin.distill.checkpoints import read_rows
+from genin.distill.distillation import student_folder, trained_step_counts
+from genin.distill.model_folder import load_model_folder, save_model_folder
+from genin.distill.recipe import load_recipe
+from genin.distill.sources import open_source
+from genin.distill.student import build_student, pruning_of
+from genin.names import BUILTIN_WORLD, InstalledNames
+
+FEATURES = ("world", "squeezenet")
+
+
+def measure(
+    average: Path, teacher: Path, student: Path, work: Path, evaluator: Evaluator, steps: int
+) -> dict[str, float]:
+    """One average as a model folder, evaluated."""
+    from safetensors.torch import load_file
+
+    model, recipe = load_model_folder(teacher), load_recipe(student / "training" / "recipe.yaml")
+    unet, _ = build_student(model.unet, pruning_of(recipe.student))
+    unet.load_state_dict({name: value.float() for name, value in load_file(average).items()})
+    source = open_source(BUILTIN_WORLD, count=1)
+    save_model_folder(student_folder(model, unet, model.vae, work, recipe, source, teacher, 0), work)
+    result = evaluator.evaluate(work, Sampling(steps=steps, batch_size=64))
+    return {f"fd_{name}": result[f"fd_{name}"] for name in FEATURES}
+
+
+def plot(rows: list[dict[str, Any]], teacher: dict[str, float], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for pane, name in zip(panes, FEATURES, strict=True):
+        for steps, colour in (("4", "#d1495b"), ("1", "#00798c")):
+            shown = [row for row in rows if steps in row]
+            minutes = [row["minutes"] for row in shown]
+            label = f"student, {steps} step{'s' if steps != '1' else ''}"
+            pane.plot(
+                minutes, [row[steps][f"fd_{name}"] for row in shown], "o-", color=colour, label=label, markersize=3.5
+            )
+        pane.axhline(
+            teacher[f"fd_{name}"], color="#444", linestyle="--", linewidth=1, label="teacher, 100 guided steps"
+        )
+        pane.set(title=f"fd_{name}", xlabel="minutes of training (2 cores)", ylim=(0, None))
+        pane.spines[["top", "right"]].set_visible(False)
+        pane.grid(alpha=0.25)
+        images = pane.secondary_xaxis("top", functions=_scale(rows))
+        images.set_xlabel("thousand images")
+    panes[0].legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def _scale(rows: list[dict[str, Any]]) -> tuple[Any, Any]:
+    rate = rows[-1]["images_seen"] / 1000 / rows[-1]["minutes"]
+    return (lambda minutes: minutes * rate), (lambda images: images / rate)
+
+
+@click.command()
+@click.option("--student", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--teacher", type=click.Path(path_type=Path, exists=True), default=Path("runtimes/weights/teacher"))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON of the curve.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="PNG of it.")
+@click.option("--samples", default=2048, show_default=True)
+@click.option("--every", default=1, show_default=True, help="Measure every n-th average.")
+def main(student: Path, teacher: Path, out: Path, picture: Path | None, samples: int, every: int) -> None:
+    names = InstalledNames()
+    log = read_rows(student / "training" / "adversarial.log.jsonl")
+    evaluator = Evaluator(
+        names.reference(BUILTIN_WORLD, count=samples, size=64, seed=0), samples=samples, classifier=names.classifier(),
+        features=FEATURES, reference_name=BUILTIN_WORLD,
+    )  # fmt: skip
+    kept: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {"samples": samples, "rows": []}
+    known = {row["images_seen"] for row in kept["rows"]}
+    averages = sorted((student / "training").glob("adversarial.average-*.safetensors"))
+    recipe = load_recipe(student / "training" / "recipe.yaml")
+    counts = trained_step_counts(recipe)
+    for average in [*averages[::-every]][::-1]:
+        images = int(average.stem.rpartition("-")[2])
+        if images in known:
+            continue
+        minutes = next(row["elapsed_s"] for row in log if row["images_seen"] >= images) / 60
+        row: dict[str, Any] = {"images_seen": images, "minutes": round(minutes, 2)}
+        for steps in (counts[0], counts[-1]):
+            row[str(steps)] = measure(average, teacher, student, out.parent / ".curve", evaluator, steps)
+        kept["rows"] = sorted([*kept["rows"], row], key=lambda found: found["images_seen"])
+        out.write_text(json.dumps(kept, indent=1) + "\n")
+        click.echo(json.dumps(row))
+    if picture is not None:
+        statistics = json.loads(Path("docs/runs/results.json").read_text())["student, 4 steps"]["against"]
+        plot(kept["rows"], statistics, picture)
+
+
+if __name__ == "__main__":
+    main()
