@@ -142,6 +142,7 @@ def test_processes_are_asked_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = Protocol(runs=5, warmup=1, cold_starts=1, threads=1, pictures=0, max_s=25)
     measured, skipped = measure(configurations, protocol, {})
     assert order[:6] == ["slow0", "fast0", "slow1", "fast1", "slow2", "fast2"]
+    assert order.count("fast2") == 2 and order.count("slow2") == 1  # a fast one is woken by a picture that does not count
     assert [len(one.total_ms) for one in measured] == [3, 5]  # the slow one ends early, but not before three
     assert measured[1].stages_ms["other"] == [2.0] * 5 and measured[0].peak_rss_bytes == 7
     assert [(one.configuration.label, one.reason) for one in skipped] == [("broken", "it does not run here")]
