@@ -277,6 +277,7 @@ def _rounds(
 ) -> None:
     """Warm-up and timed rounds: every process draws one picture per round, in turn."""
     prompts = protocol.prompts
+    took_ms: dict[Configuration, float] = {}
     for turn in range(protocol.warmup + protocol.runs):
         for worker, measured in workers:
             spent_s = sum(measured.total_ms) / 1000
@@ -284,9 +285,10 @@ def _rounds(
             if wanted and measured.configuration not in died:
                 with _noted(died, measured.configuration):
                     request = {"do": "time", "prompt": prompts[turn % len(prompts)], "seed": protocol.seed + turn}
-                    if measured.total_ms and measured.total_ms[-1] < QUICK_MS:
+                    if took_ms.get(measured.configuration, QUICK_MS) < QUICK_MS:
                         worker.ask(**request)
                     answer = worker.ask(**request)
+                    took_ms[measured.configuration] = float(answer["total_ms"])
                     if turn >= protocol.warmup:
                         measured.add(answer)
             advance()

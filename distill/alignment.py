@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genin.distill.autoencoder import decode
+from genin.distill.looks import standardised
 from genin.distill.losses import image_to_text
 from genin.distill.recipe import AlignmentRecipe
 from genin.distill.training import Training, Update
@@ -112,21 +113,22 @@ class ClipAligner:
                 self._read |= dict(zip(new, self.clip.text_projection(found).cpu(), strict=True))
         texts = torch.stack([self._read[row] for row in wanted]).to(picture.device)
         with self.training.autocast():
-            pixels = decode(self.vae, picture).float().clamp(-1, 1) / 2 + 0.5
-            pixels = F.interpolate(pixels, size=(self.side, self.side), mode="bicubic", antialias=True)
-            mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-            seen = self.clip.vision_model(pixel_values=(pixels - mean) / std).pooler_output
+            pixels = standardised(decode(self.vae, picture).float(), self.side, CLIP_MEAN, CLIP_STD)
+            seen = self.clip.vision_model(pixel_values=pixels).pooler_output
             images = self.clip.visual_projection(seen)
         return F.normalize(images.float(), dim=1), F.normalize(texts.float(), dim=1)
 
 
 def load_clip(path: str) -> tuple[Any, Any]:
     """A CLIP of transformers and its tokenizer, from a folder or a hub name. Errors: InputError saying what is wrong with it."""
-    from transformers import AutoTokenizer, CLIPModel
+    from transformers import AutoModel, AutoTokenizer, CLIPModel
 
+    remedy = "name one, such as openai/clip-vit-base-patch32, or leave adversarial.alignment_model empty"
     try:
-        return CLIPModel.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+        model = AutoModel.from_pretrained(path)
+        if not isinstance(model, CLIPModel):
+            raise InputError(f"this is a {type(model).__name__}, not a CLIP", where=path, remedy=remedy)
+        return model, AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
-        remedy = "name a folder or hub model, such as openai/clip-vit-base-patch32, or leave adversarial.alignment_model empty"
         raise InputError(f"cannot load CLIP ({reason})", where=path, remedy=remedy) from error

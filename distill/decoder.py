@@ -26,15 +26,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genin.distill.autoencoder import decode, edge_loss, encode
+from genin.distill.diffusion import plain_attention
 from genin.distill.discriminator import PixelDiscriminator
-from genin.distill.losses import accuracy, hinge_discriminator, hinge_generator, r1_penalty
+from genin.distill.losses import hinge_generator
 from genin.distill.model_folder import ModelFolder
 from genin.distill.phases import walk
 from genin.distill.pool import Lesson
 from genin.distill.previews import save_grid, to_uint8
 from genin.distill.recipe import DecoderRecipe
 from genin.distill.sources import load_pictures, to_tensor
-from genin.distill.terms import RAMP_SHARE
+from genin.distill.terms import Figures, frozen, ramp, update_discriminator
 from genin.distill.training import Training, Update
 from genin.runtimes.errors import InputError
 
@@ -118,7 +119,7 @@ def decoder_step(
     decoder: nn.Module,
     pairs: Pairs,
     recipe: DecoderRecipe,
-    judge: nn.Module | None,
+    discriminator: nn.Module | None,
     encoder: nn.Module | None,
 ) -> Callable[[Update], Any]:
     """L1 on pixels + edge_weight·L1 on their differences + adversarial_weight·L_adv; half of every batch are true pictures.
@@ -127,8 +128,8 @@ def decoder_step(
     """
     scale = float(tiny.config.scaling_factor)
 
-    def step(update: Update) -> dict[str, Tensor | float]:
-        half = max(1, update.batch // 2)
+    def step(update: Update) -> Figures:
+        half = update.batch // 2
         rows, own = (
             update.randint(pairs.true)[:half],
             update.randint(len(pairs.latents) - pairs.true)[half:] + pairs.true,
@@ -142,44 +143,29 @@ def decoder_step(
         pixel, edge = (decoded - pictures).abs().mean(), edge_loss(decoded, pictures)
         loss = pixel + recipe.edge_weight * edge
         mse = (decoded.detach()[:half] - pictures[:half]).square().mean()
-        metrics: dict[str, Tensor | float] = {
-            "pixel": pixel.detach(), "edge": edge.detach(), "psnr_db": 10 * torch.log10(4.0 / mse)
-        }  # fmt: skip
-        if judge is not None:
-            metrics |= _judge(training, judge, pictures[:half], decoded.detach(), update, recipe)
-            judge.requires_grad_(False)
+        psnr = 10 * torch.log10(4.0 / mse)
+        # `last` is what health watches: unlike the whole loss it keeps its sign and scale.
+        figures: Figures = {"last": pixel.detach(), "edge": edge.detach(), "psnr_db": psnr}
+        if discriminator is not None:
+            with_r1 = recipe.r1_weight > 0 and update.index % recipe.r1_every == 0
+            true = pictures[:half].clone().requires_grad_(with_r1)
             with training.autocast():
-                word = hinge_generator(training.accelerator.unwrap_model(judge)(decoded))
-            judge.requires_grad_(True)
-            ramp = min(1.0, training.progress / RAMP_SHARE) * training.dial("adversarial")
-            loss = loss + ramp * recipe.adversarial_weight * word
-            metrics["adversarial"] = word.detach()
+                real_logits, fake_logits = discriminator(true), discriminator(decoded.detach())
+            r1_inputs = [true] if with_r1 else []
+            figures |= update_discriminator(training, real_logits, fake_logits, r1_inputs, recipe.r1_weight)
+            with frozen(training, discriminator) as network, training.autocast():
+                adversarial = hinge_generator(network(decoded))
+            loss = loss + ramp(training) * recipe.adversarial_weight * adversarial
+            figures["adversarial"] = adversarial.detach()
         if encoder is not None:
             with training.autocast():
                 distance = (encoder(pictures[:half]).float() * scale - latents[:half]).square().mean()
-            metrics |= {"latents": distance.detach(), "encoder_grad_norm": training.optimise("encoder", distance)}
+            training.optimise("encoder", distance)
+            figures["latents"] = distance.detach()
         norm = training.optimise("decoder", loss)
-        return {"loss": loss.detach(), **metrics, "grad_norm": norm}
+        return {"loss": loss.detach(), **figures, "grad_norm": norm}
 
     return step
-
-
-def _judge(
-    training: Training, judge: nn.Module, true: Tensor, drawn: Tensor, update: Update, recipe: DecoderRecipe
-) -> dict[str, Tensor | float]:
-    """One update of the discriminator: hinge, and R1 every few updates."""
-    with_r1 = recipe.r1_weight > 0 and update.index % recipe.r1_every == 0
-    true = true.clone().requires_grad_(with_r1)
-    with training.autocast():
-        real_logits, fake_logits = judge(true), judge(drawn)
-    loss = hinge_discriminator(real_logits, fake_logits)
-    metrics: dict[str, Tensor | float] = {"discriminator_accuracy": accuracy(real_logits, fake_logits)}
-    if with_r1:
-        penalty = r1_penalty(real_logits, [true])
-        loss = loss + recipe.r1_weight * penalty
-        metrics["r1"] = penalty.detach()
-    training.optimise("discriminator", loss)
-    return {"discriminator": loss.detach(), **metrics}
 
 
 def train_decoder(
@@ -197,24 +183,24 @@ def train_decoder(
     vae, image_size = teacher.vae, teacher.image_size
     torch.manual_seed(recipe.seed)
     tiny = build_tiny(vae, recipe, image_size // int(lesson.pool.states.shape[-1]))
-    if earlier is not None and {k: v.shape for k, v in earlier.state_dict().items()} == {
-        k: v.shape for k, v in tiny.state_dict().items()
-    }:
+    if earlier is not None and _shapes(earlier) == _shapes(tiny):
         tiny.load_state_dict(earlier.state_dict())
     decoder = training.add("decoder", tiny.decoder.to(memory_format=torch.channels_last))
     encoder = None if type(vae) is type(tiny) else training.add("encoder", tiny.encoder)
-    judge = None
+    discriminator = None
     if recipe.adversarial_weight > 0:
-        judge = training.add(
+        discriminator = training.add(
             "discriminator", PixelDiscriminator(recipe.discriminator_channels), lr=recipe.discriminator_lr, betas=(0.0, 0.99),
             average=False, compiled=False,
         )  # fmt: skip
     if resume:
         training.resume()
     if training.progress < 1:
+        plain_attention(student, training.device)
+        student.to(training.device).eval()
         pairs = make_pairs(training, student, lesson, vae, image_size, step_counts, recipe.cache_images)
         training.run(
-            decoder_step(training, tiny, decoder, pairs, recipe, judge, encoder),
+            decoder_step(training, tiny, decoder, pairs, recipe, discriminator, encoder),
             _preview(training, vae, pairs, float(tiny.config.scaling_factor)),
         )
     finished = copy.deepcopy(tiny)
@@ -224,9 +210,13 @@ def train_decoder(
     return finished.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
 
 
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in network.state_dict().items()}
+
+
 def _preview(training: Training, vae: Any, pairs: Pairs, scale: float) -> Callable[[Path], None]:
     """A grid writer: true pictures, the teacher's decoding and the tiny one; then the student's latents by both decoders."""
-    rows = torch.arange(10)
+    rows = torch.arange(min(10, pairs.true))
     own = rows + pairs.true
 
     def preview(path: Path) -> None:

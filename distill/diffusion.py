@@ -14,10 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+
+from genin.runtimes.options import check_choice
 
 PredictionType = Literal["v_prediction", "epsilon", "sample"]
 
@@ -41,6 +43,7 @@ class Process:
     """A variance-preserving forward process x_t = α_t·x0 + σ_t·ε with α_t = √ᾱ_t, σ_t = √(1 − ᾱ_t).
 
     All tensors are NCHW float; `t` is an int64 tensor of shape (N,) in [0, num_train_timesteps).
+    Errors: InputError for a scheduler with another prediction type.
     """
 
     def __init__(self, scheduler_config: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
@@ -49,7 +52,10 @@ class Process:
         scheduler = DDIMScheduler.from_config(dict(scheduler_config))
         alphas_cumprod = scheduler.alphas_cumprod.to(torch.float64).clamp(0.0, 1.0)
         self.config = dict(scheduler_config)
-        self.prediction_type = cast(PredictionType, scheduler.config.prediction_type)
+        prediction = str(scheduler.config.prediction_type)
+        self.prediction_type = cast(
+            PredictionType, check_choice(prediction, get_args(PredictionType), "prediction type")
+        )
         self.num_train_timesteps = int(scheduler.config.num_train_timesteps)
         self.alphas = alphas_cumprod.sqrt().float().to(device)
         self.sigmas = (1.0 - alphas_cumprod).sqrt().float().to(device)

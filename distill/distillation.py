@@ -11,7 +11,6 @@ Not here: what a phase computes (`phases`), and the command line (`commands`).
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -22,32 +21,19 @@ from typing import Any
 import torch
 
 from genin.benchmarks.model_facts import fingerprint
-from genin.benchmarks.perceptual import load_lpips
-from genin.distill.alignment import Aligner, ClipAligner, load_clip, train_set_aligner
 from genin.distill.decoder import build_tiny, train_decoder
 from genin.distill.diffusion import Process, plain_attention
-from genin.distill.discriminator import Discriminator
 from genin.distill.held_out import HeldOut
-from genin.distill.looks import DinoView, TeacherView, View, load_dino
-from genin.distill.matching import FakeScore
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
+from genin.distill.objective import Frozen, load_frozen, terms_of
 from genin.distill.phases import prune_step, steps_step, student_preview
 from genin.distill.pool import Guided, Lesson, Pool, build_pool, pool_settings
-from genin.distill.recipe import AdversarialRecipe, Optimisation, Recipe, StepsRecipe
+from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
 from genin.distill.sources import Source, joined_licences
 from genin.distill.student import build_student, narrowed_state, pruning_of
 from genin.distill.teacher import cache_latents
-from genin.distill.terms import (
-    AddDistillation,
-    Adversarial,
-    Alignment,
-    LpipsTerm,
-    Matching,
-    Perceptual,
-    Term,
-)
 from genin.distill.text_encoder import embed
-from genin.distill.training import Look, Training, claim_run
+from genin.distill.training import Training, Validate, claim_run
 from genin.runtimes.errors import InputError
 from genin.runtimes.progress import progress
 
@@ -105,14 +91,7 @@ def distill(
         recipe = replace(recipe, prune=replace(recipe.prune, images=0))
     settings: dict[str, Optimisation] = {name: getattr(recipe, name) for name in PHASES}
     active = [name for name in PHASES if settings[name].images > 0]
-    if not active:
-        phases = [name for name in PHASES if earlier is None or earlier.cut or name != "prune"]
-        raise InputError(
-            "the recipe trains nothing", remedy=f"give {', '.join(phases[:-1])} or {phases[-1]} some images"
-        )
-    if recipe.prune.images > 0 and recipe.prune.feature_weight > 0 and pruning_of(recipe.student).narrows:
-        what = f"the features of {recipe.student} are narrower than its teacher's and cannot be compared"
-        raise InputError(what, remedy="set prune.feature_weight to 0, or choose another student")
+    check_recipe(recipe, active, earlier)
     frozen = load_frozen(recipe, active)
     if "decoder" in active:
         build_tiny(model.vae, recipe.decoder, model.image_size // model.latent_size)
@@ -121,13 +100,16 @@ def distill(
     begun_with["init"] = "nothing" if init is None else fingerprint(init)
     claim_run(folder, recipe, {**begun_with, "pool": json.dumps(pool_settings(recipe.pool))})
 
-    vae = model.vae if earlier is None else earlier.vae
+    vae = model.vae
+    if earlier is not None and speaks(earlier.vae, model.vae):
+        vae = earlier.vae
 
     def folder_of(network: Any, images_seen: int, path: Path) -> ModelFolder:
         return student_folder(model, network, vae, path, recipe, source, teacher_path, images_seen, earlier)
 
     trainings = {name: Training(folder, name, settings[name]) for name in active}
     budget = Budget(minutes, active)
+    check_batches(recipe, trainings[active[0]], active)
     lesson = prepare_lesson(model, source, folder, recipe, trainings[active[0]], begun_with["teacher"], budget)
     seen = 0 if earlier is None else earlier.images_seen
     student: Any = unet
@@ -136,19 +118,74 @@ def distill(
         try:
             if name == "decoder":
                 counts = trained_step_counts(recipe)
-                vae = train_decoder(
-                    training, student, lesson, model, recipe.decoder, counts, earlier=vae, resume=resume
-                )
+                decoding = recipe.decoder
+                if minutes is not None:  # what is prepared is not timed
+                    decoding = replace(decoding, cache_images=min(2_000, decoding.cache_images))
+                vae = train_decoder(training, student, lesson, model, decoding, counts, earlier=vae, resume=resume)
             else:
                 student = _run_phase(name, training, student, lesson, recipe, model, frozen, resume=resume)
         except KeyboardInterrupt:
             if "student" in training.averages:
                 student = training.average_of("student").requires_grad_(False).eval()
-            save_model_folder(folder_of(student, seen + training.images_seen, out), out)
+            save_model_folder(folder_of(student, seen + unet_images(name, training), out), out)
             raise
-        seen += 0 if name == "decoder" else training.images_seen
+        seen += unet_images(name, training)
         save_model_folder(folder_of(student, seen, out), out)
     return Distilled(folder_of(student, seen, out), seen)
+
+
+def check_recipe(recipe: Recipe, active: Sequence[str], earlier: Earlier | None) -> None:
+    """Errors: InputError for settings that cannot be had together, naming them."""
+    trained = [name for name in active if name != "decoder"]
+    if not active or (earlier is None and not trained):
+        phases = [name for name in PHASES[:-1] if earlier is None or earlier.cut or name != "prune"]
+        what = "the recipe trains nothing" if not active else "there is no trained student to make a decoder for"
+        raise InputError(
+            what, remedy=f"give {', '.join(phases[:-1])} or {phases[-1]} some images, or an earlier student (--init)"
+        )
+    if "prune" in active and recipe.prune.feature_weight > 0 and pruning_of(recipe.student).narrows:
+        what = f"the features of {recipe.student} are narrower than its teacher's and cannot be compared"
+        raise InputError(what, remedy="set prune.feature_weight to 0, or choose another student")
+    for name in active:
+        phase = getattr(recipe, name)
+        if isinstance(phase, StepsRecipe) and phase.backward_distillation and not phase.rollout:
+            what = f"{name}.backward_distillation starts where a rollout leads, and {name}.rollout is false"
+            raise InputError(what, remedy="turn one of them around")
+    judged = recipe.adversarial
+    if (
+        "adversarial" in active
+        and judged.alignment_weight > 0
+        and not judged.alignment_model
+        and not recipe.alignment.images
+    ):
+        what = "adversarial.alignment_weight asks for a model that alignment.images: 0 leaves untrained"
+        raise InputError(what, remedy="give alignment some images, or name a CLIP (adversarial.alignment_model)")
+
+
+def check_batches(recipe: Recipe, training: Training, active: Sequence[str]) -> None:
+    """Errors: InputError for a batch that leaves a process too few pictures to swap captions between, or for two halves."""
+    needs = {
+        "prune": recipe.prune.random_conditioning > 0,
+        "adversarial": recipe.adversarial.mismatched_captions > 0,
+        "decoder": True,
+    }
+    for name in active:
+        batch = getattr(recipe, name).batch_size // training.accelerator.num_processes
+        if needs.get(name) and batch < 2:
+            raise InputError(f"{name}.batch_size leaves a process {batch} picture; it needs 2", remedy="make it larger")
+
+
+def unet_images(phase: str, training: Training) -> int:
+    """The images of a phase that the UNet has learnt from."""
+    return 0 if phase == "decoder" else training.images_seen
+
+
+def speaks(vae: Any, teachers: Any) -> bool:
+    """Whether an earlier student's autoencoder decodes the latents of this teacher: its encoder is the teacher's own."""
+    if type(vae) is not type(teachers) or vae.config.scaling_factor != teachers.config.scaling_factor:
+        return False
+    mine, theirs = vae.encoder.state_dict(), teachers.encoder.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 class Budget:
@@ -170,7 +207,7 @@ class Budget:
 def prepare_lesson(
     model: ModelFolder, source: Source, folder: Path, recipe: Recipe, training: Training, teacher: str, budget: Budget
 ) -> Lesson:
-    """Sample (or find) the pool, embed its captions, encode the true pictures that the discriminator will see."""
+    """Encode the true pictures that the discriminator will see, sample (or find) the pool, embed its captions."""
     device = training.device
     for part in (model.unet, model.text_encoder, model.vae):
         part.to(device)
@@ -180,16 +217,18 @@ def prepare_lesson(
         empty = embed(model.text_encoder, model.tokenizer, [""], device)
     process = Process(model.scheduler_config, device)
     guided = Guided(model.unet, process, model.text_encoder, model.tokenizer, empty, device, scale)
+    latents, judged = None, recipe.adversarial
+    if judged.images > 0 and judged.adversarial_weight > 0 and judged.real_share > 0:
+        # Before the pool, which takes longer: a teacher whose latents are wrong is refused here.
+        count = min(
+            recipe.pool.size, judged.cache_images if budget.minutes is None else min(2_000, judged.cache_images)
+        )
+        latents = cache_latents(source, model.vae, count, model.image_size, device, folder / "latents.pt").latents
     pool = _sample_pool(guided, source, folder, recipe, training, teacher, budget.of("pool"))
     texts = []
     for start in range(0, len(pool), 256):
         captions = source.captions([i % len(source) for i in range(start, min(start + 256, len(pool)))])
         texts.append(guided.embed(captions).half().cpu())
-    latents = None
-    judged = recipe.adversarial
-    if judged.images > 0 and judged.adversarial_weight > 0 and judged.real_share > 0:
-        count = min(len(pool), judged.cache_images if budget.minutes is None else min(2_000, judged.cache_images))
-        latents = cache_latents(source, model.vae, count, model.image_size, device, folder / "latents.pt").latents
     return Lesson(guided, pool, source, torch.cat(texts), latents)
 
 
@@ -252,89 +291,7 @@ def _run_phase(
     return training.best_of("student").requires_grad_(False).eval()
 
 
-@dataclass(frozen=True)
-class Frozen:
-    """Networks of others that a recipe names: LPIPS, a DINOv2, a CLIP with its tokenizer; None where it names none."""
-
-    lpips: Any = None
-    dino: Any = None
-    clip: tuple[Any, Any] | None = None
-
-
-def load_frozen(recipe: Recipe, active: Sequence[str]) -> Frozen:
-    """What the active phases name, found before any work. Errors: InputError or MetricUnavailableError naming what is missing."""
-    few_steps = [phase for name in active if isinstance(phase := getattr(recipe, name), StepsRecipe)]
-    with_lpips = [p for p in few_steps if p.perceptual_weight > 0 and p.perceptual_features == "lpips"]
-    judged = recipe.adversarial if "adversarial" in active else None
-    with_dino = judged is not None and judged.adversarial_weight > 0 and judged.discriminator == "dinov2"
-    with_clip = judged is not None and judged.alignment_weight > 0 and judged.alignment_model != ""
-    return Frozen(
-        load_lpips("squeeze", with_lpips[0].perceptual_weights or None).network if with_lpips else None,
-        load_dino(judged.discriminator_weights) if judged is not None and with_dino else None,
-        load_clip(judged.alignment_model) if judged is not None and with_clip else None,
-    )
-
-
-def terms_of(
-    training: Training,
-    lesson: Lesson,
-    recipe: Recipe,
-    settings: StepsRecipe,
-    model: ModelFolder,
-    frozen: Frozen,
-    *,
-    resume: bool,
-) -> list[Term]:
-    """What a phase's recipe says of the finished picture, beside the regression; their networks are registered with `training`."""
-    terms: list[Term] = []
-    teacher_view = TeacherView(training, lesson.teacher, settings.max_noise_timestep)
-    if settings.perceptual_weight > 0 and settings.perceptual_features == "lpips":
-        terms.append(LpipsTerm(training, model.vae, frozen.lpips.to(training.device), settings.perceptual_weight))
-    elif settings.perceptual_weight > 0:
-        terms.append(Perceptual(teacher_view, settings.perceptual_weight))
-    if not isinstance(settings, AdversarialRecipe):
-        return terms
-    if settings.adversarial_weight > 0:  # without the term there is nothing to train a discriminator for
-        view: View = teacher_view
-        if settings.discriminator == "dinov2":
-            view = DinoView(training, model.vae, frozen.dino)
-        torch.manual_seed(settings.seed)
-        hidden, multi_scale = settings.discriminator_hidden, settings.multi_scale
-        heads = Discriminator(view.channels, hidden, view.embedding, lesson.texts.shape[-1], multi_scale=multi_scale)
-        judge = training.add(
-            "discriminator", heads, lr=settings.discriminator_lr, betas=(0.0, 0.99), average=False, compiled=False
-        )
-        terms.append(Adversarial(training, lesson, view, judge, settings))
-    if settings.distillation_weight > 0:
-        terms.append(AddDistillation(training, lesson.teacher, settings.distillation_weight))
-    if settings.matching_weight > 0:
-        copied = copy.deepcopy(model.unet).requires_grad_(True)
-        network = training.add("fake_score", copied, lr=settings.fake_score_lr, average=False)
-        fake_score = FakeScore(training, lesson.teacher, network, settings.fake_score_updates)
-        terms.append(Matching(fake_score, settings.matching_weight))
-    if settings.alignment_weight > 0:
-        aligner = _aligner(training, lesson, recipe, model, frozen, resume=resume)
-        terms.append(Alignment(aligner, settings.alignment_weight))
-    return terms
-
-
-def _aligner(
-    training: Training, lesson: Lesson, recipe: Recipe, model: ModelFolder, frozen: Frozen, *, resume: bool
-) -> Aligner:
-    """A CLIP where the recipe names one; else a model trained on the set: true pictures where they are cached, else the pool's."""
-    if frozen.clip is not None:
-        count = len(lesson.source)
-
-        def captions(rows: Sequence[int]) -> list[str]:
-            return lesson.source.captions([row % count for row in rows])
-
-        return ClipAligner(training, model.vae, *frozen.clip, captions)
-    own = Training(training.folder, "alignment", recipe.alignment)
-    latents = lesson.pool.states[:, -1] if lesson.latents is None else lesson.latents
-    return train_set_aligner(own, latents, lesson.texts[: len(latents)], recipe.alignment, resume=resume)
-
-
-def _look(training: Training, lesson: Lesson, model: ModelFolder, recipe: StepsRecipe) -> Look | None:
+def _look(training: Training, lesson: Lesson, model: ModelFolder, recipe: StepsRecipe) -> Validate | None:
     """How a student does on held-out captions at the most steps it has, where there are such captions."""
     source = lesson.source.held_out() if recipe.held_out_images > 0 and training.progress < 1 else None
     if source is None:

@@ -14,7 +14,7 @@ Not here: what is done with the maps (`terms`, `discriminator`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -97,18 +97,18 @@ class DinoView:
 
     def _look(self, x0: Tensor, text: Tensor, *, learn: bool = False) -> Seen:
         with torch.set_grad_enabled(learn), self.training.autocast():
-            pixels = imagenet_input(decode(self.vae, x0).float(), self.side)
+            pixels = standardised(decode(self.vae, x0).float(), self.side, IMAGENET_MEAN, IMAGENET_STD)
             states = self.dino(pixels, output_hidden_states=True).hidden_states
             places = self.side // self.dino.config.patch_size
             maps = [states[layer][:, 1:].transpose(1, 2).unflatten(2, (places, places)) for layer in self.layers]
         return maps, x0.new_zeros(len(x0), 1)
 
 
-def imagenet_input(pictures: Tensor, side: int) -> Tensor:
-    """Pictures in [−1, 1] => (N, 3, side, side) with ImageNet's mean and deviation."""
+def standardised(pictures: Tensor, side: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pictures in [−1, 1] => (N, 3, side, side), less a mean and over a deviation: what image encoders were trained on."""
     pixels = F.interpolate(pictures.clamp(-1, 1) / 2 + 0.5, size=(side, side), mode="bicubic", antialias=True)
-    mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (pixels - mean) / std
+    centre, spread = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    return (pixels - centre) / spread
 
 
 def load_dino(path: str) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+TIMESTEPS = 1000  # of every Stable Diffusion's schedule
 BLOCK = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)")
 
 
@@ -33,6 +34,7 @@ class Narrowing:
     kept: Sequence[Tensor]
     widths: Sequence[int]
     layers: int
+    sinusoids: Mapping[str, Any]  # how the config makes the timestep's
 
     @classmethod
     def to(
@@ -53,12 +55,16 @@ class Narrowing:
             best = grouped.topk(width // len(grouped), dim=1).indices
             first = torch.arange(len(grouped)).unsqueeze(1) * grouped.shape[1]
             kept.append((best + first).flatten().sort().values)
-        return cls(kept, before, layers)
+        sinusoids = {
+            "flip_sin_to_cos": config.get("flip_sin_to_cos", True),
+            "downscale_freq_shift": config.get("freq_shift", 0),
+        }
+        return cls(kept, before, layers, sinusoids)
 
     def cut(self, key: str, value: Tensor) -> Tensor:
         """The weight `key` without the outputs and inputs that went."""
         if key.startswith("time_embedding.linear_1.weight"):
-            return _fewer_sinusoids(value, len(self.kept[0]))
+            return _fewer_sinusoids(value, len(self.kept[0]), self.sinusoids)
         if key == "conv_out.weight":
             return self._select(value, 1, [0])
         writes, reads = self._streams(key)
@@ -99,7 +105,7 @@ class Narrowing:
         return value.index_select(dim, torch.cat(parts).to(value.device))
 
 
-def _fewer_sinusoids(weight: Tensor, count: int) -> Tensor:
+def _fewer_sinusoids(weight: Tensor, count: int, sinusoids: Mapping[str, Any]) -> Tensor:
     """The first layer of the time embedding for `count` sinusoids: about what it gave at every timestep, by least squares.
 
     The slow sinusoids are all but the same over a thousand timesteps. Singular values below a hundredth of the largest are left
@@ -110,8 +116,7 @@ def _fewer_sinusoids(weight: Tensor, count: int) -> Tensor:
     if count == weight.shape[1]:
         return weight
     before, after = (
-        get_timestep_embedding(torch.arange(1000), size, flip_sin_to_cos=True, downscale_freq_shift=0).double()
-        for size in (weight.shape[1], count)
+        get_timestep_embedding(torch.arange(TIMESTEPS), size, **sinusoids).double() for size in (weight.shape[1], count)
     )
     target = before @ weight.detach().double().cpu().T
     solution: Tensor = torch.linalg.lstsq(after, target, rcond=1e-2, driver="gelsd").solution

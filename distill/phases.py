@@ -190,8 +190,8 @@ def consistency_loss(
     training: Training, student: nn.Module, lesson: Lesson, recipe: StepsRecipe, update: Update
 ) -> Tensor:
     """Pseudo-Huber between where the student leads from a state of the teacher's trajectory and where its average leads from the
-    next state, each by one DDIM step to the next few-step timestep below (to the picture, below the last), times the mean gap
-    between states over this one.
+    next state, each by one DDIM step to the first few-step timestep that neither has passed (to the picture, below the last), times
+    the mean gap between states over this one.
 
     The pool's neighbouring states lie on one path of the guided teacher: its step from one to the other has been taken already.
     """
@@ -199,7 +199,8 @@ def consistency_loss(
     rows, at = update.randint(len(pool)).cpu(), update.randint(len(pool.timesteps)).cpu()
     few = sorted({t for count in recipe.step_counts for t in process.trailing_timesteps(count)}, reverse=True)
     following = [*pool.timesteps[1:], -1]
-    ends = [next((t for t in few if t < start), -1) for start in pool.timesteps]
+    # A pool's timesteps are not the few-step ones: both states lead to the first of those that neither has passed.
+    ends = [next((t for t in few if t <= later), -1) for later in following]
     now, then, end = (torch.tensor(times)[at].to(training.device) for times in (list(pool.timesteps), following, ends))
     x, x_then = (pool.states[rows, at + i].float().to(training.device) for i in (0, 1))
     text = lesson.text(rows)
@@ -212,7 +213,7 @@ def consistency_loss(
             )
     ours = process.ddim_step(x0.float(), eps.float(), end)
     theirs = process.ddim_step(x0_then.float(), eps_then.float(), end)
-    arrived = (then <= end).view(-1, 1, 1, 1)  # the next state is the end itself: nothing to predict
+    arrived = (then == end).view(-1, 1, 1, 1)  # the next state is the end itself: nothing to predict
     theirs = torch.where(arrived, x_then, theirs)
     gap = (now - then).float()
     weight = (gap.mean() / gap).view(-1, 1, 1, 1)

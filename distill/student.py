@@ -123,12 +123,13 @@ def build_student(teacher: Any, pruning: Pruning) -> tuple[nn.Module, float]:
 def narrowed_state(student: Any, wider: Any) -> dict[str, Tensor] | None:
     """A wider UNet's weights cut to a student of the same blocks; None where they differ in more than widths."""
     state, config = wider.state_dict(), wider.config
-    if list(config["block_out_channels"]) == list(student.config["block_out_channels"]):
+    had, keeps = list(config["block_out_channels"]), list(student.config["block_out_channels"])
+    if had == keeps:
         cut = dict(state)
-    elif any(a < b for a, b in zip(config["block_out_channels"], student.config["block_out_channels"], strict=False)):
+    elif len(had) != len(keeps) or any(a < b for a, b in zip(had, keeps, strict=True)):
         return None
     else:
-        narrower = Narrowing.to(student.config["block_out_channels"], state, config, _layers(config))
+        narrower = Narrowing.to(keeps, state, config, _layers(config))
         cut = {key: narrower.cut(key, value) for key, value in state.items()}
     wanted = {key: value.shape for key, value in student.state_dict().items()}
     return cut if {key: value.shape for key, value in cut.items()} == wanted else None

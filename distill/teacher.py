@@ -29,6 +29,8 @@ from genin.distill.text_encoder import embed, train_text_encoder, train_tokenize
 from genin.distill.training import Training, Update, claim_run
 from genin.runtimes.errors import InputError
 
+SCALE_WITHIN = 4.0  # times unit deviation, or its share, that latents may have
+
 
 @dataclass
 class LatentCache:
@@ -240,10 +242,20 @@ def cache_latents(
             images = to_tensor(pictures[start : start + 256], device)
             parts.append((ae.encode(vae, images) * factor).half().cpu())
     cache = LatentCache(torch.cat(parts), factor)
+    check_scale(cache, path.parent)
     partial = path.with_suffix(".partial")
     torch.save({"key": key, "latents": cache.latents, "scaling_factor": factor}, partial)
     partial.replace(path)
     return cache
+
+
+def check_scale(cache: LatentCache, where: Path) -> None:
+    """Errors: InputError for latents far from unit deviation, which a schedule would drown in noise or never cover."""
+    deviation = float(cache.latents.float().std())
+    if not 1 / SCALE_WITHIN < deviation < SCALE_WITHIN:
+        what = f"the latents of true pictures deviate by {deviation:.2g}, not by about 1"
+        remedy = f"the autoencoder's scaling_factor is {cache.scaling_factor:g}; set it to {cache.scaling_factor / deviation:.3g}"
+        raise InputError(what, where=where, remedy=remedy)
 
 
 def train_unet(

@@ -18,13 +18,16 @@ Not here: the regression onto the aim (`phases`), the losses as functions of ten
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genin.benchmarks.perceptual import SMALLEST_SIDE_PX
 from genin.distill.alignment import Aligner
 from genin.distill.autoencoder import decode
 from genin.distill.diffusion import guided_predict
@@ -43,7 +46,7 @@ from genin.distill.recipe import AdversarialRecipe
 from genin.distill.training import Training, Update
 
 Figures = dict[str, Tensor | float]
-# Share of the phase over which the discriminator's word gains its weight: at first it knows nothing.
+# Share of the phase over which the adversarial loss gains its weight: at first the discriminator knows nothing.
 RAMP_SHARE = 0.1
 
 
@@ -99,8 +102,15 @@ class LpipsTerm:
             drawn = decode(self.vae, finished.picture)
             with torch.no_grad():
                 aim = decode(self.vae, finished.target)
-        distance = self.network(drawn.float(), aim.float()).mean()
+        distance = self.network(enlarged(drawn.float()), enlarged(aim.float())).mean()
         return self.weight * distance, {"perceptual": distance.detach()}
+
+
+def enlarged(pictures: Tensor) -> Tensor:
+    """As LPIPS is measured: below 64 px its last layers vanish (`benchmarks.perceptual`)."""
+    if min(pictures.shape[-2:]) >= SMALLEST_SIDE_PX:
+        return pictures
+    return F.interpolate(pictures, scale_factor=SMALLEST_SIDE_PX / min(pictures.shape[-2:]), mode="bilinear")
 
 
 @dataclass(frozen=True)
@@ -117,12 +127,13 @@ class Adversarial:
     def __call__(self, finished: Finished) -> tuple[Tensor, Figures]:
         look, features, emb = finished.seen_by(self.view)
         figures = self._learn(finished, look, features, emb)
-        word = hinge_generator(self._frozen(features, emb, finished.text))
-        ramp = min(1.0, self.training.progress / RAMP_SHARE) * self.training.dial("adversarial")
-        return ramp * self.recipe.adversarial_weight * word, {**figures, "adversarial": word.detach()}
+        with frozen(self.training, self.network) as network, self.training.autocast():
+            loss = hinge_generator(network(features, emb, finished.text))
+        weight = ramp(self.training) * self.recipe.adversarial_weight
+        return weight * loss, {**figures, "adversarial": loss.detach()}
 
     def _learn(self, finished: Finished, look: Look, features: Sequence[Tensor], emb: Tensor) -> Figures:
-        """One update of the discriminator: hinge, mismatched captions as a share of the fakes, R1 every few updates."""
+        """One update of the discriminator, mismatched captions as a share of the fakes."""
         recipe, update, training = self.recipe, finished.update, self.training
         with training.autocast():
             fake_logits = self.network([f.detach() for f in features], emb.detach(), finished.text)
@@ -132,7 +143,6 @@ class Adversarial:
         inputs = [f.float().requires_grad_(with_r1) for f in seen]
         with training.autocast():
             real_logits = self.network(inputs, true_emb, text)
-        figures: Figures = {"discriminator_accuracy": accuracy(real_logits, fake_logits)}
         wrong_logits = None
         if recipe.mismatched_captions > 0:
             # A true picture under its neighbour's caption is as false as a drawn one (unless that says so little that it fits):
@@ -142,24 +152,48 @@ class Adversarial:
             wrong_seen, wrong_emb = look(latents[:wrong], shifted)
             with training.autocast():
                 wrong_logits = self.network(wrong_seen, wrong_emb, shifted)
-        loss = hinge_discriminator(real_logits, fake_logits, wrong_logits, recipe.mismatched_captions)
-        if with_r1:
-            penalty = r1_penalty(real_logits, inputs[: len(real_logits)])
-            loss = loss + recipe.r1_weight * penalty
-            figures["r1"] = penalty.detach()
-        training.optimise("discriminator", loss)
-        return {"discriminator": loss.detach(), **figures}
+        # A discriminator with one head uses one map: the others have no gradient.
+        r1_inputs = inputs[: len(real_logits)] if with_r1 else []
+        return update_discriminator(
+            training, real_logits, fake_logits, r1_inputs, recipe.r1_weight, wrong_logits, recipe.mismatched_captions
+        )
 
-    def _frozen(self, features: Sequence[Tensor], emb: Tensor, text: Tensor) -> list[Tensor]:
-        """The logits with gradients for the features only: unwrapped, so that no process waits for any of its own."""
-        network = self.training.accelerator.unwrap_model(self.network)
-        network.requires_grad_(False)
-        try:
-            with self.training.autocast():
-                logits: list[Tensor] = network(features, emb, text)
-                return logits
-        finally:
-            network.requires_grad_(True)
+
+def update_discriminator(
+    training: Training,
+    real: list[Tensor],
+    fake: list[Tensor],
+    r1_inputs: Sequence[Tensor],
+    r1_weight: float,
+    mismatched: list[Tensor] | None = None,
+    share: float = 0.0,
+) -> Figures:
+    """Hinge on its logits, R1 on the inputs of its true side where there are any, and a step of its optimiser."""
+    loss = hinge_discriminator(real, fake, mismatched, share)
+    figures: Figures = {"discriminator_accuracy": accuracy(real, fake)}
+    if r1_inputs:
+        penalty = r1_penalty(real, r1_inputs)
+        loss = loss + r1_weight * penalty
+        figures["r1"] = penalty.detach()
+    training.optimise("discriminator", loss)
+    return {"discriminator": loss.detach(), **figures}
+
+
+@contextmanager
+def frozen(training: Training, network: nn.Module) -> Iterator[nn.Module]:
+    """A discriminator for the generator's step: gradients for its inputs only, and unwrapped, so that no process waits for any of
+    its own."""
+    inner: nn.Module = training.accelerator.unwrap_model(network)
+    inner.requires_grad_(False)
+    try:
+        yield inner
+    finally:
+        inner.requires_grad_(True)
+
+
+def ramp(training: Training) -> float:
+    """The factor on an adversarial loss by how far the phase is, and by what alarms have turned."""
+    return min(1.0, training.progress / RAMP_SHARE) * training.dial("adversarial")
 
 
 def true_pictures(lesson: Lesson, real_share: float, update: Update, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ from genin.runtimes.progress import progress
 
 Metrics = Mapping[str, Tensor | float]
 # A network on held-out data => figures: the lowest `kid` is the best, and within `kid_error` of each other two are as good.
-Look = Callable[[nn.Module], Mapping[str, float]]
+Validate = Callable[[nn.Module], Mapping[str, float]]
 WARMUP_SHARE = 0.05
 ROW_UPDATES = 50  # that a row of the log is the mean of
 
@@ -132,6 +132,7 @@ class Training:
         self.history: list[dict[str, float]] = []
         self.row: dict[str, list[float]] = {}  # what the next row of the log is the mean of
         self.dials: dict[str, float] = {}
+        self.asked: set[str] = set()  # the dials that this stage reads: others are not turned
         self.rollbacks = 0
         self.watched_from = 0  # rows before this update have been answered
         folder.mkdir(parents=True, exist_ok=True)
@@ -207,6 +208,7 @@ class Training:
 
     def dial(self, name: str) -> float:
         """The factor that alarms so far have put on a setting."""
+        self.asked.add(name)
         return self.dials.get(name, 1.0)
 
     def _everywhere(self, fine: bool) -> bool:
@@ -237,7 +239,7 @@ class Training:
         self,
         step: Callable[[Update], Metrics],
         preview: Callable[[Path], None] | None = None,
-        look: Look | None = None,
+        look: Validate | None = None,
     ) -> None:
         """Update until the images or minutes are spent. Ctrl-C finishes the update, saves, and raises KeyboardInterrupt.
 
@@ -300,7 +302,7 @@ class Training:
         means = torch.tensor([sum(self.row[name]) / len(self.row[name]) for name in names], device=self.device)
         return dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
 
-    def _look(self, look: Look | None) -> Mapping[str, float]:
+    def _look(self, look: Validate | None) -> Mapping[str, float]:
         """The better average's figures. It is the one to keep, unless an earlier one was better by more than chance: of two that
         cannot be told apart the later has learnt more, at a lower rate."""
         if look is None:
@@ -319,7 +321,8 @@ class Training:
     def _answer(self, alarm: Alarm) -> None:
         """Turn the alarm's dials, go back where it says so, and record it. Errors: GeninError after too many ways back."""
         seen_at, seen_images, elapsed_s = self.update_index, self.images_seen, self.elapsed_s
-        dials = {**self.dials, **{name: self.dial(name) * factor for name, factor in alarm.dials.items()}}
+        turning = {name: factor for name, factor in alarm.dials.items() if name in self.asked}
+        dials = {**self.dials, **{name: self.dial(name) * factor for name, factor in turning.items()}}
         rollbacks = self.rollbacks + alarm.rollback
         if rollbacks > ROLLBACKS:
             raise GeninError(
@@ -332,7 +335,7 @@ class Training:
             self.elapsed_s = elapsed_s  # the minutes are spent all the same
         self.dials, self.rollbacks, self.watched_from = dials, rollbacks, self.update_index
         self.save()
-        turned = ", ".join(f"{name} × {dials[name]:.3g}" for name in alarm.dials)
+        turned = ", ".join(f"{name} × {dials[name]:.3g}" for name in turning) or "nothing to turn"
         did = f"back to update {self.update_index}, {turned}" if alarm.rollback else turned
         warnings.warn(f"{self.stage}, update {seen_at}: {alarm.says}; {did}", stacklevel=1)
         if self.accelerator.is_main_process:

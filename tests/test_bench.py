@@ -141,8 +141,10 @@ def test_processes_are_asked_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     configurations = [Configuration(name, Path(name), "pytorch", "fp32", 1) for name in ("slow", "broken", "fast")]
     protocol = Protocol(runs=5, warmup=1, cold_starts=1, threads=1, pictures=0, max_s=25)
     measured, skipped = measure(configurations, protocol, {})
-    assert order[:6] == ["slow0", "fast0", "slow1", "fast1", "slow2", "fast2"]
-    assert order.count("fast2") == 2 and order.count("slow2") == 1  # a fast one is woken by a picture that does not count
+    assert list(dict.fromkeys(order))[:6] == ["slow0", "fast0", "slow1", "fast1", "slow2", "fast2"]
+    assert (
+        order.count("fast1") == 2 and order.count("slow1") == 1
+    )  # a fast one is woken by a picture that does not count
     assert [len(one.total_ms) for one in measured] == [3, 5]  # the slow one ends early, but not before three
     assert measured[1].stages_ms["other"] == [2.0] * 5 and measured[0].peak_rss_bytes == 7
     assert [(one.configuration.label, one.reason) for one in skipped] == [("broken", "it does not run here")]
@@ -153,7 +155,7 @@ def test_processes_are_asked_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     measured, skipped = measure(configurations, protocol, {})
     assert [one.configuration.label for one in measured] == ["fast"] and len(measured[0].total_ms) == 5
     assert [(one.configuration.label, one.reason) for one in skipped] == [("dies", "killed")]
-    assert order[:4] == ["dies0", "fast0", "dies1", "fast1"] and "close dies" in order
+    assert list(dict.fromkeys(order))[:4] == ["dies0", "fast0", "dies1", "fast1"] and "close dies" in order
 
 
 def test_what_does_not_fit_side_by_side_is_measured_in_groups() -> None:

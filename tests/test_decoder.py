@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from genin.cli import run  # noqa: E402
+from genin.distill import training  # noqa: E402
 from genin.distill.decoder import build_tiny  # noqa: E402
 from genin.distill.discriminator import PixelDiscriminator  # noqa: E402
 from genin.distill.model_folder import load_model_folder, save_model_folder  # noqa: E402
 from genin.distill.recipe import DecoderRecipe  # noqa: E402
+from genin.distill.training import Training, Update  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
 RECIPE = """
@@ -60,10 +63,51 @@ def test_the_student_has_a_smaller_decoder_and_its_teachers_encoder(student: Pat
     assert info["recipe"]["decoder"]["channels"] == 8 and info["images_seen"] == 8  # the UNet's alone
 
 
-def test_it_learns(student: Path) -> None:
-    rows = [json.loads(line) for line in (student / "training" / "decoder.log.jsonl").read_text().splitlines()]
-    assert rows[-1].keys() >= {"pixel", "edge", "psnr_db", "adversarial", "discriminator", "r1"}
-    assert (student / "training" / "decoder.samples-00000064.png").is_file()
+def test_it_learns(tiny_model_folder: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "ROW_UPDATES", 20)
+    longer = tmp_path / "longer.yaml"
+    longer.write_text(RECIPE.replace("images: 64, batch", "images: 1600, batch"), encoding="utf-8")
+    assert distil(tiny_model_folder, longer, tmp_path / "out") == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "training" / "decoder.log.jsonl").read_text().splitlines()]
+    assert rows[-1].keys() >= {"last", "edge", "psnr_db", "adversarial", "discriminator", "r1"}
+    assert rows[-1]["last"] < 0.7 * rows[0]["last"] and rows[-1]["psnr_db"] > rows[0]["psnr_db"] + 2
+    assert (tmp_path / "out" / "training" / "decoder.samples-00001600.png").is_file()
+
+
+def test_ctrl_c_changes_nothing_about_where_it_leads(
+    student: Path, tiny_model_folder: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next_update = Training._next_update
+
+    def interrupted(run: Training) -> Update:
+        if run.stage == "decoder" and run.update_index == 3:
+            signal.raise_signal(signal.SIGINT)
+        return next_update(run)
+
+    out = tmp_path / "again"
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_next_update", interrupted)
+        assert distil(tiny_model_folder, recipe, out) == 130
+    assert json.loads((out / "genin.json").read_text(encoding="utf-8"))["images_seen"] == 8
+    assert distil(tiny_model_folder, recipe, out, "--resume") == 0
+    for part in ("unet", "vae"):
+        wanted, found = (getattr(load_model_folder(path), part).state_dict() for path in (student, out))
+        assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+def test_another_teachers_latents_are_not_given_to_an_earlier_decoder(
+    student: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """A teacher whose autoencoder was tuned since: its own decodes them."""
+    model = load_model_folder(tiny_model_folder)
+    with torch.no_grad():
+        next(model.vae.encoder.parameters()).mul_(1.1)
+    save_model_folder(model, tmp_path / "tuned")
+    none = tmp_path / "none.yaml"
+    none.write_text(RECIPE[: RECIPE.index("decoder:")], encoding="utf-8")
+    assert distil(tmp_path / "tuned", none, tmp_path / "out", "--init", str(student)) == 0
+    found, wanted = load_model_folder(tmp_path / "out").vae.state_dict(), model.vae.state_dict()
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_a_decoder_goes_on_from_an_earlier_one_and_stays_where_none_is_trained(

@@ -124,15 +124,12 @@ def test_fewer_sinusoids_tell_the_time_about_as_well_with_weights_of_ordinary_si
     from diffusers.models.embeddings import get_timestep_embedding
 
     torch.manual_seed(0)
-    weight = torch.randn(20, 64) / 8
-    fewer = _fewer_sinusoids(weight, 48)
-    before, after = (
-        get_timestep_embedding(torch.arange(1000), size, flip_sin_to_cos=True, downscale_freq_shift=0)
-        for size in (64, 48)
-    )
+    weight, sinusoids = torch.randn(20, 64) / 8, {"flip_sin_to_cos": True, "downscale_freq_shift": 0}
+    fewer = _fewer_sinusoids(weight, 48, sinusoids)
+    before, after = (get_timestep_embedding(torch.arange(1000), size, **sinusoids) for size in (64, 48))
     wanted, found = before @ weight.T, after @ fewer.T
     assert float((found - wanted).std() / wanted.std()) < 0.5 and float(fewer.abs().max()) < 3
-    assert _fewer_sinusoids(weight, 64) is weight
+    assert _fewer_sinusoids(weight, 64, sinusoids) is weight
 
 
 def test_a_wider_student_is_cut_to_a_narrower_one_and_others_are_not(teacher: Any) -> None:
@@ -144,6 +141,7 @@ def test_a_wider_student_is_cut_to_a_narrower_one_and_others_are_not(teacher: An
     assert cut is not None and all(cut[key].shape == value.shape for key, value in narrow.state_dict().items())
     assert narrowed_state(wide, narrow) is None  # nothing makes up channels
     assert narrowed_state(build_student(teacher, PRESETS["bk-small"])[0], wide) is None  # nor attention
+    assert narrowed_state(build_student(teacher, PRESETS["bk-tiny"])[0], wide) is None  # nor are levels taken out
 
 
 def test_a_recipe_may_give_widths_of_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 
 from genin.cli import run  # noqa: E402
-from genin.distill import distillation  # noqa: E402
+from genin.distill import objective  # noqa: E402
 from genin.distill.alignment import train_set_aligner  # noqa: E402
 from genin.distill.diffusion import TEACHER_SCHEDULER, Process  # noqa: E402
 from genin.distill.discriminator import Discriminator  # noqa: E402
@@ -24,7 +25,7 @@ from genin.distill.losses import image_to_text  # noqa: E402
 from genin.distill.phases import consistency_loss, under_other_captions, walk  # noqa: E402
 from genin.distill.pool import Pool  # noqa: E402
 from genin.distill.recipe import AlignmentRecipe, StepsRecipe  # noqa: E402
-from genin.distill.terms import Finished, Perceptual  # noqa: E402
+from genin.distill.terms import AddDistillation, Finished, LpipsTerm, Perceptual  # noqa: E402
 from genin.distill.training import Training, Update  # noqa: E402
 
 PLAIN: Any = SimpleNamespace(autocast=nullcontext, device=torch.device("cpu"), dial=lambda _name: 1.0)
@@ -61,7 +62,7 @@ def pool_on_the_way_to(process: Process, x0: Tensor, timesteps: tuple[int, ...])
 def test_consistency_is_nothing_for_a_student_that_walks_the_teachers_path(teacher_steps: int) -> None:
     process = Process(TEACHER_SCHEDULER)
     x0 = torch.ones(6, 4, 8, 8) * 0.7
-    timesteps = tuple(process.trailing_timesteps(teacher_steps))
+    timesteps = tuple(process.quadratic_timesteps(teacher_steps))  # a pool's, which straddle the few-step ones
     lesson: Any = SimpleNamespace(
         teacher=SimpleNamespace(process=process), pool=pool_on_the_way_to(process, x0, timesteps),
         text=lambda rows: torch.zeros(len(rows), 3, 5),
@@ -220,7 +221,7 @@ def test_every_switch_of_a_recipe_runs(
         network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
         return SimpleNamespace(network=network.requires_grad_(False).eval())
 
-    monkeypatch.setattr(distillation, "load_lpips", random_weights)
+    monkeypatch.setattr(objective, "load_lpips", random_weights)
     recipe, out = tmp_path / "switches.yaml", tmp_path / "out"
     recipe.write_text(SWITCHES.format(dino=dino, clip="" if own_aligner else clip), encoding="utf-8")
     arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
@@ -249,6 +250,18 @@ def _last_row(out: Path, phase: str) -> dict[str, float]:
         ("adversarial: {discriminator: vgg}", "'adversarial.discriminator' must be teacher or dinov2, not 'vgg'"),
         ("prune: {random_conditioning: 1.5}", "'prune.random_conditioning' must be from 0 to 1"),
         ("decoder: {images: 8, blocks: [1, 0]}", "decoder.blocks has 2 levels"),
+        ("steps: {rollout: false, backward_distillation: true}", "steps.rollout is false"),
+        ("adversarial: {alignment_weight: 1}\nalignment: {images: 0}", "leaves untrained"),
+        ("decoder: {images: 8, batch_size: 1}", "decoder.batch_size leaves a process 1 picture"),
+        (
+            "prune: {images: 0}\nsteps: {images: 0}\nadversarial: {images: 0}\ndecoder: {images: 8}",
+            "no trained student",
+        ),
+        (
+            "steps: {perceptual_weight: 1, perceptual_features: lpips}\n"
+            "adversarial: {perceptual_features: lpips, perceptual_weights: /elsewhere}",
+            "perceptual_weights differ",
+        ),
     ],
 )
 def test_what_a_recipe_names_is_looked_for_before_any_work(
@@ -261,12 +274,81 @@ def test_what_a_recipe_names_is_looked_for_before_any_work(
     assert says in capsys.readouterr().err and not out.exists()
 
 
-def test_a_wrong_network_is_no_dinov2(clip: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            ("scheduler/scheduler_config.json", "prediction_type", "flow_prediction"),
+            "unknown prediction type 'flow_prediction'",
+        ),
+        (("vae/config.json", "scaling_factor", 40.0), "set it to"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(
+    tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str, Any], says: str
+) -> None:
+    """No silent wrong training: another parameterisation, latents that no schedule covers."""
+    file, key, value = change
+    shutil.copytree(tiny_model_folder, tmp_path / "teacher")
+    config = json.loads((tmp_path / "teacher" / file).read_text(encoding="utf-8"))
+    (tmp_path / "teacher" / file).write_text(json.dumps({**config, key: value}), encoding="utf-8")
+    recipe = tmp_path / "short.yaml"
+    recipe.write_text("pool: {size: 8, teacher_steps: 2, batch_size: 8}\n", encoding="utf-8")
+    arguments = ["--teacher", str(tmp_path / "teacher"), "--data", "builtin:world", "--student", "bk-small"]
+    assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(tmp_path / "out")]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_one_network_is_not_taken_for_another(clip: Path, dino: Path, tiny_model_folder: Path) -> None:
+    from genin.distill.alignment import load_clip
     from genin.distill.looks import load_dino
     from genin.runtimes.errors import InputError
 
     with pytest.raises(InputError, match="not a DINOv2"):
         load_dino(str(clip))
+    with pytest.raises(InputError, match="not a CLIP"):
+        load_clip(str(dino))
+
+
+def test_lpips_sees_decoded_pictures_and_small_ones_enlarged(tiny_model_folder: Path) -> None:
+    """An LPIPS that is the mean square distance: what it is given are pictures of 64 px, from latents with gradients."""
+    from genin.distill.autoencoder import decode
+    from genin.distill.model_folder import load_model_folder
+
+    vae = load_model_folder(tiny_model_folder).vae.requires_grad_(False)
+    seen: list[torch.Size] = []
+
+    def distance(first: Tensor, second: Tensor) -> Tensor:
+        seen.append(first.shape)
+        return (first - second).square().mean(dim=(1, 2, 3))
+
+    for side in (16, 8):
+        picture, target = torch.randn(2, 4, side, side, requires_grad=True), torch.randn(2, 4, side, side)
+        finished = Finished(picture, target, torch.zeros(2, 1, 2), torch.arange(2), update(2))
+        loss, figures = LpipsTerm(PLAIN, vae, distance, 3.0)(finished)  # type: ignore[arg-type]
+        assert seen[-1] == (2, 3, 64, 64)
+        if side == 16:
+            expected = (decode(vae, picture) - decode(vae, target)).square().mean()
+            assert float(loss.detach()) == pytest.approx(3 * float(expected), rel=1e-4)
+            assert float(figures["perceptual"]) == pytest.approx(float(expected), rel=1e-4)
+        loss.backward()
+        assert picture.grad is not None and float(picture.grad.abs().sum()) > 0
+
+
+def test_adds_distillation_pulls_towards_what_the_teacher_makes_of_the_picture() -> None:
+    """Eq. 4 with a teacher who always sees the same picture: α_t times the square distance to it, gradients to the picture only."""
+    process = Process(TEACHER_SCHEDULER)
+    x0 = torch.full((16, 4, 8, 8), 0.5)
+    teacher: Any = SimpleNamespace(
+        unet=Knows(process, x0), process=process, empty=torch.zeros(1, 1, 2), guidance_scale=1.0
+    )
+    picture = torch.zeros(16, 4, 8, 8, requires_grad=True)
+    finished = Finished(picture, x0, torch.zeros(16, 1, 2), torch.arange(16), update(16))
+    loss, _ = AddDistillation(PLAIN, teacher, 2.0)(finished)
+    alpha, _ = process.alpha_sigma(update(16).randint(1000))
+    assert float(loss.detach()) == pytest.approx(2 * 0.25 * float(alpha.mean()), rel=1e-4)
+    loss.backward()
+    assert picture.grad is not None and float(picture.grad.max()) < 0  # towards 0.5
 
 
 def test_the_noise_dial_moves_how_much_noise_a_picture_is_seen_through(tiny_model_folder: Path) -> None:

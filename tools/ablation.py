@@ -39,7 +39,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "distillation + adversarial": {"perceptual_weight": 0.0},
     "no adversarial": {"adversarial_weight": 0.0},
     "no backward distillation": {"backward_distillation": False},
-    "no rollout": {"rollout": False},
+    "no rollout": {"rollout": False, "backward_distillation": False},
     "one scale": {"multi_scale": False},
     "LPIPS": {"perceptual_features": "lpips", "perceptual_weight": 1.0},
     "+ alignment": {"alignment_weight": 0.05},

@@ -1,7 +1,7 @@
 """Which student? A dozen UNets and half a dozen decoders by measured latency, not by parameters, and what each learns from as
 many images.
 
-    python tools/architectures.py --out runs/architectures                     # latency, ten minutes
+    python tools/architectures.py --out runs/architectures                     # latency, two minutes
     python tools/architectures.py --out runs/architectures --images 12800      # and quality, three minutes a UNet more
 
 Latency: each network alone, exported as genin exports it (ONNX on ONNX Runtime, OpenVINO; fp16 weights, batch 1), interleaved in

@@ -2,9 +2,9 @@
 
     python tools/training_curve.py --student runs/student --out docs/runs/student-curve.json --plot docs/images/student-curve.png
 
-One row an average: images seen, minutes of training at the median rate, `fd_world` and `fd_squeezenet` on held-out captions at four steps and one,
-beside the teacher's. Finished rows are kept, so the command can be given again while the run goes on. Decoded by the
-teacher's decoder throughout: the curve is the UNet's.
+One row an average: images seen, minutes of training at the median rate, `fd_world` and `fd_squeezenet` on held-out captions at
+four steps and one, beside the teacher's. Finished rows are kept, so the command can be given again while the run goes on. All
+are decoded by the teacher's decoder: the curve is the UNet's.
 """
 
 from __future__ import annotations
