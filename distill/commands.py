@@ -136,8 +136,8 @@ def distill_command(
 ) -> None:
     """Distil a teacher into a compact student of one to four steps.
 
-    Prunes the teacher's UNet, then trains it in three phases (pruning, few steps, adversarial). Loss curves and sample
-    grids are written to OUT/training while it runs.
+    Prunes the teacher's UNet, then trains it in three phases (pruning, few steps, adversarial) and, where the recipe says so, a
+    tiny decoder in a fourth. Loss curves and sample grids are written to OUT/training while it runs.
     """
     from genin.distill.recipe import StudentRecipe, load_recipe
     from genin.distill.student import pruning_of
