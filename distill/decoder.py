@@ -41,7 +41,8 @@ from genin.runtimes.errors import InputError
 
 
 def build_tiny(vae: Any, recipe: DecoderRecipe, factor: int) -> Any:
-    """An `AutoencoderTiny` with an untrained small decoder for final latents of `vae`, whose sides are a `factor`th of a picture's.
+    """An `AutoencoderTiny` with a small decoder for final latents of `vae`, whose sides are a `factor`th of a picture's. It is
+    untrained, or begins as the teacher's with blocks taken out where that is one of the same width.
 
     Errors: InputError if the recipe's levels do not make that factor.
     """
@@ -67,7 +68,33 @@ def build_tiny(vae: Any, recipe: DecoderRecipe, factor: int) -> Any:
     )
     if copied:
         tiny.encoder.load_state_dict(vae.encoder.state_dict())
+        if config.decoder_block_out_channels[0] == recipe.channels:
+            copy_blocks(tiny, vae)
     return tiny
+
+
+def copy_blocks(tiny: Any, vae: Any) -> None:
+    """Begin as the teacher's decoder without the blocks that went: of every level the first stay, and all that lies between."""
+    from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+
+    def parts(network: Any) -> dict[tuple[int, int], nn.Module]:
+        """(level, number within it) => module with weights; a level ends where it is enlarged."""
+        found: dict[tuple[int, int], nn.Module] = {}
+        level = blocks = 0
+        for module in network.decoder.layers:
+            if isinstance(module, AutoencoderTinyBlock):
+                found[level, blocks] = module
+                blocks += 1
+            elif isinstance(module, nn.Conv2d):
+                found[level, -1 if (level, -1) not in found else -2] = module
+            elif isinstance(module, nn.Upsample):
+                level, blocks = level + 1, 0
+        return found
+
+    theirs = parts(vae)
+    for place, module in parts(tiny).items():
+        if place in theirs:
+            module.load_state_dict(theirs[place].state_dict())
 
 
 @dataclass(frozen=True)
