@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,8 @@ def main(student: Path, teacher: Path, out: Path, picture: Path | None, samples:
         minutes = images / rate / 60
         row: dict[str, Any] = {"images_seen": images, "minutes": round(minutes, 2)}
         for steps in (counts[0], counts[-1]):
-            row[str(steps)] = measure(average, teacher, student, out.parent / ".curve", evaluator, steps)
+            with tempfile.TemporaryDirectory() as work:
+                row[str(steps)] = measure(average, teacher, student, Path(work) / "student", evaluator, steps)
         kept["rows"] = sorted([*kept["rows"], row], key=lambda found: found["images_seen"])
         out.write_text(json.dumps(kept, indent=1) + "\n")
         click.echo(json.dumps(row))
