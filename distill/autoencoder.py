@@ -13,11 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genin.distill.recipe import AutoencoderRecipe
+from genin.distill.sources import to_tensor
 
 
 def build_autoencoder(recipe: AutoencoderRecipe) -> nn.Module:
@@ -42,6 +45,14 @@ def encode(vae: Any, images: Tensor) -> Tensor:
     if hasattr(encoded, "latent_dist"):
         return encoded.latent_dist.mean  # type: ignore[no-any-return]
     return encoded.latents  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def encode_pictures(vae: Any, pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """NHWC uint8 => final latents (N, C, h, w), float16 on the CPU."""
+    factor = float(vae.config.scaling_factor)
+    parts = (to_tensor(pictures[start : start + 256], device) for start in range(0, len(pictures), 256))
+    return torch.cat([(encode(vae, images) * factor).half().cpu() for images in parts])
 
 
 def decode(vae: Any, latents: Tensor) -> Tensor:

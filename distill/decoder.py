@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genin.distill.autoencoder import decode, edge_loss, encode
+from genin.distill.autoencoder import decode, edge_loss, encode_pictures
 from genin.distill.diffusion import plain_attention
 from genin.distill.discriminator import PixelDiscriminator
 from genin.distill.losses import hinge_generator
@@ -124,10 +124,7 @@ def make_pairs(
     """`count` true pictures with their latents, and as many of the student's, at each number of steps in turn."""
     count = min(count, len(lesson.pool))
     pictures = load_pictures(lesson.source, count, image_size)
-    scale = float(vae.config.scaling_factor)
-    latents, drawn, decoded = [], [], []
-    for start in range(0, len(pictures), 256):
-        latents.append((encode(vae, to_tensor(pictures[start : start + 256], training.device)) * scale).half().cpu())
+    latents, drawn, decoded = encode_pictures(vae, pictures, training.device), [], []
     process = lesson.teacher.process
     for index, start in enumerate(range(0, count, 64)):
         rows = torch.arange(start, min(start + 64, count))
@@ -137,7 +134,7 @@ def make_pairs(
         final = done.pictures[-1].float()
         drawn.append(final.half().cpu())
         decoded.append(to_uint8(decode(vae, final).cpu().numpy()))
-    return Pairs(torch.cat([*latents, *drawn]), np.concatenate([pictures, *decoded]), len(pictures))
+    return Pairs(torch.cat([latents, *drawn]), np.concatenate([pictures, *decoded]), len(pictures))
 
 
 def decoder_step(

@@ -345,7 +345,9 @@ def student_folder(
     those of the `earlier` student that it went on from, too."""
     process = Process(teacher.scheduler_config)
     counts = trained_step_counts(recipe)
-    made_by = {key: value for key, value in recipe.as_dict().items() if key in ("student", "pool", *PHASES)}
+    made_by = {
+        key: value for key, value in recipe.as_dict().items() if key in ("student", "pool", "alignment", *PHASES)
+    }
     if earlier is not None:
         made_by["init"] = earlier.recipe
     data, licences = [source.name], [teacher.info.get("licence", "unknown"), source.licence]

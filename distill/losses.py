@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pseudo_huber(x: Tensor, y: Tensor, c: float) -> Tensor:
-    """√(‖x − y‖² + c²) − c per element, averaged (Song & Dhariwal 2023, arXiv:2310.14189, eq. 8): L1 far, L2 near."""
+def pseudo_huber(x: Tensor, y: Tensor, c: float, weight: Tensor | float = 1.0) -> Tensor:
+    """√(‖x − y‖² + c²) − c per element, averaged (Song & Dhariwal 2023, arXiv:2310.14189, eq. 8): L1 far, L2 near.
+    `weight` is one for all or one a row, (N, 1, 1, 1)."""
     difference = (x.float() - y.float()).square()
-    return (difference + c * c).sqrt().sub(c).mean()
+    return (weight * (difference + c * c).sqrt().sub(c)).mean()
 
 
 def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

@@ -216,9 +216,7 @@ def consistency_loss(
     arrived = (then == end).view(-1, 1, 1, 1)  # the next state is the end itself: nothing to predict
     theirs = torch.where(arrived, x_then, theirs)
     gap = (now - then).float()
-    weight = (gap.mean() / gap).view(-1, 1, 1, 1)
-    difference = (ours - theirs).square()
-    return (weight * ((difference + recipe.huber_c**2).sqrt() - recipe.huber_c)).mean()
+    return pseudo_huber(ours, theirs, recipe.huber_c, (gap.mean() / gap).view(-1, 1, 1, 1))
 
 
 @torch.no_grad()

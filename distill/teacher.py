@@ -236,12 +236,7 @@ def cache_latents(
             pass  # cut short: it is only a cache
     pictures = load_pictures(source, count, image_size)
     factor = float(vae.config.scaling_factor)
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(pictures), 256):
-            images = to_tensor(pictures[start : start + 256], device)
-            parts.append((ae.encode(vae, images) * factor).half().cpu())
-    cache = LatentCache(torch.cat(parts), factor)
+    cache = LatentCache(ae.encode_pictures(vae, pictures, device), factor)
     check_scale(cache, path.parent)
     partial = path.with_suffix(".partial")
     torch.save({"key": key, "latents": cache.latents, "scaling_factor": factor}, partial)

@@ -22,15 +22,15 @@ from typing import Any
 
 import click
 import numpy as np
+from world_evaluator import SCENES, world_evaluator
 
 from genin.benchmarks.evaluate import Evaluator
 from genin.benchmarks.subjects import Sampling
 from genin.distill.distillation import distill
 from genin.distill.recipe import Recipe, load_recipe
 from genin.distill.sources import open_source
-from genin.names import BUILTIN_WORLD, InstalledNames
+from genin.names import BUILTIN_WORLD
 
-SCENES = 200_000
 FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "accuracy", "diversity")
 # Arm => what it changes in the recipe's adversarial section.
 ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -123,7 +123,7 @@ def main(
     seeds: int,
     samples: int,
 ) -> None:
-    recipe, names = load_recipe(recipe_file), InstalledNames()
+    recipe = load_recipe(recipe_file)
     every = ARMS if phase == "adversarial" else PRUNE_ARMS
     if unknown := [arm for arm in chosen if arm not in every]:
         raise click.ClickException(f"no such arm: {', '.join(unknown)}; there are: {', '.join(every)}")
@@ -136,13 +136,7 @@ def main(
     if kept["asked"] != asked:
         raise click.ClickException(f"{record} holds the answer to another question; name another --out")
     results = kept["results"]
-    evaluator = Evaluator(
-        names.reference(BUILTIN_WORLD, count=samples, size=64, seed=0),
-        samples=samples,
-        classifier=names.classifier(),
-        features=("world", "squeezenet"),
-        reference_name=BUILTIN_WORLD,
-    )
+    evaluator = world_evaluator(samples, ("world", "squeezenet"))
     for seed in range(seeds):
         for arm in arms:
             if f"{arm}/{seed}" in results:

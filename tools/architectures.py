@@ -23,8 +23,8 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from world_evaluator import SCENES, world_evaluator
 
-from genin.benchmarks.evaluate import Evaluator
 from genin.benchmarks.machine import usable_cores
 from genin.benchmarks.model_facts import cost_of, unet_cost
 from genin.benchmarks.subjects import Sampling
@@ -36,7 +36,7 @@ from genin.distill.sources import open_source
 from genin.distill.student import PRESETS, build_student, pruning_of
 from genin.export.components import Component, components, max_length
 from genin.export.formats import converter
-from genin.names import BUILTIN_WORLD, InstalledNames
+from genin.names import BUILTIN_WORLD
 
 UNETS: Mapping[str, StudentRecipe] = {
     **{name: StudentRecipe(name) for name in PRESETS if name not in ("bk-tiny", "bk-small-fast")},
@@ -49,7 +49,6 @@ UNETS: Mapping[str, StudentRecipe] = {
 DECODERS = ((32, (4, 4, 0)), (32, (2, 2, 0)), (24, (3, 3, 0)), (16, (4, 4, 0)), (16, (4, 2, 0)), (16, (2, 2, 0)))
 FORMATS = ("onnx", "openvino")
 ROUNDS, RUNS = 12, 10
-SCENES = 200_000
 Run = Callable[[], object]
 
 
@@ -168,14 +167,7 @@ def train(teacher: Path, name: str, folder: Path, images: int, samples: int) -> 
     distill(teacher, open_source(BUILTIN_WORLD, count=SCENES), out, recipe, resume=True)
     if not pool.exists():
         os.link(own, pool)
-    names = InstalledNames()
-    evaluator = Evaluator(
-        names.reference(BUILTIN_WORLD, count=samples, size=64, seed=0),
-        samples=samples,
-        classifier=names.classifier(),
-        features=("world",),
-        reference_name=BUILTIN_WORLD,
-    )
+    evaluator = world_evaluator(samples, ("world",))
     result = evaluator.evaluate(out, Sampling(steps=4, batch_size=64))
     return {"images": images, "samples": samples, "fd_world": result["fd_world"]}
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from world_evaluator import world_evaluator
 
 from genin.benchmarks.evaluate import Evaluator
 from genin.benchmarks.subjects import Sampling
@@ -25,7 +26,7 @@ from genin.distill.model_folder import load_model_folder, save_model_folder
 from genin.distill.recipe import load_recipe
 from genin.distill.sources import open_source
 from genin.distill.student import build_student, pruning_of
-from genin.names import BUILTIN_WORLD, InstalledNames
+from genin.names import BUILTIN_WORLD
 
 FEATURES = ("world", "squeezenet")
 
@@ -86,13 +87,9 @@ def _scale(rows: list[dict[str, Any]]) -> tuple[Any, Any]:
 @click.option("--samples", default=2048, show_default=True)
 @click.option("--every", default=1, show_default=True, help="Measure every n-th average.")
 def main(student: Path, teacher: Path, out: Path, picture: Path | None, samples: int, every: int) -> None:
-    names = InstalledNames()
     # Minutes at the median rate: a run on a shared machine stands still now and then.
     rate = statistics.median(r["images_per_s"] for r in read_rows(student / "training" / "adversarial.log.jsonl"))
-    evaluator = Evaluator(
-        names.reference(BUILTIN_WORLD, count=samples, size=64, seed=0), samples=samples, classifier=names.classifier(),
-        features=FEATURES, reference_name=BUILTIN_WORLD,
-    )  # fmt: skip
+    evaluator = world_evaluator(samples, FEATURES)
     kept: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {"samples": samples, "rows": []}
     known = {row["images_seen"] for row in kept["rows"]}
     averages = sorted((student / "training").glob("adversarial.average-*.safetensors"))
