@@ -32,6 +32,7 @@ FOLDER = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 BUILTIN_WORLD = "builtin:world"
 BUILTIN_SAMPLES = 5000
+SPLITS = ("train", "val", "test", "held-out")  # as `picture_sets` knows them, which would load numpy for every --help
 
 
 class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.3
@@ -53,6 +54,10 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
         return numbers
 
 
+SPLIT_OPTION = click.option(
+    "--split", type=click.Choice(SPLITS), help="Only this split of the reference.  [default: all of it]"
+)
+
 # --- evaluate --------------------------------------------------------------------------------------------------------
 
 
@@ -65,6 +70,7 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
     "--reference",
     help="Dataset folder to compare with, or builtin:world.  [default: builtin:world for built-in models]",
 )
+@SPLIT_OPTION
 @click.option("--samples", type=COUNT, help="Pictures to compare.  [default: the reference's, at most 5,000]")
 @click.option("--seed", type=click.IntRange(0, 2**43), default=0, show_default=True, help="First of the seeds.")
 @click.option("--steps", type=COUNT, help="Sampling steps.  [default: the model's]")
@@ -89,6 +95,7 @@ def evaluate_command(
     ctx: click.Context,
     subject: str,
     reference: str | None,
+    split: str | None,
     samples: int | None,
     seed: int,
     steps: int | None,
@@ -133,6 +140,7 @@ def evaluate_command(
         metric_weights=metric_weights,
         classifier=names.classifier() if isinstance(names, Names) else None,
         reference_name=reference,
+        split=split,
     )
     result = evaluator.evaluate(
         path,
@@ -290,6 +298,7 @@ def contenders(names: object, models: Sequence[str]) -> list[Contender]:
 @click.argument("models", metavar="MODEL|BUNDLE...", nargs=-1, required=True)
 @click.option("--prompts", type=FOLDER, help="Text file with one prompt per line.  [default: a few built in]")
 @click.option("--reference", help="Draw the captions of a dataset folder or builtin:world, below its true pictures.")
+@SPLIT_OPTION
 @click.option("--count", type=COUNT, default=8, show_default=True, help="Captions of the reference.")
 @click.option(
     "--layout",
@@ -314,6 +323,7 @@ def compare_command(
     models: tuple[str, ...],
     prompts: Path | None,
     reference: str | None,
+    split: str | None,
     count: int,
     layout: str,
     seed: int,
@@ -329,13 +339,15 @@ def compare_command(
     from genin.benchmarks.subjects import Sampling
 
     claim_output(out, ".png")
+    if reference is None and split is not None:
+        raise InputError("--split is of a reference", remedy="name one (--reference), or leave it out")
     if prompts is not None and reference is not None:
         raise InputError("--prompts and --reference both say what to draw", remedy="leave one of them out")
     texts = list(DEFAULT_PROMPTS) if prompts is None else read_prompts(prompts)
     chosen, true = contenders(ctx.obj, models), None
     if reference is not None:
         folder = reference_folder(ctx.obj, reference, count, chosen[0].path)
-        texts, true = true_row(folder, reference, count, None)
+        texts, true = true_row(folder, reference, count, None, split)
     grid = draw_grid(chosen, texts, seed, Sampling(steps=steps, runtime=runtime, precision=precision), true)
     save_sheet(grid, out, layout)
     if as_json:

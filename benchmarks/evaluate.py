@@ -71,12 +71,13 @@ class Evaluator:
         classifier: Path | None = None,
         features: Sequence[str] = FEATURE_SETS,
         reference_name: str | None = None,
+        split: str | None = None,
     ) -> None:
-        self.reference = open_picture_set(reference)
+        self.reference = open_picture_set(reference, split)
         self.samples = samples or min(len(self.reference.rows), DEFAULT_SAMPLES)
         self.seed = seed
         self.suite: Suite = load_suite(metric_weights, classifier, features=features)
-        self.reference_name = reference_name or str(reference)
+        self.reference_name = f"{reference_name or reference}{f' ({split})' if split else ''}"
         self._references: dict[int, tuple[Gathering, dict[str, Any]]] = {}
         self._others: dict[tuple[Path, Sampling], Scored] = {}
 

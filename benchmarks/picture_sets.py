@@ -24,6 +24,13 @@ from genin.runtimes.errors import InputError
 Pictures = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 METADATA = "metadata.jsonl"
+# What `--split` takes => values of the column `split`; without it a folder is everything in it.
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("val",),
+    "test": ("test",),
+    "held-out": ("val", "test"),
+}
 
 
 class UnreadableError(InputError):
@@ -56,8 +63,9 @@ class PictureSet:
         return [text for text in texts if text is not None]
 
 
-def open_picture_set(folder: Path) -> PictureSet:
-    """Read a folder's rows, not its pixels. InputError if there is none, or its metadata is wrong."""
+def open_picture_set(folder: Path, split: str | None = None) -> PictureSet:
+    """Read a folder's rows, not its pixels; of one of its `SPLITS`, or all. InputError if there is none, or its metadata is
+    wrong."""
     if not folder.is_dir():
         raise InputError("no such folder of pictures", where=folder)
     metadata = folder / METADATA
@@ -71,7 +79,20 @@ def open_picture_set(folder: Path) -> PictureSet:
         rows = [PictureRow(path.name) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
     if not rows:
         raise InputError("the folder has no pictures", where=folder, remedy=f"known suffixes: {', '.join(SUFFIXES)}")
-    return PictureSet(folder, tuple(rows))
+    return PictureSet(folder, tuple(rows) if split is None else _of_split(rows, folder, split))
+
+
+def _of_split(rows: Sequence[PictureRow], folder: Path, split: str) -> tuple[PictureRow, ...]:
+    chosen = tuple(row for row in rows if row.columns.get("split") in SPLITS[split])
+    if not chosen:
+        known = sorted({row.columns["split"] for row in rows if "split" in row.columns})
+        has = (
+            f"it has: {', '.join(known)}"
+            if known
+            else "its rows have no column 'split' (genin data prepare writes one)"
+        )
+        raise InputError(f"the folder has no pictures in its {split} split", where=folder, remedy=has)
+    return chosen
 
 
 def _row(line: str, metadata: Path, number: int) -> PictureRow:

@@ -76,6 +76,9 @@ def test_captions_of_a_reference_are_drawn_below_its_true_pictures(
     assert found == [20, 90, 160, 230]
     assert sheet.shape[1] == 3 * MARGIN_PX + 2 * (2 * CELL_PX + BLOCK_GAP_PX)
     assert run([*command, "--reference", str(folder), "--prompts", str(folder / "metadata.jsonl")]) == 2
+    assert run([*command, "--split", "val"]) == 2
+    assert run([*command, "--reference", str(folder), "--split", "val"]) == 2
+    assert "no column 'split'" in capsys.readouterr().err
     (folder / "2.png").write_bytes(b"no picture")
     assert run([*command, "--reference", str(folder), "--count", "4"]) == 2
     assert "cannot read 2.png" in capsys.readouterr().err

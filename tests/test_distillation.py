@@ -468,6 +468,32 @@ def test_a_teacher_starts_from_an_earlier_one_also_in_another_shape(
     assert (out / text).read_bytes() == (tiny_model_folder / text).read_bytes()
 
 
+def test_a_world_grows_to_twice_the_side_and_the_student_with_it(
+    student: Path, tiny_model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """64 → 128 px by `--init` of both: all weights stay, only the side doubles."""
+    recipe, teacher, out = tmp_path / "twice.yaml", tmp_path / "teacher", tmp_path / "student"
+    recipe.write_text(
+        "autoencoder: {image_size: 128, images: 0}\n"
+        "teacher: {images: 4, batch_size: 4, cache_images: 4, lr: 0, channels: [32, 64], layers_per_block: 1, head_dim: 8,"
+        " norm_groups: 8, text_in_time: false}\npool: {size: 4, teacher_steps: 2, batch_size: 4}\n"
+        "steps: {images: 4, batch_size: 4, lr: 0, held_out_images: 0}\nadversarial: {images: 0}\n"
+    )
+    shared = ["--data", "builtin:world", "--recipe", str(recipe)]
+    command = ["teacher", "train", "--init", str(tiny_model_folder), *shared, "--out", str(teacher)]
+    assert run(command) == 0, capfd.readouterr().err
+    command = ["distill", "--teacher", str(teacher), *shared, "--student", "bk-small", "--init", str(student)]
+    assert run([*command, "--out", str(out)]) == 0, capfd.readouterr().err
+    for small, large in ((tiny_model_folder, teacher), (student, out)):
+        before, after = load_model_folder(small), load_model_folder(large)
+        assert (before.image_size, after.image_size) == (64, 128)
+        assert after.unet.config.sample_size == 2 * before.unet.config.sample_size
+        wanted, found = before.unet.state_dict(), after.unet.state_dict()
+        assert all(torch.allclose(wanted[name], found[name], atol=1e-6) for name in wanted)
+    assert run(["generate", "a ninja", "--model", str(out), "--out", str(tmp_path / "drawn.png")]) == 0
+    assert Image.open(tmp_path / "drawn.png").size == (128, 128)
+
+
 def test_what_two_networks_share_is_copied_and_the_rest_left_alone() -> None:
     from genin.distill.teacher import start_from
 

@@ -264,6 +264,29 @@ def test_refusals_say_what_where_and_the_remedy(
         Evaluator(world, features=("clip",))
 
 
+def test_a_split_of_the_reference_is_compared_with_and_drawn_alone(
+    tiny_student_folder: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "split"
+    shutil.copytree(world, folder)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    for index, row in enumerate(rows):
+        row["split"] = ("train", "train", "val", "test")[index % 4]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    kept = tmp_path / "kept"
+    result = evaluate(
+        capsys, tiny_student_folder, "--reference", folder, "--split", "held-out", "--steps", "1", "--save-images", kept
+    )
+    held_out = [row["text"] for row in rows if row["split"] != "train"]
+    assert result["samples"] == result["reference_count"] == len(held_out) == len(rows) // 2
+    assert result["reference"].endswith("split (held-out)")
+    assert [json.loads(line)["text"] for line in (kept / "metadata.jsonl").read_text().splitlines()] == held_out
+    for row in rows:
+        row["split"] = "train"
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert "it has: train" in refused(capsys, folder, "--reference", folder, "--split", "val")
+
+
 def test_broken_pictures_are_named(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "pictures"
     shutil.copytree(world, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from genin.distill.diffusion import TEACHER_SCHEDULER, Process  # noqa: E402
 from genin.distill.discriminator import Discriminator  # noqa: E402
 from genin.distill.looks import DinoView, TeacherView  # noqa: E402
 from genin.distill.losses import image_to_text  # noqa: E402
+from genin.distill.model_folder import load_model_folder  # noqa: E402
 from genin.distill.phases import consistency_loss, under_other_captions, walk  # noqa: E402
 from genin.distill.pool import Pool  # noqa: E402
 from genin.distill.recipe import AlignmentRecipe, StepsRecipe  # noqa: E402
@@ -234,6 +236,35 @@ def test_every_switch_of_a_recipe_runs(
     kept = sorted(path.name for path in (out / "training").glob("*.average-*"))
     assert kept == ["adversarial.average-00000016.safetensors"]
     assert run([*command, "--resume"]) == 0
+
+
+@pytest.mark.parametrize("stage", ["steps", "alignment", "adversarial"])
+def test_ctrl_c_in_the_aligner_or_beside_consistency_changes_nothing_about_where_it_leads(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    recipe = tmp_path / "switches.yaml"
+    recipe.write_text(
+        "pool: {size: 16, teacher_steps: 4, batch_size: 16}\nprune: {images: 0}\n"
+        "steps: {images: 24, batch_size: 8, held_out_images: 0, consistency_weight: 0.5}\n"
+        "adversarial: {images: 24, batch_size: 8, cache_images: 16, held_out_images: 0, alignment_weight: 0.1}\n"
+        "alignment: {images: 64, batch_size: 16, channels: 8, embedding: 8}\n"
+    )
+    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
+    command = ["distill", *arguments, "--recipe", str(recipe), "--out"]
+    assert run([*command, str(tmp_path / "whole")]) == 0
+    next_update = Training._next_update
+
+    def interrupted(training: Training) -> Update:
+        if training.stage == stage and training.update_index == 1:
+            signal.raise_signal(signal.SIGINT)
+        return next_update(training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_next_update", interrupted)
+        assert run([*command, str(tmp_path / "again")]) == 130
+    assert run([*command, str(tmp_path / "again"), "--resume"]) == 0
+    wanted, found = (load_model_folder(tmp_path / name).unet.state_dict() for name in ("whole", "again"))
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
 def _last_row(out: Path, phase: str) -> dict[str, float]:

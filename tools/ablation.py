@@ -4,8 +4,9 @@
 
 `--student` is a distilled student with its `training/` folder: every arm starts from its weights, sees the same pool and the
 same number of pictures, and differs from `all` in what its line in `ARMS` says. Arms are interleaved over the seeds, each is
-measured on the same held-out captions, and finished ones are kept in OUT/results.json, so the command can be interrupted and
-given again. It prints a table: mean over seeds ± standard error, and in standard errors how far an arm is from `all`.
+measured on the same held-out captions, and its figures are kept in its folder, so the command can be interrupted and given
+again, or run twice at once with other `--arm` or `--seed`. It prints a table of all there is: mean over seeds ± standard error,
+and in standard errors how far an arm is from `all`; OUT/results.json holds its numbers.
 
 Random conditioning belongs to the first phase: its two arms (`--phase prune`) start from the teacher's weights, are pruned and
 taught the steps with the same images each.
@@ -31,6 +32,7 @@ from genin.distill.recipe import Recipe, load_recipe
 from genin.distill.sources import open_source
 from genin.names import BUILTIN_WORLD
 
+FIGURES_FILE = "figures.json"
 FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "accuracy", "diversity")
 # Arm => what it changes in the recipe's adversarial section.
 ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -75,7 +77,7 @@ def measure(path: Path, evaluator: Evaluator, steps: int) -> dict[str, float]:
 
 
 def table(results: Mapping[str, Any], arms: list[str], steps: int) -> str:
-    """Markdown: means over seeds ± standard errors, and the difference to the first arm in standard errors."""
+    """Markdown: means over seeds ± standard errors, and the difference to the first arm, seed by seed, in standard errors."""
     lines = [
         f"| {steps} step{'s' if steps > 1 else ''} | seeds | `kid_world` | from `{arms[0]}` | `fd_world` | `fd_squeezenet` "
         "| accuracy | diversity |",
@@ -83,23 +85,33 @@ def table(results: Mapping[str, Any], arms: list[str], steps: int) -> str:
     ]
     for arm in arms:
         found = _of(results, arm, steps)
-        if not found["kid_world"].size:
+        if not found:
             continue
-        cells = [f"{values.mean():.4g} ± {_error(values):.2g}" for values in found.values()]
-        base = _of(results, arms[0], steps)["kid_world"]
-        paired = found["kid_world"][: base.size] - base[: found["kid_world"].size]
-        away = "–" if arm == arms[0] else f"{paired.mean():+.4f} ({paired.mean() / max(_error(paired), 1e-9):+.1f})"
-        lines.append(f"| {arm} | {found['kid_world'].size} | {cells[0]} | {away} | {' | '.join(cells[1:])} |")
+        cells = [_with_error([row[figure] for row in found.values()]) for figure in FIGURES]
+        away = "–" if arm == arms[0] else _difference(found, _of(results, arms[0], steps))
+        lines.append(f"| {arm} | {len(found)} | {cells[0]} | {away} | {' | '.join(cells[1:])} |")
     return "\n".join(lines)
 
 
-def _of(results: Mapping[str, Any], arm: str, steps: int) -> dict[str, Any]:
-    seeds = sorted(key for key in results if key.rpartition("/")[0] == arm)
-    return {figure: np.array([results[key][str(steps)][figure] for key in seeds]) for figure in FIGURES}
+def _of(results: Mapping[str, Any], arm: str, steps: int) -> dict[int, Any]:
+    """Seed => figures, of one arm."""
+    return {found["seed"]: found["steps"][str(steps)] for found in results.values() if found["arm"] == arm}
+
+
+def _difference(found: Mapping[int, Any], base: Mapping[int, Any]) -> str:
+    values = np.array([found[seed]["kid_world"] - base[seed]["kid_world"] for seed in found if seed in base])
+    if len(values) < 2:
+        return "".join(f"{value:+.4f}" for value in values)
+    return f"{values.mean():+.4f} ({values.mean() / max(_error(values), 1e-9):+.1f})"
+
+
+def _with_error(values: list[float]) -> str:
+    mean = f"{np.mean(values):.4g}"
+    return mean if len(values) < 2 else f"{mean} ± {_error(np.array(values)):.2g}"
 
 
 def _error(values: Any) -> float:
-    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+    return float(values.std(ddof=1) / len(values) ** 0.5)
 
 
 @click.command()
@@ -108,9 +120,9 @@ def _error(values: Any) -> float:
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), default=Path("recipes/builtin.yaml"))
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--phase", type=click.Choice(["adversarial", "prune"]), default="adversarial", show_default=True)
-@click.option("--arm", "chosen", multiple=True, help="Only these; `all` is always one of them.  [default: every arm]")
+@click.option("--arm", "chosen", multiple=True, help="Only these.  [default: every arm]")
 @click.option("--images", default=9_600, show_default=True, help="Budget of each arm.")
-@click.option("--seeds", default=3, show_default=True)
+@click.option("--seed", "seeds", type=int, multiple=True, default=(0, 1, 2), show_default=True)
 @click.option("--samples", default=2048, show_default=True)
 def main(
     teacher: Path,
@@ -120,35 +132,40 @@ def main(
     phase: str,
     chosen: tuple[str, ...],
     images: int,
-    seeds: int,
+    seeds: tuple[int, ...],
     samples: int,
 ) -> None:
     recipe = load_recipe(recipe_file)
     every = ARMS if phase == "adversarial" else PRUNE_ARMS
     if unknown := [arm for arm in chosen if arm not in every]:
         raise click.ClickException(f"no such arm: {', '.join(unknown)}; there are: {', '.join(every)}")
-    first = next(iter(every))
-    arms = [arm for arm in every if not chosen or arm in (*chosen, first)]
+    arms = [arm for arm in every if not chosen or arm in chosen]
     out.mkdir(parents=True, exist_ok=True)
-    record = out / "results.json"
-    asked = {"phase": phase, "images": images, "samples": samples, "recipe": recipe.as_dict(), "student": str(student)}
-    kept = json.loads(record.read_text()) if record.is_file() else {"asked": asked, "results": {}}
-    if kept["asked"] != asked:
-        raise click.ClickException(f"{record} holds the answer to another question; name another --out")
-    results = kept["results"]
+    asked = {"phase": phase, "images": images, "samples": samples, "recipe": recipe.as_dict(), "student": student.name}
+    check_question(out / "question.json", asked)
     evaluator = world_evaluator(samples, ("world", "squeezenet"))
-    for seed in range(seeds):
+    for seed in seeds:
         for arm in arms:
-            if f"{arm}/{seed}" in results:
-                continue
             folder = out / f"{arm.replace(' ', '-')}-{seed}"
+            if (folder / FIGURES_FILE).is_file():
+                continue
             asked_of_arm = of_arm(recipe, phase, every[arm], images, seed)
             run_arm(teacher, student, folder, asked_of_arm, from_student=phase == "adversarial")
-            results[f"{arm}/{seed}"] = {str(steps): measure(folder, evaluator, steps) for steps in (4, 1)}
-            record.write_text(json.dumps(kept, indent=1) + "\n")
-            click.echo(f"{arm}/{seed} {json.dumps(results[f'{arm}/{seed}'])}")
+            found = {"arm": arm, "seed": seed, "steps": {str(n): measure(folder, evaluator, n) for n in (4, 1)}}
+            (folder / FIGURES_FILE).write_text(json.dumps(found) + "\n")
+            click.echo(json.dumps(found))
+    results = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob(f"*/{FIGURES_FILE}"))}
+    (out / "results.json").write_text(json.dumps({"asked": asked, "results": results}, indent=1) + "\n")
     for steps in (4, 1):
-        click.echo(table(results, arms, steps) + "\n")
+        click.echo(table(results, list(every), steps) + "\n")
+
+
+def check_question(path: Path, asked: Mapping[str, Any]) -> None:
+    """One folder answers one question: figures of other budgets or recipes do not belong into one table."""
+    if not path.is_file():
+        path.write_text(json.dumps(asked, indent=1) + "\n")
+    elif json.loads(path.read_text()) != json.loads(json.dumps(asked)):
+        raise click.ClickException(f"{path} is another question; name another --out")
 
 
 def of_arm(recipe: Recipe, phase: str, changes: Mapping[str, Any], images: int, seed: int) -> Recipe:
