@@ -45,11 +45,10 @@ FD_KEYS = ("fid", "fd_squeezenet", "fd_world")
 
 @dataclass(frozen=True)
 class Contender:
-    """A model or bundle to measure: its label, its local path, and its steps (None: as asked, or its default)."""
+    """A model or bundle to measure: its label and its local path."""
 
     label: str
     path: Path
-    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -137,13 +136,8 @@ def bench_with_pictures(
 def configure(model: Contender, facts: ModelFacts, choices: Choices) -> list[Configuration]:
     """The configurations of one contender."""
     teacher = is_teacher(facts)
-    steps: Sequence[int]
-    if model.steps is not None:
-        steps = [model.steps]
-    elif teacher:
-        steps = [choices.teacher_steps or facts.default_steps]
-    else:
-        steps = choices.steps or [facts.default_steps]
+    asked = [choices.teacher_steps] if teacher and choices.teacher_steps else [] if teacher else choices.steps
+    steps = asked or [facts.default_steps]
     role = "teacher" if teacher else facts.role
     pairs = _pairs(facts, choices)
     return [Configuration(model.label, model.path, *pair, steps=count, role=role) for pair in pairs for count in steps]

@@ -20,7 +20,6 @@ from genin.runtimes.options import (
     CommaChoice,
     Names,
     claim_output,
-    default_steps,
     flatten,
     model_path,
 )
@@ -128,7 +127,7 @@ def evaluate_command(
     if floor and save_images is not None:
         raise InputError("--floor draws no samples to save", remedy="leave out --save-images")
     other = None if against is None else model_path(names, against)
-    sampling = Sampling(steps or default_steps(names, subject), guidance_scale, runtime, precision, batch_size, threads)
+    sampling = Sampling(steps, guidance_scale, runtime, precision, batch_size, threads)
     if save_statistics is not None:
         from genin.benchmarks.statistics_file import FILE_NAME
 
@@ -146,7 +145,7 @@ def evaluate_command(
         path,
         sampling,
         against=other,
-        against_sampling=Sampling(against_steps or default_steps(names, against or ""), batch_size=batch_size),
+        against_sampling=Sampling(against_steps, batch_size=batch_size),
         save_images=save_images,
         save_statistics_to=save_statistics,
         floor=floor,
@@ -282,10 +281,7 @@ def contenders(names: object, models: Sequence[str]) -> list[Contender]:
 
     short = [name if name.startswith("builtin:") else Path(name).name or name for name in models]
     labels = [label if short.count(label) == 1 else name for label, name in zip(short, models, strict=True)]
-    return [
-        Contender(label, model_path(names, name), default_steps(names, name))
-        for label, name in zip(labels, models, strict=True)
-    ]
+    return [Contender(label, model_path(names, name)) for label, name in zip(labels, models, strict=True)]
 
 
 # --- compare ---------------------------------------------------------------------------------------------------------

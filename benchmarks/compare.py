@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,12 +61,11 @@ def true_row(
 def draw_grid(
     models: Sequence[Contender], prompts: Sequence[str], seed: int, sampling: Sampling, first: GridRow | None = None
 ) -> Grid:
-    """Every model's pictures of every prompt, below the row `first`; a contender's own steps win over the sampling's."""
+    """Every model's pictures of every prompt, below the row `first`."""
     rows = [] if first is None else [first]
     with progress("drawing", len(models) * len(prompts), unit="pictures") as shown:
         for model in models:
-            chosen = sampling if model.steps is None else replace(sampling, steps=model.steps)
-            with ModelSubject(model.path, chosen) as subject:
+            with ModelSubject(model.path, sampling) as subject:
                 settings = subject.settings()
                 pictures = []
                 for index, prompt in enumerate(prompts):

@@ -2,9 +2,9 @@
 
 In a pipeline of few steps the decoder is a large part of the time, and the teacher's was made for pictures of many steps.
 This one is diffusers' `AutoencoderTiny` again, narrower, and learns from two sorts of pairs: latents of true pictures with those
-pictures, and latents that the student itself has drawn with the teacher's decoding of them. A small discriminator, which
-sees true pictures on its other side, keeps edges sharp where a distance in pixels would average them (as in VQGAN: Esser
-et al. 2021, arXiv:2012.09841, section 3.1).
+pictures, and latents that the student itself has drawn with the teacher's decoding of them. Where the recipe asks for it, a
+small discriminator with true pictures on its other side has a word, too (as in VQGAN: Esser et al. 2021, arXiv:2012.09841,
+section 3.1).
 
 The encoder stays the teacher's where that is an `AutoencoderTiny`, too; else a tiny one is trained beside the decoder to give
 the teacher's latents, so that the student's folder is whole.

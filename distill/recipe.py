@@ -257,7 +257,10 @@ class DecoderRecipe(Optimisation):
         (4, 4, 0), "its residual blocks a level, the coarsest first; each further level doubles the side"
     )
     edge_weight: float = key(0.5, "weight of the loss on differences between neighbouring pixels")
-    adversarial_weight: float = key(0.02, "weight of the word of a discriminator that sees pictures; 0 leaves it out")
+    adversarial_weight: float = key(
+        0.0,
+        "weight of the word of a discriminator that sees pictures; small decoders answer it with patterns (docs/log.md)",
+    )
     discriminator_channels: int = key(32, "width of its finest level")
     discriminator_lr: float = key(5e-4, "its learning rate")
     r1_weight: float = key(1.0, "weight of the gradient penalty on true pictures")

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from genin.runtimes.options import FORMATS, PRECISIONS, CommaChoice, default_steps, flatten, model_path
+from genin.runtimes.options import FORMATS, PRECISIONS, CommaChoice, flatten, model_path
 from genin.runtimes.progress import progress
 
 
@@ -118,7 +118,6 @@ def inspect_command(ctx: click.Context, model: str, as_json: bool) -> None:
     from genin.export.inspection import inspect_path
 
     facts = inspect_path(model_path(ctx.obj, model))
-    facts["steps"] = default_steps(ctx.obj, model) or facts["steps"]
     if as_json:
         click.echo(json.dumps(facts))
         return

@@ -22,7 +22,7 @@ import click
 from genin.runtimes.engine import ENGINES
 from genin.runtimes.errors import InputError
 from genin.runtimes.noise import MODES, SEED_LIMIT
-from genin.runtimes.options import AUTO, claim_output, default_steps, model_path
+from genin.runtimes.options import AUTO, claim_output, model_path
 
 if TYPE_CHECKING:
     from genin.runtimes.pipeline import Generation, Pictures, Pipeline
@@ -79,7 +79,6 @@ def generate_command(
     path = model_path(context.obj, model)
     seeds = range(seed, seed + count)
     places = output_paths(out, prompt, seeds)
-    steps = default_steps(context.obj, model) if steps is None else steps
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module=r"genin\.")

@@ -38,9 +38,6 @@ class Names(Protocol):
     def model(self, name: str) -> Path:
         """`builtin:…`, a path or a hub name => local folder or `.genin` file; InputError lists the nearest names."""
 
-    def default_steps(self, name: str) -> int | None:
-        """The number of steps a name stands for (`builtin:student-1step` => 1), or None: the model's own."""
-
     def reference(self, name: str, *, count: int, size: int | None, seed: int) -> Path:
         """`builtin:world` (its test split, rendered) or a path => a dataset folder."""
 
@@ -74,11 +71,6 @@ def model_path(names: object, name: str) -> Path:
     if not path.exists():
         raise InputError("no such model or bundle", where=name, remedy="give a folder or a .genin file")
     return path
-
-
-def default_steps(names: object, name: str) -> int | None:
-    """The number of steps that `name` stands for, or None."""
-    return names.default_steps(name) if isinstance(names, Names) else None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -25,7 +25,8 @@ pool: {size: 16, teacher_steps: 2, batch_size: 16}
 prune: {images: 0}
 steps: {images: 8, batch_size: 8, held_out_images: 0, step_counts: [2, 1]}
 adversarial: {images: 0}
-decoder: {images: 64, batch_size: 8, channels: 8, blocks: [1, 1, 0], cache_images: 16, r1_every: 2, lr: 0.003}
+decoder: {images: 64, batch_size: 8, channels: 8, blocks: [1, 1, 0], cache_images: 16, adversarial_weight: 0.02, r1_every: 2,
+  lr: 0.003}
 """
 
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from genin.runtimes.errors import InputError, MissingExtraError
-from genin.runtimes.options import CommaChoice, claim_output, default_steps, flatten, model_path, split_choices
+from genin.runtimes.options import CommaChoice, claim_output, flatten, model_path, split_choices
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,6 @@ class _Names:
     def model(self, name: str) -> Path:
         return Path("/models") / name
 
-    def default_steps(self, name: str) -> int | None:
-        return 1
-
     def reference(self, name: str, *, count: int, size: int | None, seed: int) -> Path:
         return Path(name)
 
@@ -59,9 +56,7 @@ class _Names:
 
 def test_model_names_fall_back_to_paths(tmp_path: Path) -> None:
     assert model_path(_Names(), "student") == Path("/models/student")
-    assert default_steps(_Names(), "student") == 1
     assert model_path(None, str(tmp_path)) == tmp_path
-    assert default_steps(None, "student") is None
     with pytest.raises(InputError, match="no such model or bundle"):
         model_path(None, str(tmp_path / "absent"))
 

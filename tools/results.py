@@ -20,7 +20,12 @@ from typing import Any
 import click
 
 STATISTICS = Path("distill/weights/teacher_statistics")
-STEPS = (4, 2, 1)
+# Row => student and steps.
+STUDENTS = {
+    "student, 4 steps": ("builtin:student", 4),
+    "student, 2 steps": ("builtin:student", 2),
+    "student of one step": ("builtin:student-1step", 1),
+}
 
 
 def genin(*arguments: object) -> Any:
@@ -33,17 +38,17 @@ def genin(*arguments: object) -> Any:
 
 def measure(samples: int, runtime: str, bundle: Path | None) -> dict[str, Any]:
     results: dict[str, Any] = {"samples": samples, "runtime": runtime}
-    for steps in STEPS:
-        arguments = ("evaluate", "builtin:student", "--steps", steps, "--samples", samples, "--against", STATISTICS)
-        results[f"student, {steps} step{'s' if steps > 1 else ''}"] = genin(*arguments)
+    for row, (name, steps) in STUDENTS.items():
+        results[row] = genin("evaluate", name, "--steps", steps, "--samples", samples, "--against", STATISTICS)
     results["autoencoder alone"] = genin("evaluate", "builtin:teacher", "--floor", "--samples", samples)
     with tempfile.TemporaryDirectory() as folder:
         if bundle is None:
             bundle = Path(folder) / "teacher-bundle"
             genin("export", "builtin:teacher", "--out", bundle, "--format", "onnx", "--precision", "fp16")
-        steps_asked = ",".join(map(str, STEPS))
+        names = dict.fromkeys(name for name, _ in STUDENTS.values())
+        steps_asked = ",".join(str(steps) for _, steps in STUDENTS.values())
         asked = ("--teacher-steps", 100, "--steps", steps_asked, "--runtime", runtime, "--runs", 30)
-        results["bench"] = genin("bench", bundle, "builtin:student", *asked)
+        results["bench"] = genin("bench", bundle, *names, *asked)
     return without_paths(results)
 
 
@@ -57,17 +62,18 @@ def without_paths(value: Any) -> Any:
 def table(results: Mapping[str, Any]) -> str:
     """Markdown: a row a model, figures with their 95 % intervals."""
     teacher = results["student, 4 steps"]["against"]
-    rows = {"teacher, 100 guided steps": teacher, **{k: v for k, v in results.items() if k.startswith("student")}}
+    rows = {"teacher, 100 guided steps": teacher, **{row: results[row] for row in STUDENTS}}
     rows["autoencoder alone"] = results["autoencoder alone"]
-    speed = {(r["role"], r["steps"]): r for r in results["bench"]["results"]}
+    speed = {(r["bundle"], r["steps"]): r for r in results["bench"]["results"]}
+    [slow_row] = [r for r in results["bench"]["results"] if r["role"] == "teacher"]
     lines = [
         "| | accuracy | `fd_world` | ratio | `fd_squeezenet` | ratio | `kid_world` | precision, recall | LPIPS to the teacher "
         "| diversity | UNet: parameters, multiply-adds a step | ms a picture | speed-up |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    slow = speed["teacher", 100]["latency_ms"]["p50"]
+    slow = slow_row["latency_ms"]["p50"]
     for name, row in rows.items():
-        fast = speed.get((name.split(",")[0], row.get("steps")))
+        fast = slow_row if row is teacher else speed.get(STUDENTS.get(name, ("", 0)))
         took = fast["latency_ms"]["p50"] if fast else None
         cells = [
             f"{row['attribute_accuracy']['mean']:.1%}",

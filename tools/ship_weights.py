@@ -1,7 +1,7 @@
 """Put trained weights where the package ships them from: the teacher as a half-precision model folder, the student as a
 bundle of ONNX graphs whose weights are stored in half precision.
 
-    python tools/ship_weights.py --teacher runs/teacher --student runs/student
+    python tools/ship_weights.py --teacher runs/teacher --student runs/student --student-1step runs/student-1step
 
 The recipe lies in each folder's `genin.json` (bundle: `manifest.json`); the logs of the runs go to docs/runs/.
 """
@@ -31,13 +31,13 @@ def ship_teacher(path: Path) -> None:
     save_model_folder(model, STAGED / "teacher", dtype=torch.float16)
 
 
-def ship_student(path: Path) -> None:
+def ship_student(path: Path, name: str, title: str) -> None:
     model = load_model_folder(path)
-    model.info |= {"name": "builtin-student", "title": "genin's ninja student", "parent": "builtin:teacher"}
+    model.info |= {"name": f"builtin-{name}", "title": title, "parent": "builtin:teacher"}
     with tempfile.TemporaryDirectory() as folder:
-        named = Path(folder) / "builtin-student"
+        named = Path(folder) / f"builtin-{name}"
         save_model_folder(model, named)
-        export_bundle(named, STAGED / "student", ["onnx"], ["fp16"])
+        export_bundle(named, STAGED / name, ["onnx"], ["fp16"])
 
 
 def copy_logs(path: Path, name: str) -> None:
@@ -49,7 +49,8 @@ def copy_logs(path: Path, name: str) -> None:
 @click.command()
 @click.option("--teacher", type=click.Path(path_type=Path, exists=True))
 @click.option("--student", type=click.Path(path_type=Path, exists=True))
-def ship(teacher: Path | None, student: Path | None) -> None:
+@click.option("--student-1step", "one_step", type=click.Path(path_type=Path, exists=True))
+def ship(teacher: Path | None, student: Path | None, one_step: Path | None) -> None:
     """Replace the shipped weights, when all are made and if they are not beyond 40 MB together."""
     shutil.rmtree(STAGED, ignore_errors=True)
     STAGED.mkdir()
@@ -57,8 +58,11 @@ def ship(teacher: Path | None, student: Path | None) -> None:
         ship_teacher(teacher)
         copy_logs(teacher, "teacher")
     if student:
-        ship_student(student)
+        ship_student(student, "student", "genin's ninja student")
         copy_logs(student, "student")
+    if one_step:
+        ship_student(one_step, "student-1step", "genin's ninja student of one step")
+        copy_logs(one_step, "student-1step")
     made = [path.name for path in STAGED.iterdir()]
     kept = [path for path in WEIGHTS.iterdir() if path.name not in made]
     files = [file for path in (STAGED, *kept, ROOT / "distill" / "weights") for file in (path, *path.rglob("*"))]

@@ -20,12 +20,11 @@ from pathlib import Path
 
 from genin.runtimes.errors import InputError, MissingExtraError
 
-STUDENT, TEACHER = "weights/student", "weights/teacher"
-# Name => (folder inside genin.runtimes, the number of steps the name stands for).
-BUILTIN_MODELS: Mapping[str, tuple[str, int | None]] = {
-    "builtin:student": (STUDENT, None),
-    "builtin:student-1step": (STUDENT, 1),
-    "builtin:teacher": (TEACHER, None),
+# Name => folder inside genin.runtimes.
+BUILTIN_MODELS: Mapping[str, str] = {
+    "builtin:student": "weights/student",
+    "builtin:student-1step": "weights/student-1step",
+    "builtin:teacher": "weights/teacher",
 }
 BUILTIN_WORLD = "builtin:world"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -46,10 +45,6 @@ class InstalledNames:
         if HUB_NAME.fullmatch(name) and path.suffix != ".genin" and not path.parent.is_dir():
             return download(name)
         raise _no_such(name, "model or bundle")
-
-    def default_steps(self, name: str) -> int | None:
-        """The number of steps a name stands for; None leaves it to the model."""
-        return BUILTIN_MODELS.get(name, ("", None))[1]
 
     def reference(self, name: str, *, count: int, size: int | None, seed: int) -> Path:
         """A dataset folder; `builtin:world` is the world's test split, `count` pictures of `size` px, cached."""
@@ -77,7 +72,7 @@ class InstalledNames:
 def _builtin_model(name: str) -> Path:
     if name not in BUILTIN_MODELS:
         raise _no_such(name, "built-in model")
-    path = _package_file("genin.runtimes", BUILTIN_MODELS[name][0])
+    path = _package_file("genin.runtimes", BUILTIN_MODELS[name])
     if not path.is_dir():
         raise InputError(
             f"'{name}' is not part of this installation", where=path, remedy="reinstall genin from its wheel"
