@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from genin.benchmarks.splits import CHOICES
 from genin.runtimes.errors import InputError
 from genin.runtimes.options import (
     AUTO,
@@ -31,7 +32,6 @@ FOLDER = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 BUILTIN_WORLD = "builtin:world"
 BUILTIN_SAMPLES = 5000
-SPLITS = ("train", "val", "test", "held-out")  # as `picture_sets` knows them, which would load numpy for every --help
 
 
 class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.3
@@ -54,7 +54,9 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
 
 
 SPLIT_OPTION = click.option(
-    "--split", type=click.Choice(SPLITS), help="Only this split of the reference.  [default: all of it]"
+    "--split",
+    type=click.Choice(list(CHOICES)),
+    help="Only this split of the reference; held-out: val and test.  [default: all]",
 )
 
 # --- evaluate --------------------------------------------------------------------------------------------------------

@@ -77,7 +77,8 @@ class Evaluator:
         self.samples = samples or min(len(self.reference.rows), DEFAULT_SAMPLES)
         self.seed = seed
         self.suite: Suite = load_suite(metric_weights, classifier, features=features)
-        self.reference_name = f"{reference_name or reference}{f' ({split})' if split else ''}"
+        name = reference_name or str(reference)
+        self.reference_name = name if split is None else f"{name} ({split})"
         self._references: dict[int, tuple[Gathering, dict[str, Any]]] = {}
         self._others: dict[tuple[Path, Sampling], Scored] = {}
 

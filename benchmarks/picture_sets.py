@@ -12,25 +12,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genin.benchmarks.picture_files import PictureError, fit_square, read_picture
+from genin.benchmarks.splits import CHOICES, SMALLEST_TO_SPLIT, SPLITS, folders_of, splits_of
 from genin.runtimes.errors import InputError
+from genin.runtimes.options import check_choice
 
 Pictures = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 METADATA = "metadata.jsonl"
-# What `--split` takes => values of the column `split`; without it a folder is everything in it.
-SPLITS: Mapping[str, tuple[str, ...]] = {
-    "train": ("train",),
-    "val": ("val",),
-    "test": ("test",),
-    "held-out": ("val", "test"),
-}
 
 
 class UnreadableError(InputError):
@@ -64,35 +59,36 @@ class PictureSet:
 
 
 def open_picture_set(folder: Path, split: str | None = None) -> PictureSet:
-    """Read a folder's rows, not its pixels; of one of its `SPLITS`, or all. InputError if there is none, or its metadata is
-    wrong."""
+    """The rows of a folder, without pixels; with `split` (one of `splits.CHOICES`) those of that split alone.
+
+    Errors: InputError if there is none, or the metadata is wrong.
+    """
     if not folder.is_dir():
         raise InputError("no such folder of pictures", where=folder)
-    metadata = folder / METADATA
-    if metadata.is_file():
-        try:
-            lines = metadata.read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise InputError(f"not UTF-8 ({error.reason})", where=metadata, remedy="save it as UTF-8") from error
-        rows = [_row(line, metadata, number) for number, line in enumerate(lines, 1) if line.strip()]
-    else:
-        rows = [PictureRow(path.name) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+    wanted = SPLITS if split is None else CHOICES[check_choice(split, tuple(CHOICES), "split")]
+    rows, parts = _rows(folder), folders_of(folder, wanted)
+    if not rows and parts:
+        found = [(part, _rows(part)) for part in parts]
+        rows = [replace(row, file_name=f"{part.name}/{row.file_name}") for part, inner in found for row in inner]
+    elif split is not None:
+        rows = [row for row, own in zip(rows, splits_of(rows), strict=True) if own in wanted]
+    if not rows and split is not None:
+        remedy = f"give {METADATA} a 'split' column, or at least {SMALLEST_TO_SPLIT} pictures to split by chance"
+        raise InputError(f"the dataset has no pictures in its {split} split", where=folder, remedy=remedy)
     if not rows:
         raise InputError("the folder has no pictures", where=folder, remedy=f"known suffixes: {', '.join(SUFFIXES)}")
-    return PictureSet(folder, tuple(rows) if split is None else _of_split(rows, folder, split))
+    return PictureSet(folder, tuple(rows))
 
 
-def _of_split(rows: Sequence[PictureRow], folder: Path, split: str) -> tuple[PictureRow, ...]:
-    chosen = tuple(row for row in rows if row.columns.get("split") in SPLITS[split])
-    if not chosen:
-        known = sorted({row.columns["split"] for row in rows if "split" in row.columns})
-        has = (
-            f"it has: {', '.join(known)}"
-            if known
-            else "its rows have no column 'split' (genin data prepare writes one)"
-        )
-        raise InputError(f"the folder has no pictures in its {split} split", where=folder, remedy=has)
-    return chosen
+def _rows(folder: Path) -> list[PictureRow]:
+    metadata = folder / METADATA
+    if not metadata.is_file():
+        return [PictureRow(path.name) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+    try:
+        lines = metadata.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 ({error.reason})", where=metadata, remedy="save it as UTF-8") from error
+    return [_row(line, metadata, number) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _row(line: str, metadata: Path, number: int) -> PictureRow:

@@ -20,8 +20,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from genin.benchmarks.picture_files import PictureError, fit_square, read_picture
 from genin.benchmarks.picture_sets import PictureRow, open_picture_set
+from genin.benchmarks.splits import SPLITS, splits_of
 from genin.distill.data_sources import Dropped
-from genin.distill.datasets import SPLITS, attribute_columns, licence_of, read_facts, splits_of
+from genin.distill.datasets import attribute_columns, licence_of, read_facts
 from genin.runtimes.errors import InputError
 
 CLIP_LIMIT = 77

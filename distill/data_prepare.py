@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 
 from genin.benchmarks.picture_files import PictureError, fit_square, read_picture
 from genin.benchmarks.picture_sets import PictureRow, write_metadata
+from genin.benchmarks.splits import Split, splits_by_chance
 from genin.distill.data_pictures import SeenPictures, pixel_digest, thumbnail
 from genin.distill.data_sources import FILE_COLUMNS, Candidate, Dropped, Found, SourceOptions, clean, find_pictures
-from genin.distill.datasets import DATASET_FILE, KNOWN_COLUMNS, Split, attribute_columns, licence_of, splits_by_chance
+from genin.distill.datasets import DATASET_FILE, KNOWN_COLUMNS, attribute_columns, licence_of
 from genin.runtimes.errors import InputError
 
 Duplicates = Literal["near", "exact", "keep"]

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from genin.benchmarks.picture_sets import SUFFIXES
-from genin.distill.datasets import SPLIT_ALIASES, Split
+from genin.benchmarks.splits import ALIASES, Split
 from genin.runtimes.errors import InputError
 from genin.runtimes.options import nearest
 
@@ -237,7 +237,7 @@ def _candidate(path: Path, top: Path, row: Mapping[str, Any] | None, options: So
             break
     columns = {clean(key): _text(value) for key, value in (row or {}).items()}
     columns = {key: value for key, value in columns.items() if value}
-    split = SPLIT_ALIASES.get(columns.get("split", relative.parts[0] if len(relative.parts) > 1 else "").lower())
+    split = ALIASES.get(columns.get("split", relative.parts[0] if len(relative.parts) > 1 else "").lower())
     return Candidate(path, clean(relative.as_posix()), caption, caption_from, columns, split)
 
 

@@ -1,11 +1,8 @@
 """Dataset folders as training sees them: captioned pictures of one split, read at one size.
 
 A dataset folder follows Hugging Face's `imagefolder` convention: pictures and `metadata.jsonl` with `file_name`, `text`
-and free columns. Three rules are decided here, once for every command:
+and free columns. Two rules are decided here, once for every command (that of splits in `genin.benchmarks.splits`):
 
-- **Splits.** A `split` column decides; else folders called `train`, `val` and `test`; else a hash of the caption sends
-  5 % to val and 5 % to test, so that equal captions (the same thing in two styles, say) never stand in two splits.
-  Where captions repeat too much to be concepts the file name is hashed, and a set of under 40 pictures is all `train`.
 - **Attribute columns** say what is in the picture: the `columns` of `dataset.json` (`genin data prepare --columns`),
   else the names in `KNOWN_COLUMNS`; with 2 to 64 distinct values. A row without a value has the value "none".
 - **Licence.** `dataset.json` says it, else the rows' `licence` column, else "unknown".
@@ -20,31 +17,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genin.benchmarks.picture_files import fit_square, read_picture
-from genin.benchmarks.picture_sets import METADATA, PictureRow, open_picture_set
+from genin.benchmarks.picture_sets import PictureRow, open_picture_set
+from genin.benchmarks.splits import Split
 from genin.distill.world import ATTRIBUTES
 from genin.runtimes.errors import InputError
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
-SPLIT_ALIASES: Mapping[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-}
 DATASET_FILE = "dataset.json"
 KNOWN_COLUMNS = (*ATTRIBUTES, "character")
 MAX_VALUES = 64
-SMALLEST_TO_SPLIT = 40
 NO_VALUE = "none"
 
 
@@ -60,18 +46,8 @@ class ImageDataset:
     @classmethod
     def open(cls, folder: Path, split: Split = "train") -> ImageDataset:
         """Read the rows of one split, not the pixels. Errors: InputError (no pictures, wrong metadata, empty split)."""
-        if split not in SPLITS:
-            raise InputError(f"unknown split '{split}'", remedy=f"choose from: {', '.join(SPLITS)}")
-        folder, inner = _split_folder(folder, split)
-        rows = open_picture_set(folder).rows
-        facts = read_facts(folder)
-        chosen = rows if inner else tuple(r for r, s in zip(rows, splits_of(rows), strict=True) if s == split)
-        if not chosen:
-            raise InputError(
-                f"the dataset has no pictures in its {split} split",
-                where=folder,
-                remedy=f"give {METADATA} a 'split' column, or at least {SMALLEST_TO_SPLIT} pictures to split by chance",
-            )
+        chosen = open_picture_set(folder, split).rows
+        rows, facts = open_picture_set(folder).rows, read_facts(folder)
         return cls(folder, chosen, attribute_columns(rows, facts.get("columns")), licence_of(rows, facts))
 
     def __len__(self) -> int:
@@ -111,15 +87,6 @@ class ImageDataset:
         return {name: values.get(name) or NO_VALUE for name in self.columns}
 
 
-def _split_folder(folder: Path, split: Split) -> tuple[Path, bool]:
-    """The other layout of `imagefolder`: no metadata on top, one folder a split."""
-    if folder.is_dir() and not (folder / METADATA).is_file():
-        for name, meaning in SPLIT_ALIASES.items():
-            if meaning == split and (folder / name).is_dir():
-                return folder / name, True
-    return folder, False
-
-
 def read_facts(folder: Path) -> dict[str, Any]:
     """What `genin data prepare` noted about the folder; {} if it did not make it. Errors: InputError."""
     path = folder / DATASET_FILE
@@ -135,36 +102,6 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 # --- the rules -------------------------------------------------------------------------------------------------------
-
-
-def splits_of(rows: Sequence[PictureRow]) -> list[Split]:
-    """The split of every row: its `split` column, else by chance (see `splits_by_chance`). Errors: InputError."""
-    said = [row.columns.get("split") for row in rows]
-    if not any(said):
-        return splits_by_chance([row.text or "" for row in rows], [row.file_name for row in rows])
-    splits: list[Split] = []
-    for row, name in zip(rows, said, strict=True):
-        split = SPLIT_ALIASES.get((name or "train").lower())
-        if split is None:
-            raise InputError(f"unknown split '{name}'", where=row.file_name, remedy=f"choose from: {', '.join(SPLITS)}")
-        splits.append(split)
-    return splits
-
-
-def splits_by_chance(captions: Sequence[str], file_names: Sequence[str]) -> list[Split]:
-    """Stable splits, 90/5/5: by caption where at least half of them differ, else by file name."""
-    if len(captions) < SMALLEST_TO_SPLIT:
-        return ["train"] * len(captions)
-    concepts = [" ".join(caption.casefold().split()) for caption in captions]
-    told_apart = 2 * len(set(concepts)) >= len(concepts)
-    keys = [concept or name for concept, name in zip(concepts, file_names, strict=True)] if told_apart else file_names
-    return [_share(key) for key in keys]
-
-
-def _share(key: str) -> Split:
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    share = int.from_bytes(digest, "little") % 100
-    return "train" if share < 90 else "val" if share < 95 else "test"
 
 
 def attribute_columns(rows: Sequence[PictureRow], named: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:

@@ -14,14 +14,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genin.benchmarks.splits import SPLITS, Split
 from genin.runtimes.errors import InputError
 
-Split = Literal["train", "val", "test"]
 CaptionKind = Literal["mixed", "complete", "short"]
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
@@ -71,8 +71,8 @@ def split_of(scene: Scene) -> Split:
 
 def scene_at(split: Split, seed: int, index: int) -> Scene:
     """Scene `index` of an endless split: uniform over the attribute combinations that the split owns."""
-    if split not in get_args(Split):
-        raise InputError(f"unknown split '{split}'", remedy=f"choose from: {', '.join(get_args(Split))}")
+    if split not in SPLITS:
+        raise InputError(f"unknown split '{split}'", remedy=f"choose from: {', '.join(SPLITS)}")
     for attempt in range(10_000):
         words = [int(word) for word in _words(split, seed, index, attempt)]
         values = [options[word % len(options)] for options, word in zip(ATTRIBUTES.values(), words, strict=False)]
@@ -113,6 +113,6 @@ def write_dataset(
                 name = f"{index:06d}.png"
                 Image.fromarray(render(scene, size)).save(folder / name)
                 row = {"file_name": name, "text": caption(scene, seed=index, kind=captions), **asdict(scene)}
-                row |= {"source": "genin built-in world", "licence": "Apache-2.0"}
+                row |= {"split": split, "source": "genin built-in world", "licence": "Apache-2.0"}
                 metadata.write(json.dumps(row) + "\n")
         folder.replace(out)

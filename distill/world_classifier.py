@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genin.benchmarks.classifier import AttributeClassifier, save_classifier
-from genin.distill.world import ATTRIBUTES, Scene, Split, render_batch
+from genin.benchmarks.splits import Split
+from genin.distill.world import ATTRIBUTES, Scene, render_batch
 
 CHUNK = 256
 

@@ -11,7 +11,8 @@ from typing import get_args
 
 import click
 
-from genin.distill.world import CaptionKind, Split
+from genin.benchmarks.splits import Split
+from genin.distill.world import CaptionKind
 
 
 @click.command(

@@ -65,8 +65,8 @@ def test_captions_of_a_reference_are_drawn_below_its_true_pictures(
     rows = []
     for index, grey in enumerate((20, 90, 160, 230, 60)):
         Image.fromarray(solid(grey, size=64)[0]).save(folder / f"{index}.png")
-        rows.append(json.dumps({"file_name": f"{index}.png", "text": f"ninja {index}"}))
-    (folder / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
+        rows.append({"file_name": f"{index}.png", "text": f"ninja {index}"})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     command = ["compare", str(tiny_student_folder), "--steps", "1", "--layout", "blocks", "--out", str(out)]
     assert run([*command, "--reference", str(folder), "--count", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["prompts"] == [f"ninja {n}" for n in range(4)]
@@ -77,8 +77,12 @@ def test_captions_of_a_reference_are_drawn_below_its_true_pictures(
     assert sheet.shape[1] == 3 * MARGIN_PX + 2 * (2 * CELL_PX + BLOCK_GAP_PX)
     assert run([*command, "--reference", str(folder), "--prompts", str(folder / "metadata.jsonl")]) == 2
     assert run([*command, "--split", "val"]) == 2
-    assert run([*command, "--reference", str(folder), "--split", "val"]) == 2
-    assert "no column 'split'" in capsys.readouterr().err
+    assert "--split is of a reference" in capsys.readouterr().err
+    for row, split in zip(rows, ("train", "validation", "test", "train", "validation"), strict=True):
+        row["split"] = split
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert run([*command, "--reference", str(folder), "--split", "held-out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["prompts"] == ["ninja 1", "ninja 2", "ninja 4"]
     (folder / "2.png").write_bytes(b"no picture")
     assert run([*command, "--reference", str(folder), "--count", "4"]) == 2
     assert "cannot read 2.png" in capsys.readouterr().err

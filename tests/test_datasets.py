@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genin.benchmarks.picture_files import read_picture
-from genin.distill.datasets import SPLITS, ImageDataset, splits_by_chance
+from genin.benchmarks.splits import SPLITS, splits_by_chance
+from genin.distill.datasets import ImageDataset
 from genin.distill.world import ATTRIBUTES, write_dataset
 from genin.runtimes.errors import InputError
 

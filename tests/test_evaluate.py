@@ -264,7 +264,7 @@ def test_refusals_say_what_where_and_the_remedy(
         Evaluator(world, features=("clip",))
 
 
-def test_a_split_of_the_reference_is_compared_with_and_drawn_alone(
+def test_a_split_of_the_reference_is_compared_with_alone(
     tiny_student_folder: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "split"
@@ -284,7 +284,8 @@ def test_a_split_of_the_reference_is_compared_with_and_drawn_alone(
     for row in rows:
         row["split"] = "train"
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    assert "it has: train" in refused(capsys, folder, "--reference", folder, "--split", "val")
+    assert "no pictures in its val split" in refused(capsys, folder, "--reference", folder, "--split", "val")
+    assert "no pictures in its train split" in refused(capsys, folder, "--reference", world, "--split", "train")
 
 
 def test_broken_pictures_are_named(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
