@@ -2,9 +2,8 @@
 
 In a pipeline of few steps the decoder is a large part of the time, and the teacher's was made for pictures of many steps.
 This one is diffusers' `AutoencoderTiny` again, narrower, and learns from two sorts of pairs: latents of true pictures with those
-pictures, and latents that the student itself has drawn with the teacher's decoding of them. Where the recipe asks for it, a
-small discriminator with true pictures on its other side has a word, too (as in VQGAN: Esser et al. 2021, arXiv:2012.09841,
-section 3.1).
+pictures, and latents that the student itself has drawn with the teacher's decoding of them. A discriminator on pictures, as
+VQGAN's decoder has one, was tried and left out: decoders as small as this answer it with patterns (docs/log.md).
 
 The encoder stays the teacher's where that is an `AutoencoderTiny`, too; else a tiny one is trained beside the decoder to give
 the teacher's latents, so that the student's folder is whole.
@@ -27,15 +26,13 @@ from torch import Tensor, nn
 
 from genin.distill.autoencoder import decode, edge_loss, encode_pictures
 from genin.distill.diffusion import plain_attention
-from genin.distill.discriminator import PixelDiscriminator
-from genin.distill.losses import hinge_generator
 from genin.distill.model_folder import ModelFolder
 from genin.distill.phases import walk
 from genin.distill.pool import Lesson
 from genin.distill.previews import save_grid, to_uint8
 from genin.distill.recipe import DecoderRecipe
 from genin.distill.sources import load_pictures, to_tensor
-from genin.distill.terms import Figures, frozen, ramp, update_discriminator
+from genin.distill.terms import Figures
 from genin.distill.training import Training, Update
 from genin.runtimes.errors import InputError
 
@@ -143,10 +140,9 @@ def decoder_step(
     decoder: nn.Module,
     pairs: Pairs,
     recipe: DecoderRecipe,
-    discriminator: nn.Module | None,
     encoder: nn.Module | None,
 ) -> Callable[[Update], Any]:
-    """L1 on pixels + edge_weight·L1 on their differences + adversarial_weight·L_adv; half of every batch are true pictures.
+    """L1 on pixels + edge_weight·L1 on their differences; half of every batch are true pictures.
 
     `encoder` is the tiny autoencoder's own where it learns along: L2 to the teacher's latents of the true half.
     """
@@ -170,17 +166,6 @@ def decoder_step(
         psnr = 10 * torch.log10(4.0 / mse)
         # `last` is what health watches: unlike the whole loss it keeps its sign and scale.
         figures: Figures = {"last": pixel.detach(), "edge": edge.detach(), "psnr_db": psnr}
-        if discriminator is not None:
-            with_r1 = recipe.r1_weight > 0 and update.index % recipe.r1_every == 0
-            true = pictures[:half].clone().requires_grad_(with_r1)
-            with training.autocast():
-                real_logits, fake_logits = discriminator(true), discriminator(decoded.detach())
-            r1_inputs = [true] if with_r1 else []
-            figures |= update_discriminator(training, real_logits, fake_logits, r1_inputs, recipe.r1_weight)
-            with frozen(training, discriminator) as network, training.autocast():
-                adversarial = hinge_generator(network(decoded))
-            loss = loss + ramp(training) * recipe.adversarial_weight * adversarial
-            figures["adversarial"] = adversarial.detach()
         if encoder is not None:
             with training.autocast():
                 distance = (encoder(pictures[:half]).float() * scale - latents[:half]).square().mean()
@@ -211,12 +196,6 @@ def train_decoder(
         tiny.load_state_dict(earlier.state_dict())
     decoder = training.add("decoder", tiny.decoder.to(memory_format=torch.channels_last))
     encoder = None if type(vae) is type(tiny) else training.add("encoder", tiny.encoder)
-    discriminator = None
-    if recipe.adversarial_weight > 0:
-        discriminator = training.add(
-            "discriminator", PixelDiscriminator(recipe.discriminator_channels), lr=recipe.discriminator_lr, betas=(0.0, 0.99),
-            average=False, compiled=False,
-        )  # fmt: skip
     if resume:
         training.resume()
     if training.progress < 1:
@@ -224,7 +203,7 @@ def train_decoder(
         student.to(training.device).eval()
         pairs = make_pairs(training, student, lesson, vae, image_size, step_counts, recipe.cache_images)
         training.run(
-            decoder_step(training, tiny, decoder, pairs, recipe, discriminator, encoder),
+            decoder_step(training, tiny, decoder, pairs, recipe, encoder),
             _preview(training, vae, pairs, float(tiny.config.scaling_factor)),
         )
     finished = copy.deepcopy(tiny)

@@ -3,8 +3,7 @@
 Each feature map goes to its own head: group norm → convolution → FiLM on embedding and caption → patch logits. Only the heads
 learn. A teacher's own down path and middle are such a frozen network, one that works on noised latents (`encoder_features`).
 
-`PixelDiscriminator` judges pictures themselves, for the decoder. Not here: where features come from (`looks`), the losses
-(`losses`).
+Not here: where features come from (`looks`), the losses (`losses`).
 """
 
 from __future__ import annotations
@@ -71,24 +70,3 @@ class Discriminator(nn.Module):
         # The state at the last position (padding repeats the end of text) has seen the whole caption.
         condition = F.silu(self.time(emb.float()) + self.text(text[:, -1].float()))
         return [head(f.float(), condition) for head, f in zip(self.heads, features, strict=False)]
-
-
-class PixelDiscriminator(nn.Module):
-    """Patch logits of pictures (N, 3, H, W) at two scales: Isola et al. 2017, arXiv:1611.07004, section 3.2.2, without
-    normalisation, which would hide how strong an edge is. Forward => [(N, 1, H/4, W/4), (N, 1, H/8, W/8)]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fine = nn.Sequential(
-            nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-            nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-        )  # fmt: skip
-        self.coarse = nn.Sequential(nn.Conv2d(2 * channels, 4 * channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
-        self.out_fine, self.out_coarse = (
-            nn.Conv2d(2 * channels, 1, 3, padding=1),
-            nn.Conv2d(4 * channels, 1, 3, padding=1),
-        )
-
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        fine = self.fine(pictures)
-        return [self.out_fine(fine), self.out_coarse(self.coarse(fine))]

@@ -257,14 +257,6 @@ class DecoderRecipe(Optimisation):
         (4, 4, 0), "its residual blocks a level, the coarsest first; each further level doubles the side"
     )
     edge_weight: float = key(0.5, "weight of the loss on differences between neighbouring pixels")
-    adversarial_weight: float = key(
-        0.0,
-        "weight of the word of a discriminator that sees pictures; small decoders answer it with patterns (docs/log.md)",
-    )
-    discriminator_channels: int = key(32, "width of its finest level")
-    discriminator_lr: float = key(5e-4, "its learning rate")
-    r1_weight: float = key(1.0, "weight of the gradient penalty on true pictures")
-    r1_every: int = key(8, "updates from one penalty to the next")
     latent_noise: float = key(0.05, "standard deviation of noise on the latents of true pictures")
     batch_size: int = 32
     lr: float = 1e-3
@@ -304,9 +296,7 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(
         ("size", "channels", "latent_channels", "layers", "heads", "hidden_size", "layers_per_block"), (1, 1e6)
     ),
-    **dict.fromkeys(
-        ("head_dim", "norm_groups", "discriminator_hidden", "discriminator_channels", "embedding"), (1, 1e6)
-    ),
+    **dict.fromkeys(("head_dim", "norm_groups", "discriminator_hidden", "embedding"), (1, 1e6)),
     **dict.fromkeys(
         (
             "ema_decays",
