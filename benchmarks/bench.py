@@ -136,7 +136,7 @@ def bench_with_pictures(
 def configure(model: Contender, facts: ModelFacts, choices: Choices) -> list[Configuration]:
     """The configurations of one contender."""
     teacher = is_teacher(facts)
-    asked = [choices.teacher_steps] if teacher and choices.teacher_steps else [] if teacher else choices.steps
+    asked = [choices.teacher_steps or facts.default_steps] if teacher else choices.steps
     steps = asked or [facts.default_steps]
     role = "teacher" if teacher else facts.role
     pairs = _pairs(facts, choices)

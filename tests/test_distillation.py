@@ -488,8 +488,9 @@ def test_a_world_grows_to_twice_the_side_and_the_student_with_it(
         before, after = load_model_folder(small), load_model_folder(large)
         assert (before.image_size, after.image_size) == (64, 128)
         assert after.unet.config.sample_size == 2 * before.unet.config.sample_size
-        wanted, found = before.unet.state_dict(), after.unet.state_dict()
-        assert all(torch.allclose(wanted[name], found[name], atol=1e-6) for name in wanted)
+        for part in ("unet", "vae", "text_encoder"):
+            wanted, found = getattr(before, part).state_dict(), getattr(after, part).state_dict()
+            assert all(torch.allclose(wanted[name], found[name], atol=1e-6) for name in wanted)
     assert run(["generate", "a ninja", "--model", str(out), "--out", str(tmp_path / "drawn.png")]) == 0
     assert Image.open(tmp_path / "drawn.png").size == (128, 128)
 

@@ -294,7 +294,7 @@ def test_inspect_counts_what_the_model_has(
     assert "licence: Apache-2.0" in capsys.readouterr().out
 
 
-def test_inspect_says_how_many_steps_a_name_stands_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_shipped_students_take_the_steps_they_learnt(capsys: pytest.CaptureFixture[str]) -> None:
     steps = {}
     for name in ("builtin:student", "builtin:student-1step"):
         assert run(["inspect", name, "--json"]) == 0

@@ -238,32 +238,47 @@ def test_every_switch_of_a_recipe_runs(
     assert run([*command, "--resume"]) == 0
 
 
-@pytest.mark.parametrize("stage", ["steps", "alignment", "adversarial"])
-def test_ctrl_c_in_the_aligner_or_beside_consistency_changes_nothing_about_where_it_leads(
-    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
-) -> None:
-    recipe = tmp_path / "switches.yaml"
-    recipe.write_text(
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """A command that wants --out, for a student with an aligner of its own and guided consistency; and what it comes to."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    (folder / "recipe.yaml").write_text(
         "pool: {size: 16, teacher_steps: 4, batch_size: 16}\nprune: {images: 0}\n"
         "steps: {images: 24, batch_size: 8, held_out_images: 0, consistency_weight: 0.5}\n"
         "adversarial: {images: 24, batch_size: 8, cache_images: 16, held_out_images: 0, alignment_weight: 0.1}\n"
         "alignment: {images: 64, batch_size: 16, channels: 8, embedding: 8}\n"
     )
     arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
-    command = ["distill", *arguments, "--recipe", str(recipe), "--out"]
-    assert run([*command, str(tmp_path / "whole")]) == 0
-    next_update = Training._next_update
+    command = ["distill", *arguments, "--recipe", str(folder / "recipe.yaml"), "--out"]
+    assert run([*command, str(folder / "whole")]) == 0
+    return command, folder / "whole"
+
+
+@pytest.mark.parametrize("stage", ["steps", "alignment", "adversarial"])
+def test_ctrl_c_in_any_stage_leads_to_the_same_student(
+    uninterrupted: tuple[list[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    command, whole = uninterrupted
+    next_update, first = Training._next_update, dict[str, int]()
 
     def interrupted(training: Training) -> Update:
         if training.stage == stage and training.update_index == 1:
             signal.raise_signal(signal.SIGINT)
         return next_update(training)
 
+    def noted(training: Training) -> Update:
+        first.setdefault(training.stage, training.update_index)
+        return next_update(training)
+
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_next_update", interrupted)
         assert run([*command, str(tmp_path / "again")]) == 130
+    monkeypatch.setattr(Training, "_next_update", noted)
     assert run([*command, str(tmp_path / "again"), "--resume"]) == 0
-    wanted, found = (load_model_folder(tmp_path / name).unet.state_dict() for name in ("whole", "again"))
+    stages = ["steps", "alignment", "adversarial"]
+    begun_at = [2 if name == stage else 0 for name in stages[stages.index(stage) :]]
+    assert first == dict(zip(stages[stages.index(stage) :], begun_at, strict=True))  # nothing is done again
+    wanted, found = (load_model_folder(path).unet.state_dict() for path in (whole, tmp_path / "again"))
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 

@@ -5,8 +5,8 @@
 `--student` is a distilled student with its `training/` folder: every arm starts from its weights, sees the same pool and the
 same number of pictures, and differs from `all` in what its line in `ARMS` says. Arms are interleaved over the seeds, each is
 measured on the same held-out captions, and its figures are kept in its folder, so the command can be interrupted and given
-again, or run twice at once with other `--arm` or `--seed`. It prints a table of all there is: mean over seeds ± standard error,
-and in standard errors how far an arm is from `all`; OUT/results.json holds its numbers.
+again, or run twice at once with arms or seeds that do not overlap. It prints a table of all there is: mean over seeds ± standard
+error, and in standard errors how far an arm is from `all`; OUT/results.json holds its numbers.
 
 Random conditioning belongs to the first phase: its two arms (`--phase prune`) start from the teacher's weights, are pruned and
 taught the steps with the same images each.
@@ -26,6 +26,7 @@ import numpy as np
 from world_evaluator import SCENES, world_evaluator
 
 from genin.benchmarks.evaluate import Evaluator
+from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.subjects import Sampling
 from genin.distill.distillation import distill
 from genin.distill.recipe import Recipe, load_recipe
@@ -100,10 +101,17 @@ def _of(results: Mapping[str, Any], arm: str, steps: int) -> dict[int, Any]:
     return {found["seed"]: found["steps"][str(steps)] for found in results.values() if found["arm"] == arm}
 
 
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """JSON, by rename: another process may read it."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
 def _difference(found: Mapping[int, Any], base: Mapping[int, Any]) -> str:
     values = np.array([found[seed]["kid_world"] - base[seed]["kid_world"] for seed in found if seed in base])
     if len(values) < 2:
-        return "".join(f"{value:+.4f}" for value in values)
+        return "".join(f"{value:+.4f}" for value in values) or "–"
     return f"{values.mean():+.4f} ({values.mean() / max(_error(values), 1e-9):+.1f})"
 
 
@@ -143,7 +151,8 @@ def main(
         raise click.ClickException(f"no such arm: {', '.join(unknown)}; there are: {', '.join(every)}")
     arms = [arm for arm in every if not chosen or arm in chosen]
     out.mkdir(parents=True, exist_ok=True)
-    asked = {"phase": phase, "images": images, "samples": samples, "recipe": recipe.as_dict(), "student": student.name}
+    asked = {"phase": phase, "images": images, "samples": samples, "recipe": recipe.as_dict()}
+    asked |= {"teacher": fingerprint(teacher), "student": fingerprint(student)}
     check_question(out / "question.json", asked)
     evaluator = world_evaluator(samples, ("world", "squeezenet"))
     for seed in seeds:
@@ -153,11 +162,12 @@ def main(
                 continue
             asked_of_arm = of_arm(recipe, phase, every[arm], images, seed)
             run_arm(teacher, student, folder, asked_of_arm, from_student=phase == "adversarial")
-            found = {"arm": arm, "seed": seed, "steps": {str(n): measure(folder, evaluator, n) for n in (4, 1)}}
-            (folder / FIGURES_FILE).write_text(json.dumps(found) + "\n")
+            figures = {str(n): measure(folder, evaluator, n) for n in (4, 1)}
+            found = {"arm": arm, "changes": every[arm], "seed": seed, "steps": figures}
+            write(folder / FIGURES_FILE, found)
             click.echo(json.dumps(found))
     results = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob(f"*/{FIGURES_FILE}"))}
-    (out / "results.json").write_text(json.dumps({"asked": asked, "results": results}, indent=1) + "\n")
+    write(out / "results.json", {"asked": asked, "results": results})
     for steps in (4, 1):
         click.echo(table(results, list(every), steps) + "\n")
 
@@ -165,7 +175,7 @@ def main(
 def check_question(path: Path, asked: Mapping[str, Any]) -> None:
     """One folder answers one question: figures of other budgets or recipes do not belong into one table."""
     if not path.is_file():
-        path.write_text(json.dumps(asked, indent=1) + "\n")
+        write(path, asked)
     elif json.loads(path.read_text()) != json.loads(json.dumps(asked)):
         raise click.ClickException(f"{path} is another question; name another --out")
 

@@ -22,6 +22,10 @@ def rows(folder: Path, glyph: str) -> dict[str, dict[str, Any]]:
     """Characters => metadata of the set at `folder`, whose column `glyph` holds the characters."""
     lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     found = [json.loads(line) for line in lines]
+    if not any(glyph in row for row in found):
+        raise click.ClickException(
+            f"{folder}: no column '{glyph}'; are the two folders given in the order of the usage line?"
+        )
     return {row[glyph].replace(VARIATION_SELECTOR, ""): row for row in found if row.get(glyph)}
 
 
@@ -32,6 +36,8 @@ def rows(folder: Path, glyph: str) -> dict[str, dict[str, Any]]:
 def main(noto: Path, fluent: Path, out: Path) -> None:
     styles = {"noto": (noto, rows(noto, "emoji")), "fluent": (fluent, rows(fluent, "glyph"))}
     named = styles["fluent"][1]
+    if out.exists():
+        raise click.ClickException(f"{out} exists; name another --out or remove it")
     both = [glyph for glyph in named if glyph in styles["noto"][1]]
     if not both:
         raise click.ClickException("the two sets have no emoji in common; are they the folders asked for?")

@@ -2,9 +2,9 @@
 
     GENIN_METRIC_WEIGHTS=../shared/data/lpips_squeezenet python tools/results.py --out docs/runs/results.json
 
-It runs `genin evaluate` for the student at four, two and one steps and for the autoencoder alone, takes the teacher's figures
-from the statistics that the package carries (sampling its 100 guided steps again is an hour), runs `genin bench` for teacher
-and student on one engine, and prints Markdown. About eight minutes on two cores. `--keep` prints what OUT holds already.
+It runs `genin evaluate` for the rows of `STUDENTS` and for the autoencoder alone, takes the teacher's figures from the statistics
+that the package carries (sampling its 100 guided steps again is an hour), runs `genin bench` for teacher and students on one
+engine, and prints Markdown. About ten minutes on two cores. `--keep` prints what OUT holds already.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STATISTICS = Path("distill/weights/teacher_statistics")
 STUDENTS = {
     "student, 4 steps": ("builtin:student", 4),
     "student, 2 steps": ("builtin:student", 2),
-    "student of one step": ("builtin:student-1step", 1),
+    "one-step student, 1 step": ("builtin:student-1step", 1),
 }
 
 
@@ -45,9 +45,11 @@ def measure(samples: int, runtime: str, bundle: Path | None) -> dict[str, Any]:
         if bundle is None:
             bundle = Path(folder) / "teacher-bundle"
             genin("export", "builtin:teacher", "--out", bundle, "--format", "onnx", "--precision", "fp16")
+        # One call, so that all take turns; configurations that are no row are measured along.
         names = dict.fromkeys(name for name, _ in STUDENTS.values())
         steps_asked = ",".join(str(steps) for _, steps in STUDENTS.values())
-        asked = ("--teacher-steps", 100, "--steps", steps_asked, "--runtime", runtime, "--runs", 30)
+        asked = ("--teacher-steps", 100, "--steps", steps_asked, "--runtime", runtime)
+        asked = (*asked, "--precision", "fp16", "--runs", 30)
         results["bench"] = genin("bench", bundle, *names, *asked)
     return without_paths(results)
 
@@ -73,7 +75,7 @@ def table(results: Mapping[str, Any]) -> str:
     ]
     slow = slow_row["latency_ms"]["p50"]
     for name, row in rows.items():
-        fast = slow_row if row is teacher else speed.get(STUDENTS.get(name, ("", 0)))
+        fast = slow_row if row is teacher else speed[STUDENTS[name]] if name in STUDENTS else None
         took = fast["latency_ms"]["p50"] if fast else None
         cells = [
             f"{row['attribute_accuracy']['mean']:.1%}",

@@ -1,5 +1,5 @@
-"""Put trained weights where the package ships them from: the teacher as a half-precision model folder, the student as a
-bundle of ONNX graphs whose weights are stored in half precision.
+"""Put trained weights where the package ships them from: the teacher as a half-precision model folder, the student as
+bundles of ONNX graphs whose weights are stored in half precision.
 
     python tools/ship_weights.py --teacher runs/teacher --student runs/student --student-1step runs/student-1step
 
@@ -61,7 +61,7 @@ def ship(teacher: Path | None, student: Path | None, one_step: Path | None) -> N
         ship_student(student, "student", "genin's ninja student")
         copy_logs(student, "student")
     if one_step:
-        ship_student(one_step, "student-1step", "genin's ninja student of one step")
+        ship_student(one_step, "student-1step", "genin's one-step ninja student")
         copy_logs(one_step, "student-1step")
     made = [path.name for path in STAGED.iterdir()]
     kept = [path for path in WEIGHTS.iterdir() if path.name not in made]
