@@ -205,6 +205,7 @@ class AdversarialRecipe(StepsRecipe):
     """Phase 3: the second with a discriminator, adversarial diffusion distillation (Sauer et al. 2023, arXiv:2311.17042) in
     the teacher's features (2024, arXiv:2403.12015). It has the second's keys, and takes over none of its values."""
 
+    backward_distillation: bool = True
     perceptual_weight: float = 4.0
     adversarial_weight: float = key(0.1, "weight of the discriminator's word")
     discriminator: str = key(
