@@ -345,7 +345,7 @@ def compare_command(
     chosen, true = contenders(ctx.obj, models), None
     if reference is not None:
         folder = reference_folder(ctx.obj, reference, count, chosen[0].path)
-        texts, true = true_row(folder, reference, count, None, split)
+        texts, true = true_row(folder, reference, count, split)
     grid = draw_grid(chosen, texts, seed, Sampling(steps=steps, runtime=runtime, precision=precision), true)
     save_sheet(grid, out, layout)
     if as_json:

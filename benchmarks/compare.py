@@ -46,12 +46,10 @@ class Sheet:
     line: int
 
 
-def true_row(
-    reference: Path, name: str, count: int, size: int | None, split: str | None = None
-) -> tuple[list[str], GridRow]:
+def true_row(reference: Path, name: str, count: int, split: str | None = None) -> tuple[list[str], GridRow]:
     """The first captions of a folder of pictures, or of one of its splits, and those pictures as a row."""
     picture_set = open_picture_set(reference, split)
-    loaded = load_pictures(picture_set, size=size, limit=count)
+    loaded = load_pictures(picture_set, limit=count)
     if loaded.broken:
         raise InputError(f"cannot read {loaded.broken[0]}", where=reference, remedy="remove it, or lower --count")
     captions = PictureSet(reference, loaded.rows).captions()

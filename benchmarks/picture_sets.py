@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.benchmarks.picture_files import PictureError, fit_square, read_picture
-from genin.benchmarks.splits import CHOICES, SMALLEST_TO_SPLIT, SPLITS, folders_of, splits_of
+from genin.benchmarks.splits import CHOICES, SMALLEST_TO_SPLIT, folders_of, splits_of
 from genin.runtimes.errors import InputError
 from genin.runtimes.options import check_choice
 
@@ -57,27 +57,33 @@ class PictureSet:
             raise InputError("the reference has no captions to draw pictures from", where=self.folder, remedy=remedy)
         return [text for text in texts if text is not None]
 
+    def only(self, split: str) -> PictureSet:
+        """The rows of one split, of `splits.CHOICES`. InputError if there is no such split, or nothing in it."""
+        wanted = CHOICES[check_choice(split, tuple(CHOICES), "split")]
+        rows = tuple(row for row, own in zip(self.rows, splits_of(self.rows), strict=True) if own in wanted)
+        if not rows:
+            remedy = f"give {METADATA} a 'split' column, or at least {SMALLEST_TO_SPLIT} pictures to split by chance"
+            raise InputError(f"the dataset has no pictures in its {split} split", where=self.folder, remedy=remedy)
+        return replace(self, rows=rows)
+
 
 def open_picture_set(folder: Path, split: str | None = None) -> PictureSet:
-    """The rows of a folder, without pixels; with `split` (one of `splits.CHOICES`) those of that split alone.
+    """The rows of a folder, without pixels; with `split` those of that split alone. Where there is one folder a split, its name
+    becomes the column `split`.
 
     Errors: InputError if there is none, or the metadata is wrong.
     """
     if not folder.is_dir():
         raise InputError("no such folder of pictures", where=folder)
-    wanted = SPLITS if split is None else CHOICES[check_choice(split, tuple(CHOICES), "split")]
-    rows, parts = _rows(folder), folders_of(folder, wanted)
-    if not rows and parts:
-        found = [(part, _rows(part)) for part in parts]
-        rows = [replace(row, file_name=f"{part.name}/{row.file_name}") for part, inner in found for row in inner]
-    elif split is not None:
-        rows = [row for row, own in zip(rows, splits_of(rows), strict=True) if own in wanted]
-    if not rows and split is not None:
-        remedy = f"give {METADATA} a 'split' column, or at least {SMALLEST_TO_SPLIT} pictures to split by chance"
-        raise InputError(f"the dataset has no pictures in its {split} split", where=folder, remedy=remedy)
+    rows = _rows(folder) or [_of_part(row, part) for part in folders_of(folder) for row in _rows(part)]
     if not rows:
         raise InputError("the folder has no pictures", where=folder, remedy=f"known suffixes: {', '.join(SUFFIXES)}")
-    return PictureSet(folder, tuple(rows))
+    whole = PictureSet(folder, tuple(rows))
+    return whole if split is None else whole.only(split)
+
+
+def _of_part(row: PictureRow, part: Path) -> PictureRow:
+    return replace(row, file_name=f"{part.name}/{row.file_name}", columns={**row.columns, "split": part.name})
 
 
 def _rows(folder: Path) -> list[PictureRow]:

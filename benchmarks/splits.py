@@ -36,9 +36,9 @@ ALIASES: Mapping[str, Split] = {
 SMALLEST_TO_SPLIT = 40
 
 
-def folders_of(folder: Path, splits: Sequence[Split]) -> list[Path]:
-    """The other layout of `imagefolder`: one folder a split. Those of `splits` that are there."""
-    return [folder / name for name, split in ALIASES.items() if split in splits and (folder / name).is_dir()]
+def folders_of(folder: Path) -> list[Path]:
+    """The other layout of `imagefolder`: one folder a split."""
+    return [folder / name for name in ALIASES if (folder / name).is_dir()]
 
 
 def splits_of(rows: Sequence[PictureRow]) -> list[Split]:

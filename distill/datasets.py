@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from genin.benchmarks.picture_files import fit_square, read_picture
 from genin.benchmarks.picture_sets import PictureRow, open_picture_set
-from genin.benchmarks.splits import Split
+from genin.benchmarks.splits import SPLITS, Split
 from genin.distill.world import ATTRIBUTES
 from genin.runtimes.errors import InputError
+from genin.runtimes.options import check_choice
 
 DATASET_FILE = "dataset.json"
 KNOWN_COLUMNS = (*ATTRIBUTES, "character")
@@ -46,8 +47,9 @@ class ImageDataset:
     @classmethod
     def open(cls, folder: Path, split: Split = "train") -> ImageDataset:
         """Read the rows of one split, not the pixels. Errors: InputError (no pictures, wrong metadata, empty split)."""
-        chosen = open_picture_set(folder, split).rows
-        rows, facts = open_picture_set(folder).rows, read_facts(folder)
+        check_choice(split, SPLITS, "split")
+        whole, facts = open_picture_set(folder), read_facts(folder)
+        rows, chosen = whole.rows, whole.only(split).rows
         return cls(folder, chosen, attribute_columns(rows, facts.get("columns")), licence_of(rows, facts))
 
     def __len__(self) -> int:

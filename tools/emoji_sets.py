@@ -1,4 +1,4 @@
-"""The same emoji in two styles, with the same captions: Google's Noto and Microsoft's Fluent in 3D (docs/real-pictures.md).
+"""The same emoji in two styles, with the same captions: Google's Noto and Microsoft's Fluent in 3D.
 
     python tools/emoji_sets.py noto_emoji_128 fluent_emoji_3d --out sets
 
