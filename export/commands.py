@@ -57,6 +57,12 @@ def export_command(
     for format, reason in result.skipped.items():
         click.echo(f"genin: {format} is left out: {reason}", err=True)
     graphs = result.manifest.graphs
+    for graph in graphs:
+        if graph.parity is None:
+            name = f"{graph.component} as {graph.format} {graph.precision}"
+            click.echo(
+                f"genin: {name} was not run, it has operations that nothing here knows: run it on a Mac", err=True
+            )
     size = sum(entry.size_bytes for entry in result.manifest.all_files().values())
     if as_json:
         facts = [

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genin.distill.model_folder import ModelFolder
+from genin.export.formats import OUTPUTS
 from genin.runtimes.errors import InputError
 from genin.runtimes.noise import normal
 
@@ -110,13 +111,6 @@ def modules(model: ModelFolder) -> dict[str, nn.Module]:
         "unet": Unet(model.unet),
         "vae_decoder": VaeDecoder(model.vae),
     }
-
-
-OUTPUTS = {
-    "text_encoder": ("last_hidden_state", "pooler_output"),
-    "unet": ("out_sample",),
-    "vae_decoder": ("sample",),
-}
 
 
 def _component(name: str, module: nn.Module, inputs: Sequence[Case]) -> Component:

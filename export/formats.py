@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 # frequencies of the timestep embedding, which at timestep 999 are useless with the 11 bits of an fp16.
 STORED_SMALL_FROM = 1024
 FP16_MAX = 65504.0
+# The outputs of each network under diffusers' names, as golden files have them.
+OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    "text_encoder": ("last_hidden_state", "pooler_output"),
+    "unet": ("out_sample",),
+    "vae_decoder": ("sample",),
+}
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ PSNR's peak is the reference's own max − min, so a figure says the same of lat
 as its worst output in its worst case. The floors are what each way of storing weights can hold; below its floor a graph
 is refused and no bundle appears.
 
-Works without PyTorch: the references come from `golden/COMPONENT.npz`, arrays named CASE.TENSOR. Core ML programs do not
-run on Linux or Windows: there only what they declare is checked, and their parity is unknown.
+Works without PyTorch: the references come from `golden/COMPONENT.npz`, arrays named CASE.TENSOR. Only Core ML programs off a Mac
+want it: they run through `coreml_interpreter`.
 
 Not here: 8-bit activations, which are judged end to end.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import math
+import platform
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genin.export.formats import OUTPUTS
 from genin.runtimes.errors import BundleError, GeninError
 from genin.runtimes.manifest import EXACT_PSNR_DB, Parity, TensorSpec
 
 FLOORS_DB: Mapping[str, float] = {"fp32": 90.0, "fp16": 60.0, "int8": 40.0}
-NO_COREML = "Core ML graphs cannot run on Linux"
 
 Case = Mapping[str, NDArray[Any]]
 Run = Callable[[Case], dict[str, NDArray[Any]]]
@@ -84,15 +85,21 @@ def require(parity: Parity, graph: str) -> None:
 # --- running graphs --------------------------------------------------------------------------------------------------
 
 
-def open_graph(format: str, path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tuple[Run, str]:
-    """A graph as a function of one case, and the engine it runs on.
+def open_graph(
+    format: str, component: str, path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> tuple[Run, str]:
+    """A graph as a function of one golden case, outputs under diffusers' names, and the engine it runs on.
 
-    Errors: ModuleNotFoundError if the engine is absent, BundleError if the graph cannot be loaded or is not as declared.
+    Errors: ModuleNotFoundError if the engine is absent, BundleError if the graph cannot be loaded or is not as declared,
+    NotImplementedError if nothing here can run it.
     """
     names = [spec.name for spec in inputs], [spec.name for spec in outputs]
     try:
+        if format == "coreml":
+            check_coreml(path, inputs, outputs)
+            return _open_coreml(component, path, inputs, names[1])
         return _OPENERS[format](path, *names)
-    except (ModuleNotFoundError, BundleError):
+    except (ModuleNotFoundError, NotImplementedError, BundleError):
         raise
     except Exception as error:  # engines raise types of their own, which cannot be named without importing them
         reason = " ".join(str(error).split())[:160]
@@ -128,6 +135,27 @@ def _open_openvino(path: Path, inputs: Sequence[str], outputs: Sequence[str]) ->
         return {name: np.array(results[name]) for name in outputs}
 
     return run, f"openvino {openvino.__version__.partition('-')[0]} CPU f32"
+
+
+def _open_coreml(component: str, path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> tuple[Run, str]:
+    """Core ML itself on a Mac; elsewhere genin's interpreter of its programs."""
+    from genin.runtimes.coreml_engine import Package, open_package
+
+    if platform.system() == "Darwin":
+        package, engine = open_package(path), f"Core ML, macOS {platform.mac_ver()[0]}"
+    else:
+        import torch
+
+        from genin.export.coreml_interpreter import Program
+
+        shapes = {spec.name: tuple(int(size) for size in spec.shape) for spec in inputs}
+        package = Package(Program(path), shapes, dict.fromkeys(shapes, np.dtype(np.float32)))
+        engine = f"genin's Core ML interpreter, torch {torch.__version__.partition('+')[0]}"
+
+    def run(case: Case) -> dict[str, NDArray[Any]]:
+        return dict(zip(OUTPUTS[component], package.run(component, case, outputs).values(), strict=True))
+
+    return run, engine
 
 
 _OPENERS: Mapping[str, Callable[[Path, Sequence[str], Sequence[str]], tuple[Run, str]]] = {

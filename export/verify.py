@@ -3,8 +3,8 @@
 Works with numpy and the engines alone. With `against`, references are computed anew by PyTorch from a model folder, so
 that the bundle's own golden files need not be trusted: its inputs are used, its outputs are not.
 
-A graph whose engine is absent, or that no engine runs on this system (Core ML off a Mac), is neither good nor bad: its
-`ok` is None and `notes` says why. A graph that cannot be loaded is bad.
+A graph whose engine is absent is neither good nor bad: its `ok` is None and `notes` says why. Core ML programs run on a Mac, and
+elsewhere through an interpreter that needs PyTorch and coremltools. A graph that cannot be loaded is bad.
 
 Not here: schema and paths, which `Bundle.open` refuses.
 """
@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from genin.export import parity
+from genin.export.formats import OUTPUTS
 from genin.runtimes.bundle import Bundle
+from genin.runtimes.engine import INPUTS
 from genin.runtimes.errors import BundleError, GeninError
 from genin.runtimes.manifest import GraphEntry
+from genin.runtimes.options import FORMATS
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,7 @@ def _references(
         if not files[entry.path]:
             cases[entry.component] = f"'{entry.path}' is damaged or was changed"
             continue
-        graph = next(
-            (g for g in bundle.manifest.graphs if g.component == entry.component and g.format != "coreml"), None
-        )
-        names = () if graph is None else [spec.name for spec in (*graph.inputs, *graph.outputs)]
+        names = (*INPUTS[entry.component], *OUTPUTS[entry.component])
         try:
             golden = parity.read_golden(bundle.read_bytes(entry.path), names)
         except BundleError as error:
@@ -99,7 +99,7 @@ def _references(
 def _networks(path: Path) -> Any:
     """(component, case) => the case with PyTorch's outputs in the place of the bundle's."""
     from genin.distill.model_folder import load_model_folder
-    from genin.export.components import OUTPUTS, check_finite, modules, run_module
+    from genin.export.components import check_finite, modules, run_module
     from genin.export.quiet import quiet
 
     with quiet():
@@ -123,25 +123,20 @@ def _check(
     if damaged:
         return replace(report, ok=False, note=f"'{damaged[0]}' is damaged or was changed")
     try:
-        if graph.format == "coreml":
-            return _check_coreml(bundle, graph, report)
-        if graph.format not in ("onnx", "openvino"):
+        if graph.format not in FORMATS:
             return replace(report, note=f"this genin runs no {graph.format}")
         if not isinstance(cases, list):
             return replace(report, ok=False, note=cases or "the bundle has no golden file of this component")
-        run, engine = parity.open_graph(graph.format, bundle.local_graph(graph), graph.inputs, graph.outputs)
-        outputs = [spec.name for spec in graph.outputs]
-        measured = parity.measure(run, cases, outputs, graph.precision, engine)
+        place = bundle.local_graph(graph)
+        run, engine = parity.open_graph(graph.format, graph.component, place, graph.inputs, graph.outputs)
+        measured = parity.measure(run, cases, OUTPUTS[graph.component], graph.precision, engine)
     except ModuleNotFoundError as error:
         return replace(report, note=f"'{error.name}' is not installed")
+    except NotImplementedError as error:
+        return replace(report, note=f"not run: {error}")
     except GeninError as error:
         return replace(report, ok=False, note=str(error))
     except (RuntimeError, ValueError, TypeError, KeyError) as error:  # what engines raise when a graph does not run
         return replace(report, ok=False, note="the graph does not run: " + " ".join(str(error).split())[:160])
     ok = measured.psnr_db >= floor
     return replace(report, psnr_db=measured.psnr_db, max_abs=measured.max_abs, ok=ok)
-
-
-def _check_coreml(bundle: Bundle, graph: GraphEntry, report: GraphReport) -> GraphReport:
-    parity.check_coreml(bundle.local_graph(graph), graph.inputs, graph.outputs)
-    return replace(report, note=f"{parity.NO_COREML}: hashes and interface are right")

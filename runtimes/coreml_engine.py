@@ -11,8 +11,9 @@ Not here: running elsewhere than on macOS (Core ML exists nowhere else), `.mlmod
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,16 +45,30 @@ class Package:
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, np.dtype[Any]]
 
-    def run(self, component: str, arrays: Mapping[str, NDArray[Any]]) -> Array:
-        """Arrays with any batch => the component's output, in batches of the package's own size."""
+    def run(self, component: str, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, Array]:
+        """Arrays of any batch under diffusers' names => `outputs`, computed in batches of the package's own size."""
+        arrays = apple_names(component, arrays)
         count = len(next(iter(arrays.values())))
         size = self.shapes[INPUTS[component][0]][0]
-        results = []
+        results: dict[str, list[Array]] = {name: [] for name in outputs}
         for start in range(0, count, size):
             rows = np.minimum(np.arange(start, start + size), count - 1)
             batch = {name: np.ascontiguousarray(array[rows], self.dtypes[name]) for name, array in arrays.items()}
-            results.append(np.asarray(self.model.predict(batch)[OUTPUT[component]], np.float32))
-        return np.concatenate(results)[:count]
+            predicted = self.model.predict(batch)
+            for name, parts in results.items():
+                parts.append(np.asarray(predicted[name], np.float32))
+        return {name: np.concatenate(parts)[:count] for name, parts in results.items()}
+
+
+def apple_names(component: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """A component's inputs under diffusers' names and shapes => Apple's."""
+    if component == "vae_decoder":
+        return {"z": arrays["latent_sample"]}
+    if component == "text_encoder":
+        return {"input_ids": arrays["input_ids"]}
+    sample, timestep, text = (arrays[name] for name in INPUTS["unet"])
+    times = np.broadcast_to(timestep, (len(sample),))
+    return {"sample": sample, "timestep": times, "encoder_hidden_states": text.transpose(0, 2, 1)[:, :, None]}
 
 
 class CoreMLEngine:
@@ -80,32 +95,37 @@ class CoreMLEngine:
         return cls({component: _load(bundle, graph) for component, graph in graphs.items()})
 
     def encode(self, ids: NDArray[np.int64]) -> Array:
-        return self._packages["text_encoder"].run("text_encoder", {"input_ids": ids})
+        return self._run("text_encoder", {"input_ids": ids})
 
     def predict(self, latents: Array, timestep: int, text: Array) -> Array:
-        arrays = {
-            "sample": latents,
-            "timestep": np.full(len(latents), timestep),
-            "encoder_hidden_states": text.transpose(0, 2, 1)[:, :, None],  # (N, L, D) => (N, D, 1, L)
-        }
-        return self._packages["unet"].run("unet", arrays)
+        steps = np.full(len(latents), timestep)
+        return self._run("unet", {"sample": latents, "timestep": steps, "encoder_hidden_states": text})
 
     def decode(self, latents: Array) -> Array:
-        return self._packages["vae_decoder"].run("vae_decoder", {"z": latents})
+        return self._run("vae_decoder", {"latent_sample": latents})
+
+    def _run(self, component: str, arrays: Mapping[str, NDArray[Any]]) -> Array:
+        name = OUTPUT[component]
+        return self._packages[component].run(component, arrays, (name,))[name]
 
     def close(self) -> None:
         self._packages.clear()
 
 
 def _load(bundle: Bundle, graph: GraphEntry) -> Package:
-    import coremltools
-
     path = bundle.local_graph(graph)
     try:
-        model = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.ALL)
-        inputs = {item.name: item.type.multiArrayType for item in model.get_spec().description.input}
+        return open_package(path)
     except Exception as error:  # coremltools hands on whatever Core ML throws
         raise graph_error(bundle, graph, error) from error
+
+
+def open_package(path: Path) -> Package:
+    """Compile and load one `.mlpackage`, on a Mac. Errors: whatever Core ML throws."""
+    import coremltools
+
+    model = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.ALL)
+    inputs = {item.name: item.type.multiArrayType for item in model.get_spec().description.input}
     types = coremltools.proto.FeatureTypes_pb2.ArrayFeatureType
     numpy_types = {types.FLOAT16: np.float16, types.FLOAT32: np.float32, types.INT32: np.int32}
     return Package(
