@@ -118,6 +118,7 @@ def bench_with_pictures(
         first = skipped[0]
         raise GeninError(f"none of {len(skipped)} configurations runs here; {first.configuration}: {first.reason}")
     context.measured = measured
+    context.notes |= {model.label: note for model in models if (note := _steps_note(facts[model.path], choices))}
     rows = [_row(one, context) for one in measured]
     _add_speedups(rows)
     result = {
@@ -134,13 +135,26 @@ def bench_with_pictures(
 
 
 def configure(model: Contender, facts: ModelFacts, choices: Choices) -> list[Configuration]:
-    """The configurations of one contender."""
+    """The configurations of one contender: of the steps asked for, those that a student was trained for, if there are any."""
     teacher = is_teacher(facts)
     asked = [choices.teacher_steps or facts.default_steps] if teacher else choices.steps
-    steps = asked or [facts.default_steps]
+    known = [count for count in asked if count in facts.trained_steps]
+    steps = known or asked or [facts.default_steps]
     role = "teacher" if teacher else facts.role
     pairs = _pairs(facts, choices)
     return [Configuration(model.label, model.path, *pair, steps=count, role=role) for pair in pairs for count in steps]
+
+
+def _steps_note(facts: ModelFacts, choices: Choices) -> str | None:
+    """What `configure` left out of a student's step counts, or measured although it was not trained for it."""
+    strange = [count for count in choices.steps if facts.trained_steps and count not in facts.trained_steps]
+    if not strange or is_teacher(facts):
+        return None
+    trained, said = (", ".join(map(str, counts)) for counts in (facts.trained_steps, strange))
+    only = len(strange) == len(choices.steps)
+    return f"trained for {trained} steps, " + (
+        f"measured at {said} all the same" if only else f"not measured at {said}"
+    )
 
 
 def is_teacher(facts: ModelFacts) -> bool:

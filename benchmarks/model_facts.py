@@ -27,8 +27,9 @@ RUNTIME_OF_FORMAT = {"onnx": "onnxruntime", "openvino": "openvino", "coreml": "c
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """`kind` is "model" (a diffusers folder) or "bundle"; `role` "teacher", "student" or None where unknown. `exported_from` is
-    what a bundle states as its model folder's fingerprint."""
+    """`kind` is "model" (a diffusers folder) or "bundle"; `role` "teacher", "student" or None where unknown. `trained_steps` are a
+    few-step student's, empty for models that draw in any number. `exported_from` is what a bundle states as its model folder's
+    fingerprint."""
 
     path: Path
     kind: str
@@ -37,6 +38,7 @@ class ModelFacts:
     image_size: int
     default_steps: int
     guidance_scale: float
+    trained_steps: tuple[int, ...] = ()
     parameters: int | None = None
     macs: int | None = None
     exported_from: str | None = None
@@ -122,6 +124,7 @@ def _folder_facts(path: Path) -> ModelFacts:
         image_size=int(info.get("image_size") or int(unet["sample_size"]) * factor),
         default_steps=int(info.get("default_steps") or 50),
         guidance_scale=float(info.get("guidance_scale", 7.5)),
+        trained_steps=_trained_steps(info.get("few_step_timesteps")),
         parameters=parameters,
         macs=macs,
         notes=notes,
@@ -138,12 +141,17 @@ def _bundle_facts(path: Path, manifest: Manifest) -> ModelFacts:
         image_size=manifest.image.height,
         default_steps=manifest.sampler.default_steps,
         guidance_scale=manifest.sampler.guidance_scale,
+        trained_steps=_trained_steps(manifest.sampler.few_step_timesteps),
         parameters=model.parameters,
         macs=model.macs,
         exported_from=(model.provenance or {}).get("source_sha256"),
         notes={key: reason for key in ("parameters", "macs") if getattr(model, key) is None},
         graphs=tuple(asdict(graph) for graph in manifest.graphs),
     )
+
+
+def _trained_steps(few_step_timesteps: Mapping[str, Any] | None) -> tuple[int, ...]:
+    return tuple(sorted(map(int, few_step_timesteps or ()), reverse=True))
 
 
 def _count_parameters(component: Path) -> int | None:

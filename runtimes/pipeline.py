@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -263,8 +264,13 @@ class Pipeline:
         steps = self.default_steps if steps is None else steps
         if type(steps) is not int:
             raise InputError(f"steps {steps!r} is not a number")
-        trained = (self.sampler.few_step_timesteps or {}).get(str(steps))
-        return self._schedule.steps(steps) if trained is None else self._schedule.explicit_steps(trained)
+        few = self.sampler.few_step_timesteps or {}
+        if str(steps) in few:
+            return self._schedule.explicit_steps(few[str(steps)])
+        if few and steps > 0:
+            known = ", ".join(sorted(few, key=int))
+            warnings.warn(f"this student was trained for {known} steps, not for {steps}", UserWarning, stacklevel=3)
+        return self._schedule.steps(steps)
 
     def _guidance(self, scale: float | None) -> float:
         if scale is None:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -187,6 +188,9 @@ def test_configurations_follow_what_a_bundle_has(openvino: bool, monkeypatch: py
     ]
     assert chosen(runtimes=["openvino"]) == [("openvino", "fp32", 4), ("openvino", "int8", 4)]  # reads ONNX
     assert chosen(runtimes=["auto"]) == [("auto", "auto", 4)]
+    facts = replace(facts, trained_steps=(1,))  # of the steps asked for, those it was trained for
+    assert chosen(runtimes=["auto"], steps=[4, 1]) == [("auto", "auto", 1)]
+    assert chosen(runtimes=["auto"], steps=[4, 2]) == [("auto", "auto", 4), ("auto", "auto", 2)]
     teacher = ModelFacts(Path("t"), "model", "t", None, 64, 50, 7.5)  # someone else's: its own steps, on PyTorch
     (only,) = configure(Contender("t", Path("t")), teacher, Choices(runtimes=["openvino"], steps=[1]))
     assert (only.runtime, only.steps, only.role) == ("pytorch", 50, "teacher")

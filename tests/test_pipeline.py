@@ -124,6 +124,10 @@ class RuntimeContract:
                 pipeline.generate("ninja", steps=2, cancel=lambda left=left: next(left))
         pipeline.generate("ninja", steps=1)
 
+    def test_says_so_where_a_student_has_not_learnt_the_steps(self, pipeline: Pipeline) -> None:
+        with pytest.warns(UserWarning, match="trained for 1, 2, 4 steps, not for 3"):
+            pipeline.generate("ninja", steps=3)
+
     def test_closes(self, path: Path) -> None:
         pipeline = load_pipeline(path, self.runtime)
         pipeline.close()
