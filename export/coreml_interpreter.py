@@ -11,8 +11,9 @@ Not here: control flow, states, and every operation that no text-to-image networ
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class Program:
 
     def __init__(self, path: Path) -> None:
         function = _read(path)
-        self.inputs = tuple(function.inputs)
+        self.shapes = {name: tuple(int(size) for size in var.shape) for name, var in function.inputs.items()}
+        self.dtypes = dict.fromkeys(self.shapes, np.dtype(np.float32))  # Apple's arrays are all float32
         self.outputs = tuple(var.name for var in function.outputs)
         self._steps = [op for op in function.operations if op.op_type != "const"]
         unknown = sorted({op.op_type for op in self._steps if op.op_type not in OPERATIONS and not _is_weight(op)})
@@ -53,24 +55,33 @@ class Program:
                 if var.op is not None and (var.op.op_type == "const" or _is_weight(var.op)):
                     self._weights.setdefault(var.name, _constant(var))
         self._steps = [op for op in self._steps if not _is_weight(op)]
+        # A layer's weight => its output.
+        self.layers = {op.weight.name: op.outputs[0].name for op in self._steps if op.op_type in ("conv", "linear")}
         last = {var.name: i for i, op in enumerate(self._steps) for var in _vars(op)}
         self._done_with: dict[int, list[str]] = {}
         for name, i in last.items():
-            if name not in self.outputs and name not in self._weights:
+            if name not in self._weights:
                 self._done_with.setdefault(i, []).append(name)
 
     @torch.inference_mode()
     def predict(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Arrays by input name, of the declared shapes => every output, float32; as `coremltools.models.MLModel.predict`."""
-        values: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in self.inputs}
+        values: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in self.shapes}
         for i, op in enumerate(self._steps):
             given = {key: self._given(value, values) for key, value in op.inputs.items() if value is not None}
             results = OPERATIONS[op.op_type](**given)
             for var, result in zip(op.outputs, results if isinstance(results, tuple) else (results,), strict=True):
                 values[var.name] = _as_declared(var, result)
             for name in self._done_with.get(i, ()):
-                values.pop(name, None)
+                if name not in self.outputs:
+                    values.pop(name, None)
         return {name: values[name].float().numpy() for name in self.outputs}
+
+    def keeping(self, outputs: Sequence[str]) -> Program:
+        """The same program with other values as its outputs: any that an operation gives."""
+        other = copy.copy(self)
+        other.outputs = tuple(outputs)
+        return other
 
     def _given(self, value: Any, values: Mapping[str, Any]) -> Any:
         """What an operation is handed: activations and weights as tensors (fp16 widened), settings as Python values."""

@@ -170,13 +170,18 @@ def _graph_entry(root: Path, component: Component, format: str, precision: str, 
 def _check(component: Component, format: str, precision: str, written: Written) -> Parity | None:
     """The graph's parity, at or above its floor; None if nothing on this machine can run it."""
     from genin.export import parity
+    from genin.export.layers import worst_layers
 
     try:
         run, engine = parity.open_graph(format, component.name, written.path, written.inputs, written.outputs)
     except NotImplementedError:  # a program with an operation that the interpreter of Core ML does not know
         return None
     measured = parity.measure(run, component.cases, component.outputs, precision, engine)
-    parity.require(measured, f"{component.name} as {format} {precision}")
+    parity.require(
+        measured,
+        f"{component.name} as {format} {precision}",
+        lambda: worst_layers(format, component, written.path, measured.floor_db),
+    )
     return measured
 
 

@@ -72,14 +72,17 @@ def measure(run: Run, cases: Iterable[Case], outputs: Sequence[str], precision: 
     )
 
 
-def require(parity: Parity, graph: str) -> None:
-    """Errors: GeninError if a graph is below its floor."""
-    if parity.psnr_db < parity.floor_db:
-        raise GeninError(
-            f"parity with PyTorch is {parity.psnr_db:.1f} dB, the floor is {parity.floor_db:.0f} dB",
-            where=graph,
-            remedy="leave this precision or format out; no bundle was written",
-        )
+def require(parity: Parity, graph: str, lost_at: Callable[[], Sequence[object]] = tuple) -> None:
+    """Errors: GeninError if a graph is below its floor; `lost_at` is asked then for the layers at which it loses most."""
+    if parity.psnr_db >= parity.floor_db:
+        return
+    layers = ", ".join(map(str, lost_at()))
+    raise GeninError(
+        f"parity with PyTorch is {parity.psnr_db:.1f} dB, the floor is {parity.floor_db:.0f} dB"
+        + (f"; most is lost at {layers}" if layers else ""),
+        where=graph,
+        remedy="leave this precision or format out; no bundle was written",
+    )
 
 
 # --- running graphs --------------------------------------------------------------------------------------------------
@@ -148,8 +151,8 @@ def _open_coreml(component: str, path: Path, inputs: Sequence[TensorSpec], outpu
 
         from genin.export.coreml_interpreter import Program
 
-        shapes = {spec.name: tuple(int(size) for size in spec.shape) for spec in inputs}
-        package = Package(Program(path), shapes, dict.fromkeys(shapes, np.dtype(np.float32)))
+        program = Program(path)
+        package = Package(program, program.shapes, program.dtypes)
         engine = f"genin's Core ML interpreter, torch {torch.__version__.partition('+')[0]}"
 
     def run(case: Case) -> dict[str, NDArray[Any]]:

@@ -13,7 +13,9 @@ Not here: 8-bit activations.
 
 from __future__ import annotations
 
+import ast
 import gc
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,7 @@ OPSET = 20
 # protobuf cannot hold 2 GB; beyond this the weights lie beside the graph, in model.onnx_data.
 SINGLE_FILE_BYTES = 1 << 30
 EXTERNAL = "model.onnx_data"
+LAYERS = ("Conv", "MatMul", "Gemm")
 
 
 def convert(component: Component, targets: Mapping[str, Path]) -> dict[str, Written]:
@@ -71,8 +74,26 @@ def _trace(component: Component) -> Any:
         verbose=False,
     )
     assert program is not None
+    _name_by_layer(program.model.graph)
     _strip(program.model)
     return program.model
+
+
+def _name_by_layer(graph: Any) -> None:
+    """Nodes and their weights get the path of the module they come from: "unet.conv_in/Conv", "unet.conv_in.weight"."""
+    seen: Counter[str] = Counter()
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        layer = scopes[-2] if len(scopes) > 1 else ""
+        if not layer:
+            continue
+        name = f"{layer}/{node.op_type}"
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}.{seen[name]}"
+        if node.op_type in LAYERS and len(node.inputs) > 1:
+            weight = node.inputs[1]
+            if weight.is_initializer() and f"{layer}.weight" not in graph.initializers:
+                weight.name = f"{layer}.weight"  # it has lost it where it was transposed
 
 
 def _strip(model: Any) -> None:

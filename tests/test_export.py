@@ -262,6 +262,29 @@ def test_a_graph_below_its_floor_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_layer_that_eight_bits_ruin_is_named(
+    tiny_student_folder: Path, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights that meet nothing but zeros, and are a thousand times the others: PyTorch does not mind, eight bits do."""
+    from safetensors.numpy import load_file, save_file
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_student_folder, model)
+    path = model / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    block = "up_blocks.0.resnets.1"
+    for name in ("weight", "bias"):
+        tensors[f"{block}.norm1.{name}"][0] = 0
+    tensors[f"{block}.conv1.weight"][:, 0] = 1000
+    save_file(tensors, path, metadata={"format": "pt"})
+    command = ["export", str(model), "--out", str(tmp_path / "out"), "--format", format, "--precision", "int8"]
+    assert run(command) == 1
+    said = capsys.readouterr().err
+    assert f"unet as {format} int8" in said and f"most is lost at unet.{block}.conv1" in said
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["model"]
+
+
 def test_wrong_options_list_the_choices(
     tiny_student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

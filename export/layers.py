@@ -1,0 +1,158 @@
+"""Where does a graph leave PyTorch's way? For one that is below its floor: the output of every layer, compared in the order in
+which layers run, and those named at which the agreement falls most.
+
+A layer is a convolution or a linear map, under its path in the component ("unet.down_blocks.0.resnets.0.conv1"). Converters keep
+that path: as the name of an ONNX node, of an OpenVINO operation, of a Core ML weight. All outputs of one case are held
+in memory at once, so this runs for a graph that has failed, not for every graph.
+
+Not here: parity itself (`parity`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from genin.export.components import Component
+from genin.export.parity import psnr_db
+
+MARGIN_DB = 15.0
+Outputs = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Fall:
+    """At `layer` the agreement falls to `psnr_db`, by `by_db` below the lowest before it."""
+
+    layer: str
+    psnr_db: float
+    by_db: float
+
+    def __str__(self) -> str:
+        return f"{self.layer} ({self.psnr_db:.0f} dB)"
+
+
+def worst_layers(format: str, component: Component, path: Path, floor_db: float, *, count: int = 3) -> list[Fall]:
+    """The layers at which a graph on disk loses most against PyTorch, the worst first. Errors: whatever its engine raises.
+
+    What a layer loses above floor_db + MARGIN_DB is what its precision costs, and no fall.
+    """
+    case = component.cases[-1]
+    reference = torch_outputs(component, case)
+    got = READERS[format](path, component, case, reference.keys())
+    falls, lowest = [], floor_db + MARGIN_DB
+    for layer, expected in reference.items():
+        if layer not in got or got[layer].size != expected.size:
+            continue  # a converter may merge layers, or split them
+        agreement = psnr_db(expected, got[layer].reshape(expected.shape))
+        if agreement < lowest:
+            falls.append(Fall(layer, agreement, lowest - agreement))
+            lowest = agreement
+    return sorted(falls, key=lambda fall: -fall.by_db)[:count]
+
+
+def torch_outputs(component: Component, case: Mapping[str, NDArray[Any]]) -> Outputs:
+    """Layer => its output, in the order in which layers run; of a layer that runs several times, the last."""
+    found: Outputs = {}
+
+    def keep(layer: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            found.pop(layer, None)
+            found[layer] = output.numpy()
+
+        return hook
+
+    layers = [(name, m) for name, m in component.module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    handles = [module.register_forward_hook(keep(name)) for name, module in layers]
+    try:
+        with torch.inference_mode():
+            component.module(*(torch.from_numpy(case[name]) for name in component.inputs))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _onnx_outputs(path: Path, component: Component, case: Mapping[str, NDArray[Any]], layers: Iterable[str]) -> Outputs:
+    import onnx
+    import onnxruntime
+
+    wanted = set(layers)
+    model = onnx.load(path, load_external_data=False)
+    last = {layer: node.output[0] for node in model.graph.node if (layer := node.name.rpartition("/")[0]) in wanted}
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in last.values())
+    with _beside(path, ".onnx") as copy:  # external weights lie there
+        copy.write_bytes(model.SerializeToString())
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(str(copy), options, providers=["CPUExecutionProvider"])
+    results = session.run(list(last.values()), {name: case[name] for name in component.inputs})
+    return dict(zip(last, results, strict=True))
+
+
+def _openvino_outputs(
+    path: Path, component: Component, case: Mapping[str, NDArray[Any]], layers: Iterable[str]
+) -> Outputs:
+    import openvino as ov
+
+    wanted = set(layers)
+    core = ov.Core()
+    model = core.read_model(str(path))
+    last = {}
+    for node in model.get_ordered_ops():
+        layer = node.get_friendly_name().removeprefix("__module.").partition("/")[0]
+        if layer in wanted:
+            last[layer] = node.output(0)
+    names = {}
+    for layer, output in last.items():
+        if not output.get_tensor().get_names():
+            output.get_tensor().set_names({f"{layer}/output"})
+        names[layer] = min(output.get_tensor().get_names())
+    model.add_outputs(list(last.values()))
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    results = compiled({name: case[name] for name in component.inputs})
+    return {layer: np.array(results[name]) for layer, name in names.items()}
+
+
+def _coreml_outputs(
+    path: Path, component: Component, case: Mapping[str, NDArray[Any]], layers: Iterable[str]
+) -> Outputs:
+    from genin.export.coreml_interpreter import Program
+    from genin.runtimes.coreml_engine import Package
+
+    names = {f"p_module_{layer.replace('.', '_')}_weight": layer for layer in layers}
+    program = Program(path)
+    kept = {
+        layer: output
+        for weight, output in program.layers.items()
+        for name, layer in names.items()
+        if weight == name or weight.startswith(f"{name}_")  # ..._to_fp16, ..._quantized
+    }
+    package = Package(program.keeping(list(kept.values())), program.shapes, program.dtypes)
+    results = package.run(component.name, case, list(kept.values()))
+    return {layer: results[output] for layer, output in kept.items()}
+
+
+@contextmanager
+def _beside(path: Path, suffix: str) -> Iterator[Path]:
+    copy = path.with_name(f".layers{suffix}")
+    try:
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+READERS: Mapping[str, Callable[[Path, Component, Mapping[str, NDArray[Any]], Iterable[str]], Outputs]] = {
+    "onnx": _onnx_outputs,
+    "openvino": _openvino_outputs,
+    "coreml": _coreml_outputs,
+}
