@@ -56,7 +56,7 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
 SPLIT_OPTION = click.option(
     "--split",
     type=click.Choice(list(CHOICES)),
-    help="Only this split of the reference; held-out: val and test.  [default: all]",
+    help="Only this split of the reference; held-out: val and test.  [default: all; of builtin:world, test]",
 )
 
 # --- evaluate --------------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def evaluate_command(
 
         claim_output(save_statistics if save_statistics.suffix == ".safetensors" else save_statistics / FILE_NAME)
     evaluator = Evaluator(
-        reference_folder(names, reference, samples, path),
+        reference_folder(names, reference, samples, path, split),
         samples=samples,
         seed=seed,
         metric_weights=metric_weights,
@@ -155,8 +155,8 @@ def evaluate_command(
     click.echo(json.dumps(result) if as_json else evaluation_text(result))
 
 
-def reference_folder(names: object, name: str, samples: int | None, subject: Path) -> Path:
-    """The reference's folder; `builtin:world` is rendered at the subject's size."""
+def reference_folder(names: object, name: str, samples: int | None, subject: Path, split: str | None = None) -> Path:
+    """The reference's folder; `builtin:world` is rendered at the subject's size, in the split asked for."""
     if not isinstance(names, Names):
         return Path(name)
     size = None
@@ -167,7 +167,7 @@ def reference_folder(names: object, name: str, samples: int | None, subject: Pat
             from genin.benchmarks.model_facts import read_facts
 
             size = read_facts(subject).image_size
-    return names.reference(name, count=samples or BUILTIN_SAMPLES, size=size, seed=0)
+    return names.reference(name, count=samples or BUILTIN_SAMPLES, size=size, seed=0, split=split)
 
 
 def evaluation_text(result: dict[str, Any]) -> str:
@@ -344,7 +344,7 @@ def compare_command(
     texts = list(DEFAULT_PROMPTS) if prompts is None else read_prompts(prompts)
     chosen, true = contenders(ctx.obj, models), None
     if reference is not None:
-        folder = reference_folder(ctx.obj, reference, count, chosen[0].path)
+        folder = reference_folder(ctx.obj, reference, count, chosen[0].path, split)
         texts, true = true_row(folder, reference, count, split)
     grid = draw_grid(chosen, texts, seed, Sampling(steps=steps, runtime=runtime, precision=precision), true)
     save_sheet(grid, out, layout)

@@ -28,7 +28,7 @@ from genin.benchmarks.frechet import (
     TooFewPicturesError,
     frechet_distance,
     frechet_interval,
-    kid,
+    kid_of_pairs,
     precision_recall,
 )
 from genin.benchmarks.perceptual import Lpips, load_lpips
@@ -225,7 +225,7 @@ def _frechet(figures: Figures, name: str, own: Features, real: Features) -> None
 
 def _kid(figures: Figures, name: str, own: Features, real: Features) -> None:
     try:
-        estimate = kid(own, real)
+        estimate = kid_of_pairs(own, real)  # the reference has the captions that were drawn
     except TooFewPicturesError as error:
         figures.refuse(name, str(error))
         return

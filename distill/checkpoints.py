@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,22 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisatio
             where=path,
             remedy="free some space and run again with --resume; the previous checkpoint is whole",
         ) from error
+
+
+def read_checkpoint(path: Path, device: torch.device | str, *, mapped: bool = False) -> dict[str, Any]:
+    """All of it, or `mapped`: tensors are read as far as they are used. Errors: InputError for a file that is damaged."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
+    except (KeyError, RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise no_fit(path, error) from error
+    return state
+
+
+def no_fit(path: Path, error: Exception) -> InputError:
+    """A checkpoint that is damaged, or of other networks."""
+    reason = " ".join(str(error).split())[:160]
+    what = f"this checkpoint does not fit the recipe ({reason})"
+    return InputError(what, where=path, remedy="use the recipe it was made with, or another --out")
 
 
 def keep_average(path: Path, network: nn.Module) -> None:

@@ -32,6 +32,7 @@ from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
 from genin.distill.sources import Source, joined_licences
 from genin.distill.student import build_student, narrowed_state, pruning_of
 from genin.distill.teacher import cache_latents
+from genin.distill.teacher_check import PICTURES, check_prediction_type, check_schedule
 from genin.distill.text_encoder import embed
 from genin.distill.training import Training, Validate, claim_run
 from genin.runtimes.errors import InputError
@@ -92,13 +93,15 @@ def distill(
     settings: dict[str, Optimisation] = {name: getattr(recipe, name) for name in PHASES}
     active = [name for name in PHASES if settings[name].images > 0]
     check_recipe(recipe, active, earlier)
+    check_schedule(Process(model.scheduler_config), teacher_path / "scheduler")
     frozen = load_frozen(recipe, active)
     if "decoder" in active:
         build_tiny(model.vae, recipe.decoder, model.image_size // model.latent_size)
     folder = out / "training"
     begun_with = {"teacher": fingerprint(teacher_path), "data": source.digest, "student": str(recipe.student)}
     begun_with["init"] = "nothing" if init is None else fingerprint(init)
-    claim_run(folder, recipe, {**begun_with, "pool": json.dumps(pool_settings(recipe.pool))})
+    begun_with |= {"pool": json.dumps(pool_settings(recipe.pool))}
+    claim_run(folder, recipe, begun_with, {name: settings[name] for name in active})
 
     vae = model.vae
     if earlier is not None and speaks(earlier.vae, model.vae):
@@ -130,7 +133,9 @@ def distill(
             save_model_folder(folder_of(student, seen + unet_images(name, training), out), out)
             raise
         seen += unet_images(name, training)
-        save_model_folder(folder_of(student, seen, out), out)
+        # What a phase leaves that was done before stays as it is: a later one may have been saved over it.
+        if training.has_updated or name == active[-1]:
+            save_model_folder(folder_of(student, seen, out), out)
     return Distilled(folder_of(student, seen, out), seen)
 
 
@@ -217,19 +222,21 @@ def prepare_lesson(
         empty = embed(model.text_encoder, model.tokenizer, [""], device)
     process = Process(model.scheduler_config, device)
     guided = Guided(model.unet, process, model.text_encoder, model.tokenizer, empty, device, scale)
-    latents, judged = None, recipe.adversarial
-    if judged.images > 0 and judged.adversarial_weight > 0 and judged.real_share > 0:
-        # Before the pool, which takes longer: a teacher whose latents are wrong is refused here.
-        count = min(
-            recipe.pool.size, judged.cache_images if budget.minutes is None else min(2_000, judged.cache_images)
-        )
-        latents = cache_latents(source, model.vae, count, model.image_size, device, folder / "latents.pt").latents
+    judged, count = recipe.adversarial, PICTURES
+    true_side = judged.images > 0 and judged.adversarial_weight > 0 and judged.real_share > 0
+    if true_side:
+        most = judged.cache_images if budget.minutes is None else min(2_000, judged.cache_images)
+        count = min(recipe.pool.size, most)
+    # Before the pool, which takes longer: a teacher whose latents or predictions are not what it says is refused here.
+    latents = cache_latents(source, model.vae, count, model.image_size, device, folder / "latents.pt").latents
+    captions = source.captions(range(min(PICTURES, len(latents))))
+    check_prediction_type(guided, latents, guided.embed(captions), model.path / "scheduler")
     pool = _sample_pool(guided, source, folder, recipe, training, teacher, budget.of("pool"))
     texts = []
     for start in range(0, len(pool), 256):
         captions = source.captions([i % len(source) for i in range(start, min(start + 256, len(pool)))])
         texts.append(guided.embed(captions).half().cpu())
-    return Lesson(guided, pool, source, torch.cat(texts), latents)
+    return Lesson(guided, pool, source, torch.cat(texts), latents if true_side else None)
 
 
 def _sample_pool(

@@ -55,7 +55,9 @@ def finetune_teacher(
     rank = settings.lora_rank if lora_rank is None else lora_rank
     model = load_model_folder(base)
     folder = out / "training"
-    claim_run(folder, recipe, {"base": fingerprint(base), "data": source.digest, "lora": str(rank)})
+    claim_run(
+        folder, recipe, {"base": fingerprint(base), "data": source.digest, "lora": str(rank)}, {"finetune": settings}
+    )
     torch.manual_seed(settings.seed)
     if settings.autoencoder_images > 0:
         model.vae = tune_autoencoder(model, source, folder, recipe, resume=resume)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genin.benchmarks.frechet import MIN_KID_PICTURES, Features, kid
+from genin.benchmarks.frechet import MIN_KID_PICTURES, Features, kid_of_pairs
 from genin.distill.diffusion import dpm_solver_sample
 from genin.distill.discriminator import encoder_features
 from genin.distill.phases import walk
@@ -77,7 +77,7 @@ class HeldOut:
         ours, theirs = (
             (found - mean) / deviation for found in (_features(self.teacher, drawn, self.text, self.noise), self.true)
         )
-        found = kid(ours, theirs)
+        found = kid_of_pairs(ours, theirs)
         error = found.value - found.interval[0] if found.interval else 0.0
         apart = _apart(drawn[: len(again)], again) / self.teacher_apart
         return {"kid": found.value, "kid_error": error, "diversity": apart}

@@ -64,7 +64,9 @@ def train_teacher(
             remedy="tune a teacher (genin teacher finetune), start from one (--init), or name columns in data prepare",
         )
     folder = out / "training"
-    claim_run(folder, recipe, {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"})
+    begun_with = {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"}
+    stages = {name: getattr(recipe, name) for name in ("autoencoder", "text_encoder", "teacher")}
+    claim_run(folder, recipe, begun_with, stages)
     torch.manual_seed(recipe.teacher.seed)
     vae = train_autoencoder(source, folder, recipe, resume=resume, earlier=earlier)
     if earlier is not None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import time
 import warnings
 import zlib
@@ -30,7 +29,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from genin.distill.checkpoints import check_settings, keep_average, read_rows, write_checkpoint, write_rows
+from genin.distill.checkpoints import (
+    check_settings,
+    keep_average,
+    no_fit,
+    read_checkpoint,
+    read_rows,
+    write_checkpoint,
+    write_rows,
+)
 from genin.distill.health import ROLLBACKS, Alarm, Row, not_finite, watch
 from genin.distill.host import interruptible, keep_freed_memory
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
@@ -78,11 +85,15 @@ class Update:
         return drawn[self.offset : self.offset + self.batch].to(self.device)
 
 
-def claim_run(folder: Path, recipe: Recipe, begun_with: Mapping[str, str]) -> None:
+def claim_run(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: Mapping[str, Optimisation]) -> None:
     """Make `folder` this run's: the recipe beside what the run was begun with (digests of weights and data).
 
-    Errors: InputError if an earlier run there was begun with something else: its checkpoints would not mean the same.
+    Errors: InputError if an earlier run there was begun with something else, or one of its `stages` with other settings: its
+    checkpoints would not mean the same. Nothing has been written then.
     """
+    for stage, settings in stages.items():
+        if (checkpoint := folder / f"{stage}.checkpoint.pt").is_file():
+            check_settings(checkpoint, read_checkpoint(checkpoint, "cpu", mapped=True), stage, settings)
     path = folder / "run.json"
     if path.is_file():
         try:
@@ -127,6 +138,7 @@ class Training:
         self.averages: dict[str, AveragedModel] = {}
         self.best: dict[str, Any] | None = None  # the one to keep so far: kid, update, average, state; lowest, error
         self.update_index = 0
+        self.has_updated = False  # in this run
         self.images_seen = 0
         self.elapsed_s = 0.0
         self.history: list[dict[str, float]] = []
@@ -260,6 +272,7 @@ class Training:
                     metrics, alarm = {}, error.alarm
                 now = time.perf_counter()
                 self.update_index += 1
+                self.has_updated = True
                 self.images_seen += self.settings.batch_size
                 self.elapsed_s += now - started
                 for key, value in metrics.items():
@@ -422,21 +435,16 @@ class Training:
         """
         if not self.checkpoint_path.is_file():
             return False
+        state = read_checkpoint(self.checkpoint_path, self.device)
+        check_settings(self.checkpoint_path, state, self.stage, self.settings)
         try:
-            state = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
-            check_settings(self.checkpoint_path, state, self.stage, self.settings)
             for name, module in self.modules.items():
                 self.accelerator.unwrap_model(module).load_state_dict(state["modules"][name])
                 self.optimizers[name].load_state_dict(state["optimizers"][name])
             for name, average in self.averages.items():
                 average.load_state_dict(state["averages"][name])
-        except (KeyError, RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(
-                f"this checkpoint does not fit the recipe ({reason})",
-                where=self.checkpoint_path,
-                remedy="use the recipe it was made with, or another --out",
-            ) from error
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise no_fit(self.checkpoint_path, error) from error
         self.update_index, self.images_seen = int(state["update_index"]), int(state["images_seen"])
         self.elapsed_s = float(state["elapsed_s"])
         self.row, self.best = state.get("row", {}), state.get("best")

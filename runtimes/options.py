@@ -38,8 +38,8 @@ class Names(Protocol):
     def model(self, name: str) -> Path:
         """`builtin:…`, a path or a hub name => local folder or `.genin` file; InputError lists the nearest names."""
 
-    def reference(self, name: str, *, count: int, size: int | None, seed: int) -> Path:
-        """`builtin:world` (its test split, rendered) or a path => a dataset folder."""
+    def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
+        """`builtin:world` (rendered; its test split unless `split` is another) or a path => a dataset folder."""
 
     def classifier(self) -> Path | None:
         """The shipped attribute classifier, if this installation has one."""

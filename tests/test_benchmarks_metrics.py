@@ -17,6 +17,7 @@ from genin.benchmarks.frechet import (
     frechet_distance,
     frechet_interval,
     kid,
+    kid_of_pairs,
     moments,
     precision_recall,
 )
@@ -77,6 +78,17 @@ def test_kid_is_unbiased_and_its_interval_tells_sets_apart() -> None:
     assert kid(gaussian(1500, seed=1), gaussian(1500, seed=2)) == same  # deterministic
     with pytest.raises(TooFewPicturesError):
         kid(gaussian(3), gaussian(100))
+
+
+def test_kid_of_sets_that_share_their_captions_is_unbiased() -> None:
+    """Row i of both has something in common, as pictures of one caption have; the two distributions are the same."""
+    shared = 2 * gaussian(600, seed=1)
+    one, other = shared + gaussian(600, seed=2), shared + gaussian(600, seed=3)
+    naive, ours = kid(one, other), kid_of_pairs(one, other)
+    assert naive.interval is not None and naive.interval[1] < 0  # surely below zero, where no distance is
+    assert ours.interval is not None and ours.interval[0] < 0 < ours.interval[1]
+    far = kid_of_pairs(one + 0.5, other)
+    assert far.interval is not None and far.interval[0] > ours.interval[1]
 
 
 def test_precision_and_recall_see_missing_modes() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from PIL import Image
@@ -18,16 +19,20 @@ from torch import Tensor  # noqa: E402
 
 from genin.cli import run  # noqa: E402
 from genin.distill import health, phases, recipe_docs, training  # noqa: E402
+from genin.distill.diffusion import TEACHER_SCHEDULER, PredictionType, Process  # noqa: E402
 from genin.distill.distillation import Budget  # noqa: E402
 from genin.distill.model_folder import load_model_folder, save_model_folder  # noqa: E402
 from genin.distill.pool import (  # noqa: E402
+    Guided,
     Lesson,
     Pool,
     _generator,
 )
 from genin.distill.recipe import Recipe, load_recipe  # noqa: E402
+from genin.distill.teacher_check import check_prediction_type  # noqa: E402
 from genin.distill.terms import true_pictures  # noqa: E402
 from genin.distill.training import Training, Update  # noqa: E402
+from genin.runtimes.errors import InputError  # noqa: E402
 
 RECIPE = """
 pool: {size: 32, teacher_steps: 3, batch_size: 16}
@@ -312,6 +317,78 @@ def test_a_run_is_not_resumed_with_something_else(
     save_model_folder(other, tmp_path / "other")
     assert run(["distill", "--teacher", str(tmp_path / "other"), "--student", "bk-small", *arguments]) == 2
     assert "begun with another teacher" in capfd.readouterr().err
+
+
+def test_a_resume_that_is_refused_leaves_the_student_as_it_was(
+    student: Path, tiny_model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What differs is the last phase's: the ones before it would have been taken up, and saved over the student."""
+    recipe, out = tmp_path / "other.yaml", tmp_path / "out"
+    recipe.write_text(RECIPE.replace("matching_weight: 0.1", "matching_weight: 0.2"), encoding="utf-8")
+    shutil.copytree(student, out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    arguments = ["--data", "builtin:world", "--student", "bk-small", "--out", str(out), "--resume"]
+    assert run(["distill", "--teacher", str(tiny_model_folder), "--recipe", str(recipe), *arguments]) == 2
+    assert "begun with adversarial.matching_weight 0.1" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"prediction_type": "sample"}, "says that it predicts 'sample', its predictions are of 'v_prediction'"),
+        ({"prediction_type": "epsilon"}, "ends in pure noise"),
+        ({"prediction_type": "epsilon", "rescale_betas_zero_snr": False}, "its predictions are of 'v_prediction'"),
+    ],
+)
+def test_a_teacher_that_is_not_what_it_says_is_refused(
+    config: dict[str, Any], message: str, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped one, trained, under another scheduler than its own."""
+    from genin.names import InstalledNames
+
+    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    shutil.copytree(InstalledNames().model("builtin:teacher"), teacher)
+    path = teacher / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | config), encoding="utf-8")
+    arguments = ["--data", "builtin:world", "--recipe", str(recipe), "--out", str(out)]
+    assert run(["distill", "--teacher", str(teacher), *arguments]) == 2
+    assert message in capfd.readouterr().err
+    assert not (out / "unet").exists() and not (out / "training" / "pool.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", get_args(PredictionType))
+def test_a_teachers_type_is_told_from_its_predictions(kind: str) -> None:
+    """A denoiser that is right half of the way, as a trained one is; one that has learnt nothing is let through."""
+    x0 = torch.randn(32, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    text = torch.zeros(32, 1, 1)
+
+    class Halfway(torch.nn.Module):
+        """Predicts the mean of what may lie below the noise, if half of a picture's variance is told by its caption."""
+
+        def forward(self, x: Tensor, t: Tensor, **_: Any) -> tuple[Tensor]:
+            alpha, sigma = true.alpha_sigma(t)
+            told = known[: len(x)]
+            guess = told + (alpha / 2 / (alpha**2 / 2 + sigma**2)) * (x - alpha * told)
+            noise = (x - alpha * guess) / sigma
+            return ({"v_prediction": alpha * noise - sigma * guess, "epsilon": noise, "sample": guess}[kind],)
+
+    known = x0
+    x0 = known / 2**0.5 + torch.randn(known.shape, generator=torch.Generator().manual_seed(2)) / 2**0.5
+    known = known / 2**0.5
+    true = Process({**TEACHER_SCHEDULER, "prediction_type": kind})
+    nothing = SimpleNamespace(__call__=None)
+    for said in get_args(PredictionType):
+        process = Process({**TEACHER_SCHEDULER, "prediction_type": said})
+        for unet, refused in ((Halfway(), said != kind), (Zero(), False)):
+            teacher = Guided(unet, process, nothing, nothing, text[:1], torch.device("cpu"), 2.0)
+            with pytest.raises(InputError, match=f"of '{kind}'") if refused else contextlib.nullcontext():
+                check_prediction_type(teacher, x0, text, Path("scheduler"))
+
+
+class Zero(torch.nn.Module):
+    def forward(self, x: Tensor, t: Tensor, **_: Any) -> tuple[Tensor]:
+        return (torch.zeros_like(x),)
 
 
 def test_a_wrong_teacher_leaves_the_output_free(

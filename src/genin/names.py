@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from genin.runtimes.errors import InputError, MissingExtraError
 
@@ -46,10 +47,12 @@ class InstalledNames:
             return download(name)
         raise _no_such(name, "model or bundle")
 
-    def reference(self, name: str, *, count: int, size: int | None, seed: int) -> Path:
-        """A dataset folder; `builtin:world` is the world's test split, `count` pictures of `size` px, cached."""
+    def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
+        """A dataset folder; `builtin:world` is the world's test split, or `split` where it has such a one: `count` pictures of
+        `size` px, cached."""
         if name == BUILTIN_WORLD:
-            return _world(count, size or DEFAULT_REFERENCE_SIZE, seed)
+            part: Literal["train", "val", "test"] = "train" if split == "train" else "val" if split == "val" else "test"
+            return _world(part, count, size or DEFAULT_REFERENCE_SIZE, seed)
         path = Path(name).expanduser()
         if path.is_dir():
             return path
@@ -84,13 +87,13 @@ def _package_file(package: str, name: str) -> Path:
     return Path(str(files(package) / name))
 
 
-def _world(count: int, size: int, seed: int) -> Path:
+def _world(split: Literal["train", "val", "test"], count: int, size: int, seed: int) -> Path:
     """Rendered once: the folder's name carries all that its pictures depend on, the renderer's source included."""
     from genin.distill.world import write_dataset
 
-    out = cache_folder() / "world" / f"test-{count}x{size}px-seed{seed}-{_renderer_version()}"
+    out = cache_folder() / "world" / f"{split}-{count}x{size}px-seed{seed}-{_renderer_version()}"
     if not out.is_dir():
-        write_dataset(out, split="test", count=count, size=size, seed=seed, captions="complete")
+        write_dataset(out, split=split, count=count, size=size, seed=seed, captions="complete")
     return out
 
 

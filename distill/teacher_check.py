@@ -1,0 +1,69 @@
+"""Is a teacher what its folder says it is? Asked of its own predictions, before anything is learnt from them.
+
+A scheduler's config is a few words beside the weights, and a wrong `prediction_type` makes no error anywhere: every sampler
+turns the prediction into a picture, which is noise. What a trained denoiser cannot hide: under its true type the picture that
+it predicts from x_t, the mean of what may lie below the noise, leaves a residual that x_t says nothing of; under any other
+type the residual holds a share of x_t itself.
+
+Not here: the scale of latents (`teacher.cache_latents`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from genin.distill.diffusion import PredictionType, Process, predict
+from genin.distill.pool import Guided
+from genin.runtimes.errors import InputError
+
+PICTURES = 32
+SEED = 20_210_521
+SIGNAL = 0.25  # ᾱ of the timestep to ask at: where signal and noise are equal, ε and x0 cannot be told apart
+# Share of x_t in the residual: 0 under the true type, there 0.37 and more under another.
+CLEAR, WRONG = 0.15, 0.3
+# Of the error that the best guess without looking at pictures, α·x_t, makes: a teacher that knows less is not judged.
+KNOWS = 0.8
+
+
+def check_schedule(process: Process, where: Path) -> None:
+    """Errors: InputError for a schedule that ends in pure noise under a teacher that predicts the noise, from which no picture
+    follows there (Lin et al. 2024, arXiv:2305.08891)."""
+    if process.prediction_type == "epsilon" and float(process.alphas[-1]) < 1e-4:
+        what = "the schedule ends in pure noise, where a prediction of the noise (epsilon) says nothing of the picture"
+        remedy = "set rescale_betas_zero_snr to false, or give a teacher that predicts v"
+        raise InputError(what, where=where, remedy=remedy)
+
+
+@torch.no_grad()
+def check_prediction_type(teacher: Guided, latents: Tensor, text: Tensor, where: Path) -> None:
+    """Compare the types on the first final latents of true pictures (N, C, H, W), as many as there are captions' states (M, L, D).
+
+    Errors: InputError if the predictions are clearly of another type than the scheduler's config says.
+    """
+    process, device = teacher.process, teacher.device
+    x0, text = latents[: len(text)].float().to(device), text.float().to(device)
+    t = int((process.alphas.square() - SIGNAL).abs().argmin())
+    times = torch.full((len(x0),), t, dtype=torch.long, device=device)
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(SEED)).to(device)
+    x_t = process.add_noise(x0, noise, times)
+    prediction = predict(teacher.unet, x_t, times, text)
+    knowing_nothing = float((x0 - process.alphas[t] * x_t).square().mean())
+    shares, errors = {}, {}
+    for kind in get_args(PredictionType):
+        config = {**process.config, "prediction_type": kind}
+        guess, _ = Process(config, device).to_x0_eps(prediction, x_t, times)
+        residual = x0 - guess
+        shares[kind] = abs(float((residual * x_t).mean() / x_t.square().mean()))
+        errors[kind] = float(residual.square().mean())
+    said, seems = process.prediction_type, min(shares, key=lambda kind: shares[kind])
+    clear = shares[seems] < CLEAR and shares[said] > WRONG and errors[seems] < KNOWS * knowing_nothing
+    if seems != said and clear:
+        raise InputError(
+            f"the teacher's scheduler says that it predicts '{said}', its predictions are of '{seems}'",
+            where=where,
+            remedy=f"set prediction_type to {seems}, with which its weights were trained",
+        )
