@@ -188,7 +188,13 @@ def evaluation_text(result: dict[str, Any]) -> str:
     for name, value in (result.get("attribute_accuracy") or {}).items():
         if isinstance(value, float):
             lines.append(f"  {'attribute ' + name:<22} {value:.4f}")
-    lines += [f"  {name}: not available, {reason}" for name, reason in result["notes"].items()]
+    said: dict[str, list[str]] = {}
+    for name, reason in result["notes"].items():
+        missing = name in result and result[name] is None
+        said.setdefault(f"not available, {reason}" if missing else reason, []).append(name)
+    lines += [
+        f"  {', '.join(names)}: {what}" for what, names in said.items()
+    ]  # one line a reason: weights are often several's
     return "\n".join(lines)
 
 

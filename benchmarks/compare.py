@@ -82,13 +82,13 @@ def draw_grid(
 
 
 def draw_blocks(grid: Grid) -> Image.Image:
-    """The grid as one RGB picture of squares: two models a line, each with its name above."""
+    """The grid as one RGB picture of squares: two models a line, three where there are three, each with its name above."""
     count = len(grid.captions)
     columns = math.ceil(count**0.5)
     cell = max(BLOCK_CELL_PX, 0 if columns > 4 else CELL_PX)
     step = cell + BLOCK_GAP_PX
     width, height = columns * step - BLOCK_GAP_PX, math.ceil(count / columns) * step - BLOCK_GAP_PX
-    across = min(2, len(grid.rows))
+    across = 3 if len(grid.rows) == 3 else min(2, len(grid.rows))
     texts = "".join(row.label + row.detail for row in grid.rows)
     title, text = font_for(texts, 22), font_for(texts, 16)
     head = 44

@@ -129,6 +129,10 @@ class Evaluator:
         real, facts = self.reference_at(subject.image_size)
         figures = distances(gathering, real)
         figures.notes = {**self.suite.reasons(), **subject.notes(), **figures.notes}
+        if isinstance(subject, ModelSubject) and facts["reference_count"] < gathering.count:
+            figures.notes["samples"] = (
+                f"the reference's {facts['reference_count']} captions are drawn again, from other noise"
+            )
         figures.values["attribute_accuracy"] = gathering.accuracy()
         if figures.values["attribute_accuracy"] is None:
             figures.notes.setdefault("attribute_accuracy", "no column of the metadata is an attribute it knows")

@@ -221,6 +221,12 @@ def _frechet(figures: Figures, name: str, own: Features, real: Features) -> None
         figures.refuse(name, str(error))
         return
     figures.keep(name, estimate)
+    fewest, dimension = min(len(own), len(real)), own.shape[1]
+    if fewest < 4 * dimension:
+        figures.notes[name] = (
+            f"{fewest} pictures for {dimension} features make it too large: compare it at this number of pictures alone, "
+            f"or use {4 * dimension} and more"
+        )
 
 
 def _kid(figures: Figures, name: str, own: Features, real: Features) -> None:

@@ -162,6 +162,8 @@ def distill_command(
         done = distill(path, _source(data), target, recipe, resume=resume, minutes=minutes, init=earlier)
     facts = {"out": str(target), "teacher": teacher, "images_seen": done.images_seen}
     _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, as_json)
+    if not as_json:
+        click.echo(f"try: genin compare {teacher} {target} --out sheet.png; genin export {target} --out BUNDLE")
 
 
 def _student_cost(teacher: Path, pruning: Pruning) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def save_grid(rows: Sequence[NDArray[np.uint8]], path: Path, *, scale: int = 2) 
     grid(rows, scale=scale).save(path)
 
 
+FEW_POINTS = 8
 NOT_CURVES = {"update", "images_seen", "elapsed_s"}
 
 
@@ -51,7 +52,8 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path, *, title: st
     axes = np.atleast_1d(figure.subplots(lines, columns)).ravel()
     for axis, key in zip(axes, keys, strict=False):
         points = [(row["images_seen"] / 1000, row[key]) for row in history if key in row]
-        axis.plot(*zip(*points, strict=True), color="#d9541e", linewidth=1.2)
+        marker = "o" if len(points) < FEW_POINTS else ""  # a line of one point is none
+        axis.plot(*zip(*points, strict=True), color="#d9541e", linewidth=1.2, marker=marker, markersize=3)
         axis.set_title(key, fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.25)

@@ -48,7 +48,10 @@ class Optimisation:
     compile: bool = key(False, "torch.compile the network; pays on GPUs only")
     seed: int = key(0, "of everything random in the training")
     checkpoint_minutes: float = key(5.0, "between two checkpoints")
-    preview_images: int = key(32_000, "pictures seen between two grids of samples")
+    preview_images: int = key(
+        32_000,
+        "pictures seen between two grids of samples, each with the next row of the log (one every 50 updates)",
+    )
     cache_images: int = key(40_000, "pictures read (or rendered) and encoded once before the training")
     keep_averages: bool = key(
         False, "keep the first average's weights at every grid of samples, for a curve of quality over time"

@@ -84,7 +84,7 @@ def _lines(title: str, total: float, unit: str, stream: Any) -> Callable[[float,
         last, (started, done) = now, first
         share = reached / total if total else 1.0
         parts = [f"{title}: {100 * share:.0f} %", f"{reached:,.0f} of {total:,.0f} {unit}" if unit else "", note]
-        if reached > done:
+        if done < reached < total:
             minutes = (now - started) / 60 * (total - reached) / (reached - done)
             parts.append(f"{minutes:.0f} min left" if minutes >= 1 else "a minute left")
         stream.write(" · ".join(part for part in parts if part) + "\n")

@@ -53,8 +53,9 @@ def plot(rows: list[dict[str, Any]], teacher: dict[str, float], path: Path) -> N
     from matplotlib import pyplot
 
     figure, panes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    counts = sorted({key for row in rows for key in row if key.isdigit()}, key=int, reverse=True)
     for pane, name in zip(panes, FEATURES, strict=True):
-        for steps, colour in (("4", "#d1495b"), ("1", "#00798c")):
+        for steps, colour in zip(counts, ("#d1495b", "#00798c", "#edae49"), strict=False):
             shown = [row for row in rows if steps in row]
             minutes = [row["minutes"] for row in shown]
             label = f"student, {steps} step{'s' if steps != '1' else ''}"
@@ -64,12 +65,12 @@ def plot(rows: list[dict[str, Any]], teacher: dict[str, float], path: Path) -> N
         pane.axhline(
             teacher[f"fd_{name}"], color="#444", linestyle="--", linewidth=1, label="teacher, 100 guided steps"
         )
-        pane.set(title=f"fd_{name}", xlabel="minutes of training (2 cores)", ylim=(0, None))
+        pane.set(title=f"fd_{name}", xlabel="minutes of training (2 cores)", ylim=(0.9 * teacher[f"fd_{name}"], None))
         pane.spines[["top", "right"]].set_visible(False)
         pane.grid(alpha=0.25)
         images = pane.secondary_xaxis("top", functions=_scale(rows))
         images.set_xlabel("thousand images")
-    panes[0].legend(frameon=False)
+    panes[1].legend(frameon=False, loc="center right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
