@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from genin.export.formats import TABLE, Written, converter, missing_package
 from genin.runtimes.bundle import SUFFIX, file_entry, pack, write_manifest
-from genin.runtimes.errors import InputError, MissingExtraError
+from genin.runtimes.errors import GeninError, InputError, MissingExtraError
 from genin.runtimes.manifest import FileEntry, GoldenEntry, GraphEntry, Manifest, Parity
 from genin.runtimes.options import FORMATS, PRECISIONS, check_choice
 
@@ -144,8 +144,29 @@ def _write_golden(root: Path, component: Component) -> GoldenEntry:
 def _convert(root: Path, component: Component, format: str, precisions: Sequence[str]) -> list[GraphEntry]:
     place = TABLE[format].places[component.name]
     targets = {precision: root / format / precision / place for precision in precisions}
-    written = converter(format)(component, targets)
+    try:
+        written = converter(format)(component, targets)
+    except (GeninError, OSError, MemoryError):
+        raise
+    except Exception as error:  # converters raise types of their own
+        raise _not_convertible(component, format, str(error)) from error
     return [_graph_entry(root, component, format, precision, graph) for precision, graph in written.items()]
+
+
+def _not_convertible(component: Component, format: str, message: str) -> InputError:
+    from genin.export.layers import modules_with
+
+    name, remedy = f"{component.name} as {format}", "leave this format out, or replace that layer"
+    try:
+        found = modules_with(component, message)
+    except Exception:  # a network that PyTorch cannot trace either: the converter's own words must do
+        found = None
+    if found is None:
+        reason = " ".join(message.split())[:300]
+        return InputError(f"the network cannot be converted ({reason})", where=name, remedy="leave this format out")
+    operation, modules = found
+    where = ", ".join(modules[:3]) or "no module of its own"
+    return InputError(f"{format} has no operation '{operation}', which is used in {where}", where=name, remedy=remedy)
 
 
 def _graph_entry(root: Path, component: Component, format: str, precision: str, written: Written) -> GraphEntry:

@@ -1,5 +1,6 @@
-"""Where does a graph leave PyTorch's way? For one that is below its floor: the output of every layer, compared in the order in
-which layers run, and those named at which the agreement falls most.
+"""Which layer is it? Of a graph that is below its floor, the layers at which it leaves PyTorch's way: the output of every one is
+compared in the order in which they run, and those are named at which the agreement falls most. Of a network that a format
+cannot express, the modules that hold the operation.
 
 A layer is a convolution or a linear map, under its path in the component ("unet.down_blocks.0.resnets.0.conv1"). Converters keep
 that path: as the name of an ONNX node, of an OpenVINO operation, of a Core ML weight. All outputs of one case are held
@@ -10,6 +11,7 @@ Not here: parity itself (`parity`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +25,11 @@ from torch import nn
 
 from genin.export.components import Component
 from genin.export.parity import psnr_db
+from genin.export.quiet import quiet
 
 MARGIN_DB = 15.0
+# "... function found for <OpOverload(op='prims.x'", "... for operations: aten::x", "Unsupported fx node x", "... for op 'x' ..."
+COMPLAINT = re.compile(r"(?:op='|operations: |fx node |op ')([\w.:]+)")
 Outputs = dict[str, NDArray[Any]]
 
 
@@ -57,6 +62,23 @@ def worst_layers(format: str, component: Component, path: Path, floor_db: float,
             falls.append(Fall(layer, agreement, lowest - agreement))
             lowest = agreement
     return sorted(falls, key=lambda fall: -fall.by_db)[:count]
+
+
+def modules_with(component: Component, message: str) -> tuple[str, list[str]] | None:
+    """The operation that a converter's message complains of, and the modules that use it; None if it names none."""
+    named = COMPLAINT.search(message)
+    if named is None:
+        return None
+    operation = re.split(r"[.:]+", named[1])[-1]
+    with quiet(), torch.no_grad():
+        program = torch.export.export(component.module, tuple(component.example().values()))
+    found: dict[str, None] = {}
+    for node in program.graph.nodes:
+        name = str(getattr(node.target, "_opname", ""))  # "special_bessel_j0", of which a decomposition is "bessel_j0"
+        if node.op == "call_function" and (name == operation or name.endswith(f"_{operation}")):
+            stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+            found[list(stack.values())[-1][0]] = None
+    return operation, list(found)
 
 
 def torch_outputs(component: Component, case: Mapping[str, NDArray[Any]]) -> Outputs:

@@ -285,6 +285,52 @@ def test_the_layer_that_eight_bits_ruin_is_named(
     assert sorted(item.name for item in tmp_path.iterdir()) == ["model"]
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_layer_that_a_format_cannot_express_is_named(
+    tiny_student_folder: Path,
+    tmp_path: Path,
+    format: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A network that others have changed: one layer of it has an operation that no format knows."""
+    import torch
+
+    from genin.distill import model_folder
+
+    class Odd(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.inner(x) + 0 * torch.special.bessel_j0(x)
+
+    as_it_is = model_folder.load_model_folder
+
+    def changed(path: Path) -> Any:
+        model = as_it_is(path)
+        block = model.unet.down_blocks[0].resnets[0]
+        block.conv1 = Odd(block.conv1)
+        return model
+
+    monkeypatch.setattr(model_folder, "load_model_folder", changed)
+    command = [
+        "export",
+        str(tiny_student_folder),
+        "--out",
+        str(tmp_path / "out"),
+        "--format",
+        format,
+        "--precision",
+        "fp16",
+    ]
+    assert run(command) == 2
+    said = capsys.readouterr().err
+    assert "bessel_j0" in said and "unet.down_blocks.0.resnets.0.conv1" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wrong_options_list_the_choices(
     tiny_student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
