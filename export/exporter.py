@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +24,13 @@ from genin.runtimes.manifest import FileEntry, GoldenEntry, GraphEntry, Manifest
 from genin.runtimes.options import FORMATS, PRECISIONS, check_choice
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from genin.export.components import Component
 
 NO_BUNDLES = (".onnx", ".xml", ".mlpackage", ".zip", ".tar", ".gz")  # names that promise something else
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # a number, stored
+FULL_BYTES = 1 << 20
 Progress = Callable[[str], None]
 
 
@@ -72,6 +76,13 @@ def export_bundle(
             pack(partial, out)
         else:
             partial.replace(out)
+    except Exception as error:
+        # Every converter says it in its own way, OpenVINO as "iostream error".
+        if shutil.disk_usage(partial).free < FULL_BYTES:
+            raise InputError(
+                "the disk is full", where=out.parent, remedy="free some space; no bundle was written"
+            ) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return ExportResult(out, manifest, skipped)
@@ -99,13 +110,14 @@ def _assemble(
 ) -> Manifest:
     from genin.distill.model_folder import load_model_folder
     from genin.export.client_files import write_client_files
-    from genin.export.components import components
+    from genin.export.components import components, modules
     from genin.export.manifest_of import bundle_card, manifest_of
     from genin.export.quiet import quiet
 
     progress("reading the model, running the golden inputs")
     with quiet():
         model = load_model_folder(model_path)
+        check_space(modules(model).values(), len(formats), precisions, root)
         waiting = components(model)
     tokenizer = root / "tokenizer"
     model.tokenizer.save_pretrained(tokenizer)
@@ -130,6 +142,15 @@ def _assemble(
     manifest = _with_files(root, manifest)
     write_manifest(manifest, root)
     return manifest
+
+
+def check_space(networks: Iterable[nn.Module], formats: int, precisions: Sequence[str], where: Path) -> None:
+    """Errors: InputError if the graphs will not fit on the disk of `where`."""
+    numbers = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    needed, free = numbers * formats * sum(BYTES[name] for name in precisions), shutil.disk_usage(where).free
+    if needed > free:
+        what = f"the graphs take about {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free"
+        raise InputError(what, where=where.parent, remedy="free some space, or name fewer formats and precisions")
 
 
 def _write_golden(root: Path, component: Component) -> GoldenEntry:

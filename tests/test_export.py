@@ -331,6 +331,31 @@ def test_a_layer_that_a_format_cannot_express_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("free", [2_000_000, 40_000_000])
+def test_a_full_disk_leaves_nothing(
+    tiny_student_folder: Path,
+    tmp_path: Path,
+    free: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before the work where that can be told, and in the middle of it, in OpenVINO's words for it."""
+    from types import SimpleNamespace
+
+    import openvino
+
+    def full(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(openvino, "save_model", full)
+    command = ["export", str(tiny_student_folder), "--out", str(tmp_path / "out"), "--format", "openvino"]
+    assert run(command) == 2
+    assert ("are free" if free == 2_000_000 else "the disk is full") in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wrong_options_list_the_choices(
     tiny_student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
