@@ -4,8 +4,8 @@
 
 It runs `genin evaluate` for the rows of `STUDENTS`, for the teacher at few steps (`TEACHERS`: what a student should really be
 compared with) and for the autoencoder alone, takes the teacher's figures at 100 guided steps from the statistics that the package
-carries (sampling them again is an hour), runs `genin bench` for teacher and students on one engine, and prints Markdown. A quarter of
-an hour on two cores. `--keep` prints what OUT holds already.
+carries (sampling them again is an hour), runs `genin bench` for teacher and students on one engine, and prints Markdown. A quarter
+of an hour on two cores. `--keep` prints what OUT holds already.
 """
 
 from __future__ import annotations
