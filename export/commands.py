@@ -51,9 +51,9 @@ def export_command(
     """
     from genin.export.exporter import count_work, export_bundle
 
-    source, wanted = model_path(ctx.obj, model), flatten(formats)
-    with progress("exporting", count_work(wanted), unit="parts") as shown:
-        result = export_bundle(source, out, wanted, flatten(precisions), progress=shown.begin)
+    source, wanted, stored = model_path(ctx.obj, model), flatten(formats), flatten(precisions)
+    with progress("exporting", count_work(wanted, stored), unit="parts") as shown:
+        result = export_bundle(source, out, wanted, stored, progress=shown.begin)
     for format, reason in result.skipped.items():
         click.echo(f"genin: {format} is left out: {reason}", err=True)
     graphs = result.manifest.graphs

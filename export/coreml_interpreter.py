@@ -125,7 +125,7 @@ def _is_weight(op: Any) -> bool:
 
 def _constant(var: Any) -> Any:
     value = var.op.materialized_val_inference() if _is_weight(var.op) else var.val
-    return torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def _wide(value: Any) -> Any:

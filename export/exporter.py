@@ -1,8 +1,8 @@
 """A model folder => a bundle: every format and precision converted, measured against PyTorch, described, renamed into place.
 
 The bundle is assembled in a hidden folder beside `out` and appears by one rename when all of it is good: no graph below its
-parity floor, no half-written bundle. One network is converted to everything before the next, and freed after, so the peak
-of memory is the largest network's.
+parity floor, no half-written bundle. One network is converted to everything and its weights given back before its graphs are run,
+one after another, and before the next: the peak of memory is one converter's, or one engine's, with the largest network.
 
 Not here: the converters (`to_onnx`, `to_openvino`, `to_coreml`), parity (`parity`), what the manifest says (`manifest_of`).
 """
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genin.export.formats import TABLE, Written, converter, missing_package
+from genin.export.quiet import quiet
 from genin.runtimes.bundle import SUFFIX, file_entry, pack, write_manifest
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
 from genin.runtimes.manifest import FileEntry, GoldenEntry, GraphEntry, Manifest, Parity
-from genin.runtimes.options import FORMATS, PRECISIONS, check_choice
+from genin.runtimes.options import COMPONENTS, FORMATS, PRECISIONS, check_choice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,9 +101,9 @@ def usable_formats(formats: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return usable, {name: str(MissingExtraError(package, "export")) for name, package in missing.items()}
 
 
-def count_work(formats: Sequence[str]) -> int:
+def count_work(formats: Sequence[str], precisions: Sequence[str]) -> int:
     """How often `progress` will be called."""
-    return 3 * len(formats) + 2
+    return len(COMPONENTS) * len(formats) * (1 + len(precisions)) + 2
 
 
 def _assemble(
@@ -112,7 +113,6 @@ def _assemble(
     from genin.export.client_files import write_client_files
     from genin.export.components import components, modules
     from genin.export.manifest_of import bundle_card, manifest_of
-    from genin.export.quiet import quiet
 
     progress("reading the model, running the golden inputs")
     with quiet():
@@ -126,12 +126,18 @@ def _assemble(
     while waiting:
         component = waiting.pop(0)
         golden.append(_write_golden(root, component))
+        written: dict[tuple[str, str], Written] = {}
         for format in formats:
             progress(f"{component.name} to {format}")
-            graphs += _convert(root, component, format, precisions)
+            found = _convert(root, component, format, precisions)
+            written |= {(format, precision): graph for precision, graph in found.items()}
         component.module.to("meta")  # the weights go, the config stays: client files want it
-        del component
         gc.collect()
+        for (format, precision), graph in written.items():
+            progress(f"running {component.name} as {format} {precision}")
+            parity = _check(component, format, precision, graph, model_path)
+            graphs.append(_graph_entry(root, component, format, precision, graph, parity))
+            gc.collect()
     progress("describing the bundle")
     for format in formats:
         for precision in precisions:
@@ -162,16 +168,15 @@ def _write_golden(root: Path, component: Component) -> GoldenEntry:
     return GoldenEntry(entry.path, entry.sha256, entry.size_bytes, component.name)
 
 
-def _convert(root: Path, component: Component, format: str, precisions: Sequence[str]) -> list[GraphEntry]:
+def _convert(root: Path, component: Component, format: str, precisions: Sequence[str]) -> dict[str, Written]:
     place = TABLE[format].places[component.name]
     targets = {precision: root / format / precision / place for precision in precisions}
     try:
-        written = converter(format)(component, targets)
+        return converter(format)(component, targets)
     except (GeninError, OSError, MemoryError):
         raise
     except Exception as error:  # converters raise types of their own
         raise _not_convertible(component, format, str(error)) from error
-    return [_graph_entry(root, component, format, precision, graph) for precision, graph in written.items()]
 
 
 def _not_convertible(component: Component, format: str, message: str) -> InputError:
@@ -190,8 +195,9 @@ def _not_convertible(component: Component, format: str, message: str) -> InputEr
     return InputError(f"{format} has no operation '{operation}', which is used in {where}", where=name, remedy=remedy)
 
 
-def _graph_entry(root: Path, component: Component, format: str, precision: str, written: Written) -> GraphEntry:
-    parity = _check(component, format, precision, written)
+def _graph_entry(
+    root: Path, component: Component, format: str, precision: str, written: Written, parity: Parity | None
+) -> GraphEntry:
     path = written.path.relative_to(root).as_posix()
     return GraphEntry(
         component=component.name,
@@ -209,7 +215,7 @@ def _graph_entry(root: Path, component: Component, format: str, precision: str, 
     )
 
 
-def _check(component: Component, format: str, precision: str, written: Written) -> Parity | None:
+def _check(component: Component, format: str, precision: str, written: Written, model_path: Path) -> Parity | None:
     """The graph's parity, at or above its floor; None if nothing on this machine can run it."""
     from genin.export import parity
     from genin.export.layers import worst_layers
@@ -222,9 +228,18 @@ def _check(component: Component, format: str, precision: str, written: Written) 
     parity.require(
         measured,
         f"{component.name} as {format} {precision}",
-        lambda: worst_layers(format, component, written.path, measured.floor_db),
+        lambda: worst_layers(format, _with_weights(component, model_path), written.path, measured.floor_db),
     )
     return measured
+
+
+def _with_weights(component: Component, model_path: Path) -> Component:
+    """The component, read again: its weights were given back."""
+    from genin.distill.model_folder import load_model_folder
+    from genin.export.components import modules
+
+    with quiet():
+        return replace(component, module=modules(load_model_folder(model_path))[component.name].eval())
 
 
 def _files_of(graph: Path) -> list[Path]:

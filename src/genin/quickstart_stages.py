@@ -209,7 +209,8 @@ def export_student(run: Run, done: Done) -> Result:
             shutil.rmtree(path)
     formats, _ = usable_formats(FORMATS)
     engines, _ = usable_formats(TEACHER_FORMATS)
-    with progress("exporting", count_work(formats) + count_work(engines), unit="parts") as shown:
+    parts = count_work(formats, PRECISIONS) + count_work(engines, TEACHER_PRECISIONS)
+    with progress("exporting", parts, unit="parts") as shown:
         exported = export_bundle(run.student_path, run.bundle_path, FORMATS, PRECISIONS, progress=shown.begin)
         if engines:
             export_bundle(run.teacher_path, run.teacher_bundle_path, engines, TEACHER_PRECISIONS, progress=shown.begin)
