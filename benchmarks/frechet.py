@@ -16,6 +16,7 @@ Not covered: FD extrapolated to infinite N.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +56,11 @@ class Estimate:
 
     value: float
     interval: tuple[float, float] | None = None
+
+    @property
+    def error(self) -> float:
+        """Half of the interval's width; 0 where there is none."""
+        return 0.0 if self.interval is None else (self.interval[1] - self.interval[0]) / 2
 
 
 def moments(features: Features) -> Moments:
@@ -110,17 +116,27 @@ def kid(first: Features, second: Features, *, seed: int = 2020) -> Estimate:
     return Estimate(mean, (mean - Z_95 * error, mean + Z_95 * error))
 
 
-def kid_of_pairs(first: Features, second: Features) -> Estimate:
-    """KID of two sets whose rows belong together, picture by picture: the even rows of one against the odd of the other, and the
-    other way round, averaged.
+def kid_of_pairs(
+    first: Features, second: Features, first_captions: Sequence[str | None], second_captions: Sequence[str | None]
+) -> Estimate:
+    """KID of two sets that show the same captions: one half of the captions in the one set against the other half in the other,
+    and the other way round, averaged. A picture without a caption goes by its place.
 
-    KID's estimate is unbiased for independent samples. Pictures of one caption resemble each other more than two captions' do:
-    with both in the sets the estimate comes out too low, below zero for good models.
+    KID's estimate is unbiased for independent samples. Pictures of one caption resemble each other more than those of two do:
+    with one in either set the estimate comes out too low, below zero for good models; with two in one set, too high. Errors:
+    TooFewPicturesError.
     """
-    halves = [kid(first[0::2], second[1::2]), kid(first[1::2], second[0::2])]
-    mean = sum(half.value for half in halves) / 2
-    errors = [half.value - half.interval[0] for half in halves if half.interval is not None]
-    error = float(np.linalg.norm(errors)) / 2
+    fewest = 2 * MIN_KID_PICTURES
+    if (smaller := min(len(first), len(second))) < fewest:
+        raise TooFewPicturesError(f"{smaller} pictures are too few for KID", remedy=f"use {fewest} or more")
+    half = {caption: place % 2 for place, caption in enumerate(dict.fromkeys((*second_captions, *first_captions)))}
+    one, other = (
+        np.array([place % 2 if caption is None else half[caption] for place, caption in enumerate(captions)])
+        for captions in (first_captions, second_captions)
+    )
+    found = [kid(first[one == side], second[other != side]) for side in (0, 1)]
+    mean = sum(each.value for each in found) / 2
+    error = float(np.linalg.norm([each.error for each in found])) / 2
     return Estimate(mean, (mean - error, mean + error))
 
 

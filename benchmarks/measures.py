@@ -139,6 +139,10 @@ class Gathering:
         """Digest of all pixels in order: identifies the set whatever its files are called."""
         return self._digest.hexdigest()
 
+    def captions(self) -> list[str | None]:
+        """Of every picture; None where nobody says."""
+        return [row.text for row in self.rows]
+
     def features(self, name: str) -> Features:
         """N×F features of one set."""
         return self.collectors[name].features()
@@ -185,7 +189,7 @@ def distances(subject: Gathering, reference: Gathering) -> Figures:
     for name in subject.collectors:
         own, real = subject.features(name), reference.features(name)
         _frechet(figures, FD_NAMES[name], own, real)
-        _kid(figures, KID_NAMES[name], own, real)
+        _kid(figures, KID_NAMES[name], (own, subject.captions()), (real, reference.captions()))
         if min(len(own), len(real)) > 3:  # k = 3 nearest neighbours
             precision, recall = precision_recall(own, real)
             figures.values |= {f"precision_{name}": precision, f"recall_{name}": recall}
@@ -203,11 +207,13 @@ def statistics_distances(saved: Mapping[str, SetStatistics], reference: Gatherin
         real = collector.features()
         try:
             figures.values[FD_NAMES[name]] = frechet_distance(saved[name].moments, real, singular="refuse")
+            _note_bias(figures, FD_NAMES[name], min(saved[name].moments.count, len(real)), real.shape[1])
         except TooFewPicturesError as error:
             figures.refuse(FD_NAMES[name], str(error))
         kept = saved[name].features
         if kept is not None:
-            _kid(figures, KID_NAMES[name], kept, real)
+            captions = reference.captions()  # those that were drawn, in their order
+            _kid(figures, KID_NAMES[name], (kept, captions[: len(kept)]), (real, captions))
     return figures
 
 
@@ -215,24 +221,26 @@ def _frechet(figures: Figures, name: str, own: Features, real: Features) -> None
     try:
         if own.shape[1] > MAX_INTERVAL_FEATURES:
             figures.values[name] = frechet_distance(own, real, singular="refuse")
-            return
-        estimate = frechet_interval(own, real)
+        else:
+            figures.keep(name, frechet_interval(own, real))
     except TooFewPicturesError as error:
         figures.refuse(name, str(error))
         return
-    figures.keep(name, estimate)
-    fewest, dimension = min(len(own), len(real)), own.shape[1]
-    if fewest < 4 * dimension:
+    _note_bias(figures, name, min(len(own), len(real)), own.shape[1])
+
+
+def _note_bias(figures: Figures, name: str, pictures: int, features: int) -> None:
+    if pictures < 4 * features:
         figures.notes[name] = (
-            f"{fewest} pictures for {dimension} features make it too large: compare it at this number of pictures alone, "
-            f"or use {4 * dimension} and more"
+            f"{pictures} pictures for {features} features make it too large: compare it at this number of pictures alone, "
+            f"or use {4 * features} and more"
         )
 
 
-def _kid(figures: Figures, name: str, own: Features, real: Features) -> None:
+def _kid(
+    figures: Figures, name: str, own: tuple[Features, list[str | None]], real: tuple[Features, list[str | None]]
+) -> None:
     try:
-        estimate = kid_of_pairs(own, real)  # the reference has the captions that were drawn
+        figures.keep(name, kid_of_pairs(own[0], real[0], own[1], real[1]))
     except TooFewPicturesError as error:
         figures.refuse(name, str(error))
-        return
-    figures.keep(name, estimate)

@@ -101,7 +101,7 @@ def distill(
     begun_with = {"teacher": fingerprint(teacher_path), "data": source.digest, "student": str(recipe.student)}
     begun_with["init"] = "nothing" if init is None else fingerprint(init)
     begun_with |= {"pool": json.dumps(pool_settings(recipe.pool))}
-    claim_run(folder, recipe, begun_with, {name: settings[name] for name in active})
+    claim_run(folder, recipe, begun_with, {"alignment": recipe.alignment, **{name: settings[name] for name in active}})
 
     vae = model.vae
     if earlier is not None and speaks(earlier.vae, model.vae):

@@ -9,6 +9,7 @@ Stages, checkpoints and `resume` work as in `teacher`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill.diffusion import Process, plain_attention, predict
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
-from genin.distill.recipe import FinetuneRecipe, Recipe
+from genin.distill.recipe import AutoencoderRecipe, FinetuneRecipe, Recipe
 from genin.distill.sources import Source, joined_licences
 from genin.distill.teacher import autoencoder_step, cache_latents, teacher_preview
 from genin.distill.text_encoder import tokenize
@@ -55,9 +56,8 @@ def finetune_teacher(
     rank = settings.lora_rank if lora_rank is None else lora_rank
     model = load_model_folder(base)
     folder = out / "training"
-    claim_run(
-        folder, recipe, {"base": fingerprint(base), "data": source.digest, "lora": str(rank)}, {"finetune": settings}
-    )
+    stages = {"autoencoder": autoencoder_settings(recipe, model), "finetune": settings}
+    claim_run(folder, recipe, {"base": fingerprint(base), "data": source.digest, "lora": str(rank)}, stages)
     torch.manual_seed(settings.seed)
     if settings.autoencoder_images > 0:
         model.vae = tune_autoencoder(model, source, folder, recipe, resume=resume)
@@ -118,13 +118,16 @@ def finetune_teacher(
     return result
 
 
+def autoencoder_settings(recipe: Recipe, model: ModelFolder) -> AutoencoderRecipe:
+    images, size = recipe.finetune.autoencoder_images, model.image_size
+    return replace(recipe.autoencoder, images=images, image_size=size, lr=3e-4)
+
+
 def tune_autoencoder(model: ModelFolder, source: Source, folder: Path, recipe: Recipe, *, resume: bool) -> Any:
     """Go on training the base's autoencoder on the new pictures; its latents keep their scale (the UNet expects it).
 
     Errors: InputError for an autoencoder other than AutoencoderTiny (others have seen more than a small set can teach).
     """
-    import dataclasses
-
     from genin.runtimes.errors import InputError
 
     if type(model.vae).__name__ != "AutoencoderTiny":
@@ -133,9 +136,7 @@ def tune_autoencoder(model: ModelFolder, source: Source, folder: Path, recipe: R
             where=model.path,
             remedy="leave autoencoder_images at 0",
         )
-    settings = dataclasses.replace(
-        recipe.autoencoder, images=recipe.finetune.autoencoder_images, image_size=model.image_size, lr=3e-4
-    )
+    settings = autoencoder_settings(recipe, model)
     training = Training(folder, "autoencoder", settings)
     vae = training.add("vae", model.vae.to(memory_format=torch.channels_last))
     if resume:

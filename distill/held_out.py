@@ -36,10 +36,11 @@ SEED = 1_000_003
 
 @dataclass(frozen=True)
 class HeldOut:
-    """`text` (N, L, D) and `noise` (N, C, H, W) of the held-out captions, further noises for the first of them; features of their
-    true pictures (N, F); the mean distance between the teacher's pictures of two noises under one caption."""
+    """N `captions`, their `text` (N, L, D) and `noise` (N, C, H, W), further noises for the first of them; features of their true
+    pictures (N, F); the mean distance between the teacher's pictures of two noises under one caption."""
 
     teacher: Guided
+    captions: Sequence[str]
     text: Tensor
     noise: Tensor
     second_noise: Tensor
@@ -54,7 +55,8 @@ class HeldOut:
         if count < 2 * MIN_KID_PICTURES:
             return None
         latents = cache_latents(source, vae, count, size, teacher.device, cache).latents.float()
-        text = teacher.embed(source.captions(range(count)))
+        captions = source.captions(range(count))
+        text = teacher.embed(captions)
         generator = torch.Generator().manual_seed(SEED)
         noise = torch.randn(count, *latents.shape[1:], generator=generator)
         second = torch.randn(min(PAIRS, count), *latents.shape[1:], generator=generator)
@@ -66,7 +68,7 @@ class HeldOut:
             ).states[-1]
             for half in (noise[:pairs], second)
         ]  # fmt: skip
-        return cls(teacher, text, noise, second, _features(teacher, latents, text, noise), _apart(*drawn))
+        return cls(teacher, captions, text, noise, second, _features(teacher, latents, text, noise), _apart(*drawn))
 
     def __call__(self, student: nn.Module, timesteps: Sequence[int]) -> dict[str, float]:
         """Figures of a student, which draws through `timesteps`."""
@@ -77,10 +79,9 @@ class HeldOut:
         ours, theirs = (
             (found - mean) / deviation for found in (_features(self.teacher, drawn, self.text, self.noise), self.true)
         )
-        found = kid_of_pairs(ours, theirs)
-        error = found.value - found.interval[0] if found.interval else 0.0
+        found = kid_of_pairs(ours, theirs, self.captions, self.captions)
         apart = _apart(drawn[: len(again)], again) / self.teacher_apart
-        return {"kid": found.value, "kid_error": error, "diversity": apart}
+        return {"kid": found.value, "kid_error": found.error, "diversity": apart}
 
     def _draw(self, student: nn.Module, noise: Tensor, timesteps: Sequence[int]) -> Tensor:
         """Latents of the first captions, one a noise."""

@@ -5,7 +5,7 @@ definition (coremltools' MIL ops, iOS 17). An operation that the program holds i
 to fp16, so that what an fp16 program cannot hold (a square above 65,504) shows as the infinity it will be. What this proves is
 the graph and its weights as they lie on disk; not Apple's kernels, whose sums may run in another order or width.
 
-Not here: control flow, states, and every operation that no text-to-image network has needed: `UnknownOperationError`.
+Not here: control flow, states, and every operation that genin's own exports have not needed: `UnknownOperationError`.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def _slice_by_index(
     where: list[Any] = []
     for axis in range(rank):
         if gone[axis]:
-            where.append(begins[axis])
+            where.append(0 if from_start[axis] else begins[axis])
         else:
             where.append(
                 slice(None if from_start[axis] else begins[axis], None if to_end[axis] else ends[axis], strides[axis])
@@ -213,7 +213,7 @@ def _slice_by_index(
 def _gather(x: Tensor, indices: Any, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     if batch_dims:
         raise UnknownOperationError("gather with batch_dims")
-    index = torch.as_tensor(indices).long()
+    index, axis = torch.as_tensor(indices).long(), axis % x.ndim
     flat = x.index_select(axis, index.reshape(-1))
     return flat.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
@@ -221,6 +221,8 @@ def _gather(x: Tensor, indices: Any, axis: int = 0, batch_dims: int = 0, validat
 def _gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     if batch_dims:
         raise UnknownOperationError("gather_nd with batch_dims")
+    if int(indices.min()) < 0:
+        raise UnknownOperationError("gather_nd of negative indices, which is not defined")
     return x[tuple(indices.long().unbind(-1))]
 
 
@@ -262,13 +264,14 @@ def _batch_norm(
 
 
 def _layer_norm(
-    x: Tensor, axes: Any, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: float = 1e-5
+    x: Tensor, axes: Any = None, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: float = 1e-5
 ) -> Tensor:
-    over = tuple(_ints(axes))
+    over = [axis % x.ndim for axis in (range(x.ndim) if axes is None else _ints(axes))]
     variance, mean = torch.var_mean(x, dim=over, correction=0, keepdim=True)
     x = (x - mean) / (variance + epsilon).sqrt()
-    x = x if gamma is None else x * gamma
-    return x if beta is None else x + beta
+    shape = [size if axis in over else 1 for axis, size in enumerate(x.shape)]
+    x = x if gamma is None else x * gamma.reshape(shape)
+    return x if beta is None else x + beta.reshape(shape)
 
 
 def _gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
@@ -281,12 +284,13 @@ def _upsample(x: Tensor, scale_factor_height: float = 1, scale_factor_width: flo
     return F.interpolate(x, scale_factor=(float(scale_factor_height), float(scale_factor_width)), mode="nearest")
 
 
-def _reduce_mean(x: Tensor, axes: Any, keep_dims: bool = False) -> Tensor:
-    return x.mean(dim=_ints(axes), keepdim=bool(keep_dims))
+def _reduce_mean(x: Tensor, axes: Any = None, keep_dims: bool = False) -> Tensor:
+    return x.mean(dim=None if axes is None else _ints(axes), keepdim=bool(keep_dims))
 
 
 def _reduce_argmax(x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
-    return x.to(torch.int64).argmax(dim=axis, keepdim=bool(keep_dims))
+    # Of several largest the first; MIL leaves open which. (CLIP asks it for the first end of text.)
+    return (x if x.is_floating_point() else x.to(torch.int64)).argmax(dim=axis, keepdim=bool(keep_dims))
 
 
 def _binary(function: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:

@@ -9,6 +9,7 @@ Not here: the converters (`to_onnx`, `to_openvino`, `to_coreml`), parity (`parit
 
 from __future__ import annotations
 
+import errno
 import gc
 import shutil
 import tempfile
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 NO_BUNDLES = (".onnx", ".xml", ".mlpackage", ".zip", ".tar", ".gz")  # names that promise something else
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # a number, stored
+FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_BYTES = 1 << 20
 Progress = Callable[[str], None]
 
@@ -77,13 +79,10 @@ def export_bundle(
             pack(partial, out)
         else:
             partial.replace(out)
-    except Exception as error:
-        # Every converter says it in its own way, OpenVINO as "iostream error".
-        if shutil.disk_usage(partial).free < FULL_BYTES:
-            raise InputError(
-                "the disk is full", where=out.parent, remedy="free some space; no bundle was written"
-            ) from error
-        raise
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise _full(out.parent) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return ExportResult(out, manifest, skipped)
@@ -117,7 +116,8 @@ def _assemble(
     progress("reading the model, running the golden inputs")
     with quiet():
         model = load_model_folder(model_path)
-        check_space(modules(model).values(), len(formats), precisions, root)
+        copies = len(formats) * (2 if file_name.endswith(SUFFIX) else 1)  # packed, it lies there twice for a while
+        check_space(modules(model).values(), copies, precisions, root)
         waiting = components(model)
     tokenizer = root / "tokenizer"
     model.tokenizer.save_pretrained(tokenizer)
@@ -150,10 +150,10 @@ def _assemble(
     return manifest
 
 
-def check_space(networks: Iterable[nn.Module], formats: int, precisions: Sequence[str], where: Path) -> None:
+def check_space(networks: Iterable[nn.Module], copies: int, precisions: Sequence[str], where: Path) -> None:
     """Errors: InputError if the graphs will not fit on the disk of `where`."""
     numbers = sum(parameter.numel() for network in networks for parameter in network.parameters())
-    needed, free = numbers * formats * sum(BYTES[name] for name in precisions), shutil.disk_usage(where).free
+    needed, free = numbers * copies * sum(BYTES[name] for name in precisions), shutil.disk_usage(where).free
     if needed > free:
         what = f"the graphs take about {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free"
         raise InputError(what, where=where.parent, remedy="free some space, or name fewer formats and precisions")
@@ -175,8 +175,14 @@ def _convert(root: Path, component: Component, format: str, precisions: Sequence
         return converter(format)(component, targets)
     except (GeninError, OSError, MemoryError):
         raise
-    except Exception as error:  # converters raise types of their own
+    except Exception as error:  # converters raise types of their own, OpenVINO "iostream error" for a full disk
+        if shutil.disk_usage(root).free < FULL_BYTES:
+            raise _full(root.parent) from error
         raise _not_convertible(component, format, str(error)) from error
+
+
+def _full(where: Path) -> InputError:
+    return InputError("the disk is full", where=where, remedy="free some space; no bundle was written")
 
 
 def _not_convertible(component: Component, format: str, message: str) -> InputError:
@@ -218,18 +224,19 @@ def _graph_entry(
 def _check(component: Component, format: str, precision: str, written: Written, model_path: Path) -> Parity | None:
     """The graph's parity, at or above its floor; None if nothing on this machine can run it."""
     from genin.export import parity
-    from genin.export.layers import worst_layers
+    from genin.export.layers import Fall, worst_layers
 
     try:
         run, engine = parity.open_graph(format, component.name, written.path, written.inputs, written.outputs)
+        measured = parity.measure(run, component.cases, component.outputs, precision, engine)
     except NotImplementedError:  # a program with an operation that the interpreter of Core ML does not know
         return None
-    measured = parity.measure(run, component.cases, component.outputs, precision, engine)
-    parity.require(
-        measured,
-        f"{component.name} as {format} {precision}",
-        lambda: worst_layers(format, _with_weights(component, model_path), written.path, measured.floor_db),
-    )
+
+    def lost_at() -> list[Fall]:
+        case = parity.worst_case(run, component.cases, component.outputs)
+        return worst_layers(format, _with_weights(component, model_path), written.path, case, measured.floor_db)
+
+    parity.require(measured, f"{component.name} as {format} {precision}", lost_at)
     return measured
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from genin.export.components import Component
-from genin.export.parity import psnr_db
+from genin.export.parity import Case, psnr_db
 from genin.export.quiet import quiet
 
 MARGIN_DB = 15.0
@@ -45,12 +45,14 @@ class Fall:
         return f"{self.layer} ({self.psnr_db:.0f} dB)"
 
 
-def worst_layers(format: str, component: Component, path: Path, floor_db: float, *, count: int = 3) -> list[Fall]:
-    """The layers at which a graph on disk loses most against PyTorch, the worst first. Errors: whatever its engine raises.
+def worst_layers(
+    format: str, component: Component, path: Path, case: Case, floor_db: float, *, count: int = 3
+) -> list[Fall]:
+    """The layers at which a graph on disk loses most against PyTorch on one case, the worst first. Errors: whatever its engine
+    raises.
 
     What a layer loses above floor_db + MARGIN_DB is what its precision costs, and no fall.
     """
-    case = component.cases[-1]
     reference = torch_outputs(component, case)
     got = READERS[format](path, component, case, reference.keys())
     falls, lowest = [], floor_db + MARGIN_DB
@@ -81,14 +83,14 @@ def modules_with(component: Component, message: str) -> tuple[str, list[str]] | 
     return operation, list(found)
 
 
-def torch_outputs(component: Component, case: Mapping[str, NDArray[Any]]) -> Outputs:
+def torch_outputs(component: Component, case: Case) -> Outputs:
     """Layer => its output, in the order in which layers run; of a layer that runs several times, the last."""
     found: Outputs = {}
 
     def keep(layer: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             found.pop(layer, None)
-            found[layer] = output.numpy()
+            found[layer] = output.numpy().copy()  # what follows may work in place
 
         return hook
 
@@ -103,7 +105,7 @@ def torch_outputs(component: Component, case: Mapping[str, NDArray[Any]]) -> Out
     return found
 
 
-def _onnx_outputs(path: Path, component: Component, case: Mapping[str, NDArray[Any]], layers: Iterable[str]) -> Outputs:
+def _onnx_outputs(path: Path, component: Component, case: Case, layers: Iterable[str]) -> Outputs:
     import onnx
     import onnxruntime
 
@@ -121,9 +123,7 @@ def _onnx_outputs(path: Path, component: Component, case: Mapping[str, NDArray[A
     return dict(zip(last, results, strict=True))
 
 
-def _openvino_outputs(
-    path: Path, component: Component, case: Mapping[str, NDArray[Any]], layers: Iterable[str]
-) -> Outputs:
+def _openvino_outputs(path: Path, component: Component, case: Case, layers: Iterable[str]) -> Outputs:
     import openvino as ov
 
     wanted = set(layers)
@@ -145,9 +145,7 @@ def _openvino_outputs(
     return {layer: np.array(results[name]) for layer, name in names.items()}
 
 
-def _coreml_outputs(
-    path: Path, component: Component, case: Mapping[str, NDArray[Any]], layers: Iterable[str]
-) -> Outputs:
+def _coreml_outputs(path: Path, component: Component, case: Case, layers: Iterable[str]) -> Outputs:
     from genin.export.coreml_interpreter import Program
     from genin.runtimes.coreml_engine import Package
 
@@ -173,7 +171,7 @@ def _beside(path: Path, suffix: str) -> Iterator[Path]:
         copy.unlink(missing_ok=True)
 
 
-READERS: Mapping[str, Callable[[Path, Component, Mapping[str, NDArray[Any]], Iterable[str]], Outputs]] = {
+READERS: Mapping[str, Callable[[Path, Component, Case, Iterable[str]], Outputs]] = {
     "onnx": _onnx_outputs,
     "openvino": _openvino_outputs,
     "coreml": _coreml_outputs,

@@ -120,11 +120,11 @@ def _load(bundle: Bundle, graph: GraphEntry) -> Package:
         raise graph_error(bundle, graph, error) from error
 
 
-def open_package(path: Path) -> Package:
-    """Compile and load one `.mlpackage`, on a Mac. Errors: whatever Core ML throws."""
+def open_package(path: Path, *, units: str = "ALL") -> Package:
+    """Compile and load one `.mlpackage`, on a Mac, for a `ComputeUnit` of coremltools. Errors: whatever Core ML throws."""
     import coremltools
 
-    model = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.ALL)
+    model = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit[units])
     inputs = {item.name: item.type.multiArrayType for item in model.get_spec().description.input}
     types = coremltools.proto.FeatureTypes_pb2.ArrayFeatureType
     numpy_types = {types.FLOAT16: np.float16, types.FLOAT32: np.float32, types.INT32: np.int32}

@@ -269,7 +269,8 @@ class Pipeline:
             return self._schedule.explicit_steps(few[str(steps)])
         if few and steps > 0:
             known = ", ".join(sorted(few, key=int))
-            warnings.warn(f"this student was trained for {known} steps, not for {steps}", UserWarning, stacklevel=3)
+            # The user's line: generate, _request and this one lie between.
+            warnings.warn(f"this student was trained for {known} steps, not for {steps}", UserWarning, stacklevel=4)
         return self._schedule.steps(steps)
 
     def _guidance(self, scale: float | None) -> float:

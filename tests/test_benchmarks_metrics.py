@@ -81,14 +81,20 @@ def test_kid_is_unbiased_and_its_interval_tells_sets_apart() -> None:
 
 
 def test_kid_of_sets_that_share_their_captions_is_unbiased() -> None:
-    """Row i of both has something in common, as pictures of one caption have; the two distributions are the same."""
-    shared = 2 * gaussian(600, seed=1)
-    one, other = shared + gaussian(600, seed=2), shared + gaussian(600, seed=3)
-    naive, ours = kid(one, other), kid_of_pairs(one, other)
+    """Pictures of one caption have something in common; the two distributions are the same."""
+    shared, order = 2 * gaussian(600, seed=1), np.random.default_rng(4).permutation(600)
+    one, other = shared + gaussian(600, seed=2), (shared + gaussian(600, seed=3))[order]
+    captions = [str(row) for row in range(600)]
+    others = [captions[row] for row in order]
+    naive, ours = kid(one, other), kid_of_pairs(one, other, captions, others)
     assert naive.interval is not None and naive.interval[1] < 0  # surely below zero, where no distance is
     assert ours.interval is not None and ours.interval[0] < 0 < ours.interval[1]
-    far = kid_of_pairs(one + 0.5, other)
+    far = kid_of_pairs(one + 0.5, other, captions, others)
     assert far.interval is not None and far.interval[0] > ours.interval[1]
+    without = kid_of_pairs(one, (shared + gaussian(600, seed=3)), [None] * 600, [None] * 600)  # by their places
+    assert without.interval is not None and without.interval[0] < 0 < without.interval[1]
+    with pytest.raises(TooFewPicturesError, match="7 pictures are too few for KID; use 8 or more"):
+        kid_of_pairs(one[:7], other, captions[:7], others)
 
 
 def test_precision_and_recall_see_missing_modes() -> None:

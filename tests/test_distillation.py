@@ -357,33 +357,31 @@ def test_a_teacher_that_is_not_what_it_says_is_refused(
     assert not (out / "unet").exists() and not (out / "training" / "pool.safetensors").exists()
 
 
+@pytest.mark.parametrize("deviation", [0.5, 0.8, 1.0, 1.5])
 @pytest.mark.parametrize("kind", get_args(PredictionType))
-def test_a_teachers_type_is_told_from_its_predictions(kind: str) -> None:
-    """A denoiser that is right half of the way, as a trained one is; one that has learnt nothing is let through."""
-    x0 = torch.randn(32, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    text = torch.zeros(32, 1, 1)
+def test_a_teachers_type_is_told_from_its_predictions(kind: str, deviation: float) -> None:
+    """Of a denoiser to which captions tell half of a picture's variance; one that has learnt nothing is let through."""
+    draw = [torch.randn(32, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    told, rest = (part * deviation / 2**0.5 for part in draw)
+    spread = deviation**2 / 2
+    true = Process({**TEACHER_SCHEDULER, "prediction_type": kind})
 
-    class Halfway(torch.nn.Module):
-        """Predicts the mean of what may lie below the noise, if half of a picture's variance is told by its caption."""
+    class Ideal(torch.nn.Module):
+        """Predicts the mean of what may lie below the noise."""
 
         def forward(self, x: Tensor, t: Tensor, **_: Any) -> tuple[Tensor]:
             alpha, sigma = true.alpha_sigma(t)
-            told = known[: len(x)]
-            guess = told + (alpha / 2 / (alpha**2 / 2 + sigma**2)) * (x - alpha * told)
-            noise = (x - alpha * guess) / sigma
-            return ({"v_prediction": alpha * noise - sigma * guess, "epsilon": noise, "sample": guess}[kind],)
+            picture = told + alpha * spread / (alpha**2 * spread + sigma**2) * (x - alpha * told)
+            noise = (x - alpha * picture) / sigma
+            return ({"v_prediction": alpha * noise - sigma * picture, "epsilon": noise, "sample": picture}[kind],)
 
-    known = x0
-    x0 = known / 2**0.5 + torch.randn(known.shape, generator=torch.Generator().manual_seed(2)) / 2**0.5
-    known = known / 2**0.5
-    true = Process({**TEACHER_SCHEDULER, "prediction_type": kind})
-    nothing = SimpleNamespace(__call__=None)
+    text = torch.zeros(32, 1, 1)
     for said in get_args(PredictionType):
         process = Process({**TEACHER_SCHEDULER, "prediction_type": said})
-        for unet, refused in ((Halfway(), said != kind), (Zero(), False)):
-            teacher = Guided(unet, process, nothing, nothing, text[:1], torch.device("cpu"), 2.0)
+        for unet, refused in ((Ideal(), said != kind), (Zero(), False)):
+            teacher = Guided(unet, process, None, None, text[:1], torch.device("cpu"), 2.0)
             with pytest.raises(InputError, match=f"of '{kind}'") if refused else contextlib.nullcontext():
-                check_prediction_type(teacher, x0, text, Path("scheduler"))
+                check_prediction_type(teacher, told + rest, text, Path("scheduler"))
 
 
 class Zero(torch.nn.Module):
