@@ -208,7 +208,12 @@ def evaluation_text(result: dict[str, Any]) -> str:
 @click.argument("models", metavar="BUNDLE|MODEL...", nargs=-1, required=True)
 @click.option("--runtime", "runtimes", type=CommaChoice([AUTO, *RUNTIMES]), multiple=True, help="[default: all it has]")
 @click.option("--precision", "precisions", type=CommaChoice(PRECISIONS), multiple=True, help="[default: all it has]")
-@click.option("--steps", type=CommaNumbers(), multiple=True, help="Of students.  [default: the model's]")
+@click.option(
+    "--steps",
+    type=CommaNumbers(),
+    multiple=True,
+    help="Of students; of each those it was trained for, if any.  [default: the model's]",
+)
 @click.option("--teacher-steps", type=COUNT, help="Of teachers.  [default: the model's]")
 @click.option("--runs", type=COUNT, default=20, show_default=True, help="Timed pictures per configuration.")
 @click.option("--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Untimed pictures before.")

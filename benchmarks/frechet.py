@@ -7,7 +7,8 @@ the questions around them: are there enough pictures, and how far would the numb
   number says little: refused, or warned about where the caller asks. Interval: delete-a-group jackknife over ten groups
   of the first set, the second held fixed. FD is biased upwards at small N; compare at equal N only.
 - KID (Bińkowski et al. 2018): unbiased MMD² with kernel (x·y/F+1)³, mean over random subsets. Interval: the spread over
-  subsets of size m rescaled to all n pictures, s·√(m/n)/√(1−m/n) (subsampling; conservative where both sets agree).
+  subsets of size m rescaled to all n pictures, s·√(m/n)/√(1−m/n) (subsampling; conservative where both sets agree). Sets that
+  show the same captions are no independent samples: `kid_of_pairs`.
 - precision/recall (Kynkäänniemi et al. 2019), k = 3.
 
 Not covered: FD extrapolated to infinite N.

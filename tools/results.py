@@ -48,7 +48,7 @@ def measure(samples: int, runtime: str, bundle: Path | None) -> dict[str, Any]:
         if bundle is None:
             bundle = Path(folder) / "teacher-bundle"
             genin("export", "builtin:teacher", "--out", bundle, "--format", "onnx", "--precision", "fp16")
-        # One call, so that all take turns; configurations that are no row are measured along.
+        # One call, so that teacher and students take turns; the few-step teachers follow one by one.
         names = dict.fromkeys(name for name, _ in STUDENTS.values())
         steps_asked = ",".join(str(steps) for _, steps in STUDENTS.values())
         asked = ("--teacher-steps", 100, "--steps", steps_asked)
@@ -72,13 +72,12 @@ def without_paths(value: Any) -> Any:
 def table(results: Mapping[str, Any]) -> str:
     """Markdown: a row a model, figures with their 95 % intervals."""
     teacher = results["student, 4 steps"]["against"]
-    rows = {
-        "teacher, 100 guided steps": teacher,
-        **{row: results[row] for row in (*TEACHERS, *STUDENTS) if row in results},
-    }
+    rows = {"teacher, 100 guided steps": teacher, **{row: results[row] for row in (*TEACHERS, *STUDENTS)}}
     rows["autoencoder alone"] = results["autoencoder alone"]
     speed = {(r["bundle"], r["steps"]): r for r in results["bench"]["results"]}
     [slow_row] = [r for r in results["bench"]["results"] if r["role"] == "teacher"]
+    benched = {"teacher, 100 guided steps": slow_row, **{name: results[name] for name in TEACHERS}}
+    benched |= {name: speed[key] for name, key in STUDENTS.items()}
     lines = [
         "| | accuracy | `fd_world` | ratio | `fd_squeezenet` | ratio | `kid_world` | precision, recall | LPIPS to the teacher "
         "| diversity | UNet: parameters, multiply-adds a step | ms a picture | speed-up |",
@@ -86,15 +85,7 @@ def table(results: Mapping[str, Any]) -> str:
     ]
     slow = slow_row["latency_ms"]["p50"]
     for name, row in rows.items():
-        fast = (
-            slow_row
-            if row is teacher
-            else row
-            if name in TEACHERS
-            else speed[STUDENTS[name]]
-            if name in STUDENTS
-            else None
-        )
+        fast = benched.get(name)
         took = fast["latency_ms"]["p50"] if fast else None
         cells = [
             f"{row['attribute_accuracy']['mean']:.1%}",
