@@ -2,7 +2,7 @@
 
 A scheduler's config is a few words beside the weights, and a wrong `prediction_type` makes no error anywhere: every sampler
 turns the prediction into a picture, which is noise. What a trained denoiser cannot hide is that it knows pictures: read as
-what it is, its prediction comes nearer to the true picture than α_t·x_t does, a guess that looks at no picture; read as
+what it is, its prediction comes nearer to the true picture than any share of x_t does, a guess that has seen no other; read as
 anything else it lies further off than that (whatever the latents' deviation, `tests/test_distillation.py`).
 
 Not here: the scale of latents (`teacher.cache_latents`).
@@ -51,7 +51,8 @@ def check_prediction_type(teacher: Guided, latents: Tensor, text: Tensor, where:
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(SEED)).to(device)
     x_t = process.add_noise(x0, noise, times)
     prediction = predict(teacher.unet, x_t, times, text)
-    knowing_nothing = float((x0 - process.alphas[t] * x_t).square().mean())
+    best = (x0 * x_t).mean() / x_t.square().mean()  # the share of x_t that comes nearest to the pictures
+    knowing_nothing = float((x0 - best * x_t).square().mean())
     errors = {}
     for kind in get_args(PredictionType):
         reading = Process({**process.config, "prediction_type": kind}, device)

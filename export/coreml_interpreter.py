@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genin.export.parity import UnknownOperationError
 from genin.export.quiet import quiet
 from genin.runtimes.errors import BundleError
 
@@ -31,10 +32,6 @@ TYPES = {
     "fp32": torch.float32,
     **{name: getattr(torch, name) for name in ("bool", "int8", "uint8", "int16", "uint16", "int32")},
 }
-
-
-class UnknownOperationError(NotImplementedError):
-    """A program holds an operation that is not in the table below: it cannot be checked here, which says nothing about it."""
 
 
 class Program:
@@ -221,7 +218,7 @@ def _gather(x: Tensor, indices: Any, axis: int = 0, batch_dims: int = 0, validat
 def _gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     if batch_dims:
         raise UnknownOperationError("gather_nd with batch_dims")
-    if int(indices.min()) < 0:
+    if int(indices.long().min()) < 0:
         raise UnknownOperationError("gather_nd of negative indices, which is not defined")
     return x[tuple(indices.long().unbind(-1))]
 

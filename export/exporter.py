@@ -229,7 +229,7 @@ def _check(component: Component, format: str, precision: str, written: Written, 
     try:
         run, engine = parity.open_graph(format, component.name, written.path, written.inputs, written.outputs)
         measured = parity.measure(run, component.cases, component.outputs, precision, engine)
-    except NotImplementedError:  # a program with an operation that the interpreter of Core ML does not know
+    except parity.UnknownOperationError:
         return None
 
     def lost_at() -> list[Fall]:

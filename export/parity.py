@@ -29,6 +29,11 @@ from genin.runtimes.manifest import EXACT_PSNR_DB, Parity, TensorSpec
 
 FLOORS_DB: Mapping[str, float] = {"fp32": 90.0, "fp16": 60.0, "int8": 40.0}
 
+
+class UnknownOperationError(Exception):
+    """A Core ML program holds an operation that its interpreter does not know: which says nothing against it."""
+
+
 Case = Mapping[str, NDArray[Any]]
 Run = Callable[[Case], dict[str, NDArray[Any]]]
 
@@ -109,7 +114,7 @@ def open_graph(
     """A graph as a function of one golden case, outputs under diffusers' names, and the engine it runs on.
 
     Errors: ModuleNotFoundError if the engine is absent, BundleError if the graph cannot be loaded or is not as declared,
-    NotImplementedError if nothing here can run it.
+    UnknownOperationError if nothing here can run it.
     """
     names = [spec.name for spec in inputs], [spec.name for spec in outputs]
     try:
@@ -117,7 +122,7 @@ def open_graph(
             check_coreml(path, inputs, outputs)
             return _open_coreml(component, path, inputs, names[1])
         return _OPENERS[format](path, *names)
-    except (ModuleNotFoundError, NotImplementedError, BundleError):
+    except (ModuleNotFoundError, UnknownOperationError, BundleError):
         raise
     except Exception as error:  # engines raise types of their own, which cannot be named without importing them
         reason = " ".join(str(error).split())[:160]

@@ -132,7 +132,7 @@ def _check(
         measured = parity.measure(run, cases, OUTPUTS[graph.component], graph.precision, engine)
     except ModuleNotFoundError as error:
         return replace(report, note=f"'{error.name}' is not installed")
-    except NotImplementedError as error:
+    except parity.UnknownOperationError as error:
         return replace(report, note=f"not run: {error}")
     except GeninError as error:
         return replace(report, ok=False, note=str(error))
