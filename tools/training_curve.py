@@ -65,12 +65,12 @@ def plot(rows: list[dict[str, Any]], teacher: dict[str, float], path: Path) -> N
         pane.axhline(
             teacher[f"fd_{name}"], color="#444", linestyle="--", linewidth=1, label="teacher, 100 guided steps"
         )
-        pane.set(title=f"fd_{name}", xlabel="minutes of training (2 cores)", ylim=(0.9 * teacher[f"fd_{name}"], None))
+        pane.set(title=f"fd_{name}", xlabel="minutes of training", ylim=(0.9 * teacher[f"fd_{name}"], None))
         pane.spines[["top", "right"]].set_visible(False)
         pane.grid(alpha=0.25)
         images = pane.secondary_xaxis("top", functions=_scale(rows))
         images.set_xlabel("thousand images")
-    panes[1].legend(frameon=False, loc="center right")
+    figure.legend(*panes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
