@@ -55,7 +55,7 @@ def measure(samples: int, runtime: str, bundle: Path | None) -> dict[str, Any]:
         same = ("--runtime", runtime, "--precision", "fp16", "--runs", 30)
         results["bench"] = genin("bench", bundle, *names, *asked, *same)
         for row, steps in TEACHERS.items():
-            sampling = ("--steps", steps, "--runtime", runtime, "--batch-size", 64)
+            sampling = ("--reference", "builtin:world", "--steps", steps, "--runtime", runtime, "--batch-size", 64)
             found = genin("evaluate", bundle, *sampling, "--samples", samples, "--against", STATISTICS)
             [speed] = genin("bench", bundle, "--teacher-steps", steps, *same)["results"]
             results[row] = {**found, "latency_ms": speed["latency_ms"]}
