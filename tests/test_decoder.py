@@ -143,7 +143,7 @@ def test_a_teacher_of_another_kind_gets_a_tiny_encoder_too(
     model: Any = load_model_folder(tiny_model_folder)
     model.vae = AutoencoderKL(
         block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4, norm_num_groups=4, scaling_factor=0.2,
+        latent_channels=4, norm_num_groups=4, scaling_factor=3.5,
     )  # fmt: skip
     save_model_folder(model, tmp_path / "teacher")
     assert distil(tmp_path / "teacher", recipe, tmp_path / "out") == 0
