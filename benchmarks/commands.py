@@ -188,13 +188,11 @@ def evaluation_text(result: dict[str, Any]) -> str:
     for name, value in (result.get("attribute_accuracy") or {}).items():
         if isinstance(value, float):
             lines.append(f"  {'attribute ' + name:<22} {value:.4f}")
-    said: dict[str, list[str]] = {}
+    said: dict[str, list[str]] = {}  # one line a reason: missing weights are often several figures'
     for name, reason in result["notes"].items():
         missing = name in result and result[name] is None
         said.setdefault(f"not available, {reason}" if missing else reason, []).append(name)
-    lines += [
-        f"  {', '.join(names)}: {what}" for what, names in said.items()
-    ]  # one line a reason: weights are often several's
+    lines += [f"  {', '.join(names)}: {what}" for what, names in said.items()]
     return "\n".join(lines)
 
 

@@ -12,8 +12,7 @@ Not here: parity itself (`parity`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,11 +113,14 @@ def _onnx_outputs(path: Path, component: Component, case: Case, layers: Iterable
     last = {layer: node.output[0] for node in model.graph.node if (layer := node.name.rpartition("/")[0]) in wanted}
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in last.values())
-    with _beside(path, ".onnx") as copy:  # external weights lie there
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    copy = path.with_name(".layers.onnx")  # external weights lie beside the graph
+    try:
         copy.write_bytes(model.SerializeToString())
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
         session = onnxruntime.InferenceSession(str(copy), options, providers=["CPUExecutionProvider"])
+    finally:
+        copy.unlink(missing_ok=True)
     results = session.run(list(last.values()), {name: case[name] for name in component.inputs})
     return dict(zip(last, results, strict=True))
 
@@ -160,15 +162,6 @@ def _coreml_outputs(path: Path, component: Component, case: Case, layers: Iterab
     package = Package(program.keeping(list(kept.values())), program.shapes, program.dtypes)
     results = package.run(component.name, case, list(kept.values()))
     return {layer: results[output] for layer, output in kept.items()}
-
-
-@contextmanager
-def _beside(path: Path, suffix: str) -> Iterator[Path]:
-    copy = path.with_name(f".layers{suffix}")
-    try:
-        yield copy
-    finally:
-        copy.unlink(missing_ok=True)
 
 
 READERS: Mapping[str, Callable[[Path, Component, Case, Iterable[str]], Outputs]] = {

@@ -47,6 +47,10 @@ def packed_bundle(tiny_student_folder: Path) -> Path:
     return exported(tiny_student_folder, "student.genin", "--format", "onnx", "--precision", "fp16")
 
 
+def export_of(model: Path, out: Path, format: str, precision: str) -> list[str]:
+    return ["export", str(model), "--out", str(out), "--format", format, "--precision", precision]
+
+
 def copy_of(bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle, tmp_path / "copy"))
 
@@ -319,16 +323,7 @@ def test_a_graph_below_its_floor_leaves_nothing(
     tiny_student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(parity.FLOORS_DB, "fp32", 190.0)  # type: ignore[arg-type]
-    command = [
-        "export",
-        str(tiny_student_folder),
-        "--out",
-        str(tmp_path / "out"),
-        "--format",
-        "onnx",
-        "--precision",
-        "fp32",
-    ]
+    command = export_of(tiny_student_folder, tmp_path / "out", "onnx", "fp32")
     assert run(command) == 1
     assert "text_encoder as onnx fp32" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -350,7 +345,7 @@ def test_the_layer_that_eight_bits_ruin_is_named(
         tensors[f"{block}.norm1.{name}"][0] = 0
     tensors[f"{block}.conv1.weight"][:, 0] = 1000
     save_file(tensors, path, metadata={"format": "pt"})
-    command = ["export", str(model), "--out", str(tmp_path / "out"), "--format", format, "--precision", "int8"]
+    command = export_of(model, tmp_path / "out", format, "int8")
     assert run(command) == 1
     said = capsys.readouterr().err
     assert f"unet as {format} int8" in said and f"most is lost at unet.{block}.conv1" in said
@@ -387,16 +382,7 @@ def test_a_layer_that_a_format_cannot_express_is_named(
         return model
 
     monkeypatch.setattr(model_folder, "load_model_folder", changed)
-    command = [
-        "export",
-        str(tiny_student_folder),
-        "--out",
-        str(tmp_path / "out"),
-        "--format",
-        format,
-        "--precision",
-        "fp16",
-    ]
+    command = export_of(tiny_student_folder, tmp_path / "out", format, "fp16")
     assert run(command) == 2
     said = capsys.readouterr().err
     assert "bessel_j0" in said and "unet.down_blocks.0.resnets.0.conv1" in said
