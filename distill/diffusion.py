@@ -12,7 +12,7 @@ tested against diffusers' DDIMScheduler, whose configuration it reads.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from genin.runtimes.options import check_choice
 
 PredictionType = Literal["v_prediction", "epsilon", "sample"]
+Solver = Literal["ddim", "dpm-solver++"]
 
 # v-prediction on a schedule whose last step is pure noise, so that one step from noise is well posed
 # (Lin et al. 2024, arXiv:2305.08891); trailing spacing so that every step count starts at that last step.
@@ -116,13 +117,6 @@ class Process:
         stride = self.num_train_timesteps / steps
         return [round(self.num_train_timesteps - i * stride) - 1 for i in range(steps)]
 
-    def quadratic_timesteps(self, steps: int) -> list[int]:
-        """`steps` timesteps from the last downwards, closer together towards clean data: T·(1 − i/steps)².
-
-        A dozen even steps leave most of their error in the last one, from t = T/12 to clean data.
-        """
-        return [round((self.num_train_timesteps - 1) * (1 - i / steps) ** 2) for i in range(steps)]
-
 
 def plain_attention(unet: Any, device: torch.device) -> None:
     """On a CPU, compute a UNet's attention as two matrix products: for the short sequences of small latents PyTorch's fused
@@ -150,32 +144,10 @@ def guided_predict(unet: nn.Module, x_t: Tensor, t: Tensor, text: Tensor, empty:
     return uncond + scale * (cond - uncond)
 
 
-@torch.no_grad()
-def sample(
-    unet: nn.Module,
-    process: Process,
-    noise: Tensor,
-    text: Tensor,
-    *,
-    timesteps: list[int],
-    empty: Tensor | None = None,
-    guidance_scale: float = 1.0,
-) -> Tensor:
-    """Deterministic DDIM (Song et al. 2020, arXiv:2010.02502, eq. 12 with η = 0) from pure noise through `timesteps` to clean
-    latents (N, C, H, W)."""
-    x = noise
-    empty = text[:1] if empty is None else empty
-    for t_now, t_next in zip(timesteps, [*timesteps[1:], -1], strict=True):
-        t = torch.full((len(x),), t_now, dtype=torch.long, device=x.device)
-        x0, eps = process.to_x0_eps(guided_predict(unet, x, t, text, empty, guidance_scale), x, t)
-        x = process.ddim_step(x0, eps, torch.full_like(t, t_next))
-    return x
-
-
 @dataclass(frozen=True)
 class Trajectory:
-    """What a sampler passed through: `states` (S + 1, N, C, H, W), noise first; `x0` (S, N, C, H, W), the picture predicted
-    at each state; `timesteps` (S,)."""
+    """What a sampler passed through: `states` (S + 1, N, C, H, W), noise first, clean latents last; `x0` (S, N, C, H, W), the
+    picture predicted at each state; `timesteps` (S,)."""
 
     states: Tensor
     x0: Tensor
@@ -183,32 +155,32 @@ class Trajectory:
 
 
 @torch.no_grad()
-def dpm_solver_sample(
+def sample(
     unet: nn.Module,
     process: Process,
     noise: Tensor,
     text: Tensor,
     *,
-    steps: int,
-    empty: Tensor,
+    timesteps: Sequence[int],
+    empty: Tensor | None = None,
     guidance_scale: float = 1.0,
+    solver: Solver = "ddim",
 ) -> Trajectory:
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2) through quadratic timesteps to clean latents.
+    """The deterministic way from pure noise (N, C, H, W) through `timesteps` to clean latents.
 
-    It follows the ODE that DDIM follows, to second order, so a dozen of its steps end nearer to the ODE's end than a hundred
-    of DDIM's do (tests/test_diffusion.py). The first and the
-    last step are of first order: at pure noise the half log-SNR λ is −∞, and at the end the step to λ = ∞ is DDIM's.
+    `ddim` is of first order (Song et al. 2020, arXiv:2010.02502, eq. 12 with η = 0), `dpm-solver++` of second (2M: Lu et al. 2022,
+    arXiv:2211.01095, algorithm 2) but for its first and last step: at pure noise the half log-SNR λ is −∞, and the step to
+    λ = ∞ is DDIM's.
     """
-    timesteps = process.quadratic_timesteps(steps)
     x, states, pictures = noise, [noise], []
+    empty = text[:1] if empty is None else empty
     previous: tuple[Tensor, float] | None = None  # the last step's (x0, λ)
     for i, t_now in enumerate(timesteps):
         t = torch.full((len(x),), t_now, dtype=torch.long, device=x.device)
         x0, eps = process.to_x0_eps(guided_predict(unet, x, t, text, empty, guidance_scale), x, t)
-        pictures.append(x0)
         last = i + 1 == len(timesteps)
         t_next = torch.full_like(t, -1 if last else timesteps[i + 1])
-        if previous is None or last or previous[1] == float("-inf"):
+        if solver == "ddim" or previous is None or last or previous[1] == float("-inf"):
             x = process.ddim_step(x0, eps, t_next)
         else:
             here, there = process.half_log_snr(t_now), process.half_log_snr(timesteps[i + 1])
@@ -219,4 +191,5 @@ def dpm_solver_sample(
             x = sigma / sigma_now * x - alpha * (math.exp(here - there) - 1) * mixed
         previous = (x0, process.half_log_snr(t_now))
         states.append(x)
+        pictures.append(x0)
     return Trajectory(torch.stack(states), torch.stack(pictures), tuple(timesteps))

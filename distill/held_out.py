@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from genin.benchmarks.frechet import MIN_KID_PICTURES, Features, kid_of_pairs
-from genin.distill.diffusion import dpm_solver_sample
+from genin.distill.diffusion import sample
 from genin.distill.discriminator import encoder_features
 from genin.distill.phases import walk
 from genin.distill.pool import Guided
@@ -30,7 +30,7 @@ from genin.distill.teacher import cache_latents
 BATCH = 64
 TIMESTEP = 20  # hardly any noise: what a denoiser sees there are the fine parts
 PAIRS = 16  # captions of which the teacher draws two pictures
-TEACHER_STEPS = 8  # of DPM-Solver++(2M)
+TEACHER_STEPS = 8
 SEED = 1_000_003
 
 
@@ -62,9 +62,10 @@ class HeldOut:
         second = torch.randn(min(PAIRS, count), *latents.shape[1:], generator=generator)
         pairs = len(second)
         drawn = [
-            dpm_solver_sample(
-                teacher.unet, teacher.process, half.to(teacher.device), text[:pairs], steps=TEACHER_STEPS,
-                empty=teacher.empty, guidance_scale=teacher.guidance_scale,
+            sample(
+                teacher.unet, teacher.process, half.to(teacher.device), text[:pairs],
+                timesteps=teacher.process.trailing_timesteps(TEACHER_STEPS), empty=teacher.empty,
+                guidance_scale=teacher.guidance_scale,
             ).states[-1]
             for half in (noise[:pairs], second)
         ]  # fmt: skip

@@ -1,9 +1,9 @@
 """The pool: pictures of the guided teacher, sampled once, that every phase of distillation learns from.
 
 Row i is a caption, an initial noise and the trajectory the teacher's ODE takes from it: the states x_t at each of
-`teacher_steps` timesteps and the final latents. DPM-Solver++(2M) walks the same ODE as the teacher's 100-step DDIM, and a
-dozen of its steps end nearer to where that ODE leads. Between two states the guided
-prediction the solver used is known, which is a pruned student's target at no further cost.
+`teacher_steps` timesteps and the final latents. Between two states the guided prediction the solver used is known, which is a
+pruned student's target at no further cost. The timesteps are DDIM's: closer together towards clean data the solver ends nearer to
+where the ODE leads, and its pictures are further from true ones (docs/log.md).
 
 The pool is one safetensors file, written every few minutes and when it is interrupted: the next run goes on where it
 stopped, and another run with the same teacher, source and settings finds it ready. A pool whose time was up is closed at the
@@ -23,13 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genin.distill.diffusion import Process, dpm_solver_sample
+from genin.distill.diffusion import Process, Solver, sample
 from genin.distill.recipe import PoolRecipe
 from genin.distill.sources import Source
 from genin.distill.text_encoder import embed
 from genin.runtimes.errors import GeninError
 
 Report = Callable[[int, int], bool]  # (done, size) => whether time is up
+SOLVER: Solver = "dpm-solver++"
 SAVE_SECONDS = 300.0  # the file is written whole each time, and a large pool has gigabytes
 
 
@@ -117,14 +118,15 @@ def build_pool(
                 [torch.randn(shape, generator=_generator(recipe.seed, row)) for row in range(done, done + count)]
             )
             with autocast():
-                trajectory = dpm_solver_sample(
+                trajectory = sample(
                     teacher.unet,
                     teacher.process,
                     noise.to(teacher.device),
                     teacher.embed(captions),
-                    steps=recipe.teacher_steps,
+                    timesteps=teacher.process.trailing_timesteps(recipe.teacher_steps),
                     empty=teacher.empty,
                     guidance_scale=teacher.guidance_scale,
+                    solver=SOLVER,
                 )
             parts_s.append(trajectory.states.transpose(0, 1).half().cpu())
             parts_x.append(trajectory.x0.transpose(0, 1).half().cpu())
@@ -147,7 +149,8 @@ def _generator(seed: int, row: int) -> torch.Generator:
 
 def pool_settings(recipe: PoolRecipe) -> dict[str, Any]:
     """What makes two pools different, their teacher and captions aside: a longer one only goes on."""
-    return {k: v for k, v in asdict(recipe).items() if k not in ("size", "batch_size")}
+    kept = {k: v for k, v in asdict(recipe).items() if k not in ("size", "batch_size")}
+    return kept | {"solver": SOLVER, "spacing": "trailing"}
 
 
 def _key(recipe: PoolRecipe, source: Source, fingerprint: str) -> str:

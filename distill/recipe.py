@@ -140,7 +140,7 @@ class PoolRecipe:
     """Pictures of the guided teacher, sampled once: what the student is shown in the phases below."""
 
     size: int = key(4_096, "pictures; too few and the student learns them by heart")
-    teacher_steps: int = key(8, "of DPM-Solver++(2M), which follows the ODE of DDIM in far fewer steps")
+    teacher_steps: int = key(8, "of DPM-Solver++(2M), at DDIM's timesteps")
     guidance_scale: float = key(0.0, "0 is the teacher's own")
     batch_size: int = key(64, "pictures sampled at once")
     seed: int = key(0, "of the noise")

@@ -344,7 +344,7 @@ def teacher_preview(
                 timesteps=process.trailing_timesteps(steps),
                 empty=empty,
                 guidance_scale=guidance_scale,
-            )
+            ).states[-1]
             with torch.no_grad():
                 images = ae.decode(vae, latents.float())
         pictures = to_uint8(images.float().cpu().numpy())
