@@ -6,12 +6,13 @@ Imports are inside the functions, so that `verify` runs where there is no PyTorc
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from genin.runtimes.options import FORMATS, PRECISIONS, CommaChoice, flatten, model_path
+from genin.runtimes.options import FORMATS, MORE_PRECISIONS, PRECISIONS, CommaChoice, flatten, model_path
 from genin.runtimes.progress import progress
 
 
@@ -29,10 +30,16 @@ from genin.runtimes.progress import progress
 @click.option(
     "--precision",
     "precisions",
-    type=CommaChoice(PRECISIONS),
+    type=CommaChoice((*PRECISIONS, *MORE_PRECISIONS)),
     multiple=True,
-    default=(PRECISIONS,),
-    help="How weights are stored; all by default.",
+    help=f"How weights are stored.  [default: {', '.join(PRECISIONS)}; none beside a plan]",
+)
+@click.option(
+    "--plan",
+    "plans",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    help="A precision plan, from genin plan or by hand; may be repeated.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.pass_context
@@ -42,18 +49,23 @@ def export_command(
     out: Path,
     formats: tuple[tuple[str, ...], ...],
     precisions: tuple[tuple[str, ...], ...],
+    plans: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Export MODEL, a diffusers model folder, to a bundle of ONNX, OpenVINO and Core ML graphs.
 
     Every graph is measured against PyTorch before the bundle appears: at least 90 dB for fp32, 60 for fp16, 40 for int8,
-    or there is no bundle. A format whose packages are not installed is left out and named.
+    or there is no bundle. 8-bit activations (w8a8) and palettes (in Core ML) are judged by the pictures they draw. A format whose
+    packages are not installed is left out and named.
     """
     from genin.export.exporter import count_work, export_bundle
+    from genin.export.plan import read_plan
 
+    read = [read_plan(path) for path in plans]
     source, wanted, stored = model_path(ctx.obj, model), flatten(formats), flatten(precisions)
-    with progress("exporting", count_work(wanted, stored), unit="parts") as shown:
-        result = export_bundle(source, out, wanted, stored, progress=shown.begin)
+    stored = stored or (() if plans else PRECISIONS)
+    with progress("exporting", count_work(wanted, [*stored, *read]), unit="parts") as shown:
+        result = export_bundle(source, out, wanted, stored, plans=read, progress=shown.begin)
     for format, reason in result.skipped.items():
         click.echo(f"genin: {format} is left out: {reason}", err=True)
     graphs = result.manifest.graphs
@@ -75,7 +87,14 @@ def export_command(
             }
             for graph in graphs
         ]
-        line = {"bundle": str(out), "size_bytes": size, "graphs": facts, "skipped": dict(result.skipped)}
+        pictures = [asdict(entry) for entry in result.manifest.pictures]
+        line = {
+            "bundle": str(out),
+            "size_bytes": size,
+            "graphs": facts,
+            "pictures": pictures,
+            "skipped": dict(result.skipped),
+        }
         click.echo(json.dumps(line))
         return
     rows = [
@@ -83,6 +102,11 @@ def export_command(
         for g in graphs
     ]
     _table(["format", "precision", "component", "size", "parity"], rows)
+    drawn = [
+        (p.format, p.precision, _db(p.psnr_db), "–" if p.lpips_squeeze is None else f"{p.lpips_squeeze:.4f}")
+        for p in result.manifest.pictures
+    ]
+    _table(["format", "precision", "pictures", "LPIPS"], drawn)
     click.echo(f"{out}: {len(graphs)} graphs, {_megabytes(size)}; try: genin generate PROMPT -m {out}")
 
 

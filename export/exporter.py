@@ -2,9 +2,11 @@
 
 The bundle is assembled in a hidden folder beside `out` and appears by one rename when all of it is good: no graph below its
 parity floor, no half-written bundle. One network is converted to everything and its weights given back before its graphs are run,
-one after another, and before the next: the peak of memory is one converter's, or one engine's, with the largest network.
+one after another, and before the next: the peak of memory is one converter's, or one engine's, with the largest network. At the
+end pictures are drawn through each format and precision and compared with PyTorch's.
 
-Not here: the converters (`to_onnx`, `to_openvino`, `to_coreml`), parity (`parity`), what the manifest says (`manifest_of`).
+Not here: the converters (`to_onnx`, `to_openvino`, `to_coreml`), parity (`parity`), the drawing (`pictures`), what the manifest
+says (`manifest_of`).
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from genin.export.formats import TABLE, Written, converter, missing_package
+from genin.export.formats import TABLE, Target, Written, converter, missing_package
+from genin.export.plan import BITS, Plan, check_layers, layers_of, uniform
 from genin.export.quiet import quiet
 from genin.runtimes.bundle import SUFFIX, file_entry, pack, write_manifest
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
-from genin.runtimes.manifest import FileEntry, GoldenEntry, GraphEntry, Manifest, Parity
-from genin.runtimes.options import COMPONENTS, FORMATS, PRECISIONS, check_choice
+from genin.runtimes.manifest import FileEntry, GoldenEntry, GraphEntry, Manifest, Parity, PictureParity
+from genin.runtimes.options import COMPONENTS, FORMATS, MORE_PRECISIONS, PRECISIONS, check_choice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from genin.export.components import Component
 
 NO_BUNDLES = (".onnx", ".xml", ".mlpackage", ".zip", ".tar", ".gz")  # names that promise something else
-BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # a number, stored
+LPIPS_LIMIT, PSNR_LIMIT_DB = 0.02, 30.0  # of pictures by 8-bit activations or palettes; PSNR where LPIPS has no weights
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_BYTES = 1 << 20
 Progress = Callable[[str], None]
@@ -52,17 +55,23 @@ def export_bundle(
     formats: Sequence[str] = FORMATS,
     precisions: Sequence[str] = PRECISIONS,
     *,
+    plans: Sequence[Plan] = (),
     progress: Progress | None = None,
 ) -> ExportResult:
     """Export a model folder to a bundle folder, or to one file if `out` ends in `.genin`.
 
-    `progress` is told each piece of work as it begins; see `count_work`. Errors: InputError for an unusable model or an
-    `out` that exists, MissingExtraError if no format can be made here, GeninError if a graph is below its parity floor.
+    `precisions` are uniform plans, `plans` others beside them. `progress` is told each piece of work as it begins; see
+    `count_work`. Errors: InputError for an unusable model or an `out` that exists, MissingExtraError if no format can be made here,
+    GeninError if a graph is below its parity floor, or pictures differ by more than 8-bit activations and palettes may.
     """
-    for name, choices, what in ((formats, FORMATS, "format"), (precisions, PRECISIONS, "precision")):
+    known = (*PRECISIONS, *MORE_PRECISIONS)
+    for name, choices, what in ((formats, FORMATS, "format"), (precisions, known, "precision")):
         for value in name:
             check_choice(value, choices, what)
-    ordered = [name for name in PRECISIONS if name in precisions]
+    ordered = [*(uniform(name) for name in known if name in precisions), *plans]
+    names = [plan.name for plan in ordered]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"two precisions are called '{min(twice)}'", remedy="give the plan another 'name'")
     usable, skipped = usable_formats(formats)
     if out.exists():
         raise InputError("the output exists already", where=out, remedy="name a new one, or remove it")
@@ -100,36 +109,42 @@ def usable_formats(formats: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return usable, {name: str(MissingExtraError(package, "export")) for name, package in missing.items()}
 
 
-def count_work(formats: Sequence[str], precisions: Sequence[str]) -> int:
+def count_work(formats: Sequence[str], precisions: Sequence[object]) -> int:
     """How often `progress` will be called."""
-    return len(COMPONENTS) * len(formats) * (1 + len(precisions)) + 2
+    return len(COMPONENTS) * len(formats) * (1 + len(precisions)) + len(formats) * len(precisions) + 2
 
 
 def _assemble(
-    model_path: Path, root: Path, formats: Sequence[str], precisions: Sequence[str], file_name: str, progress: Progress
+    model_path: Path, root: Path, formats: Sequence[str], plans: Sequence[Plan], file_name: str, progress: Progress
 ) -> Manifest:
     from genin.distill.model_folder import load_model_folder
     from genin.export.client_files import write_client_files
     from genin.export.components import components, modules
     from genin.export.manifest_of import bundle_card, manifest_of
+    from genin.export.pictures import count_for, draw_with_pytorch
 
     progress("reading the model, running the golden inputs")
     with quiet():
         model = load_model_folder(model_path)
         copies = len(formats) * (2 if file_name.endswith(SUFFIX) else 1)  # packed, it lies there twice for a while
-        check_space(modules(model).values(), copies, precisions, root)
+        check_space(modules(model).values(), copies, plans, root)
+        for name, network in modules(model).items():
+            for plan in plans:
+                check_layers(plan, name, set(layers_of(network)))
         waiting = components(model)
+        reference = draw_with_pytorch(model, count_for(model))
     tokenizer = root / "tokenizer"
     model.tokenizer.save_pretrained(tokenizer)
     graphs: list[GraphEntry] = []
     golden: list[GoldenEntry] = []
     while waiting:
         component = waiting.pop(0)
+        component = replace(component, calibration=reference.inputs[component.name])
         golden.append(_write_golden(root, component))
         written: dict[tuple[str, str], Written] = {}
         for format in formats:
             progress(f"{component.name} to {format}")
-            found = _convert(root, component, format, precisions)
+            found = _convert(root, component, format, plans)
             written |= {(format, precision): graph for precision, graph in found.items()}
         component.module.to("meta")  # the weights go, the config stays: client files want it
         gc.collect()
@@ -138,22 +153,34 @@ def _assemble(
             parity = _check(component, format, precision, graph, model_path)
             graphs.append(_graph_entry(root, component, format, precision, graph, parity))
             gc.collect()
-    progress("describing the bundle")
+    pictures = []
     for format in formats:
-        for precision in precisions:
-            write_client_files(root / format / precision, format, model, tokenizer)
-    graphs.sort(key=lambda graph: (formats.index(graph.format), precisions.index(graph.precision)))
-    manifest = manifest_of(model_path, file_name.removesuffix(SUFFIX), tuple(graphs), tuple(golden))
+        for plan in plans:
+            progress(f"drawing with {format} {plan.name}")
+            kind = [graph for graph in graphs if (graph.format, graph.precision) == (format, plan.name)]
+            if all(graph.parity for graph in kind):  # where nothing runs a graph, nothing draws with it
+                pictures.append(_draw(root, kind, model_path, reference.pictures))
+    progress("describing the bundle")
+    names = [plan.name for plan in plans]
+    for format in formats:
+        for name in names:
+            write_client_files(root / format / name, format, model, tokenizer)
+    graphs.sort(key=lambda graph: (formats.index(graph.format), names.index(graph.precision)))
+    for plan in plans:
+        if plan.layers:
+            (root / f"{plan.name}.plan.json").write_text(plan.to_json(), encoding="utf-8")
+    manifest = manifest_of(model_path, file_name.removesuffix(SUFFIX), tuple(graphs), tuple(golden), tuple(pictures))
     (root / "README.md").write_text(bundle_card(manifest, file_name), encoding="utf-8")
     manifest = _with_files(root, manifest)
     write_manifest(manifest, root)
     return manifest
 
 
-def check_space(networks: Iterable[nn.Module], copies: int, precisions: Sequence[str], where: Path) -> None:
+def check_space(networks: Iterable[nn.Module], copies: int, plans: Sequence[Plan], where: Path) -> None:
     """Errors: InputError if the graphs will not fit on the disk of `where`."""
     numbers = sum(parameter.numel() for network in networks for parameter in network.parameters())
-    needed, free = numbers * copies * sum(BYTES[name] for name in precisions), shutil.disk_usage(where).free
+    bits = sum(BITS[plan.default.weights] for plan in plans)
+    needed, free = numbers * copies * bits / 8, shutil.disk_usage(where).free
     if needed > free:
         what = f"the graphs take about {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free"
         raise InputError(what, where=where.parent, remedy="free some space, or name fewer formats and precisions")
@@ -168,9 +195,9 @@ def _write_golden(root: Path, component: Component) -> GoldenEntry:
     return GoldenEntry(entry.path, entry.sha256, entry.size_bytes, component.name)
 
 
-def _convert(root: Path, component: Component, format: str, precisions: Sequence[str]) -> dict[str, Written]:
+def _convert(root: Path, component: Component, format: str, plans: Sequence[Plan]) -> dict[str, Written]:
     place = TABLE[format].places[component.name]
-    targets = {precision: root / format / precision / place for precision in precisions}
+    targets = [Target(plan, root / format / plan.name / place) for plan in plans]
     try:
         return converter(format)(component, targets)
     except (GeninError, OSError, MemoryError):
@@ -228,7 +255,8 @@ def _check(component: Component, format: str, precision: str, written: Written, 
 
     try:
         run, engine = parity.open_graph(format, component.name, written.path, written.inputs, written.outputs)
-        measured = parity.measure(run, component.cases, component.outputs, precision, engine)
+        floor = parity.floor_db(written.stored, written.compute)
+        measured = parity.measure(run, component.cases, component.outputs, floor, engine)
     except parity.UnknownOperationError:
         return None
 
@@ -238,6 +266,33 @@ def _check(component: Component, format: str, precision: str, written: Written, 
 
     parity.require(measured, f"{component.name} as {format} {precision}", lost_at)
     return measured
+
+
+def _draw(root: Path, graphs: Sequence[GraphEntry], model_path: Path, reference: Any) -> PictureParity:
+    """Errors: GeninError for pictures that differ by more than they may, of graphs whose own parity does not say it."""
+    from genin.export import parity
+    from genin.export.pictures import compare, draw_with_graphs
+
+    of = {graph.component: graph for graph in graphs}
+
+    def open_graph(name: str) -> parity.Run:
+        return parity.open_graph(of[name].format, name, root / of[name].path, of[name].inputs, of[name].outputs)[0]
+
+    with quiet():
+        drawn = draw_with_graphs(model_path, open_graph, len(reference))
+        found = compare(drawn, reference, graphs[0].format, graphs[0].precision)
+    rough = any(parity.floor_db(graph.stored, graph.compute) == parity.ROUGH_FLOOR_DB for graph in graphs)
+    lpips = found.lpips_squeeze
+    if rough and (found.psnr_db < PSNR_LIMIT_DB if lpips is None else lpips > LPIPS_LIMIT):
+        said = f"PSNR is {found.psnr_db:.1f} dB, {PSNR_LIMIT_DB:g} at least are wanted"
+        if lpips is not None:
+            said = f"LPIPS is {lpips:.3f}, {LPIPS_LIMIT:g} at most is allowed"
+        raise GeninError(
+            f"its pictures differ too much from PyTorch's: {said}",
+            where=f"{found.format} {found.precision}",
+            remedy="keep the layers that mind it wider: genin plan MODEL --out PLAN.json; no bundle was written",
+        )
+    return found
 
 
 def _with_weights(component: Component, model_path: Path) -> Component:

@@ -1,6 +1,6 @@
 """The formats a bundle may hold: what each needs installed, where its graphs lie, and what a converter hands back.
 
-A converter is a module with `convert(component, targets)`, where targets maps a precision to the path to write; it is
+A converter is a module with `convert(component, targets)`, a target being a precision plan and the path to write; it is
 imported only when its packages are there. A format whose packages are absent is left out of the bundle and reported.
 
 Not here: the converters (`to_onnx`, `to_openvino`, `to_coreml`), the files other clients want beside (`client_files`).
@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from genin.export.plan import WEIGHTS, Plan, storable
 from genin.runtimes.manifest import TensorSpec
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
+class Target:
+    """A graph to write: how its weights are stored, and where."""
+
+    plan: Plan
+    path: Path
+
+
+@dataclass(frozen=True)
 class Written:
     """A graph on disk, as its converter describes it: for the manifest."""
 
@@ -45,7 +54,7 @@ class Written:
     opset: int | None = None
 
 
-Convert = Callable[["Component", Mapping[str, Path]], dict[str, Written]]
+Convert = Callable[["Component", Sequence[Target]], dict[str, Written]]  # by the names of the plans
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,12 @@ def missing_package(name: str) -> str | None:
 def converter(name: str) -> Convert:
     """The `convert` function of format `name`."""
     return cast(Convert, importlib.import_module(TABLE[name].module).convert)
+
+
+def stored(plan: Plan, component: str, kinds: tuple[str, ...]) -> str:
+    """For the manifest: the ways in which a component's weights are stored, the widest first ("fp16, int8")."""
+    found = {storable(storage.weights, kinds) for storage in plan.used(component)}
+    return ", ".join(kind for kind in WEIGHTS if kind in found)
 
 
 def tensor_spec(name: str, shape: tuple[int, ...], dtype: str) -> TensorSpec:

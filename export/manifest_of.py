@@ -16,7 +16,7 @@ from genin.benchmarks.model_facts import fingerprint
 from genin.export.facts import network_facts
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_constants, read_info
-from genin.runtimes.manifest import GoldenEntry, GraphEntry, Manifest, ModelInfo
+from genin.runtimes.manifest import GoldenEntry, GraphEntry, Manifest, ModelInfo, PictureParity
 
 # Keys of genin.json that the manifest has places for; what is left is provenance.
 PLACED = (
@@ -25,7 +25,13 @@ PLACED = (
 )
 
 
-def manifest_of(path: Path, name: str, graphs: tuple[GraphEntry, ...], golden: tuple[GoldenEntry, ...]) -> Manifest:
+def manifest_of(
+    path: Path,
+    name: str,
+    graphs: tuple[GraphEntry, ...],
+    golden: tuple[GoldenEntry, ...],
+    pictures: tuple[PictureParity, ...] = (),
+) -> Manifest:
     """The manifest of a bundle made from the model folder `path`, still without its other files.
 
     Errors: InputError naming the file that is not usable.
@@ -43,6 +49,7 @@ def manifest_of(path: Path, name: str, graphs: tuple[GraphEntry, ...], golden: t
         sampler=sampler,
         graphs=graphs,
         golden=golden,
+        pictures=pictures,
     )
 
 

@@ -2,12 +2,10 @@
 
 PSNR's peak is the reference's own max − min, so a figure says the same of latents and pictures. A graph counts as good
 as its worst output in its worst case. The floors are what each way of storing weights can hold; below its floor a graph
-is refused and no bundle appears.
+is refused and no bundle appears. Graphs of 8-bit activations or palettes are judged end to end (`pictures`).
 
 Works without PyTorch: the references come from `golden/COMPONENT.npz`, arrays named CASE.TENSOR. Only Core ML programs off a Mac
 want it: they run through `coreml_interpreter`.
-
-Not here: 8-bit activations, which are judged end to end.
 """
 
 from __future__ import annotations
@@ -28,6 +26,8 @@ from genin.runtimes.errors import BundleError, GeninError
 from genin.runtimes.manifest import EXACT_PSNR_DB, Parity, TensorSpec
 
 FLOORS_DB: Mapping[str, float] = {"fp32": 90.0, "fp16": 60.0, "int8": 40.0}
+# 8-bit activations and palettes are judged by their pictures; below this a graph is broken.
+ROUGH_FLOOR_DB = 20.0
 
 
 class UnknownOperationError(Exception):
@@ -61,7 +61,14 @@ def cosine(reference: NDArray[Any], got: NDArray[Any]) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def measure(run: Run, cases: Iterable[Case], outputs: Sequence[str], precision: str, checked_with: str) -> Parity:
+def floor_db(stored: str, compute: str) -> float:
+    """What parity must be of a graph that says so of itself: by the narrowest of the ways in which it stores weights."""
+    if compute.startswith("int8"):
+        return ROUGH_FLOOR_DB
+    return min(FLOORS_DB.get(kind, ROUGH_FLOOR_DB) for kind in stored.split(", "))
+
+
+def measure(run: Run, cases: Iterable[Case], outputs: Sequence[str], floor: float, checked_with: str) -> Parity:
     """Run every case and compare: the worst case's worst output counts. Errors: whatever the engine raises."""
     pairs = [(case[name], results[name]) for case in cases for results in [run(case)] for name in outputs]
     for reference, got in pairs:
@@ -72,7 +79,7 @@ def measure(run: Run, cases: Iterable[Case], outputs: Sequence[str], precision: 
         psnr_db=round(min(psnr_db(*pair) for pair in pairs), 2),
         max_abs=float(f"{max_abs:.4g}") if math.isfinite(max_abs) else float(np.finfo(np.float32).max),
         cosine=round(min(cosine(*pair) for pair in pairs), 9),
-        floor_db=FLOORS_DB.get(precision, FLOORS_DB["int8"]),
+        floor_db=floor,
         checked_with=checked_with,
     )
 

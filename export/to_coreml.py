@@ -8,29 +8,32 @@ That package's names, shapes and types, all float32, with a fixed batch:
 
 b is 2 for classifier-free guidance, as that package expects, and 1 for a student whose guidance is baked in. Target: iOS 17
 and macOS 14. `fp16` and `int8` compute in fp16 but for norms, whose squares overflow, and the timestep embedding, whose
-angles reach 999 radians; `int8` stores weights with one scale an output channel.
+angles reach 999 radians; `int8` stores weights with one scale an output channel, `palette6` and `palette4` as indices into a table
+of 64 or 16 values a tensor (k-means).
 
-Not here: compiling to `.mlmodelc` and running, which need a Mac (see docs/export.md), and 8-bit activations.
+Not here: compiling to `.mlmodelc` and running, which need a Mac (see docs/export.md), and 8-bit activations, whose calibration
+does: layers that a plan has them for store their weights in int8 and compute in fp16.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from genin.export.formats import Written
+from genin.export.formats import Target, Written, stored
+from genin.export.plan import BITS, PALETTES, WEIGHTS, layers_of
 from genin.export.quiet import quiet
 from genin.runtimes.manifest import TensorSpec
 
 if TYPE_CHECKING:
     from genin.export.components import Component
 
-INT8_FROM = 2048  # elements; coremltools' own default
+COMPRESSED_FROM = 2048  # elements; coremltools' own default
 OUTPUTS = {
     "text_encoder": ("last_hidden_state", "pooled_outputs"),
     "unet": ("noise_pred",),
@@ -86,30 +89,33 @@ def apple_example(component: Component, batch: int) -> tuple[nn.Module, dict[str
     return AppleUnet(component.module), inputs
 
 
-def convert(component: Component, targets: Mapping[str, Path]) -> dict[str, Written]:
-    """Write one `.mlpackage` a precision; `targets` maps precision => path."""
+def convert(component: Component, targets: Sequence[Target]) -> dict[str, Written]:
+    """Write one `.mlpackage` a target. Plans that differ only in how weights are compressed share a program in fp16."""
     with quiet():
         import coremltools
 
         module, inputs = apple_example(component, component.guidance_batch)
         program = _trace(module, inputs)
+        layers = {_weight_name(layer): layer for layer in layers_of(component.module)}
         written = {}
-        half = None
-        for precision, path in targets.items():
-            if precision == "int8":
-                half = half or _program(program, component.name, inputs, wide=False)
-                model = _int8(half)
-            else:
-                model = _program(program, component.name, inputs, wide=precision == "fp32")
-                half = model if precision == "fp16" else half
-            path.parent.mkdir(parents=True, exist_ok=True)
-            model.save(str(path))
-            (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
-            specs = read_specs(path)
-            compute = "fp32" if precision == "fp32" else "fp16, norms fp32"
-            written[precision] = Written(
-                path, *specs, f"coremltools {coremltools.__version__}", stored=precision, compute=compute
+        programs: dict[frozenset[str], Any] = {}
+        for target in targets:
+            plan = target.plan
+            ways = {layer: way.weights for layer, way in plan.ways(component.name, component.module).items()}
+            everything = plan.default.weights == "fp32"
+            wide = frozenset(name for name, layer in layers.items() if ways[layer] == "fp32") | (
+                {""} if everything else set()
             )
+            if wide not in programs:
+                programs = {wide: _program(program, component.name, inputs, wide)}
+            model = _compressed(programs[wide], {name: ways[layer] for name, layer in layers.items()})
+            target.path.parent.mkdir(parents=True, exist_ok=True)
+            model.save(str(target.path))
+            (target.path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+            specs, made_by = read_specs(target.path), f"coremltools {coremltools.__version__}"
+            compute = "fp32" if everything else "fp16, norms fp32"
+            kept = stored(plan, component.name, WEIGHTS)
+            written[plan.name] = Written(target.path, *specs, made_by, stored=kept, compute=compute)
             del model
             gc.collect()
     return written
@@ -127,36 +133,61 @@ def _trace(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     return program
 
 
-def _program(program: Any, component: str, inputs: Mapping[str, Tensor], *, wide: bool) -> Any:
+def _program(program: Any, component: str, inputs: Mapping[str, Tensor], wide: frozenset[str]) -> Any:
+    """In fp16 but for norms, the timestep embedding and the layers whose weights are named in `wide`; "" names all of it."""
     import coremltools as ct
     import numpy as np
 
-    half = ct.transform.FP16ComputePrecision(op_selector=lambda op: not _must_be_wide(op))
+    half = ct.transform.FP16ComputePrecision(op_selector=lambda op: not _must_be_wide(op, wide))
     return ct.convert(
         program,
         inputs=[ct.TensorType(name=name, shape=tuple(x.shape), dtype=np.float32) for name, x in inputs.items()],
         outputs=[ct.TensorType(name=name, dtype=np.float32) for name in OUTPUTS[component]],
         convert_to="mlprogram",
         minimum_deployment_target=ct.target.iOS17,
-        compute_precision=ct.precision.FLOAT32 if wide else half,
+        compute_precision=ct.precision.FLOAT32 if "" in wide else half,
         skip_model_load=True,
     )
 
 
-def _must_be_wide(op: Any) -> bool:
-    """Norms and the timestep embedding: an op of `WIDE_OPS`, or one that feeds an angle to sin or cos."""
+def _must_be_wide(op: Any, wide: frozenset[str]) -> bool:
+    """Norms, the timestep embedding (an op that feeds an angle to sin or cos) and the layers that the plan keeps in fp32."""
     if op.op_type in WIDE_OPS:
+        return True
+    weight = getattr(op, "weight", None) if op.op_type in ("conv", "linear") else None
+    if weight is not None and weight.name in wide:
         return True
     return any(child.op_type in ("sin", "cos") for output in op.outputs for child in output.child_ops)
 
 
-def _int8(model: Any) -> Any:
+def _weight_name(layer: str) -> str:
+    """What torch.export calls a layer's weight behind `module`, and Core ML after it."""
+    return f"p_module_{layer.replace('.', '_')}_weight"
+
+
+def _compressed(model: Any, ways: Mapping[str, str]) -> Any:
+    """Weights by name (without what coremltools adds: "_to_fp16") in int8 and palettes, each scale and table as wide as they allow.
+
+    An int8 weight has one scale an output channel, a palette is one for the whole tensor.
+    """
     import coremltools.optimize.coreml as cto
 
-    config = cto.OpLinearQuantizerConfig(
-        mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=INT8_FROM
-    )
-    return cto.linear_quantize_weights(model, cto.OptimizationConfig(global_config=config))
+    eight, palettes = {}, {}
+    for name, way in ways.items():
+        for known in (name, f"{name}_to_fp16"):
+            if way == "int8":
+                eight[known] = cto.OpLinearQuantizerConfig(
+                    mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=COMPRESSED_FROM
+                )
+            elif way in PALETTES:
+                palettes[known] = cto.OpPalettizerConfig(
+                    mode="kmeans", nbits=BITS[way], granularity="per_tensor", weight_threshold=COMPRESSED_FROM
+                )
+    if eight:
+        model = cto.linear_quantize_weights(model, cto.OptimizationConfig(op_name_configs=eight))
+    if palettes:
+        model = cto.palettize_weights(model, cto.OptimizationConfig(op_name_configs=palettes))
+    return model
 
 
 def read_specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -1,22 +1,25 @@
 """PyTorch => ONNX through torch.onnx's dynamo exporter, at opset 20: ONNX Runtime's CPU kernels know all of it.
 
-The networks are traced once; the precisions differ in how weights are stored, and compute is fp32 in all of them:
+The networks are traced once; the plans differ in how each layer's weights are stored, and compute is fp32 unless they say so:
 
 - `fp16`: weights in fp16, each behind a Cast to fp32;
-- `int8`: weights of layers in int8 with one scale an output channel, behind Cast and Mul; other large tensors in fp16.
+- `int8`: weights of layers in int8 with one scale an output channel, behind Cast and Mul; other large tensors in fp16;
+- 8-bit activations: `onnxruntime.quantization` puts QuantizeLinear and DequantizeLinear around those layers, ranges from the
+  model's own trajectories. Activations are unsigned: ONNX Runtime's kernels on x86 are made for that.
 
 ONNX Runtime folds Cast and Mul of constants when it loads a graph, so the small files run at full speed. (DequantizeLinear
 it does not fold, and fp16 arithmetic has no fast kernels on a CPU.) OpenVINO reads the same pattern as compressed weights.
 
-Not here: 8-bit activations.
+Not here: palettes, which ONNX has none of: int8 stands for them.
 """
 
 from __future__ import annotations
 
 import ast
 import gc
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genin.export.formats import FP16_MAX, STORED_SMALL_FROM, Written, component_specs
+from genin.export.formats import FP16_MAX, STORED_SMALL_FROM, Target, Written, component_specs, stored
+from genin.export.plan import Storage, storable
 from genin.export.quiet import quiet
 
 if TYPE_CHECKING:
@@ -35,22 +39,38 @@ OPSET = 20
 SINGLE_FILE_BYTES = 1 << 30
 EXTERNAL = "model.onnx_data"
 LAYERS = ("Conv", "MatMul", "Gemm")
+STORES = ("fp32", "fp16", "int8")
 
 
-def convert(component: Component, targets: Mapping[str, Path]) -> dict[str, Written]:
-    """Write one ONNX file (and its external weights, if large) a precision; `targets` maps precision => path."""
+def convert(component: Component, targets: Sequence[Target]) -> dict[str, Written]:
+    """Write one ONNX file (and its external weights, if large) a target."""
     import torch
 
     with quiet():
         model = _trace(component)
     inputs, outputs = component_specs(component)
     written = {}
-    for precision, path in targets.items():
-        variant = model.clone()
-        STORE[precision](variant.graph)
-        _save(variant, path)
-        written[precision] = Written(
-            path, inputs, outputs, f"torch.onnx {torch.__version__}", stored=precision, compute="fp32", opset=OPSET
+    for target in targets:
+        plan, variant = target.plan, model.clone()
+        ways = plan.ways(component.name, component.module)
+        eight = [layer for layer, way in ways.items() if way.activations == "int8"]
+        if eight:
+            variant = _with_eight_bit_activations(variant, component, eight)
+        _store(variant.graph, ways, plan.default)
+        _save(variant, target.path)
+        made_by, compute = f"torch.onnx {torch.__version__}", "fp32"
+        if eight:
+            import onnxruntime
+
+            made_by, compute = f"{made_by}, onnxruntime {onnxruntime.__version__}", f"int8 in {len(eight)} layers, fp32"
+        written[plan.name] = Written(
+            target.path,
+            inputs,
+            outputs,
+            made_by,
+            stored=stored(plan, component.name, STORES),
+            compute=compute,
+            opset=OPSET,
         )
         del variant
         gc.collect()
@@ -106,36 +126,27 @@ def _strip(model: Any) -> None:
             value.metadata_props.clear()
 
 
-def _save(model: Any, path: Path) -> None:
+def _save(model: Any, path: Path) -> int:
+    """=> bytes of its weights."""
     import onnx_ir as ir
 
     path.parent.mkdir(parents=True, exist_ok=True)
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     ir.save(model, path, external_data=EXTERNAL if size > SINGLE_FILE_BYTES else None)
+    return int(size)
 
 
 # --- how weights are stored ------------------------------------------------------------------------------------------
 
 
-def _store_fp32(graph: Any) -> None:
-    pass
-
-
-def _store_fp16(graph: Any) -> None:
+def _store(graph: Any, ways: Mapping[str, Storage], default: Storage) -> None:
     for value in _large(graph):
-        _half(graph, value)
-
-
-def _store_int8(graph: Any) -> None:
-    for value in _large(graph):
-        axis = _channel_axis(value)
-        if axis is None:
-            _half(graph, value)
-        else:
+        way = ways.get(value.name.removesuffix(".weight"), default)
+        kind, axis = storable(way.weights, STORES), _channel_axis(value)
+        if kind == "int8" and axis is not None:
             _eight_bits(graph, value, axis)
-
-
-STORE: Mapping[str, Callable[[Any], None]] = {"fp32": _store_fp32, "fp16": _store_fp16, "int8": _store_int8}
+        elif kind != "fp32":
+            _half(graph, value)
 
 
 def _large(graph: Any) -> list[Any]:
@@ -206,3 +217,45 @@ def _constant(graph: Any, name: str, array: NDArray[Any]) -> Any:
     value = ir.val(name, const_value=ir.tensor(array, name=name))
     graph.register_initializer(value)
     return value
+
+
+# --- 8-bit activations -----------------------------------------------------------------------------------------------
+
+
+def _with_eight_bit_activations(model: Any, component: Component, layers: Sequence[str]) -> Any:
+    """The model with QuantizeLinear and DequantizeLinear around `layers`; weights signed, one scale an output channel."""
+    import onnx_ir as ir
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    wanted = set(layers)
+    nodes = [node.name for node in model.graph if node.op_type in LAYERS and node.name.partition("/")[0] in wanted]
+    with tempfile.TemporaryDirectory(prefix="genin-") as folder, quiet():
+        plain, quantised = Path(folder) / "plain.onnx", Path(folder) / "quantised.onnx"
+        size = _save(model, plain)
+        quantize_static(
+            plain,
+            quantised,
+            _Reader(component),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=list(LAYERS),
+            nodes_to_quantize=nodes,
+            use_external_data_format=size > SINGLE_FILE_BYTES,
+        )
+        found = ir.load(quantised)
+        for value in found.graph.initializers.values():  # their files go with the folder
+            assert value.const_value is not None
+            value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+    return found
+
+
+class _Reader:
+    """The component's calibration inputs, as onnxruntime's calibrators ask for them."""
+
+    def __init__(self, component: Component) -> None:
+        self._cases = iter(component.calibration)
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        return next(({**case} for case in self._cases), None)

@@ -1,60 +1,64 @@
 """PyTorch => OpenVINO IR, straight from the module, and CLIP's tokenizer as OpenVINO graphs.
 
-The networks are traced once; the precisions differ in how weights are stored:
+The networks are traced once; the plans differ in how each layer's weights are stored:
 
 - `fp16`: large tensors in fp16 behind a Convert. Not `save_model(compress_to_fp16=True)`, which also rounds the
   frequencies of the timestep embedding to 11 bits: measured on one model, 61 dB with, 80 dB without, at timestep 999;
-- `int8`: `nncf.compress_weights`, asymmetric, one scale an output channel; other large tensors in fp16.
+- `int8`: `nncf.compress_weights`, asymmetric, one scale an output channel; other large tensors in fp16;
+- 8-bit activations: `nncf.quantize` for those layers, ranges from the model's own trajectories.
 
 In which precision the graph computes is the device's choice at load (`INFERENCE_PRECISION_HINT`); parity is measured in f32.
 
-Not here: 8-bit activations.
+Not here: palettes, which OpenVINO has none of: int8 stands for them.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genin.export.formats import FP16_MAX, STORED_SMALL_FROM, Written, component_specs
+from genin.export.formats import FP16_MAX, STORED_SMALL_FROM, Target, Written, component_specs, stored
+from genin.export.plan import Storage, storable
 from genin.export.quiet import quiet
 
 if TYPE_CHECKING:
     from genin.export.components import Component
 
 
-def convert(component: Component, targets: Mapping[str, Path]) -> dict[str, Written]:
-    """Write one IR (`.xml` and `.bin`) a precision; `targets` maps precision => path of the `.xml`."""
+STORES = ("fp32", "fp16", "int8")
+WEIGHTED = ("Convolution", "MatMul", "Gather")
+
+
+def convert(component: Component, targets: Sequence[Target]) -> dict[str, Written]:
+    """Write one IR (`.xml` and `.bin`) a target, whose path is that of the `.xml`."""
     import openvino as ov
 
     inputs, outputs = component_specs(component)
     written = {}
     with quiet():
         model = _trace(component)
-        for precision, path in targets.items():
-            variant = _store(model.clone(), precision)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            ov.save_model(variant, path, compress_to_fp16=False)
+        for target in targets:
+            plan, made_by = target.plan, f"openvino {ov.__version__.partition('-')[0]}"
+            ways = plan.ways(component.name, component.module)
+            eight = [layer for layer, way in ways.items() if way.activations == "int8"]
+            kept = stored(plan, component.name, STORES)
+            variant = _with_eight_bit_activations(model, component, eight) if eight else model.clone()
+            if "int8" in kept:
+                import nncf
+
+                variant, made_by = _compressed(variant, ways), f"{made_by}, nncf {nncf.__version__}"
+            _store_fp16(variant, ways, plan.default)
+            target.path.parent.mkdir(parents=True, exist_ok=True)
+            ov.save_model(variant, target.path, compress_to_fp16=False)
             del variant
             gc.collect()
-            name = _converter(precision)
-            written[precision] = Written(path, inputs, outputs, name, stored=precision, compute="fp32")
+            compute = f"int8 in {len(eight)} layers, fp32" if eight else "fp32"
+            written[plan.name] = Written(target.path, inputs, outputs, made_by, stored=kept, compute=compute)
     return written
-
-
-def _converter(precision: str) -> str:
-    import openvino as ov
-
-    version = ov.__version__.partition("-")[0]
-    if precision != "int8":
-        return f"openvino {version}"
-    import nncf
-
-    return f"openvino {version}, nncf {nncf.__version__}"
 
 
 def _trace(component: Component) -> Any:
@@ -78,27 +82,66 @@ def _trace(component: Component) -> Any:
     return model
 
 
-def _store(model: Any, precision: str) -> Any:
-    if precision == "int8":
-        import nncf
-
-        model = nncf.compress_weights(model)
-    if precision != "fp32":
-        _store_fp16(model)
-    return model
+def _layer(node: Any) -> str:
+    """The module that an operation comes from: "__module.unet.conv_in/aten::_convolution/Convolution" => "unet.conv_in"."""
+    return str(node.get_friendly_name()).removeprefix("__module.").partition("/")[0]
 
 
-def _store_fp16(model: Any) -> None:
-    """Large fp32 constants become fp16 behind a Convert, which every device folds at load or decompresses as it runs."""
+def _compressed(model: Any, ways: Mapping[str, Storage]) -> Any:
+    """Weights in int8 where the plan has them so and nothing has quantised them yet."""
+    import nncf
+
+    wanted = {
+        layer for layer, way in ways.items() if storable(way.weights, STORES) == "int8" and way.activations != "int8"
+    }
+    others = [
+        node.get_friendly_name()
+        for node in model.get_ordered_ops()
+        if node.get_type_name() in WEIGHTED and _layer(node) not in wanted
+    ]
+    return nncf.compress_weights(model, ignored_scope=nncf.IgnoredScope(names=others, validate=False))
+
+
+def _with_eight_bit_activations(model: Any, component: Component, layers: Sequence[str]) -> Any:
+    import nncf
+
+    # What it computes of an enlarged map in 8 bits is another picture: 18 dB at such a layer, 40 at those before it (docs/log.md).
+    enlarged = {
+        _layer(user.get_node())
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "Interpolate"
+        for user in node.output(0).get_target_inputs()
+    }
+    wanted = set(layers) - enlarged
+    others = [
+        node.get_friendly_name()
+        for node in model.get_ordered_ops()
+        if node.get_type_name() not in ("Parameter", "Constant", "Result") and _layer(node) not in wanted
+    ]
+    return nncf.quantize(
+        model.clone(),
+        nncf.Dataset(component.calibration),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(component.calibration),
+        fast_bias_correction=True,
+        ignored_scope=nncf.IgnoredScope(names=others, validate=False),
+    )
+
+
+def _store_fp16(model: Any, ways: Mapping[str, Storage], default: Storage) -> None:
+    """Large fp32 constants become fp16 behind a Convert, which every device folds at load or decompresses as it runs, but for those
+    that the plan has in fp32."""
     import openvino.opset13 as ops
     from openvino import Type
 
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Constant" or node.get_element_type() != Type.f32:
             continue
+        users = list(node.output(0).get_target_inputs())
+        if all(ways.get(_layer(user.get_node()), default).weights == "fp32" for user in users):
+            continue
         weights = node.data
         if weights.size >= STORED_SMALL_FROM and float(np.abs(weights).max()) <= FP16_MAX:
-            users = list(node.output(0).get_target_inputs())
             wide = ops.convert(ops.constant(weights.astype(np.float16)), "f32")
             for user in users:
                 user.replace_source_output(wide.output(0))

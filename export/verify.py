@@ -117,7 +117,7 @@ def _networks(path: Path) -> Any:
 def _check(
     bundle: Bundle, graph: GraphEntry, files: Mapping[str, bool], cases: list[dict[str, Any]] | str | None
 ) -> GraphReport:
-    floor = parity.FLOORS_DB.get(graph.precision, parity.FLOORS_DB["int8"])
+    floor = parity.floor_db(graph.stored, graph.compute)
     report = GraphReport(graph.component, graph.format, graph.precision, None, None, floor, None)
     damaged = [file.path for file in graph.files if not files[file.path]]
     if damaged:
@@ -129,7 +129,7 @@ def _check(
             return replace(report, ok=False, note=cases or "the bundle has no golden file of this component")
         place = bundle.local_graph(graph)
         run, engine = parity.open_graph(graph.format, graph.component, place, graph.inputs, graph.outputs)
-        measured = parity.measure(run, cases, OUTPUTS[graph.component], graph.precision, engine)
+        measured = parity.measure(run, cases, OUTPUTS[graph.component], floor, engine)
     except ModuleNotFoundError as error:
         return replace(report, note=f"'{error.name}' is not installed")
     except parity.UnknownOperationError as error:

@@ -84,6 +84,20 @@ class Parity:
     checked_with: str
 
 
+@dataclass(frozen=True)
+class PictureParity:
+    """Pictures of one format and precision, end to end, against PyTorch's of the same prompts and seeds: the median picture's PSNR
+    with peak 255 and the worst's (a seed between two pictures tips to the other), and their mean LPIPS where its weights were to
+    be had."""
+
+    format: str
+    precision: str
+    psnr_db: float
+    worst_psnr_db: float
+    lpips_squeeze: float | None
+    pictures: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class GraphEntry:
     """One exported network. `path` is one of `files`, or the folder that holds them (`.mlpackage`)."""
@@ -220,6 +234,7 @@ class Manifest:
     sampler: SamplerConstants
     graphs: tuple[GraphEntry, ...]
     golden: tuple[GoldenEntry, ...] = ()
+    pictures: tuple[PictureParity, ...] = ()
     files: tuple[FileEntry, ...] = ()
     genin_bundle: int = FORMAT
 

@@ -26,6 +26,7 @@ else:  # generic only since click 8.3
 
 RUNTIMES = ("pytorch", "onnxruntime", "openvino", "coreml")
 PRECISIONS = ("fp32", "fp16", "int8")
+MORE_PRECISIONS = ("w8a8", "palette6", "palette4")  # made where they are asked for
 FORMATS = ("onnx", "openvino", "coreml")
 COMPONENTS = ("text_encoder", "unet", "vae_decoder")
 AUTO = "auto"

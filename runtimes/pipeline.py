@@ -364,15 +364,20 @@ def _load_folder(path: Path, runtime: str, precision: str, threads: int | None) 
         raise InputError(f"runtime {runtime} runs bundles, this is a model folder", where=path, remedy=remedy)
     if precision not in (AUTO, "fp32"):
         raise InputError(f"a model folder runs in fp32, not {precision}", where=path, remedy="leave the precision out")
-    constants = read_constants(path)
     kind = engine_class("pytorch")
+    return folder_pipeline(path, lambda: kind.open(path, threads=threads), runtime="pytorch", precision="fp32")
+
+
+def folder_pipeline(path: Path, open_engine: Callable[[], Engine], *, runtime: str, precision: str) -> Pipeline:
+    """A model folder's tokenizer, sampler and sizes around any engine, which is opened last. Errors: InputError."""
+    constants = read_constants(path)
     try:
         vocabulary, merges = ((path / TOKENIZER / name).read_bytes() for name in ("vocab.json", "merges.txt"))
     except OSError as error:
         raise InputError("the model folder's tokenizer lacks a file", where=str(error.filename)) from error
     tokenizer = ClipTokenizer(vocabulary, merges, constants[2])
     Schedule.from_config(constants[3].scheduler)  # refuse before the weights are read
-    return Pipeline(path, kind.open(path, threads=threads), tokenizer, constants, runtime="pytorch", precision="fp32")
+    return Pipeline(path, open_engine(), tokenizer, constants, runtime=runtime, precision=precision)
 
 
 def _load_bundle(path: Path, runtime: str, precision: str, threads: int | None) -> Pipeline:

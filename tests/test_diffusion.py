@@ -90,7 +90,9 @@ def test_backward_distillation_asks_the_teacher_from_the_students_own_state(coun
     teacher = SimpleNamespace(unet=unet, process=process, empty=text[:1], guidance_scale=3.0)  # no caption, no guidance
     training: Any = SimpleNamespace(autocast=nullcontext)
     done = walk(unet, process, start, text, process.trailing_timesteps(count), learn=range(count))
-    lesson: Any = SimpleNamespace(teacher=teacher, pool=SimpleNamespace(timesteps=process.trailing_timesteps(2 * count)))
+    lesson: Any = SimpleNamespace(
+        teacher=teacher, pool=SimpleNamespace(timesteps=process.trailing_timesteps(2 * count))
+    )
     target = finished_by_teacher(training, lesson, done, text)
     state, rest = done.states[-1], [t for t in process.trailing_timesteps(2 * count) if t <= done.timesteps[-1][0]]
     expected = sample(unet, process, state, text, timesteps=rest, solver="dpm-solver++").states[-1]

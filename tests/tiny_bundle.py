@@ -19,14 +19,15 @@ PRECISIONS = ("fp32", "fp16")
 def write_tiny_bundle(model_folder: Path, out: Path, formats: tuple[str, ...] = ("onnx", "openvino")) -> None:
     from genin.distill.model_folder import load_model_folder
     from genin.export.components import components
-    from genin.export.formats import TABLE, converter
+    from genin.export.formats import TABLE, Target, converter
+    from genin.export.plan import uniform
 
     graphs = []
     networks = components(load_model_folder(model_folder))
     for name in formats:
         for component in networks:
             place = TABLE[name].places[component.name]
-            targets = {precision: out / name / precision / place for precision in PRECISIONS}
+            targets = [Target(uniform(precision), out / name / precision / place) for precision in PRECISIONS]
             for precision, written in converter(name)(component, targets).items():
                 folder = written.path.parent
                 files = [file_entry(out, str(file.relative_to(out))) for file in sorted(folder.iterdir())]

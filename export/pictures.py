@@ -1,0 +1,141 @@
+"""Pictures drawn through the networks of an export: by PyTorch, whose inputs on the way are what 8-bit activations are calibrated
+on, and by each format and precision for comparison, the same seeds, end to end.
+
+They are drawn in the model's own few steps by the runtime's own pipeline; only the networks are exchanged. Of the graphs on disk
+one is open at a time, so that a model's graphs need the memory of the largest.
+
+Not here: parity of single networks (`parity`), what is done with a calibration (the converters).
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genin.benchmarks.perceptual import load_lpips, psnr_db
+from genin.benchmarks.prompts import DEFAULT_PROMPTS
+from genin.benchmarks.weights import MetricUnavailableError
+from genin.distill.model_folder import ModelFolder
+from genin.export.parity import Case, Run
+from genin.runtimes.engine import INPUTS, OUTPUT, Array, Engine
+from genin.runtimes.manifest import EXACT_PSNR_DB, PictureParity
+from genin.runtimes.options import COMPONENTS
+from genin.runtimes.pipeline import folder_pipeline
+from genin.runtimes.pytorch_engine import Networks, PyTorchEngine
+
+Pictures = NDArray[np.uint8]
+STEPS = 4  # at most: a teacher's hundred would show no more of its networks
+BATCH = 6
+FIRST_SEED = 40_000  # not those of the golden inputs
+SMALL_LATENTS = 32  # px: up to here a picture takes milliseconds
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures, and what the networks were given while they were drawn: component => batches by input name."""
+
+    pictures: Pictures
+    inputs: Mapping[str, tuple[Case, ...]]
+
+
+def count_for(model: ModelFolder) -> int:
+    """How many pictures: enough for ranges and averages where they are cheap, one where each takes a minute."""
+    return 24 if model.latent_size <= SMALL_LATENTS else 1
+
+
+def draw(path: Path, engine: Engine, count: int) -> Drawn:
+    """`count` pictures of the model folder `path`, with another engine than its own."""
+    noted: dict[str, list[Case]] = {component: [] for component in COMPONENTS}
+    parts = []
+    with folder_pipeline(path, lambda: _Noting(engine, noted), runtime="pytorch", precision="fp32") as pipeline:
+        steps = min(pipeline.default_steps, STEPS)
+        for start in range(0, count, BATCH):
+            rows = range(start, min(start + BATCH, count))
+            prompts = [DEFAULT_PROMPTS[row % len(DEFAULT_PROMPTS)] for row in rows]
+            parts.append(pipeline.generate(prompts, [FIRST_SEED + row for row in rows], steps=steps).images)
+    return Drawn(np.concatenate(parts), {component: tuple(cases) for component, cases in noted.items()})
+
+
+def draw_with_pytorch(model: ModelFolder, count: int) -> Drawn:
+    """The reference: a model that is loaded already."""
+    return draw(model.path, PyTorchEngine(Networks(model.text_encoder, model.unet, model.vae)), count)
+
+
+def draw_with_graphs(path: Path, open_graph: Callable[[str], Run], count: int) -> Pictures:
+    """Through graphs on disk; `open_graph` is given a component."""
+    return draw(path, _OneAtATime(open_graph), count).pictures
+
+
+def compare(pictures: Pictures, reference: Pictures, format: str, precision: str) -> PictureParity:
+    """The median and the lowest PSNR, the mean LPIPS where its weights are to be had."""
+    each = [psnr_db(pictures[i : i + 1], reference[i : i + 1]) for i in range(len(pictures))]
+    every = [EXACT_PSNR_DB if value is None else value for value in each]
+    try:
+        lpips = round(float(load_lpips("squeeze")(pictures, reference).mean()), 5)
+    except MetricUnavailableError:
+        lpips = None
+    median, worst = round(float(np.median(every)), 2), round(min(every), 2)
+    return PictureParity(format, precision, median, worst, lpips, len(pictures))
+
+
+class _Noting:
+    """An engine that notes what it is given."""
+
+    def __init__(self, engine: Engine, noted: Mapping[str, list[Case]]) -> None:
+        self.provider, self._engine, self._noted = engine.provider, engine, noted
+
+    def encode(self, ids: NDArray[np.int64]) -> Array:
+        self._noted["text_encoder"].append({"input_ids": np.asarray(ids, np.int64)})
+        return self._engine.encode(ids)
+
+    def predict(self, latents: Array, timestep: int, text: Array) -> Array:
+        given = (latents, np.array([timestep], np.int64), text)
+        self._noted["unet"].append(
+            {name: np.ascontiguousarray(x) for name, x in zip(INPUTS["unet"], given, strict=True)}
+        )
+        return self._engine.predict(latents, timestep, text)
+
+    def decode(self, latents: Array) -> Array:
+        self._noted["vae_decoder"].append({"latent_sample": np.ascontiguousarray(latents)})
+        return self._engine.decode(latents)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class _OneAtATime:
+    """An engine over graphs of which the one in use is open."""
+
+    provider = "one graph at a time"
+
+    def __init__(self, open_graph: Callable[[str], Run]) -> None:
+        self._open_graph, self._name = open_graph, ""
+        self._run: Run | None = None
+
+    def encode(self, ids: NDArray[np.int64]) -> Array:
+        return self._through("text_encoder", {"input_ids": np.asarray(ids, np.int64)})
+
+    def predict(self, latents: Array, timestep: int, text: Array) -> Array:
+        steps = np.array([timestep], np.int64)
+        return self._through(
+            "unet", {"sample": latents, "timestep": steps, "encoder_hidden_states": np.ascontiguousarray(text)}
+        )
+
+    def decode(self, latents: Array) -> Array:
+        return self._through("vae_decoder", {"latent_sample": latents})
+
+    def close(self) -> None:
+        self._run = None
+
+    def _through(self, component: str, arrays: dict[str, NDArray[Any]]) -> Array:
+        if self._run is None or self._name != component:
+            self._run = None
+            gc.collect()
+            self._run, self._name = self._open_graph(component), component
+        return np.asarray(self._run(arrays)[OUTPUT[component]], np.float32)
