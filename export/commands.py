@@ -1,4 +1,4 @@
-"""`genin export`, `genin verify` and `genin inspect`: options, tables and JSON around the library's functions.
+"""`genin export`, `genin plan`, `genin verify` and `genin inspect`: options, tables and JSON around the library's functions.
 
 Imports are inside the functions, so that `verify` runs where there is no PyTorch.
 """
@@ -6,13 +6,15 @@ Imports are inside the functions, so that `verify` runs where there is no PyTorc
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from genin.runtimes.options import FORMATS, MORE_PRECISIONS, PRECISIONS, CommaChoice, flatten, model_path
+from genin.export.plan import WEIGHTS
+from genin.runtimes.options import FORMATS, MORE_PRECISIONS, PRECISIONS, CommaChoice, claim_output, flatten, model_path
 from genin.runtimes.progress import progress
 
 
@@ -108,6 +110,88 @@ def export_command(
     ]
     _table(["format", "precision", "pictures", "LPIPS"], drawn)
     click.echo(f"{out}: {len(graphs)} graphs, {_megabytes(size)}; try: genin generate PROMPT -m {out}")
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """Bytes: a number, or one with kB, MB or GB after it."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"([0-9.]+)\s*(k|M|G)?B?", str(value).strip())
+        try:
+            number = float(found[1]) * {None: 1, "k": 1e3, "M": 1e6, "G": 1e9}[found[2]] if found else 0.0
+        except ValueError:
+            number = 0.0
+        if number <= 0:
+            self.fail(f"'{value}' is no size; write 2.5MB", param, ctx)
+        return number
+
+
+@click.command("plan", epilog="Example: genin plan runs/student --out plan.json --target-lpips 0.01 --plot plan.png")
+@click.argument("model")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The plan, FILE.json.")
+@click.option("--name", default="mixed", show_default=True, help="What bundles call this precision.")
+@click.option(
+    "--weights",
+    type=CommaChoice(WEIGHTS),
+    multiple=True,
+    default=(("fp16", "int8"),),
+    help="Ways of storing weights to choose from.  [default: fp16, int8]",
+)
+@click.option("--activations", is_flag=True, help="8-bit activations in as many layers as the pictures allow.")
+@click.option(
+    "--target-size", type=Size(), metavar="SIZE", help="Most bytes of weights: 2.5MB. The best plan within them."
+)
+@click.option(
+    "--target-lpips",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Farthest from the model's pictures.  [default: 0.02]",
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Every layer's sensitivity as FILE.png.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.pass_context
+def plan_command(
+    ctx: click.Context,
+    model: str,
+    out: Path,
+    name: str,
+    weights: tuple[tuple[str, ...], ...],
+    activations: bool,
+    target_size: float | None,
+    target_lpips: float | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure how much each layer of MODEL minds fewer bits, and write the precision plan that export --plan applies.
+
+    Layers are measured one at a time while the student draws. The plan is the smallest whose pictures are within --target-lpips of
+    the model's own (drawn, not estimated; LPIPS's weights are needed), or the best of at most --target-size.
+    """
+    from genin.export.planning import make_plan
+
+    claim_output(out, ".json")
+    if plot is not None:
+        claim_output(plot)
+    source = model_path(ctx.obj, model)
+    with progress("measuring") as shown:
+        plan = make_plan(
+            source, name, flatten(weights), activations=activations, target_size=target_size, target_lpips=target_lpips,
+            plot=plot, progress=shown,
+        )  # fmt: skip
+    out.write_text(plan.to_json(), encoding="utf-8")
+    notes = plan.notes
+    if as_json:
+        click.echo(json.dumps({"plan": str(out), **{key: value for key, value in notes.items() if key != "layers"}}))
+        return
+    _table(["component", "stored", "layers", "size"], [
+        (component, way, count, _megabytes(size)) for component, way, count, size in notes["summary"]
+    ])  # fmt: skip
+    lpips = notes["lpips_squeeze"]
+    said = f"LPIPS {lpips:.4f} to its own pictures" if lpips is not None else "LPIPS has no weights here"
+    click.echo(
+        f"{out}: {_megabytes(notes['size_bytes'])} of weights, {said}; try: genin export {model} --plan {out} --out BUNDLE"
+    )
 
 
 @click.command("verify", epilog="Example: genin verify student.genin")

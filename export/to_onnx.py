@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from genin.export.formats import FP16_MAX, STORED_SMALL_FROM, Target, Written, component_specs, stored
 from genin.export.plan import Storage, storable
+from genin.export.quantise import quantise
 from genin.export.quiet import quiet
 
 if TYPE_CHECKING:
@@ -186,13 +187,6 @@ def _half(graph: Any, value: Any) -> None:
 def _eight_bits(graph: Any, value: Any, axis: int) -> None:
     quantised, scale = quantise(value.const_value.numpy(), axis)
     _replace(graph, value, quantised, scale)
-
-
-def quantise(weights: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric int8 with one scale an index of `axis`: (int8 like weights, scale broadcastable to it)."""
-    others = tuple(i for i in range(weights.ndim) if i != axis)
-    scale = np.maximum(np.abs(weights).max(axis=others, keepdims=True) / 127, np.finfo(np.float32).tiny)
-    return np.rint(weights / scale).astype(np.int8), scale.astype(np.float32)
 
 
 def _replace(graph: Any, value: Any, stored: NDArray[Any], scale: NDArray[np.float32] | None = None) -> None:
