@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from genin.distill.diffusion import Process, guided_predict, predict, sample
 from genin.distill.discriminator import encoder_features
 from genin.distill.losses import feature_loss, pseudo_huber
-from genin.distill.pool import SOLVER, Lesson
+from genin.distill.pool import Lesson
 from genin.distill.recipe import PruneRecipe, StepsRecipe
 from genin.distill.terms import Figures, Finished, Term
 from genin.distill.training import Training, Update
@@ -158,7 +158,7 @@ def steps_step(
         with training.autocast():
             done = walk(student, process, noise, text, timesteps, learn=aims, instead=instead)
         if backward:
-            aims[last] = target = finished_by_teacher(training, lesson, done, text)
+            aims[last] = target = finished_by_teacher(training, lesson, done, text, recipe.step_counts)
         losses = [pseudo_huber(done.pictures[i], aim, recipe.huber_c) for i, aim in aims.items()]
         loss = recipe.regression_weight * torch.stack(losses).mean()
         picture = done.pictures[-1]
@@ -226,19 +226,21 @@ def _against(picture: Tensor, target: Tensor) -> dict[str, Tensor | float]:
     return {"spread": picture.std() / deviation, "shift": (picture.mean() - target.mean()).abs() / deviation}
 
 
-def finished_by_teacher(training: Training, lesson: Lesson, done: Walk, text: Tensor) -> Tensor:
-    """Where the guided teacher leads from the last state of a walk, at the pool's timesteps and by its solver.
+def finished_by_teacher(
+    training: Training, lesson: Lesson, done: Walk, text: Tensor, step_counts: Sequence[int]
+) -> Tensor:
+    """Where the guided teacher leads from the last state of a walk, by DDIM at the finest timesteps that are trained.
 
     The pair's picture is where the *noise* leads. A student that has strayed from the teacher's way cannot reach it any more,
     and regressed onto it regardless learns the mean of what it might have been: a soft picture, and under a caption that leaves
     things open the same one for every noise.
     """
     teacher, start = lesson.teacher, int(done.timesteps[-1][0])
-    timesteps = [start, *(t for t in lesson.pool.timesteps if t < start)]
+    timesteps = [start, *(t for t in teacher.process.trailing_timesteps(max(step_counts)) if t < start)]
     with training.autocast():
         return sample(
             teacher.unet, teacher.process, done.states[-1], text, timesteps=timesteps, empty=teacher.empty,
-            guidance_scale=teacher.guidance_scale, solver=SOLVER,
+            guidance_scale=teacher.guidance_scale,
         ).states[-1].float()  # fmt: skip
 
 

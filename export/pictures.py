@@ -46,7 +46,7 @@ class Drawn:
 
 def count_for(model: ModelFolder) -> int:
     """How many pictures: enough for ranges and averages where they are cheap, one where each takes a minute."""
-    return 24 if model.latent_size <= SMALL_LATENTS else 1
+    return 12 if model.latent_size <= SMALL_LATENTS else 1
 
 
 def draw(path: Path, engine: Engine, count: int) -> Drawn:
