@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from genin.export.formats import TABLE, Target, Written, converter, missing_package
 from genin.export.plan import BITS, Plan, check_layers, layers_of, uniform
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from genin.export.components import Component
+    from genin.export.pictures import Amount, Pictures
 
 NO_BUNDLES = (".onnx", ".xml", ".mlpackage", ".zip", ".tar", ".gz")  # names that promise something else
 LPIPS_LIMIT, PSNR_LIMIT_DB = 0.02, 30.0  # of pictures by 8-bit activations or palettes; PSNR where LPIPS has no weights
@@ -121,7 +122,7 @@ def _assemble(
     from genin.export.client_files import write_client_files
     from genin.export.components import components, modules
     from genin.export.manifest_of import bundle_card, manifest_of
-    from genin.export.pictures import count_for, draw_with_pytorch
+    from genin.export.pictures import Amount, draw_with_pytorch
 
     progress("reading the model, running the golden inputs")
     with quiet():
@@ -132,7 +133,9 @@ def _assemble(
             for plan in plans:
                 check_layers(plan, name, set(layers_of(network)))
         waiting = components(model)
-        reference = draw_with_pytorch(model, count_for(model))
+        eight = any(way.activations == "int8" for plan in plans for name in COMPONENTS for way in plan.used(name))
+        amount = Amount.of(model, calibrate=eight)
+        reference = draw_with_pytorch(model, amount)
     tokenizer = root / "tokenizer"
     model.tokenizer.save_pretrained(tokenizer)
     graphs: list[GraphEntry] = []
@@ -159,7 +162,7 @@ def _assemble(
             progress(f"drawing with {format} {plan.name}")
             kind = [graph for graph in graphs if (graph.format, graph.precision) == (format, plan.name)]
             if all(graph.parity for graph in kind):  # where nothing runs a graph, nothing draws with it
-                pictures.append(_draw(root, kind, model_path, reference.pictures))
+                pictures.append(_draw(root, kind, model_path, reference.pictures, amount))
     progress("describing the bundle")
     names = [plan.name for plan in plans]
     for format in formats:
@@ -268,7 +271,9 @@ def _check(component: Component, format: str, precision: str, written: Written, 
     return measured
 
 
-def _draw(root: Path, graphs: Sequence[GraphEntry], model_path: Path, reference: Any) -> PictureParity:
+def _draw(
+    root: Path, graphs: Sequence[GraphEntry], model_path: Path, reference: Pictures, amount: Amount
+) -> PictureParity:
     """Errors: GeninError for pictures that differ by more than they may, of graphs whose own parity does not say it."""
     from genin.export import parity
     from genin.export.pictures import compare, draw_with_graphs
@@ -279,7 +284,7 @@ def _draw(root: Path, graphs: Sequence[GraphEntry], model_path: Path, reference:
         return parity.open_graph(of[name].format, name, root / of[name].path, of[name].inputs, of[name].outputs)[0]
 
     with quiet():
-        drawn = draw_with_graphs(model_path, open_graph, len(reference))
+        drawn = draw_with_graphs(model_path, open_graph, amount)
         found = compare(drawn, reference, graphs[0].format, graphs[0].precision)
     rough = any(parity.floor_db(graph.stored, graph.compute) == parity.ROUGH_FLOOR_DB for graph in graphs)
     lpips = found.lpips_squeeze

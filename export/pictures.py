@@ -10,6 +10,7 @@ Not here: parity of single networks (`parity`), what is done with a calibration 
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,32 +45,45 @@ class Drawn:
     inputs: Mapping[str, tuple[Case, ...]]
 
 
-def count_for(model: ModelFolder) -> int:
-    """How many pictures: enough for ranges and averages where they are cheap, one where each takes a minute."""
-    return 12 if model.latent_size <= SMALL_LATENTS else 1
+@dataclass(frozen=True)
+class Amount:
+    """How much is drawn."""
+
+    pictures: int
+    steps: int
+
+    @classmethod
+    def of(cls, model: ModelFolder, *, calibrate: bool = True) -> Amount:
+        """Enough for ranges and averages where pictures are cheap; else one, in a single step unless it calibrates."""
+        if model.latent_size <= SMALL_LATENTS:
+            return cls(12, STEPS)
+        return cls(1, STEPS if calibrate else 1)
 
 
-def draw(path: Path, engine: Engine, count: int) -> Drawn:
-    """`count` pictures of the model folder `path`, with another engine than its own."""
+def draw(path: Path, engine: Engine, amount: Amount) -> Drawn:
+    """Pictures of the model folder `path`, with another engine than its own."""
     noted: dict[str, list[Case]] = {component: [] for component in COMPONENTS}
     parts = []
     with folder_pipeline(path, lambda: _Noting(engine, noted), runtime="pytorch", precision="fp32") as pipeline:
-        steps = min(pipeline.default_steps, STEPS)
-        for start in range(0, count, BATCH):
-            rows = range(start, min(start + BATCH, count))
+        steps = min(pipeline.default_steps, amount.steps)
+        for start in range(0, amount.pictures, BATCH):
+            rows = range(start, min(start + BATCH, amount.pictures))
             prompts = [DEFAULT_PROMPTS[row % len(DEFAULT_PROMPTS)] for row in rows]
-            parts.append(pipeline.generate(prompts, [FIRST_SEED + row for row in rows], steps=steps).images)
+            seeds = [FIRST_SEED + row for row in rows]
+            with warnings.catch_warnings():  # a step count that the student was not trained for is no news here
+                warnings.simplefilter("ignore")
+                parts.append(pipeline.generate(prompts, seeds, steps=steps).images)
     return Drawn(np.concatenate(parts), {component: tuple(cases) for component, cases in noted.items()})
 
 
-def draw_with_pytorch(model: ModelFolder, count: int) -> Drawn:
+def draw_with_pytorch(model: ModelFolder, amount: Amount) -> Drawn:
     """The reference: a model that is loaded already."""
-    return draw(model.path, PyTorchEngine(Networks(model.text_encoder, model.unet, model.vae)), count)
+    return draw(model.path, PyTorchEngine(Networks(model.text_encoder, model.unet, model.vae)), amount)
 
 
-def draw_with_graphs(path: Path, open_graph: Callable[[str], Run], count: int) -> Pictures:
+def draw_with_graphs(path: Path, open_graph: Callable[[str], Run], amount: Amount) -> Pictures:
     """Through graphs on disk; `open_graph` is given a component."""
-    return draw(path, _OneAtATime(open_graph), count).pictures
+    return draw(path, _OneAtATime(open_graph), amount).pictures
 
 
 def compare(pictures: Pictures, reference: Pictures, format: str, precision: str) -> PictureParity:

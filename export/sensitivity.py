@@ -28,7 +28,7 @@ from genin.benchmarks.perceptual import load_lpips
 from genin.distill.model_folder import ModelFolder
 from genin.export.components import Case, modules, run_module
 from genin.export.formats import OUTPUTS
-from genin.export.pictures import Drawn, count_for, draw, draw_with_pytorch
+from genin.export.pictures import Amount, Drawn, draw, draw_with_pytorch
 from genin.export.plan import BITS, FLOAT_ACTIVATIONS, PALETTES, Plan, Storage, layers_of
 from genin.export.quantise import activations, eight_bits, palette
 from genin.runtimes.engine import OUTPUT, Array, Engine
@@ -83,7 +83,7 @@ class Sensitivity:
         with ExitStack() as stack:
             for layer, way in self.ways(plan):
                 stack.enter_context(stored_as(networks[layer.component].get_submodule(layer.name), way, layer.span))
-            drawn = draw_with_pytorch(self.model, len(self.reference.pictures))
+            drawn = draw_with_pytorch(self.model, Amount.of(self.model))
         return float(metric(drawn.pictures, self.reference.pictures).mean())
 
     def ways(self, plan: Plan) -> Iterator[tuple[Layer, Storage]]:
@@ -95,7 +95,7 @@ class Sensitivity:
 def measure(model: ModelFolder, kinds: Sequence[Storage], progress: Progress = lambda _: None) -> Sensitivity:
     """Run every layer in every way of `kinds`. `progress` is told of each layer; see `count_layers`."""
     progress("drawing")
-    reference = draw_with_pytorch(model, count_for(model))
+    reference = draw_with_pytorch(model, Amount.of(model))
     networks = modules(model)
     factors = _factors(model, reference)
     found = []
@@ -216,10 +216,10 @@ def _macs(component: str, network: nn.Module, names: Sequence[str], case: Case) 
 
 def _factors(model: ModelFolder, reference: Drawn) -> dict[str, float]:
     """Component => mean squared error of pictures, in [−1, 1], for noise of its output's variance: the median picture's."""
-    engine, count = PyTorchEngine(Networks(model.text_encoder, model.unet, model.vae)), len(reference.pictures)
+    engine = PyTorchEngine(Networks(model.text_encoder, model.unet, model.vae))
     found = {}
     for component in COMPONENTS:
-        drawn = draw(model.path, _Noisy(engine, component), count).pictures
+        drawn = draw(model.path, _Noisy(engine, component), Amount.of(model)).pictures
         wrong = np.square((drawn.astype(np.float64) - reference.pictures) / 127.5).mean(axis=(1, 2, 3))
         found[component] = float(np.median(wrong)) / NOISE
     return found
