@@ -16,7 +16,6 @@ from genin.benchmarks.splits import CHOICES
 from genin.runtimes.errors import InputError
 from genin.runtimes.options import (
     AUTO,
-    PRECISIONS,
     RUNTIMES,
     CommaChoice,
     Names,
@@ -78,7 +77,7 @@ SPLIT_OPTION = click.option(
 @click.option("--guidance-scale", type=click.FloatRange(min=0), help="Guidance scale.  [default: the model's]")
 @click.option("--runtime", type=click.Choice([AUTO, *RUNTIMES]), default=AUTO, show_default=True, help="What runs it.")
 @click.option(
-    "--precision", type=click.Choice([AUTO, *PRECISIONS]), default=AUTO, show_default=True, help="Of weights."
+    "--precision", default=AUTO, show_default=True, help="Of weights: fp32, fp16, int8, … as the bundle has, or auto."
 )
 @click.option("--threads", type=COUNT, help="Processor threads.  [default: the runtime's]")
 @click.option("--batch-size", type=COUNT, default=16, show_default=True, help="Pictures drawn at once.")
@@ -205,7 +204,7 @@ def evaluation_text(result: dict[str, Any]) -> str:
 )
 @click.argument("models", metavar="BUNDLE|MODEL...", nargs=-1, required=True)
 @click.option("--runtime", "runtimes", type=CommaChoice([AUTO, *RUNTIMES]), multiple=True, help="[default: all it has]")
-@click.option("--precision", "precisions", type=CommaChoice(PRECISIONS), multiple=True, help="[default: all it has]")
+@click.option("--precision", "precisions", multiple=True, metavar="NAME,…", help="[default: all it has]")
 @click.option(
     "--steps",
     type=CommaNumbers(),
@@ -229,7 +228,7 @@ def bench_command(
     ctx: click.Context,
     models: tuple[str, ...],
     runtimes: tuple[tuple[str, ...], ...],
-    precisions: tuple[tuple[str, ...], ...],
+    precisions: tuple[str, ...],
     steps: tuple[tuple[int, ...], ...],
     teacher_steps: int | None,
     runs: int,
@@ -255,13 +254,14 @@ def bench_command(
     from genin.benchmarks.prompts import DEFAULT_PROMPTS, read_prompts
 
     names, chosen = ctx.obj, contenders(ctx.obj, models)
+    stored = dict.fromkeys(name.strip() for text in precisions for name in text.split(",") if name.strip())
     if report is not None:
         claim_output(report, ".html")
     folder = None if samples is None else reference_folder(names, reference, samples, chosen[0].path)
     classifier = names.classifier() if isinstance(names, Names) else None
     results, grids = bench_with_pictures(
         chosen,
-        choices=Choices(flatten(runtimes), flatten(precisions), tuple(dict.fromkeys(sum(steps, ()))), teacher_steps),
+        choices=Choices(flatten(runtimes), tuple(stored), tuple(dict.fromkeys(sum(steps, ()))), teacher_steps),
         protocol=Protocol(
             runs=runs,
             warmup=warmup,
@@ -320,7 +320,7 @@ def contenders(names: object, models: Sequence[str]) -> list[Contender]:
     "--runtime", type=click.Choice([AUTO, *RUNTIMES]), default=AUTO, show_default=True, help="What runs them."
 )
 @click.option(
-    "--precision", type=click.Choice([AUTO, *PRECISIONS]), default=AUTO, show_default=True, help="Of weights."
+    "--precision", default=AUTO, show_default=True, help="Of weights: fp32, fp16, int8, … as the bundle has, or auto."
 )
 @click.option("--out", type=FOLDER, required=True, help="PNG file to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")

@@ -118,9 +118,9 @@ class Size(click.ParamType):  # type: ignore[type-arg]
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = re.fullmatch(r"([0-9.]+)\s*(k|M|G)?B?", str(value).strip())
+        found = re.fullmatch(r"([0-9.]+)\s*(k|m|g)?b?", str(value).strip().lower())
         try:
-            number = float(found[1]) * {None: 1, "k": 1e3, "M": 1e6, "G": 1e9}[found[2]] if found else 0.0
+            number = float(found[1]) * {None: 1, "k": 1e3, "m": 1e6, "g": 1e9}[found[2]] if found else 0.0
         except ValueError:
             number = 0.0
         if number <= 0:
@@ -172,7 +172,7 @@ def plan_command(
 
     claim_output(out, ".json")
     if plot is not None:
-        claim_output(plot)
+        claim_output(plot, ".png")
     source = model_path(ctx.obj, model)
     with progress("measuring") as shown:
         plan = make_plan(

@@ -15,13 +15,13 @@ import errno
 import gc
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genin.export.formats import TABLE, Target, Written, converter, missing_package
-from genin.export.plan import BITS, Plan, check_layers, layers_of, uniform
+from genin.export.plan import BITS, Plan, check_layers, check_name, layers_of, storable, uniform
 from genin.export.quiet import quiet
 from genin.runtimes.bundle import SUFFIX, file_entry, pack, write_manifest
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
@@ -69,6 +69,8 @@ def export_bundle(
     for name, choices, what in ((formats, FORMATS, "format"), (precisions, known, "precision")):
         for value in name:
             check_choice(value, choices, what)
+    for plan in plans:
+        check_name(plan.name)
     ordered = [*(uniform(name) for name in known if name in precisions), *plans]
     names = [plan.name for plan in ordered]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -127,14 +129,13 @@ def _assemble(
     progress("reading the model, running the golden inputs")
     with quiet():
         model = load_model_folder(model_path)
-        copies = len(formats) * (2 if file_name.endswith(SUFFIX) else 1)  # packed, it lies there twice for a while
-        check_space(modules(model).values(), copies, plans, root)
+        copies = 2 if file_name.endswith(SUFFIX) else 1  # packed, it lies there twice for a while
         for name, network in modules(model).items():
             for plan in plans:
-                check_layers(plan, name, set(layers_of(network)))
+                check_layers(plan, name, network)
+        check_space(modules(model), formats, plans, copies, root)
         waiting = components(model)
-        eight = any(way.activations == "int8" for plan in plans for name in COMPONENTS for way in plan.used(name))
-        amount = Amount.of(model, calibrate=eight)
+        amount = Amount.of(model, few=not any(plan.rough for plan in plans))
         reference = draw_with_pytorch(model, amount)
     tokenizer = root / "tokenizer"
     model.tokenizer.save_pretrained(tokenizer)
@@ -170,7 +171,7 @@ def _assemble(
             write_client_files(root / format / name, format, model, tokenizer)
     graphs.sort(key=lambda graph: (formats.index(graph.format), names.index(graph.precision)))
     for plan in plans:
-        if plan.layers:
+        if plan.name not in (*PRECISIONS, *MORE_PRECISIONS):
             (root / f"{plan.name}.plan.json").write_text(plan.to_json(), encoding="utf-8")
     manifest = manifest_of(model_path, file_name.removesuffix(SUFFIX), tuple(graphs), tuple(golden), tuple(pictures))
     (root / "README.md").write_text(bundle_card(manifest, file_name), encoding="utf-8")
@@ -179,11 +180,17 @@ def _assemble(
     return manifest
 
 
-def check_space(networks: Iterable[nn.Module], copies: int, plans: Sequence[Plan], where: Path) -> None:
+def check_space(
+    networks: Mapping[str, nn.Module], formats: Sequence[str], plans: Sequence[Plan], copies: int, where: Path
+) -> None:
     """Errors: InputError if the graphs will not fit on the disk of `where`."""
-    numbers = sum(parameter.numel() for network in networks for parameter in network.parameters())
-    bits = sum(BITS[plan.default.weights] for plan in plans)
-    needed, free = numbers * copies * bits / 8, shutil.disk_usage(where).free
+    bits = 0
+    for name, network in networks.items():
+        sizes = layers_of(network)
+        for plan in plans:
+            for layer, way in plan.ways(name, network).items():
+                bits += sizes[layer] * sum(BITS[storable(way.weights, TABLE[format].stores)] for format in formats)
+    needed, free = copies * bits / 8, shutil.disk_usage(where).free
     if needed > free:
         what = f"the graphs take about {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free"
         raise InputError(what, where=where.parent, remedy="free some space, or name fewer formats and precisions")
@@ -258,7 +265,7 @@ def _check(component: Component, format: str, precision: str, written: Written, 
 
     try:
         run, engine = parity.open_graph(format, component.name, written.path, written.inputs, written.outputs)
-        floor = parity.floor_db(written.stored, written.compute)
+        floor = parity.floor_db(format, precision, written.stored, written.compute)
         measured = parity.measure(run, component.cases, component.outputs, floor, engine)
     except parity.UnknownOperationError:
         return None
@@ -286,7 +293,7 @@ def _draw(
     with quiet():
         drawn = draw_with_graphs(model_path, open_graph, amount)
         found = compare(drawn, reference, graphs[0].format, graphs[0].precision)
-    rough = any(parity.floor_db(graph.stored, graph.compute) == parity.ROUGH_FLOOR_DB for graph in graphs)
+    rough = any(graph.parity is not None and graph.parity.floor_db == parity.ROUGH_FLOOR_DB for graph in graphs)
     lpips = found.lpips_squeeze
     if rough and (found.psnr_db < PSNR_LIMIT_DB if lpips is None else lpips > LPIPS_LIMIT):
         said = f"PSNR is {found.psnr_db:.1f} dB, {PSNR_LIMIT_DB:g} at least are wanted"

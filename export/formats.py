@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from genin.export.plan import WEIGHTS, Plan, storable
+from genin.export.plan import WEIGHTS, Plan, Storage, storable
 from genin.runtimes.manifest import TensorSpec
 
 if TYPE_CHECKING:
@@ -59,11 +60,12 @@ Convert = Callable[["Component", Sequence[Target]], dict[str, Written]]  # by th
 
 @dataclass(frozen=True)
 class Format:
-    """`places` is the graph of each component, relative to FORMAT/PRECISION/."""
+    """`places` is the graph of each component, relative to FORMAT/PRECISION/, `stores` the ways in which it can store weights."""
 
     module: str
     packages: tuple[str, ...]
     places: Mapping[str, str]
+    stores: tuple[str, ...] = ("fp32", "fp16", "int8")
 
 
 def _diffusers_places(file: str) -> dict[str, str]:
@@ -81,8 +83,15 @@ TABLE: Mapping[str, Format] = {
         "genin.export.to_coreml",
         ("coremltools",),
         {"text_encoder": "TextEncoder.mlpackage", "unet": "Unet.mlpackage", "vae_decoder": "VAEDecoder.mlpackage"},
+        WEIGHTS,
     ),
 }
+
+
+def is_large(shape: Sequence[int]) -> bool:
+    """Is a tensor worth storing in fewer bits? Not what is long in one direction only: a bias, the scales of a channel each."""
+    size = math.prod(shape)
+    return size >= STORED_SMALL_FROM and size > max(shape)
 
 
 def missing_package(name: str) -> str | None:
@@ -95,9 +104,9 @@ def converter(name: str) -> Convert:
     return cast(Convert, importlib.import_module(TABLE[name].module).convert)
 
 
-def stored(plan: Plan, component: str, kinds: tuple[str, ...]) -> str:
-    """For the manifest: the ways in which a component's weights are stored, the widest first ("fp16, int8")."""
-    found = {storable(storage.weights, kinds) for storage in plan.used(component)}
+def stored(ways: Mapping[str, Storage], kinds: tuple[str, ...]) -> str:
+    """For the manifest: the ways in which layers' weights are stored, the widest first ("fp16, int8")."""
+    found = {storable(way.weights, kinds) for way in ways.values()}
     return ", ".join(kind for kind in WEIGHTS if kind in found)
 
 

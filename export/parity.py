@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.export.formats import OUTPUTS
+from genin.export.plan import PALETTES
 from genin.runtimes.errors import BundleError, GeninError
 from genin.runtimes.manifest import EXACT_PSNR_DB, Parity, TensorSpec
 
@@ -61,11 +62,15 @@ def cosine(reference: NDArray[Any], got: NDArray[Any]) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def floor_db(stored: str, compute: str) -> float:
-    """What parity must be of a graph that says so of itself: by the narrowest of the ways in which it stores weights."""
-    if compute.startswith("int8"):
+def floor_db(format: str, precision: str, stored: str, compute: str) -> float:
+    """What parity must be of a graph: as its precision's name says, else by the narrowest way in which it stores weights. Rough is
+    only what its format can have."""
+    if precision in FLOORS_DB:
+        return FLOORS_DB[precision]
+    kinds = stored.split(", ")
+    if compute.startswith("int8") if format != "coreml" else set(kinds) & set(PALETTES):
         return ROUGH_FLOOR_DB
-    return min(FLOORS_DB.get(kind, ROUGH_FLOOR_DB) for kind in stored.split(", "))
+    return min(FLOORS_DB.get(kind, FLOORS_DB["int8"]) for kind in kinds)
 
 
 def measure(run: Run, cases: Iterable[Case], outputs: Sequence[str], floor: float, checked_with: str) -> Parity:

@@ -53,11 +53,11 @@ class Amount:
     steps: int
 
     @classmethod
-    def of(cls, model: ModelFolder, *, calibrate: bool = True) -> Amount:
-        """Enough for ranges and averages where pictures are cheap; else one, in a single step unless it calibrates."""
+    def of(cls, model: ModelFolder, *, few: bool = False) -> Amount:
+        """Enough for ranges and averages where pictures are cheap; else one, and in a single step if `few` will do."""
         if model.latent_size <= SMALL_LATENTS:
             return cls(12, STEPS)
-        return cls(1, STEPS if calibrate else 1)
+        return cls(1, 1 if few else STEPS)
 
 
 def draw(path: Path, engine: Engine, amount: Amount) -> Drawn:

@@ -16,20 +16,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from genin.runtimes.errors import InputError
-from genin.runtimes.options import COMPONENTS, check_choice
+from genin.runtimes.options import COMPONENTS, MORE_PRECISIONS, PRECISIONS, check_choice
 
 PLAN = 1  # the version of the file
 WEIGHTS = ("fp32", "fp16", "int8", "palette6", "palette4")  # the widest first
 ACTIVATIONS = ("float", "int8")
 BITS: Mapping[str, int] = {"fp32": 32, "fp16": 16, "int8": 8, "palette6": 6, "palette4": 4}
 PALETTES = ("palette6", "palette4")
-NAME = re.compile(r"[a-z][a-z0-9]{1,15}")
+NAME = re.compile(r"(?!auto$|con$|prn$|aux$|nul$|com\d$|lpt\d$)[a-z][a-z0-9]{1,15}")
 
 # Layers that never compute on 8-bit activations: what they read has a range of its own (latents, time, the sums of skip
 # connections), or an outlier in it (the begin-of-text token, whose keys and values are a hundred times the others').
@@ -68,16 +68,14 @@ class Plan:
         """How each layer of a network is stored, in its own order: as the plan says of it by name, else by its default, whose 8-bit
         activations leave out the first and last layer and every other that reads something with a range of its own."""
         layers, named = list(layers_of(network)), self.layers.get(component, {})
-        ends = {layers[0], layers[-1]}
         kept = Storage(self.default.weights)
-        return {
-            layer: named.get(layer, kept if layer in ends or FLOAT_ACTIVATIONS.search(layer) else self.default)
-            for layer in layers
-        }
+        return {layer: named.get(layer, self.default if may_have_eight(layer, layers) else kept) for layer in layers}
 
-    def used(self, component: str) -> set[Storage]:
-        """Every way of storing that occurs in a component, the default included."""
-        return {self.default, *self.layers.get(component, {}).values()}
+    @property
+    def rough(self) -> bool:
+        """Has it 8-bit activations or palettes, which are judged by pictures?"""
+        every = [self.default, *(way for layers in self.layers.values() for way in layers.values())]
+        return any(way.activations == "int8" or way.weights in PALETTES for way in every)
 
     def to_json(self) -> str:
         found: dict[str, Any] = {"genin_plan": PLAN, "name": self.name, **_entry(self.default)}
@@ -93,6 +91,11 @@ def uniform(precision: str) -> Plan:
     if precision == "w8a8":
         return Plan(precision, Storage("int8", "int8"))
     return Plan(precision, Storage(precision))
+
+
+def may_have_eight(layer: str, layers: Sequence[str]) -> bool:
+    """May a layer, one of a network's in order, compute on 8-bit activations without being named for it?"""
+    return layer not in (layers[0], layers[-1]) and not FLOAT_ACTIVATIONS.search(layer)
 
 
 def layers_of(network: Any) -> dict[str, int]:
@@ -119,8 +122,10 @@ def read_plan(path: Path) -> Plan:
     if not isinstance(data, dict) or data.get("genin_plan") != PLAN:
         raise InputError(f"this is no precision plan (no 'genin_plan': {PLAN})", where=path)
     name, layers, notes = (_of_type(data, key, kind, path) for key, kind in _KINDS.items())
-    if not NAME.fullmatch(name):
-        raise InputError(f"'name' is {name!r}: small letters and digits, 2 to 16 of them, are wanted", where=path)
+    try:
+        check_name(name)
+    except InputError as error:
+        raise InputError(error.what, where=path, remedy=error.remedy) from error
     default = _storage(data, Storage("int8"), "the plan", path)
     named: dict[str, dict[str, Storage]] = {}
     for component, entries in layers.items():
@@ -131,9 +136,22 @@ def read_plan(path: Path) -> Plan:
     return Plan(name, default, named, notes)
 
 
-def check_layers(plan: Plan, component: str, layers: set[str]) -> None:
-    """Errors: InputError for a plan that names a layer which the component has not."""
-    unknown = sorted(set(plan.layers.get(component, {})) - layers)
+def check_name(name: str) -> str:
+    """Errors: InputError for what cannot name a plan: it names a folder, and none of genin's own precisions."""
+    if not NAME.fullmatch(name) or name in (*PRECISIONS, *MORE_PRECISIONS):
+        remedy = "small letters and digits, 2 to 16, and none of genin's own precisions"
+        raise InputError(f"'{name}' cannot be the name of a plan", remedy=remedy)
+    return name
+
+
+def check_layers(plan: Plan, component: str, network: Any) -> None:
+    """Errors: InputError for a plan that names a layer which the network has not, or 8-bit activations for an embedding."""
+    named, layers = plan.layers.get(component, {}), layers_of(network)
+    for layer in sorted(set(named) & set(layers)):
+        if named[layer].activations == "int8" and hasattr(network.get_submodule(layer), "num_embeddings"):
+            what = f"the plan '{plan.name}' has 8-bit activations for {layer}, an embedding, which computes nothing"
+            raise InputError(what, remedy="let its activations be float")
+    unknown = sorted(set(named) - set(layers))
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         what = f"the plan '{plan.name}' names a layer that the {component} has not: {unknown[0]}{more}"
@@ -154,6 +172,8 @@ def _storage(entry: Any, default: Storage, of: str, path: Path) -> Storage:
     if not isinstance(entry, dict):
         raise InputError(f"what the plan says of {of} is not an object", where=path)
     weights, activations = entry.get("weights", default.weights), entry.get("activations")
+    if not isinstance(weights, str) or not isinstance(activations, str | None):
+        raise InputError(f"what the plan says of {of} is not in words ({weights!r}, {activations!r})", where=path)
     if activations is None:  # fewer bits for the activations only where the weights allow
         activations = default.activations if BITS.get(weights) == 8 else "float"
     try:

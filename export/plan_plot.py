@@ -9,7 +9,7 @@ from genin.export.plan import Plan, Storage
 from genin.export.sensitivity import Sensitivity
 from genin.runtimes.options import COMPONENTS
 
-COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#9c6b4e")
+COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#9c6b4e", "#a463f2")
 BEST_DB = 90.0  # the top of the page: nothing is lost that could be seen
 
 
@@ -19,7 +19,7 @@ def label(way: Storage) -> str:
 
 
 def plot(found: Sensitivity, plan: Plan, path: Path) -> None:
-    """Write PNG, SVG or PDF by the name's ending: PSNR of pictures with one layer stored so, a filled mark where the plan does."""
+    """Write a PNG: PSNR of pictures with one layer stored so, a filled mark where the plan does."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -13,7 +13,7 @@ from genin.benchmarks.perceptual import load_lpips
 from genin.benchmarks.weights import MetricUnavailableError
 from genin.distill.model_folder import load_model_folder
 from genin.export.components import check_finite, check_supported, modules
-from genin.export.plan import NAME, Plan, Storage
+from genin.export.plan import Plan, Storage, check_name
 from genin.export.plan_plot import plot as draw_plot
 from genin.export.quiet import quiet
 from genin.export.sensitivity import (
@@ -25,7 +25,7 @@ from genin.export.sensitivity import (
     with_eight_bit_activations,
 )
 from genin.runtimes.errors import InputError
-from genin.runtimes.options import COMPONENTS, MORE_PRECISIONS, PRECISIONS
+from genin.runtimes.options import COMPONENTS
 from genin.runtimes.progress import Progress
 
 LPIPS = 0.02  # what may be lost where nothing else is asked for
@@ -43,9 +43,9 @@ def make_plan(
     progress: Progress,
 ) -> Plan:
     """Measure a model folder and choose. Errors: InputError for wishes that cannot be had, MetricUnavailableError."""
-    if not NAME.fullmatch(name) or name in (*PRECISIONS, *MORE_PRECISIONS):
-        what = f"'{name}' cannot be the name of a plan"
-        raise InputError(what, remedy="small letters and digits, 2 to 16, and none of genin's own precisions")
+    check_name(name)
+    if not weights:
+        raise InputError("there is no way of storing weights to choose from", remedy="--weights fp16,int8")
     if activations and "int8" not in weights:
         raise InputError("8-bit activations want 8-bit weights", remedy="add int8 to --weights")
     if target_size is None or activations or target_lpips is not None:

@@ -29,7 +29,7 @@ from genin.distill.model_folder import ModelFolder
 from genin.export.components import Case, modules, run_module
 from genin.export.formats import OUTPUTS
 from genin.export.pictures import Amount, Drawn, draw, draw_with_pytorch
-from genin.export.plan import BITS, FLOAT_ACTIVATIONS, PALETTES, Plan, Storage, layers_of
+from genin.export.plan import BITS, PALETTES, Plan, Storage, layers_of, may_have_eight
 from genin.export.quantise import activations, eight_bits, palette
 from genin.runtimes.engine import OUTPUT, Array, Engine
 from genin.runtimes.errors import InputError
@@ -42,17 +42,20 @@ ROUNDS_DRAWN = 7
 Progress = Callable[[str], None]
 
 
+Span = tuple[tuple[float, float], tuple[float, float]]
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer: how many numbers and output channels its weight has, and the mean squared error of pictures (in [−1, 1]) that each
-    way of storing it costs; `macs` of one picture; `span` is its input's range."""
+    way of storing it costs; `macs` of one picture; `span` the ranges of what it is given and gives."""
 
     component: str
     name: str
     numbers: int
     channels: int
     macs: int
-    span: tuple[float, float]
+    span: Span
     error: Mapping[Storage, float]
 
     def bytes(self, way: Storage) -> float:
@@ -110,7 +113,7 @@ def measure(model: ModelFolder, kinds: Sequence[Storage], progress: Progress = l
             module: Any = network.get_submodule(name)
             error = {}
             for way in kinds:
-                if way.activations == "int8" and not _may_have_eight(name, names):
+                if way.activations == "int8" and not may_have_eight(name, names):
                     continue
                 with stored_as(module, way, ranges[name]):
                     got = [run_module(network, case, outputs)[OUTPUT[component]] for case in cases]
@@ -130,33 +133,38 @@ def count_layers(model: ModelFolder) -> int:
     return 1 + sum(len(layers_of(network)) for network in modules(model).values())
 
 
-def _may_have_eight(name: str, names: Sequence[str]) -> bool:
-    return name not in (names[0], names[-1]) and not FLOAT_ACTIVATIONS.search(name)
-
-
 # --- a layer in fewer bits -------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def stored_as(module: nn.Module, way: Storage, span: tuple[float, float] | None = None) -> Iterator[None]:
-    """Inside the block a layer computes as it would if stored so; `span` is its input's range, for 8-bit activations."""
+def stored_as(module: nn.Module, way: Storage, span: Span) -> Iterator[None]:
+    """Inside the block a layer computes as it would if stored so; 8-bit activations are what it is given and what it gives, over
+    the ranges of `span`."""
     weight: Any = module.weight
-    before = weight.detach().clone()
-    hook = None
-    if way.activations == "int8" and span is not None:
-        scale, zero = activations(*span)
+    exact = weight.data
+    hooks = []
+    if way.activations == "int8":
+        taken, given = (activations(*ends) for ends in span)
 
-        def rounded(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (((inputs[0] / scale).round().add(zero).clamp(0, 255) - zero) * scale, *inputs[1:])
+        def round_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (_rounded(inputs[0], *taken), *inputs[1:])
 
-        hook = module.register_forward_pre_hook(rounded)
+        def round_output(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            return _rounded(output, *given)
+
+        hooks = [module.register_forward_pre_hook(round_input), module.register_forward_hook(round_output)]
     try:
-        weight.data.copy_(torch.from_numpy(_narrow(before.numpy(), way.weights)))
+        if way.weights != "fp32":
+            weight.data = torch.from_numpy(_narrow(exact.numpy(), way.weights))
         yield
     finally:
-        weight.data.copy_(before)
-        if hook is not None:
+        weight.data = exact
+        for hook in hooks:
             hook.remove()
+
+
+def _rounded(values: Tensor, scale: float, zero: int) -> Tensor:
+    return ((values / scale).round().add(zero).clamp(0, 255) - zero) * scale
 
 
 def _narrow(weights: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
@@ -167,28 +175,26 @@ def _narrow(weights: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
     return weights.astype(np.float16).astype(np.float32) if kind == "fp16" else weights
 
 
-def _ranges(
-    component: str, network: nn.Module, names: Sequence[str], cases: Sequence[Case]
-) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value that each layer is given."""
-    found: dict[str, tuple[float, float]] = {}
-    outputs = OUTPUTS[component]
+def _ranges(component: str, network: nn.Module, names: Sequence[str], cases: Sequence[Case]) -> dict[str, Span]:
+    """Lowest and highest value that each layer is given, and gives."""
+    found: dict[str, Span] = {}
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            low, high = found.get(name, (0.0, 0.0))
-            found[name] = min(low, float(inputs[0].min())), max(high, float(inputs[0].max()))
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            (low, high), (least, most) = found.get(name, ((0.0, 0.0), (0.0, 0.0)))
+            taken = min(low, float(inputs[0].min())), max(high, float(inputs[0].max()))
+            found[name] = taken, (min(least, float(output.min())), max(most, float(output.max())))
 
         return hook
 
-    handles = [network.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
+    handles = [network.get_submodule(name).register_forward_hook(note(name)) for name in names]
     try:
         for case in cases:
-            run_module(network, case, outputs)
+            run_module(network, case, OUTPUTS[component])
     finally:
         for handle in handles:
             handle.remove()
-    return {name: found.get(name, (0.0, 0.0)) for name in names}
+    return {name: found.get(name, ((0.0, 0.0), (0.0, 0.0))) for name in names}
 
 
 def _macs(component: str, network: nn.Module, names: Sequence[str], case: Case) -> dict[str, int]:

@@ -98,24 +98,25 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
         program = _trace(module, inputs)
         layers = {_weight_name(layer): layer for layer in layers_of(component.module)}
         written = {}
-        programs: dict[frozenset[str], Any] = {}
+        made, wide = None, frozenset[str]()
         for target in targets:
             plan = target.plan
-            ways = {layer: way.weights for layer, way in plan.ways(component.name, component.module).items()}
-            everything = plan.default.weights == "fp32"
-            wide = frozenset(name for name, layer in layers.items() if ways[layer] == "fp32") | (
-                {""} if everything else set()
-            )
-            if wide not in programs:
-                programs = {wide: _program(program, component.name, inputs, wide)}
-            model = _compressed(programs[wide], {name: ways[layer] for name, layer in layers.items()})
+            ways = plan.ways(component.name, component.module)
+            kept = {name: ways[layer].weights for name, layer in layers.items()}
+            asked = frozenset(name for name, way in kept.items() if way == "fp32")
+            everything = len(asked) == len(kept)
+            if made is None or asked != wide:
+                made, wide = None, asked  # the old one goes first
+                gc.collect()
+                made = _program(program, component.name, inputs, None if everything else wide)
+            model = _compressed(made, kept)
             target.path.parent.mkdir(parents=True, exist_ok=True)
             model.save(str(target.path))
             (target.path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
             specs, made_by = read_specs(target.path), f"coremltools {coremltools.__version__}"
             compute = "fp32" if everything else "fp16, norms fp32"
-            kept = stored(plan, component.name, WEIGHTS)
-            written[plan.name] = Written(target.path, *specs, made_by, stored=kept, compute=compute)
+            said = stored(ways, WEIGHTS)
+            written[plan.name] = Written(target.path, *specs, made_by, stored=said, compute=compute)
             del model
             gc.collect()
     return written
@@ -133,19 +134,19 @@ def _trace(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     return program
 
 
-def _program(program: Any, component: str, inputs: Mapping[str, Tensor], wide: frozenset[str]) -> Any:
-    """In fp16 but for norms, the timestep embedding and the layers whose weights are named in `wide`; "" names all of it."""
+def _program(program: Any, component: str, inputs: Mapping[str, Tensor], wide: frozenset[str] | None) -> Any:
+    """In fp16 but for norms, the timestep embedding and the layers whose weights are named in `wide`; all in fp32 without them."""
     import coremltools as ct
     import numpy as np
 
-    half = ct.transform.FP16ComputePrecision(op_selector=lambda op: not _must_be_wide(op, wide))
+    half = ct.transform.FP16ComputePrecision(op_selector=lambda op: not _must_be_wide(op, wide or frozenset()))
     return ct.convert(
         program,
         inputs=[ct.TensorType(name=name, shape=tuple(x.shape), dtype=np.float32) for name, x in inputs.items()],
         outputs=[ct.TensorType(name=name, dtype=np.float32) for name in OUTPUTS[component]],
         convert_to="mlprogram",
         minimum_deployment_target=ct.target.iOS17,
-        compute_precision=ct.precision.FLOAT32 if "" in wide else half,
+        compute_precision=ct.precision.FLOAT32 if wide is None else half,
         skip_model_load=True,
     )
 
@@ -154,7 +155,7 @@ def _must_be_wide(op: Any, wide: frozenset[str]) -> bool:
     """Norms, the timestep embedding (an op that feeds an angle to sin or cos) and the layers that the plan keeps in fp32."""
     if op.op_type in WIDE_OPS:
         return True
-    weight = getattr(op, "weight", None) if op.op_type in ("conv", "linear") else None
+    weight = getattr(op, {"conv": "weight", "linear": "weight", "gather": "x"}.get(op.op_type, ""), None)
     if weight is not None and weight.name in wide:
         return True
     return any(child.op_type in ("sin", "cos") for output in op.outputs for child in output.child_ops)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genin.export.formats import FP16_MAX, STORED_SMALL_FROM, Target, Written, component_specs, stored
+from genin.export.formats import FP16_MAX, TABLE, Target, Written, component_specs, is_large, stored
 from genin.export.plan import Storage, storable
 from genin.export.quantise import quantise
 from genin.export.quiet import quiet
@@ -40,7 +40,7 @@ OPSET = 20
 SINGLE_FILE_BYTES = 1 << 30
 EXTERNAL = "model.onnx_data"
 LAYERS = ("Conv", "MatMul", "Gemm")
-STORES = ("fp32", "fp16", "int8")
+STORES = TABLE["onnx"].stores
 
 
 def convert(component: Component, targets: Sequence[Target]) -> dict[str, Written]:
@@ -56,7 +56,7 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
         ways = plan.ways(component.name, component.module)
         eight = [layer for layer, way in ways.items() if way.activations == "int8"]
         if eight:
-            variant = _with_eight_bit_activations(variant, component, eight)
+            variant = _with_eight_bit_activations(variant, component, eight, target.path.parent)
         _store(variant.graph, ways, plan.default)
         _save(variant, target.path)
         made_by, compute = f"torch.onnx {torch.__version__}", "fp32"
@@ -69,7 +69,7 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
             inputs,
             outputs,
             made_by,
-            stored=stored(plan, component.name, STORES),
+            stored=stored(ways, STORES),
             compute=compute,
             opset=OPSET,
         )
@@ -154,8 +154,8 @@ def _large(graph: Any) -> list[Any]:
     """The fp32 tensors worth storing in fewer bits."""
     import onnx_ir as ir
 
-    values = graph.initializers.values()
-    return [v for v in values if v.dtype == ir.DataType.FLOAT and v.const_value.size >= STORED_SMALL_FROM]
+    values = [v for v in graph.initializers.values() if v.dtype == ir.DataType.FLOAT]
+    return [v for v in values if is_large(v.const_value.shape)]
 
 
 def _channel_axis(value: Any) -> int | None:
@@ -216,14 +216,18 @@ def _constant(graph: Any, name: str, array: NDArray[Any]) -> Any:
 # --- 8-bit activations -----------------------------------------------------------------------------------------------
 
 
-def _with_eight_bit_activations(model: Any, component: Component, layers: Sequence[str]) -> Any:
-    """The model with QuantizeLinear and DequantizeLinear around `layers`; weights signed, one scale an output channel."""
+def _with_eight_bit_activations(model: Any, component: Component, layers: Sequence[str], place: Path) -> Any:
+    """The model with QuantizeLinear and DequantizeLinear around `layers`; weights signed, one scale an output channel.
+
+    Copies lie in `place` for a while.
+    """
     import onnx_ir as ir
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     wanted = set(layers)
     nodes = [node.name for node in model.graph if node.op_type in LAYERS and node.name.partition("/")[0] in wanted]
-    with tempfile.TemporaryDirectory(prefix="genin-") as folder, quiet():
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".genin-", dir=place) as folder, quiet():
         plain, quantised = Path(folder) / "plain.onnx", Path(folder) / "quantised.onnx"
         size = _save(model, plain)
         quantize_static(

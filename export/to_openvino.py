@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genin.export.formats import FP16_MAX, STORED_SMALL_FROM, Target, Written, component_specs, stored
+from genin.export.formats import FP16_MAX, TABLE, Target, Written, component_specs, is_large, stored
 from genin.export.plan import Storage, storable
 from genin.export.quiet import quiet
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from genin.export.components import Component
 
 
-STORES = ("fp32", "fp16", "int8")
+STORES = TABLE["openvino"].stores
 WEIGHTED = ("Convolution", "MatMul", "Gather")
 
 
@@ -44,13 +44,14 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
         for target in targets:
             plan, made_by = target.plan, f"openvino {ov.__version__.partition('-')[0]}"
             ways = plan.ways(component.name, component.module)
-            eight = [layer for layer, way in ways.items() if way.activations == "int8"]
-            kept = stored(plan, component.name, STORES)
+            enlarged = _enlarged(model)
+            eight = {layer for layer, way in ways.items() if way.activations == "int8" and layer not in enlarged}
+            kept = stored(ways, STORES)
             variant = _with_eight_bit_activations(model, component, eight) if eight else model.clone()
             if "int8" in kept:
                 import nncf
 
-                variant, made_by = _compressed(variant, ways), f"{made_by}, nncf {nncf.__version__}"
+                variant, made_by = _compressed(variant, ways, eight), f"{made_by}, nncf {nncf.__version__}"
             _store_fp16(variant, ways, plan.default)
             target.path.parent.mkdir(parents=True, exist_ok=True)
             ov.save_model(variant, target.path, compress_to_fp16=False)
@@ -87,13 +88,11 @@ def _layer(node: Any) -> str:
     return str(node.get_friendly_name()).removeprefix("__module.").partition("/")[0]
 
 
-def _compressed(model: Any, ways: Mapping[str, Storage]) -> Any:
-    """Weights in int8 where the plan has them so and nothing has quantised them yet."""
+def _compressed(model: Any, ways: Mapping[str, Storage], done: set[str]) -> Any:
+    """Weights in int8 where the plan has them so, but for layers that are `done`."""
     import nncf
 
-    wanted = {
-        layer for layer, way in ways.items() if storable(way.weights, STORES) == "int8" and way.activations != "int8"
-    }
+    wanted = {layer for layer, way in ways.items() if storable(way.weights, STORES) == "int8"} - done
     others = [
         node.get_friendly_name()
         for node in model.get_ordered_ops()
@@ -102,21 +101,24 @@ def _compressed(model: Any, ways: Mapping[str, Storage]) -> Any:
     return nncf.compress_weights(model, ignored_scope=nncf.IgnoredScope(names=others, validate=False))
 
 
-def _with_eight_bit_activations(model: Any, component: Component, layers: Sequence[str]) -> Any:
-    import nncf
-
-    # What it computes of an enlarged map in 8 bits is another picture: 18 dB at such a layer, 40 at those before it (docs/log.md).
-    enlarged = {
+def _enlarged(model: Any) -> set[str]:
+    """Layers that read an enlarged map. What OpenVINO 2026.4 computes of one in 8 bits is another picture: 18 dB at such a layer,
+    40 at those before it (docs/log.md)."""
+    return {
         _layer(user.get_node())
         for node in model.get_ordered_ops()
         if node.get_type_name() == "Interpolate"
         for user in node.output(0).get_target_inputs()
     }
-    wanted = set(layers) - enlarged
+
+
+def _with_eight_bit_activations(model: Any, component: Component, layers: set[str]) -> Any:
+    import nncf
+
     others = [
         node.get_friendly_name()
         for node in model.get_ordered_ops()
-        if node.get_type_name() not in ("Parameter", "Constant", "Result") and _layer(node) not in wanted
+        if node.get_type_name() not in ("Parameter", "Constant", "Result") and _layer(node) not in layers
     ]
     return nncf.quantize(
         model.clone(),
@@ -141,7 +143,7 @@ def _store_fp16(model: Any, ways: Mapping[str, Storage], default: Storage) -> No
         if all(ways.get(_layer(user.get_node()), default).weights == "fp32" for user in users):
             continue
         weights = node.data
-        if weights.size >= STORED_SMALL_FROM and float(np.abs(weights).max()) <= FP16_MAX:
+        if is_large(weights.shape) and float(np.abs(weights).max()) <= FP16_MAX:
             wide = ops.convert(ops.constant(weights.astype(np.float16)), "f32")
             for user in users:
                 user.replace_source_output(wide.output(0))

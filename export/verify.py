@@ -117,7 +117,7 @@ def _networks(path: Path) -> Any:
 def _check(
     bundle: Bundle, graph: GraphEntry, files: Mapping[str, bool], cases: list[dict[str, Any]] | str | None
 ) -> GraphReport:
-    floor = parity.floor_db(graph.stored, graph.compute)
+    floor = parity.floor_db(graph.format, graph.precision, graph.stored, graph.compute)
     report = GraphReport(graph.component, graph.format, graph.precision, None, None, floor, None)
     damaged = [file.path for file in graph.files if not files[file.path]]
     if damaged:

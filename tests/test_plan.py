@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from genin.cli import run
+from genin.export import parity
 from genin.export.plan import FLOAT_ACTIVATIONS, Plan, Storage, read_plan, storable, uniform
 from genin.export.quantise import activations, eight_bits, palette
 from genin.runtimes.bundle import Bundle
@@ -46,7 +47,12 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"genin_plan": 2}, "no precision plan"),
-        ({"name": "Mixed!"}, "'name' is 'Mixed!'"),
+        ({"name": "Mixed!"}, "'Mixed!' cannot be the name"),
+        ({"name": "fp32"}, "'fp32' cannot be the name"),
+        ({"name": "auto"}, "'auto' cannot be the name"),
+        ({"name": "com1"}, "'com1' cannot be the name"),
+        ({"weights": 8}, "not in words"),
+        ({"layers": {"unet": {"a": {"weights": ["int8"]}}}}, "a is not in words"),
         ({"name": 3}, "'name' is not a text"),
         ({"weights": "int7"}, "unknown way to store weights 'int7'"),
         ({"activations": "fp8"}, "unknown kind of activations 'fp8'"),
@@ -152,6 +158,18 @@ def test_every_exporter_applies_the_plan(tiny_student_folder: Path, tmp_path: Pa
     stored = {value.name: value.data_type for value in onnx.load(out / graphs["onnx", "unet"].path).graph.initializer}
     assert stored["unet.conv_in.weight"] == onnx.TensorProto.FLOAT
     assert stored["unet.conv_out.weight.stored"] == onnx.TensorProto.INT8
+    coremltools = pytest.importorskip("coremltools")
+    tables = {
+        component: {
+            operation.type
+            for operation in coremltools.utils.load_spec(str(out / graphs["coreml", component].path))
+            .mlProgram.functions["main"].block_specializations["CoreML7"].operations
+            if operation.type.startswith("constexpr")
+        }
+        for component in COMPONENTS
+    }  # fmt: skip
+    assert tables["text_encoder"] == {"constexpr_lut_to_dense"}  # its other layers are too small to compress
+    assert tables["unet"] == {"constexpr_affine_dequantize"}
     openvino = pytest.importorskip("openvino")
     model = openvino.Core().read_model(out / graphs["openvino", "unet"].path)
     kinds = {
@@ -182,6 +200,34 @@ def test_8_bit_activations_are_in_the_graphs_that_have_them(tiny_student_folder:
     model = openvino.Core().read_model(out / graphs["openvino", "unet"].path)
     assert any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
     assert run(["verify", str(out)]) == 0
+
+
+def test_8_bit_activations_of_an_embedding_are_refused(
+    tiny_student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "plan.json"
+    named = {"text_encoder": {"encoder.text_model.embeddings.token_embedding": Storage("int8", "int8")}}
+    plan.write_text(Plan("mixed", Storage("int8"), named).to_json(), encoding="utf-8")
+    assert run(["export", str(tiny_student_folder), "--out", str(tmp_path / "bundle"), "--plan", str(plan)]) == 2
+    assert "an embedding" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("format", "precision", "stored", "compute", "floor"),
+    [
+        ("onnx", "fp32", "palette4", "int8 in 9 layers, fp32", 90),  # a name of genin's own says what it must hold
+        ("onnx", "mixed", "fp16, int8", "fp32", 40),
+        ("onnx", "mixed", "palette4", "fp32", 40),  # no ONNX graph has palettes
+        ("onnx", "mixed", "anything", "fp32", 40),
+        ("coreml", "mixed", "int8", "int8 in 9 layers", 40),  # no Core ML graph has 8-bit activations
+        ("coreml", "palette4", "palette4", "fp16", 20),
+        ("openvino", "w8a8", "int8", "int8 in 9 layers, fp32", 20),
+    ],
+)
+def test_a_manifest_cannot_talk_its_floor_down(
+    format: str, precision: str, stored: str, compute: str, floor: float
+) -> None:
+    assert parity.floor_db(format, precision, stored, compute) == floor
 
 
 def test_a_plan_of_another_model_leaves_no_bundle(
