@@ -48,11 +48,13 @@ def plot(found: Sensitivity, plan: Plan, path: Path) -> None:
         )
         start += count
     worst = sorted(range(len(found.layers)), key=lambda x: -max(found.layers[x].error.values(), default=0))[:6]
-    for x in worst:
+    for i, x in enumerate(sorted(worst)):
         layer = found.layers[x]
         short = layer.name.partition(".")[2]
         low = _db(max(layer.error.values()))
-        axes.annotate(short, (x, low), xytext=(4, -9), textcoords="offset points", fontsize=7, color="#333333")
+        side = "left" if i % 2 else "right"  # in turn, so that neighbours' names stand apart
+        where = (5 if i % 2 else -5, -3)
+        axes.annotate(short, (x, low), xytext=where, ha=side, textcoords="offset points", fontsize=7, color="#333333")
     axes.set_ylabel("PSNR of pictures with this layer alone stored so, dB")
     axes.set_xlabel("layers, in the order of the networks")
     axes.set_title(f"What each layer minds; filled: the plan '{plan.name}'", loc="left", fontsize=11, pad=18)
