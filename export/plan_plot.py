@@ -10,6 +10,7 @@ from genin.export.sensitivity import Sensitivity
 from genin.runtimes.options import COMPONENTS
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#9c6b4e", "#a463f2")
+NAME_WIDTH = 15  # layers
 BEST_DB = 90.0  # the top of the page: nothing is lost that could be seen
 
 
@@ -48,12 +49,12 @@ def plot(found: Sensitivity, plan: Plan, path: Path) -> None:
         )
         start += count
     worst = sorted(range(len(found.layers)), key=lambda x: -max(found.layers[x].error.values(), default=0))[:6]
-    for i, x in enumerate(sorted(worst)):
+    for x in worst:
         layer = found.layers[x]
         short = layer.name.partition(".")[2]
         low = _db(max(layer.error.values()))
-        side = "left" if i % 2 else "right"  # in turn, so that neighbours' names stand apart
-        where = (5 if i % 2 else -5, -3)
+        crowded = any(0 < other - x < NAME_WIDTH for other in worst)  # then its name stands on the other side
+        side, where = ("right", (-5, -3)) if crowded else ("left", (5, -3))
         axes.annotate(short, (x, low), xytext=where, ha=side, textcoords="offset points", fontsize=7, color="#333333")
     axes.set_ylabel("PSNR of pictures with this layer alone stored so, dB")
     axes.set_xlabel("layers, in the order of the networks")
