@@ -83,9 +83,8 @@ class Component:
     outputs: tuple[str, ...]
     cases: tuple[Case, ...]
     guidance_batch: int = 1  # 2 for classifier-free guidance: what graphs with a fixed batch take
-    calibration: tuple[
-        Case, ...
-    ] = ()  # inputs on the model's own trajectories, from which ranges of activations are taken
+    # Inputs on the model's own trajectories, from which ranges of activations are taken.
+    calibration: tuple[Case, ...] = ()
 
     def example(self) -> dict[str, Tensor]:
         """The inputs to trace with, batch 2: with a batch of 1 a tracer would take the batch for a constant."""

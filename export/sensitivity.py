@@ -266,7 +266,19 @@ def plan_for_size(found: Sensitivity, kinds: Sequence[Storage], size_bytes: floa
     if found.bytes(smallest) > size_bytes:
         what = f"the weights take {found.bytes(smallest) / 1e6:.2f} MB at least, not {size_bytes / 1e6:.2f} MB"
         raise InputError(what, remedy="allow fewer bits (--weights palette6,palette4), or a larger size")
-    return _smallest_price(found, kinds, name, lambda plan: found.bytes(plan) <= size_bytes, ROUNDS)
+    best = smallest
+    low, high = _prices(found, kinds)
+    for price in (0.0, low):
+        if found.bytes(plan := _at(found, kinds, price, name)) <= size_bytes:
+            return plan
+    for _ in range(ROUNDS):
+        price = (low * high) ** 0.5
+        plan = _at(found, kinds, price, name)
+        if found.bytes(plan) <= size_bytes:
+            best, high = plan, price
+        else:
+            low = price
+    return best
 
 
 def plan_for_lpips(found: Sensitivity, kinds: Sequence[Storage], limit: float, name: str) -> Plan:
@@ -337,21 +349,3 @@ def _prices(found: Sensitivity, kinds: Sequence[Storage]) -> tuple[float, float]
     ]
     real = [ratio for ratio in ratios if ratio > 0]
     return (min(real) / 2, max(real) * 2) if real else (1e-30, 1.0)
-
-
-def _smallest_price(
-    found: Sensitivity, kinds: Sequence[Storage], name: str, fits: Callable[[Plan], bool], rounds: int
-) -> Plan:
-    low, high = _prices(found, kinds)
-    best = _at(found, kinds, float("inf"), name)
-    for price in (0.0, low):
-        if fits(plan := _at(found, kinds, price, name)):
-            return plan
-    for _ in range(rounds):
-        price = (low * high) ** 0.5
-        plan = _at(found, kinds, price, name)
-        if fits(plan):
-            best, high = plan, price
-        else:
-            low = price
-    return best
