@@ -7,7 +7,7 @@ whatever else the machine does meets all of them alike. Threads are fixed, and t
 - cold start: from starting the process to its first picture in hand, on a warm disk (the last of `cold_starts` starts);
 - latency: wall time of one whole `generate` call, after warm-up; percentiles over the rounds. It is that of one picture after
   another: a fast process, which others' turns have left with cores asleep and caches gone, draws one uncounted first;
-- stages: text encoder, UNet (all steps), decoder, and everything else, so that they add up to the whole;
+- stages: text encoder, UNet (all steps), decoder, or a single graph for all of it, and everything else, so that they add up;
 - peak memory: of the process, after all its pictures.
 
 Not here: which configurations to measure, and quality (`bench`).
@@ -33,11 +33,12 @@ from numpy.typing import NDArray
 from genin.benchmarks.machine import usable_cores
 from genin.benchmarks.prompts import DEFAULT_PROMPTS
 from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.options import COMPONENTS, TEXT_TO_IMAGE
 from genin.runtimes.progress import progress
 
 Advance = Callable[[], None]
 
-GRAPHS: Final = ("text_encoder", "unet", "vae_decoder")
+GRAPHS: Final = (*COMPONENTS, TEXT_TO_IMAGE)
 STAGES: Final = (*GRAPHS, "other")
 PERCENTILES: Final = (50, 90, 99)
 MIN_RUNS: Final = 3

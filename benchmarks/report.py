@@ -22,8 +22,20 @@ from genin.benchmarks.grids import Grid
 from genin.benchmarks.picture_sets import Pictures
 from genin.benchmarks.plots import quality_axis, quality_latency_svg
 
-STAGE_COLOURS = {"text_encoder": "--s5", "unet": "--s1", "vae_decoder": "--s2", "other": "--s6"}
-STAGE_NAMES = {"text_encoder": "text encoder", "unet": "UNet", "vae_decoder": "decoder", "other": "all else"}
+STAGE_COLOURS = {
+    "text_encoder": "--s5",
+    "unet": "--s1",
+    "vae_decoder": "--s2",
+    "text_to_image": "--s3",
+    "other": "--s6",
+}
+STAGE_NAMES = {
+    "text_encoder": "text encoder",
+    "unet": "UNet",
+    "vae_decoder": "decoder",
+    "text_to_image": "single graph",
+    "other": "all else",
+}
 EVALUATION_COLUMNS = (
     ("model", "model", None),
     ("steps", "steps", 0),
@@ -92,7 +104,7 @@ def render(
         plots=[(name, Markup(one)) for name, one in plots],
         table=_table(rows, best) if rows else None,
         runs=_runs(rows),
-        stages=[(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items()],
+        stages=[(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(rows, stage)],
         bars=[_bar(row) for row in sorted(rows, key=lambda row: row["latency_ms"]["p50"])],
         evaluations=_evaluations(evaluations) if evaluations else None,
         evaluations_note=_evaluations_note(evaluations),
@@ -171,8 +183,12 @@ def _runs(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else ""
 
 
+def _took(rows: Sequence[Mapping[str, Any]], stage: str) -> bool:
+    return any(row["stages_ms"].get(stage, 0.0) for row in rows)
+
+
 def _bar(row: Mapping[str, Any]) -> dict[str, Any]:
-    stages = {stage: max(0.0, row["stages_ms"][stage]) for stage in STAGE_COLOURS}
+    stages = {stage: value for stage in STAGE_COLOURS if (value := row["stages_ms"].get(stage, 0.0)) > 0}
     total = sum(stages.values()) or 1.0
     parts = [
         (f"{100 * value / total:.2f}", STAGE_COLOURS[stage], f"{STAGE_NAMES[stage]}: {number(value)} ms")

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from genin.export.plan import WEIGHTS
 from genin.runtimes.options import FORMATS, MORE_PRECISIONS, PRECISIONS, CommaChoice, claim_output, flatten, model_path
 from genin.runtimes.progress import progress
+
+if TYPE_CHECKING:
+    from genin.runtimes.manifest import SingleGraphEntry
 
 
 @click.command("export", epilog="Example: genin export builtin:teacher --out teacher.genin --format onnx,openvino")
@@ -43,6 +47,14 @@ from genin.runtimes.progress import progress
     multiple=True,
     help="A precision plan, from genin plan or by hand; may be repeated.",
 )
+@click.option(
+    "--single-graph",
+    "single_graphs",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="STEPS",
+    help="Also all of it, from token ids and noise to the picture, as one graph of so many steps; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.pass_context
 def export_command(
@@ -52,6 +64,7 @@ def export_command(
     formats: tuple[tuple[str, ...], ...],
     precisions: tuple[tuple[str, ...], ...],
     plans: tuple[Path, ...],
+    single_graphs: tuple[int, ...],
     as_json: bool,
 ) -> None:
     """Export MODEL, a diffusers model folder, to a bundle of ONNX, OpenVINO and Core ML graphs.
@@ -65,9 +78,9 @@ def export_command(
 
     read = [read_plan(path) for path in plans]
     source, wanted, stored = model_path(ctx.obj, model), flatten(formats), flatten(precisions)
-    stored = stored or (() if plans else PRECISIONS)
-    with progress("exporting", count_work(wanted, [*stored, *read]), unit="parts") as shown:
-        result = export_bundle(source, out, wanted, stored, plans=read, progress=shown.begin)
+    stored, steps = stored or (() if plans else PRECISIONS), tuple(dict.fromkeys(single_graphs))
+    with progress("exporting", count_work(wanted, [*stored, *read], steps), unit="parts") as shown:
+        result = export_bundle(source, out, wanted, stored, plans=read, single_graphs=steps, progress=shown.begin)
     for format, reason in result.skipped.items():
         click.echo(f"genin: {format} is left out: {reason}", err=True)
     graphs = result.manifest.graphs
@@ -90,11 +103,13 @@ def export_command(
             for graph in graphs
         ]
         pictures = [asdict(entry) for entry in result.manifest.pictures]
+        whole = [_single_facts(graph) for graph in result.manifest.single_graphs]
         line = {
             "bundle": str(out),
             "size_bytes": size,
             "graphs": facts,
             "pictures": pictures,
+            "single_graphs": whole,
             "skipped": dict(result.skipped),
         }
         click.echo(json.dumps(line))
@@ -109,6 +124,7 @@ def export_command(
         for p in result.manifest.pictures
     ]
     _table(["format", "precision", "pictures", "LPIPS"], drawn)
+    _single_table(result.manifest.single_graphs)
     click.echo(f"{out}: {len(graphs)} graphs, {_megabytes(size)}; try: genin generate PROMPT -m {out}")
 
 
@@ -212,9 +228,7 @@ def verify_command(ctx: click.Context, bundle: str, against: str | None, as_json
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:
-        rows = [
-            (g.format, g.precision, g.component, _db(g.psnr_db), _db(g.floor_db), g.verdict()) for g in report.graphs
-        ]
+        rows = [(g.format, g.precision, g.name, _db(g.psnr_db), _db(g.floor_db), g.verdict()) for g in report.graphs]
         _table(["format", "precision", "component", "parity", "floor", ""], rows)
         for path, good in report.files.items():
             if not good:
@@ -241,16 +255,42 @@ def inspect_command(ctx: click.Context, model: str, as_json: bool) -> None:
     ]
     _table(["component", "parameters", "multiply-adds", "size", "precision"], rows)
     graphs = [
-        (g["format"], g["precision"], g["component"], _megabytes(g["size_bytes"]), _db(g["psnr_db"]))
+        (
+            *(g["format"], g["precision"], g["component"] + (f"_{g['steps']}" if g["steps"] else "")),
+            *(_megabytes(g["size_bytes"]), _operations(g["operations"]), _db(g["psnr_db"])),
+        )
         for g in facts["graphs"]
     ]
     if graphs:
-        _table(["format", "precision", "component", "size", "parity"], graphs)
+        _table(["format", "precision", "component", "size", "operations", "parity"], graphs)
     said = [f"{key}: {facts[key]}" for key in ("kind", "licence", "parent", "image_size", "steps", "guidance")]
     click.echo("\n".join([*said, *(f"note: {note}" for note in facts["notes"].values())]))
 
 
 # --- how it looks ----------------------------------------------------------------------------------------------------
+
+
+def _single_facts(graph: SingleGraphEntry) -> dict[str, Any]:
+    return {
+        "format": graph.format,
+        "precision": graph.precision,
+        "steps": graph.steps,
+        "size_bytes": graph.size_bytes,
+        "psnr_db": graph.parity.psnr_db if graph.parity else None,
+        "lpips_squeeze": graph.lpips_squeeze,
+    }
+
+
+def _single_table(graphs: Sequence[SingleGraphEntry]) -> None:
+    rows = [
+        (
+            *(g.format, g.precision, g.steps, _megabytes(g.size_bytes), _db(g.parity.psnr_db if g.parity else None)),
+            "–" if g.lpips_squeeze is None else f"{g.lpips_squeeze:.4f}",
+        )
+        for g in graphs
+    ]
+    if rows:
+        _table(["format", "precision", "steps in one graph", "size", "pictures", "LPIPS"], rows)
 
 
 def _table(head: list[str], rows: list[tuple[Any, ...]]) -> None:
@@ -271,6 +311,11 @@ def _megabytes(size: int | None) -> str:
 
 def _db(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f} dB"
+
+
+def _operations(counts: dict[str, int] | None) -> str:
+    """How many of how many kinds: "889 of 31 kinds"."""
+    return "–" if counts is None else f"{sum(counts.values()):,} of {len(counts)} kinds"
 
 
 def _count(value: int | None) -> str:

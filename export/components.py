@@ -87,8 +87,11 @@ class Component:
     calibration: tuple[Case, ...] = ()
 
     def example(self) -> dict[str, Tensor]:
-        """The inputs to trace with, batch 2: with a batch of 1 a tracer would take the batch for a constant."""
-        return {name: torch.from_numpy(self.cases[0][name]) for name in self.inputs}
+        """The inputs to trace with, batch 2 at least: with a batch of 1 a tracer would take the batch for a constant."""
+        case = {name: self.cases[0][name] for name in self.inputs}
+        if all(len(value) == 1 for value in case.values()):
+            case = {name: np.repeat(value, 2, axis=0) for name, value in case.items()}
+        return {name: torch.from_numpy(value) for name, value in case.items()}
 
 
 def components(model: ModelFolder) -> list[Component]:
@@ -147,10 +150,14 @@ def own_timesteps(model: ModelFolder) -> list[int]:
 
 
 def _text_cases(model: ModelFolder) -> list[Case]:
-    tokens = model.tokenizer(
-        list(PROMPTS), padding="max_length", max_length=max_length(model), truncation=True, return_tensors="np"
-    ).input_ids.astype(np.int64)
+    tokens = token_ids(model, PROMPTS)
     return [{"input_ids": tokens[:2]}, {"input_ids": tokens[2:]}]
+
+
+def token_ids(model: ModelFolder, prompts: Sequence[str]) -> NDArray[np.int64]:
+    """(prompts, length), padded."""
+    options = {"padding": "max_length", "max_length": max_length(model), "truncation": True, "return_tensors": "np"}
+    return np.asarray(model.tokenizer(list(prompts), **options).input_ids, np.int64)
 
 
 def _unet_cases(model: ModelFolder, states: Sequence[NDArray[Any]]) -> list[Case]:

@@ -18,15 +18,25 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from genin.export.formats import TABLE, Target, Written, converter, missing_package
 from genin.export.plan import BITS, Plan, check_layers, check_name, layers_of, storable, uniform
 from genin.export.quiet import quiet
 from genin.runtimes.bundle import SUFFIX, file_entry, pack, write_manifest
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
-from genin.runtimes.manifest import FileEntry, GoldenEntry, GraphEntry, Manifest, Parity, PictureParity
-from genin.runtimes.options import COMPONENTS, FORMATS, MORE_PRECISIONS, PRECISIONS, check_choice
+from genin.runtimes.manifest import (
+    FileEntry,
+    GoldenEntry,
+    GraphEntry,
+    Manifest,
+    Parity,
+    PictureParity,
+    SingleGraphEntry,
+)
+from genin.runtimes.options import COMPONENTS, FORMATS, MORE_PRECISIONS, PRECISIONS, TEXT_TO_IMAGE, check_choice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,11 +67,13 @@ def export_bundle(
     precisions: Sequence[str] = PRECISIONS,
     *,
     plans: Sequence[Plan] = (),
+    single_graphs: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> ExportResult:
     """Export a model folder to a bundle folder, or to one file if `out` ends in `.genin`.
 
-    `precisions` are uniform plans, `plans` others beside them. `progress` is told each piece of work as it begins; see
+    `precisions` are uniform plans, `plans` others beside them. For each number of steps in `single_graphs` all of it is
+    written as one graph, too, in the formats that can have one. `progress` is told each piece of work as it begins; see
     `count_work`. Errors: InputError for an unusable model or an `out` that exists, MissingExtraError if no format can be made here,
     GeninError if a graph is below its parity floor, or pictures differ by more than 8-bit activations and palettes may.
     """
@@ -86,7 +98,8 @@ def export_bundle(
     partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         partial.chmod(0o755)
-        manifest = _assemble(model_path, partial, usable, ordered, out.name, progress or (lambda _: None))
+        tell = progress or (lambda _: None)
+        manifest = _assemble(model_path, partial, usable, ordered, single_graphs, out.name, tell)
         if out.suffix == SUFFIX:
             pack(partial, out)
         else:
@@ -112,19 +125,31 @@ def usable_formats(formats: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return usable, {name: str(MissingExtraError(package, "export")) for name, package in missing.items()}
 
 
-def count_work(formats: Sequence[str], precisions: Sequence[object]) -> int:
+def count_work(formats: Sequence[str], precisions: Sequence[object], single_graphs: Sequence[int] = ()) -> int:
     """How often `progress` will be called."""
-    return len(COMPONENTS) * len(formats) * (1 + len(precisions)) + len(formats) * len(precisions) + 2
+    single = len(single_graphs) * (1 + len(_for_single(formats)) * (1 + len(precisions)))
+    return len(COMPONENTS) * len(formats) * (1 + len(precisions)) + len(formats) * len(precisions) + single + 2
+
+
+def _for_single(formats: Sequence[str]) -> list[str]:
+    return [name for name in formats if TABLE[name].single]
 
 
 def _assemble(
-    model_path: Path, root: Path, formats: Sequence[str], plans: Sequence[Plan], file_name: str, progress: Progress
+    model_path: Path,
+    root: Path,
+    formats: Sequence[str],
+    plans: Sequence[Plan],
+    single_graphs: Sequence[int],
+    file_name: str,
+    progress: Progress,
 ) -> Manifest:
     from genin.distill.model_folder import load_model_folder
     from genin.export.client_files import write_client_files
     from genin.export.components import components, modules
     from genin.export.manifest_of import bundle_card, manifest_of
     from genin.export.pictures import Amount, draw_with_pytorch
+    from genin.export.single_graph import check_unrollable
 
     progress("reading the model, running the golden inputs")
     with quiet():
@@ -133,13 +158,16 @@ def _assemble(
         for name, network in modules(model).items():
             for plan in plans:
                 check_layers(plan, name, network)
-        check_space(modules(model), formats, plans, copies, root)
+        for steps in single_graphs:
+            check_unrollable(model, steps)
+        check_space(modules(model), [*formats, *_for_single(formats) * len(single_graphs)], plans, copies, root)
         waiting = components(model)
         amount = Amount.of(model, few=not any(plan.rough for plan in plans))
         reference = draw_with_pytorch(model, amount)
     tokenizer = root / "tokenizer"
     model.tokenizer.save_pretrained(tokenizer)
     graphs: list[GraphEntry] = []
+    single: list[SingleGraphEntry] = []
     golden: list[GoldenEntry] = []
     while waiting:
         component = waiting.pop(0)
@@ -155,7 +183,7 @@ def _assemble(
         for (format, precision), graph in written.items():
             progress(f"running {component.name} as {format} {precision}")
             parity = _check(component, format, precision, graph, model_path)
-            graphs.append(_graph_entry(root, component, format, precision, graph, parity))
+            graphs.append(GraphEntry(**_graph_facts(root, component, format, precision, graph, parity)))
             gc.collect()
     pictures = []
     for format in formats:
@@ -164,6 +192,8 @@ def _assemble(
             kind = [graph for graph in graphs if (graph.format, graph.precision) == (format, plan.name)]
             if all(graph.parity for graph in kind):  # where nothing runs a graph, nothing draws with it
                 pictures.append(_draw(root, kind, model_path, reference.pictures, amount))
+    for steps in single_graphs:
+        single += _write_single(model_path, root, steps, formats, plans, amount, progress)
     progress("describing the bundle")
     names = [plan.name for plan in plans]
     for format in formats:
@@ -173,11 +203,67 @@ def _assemble(
     for plan in plans:
         if plan.name not in (*PRECISIONS, *MORE_PRECISIONS):
             (root / f"{plan.name}.plan.json").write_text(plan.to_json(), encoding="utf-8")
-    manifest = manifest_of(model_path, file_name.removesuffix(SUFFIX), tuple(graphs), tuple(golden), tuple(pictures))
+    manifest = replace(
+        manifest_of(model_path, file_name.removesuffix(SUFFIX), tuple(graphs), tuple(golden), tuple(pictures)),
+        single_graphs=tuple(single),
+    )
     (root / "README.md").write_text(bundle_card(manifest, file_name), encoding="utf-8")
     manifest = _with_files(root, manifest)
     write_manifest(manifest, root)
     return manifest
+
+
+def _write_single(
+    model_path: Path,
+    root: Path,
+    steps: int,
+    formats: Sequence[str],
+    plans: Sequence[Plan],
+    amount: Amount,
+    progress: Progress,
+) -> list[SingleGraphEntry]:
+    """One number of steps as a single graph in every format and precision, its pictures compared with PyTorch's."""
+    from genin.distill.model_folder import load_model_folder
+    from genin.export import parity
+    from genin.export.pictures import mean_lpips
+    from genin.export.single_graph import single_graph
+
+    name = f"{TEXT_TO_IMAGE}_{steps}"
+    progress(f"drawing and unrolling {steps} steps")
+    with quiet():
+        component, guidance_scale = single_graph(load_model_folder(model_path), steps, amount)
+    parity.write_golden(root / f"golden/{name}.npz", component.cases)
+    golden = file_entry(root, f"golden/{name}.npz")
+    written: dict[tuple[str, str], Written] = {}
+    for format in _for_single(formats):
+        progress(f"{steps} steps to {format}")
+        targets = [Target(plan, root / format / plan.name / name / str(TABLE[format].single)) for plan in plans]
+        found = _converted(root, component, format, targets)
+        written |= {(format, precision): graph for precision, graph in found.items()}
+    component.module.to("meta")
+    gc.collect()
+    entries = []
+    for (format, precision), graph in written.items():
+        progress(f"drawing with {format} {precision} in one graph")
+        run, engine = parity.open_graph(format, component.name, graph.path, graph.inputs, graph.outputs)
+        floor = parity.floor_db(format, precision, graph.stored, graph.compute, parity.PICTURE_FLOORS_DB)
+        measured, drawn = parity.measure_pictures(run, component.cases, floor, engine)
+        del run
+        gc.collect()
+        where = f"{steps} steps as a single graph, {format} {precision}"
+        parity.require(measured, where)
+        lpips = mean_lpips(drawn, np.concatenate([case["images"] for case in component.cases]))
+        if floor == parity.ROUGH_FLOOR_DB:
+            _require_alike(measured.psnr_db, lpips, where)
+        facts = _graph_facts(root, component, format, precision, graph, measured)
+        more: dict[str, Any] = {
+            "steps": steps,
+            "guidance_scale": guidance_scale,
+            "golden": golden,
+            "lpips_squeeze": lpips,
+        }
+        entries.append(SingleGraphEntry(**facts, **more))
+    return entries
 
 
 def check_space(
@@ -207,7 +293,10 @@ def _write_golden(root: Path, component: Component) -> GoldenEntry:
 
 def _convert(root: Path, component: Component, format: str, plans: Sequence[Plan]) -> dict[str, Written]:
     place = TABLE[format].places[component.name]
-    targets = [Target(plan, root / format / plan.name / place) for plan in plans]
+    return _converted(root, component, format, [Target(plan, root / format / plan.name / place) for plan in plans])
+
+
+def _converted(root: Path, component: Component, format: str, targets: Sequence[Target]) -> dict[str, Written]:
     try:
         return converter(format)(component, targets)
     except (GeninError, OSError, MemoryError):
@@ -238,24 +327,25 @@ def _not_convertible(component: Component, format: str, message: str) -> InputEr
     return InputError(f"{format} has no operation '{operation}', which is used in {where}", where=name, remedy=remedy)
 
 
-def _graph_entry(
+def _graph_facts(
     root: Path, component: Component, format: str, precision: str, written: Written, parity: Parity | None
-) -> GraphEntry:
-    path = written.path.relative_to(root).as_posix()
-    return GraphEntry(
-        component=component.name,
-        format=format,
-        precision=precision,
-        path=path,
-        files=tuple(file_entry(root, file.relative_to(root).as_posix()) for file in _files_of(written.path)),
-        inputs=written.inputs,
-        outputs=written.outputs,
-        converter=written.converter,
-        stored=written.stored,
-        compute=written.compute,
-        opset=written.opset,
-        parity=parity,
-    )
+) -> dict[str, Any]:
+    """What an entry of the manifest says of any graph."""
+    return {
+        "component": component.name,
+        "format": format,
+        "precision": precision,
+        "path": written.path.relative_to(root).as_posix(),
+        "files": tuple(file_entry(root, file.relative_to(root).as_posix()) for file in _files_of(written.path)),
+        "inputs": written.inputs,
+        "outputs": written.outputs,
+        "converter": written.converter,
+        "stored": written.stored,
+        "compute": written.compute,
+        "opset": written.opset,
+        "operations": dict(written.operations),
+        "parity": parity,
+    }
 
 
 def _check(component: Component, format: str, precision: str, written: Written, model_path: Path) -> Parity | None:
@@ -294,17 +384,23 @@ def _draw(
         drawn = draw_with_graphs(model_path, open_graph, amount)
         found = compare(drawn, reference, graphs[0].format, graphs[0].precision)
     rough = any(graph.parity is not None and graph.parity.floor_db == parity.ROUGH_FLOOR_DB for graph in graphs)
-    lpips = found.lpips_squeeze
-    if rough and (found.psnr_db < PSNR_LIMIT_DB if lpips is None else lpips > LPIPS_LIMIT):
-        said = f"PSNR is {found.psnr_db:.1f} dB, {PSNR_LIMIT_DB:g} at least are wanted"
-        if lpips is not None:
-            said = f"LPIPS is {lpips:.3f}, {LPIPS_LIMIT:g} at most is allowed"
-        raise GeninError(
-            f"its pictures differ too much from PyTorch's: {said}",
-            where=f"{found.format} {found.precision}",
-            remedy="keep the layers that mind it wider: genin plan MODEL --out PLAN.json; no bundle was written",
-        )
+    if rough:
+        _require_alike(found.psnr_db, found.lpips_squeeze, f"{found.format} {found.precision}")
     return found
+
+
+def _require_alike(psnr_db: float, lpips: float | None, where: str) -> None:
+    """Errors: GeninError for pictures that differ by more than they may."""
+    if psnr_db >= PSNR_LIMIT_DB if lpips is None else lpips <= LPIPS_LIMIT:
+        return
+    said = f"PSNR is {psnr_db:.1f} dB, {PSNR_LIMIT_DB:g} at least are wanted"
+    if lpips is not None:
+        said = f"LPIPS is {lpips:.3f}, {LPIPS_LIMIT:g} at most is allowed"
+    raise GeninError(
+        f"its pictures differ too much from PyTorch's: {said}",
+        where=where,
+        remedy="keep the layers that mind it wider: genin plan MODEL --out PLAN.json; no bundle was written",
+    )
 
 
 def _with_weights(component: Component, model_path: Path) -> Component:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from genin.export.plan import WEIGHTS, Plan, Storage, storable
 from genin.runtimes.manifest import TensorSpec
+from genin.runtimes.options import COMPONENTS, TEXT_TO_IMAGE
 
 if TYPE_CHECKING:
     from genin.export.components import Component
@@ -31,6 +33,7 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "text_encoder": ("last_hidden_state", "pooler_output"),
     "unet": ("out_sample",),
     "vae_decoder": ("sample",),
+    TEXT_TO_IMAGE: ("images",),
 }
 
 
@@ -52,6 +55,7 @@ class Written:
     converter: str
     stored: str
     compute: str
+    operations: Mapping[str, int]
     opset: int | None = None
 
 
@@ -60,24 +64,32 @@ Convert = Callable[["Component", Sequence[Target]], dict[str, Written]]  # by th
 
 @dataclass(frozen=True)
 class Format:
-    """`places` is the graph of each component, relative to FORMAT/PRECISION/, `stores` the ways in which it can store weights."""
+    """`places` is the graph of each component, relative to FORMAT/PRECISION/, `stores` the ways in which it can store weights,
+    `single` the file of a single graph; None where the format has no pictures of bytes."""
 
     module: str
     packages: tuple[str, ...]
     places: Mapping[str, str]
     stores: tuple[str, ...] = ("fp32", "fp16", "int8")
+    single: str | None = None
 
 
 def _diffusers_places(file: str) -> dict[str, str]:
-    return {name: f"{name}/{file}" for name in ("text_encoder", "unet", "vae_decoder")}
+    return {name: f"{name}/{file}" for name in COMPONENTS}
 
 
 TABLE: Mapping[str, Format] = {
-    "onnx": Format("genin.export.to_onnx", ("onnx", "onnxscript", "onnxruntime"), _diffusers_places("model.onnx")),
+    "onnx": Format(
+        "genin.export.to_onnx",
+        ("onnx", "onnxscript", "onnxruntime"),
+        _diffusers_places("model.onnx"),
+        single="model.onnx",
+    ),
     "openvino": Format(
         "genin.export.to_openvino",
         ("openvino", "openvino_tokenizers", "nncf"),
         _diffusers_places("openvino_model.xml"),
+        single="openvino_model.xml",
     ),
     "coreml": Format(
         "genin.export.to_coreml",
@@ -86,6 +98,11 @@ TABLE: Mapping[str, Format] = {
         WEIGHTS,
     ),
 }
+
+
+def count_operations(names: Iterable[str], besides: Sequence[str] = ()) -> dict[str, int]:
+    """Kinds of operations in the format's own words, without `besides` => how often, the most frequent first."""
+    return dict(Counter(name for name in names if name not in besides).most_common())
 
 
 def is_large(shape: Sequence[int]) -> bool:

@@ -29,6 +29,8 @@ from genin.runtimes.manifest import EXACT_PSNR_DB, Parity, TensorSpec
 FLOORS_DB: Mapping[str, float] = {"fp32": 90.0, "fp16": 60.0, "int8": 40.0}
 # 8-bit activations and palettes are judged by their pictures; below this a graph is broken.
 ROUGH_FLOOR_DB = 20.0
+# Of pictures of bytes, where a value on the edge between two is off by one: 1 in 100 of them are 68 dB.
+PICTURE_FLOORS_DB: Mapping[str, float] = {"fp32": 60.0, "fp16": 40.0, "int8": 35.0}
 
 
 class UnknownOperationError(Exception):
@@ -62,15 +64,15 @@ def cosine(reference: NDArray[Any], got: NDArray[Any]) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def floor_db(format: str, precision: str, stored: str, compute: str) -> float:
+def floor_db(format: str, precision: str, stored: str, compute: str, floors: Mapping[str, float] = FLOORS_DB) -> float:
     """What parity must be of a graph: as its precision's name says, else by the narrowest way in which it stores weights. Rough is
-    only what its format can have."""
-    if precision in FLOORS_DB:
-        return FLOORS_DB[precision]
+    only what its format can have. `floors` are PICTURE_FLOORS_DB for the median picture of a single graph."""
+    if precision in floors:
+        return floors[precision]
     kinds = stored.split(", ")
     if compute.startswith("int8") if format != "coreml" else set(kinds) & set(PALETTES):
         return ROUGH_FLOOR_DB
-    return min(FLOORS_DB.get(kind, FLOORS_DB["int8"]) for kind in kinds)
+    return min(floors.get(kind, floors["int8"]) for kind in kinds)
 
 
 def measure(run: Run, cases: Iterable[Case], outputs: Sequence[str], floor: float, checked_with: str) -> Parity:
@@ -87,6 +89,27 @@ def measure(run: Run, cases: Iterable[Case], outputs: Sequence[str], floor: floa
         floor_db=floor,
         checked_with=checked_with,
     )
+
+
+def measure_pictures(
+    run: Run, cases: Iterable[Case], floor: float, checked_with: str
+) -> tuple[Parity, NDArray[np.uint8]]:
+    """A single graph's pictures against the cases' `images`: the median picture's PSNR and cosine (a seed between two pictures may
+    tip to the other), the largest difference of all. Also returns the pictures, in order."""
+    cases = list(cases)
+    got = np.concatenate([run(case)["images"] for case in cases])
+    reference = np.concatenate([case["images"] for case in cases])
+    if got.shape != reference.shape or got.dtype != np.uint8:
+        raise GeninError(f"the pictures have shape {got.shape} of {got.dtype}, PyTorch's {reference.shape} of uint8")
+    pairs = list(zip(reference, got, strict=True))
+    found = Parity(
+        psnr_db=round(float(np.median([psnr_db(*pair) for pair in pairs])), 2),
+        max_abs=float(np.abs(reference.astype(np.int16) - got).max()),
+        cosine=round(float(np.median([cosine(*pair) for pair in pairs])), 9),
+        floor_db=floor,
+        checked_with=checked_with,
+    )
+    return found, got
 
 
 def worst_case(run: Run, cases: Iterable[Case], outputs: Sequence[str]) -> Case:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from genin.runtimes.errors import InputError
-from genin.runtimes.options import COMPONENTS, MORE_PRECISIONS, PRECISIONS, check_choice
+from genin.runtimes.options import COMPONENTS, MORE_PRECISIONS, PRECISIONS, TEXT_TO_IMAGE, check_choice
 
 PLAN = 1  # the version of the file
 WEIGHTS = ("fp32", "fp16", "int8", "palette6", "palette4")  # the widest first
@@ -36,6 +36,8 @@ NAME = re.compile(r"(?!auto$|con$|prn$|aux$|nul$|com\d$|lpt\d$)[a-z][a-z0-9]{1,1
 FLOAT_ACTIVATIONS = re.compile(
     r"conv_in$|conv_out$|time_embedding|time_emb_proj|add_embedding|conv_shortcut|attn2\.to_[kv]$|quant_conv|embeddings|^encoder\."
 )
+# How the paths of a component's layers begin.
+PREFIXES: Mapping[str, str] = {"text_encoder": "encoder.", "unet": "unet.", "vae_decoder": "vae."}
 ENCODES = re.compile(r"vae\.(encoder|quant_conv)\b")
 
 
@@ -66,9 +68,16 @@ class Plan:
 
     def ways(self, component: str, network: Any) -> dict[str, Storage]:
         """How each layer of a network is stored, in its own order: as the plan says of it by name, else by its default, whose 8-bit
-        activations leave out the first and last layer and every other that reads something with a range of its own."""
-        layers, named = list(layers_of(network)), self.layers.get(component, {})
-        kept = Storage(self.default.weights)
+        activations leave out the first and last layer and every other that reads something with a range of its own. The layers of a
+        single graph are stored as those of the networks in it."""
+        layers = list(layers_of(network))
+        if component == TEXT_TO_IMAGE:
+            parts = {name: [layer for layer in layers if layer.startswith(PREFIXES[name])] for name in COMPONENTS}
+            return {layer: way for name, part in parts.items() for layer, way in self._ways(name, part).items()}
+        return self._ways(component, layers)
+
+    def _ways(self, component: str, layers: Sequence[str]) -> dict[str, Storage]:
+        named, kept = self.layers.get(component, {}), Storage(self.default.weights)
         return {layer: named.get(layer, self.default if may_have_eight(layer, layers) else kept) for layer in layers}
 
     @property

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from genin.export.formats import Target, Written, stored
+from genin.export.formats import Target, Written, count_operations, stored
 from genin.export.plan import BITS, PALETTES, WEIGHTS, layers_of
 from genin.export.quiet import quiet
 from genin.runtimes.manifest import TensorSpec
@@ -114,9 +114,10 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
             model.save(str(target.path))
             (target.path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
             specs, made_by = read_specs(target.path), f"coremltools {coremltools.__version__}"
+            kinds = count_operations(_operations(target.path), ("const",))
             compute = "fp32" if everything else "fp16, norms fp32"
-            said = stored(ways, WEIGHTS)
-            written[plan.name] = Written(target.path, *specs, made_by, stored=said, compute=compute)
+            said: dict[str, Any] = {"stored": stored(ways, WEIGHTS), "compute": compute, "operations": kinds}
+            written[plan.name] = Written(target.path, *specs, made_by, **said)
             del model
             gc.collect()
     return written
@@ -189,6 +190,15 @@ def _compressed(model: Any, ways: Mapping[str, str]) -> Any:
     if palettes:
         model = cto.palettize_weights(model, cto.OptimizationConfig(op_name_configs=palettes))
     return model
+
+
+def _operations(path: Path) -> list[str]:
+    """The kinds of operations of a saved program, one after another."""
+    import coremltools as ct
+
+    program = ct.utils.load_spec(str(path)).mlProgram
+    blocks = [block for function in program.functions.values() for block in function.block_specializations.values()]
+    return [operation.type for block in blocks for operation in block.operations]
 
 
 def read_specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

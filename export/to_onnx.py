@@ -27,7 +27,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genin.export.formats import FP16_MAX, TABLE, Target, Written, component_specs, is_large, stored
+from genin.export.formats import (
+    FP16_MAX,
+    TABLE,
+    Target,
+    Written,
+    component_specs,
+    count_operations,
+    is_large,
+    stored,
+)
 from genin.export.plan import Storage, storable
 from genin.export.quantise import quantise
 from genin.export.quiet import quiet
@@ -71,6 +80,7 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
             made_by,
             stored=stored(ways, STORES),
             compute=compute,
+            operations=count_operations(node.op_type for node in variant.graph),
             opset=OPSET,
         )
         del variant

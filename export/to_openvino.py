@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genin.export.formats import FP16_MAX, TABLE, Target, Written, component_specs, is_large, stored
+from genin.export.formats import (
+    FP16_MAX,
+    TABLE,
+    Target,
+    Written,
+    component_specs,
+    count_operations,
+    is_large,
+    stored,
+)
 from genin.export.plan import Storage, storable
 from genin.export.quiet import quiet
 
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
 
 
 STORES = TABLE["openvino"].stores
+NO_OPERATIONS = ("Parameter", "Constant", "Result")
 WEIGHTED = ("Convolution", "MatMul", "Gather")
 
 
@@ -55,10 +65,12 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
             _store_fp16(variant, ways, plan.default)
             target.path.parent.mkdir(parents=True, exist_ok=True)
             ov.save_model(variant, target.path, compress_to_fp16=False)
+            kinds = count_operations((node.get_type_name() for node in variant.get_ops()), NO_OPERATIONS)
             del variant
             gc.collect()
             compute = f"int8 in {len(eight)} layers, fp32" if eight else "fp32"
-            written[plan.name] = Written(target.path, inputs, outputs, made_by, stored=kept, compute=compute)
+            said: dict[str, Any] = {"stored": kept, "compute": compute, "operations": kinds}
+            written[plan.name] = Written(target.path, inputs, outputs, made_by, **said)
     return written
 
 
@@ -118,7 +130,7 @@ def _with_eight_bit_activations(model: Any, component: Component, layers: set[st
     others = [
         node.get_friendly_name()
         for node in model.get_ordered_ops()
-        if node.get_type_name() not in ("Parameter", "Constant", "Result") and _layer(node) not in layers
+        if node.get_type_name() not in NO_OPERATIONS and _layer(node) not in layers
     ]
     return nncf.quantize(
         model.clone(),

@@ -21,13 +21,15 @@ from genin.export.formats import OUTPUTS
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.engine import INPUTS
 from genin.runtimes.errors import BundleError, GeninError
-from genin.runtimes.manifest import GraphEntry
+from genin.runtimes.manifest import GraphEntry, SingleGraphEntry
 from genin.runtimes.options import FORMATS
+
+Cases = list[dict[str, Any]] | str  # golden cases, or what is wrong with them
 
 
 @dataclass(frozen=True)
 class GraphReport:
-    """One graph's parity; `ok` is None if it was not run."""
+    """One graph's parity, of a single graph's median picture; `ok` is None if it was not run."""
 
     component: str
     format: str
@@ -37,6 +39,12 @@ class GraphReport:
     floor_db: float
     ok: bool | None
     note: str | None = None
+    steps: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Its component, of a single graph with the number of its steps."""
+        return self.component if self.steps is None else f"{self.component}_{self.steps}"
 
     def verdict(self) -> str:
         """For people: "ok", or what is wrong or unknown."""
@@ -58,7 +66,7 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """The object `genin verify --json` prints."""
-        notes = {f"{g.format}/{g.precision}/{g.component}": g.note for g in self.graphs if g.note}
+        notes = {f"{g.format}/{g.precision}/{g.name}": g.note for g in self.graphs if g.note}
         return {
             "ok": self.ok,
             "graphs": [{k: v for k, v in asdict(graph).items() if k != "note"} for graph in self.graphs],
@@ -72,28 +80,50 @@ def verify_bundle(path: Path, *, against: Path | None = None) -> Report:
     with Bundle.open(path) as bundle:
         files = bundle.hash_report()
         cases = _references(bundle, files, against)
-        graphs = tuple(_check(bundle, graph, files, cases.get(graph.component)) for graph in bundle.manifest.graphs)
-    return Report(files, graphs)
+        graphs = [_check(bundle, graph, files, cases.get(graph.component)) for graph in bundle.manifest.graphs]
+        for graph in bundle.manifest.single_graphs:
+            report = _check(bundle, graph, files, _pictures(bundle, graph, files, against))
+            graphs.append(replace(report, steps=graph.steps))
+    return Report(files, tuple(graphs))
 
 
-def _references(
-    bundle: Bundle, files: Mapping[str, bool], against: Path | None
-) -> dict[str, list[dict[str, Any]] | str]:
+def _references(bundle: Bundle, files: Mapping[str, bool], against: Path | None) -> dict[str, Cases]:
     """Component => its golden cases, or what is wrong with them."""
     model = None if against is None else _networks(against)
-    cases: dict[str, list[dict[str, Any]] | str] = {}
+    cases: dict[str, Cases] = {}
     for entry in bundle.manifest.golden:
         if not files[entry.path]:
             cases[entry.component] = f"'{entry.path}' is damaged or was changed"
             continue
-        names = (*INPUTS[entry.component], *OUTPUTS[entry.component])
-        try:
-            golden = parity.read_golden(bundle.read_bytes(entry.path), names)
-        except BundleError as error:
-            cases[entry.component] = str(error)
-            continue
-        cases[entry.component] = golden if model is None else [model(entry.component, case) for case in golden]
+        golden = _golden(bundle, entry.path, entry.component)
+        if model is not None and isinstance(golden, list):
+            golden = [model(entry.component, case) for case in golden]
+        cases[entry.component] = golden
     return cases
+
+
+def _golden(bundle: Bundle, path: str, component: str) -> Cases:
+    try:
+        return parity.read_golden(bundle.read_bytes(path), (*INPUTS[component], *OUTPUTS[component]))
+    except BundleError as error:
+        return str(error)
+
+
+def _pictures(bundle: Bundle, graph: SingleGraphEntry, files: Mapping[str, bool], against: Path | None) -> Cases:
+    """A single graph's golden cases; of a model folder the pictures are drawn anew, step by step."""
+    path = graph.golden.path
+    if not files[path]:
+        return f"'{path}' is damaged or was changed"
+    golden = _golden(bundle, path, graph.component)
+    if against is None or isinstance(golden, str):
+        return golden
+    from genin.distill.model_folder import load_model_folder
+    from genin.export.quiet import quiet
+    from genin.export.single_graph import step_by_step
+
+    with quiet():
+        draw = step_by_step(load_model_folder(against), graph.steps, graph.guidance_scale)
+        return [{**case, "images": draw(case["input_ids"], case["noise"])} for case in golden]
 
 
 def _networks(path: Path) -> Any:
@@ -114,10 +144,10 @@ def _networks(path: Path) -> Any:
     return run
 
 
-def _check(
-    bundle: Bundle, graph: GraphEntry, files: Mapping[str, bool], cases: list[dict[str, Any]] | str | None
-) -> GraphReport:
-    floor = parity.floor_db(graph.format, graph.precision, graph.stored, graph.compute)
+def _check(bundle: Bundle, graph: GraphEntry, files: Mapping[str, bool], cases: Cases | None) -> GraphReport:
+    single = isinstance(graph, SingleGraphEntry)
+    floors = parity.PICTURE_FLOORS_DB if single else parity.FLOORS_DB
+    floor = parity.floor_db(graph.format, graph.precision, graph.stored, graph.compute, floors)
     report = GraphReport(graph.component, graph.format, graph.precision, None, None, floor, None)
     damaged = [file.path for file in graph.files if not files[file.path]]
     if damaged:
@@ -129,7 +159,10 @@ def _check(
             return replace(report, ok=False, note=cases or "the bundle has no golden file of this component")
         place = bundle.local_graph(graph)
         run, engine = parity.open_graph(graph.format, graph.component, place, graph.inputs, graph.outputs)
-        measured = parity.measure(run, cases, OUTPUTS[graph.component], floor, engine)
+        if single:
+            measured, _ = parity.measure_pictures(run, cases, floor, engine)
+        else:
+            measured = parity.measure(run, cases, OUTPUTS[graph.component], floor, engine)
     except ModuleNotFoundError as error:
         return replace(report, note=f"'{error.name}' is not installed")
     except parity.UnknownOperationError as error:

@@ -84,8 +84,17 @@ class CoreMLEngine:
         self._packages = dict(packages)
 
     @classmethod
-    def open(cls, bundle: Bundle, graphs: Mapping[str, GraphEntry], *, threads: int | None = None) -> CoreMLEngine:
-        """Errors: InputError elsewhere than on macOS or if `threads` is given, BundleError if a package is refused."""
+    def open(
+        cls,
+        bundle: Bundle,
+        graphs: Mapping[str, GraphEntry],
+        *,
+        single: Mapping[int, GraphEntry] | None = None,
+        threads: int | None = None,
+    ) -> CoreMLEngine:
+        """No Core ML bundle has a `single` graph.
+
+        Errors: InputError elsewhere than on macOS or if `threads` is given, BundleError if a package is refused."""
         if platform.system() != "Darwin":
             raise InputError(
                 f"Core ML runs on macOS only, this is {platform.system()}", remedy="choose onnxruntime or openvino"

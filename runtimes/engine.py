@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.errors import BundleError, GeninError, InputError, MissingExtraError
-from genin.runtimes.options import COMPONENTS, check_choice
+from genin.runtimes.options import COMPONENTS, TEXT_TO_IMAGE, check_choice
 
 Array = NDArray[np.float32]
 
@@ -126,9 +126,15 @@ INPUTS = {
     "text_encoder": ("input_ids",),
     "unet": ("sample", "timestep", "encoder_hidden_states"),
     "vae_decoder": ("latent_sample",),
+    TEXT_TO_IMAGE: ("input_ids", "noise"),
 }
 # The output to take where a graph names several; else the first.
-OUTPUT = {"text_encoder": "last_hidden_state", "unet": "out_sample", "vae_decoder": "sample"}
+OUTPUT = {
+    "text_encoder": "last_hidden_state",
+    "unet": "out_sample",
+    "vae_decoder": "sample",
+    TEXT_TO_IMAGE: "images",
+}
 
 
 @dataclass(frozen=True)
@@ -140,41 +146,73 @@ class GraphInput:
     batch: int | None = None
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """One graph in memory: a function from named arrays to one array, and what it declares of its inputs."""
+
+    run: Callable[[dict[str, NDArray[Any]]], NDArray[Any]]
+    inputs: Mapping[str, GraphInput]
+
+
 class BundleEngine:
-    """An engine over three loaded graphs, each a function from named arrays to one array."""
+    """An engine over the graphs of a bundle. The three networks are loaded at once, unless there are single graphs: then each graph
+    is when it is first used, so that a host which only ever draws in one of them holds the weights once."""
 
     def __init__(
         self,
-        runs: Mapping[str, Callable[[dict[str, NDArray[Any]]], NDArray[Any]]],
-        inputs: Mapping[str, Mapping[str, GraphInput]],
+        load: Callable[[GraphEntry], Loaded],
+        graphs: Mapping[str, GraphEntry],
         provider: str,
+        single: Mapping[int, GraphEntry] | None = None,
     ) -> None:
         self.provider = provider
-        self._runs, self._inputs = dict(runs), inputs
-        for component in COMPONENTS:
-            if missing := [name for name in INPUTS[component] if name not in inputs[component]]:
-                have = ", ".join(inputs[component])
-                raise BundleError(f"the {component} graph has no input '{missing[0]}' (it has: {have})")
+        self._load, self._single = load, dict(single or {})
+        self._graphs: dict[Any, GraphEntry] = {**graphs, **self._single}
+        self._loaded: dict[Any, Loaded] = {}
+        for component in () if single else COMPONENTS:
+            self._graph(component)
 
     def encode(self, ids: NDArray[np.int64]) -> Array:
-        return self._run("text_encoder", {"input_ids": ids})
+        return self._numbers("text_encoder", {"input_ids": ids})
 
     def predict(self, latents: Array, timestep: int, text: Array) -> Array:
         steps = np.full(len(latents), timestep, np.int64)
-        return self._run("unet", {"sample": latents, "timestep": steps, "encoder_hidden_states": text})
+        return self._numbers("unet", {"sample": latents, "timestep": steps, "encoder_hidden_states": text})
 
     def decode(self, latents: Array) -> Array:
-        return self._run("vae_decoder", {"latent_sample": latents})
+        return self._numbers("vae_decoder", {"latent_sample": latents})
 
-    def _run(self, component: str, arrays: dict[str, NDArray[Any]]) -> Array:
+    def draw(self, ids: NDArray[np.int64], noise: Array, steps: int) -> NDArray[np.uint8]:
+        """Token ids (N, L) and noise (N, C, H, W) through the single graph of `steps` => pictures (N, H, W, 3)."""
+        return np.asarray(self._run(steps, {"input_ids": ids, "noise": noise}), np.uint8)
+
+    def load(self, steps: int) -> None:
+        """Load the single graph of `steps` now."""
+        self._graph(steps)
+
+    def _numbers(self, component: str, arrays: dict[str, NDArray[Any]]) -> Array:
+        return np.asarray(self._run(component, arrays), np.float32)
+
+    def _run(self, key: str | int, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        loaded = self._graph(key)
         try:
-            output = self._runs[component](feed(arrays, self._inputs[component]))
+            return loaded.run(feed(arrays, loaded.inputs))
         except Exception as error:  # engines' errors share no base class
-            raise GeninError(f"the {component} graph failed ({' '.join(str(error).split())[:300]})") from error
-        return np.asarray(output, np.float32)
+            name = self._graphs[key].component
+            raise GeninError(f"the {name} graph failed ({' '.join(str(error).split())[:300]})") from error
+
+    def _graph(self, key: str | int) -> Loaded:
+        if key not in self._loaded:
+            graph = self._graphs[key]
+            loaded = self._load(graph)
+            if missing := [name for name in INPUTS[graph.component] if name not in loaded.inputs]:
+                have = ", ".join(loaded.inputs)
+                raise BundleError(f"the {graph.component} graph has no input '{missing[0]}' (it has: {have})")
+            self._loaded[key] = loaded
+        return self._loaded[key]
 
     def close(self) -> None:
-        self._runs.clear()
+        self._loaded.clear()
 
 
 def feed(arrays: Mapping[str, NDArray[Any]], inputs: Mapping[str, GraphInput]) -> dict[str, NDArray[Any]]:

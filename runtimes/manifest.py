@@ -22,13 +22,14 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from genin.runtimes.errors import BundleError
-from genin.runtimes.options import COMPONENTS
+from genin.runtimes.options import COMPONENTS, TEXT_TO_IMAGE
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 # What parity reports when a graph's output is the reference, bit for bit (JSON has no infinity).
 EXACT_PSNR_DB = 200.0
+MAX_UNROLLED = 8  # steps of a single graph, whose nodes grow with them
 
 T = TypeVar("T")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -100,7 +101,8 @@ class PictureParity:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphEntry:
-    """One exported network. `path` is one of `files`, or the folder that holds them (`.mlpackage`)."""
+    """One exported network. `path` is one of `files`, or the folder that holds them (`.mlpackage`); `operations` are kinds, in the
+    format's own words => how often."""
 
     component: str
     format: str
@@ -113,11 +115,12 @@ class GraphEntry:
     stored: str
     compute: str
     opset: int | None = None
+    operations: dict[str, int] | None = None
     parity: Parity | None = None
 
     def __post_init__(self) -> None:
         check_path(self.path)
-        _require(self.component in COMPONENTS, f"unknown component '{self.component}'")
+        _require(self.component in self.known_components(), f"unknown component '{self.component}'")
         _require(PRECISION.fullmatch(self.precision), f"'{self.precision}' is not the name of a precision")
         inside = all(file.path == self.path or file.path.startswith(self.path + "/") for file in self.files)
         _require(
@@ -128,6 +131,29 @@ class GraphEntry:
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
+
+    @staticmethod
+    def known_components() -> tuple[str, ...]:
+        return COMPONENTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleGraphEntry(GraphEntry):
+    """The whole way from token ids and noise to pictures as one graph, for one number of steps and one guidance scale. `golden` has
+    inputs and PyTorch's pictures; `parity` is the median picture's; LPIPS is None where its weights were not to be had."""
+
+    steps: int
+    guidance_scale: float
+    golden: FileEntry
+    lpips_squeeze: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within(self.steps, 1, MAX_UNROLLED, "steps of a single graph")
+
+    @staticmethod
+    def known_components() -> tuple[str, ...]:
+        return (TEXT_TO_IMAGE,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +259,7 @@ class Manifest:
     text: TextConstants
     sampler: SamplerConstants
     graphs: tuple[GraphEntry, ...]
+    single_graphs: tuple[SingleGraphEntry, ...] = ()
     golden: tuple[GoldenEntry, ...] = ()
     pictures: tuple[PictureParity, ...] = ()
     files: tuple[FileEntry, ...] = ()
@@ -247,10 +274,14 @@ class Manifest:
         _require(MANIFEST not in seen, f"{MANIFEST} lists itself")
         names = [(graph.format, graph.precision, graph.component) for graph in self.graphs]
         _require(len(set(names)) == len(names), "two graphs have the same format, precision and component")
+        single = [(graph.format, graph.precision, graph.steps) for graph in self.single_graphs]
+        _require(len(set(single)) == len(single), "two single graphs have the same format, precision and steps")
 
     def _entries(self) -> Iterator[FileEntry]:
-        for graph in self.graphs:
+        for graph in (*self.graphs, *self.single_graphs):
             yield from graph.files
+        for single in self.single_graphs:
+            yield single.golden
         yield from self.golden
         yield from self.files
 
@@ -269,6 +300,10 @@ class Manifest:
     def components(self, format: str, precision: str) -> dict[str, GraphEntry]:
         """Component => graph, of one format and precision; empty if there are none."""
         return {g.component: g for g in self.graphs if (g.format, g.precision) == (format, precision)}
+
+    def steps_of_single_graphs(self, format: str, precision: str) -> dict[int, SingleGraphEntry]:
+        """Number of steps => the single graph for it, of one format and precision."""
+        return {g.steps: g for g in self.single_graphs if (g.format, g.precision) == (format, precision)}
 
     def to_json(self) -> str:
         """The text of `manifest.json`. Errors: ValueError for a number that is not finite."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
-from genin.runtimes.engine import OUTPUT, BundleEngine, GraphInput, graph_error
+from genin.runtimes.engine import OUTPUT, BundleEngine, GraphInput, Loaded, graph_error
 from genin.runtimes.errors import BundleError
 
 PROVIDER = "CPUExecutionProvider"
@@ -27,17 +27,24 @@ DTYPES = {
 
 
 class OnnxRuntimeEngine(BundleEngine):
-    """Three inference sessions. `threads` pins the threads within an operator; None leaves it to ONNX Runtime."""
+    """An inference session a graph. `threads` pins the threads within an operator; None leaves it to ONNX Runtime."""
 
     @classmethod
-    def open(cls, bundle: Bundle, graphs: Mapping[str, GraphEntry], *, threads: int | None = None) -> OnnxRuntimeEngine:
+    def open(
+        cls,
+        bundle: Bundle,
+        graphs: Mapping[str, GraphEntry],
+        *,
+        single: Mapping[int, GraphEntry] | None = None,
+        threads: int | None = None,
+    ) -> OnnxRuntimeEngine:
         """Errors: BundleError if ONNX Runtime refuses a graph."""
-        sessions = {component: _session(bundle, graph, threads) for component, graph in graphs.items()}
-        return cls(
-            {component: _runner(component, session) for component, session in sessions.items()},
-            {component: _inputs(session) for component, session in sessions.items()},
-            PROVIDER,
-        )
+
+        def load(graph: GraphEntry) -> Loaded:
+            session = _session(bundle, graph, threads)
+            return Loaded(_runner(graph.component, session), _inputs(session))
+
+        return cls(load, graphs, PROVIDER, single)
 
 
 def _session(bundle: Bundle, graph: GraphEntry, threads: int | None) -> Any:

@@ -13,16 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
-from genin.runtimes.engine import OUTPUT, BundleEngine, GraphInput, graph_error
+from genin.runtimes.engine import OUTPUT, BundleEngine, GraphInput, Loaded, graph_error
 
 DEVICE = "CPU"
 
 
 class OpenVinoEngine(BundleEngine):
-    """Three compiled models. `threads` pins OpenVINO's inference threads; None leaves it to OpenVINO."""
+    """A compiled model a graph. `threads` pins OpenVINO's inference threads; None leaves it to OpenVINO."""
 
     @classmethod
-    def open(cls, bundle: Bundle, graphs: Mapping[str, GraphEntry], *, threads: int | None = None) -> OpenVinoEngine:
+    def open(
+        cls,
+        bundle: Bundle,
+        graphs: Mapping[str, GraphEntry],
+        *,
+        single: Mapping[int, GraphEntry] | None = None,
+        threads: int | None = None,
+    ) -> OpenVinoEngine:
         """Errors: BundleError if OpenVINO refuses a graph."""
         import openvino
 
@@ -30,12 +37,12 @@ class OpenVinoEngine(BundleEngine):
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
-        models = {name: _compile(core, bundle, graph, settings) for name, graph in graphs.items()}
-        return cls(
-            {name: _runner(name, model) for name, model in models.items()},
-            {name: _inputs(model) for name, model in models.items()},
-            DEVICE,
-        )
+
+        def load(graph: GraphEntry) -> Loaded:
+            model = _compile(core, bundle, graph, settings)
+            return Loaded(_runner(graph.component, model), _inputs(model))
+
+        return cls(load, graphs, DEVICE, single)
 
 
 def _compile(core: Any, bundle: Bundle, graph: GraphEntry, settings: Mapping[str, str]) -> Any:

@@ -29,6 +29,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 MORE_PRECISIONS = ("w8a8", "palette6", "palette4")  # made where they are asked for
 FORMATS = ("onnx", "openvino", "coreml")
 COMPONENTS = ("text_encoder", "unet", "vae_decoder")
+TEXT_TO_IMAGE = "text_to_image"  # all of it as a single graph
 AUTO = "auto"
 
 

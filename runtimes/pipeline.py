@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.bundle import TOKENIZER, Bundle, Manifest, is_bundle
-from genin.runtimes.engine import ENGINES, Array, Engine, check_threads, engine_class
+from genin.runtimes.engine import ENGINES, Array, BundleEngine, Engine, check_threads, engine_class
 from genin.runtimes.errors import CancelledError, GeninError, InputError
 from genin.runtimes.folder import is_model_folder, read_constants
-from genin.runtimes.manifest import ImageSize, Latents, SamplerConstants, TextConstants
+from genin.runtimes.manifest import ImageSize, Latents, SamplerConstants, SingleGraphEntry, TextConstants
 from genin.runtimes.noise import MODES, batch_normal, check_seed
-from genin.runtimes.options import AUTO, COMPONENTS, PRECISIONS, check_choice
+from genin.runtimes.options import AUTO, COMPONENTS, PRECISIONS, TEXT_TO_IMAGE, check_choice
 from genin.runtimes.samplers import Schedule, guide
 from genin.runtimes.tokenizer import ClipTokenizer
 
@@ -40,8 +40,9 @@ AUTO_ORDER = ("openvino", "onnxruntime", "coreml")
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """Finished pictures. `images` is (N, H, W, 3) uint8; `timings` are milliseconds per stage: the three networks, and
-    `other` for everything between them (noise, tokens, sampling, conversion); time of the caller's is not counted."""
+    """Finished pictures. `images` is (N, H, W, 3) uint8; `timings` are milliseconds per stage: the three networks, or
+    `text_to_image` for a single graph, and `other` for everything between them (noise, tokens, sampling, conversion); time of the
+    caller's is not counted."""
 
     images: Pictures
     prompts: tuple[str, ...]
@@ -94,11 +95,13 @@ class Pipeline:
         runtime: str,
         precision: str,
         bundle: Bundle | None = None,
+        single: Mapping[int, SingleGraphEntry] | None = None,
     ) -> None:
         self.path, self.runtime, self.precision, self.provider = path, runtime, precision, engine.provider
         self.load_s = 0.0
         self.image, self.latents, self.text, self.sampler = constants
         self._engine, self._tokenizer, self._bundle = engine, tokenizer, bundle
+        self._single = dict(single or {})
         self._schedule = Schedule.from_config(self.sampler.scheduler)
         self._closed = False
 
@@ -129,13 +132,15 @@ class Pipeline:
         """Draw one picture per prompt and seed, in one batch.
 
         A single seed s stands for s, s + 1, … over the prompts; a single prompt is drawn once per seed. `steps` and
-        `guidance_scale` default to the model's own. `cancel` is asked before every network runs.
+        `guidance_scale` default to the model's own. `cancel` is asked before every network runs. Without it, a bundle that has a
+        single graph for so many steps and this guidance draws with that one.
         Errors: InputError for arguments out of range, CancelledError, GeninError if the networks fail.
         """
-        done = deque(
-            self.stream(prompts, seeds, steps=steps, guidance_scale=guidance_scale, noise=noise, cancel=cancel),
-            maxlen=1,
-        )
+        request = self._request(prompts, seeds, steps, guidance_scale, noise)
+        single = self._single.get(len(request.timesteps))
+        if cancel is None and single is not None and single.guidance_scale == request.guidance_scale:
+            return self._draw_at_once(request)
+        done = deque(self._draw(request, cancel or (lambda: False)), maxlen=1)
         generation = done[-1].generation
         assert generation is not None
         return generation
@@ -183,6 +188,19 @@ class Pipeline:
             clock.lap(OTHER)
             yield StreamStep(index, len(request.timesteps), x, generation, preview)
             clock.resume()
+
+    def _draw_at_once(self, request: Request) -> Generation:
+        assert isinstance(self._engine, BundleEngine)
+        clock = _Clock(lambda: False)
+        noise = batch_normal(request.seeds, self.latents.shape, mode=request.noise)
+        ids, steps = self._tokenizer(request.prompts), len(request.timesteps)
+        clock.begin()
+        pictures = self._engine.draw(ids, noise, steps)
+        clock.lap(TEXT_TO_IMAGE)
+        self._check_shape(TEXT_TO_IMAGE, pictures, (len(noise), self.image.height, self.image.width, 3))
+        clock.lap(OTHER)
+        timings = dict(clock.stages_ms)
+        return Generation(pictures, request.prompts, request.seeds, steps, request.guidance_scale, timings)
 
     def _embed(self, request: Request, clock: _Clock) -> tuple[Array | None, Array]:
         """Every distinct prompt is encoded once => (the empty prompt's embedding if guidance needs it, (N, L, D))."""
@@ -290,7 +308,7 @@ class Pipeline:
         if self._closed:
             raise InputError("the pipeline is closed", where=self.path, remedy="load it again")
 
-    def _check_shape(self, component: str, array: Array, shape: tuple[int, ...]) -> None:
+    def _check_shape(self, component: str, array: Array | Pictures, shape: tuple[int, ...]) -> None:
         if array.shape != shape:
             raise GeninError(f"the {component} gave shape {array.shape}, expected {shape}", where=self.path)
 
@@ -314,7 +332,7 @@ class _Clock:
 
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
-        self.stages_ms[stage] += (now - self._mark) * 1e3
+        self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + (now - self._mark) * 1e3
         self._mark = now
 
     def begin(self) -> None:
@@ -388,8 +406,12 @@ def _load_bundle(path: Path, runtime: str, precision: str, threads: int | None) 
         constants = (manifest.image, manifest.latents, manifest.text, manifest.sampler)
         vocabulary, merges = (bundle.read_bytes(f"{TOKENIZER}/{name}") for name in ("vocab.json", "merges.txt"))
         tokenizer = ClipTokenizer(vocabulary, merges, manifest.text)
-        engine = engine_class(runtime).open(bundle, manifest.components(format, precision), threads=threads)
-        return Pipeline(path, engine, tokenizer, constants, runtime=runtime, precision=precision, bundle=bundle)
+        graphs, single = manifest.components(format, precision), manifest.steps_of_single_graphs(format, precision)
+        engine = engine_class(runtime).open(bundle, graphs, single=single, threads=threads)
+        if manifest.sampler.default_steps in single:
+            engine.load(manifest.sampler.default_steps)
+        found = {"runtime": runtime, "precision": precision}
+        return Pipeline(path, engine, tokenizer, constants, **found, bundle=bundle, single=single)
     except BaseException:
         bundle.close()
         raise
