@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     metavar="STEPS",
     help="Also all of it, from token ids and noise to the picture, as one graph of so many steps; may be repeated.",
 )
+@click.option("--batch", type=click.IntRange(1, 64), help="Fix the batch of ONNX graphs.  [default: any]")
+@click.option("--any-size", is_flag=True, help="Leave the size of pictures free in ONNX and OpenVINO.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.pass_context
 def export_command(
@@ -65,6 +67,8 @@ def export_command(
     precisions: tuple[tuple[str, ...], ...],
     plans: tuple[Path, ...],
     single_graphs: tuple[int, ...],
+    batch: int | None,
+    any_size: bool,
     as_json: bool,
 ) -> None:
     """Export MODEL, a diffusers model folder, to a bundle of ONNX, OpenVINO and Core ML graphs.
@@ -80,7 +84,8 @@ def export_command(
     source, wanted, stored = model_path(ctx.obj, model), flatten(formats), flatten(precisions)
     stored, steps = stored or (() if plans else PRECISIONS), tuple(dict.fromkeys(single_graphs))
     with progress("exporting", count_work(wanted, [*stored, *read], steps), unit="parts") as shown:
-        result = export_bundle(source, out, wanted, stored, plans=read, single_graphs=steps, progress=shown.begin)
+        more: dict[str, Any] = {"plans": read, "single_graphs": steps, "batch": batch, "any_size": any_size}
+        result = export_bundle(source, out, wanted, stored, **more, progress=shown.begin)
     for format, reason in result.skipped.items():
         click.echo(f"genin: {format} is left out: {reason}", err=True)
     graphs = result.manifest.graphs

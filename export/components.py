@@ -32,6 +32,8 @@ PROMPTS = (
     "",
     "a happy samurai in a red cloak running through a snowy forest at night",
 )
+SIZED = ("sample", "latent_sample", "out_sample")  # a picture's height and width in them, or those of its latents
+MAX_BATCH = 64
 FOUR = (4, 3, 2, 1)  # quarters of the schedule, for models without timesteps of their own
 
 Case = Mapping[str, NDArray[Any]]
@@ -74,6 +76,21 @@ class VaeDecoder(nn.Module):
 
 
 @dataclass(frozen=True)
+class Shapes:
+    """The one batch that ONNX graphs take, or any; pictures of the model's size only, or of any (in ONNX and OpenVINO)."""
+
+    batch: int | None = None
+    any_size: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
+            raise InputError(f"a batch of {self.batch} is outside 1 … {MAX_BATCH}")
+
+
+ANY_BATCH = Shapes()
+
+
+@dataclass(frozen=True)
 class Component:
     """One network to export. `inputs` and `outputs` are names in order; `cases` the golden inputs and outputs."""
 
@@ -85,16 +102,27 @@ class Component:
     guidance_batch: int = 1  # 2 for classifier-free guidance: what graphs with a fixed batch take
     # Inputs on the model's own trajectories, from which ranges of activations are taken.
     calibration: tuple[Case, ...] = ()
+    shapes: Shapes = ANY_BATCH
+    size_step: int = 1  # what a free height and width are multiples of
 
     def example(self) -> dict[str, Tensor]:
-        """The inputs to trace with, batch 2 at least: with a batch of 1 a tracer would take the batch for a constant."""
+        """The inputs to trace with, in the fixed batch, or in one of 2: with a batch of 1 a tracer would take it for a constant."""
+        size = self.shapes.batch or 2
         case = {name: self.cases[0][name] for name in self.inputs}
-        if all(len(value) == 1 for value in case.values()):
-            case = {name: np.repeat(value, 2, axis=0) for name, value in case.items()}
-        return {name: torch.from_numpy(value) for name, value in case.items()}
+        rows = {
+            name: np.resize(np.arange(len(value)), 1 if name == "timestep" else size) for name, value in case.items()
+        }
+        return {name: torch.from_numpy(value[rows[name]]) for name, value in case.items()}
+
+    def free_axes(self, name: str) -> dict[int, str]:
+        """The axes of an input or output that a graph of ONNX or OpenVINO leaves free, and what they are called."""
+        axes = {} if self.shapes.batch or name == "timestep" else {0: "batch"}
+        if self.shapes.any_size and name in SIZED:
+            axes |= {2: "height", 3: "width"}
+        return axes
 
 
-def components(model: ModelFolder) -> list[Component]:
+def components(model: ModelFolder, shapes: Shapes = ANY_BATCH) -> list[Component]:
     """Text encoder, UNet and decoder of a model in fp32. Errors: InputError for weights or networks of no use."""
     check_supported(model)
     networks = modules(model)
@@ -103,10 +131,11 @@ def components(model: ModelFolder) -> list[Component]:
     text_cases = _text_cases(model)
     encoder = _component("text_encoder", networks["text_encoder"], text_cases)
     states = [case["last_hidden_state"] for case in encoder.cases]
-    unet = _component("unet", networks["unet"], _unet_cases(model, states))
-    unet = replace(unet, guidance_batch=1 if model.info.get("guidance") == "baked" else 2)
-    decoder = _component("vae_decoder", networks["vae_decoder"], _decoder_cases(model))
-    return [encoder, unet, decoder]
+    unet = _component("unet", networks["unet"], _unet_cases(model, states, shapes.any_size))
+    guided = model.info.get("guidance") != "baked"
+    unet = replace(unet, guidance_batch=2 if guided else 1, size_step=size_step(model))
+    decoder = _component("vae_decoder", networks["vae_decoder"], _decoder_cases(model, shapes.any_size))
+    return [replace(component, shapes=shapes) for component in (encoder, unet, decoder)]
 
 
 def modules(model: ModelFolder) -> dict[str, nn.Module]:
@@ -160,21 +189,32 @@ def token_ids(model: ModelFolder, prompts: Sequence[str]) -> NDArray[np.int64]:
     return np.asarray(model.tokenizer(list(prompts), **options).input_ids, np.int64)
 
 
-def _unet_cases(model: ModelFolder, states: Sequence[NDArray[Any]]) -> list[Case]:
-    """One case a timestep; the first has batch 2, the others 1."""
+def _unet_cases(model: ModelFolder, states: Sequence[NDArray[Any]], any_size: bool) -> list[Case]:
+    """One case a timestep; the first has batch 2, the others 1. Where any size may be, the last is wider than the model's own."""
     cases: list[Case] = []
-    size = (int(model.unet.config.in_channels), model.latent_size, model.latent_size)
-    for index, timestep in enumerate(own_timesteps(model)):
+    timesteps, side = own_timesteps(model), model.latent_size
+    channels, wider = int(model.unet.config.in_channels), side + size_step(model)
+    for index, timestep in enumerate(timesteps):
         text = states[min(index, 1)]
-        sample = normal(index, (len(text), *size))
+        width = wider if any_size and index == len(timesteps) - 1 else side
+        sample = normal(index, (len(text), channels, side, width))
         cases.append({"sample": sample, "timestep": np.array([timestep], np.int64), "encoder_hidden_states": text})
     return cases
 
 
-def _decoder_cases(model: ModelFolder) -> list[Case]:
-    size = (int(model.vae.config.latent_channels), model.latent_size, model.latent_size)
+def _decoder_cases(model: ModelFolder, any_size: bool) -> list[Case]:
+    channels, side = int(model.vae.config.latent_channels), model.latent_size
     scale = np.float32(model.vae.config.scaling_factor)
-    return [{"latent_sample": normal(100 + n, (n, *size)) / scale} for n in (2, 1)]
+    widths = (side, side + size_step(model) if any_size else side)
+    return [
+        {"latent_sample": normal(100 + n, (n, channels, side, width)) / scale}
+        for n, width in zip((2, 1), widths, strict=True)
+    ]
+
+
+def size_step(model: ModelFolder) -> int:
+    """What the height and width of latents are multiples of: the UNet halves them once a level but for the last."""
+    return int(2 ** (len(model.unet.config.block_out_channels) - 1))
 
 
 def max_length(model: ModelFolder) -> int:

@@ -41,7 +41,7 @@ from genin.runtimes.options import COMPONENTS, FORMATS, MORE_PRECISIONS, PRECISI
 if TYPE_CHECKING:
     from torch import nn
 
-    from genin.export.components import Component
+    from genin.export.components import Component, Shapes
     from genin.export.pictures import Amount, Pictures
 
 NO_BUNDLES = (".onnx", ".xml", ".mlpackage", ".zip", ".tar", ".gz")  # names that promise something else
@@ -68,14 +68,18 @@ def export_bundle(
     *,
     plans: Sequence[Plan] = (),
     single_graphs: Sequence[int] = (),
+    batch: int | None = None,
+    any_size: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Export a model folder to a bundle folder, or to one file if `out` ends in `.genin`.
 
     `precisions` are uniform plans, `plans` others beside them. For each number of steps in `single_graphs` all of it is
-    written as one graph, too, in the formats that can have one. `progress` is told each piece of work as it begins; see
-    `count_work`. Errors: InputError for an unusable model or an `out` that exists, MissingExtraError if no format can be made here,
-    GeninError if a graph is below its parity floor, or pictures differ by more than 8-bit activations and palettes may.
+    written as one graph, too, in the formats that can have one. `batch` and `any_size` are those of `Shapes`. `progress` is told
+    each piece of work as it begins; see `count_work`.
+
+    Errors: InputError for an unusable model or an `out` that exists, MissingExtraError if no format can be made here, GeninError if
+    a graph is below its parity floor, or pictures differ by more than 8-bit activations and palettes may.
     """
     known = (*PRECISIONS, *MORE_PRECISIONS)
     for name, choices, what in ((formats, FORMATS, "format"), (precisions, known, "precision")):
@@ -99,7 +103,7 @@ def export_bundle(
     try:
         partial.chmod(0o755)
         tell = progress or (lambda _: None)
-        manifest = _assemble(model_path, partial, usable, ordered, single_graphs, out.name, tell)
+        manifest = _assemble(model_path, partial, usable, ordered, single_graphs, (batch, any_size), out.name, tell)
         if out.suffix == SUFFIX:
             pack(partial, out)
         else:
@@ -141,12 +145,13 @@ def _assemble(
     formats: Sequence[str],
     plans: Sequence[Plan],
     single_graphs: Sequence[int],
+    shape: tuple[int | None, bool],
     file_name: str,
     progress: Progress,
 ) -> Manifest:
     from genin.distill.model_folder import load_model_folder
     from genin.export.client_files import write_client_files
-    from genin.export.components import components, modules
+    from genin.export.components import Shapes, components, modules
     from genin.export.manifest_of import bundle_card, manifest_of
     from genin.export.pictures import Amount, draw_with_pytorch
     from genin.export.single_graph import check_unrollable
@@ -161,7 +166,8 @@ def _assemble(
         for steps in single_graphs:
             check_unrollable(model, steps)
         check_space(modules(model), [*formats, *_for_single(formats) * len(single_graphs)], plans, copies, root)
-        waiting = components(model)
+        shapes = Shapes(*shape)
+        waiting = components(model, shapes)
         amount = Amount.of(model, few=not any(plan.rough for plan in plans))
         reference = draw_with_pytorch(model, amount)
     tokenizer = root / "tokenizer"
@@ -193,7 +199,7 @@ def _assemble(
             if all(graph.parity for graph in kind):  # where nothing runs a graph, nothing draws with it
                 pictures.append(_draw(root, kind, model_path, reference.pictures, amount))
     for steps in single_graphs:
-        single += _write_single(model_path, root, steps, formats, plans, amount, progress)
+        single += _write_single(model_path, root, steps, formats, plans, shapes, amount, progress)
     progress("describing the bundle")
     names = [plan.name for plan in plans]
     for format in formats:
@@ -203,10 +209,10 @@ def _assemble(
     for plan in plans:
         if plan.name not in (*PRECISIONS, *MORE_PRECISIONS):
             (root / f"{plan.name}.plan.json").write_text(plan.to_json(), encoding="utf-8")
-    manifest = replace(
-        manifest_of(model_path, file_name.removesuffix(SUFFIX), tuple(graphs), tuple(golden), tuple(pictures)),
-        single_graphs=tuple(single),
-    )
+    manifest = manifest_of(model_path, file_name.removesuffix(SUFFIX), tuple(graphs), tuple(golden), tuple(pictures))
+    manifest = replace(manifest, single_graphs=tuple(single))
+    if not shapes.any_size:
+        manifest = replace(manifest, image=replace(manifest.image, multiple=None))
     (root / "README.md").write_text(bundle_card(manifest, file_name), encoding="utf-8")
     manifest = _with_files(root, manifest)
     write_manifest(manifest, root)
@@ -219,6 +225,7 @@ def _write_single(
     steps: int,
     formats: Sequence[str],
     plans: Sequence[Plan],
+    shapes: Shapes,
     amount: Amount,
     progress: Progress,
 ) -> list[SingleGraphEntry]:
@@ -231,7 +238,7 @@ def _write_single(
     name = f"{TEXT_TO_IMAGE}_{steps}"
     progress(f"drawing and unrolling {steps} steps")
     with quiet():
-        component, guidance_scale = single_graph(load_model_folder(model_path), steps, amount)
+        component, guidance_scale = single_graph(load_model_folder(model_path), steps, amount, shapes)
     parity.write_golden(root / f"golden/{name}.npz", component.cases)
     golden = file_entry(root, f"golden/{name}.npz")
     written: dict[tuple[str, str], Written] = {}

@@ -15,7 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
+
+from numpy.typing import NDArray
 
 from genin.export.plan import WEIGHTS, Plan, Storage, storable
 from genin.runtimes.manifest import TensorSpec
@@ -127,16 +129,16 @@ def stored(ways: Mapping[str, Storage], kinds: tuple[str, ...]) -> str:
     return ", ".join(kind for kind in WEIGHTS if kind in found)
 
 
-def tensor_spec(name: str, shape: tuple[int, ...], dtype: str) -> TensorSpec:
-    """A tensor with a dynamic batch; a timestep has none."""
-    return TensorSpec(name, shape if name == "timestep" else ("batch", *shape[1:]), dtype)
-
-
 def component_specs(component: Component) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs as ONNX and OpenVINO graphs have them."""
+
+    def spec(name: str, array: NDArray[Any]) -> TensorSpec:
+        free = component.free_axes(name)
+        sizes = [array.shape[0] if name == "timestep" else component.shapes.batch, *array.shape[1:]]
+        return TensorSpec(name, tuple(free.get(axis, size) for axis, size in enumerate(sizes)), str(array.dtype))
+
     case = component.cases[0]
     inputs, outputs = (
-        tuple(tensor_spec(name, case[name].shape, str(case[name].dtype)) for name in names)
-        for names in (component.inputs, component.outputs)
+        tuple(spec(name, case[name]) for name in names) for names in (component.inputs, component.outputs)
     )
     return inputs, outputs

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from genin.export.formats import OUTPUTS
 from genin.export.plan import PALETTES
+from genin.runtimes.engine import in_batches
 from genin.runtimes.errors import BundleError, GeninError
 from genin.runtimes.manifest import EXACT_PSNR_DB, Parity, TensorSpec
 
@@ -156,7 +157,10 @@ def open_graph(
         if format == "coreml":
             check_coreml(path, inputs, outputs)
             return _open_coreml(component, path, inputs, names[1])
-        return _OPENERS[format](path, *names)
+        run, engine = _OPENERS[format](path, *names)
+        batch = inputs[0].shape[0]
+        size = batch if isinstance(batch, int) else None
+        return lambda case: in_batches(run, {name: case[name] for name in names[0]}, size), engine
     except (ModuleNotFoundError, UnknownOperationError, BundleError):
         raise
     except Exception as error:  # engines raise types of their own, which cannot be named without importing them

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genin.distill.model_folder import ModelFolder
-from genin.export.components import Case, Component, token_ids
+from genin.export.components import ANY_BATCH, Case, Component, Shapes, token_ids
 from genin.export.formats import OUTPUTS
 from genin.export.pictures import Amount, batches, prompts_and_seeds
 from genin.runtimes.engine import INPUTS, Array
@@ -131,8 +131,8 @@ def check_unrollable(model: ModelFolder, steps: int) -> tuple[tuple[int, int], .
     return schedule.explicit_steps(few[str(steps)]) if few else schedule.steps(steps)
 
 
-def single_graph(model: ModelFolder, steps: int, amount: Amount) -> tuple[Component, float]:
-    """A loaded model as one component, its UNet changed in place, and the guidance scale that it has."""
+def single_graph(model: ModelFolder, steps: int, amount: Amount, shapes: Shapes = ANY_BATCH) -> tuple[Component, float]:
+    """A loaded model as one component, its UNet changed in place, and its guidance scale. Its size is always the model's."""
     *_, sampler = read_constants(model.path)
     scale = 1.0 if sampler.guidance == "baked" else sampler.guidance_scale
     cases = _cases(model, steps, scale, amount)
@@ -147,7 +147,7 @@ def single_graph(model: ModelFolder, steps: int, amount: Amount) -> tuple[Compon
     ).eval()
     inputs, outputs = INPUTS[TEXT_TO_IMAGE], OUTPUTS[TEXT_TO_IMAGE]
     given = tuple({name: case[name] for name in inputs} for case in cases)
-    return Component(TEXT_TO_IMAGE, module, inputs, outputs, cases, calibration=given), scale
+    return Component(TEXT_TO_IMAGE, module, inputs, outputs, cases, calibration=given, shapes=shapes), scale
 
 
 def _cases(model: ModelFolder, steps: int, guidance_scale: float, amount: Amount) -> tuple[Case, ...]:

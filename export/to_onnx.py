@@ -89,11 +89,19 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
 
 
 def _trace(component: Component) -> Any:
-    """The component as an onnx_ir model with a free batch."""
+    """The component as an onnx_ir model."""
     import torch
 
-    batch = torch.export.Dim("batch")
-    shapes = tuple({} if name == "timestep" else {0: batch} for name in component.inputs)
+    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
+    step = component.size_step
+    free = {
+        "batch": batch,
+        "height": step * height if step > 1 else height,
+        "width": step * width if step > 1 else width,
+    }
+    shapes = tuple(
+        {axis: free[called] for axis, called in component.free_axes(name).items()} for name in component.inputs
+    )
     program = torch.onnx.export(
         component.module,
         tuple(component.example().values()),

@@ -7,6 +7,9 @@ The networks are traced once; the plans differ in how each layer's weights are s
 - `int8`: `nncf.compress_weights`, asymmetric, one scale an output channel; other large tensors in fp16;
 - 8-bit activations: `nncf.quantize` for those layers, ranges from the model's own trajectories.
 
+The batch is free always: a host may fix it when it loads a graph (`Model.reshape`), and compiling a fixed one ends the process in
+OpenVINO 2026.4 where a UNet pools its text.
+
 In which precision the graph computes is the device's choice at load (`INFERENCE_PRECISION_HINT`); parity is measured in f32.
 
 Not here: palettes, which OpenVINO has none of: int8 stands for them.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +51,7 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
     """Write one IR (`.xml` and `.bin`) a target, whose path is that of the `.xml`."""
     import openvino as ov
 
+    component = replace(component, shapes=replace(component.shapes, batch=None))
     inputs, outputs = component_specs(component)
     written = {}
     with quiet():
@@ -78,11 +83,9 @@ def _trace(component: Component) -> Any:
     import openvino as ov
     import torch
 
-    case = component.cases[0]
-    shapes = [
-        list(case[name].shape) if name == "timestep" else [-1, *case[name].shape[1:]] for name in component.inputs
-    ]
-    types = [ov.Type(case[name].dtype) for name in component.inputs]
+    specs, _ = component_specs(component)
+    shapes = [[size if isinstance(size, int) else -1 for size in spec.shape] for spec in specs]
+    types = [ov.Type(np.dtype(spec.dtype)) for spec in specs]
     with torch.no_grad():
         model = ov.convert_model(
             component.module,

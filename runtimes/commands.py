@@ -31,6 +31,18 @@ DEFAULT_MODEL = "builtin:student"
 BATCH_SIZE = 8
 
 
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """ "512x768", width first as pictures are named, => (height, width)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        found = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", str(value).strip().lower())
+        if found is None:
+            self.fail(f"'{value}' is no size; write 512x768, the width first", param, ctx)
+        return int(found[2]), int(found[1])
+
+
 @click.command(
     "generate", epilog='Example: genin generate "a ninja in an orange outfit meditating on a mountain" --seed 7'
 )
@@ -44,6 +56,7 @@ BATCH_SIZE = 8
     "--count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Pictures, on seeds in a row."
 )
 @click.option("--guidance-scale", type=float, help="For models with free guidance. [default: the model's own]")
+@click.option("--size", type=Size(), metavar="WIDTHxHEIGHT", help="Pixels. [default: the model's own]")
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="Threads of the engine. [default: the engine's own choice]"
 )
@@ -65,6 +78,7 @@ def generate_command(
     seed: int,
     count: int,
     guidance_scale: float | None,
+    size: tuple[int, int] | None,
     threads: int | None,
     noise: str,
     out: Path | None,
@@ -87,7 +101,8 @@ def generate_command(
             done = []
             for at in range(0, count, BATCH_SIZE):
                 batch = seeds[at : at + BATCH_SIZE]
-                generation = pipeline.generate(prompt, batch, steps=steps, guidance_scale=guidance_scale, noise=noise)
+                asked: dict[str, Any] = {"guidance_scale": guidance_scale, "noise": noise, "size": size}
+                generation = pipeline.generate(prompt, batch, steps=steps, **asked)
                 for picture_seed, picture in zip(batch, generation.images, strict=True):
                     facts = {"prompt": prompt, "seed": picture_seed, "model": model, "steps": generation.steps}
                     facts |= {"guidance_scale": generation.guidance_scale, "noise": noise, "runtime": pipeline.runtime}
@@ -111,7 +126,7 @@ def generate_command(
 
 def describe(pipeline: Pipeline, done: list[Generation], model: str, noise: str) -> dict[str, Any]:
     """What the JSON object says beside the paths."""
-    height, width = pipeline.image_size
+    height, width = done[0].images.shape[1:3]
     return {
         "model": model,
         "prompt": done[0].prompts[0],

@@ -3,7 +3,7 @@
 The packages have the interface of Apple's Swift package: `TextEncoder` (`input_ids` => `last_hidden_state`), `Unet`
 (`sample`, `timestep`, `encoder_hidden_states` as (N, D, 1, L) => `noise_pred`), `VAEDecoder` (`z` => `image`). Shapes
 are fixed, with a batch of one or two (the two branches of guidance); any other number of pictures is run in such
-batches, the last filled up with copies.
+batches.
 
 Not here: running elsewhere than on macOS (Core ML exists nowhere else), `.mlmodelc`, Swift.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
-from genin.runtimes.engine import Array, graph_error
+from genin.runtimes.engine import Array, graph_error, in_batches
 from genin.runtimes.errors import BundleError, InputError
 
 OUTPUT = {"text_encoder": "last_hidden_state", "unet": "noise_pred", "vae_decoder": "image"}
@@ -47,17 +47,17 @@ class Package:
 
     def run(self, component: str, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, Array]:
         """Arrays of any batch under diffusers' names => `outputs`, computed in batches of the package's own size."""
-        arrays = apple_names(component, arrays)
-        count = len(next(iter(arrays.values())))
         size = self.shapes[INPUTS[component][0]][0]
-        results: dict[str, list[Array]] = {name: [] for name in outputs}
-        for start in range(0, count, size):
-            rows = np.minimum(np.arange(start, start + size), count - 1)
-            batch = {name: np.ascontiguousarray(array[rows], self.dtypes[name]) for name, array in arrays.items()}
-            predicted = self.model.predict(batch)
-            for name, parts in results.items():
-                parts.append(np.asarray(predicted[name], np.float32))
-        return {name: np.concatenate(parts)[:count] for name, parts in results.items()}
+
+        def run(batch: Mapping[str, NDArray[Any]]) -> dict[str, Array]:
+            given = {
+                name: np.ascontiguousarray(array, self.dtypes[name])
+                for name, array in apple_names(component, batch).items()
+            }
+            predicted = self.model.predict(given)
+            return {name: np.asarray(predicted[name], np.float32) for name in outputs}
+
+        return in_batches(run, arrays, size)
 
 
 def apple_names(component: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -195,8 +195,13 @@ class BundleEngine:
 
     def _run(self, key: str | int, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
         loaded = self._graph(key)
+        size = loaded.inputs[next(iter(arrays))].batch
+
+        def run(batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            return {"": loaded.run(feed(batch, loaded.inputs))}
+
         try:
-            return loaded.run(feed(arrays, loaded.inputs))
+            return in_batches(run, arrays, size)[""]
         except Exception as error:  # engines' errors share no base class
             name = self._graphs[key].component
             raise GeninError(f"the {name} graph failed ({' '.join(str(error).split())[:300]})") from error
@@ -213,6 +218,24 @@ class BundleEngine:
 
     def close(self) -> None:
         self._loaded.clear()
+
+
+def in_batches(
+    run: Callable[[dict[str, NDArray[Any]]], Mapping[str, NDArray[Any]]],
+    arrays: Mapping[str, NDArray[Any]],
+    size: int | None,
+) -> dict[str, NDArray[Any]]:
+    """`run` on arrays of any number of rows, where it takes `size` of them at a time: the last batch is filled up with copies. None
+    takes all at once. A single timestep goes into every batch as it is."""
+    count = max(len(array) for array in arrays.values())
+    if size is None or size == count:
+        return dict(run(dict(arrays)))
+    one = [name for name, array in arrays.items() if array.shape == (1,)]
+    parts = []
+    for start in range(0, count, size):
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        parts.append(run({name: array if name in one else array[rows] for name, array in arrays.items()}))
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 
 def feed(arrays: Mapping[str, NDArray[Any]], inputs: Mapping[str, GraphInput]) -> dict[str, NDArray[Any]]:

@@ -90,7 +90,9 @@ def read_constants(path: Path) -> tuple[ImageSize, Latents, TextConstants, Sampl
     vae = read_json(path / "vae" / "config.json", "the model folder lacks a file")
     height, width = _pair(unet.get("sample_size"), path / "unet" / "config.json")
     scale = 2 ** (len(vae.get("block_out_channels") or [0] * 4) - 1)
-    image = decode(ImageSize, {"height": height * scale, "width": width * scale}, f"{path}: unet")
+    multiple = scale * 2 ** (len(unet.get("block_out_channels") or [0] * 4) - 1)
+    size = {"height": height * scale, "width": width * scale, "multiple": multiple}
+    image = decode(ImageSize, size, f"{path}: unet")
     latents = {
         "channels": unet.get("in_channels", 4),
         "height": height,

@@ -172,12 +172,14 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class ImageSize:
-    """Pixels."""
+    """Pixels. Graphs that draw other sizes, too, draw multiples of `multiple`."""
 
     height: int
     width: int
+    multiple: int | None = None
 
     def __post_init__(self) -> None:
+        _within(self.multiple or 1, 1, 8192, "multiple of the image size")
         _within(self.height, 8, 8192, "image height")
         _within(self.width, 8, 8192, "image width")
 

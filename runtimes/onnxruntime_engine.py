@@ -1,7 +1,7 @@
 """ONNX graphs of a bundle on ONNX Runtime, on the CPU.
 
 Weights stored as fp16 are turned into fp32 by ONNX Runtime when it folds constants at load; inputs and outputs stay
-fp32. Not here: other execution providers (none has been measured yet), graphs with a fixed batch other than one.
+fp32. Not here: other execution providers (none has been measured yet).
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from genin.runtimes.tokenizer import ClipTokenizer
 
 Pictures = NDArray[np.uint8]
 OTHER = "other"
+MAX_SIDE = 2048
 # Of several that can run: the first. Core ML is last because its first load compiles for minutes.
 AUTO_ORDER = ("openvino", "onnxruntime", "coreml")
 
@@ -80,6 +81,7 @@ class Request:
     timesteps: tuple[tuple[int, int], ...]
     guidance_scale: float
     noise: str
+    size: tuple[int, int]  # height and width in pixels
 
 
 class Pipeline:
@@ -127,18 +129,23 @@ class Pipeline:
         steps: int | None = None,
         guidance_scale: float | None = None,
         noise: str = "philox",
+        size: tuple[int, int] | None = None,
         cancel: Callable[[], bool] | None = None,
     ) -> Generation:
         """Draw one picture per prompt and seed, in one batch.
 
-        A single seed s stands for s, s + 1, … over the prompts; a single prompt is drawn once per seed. `steps` and
-        `guidance_scale` default to the model's own. `cancel` is asked before every network runs. Without it, a bundle that has a
-        single graph for so many steps and this guidance draws with that one.
+        A single seed s stands for s, s + 1, … over the prompts; a single prompt is drawn once per seed. `steps`,
+        `guidance_scale` and `size`, (height, width) in pixels, default to the model's own. `cancel` is asked before every network
+        runs. Without it, a bundle that has a single graph for so many steps, this guidance and this size draws with that one.
         Errors: InputError for arguments out of range, CancelledError, GeninError if the networks fail.
         """
-        request = self._request(prompts, seeds, steps, guidance_scale, noise)
+        request = self._request(prompts, seeds, steps, guidance_scale, noise, size)
         single = self._single.get(len(request.timesteps))
-        if cancel is None and single is not None and single.guidance_scale == request.guidance_scale:
+        as_made = single is not None and (single.guidance_scale, self.image_size) == (
+            request.guidance_scale,
+            request.size,
+        )
+        if cancel is None and as_made:
             return self._draw_at_once(request)
         done = deque(self._draw(request, cancel or (lambda: False)), maxlen=1)
         generation = done[-1].generation
@@ -153,10 +160,12 @@ class Pipeline:
         steps: int | None = None,
         guidance_scale: float | None = None,
         noise: str = "philox",
+        size: tuple[int, int] | None = None,
         cancel: Callable[[], bool] | None = None,
     ) -> Iterator[StreamStep]:
         """`generate`, yielding after every step. Arguments are checked at once, before the first step is asked for."""
-        return self._draw(self._request(prompts, seeds, steps, guidance_scale, noise), cancel or (lambda: False))
+        request = self._request(prompts, seeds, steps, guidance_scale, noise, size)
+        return self._draw(request, cancel or (lambda: False))
 
     def close(self) -> None:
         """Free the networks and remove what was unpacked."""
@@ -176,7 +185,7 @@ class Pipeline:
 
     def _draw(self, request: Request, cancel: Callable[[], bool]) -> Iterator[StreamStep]:
         clock = _Clock(cancel)
-        x = batch_normal(request.seeds, self.latents.shape, mode=request.noise)
+        x = batch_normal(request.seeds, self._latents_of(request.size), mode=request.noise)
         empty, text = self._embed(request, clock)
         for index, (t, t_next) in enumerate(request.timesteps):
             x, x0 = self._schedule.step(self._predict(x, t, empty, text, request, clock), x, t, t_next)
@@ -230,8 +239,20 @@ class Pipeline:
 
     def _decode(self, latents: Array) -> Array:
         images = self._engine.decode(latents * np.float32(1.0 / self.latents.scaling_factor))
-        self._check_shape("vae_decoder", images, (len(latents), 3, self.image.height, self.image.width))
+        own = latents.shape[1:] == self.latents.shape
+        size = self.image_size if own else tuple(side * self._pixels_a_latent for side in latents.shape[2:])
+        self._check_shape("vae_decoder", images, (len(latents), 3, *size))
         return images
+
+    @property
+    def _pixels_a_latent(self) -> int:
+        return self.image.height // self.latents.height
+
+    def _latents_of(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        if size == self.image_size:
+            return self.latents.shape
+        height, width = (side // self._pixels_a_latent for side in size)
+        return self.latents.channels, height, width
 
     def _finish(self, x: Array, request: Request, clock: _Clock) -> Generation:
         clock.begin()
@@ -263,6 +284,7 @@ class Pipeline:
         steps: int | None,
         guidance_scale: float | None,
         noise: str,
+        size: tuple[int, int] | None,
     ) -> Request:
         self._check_open()
         prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
@@ -276,7 +298,25 @@ class Pipeline:
         if not seeds or len(seeds) != len(prompts):
             raise InputError(f"{len(prompts)} prompts and {len(seeds)} seeds", remedy="give one seed per prompt")
         check_choice(noise, MODES, "noise mode")
-        return Request(prompts, seeds, self._timesteps(steps), self._guidance(guidance_scale), noise)
+        return Request(prompts, seeds, self._timesteps(steps), self._guidance(guidance_scale), noise, self._size(size))
+
+    def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        if size is None or tuple(size) == self.image_size:
+            return self.image_size
+        height, width = size
+        if type(height) is not int or type(width) is not int:
+            raise InputError(f"size {size!r} is not a height and a width")
+        step = self.image.multiple
+        if step is None:
+            own = f"{self.image.width}x{self.image.height}"
+            raise InputError(
+                f"this bundle draws {own} only", where=self.path, remedy="leave the size out, or export with --any-size"
+            )
+        if not all(step <= side <= MAX_SIDE and side % step == 0 for side in (height, width)):
+            raise InputError(
+                f"size {width}x{height} cannot be drawn", remedy=f"name multiples of {step} up to {MAX_SIDE}"
+            )
+        return height, width
 
     def _timesteps(self, steps: int | None) -> tuple[tuple[int, int], ...]:
         steps = self.default_steps if steps is None else steps
