@@ -184,8 +184,7 @@ def _assemble(
             progress(f"{component.name} to {format}")
             found = _convert(root, component, format, plans)
             written |= {(format, precision): graph for precision, graph in found.items()}
-        component.module.to("meta")  # the weights go, the config stays: client files want it
-        gc.collect()
+        _give_back(component.module)
         for (format, precision), graph in written.items():
             progress(f"running {component.name} as {format} {precision}")
             parity = _check(component, format, precision, graph, model_path)
@@ -247,8 +246,7 @@ def _write_single(
         targets = [Target(plan, root / format / plan.name / name / str(TABLE[format].single)) for plan in plans]
         found = _converted(root, component, format, targets)
         written |= {(format, precision): graph for precision, graph in found.items()}
-    component.module.to("meta")
-    gc.collect()
+    _give_back(component.module)
     entries = []
     for (format, precision), graph in written.items():
         progress(f"drawing with {format} {precision} in one graph")
@@ -287,6 +285,14 @@ def check_space(
     if needed > free:
         what = f"the graphs take about {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free"
         raise InputError(what, where=where.parent, remedy="free some space, or name fewer formats and precisions")
+
+
+def _give_back(network: nn.Module) -> None:
+    """Free a network's weights; its config stays, for client files. They are emptied in place, because PyTorch's exporter keeps
+    hold of the last network that it saw, and a mapped file stays in memory as long as one of its tensors does."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.new_empty(0)
+    gc.collect()
 
 
 def _write_golden(root: Path, component: Component) -> GoldenEntry:

@@ -83,8 +83,9 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
             operations=count_operations(node.op_type for node in variant.graph),
             opset=OPSET,
         )
-        del variant
+        _forget_weights(variant)
         gc.collect()
+    _forget_weights(model)
     return written
 
 
@@ -143,6 +144,12 @@ def _strip(model: Any) -> None:
     for node in model.graph:
         for value in node.outputs:
             value.metadata_props.clear()
+
+
+def _forget_weights(model: Any) -> None:
+    """PyTorch keeps hold of a part of the last graph that it exported, and through it of all the weights."""
+    for value in model.graph.initializers.values():
+        value.const_value = None
 
 
 def _save(model: Any, path: Path) -> int:
