@@ -179,7 +179,8 @@ class ImageSize:
     multiple: int | None = None
 
     def __post_init__(self) -> None:
-        _within(self.multiple or 1, 1, 8192, "multiple of the image size")
+        if self.multiple is not None:
+            _within(self.multiple, 1, 8192, "multiple of the image size")
         _within(self.height, 8, 8192, "image height")
         _within(self.width, 8, 8192, "image width")
 

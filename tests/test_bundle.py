@@ -8,6 +8,7 @@ import json
 import random
 import shutil
 import stat
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,26 @@ def folder(tmp_path: Path) -> Path:
                 parity=bundles.Parity(99.5, 1e-6, 1.0, 90.0, "nothing"),
             )
         )
+    whole, golden = "onnx/fp32/text_to_image_2/model.onnx", "golden/text_to_image_2.npz"
+    for place in (whole, golden):
+        (root / place).parent.mkdir(parents=True)
+        (root / place).write_bytes(b"all of it")
+    single = bundles.SingleGraphEntry(
+        component="text_to_image",
+        format="onnx",
+        precision="fp32",
+        path=whole,
+        files=(bundles.file_entry(root, whole),),
+        inputs=(bundles.TensorSpec("noise", ("batch", 4, 8, 8), "float32"),),
+        outputs=(),
+        converter="by hand",
+        stored="fp32",
+        compute="fp32",
+        operations={"Conv": 3},
+        steps=2,
+        guidance_scale=1.0,
+        golden=bundles.file_entry(root, golden),
+    )
     (root / "README.md").write_text("# ninja 忍者\n", encoding="utf-8")
     manifest = Manifest(
         name="student",
@@ -73,6 +94,7 @@ def folder(tmp_path: Path) -> Path:
             guidance_scale=1.0,
         ),
         graphs=tuple(graphs),
+        single_graphs=(single,),
         files=(bundles.file_entry(root, "README.md"),),
     )
     bundles.write_manifest(manifest, root)
@@ -107,6 +129,25 @@ def test_a_packed_bundle_holds_the_same(folder: Path, packed: Path, tmp_path: Pa
     assert not local.exists()
     bundles.pack(folder, tmp_path / "again.genin")
     assert (tmp_path / "again.genin").read_bytes() == packed.read_bytes()
+
+
+def test_unpacking_holds_a_piece_of_the_weights_at_a_time(folder: Path, tmp_path: Path) -> None:
+    weights = folder / "weights.bin"
+    with weights.open("wb") as stream:
+        stream.truncate(64 << 20)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    entry = bundles.file_entry(folder, "weights.bin")
+    manifest["files"].append({"path": entry.path, "sha256": entry.sha256, "size_bytes": entry.size_bytes})
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    tracemalloc.start()
+    try:
+        bundles.pack(folder, tmp_path / "large.genin")
+        with Bundle.open(tmp_path / "large.genin") as bundle:
+            assert bundle.local("weights.bin").stat().st_size == 64 << 20
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20
 
 
 def test_graphs_that_are_folders(folder: Path) -> None:
@@ -261,6 +302,13 @@ def test_hostile_paths_are_refused(folder: Path, path: str) -> None:
         (("graphs", 1, "files", 0, "sha256"), "0" * 63, "64 hexadecimal digits"),
         (("graphs", 1, "files", 0, "size_bytes"), -1, "size_bytes -1"),
         (("graphs", 1, "inputs", 0, "shape"), [None], "shape"),
+        (("image", "multiple"), 0.5, "multiple: '0.5' is not of type int"),
+        (("image", "multiple"), 0, "multiple of the image size 0 is outside"),
+        (("single_graphs", 0, "component"), "unet", "unknown component 'unet'"),
+        (("single_graphs", 0, "steps"), 9, "steps of a single graph 9 is outside 1 … 8"),
+        (("single_graphs", 0, "guidance_scale"), None, "guidance_scale"),
+        (("single_graphs", 0, "golden", "path"), "../golden.npz", "is refused"),
+        (("graphs", 0, "operations"), {"Conv": "many"}, "operations.Conv: 'many' is not of type int"),
         (("files",), {}, "files: not a list"),
         (("files", 0, "path"), "ONNX/fp32/unet/model.onnx", "listed twice"),
         (("files", 0, "path"), "manifest.json", "lists itself"),
