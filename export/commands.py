@@ -78,14 +78,23 @@ def export_command(
     packages are not installed is left out and named.
     """
     from genin.export.exporter import count_work, export_bundle
+    from genin.export.formats import Shapes
     from genin.export.plan import read_plan
 
     read = [read_plan(path) for path in plans]
     source, wanted, stored = model_path(ctx.obj, model), flatten(formats), flatten(precisions)
     stored, steps = stored or (() if plans else PRECISIONS), tuple(dict.fromkeys(single_graphs))
     with progress("exporting", count_work(wanted, [*stored, *read], steps), unit="parts") as shown:
-        more: dict[str, Any] = {"plans": read, "single_graphs": steps, "batch": batch, "any_size": any_size}
-        result = export_bundle(source, out, wanted, stored, **more, progress=shown.begin)
+        result = export_bundle(
+            source,
+            out,
+            wanted,
+            stored,
+            plans=read,
+            single_graphs=steps,
+            shapes=Shapes(batch, any_size),
+            progress=shown.begin,
+        )
     for format, reason in result.skipped.items():
         click.echo(f"genin: {format} is left out: {reason}", err=True)
     graphs = result.manifest.graphs
@@ -261,8 +270,8 @@ def inspect_command(ctx: click.Context, model: str, as_json: bool) -> None:
     _table(["component", "parameters", "multiply-adds", "size", "precision"], rows)
     graphs = [
         (
-            *(g["format"], g["precision"], g["component"] + (f"_{g['steps']}" if g["steps"] else "")),
-            *(_megabytes(g["size_bytes"]), _operations(g["operations"]), _db(g["psnr_db"])),
+            *(g["format"], g["precision"], g["name"], _megabytes(g["size_bytes"])),
+            *(_operations(g["operations"]), _db(g["psnr_db"])),
         )
         for g in facts["graphs"]
     ]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genin.distill.model_folder import ModelFolder
-from genin.export.formats import OUTPUTS
+from genin.export.formats import ANY_BATCH, OUTPUTS, Shapes
 from genin.runtimes.errors import InputError
 from genin.runtimes.noise import normal
 
@@ -33,7 +33,6 @@ PROMPTS = (
     "a happy samurai in a red cloak running through a snowy forest at night",
 )
 SIZED = ("sample", "latent_sample", "out_sample")  # a picture's height and width in them, or those of its latents
-MAX_BATCH = 64
 FOUR = (4, 3, 2, 1)  # quarters of the schedule, for models without timesteps of their own
 
 Case = Mapping[str, NDArray[Any]]
@@ -73,21 +72,6 @@ class VaeDecoder(nn.Module):
     def forward(self, latent_sample: Tensor) -> Tensor:
         out: Tensor = self.vae.decode(latent_sample, return_dict=False)[0]  # type: ignore[operator]
         return out
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """The one batch that ONNX graphs take, or any; pictures of the model's size only, or of any (in ONNX and OpenVINO)."""
-
-    batch: int | None = None
-    any_size: bool = False
-
-    def __post_init__(self) -> None:
-        if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
-            raise InputError(f"a batch of {self.batch} is outside 1 … {MAX_BATCH}")
-
-
-ANY_BATCH = Shapes()
 
 
 @dataclass(frozen=True)

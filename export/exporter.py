@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genin.export.formats import TABLE, Target, Written, converter, missing_package
+from genin.export.formats import ANY_BATCH, TABLE, Shapes, Target, Written, converter, missing_package
 from genin.export.plan import BITS, Plan, check_layers, check_name, layers_of, storable, uniform
 from genin.export.quiet import quiet
 from genin.runtimes.bundle import SUFFIX, file_entry, pack, write_manifest
@@ -41,7 +41,7 @@ from genin.runtimes.options import COMPONENTS, FORMATS, MORE_PRECISIONS, PRECISI
 if TYPE_CHECKING:
     from torch import nn
 
-    from genin.export.components import Component, Shapes
+    from genin.export.components import Component
     from genin.export.pictures import Amount, Pictures
 
 NO_BUNDLES = (".onnx", ".xml", ".mlpackage", ".zip", ".tar", ".gz")  # names that promise something else
@@ -68,14 +68,13 @@ def export_bundle(
     *,
     plans: Sequence[Plan] = (),
     single_graphs: Sequence[int] = (),
-    batch: int | None = None,
-    any_size: bool = False,
+    shapes: Shapes = ANY_BATCH,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Export a model folder to a bundle folder, or to one file if `out` ends in `.genin`.
 
     `precisions` are uniform plans, `plans` others beside them. For each number of steps in `single_graphs` all of it is
-    written as one graph, too, in the formats that can have one. `batch` and `any_size` are those of `Shapes`. `progress` is told
+    written as one graph, too, in the formats that can have one. `progress` is told
     each piece of work as it begins; see `count_work`.
 
     Errors: InputError for an unusable model or an `out` that exists, MissingExtraError if no format can be made here, GeninError if
@@ -92,6 +91,13 @@ def export_bundle(
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(f"two precisions are called '{min(twice)}'", remedy="give the plan another 'name'")
     usable, skipped = usable_formats(formats)
+    steps = tuple(dict.fromkeys(single_graphs))
+    able = _for_single(usable)  # those whose shapes are free, too
+    for asked, option in ((steps, "--single-graph"), (shapes.any_size, "--any-size")):
+        if asked and not able:
+            raise InputError(f"{option} is of no use to {', '.join(usable)}", remedy="export onnx or openvino, too")
+    if shapes.batch and "onnx" not in usable:
+        raise InputError(f"--batch is of no use to {', '.join(usable)}", remedy="leave it out, or export onnx, too")
     if out.exists():
         raise InputError("the output exists already", where=out, remedy="name a new one, or remove it")
     if out.suffix.lower() in NO_BUNDLES:
@@ -103,7 +109,7 @@ def export_bundle(
     try:
         partial.chmod(0o755)
         tell = progress or (lambda _: None)
-        manifest = _assemble(model_path, partial, usable, ordered, single_graphs, (batch, any_size), out.name, tell)
+        manifest = _assemble(model_path, partial, usable, ordered, steps, shapes, out.name, tell)
         if out.suffix == SUFFIX:
             pack(partial, out)
         else:
@@ -145,13 +151,13 @@ def _assemble(
     formats: Sequence[str],
     plans: Sequence[Plan],
     single_graphs: Sequence[int],
-    shape: tuple[int | None, bool],
+    shapes: Shapes,
     file_name: str,
     progress: Progress,
 ) -> Manifest:
     from genin.distill.model_folder import load_model_folder
     from genin.export.client_files import write_client_files
-    from genin.export.components import Shapes, components, modules
+    from genin.export.components import components, modules
     from genin.export.manifest_of import bundle_card, manifest_of
     from genin.export.pictures import Amount, draw_with_pytorch
     from genin.export.single_graph import check_unrollable
@@ -166,7 +172,6 @@ def _assemble(
         for steps in single_graphs:
             check_unrollable(model, steps)
         check_space(modules(model), [*formats, *_for_single(formats) * len(single_graphs)], plans, copies, root)
-        shapes = Shapes(*shape)
         waiting = components(model, shapes)
         amount = Amount.of(model, few=not any(plan.rough for plan in plans))
         reference = draw_with_pytorch(model, amount)
@@ -369,12 +374,13 @@ def _check(component: Component, format: str, precision: str, written: Written, 
     try:
         run, engine = parity.open_graph(format, component.name, written.path, written.inputs, written.outputs)
         floor = parity.floor_db(format, precision, written.stored, written.compute)
-        measured = parity.measure(run, component.cases, component.outputs, floor, engine)
+        cases = parity.fitting(component.cases, written.inputs)
+        measured = parity.measure(run, cases, component.outputs, floor, engine)
     except parity.UnknownOperationError:
         return None
 
     def lost_at() -> list[Fall]:
-        case = parity.worst_case(run, component.cases, component.outputs)
+        case = parity.worst_case(run, cases, component.outputs)
         return worst_layers(format, _with_weights(component, model_path), written.path, case, measured.floor_db)
 
     parity.require(measured, f"{component.name} as {format} {precision}", lost_at)

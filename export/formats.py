@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from numpy.typing import NDArray
 
 from genin.export.plan import WEIGHTS, Plan, Storage, storable
+from genin.runtimes.errors import InputError
 from genin.runtimes.manifest import TensorSpec
 from genin.runtimes.options import COMPONENTS, TEXT_TO_IMAGE
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 # frequencies of the timestep embedding, which at timestep 999 are useless with the 11 bits of an fp16.
 STORED_SMALL_FROM = 1024
 FP16_MAX = 65504.0
+MAX_BATCH = 64
 # The outputs of each network under diffusers' names, as golden files have them.
 OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "text_encoder": ("last_hidden_state", "pooler_output"),
@@ -37,6 +39,21 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "vae_decoder": ("sample",),
     TEXT_TO_IMAGE: ("images",),
 }
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The one batch that ONNX graphs take, or any; pictures of the model's size only, or of any (in ONNX and OpenVINO)."""
+
+    batch: int | None = None
+    any_size: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
+            raise InputError(f"a batch of {self.batch} is outside 1 … {MAX_BATCH}")
+
+
+ANY_BATCH = Shapes()
 
 
 @dataclass(frozen=True)

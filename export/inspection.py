@@ -12,7 +12,6 @@ from genin.benchmarks.model_facts import stored_tensors
 from genin.runtimes.bundle import Bundle, is_bundle
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import is_model_folder, read_constants, read_info
-from genin.runtimes.manifest import SingleGraphEntry
 from genin.runtimes.options import COMPONENTS
 
 FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
@@ -48,7 +47,7 @@ def _inspect_bundle(path: Path) -> Facts:
     graphs = [
         {
             "component": graph.component,
-            "steps": graph.steps if isinstance(graph, SingleGraphEntry) else None,
+            "name": graph.name,
             "format": graph.format,
             "precision": graph.precision,
             "size_bytes": graph.size_bytes,

@@ -25,6 +25,7 @@ from torch import nn
 from genin.export.components import Component
 from genin.export.parity import Case, psnr_db
 from genin.export.quiet import quiet
+from genin.runtimes.engine import in_batches
 
 MARGIN_DB = 15.0
 # "... function found for <OpOverload(op='prims.x'", "... for operations: aten::x", "Unsupported fx node x", "... for op 'x' ..."
@@ -121,8 +122,11 @@ def _onnx_outputs(path: Path, component: Component, case: Case, layers: Iterable
         session = onnxruntime.InferenceSession(str(copy), options, providers=["CPUExecutionProvider"])
     finally:
         copy.unlink(missing_ok=True)
-    results = session.run(list(last.values()), {name: case[name] for name in component.inputs})
-    return dict(zip(last, results, strict=True))
+
+    def run(batch: Outputs) -> Outputs:
+        return dict(zip(last, session.run(list(last.values()), batch), strict=True))
+
+    return in_batches(run, {name: case[name] for name in component.inputs}, component.shapes.batch)
 
 
 def _openvino_outputs(path: Path, component: Component, case: Case, layers: Iterable[str]) -> Outputs:

@@ -160,12 +160,40 @@ def open_graph(
         run, engine = _OPENERS[format](path, *names)
         batch = inputs[0].shape[0]
         size = batch if isinstance(batch, int) else None
-        return lambda case: in_batches(run, {name: case[name] for name in names[0]}, size), engine
+        return _checked(lambda case: in_batches(run, {name: case[name] for name in names[0]}, size), path), engine
     except (ModuleNotFoundError, UnknownOperationError, BundleError):
         raise
     except Exception as error:  # engines raise types of their own, which cannot be named without importing them
         reason = " ".join(str(error).split())[:160]
         raise BundleError(f"{format} cannot load the graph ({reason})", where=path, remedy="export it again") from error
+
+
+def _checked(run: Run, path: Path) -> Run:
+    """`run`, whatever it raises, with errors of genin's."""
+
+    def checked(case: Case) -> dict[str, NDArray[Any]]:
+        try:
+            return run(case)
+        except Exception as error:  # engines raise types of their own
+            reason = " ".join(str(error).split())[:160]
+            raise GeninError(f"the graph does not run ({reason})", where=path, remedy="export it again") from error
+
+    return checked
+
+
+def fitting(cases: Iterable[Case], inputs: Sequence[TensorSpec]) -> list[Case]:
+    """The golden cases of a size that a graph takes: Core ML's have one, where the others may have any."""
+    sizes = {spec.shape[-2:] for spec in inputs if spec.name in ("sample", "z") and isinstance(spec.shape[-1], int)}
+    return [
+        case
+        for case in cases
+        if all(case[name].shape[-2:] in sizes for name in ("sample", "latent_sample") if sizes and _given(case, name))
+    ]
+
+
+def _given(case: Case, name: str) -> bool:
+    """Is it an input of the case? The decoder's output is a "sample", too."""
+    return name in case and not (name == "sample" and "latent_sample" in case)
 
 
 def _open_onnx(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Run, str]:

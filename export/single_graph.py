@@ -11,7 +11,7 @@ The steps are unrolled, and what a fixed number of them makes constant or common
 - sampling: one DDIM step is a·x + b·prediction, with a and b worked out.
 
 All of it is exact but for rounding. Layers keep the paths that they have in the three networks, so a precision plan of the
-model holds here, too.
+model holds here, too, but for the projections of time, which are one layer and stored by the plan's default.
 
 Not here: conversion (`to_onnx`, `to_openvino`); tokens and noise, which stay outside: a seed draws what it draws elsewhere.
 """
@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genin.distill.model_folder import ModelFolder
-from genin.export.components import ANY_BATCH, Case, Component, Shapes, token_ids
-from genin.export.formats import OUTPUTS
+from genin.export.components import Case, Component, token_ids
+from genin.export.formats import ANY_BATCH, OUTPUTS, Shapes
 from genin.export.pictures import Amount, batches, prompts_and_seeds
 from genin.runtimes.engine import INPUTS, Array
 from genin.runtimes.errors import InputError
@@ -87,7 +87,7 @@ class SingleGraph(nn.Module):
     def forward(self, input_ids: Tensor, noise: Tensor) -> Tensor:
         text: Tensor = self.encoder(input_ids=input_ids, return_dict=True).last_hidden_state
         if self.empty is not None:
-            text = torch.cat([self.empty.expand(len(text), -1, -1), text])
+            text = torch.cat([self.empty.expand(noise.shape[0], -1, -1), text])
         x = noise
         for timestep, modulation, (a, b) in zip(self._timesteps, self.unet.conditions(text), self._mix, strict=True):
             self._step.modulation = modulation
@@ -103,7 +103,7 @@ class SingleGraph(nn.Module):
         predicted: Tensor = self.unet(given, timestep, encoder_hidden_states=text, return_dict=False)[0]
         if self.empty is None:
             return predicted
-        free, led = predicted.chunk(2)
+        free, led = predicted[: x.shape[0]], predicted[x.shape[0] :]  # chunk() would fix the batch
         return free + self._guidance_scale * (led - free)
 
 
@@ -114,8 +114,14 @@ def mix(schedule: Schedule, timestep: int, next_timestep: int) -> tuple[float, f
     return a, b
 
 
-def check_unrollable(model: ModelFolder, steps: int) -> tuple[tuple[int, int], ...]:
-    """=> the timesteps of `steps` steps, each with the next. Errors: InputError for what a single graph cannot have."""
+def timesteps_of(model: ModelFolder, steps: int) -> tuple[tuple[int, int], ...]:
+    """The timesteps of `steps` steps, each with the next."""
+    schedule, few = Schedule.from_config(model.scheduler_config), model.info.get("few_step_timesteps") or {}
+    return schedule.explicit_steps(few[str(steps)]) if str(steps) in few else schedule.steps(steps)
+
+
+def check_unrollable(model: ModelFolder, steps: int) -> None:
+    """Errors: InputError for what a single graph cannot have."""
     schedule, remedy = Schedule.from_config(model.scheduler_config), "export it without --single-graph"
     few = model.info.get("few_step_timesteps") or {}
     if few and str(steps) not in few:
@@ -128,7 +134,6 @@ def check_unrollable(model: ModelFolder, steps: int) -> tuple[tuple[int, int], .
     for name, block in model.unet.named_modules():
         if isinstance(block, ResnetBlock2D) and (block.upsample is not None or block.downsample is not None):
             raise InputError("a residual block that changes the size is not known here", where=name, remedy=remedy)
-    return schedule.explicit_steps(few[str(steps)]) if few else schedule.steps(steps)
 
 
 def single_graph(model: ModelFolder, steps: int, amount: Amount, shapes: Shapes = ANY_BATCH) -> tuple[Component, float]:
@@ -141,7 +146,7 @@ def single_graph(model: ModelFolder, steps: int, amount: Amount, shapes: Shapes 
         model.unet,
         model.vae,
         Schedule.from_config(model.scheduler_config),
-        check_unrollable(model, steps),
+        timesteps_of(model, steps),
         scale,
         None if scale == 1 else torch.from_numpy(token_ids(model, [""])),
     ).eval()
@@ -165,13 +170,15 @@ def step_by_step(model: ModelFolder, steps: int, guidance_scale: float) -> Calla
     """What a single graph of the model should give, by its networks as they are: token ids and noise => pictures."""
     networks = PyTorchEngine(Networks(model.text_encoder, model.unet, model.vae))
     schedule = Schedule.from_config(model.scheduler_config)
-    pairs, empty = check_unrollable(model, steps), token_ids(model, [""])
+    pairs = timesteps_of(model, steps)
+    empty = None if guidance_scale == 1 else networks.encode(token_ids(model, [""]))
 
     def draw(ids: Ids, noise: Array) -> NDArray[np.uint8]:
-        text, free, x = networks.encode(ids), networks.encode(np.repeat(empty, len(ids), axis=0)), noise
+        text, x = networks.encode(ids), noise
         for t, t_next in pairs:
             prediction = networks.predict(x, t, text)
-            if guidance_scale != 1:
+            if empty is not None:
+                free = np.repeat(empty, len(ids), axis=0)
                 prediction = guide(networks.predict(x, t, free), prediction, guidance_scale)
             x = schedule.step(prediction, x, t, t_next)[0]
         return to_pictures(networks.decode(x / np.float32(model.vae.config.scaling_factor)))

@@ -40,6 +40,7 @@ from genin.export.formats import (
 from genin.export.plan import Storage, storable
 from genin.export.quantise import quantise
 from genin.export.quiet import quiet
+from genin.runtimes.engine import cut
 
 if TYPE_CHECKING:
     from genin.export.components import Component
@@ -275,10 +276,10 @@ def _with_eight_bit_activations(model: Any, component: Component, layers: Sequen
 
 
 class _Reader:
-    """The component's calibration inputs, as onnxruntime's calibrators ask for them."""
+    """The component's calibration inputs in its batch, as onnxruntime's calibrators ask for them."""
 
     def __init__(self, component: Component) -> None:
-        self._cases = iter(component.calibration)
+        self._cases = (batch for case in component.calibration for batch in cut(case, component.shapes.batch))
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
-        return next(({**case} for case in self._cases), None)
+        return next(self._cases, None)

@@ -20,7 +20,7 @@ from genin.export import parity
 from genin.export.formats import OUTPUTS
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.engine import INPUTS
-from genin.runtimes.errors import BundleError, GeninError
+from genin.runtimes.errors import GeninError
 from genin.runtimes.manifest import GraphEntry, SingleGraphEntry
 from genin.runtimes.options import FORMATS
 
@@ -31,6 +31,7 @@ Cases = list[dict[str, Any]] | str  # golden cases, or what is wrong with them
 class GraphReport:
     """One graph's parity, of a single graph's median picture; `ok` is None if it was not run."""
 
+    name: str
     component: str
     format: str
     precision: str
@@ -39,12 +40,6 @@ class GraphReport:
     floor_db: float
     ok: bool | None
     note: str | None = None
-    steps: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Its component, of a single graph with the number of its steps."""
-        return self.component if self.steps is None else f"{self.component}_{self.steps}"
 
     def verdict(self) -> str:
         """For people: "ok", or what is wrong or unknown."""
@@ -78,77 +73,73 @@ class Report:
 def verify_bundle(path: Path, *, against: Path | None = None) -> Report:
     """Check a bundle folder or `.genin`. Errors: BundleError if it cannot be opened at all, InputError for `against`."""
     with Bundle.open(path) as bundle:
-        files = bundle.hash_report()
-        cases = _references(bundle, files, against)
-        graphs = [_check(bundle, graph, files, cases.get(graph.component)) for graph in bundle.manifest.graphs]
-        for graph in bundle.manifest.single_graphs:
-            report = _check(bundle, graph, files, _pictures(bundle, graph, files, against))
-            graphs.append(replace(report, steps=graph.steps))
-    return Report(files, tuple(graphs))
+        files, manifest = bundle.hash_report(), bundle.manifest
+        references = _References(bundle, files, against)
+        every = (*manifest.graphs, *manifest.single_graphs)
+        graphs = tuple(_check(bundle, graph, files, references.of(graph)) for graph in every)
+    return Report(files, graphs)
 
 
-def _references(bundle: Bundle, files: Mapping[str, bool], against: Path | None) -> dict[str, Cases]:
-    """Component => its golden cases, or what is wrong with them."""
-    model = None if against is None else _networks(against)
-    cases: dict[str, Cases] = {}
-    for entry in bundle.manifest.golden:
-        if not files[entry.path]:
-            cases[entry.component] = f"'{entry.path}' is damaged or was changed"
-            continue
-        golden = _golden(bundle, entry.path, entry.component)
-        if model is not None and isinstance(golden, list):
-            golden = [model(entry.component, case) for case in golden]
-        cases[entry.component] = golden
-    return cases
+class _References:
+    """The golden cases of each graph, read once; with `against`, their outputs are PyTorch's of that model folder."""
+
+    def __init__(self, bundle: Bundle, files: Mapping[str, bool], against: Path | None) -> None:
+        self._bundle, self._files = bundle, files
+        self._places = {entry.component: entry.path for entry in bundle.manifest.golden}
+        self._model = None if against is None else _usable_model(against)
+        self._cases: dict[str, Cases] = {}
+
+    def of(self, graph: GraphEntry) -> Cases:
+        """The cases, or what is wrong with them."""
+        path = graph.golden.path if isinstance(graph, SingleGraphEntry) else self._places.get(graph.component)
+        if path is None:
+            return "the bundle has no golden file of this component"
+        if path not in self._cases:
+            self._cases[path] = self._read(path, graph)
+        return self._cases[path]
+
+    def _read(self, path: str, graph: GraphEntry) -> Cases:
+        if not self._files[path]:
+            return f"'{path}' is damaged or was changed"
+        try:
+            names = (*INPUTS[graph.component], *OUTPUTS[graph.component])
+            golden = parity.read_golden(self._bundle.read_bytes(path), names)
+            return golden if self._model is None else _anew(self._model, graph, golden)
+        except GeninError as error:
+            return str(error)
 
 
-def _golden(bundle: Bundle, path: str, component: str) -> Cases:
-    try:
-        return parity.read_golden(bundle.read_bytes(path), (*INPUTS[component], *OUTPUTS[component]))
-    except BundleError as error:
-        return str(error)
-
-
-def _pictures(bundle: Bundle, graph: SingleGraphEntry, files: Mapping[str, bool], against: Path | None) -> Cases:
-    """A single graph's golden cases; of a model folder the pictures are drawn anew, step by step."""
-    path = graph.golden.path
-    if not files[path]:
-        return f"'{path}' is damaged or was changed"
-    golden = _golden(bundle, path, graph.component)
-    if against is None or isinstance(golden, str):
-        return golden
+def _usable_model(path: Path) -> Any:
     from genin.distill.model_folder import load_model_folder
-    from genin.export.quiet import quiet
-    from genin.export.single_graph import step_by_step
-
-    with quiet():
-        draw = step_by_step(load_model_folder(against), graph.steps, graph.guidance_scale)
-        return [{**case, "images": draw(case["input_ids"], case["noise"])} for case in golden]
-
-
-def _networks(path: Path) -> Any:
-    """(component, case) => the case with PyTorch's outputs in the place of the bundle's."""
-    from genin.distill.model_folder import load_model_folder
-    from genin.export.components import check_finite, modules, run_module
+    from genin.export.components import check_finite, modules
     from genin.export.quiet import quiet
 
     with quiet():
         model = load_model_folder(path)
-    networks = modules(model)
-    for name, network in networks.items():
+    for name, network in modules(model).items():
         check_finite(name, network)
-
-    def run(component: str, case: dict[str, Any]) -> dict[str, Any]:
-        return {**case, **run_module(networks[component], case, OUTPUTS[component])}
-
-    return run
+    return model
 
 
-def _check(bundle: Bundle, graph: GraphEntry, files: Mapping[str, bool], cases: Cases | None) -> GraphReport:
+def _anew(model: Any, graph: GraphEntry, golden: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cases with PyTorch's outputs in the place of the bundle's; of a single graph drawn step by step, network by network."""
+    from genin.export.components import modules, run_module
+    from genin.export.quiet import quiet
+    from genin.export.single_graph import step_by_step
+
+    with quiet():
+        if isinstance(graph, SingleGraphEntry):
+            draw = step_by_step(model, graph.steps, graph.guidance_scale)
+            return [{**case, "images": draw(case["input_ids"], case["noise"])} for case in golden]
+        network, outputs = modules(model)[graph.component], OUTPUTS[graph.component]
+        return [{**case, **run_module(network, case, outputs)} for case in golden]
+
+
+def _check(bundle: Bundle, graph: GraphEntry, files: Mapping[str, bool], cases: Cases) -> GraphReport:
     single = isinstance(graph, SingleGraphEntry)
     floors = parity.PICTURE_FLOORS_DB if single else parity.FLOORS_DB
     floor = parity.floor_db(graph.format, graph.precision, graph.stored, graph.compute, floors)
-    report = GraphReport(graph.component, graph.format, graph.precision, None, None, floor, None)
+    report = GraphReport(graph.name, graph.component, graph.format, graph.precision, None, None, floor, None)
     damaged = [file.path for file in graph.files if not files[file.path]]
     if damaged:
         return replace(report, ok=False, note=f"'{damaged[0]}' is damaged or was changed")
@@ -156,20 +147,21 @@ def _check(bundle: Bundle, graph: GraphEntry, files: Mapping[str, bool], cases: 
         if graph.format not in FORMATS:
             return replace(report, note=f"this genin runs no {graph.format}")
         if not isinstance(cases, list):
-            return replace(report, ok=False, note=cases or "the bundle has no golden file of this component")
+            return replace(report, ok=False, note=cases)
         place = bundle.local_graph(graph)
         run, engine = parity.open_graph(graph.format, graph.component, place, graph.inputs, graph.outputs)
         if single:
             measured, _ = parity.measure_pictures(run, cases, floor, engine)
         else:
-            measured = parity.measure(run, cases, OUTPUTS[graph.component], floor, engine)
+            fitting = parity.fitting(cases, graph.inputs)
+            measured = parity.measure(run, fitting, OUTPUTS[graph.component], floor, engine)
     except ModuleNotFoundError as error:
         return replace(report, note=f"'{error.name}' is not installed")
     except parity.UnknownOperationError as error:
         return replace(report, note=f"not run: {error}")
     except GeninError as error:
         return replace(report, ok=False, note=str(error))
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:  # what engines raise when a graph does not run
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:  # what engines raise when a graph does not run
         return replace(report, ok=False, note="the graph does not run: " + " ".join(str(error).split())[:160])
     ok = measured.psnr_db >= floor
     return replace(report, psnr_db=measured.psnr_db, max_abs=measured.max_abs, ok=ok)

@@ -15,7 +15,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.errors import BundleError, GeninError, InputError, MissingExtraError
-from genin.runtimes.options import COMPONENTS, TEXT_TO_IMAGE, check_choice
+from genin.runtimes.options import TEXT_TO_IMAGE, check_choice
 
 Array = NDArray[np.float32]
 
@@ -155,8 +155,8 @@ class Loaded:
 
 
 class BundleEngine:
-    """An engine over the graphs of a bundle. The three networks are loaded at once, unless there are single graphs: then each graph
-    is when it is first used, so that a host which only ever draws in one of them holds the weights once."""
+    """An engine over the graphs of a bundle: the three networks, and the single graph of each number of steps that has one. What is
+    not loaded when it is first used is then."""
 
     def __init__(
         self,
@@ -169,8 +169,6 @@ class BundleEngine:
         self._load, self._single = load, dict(single or {})
         self._graphs: dict[Any, GraphEntry] = {**graphs, **self._single}
         self._loaded: dict[Any, Loaded] = {}
-        for component in () if single else COMPONENTS:
-            self._graph(component)
 
     def encode(self, ids: NDArray[np.int64]) -> Array:
         return self._numbers("text_encoder", {"input_ids": ids})
@@ -186,9 +184,10 @@ class BundleEngine:
         """Token ids (N, L) and noise (N, C, H, W) through the single graph of `steps` => pictures (N, H, W, 3)."""
         return np.asarray(self._run(steps, {"input_ids": ids, "noise": noise}), np.uint8)
 
-    def load(self, steps: int) -> None:
-        """Load the single graph of `steps` now."""
-        self._graph(steps)
+    def load(self, graphs: Iterable[str | int]) -> None:
+        """Load these now: components, or numbers of steps. Errors: BundleError for a graph that is refused."""
+        for key in graphs:
+            self._graph(key)
 
     def _numbers(self, component: str, arrays: dict[str, NDArray[Any]]) -> Array:
         return np.asarray(self._run(component, arrays), np.float32)
@@ -208,6 +207,8 @@ class BundleEngine:
 
     def _graph(self, key: str | int) -> Loaded:
         if key not in self._loaded:
+            if key not in self._graphs:
+                raise GeninError("the engine is closed", remedy="load the bundle again")
             graph = self._graphs[key]
             loaded = self._load(graph)
             if missing := [name for name in INPUTS[graph.component] if name not in loaded.inputs]:
@@ -218,6 +219,7 @@ class BundleEngine:
 
     def close(self) -> None:
         self._loaded.clear()
+        self._graphs.clear()
 
 
 def in_batches(
@@ -228,14 +230,20 @@ def in_batches(
     """`run` on arrays of any number of rows, where it takes `size` of them at a time: the last batch is filled up with copies. None
     takes all at once. A single timestep goes into every batch as it is."""
     count = max(len(array) for array in arrays.values())
+    parts = [run(batch) for batch in cut(arrays, size)]
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+
+def cut(arrays: Mapping[str, NDArray[Any]], size: int | None) -> Iterator[dict[str, NDArray[Any]]]:
+    """The batches of `in_batches`."""
+    count = max(len(array) for array in arrays.values())
     if size is None or size == count:
-        return dict(run(dict(arrays)))
+        yield dict(arrays)
+        return
     one = [name for name, array in arrays.items() if array.shape == (1,)]
-    parts = []
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count - 1)
-        parts.append(run({name: array if name in one else array[rows] for name, array in arrays.items()}))
-    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+        yield {name: array if name in one else array[rows] for name, array in arrays.items()}
 
 
 def feed(arrays: Mapping[str, NDArray[Any]], inputs: Mapping[str, GraphInput]) -> dict[str, NDArray[Any]]:

@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 # What parity reports when a graph's output is the reference, bit for bit (JSON has no infinity).
 EXACT_PSNR_DB = 200.0
+MAX_ROWS = 1024  # of a fixed batch
 MAX_UNROLLED = 8  # steps of a single graph, whose nodes grow with them
 
 T = TypeVar("T")
@@ -69,6 +70,11 @@ class TensorSpec:
     name: str
     shape: tuple[int | str, ...]
     dtype: str
+
+    def __post_init__(self) -> None:
+        for axis, size in enumerate(self.shape):
+            if isinstance(size, int):
+                _within(size, 1, MAX_ROWS if axis == 0 else 1 << 24, f"a size of '{self.name}'")
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,11 @@ class GraphEntry:
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
 
+    @property
+    def name(self) -> str:
+        """What the graph is called where its format and precision are known."""
+        return self.component
+
     @staticmethod
     def known_components() -> tuple[str, ...]:
         return COMPONENTS
@@ -150,6 +161,11 @@ class SingleGraphEntry(GraphEntry):
     def __post_init__(self) -> None:
         super().__post_init__()
         _within(self.steps, 1, MAX_UNROLLED, "steps of a single graph")
+        _require(self.format != "coreml", "Core ML has no single graphs")
+
+    @property
+    def name(self) -> str:
+        return f"{TEXT_TO_IMAGE}_{self.steps}"
 
     @staticmethod
     def known_components() -> tuple[str, ...]:
@@ -274,6 +290,10 @@ class Manifest:
             other = seen.setdefault(entry.path.casefold(), entry)
             same = (other.path, other.sha256, other.size_bytes) == (entry.path, entry.sha256, entry.size_bytes)
             _require(same, f"'{entry.path}' is listed twice with different content or spelling")
+        if (multiple := self.image.multiple) is not None:
+            pixels, rest = divmod(self.image.height, self.latents.height)
+            whole = rest == 0 and self.image.width == self.latents.width * pixels and multiple % max(pixels, 1) == 0
+            _require(pixels and whole, f"pictures of any multiple of {multiple} do not fit these latents")
         _require(MANIFEST not in seen, f"{MANIFEST} lists itself")
         names = [(graph.format, graph.precision, graph.component) for graph in self.graphs]
         _require(len(set(names)) == len(names), "two graphs have the same format, precision and component")

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -443,15 +443,18 @@ def _load_bundle(path: Path, runtime: str, precision: str, threads: int | None) 
     try:
         manifest = bundle.manifest
         runtime, format, precision = choose(manifest, runtime, precision, path)
-        constants = (manifest.image, manifest.latents, manifest.text, manifest.sampler)
+        image = replace(manifest.image, multiple=None) if format == "coreml" else manifest.image
+        constants = (image, manifest.latents, manifest.text, manifest.sampler)
         vocabulary, merges = (bundle.read_bytes(f"{TOKENIZER}/{name}") for name in ("vocab.json", "merges.txt"))
         tokenizer = ClipTokenizer(vocabulary, merges, manifest.text)
         graphs, single = manifest.components(format, precision), manifest.steps_of_single_graphs(format, precision)
         engine = engine_class(runtime).open(bundle, graphs, single=single, threads=threads)
-        if manifest.sampler.default_steps in single:
-            engine.load(manifest.sampler.default_steps)
-        found = {"runtime": runtime, "precision": precision}
-        return Pipeline(path, engine, tokenizer, constants, **found, bundle=bundle, single=single)
+        if isinstance(engine, BundleEngine):
+            steps = manifest.sampler.default_steps
+            engine.load([steps] if steps in single else COMPONENTS)
+        return Pipeline(
+            path, engine, tokenizer, constants, runtime=runtime, precision=precision, bundle=bundle, single=single
+        )
     except BaseException:
         bundle.close()
         raise

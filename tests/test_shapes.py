@@ -31,12 +31,13 @@ def compact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def any_size(tiny_model_folder: Path) -> Path:
     """With cross-attention and free guidance."""
-    return exported(tiny_model_folder, "any", "--format", "onnx,openvino", "--precision", "fp16", "--any-size")
+    return exported(tiny_model_folder, "any", "--precision", "fp16", "--any-size")
 
 
 @pytest.fixture(scope="session")
 def threes(compact: Path) -> Path:
-    return exported(compact, "threes", "--format", "onnx", "--precision", "fp32", "--batch", "3", "--single-graph", "2")
+    options = ("--format", "onnx", "--precision", "fp32,w8a8", "--batch", "3", "--single-graph", "2")
+    return exported(compact, "threes", *options)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

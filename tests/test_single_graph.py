@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from exported import exported, write_compact_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_bundle import edit_manifest
 
 from genin.cli import run
 from genin.distill.model_folder import load_model_folder
@@ -20,7 +22,7 @@ from genin.export.quiet import quiet
 from genin.export.single_graph import check_unrollable, mix, single_graph
 from genin.runtimes import engine
 from genin.runtimes.bundle import Bundle, file_entry
-from genin.runtimes.errors import InputError
+from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.noise import batch_normal
 from genin.runtimes.pipeline import load_pipeline
 from genin.runtimes.samplers import Schedule
@@ -112,7 +114,9 @@ def test_a_host_needs_one_session_and_nothing_else(bundle: Path, compact: Path) 
     assert picture.dtype == np.uint8 and differs(picture, expected) <= 1
 
 
-def test_only_what_is_used_is_loaded(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_used_is_loaded(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    edit_manifest(copy, "sampler", "default_steps", value=2)
     loaded: list[str] = []
     original = engine.BundleEngine._graph
 
@@ -122,11 +126,25 @@ def test_only_what_is_used_is_loaded(bundle: Path, monkeypatch: pytest.MonkeyPat
         return original(self, key)
 
     monkeypatch.setattr(engine.BundleEngine, "_graph", note)
-    with load_pipeline(bundle, "onnxruntime", "int8") as pipeline:
+    with load_pipeline(copy, "onnxruntime", "int8") as pipeline:
+        assert loaded == ["onnx/int8/text_to_image_2/model.onnx"]
         pipeline.generate(PROMPTS[0], 7, steps=2)
         assert loaded == ["onnx/int8/text_to_image_2/model.onnx"]
         pipeline.generate(PROMPTS[0], 7, steps=4)
         assert len(loaded) == 4
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_free_guidance_in_one_graph_draws_any_number(tiny_model_folder: Path, runtime: str) -> None:
+    options = ("--format", "onnx,openvino", "--precision", "fp32", "--single-graph", "2")
+    bundle = exported(tiny_model_folder, "guided", *options)
+    for count in (1, 3):
+        with load_pipeline(tiny_model_folder) as pipeline:
+            expected = pipeline.generate(PROMPTS[0], range(count), steps=2).images
+        with load_pipeline(bundle, runtime) as pipeline:
+            found = pipeline.generate(PROMPTS[0], range(count), steps=2)
+        assert found.guidance_scale != 1 and found.timings["text_to_image"] > 0
+        assert differs(found.images, expected) <= 1
 
 
 def test_the_manifest_and_the_other_commands_know_them(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,12 +158,13 @@ def test_the_manifest_and_the_other_commands_know_them(bundle: Path, capsys: pyt
     assert all(e.parity is not None and e.parity.psnr_db >= e.parity.floor_db for e in entries)
     assert run(["verify", str(bundle), "--json"]) == 0
     report = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert len([graph for graph in report["graphs"] if graph["steps"] == 2 and graph["ok"]]) == 4
+    assert [graph["ok"] for graph in report["graphs"] if graph["name"] == "text_to_image_2"] == [True] * 4
     assert run(["inspect", str(bundle)]) == 0
     assert "text_to_image_2" in capsys.readouterr().out
     assert run(["bench", str(bundle), "--runtime", "onnxruntime", "--precision", "fp32", "--steps", "2", "--json"]) == 0
     [row] = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["results"]
     assert row["stages_ms"]["text_to_image"] > 0 and row["stages_ms"]["unet"] == 0
+    assert row["encoded_prompt_ms"] is None
 
 
 def test_verify_against_draws_step_by_step(
@@ -154,14 +173,12 @@ def test_verify_against_draws_step_by_step(
     for model, good in ((compact, True), (tiny_student_folder, False)):
         assert run(["verify", str(bundle), "--against", str(model), "--json"]) == (0 if good else 1)
         report = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-        assert all(graph["ok"] is good for graph in report["graphs"] if graph["steps"] == 2)
+        assert [graph["ok"] for graph in report["graphs"] if graph["name"] == "text_to_image_2"] == [good] * 4
 
 
 def test_a_wrong_weight_is_refused_even_with_its_hash_mended(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
     path = "onnx/int8/text_to_image_2/model.onnx"
     content = bytearray((copy / path).read_bytes())
@@ -176,11 +193,26 @@ def test_a_wrong_weight_is_refused_even_with_its_hash_mended(
     (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     assert run(["verify", str(copy), "--json"]) == 1
     report = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    bad = [(g["format"], g["precision"], g["steps"]) for g in report["graphs"] if not g["ok"]]
-    assert bad == [("onnx", "int8", 2)] and all(file["sha256_ok"] for file in report["files"])
+    bad = [(g["format"], g["precision"], g["name"]) for g in report["graphs"] if not g["ok"]]
+    assert bad == [("onnx", "int8", "text_to_image_2")] and all(file["sha256_ok"] for file in report["files"])
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_a_closed_engine_stays_closed(bundle: Path) -> None:
+    with load_pipeline(bundle, "onnxruntime") as pipeline:
+        steps = pipeline.stream(PROMPTS[0], 7, steps=2)
+        next(steps)
+    with pytest.raises(GeninError, match="closed"):
+        next(steps)
+
+
+def test_options_that_no_format_can_have(compact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (["--single-graph", "2"], ["--any-size"], ["--batch", "2"]):
+        assert run(["export", str(compact), "--out", str(tmp_path / "b"), "--format", "coreml", *option]) == 2
+        assert f"{option[0]} is of no use to coreml" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
