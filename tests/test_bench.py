@@ -74,7 +74,7 @@ def test_every_configuration_has_every_promised_key(measured: tuple[dict[str, An
         assert set(row) >= ROW_KEYS
         assert (row["runtime"], row["precision"], row["runs"]) == ("pytorch", "fp32", 3)
         assert row["latency_ms"]["p50"] <= row["latency_ms"]["p90"] <= row["latency_ms"]["p99"]
-        assert set(row["stages_ms"]) == {"text_encoder", "unet", "vae_decoder", "other"}
+        assert set(row["stages_ms"]) == {"text_encoder", "unet", "vae_decoder", "text_to_image", "other"}
         assert row["cold_start_s"] > row["load_s"] > 0 and row["peak_rss_bytes"] > 50e6
         assert row["size_bytes"] == sum(row["component_bytes"].values()) > 0
         assert row["fid"] is row["fd_world"] is row["samples"] is None
