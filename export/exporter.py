@@ -48,6 +48,7 @@ NO_BUNDLES = (".onnx", ".xml", ".mlpackage", ".zip", ".tar", ".gz")  # names tha
 LPIPS_LIMIT, PSNR_LIMIT_DB = 0.02, 30.0  # of pictures by 8-bit activations or palettes; PSNR where LPIPS has no weights
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_BYTES = 1 << 20
+WORTH_GIVING_BACK = 1 << 28  # bytes; of smaller networks what PyTorch keeps hold of may stay
 Progress = Callable[[str], None]
 
 
@@ -295,8 +296,11 @@ def check_space(
 def _give_back(network: nn.Module) -> None:
     """Free a network's weights; its config stays, for client files. They are emptied in place, because PyTorch's exporter keeps
     hold of the last network that it saw, and a mapped file stays in memory as long as one of its tensors does."""
-    for tensor in (*network.parameters(), *network.buffers()):
-        tensor.data = tensor.data.new_empty(0)
+    tensors = (*network.parameters(), *network.buffers())
+    if sum(tensor.nbytes for tensor in tensors) > WORTH_GIVING_BACK:
+        for tensor in tensors:
+            tensor.data = tensor.data.new_empty(0)
+    network.to("meta")
     gc.collect()
 
 
