@@ -130,11 +130,10 @@ def _onnx_outputs(path: Path, component: Component, case: Case, layers: Iterable
 
 
 def _openvino_outputs(path: Path, component: Component, case: Case, layers: Iterable[str]) -> Outputs:
-    import openvino as ov
+    from genin.runtimes.openvino_engine import core
 
     wanted = set(layers)
-    core = ov.Core()
-    model = core.read_model(str(path))
+    model = core().read_model(str(path))
     last = {}
     for node in model.get_ordered_ops():
         layer = node.get_friendly_name().removeprefix("__module.").partition("/")[0]
@@ -146,7 +145,7 @@ def _openvino_outputs(path: Path, component: Component, case: Case, layers: Iter
             output.get_tensor().set_names({f"{layer}/output"})
         names[layer] = min(output.get_tensor().get_names())
     model.add_outputs(list(last.values()))
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results = compiled({name: case[name] for name in component.inputs})
     return {layer: np.array(results[name]) for layer, name in names.items()}
 

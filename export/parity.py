@@ -215,8 +215,10 @@ def _open_onnx(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> tup
 def _open_openvino(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Run, str]:
     import openvino
 
+    from genin.runtimes.openvino_engine import core
+
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    compiled = core().compile_model(str(path), "CPU", settings)
     _same_names(path, "inputs", [port.get_names() for port in compiled.inputs], inputs)
     _same_names(path, "outputs", [port.get_names() for port in compiled.outputs], outputs)
 

@@ -7,6 +7,7 @@ that have it, and the same seed would draw another picture there. Not here: GPU 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,19 @@ from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.engine import OUTPUT, BundleEngine, GraphInput, Loaded, graph_error
 
 DEVICE = "CPU"
+
+
+@cache
+def core() -> Any:
+    """OpenVINO's `Core`, one a process and never freed: whoever uses OpenVINO takes it from here.
+
+    On Linux a Core moves the main thread's alternate signal stack to memory of its own, and gives back the one before when it is
+    freed (openvino 2026.4). Of two that are freed in the order in which they were made, the second gives back the first one's,
+    which is gone by then: the next signal, a Ctrl-C or the end of a child process, ends the process with a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class OpenVinoEngine(BundleEngine):
@@ -31,24 +45,21 @@ class OpenVinoEngine(BundleEngine):
         threads: int | None = None,
     ) -> OpenVinoEngine:
         """Errors: BundleError if OpenVINO refuses a graph."""
-        import openvino
-
-        core = openvino.Core()
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
 
         def load(graph: GraphEntry) -> Loaded:
-            model = _compile(core, bundle, graph, settings)
+            model = _compile(bundle, graph, settings)
             return Loaded(_runner(graph.component, model), _inputs(model))
 
         return cls(load, graphs, DEVICE, single)
 
 
-def _compile(core: Any, bundle: Bundle, graph: GraphEntry, settings: Mapping[str, str]) -> Any:
+def _compile(bundle: Bundle, graph: GraphEntry, settings: Mapping[str, str]) -> Any:
     path = bundle.local_graph(graph)
     try:
-        model = core.compile_model(core.read_model(path), DEVICE, dict(settings))
+        model = core().compile_model(core().read_model(path), DEVICE, dict(settings))
     except RuntimeError as error:
         raise graph_error(bundle, graph, error) from error
     devices = model.get_property("EXECUTION_DEVICES")

@@ -82,6 +82,16 @@ def tiny_student_folder(tiny_model_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def compact_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student whose UNet adds the text to the time embedding and scales its norms by it (`exported.write_compact_model`)."""
+    from exported import write_compact_model
+
+    folder = tmp_path_factory.mktemp("compact") / "model"
+    write_compact_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(tiny_student_folder: Path) -> Path:
     """A bundle folder of the tiny student: ONNX and OpenVINO, fp32 and fp16. Read-only, like the others."""
     from tiny_bundle import write_tiny_bundle

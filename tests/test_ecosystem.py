@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,13 @@ F32 = {"INFERENCE_PRECISION_HINT": "f32"}  # left alone, OpenVINO computes in bf
 SAME_DB = 40.0
 
 Picture = NDArray[np.uint8]
+
+
+@pytest.fixture(autouse=True)
+def freed_in_turn() -> Iterator[None]:
+    """Clients of OpenVINO hold `Core`s of their own, which must not outlive each other: see `openvino_engine.core`."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported import exported, write_compact_model
+from exported import exported
 
 from genin.cli import run
 from genin.export import parity
@@ -26,13 +26,6 @@ Json = dict[str, Any]
 
 def last_json(text: str) -> Json:
     return json.loads(text.strip().splitlines()[-1])  # type: ignore[no-any-return]
-
-
-@pytest.fixture(scope="session")
-def compact_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("compact") / "model"
-    write_compact_model(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

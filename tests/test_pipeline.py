@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +32,21 @@ from genin.runtimes.pipeline import Pipeline, load_pipeline
 
 torch = pytest.importorskip("torch")
 
+# Two pipelines, closed in the order in which they were opened; then a Ctrl-C.
+INTERRUPTED = """
+import gc, signal, sys
+from genin.runtimes.pipeline import load_pipeline
+path, runtime = sys.argv[1:]
+first, second = (load_pipeline(path, runtime) for _ in range(2))
+first.generate("ninja", steps=1)
+for name in ("first", "second"):
+    globals().pop(name).close()
+    gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
 PROMPTS = ["a ninja meditating on the mountain", "orange sunset"]
 
 
@@ -134,6 +151,11 @@ class RuntimeContract:
         pipeline.close()
         with pytest.raises(InputError, match="closed"):
             pipeline.generate("ninja")
+
+    def test_leaves_signals_alone(self, path: Path) -> None:
+        command = [sys.executable, "-c", INTERRUPTED, str(path), self.runtime]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 class TestPyTorch(RuntimeContract):

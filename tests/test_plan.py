@@ -16,6 +16,7 @@ from genin.export.plan import FLOAT_ACTIVATIONS, Plan, Storage, read_plan, stora
 from genin.export.quantise import activations, eight_bits, palette
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import InputError
+from genin.runtimes.openvino_engine import core
 from genin.runtimes.options import COMPONENTS, FORMATS
 
 PLAN = Plan(
@@ -170,8 +171,8 @@ def test_every_exporter_applies_the_plan(tiny_student_folder: Path, tmp_path: Pa
     }  # fmt: skip
     assert tables["text_encoder"] == {"constexpr_lut_to_dense"}  # its other layers are too small to compress
     assert tables["unet"] == {"constexpr_affine_dequantize"}
-    openvino = pytest.importorskip("openvino")
-    model = openvino.Core().read_model(out / graphs["openvino", "unet"].path)
+    pytest.importorskip("openvino")
+    model = core().read_model(out / graphs["openvino", "unet"].path)
     kinds = {
         node.get_friendly_name(): node.input(1).get_source_output().get_node().get_type_name()
         for node in model.get_ordered_ops()
@@ -196,8 +197,8 @@ def test_8_bit_activations_are_in_the_graphs_that_have_them(tiny_student_folder:
     onnx = pytest.importorskip("onnx")
     nodes = onnx.load(out / graphs["onnx", "unet"].path).graph.node
     assert sum(node.op_type == "QuantizeLinear" for node in nodes) in (1, 2)  # what it reads, and perhaps what it gives
-    openvino = pytest.importorskip("openvino")
-    model = openvino.Core().read_model(out / graphs["openvino", "unet"].path)
+    pytest.importorskip("openvino")
+    model = core().read_model(out / graphs["openvino", "unet"].path)
     assert any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
     assert run(["verify", str(out)]) == 0
 

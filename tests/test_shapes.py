@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported import exported, write_compact_model
+from exported import exported
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,22 +22,15 @@ SIZE = (64, 96)  # height, width
 
 
 @pytest.fixture(scope="session")
-def compact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("compact") / "model"
-    write_compact_model(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def any_size(tiny_model_folder: Path) -> Path:
     """With cross-attention and free guidance."""
     return exported(tiny_model_folder, "any", "--precision", "fp16", "--any-size")
 
 
 @pytest.fixture(scope="session")
-def threes(compact: Path) -> Path:
+def threes(compact_model: Path) -> Path:
     options = ("--format", "onnx", "--precision", "fp32,w8a8", "--batch", "3", "--single-graph", "2")
-    return exported(compact, "threes", *options)
+    return exported(compact_model, "threes", *options)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -82,14 +75,14 @@ def test_a_bundle_of_one_size_says_so(threes: Path) -> None:
         pipeline.generate("a ninja", size=SIZE)
 
 
-def test_a_fixed_batch_draws_any_number(threes: Path, compact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fixed_batch_draws_any_number(threes: Path, compact_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Bundle.open(threes) as bundle:
         shapes = {spec.shape for graph in bundle.manifest.graphs for spec in graph.inputs}
     assert shapes == {(3, 32), (3, 4, 16, 16), (1,), (3, 32, 32)}
     prompts, seeds = ["a ninja", "a samurai", "a ninja", "a monk"], [1, 2, 3, 4]
     for steps in (2, 4):  # as one graph, and as three
         for count in (1, 3, 4):
-            with load_pipeline(compact) as pipeline:
+            with load_pipeline(compact_model) as pipeline:
                 expected = pipeline.generate(prompts[:count], seeds[:count], steps=steps).images
             with load_pipeline(threes) as pipeline:
                 got = pipeline.generate(prompts[:count], seeds[:count], steps=steps).images

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exported import exported, write_compact_model
+from exported import exported
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bundle import edit_manifest
@@ -31,17 +31,9 @@ PROMPTS, SEEDS = ["a ninja at night", "a samurai"], [7, 8]
 
 
 @pytest.fixture(scope="session")
-def compact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student whose UNet adds the text to the time embedding and scales its norms by it."""
-    folder = tmp_path_factory.mktemp("compact") / "model"
-    write_compact_model(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def bundle(compact: Path) -> Path:
+def bundle(compact_model: Path) -> Path:
     return exported(
-        compact, "single", "--format", "onnx,openvino,coreml", "--precision", "fp32,int8", "--single-graph", "2"
+        compact_model, "single", "--format", "onnx,openvino,coreml", "--precision", "fp32,int8", "--single-graph", "2"
     )
 
 
@@ -53,7 +45,7 @@ def differs(a: Any, b: Any) -> int:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
-@pytest.mark.parametrize("model", ["compact", "tiny_student_folder", "tiny_model_folder"])
+@pytest.mark.parametrize("model", ["compact_model", "tiny_student_folder", "tiny_model_folder"])
 def test_one_network_draws_what_three_draw(model: str, steps: int, request: pytest.FixtureRequest) -> None:
     """With text in the embedding, with cross-attention, and with free guidance."""
     folder = request.getfixturevalue(model)
@@ -88,8 +80,8 @@ def test_a_step_is_a_mix(kind: str, t: int, t_next: int, x: float, prediction: f
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_bundle_draws_with_its_single_graph(bundle: Path, compact: Path, runtime: str) -> None:
-    with load_pipeline(compact) as pipeline:
+def test_a_bundle_draws_with_its_single_graph(bundle: Path, compact_model: Path, runtime: str) -> None:
+    with load_pipeline(compact_model) as pipeline:
         expected = pipeline.generate(PROMPTS, SEEDS, steps=2).images
     with load_pipeline(bundle, runtime) as pipeline:
         found = pipeline.generate(PROMPTS, SEEDS, steps=2)
@@ -103,11 +95,11 @@ def test_a_bundle_draws_with_its_single_graph(bundle: Path, compact: Path, runti
         assert pipeline.generate(PROMPTS[0], 7, steps=2, cancel=lambda: False).timings["unet"] > 0
 
 
-def test_a_host_needs_one_session_and_nothing_else(bundle: Path, compact: Path) -> None:
+def test_a_host_needs_one_session_and_nothing_else(bundle: Path, compact_model: Path) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(bundle / "onnx" / "fp32" / "text_to_image_2" / "model.onnx")
-    with load_pipeline(compact) as pipeline:
+    with load_pipeline(compact_model) as pipeline:
         expected = pipeline.generate(PROMPTS[0], 7, steps=2).images
         ids, noise = pipeline._tokenizer([PROMPTS[0]]), batch_normal([7], pipeline.latents.shape)
     [picture] = session.run(None, {"input_ids": ids, "noise": noise})
@@ -168,9 +160,9 @@ def test_the_manifest_and_the_other_commands_know_them(bundle: Path, capsys: pyt
 
 
 def test_verify_against_draws_step_by_step(
-    bundle: Path, compact: Path, tiny_student_folder: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, compact_model: Path, tiny_student_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for model, good in ((compact, True), (tiny_student_folder, False)):
+    for model, good in ((compact_model, True), (tiny_student_folder, False)):
         assert run(["verify", str(bundle), "--against", str(model), "--json"]) == (0 if good else 1)
         report = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
         assert [graph["ok"] for graph in report["graphs"] if graph["name"] == "text_to_image_2"] == [good] * 4
@@ -208,9 +200,11 @@ def test_a_closed_engine_stays_closed(bundle: Path) -> None:
         next(steps)
 
 
-def test_options_that_no_format_can_have(compact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_no_format_can_have(
+    compact_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for option in (["--single-graph", "2"], ["--any-size"], ["--batch", "2"]):
-        assert run(["export", str(compact), "--out", str(tmp_path / "b"), "--format", "coreml", *option]) == 2
+        assert run(["export", str(compact_model), "--out", str(tmp_path / "b"), "--format", "coreml", *option]) == 2
         assert f"{option[0]} is of no use to coreml" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -219,9 +213,9 @@ def test_options_that_no_format_can_have(compact: Path, tmp_path: Path, capsys: 
     ("steps", "says"), [("3", "was trained for 1, 2, 4 steps, not for 3"), ("0", "0 is not in the range")]
 )
 def test_steps_that_cannot_be_unrolled(
-    compact: Path, tmp_path: Path, steps: str, says: str, capsys: pytest.CaptureFixture[str]
+    compact_model: Path, tmp_path: Path, steps: str, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["export", str(compact), "--out", str(tmp_path / "b"), "--single-graph", steps]) == 2
+    assert run(["export", str(compact_model), "--out", str(tmp_path / "b"), "--single-graph", steps]) == 2
     assert says in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

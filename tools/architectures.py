@@ -63,14 +63,14 @@ def opened(format: str, path: Path, case: Mapping[str, Any], inputs: tuple[str, 
         options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return lambda: session.run(None, feeds)
-    import openvino
+    from genin.runtimes.openvino_engine import core
 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": usable_cores(),
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    request = core().compile_model(str(path), "CPU", settings).create_infer_request()
     return lambda: request.infer(feeds)
 
 

@@ -66,11 +66,12 @@ def naive_onnx(folder: Path, inputs: Inputs) -> None:
 def naive_openvino(folder: Path, inputs: Inputs) -> None:
     """nncf's quantisation of all that it quantises, in all networks."""
     import nncf
-    import openvino as ov
+
+    from genin.runtimes.openvino_engine import core
 
     for component in COMPONENTS:
         path = folder / component / "openvino_model.xml"
-        model = ov.Core().read_model(path)
+        model = core().read_model(path)
         found = nncf.quantize(model, nncf.Dataset(inputs[component]), subset_size=len(inputs[component]))
         save(found, path)
 
