@@ -267,13 +267,10 @@ def _write_single(
         if floor == parity.ROUGH_FLOOR_DB:
             _require_alike(measured.psnr_db, lpips, where)
         facts = _graph_facts(root, component, format, precision, graph, measured)
-        more: dict[str, Any] = {
-            "steps": steps,
-            "guidance_scale": guidance_scale,
-            "golden": golden,
-            "lpips_squeeze": lpips,
-        }
-        entries.append(SingleGraphEntry(**facts, **more))
+        entry = SingleGraphEntry(
+            **facts, steps=steps, guidance_scale=guidance_scale, golden=golden, lpips_squeeze=lpips
+        )
+        entries.append(entry)
     return entries
 
 

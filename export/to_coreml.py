@@ -116,8 +116,9 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
             specs, made_by = read_specs(target.path), f"coremltools {coremltools.__version__}"
             kinds = count_operations(_operations(target.path), ("const",))
             compute = "fp32" if everything else "fp16, norms fp32"
-            said: dict[str, Any] = {"stored": stored(ways, WEIGHTS), "compute": compute, "operations": kinds}
-            written[plan.name] = Written(target.path, *specs, made_by, **said)
+            written[plan.name] = Written(
+                target.path, *specs, made_by, stored=stored(ways, WEIGHTS), compute=compute, operations=kinds
+            )
             del model
             gc.collect()
     return written

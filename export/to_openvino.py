@@ -74,8 +74,9 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
             del variant
             gc.collect()
             compute = f"int8 in {len(eight)} layers, fp32" if eight else "fp32"
-            said: dict[str, Any] = {"stored": kept, "compute": compute, "operations": kinds}
-            written[plan.name] = Written(target.path, inputs, outputs, made_by, **said)
+            written[plan.name] = Written(
+                target.path, inputs, outputs, made_by, stored=kept, compute=compute, operations=kinds
+            )
     return written
 
 

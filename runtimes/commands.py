@@ -101,8 +101,9 @@ def generate_command(
             done = []
             for at in range(0, count, BATCH_SIZE):
                 batch = seeds[at : at + BATCH_SIZE]
-                asked: dict[str, Any] = {"guidance_scale": guidance_scale, "noise": noise, "size": size}
-                generation = pipeline.generate(prompt, batch, steps=steps, **asked)
+                generation = pipeline.generate(
+                    prompt, batch, steps=steps, guidance_scale=guidance_scale, noise=noise, size=size
+                )
                 for picture_seed, picture in zip(batch, generation.images, strict=True):
                     facts = {"prompt": prompt, "seed": picture_seed, "model": model, "steps": generation.steps}
                     facts |= {"guidance_scale": generation.guidance_scale, "noise": noise, "runtime": pipeline.runtime}

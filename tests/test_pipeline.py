@@ -392,6 +392,7 @@ def test_graphs_that_are_none_are_refused(tiny_bundle: Path, tmp_path: Path, run
 def test_constants_that_do_not_fit_the_graphs_are_errors(tiny_bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_bundle, tmp_path / "b")
     edit_manifest(tmp_path / "b", "image", "height", value=128)
+    edit_manifest(tmp_path / "b", "image", "multiple", value=None)
     with load_pipeline(tmp_path / "b") as pipeline, pytest.raises(GeninError, match="vae_decoder gave shape"):
         pipeline.generate("ninja")
     edit_manifest(tmp_path / "b", "latents", "channels", value=8)
