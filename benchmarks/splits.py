@@ -10,6 +10,7 @@ Not here: reading the rows (`picture_sets`), the built-in world's own splits.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -55,14 +56,26 @@ def splits_of(rows: Sequence[PictureRow]) -> list[Split]:
     return splits
 
 
-def splits_by_chance(captions: Sequence[str], file_names: Sequence[str]) -> list[Split]:
-    """Stable splits, 90/5/5: by caption where at least half of them differ, else by file name."""
+def splits_by_chance(captions: Sequence[str], file_names: Sequence[str], groups: Sequence[str] = ()) -> list[Split]:
+    """Stable splits, 90/5/5: by group for a picture that has one, else by caption where at least half of them differ, else by file
+    name. Where groups leave val or test empty, the smallest that can be spared goes there."""
     if len(captions) < SMALLEST_TO_SPLIT:
         return ["train"] * len(captions)
     concepts = [" ".join(caption.casefold().split()) for caption in captions]
     told_apart = 2 * len(set(concepts)) >= len(concepts)
     keys = [concept or name for concept, name in zip(concepts, file_names, strict=True)] if told_apart else file_names
-    return [_share(key) for key in keys]
+    keys = [group or key for group, key in zip(groups or [""] * len(keys), keys, strict=True)]
+    return _none_empty([_share(key) for key in keys], keys) if any(groups) else [_share(key) for key in keys]
+
+
+def _none_empty(splits: list[Split], keys: Sequence[str]) -> list[Split]:
+    """A set of few films or volumes has few groups, and chance may send them all to train."""
+    for lacking in ("val", "test"):
+        counts = Counter(key for key, split in zip(keys, splits, strict=True) if split == "train")
+        if lacking not in splits and len(counts) > 2:
+            moved = min(counts, key=lambda key: (counts[key], key))
+            splits = [lacking if key == moved else split for key, split in zip(keys, splits, strict=True)]
+    return splits
 
 
 def _share(key: str) -> Split:

@@ -27,6 +27,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
 @click.option("--size", type=click.IntRange(8, 4096), help="Side of the pictures written, in pixels.  [default: kept]")
+@click.option("--buckets", is_flag=True, help="Five shapes of that size's area instead of squares: less is cut off.")
+@click.option("--pages", metavar="GLOB[,…]", multiple=True, help="Comic pages among the pictures: cut into panels.")
 @click.option("--min-size", type=click.IntRange(1), default=16, show_default=True, help="Drop shorter sides than this.")
 @click.option("--file-column", metavar="NAME", help="Metadata column with the file.  [default: file_name, file, …]")
 @click.option(
@@ -55,11 +57,15 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
     help="Drop exact and near duplicates, only exact ones, or none.",
 )
 @click.option("--licence", metavar="TEXT", help="The pictures' licence; it goes into the model cards.")
+@click.option("--source", metavar="TEXT", help="Where they come from, for the cards.")
+@click.option("--rights", metavar="TEXT", help="Whose they are, for the cards.")
 @json_option
 def prepare_command(
     sources: tuple[Path, ...],
     out: Path,
     size: int | None,
+    buckets: bool,
+    pages: tuple[str, ...],
     min_size: int,
     file_column: str | None,
     caption_column: tuple[str, ...],
@@ -70,30 +76,38 @@ def prepare_command(
     background: str,
     duplicates: str,
     licence: str | None,
+    source: str | None,
+    rights: str | None,
     as_json: bool,
 ) -> None:
-    """Turn folders of pictures into one clean, captioned dataset folder.
+    """Turn pictures, comics and videos into one clean, captioned dataset folder.
 
-    Broken, too small and duplicate pictures are dropped, each one named with its reason. What is kept becomes upright
-    RGB PNG without transparency, with metadata.jsonl beside it.
+    Of a video one frame of every shot is taken, without bars and subtitles; of comic pages (--pages, and .cbz archives)
+    their panels. Broken, blank, too small and duplicate pictures are dropped, each one named with its reason. What is
+    kept becomes upright sRGB PNG without transparency, with metadata.jsonl, a card and report.html beside it. The same
+    command goes on after it was stopped.
     """
+    from genin.distill.data_pieces import FitOptions
     from genin.distill.data_prepare import PrepareOptions, prepare
     from genin.distill.data_sources import SourceOptions
 
+    if buckets and size is None:
+        raise click.UsageError("--buckets needs --size: the side of the square whose area they have")
     options = PrepareOptions(
         sources=SourceOptions(
             file_column=file_column,
             caption_columns=_split(caption_column),
             captions=flatten(captions) or CAPTION_SOURCES,
             exclude=_split(exclude),
+            pages=_split(pages),
         ),
-        size=size,
-        min_size=min_size,
-        background=_colour(background),
+        fit=FitOptions(size=size, buckets=buckets, min_size=min_size, background=_colour(background)),
         trigger=trigger,
         columns=_split(columns),
         duplicates=duplicates,  # type: ignore[arg-type]  # click has checked the choice
         licence=licence,
+        source=source,
+        rights=rights,
     )
     with _bar("Preparing") as bar:
         report = prepare(sources, out, options, bar=bar)
@@ -107,6 +121,10 @@ def prepare_command(
         f"{report.kept} pictures in {report.out}, {len(report.dropped)} dropped, splits {_counts(report.splits)}"
     )
     click.echo(f"captions from {_counts(report.captions_from) or 'nowhere'}; {report.captions_missing} missing")
+    if report.resumed:
+        click.echo(f"{report.resumed} files had been read by a run that was stopped")
+    if (Path(report.out) / "report.html").is_file():
+        click.echo(f"look at {Path(report.out) / 'report.html'}")
     if report.captions_missing:
         click.echo(f"next: genin data caption {report.out}")
 

@@ -90,7 +90,7 @@ def caption_tokens(captions: Sequence[str], tokenizer: Any | None, limit: int | 
 
 def common_words(captions: Sequence[str], count: int = COMMON_WORDS) -> list[tuple[str, int]]:
     """The most frequent words that say something, with the number of captions they stand in."""
-    words = Counter(word for caption in captions for word in set(re.findall(r"[^\W\d_]+", caption.casefold())))
+    words = Counter(word for caption in captions for word in set(re.findall(r"\w*[^\W\d_]\w*", caption.casefold())))
     ordered = sorted(words.items(), key=lambda item: (-item[1], item[0]))
     return [(word, n) for word, n in ordered if word not in STOP_WORDS][:count]
 

@@ -1,4 +1,4 @@
-"""Whether a picture was seen before.
+"""Whether a picture was seen before, or shows nothing.
 
 Exact duplicates have equal pixels. Near ones (recompressed, rescaled) have 16×16 colour thumbnails that differ by at most 2
 levels on average and 12 anywhere, a perceptual hash in which a red and a blue heart, or two clocks with other hands, stay
@@ -16,6 +16,7 @@ from PIL import Image
 
 THUMBNAIL = 16
 NEAR_MEAN, NEAR_MAX = 2.0, 12
+BLANK = 1.5  # levels
 
 
 def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
@@ -26,6 +27,11 @@ def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
 def pixel_digest(picture: Image.Image) -> bytes:
     """Equal for equal pixels."""
     return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
+
+
+def is_blank(picture: Image.Image) -> bool:
+    """Whether an RGB picture is of one colour, noise of compression aside."""
+    return bool(np.asarray(picture.resize((64, 64), Image.Resampling.BOX)).std((0, 1)).max() < BLANK)
 
 
 class SeenPictures:

@@ -1,33 +1,33 @@
-"""Other people's pictures in, one clean dataset folder out.
+"""Other people's pictures, comics and videos in, one clean dataset folder out.
 
-    sources ─ find ─▶ candidates ─ read, check, fit (threads) ─▶ pictures ─ duplicates ─▶ OUT/*.png + metadata.jsonl
+    sources ─ find ─▶ files ─ pieces_of (threads) ─▶ .OUT.partial/ (PNG files, journal) ─ duplicates, splits ─▶ OUT/
 
 Pictures are numbered PNG files: names on disk then hold no surprises, and the `source_file` column leads back to the
-original. `dataset.json` keeps the options and the whole report. The folder appears by rename, whole or not at all.
+original. `dataset.json` keeps the options and the whole report. The folder appears by rename, whole or not at all; what a
+stopped run had read stands in the journal, and the same command goes on from there.
 
-Not here: captions by a model (`data_caption`); crops by content.
+Not here: captions by a model (`data_caption`), the report's page and the dataset's card (`data_report`).
 """
 
 from __future__ import annotations
 
-import io
 import json
-import tempfile
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from genin.benchmarks.picture_files import PictureError, fit_square, read_picture
 from genin.benchmarks.picture_sets import PictureRow, write_metadata
 from genin.benchmarks.splits import Split, splits_by_chance
-from genin.distill.data_pictures import SeenPictures, pixel_digest, thumbnail
+from genin.distill.data_journal import Journal
+from genin.distill.data_pictures import SeenPictures
+from genin.distill.data_pieces import FitOptions, Piece, pieces_of
+from genin.distill.data_report import PAGE, Entry, card, write_page
 from genin.distill.data_sources import FILE_COLUMNS, Candidate, Dropped, Found, SourceOptions, clean, find_pictures
 from genin.distill.datasets import DATASET_FILE, KNOWN_COLUMNS, attribute_columns, licence_of
 from genin.runtimes.errors import InputError
@@ -36,51 +36,57 @@ Duplicates = Literal["near", "exact", "keep"]
 GENIN_DATASET = 1
 BATCH = 64
 # Columns that come along unasked; any other is named with --columns.
-LICENCE_COLUMNS = ("licence", "license", "source")
+LICENCE_COLUMNS = ("licence", "license", "source", "rights")
 OWN_COLUMNS = ("file_name", "text", "seed", "split", "source_file")
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """`size`: side of the square pictures written, None keeps sizes. `duplicates`: "near" drops exact ones as well."""
+    """`duplicates`: "near" drops exact ones as well. `licence`, `source` and `rights` hold for pictures whose row does not say."""
 
     sources: SourceOptions = field(default_factory=SourceOptions)
-    size: int | None = None
-    min_size: int = 16
-    background: str = "white"
+    fit: FitOptions = field(default_factory=FitOptions)
     trigger: str = ""
     columns: tuple[str, ...] = ()
     duplicates: Duplicates = "near"
     licence: str | None = None
+    source: str | None = None
+    rights: str | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of everything. `captions_from` counts captions by origin; `columns` lists attributes and values."""
+    """What became of everything. `captions_from` counts captions by origin; `columns` lists attributes and values; `taken_from`
+    counts kept pictures by the kind of file, `resumed` the files that an earlier, stopped run had read."""
 
     out: str
     kept: int
     dropped: tuple[Dropped, ...]
     captions_missing: int
     captions_from: Mapping[str, int]
+    taken_from: Mapping[str, int]
     splits: Mapping[str, int]
+    sizes: Mapping[str, int]
     columns: Mapping[str, tuple[str, ...]]
     licence: str
     notes: tuple[str, ...]
+    resumed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One usable picture: its PNG file's bytes and how to recognise it."""
+class Kept:
+    """A picture of the dataset: its file there, the file it comes from, and what it is."""
 
+    name: str
     candidate: Candidate
-    png: bytes
-    original_size: tuple[int, int]
-    digest: bytes
-    fingerprint: NDArray[np.uint8]
+    piece: Piece
+
+    @property
+    def source_file(self) -> str:
+        return f"{self.candidate.name}, {self.piece.where}" if self.piece.where else self.candidate.name
 
 
 def prepare(
@@ -90,9 +96,10 @@ def prepare(
     *,
     bar: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
 ) -> Report:
-    """Write the dataset folder `out`, which must not exist; `bar(total)` gives a function that counts pictures done.
+    """Write the dataset folder `out`, which must not exist; `bar(total)` gives a function that counts files done.
 
-    Errors: InputError if nothing usable is there; a broken picture is no error, it is in the report's `dropped`.
+    Errors: InputError if nothing usable is there, MissingExtraError for videos and pages without their packages; a broken
+    file is no error, it is in the report's `dropped`.
     """
     if out.exists():
         raise InputError("the output already exists", where=out, remedy="choose another --out or remove it")
@@ -101,90 +108,126 @@ def prepare(
         known = ", ".join(sorted(found.columns)) or "none"
         raise InputError(f"no metadata has a column '{missing[0]}'", remedy=f"columns found: {known}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as partial:
-        folder = Path(partial) / "dataset"
-        folder.mkdir()
-        kept = _write_pictures(found, folder, options, bar(len(found.candidates)))
+    work = out.parent / f".{out.name}.partial"
+    read = {"fit": asdict(options.fit), "pages": options.sources.pages}
+    with Journal.open(work, read) as journal:
+        read_files = _read(found.candidates, journal, options.fit, bar(len(found.candidates)))
+        kept, entries = _choose(read_files, options)
         if not kept:
-            raise InputError("none of the files can be used", where=sources[0], remedy=_reasons(found.dropped))
+            shutil.rmtree(work)
+            reasons = _reasons([*found.dropped, *(Dropped(entry.path, entry.reason) for entry in entries)])
+            raise InputError("none of the files can be used", where=sources[0], remedy=reasons)
         rows = _rows_of(kept, options)
+        report = replace(_report(out, kept, rows, found, entries, options), resumed=journal.resumed)
+        folder = work / "dataset"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for picture in kept:
+            assert picture.piece.png is not None
+            _link(journal.pieces / picture.piece.png, folder / picture.name)
         write_metadata(folder, rows)
-        report = _report(out, kept, rows, found, options)
-        facts = {
-            "genin_dataset": GENIN_DATASET,
-            "columns": list(report.columns),
-            "licence": report.licence,
-            "options": asdict(options) | {"sources": [clean(source) for source in sources], **asdict(options.sources)},
-            "report": report.to_json(),
-        }
-        (folder / DATASET_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write_facts(folder, report, rows, sources, options)
+        write_page(folder / PAGE, report.to_json(), rows, entries, found.dropped, journal.pieces)
+        (folder / "README.md").write_text(card(report.to_json(), origins_of(rows)), encoding="utf-8")
         folder.replace(out)
+    shutil.rmtree(work)
     return report
+
+
+def _write_facts(
+    folder: Path, report: Report, rows: Sequence[PictureRow], sources: Sequence[Path], options: PrepareOptions
+) -> None:
+    said = asdict(options)
+    said |= said.pop("fit") | said.pop("sources")
+    facts = {
+        "genin_dataset": GENIN_DATASET,
+        "columns": list(report.columns),
+        "licence": report.licence,
+        "origins": origins_of(rows),
+        "options": said | {"sources": [clean(source) for source in sources]},
+        "report": report.to_json(),
+    }
+    (folder / DATASET_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def read_candidate(candidate: Candidate, options: PrepareOptions) -> Picture | Dropped:
-    """Decode, check and fit one picture."""
-    try:
-        picture = read_picture(candidate.path, options.background)
-    except PictureError as error:
-        return Dropped(clean(candidate.path), error.what)
-    if min(picture.size) < options.min_size:
-        width, height = picture.size
-        return Dropped(clean(candidate.path), f"too small ({width}×{height}, --min-size {options.min_size})")
-    fitted = fit_square(picture, options.size) if options.size else picture
-    file = io.BytesIO()
-    fitted.save(file, "PNG")
-    return Picture(candidate, file.getvalue(), picture.size, pixel_digest(picture), thumbnail(picture))
+def _read(
+    candidates: Sequence[Candidate], journal: Journal, options: FitOptions, advance: Callable[[int], None]
+) -> Iterator[tuple[Candidate, list[Piece]]]:
+    """Every file's pieces, in order, a batch at a time on all cores (decoders release Python's lock); those that the journal has
+    are not read again."""
 
+    def read(candidate: Candidate) -> list[Piece]:
+        known = journal.pieces_of(candidate.path)
+        return (
+            known if known is not None else pieces_of(candidate, options, journal.pieces, journal.stem(candidate.path))
+        )
 
-def _write_pictures(
-    found: Found, folder: Path, options: PrepareOptions, advance: Callable[[int], None]
-) -> list[tuple[str, Picture]]:
-    """Write what is usable and new as (file name, picture without its bytes); the rest goes to `found.dropped`."""
-    seen = SeenPictures(near=options.duplicates == "near")
-    kept: list[tuple[str, Picture]] = []
-    for result in _in_threads(found.candidates, options):
-        advance(1)
-        if isinstance(result, Dropped):
-            found.dropped.append(result)
-            continue
-        path = clean(result.candidate.path)
-        duplicate = seen.add(path, result.digest, result.fingerprint) if options.duplicates != "keep" else None
-        if duplicate:
-            found.dropped.append(Dropped(path, duplicate))
-            continue
-        name = f"{len(kept):06d}.png"
-        (folder / name).write_bytes(result.png)
-        kept.append((name, Picture(result.candidate, b"", result.original_size, b"", result.fingerprint)))
-    return kept
-
-
-def _in_threads(candidates: Sequence[Candidate], options: PrepareOptions) -> Iterator[Picture | Dropped]:
-    """In order, a batch at a time, so that a large folder never stands in memory; Pillow releases Python's lock."""
     rest = iter(candidates)
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(rest, BATCH)):
-            yield from pool.map(read_candidate, batch, [options] * len(batch))
+            for candidate, pieces in zip(batch, pool.map(read, batch), strict=True):
+                journal.write(candidate.path, pieces)
+                advance(1)
+                yield candidate, pieces
+
+
+def _choose(files: Iterator[tuple[Candidate, list[Piece]]], options: PrepareOptions) -> tuple[list[Kept], list[Entry]]:
+    """What is usable and new, numbered, and what is not."""
+    seen = SeenPictures(near=options.duplicates == "near")
+    kept: list[Kept] = []
+    dropped: list[Entry] = []
+    png_of: dict[str, str | None] = {}
+    for candidate, pieces in files:
+        for piece in pieces:
+            path = clean(candidate.path) + (f", {piece.where}" if piece.where else "")
+            reason, like = piece.reason, None
+            if reason is None and options.duplicates != "keep":
+                reason = seen.add(path, bytes.fromhex(piece.digest), piece.thumbnail())
+                like = png_of.get((reason or "").partition(" duplicate of ")[2])
+            if reason is not None:
+                dropped.append(Entry(path, reason, piece.png, like))
+                continue
+            png_of[path] = piece.png
+            kept.append(Kept(f"{len(kept):06d}.png", candidate, replace(piece, fingerprint="")))
+    return kept, dropped
 
 
 # --- rows and report -------------------------------------------------------------------------------------------------
 
 
-def _rows_of(kept: Sequence[tuple[str, Picture]], options: PrepareOptions) -> list[PictureRow]:
+def _rows_of(kept: Sequence[Kept], options: PrepareOptions) -> list[PictureRow]:
     wanted = {*KNOWN_COLUMNS, *LICENCE_COLUMNS, *options.columns} - {*OWN_COLUMNS}
-    candidates = [picture.candidate for _, picture in kept]
-    chance: list[Split] = splits_by_chance([c.caption for c in candidates], [c.name for c in candidates])
-    declared = any(candidate.split for candidate in candidates)
+    captions = [picture.candidate.caption for picture in kept]
+    chance: list[Split] = splits_by_chance(
+        captions, [picture.source_file for picture in kept], [picture.piece.group for picture in kept]
+    )
+    declared = any(picture.candidate.split for picture in kept)
+    said = {"licence": options.licence, "source": options.source, "rights": options.rights}
     rows = []
-    for (name, _), candidate, by_chance in zip(kept, candidates, chance, strict=True):
+    for picture, by_chance in zip(kept, chance, strict=True):
+        candidate = picture.candidate
         columns = {key: value for key, value in candidate.columns.items() if key in wanted}
         if "license" in columns:
             columns.setdefault("licence", columns.pop("license"))
-        columns |= {"split": (candidate.split or "train") if declared else by_chance, "source_file": candidate.name}
-        rows.append(PictureRow(name, with_trigger(options.trigger, candidate.caption) or None, columns=columns))
+        for key, value in said.items():
+            if value:
+                columns.setdefault(key, clean(value))
+        columns |= picture.piece.columns
+        columns |= {
+            "split": (candidate.split or "train") if declared else by_chance,
+            "source_file": picture.source_file,
+        }
+        rows.append(PictureRow(picture.name, with_trigger(options.trigger, candidate.caption) or None, columns=columns))
     return rows
 
 
@@ -194,33 +237,53 @@ def with_trigger(trigger: str, caption: str) -> str:
     return caption if not caption or not trigger or caption.startswith(trigger) else f"{trigger} {caption}"
 
 
+def origins_of(rows: Sequence[PictureRow]) -> list[dict[str, Any]]:
+    """Where pictures come from, whose they are and under what licence, with how many there are of each; most first."""
+    keys = ("source", "rights", "licence")
+    counts = Counter(tuple(row.columns.get(key, "") for key in keys) for row in rows)
+    return [dict(zip(keys, origin, strict=True)) | {"pictures": count} for origin, count in counts.most_common()]
+
+
 def _report(
-    out: Path, kept: Sequence[tuple[str, Picture]], rows: Sequence[PictureRow], found: Found, options: PrepareOptions
+    out: Path,
+    kept: Sequence[Kept],
+    rows: Sequence[PictureRow],
+    found: Found,
+    entries: Sequence[Entry],
+    options: PrepareOptions,
 ) -> Report:
-    candidates = [picture.candidate for _, picture in kept]
+    candidates = [picture.candidate for picture in kept]
     named = list(dict.fromkeys((*(name for name in KNOWN_COLUMNS if name in found.columns), *options.columns)))
     return Report(
         out=clean(out),
         kept=len(kept),
-        dropped=tuple(found.dropped),
+        dropped=(*found.dropped, *(Dropped(entry.path, entry.reason) for entry in entries)),
         captions_missing=sum(not candidate.caption for candidate in candidates),
         captions_from=dict(Counter(c.caption_from for c in candidates if c.caption_from)),
+        taken_from=dict(Counter(candidate.kind for candidate in candidates)),
         splits=dict(Counter(row.columns["split"] for row in rows)),
+        sizes=_sizes(kept, options.fit),
         columns=attribute_columns(rows, named),
         licence=options.licence or licence_of(rows, {}),
         notes=tuple(_notes(kept, found, options)),
     )
 
 
-def _notes(kept: Sequence[tuple[str, Picture]], found: Found, options: PrepareOptions) -> Iterator[str]:
-    size = options.size
-    named = sum(picture.candidate.caption_from == "name" for _, picture in kept)
+def _sizes(kept: Sequence[Kept], options: FitOptions) -> dict[str, int]:
+    """Sizes of the pictures written, most frequent first."""
+    counts = Counter(picture.piece.fitted(options) for picture in kept)
+    return {f"{width}x{height}": count for (width, height), count in counts.most_common()}
+
+
+def _notes(kept: Sequence[Kept], found: Found, options: PrepareOptions) -> Iterator[str]:
+    size, sides = options.fit.size, [(picture.piece.width, picture.piece.height) for picture in kept]
+    named = sum(picture.candidate.caption_from == "name" for picture in kept)
     if named:
         yield f"{named} captions were made from folder and file names: check them"
-    if size and (small := sum(min(picture.original_size) < size for _, picture in kept)):
+    if size and (small := sum(min(pair) < size for pair in sides)):
         yield f"{small} pictures were smaller than {size} px and enlarged (--min-size {size} drops them)"
-    if size and (cut := sum(max(p.original_size) > 2 * min(p.original_size) for _, p in kept)):
-        yield f"{cut} pictures lost more than half of their longer side to the centre cut"
+    if size and not options.fit.buckets and (cut := sum(max(pair) > 2 * min(pair) for pair in sides)):
+        yield f"{cut} pictures lost more than half of their longer side to the centre cut (--buckets keeps most of it)"
     if found.excluded:
         yield f"{found.excluded} pictures were left out by --exclude"
     if found.ignored:

@@ -1,4 +1,4 @@
-"""Other people's folders: which files are pictures, and what is known about each.
+"""Other people's folders: which files hold pictures (videos and comics among them), and what is known about each.
 
 Captions come from metadata (`metadata.jsonl` or `metadata.csv` in any folder, the columns by any name), from sidecar
 text files (`a.txt`, `a.png.txt`, `a.caption`), or from folder and file names; the order is the caller's. Nothing is
@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from genin.benchmarks.picture_sets import SUFFIXES
 from genin.benchmarks.splits import ALIASES, Split
@@ -28,11 +28,29 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.options import nearest
 
 PICTURE_SUFFIXES = (*SUFFIXES, ".gif", ".tif", ".tiff", ".avif", ".jfif", ".tga", ".ppm", ".jp2")
-FOREIGN_SUFFIXES = (".heic", ".heif", ".jxl", ".svg", ".psd", ".xcf", ".cr2", ".nef", ".arw", ".dng", ".exr", ".hdr")
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
+COMIC_SUFFIXES = (".cbz",)
+FOREIGN_SUFFIXES = (
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".svg",
+    ".psd",
+    ".xcf",
+    ".cr2",
+    ".nef",
+    ".arw",
+    ".dng",
+    ".exr",
+    ".hdr",
+    ".cbr",
+)
+Kind = Literal["picture", "page", "comic", "video"]
 CAPTION_SOURCES = ("metadata", "sidecar", "name")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
 CAPTION_COLUMNS = ("text", "caption", "prompt")
+KNOWN_SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES, *COMIC_SUFFIXES)
 # Words of file and folder names that say where a picture comes from, not what it shows.
 NO_WORDS = frozenset(
     (
@@ -45,12 +63,13 @@ NO_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How to read the sources. Empty column names: the usual ones are looked for."""
+    """How to read the sources. Empty column names: the usual ones are looked for. `pages`: globs of comic pages."""
 
     file_column: str | None = None
     caption_columns: tuple[str, ...] = ()
     captions: tuple[str, ...] = CAPTION_SOURCES
     exclude: tuple[str, ...] = ()
+    pages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +82,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that should be a picture; `caption_from` is one of CAPTION_SOURCES, or None without a caption."""
+    """A file that should hold pictures; `caption_from` is one of CAPTION_SOURCES, or None without a caption."""
 
     path: Path
     name: str
@@ -71,6 +90,7 @@ class Candidate:
     caption_from: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     split: Split | None = None
+    kind: Kind = "picture"
 
 
 @dataclass
@@ -121,14 +141,14 @@ def _files(source: Path, top: Path, exclude: Sequence[str], found: Found) -> lis
             continue
         if not path.is_file() and not path.is_symlink():
             continue
-        if _is_excluded(relative.as_posix(), exclude):
-            found.excluded += path.suffix.lower() in PICTURE_SUFFIXES
+        if _matches(relative.as_posix(), exclude):
+            found.excluded += path.suffix.lower() in KNOWN_SUFFIXES
         else:
             files.append(path)
     return files
 
 
-def _is_excluded(name: str, patterns: Sequence[str]) -> bool:
+def _matches(name: str, patterns: Sequence[str]) -> bool:
     """A pattern may match the relative path or any one part of it: `UNUSED`, `*_old.png`, `gui/spells/*`."""
     return any(fnmatchcase(text, pattern) for pattern in patterns for text in (name, *name.split("/")))
 
@@ -136,7 +156,7 @@ def _is_excluded(name: str, patterns: Sequence[str]) -> bool:
 def _pictures(files: Sequence[Path], found: Found) -> Iterator[Path]:
     for path in files:
         suffix = path.suffix.lower()
-        if suffix in PICTURE_SUFFIXES:
+        if suffix in KNOWN_SUFFIXES:
             yield path
         elif suffix in FOREIGN_SUFFIXES:
             found.dropped.append(Dropped(clean(path), f"{suffix} is not supported: convert it to PNG or JPEG"))
@@ -162,7 +182,7 @@ def _rows(top: Path, files: Sequence[Path], options: SourceOptions, found: Found
                 found.dropped.append(Dropped(place, "the row names no file (--file-column says which column does)"))
                 continue
             inside = (table.parent / value).relative_to(top).as_posix() if _is_inside(value) else value
-            if _is_excluded(inside, options.exclude):
+            if _matches(inside, options.exclude):
                 continue
             match = _locate(table.parent, value, by_name)
             if isinstance(match, str):
@@ -224,8 +244,11 @@ def _table(path: Path, found: Found) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _candidate(path: Path, top: Path, row: Mapping[str, Any] | None, options: SourceOptions) -> Candidate:
     relative = path.relative_to(top)
+    kind = _kind(path, relative.as_posix(), options)
     caption, caption_from = "", None
     for source in options.captions:
+        if source == "name" and kind != "picture":
+            continue  # what an episode or a volume is called says nothing about one picture of it
         if source == "metadata":
             caption = caption_in_row(row or {}, options.caption_columns)
         elif source == "sidecar":
@@ -238,7 +261,16 @@ def _candidate(path: Path, top: Path, row: Mapping[str, Any] | None, options: So
     columns = {clean(key): _text(value) for key, value in (row or {}).items()}
     columns = {key: value for key, value in columns.items() if value}
     split = ALIASES.get(columns.get("split", relative.parts[0] if len(relative.parts) > 1 else "").lower())
-    return Candidate(path, clean(relative.as_posix()), caption, caption_from, columns, split)
+    return Candidate(path, clean(relative.as_posix()), caption, caption_from, columns, split, kind)
+
+
+def _kind(path: Path, relative: str, options: SourceOptions) -> Kind:
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    if suffix in COMIC_SUFFIXES:
+        return "comic"
+    return "page" if _matches(relative, options.pages) else "picture"
 
 
 def caption_in_row(row: Mapping[str, Any], columns: Sequence[str]) -> str:

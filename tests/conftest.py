@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,23 @@ STUDENT_INFO = TEACHER_INFO | {
     "default_steps": 4,
     "guidance": "baked",
 }
+
+
+@pytest.fixture
+def genin(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Run a command with --json; it has to succeed. Returns the object on the last line of stdout."""
+
+    from genin.cli import run
+
+    def call(*arguments: str | Path) -> dict[str, Any]:
+        capsys.readouterr()
+        code = run([*map(str, arguments), "--json"])
+        output = capsys.readouterr()
+        assert code == 0, output.err
+        result: dict[str, Any] = json.loads(output.out.splitlines()[-1])
+        return result
+
+    return call
 
 
 @pytest.fixture(scope="session")
