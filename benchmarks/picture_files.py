@@ -14,6 +14,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from genin.benchmarks.shards import open_member
 from genin.runtimes.errors import InputError
 
 
@@ -22,18 +23,19 @@ class PictureError(InputError):
 
 
 def read_picture(path: Path, background: str = "white", file: IO[bytes] | None = None) -> Image.Image:
-    """An upright sRGB picture, transparency laid on `background`; `file` is what `path` is but a name for, an archive's member say.
+    """An upright sRGB picture, transparency laid on `background`. A path may lead into a shard (`….tar/000123.png`); `file` is the
+    content of what `path` only names.
 
     Errors: PictureError with the reason.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures (too large ones are errors), and of odd metadata
-            return _read(path, background, file)
+            return _read(path, background, file or open_member(path))
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        size = path.stat().st_size if file is None else 1
+        size = path.stat().st_size if file is None and path.is_file() else 1
         reason = "not a picture, or broken from its first bytes on" if size else "the file is empty"
         raise PictureError(reason, where=path, remedy="replace or remove it") from error
     except FileNotFoundError as error:

@@ -3,9 +3,10 @@
 A folder is read by the `imagefolder` convention: `metadata.jsonl` with `file_name`, `text` and free columns; `seed` is
 the noise a picture was drawn from, and every other text column may be an attribute. A folder without metadata is
 just its pictures, sorted by name. All pictures are brought to one square size (Lanczos, shorter side, centre cut;
-transparency on white), which is stated in every result, because FD compares only at equal size.
+transparency on white), which is stated in every result, because FD compares only at equal size. A folder of WebDataset
+shards is read like one of pictures (`shards`).
 
-Broken pictures are named, counted and skipped. Not covered: archives, and preparing data sets (`genin data prepare`).
+Broken pictures are named, counted and skipped. Not covered: preparing data sets (`genin data prepare`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.benchmarks.picture_files import PictureError, fit_square, read_picture
-from genin.benchmarks.splits import CHOICES, SMALLEST_TO_SPLIT, folders_of, splits_of
+from genin.benchmarks.shards import Sample, samples, shards_of
+from genin.benchmarks.splits import ALIASES, CHOICES, SMALLEST_TO_SPLIT, folders_of, splits_of
 from genin.runtimes.errors import InputError
 from genin.runtimes.options import check_choice
 
@@ -76,6 +78,7 @@ def open_picture_set(folder: Path, split: str | None = None) -> PictureSet:
     if not folder.is_dir():
         raise InputError("no such folder of pictures", where=folder)
     rows = _rows(folder) or [_of_part(row, part) for part in folders_of(folder) for row in _rows(part)]
+    rows = rows or [_of_shard(sample) for shard in shards_of(folder) for sample in samples(shard, SUFFIXES)]
     if not rows:
         raise InputError("the folder has no pictures", where=folder, remedy=f"known suffixes: {', '.join(SUFFIXES)}")
     whole = PictureSet(folder, tuple(rows))
@@ -84,6 +87,16 @@ def open_picture_set(folder: Path, split: str | None = None) -> PictureSet:
 
 def _of_part(row: PictureRow, part: Path) -> PictureRow:
     return replace(row, file_name=f"{part.name}/{row.file_name}", columns={**row.columns, "split": part.name})
+
+
+def _of_shard(sample: Sample) -> PictureRow:
+    """A shard's name begins with its split where the row does not say it."""
+    columns = {key: value for key, value in sample.columns.items() if isinstance(value, str) and key != "text"}
+    begins = Path(sample.file_name).parent.name.split("-")[0]
+    if begins in ALIASES:
+        columns.setdefault("split", begins)
+    seed = sample.columns.get("seed")
+    return PictureRow(sample.file_name, sample.text, seed if isinstance(seed, int) else None, columns)
 
 
 def _rows(folder: Path) -> list[PictureRow]:

@@ -162,25 +162,109 @@ def inspect_command(
 @click.command("caption", epilog="Example: genin data caption data/mine --model ~/models/blip-image-captioning-base")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--model", metavar="MODEL", help="Folder or hub name of an image-to-text model.  [default: BLIP base]")
-@click.option("--max-tokens", type=click.IntRange(1, 200), default=40, show_default=True, help="Longest caption.")
+@click.option(
+    "--template",
+    metavar="TEXT",
+    help="Ask for one thing at a time: '{character}, {action}, {environment}, {emotion}'.  [default: '{caption}']",
+)
+@click.option(
+    "--ask", "asked", metavar="NAME=QUESTION", multiple=True, help="A question of your own for a name in --template."
+)
+@click.option("--max-tokens", type=click.IntRange(1, 200), default=40, show_default=True, help="Longest answer.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pictures at a time.")
 @json_option
-def caption_command(folder: Path, model: str | None, max_tokens: int, batch_size: int, as_json: bool) -> None:
-    """Caption the pictures of a dataset folder that have no caption; captions that exist are kept."""
+def caption_command(
+    folder: Path,
+    model: str | None,
+    template: str | None,
+    asked: tuple[str, ...],
+    max_tokens: int,
+    batch_size: int,
+    as_json: bool,
+) -> None:
+    """Caption the pictures of a dataset folder that have no caption; captions that exist are kept.
+
+    With --template the model is asked one question for every name in it, and the answers are kept in columns of these
+    names: attributes that training and evaluation know.
+    """
     from dataclasses import asdict
 
-    from genin.distill.data_caption import DEFAULT_MODEL, CaptionModel, caption_dataset
+    from genin.distill.data_caption import DEFAULT_MODEL, CaptionModel, Template, caption_dataset
 
     name = model or DEFAULT_MODEL
+    questions = {}
+    for pair in asked:
+        key, equals, words = pair.partition("=")
+        if not equals or not key.strip() or not words.strip():
+            raise click.BadParameter(f"'{pair}' is not NAME=QUESTION", param_hint="--ask")
+        questions[key.strip()] = words.strip()
+    if questions and template is None:
+        raise click.UsageError("--ask needs a --template that uses its name")
+    parsed = None if template is None else Template.of(template, questions)
     with _bar("Captioning") as bar:
         report = caption_dataset(
-            folder, lambda: CaptionModel(name, max_new_tokens=max_tokens), batch_size=batch_size, bar=bar
+            folder,
+            lambda: CaptionModel(name, max_new_tokens=max_tokens),
+            template=parsed,
+            batch_size=batch_size,
+            bar=bar,
         )
     if as_json:
         click.echo(json.dumps({**asdict(report), "model": name}, ensure_ascii=False))
         return
     _echo_files("no caption", report.failed)
     click.echo(f"{report.captioned} pictures captioned by {name}; {report.existing} had a caption and keep it")
+
+
+@click.command(
+    "edit",
+    epilog="Example: genin data edit data/mine --to captions.html, then: genin data edit data/mine --from captions.jsonl",
+)
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option(
+    "--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write .csv, .jsonl, or a page, .html."
+)
+@click.option("--from", "source", type=click.Path(path_type=Path), help="Take over what a .csv or .jsonl says.")
+@json_option
+def edit_command(folder: Path, target: Path | None, source: Path | None, as_json: bool) -> None:
+    """Correct captions by hand: write them out as a table or a page, and read them back.
+
+    The page shows every picture above its caption and saves a .jsonl. What is read back changes the rows that it names,
+    and nothing else.
+    """
+    from dataclasses import asdict
+
+    from genin.distill.data_edit import read_edited, write_for_editing
+
+    if (target is None) == (source is None):
+        raise click.UsageError("give either --to FILE or --from FILE")
+    if target is not None:
+        count = write_for_editing(folder, target)
+        click.echo(json.dumps({"written": str(target), "rows": count}) if as_json else f"{count} captions in {target}")
+        return
+    assert source is not None
+    edited = read_edited(folder, source)
+    if as_json:
+        click.echo(json.dumps(asdict(edited)))
+    else:
+        click.echo(f"{edited.changed} rows changed, {edited.unchanged} as before; {edited.missing} have no caption")
+
+
+@click.command("shard", epilog="Example: genin data shard data/mine --out data/mine-shards --per-shard 2000")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
+@click.option("--per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Pictures an archive.")
+@json_option
+def shard_command(folder: Path, out: Path, per_shard: int, as_json: bool) -> None:
+    """Write a dataset folder as WebDataset shards, for sets too large to be a million files."""
+    from genin.distill.data_shard import write_shards
+
+    with _bar("Sharding") as bar:
+        counts = write_shards(folder, out, per_shard, bar=bar)
+    if as_json:
+        click.echo(json.dumps({"out": str(out), "shards": counts}))
+    else:
+        click.echo(f"{sum(counts.values())} shards in {out}: {_counts(counts)}")
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from genin.benchmarks.picture_files import fit_square, read_picture
 from genin.benchmarks.picture_sets import PictureRow, open_picture_set
+from genin.benchmarks.shards import member_size
 from genin.benchmarks.splits import SPLITS, Split
 from genin.distill.world import ATTRIBUTES
 from genin.runtimes.errors import InputError
@@ -60,7 +61,7 @@ class ImageDataset:
         found = hashlib.sha256()
         for row in self.rows:
             path = self.folder / row.file_name
-            size = path.stat().st_size if path.is_file() else None
+            size = path.stat().st_size if path.is_file() else member_size(path)
             facts = (row.file_name, row.text, sorted(row.columns.items()), size)
             found.update(repr(facts).encode("utf-8", "surrogatepass"))
         return found.hexdigest()

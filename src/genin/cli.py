@@ -54,6 +54,8 @@ COMMANDS: Mapping[str, Row] = {
         "genin.distill.data_commands:prepare_command", "Clean, resize and caption pictures.", "distill"
     ),
     "data inspect": Row("genin.distill.data_commands:inspect_command", "Count, check and show a dataset.", "distill"),
+    "data edit": Row("genin.distill.data_commands:edit_command", "Correct captions by hand.", "distill"),
+    "data shard": Row("genin.distill.data_commands:shard_command", "Write WebDataset shards.", "distill"),
     "data caption": Row("genin.distill.data_commands:caption_command", "Caption pictures with a model.", "distill"),
     "teacher train": Row("genin.distill.commands:teacher_train_command", "Train a teacher from nothing.", "distill"),
     "teacher finetune": Row(

@@ -1,0 +1,110 @@
+"""WebDataset shards as folders of pictures: what lies in a tar archive is named like a file in a folder.
+
+    train-000000.tar/000123.png     the picture; 000123.txt beside it is its caption, 000123.json its row
+
+The headers of an archive are read once and remembered; a picture is then one read at its place. Nothing is unpacked, so names in an
+archive lead nowhere; links and devices in it are left alone.
+
+Not here: writing shards (`genin data shard`), compressed archives (they cannot be read at a place).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from genin.runtimes.errors import InputError
+
+SUFFIX = ".tar"
+TEXT_LIMIT = 1 << 20  # bytes of a caption or a row
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What lies under one key of a shard: the picture's file name, its caption, its row."""
+
+    file_name: str
+    text: str | None
+    columns: Mapping[str, Any]
+
+
+def shards_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(f"*{SUFFIX}") if path.is_file())
+
+
+def open_member(path: Path) -> io.BytesIO | None:
+    """The content of `….tar/name`, None where no part of the path is an archive. Errors: FileNotFoundError, InputError."""
+    archive = next((parent for parent in path.parents if parent.suffix == SUFFIX and parent.is_file()), None)
+    if archive is None:
+        return None
+    place = _members(archive, archive.stat().st_mtime_ns).get(path.relative_to(archive).as_posix())
+    if place is None:
+        raise FileNotFoundError(path)
+    offset, size = place
+    with archive.open("rb") as file:
+        file.seek(offset)
+        return io.BytesIO(file.read(size))
+
+
+def member_size(path: Path) -> int | None:
+    """Bytes of a picture in an archive, None for any other path."""
+    archive = path.parent
+    if archive.suffix != SUFFIX or not archive.is_file():
+        return None
+    place = _members(archive, archive.stat().st_mtime_ns).get(path.name)
+    return None if place is None else place[1]
+
+
+def samples(archive: Path, picture_suffixes: tuple[str, ...]) -> list[Sample]:
+    """The samples of a shard that have a picture, in its order. Errors: InputError for no archive, or a row that is no JSON."""
+    members = _members(archive, archive.stat().st_mtime_ns)
+    found = []
+    for name in members:
+        if PurePosixPath(name).suffix.lower() not in picture_suffixes:
+            continue
+        key = name[: -len(PurePosixPath(name).suffix)]
+        text = _read(archive, f"{key}.txt", members)
+        row = _read(archive, f"{key}.json", members)
+        try:
+            columns = json.loads(row) if row else {}
+        except ValueError as error:
+            raise InputError(
+                f"'{key}.json' is not valid JSON", where=archive, remedy="write the shard again"
+            ) from error
+        columns = columns if isinstance(columns, dict) else {}
+        caption = text.decode("utf-8", "replace").strip() if text is not None else columns.get("text")
+        found.append(
+            Sample(f"{archive.name}/{name}", caption if isinstance(caption, str) and caption else None, columns)
+        )
+    return found
+
+
+def _read(archive: Path, name: str, members: Mapping[str, tuple[int, int]]) -> bytes | None:
+    if name not in members:
+        return None
+    offset, size = members[name]
+    if size > TEXT_LIMIT:
+        raise InputError(f"'{name}' is larger than a caption can be", where=archive, remedy="write the shard again")
+    with archive.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+@lru_cache(maxsize=4096)
+def _members(archive: Path, changed_ns: int) -> dict[str, tuple[int, int]]:
+    """Regular files: name => (offset, size). `changed_ns` is what makes a changed archive another one."""
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            return {
+                member.name.removeprefix("./"): (member.offset_data, member.size) for member in tar if member.isreg()
+            }
+    except tarfile.TarError as error:
+        raise InputError(
+            f"not a tar archive that can be read ({error})", where=archive, remedy="write it again"
+        ) from error

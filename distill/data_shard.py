@@ -1,0 +1,86 @@
+"""A dataset folder as WebDataset shards, for sets too large to be a million files.
+
+    data/naruto/*.png + metadata.jsonl ─▶ shards/{train,val,test}-000000.tar …     000123.png, 000123.txt, 000123.json
+
+Each split has archives of its own. The same folder gives the same bytes. Training, inspecting and captioning read them as they
+read a folder (`genin.benchmarks.shards`), and so does `webdataset.WebDataset`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from genin.benchmarks.picture_sets import open_picture_set
+from genin.benchmarks.shards import open_member
+from genin.benchmarks.splits import splits_of
+from genin.distill.data_rows import read_rows
+from genin.distill.datasets import DATASET_FILE
+from genin.runtimes.errors import InputError, MissingExtraError
+
+CARRIED = (DATASET_FILE, "README.md")
+
+
+def write_shards(
+    folder: Path,
+    out: Path,
+    per_shard: int,
+    *,
+    bar: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
+) -> dict[str, int]:
+    """Write the shards of a dataset folder into `out`, which must not exist; returns archives per split.
+
+    Errors: InputError (the output exists, a picture is missing), MissingExtraError.
+    """
+    if out.exists():
+        raise InputError("the output already exists", where=out, remedy="choose another --out or remove it")
+    try:
+        import webdataset
+    except ImportError as error:
+        raise MissingExtraError("webdataset", "data") from error
+    rows = read_rows(folder)
+    splits = splits_of(open_picture_set(folder).rows)
+    advance = bar(len(rows))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    counts: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as partial:
+        target = Path(partial) / "shards"
+        target.mkdir()
+        for split in dict.fromkeys(splits):
+            chosen = [(index, row) for index, (row, own) in enumerate(zip(rows, splits, strict=True)) if own == split]
+            for number, start in enumerate(range(0, len(chosen), per_shard)):
+                with (target / f"{split}-{number:06d}.tar").open("wb") as file:
+                    writer = webdataset.TarWriter(file, encoder=False, mtime=0)
+                    for index, row in chosen[start : start + per_shard]:
+                        writer.write(_sample(folder, index, row, split))
+                        advance(1)
+                    writer.close()
+                counts[split] = number + 1
+        for name in CARRIED:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, target / name)
+        target.replace(out)
+    return counts
+
+
+def _sample(folder: Path, index: int, row: dict[str, Any], split: str) -> dict[str, Any]:
+    path = folder / row["file_name"]
+    try:
+        member = open_member(path)
+        content = path.read_bytes() if member is None else member.getvalue()
+    except OSError as error:
+        raise InputError(
+            "the picture is missing", where=path, remedy="genin data inspect lists what is broken"
+        ) from error
+    said = {key: value for key, value in row.items() if key not in ("file_name", "text")} | {"split": split}
+    suffix = path.suffix.lower().lstrip(".")
+    return {
+        "__key__": f"{index:09d}",
+        suffix: content,
+        "txt": (row.get("text") or "").encode(),
+        "json": json.dumps(said, ensure_ascii=False, sort_keys=True).encode(),
+    }
