@@ -29,7 +29,7 @@ from genin.distill.data_pictures import SeenPictures
 from genin.distill.data_pieces import FitOptions, Piece, pieces_of
 from genin.distill.data_report import PAGE, Entry, card, write_page
 from genin.distill.data_sources import FILE_COLUMNS, Candidate, Dropped, Found, SourceOptions, clean, find_pictures
-from genin.distill.datasets import DATASET_FILE, KNOWN_COLUMNS, attribute_columns, licence_of
+from genin.distill.datasets import DATASET_FILE, KNOWN_COLUMNS, attribute_columns, licence_of, origins_of
 from genin.runtimes.errors import InputError
 
 Duplicates = Literal["near", "exact", "keep"]
@@ -128,7 +128,7 @@ def prepare(
         write_metadata(folder, rows)
         _write_facts(folder, report, rows, sources, options)
         write_page(folder / PAGE, report.to_json(), rows, entries, found.dropped, journal.pieces)
-        (folder / "README.md").write_text(card(report.to_json(), origins_of(rows)), encoding="utf-8")
+        (folder / "README.md").write_text(card(report.to_json(), origins_of(rows, {})), encoding="utf-8")
         folder.replace(out)
     shutil.rmtree(work)
     return report
@@ -143,7 +143,7 @@ def _write_facts(
         "genin_dataset": GENIN_DATASET,
         "columns": list(report.columns),
         "licence": report.licence,
-        "origins": origins_of(rows),
+        "origins": origins_of(rows, {}),
         "options": said | {"sources": [clean(source) for source in sources]},
         "report": report.to_json(),
     }
@@ -235,13 +235,6 @@ def with_trigger(trigger: str, caption: str) -> str:
     """The trigger before a caption that does not begin with it; no caption stays none."""
     trigger = clean(trigger)
     return caption if not caption or not trigger or caption.startswith(trigger) else f"{trigger} {caption}"
-
-
-def origins_of(rows: Sequence[PictureRow]) -> list[dict[str, Any]]:
-    """Where pictures come from, whose they are and under what licence, with how many there are of each; most first."""
-    keys = ("source", "rights", "licence")
-    counts = Counter(tuple(row.columns.get(key, "") for key in keys) for row in rows)
-    return [dict(zip(keys, origin, strict=True)) | {"pictures": count} for origin, count in counts.most_common()]
 
 
 def _report(

@@ -23,6 +23,7 @@ from genin.benchmarks.picture_sets import PictureRow
 from genin.distill.data_inspect import caption_tokens, common_words
 from genin.distill.data_report_template import STYLE, TEMPLATE
 from genin.distill.data_sources import Dropped
+from genin.distill.datasets import origins_table
 
 PAGE = "report.html"
 SHOWN = 120  # dropped pictures
@@ -136,11 +137,7 @@ def card(report: Mapping[str, Any], origins: Sequence[Mapping[str, Any]]) -> str
         "",
         "## Whose pictures they are",
         "",
-        "| source | rights | licence | pictures |",
-        "|---|---|---|---|",
+        *origins_table(origins),
     ]
-    for origin in origins:
-        cells = (str(origin[key] or "not said").replace("|", "\\|") for key in ("source", "rights", "licence"))
-        lines.append(f"| {' | '.join(cells)} | {origin['pictures']} |")
     lines += ["", "Every row of `metadata.jsonl` names the file that its picture comes from (`source_file`).", ""]
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +35,19 @@ DATASET_FILE = "dataset.json"
 KNOWN_COLUMNS = (*ATTRIBUTES, "character")
 MAX_VALUES = 64
 NO_VALUE = "none"
+ORIGIN = ("source", "rights", "licence")
+MAX_ORIGINS = 40
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """The rows of one split, in the folder's order; `columns` and `licence` are those of the whole folder."""
+    """The rows of one split, in the folder's order; `columns`, `licence` and `origins` are those of the whole folder."""
 
     folder: Path
     rows: tuple[PictureRow, ...]
     columns: Mapping[str, tuple[str, ...]]
     licence: str
+    origins: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def open(cls, folder: Path, split: Split = "train") -> ImageDataset:
@@ -51,7 +55,8 @@ class ImageDataset:
         check_choice(split, SPLITS, "split")
         whole, facts = open_picture_set(folder), read_facts(folder)
         rows, chosen = whole.rows, whole.only(split).rows
-        return cls(folder, chosen, attribute_columns(rows, facts.get("columns")), licence_of(rows, facts))
+        columns = attribute_columns(rows, facts.get("columns"))
+        return cls(folder, chosen, columns, licence_of(rows, facts), origins_of(rows, facts))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -115,6 +120,45 @@ def attribute_columns(rows: Sequence[PictureRow], named: Sequence[str] | None = 
         if 2 <= len(values) <= MAX_VALUES:
             columns[name] = tuple(sorted(values))
     return columns
+
+
+def origins_of(rows: Sequence[PictureRow], facts: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """Where pictures come from (`source`), whose they are (`rights`) and under what `licence`, with how many `pictures` there are
+    of each; most first. A row that does not say its licence has the folder's. Where every picture has an address of its own
+    these are counted, not listed: the rows have them."""
+    whole = str(facts.get("licence") or "")
+    counts: Counter[tuple[str, ...]] = Counter()
+    for row in rows:
+        licence = row.columns.get("licence") or row.columns.get("license") or whole
+        counts[row.columns.get("source", ""), row.columns.get("rights", ""), licence] += 1
+    for place in range(2):
+        if len(counts) > MAX_ORIGINS:
+            many = f"{len({key[place] for key in counts})} different ones"
+            merged: Counter[tuple[str, ...]] = Counter()
+            for key, count in counts.items():
+                merged[(*key[:place], many, *key[place + 1 :])] += count
+            counts = merged
+    return tuple(
+        {**dict(zip(ORIGIN, origin, strict=True)), "pictures": count} for origin, count in counts.most_common()
+    )
+
+
+def joined_origins(*parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Those of everything that a model was made of, each once; of a set that was used twice the larger count."""
+    found: dict[tuple[str, ...], int] = {}
+    for origin in (origin for part in parts for origin in part):
+        key = tuple(str(origin.get(name) or "") for name in ORIGIN)
+        found[key] = max(found.get(key, 0), int(origin.get("pictures") or 0))
+    return [{**dict(zip(ORIGIN, key, strict=True)), "pictures": count} for key, count in found.items()]
+
+
+def origins_table(origins: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of Markdown, for cards."""
+    lines = ["| source | rights | licence | pictures |", "|---|---|---|---|"]
+    for origin in origins:
+        cells = [str(origin.get(name) or "not said").replace("|", "\\|").replace("\n", " ") for name in ORIGIN]
+        lines.append(f"| {' | '.join(cells)} | {origin.get('pictures') or 'without end'} |")
+    return lines
 
 
 def licence_of(rows: Sequence[PictureRow], facts: Mapping[str, Any]) -> str:

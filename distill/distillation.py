@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from genin.benchmarks.model_facts import fingerprint
+from genin.distill.datasets import joined_origins
 from genin.distill.decoder import build_tiny, train_decoder
 from genin.distill.diffusion import Process, plain_attention
 from genin.distill.held_out import HeldOut
@@ -58,6 +59,7 @@ class Earlier:
 
     data: str
     licence: str
+    origins: Sequence[Mapping[str, Any]]
     images_seen: int
     recipe: dict[str, Any]
     vae: Any
@@ -324,6 +326,7 @@ def take_weights(unet: Any, path: Path, name: str) -> Earlier:
     return Earlier(
         str(info.get("data") or "unknown"),
         str(info.get("licence") or "unknown"),
+        info.get("origins") or (),
         int(info.get("images_seen") or 0),
         {**known, **(info.get("recipe") or {})},
         earlier.vae,
@@ -365,6 +368,7 @@ def student_folder(
         "parent": str(teacher.info.get("name") or teacher_path.name),
         "data": ", ".join(dict.fromkeys(data)),
         "licence": joined_licences(*licences),
+        "origins": joined_origins(teacher.info.get("origins", ()), source.origins, earlier.origins if earlier else ()),
         "guidance": "baked",
         "guidance_scale": 1.0,
         "default_steps": counts[0],

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from genin.benchmarks.model_facts import fingerprint
+from genin.distill.datasets import joined_origins
 from genin.distill.diffusion import Process, plain_attention, predict
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.recipe import AutoencoderRecipe, FinetuneRecipe, Recipe
@@ -106,6 +107,7 @@ def finetune_teacher(
         "parent": str(model.info.get("name") or base.name),
         "data": source.name,
         "licence": joined_licences(source.licence, model.info.get("licence", "unknown")),
+        "origins": joined_origins(source.origins, model.info.get("origins", ())),
         "guidance": "free",
         "guidance_scale": guidance,
         "image_size": model.image_size,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from genin.distill.datasets import origins_table
+
 if TYPE_CHECKING:
     from genin.distill.model_folder import ModelFolder
 
@@ -41,6 +43,8 @@ def model_card(model: ModelFolder) -> str:
         "## Data",
         "",
         f"Trained on `{info.get('data', 'unknown')}`. Licence of the weights: {info.get('licence', 'unknown')}.",
+        "",
+        *(origins_table(info["origins"]) if info.get("origins") else ()),
         "",
         "## Recipe",
         "",

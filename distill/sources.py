@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class Source(Protocol):
     name: str
     columns: Mapping[str, Sequence[str]]
     licence: str
+    origins: Sequence[Mapping[str, Any]]  # whose pictures they are: `datasets.origins_of`
     digest: str  # of what it holds: other pictures or captions, another digest
 
     def __len__(self) -> int: ...
@@ -53,6 +54,14 @@ class WorldSource:
 
     name = BUILTIN_WORLD
     licence = "Apache-2.0"
+    origins: Sequence[Mapping[str, Any]] = (
+        {
+            "source": "drawn by genin's built-in world",
+            "rights": "genin's authors",
+            "licence": "Apache-2.0",
+            "pictures": 0,
+        },
+    )
 
     def __init__(self, split: Split, count: int, seed: int = 0) -> None:
         from genin.distill.world import ATTRIBUTES
@@ -100,6 +109,7 @@ class FolderSource:
         self.folder, self.dataset = folder, ImageDataset.open(folder, split=split)
         self.name, self.licence = folder.name, self.dataset.licence
         self.columns: Mapping[str, Sequence[str]] = self.dataset.columns
+        self.origins: Sequence[Mapping[str, Any]] = self.dataset.origins
         if lacking := [row.file_name for row in self.dataset.rows if not row.text]:
             raise InputError(
                 f"{len(lacking)} of {len(self.dataset)} pictures have no caption, {lacking[0]} the first",

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill import autoencoder as ae
+from genin.distill.datasets import joined_origins
 from genin.distill.diffusion import TEACHER_SCHEDULER, Process, plain_attention, predict, sample
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.previews import save_grid, to_uint8
@@ -90,6 +91,7 @@ def train_teacher(
             "licence": joined_licences(
                 source.licence, None if earlier is None else earlier.info.get("licence", "unknown")
             ),
+            "origins": joined_origins(source.origins, () if earlier is None else earlier.info.get("origins", ())),
             "guidance": "free",
             "guidance_scale": recipe.teacher.guidance_scale,
             "default_steps": 50,

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from genin import __version__
 from genin.benchmarks.model_facts import fingerprint
+from genin.distill.datasets import origins_table
 from genin.export.facts import network_facts
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_constants, read_info
@@ -100,6 +102,7 @@ def bundle_card(manifest: Manifest, file_name: str) -> str:
         f"genin verify {file_name}",
         "```",
         "",
+        *_origins((model.provenance or {}).get("origins")),
         "## Graphs",
         "",
         "Parity is PSNR against PyTorch fp32 on the golden inputs (peak: the reference's own max − min); what measured it is",
@@ -111,6 +114,13 @@ def bundle_card(manifest: Manifest, file_name: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _origins(origins: Any) -> list[str]:
+    """Whose pictures the model learnt from, where that is known."""
+    if not isinstance(origins, list) or not all(isinstance(origin, dict) for origin in origins) or not origins:
+        return []
+    return ["## Whose pictures it learnt from", "", *origins_table(origins), ""]
 
 
 def _row(graph: GraphEntry) -> str:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genin.benchmarks.picture_files import read_picture
+from genin.benchmarks.picture_sets import PictureRow
 from genin.benchmarks.splits import SPLITS, splits_by_chance
-from genin.distill.datasets import ImageDataset
+from genin.distill.datasets import ImageDataset, joined_origins, origins_of, origins_table
 from genin.distill.world import ATTRIBUTES, write_dataset
 from genin.runtimes.errors import InputError
 
@@ -220,3 +221,21 @@ def test_any_captions_split_the_same_way_in_any_order(captions: list[str]) -> No
     names = [str(i) for i in range(len(captions))]
     forward = splits_by_chance(captions, names)
     assert splits_by_chance(captions[::-1], names[::-1]) == forward[::-1]
+
+
+def test_whose_pictures_they_are_is_counted_and_stays_short() -> None:
+    few = [PictureRow(f"{i}.png", columns={"source": f"blog {i % 2}", "licence": "CC0"}) for i in range(9)]
+    assert origins_of(few, {"licence": "MIT"}) == (
+        {"source": "blog 0", "rights": "", "licence": "CC0", "pictures": 5},
+        {"source": "blog 1", "rights": "", "licence": "CC0", "pictures": 4},
+    )
+    many = [PictureRow(f"{i}.png", columns={"source": f"address {i}", "rights": f"r {i % 3}"}) for i in range(900)]
+    found = origins_of(many, {"licence": "MIT"})
+    assert sorted(origin["rights"] for origin in found) == ["r 0", "r 1", "r 2"]
+    assert {(origin["source"], origin["pictures"]) for origin in found} == {("900 different ones", 300)}
+    joined = joined_origins(found, found, few and origins_of(few, {}))
+    assert len(joined) == 5 and sum(origin["pictures"] for origin in joined) == 909
+    assert (
+        origins_table([{"source": "a|b", "licence": None, "pictures": 0}])[2]
+        == "| a\\|b | not said | not said | without end |"
+    )

@@ -412,6 +412,7 @@ def test_a_handful_of_pictures_is_enough_and_licences_add_up(
     assert run(["teacher", "finetune", *arguments]) == 0, capfd.readouterr().err
     info = load_model_folder(out).info
     assert {*base["licence"].split(", "), "MIT"} - {"unknown"} == set(info["licence"].split(", "))
+    assert {"source": "", "rights": "", "licence": "MIT", "pictures": 5} in info["origins"]
     assert "name" not in info
     # Text encoders are trained on attribute columns only: without them a teacher cannot start from nothing.
     assert run(["teacher", "train", "--data", str(data), "--out", str(tmp_path / "new")]) == 2
