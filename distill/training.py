@@ -142,6 +142,7 @@ class Training:
         self.images_seen = 0
         self.elapsed_s = 0.0
         self.history: list[dict[str, float]] = []
+        self.next_preview = settings.preview_images  # in images; due with the first row after that
         self.row: dict[str, list[float]] = {}  # what the next row of the log is the mean of
         self.dials: dict[str, float] = {}
         self.asked: set[str] = set()  # the dials that this stage reads: others are not turned
@@ -259,7 +260,6 @@ class Training:
         log after every `preview_images`, and with the last.
         """
         last_log = last_save = time.perf_counter()
-        next_preview = (self.images_seen // self.settings.preview_images + 1) * self.settings.preview_images
         if not self.checkpoint_path.is_file():
             self.save()
         silent = not self.accelerator.is_main_process
@@ -278,10 +278,10 @@ class Training:
                 for key, value in metrics.items():
                     self.row.setdefault(key, []).append(float(value))
                 if alarm is None and (self.update_index % ROW_UPDATES == 0 or self.progress >= 1.0):
-                    due = self.images_seen >= next_preview or self.progress >= 1.0
+                    due = self.images_seen >= self.next_preview or self.progress >= 1.0
                     self._log(now - last_log, self._look(look) if due else {})
                     if due:
-                        next_preview += self.settings.preview_images
+                        self.next_preview += self.settings.preview_images
                         self._preview(preview)
                     last_log = time.perf_counter()
                     alarm = self._watch(self.history)
@@ -424,6 +424,7 @@ class Training:
             "averages": {k: a.state_dict() for k, a in self.averages.items()},
             "best": self.best,
             "row": self.row,
+            "next_preview": self.next_preview,
             "health": {"dials": self.dials, "rollbacks": self.rollbacks, "watched_from": self.watched_from},
         }
         write_checkpoint(self.checkpoint_path, state, self.settings)
@@ -448,6 +449,9 @@ class Training:
         self.update_index, self.images_seen = int(state["update_index"]), int(state["images_seen"])
         self.elapsed_s = float(state["elapsed_s"])
         self.row, self.best = state.get("row", {}), state.get("best")
+        every = self.settings.preview_images
+        as_before = state.get("settings", {}).get("preview_images") == every and "next_preview" in state
+        self.next_preview = state["next_preview"] if as_before else (self.images_seen // every + 1) * every
         health = state.get("health", {"dials": {}, "rollbacks": 0, "watched_from": 0})
         self.dials, self.rollbacks, self.watched_from = health["dials"], health["rollbacks"], health["watched_from"]
         if self.log_path.is_file():

@@ -156,6 +156,36 @@ def test_an_interrupted_run_answers_alarms_as_an_uninterrupted_one(tmp_path: Pat
     assert [r["loss"] for r in whole.history] == [r["loss"] for r in second.history]
 
 
+@pytest.mark.parametrize("at", range(1, 9))
+def test_a_look_that_was_due_is_not_lost_with_the_run(tmp_path: Path, at: int) -> None:
+    """Looks every 12 images, at the end of rows of 8: some are due for an update or two before they come."""
+
+    def looks(folder: Path, stop: int | None) -> list[int]:
+        seen: list[int] = []
+        while True:
+            run, network = begin(folder, images=80, preview_images=12)
+            run.resume()
+            step = learn(run, network, lambda _, loss: loss)
+
+            def stopped(update: Update, step: Any = step, stop: int | None = stop) -> Any:
+                if update.index == stop:
+                    signal.raise_signal(signal.SIGINT)
+                return step(update)
+
+            def look(_average: nn.Module, run: Training = run) -> dict[str, float]:
+                seen.append(run.update_index)
+                return {"kid": 1.0}
+
+            try:
+                run.run(stopped, look=look)
+            except KeyboardInterrupt:
+                stop = None
+            else:
+                return seen
+
+    assert looks(tmp_path / "parts", at) == looks(tmp_path / "whole", None)
+
+
 def test_a_run_goes_on_only_with_the_recipe_it_was_begun_with(tmp_path: Path) -> None:
     run, network = begin(tmp_path)
     run.run(learn(run, network, lambda _, loss: loss))
