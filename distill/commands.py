@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from genin.distill.processes import is_first, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.options import model_path
 
@@ -162,7 +163,7 @@ def distill_command(
         done = distill(path, _source(data), target, recipe, resume=resume, minutes=minutes, init=earlier)
     facts = {"out": str(target), "teacher": teacher, "images_seen": done.images_seen}
     _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, as_json)
-    if not as_json:
+    if not as_json and is_first():
         click.echo(f"try: genin compare {teacher} {target} --out sheet.png; genin export {target} --out BUNDLE")
 
 
@@ -219,10 +220,13 @@ def _target(out: Path | None, resume: bool) -> Path:
         raise InputError("the output is not empty", where=out, remedy="--resume goes on there, or name another --out")
     if resume and not (out / "training").is_dir():
         raise InputError("there is nothing to resume", where=out, remedy="leave out --resume")
+    wait_for_all()  # what one process writes there is no reason for another to refuse it
     return out
 
 
 def _report(facts: dict[str, Any], as_json: bool) -> None:
+    if not is_first():
+        return
     if as_json:
         click.echo(json.dumps(facts))
         return

@@ -29,6 +29,7 @@ from genin.distill.model_folder import ModelFolder, load_model_folder, save_mode
 from genin.distill.objective import Frozen, load_frozen, terms_of
 from genin.distill.phases import prune_step, steps_step, student_preview
 from genin.distill.pool import Guided, Lesson, Pool, build_pool, pool_settings
+from genin.distill.processes import first_alone
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
 from genin.distill.sources import Source, joined_licences
 from genin.distill.student import build_student, narrowed_state, pruning_of
@@ -260,9 +261,10 @@ def _sample_pool(
 
         path = folder / "pool.safetensors"
         try:
-            return build_pool(
-                guided, source, recipe.pool, path, fingerprint=teacher, autocast=training.autocast, report=report
-            )
+            with first_alone():
+                return build_pool(
+                    guided, source, recipe.pool, path, fingerprint=teacher, autocast=training.autocast, report=report
+                )
         except KeyboardInterrupt as error:
             what = f"interrupted while sampling the teacher; what there is lies in {path}, --resume goes on"
             raise KeyboardInterrupt(what) from error

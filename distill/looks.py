@@ -33,9 +33,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Look(Protocol):
-    """Latents (N, C, h, w) and their captions' states (N, L, D) => what is seen; gradients only if asked for."""
+    """Latents (N, C, h, w) and their captions' states (N, L, D) => what is seen; gradients only if asked for. `rows` says which of
+    the batch's pictures they are where they are not all."""
 
-    def __call__(self, x0: Tensor, text: Tensor, *, learn: bool = False) -> Seen: ...
+    def __call__(self, x0: Tensor, text: Tensor, *, learn: bool = False, rows: Tensor | None = None) -> Seen: ...
 
 
 class View(Protocol):
@@ -56,8 +57,8 @@ class TeacherLook:
     t: Tensor
     noise: Tensor
 
-    def __call__(self, x0: Tensor, text: Tensor, *, learn: bool = False) -> Seen:
-        t, noise = self.t[: len(x0)], self.noise[: len(x0)]
+    def __call__(self, x0: Tensor, text: Tensor, *, learn: bool = False, rows: Tensor | None = None) -> Seen:
+        t, noise = (self.t, self.noise) if rows is None else (self.t[rows], self.noise[rows])
         with torch.set_grad_enabled(learn), self.autocast():
             return encoder_features(self.teacher.unet, self.teacher.process.add_noise(x0, noise, t), t, text)
 
@@ -95,7 +96,7 @@ class DinoView:
     def open(self, update: Update, picture: Tensor) -> Look:
         return self._look
 
-    def _look(self, x0: Tensor, text: Tensor, *, learn: bool = False) -> Seen:
+    def _look(self, x0: Tensor, text: Tensor, *, learn: bool = False, rows: Tensor | None = None) -> Seen:
         with torch.set_grad_enabled(learn), self.training.autocast():
             pixels = standardised(decode(self.vae, x0).float(), self.side, IMAGENET_MEAN, IMAGENET_STD)
             states = self.dino(pixels, output_hidden_states=True).hidden_states

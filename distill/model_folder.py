@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from genin.distill.processes import is_first, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import AGAIN, GENIN_MODEL, read_info, read_json
 from genin.runtimes.pytorch_engine import read_networks
@@ -64,6 +65,12 @@ def save_model_folder(model: ModelFolder, out: Path, *, dtype: torch.dtype | Non
     Where there is a folder already, files of an earlier save are replaced one after another, `model_index.json` the last;
     anything else in it (a `training` folder) stays.
     """
+    if is_first():
+        _write_folder(model, out, dtype)
+    wait_for_all()
+
+
+def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> None:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     from genin.distill.model_card import model_card

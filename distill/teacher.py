@@ -24,6 +24,7 @@ from genin.distill.datasets import joined_origins
 from genin.distill.diffusion import TEACHER_SCHEDULER, Process, plain_attention, predict, sample
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.previews import save_grid, to_uint8
+from genin.distill.processes import first_alone
 from genin.distill.recipe import AutoencoderRecipe, Recipe, TeacherRecipe
 from genin.distill.sources import Source, joined_licences, load_pictures, to_tensor
 from genin.distill.text_encoder import embed, train_text_encoder, train_tokenizer
@@ -229,6 +230,13 @@ def cache_latents(
     source: Source, vae: Any, count: int, image_size: int, device: torch.device, path: Path
 ) -> LatentCache:
     """Encode a source's first `count` pictures once; kept in `path` beside the checkpoint, keyed by the encoder."""
+    with first_alone():
+        return _cached_latents(source, vae, count, image_size, device, path)
+
+
+def _cached_latents(
+    source: Source, vae: Any, count: int, image_size: int, device: torch.device, path: Path
+) -> LatentCache:
     weights = float(sum(p.double().abs().sum() for p in vae.parameters()))
     key = f"{source.digest}-{min(count, len(source))}-{image_size}-{weights:.6f}"
     if path.is_file():

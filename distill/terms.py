@@ -145,13 +145,14 @@ class Adversarial:
             real_logits = self.network(inputs, true_emb, text)
         wrong_logits = None
         if recipe.mismatched_captions > 0:
-            # A true picture under its neighbour's caption is as false as a drawn one (unless that says so little that it fits):
-            # the discriminator must read.
-            wrong = max(1, round(recipe.mismatched_captions * len(text)))
-            shifted = text.roll(1, dims=0)[:wrong]
-            wrong_seen, wrong_emb = look(latents[:wrong], shifted)
+            # A true picture under another's caption is as false as a drawn one (unless that says so little that it fits): the
+            # discriminator must read. Which pictures and captions does not depend on how many processes share the batch.
+            others = update.randint(len(self.lesson.pool))
+            wrong = update.every(max(1, round(1 / recipe.mismatched_captions)))
+            other_text = self.lesson.text(others[wrong])
+            wrong_seen, wrong_emb = look(latents[wrong], other_text, rows=wrong)
             with training.autocast():
-                wrong_logits = self.network(wrong_seen, wrong_emb, shifted)
+                wrong_logits = self.network(wrong_seen, wrong_emb, other_text)
         # A discriminator with one head uses one map: the others have no gradient.
         r1_inputs = inputs[: len(real_logits)] if with_r1 else []
         return update_discriminator(

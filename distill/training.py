@@ -40,6 +40,7 @@ from genin.distill.checkpoints import (
 )
 from genin.distill.health import ROLLBACKS, Alarm, Row, not_finite, watch
 from genin.distill.host import interruptible, keep_freed_memory
+from genin.distill.processes import first_alone
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.progress import progress
@@ -81,6 +82,13 @@ class Update:
     def rand(self) -> Tensor:
         return self._rows(torch.rand(self.total, generator=self.generator))
 
+    def every(self, period: int) -> Tensor:
+        """Which of this process's rows are at a multiple of `period` in the global batch; at least one."""
+        places = torch.arange(self.offset, self.offset + self.batch, device=self.device)
+        return (
+            torch.nonzero(places % period == 0).flatten() if (places % period == 0).any() else places[:1] - self.offset
+        )
+
     def _rows(self, drawn: Tensor) -> Tensor:
         return drawn[self.offset : self.offset + self.batch].to(self.device)
 
@@ -91,6 +99,11 @@ def claim_run(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stage
     Errors: InputError if an earlier run there was begun with something else, or one of its `stages` with other settings: its
     checkpoints would not mean the same. Nothing has been written then.
     """
+    with first_alone():
+        _claim(folder, recipe, begun_with, stages)
+
+
+def _claim(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: Mapping[str, Optimisation]) -> None:
     for stage, settings in stages.items():
         if (checkpoint := folder / f"{stage}.checkpoint.pt").is_file():
             check_settings(checkpoint, read_checkpoint(checkpoint, "cpu", mapped=True), stage, settings)
@@ -262,9 +275,9 @@ class Training:
         last_log = last_save = time.perf_counter()
         if not self.checkpoint_path.is_file():
             self.save()
-        silent = not self.accelerator.is_main_process
+        silent, stop = not self.accelerator.is_main_process, False
         with interruptible() as interrupted, progress(self.stage, silent=silent) as shown:
-            while self.progress < 1.0 and not interrupted():
+            while self.progress < 1.0 and not stop:
                 started, alarm = time.perf_counter(), None
                 try:
                     metrics = step(self._next_update())
@@ -274,7 +287,9 @@ class Training:
                 self.update_index += 1
                 self.has_updated = True
                 self.images_seen += self.settings.batch_size
-                self.elapsed_s += now - started
+                save_due = now - last_save > 60 * self.settings.checkpoint_minutes
+                seconds, save_due, stop = self._agreed(now - started, save_due, interrupted())
+                self.elapsed_s += seconds
                 for key, value in metrics.items():
                     self.row.setdefault(key, []).append(float(value))
                 if alarm is None and (self.update_index % ROW_UPDATES == 0 or self.progress >= 1.0):
@@ -288,17 +303,25 @@ class Training:
                 if alarm is not None:
                     self._answer(alarm)
                     last_log = time.perf_counter()
-                elif now - last_save > 60 * self.settings.checkpoint_minutes and self._healthy():
+                elif save_due and self._healthy():
                     self.save()
                     last_save = time.perf_counter()
                 shown.reach(self.progress, self._note())
             self.save()
-            if interrupted():
+            if stop or interrupted():
                 self._preview(preview)
                 raise KeyboardInterrupt(
                     f"interrupted after {self.images_seen:,} images of stage {self.stage}; all is saved in {self.folder}, "
                     "the same command with --resume goes on"
                 )
+
+    def _agreed(self, seconds: float, save_due: bool, stop: bool) -> tuple[float, bool, bool]:
+        """The same answers in every process, whose clocks and signals differ: an update's mean seconds; yes if one says so."""
+        if self.accelerator.num_processes == 1:
+            return seconds, save_due, stop
+        said = torch.tensor([seconds, float(save_due), float(stop)], device=self.device)
+        mean = self.accelerator.reduce(said, "mean").tolist()
+        return mean[0], mean[1] > 0, mean[2] > 0
 
     def _watch(self, rows: Sequence[Row]) -> Alarm | None:
         return watch([row for row in rows if row["update"] > self.watched_from])
@@ -412,6 +435,7 @@ class Training:
 
     def save(self) -> None:
         """Write the whole state to one file, atomically."""
+        self.accelerator.wait_for_everyone()  # who goes back to the last one has read it
         if not self.accelerator.is_main_process:
             return
         state = {

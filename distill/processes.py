@@ -1,0 +1,46 @@
+"""The processes that share a run, under Hugging Face `accelerate`: who writes, and who waits for it.
+
+    torchrun --nproc_per_node 2 -m genin distill …
+
+Every process computes; files are written by the first of them, and the others go on when they are there. A run of one
+process knows nothing of this.
+
+Not here: gradients and data (`training`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def several() -> bool:
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1
+
+
+def is_first() -> bool:
+    return not several() or bool(_state().is_main_process)
+
+
+def wait_for_all() -> None:
+    if several():
+        _state().wait_for_everyone()
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process goes in alone; the others follow when it has left, and find what it has written."""
+    if not several():
+        yield
+        return
+    with _state().main_process_first():
+        yield
+
+
+def _state() -> Any:
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())
