@@ -1,6 +1,6 @@
 """WebDataset shards as folders of pictures: what lies in a tar archive is named like a file in a folder.
 
-    train-000000.tar/000123.png     the picture; 000123.txt beside it is its caption, 000123.json its row
+    train-000000.tar/000000123.png     the picture; 000000123.txt beside it is its caption, 000000123.json its row
 
 The headers of an archive are read once and remembered; a picture is then one read at its place. Nothing is unpacked, so names in an
 archive lead nowhere; links and devices in it are left alone.
@@ -40,10 +40,10 @@ def shards_of(folder: Path) -> list[Path]:
 
 def open_member(path: Path) -> io.BytesIO | None:
     """The content of `….tar/name`, None where no part of the path is an archive. Errors: FileNotFoundError, InputError."""
-    archive = next((parent for parent in path.parents if parent.suffix == SUFFIX and parent.is_file()), None)
-    if archive is None:
+    found = _place(path)
+    if found is None:
         return None
-    place = _members(archive, archive.stat().st_mtime_ns).get(path.relative_to(archive).as_posix())
+    archive, place = found
     if place is None:
         raise FileNotFoundError(path)
     offset, size = place
@@ -52,13 +52,18 @@ def open_member(path: Path) -> io.BytesIO | None:
         return io.BytesIO(file.read(size))
 
 
+def _place(path: Path) -> tuple[Path, tuple[int, int] | None] | None:
+    """The archive that a path leads into and its member's place there; None where no part of it is an archive."""
+    archive = next((parent for parent in path.parents if parent.suffix == SUFFIX and parent.is_file()), None)
+    if archive is None:
+        return None
+    return archive, _members(archive, archive.stat().st_mtime_ns).get(path.relative_to(archive).as_posix())
+
+
 def member_size(path: Path) -> int | None:
     """Bytes of a picture in an archive, None for any other path."""
-    archive = path.parent
-    if archive.suffix != SUFFIX or not archive.is_file():
-        return None
-    place = _members(archive, archive.stat().st_mtime_ns).get(path.name)
-    return None if place is None else place[1]
+    found = _place(path)
+    return None if found is None or found[1] is None else found[1][1]
 
 
 def samples(archive: Path, picture_suffixes: tuple[str, ...]) -> list[Sample]:
@@ -68,7 +73,8 @@ def samples(archive: Path, picture_suffixes: tuple[str, ...]) -> list[Sample]:
     for name in members:
         if PurePosixPath(name).suffix.lower() not in picture_suffixes:
             continue
-        key = name[: -len(PurePosixPath(name).suffix)]
+        path = PurePosixPath(name)
+        key = (path.parent / path.name.split(".", 1)[0]).as_posix()  # up to the first dot, as webdataset has it
         text = _read(archive, f"{key}.txt", members)
         row = _read(archive, f"{key}.json", members)
         try:

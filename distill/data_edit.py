@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from genin.benchmarks import shards
 from genin.benchmarks.picture_sets import METADATA
 from genin.distill.data_edit_template import SCRIPT, STYLE, TEMPLATE
+from genin.distill.data_report import small_jpeg
 from genin.distill.data_rows import read_rows, write_rows
 from genin.distill.data_sources import clean
 from genin.distill.datasets import KNOWN_COLUMNS, read_facts
@@ -74,18 +76,20 @@ def write_for_editing(folder: Path, path: Path) -> int:
 def read_edited(folder: Path, path: Path) -> Edited:
     """Take over what a table says. Errors: InputError for a file that is no such table, or names pictures that are not there."""
     rows = read_rows(folder)
-    by_name = {row["file_name"]: row for row in rows}
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(row["file_name"], []).append(row)
     before = json.dumps(rows, sort_keys=True)
     said = list(_table(path))
-    names = [clean(row.get("file_name", "")) for row in said]
+    names = [str(row.get("file_name", "")) for row in said]
     if unknown := [name for name in names if name not in by_name]:
         what = f"{len(unknown)} rows name no picture of {folder.name}, '{unknown[0]}' the first"
         raise InputError(what, where=path, remedy="file_name is the picture's name in the dataset folder")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError(f"'{twice[0]}' has two rows", where=path, remedy="leave one")
+    if twice := [name for name, count in Counter(names).items() if count > len(by_name[name])]:
+        raise InputError(f"'{twice[0]}' has more rows than it has in the dataset", where=path, remedy="leave one")
     changed = 0
-    for name, row in zip(names, said, strict=True):
-        changed += _change(by_name[name], row)
+    for name, entry in zip(names, said, strict=True):
+        changed += _change(by_name[name].pop(0), entry)  # several captions of one picture keep their order
     if json.dumps(rows, sort_keys=True) != before:
         write_rows(folder, rows)
     captions = sum(bool(row.get("text")) for row in rows)
@@ -98,6 +102,8 @@ def _change(row: dict[str, Any], said: Mapping[str, Any]) -> bool:
         if name in FIXED:
             continue
         text = clean(value)
+        if text == clean(row.get(name) or ""):
+            continue
         if text:
             row[name] = text
         else:
@@ -108,7 +114,8 @@ def _change(row: dict[str, Any], said: Mapping[str, Any]) -> bool:
 def _columns(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns that say what is in the picture, of those that a row has."""
     named = dict.fromkeys((*read_facts(folder).get("columns", ()), *KNOWN_COLUMNS))
-    return [name for name in named if any(row.get(name) for row in rows)]
+    present = [name for name in named if any(row.get(name) for row in rows)]
+    return [name for name in present if all(isinstance(row.get(name) or "", str) for row in rows)]
 
 
 def _table(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -121,22 +128,28 @@ def _table(path: Path) -> Iterator[Mapping[str, Any]]:
             "no such table of captions", where=path, remedy="genin data edit DIR --to FILE writes one"
         ) from error
     if path.suffix.lower() == ".csv":
-        head = text.split("\n", 1)[0]
-        table = csv.DictReader(
-            io.StringIO(text, newline=""), delimiter=";" if head.count(";") > head.count(",") else ","
-        )
-        if "file_name" not in (table.fieldnames or ()):
+        try:
+            yield from _cells(text, path)
+        except csv.Error as error:
             raise InputError(
-                "the table has no column file_name", where=path, remedy="keep the first row as it was written"
-            )
-        for number, row in enumerate(table, 2):
-            if None in row:
-                raise InputError(f"line {number} has more cells than the first row", where=path, remedy="mend the line")
-            yield {name: value for name, value in row.items() if value is not None}
+                f"the table cannot be read ({error})", where=path, remedy="look for a quote too many"
+            ) from error
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield _line(line, number, path)
+
+
+def _cells(text: str, path: Path) -> Iterator[Mapping[str, Any]]:
+    head = text.split("\n", 1)[0]
+    delimiter = ";" if head.count(";") > head.count(",") else ","
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    if "file_name" not in (table.fieldnames or ()):
+        raise InputError("the table has no column file_name", where=path, remedy="keep the first row as it was written")
+    for number, row in enumerate(table, 2):
+        if None in row:
+            raise InputError(f"line {number} has more cells than the first row", where=path, remedy="mend the line")
+        yield {name: value for name, value in row.items() if value is not None}
 
 
 def _line(line: str, number: int, path: Path) -> Mapping[str, Any]:
@@ -155,7 +168,11 @@ def _page(folder: Path, path: Path, rows: Sequence[Mapping[str, Any]], columns: 
         import jinja2
     except ImportError as error:
         raise MissingExtraError("jinja2", "data") from error
-    place = Path(os.path.relpath(folder, path.parent)).as_posix()
-    pictures = [{**row, "address": f"{quote(place)}/{quote(row['file_name'])}"} for row in rows]
+    place = quote(Path(os.path.relpath(folder, path.parent)).as_posix())
+    pictures = []
+    for row in rows:
+        inside = shards.SUFFIX + "/" in row["file_name"]  # where no browser gets at it
+        address = small_jpeg(folder / row["file_name"]) if inside else f"{place}/{quote(row['file_name'])}"
+        pictures.append({**row, "address": address})
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
     return page.render(style=STYLE, script=SCRIPT, name=folder.name, rows=pictures, columns=columns, metadata=METADATA)

@@ -1,7 +1,7 @@
 """The markup of the page on which captions are corrected: every picture above its caption, one file beside the dataset.
 
-What is typed stays in the browser until "Save" hands it over as a JSON Lines file, which `genin data edit --from` reads. The page
-keeps unsaved words in the browser's own store, so a closed tab loses nothing.
+What is typed stays in the browser until "Save" hands over what was changed as a JSON Lines file, which `genin data edit --from`
+reads. The page keeps unsaved words in the browser's own store, so a closed tab loses nothing.
 """
 
 from genin.benchmarks import report_template
@@ -42,9 +42,12 @@ const show = () => {
   const missing = fields.filter(field => field.dataset.column === 'text' && !field.value.trim()).length;
   document.querySelector('#state').textContent = changed.length + ' changed, ' + missing + ' without a caption';
 };
-for (const field of fields) if (key(field) in unsaved) field.value = unsaved[key(field)];
+for (const field of fields) {
+  const [was, now] = unsaved[key(field)] || [];
+  if (was === field.defaultValue) field.value = now;  // words about another caption than this are out of date
+}
 sheet.addEventListener('input', event => {
-  unsaved[key(event.target)] = event.target.value;
+  unsaved[key(event.target)] = [event.target.defaultValue, event.target.value];
   try { localStorage.setItem(store, JSON.stringify(unsaved)); } catch (error) { /* a full store: Save still works */ }
   show();
 });
@@ -54,11 +57,12 @@ document.querySelector('#find').addEventListener('input', event => {
     .some(field => field.value.toLowerCase().includes(words));
 });
 document.querySelector('#save').addEventListener('click', () => {
-  const lines = [...sheet.children].map(row => {
-    const said = {file_name: row.dataset.file};
-    for (const field of row.querySelectorAll('[data-column]')) said[field.dataset.column] = field.value;
-    return JSON.stringify(said);
-  });
+  const lines = [];
+  for (const row of sheet.children) {
+    const changed = [...row.querySelectorAll('[data-column]')].filter(field => field.value !== field.defaultValue);
+    const said = changed.map(field => [field.dataset.column, field.value]);
+    if (said.length) lines.push(JSON.stringify({file_name: row.dataset.file, ...Object.fromEntries(said)}));
+  }
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([lines.join('\\n') + '\\n'], {type: 'application/jsonl'}));
   link.download = 'captions.jsonl';

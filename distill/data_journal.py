@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 from genin.distill.data_pieces import Piece
+from genin.distill.data_sources import Candidate
 from genin.runtimes.errors import InputError
 
 VERSION = 1
@@ -30,6 +32,7 @@ class Journal:
 
     def __init__(self, folder: Path, file: IO[str], known: Mapping[str, Any]) -> None:
         self.pieces, self._file, self._known = folder / "pieces", file, known
+        self._lock = threading.Lock()
         self.resumed = 0
 
     @classmethod
@@ -46,40 +49,40 @@ class Journal:
                 (folder / "pieces").mkdir()
                 lines = [header]
             partial = path.with_suffix(".new")
-            partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+            partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
             partial.replace(path)
             with path.open("a", encoding="utf-8") as file:
                 yield cls(folder, file, {line["file"]: line for line in lines[1:]})
 
     @staticmethod
-    def stem(path: Path) -> str:
-        """What the names of a file's pictures begin with: its own, whatever else lies in the sources."""
-        return hashlib.blake2b(str(path).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    def stem(candidate: Candidate) -> str:
+        """What the names of a file's pictures begin with: its own, whatever else lies in the sources and however it is read."""
+        key = f"{candidate.kind} {candidate.name} {candidate.path}"
+        return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
-    def pieces_of(self, path: Path) -> list[Piece] | None:
+    def known(self, candidate: Candidate) -> list[Piece] | None:
         """What was read of a file, if it is as it was and all its pictures are there."""
-        line = self._known.get(str(path))
-        if line is None or line["stat"] != _stat(path):
+        line = self._known.get(self.stem(candidate))
+        if line is None or line["stat"] != self.stat(candidate.path):
             return None
         pieces = [Piece(**piece) for piece in line["pieces"]]
         return pieces if all(piece.png is None or (self.pieces / piece.png).is_file() for piece in pieces) else None
 
-    def write(self, path: Path, pieces: Sequence[Piece]) -> None:
-        """Note what was read of a file, unless it stands there already."""
-        if self.pieces_of(path) == pieces:
-            self.resumed += 1
-            return
-        line = {"file": str(path), "stat": _stat(path), "pieces": [asdict(piece) for piece in pieces]}
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
+    def write(self, candidate: Candidate, pieces: Sequence[Piece], stat: list[int] | None) -> None:
+        """Note what was read of a file whose size and time were `stat` before. Threads may write at once."""
+        line = {"file": self.stem(candidate), "stat": stat, "pieces": [asdict(piece) for piece in pieces]}
+        with self._lock:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
 
-
-def _stat(path: Path) -> list[int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]
+    @staticmethod
+    def stat(path: Path) -> list[int] | None:
+        """Size and time of a file, taken before it is read: one that is still being copied is read again."""
+        try:
+            stat = path.stat()
+        except OSError:
+            return None
+        return [stat.st_size, stat.st_mtime_ns]
 
 
 def _whole_lines(path: Path) -> list[Any]:
@@ -96,32 +99,17 @@ def _whole_lines(path: Path) -> list[Any]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Only one process at a time; the lock of one that was killed is taken over."""
-    path = folder / "lock"
-    with suppress(OSError, ValueError):
-        if not _runs(int(path.read_text())):
-            path.unlink()
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError as error:
-        raise InputError("another run is preparing this dataset", where=folder, remedy="wait for it") from error
-    with os.fdopen(descriptor, "w") as file:
-        file.write(str(os.getpid()))
-    try:
+    """Only one process at a time. The system frees the lock of one that was killed."""
+    with (folder / "lock").open("a") as file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError("another run is preparing this dataset", where=folder, remedy="wait for it") from error
         yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _runs(process: int) -> bool:
-    if os.name == "nt":  # there a signal would end it
-        import psutil
-
-        return bool(psutil.pid_exists(process))
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

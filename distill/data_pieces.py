@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -149,6 +150,17 @@ def _panels(
         yield Opened(panel, f"{prefix}panel {number}", group, {**(columns or {}), "panel": str(number)})
 
 
+def _is_page(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in PICTURE_SUFFIXES and not hidden
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Page 2 before page 10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
 def _comic(candidate: Candidate, background: str) -> Iterator[Opened]:
     """A .cbz or .zip of pages. Members are read one at a time and never unpacked to disk, so their names can lead nowhere."""
     try:
@@ -156,7 +168,7 @@ def _comic(candidate: Candidate, background: str) -> Iterator[Opened]:
     except (zipfile.BadZipFile, OSError) as error:
         raise PictureError("not a zip archive that can be read", where=candidate.path, remedy="replace it") from error
     with archive:
-        names = sorted(name for name in archive.namelist() if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES)
+        names = sorted(filter(_is_page, archive.namelist()), key=_natural)
         if not names:
             raise PictureError("the archive has no pages", where=candidate.path, remedy="replace or remove it")
         for name in names:

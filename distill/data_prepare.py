@@ -14,11 +14,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +33,7 @@ from genin.runtimes.errors import InputError
 
 Duplicates = Literal["near", "exact", "keep"]
 GENIN_DATASET = 1
-BATCH = 64
+AHEAD = 64  # files that are read before the first of them is needed
 # Columns that come along unasked; any other is named with --columns.
 LICENCE_COLUMNS = ("licence", "license", "source", "rights")
 OWN_COLUMNS = ("file_name", "text", "seed", "split", "source_file")
@@ -127,8 +126,9 @@ def prepare(
             _link(journal.pieces / picture.piece.png, folder / picture.name)
         write_metadata(folder, rows)
         _write_facts(folder, report, rows, sources, options)
-        write_page(folder / PAGE, report.to_json(), rows, entries, found.dropped, journal.pieces)
-        (folder / "README.md").write_text(card(report.to_json(), origins_of(rows, {})), encoding="utf-8")
+        page = write_page(folder / PAGE, report.to_json(), rows, entries, found.dropped, journal.pieces)
+        text = card(report.to_json(), origins_of(rows, {}), page=page)
+        (folder / "README.md").write_text(text, encoding="utf-8")
         folder.replace(out)
     shutil.rmtree(work)
     return report
@@ -163,22 +163,32 @@ def _link(source: Path, target: Path) -> None:
 def _read(
     candidates: Sequence[Candidate], journal: Journal, options: FitOptions, advance: Callable[[int], None]
 ) -> Iterator[tuple[Candidate, list[Piece]]]:
-    """Every file's pieces, in order, a batch at a time on all cores (decoders release Python's lock); those that the journal has
-    are not read again."""
+    """Every file's pieces, in order, read on all cores (decoders release Python's lock); those that the journal has are not read
+    again."""
 
-    def read(candidate: Candidate) -> list[Piece]:
-        known = journal.pieces_of(candidate.path)
-        return (
-            known if known is not None else pieces_of(candidate, options, journal.pieces, journal.stem(candidate.path))
-        )
+    def read(candidate: Candidate) -> tuple[list[Piece], bool]:
+        known = journal.known(candidate)
+        if known is not None:
+            return known, True
+        stat = journal.stat(candidate.path)
+        pieces = pieces_of(candidate, options, journal.pieces, journal.stem(candidate))
+        journal.write(candidate, pieces, stat)
+        return pieces, False
 
-    rest = iter(candidates)
+    def finished(candidate: Candidate, future: Future[tuple[list[Piece], bool]]) -> tuple[Candidate, list[Piece]]:
+        pieces, known = future.result()
+        journal.resumed += known
+        advance(1)
+        return candidate, pieces
+
+    pending: deque[tuple[Candidate, Future[tuple[list[Piece], bool]]]] = deque()
     with ThreadPoolExecutor() as pool:
-        while batch := list(islice(rest, BATCH)):
-            for candidate, pieces in zip(batch, pool.map(read, batch), strict=True):
-                journal.write(candidate.path, pieces)
-                advance(1)
-                yield candidate, pieces
+        for candidate in candidates:
+            pending.append((candidate, pool.submit(read, candidate)))
+            if len(pending) >= AHEAD:
+                yield finished(*pending.popleft())
+        while pending:
+            yield finished(*pending.popleft())
 
 
 def _choose(files: Iterator[tuple[Candidate, list[Piece]]], options: PrepareOptions) -> tuple[list[Kept], list[Entry]]:

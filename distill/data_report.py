@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from genin.benchmarks.picture_files import PictureError, read_picture
 from genin.benchmarks.picture_sets import PictureRow
 from genin.distill.data_inspect import caption_tokens, common_words
 from genin.distill.data_report_template import STYLE, TEMPLATE
@@ -50,10 +52,10 @@ def write_page(
     entries: Sequence[Entry],
     unread: Sequence[Dropped],
     pieces: Path,
-) -> None:
-    """Write the page, if jinja2 is installed (`genin[data]`)."""
+) -> bool:
+    """Write the page; False where jinja2 is not installed (`genin[data]`)."""
     if find_spec("jinja2") is None:
-        return
+        return False
     import jinja2
 
     captions = [row.text for row in rows if row.text]
@@ -80,9 +82,10 @@ def write_page(
         tokens=caption_tokens(captions, None, None) if captions else None,
         words=common_words(captions),
         distinct=len(set(captions)),
-        sample=[(_file(path.parent / row.file_name), row.text or "(no caption)") for row in _spread(rows, 24)],
+        sample=[(small_jpeg(path.parent / row.file_name), row.text or "(no caption)") for row in _spread(rows, 24)],
     )
     path.write_text(text, encoding="utf-8")
+    return True
 
 
 def _kind(reason: str) -> str:
@@ -97,13 +100,15 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def _jpeg(folder: Path, name: str | None) -> str:
-    return _file(folder / name) if name else ""
+    return small_jpeg(folder / name) if name else ""
 
 
-def _file(path: Path) -> str:
-    """A small JPEG as a data address; small pictures keep hard pixels."""
-    with Image.open(path) as picture:
-        small = picture.convert("RGB")
+def small_jpeg(path: Path) -> str:
+    """A picture as a data address, empty for a broken one; small pictures keep hard pixels."""
+    try:
+        small = read_picture(path)
+    except PictureError:
+        return ""
     if max(small.size) < PREVIEW:
         scale = PREVIEW // max(small.size)
         small = small.resize((small.width * scale, small.height * scale), Image.Resampling.NEAREST)
@@ -116,20 +121,36 @@ def _file(path: Path) -> str:
 # --- the card --------------------------------------------------------------------------------------------------------
 
 
-def card(report: Mapping[str, Any], origins: Sequence[Mapping[str, Any]]) -> str:
-    """The dataset's README.md: front matter of the hub, sizes, whose pictures they are."""
-    licences = sorted({str(origin["licence"]).lower() for origin in origins if origin["licence"]}) or ["unknown"]
+# The hub's own identifiers; any other licence is "other" there, with a name.
+HUB_LICENCES = {
+    *("mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "ofl-1.1", "openrail", "unknown"),
+    *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
+}
+
+
+def licence_lines(licences: Sequence[str]) -> list[str]:
+    """The front matter's lines for a set under these licences."""
+    names = sorted({name for name in licences if name}) or ["unknown"]
+    identifiers = [name.lower().replace(" ", "-") for name in names]
+    if all(identifier in HUB_LICENCES for identifier in identifiers):
+        return [f"license: {identifiers[0] if len(identifiers) == 1 else '[' + ', '.join(identifiers) + ']'}"]
+    return ["license: other", f"license_name: {json.dumps(', '.join(names), ensure_ascii=False)}"]
+
+
+def card(report: Mapping[str, Any], origins: Sequence[Mapping[str, Any]], *, page: bool) -> str:
+    """The dataset's README.md: front matter of the hub, sizes, whose pictures they are. `page`: whether there is one."""
+    dropped = f"{len(report['dropped'])} were dropped ({PAGE if page else 'dataset.json'} says which and why)"
     lines = [
         "---",
-        f"license: {licences[0] if len(licences) == 1 else '[' + ', '.join(licences) + ']'}",
+        *licence_lines([str(origin["licence"]) for origin in origins]),
         "task_categories: [text-to-image]",
         "tags: [genin, text-to-image, imagefolder]",
         "---",
         "",
         f"# {Path(report['out']).name}",
         "",
-        f"{report['kept']} captioned pictures, prepared by genin; {len(report['dropped'])} were dropped (`report.html` shows which "
-        'and why). `datasets.load_dataset("imagefolder", data_dir=…)` opens the folder.',
+        f"{report['kept']} captioned pictures, prepared by genin; {dropped}.",
+        '`datasets.load_dataset("imagefolder", data_dir=…)` opens the folder.',
         "",
         "| split | pictures |",
         "|---|---|",
@@ -138,6 +159,8 @@ def card(report: Mapping[str, Any], origins: Sequence[Mapping[str, Any]]) -> str
         "## Whose pictures they are",
         "",
         *origins_table(origins),
+        "",
+        "Every row of `metadata.jsonl` names the file that its picture comes from (`source_file`).",
+        "",
     ]
-    lines += ["", "Every row of `metadata.jsonl` names the file that its picture comes from (`source_file`).", ""]
     return "\n".join(lines)

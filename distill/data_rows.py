@@ -1,4 +1,5 @@
-"""The rows of a dataset folder as they stand in the file, to be changed and written back: every column and number stays as it was.
+"""The rows of a dataset folder as they stand in `metadata.jsonl`, to be changed and written back: every column and number stays.
+A folder of shards, or of one folder a split, has none until then: it gets one beside them, with their texts.
 
 Not here: what the columns mean (`datasets`), the checked rows that training reads (`picture_sets`).
 """

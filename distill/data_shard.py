@@ -1,6 +1,6 @@
 """A dataset folder as WebDataset shards, for sets too large to be a million files.
 
-    data/naruto/*.png + metadata.jsonl ─▶ shards/{train,val,test}-000000.tar …     000123.png, 000123.txt, 000123.json
+    data/naruto/*.png + metadata.jsonl ─▶ shards/{train,val,test}-000000.tar …     000000123.png, .txt, .json
 
 Each split has archives of its own. The same folder gives the same bytes. Training, inspecting and captioning read them as they
 read a folder (`genin.benchmarks.shards`), and so does `webdataset.WebDataset`.
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from genin.benchmarks.picture_sets import open_picture_set
+from genin.benchmarks.picture_sets import SUFFIXES, open_picture_set
 from genin.benchmarks.shards import open_member
 from genin.benchmarks.splits import splits_of
 from genin.distill.data_rows import read_rows
@@ -76,6 +76,9 @@ def _sample(folder: Path, index: int, row: dict[str, Any], split: str) -> dict[s
         raise InputError(
             "the picture is missing", where=path, remedy="genin data inspect lists what is broken"
         ) from error
+    if path.suffix.lower() not in SUFFIXES:
+        what = f"readers of shards know {', '.join(SUFFIXES)}, not {path.suffix or 'files without a suffix'}"
+        raise InputError(what, where=path, remedy="genin data prepare writes PNG")
     said = {key: value for key, value in row.items() if key not in ("file_name", "text")} | {"split": split}
     suffix = path.suffix.lower().lstrip(".")
     return {

@@ -34,6 +34,7 @@ FLAT = 6.0  # standard deviation of grey below which a frame is empty
 DARK, DARK_SHARE = 28, 0.98  # the brightest twentieth of a row, in how many of the frames
 LEAST_LEFT = 0.6  # of a picture's height that stays when subtitles are cut off
 SECONDS_A_GROUP = 60.0
+GUESSING = {"mpegts", "mpeg", "mpegvideo"}  # containers that seek by bytes
 
 Grey = NDArray[np.uint8]
 
@@ -50,9 +51,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class Look:
-    """What pass 1 keeps of a frame: when it is shown, its sharpness, its spread of grey, the row above its subtitles."""
+    """What pass 1 keeps of a frame: which one it is, when it is shown, its sharpness, its spread of grey, where subtitles begin."""
 
-    pts: int
+    number: int
+    pts: int | None
     time_s: float
     sharpness: float
     spread: float
@@ -66,13 +68,19 @@ def frames_of(path: Path) -> Iterator[Frame]:
     chosen = [_best(shot) for shot in shots]
     wanted = [(number, look) for number, look in enumerate(chosen) if look is not None]
     group, began = -1, -SECONDS_A_GROUP
-    for (number, look), image in zip(wanted, _pictures_at(path, [look.pts for _, look in wanted]), strict=False):
+    lost = 0
+    for (number, look), image in zip(wanted, _pictures_at(path, [look for _, look in wanted]), strict=True):
+        if image is None:
+            lost += 1
+            continue
         if look.time_s - began >= SECONDS_A_GROUP:
             group, began = group + 1, look.time_s
         width, height = image.size
         ends = bottom if look.subtitles_at is None else min(bottom, max(look.subtitles_at, top + LEAST_LEFT))
         box = (round(left * width), round(top * height), round(right * width), round(ends * height))
         yield Frame(number, look.time_s, group, image.crop(box))
+    if lost:
+        raise PictureError(f"{lost} of {len(wanted)} shots cannot be decoded a second time", where=path)
     if breaks_off_s is not None:
         raise PictureError(f"the video breaks off at {breaks_off_s:.1f} s; what came before is kept", where=path)
 
@@ -100,6 +108,7 @@ def _look_through(path: Path) -> tuple[list[list[Look]], tuple[float, float, flo
     with _opened(path) as container:
         stream = _video_stream(container, path)
         rate = float(stream.average_rate or 25)
+        promised_s = _promised_s(container, stream)
         detector = AdaptiveDetector(min_scene_len=max(1, round(SHORTEST_SHOT_S * rate)))
         for frame in _decoded(av, container, stream):
             if frame is None:
@@ -114,8 +123,7 @@ def _look_through(path: Path) -> tuple[list[list[Look]], tuple[float, float, flo
             band = subtitles_at(grey)
             sharpness = float(cv2.Laplacian(grey, cv2.CV_32F).var())
             shown_s = float(frame.time) if frame.time is not None else len(looks) / rate
-            pts = frame.pts if frame.pts is not None else -1 - len(looks)
-            looks.append(Look(pts, shown_s, sharpness, float(grey.std()), band))
+            looks.append(Look(len(looks), frame.pts, shown_s, sharpness, float(grey.std()), band))
         if looks:
             cuts.update(cut.frame_num for cut in detector.post_process(FrameTimecode(len(looks) - 1, rate)))
     if not looks:
@@ -123,7 +131,17 @@ def _look_through(path: Path) -> tuple[list[list[Look]], tuple[float, float, flo
     edges = [0, *sorted(cut for cut in cuts if 0 < cut < len(looks)), len(looks)]
     shots = [looks[start:end] for start, end in pairwise(edges)]
     (top, bottom), (left, right) = _inside_bars(np.array(rows)), _inside_bars(np.array(columns))
-    return shots, (left, top, right, bottom), looks[-1].time_s if broken else None
+    # A file that was cut off often just ends, as far as the decoder is concerned.
+    ends_s = looks[-1].time_s
+    broken = broken or ends_s + max(1.0, 0.02 * promised_s) < promised_s
+    return shots, (left, top, right, bottom), ends_s if broken else None
+
+
+def _promised_s(container: Any, stream: Any) -> float:
+    """How long the header says that the video is; 0 where it does not say."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return float(container.duration or 0) / 1e6
 
 
 def _small(frame: Any) -> NDArray[np.uint8]:
@@ -198,23 +216,56 @@ def _runs(marked: NDArray[np.bool_], gap: int) -> list[tuple[int, int]]:
 # --- pass 2 ----------------------------------------------------------------------------------------------------------
 
 
-def _pictures_at(path: Path, pts: Sequence[int]) -> Iterator[Image.Image]:
-    """The frames of these times at full size, upright and with square pixels. Frames without times are counted through."""
-    av, _ = _packages()
+def _pictures_at(path: Path, looks: Sequence[Look]) -> Iterator[Image.Image | None]:
+    """The frames of these looks at full size, upright and with square pixels; None for one that cannot be decoded again.
+
+    By seeking to its time, where exactly that frame comes out; from there on by counting through, as in containers whose seeking is
+    a guess.
+    """
+    done = 0
     with _opened(path) as container:
         stream = _video_stream(container, path)
-        if any(time < 0 for time in pts):
-            numbers = {-1 - time for time in pts}
-            for number, frame in enumerate(_decoded(av, container, stream)):
-                if frame is not None and number in numbers:
-                    yield _full(frame, stream)
-            return
-        for time in pts:
-            container.seek(time, stream=stream)
-            found = next((frame for frame in _decoded(av, container, stream) if frame and frame.pts >= time), None)
-            if found is None:
-                return
-            yield _full(found, stream)
+        if not set(container.format.name.split(",")) & GUESSING:
+            for look in looks:
+                frame = _sought(container, stream, look)
+                if frame is None:
+                    break
+                done += 1
+                yield _full(frame, stream)
+    if done < len(looks):
+        yield from _counted(path, looks[done:])
+
+
+def _sought(container: Any, stream: Any, look: Look) -> Any:
+    av, _ = _packages()
+    if look.pts is None:
+        return None
+    second = round(1 / stream.time_base)
+    for earlier in (0, 2 * second, 20 * second):
+        try:
+            container.seek(look.pts - earlier, stream=stream)
+        except (av.error.FFmpegError, ValueError, OverflowError):
+            return None
+        for frame in _decoded(av, container, stream):
+            if frame is None or frame.pts is None or frame.pts > look.pts:
+                break
+            if frame.pts == look.pts:
+                return frame
+    return None
+
+
+def _counted(path: Path, looks: Sequence[Look]) -> Iterator[Image.Image | None]:
+    av, _ = _packages()
+    left = list(looks)
+    with _opened(path) as container:
+        stream = _video_stream(container, path)
+        for number, frame in enumerate(_decoded(av, container, stream)):
+            if frame is None or not left:
+                break
+            if number == left[0].number:
+                left.pop(0)
+                yield _full(frame, stream)
+    yield from (None for _ in left)
 
 
 def _full(frame: Any, stream: Any) -> Image.Image:

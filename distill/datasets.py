@@ -131,7 +131,7 @@ def origins_of(rows: Sequence[PictureRow], facts: Mapping[str, Any]) -> tuple[Ma
     for row in rows:
         licence = row.columns.get("licence") or row.columns.get("license") or whole
         counts[row.columns.get("source", ""), row.columns.get("rights", ""), licence] += 1
-    for place in range(2):
+    for place in range(len(ORIGIN)):
         if len(counts) > MAX_ORIGINS:
             many = f"{len({key[place] for key in counts})} different ones"
             merged: Counter[tuple[str, ...]] = Counter()
@@ -157,7 +157,7 @@ def origins_table(origins: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["| source | rights | licence | pictures |", "|---|---|---|---|"]
     for origin in origins:
         cells = [str(origin.get(name) or "not said").replace("|", "\\|").replace("\n", " ") for name in ORIGIN]
-        lines.append(f"| {' | '.join(cells)} | {origin.get('pictures') or 'without end'} |")
+        lines.append(f"| {' | '.join(cells)} | {origin.get('pictures') or 'not counted'} |")
     return lines
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 
@@ -43,4 +44,5 @@ def _state() -> Any:
     import torch
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.cuda.is_available())
+    # Made before any Accelerator, it says how long the others wait for the first: a teacher's pool takes hours.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -46,11 +45,12 @@ def barred(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def write_film(path: Path, frames: Sequence[Image.Image], *, rate: int = 24, **options: Any) -> None:
+def write_film(path: Path, frames: Sequence[Image.Image], *, rate: int = 24, codec: str = "libx264") -> None:
     import av
 
-    with av.open(str(path), "w", **options) as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "16", "g": "24", "threads": "1"})
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options={"crf": "16", "g": "24", "threads": "1"})
+        stream.bit_rate = 4_000_000
         stream.width, stream.height = frames[0].size
         stream.pix_fmt = "yuv420p"
         for frame in frames:

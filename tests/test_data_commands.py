@@ -649,7 +649,7 @@ def test_tables_that_are_none_change_nothing(tmp_path: Path, capsys: pytest.Capt
     for name, content, message in (
         ("t.csv", b"name,text\na.png,x\n", "no column file_name"),
         ("t.csv", b"file_name,text\nz.png,x\n", "1 rows name no picture of set, 'z.png' the first"),
-        ("t.csv", b"file_name,text\na.png,x\na.png,y\n", "'a.png' has two rows"),
+        ("t.csv", b"file_name,text\na.png,x\na.png,y\n", "'a.png' has more rows than it has in the dataset"),
         ("t.csv", b"file_name,text\na.png,x,y\n", "line 2 has more cells"),
         ("t.csv", b"\xff\xfe", "not UTF-8"),
         ("t.jsonl", b'{"file_name": "a.png", "text": 3}\n', "line 1 is no row of captions"),

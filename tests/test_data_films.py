@@ -13,6 +13,7 @@ import wave
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from genin.cli import run
 from genin.distill.data_buckets import bucket_of, buckets
 from genin.distill.data_journal import Journal
 from genin.distill.data_pieces import Piece
+from genin.distill.data_sources import Candidate
 from genin.distill.datasets import read_facts
 from genin.runtimes.errors import InputError
 
@@ -133,7 +135,27 @@ def test_films_that_are_none_and_one_that_breaks_off(tmp_path: Path, genin: Json
     assert set(reasons) >= {"a.mp4", "b.mkv", "c.avi"}
     assert "not a video" in reasons["a.mp4"] and "not a video" in reasons["b.mkv"]
     assert reasons["c.avi"] == "the file has no video"
-    assert 1 <= report["kept"] < 4
+    assert 1 <= report["kept"] < 4 and "the video breaks off at" in reasons["d.mkv"]
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mpg", ".avi", ".mkv", ".webm"])
+def test_the_chosen_frame_is_the_one_that_comes_out(tmp_path: Path, genin: Json, suffix: str) -> None:
+    """In every container, also where seeking leads elsewhere."""
+    codec = {".webm": "libvpx", ".mpg": "mpeg2video", ".ts": "mpeg2video", ".avi": "mpeg4"}.get(suffix, "libx264")
+    write_film(tmp_path / f"film{suffix}", [*shot(1), *shot(2, 36, sharp_at=11), *shot(3)], codec=codec)
+    report = genin("data", "prepare", tmp_path / f"film{suffix}", "--out", tmp_path / "out")
+    assert report["kept"] == 3 and not report["dropped"]
+    for row, (seed, index) in zip(rows_of(tmp_path / "out"), ((1, 20), (2, 11), (3, 20)), strict=True):
+        picture = read_picture(tmp_path / "out" / row.file_name)
+        near = {at: likeness_db(picture, scene(seed, at)) for at in range(index - 4, index + 5)}
+        assert max(near, key=near.__getitem__) == index, near
+
+
+def test_names_that_are_no_unicode(tmp_path: Path, genin: Json) -> None:
+    (tmp_path / "in").mkdir()
+    scene(1).save(os.fsencode(tmp_path / "in") + b"/bad\xff.png")
+    report = genin("data", "prepare", tmp_path / "in", "--out", tmp_path / "out")
+    assert report["kept"] == 1
 
 
 # --- comics -----------------------------------------------------------------------------------------------------------
@@ -212,7 +234,7 @@ def planted(folder: Path) -> None:
     (folder / "fan" / "words.jpg").write_text("not a picture at all")
     (folder / "fan" / "cmyk.txt").write_text("  \n")  # an empty caption
     rows = [
-        {"file_name": "fan/good.png", "text": "a street", "source": "fan art", "rights": "A. Artist", "licence": "CC0"}
+        {"file_name": "fan/good.png", "text": "a street", "source": "fan art", "rights": "A. Artist", "licence": "CC0-1.0"}
     ]
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -234,11 +256,11 @@ def test_one_call_takes_everything_and_reports_every_fault(tmp_path: Path, genin
     sizes = {name: read_picture(tmp_path / "out" / row.file_name).size for name, row in rows.items()}
     assert set(sizes.values()) <= set(buckets(64))
     assert sizes["fan/rotated.jpg"][::-1] == sizes["fan/good.png"] == bucket_of((300, 200), 64)
-    assert rows["fan/good.png"].columns["licence"] == "CC0" and rows["fan/rotated.jpg"].columns["licence"] == "MIT"
+    assert rows["fan/good.png"].columns["licence"] == "CC0-1.0" and rows["fan/rotated.jpg"].columns["licence"] == "MIT"
     facts = read_facts(tmp_path / "out")
-    assert {"source": "fan art", "rights": "A. Artist", "licence": "CC0", "pictures": 1} in facts["origins"]
+    assert {"source": "fan art", "rights": "A. Artist", "licence": "CC0-1.0", "pictures": 1} in facts["origins"]
     card, page = ((tmp_path / "out" / name).read_text(encoding="utf-8") for name in ("README.md", "report.html"))
-    assert "| fan art | A. Artist | CC0 | 1 |" in card and "license: [cc0, mit]" in card
+    assert "| fan art | A. Artist | CC0-1.0 | 1 |" in card and "license: [cc0-1.0, mit]" in card
     assert all(name in page for name in reasons) and page.count("data:image/jpeg") >= 11 + 4
     assert "http" not in page
 
@@ -305,16 +327,18 @@ def test_what_has_changed_is_read_again(tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     scene(1).save(picture)
     pieces = [Piece("", reason="broken")]
+    file = Candidate(picture, "a.png")
     with Journal.open(tmp_path / "work", {"size": 1}) as journal:
-        journal.write(picture, pieces)
+        journal.write(file, pieces, journal.stat(picture))
     with Journal.open(tmp_path / "work", {"size": 1}) as journal:
-        assert journal.pieces_of(picture) == pieces
+        assert journal.known(file) == pieces
+        assert journal.known(replace(file, kind="page")) is None  # the same file, read in another way
     os.utime(picture, ns=(1, 1))
     with Journal.open(tmp_path / "work", {"size": 1}) as journal:
-        assert journal.pieces_of(picture) is None
-        journal.write(picture, pieces)
+        assert journal.known(file) is None
+        journal.write(file, pieces, journal.stat(picture))
     with Journal.open(tmp_path / "work", {"size": 2}) as journal:  # other options begin anew
-        assert journal.pieces_of(picture) is None
+        assert journal.known(file) is None
 
 
 def test_only_one_run_at_a_time(tmp_path: Path) -> None:
@@ -334,19 +358,20 @@ def test_a_journal_cut_off_anywhere_is_read_up_to_there(data: st.DataObject) -> 
         work, paths = Path(folder) / "work", [Path(folder) / f"{index}.png" for index in range(4)]
         for path in paths:
             path.write_bytes(b"x")
+        files = [Candidate(path, path.name) for path in paths]
         with Journal.open(work, {"a": 1}) as journal:
-            for path in paths:
-                journal.write(path, [Piece("", reason=f"wrong: {path.stem} é")])
+            for file in files:
+                journal.write(file, [Piece("", reason=f"wrong: {file.name} é")], journal.stat(file.path))
         content = (work / "journal.jsonl").read_bytes()
         cut = data.draw(st.integers(0, len(content)))
         (work / "journal.jsonl").write_bytes(content[:cut])
         whole = max(0, content[:cut].count(b"\n") - 1)
         with Journal.open(work, {"a": 1}) as journal:
-            known = [journal.pieces_of(path) for path in paths]
+            known = [journal.known(file) for file in files]
             assert [pieces is not None for pieces in known].count(True) in (whole, whole + 1)
-            journal.write(paths[3], [Piece("again")])
+            journal.write(files[3], [Piece("again")], journal.stat(paths[3]))
         with Journal.open(work, {"a": 1}) as journal:
-            assert journal.pieces_of(paths[3]) == [Piece("again")]
+            assert journal.known(files[3]) == [Piece("again")]
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------

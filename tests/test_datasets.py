@@ -237,5 +237,5 @@ def test_whose_pictures_they_are_is_counted_and_stays_short() -> None:
     assert len(joined) == 5 and sum(origin["pictures"] for origin in joined) == 909
     assert (
         origins_table([{"source": "a|b", "licence": None, "pictures": 0}])[2]
-        == "| a\\|b | not said | not said | without end |"
+        == "| a\\|b | not said | not said | not counted |"
     )
