@@ -234,7 +234,13 @@ def planted(folder: Path) -> None:
     (folder / "fan" / "words.jpg").write_text("not a picture at all")
     (folder / "fan" / "cmyk.txt").write_text("  \n")  # an empty caption
     rows = [
-        {"file_name": "fan/good.png", "text": "a street", "source": "fan art", "rights": "A. Artist", "licence": "CC0-1.0"}
+        {
+            "file_name": "fan/good.png",
+            "text": "a street",
+            "source": "fan art",
+            "rights": "A. Artist",
+            "licence": "CC0-1.0",
+        }
     ]
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
