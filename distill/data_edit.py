@@ -21,7 +21,6 @@ from typing import Any
 from urllib.parse import quote
 
 from genin.benchmarks import shards
-from genin.benchmarks.picture_sets import METADATA
 from genin.distill.data_edit_template import SCRIPT, STYLE, TEMPLATE
 from genin.distill.data_report import small_jpeg
 from genin.distill.data_rows import read_rows, write_rows
@@ -30,7 +29,6 @@ from genin.distill.datasets import KNOWN_COLUMNS, read_facts
 from genin.runtimes.errors import InputError, MissingExtraError
 
 FIXED = ("file_name", "split", "seed", "source_file")  # that no correction changes
-TABLES, PAGES = (".csv", ".jsonl"), (".html",)
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def write_for_editing(folder: Path, path: Path) -> int:
     elif suffix == ".jsonl":
         kept = ({name: row.get(name) or "" for name in columns} for row in rows)
         content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-    elif suffix in PAGES:
+    elif suffix == ".html":
         content = _page(folder, path, rows, columns[2:-1])
     else:
         raise InputError(
@@ -175,4 +173,4 @@ def _page(folder: Path, path: Path, rows: Sequence[Mapping[str, Any]], columns: 
         address = small_jpeg(folder / row["file_name"]) if inside else f"{place}/{quote(row['file_name'])}"
         pictures.append({**row, "address": address})
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
-    return page.render(style=STYLE, script=SCRIPT, name=folder.name, rows=pictures, columns=columns, metadata=METADATA)
+    return page.render(style=STYLE, script=SCRIPT, name=folder.name, rows=pictures, columns=columns)
