@@ -2,8 +2,9 @@
 
 Every network of the toolkit (teacher, student, a teacher that others trained) is seen as a *denoiser*: it is given a
 noised latent x_t and a timestep and predicts v, ε or x0; `Process.to_x0_eps` turns any of the three into the pair
-(x0, ε), in which all losses and samplers are written. Latents here are *final latents*: raw autoencoder latents times
-the model's `scaling_factor`, close to unit variance.
+(x0, ε), in which all losses and samplers are written. A teacher that predicts ε on a schedule of its own is a `Denoiser` in the
+schedule of its student (`student_scheduler`), so that nothing else has to know. Latents here are *final latents*: raw
+autoencoder latents times the model's `scaling_factor`, close to unit variance.
 
 Not here: the samplers that ship (numpy, `genin.runtimes.samplers`); this module is their training-time twin and is
 tested against diffusers' DDIMScheduler, whose configuration it reads.
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -77,11 +79,8 @@ class Process:
         return alpha * x0 + sigma * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What a network of this process's prediction type should output (v: Salimans & Ho 2022, arXiv:2202.00512)."""
-        alpha, sigma = self.alpha_sigma(t)
-        if self.prediction_type == "v_prediction":
-            return alpha * noise - sigma * x0
-        return noise if self.prediction_type == "epsilon" else x0
+        """What a network of this process's prediction type should output."""
+        return prediction_of(self.prediction_type, x0, noise, *self.alpha_sigma(t))
 
     def min_snr_weight(self, t: Tensor, gamma: float) -> Tensor:
         """Weight of each sample's loss on v: min(SNR, γ)/(SNR + 1); 1 for γ = 0 (Hang et al. 2023, arXiv:2303.09556)."""
@@ -94,13 +93,7 @@ class Process:
 
     def to_x0_eps(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Network output → (x0, ε), in float32 whatever the network computed in."""
-        alpha, sigma = self.alpha_sigma(t)
-        prediction, x_t = prediction.float(), x_t.float()
-        if self.prediction_type == "v_prediction":
-            return alpha * x_t - sigma * prediction, alpha * prediction + sigma * x_t
-        if self.prediction_type == "epsilon":
-            return (x_t - sigma * prediction) / alpha.clamp_min(1e-4), prediction
-        return prediction, (x_t - alpha * prediction) / sigma.clamp_min(1e-4)
+        return x0_eps(self.prediction_type, prediction, x_t, *self.alpha_sigma(t))
 
     def half_log_snr(self, t: int) -> float:
         """λ_t = ln(α_t/σ_t); −∞ at pure noise."""
@@ -116,6 +109,39 @@ class Process:
         """`steps` timesteps from the last training step downwards, as diffusers' `timestep_spacing="trailing"`."""
         stride = self.num_train_timesteps / steps
         return [round(self.num_train_timesteps - i * stride) - 1 for i in range(steps)]
+
+
+def prediction_of(kind: PredictionType, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """(x0, ε) => a prediction of that kind at x_t = α·x0 + σ·ε (v: Salimans & Ho 2022, arXiv:2202.00512)."""
+    if kind == "v_prediction":
+        return alpha * eps - sigma * x0
+    return eps if kind == "epsilon" else x0
+
+
+def x0_eps(
+    kind: PredictionType, prediction: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The inverse of `prediction_of`: prediction => (x0, ε) at x_t, in float32."""
+    prediction, x_t = prediction.float(), x_t.float()
+    if kind == "v_prediction":
+        return alpha * x_t - sigma * prediction, alpha * prediction + sigma * x_t
+    if kind == "epsilon":
+        return (x_t - sigma * prediction) / alpha.clamp_min(1e-4), prediction
+    return prediction, (x_t - alpha * prediction) / sigma.clamp_min(1e-4)
+
+
+def student_scheduler(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """The scheduler's config of a teacher's students: v-prediction on a schedule that ends in pure noise, which one step from
+    noise needs. A teacher that has both hands its own down; any other's betas are rescaled to zero terminal SNR (Lin et al. 2024,
+    arXiv:2305.08891, algorithm 1)."""
+    from diffusers import DDIMScheduler
+
+    process = Process(teacher)
+    if process.prediction_type == "v_prediction" and float(process.alphas[-1]) < 1e-4:
+        return {**teacher, "timestep_spacing": "trailing"}
+    said = DDIMScheduler.from_config(dict(teacher)).config  # what a config leaves out has a default of its own
+    betas = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas")
+    return {**TEACHER_SCHEDULER, **{key: said[key] for key in betas if said[key] is not None}}
 
 
 def plain_attention(unet: Any, device: torch.device) -> None:
@@ -144,6 +170,57 @@ def guided_predict(unet: nn.Module, x_t: Tensor, t: Tensor, text: Tensor, empty:
     return uncond + scale * (cond - uncond)
 
 
+class Denoiser:
+    """A UNet as x0(x_t, t) in the schedule of `process`, whatever schedule and prediction type are its `own`.
+
+    A noised latent says by its share of noise, not by its timestep, what may be asked of it: a state of `process` is shown
+    to the network at the (fractional) timestep of its own schedule with the same α and σ. Where `process` goes on into more noise
+    than the network has seen, it is asked at its last timestep, as samplers that begin in pure noise do.
+    """
+
+    def __init__(self, unet: Any, own: Process, process: Process | None = None) -> None:
+        self.unet, self.own, self.process = unet, own, own if process is None else process
+        self.times: Tensor | None = None  # timestep of `process` => the network's own; None: the same
+        if not torch.equal(self.own.alphas, self.process.alphas):
+            # The angle of (α, σ) runs from 0 to π/2 at most and is finite everywhere, unlike the SNR's logarithm.
+            angles, own_angles = (
+                torch.atan2(p.sigmas.double(), p.alphas.double()).cpu().numpy() for p in (self.process, self.own)
+            )
+            places = np.interp(angles, own_angles, np.arange(len(own_angles)))
+            self.times = torch.from_numpy(places).float().to(self.process.alphas.device)
+
+    def like(self, unet: Any) -> Denoiser:
+        """Another network that predicts as this one does."""
+        return Denoiser(unet, self.own, self.process)
+
+    def timesteps(self, t: Tensor) -> Tensor:
+        """The network's own timesteps, (N,), int64 or, between two of them, float."""
+        return t if self.times is None else self.times[t]
+
+    def __call__(
+        self, x_t: Tensor, t: Tensor, text: Tensor, empty: Tensor | None = None, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """(x0, ε), each (N, C, H, W), at timesteps t of `process`; guided with `empty` by `scale`."""
+        times = self.timesteps(t)
+        if empty is None or scale == 1.0:
+            prediction = predict(self.unet, x_t, times, text)
+        else:
+            prediction = guided_predict(self.unet, x_t, times, text, empty, scale)
+        alpha, sigma = self.process.alpha_sigma(t)
+        if self.times is None:
+            return x0_eps(self.own.prediction_type, prediction, x_t, alpha, sigma)
+        # Asked at its last timestep, the network answers for the noise that is there; ε is what remains of the state as it is.
+        last_alpha, last_sigma = self.own.alphas[-1], self.own.sigmas[-1]
+        x0, eps = x0_eps(
+            self.own.prediction_type, prediction, x_t, alpha.maximum(last_alpha), sigma.minimum(last_sigma)
+        )
+        return x0, torch.where(alpha < last_alpha, (x_t.float() - alpha * x0) / sigma.clamp_min(1e-4), eps)
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network should predict at timesteps t of `process`."""
+        return prediction_of(self.own.prediction_type, x0, noise, *self.process.alpha_sigma(t))
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """What a sampler passed through: `states` (S + 1, N, C, H, W), noise first, clean latents last; `x0` (S, N, C, H, W), the
@@ -156,8 +233,7 @@ class Trajectory:
 
 @torch.no_grad()
 def sample(
-    unet: nn.Module,
-    process: Process,
+    denoiser: Denoiser,
     noise: Tensor,
     text: Tensor,
     *,
@@ -166,18 +242,18 @@ def sample(
     guidance_scale: float = 1.0,
     solver: Solver = "ddim",
 ) -> Trajectory:
-    """The deterministic way from pure noise (N, C, H, W) through `timesteps` to clean latents.
+    """The deterministic way from pure noise (N, C, H, W) through `timesteps` of the denoiser's process to clean latents.
 
     `ddim` is of first order (Song et al. 2020, arXiv:2010.02502, eq. 12 with η = 0), `dpm-solver++` of second (2M: Lu et al. 2022,
     arXiv:2211.01095, algorithm 2) but for its first and last step: at pure noise the half log-SNR λ is −∞, and the step to
     λ = ∞ is DDIM's.
     """
-    x, states, pictures = noise, [noise], []
+    process, x, states, pictures = denoiser.process, noise, [noise], []
     empty = text[:1] if empty is None else empty
     previous: tuple[Tensor, float] | None = None  # the last step's (x0, λ)
     for i, t_now in enumerate(timesteps):
         t = torch.full((len(x),), t_now, dtype=torch.long, device=x.device)
-        x0, eps = process.to_x0_eps(guided_predict(unet, x, t, text, empty, guidance_scale), x, t)
+        x0, eps = denoiser(x, t, text, empty, guidance_scale)
         last = i + 1 == len(timesteps)
         t_next = torch.full_like(t, -1 if last else timesteps[i + 1])
         if solver == "ddim" or previous is None or last or previous[1] == float("-inf"):

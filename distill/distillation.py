@@ -23,7 +23,7 @@ import torch
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill.datasets import joined_origins
 from genin.distill.decoder import build_tiny, train_decoder
-from genin.distill.diffusion import Process, plain_attention
+from genin.distill.diffusion import Denoiser, Process, plain_attention, student_scheduler
 from genin.distill.held_out import HeldOut
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.objective import Frozen, load_frozen, terms_of
@@ -223,8 +223,9 @@ def prepare_lesson(
     scale = recipe.pool.guidance_scale or float(model.info.get("guidance_scale", 7.5))
     with torch.no_grad():
         empty = embed(model.text_encoder, model.tokenizer, [""], device)
-    process = Process(model.scheduler_config, device)
-    guided = Guided(model.unet, process, model.text_encoder, model.tokenizer, empty, device, scale)
+    own, process = (Process(c, device) for c in (model.scheduler_config, student_scheduler(model.scheduler_config)))
+    denoiser = Denoiser(model.unet, own, process)
+    guided = Guided(denoiser, model.text_encoder, model.tokenizer, empty, device, scale)
     judged, count = recipe.adversarial, PICTURES
     true_side = judged.images > 0 and judged.adversarial_weight > 0 and judged.real_share > 0
     if true_side:
@@ -355,8 +356,8 @@ def student_folder(
 ) -> ModelFolder:
     """The student as a model folder: the teacher's text encoder and schedule, its own UNet and decoder. `images_seen` counts
     those of the `earlier` student that it went on from, too."""
-    process = Process(teacher.scheduler_config)
-    counts = trained_step_counts(recipe)
+    scheduler = student_scheduler(teacher.scheduler_config)
+    process, counts = Process(scheduler), trained_step_counts(recipe)
     made_by = {
         key: value for key, value in recipe.as_dict().items() if key in ("student", "pool", "alignment", *PHASES)
     }
@@ -380,5 +381,4 @@ def student_folder(
         "recipe": made_by,
         "metrics": {},
     }
-    scheduler = {**teacher.scheduler_config, "timestep_spacing": "trailing"}
     return ModelFolder(path, teacher.tokenizer, teacher.text_encoder, unet, vae, scheduler, info)

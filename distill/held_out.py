@@ -20,8 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from genin.benchmarks.frechet import MIN_KID_PICTURES, Features, kid_of_pairs
-from genin.distill.diffusion import sample
-from genin.distill.discriminator import encoder_features
 from genin.distill.phases import walk
 from genin.distill.pool import Guided
 from genin.distill.sources import Source
@@ -62,13 +60,11 @@ class HeldOut:
         second = torch.randn(min(PAIRS, count), *latents.shape[1:], generator=generator)
         pairs = len(second)
         drawn = [
-            sample(
-                teacher.unet, teacher.process, half.to(teacher.device), text[:pairs],
-                timesteps=teacher.process.trailing_timesteps(TEACHER_STEPS), empty=teacher.empty,
-                guidance_scale=teacher.guidance_scale,
+            teacher.sample(
+                half.to(teacher.device), text[:pairs], teacher.process.trailing_timesteps(TEACHER_STEPS)
             ).states[-1]
             for half in (noise[:pairs], second)
-        ]  # fmt: skip
+        ]
         return cls(teacher, captions, text, noise, second, _features(teacher, latents, text, noise), _apart(*drawn))
 
     def __call__(self, student: nn.Module, timesteps: Sequence[int]) -> dict[str, float]:
@@ -103,7 +99,7 @@ def _features(teacher: Guided, latents: Tensor, text: Tensor, noise: Tensor) -> 
         rows = slice(start, start + BATCH)
         x0, part = latents[rows].to(teacher.device), noise[rows].to(teacher.device)
         t = torch.full((len(x0),), TIMESTEP, dtype=torch.long, device=teacher.device)
-        maps, _ = encoder_features(teacher.unet, teacher.process.add_noise(x0, part, t), t, text[rows])
+        maps, _ = teacher.features(teacher.process.add_noise(x0, part, t), t, text[rows])
         found.append(torch.cat([one.float().mean(dim=(2, 3)) for one in maps], dim=1).cpu())
     return torch.cat(found).numpy()
 

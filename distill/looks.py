@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genin.distill.autoencoder import decode
-from genin.distill.discriminator import encoder_features
 from genin.distill.pool import Guided
 from genin.distill.training import Training, Update
 from genin.runtimes.errors import InputError
@@ -60,7 +59,7 @@ class TeacherLook:
     def __call__(self, x0: Tensor, text: Tensor, *, learn: bool = False, rows: Tensor | None = None) -> Seen:
         t, noise = (self.t, self.noise) if rows is None else (self.t[rows], self.noise[rows])
         with torch.set_grad_enabled(learn), self.autocast():
-            return encoder_features(self.teacher.unet, self.teacher.process.add_noise(x0, noise, t), t, text)
+            return self.teacher.features(self.teacher.process.add_noise(x0, noise, t), t, text)
 
 
 class TeacherView:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from genin.distill.diffusion import guided_predict, predict
+from genin.distill.diffusion import predict
 from genin.distill.losses import distribution_matching
 from genin.distill.pool import Guided
 from genin.distill.training import Training, Update
@@ -28,7 +28,7 @@ LOWEST, HIGHEST = 0.02, 0.98
 
 @dataclass(frozen=True)
 class FakeScore:
-    """`network` predicts as the teacher does, and is registered with `training` as "fake_score"."""
+    """`network` predicts as the teacher does, and is registered with `training` as "fake_score"; it learns, the teacher does not."""
 
     training: Training
     teacher: Guided
@@ -37,23 +37,22 @@ class FakeScore:
 
     def loss(self, picture: Tensor, text: Tensor, update: Update) -> Tensor:
         """The student's loss on its finished pictures (N, C, H, W); gradients reach the pictures alone."""
-        process, empty, scale = self.teacher.process, self.teacher.empty, self.teacher.guidance_scale
         t, noise = self._noise(picture, update)
         with torch.no_grad(), self.training.autocast():
-            x_t = process.add_noise(picture.detach(), noise, t)
-            real, _ = process.to_x0_eps(guided_predict(self.teacher.unet, x_t, t, text, empty, scale), x_t, t)
-            fake, _ = process.to_x0_eps(predict(self.network, x_t, t, text), x_t, t)
+            x_t = self.teacher.process.add_noise(picture.detach(), noise, t)
+            real, _ = self.teacher(x_t, t, text)
+            fake, _ = self.teacher.denoiser.like(self.network)(x_t, t, text)
         return distribution_matching(picture, real, fake)
 
     def learn(self, picture: Tensor, text: Tensor, update: Update) -> Tensor:
         """Learn to denoise the student's pictures; returns the mean loss."""
-        process, losses = self.teacher.process, []
+        denoiser, losses = self.teacher.denoiser, []
         for _ in range(self.updates):
             t, noise = self._noise(picture, update)
-            x_t = process.add_noise(picture.detach(), noise, t)
+            x_t = denoiser.process.add_noise(picture.detach(), noise, t)
             with self.training.autocast():
-                predicted = predict(self.network, x_t, t, text)
-            loss = (predicted.float() - process.target(picture.detach(), noise, t)).square().mean()
+                predicted = predict(self.network, x_t, denoiser.timesteps(t), text)
+            loss = (predicted.float() - denoiser.target(picture.detach(), noise, t)).square().mean()
             self.training.optimise("fake_score", loss)
             losses.append(loss.detach())
         return torch.stack(losses).mean()

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genin.distill.diffusion import Process, guided_predict, predict, sample
+from genin.distill.diffusion import Process, predict
 from genin.distill.discriminator import encoder_features
 from genin.distill.losses import feature_loss, pseudo_huber
 from genin.distill.pool import Lesson
@@ -75,7 +75,7 @@ def walk(
 
 def prune_step(training: Training, student: nn.Module, lesson: Lesson, recipe: PruneRecipe) -> Callable[[Update], Any]:
     """output_weight·‖v_s − v_T‖² + feature_weight·Σ‖f_s − f_T‖²/‖f_T‖² at states of the teacher's own trajectories."""
-    process, teacher = lesson.teacher.process, lesson.teacher.unet
+    process, teacher = lesson.teacher.process, lesson.teacher
     timesteps = torch.tensor(lesson.pool.timesteps)
 
     def step(update: Update) -> dict[str, Tensor | float]:
@@ -98,7 +98,7 @@ def prune_step(training: Training, student: nn.Module, lesson: Lesson, recipe: P
             with training.autocast():
                 mine, _ = encoder_features(training.accelerator.unwrap_model(student), x, t, text)
                 with torch.no_grad():
-                    theirs, _ = encoder_features(teacher, x, t, text)
+                    theirs, _ = teacher.features(x, t, text)
             features = feature_loss(mine[: len(theirs)], theirs[: len(mine)])
             metrics["features"] = features.detach()
             loss = loss + recipe.feature_weight * features
@@ -119,8 +119,7 @@ def under_other_captions(
         return target, text
     text = torch.where(swap.view(-1, 1, 1), text.roll(1, dims=0), text)
     with torch.no_grad(), training.autocast():
-        guided = guided_predict(teacher.unet, x[swap], t[swap], text[swap], teacher.empty, teacher.guidance_scale)
-        other, _ = teacher.process.to_x0_eps(guided, x[swap], t[swap])
+        other, _ = teacher(x[swap], t[swap], text[swap])
     target = target.clone()
     target[swap] = other.float()
     return target, text
@@ -238,10 +237,7 @@ def finished_by_teacher(
     teacher, start = lesson.teacher, int(done.timesteps[-1][0])
     timesteps = [start, *(t for t in teacher.process.trailing_timesteps(max(step_counts)) if t < start)]
     with training.autocast():
-        return sample(
-            teacher.unet, teacher.process, done.states[-1], text, timesteps=timesteps, empty=teacher.empty,
-            guidance_scale=teacher.guidance_scale,
-        ).states[-1].float()  # fmt: skip
+        return teacher.sample(done.states[-1], text, timesteps).states[-1].float()
 
 
 # --- pictures of a run -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genin.distill.diffusion import Process, Solver, sample
+from genin.distill.diffusion import Denoiser, Process, Solver, Trajectory, sample
+from genin.distill.discriminator import encoder_features
 from genin.distill.recipe import PoolRecipe
 from genin.distill.sources import Source
 from genin.distill.text_encoder import embed
@@ -56,16 +57,39 @@ class Pool:
 
 @dataclass(frozen=True)
 class Guided:
-    """A teacher ready to be sampled: frozen UNet, process, text encoder with tokenizer, the empty caption's states (1, L, D)
-    and the guidance scale at which it is taken as the teacher."""
+    """A teacher ready to be sampled: its frozen UNet in the schedule of its student, text encoder with tokenizer, the empty caption's
+    states (1, L, D) and the guidance scale at which it is taken as the teacher."""
 
-    unet: Any
-    process: Process
+    denoiser: Denoiser
     text_encoder: Any
     tokenizer: Any
     empty: Tensor
     device: torch.device
     guidance_scale: float
+
+    @property
+    def unet(self) -> Any:
+        return self.denoiser.unet
+
+    @property
+    def process(self) -> Process:
+        """The student's, in which everything is noised; the network's own is `denoiser.own`."""
+        return self.denoiser.process
+
+    def __call__(self, x_t: Tensor, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """(x0, ε) of the guided teacher, each (N, C, H, W)."""
+        return self.denoiser(x_t, t, text, self.empty, self.guidance_scale)
+
+    def features(self, x_t: Tensor, t: Tensor, text: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Its encoder's maps and time embedding (`discriminator.encoder_features`)."""
+        return encoder_features(self.unet, x_t, self.denoiser.timesteps(t), text)
+
+    def sample(self, noise: Tensor, text: Tensor, timesteps: Sequence[int], solver: Solver = "ddim") -> Trajectory:
+        """The guided teacher's way from noise (N, C, H, W) through `timesteps` (`diffusion.sample`)."""
+        return sample(
+            self.denoiser, noise, text, timesteps=timesteps, empty=self.empty, guidance_scale=self.guidance_scale,
+            solver=solver,
+        )  # fmt: skip
 
     def embed(self, captions: list[str]) -> Tensor:
         with torch.no_grad():
@@ -118,15 +142,11 @@ def build_pool(
                 [torch.randn(shape, generator=_generator(recipe.seed, row)) for row in range(done, done + count)]
             )
             with autocast():
-                trajectory = sample(
-                    teacher.unet,
-                    teacher.process,
+                trajectory = teacher.sample(
                     noise.to(teacher.device),
                     teacher.embed(captions),
-                    timesteps=teacher.process.trailing_timesteps(recipe.teacher_steps),
-                    empty=teacher.empty,
-                    guidance_scale=teacher.guidance_scale,
-                    solver=SOLVER,
+                    teacher.process.trailing_timesteps(recipe.teacher_steps),
+                    SOLVER,
                 )
             parts_s.append(trajectory.states.transpose(0, 1).half().cpu())
             parts_x.append(trajectory.x0.transpose(0, 1).half().cpu())

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill import autoencoder as ae
 from genin.distill.datasets import joined_origins
-from genin.distill.diffusion import TEACHER_SCHEDULER, Process, plain_attention, predict, sample
+from genin.distill.diffusion import TEACHER_SCHEDULER, Denoiser, Process, plain_attention, predict, sample
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.previews import save_grid, to_uint8
 from genin.distill.processes import first_alone
@@ -347,8 +347,7 @@ def teacher_preview(
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(training.device)
         with training.autocast():
             latents = sample(
-                unet,
-                process,
+                Denoiser(unet, process),
                 noise,
                 text,
                 timesteps=process.trailing_timesteps(steps),

@@ -44,7 +44,7 @@ def check_prediction_type(teacher: Guided, latents: Tensor, text: Tensor, where:
 
     Errors: InputError if the predictions are clearly of another type than the scheduler's config says.
     """
-    process, device = teacher.process, teacher.device
+    process, device = teacher.denoiser.own, teacher.device
     x0, text = latents[: len(text)].float().to(device), text.float().to(device)
     t = int((process.alphas.square() - SIGNAL).abs().argmin())
     times = torch.full((len(x0),), t, dtype=torch.long, device=device)

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from genin.benchmarks.perceptual import SMALLEST_SIDE_PX
 from genin.distill.alignment import Aligner
 from genin.distill.autoencoder import decode
-from genin.distill.diffusion import guided_predict
 from genin.distill.looks import Look, View
 from genin.distill.losses import (
     accuracy,
@@ -226,8 +225,7 @@ class AddDistillation:
         t, noise = update.randint(teacher.process.num_train_timesteps), update.randn(*picture.shape[1:])
         with torch.no_grad(), self.training.autocast():
             x_t = teacher.process.add_noise(picture.detach(), noise, t)
-            guided = guided_predict(teacher.unet, x_t, t, finished.text, teacher.empty, teacher.guidance_scale)
-            target, _ = teacher.process.to_x0_eps(guided, x_t, t)
+            target, _ = teacher(x_t, t, finished.text)
         alpha, _ = teacher.process.alpha_sigma(t)
         loss = (alpha * (picture - target).square()).mean()
         return self.weight * loss, {"distillation": loss.detach()}

@@ -19,7 +19,7 @@ from torch import Tensor  # noqa: E402
 
 from genin.cli import run  # noqa: E402
 from genin.distill import health, phases, recipe_docs, training  # noqa: E402
-from genin.distill.diffusion import TEACHER_SCHEDULER, PredictionType, Process  # noqa: E402
+from genin.distill.diffusion import TEACHER_SCHEDULER, Denoiser, PredictionType, Process  # noqa: E402
 from genin.distill.distillation import Budget  # noqa: E402
 from genin.distill.model_folder import load_model_folder, save_model_folder  # noqa: E402
 from genin.distill.pool import (  # noqa: E402
@@ -379,7 +379,7 @@ def test_a_teachers_type_is_told_from_its_predictions(kind: str, deviation: floa
     for said in get_args(PredictionType):
         process = Process({**TEACHER_SCHEDULER, "prediction_type": said})
         for unet, refused in ((Ideal(), said != kind), (Zero(), False)):
-            teacher = Guided(unet, process, None, None, text[:1], torch.device("cpu"), 2.0)
+            teacher = Guided(Denoiser(unet, process), None, None, text[:1], torch.device("cpu"), 2.0)
             with pytest.raises(InputError, match=f"of '{kind}'") if refused else contextlib.nullcontext():
                 check_prediction_type(teacher, told + rest, text, Path("scheduler"))
 

@@ -58,7 +58,7 @@ def test_equals_diffusers(config: dict[str, Any]) -> None:
 
 def test_equals_the_training_time_twin() -> None:
     torch = pytest.importorskip("torch")
-    from genin.distill.diffusion import TEACHER_SCHEDULER, Process, sample
+    from genin.distill.diffusion import TEACHER_SCHEDULER, Denoiser, Process, sample
 
     process, schedule = Process(TEACHER_SCHEDULER), Schedule.from_config(TEACHER_SCHEDULER)
     timesteps = [999, 749, 499, 249]
@@ -70,7 +70,7 @@ def test_equals_the_training_time_twin() -> None:
 
     noise = np.random.default_rng(1).standard_normal((2, 4, 3, 3), np.float32)
     expected = (
-        sample(Network(), process, torch.from_numpy(noise), torch.zeros(2, 1, 1), timesteps=timesteps)
+        sample(Denoiser(Network(), process), torch.from_numpy(noise), torch.zeros(2, 1, 1), timesteps=timesteps)
         .states[-1]
         .numpy()
     )

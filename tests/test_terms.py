@@ -19,13 +19,13 @@ from torch import Tensor  # noqa: E402
 from genin.cli import run  # noqa: E402
 from genin.distill import objective  # noqa: E402
 from genin.distill.alignment import train_set_aligner  # noqa: E402
-from genin.distill.diffusion import TEACHER_SCHEDULER, Process  # noqa: E402
+from genin.distill.diffusion import TEACHER_SCHEDULER, Denoiser, Process  # noqa: E402
 from genin.distill.discriminator import Discriminator  # noqa: E402
 from genin.distill.looks import DinoView, TeacherView  # noqa: E402
 from genin.distill.losses import image_to_text  # noqa: E402
 from genin.distill.model_folder import load_model_folder  # noqa: E402
 from genin.distill.phases import consistency_loss, under_other_captions, walk  # noqa: E402
-from genin.distill.pool import Pool  # noqa: E402
+from genin.distill.pool import Guided, Pool  # noqa: E402
 from genin.distill.recipe import AlignmentRecipe, StepsRecipe  # noqa: E402
 from genin.distill.terms import AddDistillation, Finished, LpipsTerm, Perceptual  # noqa: E402
 from genin.distill.training import Training, Update  # noqa: E402
@@ -60,6 +60,10 @@ def pool_on_the_way_to(process: Process, x0: Tensor, timesteps: tuple[int, ...])
     return Pool(every, x0[:, None].expand(-1, len(timesteps), -1, -1, -1), timesteps)
 
 
+def guided(unet: Any, process: Process) -> Guided:
+    return Guided(Denoiser(unet, process), None, None, torch.zeros(1, 1, 2), torch.device("cpu"), 1.0)
+
+
 @pytest.mark.parametrize("teacher_steps", [4, 6, 8])
 def test_consistency_is_nothing_for_a_student_that_walks_the_teachers_path(teacher_steps: int) -> None:
     process = Process(TEACHER_SCHEDULER)
@@ -82,9 +86,7 @@ def test_random_conditioning_swaps_captions_at_high_noise_and_asks_the_teacher_a
     process = Process(TEACHER_SCHEDULER)
     x0 = torch.ones(64, 4, 8, 8)
     teacher = Knows(process, x0)
-    lesson: Any = SimpleNamespace(
-        teacher=SimpleNamespace(unet=teacher, process=process, empty=torch.zeros(1, 1, 2), guidance_scale=1.0)
-    )
+    lesson: Any = SimpleNamespace(teacher=guided(teacher, process))
     t = torch.tensor([0] * 32 + [999] * 32)
     text = torch.arange(64.0).view(64, 1, 1).expand(-1, 1, 2)
     x, target = torch.randn(64, 4, 8, 8), torch.full((64, 4, 8, 8), 5.0)
@@ -387,9 +389,7 @@ def test_adds_distillation_pulls_towards_what_the_teacher_makes_of_the_picture()
     """Eq. 4 with a teacher who always sees the same picture: α_t times the square distance to it, gradients to the picture only."""
     process = Process(TEACHER_SCHEDULER)
     x0 = torch.full((16, 4, 8, 8), 0.5)
-    teacher: Any = SimpleNamespace(
-        unet=Knows(process, x0), process=process, empty=torch.zeros(1, 1, 2), guidance_scale=1.0
-    )
+    teacher = guided(Knows(process, x0), process)
     picture = torch.zeros(16, 4, 8, 8, requires_grad=True)
     finished = Finished(picture, x0, torch.zeros(16, 1, 2), torch.arange(16), update(16))
     loss, _ = AddDistillation(PLAIN, teacher, 2.0)(finished)
@@ -403,7 +403,7 @@ def test_the_noise_dial_moves_how_much_noise_a_picture_is_seen_through(tiny_mode
     from genin.distill.model_folder import load_model_folder
 
     model = load_model_folder(tiny_model_folder)
-    teacher: Any = SimpleNamespace(unet=model.unet, process=Process(TEACHER_SCHEDULER))
+    teacher = guided(model.unet, Process(TEACHER_SCHEDULER))
     picture = torch.zeros(64, 4, 16, 16)
     for dial in (1.0, 0.5):
         training: Any = SimpleNamespace(**{**vars(PLAIN), "dial": lambda _name, dial=dial: dial})
