@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from genin.distill.host import at_once
+from genin.distill.previews import to_uint8
 from genin.distill.recipe import AutoencoderRecipe
 from genin.distill.sources import to_tensor
 
@@ -58,6 +60,15 @@ def encode_pictures(vae: Any, pictures: NDArray[np.uint8], device: torch.device)
 def decode(vae: Any, latents: Tensor) -> Tensor:
     """Final latents (already multiplied by `scaling_factor`) => pictures in [−1, 1], NCHW."""
     return vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def decode_pictures(vae: Any, latents: Tensor) -> NDArray[np.uint8]:
+    """Final latents (N, C, h, w) => NHWC uint8, a few at once."""
+    size = at_once(64, latents.shape[-1], 16)
+    few = (latents[start : start + size].float() for start in range(0, len(latents), size))
+    parts = [to_uint8(decode(vae, part).float().cpu().numpy()) for part in few]
+    return np.concatenate(parts)
 
 
 def _differences(x: Tensor) -> tuple[Tensor, Tensor]:

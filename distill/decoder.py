@@ -24,8 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genin.distill.autoencoder import decode, edge_loss, encode_pictures
+from genin.distill.autoencoder import decode_pictures, edge_loss, encode_pictures
 from genin.distill.diffusion import plain_attention
+from genin.distill.host import at_once
 from genin.distill.model_folder import ModelFolder
 from genin.distill.phases import walk
 from genin.distill.pool import Lesson
@@ -123,14 +124,15 @@ def make_pairs(
     pictures = load_pictures(lesson.source, count, image_size)
     latents, drawn, decoded = encode_pictures(vae, pictures, training.device), [], []
     process = lesson.teacher.process
-    for index, start in enumerate(range(0, count, 64)):
-        rows = torch.arange(start, min(start + 64, count))
+    size = at_once(64, int(lesson.pool.states.shape[-1]), 16)
+    for index, start in enumerate(range(0, count, size)):
+        rows = torch.arange(start, min(start + size, count))
         timesteps = process.trailing_timesteps(step_counts[index % len(step_counts)])
         with training.autocast():
             done = walk(student, process, lesson.pool.noise(rows).to(training.device), lesson.text(rows), timesteps)
         final = done.pictures[-1].float()
         drawn.append(final.half().cpu())
-        decoded.append(to_uint8(decode(vae, final).cpu().numpy()))
+        decoded.append(decode_pictures(vae, final))
     return Pairs(torch.cat([latents, *drawn]), np.concatenate([pictures, *decoded]), len(pictures))
 
 
@@ -225,12 +227,11 @@ def _preview(training: Training, vae: Any, pairs: Pairs, scale: float) -> Callab
     def preview(path: Path) -> None:
         tiny: Any = training.average_of("decoder")
         grid = [pairs.pictures[rows.numpy()]]
-        with torch.no_grad():
-            for latents in (
-                pairs.latents[rows].to(training.device).float(),
-                pairs.latents[own].to(training.device).float(),
-            ):
-                grid += [to_uint8(part.float().cpu().numpy()) for part in (decode(vae, latents), tiny(latents / scale))]
-        save_grid(grid, path, scale=3)
+        for part in (rows, own):
+            latents = pairs.latents[part].to(training.device).float()
+            with torch.no_grad():
+                drawn = to_uint8(tiny(latents / scale).float().cpu().numpy())
+            grid += [decode_pictures(vae, latents), drawn]
+        save_grid(grid, path)
 
     return preview

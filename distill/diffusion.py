@@ -145,16 +145,37 @@ def student_scheduler(teacher: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_attention(unet: Any, device: torch.device) -> None:
-    """On a CPU, compute a UNet's attention as two matrix products: for the short sequences of small latents PyTorch's fused
-    kernel takes five times as long, forwards and backwards (docs/log.md). The weights and the result are the same."""
-    from diffusers.models.attention_processor import AttnProcessor
-
+    """On a CPU, compute a UNet's short attention as two matrix products (`_ByLength`)."""
     if device.type == "cpu":
-        unet.set_attn_processor(AttnProcessor())
+        unet.set_attn_processor(_ByLength())
+
+
+class _ByLength:
+    """Attention of few tokens as two matrix products, of many by PyTorch's fused kernel.
+
+    On a CPU the kernel takes up to five times as long over the short sequences of small latents, forwards and backwards, but a
+    third of the time, and none of the memory, over those of 512 px (docs/log.md). The weights and the result are the same.
+    """
+
+    MOST = 256  # tokens
+
+    def __init__(self) -> None:
+        from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+        self.short, self.long = AttnProcessor(), AttnProcessor2_0()
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        tokens = hidden_states.shape[1] if hidden_states.ndim == 3 else hidden_states.shape[-2:].numel()
+        processor = self.short if tokens <= self.MOST else self.long
+        return cast(Tensor, processor(attn, hidden_states, *args, **kwargs))
 
 
 def predict(unet: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-    """One forward pass of a diffusers UNet: x_t (N,C,H,W), t (N,), text (N,L,D) => prediction (N,C,H,W)."""
+    """One forward pass of a diffusers UNet: x_t (N,C,H,W), t (N,), text (N,L,D) => prediction (N,C,H,W). Weights that are kept in
+    half precision are given inputs of theirs."""
+    weight = next(unet.parameters(), x_t)
+    if weight.dtype in (torch.bfloat16, torch.float16):
+        x_t, text = x_t.to(weight.dtype), text.to(weight.dtype)
     return cast(Tensor, unet(x_t, t, encoder_hidden_states=text, return_dict=False)[0])
 
 

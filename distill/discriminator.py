@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 def encoder_features(unet: Any, x_t: Tensor, t: Tensor, text: Tensor) -> tuple[list[Tensor], Tensor]:
     """The down path and middle of a diffusers UNet => (feature maps, finest first; time embedding (N, E))."""
+    x_t, text = x_t.to(unet.dtype), text.to(unet.dtype)  # weights may be kept in half precision
     emb = unet.time_embedding(unet.get_time_embed(sample=x_t, timestep=t))
     if (extra := unet.get_aug_embed(emb=emb, encoder_hidden_states=text, added_cond_kwargs={})) is not None:
         emb = emb + extra

@@ -90,6 +90,8 @@ def distill(
         raise InputError("a student cannot teach", where=teacher_path, remedy="give the teacher it was distilled from")
     torch.manual_seed(recipe.pool.seed)
     unet, _ = build_student(model.unet, pruning_of(recipe.student))
+    if recipe.pool.teacher_precision == "bf16":
+        model.unet.to(torch.bfloat16)
     earlier = None if init is None else take_weights(unet, init, str(recipe.student))
     if earlier is not None and not earlier.cut:
         recipe = replace(recipe, prune=replace(recipe.prune, images=0))
@@ -156,6 +158,9 @@ def check_recipe(recipe: Recipe, active: Sequence[str], earlier: Earlier | None)
         raise InputError(what, remedy="set prune.feature_weight to 0, or choose another student")
     for name in active:
         phase = getattr(recipe, name)
+        if recipe.pool.teacher_precision == "bf16" and phase.mixed_precision == "no":
+            what = f"the teacher's weights are in bf16 (pool.teacher_precision), and {name}.mixed_precision is no"
+            raise InputError(what, remedy="set both to the same")
         if isinstance(phase, StepsRecipe) and phase.backward_distillation and not phase.rollout:
             what = f"{name}.backward_distillation starts where a rollout leads, and {name}.rollout is false"
             raise InputError(what, remedy="turn one of them around")
@@ -283,6 +288,9 @@ def _run_phase(
     resume: bool,
 ) -> Any:
     plain_attention(student, training.device)
+    if getattr(recipe, name).gradient_checkpointing:
+        for network in (student, model.unet):  # gradients go through the teacher's encoder to the picture
+            network.enable_gradient_checkpointing()
     prepared = training.add("student", student)
     if name == "prune":
         step: Callable[..., Any] = prune_step(training, prepared, lesson, recipe.prune)

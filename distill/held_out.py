@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from genin.benchmarks.frechet import MIN_KID_PICTURES, Features, kid_of_pairs
+from genin.distill.host import at_once
 from genin.distill.phases import walk
 from genin.distill.pool import Guided
 from genin.distill.sources import Source
 from genin.distill.teacher import cache_latents
 
-BATCH = 64
+BATCH = 64  # of latents of 16×16
 TIMESTEP = 20  # hardly any noise: what a denoiser sees there are the fine parts
 PAIRS = 16  # captions of which the teacher draws two pictures
 TEACHER_STEPS = 8
@@ -83,8 +84,9 @@ class HeldOut:
     def _draw(self, student: nn.Module, noise: Tensor, timesteps: Sequence[int]) -> Tensor:
         """Latents of the first captions, one a noise."""
         parts = []
-        for start in range(0, len(noise), BATCH):
-            part = noise[start : start + BATCH].to(self.teacher.device)
+        size = at_once(BATCH, noise.shape[-1], 16)
+        for start in range(0, len(noise), size):
+            part = noise[start : start + size].to(self.teacher.device)
             text = self.text[start : start + len(part)]
             parts.append(walk(student, self.teacher.process, part, text, timesteps).pictures[-1].cpu())
         return torch.cat(parts)
@@ -95,8 +97,9 @@ def _features(teacher: Guided, latents: Tensor, text: Tensor, noise: Tensor) -> 
     """Final latents (N, C, H, W), row i under caption i => (N, F): all levels' maps of the teacher's encoder, averaged over their
     places."""
     found = []
-    for start in range(0, len(latents), BATCH):
-        rows = slice(start, start + BATCH)
+    size = at_once(BATCH, latents.shape[-1], 16)
+    for start in range(0, len(latents), size):
+        rows = slice(start, start + size)
         x0, part = latents[rows].to(teacher.device), noise[rows].to(teacher.device)
         t = torch.full((len(x0),), TIMESTEP, dtype=torch.long, device=teacher.device)
         maps, _ = teacher.features(teacher.process.add_noise(x0, part, t), t, text[rows])

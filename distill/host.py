@@ -1,4 +1,4 @@
-"""What a training asks of its host: freed memory that stays, and Ctrl-C between two updates."""
+"""What a training asks of its host: freed memory that stays, no more of it than there is, and Ctrl-C between two updates."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, 2**31 - 1)
+
+
+def at_once(most: int, side: int, base: int) -> int:
+    """How many squares of a `side` are worked on together, so that they are no more than `most` of a `base`."""
+    return max(1, most * base**2 // side**2)
 
 
 @contextmanager

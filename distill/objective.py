@@ -19,7 +19,7 @@ from genin.benchmarks.perceptual import load_lpips
 from genin.distill.alignment import Aligner, ClipAligner, load_clip, train_set_aligner
 from genin.distill.discriminator import Discriminator
 from genin.distill.looks import DinoView, TeacherView, View, load_dino
-from genin.distill.matching import FakeScore
+from genin.distill.matching import FakeScore, is_adapter, low_rank_copy
 from genin.distill.model_folder import ModelFolder
 from genin.distill.pool import Lesson
 from genin.distill.recipe import AdversarialRecipe, Recipe, StepsRecipe
@@ -88,8 +88,12 @@ def terms_of(
     if settings.distillation_weight > 0:
         terms.append(AddDistillation(training, lesson.teacher, settings.distillation_weight))
     if settings.matching_weight > 0:
-        copied = copy.deepcopy(model.unet).requires_grad_(True)
-        network = training.add("fake_score", copied, lr=settings.fake_score_lr, average=False)
+        rank, unet = settings.fake_score_rank, model.unet
+        copied: Any = low_rank_copy(unet, rank) if rank else copy.deepcopy(unet).float()
+        if settings.gradient_checkpointing:
+            copied.enable_gradient_checkpointing()
+        trains = is_adapter if rank else (lambda _name: True)
+        network = training.add("fake_score", copied, lr=settings.fake_score_lr, average=False, trains=trains)
         fake_score = FakeScore(training, lesson.teacher, network, settings.fake_score_updates)
         terms.append(Matching(fake_score, settings.matching_weight))
     if settings.alignment_weight > 0:

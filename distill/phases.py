@@ -247,20 +247,20 @@ def student_preview(
     training: Training, lesson: Lesson, vae: Any, step_counts: Sequence[int], *, count: int = 10
 ) -> Callable[[Path], None]:
     """A grid writer: the teacher's pictures on top, below them the student's for the same noises, a row a step count."""
-    from genin.distill.autoencoder import decode
-    from genin.distill.previews import save_grid, to_uint8
+    from genin.distill.autoencoder import decode_pictures
+    from genin.distill.previews import save_grid
 
     rows = torch.arange(min(count, len(lesson.pool)))
 
     def preview(path: Path) -> None:
         student = training.average_of("student")
-        latents = [lesson.pool.final(rows).to(training.device)]
+        pictures = [decode_pictures(vae, lesson.pool.final(rows).to(training.device))]
         with torch.no_grad(), training.autocast():
             for steps in sorted(set(step_counts), reverse=True):
                 noise = lesson.pool.noise(rows).to(training.device)
                 timesteps = lesson.teacher.process.trailing_timesteps(steps)
-                latents.append(walk(student, lesson.teacher.process, noise, lesson.text(rows), timesteps).pictures[-1])
-        with torch.no_grad():
-            save_grid([to_uint8(decode(vae, part.float()).cpu().numpy()) for part in latents], path, scale=3)
+                done = walk(student, lesson.teacher.process, noise, lesson.text(rows), timesteps)
+                pictures.append(decode_pictures(vae, done.pictures[-1]))
+        save_grid(pictures, path)
 
     return preview

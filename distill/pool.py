@@ -57,8 +57,8 @@ class Pool:
 
 @dataclass(frozen=True)
 class Guided:
-    """A teacher ready to be sampled: its frozen UNet in the schedule of its student, text encoder with tokenizer, the empty caption's
-    states (1, L, D) and the guidance scale at which it is taken as the teacher."""
+    """A teacher ready to be sampled: its frozen UNet in the schedule of its student, text encoder with tokenizer, the empty
+    caption's states (1, L, D) and the guidance scale at which it is taken as the teacher."""
 
     denoiser: Denoiser
     text_encoder: Any
@@ -170,6 +170,8 @@ def _generator(seed: int, row: int) -> torch.Generator:
 def pool_settings(recipe: PoolRecipe) -> dict[str, Any]:
     """What makes two pools different, their teacher and captions aside: a longer one only goes on."""
     kept = {k: v for k, v in asdict(recipe).items() if k not in ("size", "batch_size")}
+    if recipe.teacher_precision == "no":  # as before there was a choice
+        del kept["teacher_precision"]
     return kept | {"solver": SOLVER, "spacing": "trailing"}
 
 

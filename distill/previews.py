@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+SHOWN_PX = 192  # about the side of a picture in a grid, where it is smaller
+
 
 def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
     """NCHW float in [−1, 1] => NHWC uint8, rounded to nearest."""
@@ -30,8 +32,9 @@ def grid(rows: Sequence[NDArray[np.uint8]], *, scale: int = 2, gap: int = 2) -> 
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
-def save_grid(rows: Sequence[NDArray[np.uint8]], path: Path, *, scale: int = 2) -> None:
-    grid(rows, scale=scale).save(path)
+def save_grid(rows: Sequence[NDArray[np.uint8]], path: Path) -> None:
+    """As a PNG, small pictures enlarged."""
+    grid(rows, scale=max(1, SHOWN_PX // rows[0].shape[2])).save(path)
 
 
 FEW_POINTS = 8

@@ -27,6 +27,11 @@ def key(default: T, says: str) -> T:
     return field(default=default, metadata={"says": says})
 
 
+CHECKPOINTING = (
+    "compute activations again on the way back instead of keeping them: a third more work, a fraction of the memory"
+)
+
+
 @dataclass(frozen=True)
 class Optimisation:
     """What all trainings share. `images` ends one; a budget in minutes may end it sooner."""
@@ -143,6 +148,9 @@ class PoolRecipe:
     teacher_steps: int = key(8, "of DPM-Solver++(2M), at DDIM's timesteps")
     guidance_scale: float = key(0.0, "0 is the teacher's own")
     batch_size: int = key(64, "pictures sampled at once")
+    teacher_precision: str = key(
+        "no", '"bf16" keeps the frozen teacher\'s weights in half the memory, throughout the distillation; "no" in fp32'
+    )
     seed: int = key(0, "of the noise")
 
 
@@ -157,6 +165,7 @@ class PruneRecipe(Optimisation):
         "guided pass of the teacher for each of them",
     )
     feature_weight: float = key(0.0, "weight of the distance between block outputs; above 0 the teacher runs along")
+    gradient_checkpointing: bool = key(False, CHECKPOINTING)
     batch_size: int = 32
     images: int = 60_000
     lr: float = 6e-4
@@ -190,6 +199,7 @@ class StepsRecipe(Optimisation):
         "teacher", '"teacher": those of its own encoder; "lpips": the published network on decoded pictures'
     )
     perceptual_weights: str = key("", "folder that holds LPIPS's weights; empty: GENIN_METRIC_WEIGHTS, else a download")
+    gradient_checkpointing: bool = key(False, CHECKPOINTING)
     max_noise_timestep: int = key(
         60, "pictures are noised again up to this timestep before the teacher's encoder sees them"
     )
@@ -221,6 +231,10 @@ class AdversarialRecipe(StepsRecipe):
         0.0,
         "weight of distribution matching (Yin et al. 2024, arXiv:2311.18828); above 0 a copy of the teacher is trained along on "
         "the student's pictures",
+    )
+    fake_score_rank: int = key(
+        0,
+        "0: that copy is whole; above, low-rank adapters of this rank on the teacher's own weights, a hundredth of the memory",
     )
     fake_score_lr: float = key(2e-4, "learning rate of that copy")
     fake_score_updates: int = key(1, "its updates for each of the student's")
@@ -290,6 +304,7 @@ class Recipe:
 # What settings that are names may be.
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "mixed_precision": ("bf16", "no"),
+    "teacher_precision": ("bf16", "no"),
     "perceptual_features": ("teacher", "lpips"),
     "discriminator": ("teacher", "dinov2"),
 }

@@ -151,7 +151,7 @@ def train_autoencoder(
         images = to_tensor(source.pictures(0, 10, settings.image_size), training.device)
         with torch.no_grad():
             decoded = average.decode(ae.encode(average, images), return_dict=False)[0]  # type: ignore[operator]
-        save_grid([to_uint8(images.cpu().numpy()), to_uint8(decoded.float().cpu().numpy())], path, scale=3)
+        save_grid([to_uint8(images.cpu().numpy()), to_uint8(decoded.float().cpu().numpy())], path)
 
     training.run(step, preview)
     trained: Any = training.average_of("vae").requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
@@ -358,6 +358,6 @@ def teacher_preview(
                 images = ae.decode(vae, latents.float())
         pictures = to_uint8(images.float().cpu().numpy())
         half = -(-count // 2)
-        save_grid([part for part in (pictures[:half], pictures[half:]) if len(part)], path, scale=3)
+        save_grid([part for part in (pictures[:half], pictures[half:]) if len(part)], path)
 
     return preview

@@ -119,7 +119,13 @@ def test_min_snr_weights_follow_the_paper() -> None:
 
 
 # Stable Diffusion 1.5's, as its folder has it, and 2.1's.
-SD15 = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1, "skip_prk_steps": True}
+SD15 = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+    "skip_prk_steps": True,
+}
 SD21 = {**SD15, "prediction_type": "v_prediction"}
 
 

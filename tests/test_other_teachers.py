@@ -1,0 +1,137 @@
+"""Teachers of others: Stable Diffusion's schedules and predictions, and what makes a large one fit, at tiny sizes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from genin.cli import run  # noqa: E402
+from genin.distill.checkpoints import read_rows  # noqa: E402
+from genin.distill.diffusion import plain_attention, predict  # noqa: E402
+from genin.distill.matching import is_adapter, low_rank_copy  # noqa: E402
+from genin.distill.model_folder import load_model_folder  # noqa: E402
+
+
+def test_a_low_rank_copy_shares_the_teachers_weights_and_leaves_it_alone(tiny_model_folder: Path) -> None:
+    teacher = load_model_folder(tiny_model_folder).unet.to(torch.bfloat16)
+    x, t, text = torch.randn(2, 4, 16, 16), torch.tensor([3, 900]), torch.randn(2, 32, 32)
+    before = predict(teacher, x, t, text)
+    copied: Any = low_rank_copy(teacher, 4)
+    own = {name: p for name, p in copied.named_parameters() if is_adapter(name)}
+    assert own and all(p.dtype == torch.float32 for p in own.values())
+    pointers = {p.data_ptr() for p in teacher.parameters()}
+    assert all(p.data_ptr() in pointers for name, p in copied.named_parameters() if not is_adapter(name))
+    assert torch.equal(predict(copied, x, t, text), before)  # nothing at first
+    for parameter in own.values():
+        torch.nn.init.normal_(parameter, std=0.2)
+    assert not torch.equal(predict(copied, x, t, text), before)
+    assert torch.equal(predict(teacher, x, t, text), before)
+
+
+def test_long_attention_is_fused_and_short_is_not_and_both_say_the_same(tiny_model_folder: Path) -> None:
+    unet = load_model_folder(tiny_model_folder).unet
+    x, t, text = torch.randn(1, 4, 64, 64), torch.tensor([500]), torch.randn(1, 32, 32)
+    expected = predict(unet, x, t, text)
+    plain_attention(unet, torch.device("cpu"))
+    seen: list[str] = []
+    for processor in unet.attn_processors.values():
+        for kind in ("short", "long"):
+            inner = getattr(processor, kind)
+            setattr(processor, kind, lambda *a, kind=kind, inner=inner, **k: (seen.append(kind), inner(*a, **k))[1])
+    assert torch.allclose(predict(unet, x, t, text), expected, atol=1e-5) and set(seen) == {"long"}
+    seen.clear()
+    predict(unet, x[..., :16, :16], t, text)
+    assert set(seen) == {"short"}
+
+
+LEAN = """
+student: {name: bk-base}
+pool: {size: 4, teacher_steps: 2, batch_size: 2, PRECISION}
+prune: {images: 2, batch_size: 2, CHECKPOINTING, mixed_precision: MIXED}
+steps: {images: 2, batch_size: 2, held_out_images: 0, perceptual_weight: 1, CHECKPOINTING, mixed_precision: MIXED}
+adversarial: {images: 4, batch_size: 2, held_out_images: 0, cache_images: 4, matching_weight: 1, RANK, CHECKPOINTING,
+              mixed_precision: MIXED}
+"""
+
+
+def lean_run(tmp_path: Path, teacher: Path, name: str, **settings: str) -> Path:
+    said = {
+        "PRECISION": "teacher_precision: no",
+        "CHECKPOINTING": "gradient_checkpointing: false",
+        "RANK": "fake_score_rank: 0",
+    }
+    text = LEAN
+    for key, value in {**said, "MIXED": '"no"', **settings}.items():
+        text = text.replace(key, value.replace(": no", ': "no"'))
+    (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    out = tmp_path / name
+    arguments = ["--data", "builtin:world", "--recipe", str(tmp_path / f"{name}.yaml"), "--out", str(out)]
+    assert run(["distill", "--teacher", str(teacher), *arguments]) == 0
+    return out
+
+
+def test_checkpointed_activations_change_no_loss(tmp_path: Path, tiny_model_folder: Path) -> None:
+    plain = lean_run(tmp_path, tiny_model_folder, "plain")
+    lean = lean_run(tmp_path, tiny_model_folder, "lean", CHECKPOINTING="gradient_checkpointing: true")
+    for stage in ("prune", "steps", "adversarial"):
+        rows = [read_rows(out / "training" / f"{stage}.log.jsonl")[-1] for out in (plain, lean)]
+        assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-5), stage
+    ours, theirs = (load_file(out / "unet" / "diffusion_pytorch_model.safetensors") for out in (plain, lean))
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+
+
+def test_a_teacher_of_half_the_memory_and_a_fake_score_of_low_rank_teach(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    settings = {"PRECISION": "teacher_precision: bf16", "RANK": "fake_score_rank: 4", "MIXED": "bf16"}
+    out = lean_run(tmp_path, tiny_model_folder, "lean", CHECKPOINTING="gradient_checkpointing: true", **settings)
+    row = read_rows(out / "training" / "adversarial.log.jsonl")[-1]
+    assert 0 < row["fake_score"] < 4 and row["matching"] > 0
+    state = torch.load(out / "training" / "adversarial.checkpoint.pt", weights_only=True)["modules"]["fake_score"]
+    moved = [name for name, value in state.items() if "lora_B" in name and float(value.abs().sum()) > 0]
+    assert moved
+    weights = load_file(out / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(value.dtype == torch.float32 for value in weights.values())
+
+
+def test_half_of_the_precision_is_refused_where_the_other_half_is_whole(
+    tmp_path: Path, tiny_model_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(AssertionError):
+        lean_run(tmp_path, tiny_model_folder, "lean", PRECISION="teacher_precision: bf16")
+    assert "prune.mixed_precision is no" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_a_teacher_of_others_gives_a_student_that_begins_in_pure_noise(
+    tmp_path: Path, tiny_model_folder: Path, kind: str, genin: Any
+) -> None:
+    """Stable Diffusion 1.x's schedule and 2.x's, which end before pure noise: the student draws in one step all the same."""
+    teacher = tmp_path / "teacher"
+    shutil.copytree(tiny_model_folder, teacher)
+    config = {
+        "_class_name": "PNDMScheduler",
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+    }
+    config |= {"prediction_type": kind, "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}
+    (teacher / "scheduler" / "scheduler_config.json").write_text(json.dumps(config), encoding="utf-8")
+    out = lean_run(tmp_path, teacher, "student", RANK="fake_score_rank: 2")
+    said = json.loads((out / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    assert said["prediction_type"] == "v_prediction" and said["rescale_betas_zero_snr"]
+    assert said["timestep_spacing"] == "trailing" and said["beta_schedule"] == "scaled_linear"
+    info = json.loads((out / "genin.json").read_text(encoding="utf-8"))
+    assert info["few_step_timesteps"]["1"] == [999]
+    for steps in (1, 4):
+        picture = tmp_path / f"{steps}.png"
+        genin("generate", "a ninja", "--model", out, "--steps", str(steps), "--out", picture)
+        assert picture.is_file()
