@@ -23,6 +23,7 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.options import model_path
 
 if TYPE_CHECKING:
+    from genin.distill.recipe import Recipe
     from genin.distill.student import Pruning
 
 FILE = click.Path(path_type=Path)
@@ -119,7 +120,9 @@ def teacher_finetune_command(
 @click.option("--data", help="Dataset folder, or builtin:world.")
 @click.option("--student", "student_name", help="Which blocks stay: a preset (bk-base, bk-small, bk-small-narrow, …).")
 @click.option("--init", help="Model folder of a student of the same preset to go on from; it is not pruned again.")
-@click.option("--dry-run", is_flag=True, help="Only count the student's parameters and multiply-adds.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only count: parameters, multiply-adds, memory and operations of each phase."
+)
 @training_options
 @click.pass_context
 def distill_command(
@@ -151,7 +154,7 @@ def distill_command(
     if dry_run:
         if init is not None:
             raise InputError("--dry-run counts a preset, --init has no part in it", remedy="leave one of them out")
-        _report({"student": str(recipe.student), **_student_cost(path, pruning)}, as_json)
+        _report({"student": str(recipe.student), **_student_cost(path, pruning, recipe)}, as_json)
         return
     if data is None:
         raise InputError("--data is missing", remedy="give a dataset folder or builtin:world (or --dry-run)")
@@ -167,18 +170,24 @@ def distill_command(
         click.echo(f"try: genin compare {teacher} {target} --out sheet.png; genin export {target} --out BUNDLE")
 
 
-def _student_cost(teacher: Path, pruning: Pruning) -> dict[str, Any]:
-    """Parameters and multiply-adds of teacher and student, from the teacher's config alone."""
+def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, Any]:
+    """Parameters and multiply-adds of teacher and student, and what the recipe's phases take, from the teacher's config alone."""
     from diffusers import UNet2DConditionModel
 
     from genin.benchmarks.model_facts import max_tokens, unet_cost
+    from genin.distill.cost import Unet, distill_flop, distill_memory
     from genin.distill.student import student_config
 
     if not (teacher / "unet" / "config.json").is_file():
         raise InputError("not a model folder", where=teacher, remedy="give a diffusers model folder")
     config = dict(UNet2DConditionModel.load_config(teacher / "unet"))
     tokens = max_tokens(teacher)
-    before, after = unet_cost(config, tokens=tokens), unet_cost(student_config(config, pruning), tokens=tokens)
+    smaller = student_config(config, pruning)
+    before, after = unet_cost(config, tokens=tokens), unet_cost(smaller, tokens=tokens)
+    units = Unet.of(config, tokens), Unet.of(smaller, tokens)
+    phases = [name for name in ("prune", "steps", "adversarial") if getattr(recipe, name).images > 0]
+    images = {"pool": recipe.pool.size, **{name: getattr(recipe, name).images for name in phases}}
+    work = {name: distill_flop(name, recipe, *units) for name in images}
     return {
         "teacher_parameters": before[0],
         "teacher_macs": before[1],
@@ -186,6 +195,9 @@ def _student_cost(teacher: Path, pruning: Pruning) -> dict[str, Any]:
         "student_macs": after[1],
         "parameters_share": round(after[0] / before[0], 4),
         "macs_share": round(after[1] / before[1], 4),
+        "memory_gb": {name: round(sum(distill_memory(name, recipe, *units).values()) / 1e9, 2) for name in phases},
+        "gflop_an_image": {name: round(value / 1e9, 1) for name, value in work.items()},
+        "petaflop": round(sum(work[name] * count for name, count in images.items()) / 1e15, 3),
     }
 
 
@@ -231,4 +243,5 @@ def _report(facts: dict[str, Any], as_json: bool) -> None:
         click.echo(json.dumps(facts))
         return
     for name, value in facts.items():
-        click.echo(f"{name:20} {value:,}" if isinstance(value, int) else f"{name:20} {value}")
+        shown = ", ".join(f"{key} {item:,}" for key, item in value.items()) if isinstance(value, dict) else value
+        click.echo(f"{name:20} {shown:,}" if isinstance(shown, int) else f"{name:20} {shown}")

@@ -15,16 +15,19 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from genin.benchmarks.model_facts import fingerprint
+from genin.distill.cost import Parts, Unet, advice, distill_memory, distill_options
 from genin.distill.datasets import joined_origins
 from genin.distill.decoder import build_tiny, train_decoder
 from genin.distill.diffusion import Denoiser, Process, plain_attention, student_scheduler
 from genin.distill.held_out import HeldOut
+from genin.distill.host import check_memory, out_of_memory
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.objective import Frozen, load_frozen, terms_of
 from genin.distill.phases import prune_step, steps_step, student_preview
@@ -305,9 +308,17 @@ def _run_phase(
         )
     if resume:
         training.resume()
+
+    def needed(settings: Recipe) -> Parts:
+        units = [Unet.of(network.config, model.tokenizer.model_max_length) for network in (model.unet, student)]
+        return distill_memory(name, settings, *units, processes=training.accelerator.num_processes)
+
     few_steps = recipe.adversarial if name == "adversarial" else recipe.steps
     look = None if name == "prune" else _look(training, lesson, model, few_steps)
-    training.run(step, student_preview(training, lesson, model.vae, few_steps.step_counts), look)
+    remedies = partial(advice, recipe, distill_options(name, recipe), needed)
+    check_memory(f"phase '{name}'", sum(needed(recipe).values()), training.device, remedies)
+    with out_of_memory(f"phase '{name}'", training.folder, remedies):
+        training.run(step, student_preview(training, lesson, model.vae, few_steps.step_counts), look)
     return training.best_of("student").requires_grad_(False).eval()
 
 

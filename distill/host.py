@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+
+import torch
+
+from genin.runtimes.errors import GeninError
+
+NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
 def keep_freed_memory() -> None:
@@ -25,6 +34,33 @@ def keep_freed_memory() -> None:
 def at_once(most: int, side: int, base: int) -> int:
     """How many squares of a `side` are worked on together, so that they are no more than `most` of a `base`."""
     return max(1, most * base**2 // side**2)
+
+
+def check_memory(what: str, needed: int, device: torch.device, remedies: Callable[[], Sequence[str]]) -> None:
+    """Warn before a training that is reckoned to need more bytes than the machine has: an operating system that runs out of them
+    ends a process without a word."""
+    import psutil
+
+    cuda = device.type == "cuda"
+    there = torch.cuda.get_device_properties(device).total_memory if cuda else psutil.virtual_memory().total
+    if needed > there:
+        found = remedies()
+        ways = f"; less is needed with {', '.join(found)}" if found else ""
+        says = f"{what} needs about {needed / 1e9:.1f} GB, and this {'device' if cuda else 'machine'} has {there / 1e9:.1f}{ways}"
+        warnings.warn(says, stacklevel=2)
+
+
+@contextmanager
+def out_of_memory(what: str, where: Path, remedies: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Turn the several ways in which PyTorch runs out of memory into one error with remedies. Errors: GeninError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or NO_MEMORY.search(str(error))):
+            raise
+        found = remedies()
+        remedy = f"write into the recipe: {', '.join(found)}" if found else "give it a machine with more of it"
+        raise GeninError(f"out of memory in {what}; what was saved is whole", where=where, remedy=remedy) from error
 
 
 @contextmanager
