@@ -1,0 +1,162 @@
+"""Tuning and distillation at Stable Diffusion's real size on this machine: seconds an update, peak memory, and what was reckoned.
+
+    python tools/real_size.py --teacher SD15 --work WORK --out docs/runs/real-size.json [--student bk-tiny] [--updates 2]
+
+SD15 is a model folder of that architecture; random weights do (their autoencoder's `scaling_factor` has to give latents of unit
+deviation: genin's own error says which). Two commands run one after the other, each in a process of its own whose resident
+memory is looked at five times a second: LoRA tuning, and a distillation whose adversarial phase has all that it can have (teacher
+in bf16, discriminator, distribution matching with a fake score of low rank, checkpointed activations). `--keep` prints the table
+of an earlier run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+FINETUNE = """
+finetune: {{images: {updates}, batch_size: 1, lora_rank: 16, gradient_checkpointing: true, cache_images: 2, ema_decays: [0.999],
+  held_out_images: 0, preview_images: 1000000}}
+"""
+DISTILL = """
+student: {{name: {student}}}
+pool: {{size: 2, teacher_steps: 2, batch_size: 1, teacher_precision: bf16, guidance_scale: 7.5}}
+prune: {{images: {updates}, batch_size: 1, gradient_checkpointing: true, ema_decays: [0.999]}}
+steps: {{images: {updates}, batch_size: 1, held_out_images: 0, gradient_checkpointing: true, ema_decays: [0.999],
+  step_counts: [2, 1]}}
+adversarial: {{images: {updates}, batch_size: 1, held_out_images: 0, cache_images: 2, matching_weight: 1, fake_score_rank: 32,
+  gradient_checkpointing: true, ema_decays: [0.999], step_counts: [2, 1]}}
+"""
+PHASES = ("finetune", "prune", "steps", "adversarial")
+
+
+def measured(command: list[str], training: Path) -> dict[str, Any]:
+    """Run genin; {phase: {seconds_an_update, peak_gb}} by its logs and by its memory while the phase's checkpoint is the newest."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "genin", *command], env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    )
+    peaks: dict[str, float] = {}
+
+    def look() -> None:
+        me = psutil.Process(process.pid)
+        while process.poll() is None:
+            begun = [name for name in PHASES if (training / f"{name}.checkpoint.pt").exists()]
+            now = begun[-1] if begun else "before"
+            try:
+                size = me.memory_info().rss
+            except psutil.Error:
+                break
+            peaks[now] = max(peaks.get(now, 0.0), size / 1e9)
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=look)
+    started = time.perf_counter()
+    thread.start()
+    code = process.wait()
+    thread.join()
+    if code:
+        raise SystemExit(f"{' '.join(command)} ended with {code}")
+    found: dict[str, Any] = {
+        "whole": {"seconds": round(time.perf_counter() - started, 1), "peak_gb": round(max(peaks.values()), 2)}
+    }
+    for name in PHASES:
+        log = training / f"{name}.log.jsonl"
+        if log.is_file():
+            row = json.loads(log.read_text().splitlines()[-1])
+            seconds = row["elapsed_s"] / row["update"]
+            found[name] = {
+                "seconds_an_update": round(seconds, 1),
+                "updates": row["update"],
+                "peak_gb": round(peaks.get(name, 0.0), 2),
+            }
+            found[name] |= {"loss": row["loss"]}
+    return found
+
+
+def reckoned(teacher: Path, finetune: Path, distill: Path) -> dict[str, dict[str, float]]:
+    """{phase: {reckoned_gb, tflop}} of a picture's update."""
+    from genin.benchmarks.model_facts import max_tokens
+    from genin.distill.cost import Unet, distill_flop, distill_memory, finetune_flop, finetune_memory
+    from genin.distill.recipe import load_recipe
+    from genin.distill.student import pruning_of, student_config
+
+    config = json.loads((teacher / "unet" / "config.json").read_text())
+    tune, recipe, tokens = load_recipe(finetune), load_recipe(distill), max_tokens(teacher)
+    whole, student = Unet.of(config, tokens), Unet.of(student_config(config, pruning_of(recipe.student)), tokens)
+    others = (
+        sum(file.stat().st_size for part in ("vae", "text_encoder") for file in (teacher / part).glob("*.safetensors"))
+        // 4
+    )
+    rank = tune.finetune.lora_rank
+    parts = {"finetune": finetune_memory(tune.finetune, whole, rank, others=others)}
+    work = {"finetune": finetune_flop(tune.finetune, whole, rank)}
+    for phase in PHASES[1:]:
+        parts[phase] = distill_memory(phase, recipe, whole, student, others=others)
+        work[phase] = distill_flop(phase, recipe, whole, student)
+    return {
+        name: {
+            "reckoned_gb": round(sum(part.values()) / 1e9, 2), "tflop": round(work[name] / 1e12, 2),
+            "parts_gb": {key: round(value / 1e9, 3) for key, value in part.items()},
+        }
+        for name, part in parts.items()
+    }  # fmt: skip
+
+
+def table(found: dict[str, Any]) -> str:
+    lines = [
+        "| | peak memory, GB | reckoned, GB | seconds an update | TFLOP an update | GFLOP/s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in found["phases"].items():
+        rate = row["tflop"] * 1e3 / row["seconds_an_update"]
+        memory = f"{row['peak_gb']:.1f} | {row['reckoned_gb']:.1f}"
+        lines.append(f"| {name} | {memory} | {row['seconds_an_update']:.0f} | {row['tflop']:.1f} | {rate:.0f} |")
+    return "\n".join(lines)
+
+
+@click.command(help=__doc__)
+@click.option("--teacher", type=click.Path(path_type=Path, exists=True))
+@click.option("--work", type=click.Path(path_type=Path), help="Where the two model folders go (10 GB); emptied first.")
+@click.option("--student", default="bk-tiny", show_default=True)
+@click.option("--updates", default=2, show_default=True)
+@click.option("--data", default="builtin:world", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--keep", is_flag=True)
+def main(teacher: Path | None, work: Path | None, student: str, updates: int, data: str, out: Path, keep: bool) -> None:
+    if not keep:
+        if teacher is None or work is None:
+            raise click.UsageError("--teacher and --work are needed to measure")
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        recipes = {"tuned": FINETUNE, "student": DISTILL}
+        for name, text in recipes.items():
+            (work / f"{name}.yaml").write_text(text.format(student=student, updates=updates))
+        common = ["--data", data]
+        runs = {
+            "tuned": ["teacher", "finetune", "--base", str(teacher), *common],
+            "student": ["distill", "--teacher", str(teacher), *common],
+        }
+        phases: dict[str, Any] = {}
+        for name, command in runs.items():
+            arguments = ["--recipe", str(work / f"{name}.yaml"), "--out", str(work / name)]
+            phases |= measured([*command, *arguments], work / name / "training")
+        told = reckoned(teacher, work / "tuned.yaml", work / "student.yaml")
+        facts = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "student": student}
+        found = {**facts, "phases": {name: {**phases[name], **told[name]} for name in told}}
+        out.write_text(json.dumps(found, indent=1) + "\n")
+    click.echo(table(json.loads(out.read_text())))
+
+
+if __name__ == "__main__":
+    main()
