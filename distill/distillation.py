@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill.cost import Parts, Unet, advice, distill_memory, distill_options
@@ -35,7 +36,7 @@ from genin.distill.pool import Guided, Lesson, Pool, build_pool, pool_settings
 from genin.distill.processes import first_alone
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
 from genin.distill.sources import Source, joined_licences
-from genin.distill.student import build_student, narrowed_state, pruning_of
+from genin.distill.student import build_student, kept_channels, narrowed_state, pruning_of
 from genin.distill.teacher import cache_latents
 from genin.distill.teacher_check import PICTURES, check_prediction_type, check_schedule
 from genin.distill.text_encoder import embed
@@ -93,6 +94,7 @@ def distill(
         raise InputError("a student cannot teach", where=teacher_path, remedy="give the teacher it was distilled from")
     torch.manual_seed(recipe.pool.seed)
     unet, _ = build_student(model.unet, pruning_of(recipe.student))
+    kept = kept_channels(model.unet, unet)
     if recipe.pool.teacher_precision == "bf16":
         model.unet.to(torch.bfloat16)
     earlier = None if init is None else take_weights(unet, init, str(recipe.student))
@@ -134,7 +136,7 @@ def distill(
                     decoding = replace(decoding, cache_images=min(2_000, decoding.cache_images))
                 vae = train_decoder(training, student, lesson, model, decoding, counts, earlier=vae, resume=resume)
             else:
-                student = _run_phase(name, training, student, lesson, recipe, model, frozen, resume=resume)
+                student = _run_phase(name, training, student, lesson, recipe, model, frozen, kept, resume=resume)
         except KeyboardInterrupt:
             if "student" in training.averages:
                 student = training.average_of("student").requires_grad_(False).eval()
@@ -156,9 +158,9 @@ def check_recipe(recipe: Recipe, active: Sequence[str], earlier: Earlier | None)
         raise InputError(
             what, remedy=f"give {', '.join(phases[:-1])} or {phases[-1]} some images, or an earlier student (--init)"
         )
-    if "prune" in active and recipe.prune.feature_weight > 0 and pruning_of(recipe.student).narrows:
-        what = f"the features of {recipe.student} are narrower than its teacher's and cannot be compared"
-        raise InputError(what, remedy="set prune.feature_weight to 0, or choose another student")
+    if "prune" in active and recipe.prune.feature_weight > 0 and earlier is not None:
+        what = "a student that was narrowed twice has channels that cannot be compared with its teacher's"
+        raise InputError(what, remedy="set prune.feature_weight to 0")
     for name in active:
         phase = getattr(recipe, name)
         if recipe.pool.teacher_precision == "bf16" and phase.mixed_precision == "no":
@@ -287,6 +289,7 @@ def _run_phase(
     recipe: Recipe,
     model: ModelFolder,
     frozen: Frozen,
+    kept: Sequence[Tensor] | None,
     *,
     resume: bool,
 ) -> Any:
@@ -296,7 +299,7 @@ def _run_phase(
             network.enable_gradient_checkpointing()
     prepared = training.add("student", student)
     if name == "prune":
-        step: Callable[..., Any] = prune_step(training, prepared, lesson, recipe.prune)
+        step: Callable[..., Any] = prune_step(training, prepared, lesson, recipe.prune, kept)
     else:
         settings = recipe.adversarial if name == "adversarial" else recipe.steps
         step = steps_step(

@@ -40,7 +40,8 @@ class Narrowing:
     def to(
         cls, widths: Sequence[int], state: Mapping[str, Tensor], config: Mapping[str, Any], layers: int
     ) -> Narrowing:
-        """The best channels of a UNet with weights `state` and config `config`, `widths[level]` of each level."""
+        """The best channels of a UNet with weights `state` and config `config`, `widths[level]` of each level. Of levels below
+        the last width nothing stays: what read them reads that one's stream."""
         before = list(config["block_out_channels"])
         scores = [torch.zeros(width) for width in before]
         for key, value in state.items():
@@ -50,11 +51,12 @@ class Narrowing:
                 level = 0 if match is None else _level(match, len(before))
                 scores[level] += value.detach().float().square().flatten(1).sum(1).cpu()
         kept = []
-        for score, width in zip(scores, widths, strict=True):
+        for score, width in zip(scores, widths, strict=False):
             grouped = score.view(config["norm_num_groups"], -1)
             best = grouped.topk(width // len(grouped), dim=1).indices
             first = torch.arange(len(grouped)).unsqueeze(1) * grouped.shape[1]
             kept.append((best + first).flatten().sort().values)
+        kept += [kept[-1]] * (len(before) - len(kept))
         sinusoids = {
             "flip_sin_to_cos": config.get("flip_sin_to_cos", True),
             "downscale_freq_shift": config.get("freq_shift", 0),

@@ -73,8 +73,15 @@ def walk(
 # --- phase 1 -----------------------------------------------------------------------------------------------------------
 
 
-def prune_step(training: Training, student: nn.Module, lesson: Lesson, recipe: PruneRecipe) -> Callable[[Update], Any]:
-    """output_weight·‖v_s − v_T‖² + feature_weight·Σ‖f_s − f_T‖²/‖f_T‖² at states of the teacher's own trajectories."""
+def prune_step(
+    training: Training,
+    student: nn.Module,
+    lesson: Lesson,
+    recipe: PruneRecipe,
+    kept: Sequence[Tensor] | None = None,
+) -> Callable[[Update], Any]:
+    """output_weight·‖v_s − v_T‖² + feature_weight·Σ‖f_s − f_T‖²/‖f_T‖² at states of the teacher's own trajectories. Of a narrower
+    student the features are those of the channels that it has `kept` (`student.kept_channels`)."""
     process, teacher = lesson.teacher.process, lesson.teacher
     timesteps = torch.tensor(lesson.pool.timesteps)
 
@@ -99,6 +106,8 @@ def prune_step(training: Training, student: nn.Module, lesson: Lesson, recipe: P
                 mine, _ = encoder_features(training.accelerator.unwrap_model(student), x, t, text)
                 with torch.no_grad():
                     theirs, _ = teacher.features(x, t, text)
+                    if kept is not None:
+                        theirs = [f[:, channels.to(f.device)] for f, channels in zip(theirs, kept, strict=False)]
             features = feature_loss(mine[: len(theirs)], theirs[: len(mine)])
             metrics["features"] = features.detach()
             loss = loss + recipe.feature_weight * features

@@ -122,6 +122,14 @@ def build_student(teacher: Any, pruning: Pruning) -> tuple[nn.Module, float]:
     return student, copied / sum(value.numel() for value in state.values())
 
 
+def kept_channels(teacher: Any, student: Any) -> list[Tensor] | None:
+    """Which of the channels of each of its teacher's levels a student has kept, sorted indices; None where it has all of them."""
+    widths = list(student.config["block_out_channels"])
+    if widths == list(teacher.config["block_out_channels"])[: len(widths)]:
+        return None
+    return list(Narrowing.to(widths, teacher.state_dict(), teacher.config, _layers(teacher.config)).kept)
+
+
 def narrowed_state(student: Any, wider: Any) -> dict[str, Tensor] | None:
     """A wider UNet's weights cut to a student of the same blocks; None where they differ in more than widths."""
     state, config = wider.state_dict(), wider.config

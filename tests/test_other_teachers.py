@@ -135,3 +135,18 @@ def test_a_teacher_of_others_gives_a_student_that_begins_in_pure_noise(
         picture = tmp_path / f"{steps}.png"
         genin("generate", "a ninja", "--model", out, "--steps", str(steps), "--out", picture)
         assert picture.is_file()
+
+
+def test_a_narrow_student_learns_from_the_features_of_its_own_channels(tmp_path: Path, tiny_model_folder: Path) -> None:
+    path = tmp_path / "narrow.yaml"
+    path.write_text(
+        "student: {name: bk-base, width: 0.5, top_width: 0.75}\npool: {size: 8, teacher_steps: 2}\n"
+        "prune: {images: 400, batch_size: 8, feature_weight: 1, output_weight: 0, lr: 0.002, lr_warmup_images: 8}\n"
+        "steps: {images: 0}\nadversarial: {images: 0}\n",
+        encoding="utf-8",
+    )
+    out = tmp_path / "out"
+    arguments = ["--data", "builtin:world", "--recipe", str(path), "--out", str(out)]
+    assert run(["distill", "--teacher", str(tiny_model_folder), *arguments]) == 0
+    first, *_ = rows = read_rows(out / "training" / "prune.log.jsonl")
+    assert rows[-1]["features"] < 0.5, first

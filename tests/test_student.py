@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,15 @@ torch = pytest.importorskip("torch")
 from genin.benchmarks.model_facts import unet_cost  # noqa: E402
 from genin.distill.narrow import _fewer_sinusoids  # noqa: E402
 from genin.distill.recipe import StudentRecipe  # noqa: E402
-from genin.distill.student import PRESETS, build_student, narrowed_state, pruning_of, student_config, teacher_key  # noqa: E402
+from genin.distill.student import (  # noqa: E402
+    PRESETS,
+    build_student,
+    kept_channels,
+    narrowed_state,
+    pruning_of,
+    student_config,
+    teacher_key,
+)
 from genin.runtimes.errors import InputError  # noqa: E402
 
 
@@ -161,3 +170,55 @@ def test_bad_students_are_refused(teacher: Any) -> None:
     deaf |= {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
     with pytest.raises(InputError, match="would not hear the caption"):
         student_config(deaf, PRESETS["bk-small-conv"])
+
+
+# What Stable Diffusion 1.5's UNet says of itself (its folder's unet/config.json), and 2.1's.
+SD15: dict[str, Any] = {
+    "sample_size": 64, "in_channels": 4, "out_channels": 4, "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2, "cross_attention_dim": 768, "attention_head_dim": 8, "norm_num_groups": 32,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}  # fmt: skip
+SD21 = {**SD15, "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("full", 859.5), ("bk-base", 579.4), ("bk-small", 482.3), ("bk-tiny", 323.4), ("swift", 182.6)],
+)
+def test_students_of_stable_diffusion_have_the_published_sizes(name: str, millions: float) -> None:
+    """BK-SDM's table 1 (arXiv:2305.15798)."""
+    parameters, _ = unet_cost(student_config(SD15, PRESETS[name]), tokens=77)
+    assert round(parameters / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize("teacher", [SD15, SD21])
+def test_the_student_led_by_latency_takes_a_quarter_of_the_operations(teacher: dict[str, Any]) -> None:
+    config = student_config(teacher, PRESETS["swift"])
+    before, after = (2 * unet_cost(c, tokens=77)[1] / 1e9 for c in (teacher, config))
+    assert 790 < before < 820 and after <= 230
+    assert config["down_block_types"][0] == "DownBlock2D" and config["up_block_types"][-1] == "UpBlock2D"
+
+
+def test_a_narrow_student_keeps_the_channels_that_its_features_are_compared_by(teacher: Any) -> None:
+    """With all of the teacher's blocks and its channels, in another order of computing: kept ones have the teacher's values where
+    nothing else has been taken out, at the entrance."""
+    student, _ = build_student(teacher, PRESETS["swift"])
+    kept = kept_channels(teacher, student)
+    assert kept is not None and [len(k) for k in kept[:3]] == list(student.config.block_out_channels)  # type: ignore[attr-defined]
+    x = torch.randn(1, 4, 16, 16)
+    assert torch.equal(student.conv_in(x), teacher.conv_in(x)[:, kept[0]])  # type: ignore[operator]
+    assert kept_channels(teacher, build_student(teacher, PRESETS["bk-tiny"])[0]) is None
+
+
+def test_the_recipe_of_the_experiment_has_a_decoder_of_a_twentieth_of_the_operations() -> None:
+    from genin.benchmarks.model_facts import cost_of
+    from genin.distill.decoder import build_tiny
+    from genin.distill.recipe import load_recipe
+
+    recipe = load_recipe(Path(__file__).parents[1] / "recipes" / "naruto-sd15.yaml")
+    vae = SimpleNamespace(config=SimpleNamespace(latent_channels=4, scaling_factor=0.18215))
+    with torch.device("meta"):
+        tiny = build_tiny(vae, recipe.decoder, 8)
+        _, macs = cost_of(tiny, lambda: tiny.decode(torch.zeros(1, 4, 64, 64)))
+    assert 2 * macs / 1e9 == pytest.approx(141, abs=1)
