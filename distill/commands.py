@@ -20,6 +20,7 @@ import click
 
 from genin.distill.processes import is_first, wait_for_all
 from genin.runtimes.errors import InputError
+from genin.runtimes.folder import read_model_index
 from genin.runtimes.options import model_path
 
 if TYPE_CHECKING:
@@ -174,8 +175,7 @@ def _student_cost(teacher: Path, pruning: Pruning) -> dict[str, Any]:
     from genin.benchmarks.model_facts import max_tokens, unet_cost
     from genin.distill.student import student_config
 
-    if not (teacher / "unet" / "config.json").is_file():
-        raise InputError("not a model folder", where=teacher, remedy="give a diffusers model folder")
+    read_model_index(teacher)
     config = dict(UNet2DConditionModel.load_config(teacher / "unet"))
     tokens = max_tokens(teacher)
     before, after = unet_cost(config, tokens=tokens), unet_cost(student_config(config, pruning), tokens=tokens)
