@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genin.distill.processes import is_first, wait_for_all
+from genin.benchmarks.processes import is_first, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_model_index
 from genin.runtimes.options import model_path
