@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,42 +116,51 @@ def evaluate_command(
     """Measure the picture quality of a model, a bundle or a folder of pictures against a reference.
 
     Prints FD, KID, attribute accuracy, precision, recall and diversity; with --against also paired LPIPS and the ratio
-    of FDs. A figure that cannot be had here is null, and says why.
+    of FDs. A figure that cannot be had here is null, and says why. Under torchrun every process draws its share.
     """
     from genin.benchmarks.evaluate import Evaluator
+    from genin.benchmarks.machine import usable_cores
+    from genin.benchmarks.processes import first_alone, processes_here, several
+    from genin.benchmarks.shares import evaluate_in_shares
     from genin.benchmarks.subjects import Sampling
 
-    names, path = ctx.obj, model_path(ctx.obj, subject)
     if reference is None:
         if not subject.startswith("builtin:"):
             raise InputError("--reference is missing", remedy=f"give the pictures to compare with, or {BUILTIN_WORLD}")
         reference = BUILTIN_WORLD
     if floor and save_images is not None:
         raise InputError("--floor draws no samples to save", remedy="leave out --save-images")
-    other = None if against is None else model_path(names, against)
-    sampling = Sampling(steps, guidance_scale, runtime, precision, batch_size, threads)
     if save_statistics is not None:
         from genin.benchmarks.statistics_file import FILE_NAME
 
         claim_output(save_statistics if save_statistics.suffix == ".safetensors" else save_statistics / FILE_NAME)
-    evaluator = Evaluator(
-        reference_folder(names, reference, samples, path, split),
-        samples=samples,
-        seed=seed,
-        metric_weights=metric_weights,
-        classifier=names.classifier() if isinstance(names, Names) else None,
-        reference_name=reference,
-        split=split,
-    )
-    result = evaluator.evaluate(
+    if several() and threads is None:
+        threads = max(1, usable_cores() // processes_here())
+    names = ctx.obj
+    with first_alone():  # what is downloaded or rendered is so once
+        path = model_path(names, subject)
+        other = None if against is None else model_path(names, against)
+        evaluator = Evaluator(
+            reference_folder(names, reference, samples, path, split),
+            samples=samples,
+            seed=seed,
+            metric_weights=metric_weights,
+            classifier=names.classifier() if isinstance(names, Names) else None,
+            reference_name=reference,
+            split=split,
+        )
+    evaluate = partial(evaluate_in_shares, evaluator) if several() else evaluator.evaluate
+    result = evaluate(
         path,
-        sampling,
+        Sampling(steps, guidance_scale, runtime, precision, batch_size, threads),
         against=other,
-        against_sampling=Sampling(against_steps, batch_size=batch_size),
+        against_sampling=Sampling(against_steps, batch_size=batch_size, threads=threads if several() else None),
         save_images=save_images,
         save_statistics_to=save_statistics,
         floor=floor,
     )
+    if result is None:  # another process measures
+        return
     click.echo(json.dumps(result) if as_json else evaluation_text(result))
 
 

@@ -118,6 +118,10 @@ class Evaluator:
         captions = self.reference.captions()
         return plan(captions, self.samples, self.seed, [row.columns for row in self.reference.rows])
 
+    def other_seeds(self, rows: Sequence[PictureRow]) -> list[PictureRow]:
+        """The first captions with other noise, as diversity needs them; none where its network is missing."""
+        return [] if self.suite.lpips is None else with_other_seeds(rows[:DIVERSITY_CAPTIONS], SEED_STRIDE // 2)
+
     def _score(self, subject: Subject | AutoencoderSubject, folder: Path | None) -> Scored:
         rows = self._rows_of(subject)
         gathering = Gathering(self.suite)
@@ -199,8 +203,7 @@ class Evaluator:
         if not isinstance(subject, ModelSubject):
             figures.notes["diversity"] = "only a model can draw its captions again"
             return
-        chosen = rows[: min(DIVERSITY_CAPTIONS, len(own.kept))]
-        others = with_other_seeds(chosen, SEED_STRIDE // 2)
+        others = self.other_seeds(rows)
         drawn = subject.batches(others, folder and folder / "other_seeds", "other seeds")
         again = np.concatenate([pictures for pictures, _ in drawn])
         figures.values["diversity"] = diversity(self.suite.lpips, [np.stack(own.kept[: len(again)]), again])

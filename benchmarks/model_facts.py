@@ -17,7 +17,7 @@ from typing import Any
 
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import read_json
+from genin.runtimes.folder import read_json, read_model_index, weight_files
 from genin.runtimes.manifest import Manifest
 
 COMPONENT_FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
@@ -103,6 +103,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _folder_facts(path: Path) -> ModelFacts:
+    read_model_index(path)
     info = read_json(path / "genin.json", UNREADABLE) if (path / "genin.json").is_file() else {}
     unet, vae = (
         read_json(path / "unet" / "config.json", UNREADABLE),
@@ -156,8 +157,8 @@ def _trained_steps(few_step_timesteps: Mapping[str, Any] | None) -> tuple[int, .
 
 def _count_parameters(component: Path) -> int | None:
     """Elements of all tensors, from the headers of a component's safetensors files."""
-    files = [file for file in sorted(component.glob("*.safetensors")) if file.name.count(".") == 1]
-    if not files:
+    files = weight_files(component)
+    if not files or files[0].suffix != ".safetensors":
         return None
     return sum(math.prod(shape) for file in files for _, shape in stored_tensors(file).values())
 
@@ -215,5 +216,5 @@ def max_tokens(path: Path) -> int:
 
 
 def _weights_bytes(component: Path) -> int | None:
-    files = [file for suffix in ("*.safetensors", "*.bin") for file in component.glob(suffix)]
+    files = weight_files(component)
     return sum(file.stat().st_size for file in files) if files else None

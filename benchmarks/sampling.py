@@ -5,7 +5,9 @@ same settings are pairs, and neither batch size nor an interruption changes any 
 picture is a PNG there (written by rename) that carries its caption and seed; `samples.json` holds the settings they depend
 on. A later run with the same settings, captions and seeds reuses them, also with more samples; others it refuses.
 
-Not covered: spreading the work over machines (run ranges of seeds, then join the folders).
+Processes that share the work draw every n-th batch into one folder (`draw_share`); a run in one process then finds them there.
+
+Not here: who the processes are (`processes`, `shares`).
 """
 
 from __future__ import annotations
@@ -89,6 +91,34 @@ def sample(
             named = {row.file_name for row in rows}
             earlier = [row for row in _listed(folder) if row.file_name not in named]
             write_metadata(folder, [row for row in (*rows, *earlier) if (folder / row.file_name).is_file()])
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of the batches, those whose number is `number` modulo `of`: each is whole, and drawn as one process would draw it."""
+
+    number: int
+    of: int
+
+
+def draw_share(
+    pipeline: Pipeline,
+    rows: Sequence[PictureRow],
+    settings: SamplingSettings,
+    folder: Path,
+    share: Share,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    title: str = "sampling",
+) -> None:
+    """Draw a share of the rows into `folder`, which is claimed; those that are there stay. `sample` over all rows then writes the
+    metadata."""
+    starts = range(0, len(rows), batch_size)[share.number :: share.of]
+    with progress(title, len(starts), unit=f"batches of 1/{share.of}", silent=share.number > 0) as shown:
+        for start in starts:
+            batch = rows[start : start + batch_size]
+            _draw(pipeline, [row for row in batch if not (folder / row.file_name).is_file()], settings, folder)
+            shown.advance()
 
 
 def _listed(folder: Path) -> Sequence[PictureRow]:

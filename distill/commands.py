@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genin.distill.processes import is_first, wait_for_all
+from genin.benchmarks.processes import is_first, wait_for_all
 from genin.runtimes.errors import InputError
+from genin.runtimes.folder import read_model_index
 from genin.runtimes.options import model_path
 
 if TYPE_CHECKING:
@@ -178,8 +179,7 @@ def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, 
     from genin.distill.cost import Unet, distill_flop, distill_memory
     from genin.distill.student import student_config
 
-    if not (teacher / "unet" / "config.json").is_file():
-        raise InputError("not a model folder", where=teacher, remedy="give a diffusers model folder")
+    read_model_index(teacher)
     config = dict(UNet2DConditionModel.load_config(teacher / "unet"))
     tokens = max_tokens(teacher)
     smaller = student_config(config, pruning)

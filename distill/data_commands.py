@@ -60,7 +60,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.option("--source", metavar="TEXT", help="Where they come from, for the cards.")
 @click.option("--rights", metavar="TEXT", help="Whose they are, for the cards.")
 @json_option
+@click.pass_context
 def prepare_command(
+    ctx: click.Context,
     sources: tuple[Path, ...],
     out: Path,
     size: int | None,
@@ -80,12 +82,13 @@ def prepare_command(
     rights: str | None,
     as_json: bool,
 ) -> None:
-    """Turn pictures, comics and videos into one clean, captioned dataset folder.
+    """Turn pictures, comics, videos and public sets into one clean, captioned dataset folder.
 
-    Of a video one frame of every shot is taken, without bars and subtitles; of comic pages (--pages, and .cbz archives)
-    their panels. Broken, blank, too small and duplicate pictures are dropped, each one named with its reason. What is
-    kept becomes upright sRGB PNG without transparency, with metadata.jsonl, a card and report.html beside it. The same
-    command goes on after it was stopped.
+    SRC is a folder or a file, or the hub name of a public set (owner/name, owner/name@revision), whose licence and name come
+    along. Of a parquet file every row's picture is taken, of a video one frame of every shot, without bars and subtitles; of
+    comic pages (--pages, and .cbz archives) their panels. Broken, blank, too small and duplicate pictures are dropped, each
+    one named with its reason. What is kept becomes upright sRGB PNG without transparency, with metadata.jsonl, a card and
+    report.html beside it. The same command goes on after it was stopped.
     """
     from genin.distill.data_pieces import FitOptions
     from genin.distill.data_prepare import PrepareOptions, prepare
@@ -109,8 +112,10 @@ def prepare_command(
         source=source,
         rights=rights,
     )
+    paths = [_local(source, options.sources.exclude, getattr(ctx.obj, "arguments", ())) for source in sources]
+    hub_names = {path: str(source) for path, source in zip(paths, sources, strict=True) if path != source}
     with _bar("Preparing") as bar:
-        report = prepare(sources, out, options, bar=bar)
+        report = prepare(paths, out, options, hub_names=hub_names, bar=bar)
     if as_json:
         click.echo(json.dumps(report.to_json(), ensure_ascii=False))
         return
@@ -277,6 +282,15 @@ def _bar(title: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
 
     with ExitStack() as stack:
         yield lambda total: stack.enter_context(progress(title, total, unit="pictures")).advance
+
+
+def _local(source: Path, exclude: Sequence[str], arguments: Sequence[str]) -> Path:
+    """A path as it is; what may be a set's name on the hub => its snapshot."""
+    from genin.distill.data_hub import fetch
+    from genin.distill.hub import may_be_on_the_hub
+
+    name = source.as_posix()
+    return source if source.exists() or not may_be_on_the_hub(name) else fetch(name, exclude, arguments)
 
 
 def _split(values: Sequence[str]) -> tuple[str, ...]:

@@ -57,7 +57,8 @@ class Journal:
     @staticmethod
     def stem(candidate: Candidate) -> str:
         """What the names of a file's pictures begin with: its own, whatever else lies in the sources and however it is read."""
-        key = f"{candidate.kind} {candidate.name} {candidate.path}"
+        rows = f" {candidate.group.number} {candidate.group.column}" if candidate.group else ""
+        key = f"{candidate.kind} {candidate.name} {candidate.path}{rows}"
         return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
     def known(self, candidate: Candidate) -> list[Piece] | None:

@@ -1,4 +1,5 @@
-"""What one source file gives: a picture itself, a page its panels, a comic archive its pages', a video a frame of every shot.
+"""What one source file gives: a picture itself, a page its panels, a comic archive its pages', a video a frame of every shot,
+a row group of a table the pictures in its rows.
 
     file ─ open ─▶ pieces ─ check (too small, blank), fit (square, bucket) ─▶ PNG files + records
 
@@ -26,7 +27,7 @@ from PIL import Image
 from genin.benchmarks.picture_files import PictureError, fit, read_picture
 from genin.distill.data_buckets import bucket_of
 from genin.distill.data_pictures import THUMBNAIL, is_blank, pixel_digest, thumbnail
-from genin.distill.data_sources import PICTURE_SUFFIXES, Candidate, clean
+from genin.distill.data_sources import PICTURE_SUFFIXES, Candidate, clean, text_of
 
 ARCHIVE_MEMBER_BYTES = 256 << 20
 
@@ -45,7 +46,8 @@ class FitOptions:
 class Piece:
     """One picture out of a file. `where` says which one ("" for the file itself, "panel 2", "shot 7 at 31.2 s"), `reason` why it
     is no part of the dataset (None if it may be). `digest` and `fingerprint` are those of `data_pictures`. A picture that was
-    read has its PNG file even where it is no part, to be looked at."""
+    read has its PNG file even where it is no part, to be looked at. Of a table's row, `row` is what its other columns say and
+    `name` what it calls the picture's file."""
 
     where: str
     png: str | None = None
@@ -56,6 +58,8 @@ class Piece:
     group: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
     reason: str | None = None
+    row: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
 
     def fitted(self, options: FitOptions) -> tuple[int, int]:
         """(width, height) of the PNG file."""
@@ -76,6 +80,8 @@ class Opened:
     group: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
     reason: str | None = None
+    row: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
 
 
 def pieces_of(candidate: Candidate, options: FitOptions, folder: Path, stem: str) -> list[Piece]:
@@ -93,7 +99,7 @@ def pieces_of(candidate: Candidate, options: FitOptions, folder: Path, stem: str
 def _piece(opened: Opened, options: FitOptions, folder: Path, name: str) -> Piece:
     picture = opened.image
     if picture is None:
-        return Piece(opened.where, reason=opened.reason)
+        return Piece(opened.where, reason=opened.reason, row=opened.row, name=opened.name)
     reason = None
     if min(picture.size) < options.min_size:
         reason = f"too small ({picture.width}×{picture.height}, --min-size {options.min_size})"
@@ -109,6 +115,8 @@ def _piece(opened: Opened, options: FitOptions, folder: Path, name: str) -> Piec
         group=opened.group,
         columns=opened.columns,
         reason=reason,
+        row=opened.row,
+        name=opened.name,
     )
 
 
@@ -126,6 +134,8 @@ def _open(candidate: Candidate, options: FitOptions) -> Iterator[Opened]:
         yield from _shots(candidate)
     elif candidate.kind == "comic":
         yield from _comic(candidate, options.background)
+    elif candidate.kind == "table":
+        yield from _rows(candidate, options.background)
     elif candidate.kind == "page":
         yield from _panels(read_picture(candidate.path, options.background), candidate.name)
     else:
@@ -139,6 +149,23 @@ def _shots(candidate: Candidate) -> Iterator[Opened]:
         columns = {"shot": str(frame.shot), "time_s": f"{frame.time_s:.3f}"}
         where = f"shot {frame.shot} at {frame.time_s:.1f} s"
         yield Opened(frame.image, where, f"{candidate.name}#{frame.group}", columns)
+
+
+def _rows(candidate: Candidate, background: str) -> Iterator[Opened]:
+    from genin.distill.data_tables import rows_of
+
+    assert candidate.group is not None
+    for row in rows_of(candidate.path, candidate.group):
+        where, said = f"row {row.number}", {key: text for key, value in row.values.items() if (text := text_of(value))}
+        if row.content is None:
+            yield Opened(None, where, reason=row.reason)
+            continue
+        try:
+            picture = read_picture(candidate.path / where, background, io.BytesIO(row.content))
+        except PictureError as error:
+            yield Opened(None, where, reason=error.what)
+        else:
+            yield Opened(picture, where, row=said, name=row.name)
 
 
 def _panels(

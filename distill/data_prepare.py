@@ -23,11 +23,21 @@ from typing import Any, Literal
 
 from genin.benchmarks.picture_sets import PictureRow, write_metadata
 from genin.benchmarks.splits import Split, splits_by_chance
+from genin.distill.data_hub import card_licence
 from genin.distill.data_journal import Journal
 from genin.distill.data_pictures import SeenPictures
 from genin.distill.data_pieces import FitOptions, Piece, pieces_of
 from genin.distill.data_report import PAGE, Entry, card, write_page
-from genin.distill.data_sources import FILE_COLUMNS, Candidate, Dropped, Found, SourceOptions, clean, find_pictures
+from genin.distill.data_sources import (
+    FILE_COLUMNS,
+    Candidate,
+    Dropped,
+    Found,
+    SourceOptions,
+    clean,
+    find_pictures,
+    of_row,
+)
 from genin.distill.datasets import DATASET_FILE, KNOWN_COLUMNS, attribute_columns, licence_of, origins_of
 from genin.runtimes.errors import InputError
 
@@ -93,16 +103,19 @@ def prepare(
     out: Path,
     options: PrepareOptions,
     *,
+    hub_names: Mapping[Path, str] | None = None,
     bar: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
 ) -> Report:
-    """Write the dataset folder `out`, which must not exist; `bar(total)` gives a function that counts files done.
+    """Write the dataset folder `out`, which must not exist; `bar(total)` gives a function that counts files done. `hub_names`:
+    those of the sources that are snapshots of the hub's.
 
     Errors: InputError if nothing usable is there, MissingExtraError for videos and pages without their packages; a broken
     file is no error, it is in the report's `dropped`.
     """
     if out.exists():
         raise InputError("the output already exists", where=out, remedy="choose another --out or remove it")
-    found = find_pictures(sources, options.sources)
+    names = hub_names or {}
+    found = find_pictures(sources, options.sources, {source: _said_of(source, names.get(source)) for source in sources})
     if missing := [name for name in options.columns if name not in found.columns]:
         known = ", ".join(sorted(found.columns)) or "none"
         raise InputError(f"no metadata has a column '{missing[0]}'", remedy=f"columns found: {known}")
@@ -125,7 +138,7 @@ def prepare(
             assert picture.piece.png is not None
             _link(journal.pieces / picture.piece.png, folder / picture.name)
         write_metadata(folder, rows)
-        _write_facts(folder, report, rows, sources, options)
+        _write_facts(folder, report, rows, [clean(names.get(source, source)) for source in sources], options)
         page = write_page(folder / PAGE, report.to_json(), rows, entries, found.dropped, journal.pieces)
         text = card(report.to_json(), origins_of(rows, {}), page=page)
         (folder / "README.md").write_text(text, encoding="utf-8")
@@ -134,8 +147,14 @@ def prepare(
     return report
 
 
+def _said_of(source: Path, hub_name: str | None) -> dict[str, str]:
+    """What holds for all pictures of a source whose rows do not say it: its card's licence, and where on the hub it comes from."""
+    said = {"source": hub_name, "licence": card_licence(source) if source.is_dir() else None}
+    return {key: value for key, value in said.items() if value}
+
+
 def _write_facts(
-    folder: Path, report: Report, rows: Sequence[PictureRow], sources: Sequence[Path], options: PrepareOptions
+    folder: Path, report: Report, rows: Sequence[PictureRow], sources: Sequence[str], options: PrepareOptions
 ) -> None:
     said = asdict(options)
     said |= said.pop("fit") | said.pop("sources")
@@ -144,7 +163,7 @@ def _write_facts(
         "columns": list(report.columns),
         "licence": report.licence,
         "origins": origins_of(rows, {}),
-        "options": said | {"sources": [clean(source) for source in sources]},
+        "options": said | {"sources": list(sources)},
         "report": report.to_json(),
     }
     (folder / DATASET_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -208,7 +227,8 @@ def _choose(files: Iterator[tuple[Candidate, list[Piece]]], options: PrepareOpti
                 dropped.append(Entry(path, reason, piece.png, like))
                 continue
             png_of[path] = piece.png
-            kept.append(Kept(f"{len(kept):06d}.png", candidate, replace(piece, fingerprint="")))
+            of = of_row(candidate, piece.row, piece.name, options.sources) if candidate.kind == "table" else candidate
+            kept.append(Kept(f"{len(kept):06d}.png", of, replace(piece, fingerprint="", row={})))
     return kept, dropped
 
 
@@ -227,8 +247,6 @@ def _rows_of(kept: Sequence[Kept], options: PrepareOptions) -> list[PictureRow]:
     for picture, by_chance in zip(kept, chance, strict=True):
         candidate = picture.candidate
         columns = {key: value for key, value in candidate.columns.items() if key in wanted}
-        if "license" in columns:
-            columns.setdefault("licence", columns.pop("license"))
         for key, value in said.items():
             if value:
                 columns.setdefault(key, clean(value))
@@ -267,7 +285,7 @@ def _report(
         splits=dict(Counter(row.columns["split"] for row in rows)),
         sizes=_sizes(kept, options.fit),
         columns=attribute_columns(rows, named),
-        licence=options.licence or licence_of(rows, {}),
+        licence=licence_of(rows, {}),
         notes=tuple(_notes(kept, found, options)),
     )
 

@@ -1,11 +1,11 @@
-"""Other people's folders: which files hold pictures (videos and comics among them), and what is known about each.
+"""Other people's folders: which files hold pictures (videos, comics and tables among them), and what is known about each.
 
-Captions come from metadata (`metadata.jsonl` or `metadata.csv` in any folder, the columns by any name), from sidecar
-text files (`a.txt`, `a.png.txt`, `a.caption`), or from folder and file names; the order is the caller's. Nothing is
-lost silently: a row without its file, a line that cannot be parsed and a picture format that cannot be read are listed
-with their reasons; hidden files are not looked at, and other files are counted by suffix.
+Captions come from metadata (`metadata.jsonl` or `metadata.csv` in any folder, the columns by any name; a table has its
+own), from sidecar text files (`a.txt`, `a.png.txt`, `a.caption`), or from folder and file names; the order is the
+caller's. Nothing is lost silently: a row without its file, a line that cannot be parsed and a picture format that cannot
+be read are listed with their reasons; hidden files are not looked at, and other files are counted by suffix.
 
-Not here: opening any picture (`data_prepare` does).
+Not here: opening any picture (`data_pieces`), or a table (`data_tables`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from genin.benchmarks.picture_sets import SUFFIXES
 from genin.benchmarks.splits import ALIASES, Split
+from genin.distill.data_tables import SUFFIXES as TABLE_SUFFIXES
+from genin.distill.data_tables import RowGroup, open_table
 from genin.runtimes.errors import InputError
 from genin.runtimes.options import nearest
 
@@ -45,12 +47,13 @@ FOREIGN_SUFFIXES = (
     ".hdr",
     ".cbr",
 )
-Kind = Literal["picture", "page", "comic", "video"]
+Kind = Literal["picture", "page", "comic", "video", "table"]
 CAPTION_SOURCES = ("metadata", "sidecar", "name")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
 CAPTION_COLUMNS = ("text", "caption", "prompt")
-KNOWN_SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES, *COMIC_SUFFIXES)
+SIDECAR_SUFFIXES = (".txt", ".caption")
+KNOWN_SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES, *COMIC_SUFFIXES, *TABLE_SUFFIXES)
 # Words of file and folder names that say where a picture comes from, not what it shows.
 NO_WORDS = frozenset(
     (
@@ -82,7 +85,8 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that should hold pictures; `caption_from` is one of CAPTION_SOURCES, or None without a caption."""
+    """A file that should hold pictures, of a table the rows of `group`; `caption_from` is one of CAPTION_SOURCES, or None without a
+    caption."""
 
     path: Path
     name: str
@@ -91,6 +95,7 @@ class Candidate:
     columns: Mapping[str, str] = field(default_factory=dict)
     split: Split | None = None
     kind: Kind = "picture"
+    group: RowGroup | None = None
 
 
 @dataclass
@@ -104,8 +109,13 @@ class Found:
     excluded: int = 0
 
 
-def find_pictures(sources: Sequence[Path], options: SourceOptions) -> Found:
-    """List the pictures of folders (or single files). Errors: InputError for no such source, or unknown columns."""
+def find_pictures(
+    sources: Sequence[Path], options: SourceOptions, said: Mapping[Path, Mapping[str, str]] | None = None
+) -> Found:
+    """List the pictures of folders (or single files). `said` is what a source says of all its pictures whose row does not.
+
+    Errors: InputError for no such source, or unknown columns.
+    """
     found = Found()
     for source in sources:
         if not source.exists():
@@ -113,13 +123,19 @@ def find_pictures(sources: Sequence[Path], options: SourceOptions) -> Found:
         top = source if source.is_dir() else source.parent
         files = _files(source, top, options.exclude, found) if source.is_dir() else [source]
         rows = _rows(top, files, options, found)
+        whole = (said or {}).get(source, {})
+        tables = [path for path in files if path.suffix.lower() in TABLE_SUFFIXES]
+        split_of = _splits_of_tables(tables, top)
         for path in sorted({*_pictures(files, found), *rows}):
-            found.candidates.append(_candidate(path, top, rows.get(path), options))
+            if path in split_of:
+                found.candidates.extend(_row_groups(path, top, split_of[path], whole, options, found))
+            else:
+                found.candidates.append(_candidate(path, top, rows.get(path), whole, options))
     wanted = [name for name in (options.file_column, *options.caption_columns) if name]
     for name in wanted:
         if name not in found.columns:
             known = sorted(found.columns)
-            remedy = nearest(name, known) if known else f"the sources have no {' or '.join(METADATA_NAMES)}"
+            remedy = nearest(name, known) if known else f"the sources have no {', '.join(METADATA_NAMES)} or .parquet"
             raise InputError(f"no metadata has a column '{name}'", remedy=remedy)
     return found
 
@@ -141,15 +157,15 @@ def _files(source: Path, top: Path, exclude: Sequence[str], found: Found) -> lis
             continue
         if not path.is_file() and not path.is_symlink():
             continue
-        if _matches(relative.as_posix(), exclude):
+        if is_excluded(relative.as_posix(), exclude):
             found.excluded += path.suffix.lower() in KNOWN_SUFFIXES
         else:
             files.append(path)
     return files
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    """A pattern may match the relative path or any one part of it: `UNUSED`, `*_old.png`, `gui/spells/*`."""
+def is_excluded(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern fits. It may match the relative path or any one part of it: `UNUSED`, `*_old.png`, `gui/spells/*`."""
     return any(fnmatchcase(text, pattern) for pattern in patterns for text in (name, *name.split("/")))
 
 
@@ -160,7 +176,7 @@ def _pictures(files: Sequence[Path], found: Found) -> Iterator[Path]:
             yield path
         elif suffix in FOREIGN_SUFFIXES:
             found.dropped.append(Dropped(clean(path), f"{suffix} is not supported: convert it to PNG or JPEG"))
-        elif path.name not in METADATA_NAMES and suffix not in (".txt", ".caption"):
+        elif path.name not in METADATA_NAMES and suffix not in SIDECAR_SUFFIXES:
             found.ignored[suffix or "no suffix"] += 1
 
 
@@ -182,7 +198,7 @@ def _rows(top: Path, files: Sequence[Path], options: SourceOptions, found: Found
                 found.dropped.append(Dropped(place, "the row names no file (--file-column says which column does)"))
                 continue
             inside = (table.parent / value).relative_to(top).as_posix() if _is_inside(value) else value
-            if _matches(inside, options.exclude):
+            if is_excluded(inside, options.exclude):
                 continue
             match = _locate(table.parent, value, by_name)
             if isinstance(match, str):
@@ -239,29 +255,87 @@ def _table(path: Path, found: Found) -> Iterator[tuple[str, Mapping[str, Any]]]:
             found.dropped.append(Dropped(clean(f"{path}:{number}"), "the line is not a JSON object"))
 
 
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _splits_of_tables(tables: Sequence[Path], top: Path) -> dict[Path, Split | None]:
+    """`train-00000-of-00002.parquet`, `default/train/0000.parquet`: their names say the split, if there are several. A set
+    that is all of one split is divided like any other."""
+    splits: dict[Path, Split | None] = {
+        path: next(filter(None, map(ALIASES.get, _words(path, top))), None) for path in tables
+    }
+    return splits if len(set(splits.values()) - {None}) > 1 else dict.fromkeys(tables, None)
+
+
+def _words(path: Path, top: Path) -> list[str]:
+    """What may be a split's name: what the file's name begins with, then its folders, nearest first."""
+    relative = path.relative_to(top)
+    return [relative.stem.split("-")[0].lower(), *(part.lower() for part in reversed(relative.parent.parts))]
+
+
+def _row_groups(
+    path: Path, top: Path, split: Split | None, whole: Mapping[str, str], options: SourceOptions, found: Found
+) -> Iterator[Candidate]:
+    try:
+        table = open_table(path, options.file_column)
+    except InputError as error:
+        found.dropped.append(Dropped(clean(path), f"{error.what} ({error.remedy})"))
+        return
+    found.columns.update(table.columns)
+    name = clean(path.relative_to(top).as_posix())
+    for group in table.groups:
+        if group.column == options.file_column:
+            found.columns.add(group.column)
+        yield Candidate(path, name, columns=whole, split=split, kind="table", group=group)
+
+
 # --- captions --------------------------------------------------------------------------------------------------------
 
 
-def _candidate(path: Path, top: Path, row: Mapping[str, Any] | None, options: SourceOptions) -> Candidate:
-    relative = path.relative_to(top)
+def _candidate(
+    path: Path, top: Path, row: Mapping[str, Any] | None, whole: Mapping[str, str], options: SourceOptions
+) -> Candidate:
+    relative = PurePosixPath(path.relative_to(top).as_posix())
     kind = _kind(path, relative.as_posix(), options)
-    caption, caption_from = "", None
-    for source in options.captions:
-        if source == "name" and kind != "picture":
-            continue  # what an episode or a volume is called says nothing about one picture of it
-        if source == "metadata":
-            caption = caption_in_row(row or {}, options.caption_columns)
-        elif source == "sidecar":
-            caption = caption_beside(path)
-        else:
-            caption = caption_in_name(PurePosixPath(relative.as_posix()))
-        if caption:
-            caption_from = source
-            break
-    columns = {clean(key): _text(value) for key, value in (row or {}).items()}
-    columns = {key: value for key, value in columns.items() if value}
+    # What an episode or a volume is called says nothing about one picture of it.
+    name = relative if kind == "picture" else None
+    caption, caption_from = _caption(row or {}, path, name, options)
+    columns = _columns(row or {}, whole)
     split = ALIASES.get(columns.get("split", relative.parts[0] if len(relative.parts) > 1 else "").lower())
     return Candidate(path, clean(relative.as_posix()), caption, caption_from, columns, split, kind)
+
+
+def of_row(candidate: Candidate, row: Mapping[str, Any], name: str, options: SourceOptions) -> Candidate:
+    """The candidate of one row of a table; `name` is what the row calls the picture's file, "" where it does not."""
+    caption, caption_from = _caption(row, None, PurePosixPath(name.replace("\\", "/")) if name else None, options)
+    columns = _columns(row, candidate.columns)
+    split = ALIASES.get(columns.get("split", "").lower()) or candidate.split
+    return replace(candidate, caption=caption, caption_from=caption_from, columns=columns, split=split)
+
+
+def _columns(row: Mapping[str, Any], whole: Mapping[str, str]) -> dict[str, str]:
+    """What the row says, and what its source says of all that it leaves out."""
+    columns = {clean(key): text for key, value in row.items() if (text := text_of(value))}
+    if "license" in columns:
+        columns.setdefault("licence", columns.pop("license"))
+    return {**whole, **columns}
+
+
+def _caption(
+    row: Mapping[str, Any], path: Path | None, name: PurePosixPath | None, options: SourceOptions
+) -> tuple[str, str | None]:
+    """The first caption that is found, and where; `path` may have sidecars, `name` may say something."""
+    for source in options.captions:
+        caption = ""
+        if source == "metadata":
+            caption = caption_in_row(row, options.caption_columns)
+        elif source == "sidecar" and path is not None:
+            caption = caption_beside(path)
+        elif source == "name" and name is not None:
+            caption = caption_in_name(name)
+        if caption:
+            return caption, source
+    return "", None
 
 
 def _kind(path: Path, relative: str, options: SourceOptions) -> Kind:
@@ -270,20 +344,20 @@ def _kind(path: Path, relative: str, options: SourceOptions) -> Kind:
         return "video"
     if suffix in COMIC_SUFFIXES:
         return "comic"
-    return "page" if _matches(relative, options.pages) else "picture"
+    return "page" if is_excluded(relative, options.pages) else "picture"
 
 
 def caption_in_row(row: Mapping[str, Any], columns: Sequence[str]) -> str:
     """The caption a metadata row holds: the first usual column, or the named ones, joined."""
     if columns:
-        return " ".join(text for text in (_text(row.get(name)) for name in columns) if text)
-    return next((text for text in (_text(row.get(name)) for name in CAPTION_COLUMNS) if text), "")
+        return " ".join(text for text in (text_of(row.get(name)) for name in columns) if text)
+    return next((text for text in (text_of(row.get(name)) for name in CAPTION_COLUMNS) if text), "")
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """Texts and numbers as they are, lists joined; anything else says nothing."""
     if isinstance(value, list):
-        return " ".join(filter(None, map(_text, value)))
+        return " ".join(filter(None, map(text_of, value)))
     return clean(value) if isinstance(value, str | int | float) else ""
 
 

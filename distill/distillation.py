@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from genin.benchmarks.model_facts import fingerprint
+from genin.benchmarks.processes import first_alone
 from genin.distill.cost import Parts, Unet, advice, distill_memory, distill_options
 from genin.distill.datasets import joined_origins
 from genin.distill.decoder import build_tiny, train_decoder
@@ -33,7 +34,6 @@ from genin.distill.model_folder import ModelFolder, load_model_folder, save_mode
 from genin.distill.objective import Frozen, load_frozen, terms_of
 from genin.distill.phases import prune_step, steps_step, student_preview
 from genin.distill.pool import Guided, Lesson, Pool, build_pool, pool_settings
-from genin.distill.processes import first_alone
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
 from genin.distill.sources import Source, joined_licences
 from genin.distill.student import build_student, kept_channels, narrowed_state, pruning_of

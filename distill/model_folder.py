@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from genin.distill.processes import is_first, wait_for_all
+from genin.benchmarks.processes import is_first, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import AGAIN, GENIN_MODEL, read_info, read_json
 from genin.runtimes.pytorch_engine import read_networks

@@ -8,7 +8,8 @@ on all cores once, into an array that training indexes.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,6 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genin.benchmarks.picture_sets import METADATA
+from genin.distill.data_tables import SUFFIXES as TABLE_SUFFIXES
+from genin.distill.hub import may_be_on_the_hub
 from genin.runtimes.errors import InputError
 
 BUILTIN_WORLD = "builtin:world"
@@ -147,9 +151,31 @@ def open_source(name: str, split: Split = "train", *, count: int, seed: int = 0)
     if name == BUILTIN_WORLD:
         return WorldSource(split, count, seed)
     folder = Path(name)
-    if not folder.is_dir():
-        raise InputError("no such dataset folder", where=name, remedy=f"give a folder or '{BUILTIN_WORLD}'")
-    return FolderSource(folder, split)
+    if not folder.exists() and may_be_on_the_hub(name):
+        raise InputError(
+            "no such dataset folder", where=name, remedy=f"if it is a set of the hub, first: {_prepare(name)}"
+        )
+    try:
+        if not folder.is_dir():
+            raise InputError("no such dataset folder", where=name, remedy=f"give a folder or '{BUILTIN_WORLD}'")
+        return FolderSource(folder, split)
+    except InputError as error:
+        if not (folder / METADATA).is_file() and any(file.suffix.lower() in TABLE_SUFFIXES for file in _files(folder)):
+            remedy = f"first: {_prepare(name)}"
+            raise InputError("parquet files are prepared before training", where=name, remedy=remedy) from error
+        raise
+
+
+def _files(path: Path) -> Iterable[Path]:
+    return [path] if path.is_file() else path.rglob("*")
+
+
+def _prepare(name: str) -> str:
+    """The command that makes a dataset folder of it, and what to give then."""
+    short = name.partition("@")[0].rpartition("/")[2]
+    path = Path(name)
+    out = path.with_name(f"{path.stem if path.is_file() else path.name}-prepared") if path.exists() else f"data/{short}"
+    return f"genin data prepare {shlex.quote(name)} --out {shlex.quote(str(out))}; then give --data {shlex.quote(str(out))}"
 
 
 def load_pictures(source: Source, count: int, size: int) -> NDArray[np.uint8]:

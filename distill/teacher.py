@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from genin.benchmarks.model_facts import fingerprint
+from genin.benchmarks.processes import first_alone
 from genin.distill import autoencoder as ae
 from genin.distill.datasets import joined_origins
 from genin.distill.diffusion import TEACHER_SCHEDULER, Denoiser, Process, plain_attention, predict, sample
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.previews import save_grid, to_uint8
-from genin.distill.processes import first_alone
 from genin.distill.recipe import AutoencoderRecipe, Recipe, TeacherRecipe
 from genin.distill.sources import Source, joined_licences, load_pictures, to_tensor
 from genin.distill.text_encoder import embed, train_text_encoder, train_tokenizer

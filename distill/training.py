@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from genin.benchmarks.processes import first_alone
 from genin.distill.checkpoints import (
     check_settings,
     keep_average,
@@ -40,7 +41,6 @@ from genin.distill.checkpoints import (
 )
 from genin.distill.health import ROLLBACKS, Alarm, Row, not_finite, watch
 from genin.distill.host import interruptible, keep_freed_memory
-from genin.distill.processes import first_alone
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.progress import progress

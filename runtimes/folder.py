@@ -13,11 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from genin.runtimes.errors import InputError
+from genin.runtimes.families import SUPPORTED, refuse_other_families, refuse_other_networks
 from genin.runtimes.manifest import ImageSize, Latents, SamplerConstants, TextConstants, decode
 
 GENIN_MODEL = 1
 PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
+# What a folder has to hold; weights may be in other files (`weight_files`).
+MODEL_FILES = (
+    *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
+    *("text_encoder/config.json", "text_encoder/model.safetensors"),
+    *("vae/config.json", "vae/diffusion_pytorch_model.safetensors"),
+    *("tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"),
+)
+# (variant, suffix), in the order in which weights are looked for.
+WEIGHT_KINDS = (("", ".safetensors"), (".fp16", ".safetensors"), ("", ".bin"), (".fp16", ".bin"))
 DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE = 50, 7.5
 AGAIN = "re-create or re-download it"
 
@@ -55,6 +65,7 @@ def read_model_index(path: Path) -> dict[str, Any]:
     index = read_json(
         path / "model_index.json", "not a model folder (no model_index.json)", "give a diffusers model folder"
     )
+    refuse_other_families(path, index)
     for part in PARTS:
         entry = index.get(part)
         if not isinstance(entry, list) or len(entry) != 2 or not (path / part).is_dir():
@@ -65,8 +76,11 @@ def read_model_index(path: Path) -> dict[str, Any]:
         ("text_encoder", ("CLIPTextModel",)),
     ):
         if index[part][1] not in known:
-            remedy = f"supported: {', '.join(known)}"
-            raise InputError(f"the model folder's {part} is a '{index[part][1]}'", where=path, remedy=remedy)
+            raise InputError(f"the model folder's {part} is a '{index[part][1]}'", where=path, remedy=SUPPORTED)
+    unet, vae = (read_json(path / part / "config.json", "the model folder lacks a file") for part in ("unet", "vae"))
+    file = path / "scheduler" / "scheduler_config.json"
+    scheduler = read_json(file, "the model folder has no scheduler")
+    refuse_other_networks(path, index, unet, vae, scheduler, own=(path / "genin.json").is_file())
     return index
 
 
@@ -149,3 +163,36 @@ def _token(said: Any, default: str) -> str:
     """A special token is written as text, or as an object with its `content`."""
     content = said.get("content") if isinstance(said, dict) else said
     return content if isinstance(content, str) else default
+
+
+# --- files of weights ------------------------------------------------------------------------------------------------
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a network's weights: safetensors, else their fp16 copy, else `.bin`; the shards that an index names.
+
+    Errors: InputError for an index that cannot be read.
+    """
+    for variant, suffix in WEIGHT_KINDS:
+        for stem in ("diffusion_pytorch_model", "model" if suffix == ".safetensors" else "pytorch_model"):
+            index = folder / f"{stem}{suffix}.index{variant}.json"
+            if index.is_file():
+                shards = read_json(index, "unreadable list of weights").get("weight_map")
+                names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
+                return [folder / Path(name).name for name in names]
+            if (folder / f"{stem}{variant}{suffix}").is_file():
+                return [folder / f"{stem}{variant}{suffix}"]
+    return []
+
+
+def missing_files(path: Path) -> list[str]:
+    """Of `MODEL_FILES`, and of the weights that an index names, those that a model folder lacks. Errors: InputError."""
+    missing = []
+    for name in MODEL_FILES:
+        part = path / Path(name).parent
+        if Path(name).suffix == ".safetensors":
+            files = weight_files(part)
+            missing += [file.relative_to(path).as_posix() for file in files if not file.is_file()] if files else [name]
+        elif not (path / name).is_file():
+            missing.append(name)
+    return missing

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from genin.runtimes.engine import Array
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import AGAIN, read_json, read_model_index
+from genin.runtimes.folder import AGAIN, read_json, read_model_index, weight_files
 
 HEADER_LIMIT_BYTES = 100 << 20
 
@@ -105,9 +105,10 @@ def read_networks(path: Path, *, dtype: torch.dtype = torch.float32) -> Networks
 
 def _read_network(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
     check_weights(folder)
+    variant = "fp16" if ".fp16" in weight_files(folder)[0].name else None
     try:
         network, found = kind.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
+            folder, torch_dtype=dtype, variant=variant, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # whatever torch's reader, diffusers or transformers make of a damaged file
         files = ", ".join(file.name for file in weight_files(folder))
@@ -118,24 +119,6 @@ def _read_network(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
         files = ", ".join(file.name for file in weight_files(folder))
         raise InputError(f"{files} lacks {len(missing)} weights, e.g. '{missing[0]}'", where=folder, remedy=AGAIN)
     return network.requires_grad_(False).eval()
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a network's weights: safetensors, else `.bin`; the shards that an index names."""
-    for stem, suffix in (
-        ("diffusion_pytorch_model", ".safetensors"),
-        ("model", ".safetensors"),
-        ("diffusion_pytorch_model", ".bin"),
-        ("pytorch_model", ".bin"),
-    ):
-        index = folder / f"{stem}{suffix}.index.json"
-        if index.is_file():
-            shards = read_json(index, "unreadable list of weights").get("weight_map")
-            names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
-            return [folder / Path(name).name for name in names]
-        if (folder / f"{stem}{suffix}").is_file():
-            return [folder / f"{stem}{suffix}"]
-    return []
 
 
 def check_weights(folder: Path) -> None:

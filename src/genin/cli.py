@@ -148,7 +148,8 @@ def run(arguments: Sequence[str]) -> int:
 
     try:
         # Outside its standalone mode click returns the code of `ctx.exit(code)`, else what the command returns.
-        code = command_line().main(list(arguments), prog_name="genin", standalone_mode=False, obj=InstalledNames())
+        names = InstalledNames(arguments)
+        code = command_line().main(list(arguments), prog_name="genin", standalone_mode=False, obj=names)
     except click.exceptions.NoArgsIsHelpError as stop:
         click.echo(stop.format_message())
         return InputError.exit_code

@@ -4,7 +4,7 @@ The shipped models are package data of `genin.runtimes` and `genin.distill`; the
 rendered once into the user's cache. Only the command line resolves names, so that no library code has to know where
 the package keeps its weights.
 
-Not here: reading what a name points to (each command does, and refuses what it cannot use).
+Not here: the hub (`hub_model`), reading what a name points to (each command does, and refuses what it cannot use).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from genin.runtimes.errors import InputError, MissingExtraError
+from genin.distill.hub import NoRepositoryError, may_be_on_the_hub
+from genin.runtimes.errors import InputError
 
 # Name => folder inside genin.runtimes.
 BUILTIN_MODELS: Mapping[str, str] = {
@@ -28,13 +28,15 @@ BUILTIN_MODELS: Mapping[str, str] = {
     "builtin:teacher": "weights/teacher",
 }
 BUILTIN_WORLD = "builtin:world"
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DEFAULT_REFERENCE_SIZE = 64
-MODEL_PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
 
 
 class InstalledNames:
-    """The names this installation knows; the `Names` protocol of `genin.runtimes.options`."""
+    """The names this installation knows; the `Names` protocol of `genin.runtimes.options`. `arguments` are those of the command
+    that asks, for errors that say how to give it again."""
+
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        self.arguments = tuple(arguments)
 
     def model(self, name: str) -> Path:
         """The local folder or `.genin` file of a model or bundle. Errors: InputError with the nearest names."""
@@ -43,8 +45,13 @@ class InstalledNames:
         path = Path(name).expanduser()
         if path.exists():
             return path
-        if HUB_NAME.fullmatch(name) and path.suffix != ".genin" and not path.parent.is_dir():
-            return download(name)
+        if may_be_on_the_hub(name) and path.suffix != ".genin":
+            from genin.hub_model import download
+
+            try:
+                return download(name, self.arguments)
+            except NoRepositoryError as error:
+                raise _no_such(name, f"model: {error}") from error
         raise _no_such(name, "model or bundle")
 
     def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
@@ -111,60 +118,6 @@ def cache_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "genin"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genin"
-
-
-# --- the hub ---------------------------------------------------------------------------------------------------------
-
-
-def download(name: str) -> Path:
-    """The local snapshot of a hub model: only what a model folder or a bundle needs, cached by the hub's client."""
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("huggingface_hub", "distill") from error
-    try:
-        wanted = wanted_files(huggingface_hub.HfApi().list_repo_files(name))
-    except RepositoryNotFoundError as error:
-        raise _no_such(name, "model: neither a local path nor on the hub") from error
-    except (HfHubHTTPError, OSError):  # no network: the cache may still hold it
-        wanted = []
-    else:
-        if not wanted:
-            raise InputError("not a diffusers model and not a genin bundle", where=f"hub:{name}")
-    try:
-        offline = not wanted
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted or None, local_files_only=offline))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise InputError(
-            f"'{name}' is not a local path, and the hub cannot be reached",
-            remedy=f"check the network, or put its model folder ({', '.join(MODEL_PARTS)}, model_index.json) on this "
-            "machine and give its path",
-        ) from error
-
-
-def wanted_files(available: Sequence[str]) -> list[str]:
-    """Of a hub repository's files, those that make a model folder or a bundle; safetensors rather than `.bin`.
-
-    Single-file checkpoints at the top, precision variants and safety checkers are left where they are. Nothing is
-    wanted of a repository that is neither.
-    """
-    if "manifest.json" in available:
-        return list(available)
-    if "model_index.json" not in available:
-        return []
-    wanted = [name for name in available if name in ("model_index.json", "genin.json", "README.md", "LICENSE")]
-    for part in MODEL_PARTS:
-        inside = [name for name in available if name.startswith(f"{part}/")]
-        wanted += [name for name in inside if name.endswith((".json", ".txt"))]
-        weights = [name for name in inside if name.endswith(".safetensors") and not _is_variant(name)]
-        wanted += weights or [name for name in inside if name.endswith(".bin") and not _is_variant(name)]
-    return wanted
-
-
-def _is_variant(name: str) -> bool:
-    """`model.fp16.safetensors`, `diffusion_pytorch_model.non_ema.bin`: a second copy of the same weights."""
-    return Path(name).name.count(".") > 1 and "-of-" not in name
 
 
 def _no_such(name: str, what: str, known: Iterable[str] = BUILTIN_MODELS) -> InputError:

@@ -5,7 +5,7 @@
 Every process computes; files are written by the first of them, and the others go on when they are there. A run of one
 process knows nothing of this.
 
-Not here: gradients and data (`training`).
+Not here: gradients and data (`genin.distill.training`), the shares of an evaluation (`shares`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,42 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+from genin.runtimes.errors import MissingExtraError
+
 
 def several() -> bool:
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1
+    return processes() > 1
+
+
+def processes() -> int:
+    """How many share the run."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def processes_here() -> int:
+    """How many of them run on this machine, and share its cores."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+
+
+def number() -> int:
+    """Which one this is, from 0."""
+    return int(_state().process_index) if several() else 0
 
 
 def is_first() -> bool:
     return not several() or bool(_state().is_main_process)
+
+
+def agreed(text: str) -> str:
+    """The first process's text, in all of them."""
+    if not several():
+        return text
+    _state()
+    from accelerate.utils import broadcast_object_list
+
+    texts = [text]
+    broadcast_object_list(texts)
+    return texts[0]
 
 
 def wait_for_all() -> None:
@@ -42,7 +71,11 @@ def first_alone() -> Iterator[None]:
 
 def _state() -> Any:
     import torch
-    from accelerate import PartialState
+
+    try:
+        from accelerate import PartialState
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("accelerate", "distill") from error
 
     # Made before any Accelerator, it says how long the others wait for the first: a teacher's pool takes hours.
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))

@@ -1,0 +1,119 @@
+"""Which published family of models a folder belongs to, told from its small files, and which of them genin runs.
+
+Every command reads model folders through `folder.read_model_index`, so a family that genin does not run is refused by its name
+before any of its weights is read, everywhere in the same words. A custom pipeline of the parts that genin runs is welcome
+whatever it calls itself.
+
+Not here: damaged folders (`folder`), networks that read but cannot be exported (`genin.export.components`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from genin.runtimes.errors import InputError
+
+SUPPORTED = (
+    "supported: Stable Diffusion 1.x and 2.x text-to-image, that is a UNet2DConditionModel with as many input channels as the "
+    "autoencoder's latents have (4, or N), one CLIPTextModel, and an AutoencoderKL or AutoencoderTiny"
+)
+# What the pipeline's class (`_class_name` of model_index.json) begins with, or holds => the family. The first match counts.
+FAMILIES: tuple[tuple[str, str], ...] = (
+    (r"ControlNet|T2IAdapter|StableDiffusion(XL)?Adapter", "ControlNet or another adapter for given shapes"),
+    (r"^StableDiffusionXL", "Stable Diffusion XL"),
+    (r"^StableDiffusion3", "Stable Diffusion 3"),
+    (r"^StableVideoDiffusion|Video|^AnimateDiff|^CogVideo|^Mochi|^LTX|^Wan|^Hunyuan.*Video|^I2VGen", "a video model"),
+    (r"^Flux", "Flux"),
+    (r"^PixArt", "PixArt"),
+    (r"^Kandinsky", "Kandinsky"),
+    (r"^IF[A-Z]", "DeepFloyd IF"),
+    (r"^Wuerstchen|^StableCascade", "Stable Cascade"),
+    (r"^LatentConsistency", "a latent consistency model (LCM), distilled to a few steps already"),
+    (r"Inpaint", "an inpainting model"),
+    (r"InstructPix2Pix", "InstructPix2Pix, which edits pictures"),
+    (r"Depth2Img", "a depth-to-image model"),
+    (r"Upscale", "an upscaler"),
+    (r"UnCLIP|ImageVariation", "a model that draws from pictures (unCLIP)"),
+    (r"Img2Img", "an image-to-image pipeline"),
+)
+# Parts of model_index.json that only other families have.
+FOREIGN_PARTS: Mapping[str, str] = {
+    "transformer": "a diffusion transformer",
+    "controlnet": "ControlNet",
+    "motion_adapter": "a video model",
+    "text_encoder_2": "a model with two text encoders",
+    "prior": "a model with a prior",
+}
+# Input channels of a UNet whose latents have four.
+OTHER_INPUTS: Mapping[int, str] = {
+    5: "a depth-to-image model",
+    7: "an upscaler",
+    8: "InstructPix2Pix, which edits pictures",
+    9: "an inpainting model",
+}
+FEW_STEP_NAMES = re.compile(r"turbo|lightning|hyper-?sd|\blcm\b", re.IGNORECASE)
+
+
+def refuse_other_families(path: Path, index: Mapping[str, Any]) -> None:
+    """By `model_index.json` alone. Errors: InputError that names the family."""
+    kind = str(index.get("_class_name") or "")
+    family = next((name for pattern, name in FAMILIES if re.search(pattern, kind)), None)
+    if family is None:
+        family = next((name for part, name in FOREIGN_PARTS.items() if any(_entry(index, part))), None)
+    if family is not None:
+        _refuse(path, family, kind)
+
+
+def refuse_other_networks(
+    path: Path,
+    index: Mapping[str, Any],
+    unet: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    *,
+    own: bool,
+) -> None:
+    """By the networks' and the scheduler's configurations; `own` are models that genin made, few-step students among them.
+
+    Errors: InputError that names the family, or what the UNet wants beside the text.
+    """
+    channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if channels != latents:
+        family = OTHER_INPUTS.get(channels) if latents == 4 else None
+        _refuse(
+            path,
+            family or "a model that sees more than its latents",
+            f"the UNet has {channels} input channels, the autoencoder's latents {latents}",
+        )
+    if unet.get("class_embed_type") is not None or unet.get("num_class_embeds") is not None:
+        _refuse(path, "a UNet that wants conditions beside the text", "class embeddings")
+    for name in ("addition_embed_type", "encoder_hid_dim_type"):
+        if unet.get(name) not in (None, "text"):
+            _refuse(path, "a UNet that wants conditions beside the text", f"{name} '{unet[name]}'")
+    if unet.get("time_cond_proj_dim") is not None or scheduler.get("_class_name") == "LCMScheduler":
+        _refuse(path, "a latent consistency model (LCM), distilled to a few steps already", "")
+    if not own and _is_few_step(index, unet, scheduler):
+        _refuse(path, "a Turbo model or the like, distilled to a few steps already", "")
+
+
+def _is_few_step(index: Mapping[str, Any], unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> bool:
+    """By where it was saved from; SD-Turbo's own folder says nothing, but draws with Euler's steps from the last timestep, on
+    a schedule that leaves signal there, which only a model of few steps does."""
+    if any(FEW_STEP_NAMES.search(str(config.get("_name_or_path") or "")) for config in (index, unet)):
+        return True
+    euler = scheduler.get("_class_name") in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+    trailing = scheduler.get("timestep_spacing") == "trailing" and scheduler.get("prediction_type") == "epsilon"
+    return euler and trailing and not scheduler.get("rescale_betas_zero_snr")
+
+
+def _entry(index: Mapping[str, Any], part: str) -> list[Any]:
+    """[library, class] of a part; [null, null] where a pipeline leaves it out."""
+    entry = index.get(part)
+    return entry if isinstance(entry, list) else []
+
+
+def _refuse(path: Path, family: str, why: str) -> None:
+    raise InputError(f"this is {family}" + (f" ({why})" if why else ""), where=path, remedy=SUPPORTED)

@@ -1,0 +1,132 @@
+"""A model of the Hugging Face hub as a local folder: what is downloaded of it, and what to do where that cannot be.
+
+The small files come first, so that a family which genin does not run is refused before its gigabytes are fetched. Of weights that
+are there several times over one copy is taken: safetensors, else their fp16 copy, else `.bin`. Without a network the client's
+cache is used if it holds all of the model.
+
+Not here: names and errors of the hub (`genin.distill.hub`), reading the folder (`genin.runtimes.folder`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from genin.distill.hub import HubName, again, cached, list_files, snapshot
+from genin.runtimes.errors import InputError
+from genin.runtimes.families import refuse_other_families
+from genin.runtimes.folder import AGAIN, MODEL_FILES, PARTS, WEIGHT_KINDS, missing_files, read_json, read_model_index
+
+TOP_FILES = ("model_index.json", "genin.json", "README.md", "LICENSE")
+SMALL = (".json", ".txt", ".md")
+SINGLE_FILES = (".ckpt", ".safetensors", ".pt", ".gguf")
+MANIFEST, INDEX = "manifest.json", "model_index.json"
+
+
+def download(text: str, arguments: Sequence[str] = ()) -> Path:
+    """The local snapshot of the hub model `owner/name` or `owner/name@revision`: what a model folder or a bundle needs, kept by the
+    hub's client. `arguments` are the command's, to say how to give it again.
+
+    Errors: InputError for a model that is not there, gated, of another family, or not at hand without a network.
+    """
+    name = HubName.parse(text, "model")
+    available = list_files(name)
+    if available is None:
+        return _without_network(name, text, arguments)
+    wanted = wanted_files(available)
+    if not wanted:
+        raise _no_model(name, available)
+    if MANIFEST not in available:
+        small = snapshot(name, [file for file in wanted if not _is_weights(file)])
+        if small is None:
+            return _without_network(name, text, arguments)
+        read_model_index(small)
+    return snapshot(name, wanted) or _without_network(name, text, arguments)
+
+
+def wanted_files(available: Sequence[str]) -> list[str]:
+    """Of a hub repository's files, those that make a model folder or a bundle; of weights one copy.
+
+    Single-file checkpoints at the top, other variants and safety checkers are left where they are. Nothing is wanted of a
+    repository that is neither.
+    """
+    if MANIFEST in available:
+        return list(available)
+    if INDEX not in available:
+        return []
+    wanted = [name for name in available if name in TOP_FILES]
+    for part in PARTS:
+        inside = [name for name in available if name.startswith(f"{part}/") and name.count("/") == 1]
+        weights = next(filter(None, (_of_kind(inside, *kind) for kind in WEIGHT_KINDS)), [])
+        indices = [name for name in inside if ".index." in name]
+        small = [name for name in inside if name.endswith(SMALL) and name not in indices]
+        wanted += small + [name for name in indices if _belongs(name, weights)] + weights
+    return wanted
+
+
+def _of_kind(inside: Sequence[str], variant: str, suffix: str) -> list[str]:
+    """Weights of a variant ("", ".fp16"), whole or in shards: `model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors`."""
+    found = []
+    for name in inside:
+        stem = Path(name).name.removesuffix(suffix).partition("-0")[0]
+        if name.endswith(suffix) and stem in (f"{known}{variant}" for known in _stems(suffix)):
+            found.append(name)
+    return found
+
+
+def _stems(suffix: str) -> tuple[str, str]:
+    return "diffusion_pytorch_model", "model" if suffix == ".safetensors" else "pytorch_model"
+
+
+def _belongs(index: str, weights: Sequence[str]) -> bool:
+    """Whether a list of shards (`model.safetensors.index.json`, `….index.fp16.json`) is that of these weights."""
+    if not weights or "-of-" not in weights[0]:
+        return False
+    suffix, fp16 = Path(weights[0]).suffix, ".fp16-" in weights[0]
+    return f"{suffix}.index{'.fp16' if fp16 else ''}.json" in index
+
+
+def _is_weights(name: str) -> bool:
+    return not name.endswith(SMALL) and name not in TOP_FILES
+
+
+# --- what cannot be had ----------------------------------------------------------------------------------------------
+
+
+def _no_model(name: HubName, available: Sequence[str]) -> InputError:
+    single = [file for file in available if "/" not in file and file.endswith(SINGLE_FILES)]
+    if not single:
+        remedy = "name a repository with a model_index.json (a diffusers model) or a manifest.json (a bundle)"
+        return InputError("not a diffusers model and not a genin bundle", where=f"hub:{name}", remedy=remedy)
+    more = f" and {len(single) - 2} more" if len(single) > 2 else ""
+    return InputError(
+        f"the repository holds its model in single files only ({', '.join(single[:2])}{more})",
+        where=f"hub:{name}",
+        remedy="download one and make a model folder of it: "
+        f"StableDiffusionPipeline.from_single_file('{single[0]}').save_pretrained('{name.short}') in diffusers",
+    )
+
+
+def _without_network(name: HubName, text: str, arguments: Sequence[str]) -> Path:
+    """What the cache holds, if that is all of it. Errors: InputError saying which files to put where."""
+    where = cached(name)
+    needed: Sequence[str] = MODEL_FILES
+    what = f"'{text}' is not a local path, and the hub cannot be reached"
+    if where is not None:
+        if (where / MANIFEST).is_file():
+            return where
+        if (where / INDEX).is_file():
+            refuse_other_families(where, read_json(where / INDEX, "unreadable", AGAIN))
+        needed = missing_files(where)
+        if not needed:
+            return where
+        what = f"'{text}' is only partly in the hub's cache ({where}), and the hub cannot be reached"
+    folder = f"./{name.short}"
+    files = f"{'what it lacks' if where else 'these files'} of {name.address}"
+    branch = f", revision {name.revision}," if name.revision else ""
+    copied = "copy the cached folder and " if where else ""
+    raise InputError(
+        what,
+        remedy=f"{copied}put {files}{branch} into a folder, say {folder}: {', '.join(needed)} (weights may be .fp16.safetensors or "
+        f".bin); {again(arguments, text, folder)}",
+    )

@@ -1,0 +1,303 @@
+"""Models by their hub name: which files come, what a refusal says, and what to do without a network. No network here."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_hub import FakeHub
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genin.cli import run
+from genin.distill.hub import HubName, may_be_on_the_hub
+from genin.hub_model import download, wanted_files
+from genin.names import InstalledNames
+from genin.runtimes.errors import InputError
+from genin.runtimes.folder import MODEL_FILES, missing_files, weight_files
+
+NAME = "somebody/ninja-diffusion"
+UNET = "unet/diffusion_pytorch_model"
+# The listing of stable-diffusion-v1-5's repository, as far as it matters here.
+SD15 = [
+    *(".gitattributes", "README.md", "model_index.json", "v1-inference.yaml"),
+    *("v1-5-pruned.ckpt", "v1-5-pruned.safetensors", "v1-5-pruned-emaonly.ckpt", "v1-5-pruned-emaonly.safetensors"),
+    *("feature_extractor/preprocessor_config.json", "safety_checker/config.json", "safety_checker/model.safetensors"),
+    *("scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.fp16.safetensors"),
+    *("text_encoder/model.safetensors", "text_encoder/pytorch_model.bin", "text_encoder/pytorch_model.fp16.bin"),
+    *("tokenizer/merges.txt", "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json"),
+    *("tokenizer/vocab.json", "unet/config.json", f"{UNET}.bin", f"{UNET}.fp16.bin", f"{UNET}.fp16.safetensors"),
+    *(f"{UNET}.non_ema.bin", f"{UNET}.non_ema.safetensors", f"{UNET}.safetensors"),
+    *("vae/config.json", "vae/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.fp16.bin"),
+    *("vae/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.safetensors"),
+]
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.chdir(tmp_path)
+    return FakeHub(monkeypatch, tmp_path / "cache")
+
+
+# --- which files -----------------------------------------------------------------------------------------------------
+
+
+def weights(files: list[str]) -> list[str]:
+    return [file for file in files if file.endswith((".safetensors", ".bin"))]
+
+
+def test_of_a_repository_that_holds_everything_twice_one_copy_comes() -> None:
+    wanted = wanted_files(SD15)
+    assert set(MODEL_FILES) <= set(wanted)
+    assert set(weights(wanted)) == {file for file in MODEL_FILES if file.endswith(".safetensors")}
+    assert not [file for file in wanted if file.endswith(".ckpt") or "safety_checker" in file or "non_ema" in file]
+
+
+@pytest.mark.parametrize(
+    ("lost", "taken"),
+    [
+        ((), ".safetensors"),
+        ((".safetensors",), ".fp16.safetensors"),
+        ((".safetensors", ".fp16.safetensors"), ".bin"),
+        ((".safetensors", ".fp16.safetensors", ".bin"), ".fp16.bin"),
+    ],
+)
+def test_plain_safetensors_then_fp16_then_bin(lost: tuple[str, ...], taken: str) -> None:
+    stems = (UNET, "vae/diffusion_pytorch_model", "text_encoder/model", "text_encoder/pytorch_model")
+    gone = {f"{stem}{suffix}" for stem in stems for suffix in lost}
+    found = weights(wanted_files([file for file in SD15 if file not in gone]))
+    assert len(found) == 3 and all(file.split("model", 1)[1] == taken for file in found)
+
+
+@given(st.permutations(SD15))
+def test_the_order_of_the_listing_changes_nothing(files: list[str]) -> None:
+    assert sorted(wanted_files(files)) == sorted(wanted_files(SD15))
+
+
+def test_shards_come_with_their_own_list() -> None:
+    shards = [f"{UNET}-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    half = [f"{UNET}.fp16-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    lists = [f"{UNET}.safetensors.index.json", f"{UNET}.safetensors.index.fp16.json"]
+    others = [file for file in SD15 if not file.startswith(UNET)]
+    both = [file for file in wanted_files([*others, *shards, *half, *lists]) if file.startswith(UNET)]
+    assert sorted(both) == sorted([*shards, lists[0]])
+    only_half = [file for file in wanted_files([*others, *half, lists[1]]) if file.startswith(UNET)]
+    assert sorted(only_half) == sorted([*half, lists[1]])
+
+
+def test_a_folder_of_fp16_weights_draws(
+    tiny_student_folder: Path, tmp_path: Path, genin: Callable[..., object]
+) -> None:
+    """As `save_pretrained(variant="fp16")` writes it, and as a clone of a repository with both copies has it."""
+    diffusers, torch = pytest.importorskip("diffusers"), pytest.importorskip("torch")
+    from genin.benchmarks.model_facts import read_facts
+
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tiny_student_folder)
+    half = tmp_path / "half"
+    pipeline.to(dtype=torch.float16).save_pretrained(half, variant="fp16")
+    shutil.copy(tiny_student_folder / "genin.json", half)
+    assert [file.name for file in weight_files(half / "unet")] == ["diffusion_pytorch_model.fp16.safetensors"]
+    assert not missing_files(half)
+    genin("generate", "a ninja", "-m", half, "--out", tmp_path / "ninja.png", "--runtime", "pytorch")
+    plain, fp16 = read_facts(tiny_student_folder), read_facts(half)
+    assert fp16.parameters == plain.parameters
+    size = fp16.component_bytes("pytorch", "fp32")["unet"]
+    assert size is not None
+    for part in ("unet", "vae", "text_encoder"):
+        for file in (tiny_student_folder / part).glob("*.safetensors"):
+            shutil.copy(file, half / part)
+    both = read_facts(half).component_bytes("pytorch", "fp32")
+    assert both == plain.component_bytes("pytorch", "fp32") and both["unet"] != size
+
+
+# --- with a network --------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_downloaded_and_used(
+    hub: FakeHub, tiny_student_folder: Path, tmp_path: Path, genin: Callable[..., object]
+) -> None:
+    hub.add(tiny_student_folder, NAME)
+    genin("generate", "a ninja", "-m", NAME, "--out", tmp_path / "ninja.png", "--runtime", "pytorch")
+    assert (tmp_path / "ninja.png").is_file()
+    first, second = (set(patterns) for _, patterns in hub.calls)
+    assert not weights(list(first)), "the small files come before the gigabytes"
+    assert first < second and weights(list(second))
+
+
+def test_a_revision_is_another_model(hub: FakeHub, tiny_student_folder: Path, tiny_model_folder: Path) -> None:
+    hub.add(tiny_student_folder, NAME)
+    hub.add(tiny_model_folder, NAME, revision="refs/pr/1")
+    kinds = [
+        json.loads((InstalledNames().model(name) / "genin.json").read_text())["kind"]
+        for name in (NAME, f"{NAME}@refs/pr/1")
+    ]
+    assert kinds == ["student", "teacher"]
+    with pytest.raises(InputError, match=f"no such revision: hub:{NAME}@v9; leave out @v9"):
+        InstalledNames().model(f"{NAME}@v9")
+
+
+def test_a_family_that_is_not_run_is_refused_before_its_weights(
+    hub: FakeHub, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_model_folder, tmp_path / "xl")
+    index = json.loads((tmp_path / "xl" / "model_index.json").read_text())
+    (tmp_path / "xl" / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"}))
+    hub.add(tmp_path / "xl", NAME)
+    assert run(["generate", "a ninja", "-m", NAME, "--out", "x.png"]) == 2
+    assert "this is Stable Diffusion XL" in capsys.readouterr().err
+    assert not weights([file for _, patterns in hub.calls for file in patterns])
+
+
+def test_a_gated_repository_says_how_to_get_in(hub: FakeHub, tiny_model_folder: Path) -> None:
+    hub.add(tiny_model_folder, NAME)
+    hub.gated.add(NAME)
+    with pytest.raises(InputError) as caught:
+        download(NAME)
+    said = str(caught.value)
+    assert f"accept its terms at https://huggingface.co/{NAME}, then: huggingface-cli login" in said
+    assert "HF_TOKEN" in said
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_wrapped_by_the_client_is_still_one(
+    hub: FakeHub, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Downloading a file, the client raises LocalEntryNotFoundError and keeps the hub's answer as its cause."""
+    import huggingface_hub
+    import requests
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    def refuse(*_: object, **__: object) -> str:
+        answer = requests.Response()
+        answer.status_code = status
+        raise LocalEntryNotFoundError("an error happened") from HfHubHTTPError("no", response=answer)
+
+    hub.add(tiny_model_folder, NAME)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(InputError, match="accept its terms"):
+        download(NAME)
+
+
+def test_a_name_that_is_nowhere(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["generate", "a ninja", "-m", "nobody/nothing", "--out", "x.png"]) == 2
+    said = capsys.readouterr().err
+    assert "no such model: neither a local path nor on the hub, or private" in said and "huggingface-cli login" in said
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (
+            ("README.md", "ninja-v3.ckpt", "ninja-v3.safetensors", "ninja-v4.safetensors"),
+            r"single files only \(ninja-v3.ckpt, ninja-v3.safetensors and 1 more\).*from_single_file\('ninja-v3.ckpt'\)",
+        ),
+        (("README.md", "config.json", "tf_model.h5"), "not a diffusers model and not a genin bundle.*model_index.json"),
+    ],
+)
+def test_repositories_without_a_model_folder(hub: FakeHub, tmp_path: Path, files: tuple[str, ...], says: str) -> None:
+    for file in files:
+        (tmp_path / "repository").mkdir(exist_ok=True)
+        (tmp_path / "repository" / file).write_text("x")
+    hub.add(tmp_path / "repository", NAME)
+    with pytest.raises(InputError, match=says):
+        download(NAME)
+    assert not hub.calls, "nothing is downloaded"
+
+
+def test_a_full_disk_is_not_a_missing_network(
+    hub: FakeHub, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    import huggingface_hub
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    hub.add(tiny_model_folder, NAME)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(InputError, match=r"cache cannot be written \(No space left on device\)"):
+        download(NAME)
+
+
+# --- without one -----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_network_it_says_which_files_and_which_command(
+    hub: FakeHub, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it says is done to the letter: the files it lists, where it says, and the command that it prints."""
+    hub.online = False
+    assert run(["generate", "a ninja's hat", "-m", NAME, "--out", "x.png", "--runtime", "pytorch", "--steps", "1"]) == 2
+    said = capsys.readouterr().err
+    assert f"'{NAME}' is not a local path, and the hub cannot be reached" in said
+    listed = said.split("say ./ninja-diffusion: ")[1].split(" (weights")[0].split(", ")
+    assert listed == list(MODEL_FILES)
+    for file in listed:
+        (tmp_path / "ninja-diffusion" / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tiny_model_folder / file, tmp_path / "ninja-diffusion" / file)
+    command = shlex.split(said.split("and run: ")[1])
+    assert command[:3] == ["genin", "generate", "a ninja's hat"] and "./ninja-diffusion" in command
+    assert run(command[1:]) == 0 and (tmp_path / "x.png").is_file()
+
+
+def test_python_callers_are_told_the_files_too(hub: FakeHub) -> None:
+    hub.online = False
+    with pytest.raises(InputError, match=r"unet/config.json.*and give its path, ./ninja-diffusion"):
+        InstalledNames().model(f"{NAME}@fp16")
+
+
+def test_a_whole_snapshot_serves_without_a_network(hub: FakeHub, tiny_model_folder: Path) -> None:
+    hub.add(tiny_model_folder, NAME)
+    online = download(NAME)
+    hub.online = False
+    assert download(NAME) == online
+
+
+def test_a_part_of_a_snapshot_does_not(hub: FakeHub, tiny_model_folder: Path) -> None:
+    """The network fails in the midst of a download: now, and when the same is asked for again."""
+    hub.add(tiny_model_folder, NAME)
+    hub.fails_at = "unet/diffusion_pytorch_model.safetensors"
+    for _ in range(2):
+        missing = "only partly in the hub's cache .*: unet/diffusion_pytorch_model.safetensors, .*give its path"
+        with pytest.raises(InputError, match=missing) as caught:
+            download(NAME)
+        assert "unet/config.json" not in str(caught.value), "what is there is not asked for"
+    assert not hub.online
+
+
+def test_a_client_that_answers_with_what_it_has_is_not_believed(
+    hub: FakeHub, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the hub stops answering between listing and downloading, the client returns an earlier, partial snapshot."""
+    import huggingface_hub
+
+    partial = hub.cache / "partial"
+    shutil.copytree(tiny_model_folder, partial)
+    (partial / MODEL_FILES[2]).unlink()
+    hub.add(tiny_model_folder, NAME)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(partial))
+    with pytest.raises(InputError, match="only partly in the hub's cache"):
+        download(NAME)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_names() -> None:
+    assert HubName.parse("a/b-1.5", "model") == HubName("a/b-1.5", "model", None)
+    assert HubName.parse("a/b@refs/convert/parquet", "dataset").revision == "refs/convert/parquet"
+    assert str(HubName.parse("a/b@v1", "model")) == "a/b@v1"
+    for wrong in ("b", "a/b/c", "a/b@", "../b", "/a/b", "a/", "a b/c"):
+        assert not may_be_on_the_hub(wrong), wrong
+
+
+def test_a_mistyped_path_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    assert may_be_on_the_hub("other/tuned") and not may_be_on_the_hub("models/tuned")
