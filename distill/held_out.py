@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from genin.benchmarks.frechet import MIN_KID_PICTURES, Features, kid_of_pairs
 from genin.distill.diffusion import sample
 from genin.distill.discriminator import encoder_features
+from genin.distill.latent_cache import cache_latents
 from genin.distill.phases import walk
 from genin.distill.pool import Guided
 from genin.distill.sources import Source
-from genin.distill.teacher import cache_latents
 
 BATCH = 64
 TIMESTEP = 20  # hardly any noise: what a denoiser sees there are the fine parts

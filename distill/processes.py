@@ -2,8 +2,8 @@
 
     torchrun --nproc_per_node 2 -m genin distill …
 
-Every process computes; files are written by the first of them, and the others go on when they are there. A run of one
-process knows nothing of this.
+Every process computes; files are written by the first of them, and the others go on when they are there, but for the large ones
+(encoded pictures, the pool), of which each writes its share. A run of one process knows nothing of this.
 
 Not here: gradients and data (`training`).
 """
@@ -23,6 +23,13 @@ def several() -> bool:
 
 def is_first() -> bool:
     return not several() or bool(_state().is_main_process)
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    if not several():
+        return 0, 1
+    return int(_state().process_index), int(_state().num_processes)
 
 
 def wait_for_all() -> None:
