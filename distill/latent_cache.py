@@ -8,7 +8,8 @@ A piece is a few hundred neighbouring pictures of one shape. Which pieces there 
 pictures alone, so any number of processes, stopped and started again, makes the same bits. Each takes every so manieth of the
 pieces that are missing, and decodes pictures on its share of the cores while its encoder works. Memory holds a few pieces.
 
-With aspect buckets a file has one tensor a bucket, and every update draws from one of them.
+With aspect buckets a file has one tensor a bucket, and every update draws from one of them. A tensor in the file is (N, h, w, C):
+channels last, as encoders give latents. That order reaches the network, whose last bits depend on it.
 
 Not here: what is trained on latents (`teacher`, `finetune`, `phases`), the file's format (`tensor_file`).
 """
@@ -43,8 +44,8 @@ ROWS = ".rows"
 
 @dataclass(frozen=True)
 class Bucket:
-    """Pictures of one shape: final latents (N, C, h, w), float16 and mapped, and their places in the source, (N,), or None for
-    its first N in order."""
+    """Pictures of one shape: final latents (N, C, h, w), float16, mapped and channels last in memory, and their places in the
+    source, (N,), or None for its first N in order."""
 
     latents: Tensor
     rows: Tensor | None = None
@@ -214,7 +215,7 @@ class Filling:
         fresh = self.path.with_suffix(".new")
         tensors: dict[str, tuple[torch.dtype, Sequence[int]]] = {}
         for shape, found in layout.shapes.items():
-            tensors[_name(shape)] = torch.float16, found
+            tensors[_name(shape)] = torch.float16, found[:1] + found[2:] + found[1:2]
             if layout.rows[shape] is not None:
                 tensors[_name(shape) + ROWS] = torch.int64, found[:1]
         create(fresh, tensors, {"key": key, "scaling_factor": repr(float(vae.config.scaling_factor))})
@@ -257,9 +258,8 @@ def _encode(filling: Filling, source: Source, vae: Any, count: int, device: torc
         lines.write("\n")  # ends a line that was cut off
         for piece, pictures in zip(mine, map_source(pictures_at, source, tasks), strict=True):
             try:
-                file.write(
-                    _name(piece.shape), range(piece.start, piece.stop), ae.encode_pictures(vae, pictures, device)
-                )
+                latents = ae.encode_pictures(vae, pictures, device).permute(0, 2, 3, 1)
+                file.write(_name(piece.shape), range(piece.start, piece.stop), latents)
                 lines.write(f"[{piece.number}]\n")
                 lines.flush()
             except OSError as error:
@@ -305,6 +305,7 @@ def _read(path: Path, key: str) -> LatentCache | None:
         return None
     names = [name for name in file.shapes if not name.endswith(ROWS)]
     found = (
-        Bucket(file.tensor(name), file.tensor(name + ROWS) if name + ROWS in file.shapes else None) for name in names
+        Bucket(file.tensor(name).permute(0, 3, 1, 2), file.tensor(name + ROWS) if name + ROWS in file.shapes else None)
+        for name in names
     )
     return LatentCache(tuple(found), float(file.facts["scaling_factor"]))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -23,6 +24,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from genin.benchmarks import picture_files  # noqa: E402
 from genin.cli import run  # noqa: E402
 from genin.distill import autoencoder, latent_cache, sources  # noqa: E402
 from genin.distill.data_buckets import bucket_of  # noqa: E402
@@ -98,7 +100,8 @@ def test_latents_are_those_of_the_pictures_in_order(vae: Any, tmp_path: Path) ->
     wanted = torch.cat([autoencoder.encode_pictures(vae, pictures[i : i + 4], CPU) for i in range(0, SCENES, 4)])
     assert torch.equal(found.latents, wanted) and found.latents.dtype == torch.float16 and len(found) == SCENES
     [stored] = load_file(tmp_path / "latents.safetensors").values()  # as any reader of the format sees it
-    assert torch.equal(stored, wanted)
+    assert torch.equal(stored.permute(0, 3, 1, 2), wanted)
+    assert found.latents[torch.tensor([3, 1])].is_contiguous(memory_format=torch.channels_last)
     assert [path.name for path in tmp_path.iterdir()] == ["latents.safetensors"]
     assert latent_shape(vae, 64, CPU) == tuple(wanted.shape[1:])
 
@@ -132,7 +135,7 @@ def test_a_piece_without_its_line_is_encoded_again(vae: Any, tmp_path: Path, mon
     journal = tmp_path / "latents.0.journal"
     journal.write_text("".join(line for line in journal.read_text().splitlines(True) if "2" not in line))
     partial = TensorFile(path.with_suffix(".partial"))
-    partial.write("64x64", range(8, 12), torch.full((4, *whole.latents.shape[1:]), 9.0).half())
+    partial.write("64x64", range(8, 12), torch.full((4, 16, 16, 4), 9.0).half())
     assert torch.equal(cached(vae, path).latents, whole.latents)
 
 
@@ -202,6 +205,27 @@ def test_processes_share_what_is_missing(vae: Any, tmp_path: Path, monkeypatch: 
     assert torch.equal(cached(vae, path).latents, whole.latents) and again.pictures == 0
 
 
+def test_shards_are_read_from_end_to_end(
+    vae: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By place in the archive: a disk does not seek, and the latents are those of the folder."""
+    pytest.importorskip("webdataset", reason="genin[data] is not installed")
+    shards, read = tmp_path / "shards", []
+    assert run(["data", "shard", str(folder), "--out", str(shards), "--per-shard", "15"]) == 0
+    open_member = picture_files.open_member
+    monkeypatch.setattr(picture_files, "open_member", lambda path: (read.append(path), open_member(path))[1])
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # in this process, where it can be seen
+    found = cache_latents(FolderSource(shards), vae, 40, 64, CPU, tmp_path / "shards.safetensors")
+    order = []
+    for archive in sorted(shards.glob("*.tar")):
+        with tarfile.open(archive) as tar:
+            members = sorted((member.offset, member.name) for member in tar if member.name.endswith(".png"))
+        order += [archive / name for _, name in members]
+    assert len(order) == 40 and read[-40:] == order  # those before were a look at the scale
+    alike = cache_latents(FolderSource(folder), vae, 40, 64, CPU, tmp_path / "folder.safetensors")
+    assert torch.equal(found.latents, alike.latents)
+
+
 # --- buckets -----------------------------------------------------------------------------------------------------------
 
 
@@ -253,7 +277,7 @@ def test_tuning_on_buckets(
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "tuned"
     recipe.write_text("finetune: {images: 48, batch_size: 4, aspect_buckets: true}\n", encoding="utf-8")
     genin("teacher", "finetune", "--base", tiny_model_folder, "--data", folder, "--recipe", recipe, "--out", out)
-    shapes = {tuple(one.shape[-2:]) for name, one in load_file(out / "training" / "latents.safetensors").items()}
+    shapes = {tuple(one.shape[1:3]) for name, one in load_file(out / "training" / "latents.safetensors").items()}
     assert {(16, 16), (22, 10)} & shapes and len(shapes) > 3
     rows = [json.loads(line) for line in (out / "training" / "finetune.log.jsonl").read_text().splitlines()]
     assert rows[-1]["images_seen"] == 48
