@@ -28,7 +28,7 @@ from torch import Tensor
 
 from genin.distill import autoencoder as ae
 from genin.distill.data_buckets import buckets_within
-from genin.distill.processes import first_alone, is_first, rank_and_world, wait_for_all
+from genin.distill.processes import first_alone, is_first, rank_and_world, said_by_first, wait_for_all
 from genin.distill.sources import FolderSource, Shape, Source, map_source, pictures_at
 from genin.distill.tensor_file import TensorFile, create
 from genin.distill.training import Update
@@ -97,6 +97,7 @@ def cache_latents(
     count = min(count, len(source))
     weights = float(sum(p.double().abs().sum() for p in vae.parameters()))
     key = f"{source.digest}-{count}-{image_size}-{weights:.6f}-{vae.config.scaling_factor:g}-{multiple}"
+    key = said_by_first(key)
     filling = Filling(path)
     with first_alone():
         found = _read(path, key)

@@ -14,7 +14,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def several() -> bool:
@@ -30,6 +32,17 @@ def rank_and_world() -> tuple[int, int]:
     if not several():
         return 0, 1
     return int(_state().process_index), int(_state().num_processes)
+
+
+def said_by_first(value: T) -> T:
+    """The first process's value, in all: what a card has summed up may differ in its last bits from what another has."""
+    if not several():
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    _state()
+    found: T = broadcast_object_list([value], from_process=0)[0]
+    return found
 
 
 def wait_for_all() -> None:
