@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from genin.benchmarks.shards import open_member
 from genin.runtimes.errors import InputError
@@ -28,14 +30,27 @@ def read_picture(path: Path, background: str = "white", file: IO[bytes] | None =
 
     Errors: PictureError with the reason.
     """
+    with _reasons(path, in_file=file is None):
+        return _read(path, background, file or open_member(path))
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(width, height) of an upright picture, from its header alone. Errors: PictureError with the reason."""
+    with _reasons(path), Image.open(open_member(path) or path) as file:
+        turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (file.height, file.width) if turned else (file.width, file.height)
+
+
+@contextmanager
+def _reasons(path: Path, *, in_file: bool = True) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures (too large ones are errors), and of odd metadata
-            return _read(path, background, file or open_member(path))
+            yield
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        size = path.stat().st_size if file is None and path.is_file() else 1
+        size = path.stat().st_size if in_file and path.is_file() else 1
         reason = "not a picture, or broken from its first bytes on" if size else "the file is empty"
         raise PictureError(reason, where=path, remedy="replace or remove it") from error
     except FileNotFoundError as error:

@@ -2,8 +2,8 @@
 
     torchrun --nproc_per_node 2 -m genin distill …
 
-Every process computes; files are written by the first of them, and the others go on when they are there. A run of one
-process knows nothing of this.
+Every process computes; files are written by the first of them, and the others go on when they are there, but for the large ones
+(encoded pictures, the pool), of which each writes its share. A run of one process knows nothing of this.
 
 Not here: gradients and data (`genin.distill.training`), the shares of an evaluation (`shares`).
 """
@@ -14,9 +14,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from genin.runtimes.errors import MissingExtraError
+
+T = TypeVar("T")
 
 
 def several() -> bool:
@@ -42,16 +44,20 @@ def is_first() -> bool:
     return not several() or bool(_state().is_main_process)
 
 
-def agreed(text: str) -> str:
-    """The first process's text, in all of them."""
+def rank_and_world() -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    return number(), processes()
+
+
+def said_by_first(value: T) -> T:
+    """The first process's value, in all: what a card has summed up may differ in its last bits from what another has."""
     if not several():
-        return text
-    _state()
+        return value
     from accelerate.utils import broadcast_object_list
 
-    texts = [text]
-    broadcast_object_list(texts)
-    return texts[0]
+    _state()
+    found: T = broadcast_object_list([value], from_process=0)[0]
+    return found
 
 
 def wait_for_all() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from genin.benchmarks.evaluate import Evaluator
-from genin.benchmarks.processes import agreed, first_alone, is_first, number, processes, wait_for_all
+from genin.benchmarks.processes import first_alone, is_first, number, processes, said_by_first, wait_for_all
 from genin.benchmarks.sampling import Share, claim_folder, draw_share
 from genin.benchmarks.statistics_file import is_statistics
 from genin.benchmarks.subjects import ModelSubject, Sampling, is_model, open_subject
@@ -84,7 +84,7 @@ def _folder(named: Path | None) -> Iterator[Path]:
     if named is not None:
         yield named
     elif not is_first():
-        yield Path(agreed(""))
+        yield Path(said_by_first(""))
     else:
         with tempfile.TemporaryDirectory(prefix="genin-evaluate-") as made:
-            yield Path(agreed(str(Path(made) / "pictures")))
+            yield Path(said_by_first(str(Path(made) / "pictures")))

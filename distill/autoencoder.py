@@ -24,6 +24,8 @@ from genin.distill.previews import to_uint8
 from genin.distill.recipe import AutoencoderRecipe
 from genin.distill.sources import to_tensor
 
+ENCODER_PIXELS = 256 * 64 * 64  # in flight at once
+
 
 def build_autoencoder(recipe: AutoencoderRecipe) -> nn.Module:
     """An untrained AutoencoderTiny that halves the picture once for every entry of `decoder_blocks` but the first."""
@@ -49,11 +51,16 @@ def encode(vae: Any, images: Tensor) -> Tensor:
     return encoded.latents  # type: ignore[no-any-return]
 
 
+def encoder_batch(width: int, height: int) -> int:
+    """How many pictures an encoder gets at once: 256 of 64 px, as many pixels of larger ones."""
+    return max(1, min(256, ENCODER_PIXELS // (width * height)))
+
+
 @torch.no_grad()
 def encode_pictures(vae: Any, pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
     """NHWC uint8 => final latents (N, C, h, w), float16 on the CPU."""
-    factor = float(vae.config.scaling_factor)
-    parts = (to_tensor(pictures[start : start + 256], device) for start in range(0, len(pictures), 256))
+    factor, batch = float(vae.config.scaling_factor), encoder_batch(pictures.shape[2], pictures.shape[1])
+    parts = (to_tensor(pictures[start : start + batch], device) for start in range(0, len(pictures), batch))
     return torch.cat([(encode(vae, images) * factor).half().cpu() for images in parts])
 
 

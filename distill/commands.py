@@ -217,7 +217,7 @@ def _output(out: Path | None, resume: bool) -> Iterator[Path]:
         yield target
     except InputError:
         training = target / "training"
-        begun = any(training.glob("*.checkpoint.pt")) or (training / "pool.safetensors").is_file()
+        begun = any(training.glob("*.checkpoint.pt")) or any(training.glob("pool.*"))
         if fresh and not begun:
             shutil.rmtree(target, ignore_errors=True)
         raise

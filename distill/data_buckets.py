@@ -24,12 +24,18 @@ def buckets(size: int) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(found, key=lambda shape: shape[0] / shape[1]))
 
 
-def bucket_of(picture: tuple[int, int], size: int) -> tuple[int, int]:
-    """The bucket that keeps most of a (width, height) picture."""
+@cache
+def buckets_within(size: int, multiple: int) -> tuple[tuple[int, int], ...]:
+    """Those whose sides are multiples of so many pixels, for networks that halve them several times."""
+    return tuple(shape for shape in buckets(size) if shape[0] % multiple == shape[1] % multiple == 0)
+
+
+def bucket_of(picture: tuple[int, int], size: int, multiple: int = 1) -> tuple[int, int]:
+    """The bucket that keeps most of a (width, height) picture, of those whose sides are multiples of so many pixels."""
     width, height = picture
 
     def kept(shape: tuple[int, int]) -> float:
         scale = max(shape[0] / width, shape[1] / height)
         return shape[0] * shape[1] / (scale * width * scale * height)
 
-    return max(buckets(size), key=lambda shape: (kept(shape), shape[0] * shape[1]))
+    return max(buckets_within(size, multiple), key=lambda shape: (kept(shape), shape[0] * shape[1]))

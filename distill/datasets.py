@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genin.benchmarks.picture_files import fit_square, read_picture
+from genin.benchmarks.picture_files import fit, picture_size, read_picture
 from genin.benchmarks.picture_sets import PictureRow, open_picture_set
 from genin.benchmarks.shards import member_size
 from genin.benchmarks.splits import SPLITS, Split
@@ -71,12 +71,18 @@ class ImageDataset:
             found.update(repr(facts).encode("utf-8", "surrogatepass"))
         return found.hexdigest()
 
-    def picture(self, index: int, size: int) -> NDArray[np.uint8]:
-        """Picture `index` as (size, size, 3) uint8: Lanczos, shorter side, centre cut, transparency on white.
+    def picture(self, index: int, size: int | tuple[int, int]) -> NDArray[np.uint8]:
+        """Picture `index` as (size, size, 3) uint8, or of a (width, height): Lanczos until it is covered, centre cut, transparency
+        on white.
 
         Errors: InputError naming a file that is missing or broken.
         """
-        return np.asarray(fit_square(read_picture(self.folder / self.rows[index].file_name), size))
+        shape = (size, size) if isinstance(size, int) else size
+        return np.asarray(fit(read_picture(self.folder / self.rows[index].file_name), shape))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(width, height) of picture `index` as it is on disk, upright. Errors: as above."""
+        return picture_size(self.folder / self.rows[index].file_name)
 
     def caption(self, index: int) -> str:
         """The caption of picture `index`. Errors: InputError if it has none."""

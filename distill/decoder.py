@@ -119,9 +119,12 @@ def make_pairs(
     step_counts: Sequence[int],
     count: int,
 ) -> Pairs:
-    """`count` true pictures with their latents, and as many of the student's, at each number of steps in turn."""
+    """`count` true pictures with their latents, and as many of the student's, at each number of steps in turn.
+
+    All lie in memory, in every process: 6·size² bytes a picture and its pair, 1.6 MB at 512 px.
+    """
     count = min(count, len(lesson.pool))
-    pictures = load_pictures(lesson.source, count, image_size)
+    pictures = load_pictures(lesson.source, count, image_size, training.folder)
     latents, drawn, decoded = encode_pictures(vae, pictures, training.device), [], []
     process = lesson.teacher.process
     size = at_once(64, int(lesson.pool.states.shape[-1]), 16)

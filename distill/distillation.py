@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from genin.benchmarks.model_facts import fingerprint
-from genin.benchmarks.processes import first_alone
 from genin.distill.cost import Parts, Unet, advice, distill_memory, distill_options
 from genin.distill.datasets import joined_origins
 from genin.distill.decoder import build_tiny, train_decoder
 from genin.distill.diffusion import Denoiser, Process, plain_attention, student_scheduler
 from genin.distill.held_out import HeldOut
 from genin.distill.host import check_memory, out_of_memory
+from genin.distill.latent_cache import cache_latents
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.objective import Frozen, load_frozen, terms_of
 from genin.distill.phases import prune_step, steps_step, student_preview
@@ -37,7 +37,6 @@ from genin.distill.pool import Guided, Lesson, Pool, build_pool, pool_settings
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
 from genin.distill.sources import Source, joined_licences
 from genin.distill.student import build_student, kept_channels, narrowed_state, pruning_of
-from genin.distill.teacher import cache_latents
 from genin.distill.teacher_check import PICTURES, check_prediction_type, check_schedule
 from genin.distill.text_encoder import embed
 from genin.distill.training import Training, Validate, claim_run
@@ -242,7 +241,7 @@ def prepare_lesson(
         most = judged.cache_images if budget.minutes is None else min(2_000, judged.cache_images)
         count = min(recipe.pool.size, most)
     # Before the pool, which takes longer: a teacher whose latents or predictions are not what it says is refused here.
-    latents = cache_latents(source, model.vae, count, model.image_size, device, folder / "latents.pt").latents
+    latents = cache_latents(source, model.vae, count, model.image_size, device, folder / "latents.safetensors").latents
     captions = source.captions(range(min(PICTURES, len(latents))))
     check_prediction_type(guided, latents, guided.embed(captions), model.path / "scheduler")
     pool = _sample_pool(guided, source, folder, recipe, training, teacher, budget.of("pool"))
@@ -272,12 +271,11 @@ def _sample_pool(
 
         path = folder / "pool.safetensors"
         try:
-            with first_alone():
-                return build_pool(
-                    guided, source, recipe.pool, path, fingerprint=teacher, autocast=training.autocast, report=report
-                )
+            return build_pool(
+                guided, source, recipe.pool, path, fingerprint=teacher, autocast=training.autocast, report=report
+            )
         except KeyboardInterrupt as error:
-            what = f"interrupted while sampling the teacher; what there is lies in {path}, --resume goes on"
+            what = f"interrupted while sampling the teacher; what there is lies in {folder}, --resume goes on"
             raise KeyboardInterrupt(what) from error
 
 
@@ -330,7 +328,7 @@ def _look(training: Training, lesson: Lesson, model: ModelFolder, recipe: StepsR
     source = lesson.source.held_out() if recipe.held_out_images > 0 and training.progress < 1 else None
     if source is None:
         return None
-    cache = training.folder / "held_out.pt"
+    cache = training.folder / "held_out.safetensors"
     held_out = HeldOut.of(lesson.teacher, source, model.vae, model.image_size, recipe.held_out_images, cache)
     timesteps = lesson.teacher.process.trailing_timesteps(max(recipe.step_counts))
     return None if held_out is None else lambda network: held_out(network, timesteps)

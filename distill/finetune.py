@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill.datasets import joined_origins
 from genin.distill.diffusion import Process, plain_attention, predict
+from genin.distill.latent_cache import cache_latents
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.recipe import AutoencoderRecipe, FinetuneRecipe, Recipe
 from genin.distill.sources import Source, joined_licences
-from genin.distill.teacher import autoencoder_step, cache_latents, teacher_preview
+from genin.distill.teacher import autoencoder_step, teacher_preview
 from genin.distill.text_encoder import tokenize
 from genin.distill.training import Training, Update, claim_run
 
@@ -64,8 +65,10 @@ def finetune_teacher(
         model.vae = tune_autoencoder(model, source, folder, recipe, resume=resume)
     training = Training(folder, "finetune", settings, minutes=minutes)
     model.vae.to(training.device)
+    multiple = 2 ** (len(model.unet.config.block_out_channels) - 1) if settings.aspect_buckets else 0
+    cached = folder / "latents.safetensors"
     cache = cache_latents(
-        source, model.vae, settings.cache_images, model.image_size, training.device, folder / "latents.pt"
+        source, model.vae, settings.cache_images, model.image_size, training.device, cached, multiple=multiple
     )
     plain_attention(model.unet, training.device)
     if rank:
@@ -77,8 +80,8 @@ def finetune_teacher(
     process = Process(model.scheduler_config, training.device)
 
     def step(update: Update) -> dict[str, Tensor | float]:
-        rows = update.randint(len(cache))
-        x0, noise = cache.rows(rows, training.device), update.randn(*cache.latents.shape[1:])
+        rows, x0 = cache.draw(update)
+        noise = update.randn(*x0.shape[1:])
         t, dropped = update.randint(process.num_train_timesteps), update.rand() < settings.caption_dropout
         captions = source.captions(rows.tolist(), epoch=update.index)
         captions = ["" if drop else text for drop, text in zip(dropped.tolist(), captions, strict=True)]

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from genin.benchmarks.frechet import MIN_KID_PICTURES, Features, kid_of_pairs
 from genin.distill.host import at_once
+from genin.distill.latent_cache import cache_latents
 from genin.distill.phases import walk
 from genin.distill.pool import Guided
 from genin.distill.sources import Source
-from genin.distill.teacher import cache_latents
 
 BATCH = 64  # of latents of 16×16
 TIMESTEP = 20  # hardly any noise: what a denoiser sees there are the fine parts

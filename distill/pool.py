@@ -5,9 +5,12 @@ Row i is a caption, an initial noise and the trajectory the teacher's ODE takes 
 pruned student's target at no further cost. The timesteps are DDIM's: closer together towards clean data the solver ends nearer to
 where the ODE leads, and its pictures are further from true ones (docs/log.md).
 
-The pool is one safetensors file, written every few minutes and when it is interrupted: the next run goes on where it
-stopped, and another run with the same teacher, source and settings finds it ready. A pool whose time was up is closed at the
-size it has.
+All processes of a run sample it, every so manieth row each. A batch is on the disk as soon as it is done (`pool_parts`): the next
+run goes on where one stopped, and another run with the same teacher, source and settings finds the pool ready. A pool whose time
+was up is closed at the size it has. It is read by mapping, so it may be larger than memory.
+
+Precision: rows are the same to the bit in whatever order and company they are sampled, as far as the networks' operations are; a
+batch of another size may round otherwise (fp32: 1e-5 or so of a state).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genin.benchmarks.processes import first_alone, is_first, rank_and_world, wait_for_all
 from genin.distill.diffusion import Denoiser, Process, Solver, Trajectory, sample
 from genin.distill.discriminator import encoder_features
+from genin.distill.pool_parts import TENSORS, PoolParts
 from genin.distill.recipe import PoolRecipe
 from genin.distill.sources import Source
 from genin.distill.text_encoder import embed
@@ -32,13 +37,12 @@ from genin.runtimes.errors import GeninError
 
 Report = Callable[[int, int], bool]  # (done, size) => whether time is up
 SOLVER: Solver = "dpm-solver++"
-SAVE_SECONDS = 300.0  # the file is written whole each time, and a large pool has gigabytes
 
 
 @dataclass(frozen=True)
 class Pool:
-    """`states` (N, S + 1, C, H, W) float16, noise first, final latents last; `x0` (N, S, C, H, W) the guided prediction of
-    the picture made at each state; `timesteps` (S,); row i belongs to caption i of the source."""
+    """`states` (N, S + 1, C, H, W) float16, noise first, final latents last; `x0` (N, S, C, H, W) the guided prediction of the
+    picture made at each state; `timesteps` (S,); row i belongs to caption i of the source. Mapped: to be read only."""
 
     states: Tensor
     x0: Tensor
@@ -114,33 +118,25 @@ class Lesson:
 def build_pool(
     teacher: Guided, source: Source, recipe: PoolRecipe, path: Path, *, fingerprint: str, autocast: Any, report: Report
 ) -> Pool:
-    """Sample (or read, or finish) the pool in `path`. `fingerprint` names the teacher's weights."""
-    key = _key(recipe, source, fingerprint)
-    pool, closed = _read(path, key)
-    done = 0 if pool is None else len(pool)
-    size = done if closed else recipe.size
-    parts_s, parts_x = ([], []) if pool is None else ([pool.states], [pool.x0])
-    timesteps, before, started = (
-        (() if pool is None else pool.timesteps),
-        pool.seconds if pool else 0.0,
-        time.perf_counter(),
-    )
-    saved, last = done, started
+    """Sample (or read, or finish) the pool in `path`; all processes call it together. `fingerprint` names the teacher's weights.
 
-    def pooled() -> Pool:
-        whole = min(len(parts_s), len(parts_x))  # Ctrl-C may fall between the two
-        states, x0 = torch.cat(parts_s[:whole]), torch.cat(parts_x[:whole])
-        return Pool(states, x0, tuple(timesteps), before + time.perf_counter() - started)
+    Errors: GeninError where the disk is full.
+    """
+    parts = PoolParts(path, _key(recipe, source, fingerprint))
+    found, known = parts.whole(), parts.known()
+    wait_for_all()  # nobody samples before all have seen the same
+    closed = found is not None and found.facts.get("closed") == "yes"
+    every = [row for row in range(0 if closed else recipe.size) if row not in known]
+    rank, world = rank_and_world()
+    missing = every[rank::world]
 
-    try:
-        while done < size and not closed:
-            count = min(recipe.batch_size, size - done)
-            captions = source.captions([i % len(source) for i in range(done, done + count)])
+    def sampled() -> Iterator[tuple[list[int], Trajectory]]:
+        for start in range(0, len(missing), recipe.batch_size):
+            rows = missing[start : start + recipe.batch_size]
+            captions = source.captions([row % len(source) for row in rows])
             shape = (teacher.unet.config.in_channels, *(teacher.unet.config.sample_size,) * 2)
-            # Keyed by row, so that batch size and interruptions change nothing.
-            noise = torch.stack(
-                [torch.randn(shape, generator=_generator(recipe.seed, row)) for row in range(done, done + count)]
-            )
+            # Keyed by row, so that batch size, interruptions and the number of processes change nothing.
+            noise = torch.stack([torch.randn(shape, generator=_generator(recipe.seed, row)) for row in rows])
             with autocast():
                 trajectory = teacher.sample(
                     noise.to(teacher.device),
@@ -148,19 +144,25 @@ def build_pool(
                     teacher.process.trailing_timesteps(recipe.teacher_steps),
                     SOLVER,
                 )
-            parts_s.append(trajectory.states.transpose(0, 1).half().cpu())
-            parts_x.append(trajectory.x0.transpose(0, 1).half().cpu())
-            timesteps = trajectory.timesteps
-            done += count
-            closed = report(done, size)
-            if time.perf_counter() - last > SAVE_SECONDS:
-                _write(path, key, pooled(), closed)
-                saved, last = done, time.perf_counter()
-    finally:
-        if done > saved:
-            _write(path, key, pooled(), closed)
-    found = pool if pool is not None and done == len(pool) else pooled()
-    return Pool(found.states[:size], found.x0[:size], found.timesteps, found.seconds)
+            yield rows, trajectory
+
+    done, last = recipe.size - len(every), time.perf_counter()
+    for rows, trajectory in sampled():
+        now = time.perf_counter()
+        states, x0 = trajectory.states.transpose(0, 1), trajectory.x0.transpose(0, 1)
+        parts.add(rows, states, x0, trajectory.timesteps, rank=rank, seconds=now - last)
+        done, last = min(recipe.size, done + len(rows) * world), now
+        if report(done, recipe.size):
+            break
+    wait_for_all()
+    with first_alone():
+        if is_first():
+            parts.merge(recipe.size)
+        whole = parts.whole()
+    if whole is None:
+        raise GeninError("the pool could not be read again", where=path, remedy="run again with --resume")
+    states, x0 = (whole.tensor(name)[: recipe.size] for name in TENSORS)
+    return Pool(states, x0, tuple(json.loads(whole.facts["timesteps"])), float(whole.facts.get("seconds", 0)))
 
 
 def _generator(seed: int, row: int) -> torch.Generator:
@@ -179,38 +181,3 @@ def _key(recipe: PoolRecipe, source: Source, fingerprint: str) -> str:
     return hashlib.sha256(
         json.dumps([pool_settings(recipe), source.digest, fingerprint], sort_keys=True).encode()
     ).hexdigest()
-
-
-def _read(path: Path, key: str) -> tuple[Pool | None, bool]:
-    """The pool in `path` if it is this one, and whether it is closed."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        return None, False
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            if facts.get("key") != key:
-                return None, False
-            tensors = file.get_tensor("states"), file.get_tensor("x0")
-            pool = Pool(*tensors, tuple(json.loads(facts["timesteps"])), float(facts.get("seconds", 0)))
-            return pool, facts.get("closed") == "yes"
-    except (SafetensorError, OSError):  # a pool is only a cache: sample it again
-        return None, False
-
-
-def _write(path: Path, key: str, pool: Pool, closed: bool) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    partial = path.with_suffix(".partial")
-    facts = {"key": key, "timesteps": json.dumps(list(pool.timesteps)), "closed": "yes" if closed else "no"}
-    facts["seconds"] = f"{pool.seconds:.1f}"
-    try:
-        save_file({"states": pool.states.contiguous(), "x0": pool.x0.contiguous()}, partial, metadata=facts)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        reason = " ".join(str(error).split())[:120]
-        remedy = "free some space and run again with --resume; what was saved before is whole"
-        raise GeninError(f"could not save the pool ({reason})", where=path, remedy=remedy) from error

@@ -108,6 +108,10 @@ class TeacherRecipe(Optimisation):
     )
     caption_dropout: float = key(0.1, "share of the captions that are left out, for guidance")
     min_snr_gamma: float = key(0.0, "min-SNR weighting (Hang et al. 2023, arXiv:2303.09556); 0 is off")
+    aspect_buckets: bool = key(
+        False,
+        "wide and tall pictures of a folder keep their shape: an update sees one of a few shapes of about the same area",
+    )
     guidance_scale: float = key(2.0, "of the previews, and the model folder's default")
     images: int = 600_000
     cache_images: int = 60_000
@@ -122,6 +126,10 @@ class FinetuneRecipe(Optimisation):
     train_text_encoder: bool = key(False, "let the text encoder learn, too")
     autoencoder_images: int = key(0, "pictures on which the autoencoder is trained before the UNet")
     caption_dropout: float = key(0.1, "share of the captions that are left out, for guidance")
+    aspect_buckets: bool = key(
+        False,
+        "wide and tall pictures of a folder keep their shape: an update sees one of a few shapes of about the same area",
+    )
     images: int = 60_000
     cache_images: int = 40_000
     lr: float = 1e-4

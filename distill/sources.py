@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +22,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genin.benchmarks.picture_sets import METADATA
+from genin.distill.data_buckets import bucket_of
 from genin.distill.data_tables import SUFFIXES as TABLE_SUFFIXES
 from genin.distill.hub import may_be_on_the_hub
 from genin.runtimes.errors import InputError
 
 BUILTIN_WORLD = "builtin:world"
+CHUNK = 256  # pictures that are made at once
+FEW = 4  # tasks that are sooner done in this process
+AHEAD = 2
+Shape = tuple[int, int]  # (width, height) in pixels
+T = TypeVar("T")
 Split = Literal["train", "val", "test"]
 
 
@@ -128,6 +136,14 @@ class FolderSource:
     def pictures(self, start: int, count: int, size: int) -> NDArray[np.uint8]:
         return np.stack([self.dataset.picture(i % len(self.dataset), size) for i in range(start, start + count)])
 
+    def pictures_of(self, rows: Sequence[int], shape: Shape) -> NDArray[np.uint8]:
+        """These pictures, cut to one (width, height), as (N, height, width, 3)."""
+        return np.stack([self.dataset.picture(row, shape) for row in rows])
+
+    def shapes(self, rows: Sequence[int], size: int, multiple: int) -> list[Shape]:
+        """The aspect buckets that these pictures fall into (`data_buckets`)."""
+        return [bucket_of(self.dataset.size(row), size, multiple) for row in rows]
+
     def captions(self, indices: Sequence[int], epoch: int = 0) -> list[str]:
         return [self.dataset.caption(i) for i in indices]
 
@@ -178,21 +194,61 @@ def _prepare(name: str) -> str:
     return f"genin data prepare {shlex.quote(name)} --out {shlex.quote(str(out))}; then give --data {shlex.quote(str(out))}"
 
 
-def load_pictures(source: Source, count: int, size: int) -> NDArray[np.uint8]:
-    """The first `count` pictures of a source as one uint8 array NHWC, made on all cores."""
+def pictures_at(source: Source, rows: Sequence[int], shape: Shape) -> NDArray[np.uint8]:
+    """Pictures of a source as (N, height, width, 3) uint8; of other shapes than squares where it has files."""
+    if isinstance(rows, range) and rows.step == 1 and shape[0] == shape[1]:
+        return source.pictures(rows.start, len(rows), shape[0])
+    if isinstance(source, FolderSource):
+        return source.pictures_of(rows, shape)
+    return np.concatenate([source.pictures(row, 1, shape[0]) for row in rows])
+
+
+def load_pictures(source: Source, count: int, size: int, folder: Path) -> NDArray[np.uint8]:
+    """The first `count` pictures of a source as one uint8 array NHWC, made on all cores.
+
+    The array is mapped from a file in `folder` that has no name and goes with the process: memory holds as much of it as there is
+    room for, the disk 3·size² bytes a picture (20 GB for 24,000 of 512 px), for every process of a run.
+    """
     count = min(count, len(source))
-    starts = range(0, count, CHUNK)
-    sizes = [min(CHUNK, count - start) for start in starts]
-    workers = min(len(sizes), os.cpu_count() or 1)
-    if workers <= 1 or count < 4 * CHUNK:
-        parts = [source.pictures(start, n, size) for start, n in zip(starts, sizes, strict=True)]
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            parts = list(pool.map(source.pictures, starts, sizes, [size] * len(sizes)))
-    return np.concatenate(parts)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        pictures = np.memmap(file, np.uint8, "w+", shape=(count, size, size, 3))
+    tasks = [(range(start, min(start + CHUNK, count)), (size, size)) for start in range(0, count, CHUNK)]
+    for (rows, _), part in zip(tasks, map_source(pictures_at, source, tasks), strict=True):
+        pictures[rows.start : rows.stop] = part
+    return pictures
 
 
-CHUNK = 256
+def map_source(function: Callable[..., T], source: Source, tasks: Sequence[tuple[Any, ...]]) -> Iterator[T]:
+    """function(source, *task) for each task, in order, on this process's share of the cores. A few are ahead of the one that is
+    taken, no more: results may be large. A few tasks are not worth other processes."""
+    workers = min(len(tasks), max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
+    if workers <= 1 or len(tasks) < FEW:
+        yield from (function(source, *task) for task in tasks)
+        return
+    # The source goes to a worker once: its rows may be millions.
+    pool = ProcessPoolExecutor(workers, initializer=_take_source, initargs=(source,))
+    try:
+        pending: deque[Future[T]] = deque()
+        for task in tasks:
+            pending.append(pool.submit(_with_source, function, task))
+            if len(pending) > workers + AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_source: Source | None = None  # of a worker process
+
+
+def _take_source(source: Source) -> None:
+    global _source
+    _source = source
+
+
+def _with_source(function: Callable[..., T], task: tuple[Any, ...]) -> T:
+    return function(_source, *task)
 
 
 def joined_licences(*licences: str | None) -> str:

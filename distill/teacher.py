@@ -9,9 +9,7 @@ indexes cached latents, and captions are embedded on the fly by the frozen text 
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from genin.benchmarks.model_facts import fingerprint
-from genin.benchmarks.processes import first_alone
 from genin.distill import autoencoder as ae
 from genin.distill.datasets import joined_origins
 from genin.distill.diffusion import TEACHER_SCHEDULER, Denoiser, Process, plain_attention, predict, sample
+from genin.distill.latent_cache import cache_latents, latent_shape
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.previews import save_grid, to_uint8
 from genin.distill.recipe import AutoencoderRecipe, Recipe, TeacherRecipe
@@ -30,22 +28,6 @@ from genin.distill.sources import Source, joined_licences, load_pictures, to_ten
 from genin.distill.text_encoder import embed, train_text_encoder, train_tokenizer
 from genin.distill.training import Training, Update, claim_run
 from genin.runtimes.errors import InputError
-
-SCALE_WITHIN = 4.0  # times unit deviation, or its share, that latents may have
-
-
-@dataclass
-class LatentCache:
-    """Final latents of a source's first pictures, (N, C, H, W) float16, and the statistics they were scaled by."""
-
-    latents: Tensor
-    scaling_factor: float
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def rows(self, indices: Tensor, device: torch.device) -> Tensor:
-        return self.latents[indices.cpu()].to(device).float()
 
 
 def train_teacher(
@@ -165,7 +147,9 @@ def autoencoder_step(
     training: Training, vae: nn.Module, source: Source, settings: AutoencoderRecipe
 ) -> Callable[[Update], dict[str, Tensor]]:
     """One update of the autoencoder on the source's first pictures, which are loaded here, once, if any are still needed."""
-    pictures = load_pictures(source, settings.cache_images, settings.image_size) if training.progress < 1 else None
+    pictures = None
+    if training.progress < 1:
+        pictures = load_pictures(source, settings.cache_images, settings.image_size, training.folder)
 
     def step(update: Update) -> dict[str, Tensor]:
         assert pictures is not None
@@ -226,45 +210,6 @@ def build_unet(recipe: TeacherRecipe, latent_channels: int, latent_size: int, te
     return model
 
 
-def cache_latents(
-    source: Source, vae: Any, count: int, image_size: int, device: torch.device, path: Path
-) -> LatentCache:
-    """Encode a source's first `count` pictures once; kept in `path` beside the checkpoint, keyed by the encoder."""
-    with first_alone():
-        return _cached_latents(source, vae, count, image_size, device, path)
-
-
-def _cached_latents(
-    source: Source, vae: Any, count: int, image_size: int, device: torch.device, path: Path
-) -> LatentCache:
-    weights = float(sum(p.double().abs().sum() for p in vae.parameters()))
-    key = f"{source.digest}-{min(count, len(source))}-{image_size}-{weights:.6f}"
-    if path.is_file():
-        try:
-            stored = torch.load(path, weights_only=True)
-            if stored["key"] == key:
-                return LatentCache(stored["latents"], stored["scaling_factor"])
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError):
-            pass  # cut short: it is only a cache
-    pictures = load_pictures(source, count, image_size)
-    factor = float(vae.config.scaling_factor)
-    cache = LatentCache(ae.encode_pictures(vae, pictures, device), factor)
-    check_scale(cache, path.parent)
-    partial = path.with_suffix(".partial")
-    torch.save({"key": key, "latents": cache.latents, "scaling_factor": factor}, partial)
-    partial.replace(path)
-    return cache
-
-
-def check_scale(cache: LatentCache, where: Path) -> None:
-    """Errors: InputError for latents far from unit deviation, which a schedule would drown in noise or never cover."""
-    deviation = float(cache.latents.float().std())
-    if not 1 / SCALE_WITHIN < deviation < SCALE_WITHIN:
-        what = f"the latents of true pictures deviate by {deviation:.2g}, not by about 1"
-        remedy = f"the autoencoder's scaling_factor is {cache.scaling_factor:g}; set it to {cache.scaling_factor / deviation:.3g}"
-        raise InputError(what, where=where, remedy=remedy)
-
-
 def train_unet(
     source: Source,
     folder: Path,
@@ -281,12 +226,12 @@ def train_unet(
     settings = recipe.teacher
     training = Training(folder, "teacher", settings, minutes=minutes)
     vae, text_encoder = vae.to(training.device), text_encoder.to(training.device)
-    cache = cache_latents(
-        source, vae, settings.cache_images, recipe.autoencoder.image_size, training.device, folder / "latents.pt"
-    )
+    image_size, cached = recipe.autoencoder.image_size, folder / "latents.safetensors"
+    multiple = 2 ** (len(settings.channels) - 1) if settings.aspect_buckets else 0
+    cache = cache_latents(source, vae, settings.cache_images, image_size, training.device, cached, multiple=multiple)
     process = Process(TEACHER_SCHEDULER, training.device)
     torch.manual_seed(settings.seed)
-    channels, size = cache.latents.shape[1], cache.latents.shape[-1]
+    channels, size, _ = latent_shape(vae, image_size, training.device)
     network: Any = build_unet(settings, channels, size, text_encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
     if earlier is not None:
         start_from(network, earlier.unet)
@@ -296,8 +241,8 @@ def train_unet(
         training.resume()
 
     def step(update: Update) -> dict[str, Tensor | float]:
-        indices = update.randint(len(cache))
-        x0, noise = cache.rows(indices, training.device), update.randn(*cache.latents.shape[1:])
+        indices, x0 = cache.draw(update)
+        noise = update.randn(*x0.shape[1:])
         t = update.randint(process.num_train_timesteps)
         dropped = update.rand() < settings.caption_dropout
         captions = source.captions(indices.tolist(), epoch=update.index)

@@ -5,7 +5,7 @@ turns the prediction into a picture, which is noise. What a trained denoiser can
 what it is, its prediction comes nearer to the true picture than any share of x_t does, a guess that has seen no other; read as
 anything else it lies further off than that (whatever the latents' deviation, `tests/test_distillation.py`).
 
-Not here: the scale of latents (`teacher.cache_latents`).
+Not here: the scale of latents (`latent_cache`).
 """
 
 from __future__ import annotations

@@ -82,6 +82,10 @@ class Update:
     def rand(self) -> Tensor:
         return self._rows(torch.rand(self.total, generator=self.generator))
 
+    def one(self, high: int) -> int:
+        """One number below `high` for the whole global batch."""
+        return int(torch.randint(high, (1,), generator=self.generator))
+
     def every(self, period: int) -> Tensor:
         """Which of this process's rows are at a multiple of `period` in the global batch; at least one."""
         places = torch.arange(self.offset, self.offset + self.batch, device=self.device)

@@ -15,6 +15,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from safetensors.torch import load_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from genin.cli import run  # noqa: E402
@@ -277,7 +278,7 @@ def test_without_its_term_the_adversarial_phase_needs_no_discriminator(tiny_mode
     assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(out)]) == 0
     state = torch.load(out / "training" / "adversarial.checkpoint.pt", weights_only=True)
     assert list(state["modules"]) == ["student"]
-    seen = torch.load(out / "training" / "latents.pt", weights_only=True)["latents"]
+    [seen] = load_file(out / "training" / "latents.safetensors").values()
     assert len(seen) == PICTURES  # those that the teacher is tried on, and no more
     info = json.loads((out / "genin.json").read_text(encoding="utf-8"))
     assert list(info["few_step_timesteps"]) == ["3", "1"]  # of the phase that was run, not of those left out

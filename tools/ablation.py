@@ -65,7 +65,7 @@ def run_arm(teacher: Path, student: Path, out: Path, recipe: Recipe, *, from_stu
     """One arm, with the student's pool and encoded pictures; those are never written in place: one file serves all."""
     training = out / "training"
     training.mkdir(parents=True, exist_ok=True)
-    for name in ("pool.safetensors", "latents.pt", "held_out.pt"):
+    for name in ("pool.safetensors", "latents.safetensors", "held_out.safetensors"):
         shared = student / "training" / name
         if shared.is_file() and not (training / name).exists():
             os.link(shared, training / name)
