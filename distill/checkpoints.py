@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor
 
 from genin.distill.recipe import Optimisation, plain
 from genin.runtimes.errors import GeninError, InputError
 
 # How long and how often may change from one run to the next; what was done stays what it was.
 MAY_CHANGE = {"images", "preview_images", "checkpoint_minutes", "cache_images", "compile", "keep_averages"}
+MAY_CHANGE |= {"gradient_checkpointing", "validation_prompts"}
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisation) -> None:
@@ -61,10 +62,10 @@ def no_fit(path: Path, error: Exception) -> InputError:
     return InputError(what, where=path, remedy="use the recipe it was made with, or another --out")
 
 
-def keep_average(path: Path, network: nn.Module) -> None:
-    """A network's weights as they are now, in half precision: a point of a curve, not something to go on from."""
+def keep_average(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Weights as they are now, in half precision: a point of a curve, not something to go on from."""
     partial = path.with_suffix(".partial")
-    save_file({name: value.half().contiguous().cpu() for name, value in network.state_dict().items()}, partial)
+    save_file({name: value.half().contiguous().cpu() for name, value in state.items()}, partial)
     partial.replace(path)
 
 

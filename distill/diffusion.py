@@ -84,13 +84,24 @@ class Process:
         return noise if self.prediction_type == "epsilon" else x0
 
     def min_snr_weight(self, t: Tensor, gamma: float) -> Tensor:
-        """Weight of each sample's loss on v: min(SNR, γ)/(SNR + 1); 1 for γ = 0 (Hang et al. 2023, arXiv:2303.09556)."""
+        """Weight of each sample's loss on what a network of this process predicts: min(SNR, γ)/(SNR + 1) on v, min(SNR, γ)/SNR on
+        ε, min(SNR, γ) on x0, scaled to mean 1 over the schedule; 1 for γ = 0 (Hang et al. 2023, arXiv:2303.09556, eq. 6 to 9).
+
+        `t` (N,) => (N,). The three weigh one and the same prediction alike, up to a constant.
+        """
         if gamma <= 0:
             return torch.ones_like(t, dtype=torch.float32)
         alpha, sigma = (part.flatten() for part in self.alpha_sigma(t))
-        # SNR + 1 = 1/σ², so the weight is min(α², γσ²), scaled to mean about 1 by the schedule's own share.
-        weight = torch.minimum(alpha.square(), gamma * sigma.square())
-        return weight / torch.minimum(self.alphas.square(), gamma * self.sigmas.square()).mean()
+        mean = self._min_snr(self.alphas.square(), self.sigmas.square(), gamma).mean()
+        return self._min_snr(alpha.square(), sigma.square(), gamma) / mean
+
+    def _min_snr(self, signal: Tensor, noise: Tensor, gamma: float) -> Tensor:
+        """The weights of α² = `signal` and σ² = `noise`, with SNR = α²/σ² and SNR + 1 = 1/σ², so that neither end divides by 0."""
+        if self.prediction_type == "v_prediction":
+            return torch.minimum(signal, gamma * noise)
+        if self.prediction_type == "epsilon":
+            return torch.clamp(gamma * noise / signal.clamp_min(1e-12), max=1.0)
+        return torch.clamp(signal / noise.clamp_min(1e-12), max=gamma)
 
     def to_x0_eps(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Network output → (x0, ε), in float32 whatever the network computed in."""

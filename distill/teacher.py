@@ -31,6 +31,11 @@ from genin.distill.text_encoder import embed, train_text_encoder, train_tokenize
 from genin.distill.training import Training, Update, claim_run
 from genin.runtimes.errors import InputError
 
+LARGE = 32  # a side of latents beyond which a few pictures fill the memory
+PREVIEWS, LARGE_PREVIEWS = (
+    20,
+    4,
+)  # captions that a grid shows; of large pictures, and how many of those are drawn at once
 SCALE_WITHIN = 4.0  # times unit deviation, or its share, that latents may have
 
 
@@ -312,53 +317,50 @@ def train_unet(
         norm = training.optimise("unet", loss)
         return {"loss": loss.detach(), "grad_norm": norm}
 
+    shown = source.captions(range(min(PREVIEWS, len(source))))
+
     def preview(path: Path) -> None:
+        with torch.no_grad():
+            text, empty = (embed(text_encoder, tokenizer, texts, training.device) for texts in (shown, [""]))
         average = training.average_of("unet")
-        draw = teacher_preview(
-            source, training, process, vae, tokenizer, text_encoder, average, settings.guidance_scale
-        )
-        draw(path)
+        teacher_preview(training, process, vae, average, text, empty, settings.guidance_scale, path)
 
     training.run(step, preview)
     return training.average_of("unet").requires_grad_(False).eval(), training.images_seen
 
 
 def teacher_preview(
-    source: Source,
     training: Training,
     process: Process,
     vae: Any,
-    tokenizer: Any,
-    text_encoder: nn.Module,
     unet: Any,
+    text: Tensor,
+    empty: Tensor,
     guidance_scale: float,
+    path: Path,
     *,
-    count: int = 20,
     steps: int = 20,
-) -> Callable[[Path], None]:
-    """A grid writer: fixed captions and noise, so that successive grids show the same pictures getting better."""
-    count = min(count, len(source))
-    with torch.no_grad():
-        text = embed(text_encoder, tokenizer, source.captions(range(count)), training.device)
-        empty = embed(text_encoder, tokenizer, [""], training.device)
-
-    def preview(path: Path) -> None:
-        shape = (count, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(training.device)
+) -> None:
+    """Write a grid of two rows: the guided pictures of `text` (N, L, D), of fixed noise, so that successive grids show the same
+    pictures getting better. `empty` (1, L, D) are the empty caption's states."""
+    count, side = len(text), unet.config.sample_size
+    at_once = count if side <= LARGE else LARGE_PREVIEWS
+    noise = torch.randn(count, unet.config.in_channels, side, side, generator=torch.Generator().manual_seed(1))
+    images = []
+    for start in range(0, count, at_once):
+        rows = slice(start, start + at_once)
         with training.autocast():
             latents = sample(
                 unet,
                 process,
-                noise,
-                text,
+                noise[rows].to(training.device),
+                text[rows],
                 timesteps=process.trailing_timesteps(steps),
                 empty=empty,
                 guidance_scale=guidance_scale,
             ).states[-1]
             with torch.no_grad():
-                images = ae.decode(vae, latents.float())
-        pictures = to_uint8(images.float().cpu().numpy())
-        half = -(-count // 2)
-        save_grid([part for part in (pictures[:half], pictures[half:]) if len(part)], path, scale=3)
-
-    return preview
+                images.append(ae.decode(vae, latents.float()).float().cpu())
+    pictures = to_uint8(torch.cat(images).numpy())
+    half = -(-count // 2)
+    save_grid([row for row in (pictures[:half], pictures[half:]) if len(row)], path, scale=3 if side <= LARGE else 1)
