@@ -25,8 +25,16 @@ from genin.distill.recipe import Optimisation, plain
 from genin.runtimes.errors import GeninError, InputError
 
 # How long and how often may change from one run to the next; what was done stays what it was.
-MAY_CHANGE = {"images", "preview_images", "checkpoint_minutes", "cache_images", "compile", "keep_averages"}
-MAY_CHANGE |= {"gradient_checkpointing", "validation_prompts"}
+MAY_CHANGE = {
+    "images",
+    "preview_images",
+    "checkpoint_minutes",
+    "cache_images",
+    "compile",
+    "keep_averages",
+    "gradient_checkpointing",
+    "validation_prompts",
+}
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisation) -> None:

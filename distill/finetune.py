@@ -13,7 +13,8 @@ checkpoint is told (`held_out`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,15 @@ from genin.distill.pool import Guided
 from genin.distill.processes import is_first, wait_for_all
 from genin.distill.recipe import AutoencoderRecipe, FinetuneRecipe, Recipe
 from genin.distill.sources import Source, joined_licences
-from genin.distill.teacher import LARGE, LARGE_PREVIEWS, PREVIEWS, autoencoder_step, cache_latents, teacher_preview
+from genin.distill.teacher import (
+    LARGE,
+    LARGE_PREVIEWS,
+    PREVIEWS,
+    LatentCache,
+    autoencoder_step,
+    cache_latents,
+    teacher_preview,
+)
 from genin.distill.teacher_check import check_family, check_prediction_type, check_schedule
 from genin.distill.text_cache import TextCache
 from genin.distill.text_encoder import embed, tokenize
@@ -128,30 +137,15 @@ def finetune_teacher(
     if resume:
         training.resume()
 
-    def step(update: Update) -> dict[str, Tensor | float]:
-        rows = update.randint(len(cache))
-        x0, noise = cache.rows(rows, training.device), update.randn(*cache.latents.shape[1:])
-        t, dropped = update.randint(process.num_train_timesteps), update.rand() < settings.caption_dropout
-        captions = source.captions(rows.tolist(), epoch=update.index)
-        captions = ["" if drop else text for drop, text in zip(dropped.tolist(), captions, strict=True)]
-        if settings.noise_offset > 0:  # drawn last: all else is as it is without
-            noise = noise + settings.noise_offset * update.randn(cache.latents.shape[1], 1, 1)
-        with training.autocast():
-            predicted = network(process.add_noise(x0, noise, t), t, texts.read(captions))
-        error = (predicted.float() - process.target(x0, noise, t)).square().mean(dim=(1, 2, 3))
-        loss = (error * process.min_snr_weight(t, settings.min_snr_gamma)).mean()
-        return {"loss": loss.detach(), "grad_norm": training.optimise("denoiser", loss)}
-
     def preview(path: Path) -> None:
         average: Any = training.average_of("denoiser")
         text, empty = (texts.states(average, captions) for captions in (shown, [""]))
         teacher_preview(training, process, model.vae, average.unet, text, empty, guided.guidance_scale, path)
 
     look = None if held_out is None or training.progress >= 1 else looking(training, guided, held_out, texts)
-    training.run(step, preview, look)
+    training.run(tuning_step(training, network, process, cache, source, texts), preview, look)
     tuned: Any = training.best_of("denoiser").requires_grad_(False).eval()
     unet, text_encoder = tuned.unet, model.text_encoder if tuned.text_encoder is None else tuned.text_encoder
-    model.info = with_loras(model.info, loras)
     if rank:
         if is_first():
             save_adapters(
@@ -161,20 +155,7 @@ def finetune_teacher(
         # Into the weights as they came: those under adapters may have been kept in fewer bits.
         merged = open_base(base, [*loras, Lora(out / FILE)])
         unet, text_encoder = merged.unet, merged.text_encoder
-    info = {
-        **{key: value for key, value in model.info.items() if key != "name"},
-        "kind": "teacher",
-        "parent": str(model.info.get("name") or base.name),
-        "data": source.name,
-        "licence": joined_licences(source.licence, model.info.get("licence", "unknown")),
-        "origins": joined_origins(source.origins, model.info.get("origins", ())),
-        "guidance": "free",
-        "guidance_scale": guided.guidance_scale,
-        "image_size": model.image_size,
-        "images_seen": training.images_seen,
-        "recipe": {"finetune": {**recipe.as_dict()["finetune"], "lora_rank": rank}, "base": model.info.get("recipe")},
-        "metrics": {},
-    }
+    info = tuned_info(model, base, source, recipe, rank, guided.guidance_scale, training.images_seen)
     result = ModelFolder(out, model.tokenizer, text_encoder, unet, model.vae, model.scheduler_config, info)
     save_model_folder(result, out)
     return result
@@ -183,29 +164,44 @@ def finetune_teacher(
 def merge_teacher(base: Path, loras: Sequence[Lora], out: Path) -> ModelFolder:
     """Write the model folder `base` with `loras` merged into it to `out`. Errors: InputError as for tuning."""
     model = open_base(base, loras)
-    info = {**with_loras(model.info, loras), "parent": str(model.info.get("name") or base.name), "metrics": {}}
+    info = {**model.info, "parent": str(model.info.get("name") or base.name), "metrics": {}}
     result = replace(model, path=out, info={key: value for key, value in info.items() if key != "name"})
     save_model_folder(result, out)
     return result
 
 
 def open_base(base: Path, loras: Sequence[Lora]) -> ModelFolder:
-    """A model folder that can be tuned, in fp32, with `loras` merged into it."""
+    """A model folder that can be tuned, in fp32, with `loras` merged into it: `info` names them. Their files do not say under
+    which licence they are, so that its own is joined by "unknown"."""
     model = load_model_folder(base)
     check_family(model)
     check_schedule(Process(model.scheduler_config), base / "scheduler")
     for lora in loras:
         merge_lora(model, lora)
+    if loras:
+        model.info["merged_loras"] = [*model.info.get("merged_loras", ()), *map(str, loras)]
+        model.info["licence"] = joined_licences(model.info.get("licence", "unknown"), "unknown")
     return model
 
 
-def with_loras(info: Mapping[str, Any], loras: Sequence[Lora]) -> dict[str, Any]:
-    """What a folder says of itself, and which LoRAs were merged into it. Their files do not say under which licence they are, so
-    that its own is joined by "unknown"."""
-    if not loras:
-        return dict(info)
-    merged = [*info.get("merged_loras", ()), *map(str, loras)]
-    return {**info, "merged_loras": merged, "licence": joined_licences(info.get("licence", "unknown"), "unknown")}
+def tuned_info(
+    model: ModelFolder, base: Path, source: Source, recipe: Recipe, rank: int, guidance_scale: float, images_seen: int
+) -> dict[str, Any]:
+    """What the tuned folder says of itself: what it was made from, and how."""
+    return {
+        **{key: value for key, value in model.info.items() if key != "name"},
+        "kind": "teacher",
+        "parent": str(model.info.get("name") or base.name),
+        "data": source.name,
+        "licence": joined_licences(source.licence, model.info.get("licence", "unknown")),
+        "origins": joined_origins(source.origins, model.info.get("origins", ())),
+        "guidance": "free",
+        "guidance_scale": guidance_scale,
+        "image_size": model.image_size,
+        "images_seen": images_seen,
+        "recipe": {"finetune": {**recipe.as_dict()["finetune"], "lora_rank": rank}, "base": model.info.get("recipe")},
+        "metrics": {},
+    }
 
 
 def as_guided(model: ModelFolder, device: torch.device) -> Guided:
@@ -231,6 +227,11 @@ def hold_out(
     if latents is None:
         return None
     encoder: Any = shared_copy(guided.unet, guided.unet.parameters()) if adapted else encoder_of(guided.unet)
+    if settings.mixed_precision == "bf16" and not adapted:
+        lower_frozen(encoder)  # looks are taken under autocast: the same features
+    if training.device.type == "cpu" and model.latent_size > LARGE:
+        says = f"a look at {count} held-out pictures of {model.image_size} px takes hours on a CPU; held_out_images: 0 has none"
+        warnings.warn(says, stacklevel=1)
     with training.autocast():
         return HeldOutPictures.seen_by(replace(guided, unet=encoder), val.captions(range(count)), latents)
 
@@ -275,6 +276,29 @@ def prepare(model: ModelFolder, settings: FinetuneRecipe, rank: int, texts: Text
         if text:
             model.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
     return Denoiser(model.unet, model.text_encoder if texts.table is None else None, train_text=text)
+
+
+def tuning_step(
+    training: Training, network: nn.Module, process: Process, cache: LatentCache, source: Source, texts: Texts
+) -> Callable[[Update], dict[str, Tensor | float]]:
+    """One update: w(t)·‖prediction − target‖² at a timestep of each picture's own, w by min-SNR where asked."""
+    settings: Any = training.settings
+
+    def step(update: Update) -> dict[str, Tensor | float]:
+        rows = update.randint(len(cache))
+        x0, noise = cache.rows(rows, training.device), update.randn(*cache.latents.shape[1:])
+        t, dropped = update.randint(process.num_train_timesteps), update.rand() < settings.caption_dropout
+        captions = source.captions(rows.tolist(), epoch=update.index)
+        captions = ["" if drop else text for drop, text in zip(dropped.tolist(), captions, strict=True)]
+        if settings.noise_offset > 0:  # drawn last: all else is as it is without
+            noise = noise + settings.noise_offset * update.randn(cache.latents.shape[1], 1, 1)
+        with training.autocast():
+            predicted = network(process.add_noise(x0, noise, t), t, texts.read(captions))
+        error = (predicted.float() - process.target(x0, noise, t)).square().mean(dim=(1, 2, 3))
+        loss = (error * process.min_snr_weight(t, settings.min_snr_gamma)).mean()
+        return {"loss": loss.detach(), "grad_norm": training.optimise("denoiser", loss)}
+
+    return step
 
 
 def looking(training: Training, guided: Guided, held_out: HeldOutPictures, texts: Texts) -> Validate:

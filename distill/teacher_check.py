@@ -54,8 +54,10 @@ def check_family(model: ModelFolder) -> None:
         if count != vae["latent_channels"]:
             what = f"the UNet {does} {count} channels, the autoencoder's latents have {vae['latent_channels']}"
             raise InputError(f"{what} (inpainting, editing?)", where=where / "unet", remedy=remedy)
-    if "FlowMatch" in scheduler:
-        raise InputError(f"the scheduler is a '{scheduler}'", where=where / "scheduler", remedy=remedy)
+    predicts = model.scheduler_config.get("prediction_type", "epsilon")
+    if "FlowMatch" in scheduler or predicts not in get_args(PredictionType):
+        what = f"the scheduler is a '{scheduler}' of prediction type '{predicts}'"
+        raise InputError(what, where=where / "scheduler", remedy=remedy)
     width, said = unet["cross_attention_dim"], model.text_encoder.config.hidden_size
     if width != said:
         raise InputError(f"the UNet reads texts of width {width}, the encoder's are {said}", where=where, remedy=remedy)

@@ -28,7 +28,8 @@ def write_pictures(folder: Path, count: int = 24, *, val: int = 0, size: int = 6
 
 
 def with_random_unet(fixture: Path, out: Path) -> Path:
-    """A copy of a diffusers folder whose UNet has a config only, with random weights for it."""
+    """A copy of a diffusers folder whose UNet has a config only, with random weights for it; and with latents of unit deviation,
+    which those of the fixture's random autoencoder are not."""
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -36,7 +37,11 @@ def with_random_unet(fixture: Path, out: Path) -> Path:
         if part.is_dir() and part.name != "unet":
             out.mkdir(exist_ok=True)
             shutil.copytree(part, out / part.name)
+            (out / part.name).chmod(0o755)
     shutil.copyfile(fixture / "model_index.json", out / "model_index.json")
+    config = json.loads((fixture / "vae" / "config.json").read_text())
+    (out / "vae" / "config.json").unlink()  # copies of read-only files
+    (out / "vae" / "config.json").write_text(json.dumps({**config, "scaling_factor": 3.95}))
     torch.manual_seed(0)
     UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(fixture / "unet")).save_pretrained(out / "unet")
     return out
