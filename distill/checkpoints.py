@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor
 
 from genin.distill.recipe import Optimisation, plain
 from genin.runtimes.errors import GeninError, InputError
@@ -33,6 +33,7 @@ MAY_CHANGE = {
     "compile",
     "keep_averages",
     "gradient_checkpointing",
+    "validation_prompts",
 }
 
 
@@ -69,10 +70,10 @@ def no_fit(path: Path, error: Exception) -> InputError:
     return InputError(what, where=path, remedy="use the recipe it was made with, or another --out")
 
 
-def keep_average(path: Path, network: nn.Module) -> None:
-    """A network's weights as they are now, in half precision: a point of a curve, not something to go on from."""
+def keep_average(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Weights as they are now, in half precision: a point of a curve, not something to go on from."""
     partial = path.with_suffix(".partial")
-    save_file({name: value.half().contiguous().cpu() for name, value in network.state_dict().items()}, partial)
+    save_file({name: value.half().contiguous().cpu() for name, value in state.items()}, partial)
     partial.replace(path)
 
 

@@ -1,4 +1,4 @@
-"""`genin teacher train`, `genin teacher finetune` and `genin distill`.
+"""`genin teacher train`, `genin teacher finetune`, `genin teacher merge` and `genin distill`.
 
 Each writes a model folder; its training state (checkpoints, logs, curves, pictures) lies in `OUT/training/`.
 
@@ -83,6 +83,10 @@ def teacher_train_command(
 @click.option(
     "--lora", "lora_rank", type=click.IntRange(1, 256), help="Tune low-rank adapters of this rank, then merge."
 )
+@click.option(
+    "--load-lora", "loras", multiple=True, help="LoRA to merge into the base first: FILE or FOLDER, :SCALE. Repeatable."
+)
+@click.option("--prompts", type=FILE, help="Text file of what the grids of samples show, one prompt a line.")
 @training_options
 @click.pass_context
 def teacher_finetune_command(
@@ -90,17 +94,28 @@ def teacher_finetune_command(
     data: str,
     base: str,
     lora_rank: int | None,
+    loras: tuple[str, ...],
+    prompts: Path | None,
     out: Path | None,
     recipe_file: Path | None,
     resume: bool,
     minutes: float | None,
     as_json: bool,
 ) -> None:
-    """Tune an existing teacher on your pictures: the whole UNet, or low-rank adapters that are merged into it."""
+    """Tune an existing teacher on your pictures: the whole UNet, or low-rank adapters that are merged into it.
+
+    The base is the built-in teacher or any model of the Stable Diffusion 1.x or 2.x family. Adapters are written to
+    OUT/pytorch_lora_weights.safetensors, too, for whatever else reads LoRAs.
+    """
+    from genin.benchmarks.prompts import read_prompts
     from genin.distill.finetune import finetune_teacher
+    from genin.distill.lora import lora_of
     from genin.distill.recipe import load_recipe
 
     recipe, started = load_recipe(recipe_file), time.perf_counter()
+    if prompts is not None:
+        shown = dataclasses.replace(recipe.finetune, validation_prompts=tuple(read_prompts(prompts)))
+        recipe = dataclasses.replace(recipe, finetune=shown)
     with _output(out, resume) as target:
         finetune_teacher(
             model_path(ctx.obj, base),
@@ -108,10 +123,30 @@ def teacher_finetune_command(
             target,
             recipe,
             lora_rank=lora_rank,
+            loras=[lora_of(lora) for lora in loras],
             resume=resume,
             minutes=minutes,
         )
     _report({"out": str(target), "base": base, "seconds": round(time.perf_counter() - started, 1)}, as_json)
+
+
+@click.command("merge", epilog="Example: genin teacher merge my-model --lora style.safetensors:0.8 --out styled")
+@click.argument("base")
+@click.option("--lora", "loras", multiple=True, required=True, help="FILE or FOLDER, :SCALE. Repeatable.")
+@click.option("--out", type=FILE, help="Model folder to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.pass_context
+def teacher_merge_command(
+    ctx: click.Context, base: str, loras: tuple[str, ...], out: Path | None, as_json: bool
+) -> None:
+    """Merge LoRAs into the teacher BASE (folder, hub name or built-in name): diffusers' and kohya's .safetensors."""
+    from genin.distill.finetune import merge_teacher
+    from genin.distill.lora import lora_of
+
+    chosen = [lora_of(lora) for lora in loras]
+    with _output(out, resume=False) as target:
+        merge_teacher(model_path(ctx.obj, base), chosen, target)
+    _report({"out": str(target), "base": base, "merged": ", ".join(map(str, chosen))}, as_json)
 
 
 @click.command("distill", epilog="Example: genin distill --data builtin:world --student bk-small-narrow --out student")

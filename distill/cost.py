@@ -141,7 +141,7 @@ Parts = dict[str, int]  # what => bytes
 
 def network_parts(settings: Optimisation, trained: int, *, kept: int, name: str) -> Parts:
     """Of `trained` weights that learn: themselves, gradients, moments, and `kept` copies (averages, the best of them)."""
-    moments = MOMENTS[getattr(settings, "optimizer", "adamw")]
+    moments = MOMENTS[settings.optimizer]
     parts = {name: FP32 * trained, f"{name}'s gradients": FP32 * trained, f"{name}'s moments": moments * trained}
     return parts | ({f"{name}'s averages": FP32 * trained * kept} if kept else {})
 
@@ -185,9 +185,9 @@ def finetune_memory(
 ) -> Parts:
     """The same of tuning a teacher: whole (`rank` 0) or by adapters."""
     batch, mixed = max(1, settings.batch_size // processes), settings.mixed_precision == "bf16"
-    checkpointing = bool(getattr(settings, "gradient_checkpointing", False))
+    checkpointing = settings.gradient_checkpointing
     trained = lora_parameters(teacher, rank) if rank else teacher.parameters
-    frozen = BF16 if rank and getattr(settings, "frozen_precision", "no") == "bf16" else FP32
+    frozen = BF16 if rank and settings.frozen_precision == settings.mixed_precision == "bf16" else FP32
     parts = {"frozen teacher": frozen * teacher.parameters} if rank else {}
     side, channels = dict(teacher.config)["sample_size"], dict(teacher.config)["in_channels"]
     return {
@@ -262,7 +262,7 @@ def distill_flop(phase: str, recipe: Recipe, teacher: Unet, student: Unet) -> fl
 
 def finetune_flop(settings: FinetuneRecipe, teacher: Unet, rank: int) -> float:
     """Floating-point operations of an update for one picture."""
-    update = PASSES[bool(getattr(settings, "gradient_checkpointing", False))]
+    update = PASSES[settings.gradient_checkpointing]
     return 2.0 * teacher.macs * (update - 1 if rank else update)
 
 
@@ -275,6 +275,7 @@ def distill_options(phase: str, recipe: Recipe) -> dict[str, dict[str, Any]]:
     changes: dict[str, dict[str, Any]] = {
         f"{phase}.gradient_checkpointing: true": {"gradient_checkpointing": True},
         f"{phase}.batch_size: {max(1, settings.batch_size // 2)}": {"batch_size": max(1, settings.batch_size // 2)},
+        f"{phase}.optimizer: adamw8bit": {"optimizer": "adamw8bit"},
         f"{phase}.ema_decays: [{settings.ema_decays[0]:g}]": {"ema_decays": settings.ema_decays[:1]},
     }
     if isinstance(settings, AdversarialRecipe) and settings.matching_weight > 0 and not settings.fake_score_rank:
@@ -283,6 +284,18 @@ def distill_options(phase: str, recipe: Recipe) -> dict[str, dict[str, Any]]:
     if settings.mixed_precision == "bf16":
         options["pool.teacher_precision: bf16"] = {"pool": replace(recipe.pool, teacher_precision="bf16")}
     return options
+
+
+def finetune_options(settings: FinetuneRecipe, rank: int) -> dict[str, dict[str, Any]]:
+    """The same of tuning: the settings it changes; `lora_rank` stands for the rank that was asked for."""
+    half = max(1, settings.batch_size // 2)
+    options: dict[str, dict[str, Any]] = {
+        "finetune.gradient_checkpointing: true": {"gradient_checkpointing": True},
+        f"finetune.batch_size: {half}": {"batch_size": half},
+        "finetune.optimizer: adamw8bit": {"optimizer": "adamw8bit"},
+        f"finetune.ema_decays: [{settings.ema_decays[0]:g}]": {"ema_decays": settings.ema_decays[:1]},
+    }
+    return options if rank else {**options, "--lora 16": {"lora_rank": 16}}
 
 
 def advice(settings: Any, options: Mapping[str, Mapping[str, Any]], memory: Callable[[Any], Parts]) -> Sequence[str]:

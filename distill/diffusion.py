@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -83,13 +84,24 @@ class Process:
         return prediction_of(self.prediction_type, x0, noise, *self.alpha_sigma(t))
 
     def min_snr_weight(self, t: Tensor, gamma: float) -> Tensor:
-        """Weight of each sample's loss on v: min(SNR, γ)/(SNR + 1); 1 for γ = 0 (Hang et al. 2023, arXiv:2303.09556)."""
+        """Weight of each sample's loss on what a network of this process predicts: min(SNR, γ)/(SNR + 1) on v, min(SNR, γ)/SNR on
+        ε, min(SNR, γ) on x0, scaled to mean 1 over the schedule; 1 for γ = 0 (Hang et al. 2023, arXiv:2303.09556, eq. 6 to 9).
+
+        `t` (N,) => (N,). The three weigh one and the same prediction alike, up to a constant.
+        """
         if gamma <= 0:
             return torch.ones_like(t, dtype=torch.float32)
         alpha, sigma = (part.flatten() for part in self.alpha_sigma(t))
-        # SNR + 1 = 1/σ², so the weight is min(α², γσ²), scaled to mean about 1 by the schedule's own share.
-        weight = torch.minimum(alpha.square(), gamma * sigma.square())
-        return weight / torch.minimum(self.alphas.square(), gamma * self.sigmas.square()).mean()
+        mean = self._min_snr(self.alphas.square(), self.sigmas.square(), gamma).mean()
+        return self._min_snr(alpha.square(), sigma.square(), gamma) / mean
+
+    def _min_snr(self, signal: Tensor, noise: Tensor, gamma: float) -> Tensor:
+        """The weights of α² = `signal` and σ² = `noise`, with SNR = α²/σ² and SNR + 1 = 1/σ², so that neither end divides by 0."""
+        if self.prediction_type == "v_prediction":
+            return torch.minimum(signal, gamma * noise)
+        if self.prediction_type == "epsilon":
+            return torch.clamp(gamma * noise / signal.clamp_min(1e-12), max=1.0)
+        return torch.clamp(signal / noise.clamp_min(1e-12), max=gamma)
 
     def to_x0_eps(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Network output → (x0, ε), in float32 whatever the network computed in."""
@@ -171,12 +183,17 @@ class _ByLength:
 
 
 def predict(unet: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-    """One forward pass of a diffusers UNet: x_t (N,C,H,W), t (N,), text (N,L,D) => prediction (N,C,H,W). Weights that are kept in
-    half precision are given inputs of theirs."""
-    weight = next(unet.parameters(), x_t)
-    if weight.dtype in (torch.bfloat16, torch.float16):
-        x_t, text = x_t.to(weight.dtype), text.to(weight.dtype)
-    return cast(Tensor, unet(x_t, t, encoder_hidden_states=text, return_dict=False)[0])
+    """One forward pass of a diffusers UNet: x_t (N,C,H,W), t (N,), text (N,L,D) => prediction (N,C,H,W)."""
+    with as_kept(unet, x_t.device):
+        return cast(Tensor, unet(x_t, t, encoder_hidden_states=text, return_dict=False)[0])
+
+
+def as_kept(unet: nn.Module, device: torch.device) -> AbstractContextManager[Any]:
+    """Weights that are kept in bf16 (`lora.lower_frozen`) are computed with under autocast, wherever that is."""
+    weight = next(unet.parameters(), None)
+    if weight is None or weight.dtype != torch.bfloat16:
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def guided_predict(unet: nn.Module, x_t: Tensor, t: Tensor, text: Tensor, empty: Tensor, scale: float) -> Tensor:

@@ -30,6 +30,7 @@ from genin.distill.diffusion import Denoiser, Process, plain_attention, student_
 from genin.distill.held_out import HeldOut
 from genin.distill.host import check_memory, out_of_memory
 from genin.distill.latent_cache import cache_latents
+from genin.distill.lora import lower_frozen
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.objective import Frozen, load_frozen, terms_of
 from genin.distill.phases import prune_step, steps_step, student_preview
@@ -95,7 +96,7 @@ def distill(
     unet, _ = build_student(model.unet, pruning_of(recipe.student))
     kept = kept_channels(model.unet, unet)
     if recipe.pool.teacher_precision == "bf16":
-        model.unet.to(torch.bfloat16)
+        lower_frozen(model.unet)
     earlier = None if init is None else take_weights(unet, init, str(recipe.student))
     if earlier is not None and not earlier.cut:
         recipe = replace(recipe, prune=replace(recipe.prune, images=0))

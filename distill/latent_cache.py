@@ -67,6 +67,13 @@ class LatentCache:
         [bucket] = self.buckets
         return bucket.latents
 
+    def first(self, count: int) -> tuple[list[int], Tensor]:
+        """Places in the source and latents of a few pictures of one shape, the commonest."""
+        bucket = max(self.buckets, key=lambda bucket: len(bucket.latents))
+        latents = bucket.latents[:count]
+        rows = range(len(latents)) if bucket.rows is None else bucket.rows[:count].tolist()
+        return list(rows), latents
+
     def draw(self, update: Update) -> tuple[Tensor, Tensor]:
         """This process's part of the global batch: places in the source (B,) and latents (B, C, h, w), float, both on the update's
         device. All of a global batch are of one shape, chosen by its share of the pictures."""

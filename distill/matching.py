@@ -12,19 +12,18 @@ Not here: the loss as a function of tensors (`losses.distribution_matching`).
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genin.distill.diffusion import predict
+from genin.distill.lora import add_adapters
 from genin.distill.losses import distribution_matching
 from genin.distill.pool import Guided
-from genin.distill.training import Training, Update
+from genin.distill.training import Training, Update, shared_copy
 
-LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 # Shares of the schedule between which pictures are noised: at its ends one of the two sees nothing to judge (DMD, appendix).
 LOWEST, HIGHEST = 0.02, 0.98
 
@@ -35,15 +34,12 @@ def low_rank_copy(unet: Any, rank: int) -> nn.Module:
 
     DMD2's fake score of an SD-1.5 is another 860 M weights with their optimiser, 14 GB; of rank 32 it is 6 M.
     """
-    from peft import LoraConfig
-
-    shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
-    copied = copy.deepcopy(unet, shared)
-    copied.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS)))
+    copied = shared_copy(unet, unet.parameters())
+    add_adapters(copied, "unet", rank)
     for name, parameter in copied.named_parameters():
         if is_adapter(name):
             parameter.data = parameter.data.float()
-    return cast(nn.Module, copied)
+    return copied
 
 
 def is_adapter(name: str) -> bool:

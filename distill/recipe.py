@@ -39,6 +39,10 @@ class Optimisation:
     batch_size: int = key(64, "captioned pictures in an update, over all processes")
     images: int = key(200_000, "pictures seen before the training ends; 0 leaves a phase out")
     lr: float = key(5e-4, "peak learning rate of AdamW")
+    optimizer: str = key(
+        "adamw",
+        '"adamw", or "adamw8bit": its moments in 8 bits (Dettmers et al. 2022, arXiv:2110.02861), by bitsandbytes',
+    )
     lr_warmup_images: int = key(
         6_400, "pictures over which the rate rises to its peak (a twentieth of the run at most)"
     )
@@ -123,12 +127,35 @@ class FinetuneRecipe(Optimisation):
     """Tuning a teacher on new pictures."""
 
     lora_rank: int = key(0, "tune low-rank adapters of this rank and merge them; 0 tunes the whole UNet")
-    train_text_encoder: bool = key(False, "let the text encoder learn, too")
+    train_text_encoder: bool = key(False, "let the text encoder learn, too: by adapters, where the UNet does")
     autoencoder_images: int = key(0, "pictures on which the autoencoder is trained before the UNet")
     caption_dropout: float = key(0.1, "share of the captions that are left out, for guidance")
     aspect_buckets: bool = key(
         False,
         "wide and tall pictures of a folder keep their shape: an update sees one of a few shapes of about the same area",
+    )
+    min_snr_gamma: float = key(0.0, "min-SNR weighting (Hang et al. 2023, arXiv:2303.09556), 5 in the paper; 0 is off")
+    noise_offset: float = key(
+        0.0,
+        "deviation of a constant a picture and channel that is added to the noise, for darker darks (Guttenberg 2023, "
+        "crosslabs.org/blog/diffusion-with-offset-noise), 0.1 there; 0 is off",
+    )
+    cache_texts: bool = key(
+        True,
+        "embed each caption once, where the text encoder is frozen and captions stay as they are (a dataset folder's); it then "
+        "leaves the device",
+    )
+    gradient_checkpointing: bool = key(False, CHECKPOINTING)
+    frozen_precision: str = key(
+        "bf16",
+        'of the weights that adapters stand beside, in training: "bf16" (the same bits under mixed_precision bf16, and half '
+        'the memory; without that it has no effect) or "no"',
+    )
+    validation_prompts: tuple[str, ...] = key((), "what the grids of samples show; empty: the first captions")
+    held_out_images: int = key(
+        64,
+        "captions of the val split, where it has so many, that are drawn in 8 guided steps at every grid of samples, to choose the "
+        "best checkpoint by; 0 for none",
     )
     images: int = 60_000
     cache_images: int = 40_000
@@ -313,9 +340,14 @@ class Recipe:
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "mixed_precision": ("bf16", "no"),
     "teacher_precision": ("bf16", "no"),
+    "optimizer": ("adamw", "adamw8bit"),
+    "frozen_precision": ("bf16", "no"),
     "perceptual_features": ("teacher", "lpips"),
     "discriminator": ("teacher", "dinov2"),
 }
+
+# Lists that may hold nothing.
+MAY_BE_EMPTY = {"validation_prompts"}
 
 # Smallest and largest value of the settings that have one, by name, in whatever section. Others are at least 0.
 LIMITS: Mapping[str, tuple[float, float]] = {
@@ -402,7 +434,7 @@ def _within(key: str, value: Any, name: str, path: Path) -> Any:
         raise InputError(f"'{name}' must be {allowed}, not {value!r}", where=path)
     low, high = LIMITS.get(key, (0, float("inf")))
     numbers = value if isinstance(value, tuple) else (value,)
-    if isinstance(value, tuple) and not value:
+    if isinstance(value, tuple) and not value and key not in MAY_BE_EMPTY:
         raise InputError(f"'{name}' is empty", where=path)
     for number in numbers:
         if isinstance(number, (int, float)) and not low <= number <= high:

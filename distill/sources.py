@@ -44,6 +44,7 @@ class Source(Protocol):
     licence: str
     origins: Sequence[Mapping[str, Any]]  # whose pictures they are: `datasets.origins_of`
     digest: str  # of what it holds: other pictures or captions, another digest
+    rephrases: bool  # whether captions of later epochs say the same in other words
 
     def __len__(self) -> int: ...
 
@@ -66,6 +67,7 @@ class WorldSource:
 
     name = BUILTIN_WORLD
     licence = "Apache-2.0"
+    rephrases = True
     origins: Sequence[Mapping[str, Any]] = (
         {
             "source": "drawn by genin's built-in world",
@@ -114,6 +116,8 @@ class WorldSource:
 
 class FolderSource:
     """A dataset folder: imagefolder with metadata, or what `genin data prepare` wrote."""
+
+    rephrases = False
 
     def __init__(self, folder: Path, split: Split = "train") -> None:
         from genin.distill.datasets import ImageDataset

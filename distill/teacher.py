@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from genin.benchmarks.model_facts import fingerprint
 from genin.distill import autoencoder as ae
 from genin.distill.datasets import joined_origins
 from genin.distill.diffusion import TEACHER_SCHEDULER, Denoiser, Process, plain_attention, predict, sample
+from genin.distill.host import at_once
 from genin.distill.latent_cache import cache_latents, latent_shape
 from genin.distill.model_folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.previews import save_grid, to_uint8
@@ -28,6 +30,8 @@ from genin.distill.sources import Source, joined_licences, load_pictures, to_ten
 from genin.distill.text_encoder import embed, train_text_encoder, train_tokenizer
 from genin.distill.training import Training, Update, claim_run
 from genin.runtimes.errors import InputError
+
+PREVIEWS = 20  # captions that a grid shows
 
 
 def train_teacher(
@@ -257,52 +261,47 @@ def train_unet(
         norm = training.optimise("unet", loss)
         return {"loss": loss.detach(), "grad_norm": norm}
 
+    shown = source.captions(range(min(PREVIEWS, len(source))))
+
     def preview(path: Path) -> None:
+        with torch.no_grad():
+            text, empty = (embed(text_encoder, tokenizer, texts, training.device) for texts in (shown, [""]))
         average = training.average_of("unet")
-        draw = teacher_preview(
-            source, training, process, vae, tokenizer, text_encoder, average, settings.guidance_scale
-        )
-        draw(path)
+        teacher_preview(training, process, vae, average, text, empty, settings.guidance_scale, path)
 
     training.run(step, preview)
     return training.average_of("unet").requires_grad_(False).eval(), training.images_seen
 
 
 def teacher_preview(
-    source: Source,
     training: Training,
     process: Process,
     vae: Any,
-    tokenizer: Any,
-    text_encoder: nn.Module,
     unet: Any,
+    text: Tensor,
+    empty: Tensor,
     guidance_scale: float,
+    path: Path,
     *,
-    count: int = 20,
     steps: int = 20,
-) -> Callable[[Path], None]:
-    """A grid writer: fixed captions and noise, so that successive grids show the same pictures getting better."""
-    count = min(count, len(source))
-    with torch.no_grad():
-        text = embed(text_encoder, tokenizer, source.captions(range(count)), training.device)
-        empty = embed(text_encoder, tokenizer, [""], training.device)
-
-    def preview(path: Path) -> None:
-        shape = (count, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(training.device)
+) -> None:
+    """Write a grid of two rows: the guided pictures of `text` (N, L, D), of fixed noise, so that successive grids show the same
+    pictures getting better. `empty` (1, L, D) are the empty caption's states."""
+    count, side = len(text), unet.config.sample_size
+    noise = torch.randn(count, unet.config.in_channels, side, side, generator=torch.Generator().manual_seed(1))
+    denoiser, pictures, few = Denoiser(unet, process), [], at_once(64, side, 16)
+    for start in range(0, count, few):
+        rows = slice(start, start + few)
         with training.autocast():
             latents = sample(
-                Denoiser(unet, process),
-                noise,
-                text,
+                denoiser,
+                noise[rows].to(training.device),
+                text[rows],
                 timesteps=process.trailing_timesteps(steps),
                 empty=empty,
                 guidance_scale=guidance_scale,
             ).states[-1]
-            with torch.no_grad():
-                images = ae.decode(vae, latents.float())
-        pictures = to_uint8(images.float().cpu().numpy())
-        half = -(-count // 2)
-        save_grid([part for part in (pictures[:half], pictures[half:]) if len(part)], path)
-
-    return preview
+            pictures.append(ae.decode_pictures(vae, latents))
+    drawn = np.concatenate(pictures)
+    half = -(-count // 2)
+    save_grid([row for row in (drawn[:half], drawn[half:]) if len(row)], path)

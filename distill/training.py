@@ -15,19 +15,20 @@ Not here: what a stage computes (autoencoder, text_encoder, teacher, phases), wh
 
 from __future__ import annotations
 
+import copy
+import importlib
 import json
 import math
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from genin.benchmarks.processes import first_alone
 from genin.distill.checkpoints import (
@@ -128,6 +129,75 @@ def _claim(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: 
     save_recipe(recipe, folder / "recipe.yaml")
 
 
+class Average(nn.Module):
+    """An exponential moving average of a network's weights that train; `module` is the network that has them.
+
+    Its frozen weights are the very tensors of the network it was made from: neither copied nor written to checkpoints, so that
+    adapters on a large network cost what the adapters hold. Who changes frozen weights changes them in both.
+    """
+
+    n_averaged: Tensor
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.module = shared_copy(network, [p for p in network.parameters() if not p.requires_grad])
+        self.trained = [name for name, p in network.named_parameters() if p.requires_grad]
+        self.register_buffer("n_averaged", torch.tensor(0, dtype=torch.long))
+        self.decay = decay
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """One step towards the network's present weights; the first is a copy of them. Buffers are always copies."""
+        mine, theirs = dict(self.module.named_parameters()), dict(network.named_parameters())
+        averages, current = ([these[name].detach() for name in self.trained] for these in (mine, theirs))
+        # The decay grows as (1 + n)/(10 + n), so that early averages do not hold on to the initial weights: none reaches back
+        # further than a ninth of the updates, and in a run too short for two decays they are the same.
+        n = int(self.n_averaged)
+        if n == 0:
+            torch._foreach_copy_(averages, current)
+        else:
+            torch._foreach_lerp_(averages, current, 1.0 - min(self.decay, (1 + n) / (10 + n)))
+        for own, other in zip(self.module.buffers(), network.buffers(), strict=True):
+            own.copy_(other)
+        self.n_averaged += 1
+
+
+def shared_copy(network: nn.Module, shared: Iterable[nn.Parameter]) -> nn.Module:
+    """A deep copy of a network in which the parameters `shared` are the same tensors."""
+    return copy.deepcopy(network, {id(parameter): parameter for parameter in shared})
+
+
+def learnt_state(network: nn.Module, frozen: Container[str]) -> dict[str, Tensor]:
+    """A state dictionary without the parameters whose names are `frozen`."""
+    return {name: value for name, value in network.state_dict().items() if name not in frozen}
+
+
+def take_state(network: nn.Module, state: Mapping[str, Tensor], frozen: Container[str]) -> None:
+    """The way back from `learnt_state`. Errors: RuntimeError naming weights that are missing or unknown."""
+    missing, unknown = network.load_state_dict(state, strict=False)
+    if wrong := [name for name in missing if name not in frozen] + list(unknown):
+        raise RuntimeError(f"{len(wrong)} weights are missing or unknown, e.g. '{wrong[0]}'")
+
+
+def make_optimizer(
+    settings: Optimisation, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser. Errors: InputError where its package is not installed: another one would train differently."""
+    decay = settings.weight_decay
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay, fused=True)
+    try:
+        bitsandbytes = importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        remedy = "pip install bitsandbytes, or set optimizer to adamw"
+        raise InputError(
+            f"'bitsandbytes' is not installed, which optimizer {settings.optimizer} needs", remedy=remedy
+        ) from error
+    made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(parameters, lr=lr, betas=betas, weight_decay=decay)
+    return made
+
+
 class Training:
     """One stage's run in `folder`: register networks with `add`, then call `run`."""
 
@@ -152,7 +222,8 @@ class Training:
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Any] = {}
         self.base_lrs: dict[str, float] = {}
-        self.averages: dict[str, AveragedModel] = {}
+        self.averages: dict[str, Average] = {}
+        self.frozen: dict[str, frozenset[str]] = {}  # network => its parameters that do not learn
         self.best: dict[str, Any] | None = None  # the one to keep so far: kid, update, average, state; lowest, error
         self.update_index = 0
         self.has_updated = False  # in this run
@@ -189,23 +260,17 @@ class Training:
         for key, parameter in module.named_parameters():
             parameter.requires_grad_(trains(key))
         lr = self.settings.lr if lr is None else lr
-        optimizer = torch.optim.AdamW(
-            [p for p in module.parameters() if p.requires_grad],
-            lr=lr,
-            betas=betas,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
+        optimizer = make_optimizer(self.settings, [p for p in module.parameters() if p.requires_grad], lr, betas)
+        self.frozen[name] = frozenset(key for key, p in module.named_parameters() if not p.requires_grad)
         for i, decay in enumerate(self.settings.ema_decays if average else ()):
-            averaged = AveragedModel(module, multi_avg_fn=_warmed_up_average(decay))
-            self.averages[name if i == 0 else f"{name}/{decay}"] = averaged.requires_grad_(False).eval()
+            self.averages[name if i == 0 else f"{name}/{decay}"] = Average(module, decay)
         prepared, optimizer = self.accelerator.prepare(module, optimizer)
         self.modules[name], self.optimizers[name], self.base_lrs[name] = prepared, optimizer, lr
         return torch.compile(prepared) if self.settings.compile and compiled else prepared  # type: ignore[return-value]
 
     def average_of(self, name: str) -> nn.Module:
         """The exponential moving average of a registered network (the network itself, averaged, not a wrapper): the first, where
-        the recipe keeps several."""
+        the recipe keeps several. What does not learn in it is the registered network's own (`Average`)."""
         return self.averages[name].module
 
     def best_of(self, name: str) -> nn.Module:
@@ -213,7 +278,7 @@ class Training:
         first at the end."""
         network = self.average_of(name)
         if self.best is not None:
-            network.load_state_dict(self.best["state"])
+            take_state(network, self.best["state"], self.frozen[name])
         return network
 
     def optimise(self, name: str, loss: Tensor) -> float:
@@ -229,7 +294,7 @@ class Training:
         optimizer.step()
         for key, average in self.averages.items():
             if key.partition("/")[0] == name:
-                average.update_parameters(self.accelerator.unwrap_model(self.modules[name]))
+                average.update(self.accelerator.unwrap_model(self.modules[name]))
         return float(norm) if norm is not None else 0.0
 
     def autocast(self) -> Any:
@@ -354,7 +419,7 @@ class Training:
         if self.best is not None and self.best["lowest"] < value:
             bar = {name: self.best[name] for name in bar}
         if value <= bar["lowest"] + bar["error"]:
-            state = {name: tensor.clone() for name, tensor in self.averages[key].module.state_dict().items()}
+            state = {name: tensor.clone() for name, tensor in self._state_of_average(key).items()}
             self.best = {"kid": value, "update": self.update_index, "average": key, "state": state, **bar}
         return found[key]
 
@@ -432,13 +497,19 @@ class Training:
 
         plot_curves(self.history, self.folder / f"{self.stage}.curves.png", title=self.stage)
         if self.settings.keep_averages and self.averages:
-            first = next(iter(self.averages.values())).module
+            first = self._state_of_average(next(iter(self.averages)))
             keep_average(self.folder / f"{self.stage}.average-{self.images_seen:08d}.safetensors", first)
         if preview is not None:
             preview(self.folder / f"{self.stage}.samples-{self.images_seen:08d}.png")
 
+    def _state_of_average(self, key: str) -> dict[str, Tensor]:
+        return learnt_state(self.averages[key].module, self.frozen[key.partition("/")[0]])
+
+    def _frozen_in_average(self, key: str) -> frozenset[str]:
+        return frozenset(f"module.{name}" for name in self.frozen[key.partition("/")[0]])
+
     def save(self) -> None:
-        """Write the whole state to one file, atomically."""
+        """Write the whole state to one file, atomically: all but the weights that do not learn, which whoever goes on has."""
         self.accelerator.wait_for_everyone()  # who goes back to the last one has read it
         if not self.accelerator.is_main_process:
             return
@@ -447,9 +518,11 @@ class Training:
             "update_index": self.update_index,
             "images_seen": self.images_seen,
             "elapsed_s": self.elapsed_s,
-            "modules": {k: self.accelerator.unwrap_model(m).state_dict() for k, m in self.modules.items()},
+            "modules": {
+                k: learnt_state(self.accelerator.unwrap_model(m), self.frozen[k]) for k, m in self.modules.items()
+            },
             "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
-            "averages": {k: a.state_dict() for k, a in self.averages.items()},
+            "averages": {k: learnt_state(a, self._frozen_in_average(k)) for k, a in self.averages.items()},
             "best": self.best,
             "row": self.row,
             "next_preview": self.next_preview,
@@ -468,10 +541,10 @@ class Training:
         check_settings(self.checkpoint_path, state, self.stage, self.settings)
         try:
             for name, module in self.modules.items():
-                self.accelerator.unwrap_model(module).load_state_dict(state["modules"][name])
+                take_state(self.accelerator.unwrap_model(module), state["modules"][name], self.frozen[name])
                 self.optimizers[name].load_state_dict(state["optimizers"][name])
             for name, average in self.averages.items():
-                average.load_state_dict(state["averages"][name])
+                take_state(average, state["averages"][name], self._frozen_in_average(name))
         except (KeyError, RuntimeError, ValueError) as error:
             raise no_fit(self.checkpoint_path, error) from error
         self.update_index, self.images_seen = int(state["update_index"]), int(state["images_seen"])
@@ -487,16 +560,3 @@ class Training:
             if self.accelerator.is_main_process:
                 write_rows(self.log_path, self.history)
         return True
-
-
-def _warmed_up_average(decay: float) -> Callable[..., None]:
-    """EMA whose decay grows as (1 + n)/(10 + n), so that early averages do not hold on to the initial weights: none reaches back
-    further than a ninth of the updates, and in a run too short for two decays they are the same."""
-
-    @torch.no_grad()
-    def update(averages: list[Tensor], current: list[Tensor], n_averaged: Tensor | int) -> None:
-        n = int(n_averaged)
-        rate = 1.0 - min(decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(averages, current, rate)
-
-    return update

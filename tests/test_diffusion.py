@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
@@ -106,6 +108,42 @@ def test_backward_distillation_asks_the_teacher_from_the_students_own_state(coun
     assert not target.requires_grad
     if count == 2:
         assert float((done.pictures[-1] - target).abs().max()) > 0.01  # two teacher steps are not one
+
+
+@given(
+    gamma=st.floats(0.5, 50),
+    seed=st.integers(0, 2**31),
+    schedule=st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"]),
+)
+@settings(max_examples=30, deadline=None)
+def test_weighted_losses_of_one_prediction_agree_whatever_it_is_called(gamma: float, seed: int, schedule: str) -> None:
+    """v, ε and x0 of one and the same guess: each loss times its weight is the same, up to one constant a type."""
+    generator = torch.Generator().manual_seed(seed)
+    x0, eps, guess = (torch.randn(64, 4, 4, 4, generator=generator) for _ in range(3))
+    t = torch.randint(5, 990, (64,), generator=generator)
+    weighted = {}
+    for kind in ("v_prediction", "epsilon", "sample"):
+        process = Process(
+            {**TEACHER_SCHEDULER, "beta_schedule": schedule, "prediction_type": kind, "rescale_betas_zero_snr": False}
+        )
+        x_t = process.add_noise(x0, eps, t)
+        alpha, sigma = process.alpha_sigma(t)
+        # The guess is a picture; what it would be called under this type follows from x_t = α·x0 + σ·ε.
+        guessed_eps = (x_t.double() - alpha.double() * guess.double()) / sigma.double()
+        output = process.target(guess.double(), guessed_eps, t)
+        error = (output - process.target(x0, eps, t).double()).square().mean(dim=(1, 2, 3))
+        weighted[kind] = error * process.min_snr_weight(t, gamma).double()
+    for kind in ("epsilon", "sample"):
+        ratio = weighted[kind] / weighted["v_prediction"]
+        assert float((ratio / ratio.median() - 1).abs().max()) < 1e-3, kind
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon", "sample"])
+def test_min_snr_weights_are_finite_at_both_ends_and_one_on_average(prediction: str) -> None:
+    process = Process({**TEACHER_SCHEDULER, "prediction_type": prediction})  # ends in pure noise
+    weights = process.min_snr_weight(torch.arange(1000), 5.0)
+    assert bool(torch.isfinite(weights).all()) and float(weights.mean()) == pytest.approx(1.0, rel=1e-4)
+    assert float(weights.min()) >= 0 and (prediction != "epsilon" or float(weights[-1]) == float(weights.max()))
 
 
 def test_min_snr_weights_follow_the_paper() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -265,6 +267,124 @@ def test_of_averages_that_chance_cannot_tell_apart_the_last_is_kept(tmp_path: Pa
     run.run(learn(run, network, lambda _, loss: loss), look=look)
     assert len(updates) == 4 and run.best is not None
     assert run.best["update"] == updates[kept - 1] and run.best["lowest"] == 1.0
+
+
+# --- averages and what does not learn ----------------------------------------------------------------------------------
+
+
+class Frozen(nn.Module):
+    """Two layers, of which `trains` says that the second learns; and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 1)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        return self.second(torch.tanh(self.first(x)))
+
+
+def half_frozen(folder: Path, **settings: Any) -> tuple[Training, Any]:
+    run = Training(folder, "stage", Optimisation(batch_size=4, images=80, mixed_precision="no", lr=0.01, **settings))
+    torch.manual_seed(0)
+    return run, run.add("network", Frozen(), trains=lambda name: name.startswith("second"))
+
+
+def regress(run: Training, network: nn.Module) -> Callable[[Update], Any]:
+    def step(update: Update) -> dict[str, Any]:
+        x = update.randn(64)
+        loss = (network(x) - x.sum(1, keepdim=True)).square().mean()
+        run.optimise("network", loss)
+        return {"loss": loss.detach()}
+
+    return step
+
+
+def test_averages_of_a_network_that_learns_whole_are_those_of_torch(tmp_path: Path) -> None:
+    """Bit for bit: an earlier genin made them with this class."""
+    from torch.optim.swa_utils import AveragedModel
+
+    def lerp(averages: list[Any], current: list[Any], n: Any) -> None:
+        torch._foreach_lerp_(averages, current, 1.0 - min(0.9, (1 + int(n)) / (10 + int(n))))
+
+    run, network = begin(tmp_path, ema_decays=(0.9,))
+    theirs = AveragedModel(network, multi_avg_fn=lerp)
+    real = run.optimise
+
+    def both(name: str, loss: Any) -> float:
+        norm = real(name, loss)
+        theirs.update_parameters(network)
+        return norm
+
+    run.optimise = both  # type: ignore[method-assign]
+    run.run(learn(run, network, lambda _, loss: loss))
+    ours = run.averages["network"].state_dict()
+    assert ours.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.items())
+
+
+def test_what_does_not_learn_is_neither_copied_nor_written(tmp_path: Path) -> None:
+    run, network = half_frozen(tmp_path, ema_decays=(0.9, 0.99), keep_averages=True, preview_images=40)
+    run.run(regress(run, network), look=lambda average: {"kid": 1.0})
+    for average in run.averages.values():
+        assert average.module.first.weight is network.first.weight  # type: ignore[union-attr]
+        assert average.module.second.weight is not network.second.weight  # type: ignore[union-attr]
+        assert not torch.equal(average.module.second.weight, network.second.weight)  # type: ignore[union-attr,arg-type]
+        assert torch.equal(average.module.seen, network.seen)  # type: ignore[arg-type]
+    state = torch.load(run.checkpoint_path, weights_only=True)
+    assert set(state["modules"]["network"]) == {"second.weight", "second.bias", "seen"} == set(state["best"]["state"])
+    assert all("module.first.weight" not in average for average in state["averages"].values())
+    again, other = half_frozen(tmp_path, ema_decays=(0.9, 0.99), keep_averages=True, preview_images=40)
+    assert again.resume() and torch.equal(other.second.weight, network.second.weight)
+    for key, average in run.averages.items():
+        found = again.averages[key].state_dict()
+        assert all(torch.equal(value, found[name]) for name, value in average.state_dict().items())
+    best = again.best_of("network")
+    assert torch.equal(best.second.weight, state["best"]["state"]["second.weight"])  # type: ignore[union-attr,arg-type]
+
+
+def test_a_checkpoint_without_a_weight_that_learns_is_refused(tmp_path: Path) -> None:
+    run, network = half_frozen(tmp_path)
+    run.run(regress(run, network))
+    state = torch.load(run.checkpoint_path, weights_only=True)
+    for part in (state["modules"]["network"], state["averages"]["network"]):
+        lacking = next(name for name in part if name.endswith("second.bias"))
+        value = part.pop(lacking)
+        torch.save(state, run.checkpoint_path)
+        with pytest.raises(InputError, match=r"second\.bias"):
+            half_frozen(tmp_path)[0].resume()
+        part[lacking] = value
+
+
+# --- optimisers --------------------------------------------------------------------------------------------------------
+
+
+def test_eight_bit_moments_are_bitsandbytes_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Recorded(torch.optim.AdamW):
+        def __init__(self, parameters: Any, **settings: Any) -> None:
+            made.append(settings)
+            super().__init__(parameters, **settings)
+
+    fake = ModuleType("bitsandbytes")
+    fake.optim = SimpleNamespace(AdamW8bit=Recorded)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "bitsandbytes", fake)
+    run, network = begin(tmp_path, optimizer="adamw8bit", weight_decay=0.25)
+    assert made == [{"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.25}]
+    run.run(learn(run, network, lambda _, loss: loss))
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    begin(tmp_path / "plain")
+    assert len(made) == 1
+
+
+def test_without_bitsandbytes_no_other_optimiser_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match=r"adamw8bit.*pip install bitsandbytes"):
+        begin(tmp_path, optimizer="adamw8bit")
 
 
 def rows(count: int, **values: float) -> list[dict[str, float]]:

@@ -61,6 +61,7 @@ COMMANDS: Mapping[str, Row] = {
     "teacher finetune": Row(
         "genin.distill.commands:teacher_finetune_command", "Tune a teacher on a dataset.", "distill"
     ),
+    "teacher merge": Row("genin.distill.commands:teacher_merge_command", "Merge LoRAs into a teacher.", "distill"),
     "distill": Row("genin.distill.commands:distill_command", "Distil a teacher into a few-step student.", "distill"),
     "export": Row("genin.export.commands:export_command", "Export a model to ONNX, OpenVINO and Core ML.", "export"),
     "plan": Row("genin.export.commands:plan_command", "Measure which layers mind fewer bits, and plan them.", "export"),

@@ -1,0 +1,47 @@
+"""What tuning is tested on: a small dataset folder of random pictures, and a folder that somebody else's diffusers wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+COLOURS = ("orange", "teal", "red", "green", "blue", "white")
+
+
+def write_pictures(folder: Path, count: int = 24, *, val: int = 0, size: int = 64) -> Path:
+    """`count` pictures of blocks, the last `val` of them held out; captions differ in colour and number."""
+    folder.mkdir()
+    generator = np.random.default_rng(3)
+    rows = []
+    for i in range(count):
+        blocks = generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(blocks).resize((size, size), Image.Resampling.NEAREST).save(folder / f"{i}.png")
+        split = "val" if i >= count - val else "train"
+        text = f"a ninja in {COLOURS[i % len(COLOURS)]} under the mountain {i // 2}"
+        rows.append({"file_name": f"{i}.png", "text": text, "split": split, "licence": "CC0-1.0"})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def with_random_unet(fixture: Path, out: Path) -> Path:
+    """A copy of a diffusers folder whose UNet has a config only, with random weights for it; and with latents of unit deviation,
+    which those of the fixture's random autoencoder are not."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    for part in fixture.iterdir():
+        if part.is_dir() and part.name != "unet":
+            out.mkdir(exist_ok=True)
+            shutil.copytree(part, out / part.name)
+            (out / part.name).chmod(0o755)
+    shutil.copyfile(fixture / "model_index.json", out / "model_index.json")
+    config = json.loads((fixture / "vae" / "config.json").read_text())
+    (out / "vae" / "config.json").unlink()  # copies of read-only files
+    (out / "vae" / "config.json").write_text(json.dumps({**config, "scaling_factor": 3.95}))
+    torch.manual_seed(0)
+    UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(fixture / "unet")).save_pretrained(out / "unet")
+    return out
