@@ -1,7 +1,8 @@
 """Draw many pictures from one model, in batches, with progress, resumable after any interruption.
 
 Picture i is drawn from caption i (cycled) and the seed `seed · 1,000,000 + i`, so pictures of different models with the
-same settings are pairs, and neither batch size nor an interruption changes any of them. With a folder, every finished
+same settings are pairs; another batch size, or an interruption within a batch, changes them by rounding alone.
+With a folder, every finished
 picture is a PNG there (written by rename) that carries its caption and seed; `samples.json` holds the settings they depend
 on. A later run with the same settings, captions and seeds reuses them, also with more samples; others it refuses.
 

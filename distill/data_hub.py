@@ -13,11 +13,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from genin.distill.data_sources import KNOWN_SUFFIXES, METADATA_NAMES, SIDECAR_SUFFIXES, clean, is_excluded
+from genin.distill.data_sources import CARD_NAME, KNOWN_SUFFIXES, METADATA_NAMES, SIDECAR_SUFFIXES, clean, is_excluded
 from genin.distill.hub import HubName, again, cached, list_files, snapshot
 from genin.runtimes.errors import InputError
 
-CARD = "README.md"
 SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<rest>[.-].*)")
 PARQUET_COPY = (
     "refs/convert/parquet"  # the branch where the hub keeps a parquet copy of sets that come as anything else
@@ -53,14 +52,14 @@ def wanted_files(available: Sequence[str], exclude: Sequence[str] = ()) -> list[
         if any(part.startswith(".") for part in path.parts) or is_excluded(file, exclude):
             continue
         known = path.suffix.lower() in (*KNOWN_SUFFIXES, *SIDECAR_SUFFIXES) or path.name in METADATA_NAMES
-        if known or file == CARD:
+        if known or file == CARD_NAME:
             wanted.append(file)
     return wanted
 
 
 def card_licence(folder: Path) -> str | None:
     """What the card of a data set (the front matter of its README.md) says its licence is; None where it says nothing."""
-    card = folder / CARD
+    card = folder / CARD_NAME
     if not card.is_file() or not card.read_text(encoding="utf-8", errors="replace").lstrip("\ufeff").startswith("---"):
         return None
     from huggingface_hub import metadata_load

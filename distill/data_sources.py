@@ -50,6 +50,7 @@ FOREIGN_SUFFIXES = (
 Kind = Literal["picture", "page", "comic", "video", "table"]
 CAPTION_SOURCES = ("metadata", "sidecar", "name")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+CARD_NAME = "README.md"  # of a data set: it may say the licence
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 SIDECAR_SUFFIXES = (".txt", ".caption")
@@ -176,7 +177,7 @@ def _pictures(files: Sequence[Path], found: Found) -> Iterator[Path]:
             yield path
         elif suffix in FOREIGN_SUFFIXES:
             found.dropped.append(Dropped(clean(path), f"{suffix} is not supported: convert it to PNG or JPEG"))
-        elif path.name not in METADATA_NAMES and suffix not in SIDECAR_SUFFIXES:
+        elif path.name not in (*METADATA_NAMES, CARD_NAME) and suffix not in SIDECAR_SUFFIXES:
             found.ignored[suffix or "no suffix"] += 1
 
 

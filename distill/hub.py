@@ -151,7 +151,7 @@ def _refuse(name: HubName, error: BaseException) -> None:
         if isinstance(cause, GatedRepoError) or status in REFUSED:
             remedy = f"accept its terms at {name.address}, then: huggingface-cli login (or set HF_TOKEN)"
             raise InputError(
-                f"the hub gives this {name.kind} only to who may read it", where=where, remedy=remedy
+                f"the hub gives this {name.kind} only to those who have accepted its terms", where=where, remedy=remedy
             ) from error
         if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
             remedy = "free some space, or name another folder with HF_HOME"

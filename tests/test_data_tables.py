@@ -283,7 +283,7 @@ def repository(tmp_path: Path) -> Path:
 def test_a_public_set_by_its_name(hub: FakeHub, repository: Path, tmp_path: Path, genin: Json) -> None:
     hub.add(repository, NAME, "dataset")
     report = genin("data", "prepare", NAME, "--out", tmp_path / "out")
-    assert report["kept"] == 20 and report["licence"] == "cc-by-nc-4.0"
+    assert report["kept"] == 20 and report["licence"] == "cc-by-nc-4.0" and not report["notes"]
     assert {(row["source"], row["licence"]) for row in lines(tmp_path / "out")} == {(NAME, "cc-by-nc-4.0")}
     assert f"| {NAME} | not said | cc-by-nc-4.0 | 20 |" in (tmp_path / "out" / "README.md").read_text()
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["options"]["sources"] == [NAME]

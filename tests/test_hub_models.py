@@ -187,6 +187,7 @@ def test_a_name_that_is_nowhere(hub: FakeHub, capsys: pytest.CaptureFixture[str]
     assert run(["generate", "a ninja", "-m", "nobody/nothing", "--out", "x.png"]) == 2
     said = capsys.readouterr().err
     assert "no such model: neither a local path nor on the hub, or private" in said and "huggingface-cli login" in said
+    assert said.count("nobody/nothing") == 1
 
 
 @pytest.mark.parametrize(

@@ -121,12 +121,12 @@ def _without_network(name: HubName, text: str, arguments: Sequence[str]) -> Path
         if not needed:
             return where
         what = f"'{text}' is only partly in the hub's cache ({where}), and the hub cannot be reached"
-    folder = f"./{name.short}"
-    files = f"{'what it lacks' if where else 'these files'} of {name.address}"
-    branch = f", revision {name.revision}," if name.revision else ""
-    copied = "copy the cached folder and " if where else ""
+    folder, branch = f"./{name.short}", f" at {name.revision}" if name.revision else ""
+    begin = f"put these files of {name.address}{branch} into a folder, say {folder}"
+    if where is not None:
+        begin = f"copy the cached folder to {folder}, say, and put into it what it lacks of {name.address}{branch}"
+    listed = ", ".join(needed)
     raise InputError(
         what,
-        remedy=f"{copied}put {files}{branch} into a folder, say {folder}: {', '.join(needed)} (weights may be .fp16.safetensors or "
-        f".bin); {again(arguments, text, folder)}",
+        remedy=f"{begin}: {listed} (weights may be .fp16.safetensors or .bin); {again(arguments, text, folder)}",
     )

@@ -51,7 +51,7 @@ class InstalledNames:
             try:
                 return download(name, self.arguments)
             except NoRepositoryError as error:
-                raise _no_such(name, f"model: {error}") from error
+                raise _no_such(name, f"model: {error.what}") from error
         raise _no_such(name, "model or bundle")
 
     def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
