@@ -374,7 +374,7 @@ def test_two_processes_tune_as_one_does(tiny_model_folder: Path, pictures: Path,
     """Adapters on both networks, offset noise, weights and a look; one writes the file of adapters."""
     keys = {**DEFAULTS, "mixed_precision": "no", "noise_offset": 0.1, "min_snr_gamma": 5.0, "held_out_images": 16}
     recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps({"finetune": {**keys, "images": 64, "lora_rank": 2, "train_text_encoder": True}}))
+    recipe.write_text(json.dumps({"finetune": {**keys, "images": 24, "lora_rank": 2, "train_text_encoder": True}}))
     command = ["-m", "genin", "teacher", "finetune", "--base", str(tiny_model_folder), "--data", str(pictures)]
     stored = []
     for name, launcher in (("one", []), ("two", ["-m", "torch.distributed.run", "--nproc_per_node", "2"])):
