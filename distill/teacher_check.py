@@ -5,10 +5,7 @@ turns the prediction into a picture, which is noise. What a trained denoiser can
 what it is, its prediction comes nearer to the true picture than any share of x_t does, a guess that has seen no other; read as
 anything else it lies further off than that (whatever the latents' deviation, `tests/test_distillation.py`).
 
-What can be tuned is of the Stable Diffusion 1.x and 2.x family: one text encoder's states, one timestep, final latents in and
-their ε, v or x0 out (`check_family`).
-
-Not here: the scale of latents (`latent_cache`).
+Not here: the scale of latents (`latent_cache`), and which families are read at all (`genin.runtimes.families`).
 """
 
 from __future__ import annotations
@@ -23,6 +20,7 @@ from genin.distill.diffusion import PredictionType, Process, predict
 from genin.distill.model_folder import ModelFolder
 from genin.distill.pool import Guided
 from genin.runtimes.errors import InputError
+from genin.runtimes.options import check_choice
 
 PICTURES = 32
 SEED = 20_210_521
@@ -31,36 +29,22 @@ SIGNAL = 0.25  # ᾱ of the timestep to ask at: where signal and noise are equal
 KNOWS = 0.8
 
 
-FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
-NO_INPUT = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
-
-
 def check_family(model: ModelFolder) -> None:
-    """Errors: InputError for a model that is no teacher of this family, naming what in its folder says so."""
-    where, unet, vae = model.path, model.unet.config, model.vae.config
-    scheduler = str(model.scheduler_config.get("_class_name") or "")
-    if model.info.get("kind") == "student" or scheduler in FEW_STEP_SCHEDULERS or unet.get("time_cond_proj_dim"):
+    """What `genin.runtimes.families` lets through and cannot be tuned all the same. Errors: InputError naming it."""
+    if model.info.get("kind") == "student":
         parent = model.info.get("parent")
         remedy = f"tune its teacher{f' ({parent})' if parent else ''}, then distil that"
-        raise InputError("a few-step student cannot be tuned: its guidance is baked in", where=where, remedy=remedy)
-    remedy = "supported: text-to-image models of the Stable Diffusion 1.x and 2.x family"
-    if unet.get("addition_embed_type") not in (None, "text"):
-        what = f"the UNet asks for more than a caption (addition_embed_type '{unet['addition_embed_type']}', as SDXL's does)"
-        raise InputError(what, where=where / "unet", remedy=remedy)
-    if inputs := [name for name in NO_INPUT if unet.get(name) is not None]:
-        raise InputError(f"the UNet asks for more than a caption ({inputs[0]})", where=where / "unet", remedy=remedy)
-    channels = {"takes": unet["in_channels"], "gives": unet["out_channels"]}
-    for does, count in channels.items():
-        if count != vae["latent_channels"]:
-            what = f"the UNet {does} {count} channels, the autoencoder's latents have {vae['latent_channels']}"
-            raise InputError(f"{what} (inpainting, editing?)", where=where / "unet", remedy=remedy)
-    predicts = model.scheduler_config.get("prediction_type", "epsilon")
-    if "FlowMatch" in scheduler or predicts not in get_args(PredictionType):
-        what = f"the scheduler is a '{scheduler}' of prediction type '{predicts}'"
-        raise InputError(what, where=where / "scheduler", remedy=remedy)
-    width, said = unet["cross_attention_dim"], model.text_encoder.config.hidden_size
+        raise InputError(
+            "a few-step student cannot be tuned: its guidance is baked in", where=model.path, remedy=remedy
+        )
+    check_choice(
+        str(model.scheduler_config.get("prediction_type", "epsilon")), get_args(PredictionType),
+        f"prediction type in {model.path / 'scheduler'}",
+    )  # fmt: skip
+    width, said = model.unet.config["cross_attention_dim"], model.text_encoder.config.hidden_size
     if width != said:
-        raise InputError(f"the UNet reads texts of width {width}, the encoder's are {said}", where=where, remedy=remedy)
+        what = f"the UNet reads texts of width {width}, the encoder's are {said}"
+        raise InputError(what, where=model.path, remedy="the two are not of one model: give a whole one")
 
 
 def check_schedule(process: Process, where: Path) -> None:

@@ -93,20 +93,14 @@ def refuse_other_networks(
     for name in ("addition_embed_type", "encoder_hid_dim_type"):
         if unet.get(name) not in (None, "text"):
             _refuse(path, "a UNet that wants conditions beside the text", f"{name} '{unet[name]}'")
-    if unet.get("time_cond_proj_dim") is not None or scheduler.get("_class_name") == "LCMScheduler":
+    kind = str(scheduler.get("_class_name") or "")
+    if unet.get("time_cond_proj_dim") is not None or kind in ("LCMScheduler", "TCDScheduler"):
         _refuse(path, "a latent consistency model (LCM), distilled to a few steps already", "")
-    if not own and _is_few_step(index, unet, scheduler):
+    if "FlowMatch" in kind:
+        _refuse(path, "a flow-matching model", kind)
+    # Where a model was saved from is all that tells: a schedule that suits few steps is also what some take many with.
+    if not own and any(FEW_STEP_NAMES.search(str(config.get("_name_or_path") or "")) for config in (index, unet)):
         _refuse(path, "a Turbo model or the like, distilled to a few steps already", "")
-
-
-def _is_few_step(index: Mapping[str, Any], unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> bool:
-    """By where it was saved from; SD-Turbo's own folder says nothing, but draws with Euler's steps from the last timestep, on
-    a schedule that leaves signal there, which only a model of few steps does."""
-    if any(FEW_STEP_NAMES.search(str(config.get("_name_or_path") or "")) for config in (index, unet)):
-        return True
-    euler = scheduler.get("_class_name") in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
-    trailing = scheduler.get("timestep_spacing") == "trailing" and scheduler.get("prediction_type") == "epsilon"
-    return euler and trailing and not scheduler.get("rescale_betas_zero_snr")
 
 
 def _entry(index: Mapping[str, Any], part: str) -> list[Any]:
