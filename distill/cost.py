@@ -152,7 +152,7 @@ def distill_memory(
     """Bytes at the peak of a phase in each of `processes`; `others` are the weights of text encoder and autoencoder."""
     settings: PruneRecipe | StepsRecipe = getattr(recipe, phase)
     mixed, checkpointing = settings.mixed_precision == "bf16", settings.gradient_checkpointing
-    batch = max(1, settings.batch_size // processes)
+    batch = max(1, settings.batch_size // processes // settings.accumulate)
     looked_at = isinstance(settings, StepsRecipe) and settings.held_out_images > 0
     parts = {
         "teacher": (BF16 if recipe.pool.teacher_precision == "bf16" else FP32) * teacher.parameters,
@@ -184,7 +184,7 @@ def finetune_memory(
     settings: FinetuneRecipe, teacher: Unet, rank: int, *, others: int = 0, processes: int = 1
 ) -> Parts:
     """The same of tuning a teacher: whole (`rank` 0) or by adapters."""
-    batch, mixed = max(1, settings.batch_size // processes), settings.mixed_precision == "bf16"
+    batch, mixed = max(1, settings.batch_size // processes // settings.accumulate), settings.mixed_precision == "bf16"
     checkpointing = settings.gradient_checkpointing
     trained = lora_parameters(teacher, rank) if rank else teacher.parameters
     frozen = BF16 if rank and settings.frozen_precision == settings.mixed_precision == "bf16" else FP32
@@ -274,6 +274,7 @@ def distill_options(phase: str, recipe: Recipe) -> dict[str, dict[str, Any]]:
     settings = getattr(recipe, phase)
     changes: dict[str, dict[str, Any]] = {
         f"{phase}.gradient_checkpointing: true": {"gradient_checkpointing": True},
+        f"{phase}.accumulate: {2 * settings.accumulate}": {"accumulate": 2 * settings.accumulate},
         f"{phase}.batch_size: {max(1, settings.batch_size // 2)}": {"batch_size": max(1, settings.batch_size // 2)},
         f"{phase}.optimizer: adamw8bit": {"optimizer": "adamw8bit"},
         f"{phase}.ema_decays: [{settings.ema_decays[0]:g}]": {"ema_decays": settings.ema_decays[:1]},
@@ -291,6 +292,7 @@ def finetune_options(settings: FinetuneRecipe, rank: int) -> dict[str, dict[str,
     half = max(1, settings.batch_size // 2)
     options: dict[str, dict[str, Any]] = {
         "finetune.gradient_checkpointing: true": {"gradient_checkpointing": True},
+        f"finetune.accumulate: {2 * settings.accumulate}": {"accumulate": 2 * settings.accumulate},
         f"finetune.batch_size: {half}": {"batch_size": half},
         "finetune.optimizer: adamw8bit": {"optimizer": "adamw8bit"},
         f"finetune.ema_decays: [{settings.ema_decays[0]:g}]": {"ema_decays": settings.ema_decays[:1]},

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from genin.benchmarks.model_facts import fingerprint
+from genin.distill import sharding
 from genin.distill.cost import Parts, Unet, advice, distill_memory, distill_options
 from genin.distill.datasets import joined_origins
 from genin.distill.decoder import build_tiny, train_decoder
@@ -139,7 +140,7 @@ def distill(
                 student = _run_phase(name, training, student, lesson, recipe, model, frozen, kept, resume=resume)
         except KeyboardInterrupt:
             if "student" in training.averages:
-                student = training.average_of("student").requires_grad_(False).eval()
+                student = training.present_of("student").requires_grad_(False).eval()
             save_model_folder(folder_of(student, seen + unet_images(name, training), out), out)
             raise
         seen += unet_images(name, training)
@@ -170,6 +171,9 @@ def check_recipe(recipe: Recipe, active: Sequence[str], earlier: Earlier | None)
             what = f"{name}.backward_distillation starts where a rollout leads, and {name}.rollout is false"
             raise InputError(what, remedy="turn one of them around")
     judged = recipe.adversarial
+    if "adversarial" in active and judged.matching_weight > 0 and judged.fake_score_updates > 1 < judged.accumulate:
+        what = "adversarial.accumulate works for one update of the fake score at a time"
+        raise InputError(what, remedy="set fake_score_updates to 1, or accumulate to 1")
     if (
         "adversarial" in active
         and judged.alignment_weight > 0
@@ -187,8 +191,14 @@ def check_batches(recipe: Recipe, training: Training, active: Sequence[str]) -> 
         "adversarial": recipe.adversarial.mismatched_captions > 0,
         "decoder": True,
     }
+    shared_out = sharding.asked_for() and training.accelerator.num_processes > 1
+    if "prune" in active and recipe.prune.feature_weight > 0 and shared_out:
+        what = "features are taken within a network, which FSDP gathers as a whole only"
+        raise InputError(what, remedy="set prune.feature_weight to 0, or launch without FSDP")
     for name in active:
-        batch = getattr(recipe, name).batch_size // training.accelerator.num_processes
+        batch = (
+            getattr(recipe, name).batch_size // training.accelerator.num_processes // getattr(recipe, name).accumulate
+        )
         if needs.get(name) and batch < 2:
             raise InputError(f"{name}.batch_size leaves a process {batch} picture; it needs 2", remedy="make it larger")
 
@@ -296,7 +306,7 @@ def _run_phase(
     if getattr(recipe, name).gradient_checkpointing:
         for network in (student, model.unet):  # gradients go through the teacher's encoder to the picture
             network.enable_gradient_checkpointing()
-    prepared = training.add("student", student)
+    prepared = training.add("student", student, large=True)
     if name == "prune":
         step: Callable[..., Any] = prune_step(training, prepared, lesson, recipe.prune, kept)
     else:

@@ -130,7 +130,9 @@ def finetune_teacher(
     first = source.captions(range(min(PREVIEWS, at_once(PREVIEWS, model.latent_size, 16) + 3, len(source))))
     shown = list(settings.validation_prompts) or first
     texts = prepare_texts(training, guided, source, len(cache), [*shown, *(held_out.captions if held_out else ())])
-    network = training.add("denoiser", prepare(model, settings, rank, texts), trains=_trained(rank, settings))
+    network = training.add(
+        "denoiser", prepare(model, settings, rank, texts), trains=_trained(rank, settings), large=True
+    )
     if resume:
         training.resume()
 

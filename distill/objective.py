@@ -93,7 +93,9 @@ def terms_of(
         if settings.gradient_checkpointing:
             copied.enable_gradient_checkpointing()
         trains = is_adapter if rank else (lambda _name: True)
-        network = training.add("fake_score", copied, lr=settings.fake_score_lr, average=False, trains=trains)
+        network = training.add(
+            "fake_score", copied, lr=settings.fake_score_lr, average=False, large=True, trains=trains
+        )
         fake_score = FakeScore(training, lesson.teacher, network, settings.fake_score_updates)
         terms.append(Matching(fake_score, settings.matching_weight))
     if settings.alignment_weight > 0:

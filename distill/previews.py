@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from genin.benchmarks.processes import is_first
+
 SHOWN_PX = 192  # about the side of a picture in a grid, where it is smaller
 
 
@@ -33,8 +35,9 @@ def grid(rows: Sequence[NDArray[np.uint8]], *, scale: int = 2, gap: int = 2) -> 
 
 
 def save_grid(rows: Sequence[NDArray[np.uint8]], path: Path) -> None:
-    """As a PNG, small pictures enlarged."""
-    grid(rows, scale=max(1, SHOWN_PX // rows[0].shape[2])).save(path)
+    """As a PNG, small pictures enlarged; of several processes that draw it together the first writes it."""
+    if is_first():
+        grid(rows, scale=max(1, SHOWN_PX // rows[0].shape[2])).save(path)
 
 
 FEW_POINTS = 8

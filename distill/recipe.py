@@ -38,6 +38,10 @@ class Optimisation:
 
     batch_size: int = key(64, "captioned pictures in an update, over all processes")
     images: int = key(200_000, "pictures seen before the training ends; 0 leaves a phase out")
+    accumulate: int = key(
+        1,
+        "parts that a process's share of the batch is worked through in, one after the other: a large batch in little memory",
+    )
     lr: float = key(5e-4, "peak learning rate of AdamW")
     optimizer: str = key(
         "adamw",
@@ -351,7 +355,9 @@ MAY_BE_EMPTY = {"validation_prompts"}
 
 # Smallest and largest value of the settings that have one, by name, in whatever section. Others are at least 0.
 LIMITS: Mapping[str, tuple[float, float]] = {
-    **dict.fromkeys(("batch_size", "cache_images", "preview_images", "r1_every", "fake_score_updates"), (1, 1e9)),
+    **dict.fromkeys(
+        ("batch_size", "accumulate", "cache_images", "preview_images", "r1_every", "fake_score_updates"), (1, 1e9)
+    ),
     **dict.fromkeys(
         ("size", "channels", "latent_channels", "layers", "heads", "hidden_size", "layers_per_block"), (1, 1e6)
     ),

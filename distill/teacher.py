@@ -240,7 +240,7 @@ def train_unet(
     if earlier is not None:
         start_from(network, earlier.unet)
     plain_attention(network, training.device)
-    unet = training.add("unet", network)
+    unet = training.add("unet", network, large=True)
     if resume:
         training.resume()
 
@@ -270,7 +270,7 @@ def train_unet(
         teacher_preview(training, process, vae, average, text, empty, settings.guidance_scale, path)
 
     training.run(step, preview)
-    return training.average_of("unet").requires_grad_(False).eval(), training.images_seen
+    return training.best_of("unet").requires_grad_(False).eval(), training.images_seen
 
 
 def teacher_preview(

@@ -29,8 +29,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from genin.benchmarks.processes import first_alone
+from genin.distill import sharding
 from genin.distill.checkpoints import (
     check_settings,
     keep_average,
@@ -150,7 +152,9 @@ class Average(nn.Module):
     def update(self, network: nn.Module) -> None:
         """One step towards the network's present weights; the first is a copy of them. Buffers are always copies."""
         mine, theirs = dict(self.module.named_parameters()), dict(network.named_parameters())
-        averages, current = ([these[name].detach() for name in self.trained] for these in (mine, theirs))
+        averages, current = (
+            [sharding.local(these[name].detach()) for name in self.trained] for these in (mine, theirs)
+        )
         # The decay grows as (1 + n)/(10 + n), so that early averages do not hold on to the initial weights: none reaches back
         # further than a ninth of the updates, and in a run too short for two decays they are the same.
         n = int(self.n_averaged)
@@ -169,13 +173,18 @@ def shared_copy(network: nn.Module, shared: Iterable[nn.Parameter]) -> nn.Module
 
 
 def learnt_state(network: nn.Module, frozen: Container[str]) -> dict[str, Tensor]:
-    """A state dictionary without the parameters whose names are `frozen`."""
-    return {name: value for name, value in network.state_dict().items() if name not in frozen}
+    """A state dictionary of whole tensors without the parameters whose names are `frozen`."""
+    return {name: sharding.whole(value) for name, value in network.state_dict().items() if name not in frozen}
 
 
 def take_state(network: nn.Module, state: Mapping[str, Tensor], frozen: Container[str]) -> None:
     """The way back from `learnt_state`. Errors: RuntimeError naming weights that are missing or unknown."""
-    missing, unknown = network.load_state_dict(state, strict=False)
+    if any(isinstance(weight, DTensor) for weight in network.parameters()):
+        own = network.state_dict().keys()
+        missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
+        sharding.take_whole(network, state)
+    else:
+        missing, unknown = network.load_state_dict(state, strict=False)
     if wrong := [name for name in missing if name not in frozen] + list(unknown):
         raise RuntimeError(f"{len(wrong)} weights are missing or unknown, e.g. '{wrong[0]}'")
 
@@ -215,6 +224,7 @@ class Training:
             mixed_precision="no",
             cpu=not torch.cuda.is_available(),
             step_scheduler_with_optimizer=False,
+            fsdp_plugin=sharding.plugin(),
         )
         self.device: torch.device = self.accelerator.device
         if self.device.type == "cpu":
@@ -224,6 +234,9 @@ class Training:
         self.base_lrs: dict[str, float] = {}
         self.averages: dict[str, Average] = {}
         self.frozen: dict[str, frozenset[str]] = {}  # network => its parameters that do not learn
+        self.unsharded: dict[
+            str, nn.Module
+        ] = {}  # of networks that are shared out: what takes the whole weights in the end
         self.best: dict[str, Any] | None = None  # the one to keep so far: kid, update, average, state; lowest, error
         self.update_index = 0
         self.has_updated = False  # in this run
@@ -235,6 +248,7 @@ class Training:
         self.dials: dict[str, float] = {}
         self.asked: set[str] = set()  # the dials that this stage reads: others are not turned
         self.rollbacks = 0
+        self.part = 0  # of an update's parts, that being worked on
         self.watched_from = 0  # rows before this update have been answered
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -249,12 +263,14 @@ class Training:
         betas: tuple[float, float] = (0.9, 0.99),
         average: bool = True,
         compiled: bool = True,
+        large: bool = False,
         trains: Callable[[str], bool] = lambda _name: True,
     ) -> nn.Module:
         """Register a trained network; returns it prepared by accelerate. Its averages start as copies of it.
 
         `trains` says by name which of its weights learn; the others stay as they are. Where the recipe compiles, `compiled`
-        False leaves this one out: a compiled network has no second derivatives, which R1 takes.
+        False leaves this one out: a compiled network has no second derivatives, which R1 takes. A `large` one that learns whole is
+        shared out over the processes where the launcher asks for that (`sharding`); what is left at the end is `best_of` it.
         """
         module = module.to(self.device).train()
         for key, parameter in module.named_parameters():
@@ -264,9 +280,22 @@ class Training:
         self.frozen[name] = frozenset(key for key, p in module.named_parameters() if not p.requires_grad)
         for i, decay in enumerate(self.settings.ema_decays if average else ()):
             self.averages[name if i == 0 else f"{name}/{decay}"] = Average(module, decay)
-        prepared, optimizer = self.accelerator.prepare(module, optimizer)
+        prepared, optimizer = self._prepared(name, module, optimizer, large and not self.frozen[name])
         self.modules[name], self.optimizers[name], self.base_lrs[name] = prepared, optimizer, lr
         return torch.compile(prepared) if self.settings.compile and compiled else prepared  # type: ignore[return-value]
+
+    def _prepared(self, name: str, module: nn.Module, optimizer: Any, shared_out: bool) -> tuple[nn.Module, Any]:
+        if not sharding.asked_for() or self.accelerator.num_processes == 1:
+            prepared: tuple[nn.Module, Any] = self.accelerator.prepare(module, optimizer)
+            return prepared
+        if not shared_out:
+            cards = [self.device] if self.device.type == "cuda" else None
+            return nn.parallel.DistributedDataParallel(module, device_ids=cards), optimizer
+        self.unsharded[name] = copy.deepcopy(module).cpu()
+        for key, average in self.averages.items():
+            if key.partition("/")[0] == name:
+                sharding.share_out(self.accelerator, average.module)
+        return sharding.share_out(self.accelerator, module, optimizer)
 
     def average_of(self, name: str) -> nn.Module:
         """The exponential moving average of a registered network (the network itself, averaged, not a wrapper): the first, where
@@ -276,26 +305,40 @@ class Training:
     def best_of(self, name: str) -> nn.Module:
         """The last average that no earlier one was better than on held-out data by more than chance; where none was looked at, the
         first at the end."""
-        network = self.average_of(name)
-        if self.best is not None:
-            take_state(network, self.best["state"], self.frozen[name])
+        if self.best is None:
+            return self.present_of(name)
+        network = self.unsharded.get(name, self.average_of(name))
+        take_state(network, self.best["state"], self.frozen[name])
         return network
 
+    def present_of(self, name: str) -> nn.Module:
+        """The first average as it is now, whole in every process."""
+        if name not in self.unsharded:
+            return self.average_of(name)
+        take_state(self.unsharded[name], self._state_of_average(name), self.frozen[name])
+        return self.unsharded[name]
+
     def optimise(self, name: str, loss: Tensor) -> float:
-        """Backward, clip, step; returns the gradient norm. Errors: UnhealthyError for a loss that is not finite."""
+        """Backward, clip, step; returns the gradient norm. Of an update in parts the last one clips and steps, the others return 0.
+
+        Errors: UnhealthyError for a loss that is not finite.
+        """
         if not self._everywhere(bool(torch.isfinite(loss))):
             raise UnhealthyError(not_finite(name, float(loss)))
         optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.modules[name].parameters(), self.settings.clip_norm)
+        if self.part == 0:
+            optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss / self.settings.accumulate)
+        if self.part + 1 < self.settings.accumulate:
+            return 0.0
+        norm = sharding.whole(torch.nn.utils.clip_grad_norm_(self.modules[name].parameters(), self.settings.clip_norm))
         for group in optimizer.param_groups:
             group["lr"] = self.base_lrs[name] * self.lr_factor() * self.dial("lr") * self.dial(f"lr/{name}")
         optimizer.step()
         for key, average in self.averages.items():
             if key.partition("/")[0] == name:
                 average.update(self.accelerator.unwrap_model(self.modules[name]))
-        return float(norm) if norm is not None else 0.0
+        return float(norm)
 
     def autocast(self) -> Any:
         """The stage's precision, around every forward pass; what comes out of it is bf16, where the stage is."""
@@ -349,7 +392,7 @@ class Training:
             while self.progress < 1.0 and not stop:
                 started, alarm = time.perf_counter(), None
                 try:
-                    metrics = step(self._next_update())
+                    metrics = self._updated(step)
                 except UnhealthyError as error:
                     metrics, alarm = {}, error.alarm
                 now = time.perf_counter()
@@ -383,6 +426,17 @@ class Training:
                     f"interrupted after {self.images_seen:,} images of stage {self.stage}; all is saved in {self.folder}, "
                     "the same command with --resume goes on"
                 )
+
+    def _updated(self, step: Callable[[Update], Metrics]) -> Metrics:
+        """One update, in the recipe's number of parts: the means of what they report."""
+        parts = []
+        for part in range(self.settings.accumulate):
+            self.part = part
+            parts.append(step(self._next_update(part)))
+        if len(parts) == 1:
+            return parts[0]
+        total = {name: sum(float(part[name]) for part in parts) for name in parts[-1]}
+        return {name: value if name == "grad_norm" else value / len(parts) for name, value in total.items()}
 
     def _agreed(self, seconds: float, save_due: bool, stop: bool) -> tuple[float, bool, bool]:
         """The same answers in every process, whose clocks and signals differ: an update's mean seconds; yes if one says so."""
@@ -452,15 +506,18 @@ class Training:
         row = self.history[-1] if self.history else {}
         return f"loss {row['loss']:.4f} · {row['images_per_s']:.0f} images/s" if "loss" in row else ""
 
-    def _next_update(self) -> Update:
+    def _next_update(self, part: int = 0) -> Update:
+        """The update's part, with this process's share of it; every part draws for the whole batch anew."""
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        total = self.settings.batch_size
-        if total % processes:
-            raise InputError(f"batch_size {total} does not divide among {processes} processes")
-        share = total // processes
+        total, parts = self.settings.batch_size, self.settings.accumulate
+        if total % (processes * parts):
+            among = f"{processes} processes" if parts == 1 else f"{processes} processes in {parts} parts"
+            raise InputError(f"{self.stage}.batch_size {total} does not divide among {among}")
+        share = total // (processes * parts)
         key = zlib.crc32(self.stage.encode()) ^ (self.settings.seed * 0x9E3779B1 + self.update_index * 0x85EBCA77)
         generator = torch.Generator().manual_seed(key & 0x7FFFFFFFFFFFFFFF)
-        return Update(self.update_index, self.images_seen, share, share * rank, total, generator, self.device)
+        offset = share * (rank * parts + part)
+        return Update(self.update_index, self.images_seen, share, offset, total, generator, self.device)
 
     # --- what is written -------------------------------------------------------------------------------------------
 
@@ -491,14 +548,17 @@ class Training:
                 rows.write(json.dumps(row) + "\n")
 
     def _preview(self, preview: Callable[[Path], None] | None) -> None:
-        if not self.accelerator.is_main_process:
+        main = self.accelerator.is_main_process
+        if not main and not self.unsharded:  # a network that is shared out draws with all processes' parts
             return
         from genin.distill.previews import plot_curves
 
-        plot_curves(self.history, self.folder / f"{self.stage}.curves.png", title=self.stage)
+        if main:
+            plot_curves(self.history, self.folder / f"{self.stage}.curves.png", title=self.stage)
         if self.settings.keep_averages and self.averages:
             first = self._state_of_average(next(iter(self.averages)))
-            keep_average(self.folder / f"{self.stage}.average-{self.images_seen:08d}.safetensors", first)
+            if main:
+                keep_average(self.folder / f"{self.stage}.average-{self.images_seen:08d}.safetensors", first)
         if preview is not None:
             preview(self.folder / f"{self.stage}.samples-{self.images_seen:08d}.png")
 
@@ -511,7 +571,7 @@ class Training:
     def save(self) -> None:
         """Write the whole state to one file, atomically: all but the weights that do not learn, which whoever goes on has."""
         self.accelerator.wait_for_everyone()  # who goes back to the last one has read it
-        if not self.accelerator.is_main_process:
+        if not self.accelerator.is_main_process and not self.unsharded:
             return
         state = {
             "stage": self.stage,
@@ -521,14 +581,15 @@ class Training:
             "modules": {
                 k: learnt_state(self.accelerator.unwrap_model(m), self.frozen[k]) for k, m in self.modules.items()
             },
-            "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
+            "optimizers": {k: sharding.whole(o.state_dict()) for k, o in self.optimizers.items()},
             "averages": {k: learnt_state(a, self._frozen_in_average(k)) for k, a in self.averages.items()},
             "best": self.best,
             "row": self.row,
             "next_preview": self.next_preview,
             "health": {"dials": self.dials, "rollbacks": self.rollbacks, "watched_from": self.watched_from},
         }
-        write_checkpoint(self.checkpoint_path, state, self.settings)
+        if self.accelerator.is_main_process:
+            write_checkpoint(self.checkpoint_path, state, self.settings)
 
     def resume(self) -> bool:
         """Take up the state of an earlier run in the same folder; False when there is none.
@@ -542,7 +603,8 @@ class Training:
         try:
             for name, module in self.modules.items():
                 take_state(self.accelerator.unwrap_model(module), state["modules"][name], self.frozen[name])
-                self.optimizers[name].load_state_dict(state["optimizers"][name])
+                moments = sharding.part_moments(state["optimizers"][name], self.optimizers[name])
+                self.optimizers[name].load_state_dict(moments)
             for name, average in self.averages.items():
                 take_state(average, state["averages"][name], self._frozen_in_average(name))
         except (KeyError, RuntimeError, ValueError) as error:

@@ -150,3 +150,45 @@ def test_a_narrow_student_learns_from_the_features_of_its_own_channels(tmp_path:
     assert run(["distill", "--teacher", str(tiny_model_folder), *arguments]) == 0
     first, *_ = rows = read_rows(out / "training" / "prune.log.jsonl")
     assert rows[-1]["features"] < 0.5, first
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_is_the_batch(tmp_path: Path, tiny_model_folder: Path, parts: int) -> None:
+    """Gradients of the parts add up to the whole's; of the adversarial phase to what a discriminator one update older says."""
+    logs = []
+    for name, accumulate in (("whole", 1), ("parts", parts)):
+        path = tmp_path / f"{name}.yaml"
+        keys = f'batch_size: 8, images: 32, mixed_precision: "no", accumulate: {accumulate}'
+        path.write_text(
+            f"student: {{name: bk-base}}\npool: {{size: 16, teacher_steps: 2, batch_size: 8}}\nprune: {{{keys}}}\n"
+            f"steps: {{{keys}, held_out_images: 0}}\n"
+            f"adversarial: {{{keys}, held_out_images: 0, matching_weight: 0.1, cache_images: 8}}\n",
+            encoding="utf-8",
+        )
+        out = tmp_path / name
+        arguments = ["--data", "builtin:world", "--recipe", str(path), "--out", str(out)]
+        assert run(["distill", "--teacher", str(tiny_model_folder), *arguments]) == 0
+        logs.append(
+            {
+                stage: read_rows(out / "training" / f"{stage}.log.jsonl")[-1]
+                for stage in ("prune", "steps", "adversarial")
+            }
+        )
+    whole, in_parts = logs
+    for stage in ("prune", "steps"):
+        for name in ("loss", "grad_norm", "images_seen"):
+            assert in_parts[stage][name] == pytest.approx(whole[stage][name], rel=1e-4), (stage, name)
+    for name in ("loss", "grad_norm", "discriminator", "fake_score"):
+        assert in_parts["adversarial"][name] == pytest.approx(whole["adversarial"][name], rel=0.05), name
+
+
+def test_a_batch_that_does_not_divide_is_refused(
+    tmp_path: Path, tiny_model_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "pool: {size: 4, teacher_steps: 2}\nprune: {images: 8, batch_size: 8, accumulate: 3}\n", encoding="utf-8"
+    )
+    arguments = ["--data", "builtin:world", "--recipe", str(path), "--out", str(tmp_path / "out")]
+    assert run(["distill", "--teacher", str(tiny_model_folder), *arguments]) == 2
+    assert "prune.batch_size 8 does not divide among 1 processes in 3 parts" in capfd.readouterr().err
