@@ -256,10 +256,9 @@ def prepare_lesson(
     captions = source.captions(range(min(PICTURES, len(latents))))
     check_prediction_type(guided, latents, guided.embed(captions), model.path / "scheduler")
     pool = _sample_pool(guided, source, folder, recipe, training, teacher, budget.of("pool"))
-    texts = []
-    for start in range(0, len(pool), 256):
-        captions = source.captions([i % len(source) for i in range(start, min(start + 256, len(pool)))])
-        texts.append(guided.embed(captions).half().cpu())
+    texts, captions = [], source.captions(range(min(len(pool), len(source))))
+    for start in range(0, len(captions), 256):
+        texts.append(guided.embed(captions[start : start + 256]).half().cpu())
     return Lesson(guided, pool, source, torch.cat(texts), latents if true_side else None)
 
 

@@ -102,8 +102,9 @@ class Guided:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What all phases learn from. Row i of the pool belongs to caption i of the source; `texts` are the pool's captions
-    embedded once, (N, L, D) float16; `latents` are final latents of true pictures, row i with caption i, or None."""
+    """What all phases learn from. Row i of the pool belongs to caption i of the source; `texts` are the source's captions, as far as
+    the pool has rows, embedded once, (M, L, D) float16: a longer pool takes them in turn; `latents` are final latents of true
+    pictures, row i with caption i, or None."""
 
     teacher: Guided
     pool: Pool
@@ -112,7 +113,7 @@ class Lesson:
     latents: Tensor | None = None
 
     def text(self, rows: Tensor) -> Tensor:
-        return self.texts[rows.cpu()].float().to(self.teacher.device)
+        return self.texts[rows.cpu() % len(self.texts)].float().to(self.teacher.device)
 
 
 def build_pool(

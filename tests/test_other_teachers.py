@@ -12,12 +12,15 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
+from tunable import with_random_unet, write_pictures  # noqa: E402
 
 from genin.cli import run  # noqa: E402
 from genin.distill.checkpoints import read_rows  # noqa: E402
 from genin.distill.diffusion import plain_attention, predict  # noqa: E402
 from genin.distill.matching import is_adapter, low_rank_copy  # noqa: E402
 from genin.distill.model_folder import load_model_folder  # noqa: E402
+
+FIXTURE = Path(__file__).parents[2] / "shared" / "data" / "tiny_sd_diffusers_fixture"
 
 
 def test_a_low_rank_copy_shares_the_teachers_weights_and_leaves_it_alone(tiny_model_folder: Path) -> None:
@@ -192,3 +195,38 @@ def test_a_batch_that_does_not_divide_is_refused(
     arguments = ["--data", "builtin:world", "--recipe", str(path), "--out", str(tmp_path / "out")]
     assert run(["distill", "--teacher", str(tiny_model_folder), *arguments]) == 2
     assert "prune.batch_size 8 does not divide among 1 processes in 3 parts" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not FIXTURE.is_dir(), reason="../shared/data/tiny_sd_diffusers_fixture is not here")
+def test_a_folder_of_an_old_diffusers_is_tuned_distilled_and_exported(tmp_path: Path, genin: Any) -> None:
+    """Version 0.8, PNDM, weights in `.bin`: its own pipeline opens the student, and every graph is as exact as it has to be."""
+    from diffusers import StableDiffusionPipeline
+
+    base = with_random_unet(FIXTURE, tmp_path / "base")
+    pictures = write_pictures(tmp_path / "pictures")
+    recipe = tmp_path / "recipe.yaml"
+    text, said = LEAN, {"PRECISION": "guidance_scale: 2", "CHECKPOINTING": "gradient_checkpointing: true"}
+    for key, value in {**said, "RANK": "fake_score_rank: 2", "MIXED": "bf16"}.items():
+        text = text.replace(key, value)
+    tuning = "finetune: {images: 4, batch_size: 2, cache_images: 4, held_out_images: 0}\n"
+    recipe.write_text(tuning + text, encoding="utf-8")
+    data = ["--data", pictures, "--recipe", recipe]
+    genin("teacher", "finetune", "--base", base, *data, "--lora", 2, "--out", tmp_path / "tuned")
+    genin("distill", "--teacher", tmp_path / "tuned", *data, "--out", tmp_path / "student")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "student")
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    picture = pipeline("a ninja", num_inference_steps=1, guidance_scale=1.0, output_type="np").images[0]
+    assert picture.shape == (64, 64, 3)
+    genin(
+        "export",
+        tmp_path / "student",
+        "--out",
+        tmp_path / "bundle",
+        "--format",
+        "onnx,openvino",
+        "--precision",
+        "fp32,fp16",
+    )
+    checked = genin("verify", tmp_path / "bundle", "--against", tmp_path / "student")
+    assert checked["ok"] and all(graph["ok"] for graph in checked["graphs"])
+    genin("generate", "a ninja", "--model", tmp_path / "bundle", "--steps", 1, "--out", tmp_path / "picture.png")
