@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 
 from genin.distill import pool as pools  # noqa: E402
-from genin.distill.diffusion import Process  # noqa: E402
+from genin.distill.diffusion import Denoiser, Process  # noqa: E402
 from genin.distill.model_folder import load_model_folder  # noqa: E402
 from genin.distill.pool import Guided, Pool, build_pool  # noqa: E402
 from genin.distill.recipe import PoolRecipe  # noqa: E402
@@ -36,7 +36,7 @@ def teacher(tiny_model_folder: Path) -> Guided:
     with torch.no_grad():
         empty = embed(model.text_encoder, model.tokenizer, [""], device)
     process = Process(model.scheduler_config, device)
-    return Guided(model.unet, process, model.text_encoder, model.tokenizer, empty, device, 3.0)
+    return Guided(Denoiser(model.unet, process), model.text_encoder, model.tokenizer, empty, device, 3.0)
 
 
 @pytest.fixture
