@@ -102,9 +102,9 @@ class Guided:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What all phases learn from. Row i of the pool belongs to caption i of the source; `texts` are the source's captions,
-    as far as the pool has rows, embedded once, (M, L, D) float16: a longer pool takes them in turn; `latents` are final latents of true
-    pictures, row i with caption i, or None."""
+    """What all phases learn from. Row i of the pool belongs to caption i of the source; `texts` are the source's captions, embedded
+    once, (M, L, D) float16, and a pool of more rows takes them in turn; `latents` are final latents of true pictures, row i with
+    caption i, or None."""
 
     teacher: Guided
     pool: Pool

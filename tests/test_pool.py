@@ -106,7 +106,7 @@ def test_a_longer_pool_only_goes_on(build: Any) -> None:
     states = first.states.clone()
     longer = build(replace(RECIPE, size=14))
     assert len(longer) == 14 and torch.equal(longer.states[:10], states) and build.rows == [2, 2]
-    assert longer.seconds > first.seconds
+    assert longer.seconds >= first.seconds > 0
 
 
 def test_a_pool_whose_time_is_up_is_closed(build: Any) -> None:
