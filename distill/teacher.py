@@ -283,7 +283,7 @@ def teacher_preview(
     guidance_scale: float,
     path: Path,
     *,
-    steps: int = 20,
+    steps: int = 10,
 ) -> None:
     """Write a grid of two rows: the guided pictures of `text` (N, L, D), of fixed noise, so that successive grids show the same
     pictures getting better. `empty` (1, L, D) are the empty caption's states."""
@@ -300,6 +300,7 @@ def teacher_preview(
                 timesteps=process.trailing_timesteps(steps),
                 empty=empty,
                 guidance_scale=guidance_scale,
+                solver="dpm-solver++",
             ).states[-1]
             pictures.append(ae.decode_pictures(vae, latents))
     drawn = np.concatenate(pictures)

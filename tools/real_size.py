@@ -27,7 +27,7 @@ import psutil
 
 FINETUNE = """
 finetune: {{images: {updates}, batch_size: 1, lora_rank: 16, gradient_checkpointing: true, cache_images: 2, ema_decays: [0.999],
-  held_out_images: 0, preview_images: 1000000}}
+  held_out_images: 0, validation_prompts: [a ninja]}}
 """
 DISTILL = """
 student: {{name: {student}}}
