@@ -144,6 +144,8 @@ def distill(
             save_model_folder(folder_of(student, seen + unet_images(name, training), out), out)
             raise
         seen += unet_images(name, training)
+        student.requires_grad_(False).zero_grad(set_to_none=True)
+        training.let_go()
         # What a phase leaves that was done before stays as it is: a later one may have been saved over it.
         if training.has_updated or name == active[-1]:
             save_model_folder(folder_of(student, seen, out), out)

@@ -318,6 +318,14 @@ class Training:
         take_state(self.unsharded[name], self._state_of_average(name), self.frozen[name])
         return self.unsharded[name]
 
+    def let_go(self) -> None:
+        """Of networks, optimisers and averages, when the stage is over: another one needs their memory. What was asked for by
+        `best_of` or `average_of` stays with whoever has it."""
+        for held in (self.modules, self.optimizers, self.averages, self.unsharded):
+            held.clear()
+        self.best = None
+        self.accelerator.free_memory()
+
     def optimise(self, name: str, loss: Tensor) -> float:
         """Backward, clip, step; returns the gradient norm. Of an update in parts the last one clips and steps, the others return 0.
 
