@@ -83,5 +83,8 @@ def _state() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError("accelerate", "distill") from error
 
+    # Launchers that share networks out have all but the first process load nothing: transformers then leaves a text encoder
+    # with whatever its memory held, and only networks that are shared out are sent round later.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     # Made before any Accelerator, it says how long the others wait for the first: a teacher's pool takes hours.
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))

@@ -33,6 +33,7 @@ MAY_CHANGE = {
     "compile",
     "keep_averages",
     "gradient_checkpointing",
+    "accumulate",
     "validation_prompts",
 }
 
@@ -80,6 +81,8 @@ def keep_average(path: Path, state: Mapping[str, Tensor]) -> None:
 def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: Optimisation) -> None:
     """Errors: InputError for a checkpoint made with another recipe: what was done by then would stand under settings it was not
     done with."""
+    if not state.get("update_index"):
+        return  # nothing has been done under them
     earlier, now = plain(state.get("settings", {})), plain(dataclasses.asdict(settings))
     changed = [key for key in earlier if key in now and key not in MAY_CHANGE and earlier[key] != now[key]]
     if changed:

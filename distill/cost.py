@@ -51,6 +51,11 @@ class Unet:
         return _counts(self)[0]
 
     @property
+    def encoder_parameters(self) -> int:
+        """Those of all but its way up."""
+        return _counts(self)[3]
+
+    @property
     def macs(self) -> int:
         """Multiply-adds of a pass for one picture."""
         return _counts(self)[1]
@@ -67,13 +72,15 @@ class Unet:
 
 
 @cache
-def _counts(unet: Unet) -> tuple[int, int, int]:
+def _counts(unet: Unet) -> tuple[int, int, int, int]:
     from genin.benchmarks.model_facts import cost_of, unet_cost
 
     with torch.device("meta"):
         network, x, t, text = _inputs(unet, 1)
         _, encoder = cost_of(network, lambda: encoder_features(network, x, t, text))
-    return (*unet_cost(dict(unet.config), tokens=unet.tokens), encoder)
+        way_up = sum(p.numel() for name, p in network.named_parameters() if name.startswith("up_blocks."))
+    parameters, macs = unet_cost(dict(unet.config), tokens=unet.tokens)
+    return parameters, macs, encoder, parameters - way_up
 
 
 def _inputs(unet: Unet, batch: int) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -139,26 +146,38 @@ def id_of(tensor: torch.Tensor) -> int:
 Parts = dict[str, int]  # what => bytes
 
 
-def network_parts(settings: Optimisation, trained: int, *, kept: int, name: str) -> Parts:
-    """Of `trained` weights that learn: themselves, gradients, moments, and `kept` copies (averages, the best of them)."""
+def network_parts(settings: Optimisation, trained: int, *, kept: int, name: str, shares: int = 1) -> Parts:
+    """Of `trained` weights that learn: themselves, gradients, moments, and `kept` copies (averages, the best of them); of networks
+    that are shared out, one of `shares`."""
     moments = MOMENTS[settings.optimizer]
     parts = {name: FP32 * trained, f"{name}'s gradients": FP32 * trained, f"{name}'s moments": moments * trained}
-    return parts | ({f"{name}'s averages": FP32 * trained * kept} if kept else {})
+    parts |= {f"{name}'s averages": FP32 * trained * kept} if kept else {}
+    return {what: size // shares for what, size in parts.items()}
 
 
 def distill_memory(
-    phase: str, recipe: Recipe, teacher: Unet, student: Unet, *, others: int = 0, processes: int = 1
+    phase: str,
+    recipe: Recipe,
+    teacher: Unet,
+    student: Unet,
+    *,
+    others: int = 0,
+    processes: int = 1,
+    sharded: bool = False,
 ) -> Parts:
-    """Bytes at the peak of a phase in each of `processes`; `others` are the weights of text encoder and autoencoder."""
+    """Bytes at the peak of a phase's updates in each of `processes`; `others` are the weights of text encoder and autoencoder. Pool
+    and encoded pictures are mapped from files."""
     settings: PruneRecipe | StepsRecipe = getattr(recipe, phase)
     mixed, checkpointing = settings.mixed_precision == "bf16", settings.gradient_checkpointing
     batch = max(1, settings.batch_size // processes // settings.accumulate)
     looked_at = isinstance(settings, StepsRecipe) and settings.held_out_images > 0
+    shares = processes if sharded else 1
     parts = {
         "teacher": (BF16 if recipe.pool.teacher_precision == "bf16" else FP32) * teacher.parameters,
         "text encoder and autoencoder": FP32 * others,
-        **network_parts(settings, student.parameters, kept=len(settings.ema_decays) + looked_at, name="student"),
-        "pool": pool_bytes(recipe.pool, teacher),
+        **network_parts(
+            settings, student.parameters, kept=len(settings.ema_decays) + looked_at, name="student", shares=shares
+        ),
     }
 
     def passes(unet: Unet, encoder: bool = False) -> int:
@@ -175,27 +194,28 @@ def distill_memory(
     if judged is not None and judged.matching_weight > 0:
         rank = judged.fake_score_rank
         weights = lora_parameters(teacher, rank) if rank else teacher.parameters
-        parts |= network_parts(settings, weights, kept=0, name="fake score")
+        parts |= network_parts(settings, weights, kept=0, name="fake score", shares=1 if rank else shares)
         activations += passes(teacher)  # it learns while the student's pass waits
     return parts | {"activations": activations}
 
 
 def finetune_memory(
-    settings: FinetuneRecipe, teacher: Unet, rank: int, *, others: int = 0, processes: int = 1
+    settings: FinetuneRecipe, teacher: Unet, rank: int, *, others: int = 0, processes: int = 1, sharded: bool = False
 ) -> Parts:
     """The same of tuning a teacher: whole (`rank` 0) or by adapters."""
-    batch, mixed = max(1, settings.batch_size // processes // settings.accumulate), settings.mixed_precision == "bf16"
-    checkpointing = settings.gradient_checkpointing
+    batch = max(1, settings.batch_size // processes // settings.accumulate)
+    mixed, looked_at = settings.mixed_precision == "bf16", settings.held_out_images > 0
     trained = lora_parameters(teacher, rank) if rank else teacher.parameters
-    frozen = BF16 if rank and settings.frozen_precision == settings.mixed_precision == "bf16" else FP32
+    kept, name = len(settings.ema_decays) + looked_at, "adapters" if rank else "teacher"
+    frozen = BF16 if settings.frozen_precision == settings.mixed_precision == "bf16" else FP32
     parts = {"frozen teacher": frozen * teacher.parameters} if rank else {}
-    side, channels = dict(teacher.config)["sample_size"], dict(teacher.config)["in_channels"]
+    if looked_at and not rank:
+        parts["the base's encoder, for looks"] = (BF16 if mixed else FP32) * teacher.encoder_parameters
     return {
         **parts,
         "text encoder and autoencoder": FP32 * others,
-        **network_parts(settings, trained, kept=len(settings.ema_decays), name="adapters" if rank else "teacher"),
-        "activations": teacher.activations(batch, checkpointing=checkpointing, mixed=mixed),
-        "latents": settings.cache_images * BF16 * channels * side * side,
+        **network_parts(settings, trained, kept=kept, name=name, shares=processes if sharded and not rank else 1),
+        "activations": teacher.activations(batch, checkpointing=settings.gradient_checkpointing, mixed=mixed),
     }
 
 
@@ -269,16 +289,25 @@ def finetune_flop(settings: FinetuneRecipe, teacher: Unet, rank: int) -> float:
 # --- what to do about it -----------------------------------------------------------------------------------------------
 
 
-def distill_options(phase: str, recipe: Recipe) -> dict[str, dict[str, Any]]:
+def options_of(section: str, settings: Optimisation, processes: int) -> dict[str, dict[str, Any]]:
+    """What can be written in any section to need less => the settings that it changes."""
+    half, parts = settings.batch_size // 2, 2 * settings.accumulate
+    changes: dict[str, dict[str, Any]] = {
+        f"{section}.gradient_checkpointing: true": {"gradient_checkpointing": True},
+        f"{section}.optimizer: adamw8bit": {"optimizer": "adamw8bit"},
+        f"{section}.ema_decays: [{settings.ema_decays[0]:g}]": {"ema_decays": settings.ema_decays[:1]},
+    }
+    if settings.batch_size % (processes * parts) == 0:
+        changes[f"{section}.accumulate: {parts}"] = {"accumulate": parts}
+    if half and half % (processes * settings.accumulate) == 0:
+        changes[f"{section}.batch_size: {half}"] = {"batch_size": half}
+    return changes
+
+
+def distill_options(phase: str, recipe: Recipe, processes: int = 1) -> dict[str, dict[str, Any]]:
     """What can be written in a recipe to need less in a phase => the sections it changes."""
     settings = getattr(recipe, phase)
-    changes: dict[str, dict[str, Any]] = {
-        f"{phase}.gradient_checkpointing: true": {"gradient_checkpointing": True},
-        f"{phase}.accumulate: {2 * settings.accumulate}": {"accumulate": 2 * settings.accumulate},
-        f"{phase}.batch_size: {max(1, settings.batch_size // 2)}": {"batch_size": max(1, settings.batch_size // 2)},
-        f"{phase}.optimizer: adamw8bit": {"optimizer": "adamw8bit"},
-        f"{phase}.ema_decays: [{settings.ema_decays[0]:g}]": {"ema_decays": settings.ema_decays[:1]},
-    }
+    changes = options_of(phase, settings, processes)
     if isinstance(settings, AdversarialRecipe) and settings.matching_weight > 0 and not settings.fake_score_rank:
         changes["adversarial.fake_score_rank: 32"] = {"fake_score_rank": 32}
     options = {says: {phase: replace(settings, **changed)} for says, changed in changes.items()}
@@ -287,17 +316,10 @@ def distill_options(phase: str, recipe: Recipe) -> dict[str, dict[str, Any]]:
     return options
 
 
-def finetune_options(settings: FinetuneRecipe, rank: int) -> dict[str, dict[str, Any]]:
+def finetune_options(settings: FinetuneRecipe, rank: int, processes: int = 1) -> dict[str, dict[str, Any]]:
     """The same of tuning: the settings it changes; `lora_rank` stands for the rank that was asked for."""
-    half = max(1, settings.batch_size // 2)
-    options: dict[str, dict[str, Any]] = {
-        "finetune.gradient_checkpointing: true": {"gradient_checkpointing": True},
-        f"finetune.accumulate: {2 * settings.accumulate}": {"accumulate": 2 * settings.accumulate},
-        f"finetune.batch_size: {half}": {"batch_size": half},
-        "finetune.optimizer: adamw8bit": {"optimizer": "adamw8bit"},
-        f"finetune.ema_decays: [{settings.ema_decays[0]:g}]": {"ema_decays": settings.ema_decays[:1]},
-    }
-    return options if rank else {**options, "--lora 16": {"lora_rank": 16}}
+    options = options_of("finetune", settings, processes)
+    return options if rank else {**options, "finetune.lora_rank: 16": {"lora_rank": 16}}
 
 
 def advice(settings: Any, options: Mapping[str, Mapping[str, Any]], memory: Callable[[Any], Parts]) -> Sequence[str]:

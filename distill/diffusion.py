@@ -12,6 +12,7 @@ tested against diffusers' DDIMScheduler, whose configuration it reads.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -229,7 +230,9 @@ class Denoiser:
 
     def like(self, unet: Any) -> Denoiser:
         """Another network that predicts as this one does."""
-        return Denoiser(unet, self.own, self.process)
+        other = copy.copy(self)
+        other.unet = unet
+        return other
 
     def timesteps(self, t: Tensor) -> Tensor:
         """The network's own timesteps, (N,), int64 or, between two of them, float."""
@@ -248,15 +251,23 @@ class Denoiser:
         if self.times is None:
             return x0_eps(self.own.prediction_type, prediction, x_t, alpha, sigma)
         # Asked at its last timestep, the network answers for the noise that is there; ε is what remains of the state as it is.
-        last_alpha, last_sigma = self.own.alphas[-1], self.own.sigmas[-1]
-        x0, eps = x0_eps(
-            self.own.prediction_type, prediction, x_t, alpha.maximum(last_alpha), sigma.minimum(last_sigma)
-        )
-        return x0, torch.where(alpha < last_alpha, (x_t.float() - alpha * x0) / sigma.clamp_min(1e-4), eps)
+        x0, eps = x0_eps(self.own.prediction_type, prediction, x_t, *self._reading(t))
+        beyond = alpha < self.own.alphas[-1]
+        return x0, torch.where(beyond, (x_t.float() - alpha * x0) / sigma.clamp_min(1e-4), eps)
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the network should predict at timesteps t of `process`."""
-        return prediction_of(self.own.prediction_type, x0, noise, *self.process.alpha_sigma(t))
+        """What the network should predict at timesteps t of `process`, so that it is read as x0 there."""
+        alpha, sigma = self.process.alpha_sigma(t)
+        if self.times is None:
+            return prediction_of(self.own.prediction_type, x0, noise, alpha, sigma)
+        x_t = alpha * x0 + sigma * noise
+        alpha, sigma = self._reading(t)
+        return prediction_of(self.own.prediction_type, x0, (x_t - alpha * x0) / sigma.clamp_min(1e-4), alpha, sigma)
+
+    def _reading(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """α and σ by which its predictions are read: beyond its own schedule, those of its last timestep."""
+        alpha, sigma = self.process.alpha_sigma(t)
+        return alpha.maximum(self.own.alphas[-1]), sigma.minimum(self.own.sigmas[-1])
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def check_recipe(recipe: Recipe, active: Sequence[str], earlier: Earlier | None)
             what, remedy=f"give {', '.join(phases[:-1])} or {phases[-1]} some images, or an earlier student (--init)"
         )
     if "prune" in active and recipe.prune.feature_weight > 0 and earlier is not None:
-        what = "a student that was narrowed twice has channels that cannot be compared with its teacher's"
+        what = "a student cut from another one has channels of that one's choice, which cannot be compared with its teacher's"
         raise InputError(what, remedy="set prune.feature_weight to 0")
     for name in active:
         phase = getattr(recipe, name)
@@ -304,9 +304,11 @@ def _run_phase(
     resume: bool,
 ) -> Any:
     plain_attention(student, training.device)
-    if getattr(recipe, name).gradient_checkpointing:
-        for network in (student, model.unet):  # gradients go through the teacher's encoder to the picture
+    for network in (student, model.unet):  # gradients go through the teacher's encoder to the picture
+        if getattr(recipe, name).gradient_checkpointing:
             network.enable_gradient_checkpointing()
+        else:  # a phase before may have turned it on
+            network.disable_gradient_checkpointing()
     prepared = training.add("student", student, large=True)
     if name == "prune":
         step: Callable[..., Any] = prune_step(training, prepared, lesson, recipe.prune, kept)
@@ -322,13 +324,15 @@ def _run_phase(
     if resume:
         training.resume()
 
+    sharing = {"processes": training.accelerator.num_processes, "sharded": sharding.asked_for()}
+
     def needed(settings: Recipe) -> Parts:
         units = [Unet.of(network.config, model.tokenizer.model_max_length) for network in (model.unet, student)]
-        return distill_memory(name, settings, *units, processes=training.accelerator.num_processes)
+        return distill_memory(name, settings, *units, **sharing)
 
     few_steps = recipe.adversarial if name == "adversarial" else recipe.steps
     look = None if name == "prune" else _look(training, lesson, model, few_steps)
-    remedies = partial(advice, recipe, distill_options(name, recipe), needed)
+    remedies = partial(advice, recipe, distill_options(name, recipe, training.accelerator.num_processes), needed)
     check_memory(f"phase '{name}'", sum(needed(recipe).values()), training.device, remedies)
     with out_of_memory(f"phase '{name}'", training.folder, remedies):
         training.run(step, student_preview(training, lesson, model.vae, few_steps.step_counts), look)

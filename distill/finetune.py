@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.processes import is_first, wait_for_all
+from genin.distill import sharding
 from genin.distill.cost import Parts, Unet, advice, finetune_memory, finetune_options
 from genin.distill.datasets import joined_origins
 from genin.distill.diffusion import Denoiser, Process, plain_attention, predict
@@ -143,12 +144,14 @@ def finetune_teacher(
 
     look = None if held_out is None or training.progress >= 1 else looking(training, guided, held_out, texts)
 
+    processes = training.accelerator.num_processes
+
     def needed(settings: FinetuneRecipe) -> Parts:
         unet = Unet.of(model.unet.config, model.tokenizer.model_max_length)
-        return finetune_memory(settings, unet, settings.lora_rank, processes=training.accelerator.num_processes)
+        return finetune_memory(settings, unet, settings.lora_rank, processes=processes, sharded=sharding.asked_for())
 
     asked = replace(settings, lora_rank=rank)
-    remedies = partial(advice, asked, finetune_options(settings, rank), needed)
+    remedies = partial(advice, asked, finetune_options(settings, rank, processes), needed)
     check_memory("tuning", sum(needed(asked).values()), training.device, remedies)
     with out_of_memory("tuning", training.folder, remedies):
         training.run(tuning_step(training, network, process, cache, source, texts), preview, look)
@@ -228,9 +231,9 @@ def hold_out(
     Under adapters that encoder is made of the same frozen tensors; else it is a copy.
     """
     val = source.held_out() if settings.held_out_images > 0 else None
-    if val is None or len(val) < settings.held_out_images:
+    if val is None:
         return None
-    path, count = training.folder / "held_out.pt", settings.held_out_images
+    path, count = training.folder / "held_out.safetensors", min(settings.held_out_images, len(val))
     latents = held_out_latents(val, model.vae, model.image_size, count, training.device, path)
     if latents is None:
         return None

@@ -107,7 +107,7 @@ def prune_step(
                 with torch.no_grad():
                     theirs, _ = teacher.features(x, t, text)
                     if kept is not None:
-                        theirs = [f[:, channels.to(f.device)] for f, channels in zip(theirs, kept, strict=False)]
+                        theirs = [f[:, channels.to(f.device)] for f, channels in zip(theirs, kept, strict=True)]
             features = feature_loss(mine[: len(theirs)], theirs[: len(mine)])
             metrics["features"] = features.detach()
             loss = loss + recipe.feature_weight * features

@@ -158,8 +158,8 @@ class FinetuneRecipe(Optimisation):
     validation_prompts: tuple[str, ...] = key((), "what the grids of samples show; empty: the first captions")
     held_out_images: int = key(
         64,
-        "captions of the val split, where it has so many, that are drawn in 8 guided steps at every grid of samples, to choose the "
-        "best checkpoint by; 0 for none",
+        "captions of the val split, as far as it has them, that are drawn in 8 guided steps at every grid of samples, to choose "
+        "the best checkpoint by; 0 for none",
     )
     images: int = 60_000
     cache_images: int = 40_000

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "CLIPEncoderLayer")  # what is gathered at once
+# What is gathered at once; a UNet within another module, since it is called by itself, too.
+BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "CLIPEncoderLayer", "UNet2DConditionModel")
 
 
 def asked_for() -> bool:
@@ -35,14 +36,16 @@ def plugin() -> Any:
         return None
     from accelerate.utils import FullyShardedDataParallelPlugin
 
-    return FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+    )
 
 
 def share_out(accelerator: Any, network: nn.Module, optimizer: Any = None) -> tuple[nn.Module, Any]:
     """The same network, its weights shared out in place; and its optimiser, of those parts."""
     from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
-    present = {type(module).__name__ for module in network.modules()}
+    present = {type(module).__name__ for module in network.modules() if module is not network}
     accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = [name for name in BLOCKS if name in present]
     if optimizer is None:
         prepared: Any = fsdp2_prepare_model(accelerator, network)

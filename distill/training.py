@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from genin.benchmarks.processes import first_alone
+from genin.benchmarks.processes import first_alone, said_by_first
 from genin.distill import sharding
 from genin.distill.checkpoints import (
     check_settings,
@@ -291,7 +291,11 @@ class Training:
         if not shared_out:
             cards = [self.device] if self.device.type == "cuda" else None
             return nn.parallel.DistributedDataParallel(module, device_ids=cards), optimizer
-        self.unsharded[name] = copy.deepcopy(module).cpu()
+        if self.settings.optimizer != "adamw":
+            what = f"{self.settings.optimizer}'s moments cannot be shared out over processes"
+            raise InputError(what, remedy="set optimizer to adamw, or launch without FSDP")
+        self.unsharded[name] = copy.deepcopy(module.cpu())
+        module.to(self.device)
         for key, average in self.averages.items():
             if key.partition("/")[0] == name:
                 sharding.share_out(self.accelerator, average.module)
@@ -474,7 +478,8 @@ class Training:
         cannot be told apart the later has learnt more, at a lower rate."""
         if look is None:
             return {}
-        found = {key: look(average.module) for key, average in self.averages.items()}
+        # As the first process sees it: last bits must not lead one process into a collective that another does not enter.
+        found = said_by_first({key: dict(look(average.module)) for key, average in self.averages.items()})
         key = min(found, key=lambda key: found[key]["kid"])
         value = found[key]["kid"]
         bar = {"lowest": value, "error": found[key].get("kid_error", 0.0)}
@@ -606,7 +611,11 @@ class Training:
         """
         if not self.checkpoint_path.is_file():
             return False
-        state = read_checkpoint(self.checkpoint_path, self.device)
+        # Parts are taken from whole tensors, which a card may have no room for.
+        shared_out = bool(self.unsharded)
+        state = read_checkpoint(self.checkpoint_path, "cpu" if shared_out else self.device, mapped=shared_out)
+        if not state["update_index"]:
+            return False  # it begins as it has begun, under other settings perhaps
         check_settings(self.checkpoint_path, state, self.stage, self.settings)
         try:
             for name, module in self.modules.items():

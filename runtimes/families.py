@@ -99,8 +99,10 @@ def refuse_other_networks(
     if "FlowMatch" in kind:
         _refuse(path, "a flow-matching model", kind)
     # Where a model was saved from is all that tells: a schedule that suits few steps is also what some take many with.
-    if not own and any(FEW_STEP_NAMES.search(str(config.get("_name_or_path") or "")) for config in (index, unet)):
-        _refuse(path, "a Turbo model or the like, distilled to a few steps already", "")
+    for config in () if own else (index, unet):
+        origin = str(config.get("_name_or_path") or "")
+        if FEW_STEP_NAMES.search(origin.rstrip("/").rpartition("/")[2]):
+            _refuse(path, "a Turbo model or the like, distilled to a few steps already", f"_name_or_path '{origin}'")
 
 
 def _entry(index: Mapping[str, Any], part: str) -> list[Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_USE_CPU": "true"}
+os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "true"  # as `accelerate launch --use_fsdp` has it
 
 from accelerate import state as accelerate_state
 from accelerate.utils import DistributedType
