@@ -72,7 +72,7 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
 @torch.no_grad()
 def decode_pictures(vae: Any, latents: Tensor) -> NDArray[np.uint8]:
     """Final latents (N, C, h, w) => NHWC uint8, a few at once."""
-    size = at_once(64, latents.shape[-1], 16)
+    size = at_once(16, latents.shape[-1], 16)
     few = (latents[start : start + size].float() for start in range(0, len(latents), size))
     parts = [to_uint8(decode(vae, part).float().cpu().numpy()) for part in few]
     return np.concatenate(parts)

@@ -123,8 +123,8 @@ def build_student(teacher: Any, pruning: Pruning) -> tuple[nn.Module, float]:
 
 
 def kept_channels(teacher: Any, student: Any) -> list[Tensor] | None:
-    """Which of the channels of each of its teacher's levels (and of its middle, where it has one) a student has kept, sorted indices;
-    None where it has all of them."""
+    """Which of the channels of each of its teacher's levels (and of its middle, where it has one) a student has kept, sorted
+    indices; None where it has all of them."""
     widths = list(student.config["block_out_channels"])
     if widths == list(teacher.config["block_out_channels"])[: len(widths)]:
         return None

@@ -3,10 +3,11 @@
     python tools/real_size.py --teacher SD15 --work WORK --out docs/runs/real-size.json [--student bk-tiny] [--updates 2]
 
 SD15 is a model folder of that architecture; random weights do (their autoencoder's `scaling_factor` has to give latents of unit
-deviation: genin's own error says which). Two commands run one after the other, each in a process of its own whose resident
-memory is looked at five times a second: LoRA tuning, and a distillation whose adversarial phase has all that it can have (teacher
-in bf16, discriminator, distribution matching with a fake score of low rank, checkpointed activations). `--keep` prints the table
-of an earlier run.
+deviation: genin's own error says which). LoRA tuning, then every phase of distillation by itself, then all of them in one command,
+each in a process of its own whose resident memory is looked at ten times a second: while it updates, and until its end (grids of
+samples, the autoencoder at full size, the folder that is written). The adversarial phase has all that it can have: teacher in bf16,
+discriminator, distribution matching with a fake score of low rank, checkpointed activations. `--keep` prints the table of an earlier
+run.
 """
 
 from __future__ import annotations
@@ -32,33 +33,32 @@ finetune: {{images: {updates}, batch_size: 1, lora_rank: 16, gradient_checkpoint
 DISTILL = """
 student: {{name: {student}}}
 pool: {{size: 2, teacher_steps: 2, batch_size: 1, teacher_precision: bf16, guidance_scale: 7.5}}
-prune: {{images: {updates}, batch_size: 1, gradient_checkpointing: true, ema_decays: [0.999]}}
-steps: {{images: {updates}, batch_size: 1, held_out_images: 0, gradient_checkpointing: true, ema_decays: [0.999],
+prune: {{images: {prune}, batch_size: 1, gradient_checkpointing: true, ema_decays: [0.999]}}
+steps: {{images: {steps}, batch_size: 1, held_out_images: 0, gradient_checkpointing: true, ema_decays: [0.999],
   step_counts: [2, 1]}}
-adversarial: {{images: {updates}, batch_size: 1, held_out_images: 0, cache_images: 2, matching_weight: 1, fake_score_rank: 32,
+adversarial: {{images: {adversarial}, batch_size: 1, held_out_images: 0, cache_images: 2, matching_weight: 1, fake_score_rank: 32,
   gradient_checkpointing: true, ema_decays: [0.999], step_counts: [2, 1]}}
 """
 PHASES = ("finetune", "prune", "steps", "adversarial")
 
 
-def measured(command: list[str], training: Path) -> dict[str, Any]:
-    """Run genin; {phase: {seconds_an_update, peak_gb}} by its logs and by its memory while the phase's checkpoint is the newest."""
+def measured(command: list[str], training: Path, phase: str | None) -> dict[str, Any]:
+    """Run genin; seconds, GB at the peak, and of the one `phase` that it trains: seconds an update, GB until its row was written."""
     process = subprocess.Popen(
         [sys.executable, "-m", "genin", *command], env={**os.environ, "PYTHONWARNINGS": "ignore"}
     )
-    peaks: dict[str, float] = {}
+    peaks: dict[bool, float] = {}
+    log = training / f"{phase}.log.jsonl"
 
     def look() -> None:
         me = psutil.Process(process.pid)
         while process.poll() is None:
-            begun = [name for name in PHASES if (training / f"{name}.checkpoint.pt").exists()]
-            now = begun[-1] if begun else "before"
             try:
                 size = me.memory_info().rss
             except psutil.Error:
                 break
-            peaks[now] = max(peaks.get(now, 0.0), size / 1e9)
-            time.sleep(0.2)
+            peaks[log.exists()] = max(peaks.get(log.exists(), 0.0), size / 1e9)
+            time.sleep(0.1)
 
     thread = threading.Thread(target=look)
     started = time.perf_counter()
@@ -68,19 +68,13 @@ def measured(command: list[str], training: Path) -> dict[str, Any]:
     if code:
         raise SystemExit(f"{' '.join(command)} ended with {code}")
     found: dict[str, Any] = {
-        "whole": {"seconds": round(time.perf_counter() - started, 1), "peak_gb": round(max(peaks.values()), 2)}
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_gb": round(max(peaks.values()), 2),
     }
-    for name in PHASES:
-        log = training / f"{name}.log.jsonl"
-        if log.is_file():
-            row = json.loads(log.read_text().splitlines()[-1])
-            seconds = row["elapsed_s"] / row["update"]
-            found[name] = {
-                "seconds_an_update": round(seconds, 1),
-                "updates": row["update"],
-                "peak_gb": round(peaks.get(name, 0.0), 2),
-            }
-            found[name] |= {"loss": row["loss"]}
+    if phase is not None:
+        row = json.loads(log.read_text().splitlines()[-1])
+        found["seconds_an_update"] = round(row["elapsed_s"] / row["update"], 1)
+        found |= {"updates": row["update"], "loss": row["loss"], "updates_gb": round(peaks[False], 2)}
     return found
 
 
@@ -120,14 +114,16 @@ def table(found: dict[str, Any]) -> str:
     ]
     for name, row in found["phases"].items():
         rate = row["tflop"] * 1e3 / row["seconds_an_update"]
-        memory = f"{row['peak_gb']:.1f} | {row['reckoned_gb']:.1f}"
+        memory = f"{row['updates_gb']:.1f} | {row['reckoned_gb']:.1f} | {row['peak_gb']:.1f}"
         lines.append(f"| {name} | {memory} | {row['seconds_an_update']:.0f} | {row['tflop']:.1f} | {rate:.0f} |")
+    whole = found["whole"]
+    lines.append(f"| all phases, one command | | | {whole['peak_gb']:.1f} | {whole['seconds']:.0f} s in all | | |")
     return "\n".join(lines)
 
 
 @click.command(help=__doc__)
 @click.option("--teacher", type=click.Path(path_type=Path, exists=True))
-@click.option("--work", type=click.Path(path_type=Path), help="Where the two model folders go (10 GB); emptied first.")
+@click.option("--work", type=click.Path(path_type=Path), help="Where model folders go (12 GB); emptied first.")
 @click.option("--student", default="bk-tiny", show_default=True)
 @click.option("--updates", default=2, show_default=True)
 @click.option("--data", default="builtin:world", show_default=True)
@@ -139,21 +135,22 @@ def main(teacher: Path | None, work: Path | None, student: str, updates: int, da
             raise click.UsageError("--teacher and --work are needed to measure")
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        recipes = {"tuned": FINETUNE, "student": DISTILL}
-        for name, text in recipes.items():
-            (work / f"{name}.yaml").write_text(text.format(student=student, updates=updates))
-        common = ["--data", data]
-        runs = {
-            "tuned": ["teacher", "finetune", "--base", str(teacher), *common],
-            "student": ["distill", "--teacher", str(teacher), *common],
+        runs: dict[str, tuple[list[str], str]] = {
+            "finetune": (["teacher", "finetune", "--base", str(teacher)], FINETUNE.format(updates=updates))
         }
+        for name in (*PHASES[1:], "whole"):
+            images = {phase: updates if name in (phase, "whole") else 0 for phase in PHASES[1:]}
+            runs[name] = (["distill", "--teacher", str(teacher)], DISTILL.format(student=student, **images))
         phases: dict[str, Any] = {}
-        for name, command in runs.items():
-            arguments = ["--recipe", str(work / f"{name}.yaml"), "--out", str(work / name)]
-            phases |= measured([*command, *arguments], work / name / "training")
-        told = reckoned(teacher, work / "tuned.yaml", work / "student.yaml")
-        facts = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "student": student}
-        found = {**facts, "phases": {name: {**phases[name], **told[name]} for name in told}}
+        for name, (command, recipe) in runs.items():
+            (work / f"{name}.yaml").write_text(recipe)
+            arguments = ["--data", data, "--recipe", str(work / f"{name}.yaml"), "--out", str(work / name)]
+            phases[name] = measured([*command, *arguments], work / name / "training", None if name == "whole" else name)
+            if name != "whole":
+                shutil.rmtree(work / name)  # gigabytes
+        told = reckoned(teacher, work / "finetune.yaml", work / "whole.yaml")
+        facts = {"machine": platform.machine(), "cores": os.cpu_count(), "student": student}
+        found = {**facts, "phases": {name: {**phases[name], **told[name]} for name in told}, "whole": phases["whole"]}
         out.write_text(json.dumps(found, indent=1) + "\n")
     click.echo(table(json.loads(out.read_text())))
 
