@@ -191,7 +191,7 @@ def predict(unet: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
 
 def as_kept(unet: nn.Module, device: torch.device) -> AbstractContextManager[Any]:
     """Weights that are kept in bf16 (`lora.lower_frozen`) are computed with under autocast, wherever that is."""
-    weight = next(unet.parameters(), None)
+    weight = next(unet.parameters(), None) if isinstance(unet, nn.Module) else None
     if weight is None or weight.dtype != torch.bfloat16:
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)

@@ -110,6 +110,14 @@ def test_parts_are_counted_as_they_are(tiny_model_folder: Path) -> None:
     assert parts["student's moments"] == 8 * student.parameters
     assert parts["student's averages"] == 4 * student.parameters * 3  # two, and the best
     assert pool_bytes(PoolRecipe(size=10, teacher_steps=8), teacher) == 10 * 17 * 4 * 16 * 16 * 2
+    halves = distill_memory("steps", recipe, teacher, student, processes=2, sharded=True)
+    assert halves["student's moments"] == parts["student's moments"] // 2 and halves["teacher"] == parts["teacher"]
+    with_looks, without = (
+        finetune_memory(FinetuneRecipe(held_out_images=count), teacher, 0) for count in (64, 0)
+    )  # fmt: skip
+    assert with_looks["teacher's averages"] == 2 * without["teacher's averages"]
+    encoder = sum(p.numel() for name, p in unet.named_parameters() if not name.startswith("up_blocks."))
+    assert teacher.encoder_parameters == encoder
     lean = replace(recipe, pool=replace(recipe.pool, teacher_precision="bf16"))
     assert parts["teacher"] == 2 * distill_memory("steps", lean, teacher, student)["teacher"]
     whole, adapters = (sum(finetune_memory(FinetuneRecipe(), teacher, rank).values()) for rank in (0, 4))
@@ -146,6 +154,78 @@ def test_out_of_memory_names_what_would_lower_it(
     ):
         assert remedy in said
     assert (tmp_path / "out" / "training" / "pool.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "processes", "offered"), [(8, 1, 1, True), (8, 1, 8, False), (6, 2, 1, False)]
+)
+def test_only_what_divides_is_advised(batch: int, accumulate: int, processes: int, offered: bool) -> None:
+    from dataclasses import replace
+
+    from genin.distill.cost import distill_options, finetune_options
+
+    recipe = replace(Recipe(), prune=replace(Recipe().prune, batch_size=batch, accumulate=accumulate))
+    assert any("accumulate" in says for says in distill_options("prune", recipe, processes)) == offered
+    tuning = FinetuneRecipe(batch_size=batch, accumulate=accumulate)
+    assert "finetune.lora_rank: 16" in finetune_options(tuning, 0, processes)
+
+
+def test_what_is_advised_can_be_written_and_gone_on_with(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory at a phase's first update: with less of everything, --resume goes on and samples nothing again."""
+    path, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    text = RECIPE.replace("CHECKPOINTING", "false").replace("RANK", "0")
+    path.write_text(text, encoding="utf-8")
+    command = [
+        "distill",
+        "--teacher",
+        str(tiny_model_folder),
+        "--data",
+        "builtin:world",
+        "--recipe",
+        str(path),
+        "--out",
+        str(out),
+    ]
+
+    def fails(*_arguments: Any, **_keywords: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("genin.distill.matching.FakeScore.learn", fails)
+        assert run(command) == 1
+    pool = (out / "training" / "pool.safetensors").stat().st_mtime_ns
+    less = text.replace(
+        "adversarial: {images: 24, batch_size: 8", "adversarial: {images: 24, batch_size: 4, ema_decays: [0.9]"
+    )
+    path.write_text(less, encoding="utf-8")
+    assert run([*command, "--resume"]) == 0
+    assert (out / "training" / "pool.safetensors").stat().st_mtime_ns == pool
+
+
+def test_a_phase_that_is_over_lets_go_of_its_networks(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gc
+    import weakref
+
+    held: list[Any] = []
+    plain = training.Training.run
+
+    def watched(self: Any, *arguments: Any) -> None:
+        gc.collect()
+        alive = [name for name, one in held if one() is not None]
+        assert not alive, f"{self.stage} begins with {alive} still there"
+        plain(self, *arguments)
+        held.extend((f"{self.stage}'s {name} optimizer", weakref.ref(one)) for name, one in self.optimizers.items())
+
+    monkeypatch.setattr(training.Training, "run", watched)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.replace("CHECKPOINTING", "false").replace("RANK", "2"), encoding="utf-8")
+    arguments = ["--data", "builtin:world", "--recipe", str(path), "--out", str(tmp_path / "out")]
+    assert run(["distill", "--teacher", str(tiny_model_folder), *arguments]) == 0
+    assert len(held) == 5
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:

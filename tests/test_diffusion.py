@@ -222,6 +222,19 @@ def test_a_denoiser_says_the_same_in_its_students_schedule(teacher: dict[str, An
     assert torch.allclose(ideal[2:], denoiser.unet(x_t, asked)[0][2:], atol=5e-3)
 
 
+@pytest.mark.parametrize("teacher", [SD15, SD21, {**SD15, "prediction_type": "sample"}, TEACHER_SCHEDULER])
+def test_what_a_copy_learns_is_read_as_the_picture_at_every_noise(teacher: dict[str, Any]) -> None:
+    """A fake score is trained on `target` and read by the call: in the noise beyond the teacher's schedule, too."""
+    own, process = Process(teacher), Process(student_scheduler(teacher))
+    t = torch.tensor([1, 100, 500, 800, 880, 900, 940, 979])
+    x0, eps = 0.7 + 0.3 * noise(1), noise(2)
+    x_t = process.add_noise(x0, eps, t)
+    learnt = Denoiser(None, own, process).target(x0, eps, t)
+    found = Denoiser(lambda *_given, **_named: (learnt,), own, process)(x_t, t, torch.zeros(8, 1, 2))
+    assert torch.allclose(found[0], x0, atol=1e-3)
+    assert torch.allclose(found[1][1:], eps[1:], atol=1e-3)
+
+
 @pytest.mark.parametrize("teacher", [SD15, SD21])
 def test_in_its_students_schedule_a_teacher_of_noise_draws_the_same_pictures(teacher: dict[str, Any]) -> None:
     """Fifty steps from pure noise; started there in a schedule that only comes near to it, pictures lose some of their mean."""

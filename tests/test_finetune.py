@@ -78,9 +78,9 @@ def test_captions_embedded_once_are_those_embedded_on_the_way(tune: Tune, tmp_pa
     keys = {"mixed_precision": "no", "lora_rank": lora, "caption_dropout": 0.5}
     once, always = tune("once", **keys), tune("always", cache_texts=False, **keys)
     assert losses(once) == pytest.approx(losses(always), rel=1e-3) and len(once) == 4
-    for folder, has_text in (("once", False), ("always", False)):
+    for folder in ("once", "always"):  # what does not learn is in no checkpoint
         state = torch.load(tmp_path / folder / "training" / "finetune.checkpoint.pt", weights_only=True)
-        assert any(name.startswith("text_encoder.") for name in state["modules"]["denoiser"]) == has_text
+        assert not any(name.startswith("text_encoder.") for name in state["modules"]["denoiser"])
     before, after = (load_model_folder(tmp_path / name).text_encoder.state_dict() for name in ("once", "always"))
     assert same(before, after)
 

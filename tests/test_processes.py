@@ -15,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
+from tunable import write_pictures  # noqa: E402
 
 RECIPE = """
 pool: {size: 32, teacher_steps: 3, batch_size: 8}
@@ -110,3 +111,43 @@ def test_what_cannot_be_shared_out_is_refused(tiny_model_folder: Path, tmp_path:
     recipe.write_text(RECIPE, encoding="utf-8")
     with pytest.raises(AssertionError, match=r"set prune\.feature_weight to 0"):
         distilled(tmp_path / "two", tiny_model_folder, recipe, *TWO, program=[sharded])
+
+
+TUNING = """
+finetune: {mixed_precision: "no", images: 32, batch_size: 8, cache_images: 16, held_out_images: 16, lr: 0.001,
+  gradient_checkpointing: true, noise_offset: 0.1}
+"""
+
+
+def test_a_teacher_that_two_processes_share_out_is_tuned_as_by_one(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Launched as `accelerate launch --use_fsdp` does, whose processes but the first would load no text encoder."""
+    recipe, data = tmp_path / "recipe.yaml", write_pictures(tmp_path / "pictures", 48, val=16)
+    recipe.write_text(TUNING, encoding="utf-8")
+    sharded = str(Path(__file__).with_name("sharded_on_cpu.py"))
+    rows, weights = [], []
+    for name, launcher, program in (("one", (), ("-m", "genin")), ("two", TWO, (sharded,))):
+        arguments = [
+            "teacher",
+            "finetune",
+            "--base",
+            str(tiny_model_folder),
+            "--data",
+            str(data),
+            "--recipe",
+            str(recipe),
+        ]
+        done = subprocess.run(
+            [sys.executable, *launcher, *program, *arguments, "--out", str(tmp_path / name), "--json"],
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PARTS": str(tmp_path / "parts.txt")},
+        )
+        assert done.returncode == 0, done.stderr[-8000:]
+        rows.append(json.loads((tmp_path / name / "training" / "finetune.log.jsonl").read_text().splitlines()[-1]))
+        weights.append(load_file(tmp_path / name / "unet" / "diffusion_pytorch_model.safetensors"))
+    for name in rows[0].keys() - OWN:
+        assert rows[1][name] == pytest.approx(rows[0][name], rel=10 * TOLERANCE, abs=1e-5), name
+    assert all(torch.allclose(weights[1][name], value, atol=1e-4) for name, value in weights[0].items())
+    assert (tmp_path / "parts.txt").is_file()

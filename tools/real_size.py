@@ -6,8 +6,8 @@ SD15 is a model folder of that architecture; random weights do (their autoencode
 deviation: genin's own error says which). LoRA tuning, then every phase of distillation by itself, then all of them in one command,
 each in a process of its own whose resident memory is looked at ten times a second: while it updates, and until its end (grids of
 samples, the autoencoder at full size, the folder that is written). The adversarial phase has all that it can have: teacher in bf16,
-discriminator, distribution matching with a fake score of low rank, checkpointed activations. `--keep` prints the table of an earlier
-run.
+discriminator, distribution matching with a fake score of low rank, checkpointed activations. `--keep` prints the table of an
+earlier run.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PHASES = ("finetune", "prune", "steps", "adversarial")
 
 
 def measured(command: list[str], training: Path, phase: str | None) -> dict[str, Any]:
-    """Run genin; seconds, GB at the peak, and of the one `phase` that it trains: seconds an update, GB until its row was written."""
+    """Run genin; seconds, GB at the peak; of the one `phase` that it trains, seconds an update and GB until its row was written."""
     process = subprocess.Popen(
         [sys.executable, "-m", "genin", *command], env={**os.environ, "PYTHONWARNINGS": "ignore"}
     )
