@@ -39,7 +39,7 @@ from genin.distill.pool import Guided, Lesson, Pool, build_pool, pool_settings
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
 from genin.distill.sources import Source, joined_licences
 from genin.distill.student import build_student, kept_channels, narrowed_state, pruning_of
-from genin.distill.teacher_check import PICTURES, check_prediction_type, check_schedule
+from genin.distill.teacher_check import check_prediction_type, check_schedule, pictures_to_check
 from genin.distill.text_encoder import embed
 from genin.distill.training import Training, Validate, claim_run
 from genin.runtimes.errors import InputError
@@ -248,14 +248,14 @@ def prepare_lesson(
     own, process = (Process(c, device) for c in (model.scheduler_config, student_scheduler(model.scheduler_config)))
     denoiser = Denoiser(model.unet, own, process)
     guided = Guided(denoiser, model.text_encoder, model.tokenizer, empty, device, scale)
-    judged, count = recipe.adversarial, PICTURES
+    judged, count = recipe.adversarial, pictures_to_check(model.latent_size)
     true_side = judged.images > 0 and judged.adversarial_weight > 0 and judged.real_share > 0
     if true_side:
         most = judged.cache_images if budget.minutes is None else min(2_000, judged.cache_images)
         count = min(recipe.pool.size, most)
     # Before the pool, which takes longer: a teacher whose latents or predictions are not what it says is refused here.
     latents = cache_latents(source, model.vae, count, model.image_size, device, folder / "latents.safetensors").latents
-    captions = source.captions(range(min(PICTURES, len(latents))))
+    captions = source.captions(range(min(pictures_to_check(model.latent_size), len(latents))))
     check_prediction_type(guided, latents, guided.embed(captions), model.path / "scheduler")
     pool = _sample_pool(guided, source, folder, recipe, training, teacher, budget.of("pool"))
     texts, captions = [], source.captions(range(min(len(pool), len(source))))

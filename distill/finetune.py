@@ -38,14 +38,13 @@ from genin.distill.pool import Guided
 from genin.distill.recipe import AutoencoderRecipe, FinetuneRecipe, Recipe
 from genin.distill.sources import Source, joined_licences
 from genin.distill.teacher import PREVIEWS, autoencoder_step, teacher_preview
-from genin.distill.teacher_check import check_family, check_prediction_type, check_schedule
+from genin.distill.teacher_check import check_family, check_prediction_type, check_schedule, pictures_to_check
 from genin.distill.text_cache import TextCache
 from genin.distill.text_encoder import embed, tokenize
 from genin.distill.training import Training, Update, Validate, claim_run, shared_copy
 from genin.runtimes.errors import InputError
 
 HELD_OUT_STEPS = 8  # of DPM-Solver++(2M), guided
-CHECKED_PICTURES = 32  # of latents of 16×16, whose predictions are looked at before the training
 SLOW = 32  # a side of latents beyond which held-out pictures take hours on a CPU
 
 
@@ -125,7 +124,7 @@ def finetune_teacher(
     plain_attention(model.unet, training.device)
     guided = as_guided(model, training.device)
     process = guided.process
-    rows, latents = cache.first(min(CHECKED_PICTURES, at_once(CHECKED_PICTURES, model.latent_size, 16) + 3))
+    rows, latents = cache.first(pictures_to_check(model.latent_size))
     check_prediction_type(guided, latents, guided.embed(source.captions(rows)), model.path / "scheduler")
     held_out = hold_out(training, guided, source, model, settings, adapted=rank > 0)
     first = source.captions(range(min(PREVIEWS, at_once(PREVIEWS, model.latent_size, 16) + 3, len(source))))

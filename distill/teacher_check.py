@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from genin.distill.diffusion import PredictionType, Process, predict
+from genin.distill.host import at_once
 from genin.distill.model_folder import ModelFolder
 from genin.distill.pool import Guided
 from genin.runtimes.errors import InputError
@@ -27,6 +28,11 @@ SEED = 20_210_521
 SIGNAL = 0.25  # ᾱ of the timestep to ask at: where signal and noise are equal, ε and x0 cannot be told apart
 # Share of the guess's error below which a teacher has learnt something; one that has not is not judged.
 KNOWS = 0.8
+
+
+def pictures_to_check(latent_size: int) -> int:
+    """How many pictures tell; fewer of large ones, which hold as many places."""
+    return min(PICTURES, at_once(PICTURES, latent_size, 16) + 3)
 
 
 def check_family(model: ModelFolder) -> None:
