@@ -444,7 +444,7 @@ class Training:
         parts = []
         for part in range(self.settings.accumulate):
             self.part = part
-            parts.append(step(self._next_update(part)))
+            parts.append(step(self._next_update()))
         if len(parts) == 1:
             return parts[0]
         total = {name: sum(float(part[name]) for part in parts) for name in parts[-1]}
@@ -519,7 +519,7 @@ class Training:
         row = self.history[-1] if self.history else {}
         return f"loss {row['loss']:.4f} · {row['images_per_s']:.0f} images/s" if "loss" in row else ""
 
-    def _next_update(self, part: int = 0) -> Update:
+    def _next_update(self) -> Update:
         """The update's part, with this process's share of it; every part draws for the whole batch anew."""
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         total, parts = self.settings.batch_size, self.settings.accumulate
@@ -529,7 +529,7 @@ class Training:
         share = total // (processes * parts)
         key = zlib.crc32(self.stage.encode()) ^ (self.settings.seed * 0x9E3779B1 + self.update_index * 0x85EBCA77)
         generator = torch.Generator().manual_seed(key & 0x7FFFFFFFFFFFFFFF)
-        offset = share * (rank * parts + part)
+        offset = share * (rank * parts + self.part)
         return Update(self.update_index, self.images_seen, share, offset, total, generator, self.device)
 
     # --- what is written -------------------------------------------------------------------------------------------

@@ -109,8 +109,8 @@ def reckoned(teacher: Path, finetune: Path, distill: Path) -> dict[str, dict[str
 
 def table(found: dict[str, Any]) -> str:
     lines = [
-        "| | peak memory, GB | reckoned, GB | seconds an update | TFLOP an update | GFLOP/s |",
-        "|---|---|---|---|---|---|",
+        "| | memory in updates, GB | reckoned, GB | until the end, GB | seconds an update | TFLOP an update | GFLOP/s |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in found["phases"].items():
         rate = row["tflop"] * 1e3 / row["seconds_an_update"]
