@@ -190,7 +190,8 @@ def distill_command(
     if dry_run:
         if init is not None:
             raise InputError("--dry-run counts a preset, --init has no part in it", remedy="leave one of them out")
-        _report({"student": str(recipe.student), **_student_cost(path, pruning, recipe)}, as_json)
+        facts: dict[str, Any] = {"student": str(recipe.student), "recipe": str(recipe_file or "the defaults")}
+        _report_cost({**facts, **_student_cost(path, pruning, recipe)}, recipe, as_json)
         return
     if data is None:
         raise InputError("--data is missing", remedy="give a dataset folder or builtin:world (or --dry-run)")
@@ -234,6 +235,28 @@ def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, 
         "gflop_an_image": {name: round(value / 1e9, 1) for name, value in work.items()},
         "petaflop": round(sum(work[name] * count for name, count in images.items()) / 1e15, 3),
     }
+
+
+def _report_cost(facts: dict[str, Any], recipe: Recipe, as_json: bool) -> None:
+    """A dry run: what the networks have, then a row a phase."""
+    if as_json:
+        _report(facts, as_json)
+        return
+    memory, work = facts.pop("memory_gb"), facts.pop("gflop_an_image")
+    total = facts.pop("petaflop")
+    _report(facts, as_json)
+    click.echo(f"\n{'phase':12} {'images':>10} {'batch':>6} {'GB':>7} {'TFLOP an image':>15} {'PFLOP':>9}")
+    for name, each in work.items():
+        settings = getattr(recipe, name)
+        count = settings.size if name == "pool" else settings.images
+        size = f"{memory[name]:.1f}" if name in memory else "-"
+        row = f"{name:12} {count:>10,} {settings.batch_size:>6} {size:>7} {each / 1e3:>15,.4g} {each * count / 1e6:>9,.4g}"
+        click.echo(row)
+    click.echo(f"{'together':12} {'':>10} {'':>6} {'':>7} {'':>15} {total:>9,.4g}")
+    more = "the decoder phase, " if recipe.decoder.images > 0 else ""
+    click.echo(
+        f"GB are what is alive in an update; 1 to 4 more are resident. Not counted: {more}grids of samples, tuning."
+    )
 
 
 def _source(data: str) -> Any:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from genin.benchmarks.model_facts import fingerprint
-from genin.distill.model_folder import ModelFolder
+from genin.distill.model_folder import ModelFolder, as_others
 from genin.runtimes.errors import InputError
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -120,6 +120,7 @@ def save_adapters(parts: Mapping[str, Any], out: Path) -> Lora:
         }
     with tempfile.TemporaryDirectory(dir=out, prefix=".lora.") as partial:
         StableDiffusionPipeline.save_lora_weights(partial, **said)
+        as_others(Path(partial) / FILE)
         (Path(partial) / FILE).replace(out / FILE)
     return Lora(out / FILE)
 

@@ -42,6 +42,7 @@ def model_card(model: ModelFolder) -> str:
         "",
         "## Data",
         "",
+        *_made_from(info),
         f"Trained on `{info.get('data', 'unknown')}`. Licence of the weights: {info.get('licence', 'unknown')}.",
         "",
         *(origins_table(info["origins"]) if info.get("origins") else ()),
@@ -61,6 +62,16 @@ def model_card(model: ModelFolder) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _made_from(info: dict[str, Any]) -> list[str]:
+    """What a tuned teacher was tuned from, and how."""
+    if info.get("kind") != "teacher" or not info.get("parent"):
+        return []
+    rank = ((info.get("recipe") or {}).get("finetune") or {}).get("lora_rank")
+    loras = ", ".join(f"`{name}`" for name in info.get("merged_loras", ()))
+    how = f" by low-rank adapters of rank {rank}" if rank else ""
+    return [f"Made from `{info['parent']}`{how}{f', with {loras} merged into it' if loras else ''}.", ""]
 
 
 def _summary(model: ModelFolder, kind: str) -> str:

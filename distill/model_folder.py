@@ -8,6 +8,7 @@ read as well (`genin.runtimes.pytorch_engine` reads the networks, `genin.runtime
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -91,6 +92,8 @@ def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> N
         info = {"genin_model": GENIN_MODEL, **{k: v for k, v in model.info.items() if k != "genin_model"}}
         (partial / "genin.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(model_card(model), encoding="utf-8")
+        for file in partial.rglob("*.safetensors"):
+            as_others(file)
         if not out.exists():
             partial.rename(out)
             return
@@ -99,6 +102,13 @@ def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> N
             if target.is_dir():
                 shutil.rmtree(target)
             item.replace(target)
+
+
+def as_others(file: Path) -> None:
+    """Who may read a file is who may read any that is written here: safetensors leaves it to its owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
 
 
 def _copy(module: Any, dtype: torch.dtype | None) -> Any:

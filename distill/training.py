@@ -227,6 +227,11 @@ class Training:
             fsdp_plugin=sharding.plugin(),
         )
         self.device: torch.device = self.accelerator.device
+        processes, parts = self.accelerator.num_processes, settings.accumulate
+        if settings.batch_size % (processes * parts):
+            among = f"{processes} process{'es' if processes > 1 else ''}{f' in {parts} parts' if parts > 1 else ''}"
+            remedy = f"give it a multiple of {processes * parts}"
+            raise InputError(f"{stage}.batch_size {settings.batch_size} does not divide among {among}", remedy=remedy)
         if self.device.type == "cpu":
             keep_freed_memory()
         self.modules: dict[str, nn.Module] = {}
@@ -523,9 +528,6 @@ class Training:
         """The update's part, with this process's share of it; every part draws for the whole batch anew."""
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         total, parts = self.settings.batch_size, self.settings.accumulate
-        if total % (processes * parts):
-            among = f"{processes} processes" if parts == 1 else f"{processes} processes in {parts} parts"
-            raise InputError(f"{self.stage}.batch_size {total} does not divide among {among}")
         share = total // (processes * parts)
         key = zlib.crc32(self.stage.encode()) ^ (self.settings.seed * 0x9E3779B1 + self.update_index * 0x85EBCA77)
         generator = torch.Generator().manual_seed(key & 0x7FFFFFFFFFFFFFFF)

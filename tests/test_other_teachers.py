@@ -194,7 +194,9 @@ def test_a_batch_that_does_not_divide_is_refused(
     )
     arguments = ["--data", "builtin:world", "--recipe", str(path), "--out", str(tmp_path / "out")]
     assert run(["distill", "--teacher", str(tiny_model_folder), *arguments]) == 2
-    assert "prune.batch_size 8 does not divide among 1 processes in 3 parts" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "prune.batch_size 8 does not divide among 1 process in 3 parts" in said and "multiple of 3" in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(not FIXTURE.is_dir(), reason="../shared/data/tiny_sd_diffusers_fixture is not here")
