@@ -265,9 +265,12 @@ def test_looks_tell_true_pictures_from_noise(tiny_model_folder: Path) -> None:
     assert far["kid"] > near["kid"] + 3 * near["kid_error"]
 
 
-def test_looks_are_left_out_where_the_val_split_is_too_small(tune: Tune) -> None:
-    assert "kid" not in tune("few", images=8, held_out_images=17)[-1]
-    assert "kid" in tune("enough", images=8, held_out_images=16)[-1]
+def test_looks_take_what_the_val_split_has_and_are_left_out_where_that_is_too_little(
+    tune: Tune, tmp_path: Path
+) -> None:
+    assert "kid" in tune("all", images=8, held_out_images=64)[-1]  # of 16
+    few = write_pictures(tmp_path / "few", 24, val=6)
+    assert "kid" not in tune("few", data=str(few), images=8, held_out_images=64)[-1]
 
 
 # --- which models ------------------------------------------------------------------------------------------------------
