@@ -269,7 +269,7 @@ def test_looks_take_what_the_val_split_has_and_are_left_out_where_that_is_too_li
     tune: Tune, tmp_path: Path
 ) -> None:
     assert "kid" in tune("all", images=8, held_out_images=64)[-1]  # of 16
-    few = write_pictures(tmp_path / "few", 24, val=6)
+    few = write_pictures(tmp_path / "few-pictures", 24, val=6)
     assert "kid" not in tune("few", data=str(few), images=8, held_out_images=64)[-1]
 
 
