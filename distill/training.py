@@ -616,8 +616,8 @@ class Training:
         # Parts are taken from whole tensors, which a card may have no room for.
         shared_out = bool(self.unsharded)
         state = read_checkpoint(self.checkpoint_path, "cpu" if shared_out else self.device, mapped=shared_out)
-        if not state["update_index"]:
-            return False  # it begins as it has begun, under other settings perhaps
+        if not state["update_index"] and not self.has_updated:
+            return False  # it begins as it had begun, under other settings perhaps
         check_settings(self.checkpoint_path, state, self.stage, self.settings)
         try:
             for name, module in self.modules.items():

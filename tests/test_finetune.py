@@ -176,7 +176,9 @@ def test_an_interrupted_run_ends_in_the_same_bits(
     texts = (load_model_folder(tmp_path / name).text_encoder.state_dict() for name in ("parts", "whole"))
     assert same(*texts)
     if keys.get("lora_rank"):
-        assert (tmp_path / "parts" / FILE).read_bytes() == (tmp_path / "whole" / FILE).read_bytes()
+        # Tensor by tensor: the header's own entries are written in any order.
+        adapters = (load_file(tmp_path / name / FILE) for name in ("parts", "whole"))
+        assert same(*adapters)
 
 
 # --- what is learnt ----------------------------------------------------------------------------------------------------
