@@ -22,7 +22,6 @@ from genin.distill.recipe import (
     AdversarialRecipe,
     FinetuneRecipe,
     Optimisation,
-    PoolRecipe,
     PruneRecipe,
     Recipe,
     StepsRecipe,
@@ -217,12 +216,6 @@ def finetune_memory(
         **network_parts(settings, trained, kept=kept, name=name, shares=processes if sharded and not rank else 1),
         "activations": teacher.activations(batch, checkpointing=settings.gradient_checkpointing, mixed=mixed),
     }
-
-
-def pool_bytes(recipe: PoolRecipe, teacher: Unet) -> int:
-    """States and predictions of every row, float16."""
-    config = dict(teacher.config)
-    return int(recipe.size * (2 * recipe.teacher_steps + 1) * config["in_channels"] * config["sample_size"] ** 2 * 2)
 
 
 def lora_parameters(unet: Unet, rank: int) -> int:

@@ -5,7 +5,7 @@ export see plain weights); its text encoder and autoencoder know the world alrea
 universe needs all three: new words in its text encoder, new shapes in its autoencoder (`autoencoder_images`, `train_text_encoder`).
 
 What does not learn costs little: captions are embedded once and the text encoder leaves the device (`text_cache`), weights under
-adapters are kept in bf16, and the averages and checkpoints hold only what learns (`training.Average`).
+adapters are kept in bf16, and the averages and checkpoints hold only what learns (`averages`).
 
 Stages, checkpoints and `resume` work as in `teacher`. Not here: which models can be tuned (`teacher_check`), how the best
 checkpoint is told (`held_out`).
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.processes import is_first, wait_for_all
 from genin.distill import sharding
+from genin.distill.averages import shared_copy
 from genin.distill.cost import Parts, Unet, advice, finetune_memory, finetune_options
 from genin.distill.datasets import joined_origins
 from genin.distill.diffusion import Denoiser, Process, plain_attention, predict
@@ -41,7 +42,7 @@ from genin.distill.teacher import PREVIEWS, autoencoder_step, teacher_preview
 from genin.distill.teacher_check import check_family, check_prediction_type, check_schedule, pictures_to_check
 from genin.distill.text_cache import TextCache
 from genin.distill.text_encoder import embed, tokenize
-from genin.distill.training import Training, Update, Validate, claim_run, shared_copy
+from genin.distill.training import Training, Update, Validate, claim_run
 from genin.runtimes.errors import InputError
 
 HELD_OUT_STEPS = 8  # of DPM-Solver++(2M), guided

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genin.distill.averages import shared_copy
 from genin.distill.diffusion import predict
 from genin.distill.lora import add_adapters
 from genin.distill.losses import distribution_matching
 from genin.distill.pool import Guided
-from genin.distill.training import Training, Update, shared_copy
+from genin.distill.training import Training, Update
 
 # Shares of the schedule between which pictures are noised: at its ends one of the two sees nothing to judge (DMD, appendix).
 LOWEST, HIGHEST = 0.02, 0.98

@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from genin.cli import run  # noqa: E402
 from genin.distill import host, training  # noqa: E402
-from genin.distill.cost import Unet, distill_flop, distill_memory, finetune_memory, lora_parameters, pool_bytes  # noqa: E402
+from genin.distill.cost import Unet, distill_flop, distill_memory, finetune_memory, lora_parameters  # noqa: E402
 from genin.distill.matching import is_adapter, low_rank_copy  # noqa: E402
 from genin.distill.model_folder import load_model_folder  # noqa: E402
-from genin.distill.recipe import FinetuneRecipe, PoolRecipe, Recipe, load_recipe  # noqa: E402
+from genin.distill.recipe import FinetuneRecipe, Recipe, load_recipe  # noqa: E402
 from genin.distill.student import pruning_of, student_config  # noqa: E402
 
 RECIPE = """
@@ -109,7 +109,6 @@ def test_parts_are_counted_as_they_are(tiny_model_folder: Path) -> None:
     parts = distill_memory("steps", recipe, teacher, student)
     assert parts["student's moments"] == 8 * student.parameters
     assert parts["student's averages"] == 4 * student.parameters * 3  # two, and the best
-    assert pool_bytes(PoolRecipe(size=10, teacher_steps=8), teacher) == 10 * 17 * 4 * 16 * 16 * 2
     halves = distill_memory("steps", recipe, teacher, student, processes=2, sharded=True)
     assert halves["student's moments"] == parts["student's moments"] // 2 and halves["teacher"] == parts["teacher"]
     with_looks, without = (
