@@ -1,19 +1,32 @@
-"""Tiny random models that every area's tests share: real formats, fixed seeds, no downloads.
+"""Tiny random models that every area's tests share (real formats, fixed seeds, no downloads), and how the suite runs.
 
 `tiny_model_folder` is a teacher (classifier-free guidance, no few-step timesteps), `tiny_student_folder` the same
 networks declared as a student (guidance baked in, four-, two- and one-step timesteps). Both are read-only: copy them
 before changing anything.
+
+The suite runs in one worker process per core. A file's tests stay in one worker, so module fixtures are built once;
+what several files need is built once for all workers by `built_once`. A test without a marker is a unit test: it gets the
+marker `unit` and a short time limit. Ctrl-C ends the run even while a training has installed its own handler: tests that
+mean to interrupt genin call `press_ctrl_c`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+# Before anything imports numpy or torch: the cores are shared by the workers, and tiny networks gain nothing from threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
+from filelock import FileLock
 
 WORDS = (
     "ninja",
@@ -30,7 +43,8 @@ WORDS = (
     "on",
 )
 MAX_LENGTH = 32
-LATENT_SIZE, IMAGE_SIZE = 16, 64
+LATENT_SIZE, IMAGE_SIZE = 8, 32
+UNIT_TIMEOUT_SECONDS = 60
 TINY_SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -65,6 +79,93 @@ STUDENT_INFO = TEACHER_INFO | {
 }
 
 
+# --- how the suite runs ---------------------------------------------------------------------------------------------
+
+# Tests that train, export or start processes; every other test is a unit test.
+KINDS = ("train", "export", "processes", "clients", "slow")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not any(item.get_closest_marker(kind) for kind in KINDS):
+            item.add_marker("unit")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(UNIT_TIMEOUT_SECONDS))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """The path `name`, made by `build(path)` in whichever worker needs it first. Read-only for all of them."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    out, built = root / "shared" / name, root / "shared" / f"{name}.built"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{built}.lock"):
+        if not built.exists():
+            build(out)
+            built.touch()
+    return out
+
+
+class CtrlC:
+    """Knows Ctrl-C of the person at the keyboard from that of a test, whatever handlers genin installs."""
+
+    def __init__(self) -> None:
+        self.by_test = self.by_person = False
+        self.signal = signal.signal
+        self.handlers: dict[Any, Any] = {}  # ours => genin's
+
+    def install(self, signal_number: int, handler: Any) -> Any:
+        """In place of `signal.signal`: `handler` sees only what a test sends; a person's Ctrl-C always interrupts."""
+        if signal_number != signal.SIGINT or not callable(handler):
+            return self.signal(signal_number, handler)
+
+        def handle(number: int, frame: FrameType | None) -> Any:
+            if not self.by_test:
+                self.by_person = True
+                raise KeyboardInterrupt
+            return handler(number, frame)
+
+        self.handlers[handle] = handler
+        previous = self.signal(signal_number, handle)
+        return self.handlers.get(previous, previous)
+
+
+ctrl_c = CtrlC()
+
+
+def press_ctrl_c() -> None:
+    """What a person does at the keyboard, sent to genin by a test."""
+    ctrl_c.by_test = True
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        ctrl_c.by_test = False
+
+
+def pytest_sessionstart() -> None:
+    signal.signal = ctrl_c.install
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionfinish() -> None:
+    signal.signal = ctrl_c.signal
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Any:
+    try:
+        return (yield)
+    finally:
+        if ctrl_c.by_person:  # genin's command line made an exit code of it
+            pytest.exit("interrupted", returncode=pytest.ExitCode.INTERRUPTED)
+
+
+# --- the command line, and the models it works on -------------------------------------------------------------------
+
+
 @pytest.fixture
 def genin(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
     """Run a command with --json; it has to succeed. Returns the object on the last line of stdout."""
@@ -84,19 +185,19 @@ def genin(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A diffusers model folder with random weights: 64-px pictures, 4×16×16 latents, captions of up to 32 tokens."""
-    folder = tmp_path_factory.mktemp("tiny") / "teacher"
-    write_tiny_model(folder)
-    return folder
+    """A diffusers model folder with random weights: 32-px pictures, 4×8×8 latents, captions of up to 32 tokens."""
+    return built_once(tmp_path_factory, "teacher", write_tiny_model)
 
 
 @pytest.fixture(scope="session")
-def tiny_student_folder(tiny_model_folder: Path) -> Path:
+def tiny_student_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_model_folder`, declared as a few-step student with guidance baked in."""
-    folder = tiny_model_folder.parent / "student"
-    shutil.copytree(tiny_model_folder, folder)
-    (folder / "genin.json").write_text(json.dumps(STUDENT_INFO), encoding="utf-8")
-    return folder
+
+    def build(folder: Path) -> None:
+        shutil.copytree(tiny_model_folder, folder)
+        (folder / "genin.json").write_text(json.dumps(STUDENT_INFO), encoding="utf-8")
+
+    return built_once(tmp_path_factory, "student", build)
 
 
 @pytest.fixture(scope="session")
@@ -104,19 +205,15 @@ def compact_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student whose UNet adds the text to the time embedding and scales its norms by it (`exported.write_compact_model`)."""
     from exported import write_compact_model
 
-    folder = tmp_path_factory.mktemp("compact") / "model"
-    write_compact_model(folder)
-    return folder
+    return built_once(tmp_path_factory, "compact", write_compact_model)
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_student_folder: Path) -> Path:
+def tiny_bundle(tiny_student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle folder of the tiny student: ONNX and OpenVINO, fp32 and fp16. Read-only, like the others."""
     from tiny_bundle import write_tiny_bundle
 
-    folder = tiny_student_folder.parent / "bundle"
-    write_tiny_bundle(tiny_student_folder, folder)
-    return folder
+    return built_once(tmp_path_factory, "bundle", lambda folder: write_tiny_bundle(tiny_student_folder, folder))
 
 
 def write_tiny_model(folder: Path) -> None:
@@ -132,7 +229,7 @@ def write_tiny_model(folder: Path) -> None:
             hidden_size=32,
             intermediate_size=64,
             projection_dim=32,
-            num_hidden_layers=2,
+            num_hidden_layers=1,
             num_attention_heads=4,
             max_position_embeddings=MAX_LENGTH,
             bos_token_id=tokenizer.bos_token_id,
@@ -143,11 +240,11 @@ def write_tiny_model(folder: Path) -> None:
     text_encoder.text_model.embeddings.token_embedding.weight.data.mul_(50)  # prompts must differ in random weights
     unet = UNet2DConditionModel(
         sample_size=LATENT_SIZE,
-        block_out_channels=(32, 64),
+        block_out_channels=(16, 32),
         layers_per_block=1,
         cross_attention_dim=32,
         attention_head_dim=4,
-        norm_num_groups=8,
+        norm_num_groups=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )
