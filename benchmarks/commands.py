@@ -23,6 +23,7 @@ from genin.runtimes.options import (
     claim_output,
     flatten,
     model_path,
+    threads_option,
 )
 
 if TYPE_CHECKING:
@@ -332,6 +333,7 @@ def contenders(names: object, models: Sequence[str]) -> list[Contender]:
 @click.option(
     "--precision", default=AUTO, show_default=True, help="Of weights: fp32, fp16, int8, … as the bundle has, or auto."
 )
+@threads_option
 @click.option("--out", type=FOLDER, required=True, help="PNG file to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.pass_context

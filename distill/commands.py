@@ -21,7 +21,7 @@ import click
 from genin.benchmarks.processes import is_first, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_model_index
-from genin.runtimes.options import model_path
+from genin.runtimes.options import model_path, threads_option
 
 if TYPE_CHECKING:
     from genin.distill.recipe import Recipe
@@ -36,6 +36,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What all three commands share."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line."),
+        threads_option,
         click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time budget of the training."),
         click.option("--resume", is_flag=True, help="Go on where the last run in OUT stopped."),
         click.option("--recipe", "recipe_file", type=FILE, help="YAML recipe; missing keys take the defaults."),

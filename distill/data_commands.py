@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from genin.distill.data_sources import CAPTION_SOURCES, Dropped
-from genin.runtimes.options import CommaChoice, claim_output, flatten, model_path
+from genin.runtimes.options import CommaChoice, claim_output, flatten, model_path, threads_option
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
@@ -177,6 +177,7 @@ def inspect_command(
 )
 @click.option("--max-tokens", type=click.IntRange(1, 200), default=40, show_default=True, help="Longest answer.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pictures at a time.")
+@threads_option
 @json_option
 def caption_command(
     folder: Path,

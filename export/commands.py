@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genin.export.plan import WEIGHTS
-from genin.runtimes.options import FORMATS, MORE_PRECISIONS, PRECISIONS, CommaChoice, claim_output, flatten, model_path
+from genin.runtimes.options import (
+    FORMATS,
+    MORE_PRECISIONS,
+    PRECISIONS,
+    CommaChoice,
+    claim_output,
+    flatten,
+    model_path,
+    threads_option,
+)
 from genin.runtimes.progress import progress
 
 if TYPE_CHECKING:
@@ -57,6 +66,7 @@ if TYPE_CHECKING:
 )
 @click.option("--batch", type=click.IntRange(1, 64), help="Fix the batch of ONNX graphs.  [default: any]")
 @click.option("--any-size", is_flag=True, help="Leave the size of pictures free in ONNX and OpenVINO.")
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.pass_context
 def export_command(
@@ -179,6 +189,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]
     help="Farthest from the model's pictures.  [default: 0.02]",
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Every layer's sensitivity as FILE.png.")
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.pass_context
 def plan_command(

@@ -26,6 +26,7 @@ from genin.export.components import Component
 from genin.export.parity import Case, psnr_db
 from genin.export.quiet import quiet
 from genin.runtimes.engine import in_batches
+from genin.runtimes.threads import thread_limit
 
 MARGIN_DB = 15.0
 # "... function found for <OpOverload(op='prims.x'", "... for operations: aten::x", "Unsupported fx node x", "... for op 'x' ..."
@@ -116,6 +117,7 @@ def _onnx_outputs(path: Path, component: Component, case: Case, layers: Iterable
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in last.values())
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = thread_limit() or 0  # 0: ONNX Runtime's own choice
     copy = path.with_name(".layers.onnx")  # external weights lie beside the graph
     try:
         copy.write_bytes(model.SerializeToString())
@@ -130,7 +132,7 @@ def _onnx_outputs(path: Path, component: Component, case: Case, layers: Iterable
 
 
 def _openvino_outputs(path: Path, component: Component, case: Case, layers: Iterable[str]) -> Outputs:
-    from genin.runtimes.openvino_engine import core
+    from genin.runtimes.openvino_engine import core, exact_settings
 
     wanted = set(layers)
     model = core().read_model(str(path))
@@ -145,7 +147,7 @@ def _openvino_outputs(path: Path, component: Component, case: Case, layers: Iter
             output.get_tensor().set_names({f"{layer}/output"})
         names[layer] = min(output.get_tensor().get_names())
     model.add_outputs(list(last.values()))
-    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", exact_settings())
     results = compiled({name: case[name] for name in component.inputs})
     return {layer: np.array(results[name]) for layer, name in names.items()}
 

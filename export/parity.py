@@ -26,6 +26,7 @@ from genin.export.plan import PALETTES
 from genin.runtimes.engine import in_batches
 from genin.runtimes.errors import BundleError, GeninError
 from genin.runtimes.manifest import EXACT_PSNR_DB, Parity, TensorSpec
+from genin.runtimes.threads import thread_limit
 
 FLOORS_DB: Mapping[str, float] = {"fp32": 90.0, "fp16": 60.0, "int8": 40.0}
 # 8-bit activations and palettes are judged by their pictures; below this a graph is broken.
@@ -201,6 +202,7 @@ def _open_onnx(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> tup
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = thread_limit() or 0  # 0: ONNX Runtime's own choice
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     assert session.get_providers() == ["CPUExecutionProvider"]
     _same_names(path, "inputs", [{port.name} for port in session.get_inputs()], inputs)
@@ -215,10 +217,9 @@ def _open_onnx(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> tup
 def _open_openvino(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Run, str]:
     import openvino
 
-    from genin.runtimes.openvino_engine import core
+    from genin.runtimes.openvino_engine import core, exact_settings
 
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core().compile_model(str(path), "CPU", settings)
+    compiled = core().compile_model(str(path), "CPU", exact_settings())
     _same_names(path, "inputs", [port.get_names() for port in compiled.inputs], inputs)
     _same_names(path, "outputs", [port.get_names() for port in compiled.outputs], outputs)
 

@@ -263,10 +263,3 @@ def graph_error(bundle: Bundle, graph: GraphEntry, error: BaseException) -> Bund
     """An engine refused a graph, as one line."""
     reason = " ".join(str(error).split())[:300]
     return BundleError(f"cannot load '{graph.path}' ({reason})", where=bundle.path, remedy="export it again")
-
-
-def check_threads(threads: int | None) -> int | None:
-    """Errors: InputError unless None or 1 … 1024."""
-    if threads is not None and (type(threads) is not int or not 1 <= threads <= 1024):
-        raise InputError(f"threads {threads!r} is not a number from 1 to 1024")
-    return threads

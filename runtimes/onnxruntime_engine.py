@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.engine import OUTPUT, BundleEngine, GraphInput, Loaded, graph_error
 from genin.runtimes.errors import BundleError
+from genin.runtimes.threads import thread_limit
 
 PROVIDER = "CPUExecutionProvider"
 DTYPES = {
@@ -55,8 +56,8 @@ def _session(bundle: Bundle, graph: GraphEntry, threads: int | None) -> Any:
     # Three sessions have three thread pools. One that spins after its work takes a core from the next: 48 ms a picture
     # instead of 18 on two cores (docs/log.md).
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    if (count := threads or thread_limit()) is not None:
+        options.intra_op_num_threads = count
     path = bundle.local_graph(graph)
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER])

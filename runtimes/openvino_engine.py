@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.engine import OUTPUT, BundleEngine, GraphInput, Loaded, graph_error
+from genin.runtimes.threads import thread_limit
 
 DEVICE = "CPU"
 
@@ -32,6 +33,14 @@ def core() -> Any:
     return openvino.Core()
 
 
+def exact_settings(threads: int | None = None) -> dict[str, str]:
+    """Settings of a graph that computes in fp32, however its weights are stored, on `threads` or as many as the process may use."""
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    if (count := threads or thread_limit()) is not None:
+        settings["INFERENCE_NUM_THREADS"] = str(count)
+    return settings
+
+
 class OpenVinoEngine(BundleEngine):
     """A compiled model a graph. `threads` pins OpenVINO's inference threads; None leaves it to OpenVINO."""
 
@@ -45,9 +54,7 @@ class OpenVinoEngine(BundleEngine):
         threads: int | None = None,
     ) -> OpenVinoEngine:
         """Errors: BundleError if OpenVINO refuses a graph."""
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        settings = {"PERFORMANCE_HINT": "LATENCY"} | exact_settings(threads)
 
         def load(graph: GraphEntry) -> Loaded:
             model = _compile(bundle, graph, settings)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import difflib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import click
 
 from genin.runtimes.errors import InputError
+from genin.runtimes.threads import MAX_THREADS, limit_threads
 
 if TYPE_CHECKING:
     ListParameter = click.ParamType[tuple[str, ...]]
@@ -73,6 +74,22 @@ def model_path(names: object, name: str) -> Path:
     if not path.exists():
         raise InputError("no such model or bundle", where=name, remedy="give a folder or a .genin file")
     return path
+
+
+def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--threads N`, which limits the whole process; the command itself does not see it."""
+
+    def limit(_context: click.Context, _option: click.Parameter, count: int | None) -> None:
+        if count is not None:
+            limit_threads(count)
+
+    return click.option(
+        "--threads",
+        type=click.IntRange(1, MAX_THREADS),
+        callback=limit,
+        expose_value=False,
+        help="Processor threads of PyTorch and of every engine.  [default: their own choice, mostly one per core]",
+    )(command)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

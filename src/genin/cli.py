@@ -23,6 +23,7 @@ import click
 
 from genin import __version__
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
+from genin.runtimes.threads import check_environment
 from genin.terminal import debugging, quiet_libraries
 
 INTERRUPTED = 130
@@ -149,6 +150,7 @@ def run(arguments: Sequence[str]) -> int:
 
     try:
         # Outside its standalone mode click returns the code of `ctx.exit(code)`, else what the command returns.
+        check_environment()
         names = InstalledNames(arguments)
         code = command_line().main(list(arguments), prog_name="genin", standalone_mode=False, obj=names)
     except click.exceptions.NoArgsIsHelpError as stop:

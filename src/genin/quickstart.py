@@ -35,6 +35,7 @@ from genin.quickstart_stages import (
     write_page,
 )
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
+from genin.runtimes.options import threads_option
 
 FORMAT: Final = 1
 RECORD: Final = "quickstart.json"
@@ -63,6 +64,7 @@ STAGES: Final = (
     "--student", help="Which of the teacher's blocks stay: a preset like bk-small.  [default: bk-small-narrow]"
 )
 @click.option("--resume", is_flag=True, help="Go on where the last run in OUT stopped.")
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.pass_context
 def quickstart_command(

@@ -1,0 +1,123 @@
+"""How many threads genin's libraries use in this process, and how PyTorch's threads wait for each other.
+
+PyTorch's operators end in a barrier. OpenMP's threads spin there, which is fastest on an idle machine; but where another
+process wants the core of one of them, all others spin until it is scheduled again, thousands of times a picture. So
+`set_wait_policy` lets threads sleep at barriers (`OMP_WAIT_POLICY=passive`) if other processes are running when genin
+starts, and otherwise bounds the spinning (GNU OpenMP only) in case some start later. Both leave every result as it is,
+to the bit; measured by tools/busy_machine.py, figures in docs/log.md.
+
+OpenMP reads its variables when its library is loaded, so `import genin` calls it: in a program that imports torch first,
+it has no effect. A value that the user has set stays.
+
+Not here: threads of a single pipeline (`load_pipeline(threads=…)`), processes (`accelerate`).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from genin.runtimes.errors import InputError
+
+MAX_THREADS = 1024
+WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+POOL_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# About 0.1 ms. On an idle machine as fast as GNU OpenMP's own 300,000 (docs/log.md).
+SPIN_COUNT = 10_000
+SAMPLES, SAMPLE_INTERVAL_S = 5, 0.0005
+
+_limit: int | None = None
+
+
+@functools.cache
+def set_wait_policy() -> None:
+    """Choose how OpenMP's threads wait, once per process and unless the user has set one of `WAIT_VARIABLES`."""
+    if any(name in os.environ for name in WAIT_VARIABLES):
+        return
+    if is_machine_busy():
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+    else:
+        os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+
+
+def is_machine_busy(running: Callable[[], int | None] | None = None) -> bool:
+    """Whether other processes are running at this moment, on Linux; on other systems, whether they used at least half of the
+    cores in the last minute. False where neither can be told. `running` counts the runnable threads, this one included."""
+    counts = []
+    for _ in range(SAMPLES):
+        count = (running or running_threads)()
+        if count is None:
+            return _recent_load() >= 0.5
+        counts.append(count)
+        time.sleep(SAMPLE_INTERVAL_S)
+    return sorted(counts)[SAMPLES // 2] > 1  # the median: a short-lived process does not count
+
+
+def running_threads() -> int | None:
+    """Threads of all processes that run or wait for a core, the caller's included; None if the system does not tell."""
+    try:
+        found = re.search(r"^procs_running (\d+)$", Path("/proc/stat").read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
+
+
+def _recent_load() -> float:
+    """Share of the cores in use over the last minute; 0 if the system does not tell."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):  # Windows
+        return 0.0
+
+
+def limit_threads(count: int) -> None:
+    """Let PyTorch, and every engine that is opened without a number of its own, use `count` threads from now on, in this process
+    and those it starts. Errors: InputError unless 1 … `MAX_THREADS`."""
+    global _limit
+    _limit = check_threads(count)
+    os.environ.update(dict.fromkeys(POOL_VARIABLES, str(count)))
+    if (torch := sys.modules.get("torch")) is not None:  # it has read the environment already
+        torch.set_num_threads(count)
+
+
+def thread_limit() -> int | None:
+    """What `limit_threads` has set, or None."""
+    return _limit
+
+
+def check_threads(count: int | None) -> int | None:
+    """Errors: InputError unless None or 1 … `MAX_THREADS`."""
+    if count is not None and (type(count) is not int or not 1 <= count <= MAX_THREADS):
+        raise InputError(f"threads {count!r} is not a number from 1 to {MAX_THREADS}")
+    return count
+
+
+def check_environment() -> None:
+    """Refuse OpenMP settings that its libraries would warn about and ignore. Errors: InputError naming the variable."""
+    policy = os.environ.get("OMP_WAIT_POLICY")
+    if policy is not None and policy.strip().lower() not in ("active", "passive"):
+        raise _wrong("OMP_WAIT_POLICY", policy, "active or passive")
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads is not None and not all(_is_in_range(part, 1, MAX_THREADS) for part in threads.split(",")):
+        raise _wrong("OMP_NUM_THREADS", threads, f"a number from 1 to {MAX_THREADS}")
+    spins = os.environ.get("GOMP_SPINCOUNT")
+    if spins is not None and not re.fullmatch(
+        r"\s*(\d+\s*[kmgt]?|infinity|infinite)\s*", spins, re.ASCII | re.IGNORECASE
+    ):
+        raise _wrong("GOMP_SPINCOUNT", spins, "a number from 0, or infinite")
+    block = os.environ.get("KMP_BLOCKTIME")
+    if block is not None and not re.fullmatch(r"\s*(\d+\s*(ms|us)?|infinite)\s*", block, re.ASCII | re.IGNORECASE):
+        raise _wrong("KMP_BLOCKTIME", block, "milliseconds from 0, or infinite")
+
+
+def _is_in_range(text: str, low: int, high: int) -> bool:
+    return re.fullmatch(r"\s*\d{1,9}\s*", text, re.ASCII) is not None and low <= int(text) <= high
+
+
+def _wrong(name: str, value: str, allowed: str) -> InputError:
+    return InputError(f"the environment variable {name} is '{value}'", remedy=f"set it to {allowed}, or leave it unset")
