@@ -4,9 +4,9 @@
 
 Every case is a command. It is run on the idle machine and beside one computing process per core, with OpenMP's own way of
 waiting ("before": 300,000 spins, what GNU OpenMP does by itself) and with genin's choice ("after"), in turns. Printed are
-medians and two ratios: idle after / idle before (1.03 at most), and busy after / (2 × idle before), since a process that shares every
-core with one other is due half of it (1.5 at most). What a case writes (pictures, losses) must be the same to the byte in all runs.
-Run it on a machine that has nothing else to do. Linux only.
+medians and two ratios: idle after / idle before (1.03 at most), and busy after / (2 × idle before), since a process that
+shares every core with one other is due half of it (1.5 at most). What a case writes (pictures, losses) must be the same to
+the byte in all runs. Run it on a machine that has nothing else to do. Linux only.
 """
 
 from __future__ import annotations
@@ -156,17 +156,25 @@ def main() -> None:
     recipe.write_text(RECIPE, encoding="utf-8")
     chosen = [case for case in cases(recipe.absolute()) if not options.only or case.name in options.only.split(",")]
     rows = []
-    print(
-        "| | idle before | idle after | busy before | busy after | idle after/before | busy after/fair | same results |"
+    heading = (
+        "",
+        "idle before",
+        "idle after",
+        "busy before",
+        "busy after",
+        "idle after/before",
+        "busy after/fair",
+        "same",
     )
-    print("|---|---|---|---|---|---|---|---|")
+    sys.stdout.write(f"| {' | '.join(heading)} |\n|{'---|' * len(heading)}\n")
     for case in chosen:
         row = measure(case, options.work.absolute(), options.rounds)
         rows.append(row)
         times = [f"{value:.1f} s" if value is not None else f"> {TIMEOUT_S} s" for value in row["median"].values()]
         same = "yes" if row["same_results"] else "NO"
         cells = [case.name, *times, f"{row['idle_ratio']:.2f}", f"{row['busy_ratio']:.2f}", same]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        sys.stdout.write(f"| {' | '.join(cells)} |" + "\n")
+        sys.stdout.flush()
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         facts = {"cores": os.cpu_count(), "rounds": options.rounds, "timeout_s": TIMEOUT_S, "rows": rows}
