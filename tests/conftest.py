@@ -21,12 +21,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-# Before anything imports numpy or torch: the cores are shared by the workers, and tiny networks gain nothing from threads.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import pytest
 from filelock import FileLock
+
+from genin.runtimes.threads import limit_threads
+
+limit_threads(1)  # before torch is imported: the workers share the cores, and tiny networks gain nothing from threads
 
 WORDS = (
     "ninja",
@@ -93,6 +93,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.timeout(UNIT_TIMEOUT_SECONDS))
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
+    # Files that take long come first, so that no worker is left with one of them at the end.
+    long_files = {item.path for item in items if item.get_closest_marker("unit") is None}
+    items.sort(key=lambda item: item.path not in long_files)
 
 
 def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
