@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.engine import OUTPUT, BundleEngine, GraphInput, Loaded, graph_error
 from genin.runtimes.errors import BundleError
-from genin.runtimes.threads import thread_limit
+from genin.runtimes.threads import may_spin, thread_limit
 
 PROVIDER = "CPUExecutionProvider"
 DTYPES = {
@@ -58,6 +58,8 @@ def _session(bundle: Bundle, graph: GraphEntry, threads: int | None) -> Any:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if (count := threads or thread_limit()) is not None:
         options.intra_op_num_threads = count
+    if not may_spin():
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     path = bundle.local_graph(graph)
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER])

@@ -3,8 +3,9 @@
 PyTorch's operators end in a barrier. OpenMP's threads spin there, which is fastest on an idle machine; but where another
 process wants the core of one of them, all others spin until it is scheduled again, thousands of times a picture. So
 `set_wait_policy` lets threads sleep at barriers (`OMP_WAIT_POLICY=passive`) if other processes are running when genin
-starts, and otherwise bounds the spinning (GNU OpenMP only) in case some start later. Both leave every result as it is,
-to the bit; measured by tools/busy_machine.py, figures in docs/log.md.
+starts, and otherwise bounds the spinning (GNU OpenMP only) in case some start later. ONNX Runtime's threads spin, too:
+`may_spin` tells its adapter. All of this leaves every result as it is, to the bit; measured by tools/busy_machine.py,
+figures in docs/log.md.
 
 OpenMP reads its variables when its library is loaded, so `import genin` calls it: in a program that imports torch first,
 it has no effect. A value that the user has set stays.
@@ -43,6 +44,13 @@ def set_wait_policy() -> None:
         os.environ["OMP_WAIT_POLICY"] = "passive"
     else:
         os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+
+
+def may_spin() -> bool:
+    """Whether the threads of an engine that is opened now may spin while they wait: as `OMP_WAIT_POLICY` says if it is set, else
+    unless the machine is busy."""
+    policy = os.environ.get("OMP_WAIT_POLICY", "").strip().lower()
+    return policy == "active" or (policy != "passive" and not is_machine_busy())
 
 
 def is_machine_busy(running: Callable[[], int | None] | None = None) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -179,3 +180,34 @@ def test_a_limit_reaches_torch_the_engines_and_child_processes(
     program = f"import os, json; print(json.dumps([os.environ[name] for name in {POOL_VARIABLES}]))"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert json.loads(said) == ["3"] * 3
+
+
+@pytest.mark.parametrize(
+    ("busy", "policy", "spins"),
+    [(True, None, False), (False, None, True), (True, "active", True), (False, "passive", False)],
+)
+def test_onnx_runtime_spins_on_an_idle_machine_only(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, busy: bool, policy: str | None, spins: bool
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from genin.runtimes.pipeline import load_pipeline
+
+    kept: list[Any] = []
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, **rest: kept.append(options) or session(path, options, **rest),
+    )
+    monkeypatch.setattr(threads, "is_machine_busy", lambda: busy)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    with load_pipeline(tiny_bundle, runtime="onnxruntime") as pipeline:
+        pipeline.generate("a ninja", seeds=1, steps=1)
+    assert kept
+    for options in kept:
+        if spins:  # left to ONNX Runtime
+            with pytest.raises(RuntimeError, match="allow_spinning"):
+                options.get_session_config_entry("session.intra_op.allow_spinning")
+        else:
+            assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
