@@ -20,9 +20,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +46,10 @@ MIN_RUNS: Final = 3
 PROCESS_BYTES: Final = 400_000_000  # interpreter, engine and activations, for deciding what fits side by side
 GRID_SEED: Final = 1000
 QUICK_MS: Final = 100.0  # a picture in less than this is drawn twice a turn
+EXIT_TIMEOUT_S: Final = 20.0
+KILLED: Final = -9  # what subprocess reports of a process that SIGKILL ended
+ANSWER_TIMEOUT_S = 1800.0  # for one picture, or for loading the model (Core ML compiles for minutes)
+WORKER_MODULE = "genin.benchmarks.bench_worker"
 
 
 @dataclass(frozen=True)
@@ -132,44 +137,67 @@ class Worker:
             "seed": protocol.seed,
         }
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed in close)
-        command = [sys.executable, "-m", "genin.benchmarks.bench_worker", json.dumps(request)]
+        command = [sys.executable, "-m", WORKER_MODULE, json.dumps(request)]
         started = time.perf_counter()
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            encoding="utf-8",
-            env=worker_environment(protocol.threads),
-        )
         try:
-            self.facts = self._read()
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.errors,
+                text=True,
+                encoding="utf-8",
+                env=worker_environment(protocol.threads),
+            )
+        except OSError as error:
+            self.errors.close()
+            raise WorkerError(f"its process cannot be started ({error.strerror})") from error
+        try:
+            self.facts = self._read(ANSWER_TIMEOUT_S)
         except WorkerError:
             self.close()
             raise
         self.cold_start_s = time.perf_counter() - started
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """One request, one answer. Errors: WorkerError with the process's own reason."""
+    def ask(self, *, pictures: int = 1, **request: Any) -> dict[str, Any]:
+        """One request, one answer; the time limit grows with the number of `pictures` that it asks for.
+
+        Errors: WorkerError with the process's own reason, also if the process has ended or does not answer.
+        """
         assert self.process.stdin is not None
-        try:
+        with suppress(OSError):  # the process has ended; reading tells why
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-        except OSError:  # the process is gone; reading tells why
-            pass
-        return self._read()
+        return self._read(pictures * ANSWER_TIMEOUT_S)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self, limit_s: float) -> dict[str, Any]:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"error": self._last_words()}
+        timed_out = threading.Event()
+
+        def time_out() -> None:
+            timed_out.set()
+            self.process.kill()
+
+        timer = threading.Timer(limit_s, time_out)
+        timer.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            timer.cancel()
+        if line.endswith("\n"):
+            answer: dict[str, Any] = json.loads(line)
+        else:  # the process ended, perhaps in the middle of an answer
+            answer = {"error": f"its process gave no answer within {limit_s:g} s" if timed_out.is_set() else self._end()}
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer
 
-    def _last_words(self) -> str:
-        code = self.process.wait()
+    def _end(self) -> str:
+        """How the process ended, with the last line that it wrote to stderr."""
+        self._wait()
+        code = self.process.returncode
+        if code == KILLED:
+            return "its process was killed (SIGKILL), perhaps for lack of memory"
         self.errors.seek(0)
         lines = [line.strip() for line in self.errors.read().splitlines() if line.strip()]
         return f"its process ended with code {code}" + (f" ({lines[-1][:200]})" if lines else "")
@@ -178,13 +206,17 @@ class Worker:
         """End the process: its input ends, so it leaves by itself."""
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
-                stream.close()
+                with suppress(OSError):  # a request that a killed process has not read cannot be flushed
+                    stream.close()
+        self._wait()
+        self.errors.close()
+
+    def _wait(self) -> None:
         try:
-            self.process.wait(timeout=20)
+            self.process.wait(timeout=EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.errors.close()
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -301,7 +333,7 @@ def _draw(worker: Worker, protocol: Protocol) -> NDArray[np.uint8] | None:
     prompts, seeds = protocol.grid()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pictures.npy"
-        worker.ask(do="draw", prompts=prompts, seeds=seeds, out=str(out))
+        worker.ask(do="draw", prompts=prompts, seeds=seeds, out=str(out), pictures=len(prompts))
         pictures: NDArray[np.uint8] = np.load(out, allow_pickle=False)
     return pictures
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from genin.benchmarks import latency
 from genin.benchmarks.bench import Choices, Contender, configure, markdown_table
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.latency import Configuration, Measured, Protocol, measure, memory_groups, percentiles
@@ -113,8 +115,6 @@ def test_the_table_is_markdown(measured: tuple[dict[str, Any], str]) -> None:
 
 
 def test_processes_are_asked_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    from genin.benchmarks import latency
-
     order: list[str] = []
 
     class Recorder:
@@ -157,6 +157,53 @@ def test_processes_are_asked_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.configuration.label for one in measured] == ["fast"] and len(measured[0].total_ms) == 5
     assert [(one.configuration.label, one.reason) for one in skipped] == [("dies", "killed")]
     assert list(dict.fromkeys(order))[:4] == ["dies0", "fast0", "dies1", "fast1"] and "close dies" in order
+
+
+STAND_IN = """
+import json, os, signal, sys, time
+request = json.loads(sys.argv[1])
+end = request["path"].rpartition("/")[2]
+print(json.dumps({"runtime": "pytorch", "provider": "CPU", "precision": "fp32", "load_s": 0.1}), flush=True)
+for number, line in enumerate(sys.stdin):
+    if number == 1 and end == "silent":
+        time.sleep(60)
+    if number == 1 and end == "half":
+        print('{"total_ms": 1', end="", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+    print(json.dumps({"total_ms": 200.0, "stages_ms": {}, "peak_rss_bytes": 1}), flush=True)
+    if number == 1 and end == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_lost_worker_costs_its_own_row_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between two pictures (as for lack of memory), killed within an answer, and one that does not answer any more."""
+    (tmp_path / "stand_in_worker.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(latency, "WORKER_MODULE", "stand_in_worker")
+    monkeypatch.setattr(latency, "ANSWER_TIMEOUT_S", 2.0, raising=False)
+    names = ("killed", "fine", "half", "silent", "fine too")
+    configurations = [Configuration(name, tmp_path / name, "pytorch", "fp32", 1) for name in names]
+    protocol = Protocol(runs=3, warmup=1, cold_starts=1, threads=1, pictures=0)
+    measured, skipped = measure(configurations, protocol, {})
+    assert [(one.configuration.label, len(one.total_ms)) for one in measured] == [("fine", 3), ("fine too", 3)]
+    assert {one.configuration.label: one.reason for one in skipped} == {
+        "killed": "its process was killed (SIGKILL), perhaps for lack of memory",
+        "half": "its process was killed (SIGKILL), perhaps for lack of memory",
+        "silent": "its process gave no answer within 2 s",
+    }
+
+
+def test_a_worker_that_cannot_be_started_costs_its_own_row_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(latency.subprocess, "Popen", refuse)
+    configuration = Configuration("m", Path("m"), "pytorch", "fp32", 1)
+    measured, skipped = measure([configuration], Protocol(cold_starts=1), {})
+    assert not measured
+    assert skipped[0].reason == "its process cannot be started (Resource temporarily unavailable)"
 
 
 def test_what_does_not_fit_side_by_side_is_measured_in_groups() -> None:
