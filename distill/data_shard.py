@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from genin.benchmarks.shards import open_member
 from genin.benchmarks.splits import splits_of
 from genin.distill.data_rows import read_rows
 from genin.distill.datasets import DATASET_FILE
+from genin.distill.new_folder import new_folder, refuse_existing
 from genin.runtimes.errors import InputError, MissingExtraError
 
 CARRIED = (DATASET_FILE, "README.md")
@@ -36,8 +36,7 @@ def write_shards(
 
     Errors: InputError (the output exists, a picture is missing), MissingExtraError.
     """
-    if out.exists():
-        raise InputError("the output already exists", where=out, remedy="choose another --out or remove it")
+    refuse_existing(out)
     try:
         import webdataset
     except ImportError as error:
@@ -45,11 +44,8 @@ def write_shards(
     rows = read_rows(folder)
     splits = splits_of(open_picture_set(folder).rows)
     advance = bar(len(rows))
-    out.parent.mkdir(parents=True, exist_ok=True)
     counts: dict[str, int] = {}
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as partial:
-        target = Path(partial) / "shards"
-        target.mkdir()
+    with new_folder(out) as target:
         for split in dict.fromkeys(splits):
             chosen = [(index, row) for index, (row, own) in enumerate(zip(rows, splits, strict=True)) if own == split]
             for number, start in enumerate(range(0, len(chosen), per_shard)):
@@ -63,7 +59,6 @@ def write_shards(
         for name in CARRIED:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, target / name)
-        target.replace(out)
     return counts
 
 

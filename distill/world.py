@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.benchmarks.splits import SPLITS, Split
+from genin.distill.new_folder import new_folder
 from genin.runtimes.errors import InputError
 
 CaptionKind = Literal["mixed", "complete", "short"]
@@ -93,26 +94,20 @@ def render_batch(split: Split, seed: int, start: int, count: int, size: int) -> 
 def write_dataset(
     out: Path, *, split: Split, count: int, size: int, seed: int, captions: CaptionKind = "mixed"
 ) -> None:
-    """Write an imagefolder data set (PNG files and metadata.jsonl); `out` appears whole or not at all."""
-    import tempfile
+    """Write an imagefolder data set (PNG files and metadata.jsonl); `out` appears whole or not at all.
 
+    Errors: InputError if `out` exists, also if another process wrote it meanwhile.
+    """
     from PIL import Image
 
     from genin.distill.world_captions import caption
     from genin.distill.world_render import render
 
-    if out.exists():
-        raise InputError("the output already exists", where=out, remedy="choose another --out or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as partial:
-        folder = Path(partial) / "dataset"
-        folder.mkdir()
-        with (folder / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
-            for index in range(count):
-                scene = scene_at(split, seed, index)
-                name = f"{index:06d}.png"
-                Image.fromarray(render(scene, size)).save(folder / name)
-                row = {"file_name": name, "text": caption(scene, seed=index, kind=captions), **asdict(scene)}
-                row |= {"split": split, "source": "genin built-in world", "licence": "Apache-2.0"}
-                metadata.write(json.dumps(row) + "\n")
-        folder.replace(out)
+    with new_folder(out) as folder, (folder / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
+        for index in range(count):
+            scene = scene_at(split, seed, index)
+            name = f"{index:06d}.png"
+            Image.fromarray(render(scene, size)).save(folder / name)
+            row = {"file_name": name, "text": caption(scene, seed=index, kind=captions), **asdict(scene)}
+            row |= {"split": split, "source": "genin built-in world", "licence": "Apache-2.0"}
+            metadata.write(json.dumps(row) + "\n")

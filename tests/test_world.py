@@ -11,6 +11,7 @@ from dataclasses import asdict
 from itertools import product
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,13 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
+from genin.distill import world_render
+from genin.distill.new_folder import new_folder
 from genin.distill.world import ATTRIBUTES, Scene, render_batch, scene_at, split_of, write_dataset
 from genin.distill.world_captions import ACTIONS, EFFECTS, LIGHTS, PLACES, VERSION, caption
 from genin.distill.world_commands import render_command
 from genin.distill.world_render import render
+from genin.names import BUILTIN_WORLD, InstalledNames
 from genin.runtimes.errors import InputError
 
 BASE = {
@@ -284,3 +288,31 @@ def test_the_command_writes_an_imagefolder(tmp_path: Path) -> None:
 def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="already exists"):
         write_dataset(tmp_path, split="train", count=1, size=16, seed=0)
+
+
+def test_two_commands_may_render_the_same_reference_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one finishes while the first one still renders: both get the same whole folder."""
+    monkeypatch.setenv("GENIN_CACHE", str(tmp_path))
+    found: list[Path] = []
+
+    def reference() -> Path:
+        return InstalledNames().reference(BUILTIN_WORLD, count=2, size=32, seed=0)
+
+    def render_after_the_other(scene: Scene, size: int) -> Any:
+        monkeypatch.setattr(world_render, "render", render)
+        found.append(reference())
+        return render(scene, size)
+
+    monkeypatch.setattr(world_render, "render", render_after_the_other)
+    assert reference() == found[0]
+    assert sorted(path.name for path in found[0].iterdir()) == ["000000.png", "000001.png", "metadata.jsonl"]
+    assert [path.name for path in found[0].parent.iterdir()] == [found[0].name], "nothing half-written stays"
+
+
+def test_a_folder_written_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="already exists"), new_folder(out) as folder:
+        (folder / "ours").touch()
+        out.mkdir()
+        (out / "theirs").touch()
+    assert [path.name for path in out.iterdir()] == ["theirs"] and [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -100,7 +100,11 @@ def _world(split: Literal["train", "val", "test"], count: int, size: int, seed: 
 
     out = cache_folder() / "world" / f"{split}-{count}x{size}px-seed{seed}-{_renderer_version()}"
     if not out.is_dir():
-        write_dataset(out, split=split, count=count, size=size, seed=seed, captions="complete")
+        try:
+            write_dataset(out, split=split, count=count, size=size, seed=seed, captions="complete")
+        except InputError:
+            if not out.is_dir():  # else another command has rendered the same pictures meanwhile
+                raise
     return out
 
 

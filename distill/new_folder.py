@@ -1,0 +1,40 @@
+"""Folders that appear whole or not at all: written beside their place, then renamed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from genin.runtimes.errors import InputError
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """An empty folder to fill, renamed to `out` when the block ends without an error.
+
+    Errors: InputError if `out` exists, at the start or because another process has written it meanwhile.
+    """
+    refuse_existing(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
+        folder = Path(beside) / "folder"
+        folder.mkdir()
+        yield folder
+        move_into_place(folder, out)
+
+
+def move_into_place(folder: Path, out: Path) -> None:
+    """Rename a finished folder to `out`. Errors: InputError if another process has written `out` meanwhile."""
+    try:
+        folder.replace(out)
+    except OSError:
+        refuse_existing(out)
+        raise
+
+
+def refuse_existing(out: Path) -> None:
+    """Errors: InputError if `out` exists."""
+    if out.exists():
+        raise InputError("the output already exists", where=out, remedy="choose another --out or remove it")
