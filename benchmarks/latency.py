@@ -187,7 +187,9 @@ class Worker:
         if line.endswith("\n"):
             answer: dict[str, Any] = json.loads(line)
         else:  # the process ended, perhaps in the middle of an answer
-            answer = {"error": f"its process gave no answer within {limit_s:g} s" if timed_out.is_set() else self._end()}
+            answer = {
+                "error": f"its process gave no answer within {limit_s:g} s" if timed_out.is_set() else self._end()
+            }
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer

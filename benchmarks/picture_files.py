@@ -41,6 +41,16 @@ def picture_size(path: Path) -> tuple[int, int]:
         return (file.height, file.width) if turned else (file.width, file.height)
 
 
+def is_intact(path: Path) -> bool:
+    """Whether a PNG file is complete: its chunks up to the last one, with their checksums. Pixels are not decoded."""
+    try:
+        with _reasons(path), Image.open(path) as picture:
+            picture.verify()
+    except PictureError:
+        return False
+    return True
+
+
 @contextmanager
 def _reasons(path: Path, *, in_file: bool = True) -> Iterator[None]:
     try:

@@ -3,8 +3,9 @@
     .OUT.partial/journal.jsonl     a line for the options, then one for every file: its size and time, its pieces
     .OUT.partial/pieces/*.png      the pieces' pictures
 
-A line is written when its pictures are on disk, so a line that is whole can be trusted; one that was cut off is dropped, and so is
-that of a file that has changed since. Other options begin anew. One process at a time: the folder is locked.
+A line is written when its pictures are on disk. Lines that do not count, so that their files are read again: one that was cut off,
+that of a file that has changed since, and one with a picture that is missing or damaged (after a power cut, say). Other options
+begin anew. One process at a time: the folder is locked.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from genin.benchmarks.picture_files import is_intact
 from genin.distill.data_pieces import Piece
 from genin.distill.data_sources import Candidate
 from genin.runtimes.errors import InputError
@@ -62,12 +64,12 @@ class Journal:
         return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
     def known(self, candidate: Candidate) -> list[Piece] | None:
-        """What was read of a file, if it is as it was and all its pictures are there."""
+        """What was read of a file, if it is as it was and all its pictures are intact."""
         line = self._known.get(self.stem(candidate))
         if line is None or line["stat"] != self.stat(candidate.path):
             return None
         pieces = [Piece(**piece) for piece in line["pieces"]]
-        return pieces if all(piece.png is None or (self.pieces / piece.png).is_file() for piece in pieces) else None
+        return pieces if all(piece.png is None or is_intact(self.pieces / piece.png) for piece in pieces) else None
 
     def write(self, candidate: Candidate, pieces: Sequence[Piece], stat: list[int] | None) -> None:
         """Note what was read of a file whose size and time were `stat` before. Threads may write at once."""

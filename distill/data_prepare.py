@@ -39,6 +39,7 @@ from genin.distill.data_sources import (
     of_row,
 )
 from genin.distill.datasets import DATASET_FILE, KNOWN_COLUMNS, attribute_columns, licence_of, origins_of
+from genin.distill.new_folder import move_into_place, refuse_existing
 from genin.runtimes.errors import InputError
 
 Duplicates = Literal["near", "exact", "keep"]
@@ -112,8 +113,7 @@ def prepare(
     Errors: InputError if nothing usable is there, MissingExtraError for videos and pages without their packages; a broken
     file is no error, it is in the report's `dropped`.
     """
-    if out.exists():
-        raise InputError("the output already exists", where=out, remedy="choose another --out or remove it")
+    refuse_existing(out)
     names = hub_names or {}
     found = find_pictures(sources, options.sources, {source: _said_of(source, names.get(source)) for source in sources})
     if missing := [name for name in options.columns if name not in found.columns]:
@@ -125,25 +125,25 @@ def prepare(
     with Journal.open(work, read) as journal:
         read_files = _read(found.candidates, journal, options.fit, bar(len(found.candidates)))
         kept, entries = _choose(read_files, options)
-        if not kept:
-            shutil.rmtree(work)
-            reasons = _reasons([*found.dropped, *(Dropped(entry.path, entry.reason) for entry in entries)])
-            raise InputError("none of the files can be used", where=sources[0], remedy=reasons)
-        rows = _rows_of(kept, options)
-        report = replace(_report(out, kept, rows, found, entries, options), resumed=journal.resumed)
-        folder = work / "dataset"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        for picture in kept:
-            assert picture.piece.png is not None
-            _link(journal.pieces / picture.piece.png, folder / picture.name)
-        write_metadata(folder, rows)
-        _write_facts(folder, report, rows, [clean(names.get(source, source)) for source in sources], options)
-        page = write_page(folder / PAGE, report.to_json(), rows, entries, found.dropped, journal.pieces)
-        text = card(report.to_json(), origins_of(rows, {}), page=page)
-        (folder / "README.md").write_text(text, encoding="utf-8")
-        folder.replace(out)
-    shutil.rmtree(work)
+        if kept:
+            rows = _rows_of(kept, options)
+            report = replace(_report(out, kept, rows, found, entries, options), resumed=journal.resumed)
+            folder = work / "dataset"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            for picture in kept:
+                assert picture.piece.png is not None
+                _link(journal.pieces / picture.piece.png, folder / picture.name)
+            write_metadata(folder, rows)
+            _write_facts(folder, report, rows, [clean(names.get(source, source)) for source in sources], options)
+            page = write_page(folder / PAGE, report.to_json(), rows, entries, found.dropped, journal.pieces)
+            text = card(report.to_json(), origins_of(rows, {}), page=page)
+            (folder / "README.md").write_text(text, encoding="utf-8")
+            move_into_place(folder, out)
+    shutil.rmtree(work)  # once the journal is closed: Windows removes no open files
+    if not kept:
+        reasons = _reasons([*found.dropped, *(Dropped(entry.path, entry.reason) for entry in entries)])
+        raise InputError("none of the files can be used", where=sources[0], remedy=reasons)
     return report
 
 

@@ -329,6 +329,55 @@ def test_a_killed_run_goes_on_and_ends_alike(tmp_path: Path, genin: Json) -> Non
     assert not (tmp_path / ".out.partial").exists()
 
 
+def test_a_picture_damaged_by_a_power_cut_is_made_again(
+    tmp_path: Path, genin: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the journal says was written may be empty, cut off or full of zeros after one."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for seed in range(4):
+        scene(seed, size=(90, 80)).save(source / f"{seed}.png")
+    command = ["data", "prepare", source, "--size", "64", "--out", tmp_path / "out"]
+
+    def fail(*_: object) -> None:
+        raise OSError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("genin.distill.data_prepare.write_metadata", fail)
+        assert run([str(argument) for argument in command]) == 1
+    assert not (tmp_path / "out").exists()
+    pieces = {path: path.read_bytes() for path in (tmp_path / ".out.partial" / "pieces").iterdir()}
+    empty, cut, zeros, _ = pieces
+    empty.write_bytes(b"")
+    cut.write_bytes(pieces[cut][:-20])
+    half = len(pieces[zeros]) // 2
+    zeros.write_bytes(pieces[zeros][:half] + bytes(len(pieces[zeros]) - half))
+    assert genin(*command)["resumed"] == 1
+    written = {path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
+    assert written == set(pieces.values())
+
+
+def test_nothing_usable_leaves_nothing_also_where_open_files_cannot_be_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psutil
+
+    remove = shutil.rmtree
+
+    def remove_as_windows_does(folder: Path, **options: Any) -> None:
+        inside = [file.path for file in psutil.Process().open_files() if Path(file.path).is_relative_to(folder)]
+        if inside:
+            raise PermissionError(13, "The process cannot access the file because it is being used", inside[0])
+        remove(folder, **options)
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "broken.png").write_bytes(b"x")
+    monkeypatch.setattr(shutil, "rmtree", remove_as_windows_does)
+    assert run(["data", "prepare", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
+    assert "none of the files can be used" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
 def test_what_has_changed_is_read_again(tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     scene(1).save(picture)
