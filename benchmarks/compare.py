@@ -64,17 +64,14 @@ def draw_grid(
     with progress("drawing", len(models) * len(prompts), unit="pictures") as shown:
         for model in models:
             with ModelSubject(model.path, sampling) as subject:
-                settings = subject.settings()
+                steps, scale, pipeline = subject.steps, subject.guidance_scale, subject.pipeline
                 pictures = []
                 for index, prompt in enumerate(prompts):
-                    generation = subject.pipeline.generate(
-                        [prompt], seeds=[seed + index], steps=settings.steps, guidance_scale=settings.guidance_scale
-                    )
+                    generation = pipeline.generate([prompt], [seed + index], steps=steps, guidance_scale=scale)
                     pictures.append(generation.images[0])
                     shown.advance()
-            steps = f"{settings.steps} step{'s' if settings.steps != 1 else ''}"
-            guidance = f", guidance {settings.guidance_scale:g}" if settings.guidance_scale != 1 else ""
-            detail = f"{settings.runtime} {settings.precision}, {steps}{guidance}"
+            guidance = f", guidance {scale:g}" if scale != 1 else ""
+            detail = f"{pipeline.runtime} {pipeline.precision}, {steps} step{'s' if steps != 1 else ''}{guidance}"
             rows.append(GridRow(model.label, detail, np.stack(pictures)))
     return Grid(
         f"Seeds {seed}–{seed + len(prompts) - 1}" if len(prompts) > 1 else f"Seed {seed}", tuple(prompts), tuple(rows)

@@ -17,7 +17,7 @@ from typing import Any
 
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import read_json, read_model_index, weight_files
+from genin.runtimes.folder import AGAIN, read_json, read_model_index, weight_files
 from genin.runtimes.manifest import Manifest
 
 COMPONENT_FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
@@ -46,9 +46,14 @@ class ModelFacts:
     graphs: tuple[Mapping[str, Any], ...] = ()
 
     @cached_property
+    def sha256(self) -> str:
+        """The fingerprint of this model or bundle. All weights of a model folder are read, once."""
+        return fingerprint(self.path)
+
+    @property
     def source_sha256(self) -> str | None:
-        """Fingerprint of the model folder: this one (all its weights are read), or a bundle's, as far as it says so."""
-        return fingerprint(self.path) if self.kind == "model" else self.exported_from
+        """Fingerprint of the model folder: this one, or that which a bundle was exported from, as far as it says so."""
+        return self.sha256 if self.kind == "model" else self.exported_from
 
     def choices(self) -> list[tuple[str, str]]:
         """(runtime, precision) pairs that this artefact can be run with, in the manifest's order."""
@@ -117,19 +122,22 @@ def _folder_facts(path: Path) -> ModelFacts:
     macs = _unet_macs(path)
     if macs is None:
         notes["macs"] = "diffusers, which builds the UNet to count them, is not installed"
-    return ModelFacts(
-        path=path,
-        kind="model",
-        name=str(info.get("name") or path.name),
-        role=info.get("kind"),
-        image_size=int(info.get("image_size") or int(unet["sample_size"]) * factor),
-        default_steps=int(info.get("default_steps") or 50),
-        guidance_scale=float(info.get("guidance_scale", 7.5)),
-        trained_steps=_trained_steps(info.get("few_step_timesteps")),
-        parameters=parameters,
-        macs=macs,
-        notes=notes,
-    )
+    try:
+        return ModelFacts(
+            path=path,
+            kind="model",
+            name=str(info.get("name") or path.name),
+            role=info.get("kind"),
+            image_size=int(info.get("image_size") or int(unet["sample_size"]) * factor),
+            default_steps=int(info.get("default_steps") or 50),
+            guidance_scale=float(info.get("guidance_scale", 7.5)),
+            trained_steps=_trained_steps(info.get("few_step_timesteps")),
+            parameters=parameters,
+            macs=macs,
+            notes=notes,
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a value is not a number ({error})", where=path / "genin.json", remedy=AGAIN) from error
 
 
 def _bundle_facts(path: Path, manifest: Manifest) -> ModelFacts:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from genin.benchmarks.picture_files import read_picture
+from genin.benchmarks.picture_files import is_intact, read_picture
 from genin.benchmarks.picture_sets import METADATA, PictureRow, open_picture_set, write_metadata
 from genin.runtimes.errors import InputError
 from genin.runtimes.progress import progress
@@ -77,7 +77,7 @@ def sample(
     """Yield the rows' pictures in order, in batches N×H×W×3; those already in `folder` are read instead of drawn."""
     if folder is not None:
         claim_folder(folder, settings)
-    present = 0 if folder is None else sum((folder / row.file_name).is_file() for row in rows)
+    present = 0 if folder is None else sum(_is_present(folder, row) for row in rows)
     try:
         with progress(title, len(rows), unit="pictures", done=present) as shown:
             for start in range(0, len(rows), batch_size):
@@ -118,7 +118,7 @@ def draw_share(
     with progress(title, len(starts), unit=f"batches of 1/{share.of}", silent=share.number > 0) as shown:
         for start in starts:
             batch = rows[start : start + batch_size]
-            _draw(pipeline, [row for row in batch if not (folder / row.file_name).is_file()], settings, folder)
+            _draw(pipeline, [row for row in batch if not _is_present(folder, row)], settings, folder)
             shown.advance()
 
 
@@ -193,4 +193,9 @@ def _read_own(path: Path, row: PictureRow) -> Pictures:
 def _read_present(folder: Path | None, rows: Sequence[PictureRow]) -> dict[str, Pictures]:
     if folder is None:
         return {}
-    return {row.file_name: _read_own(folder / row.file_name, row) for row in rows if (folder / row.file_name).is_file()}
+    return {row.file_name: _read_own(folder / row.file_name, row) for row in rows if _is_present(folder, row)}
+
+
+def _is_present(folder: Path, row: PictureRow) -> bool:
+    """Whether the row's picture need not be drawn. One that is empty or cut off (after a power cut, say) has to be."""
+    return is_intact(folder / row.file_name)

@@ -8,13 +8,12 @@ Not here: which captions and seeds to draw (`sampling.plan`), and what is measur
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genin.benchmarks.model_facts import ModelFacts, fingerprint, read_facts
+from genin.benchmarks.model_facts import ModelFacts, read_facts
 from genin.benchmarks.picture_sets import PictureRow, Pictures, PictureSet, open_picture_set, picture_batches
 from genin.benchmarks.sampling import DEFAULT_BATCH_SIZE, SamplingSettings, sample
 from genin.runtimes.errors import InputError
@@ -39,8 +38,9 @@ class Sampling:
 
 
 def is_model(path: Path) -> bool:
-    """Whether `path` is a model folder, a bundle folder or a packed bundle."""
-    return zipfile.is_zipfile(path) if path.is_file() else any((path / name).is_file() for name in MODEL_FILES)
+    """Whether `path` is a model folder, a bundle folder or a file: pictures are in folders, so a file can only be a packed bundle,
+    which may be damaged (`read_facts` says so)."""
+    return path.is_file() or any((path / name).is_file() for name in MODEL_FILES)
 
 
 class ModelSubject:
@@ -72,13 +72,23 @@ class ModelSubject:
             )
         return self._pipeline
 
+    @property
+    def steps(self) -> int:
+        """Sampling steps: those asked for, else the model's own."""
+        return self.pipeline.default_steps if self.sampling.steps is None else self.sampling.steps
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance scale asked for, else the model's own."""
+        asked = self.sampling.guidance_scale
+        return self.pipeline.default_guidance_scale if asked is None else asked
+
     def settings(self) -> SamplingSettings:
-        """Everything its pictures depend on."""
-        steps, scale = self.sampling.steps, self.sampling.guidance_scale
+        """Everything its pictures depend on. The first call reads all weights."""
         return SamplingSettings(
-            model=fingerprint(self.path),
-            steps=self.pipeline.default_steps if steps is None else steps,
-            guidance_scale=self.pipeline.default_guidance_scale if scale is None else scale,
+            model=self.facts.sha256,
+            steps=self.steps,
+            guidance_scale=self.guidance_scale,
             runtime=self.pipeline.runtime,
             precision=self.pipeline.precision,
         )

@@ -187,8 +187,9 @@ def _is_page(name: str) -> bool:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Page 2 before page 10."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+    """Page 2 before page 10: numbers are compared by length, then by digits (`int` refuses some digits, and very long numbers)."""
+    parts = re.split(r"0*(\d+)", name)  # texts and numbers in turn
+    return [(len(part), part) if index % 2 else (0, part) for index, part in enumerate(parts)]
 
 
 def _comic(candidate: Candidate, background: str) -> Iterator[Opened]:

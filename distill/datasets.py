@@ -154,7 +154,8 @@ def joined_origins(*parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: dict[tuple[str, ...], int] = {}
     for origin in (origin for part in parts for origin in part):
         key = tuple(str(origin.get(name) or "") for name in ORIGIN)
-        found[key] = max(found.get(key, 0), int(origin.get("pictures") or 0))
+        pictures = origin.get("pictures")
+        found[key] = max(found.get(key, 0), pictures if isinstance(pictures, int) else 0)
     return [{**dict(zip(ORIGIN, key, strict=True)), "pictures": count} for key, count in found.items()]
 
 

@@ -183,12 +183,17 @@ def test_a_picture_without_gutters_stays_whole(tmp_path: Path, genin: Json) -> N
     assert read_picture(tmp_path / "out" / row.file_name).size == (WIDTH, HEIGHT)
 
 
+ORDERED = ("c5²3.png", "c9.png", "c10.png", f"c{'1' * 5000}.png")
+
+
 def test_a_comic_archive(tmp_path: Path, genin: Json) -> None:
     (tmp_path / "in").mkdir()
     comic_page(3).save(tmp_path / "page.png")
     with zipfile.ZipFile(tmp_path / "in" / "volume 1.cbz", "w") as archive:
         archive.write(tmp_path / "page.png", "../../escaped.png")
         archive.writestr("b.png", (tmp_path / "page.png").read_bytes()[:2000])
+        for name in ("c10.png", "c9.png", "c5²3.png", f"c{'1' * 5000}.png"):  # digits that `int` refuses
+            archive.writestr(name, b"x")
         archive.writestr("ComicInfo.xml", "<x/>")
     (tmp_path / "in" / "broken.cbz").write_bytes(b"PK nothing")
     report = genin("data", "prepare", tmp_path / "in", "--out", tmp_path / "out")
@@ -196,6 +201,7 @@ def test_a_comic_archive(tmp_path: Path, genin: Json) -> None:
     assert [(Path(entry["path"]).name, entry["reason"]) for entry in report["dropped"]] == [
         ("broken.cbz", "not a zip archive that can be read"),
         ("volume 1.cbz, b.png", "cannot be read (image file is truncated)"),
+        *((f"volume 1.cbz, {name}", "not a picture, or broken from its first bytes on") for name in ORDERED),
     ]
     assert not (tmp_path.parent / "escaped.png").exists() and not (tmp_path / "escaped.png").exists()
 

@@ -233,6 +233,7 @@ def test_whose_pictures_they_are_is_counted_and_stays_short() -> None:
     found = origins_of(many, {"licence": "MIT"})
     assert sorted(origin["rights"] for origin in found) == ["r 0", "r 1", "r 2"]
     assert {(origin["source"], origin["pictures"]) for origin in found} == {("900 different ones", 300)}
+    assert joined_origins([{"source": "a", "pictures": "5²"}])[0]["pictures"] == 0
     joined = joined_origins(found, found, few and origins_of(few, {}))
     assert len(joined) == 5 and sum(origin["pictures"] for origin in joined) == 909
     assert (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from genin.benchmarks.evaluate import Evaluator
 from genin.benchmarks.measures import FD_NAMES, KID_NAMES
 from genin.benchmarks.model_facts import fingerprint
+from genin.benchmarks.picture_files import is_intact
 from genin.benchmarks.sampling import SEED_STRIDE
 from genin.benchmarks.statistics_file import load_statistics
 from genin.cli import run
@@ -205,12 +208,17 @@ def test_interrupted_sampling_goes_on_from_the_saved_pictures(
     kept = tmp_path / "kept"
     note = PngInfo()
     note.add_text("genin", Image.open(kept / "000000.png").info["genin"])
-    marked = Image.new("RGB", (64, 64), "red")
+    marked = Image.new("RGB", (32, 32), "red")
     marked.save(kept / "000000.png", pnginfo=note)  # would be drawn again if it were not read
     (kept / "000004.png").unlink()
+    drawn = (kept / "000002.png").read_bytes()
+    (kept / "000002.png").write_bytes(drawn[:-20])  # cut off by a power cut, and below one without content
+    (kept / "000003.png").write_bytes(b"")
     again = evaluate(capsys, *common, "--samples", "7")
     assert again["samples"] == 7 and len(list(kept.glob("*.png"))) == 7
     assert np.asarray(Image.open(kept / "000000.png"))[0, 0].tolist() == [255, 0, 0]
+    assert np.array_equal(np.asarray(Image.open(kept / "000002.png")), np.asarray(Image.open(io.BytesIO(drawn))))
+    assert not [path for path in kept.glob("*.png") if not is_intact(path)]
     rows = [json.loads(line) for line in (kept / "metadata.jsonl").read_text().splitlines()]
     assert [row["seed"] for row in rows] == list(range(7)) and whole["samples"] == 6
     evaluate(capsys, *common, "--samples", "2")
@@ -241,6 +249,55 @@ def test_the_floor_is_the_autoencoders(
     assert samples["pictures_sha256"] != floor["pictures_sha256"]
     assert "--save-images" in refused(capsys, *common, "--floor", "--save-images", world.parent / "kept")
     assert "--reference is missing" in refused(capsys, tiny_model_folder)
+
+
+def test_weights_are_hashed_once(
+    tiny_student_folder: Path,
+    world: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hashed: list[Path] = []
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return fingerprint(path)
+
+    for module in ("model_facts", "subjects"):
+        monkeypatch.setattr(f"genin.benchmarks.{module}.fingerprint", counted, raising=False)
+    result = evaluate(capsys, tiny_student_folder, "--reference", world, "--samples", "2", "--steps", "1")
+    assert hashed == [tiny_student_folder]
+    assert result["model_sha256"] == result["source_sha256"] == fingerprint(tiny_student_folder)
+    hashed.clear()
+    sheet = tmp_path / "sheet.png"
+    assert run(["compare", str(tiny_student_folder), "--steps", "1", "--out", str(sheet)]) == 0
+    assert not hashed, "a sheet says nothing of the weights"
+
+
+@pytest.mark.parametrize("kept", [0, 60])
+def test_a_damaged_bundle_is_refused_as_one(
+    kept: int, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "student.genin"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("manifest.json", "{}" * 50)
+    file.write_bytes(file.read_bytes()[:kept])
+    says = f"not a bundle, or a damaged one (File is not a zip file): {file}; "
+    assert says in refused(capsys, file, "--reference", world)
+    assert says in refused(capsys, world, "--reference", world, "--against", file)
+    assert run(["generate", "a ninja", "-m", str(file), "--out", str(tmp_path / "x.png")]) == 2
+    assert says in capsys.readouterr().err, "the same as of generate"
+
+
+def test_a_value_of_the_wrong_kind_is_refused(
+    tiny_student_folder: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(tiny_student_folder, tmp_path / "model")
+    info = json.loads((folder / "genin.json").read_text())
+    for wrong in ({"image_size": "5²"}, {"few_step_timesteps": {"²": [999]}}):
+        (folder / "genin.json").write_text(json.dumps(info | wrong))
+        assert "genin.json; re-create or re-download it" in refused(capsys, folder, "--reference", world)
 
 
 def test_a_bundle_has_no_floor(tiny_bundle: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
