@@ -139,7 +139,7 @@ def evaluate_command(
         threads = max(1, usable_cores() // processes_here())
     names = ctx.obj
     with first_alone():  # what is downloaded or rendered is so once
-        path = model_path(names, subject)
+        path = model_path(names, subject, runtime, precision)
         other = None if against is None else model_path(names, against)
         evaluator = Evaluator(
             reference_folder(names, reference, samples, path, split),
@@ -264,15 +264,16 @@ def bench_command(
     from genin.benchmarks.machine import usable_cores
     from genin.benchmarks.prompts import DEFAULT_PROMPTS, read_prompts
 
-    names, chosen = ctx.obj, contenders(ctx.obj, models)
-    stored = dict.fromkeys(name.strip() for text in precisions for name in text.split(",") if name.strip())
+    names, engines = ctx.obj, flatten(runtimes)
+    stored = tuple(dict.fromkeys(name.strip() for text in precisions for name in text.split(",") if name.strip()))
+    chosen = contenders(names, models, _only(engines), _only(stored))
     if report is not None:
         claim_output(report, ".html")
     folder = None if samples is None else reference_folder(names, reference, samples, chosen[0].path)
     classifier = names.classifier() if isinstance(names, Names) else None
     results, grids = bench_with_pictures(
         chosen,
-        choices=Choices(flatten(runtimes), tuple(stored), tuple(dict.fromkeys(sum(steps, ()))), teacher_steps),
+        choices=Choices(engines, stored, tuple(dict.fromkeys(sum(steps, ()))), teacher_steps),
         protocol=Protocol(
             runs=runs,
             warmup=warmup,
@@ -297,13 +298,20 @@ def bench_command(
         click.echo(f"\n{report}")
 
 
-def contenders(names: object, models: Sequence[str]) -> list[Contender]:
-    """The named models with their local paths; labels are what the user wrote, shortened to the last part of a path."""
+def _only(values: Sequence[str]) -> str | None:
+    """The one value, or None if there are several or none."""
+    return values[0] if len(values) == 1 else None
+
+
+def contenders(names: object, models: Sequence[str], runtime: str | None, precision: str | None) -> list[Contender]:
+    """The named models with their local paths; labels are what the user wrote, shortened to the last part of a path.
+    `runtime` and `precision` say what is fetched of a bundle on the hub (`Names.model`)."""
     from genin.benchmarks.bench import Contender
 
     short = [name if name.startswith("builtin:") else Path(name).name or name for name in models]
     labels = [label if short.count(label) == 1 else name for label, name in zip(short, models, strict=True)]
-    return [Contender(label, model_path(names, name)) for label, name in zip(labels, models, strict=True)]
+    paths = [model_path(names, name, runtime, precision) for name in models]
+    return [Contender(label, path) for label, path in zip(labels, paths, strict=True)]
 
 
 # --- compare ---------------------------------------------------------------------------------------------------------
@@ -363,7 +371,7 @@ def compare_command(
     if prompts is not None and reference is not None:
         raise InputError("--prompts and --reference both say what to draw", remedy="leave one of them out")
     texts = list(DEFAULT_PROMPTS) if prompts is None else read_prompts(prompts)
-    chosen, true = contenders(ctx.obj, models), None
+    chosen, true = contenders(ctx.obj, models, runtime, precision), None
     if reference is not None:
         folder = reference_folder(ctx.obj, reference, count, chosen[0].path, split)
         texts, true = true_row(folder, reference, count, split)

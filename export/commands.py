@@ -249,7 +249,7 @@ def verify_command(ctx: click.Context, bundle: str, against: str | None, as_json
     from genin.export.verify import verify_bundle
 
     model = None if against is None else model_path(ctx.obj, against)
-    report = verify_bundle(model_path(ctx.obj, bundle), against=model)
+    report = verify_bundle(model_path(ctx.obj, bundle, runtime=None), against=model)
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:

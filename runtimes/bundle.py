@@ -1,6 +1,7 @@
 """Bundles on disk: a folder, or the same packed as one `.genin` file (a zip whose members are stored, not compressed).
 
-`Bundle.open` reads the manifest and checks schema, paths and the size of every file listed, and reads nothing else.
+`Bundle.open` reads the manifest and checks schema, paths and the size of every file listed, and reads nothing else. A snapshot in
+the cache of the Hugging Face hub may lack files, since only those that a run needs are fetched: they are missed when they are used.
 Hashes are checked when files are used (`local`) or all together (`check_hashes`). Whatever is wrong is a `BundleError`.
 A file of a `.genin` is copied to a private temporary folder when it is first needed, since every engine wants paths and
 Core ML folders; only files that the manifest lists ever are, under the names it gives them, and `close` removes them.
@@ -104,7 +105,8 @@ class Bundle:
             with store.stream(MANIFEST) as stream:
                 manifest = Manifest.from_json(_read(stream, size))
             for entry in manifest.all_files().values():
-                _check_size(entry, store.size(entry.path))
+                if not store.may_lack(entry.path):
+                    _check_size(entry, store.size(entry.path))
         except BundleError as error:
             store.close()
             raise BundleError(error.what, where=path, remedy=error.remedy or AGAIN) from error
@@ -178,6 +180,7 @@ class Store(Protocol):
     """A folder or an archive. Every method raises BundleError for a path that is absent or refused."""
 
     def size(self, path: str) -> int: ...
+    def may_lack(self, path: str) -> bool: ...
     def stream(self, path: str) -> IO[bytes]: ...
     def local(self, entry: FileEntry) -> Path: ...
     def close(self) -> None: ...
@@ -197,12 +200,20 @@ class _Folder:
             raise BundleError(f"'{path}' is a link, or lies behind one")
         return place
 
+    @property
+    def _is_hub_snapshot(self) -> bool:
+        return self.root.parent.name == "snapshots"
+
     def _is_hub_blob(self, actual: Path) -> bool:
         """The Hugging Face cache keeps snapshots/REVISION/FILE as links into its own blobs/."""
-        return self.root.parent.name == "snapshots" and actual.parent == self.root.parents[1] / "blobs"
+        return self._is_hub_snapshot and actual.parent == self.root.parents[1] / "blobs"
 
     def size(self, path: str) -> int:
         return self._place(path).stat().st_size
+
+    def may_lack(self, path: str) -> bool:
+        """Whether `path` is absent and need not be there: it has not been fetched from the hub."""
+        return self._is_hub_snapshot and not (self.root / path).exists()
 
     def stream(self, path: str) -> IO[bytes]:
         return self._place(path).open("rb")
@@ -236,6 +247,9 @@ class _Archive:
 
     def size(self, path: str) -> int:
         return self._member(path).file_size
+
+    def may_lack(self, path: str) -> bool:
+        return False
 
     def stream(self, path: str) -> IO[bytes]:
         try:

@@ -90,7 +90,7 @@ def generate_command(
     """
     from genin.runtimes.pipeline import load_pipeline
 
-    path = model_path(context.obj, model)
+    path = model_path(context.obj, model, runtime, precision)
     seeds = range(seed, seed + count)
     places = output_paths(out, prompt, seeds)
     with warnings.catch_warnings(record=True) as caught:

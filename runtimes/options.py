@@ -38,8 +38,11 @@ AUTO = "auto"
 class Names(Protocol):
     """Resolves what stands where a model, a bundle or a reference is expected. Lives in `click.Context.obj`."""
 
-    def model(self, name: str) -> Path:
-        """`builtin:…`, a path or a hub name => local folder or `.genin` file; InputError lists the nearest names."""
+    def model(self, name: str, runtime: str | None = AUTO, precision: str | None = AUTO) -> Path:
+        """`builtin:…`, a path or a hub name => local folder or `.genin` file; InputError lists the nearest names.
+
+        Of a bundle on the hub, only the graphs for `runtime` and `precision` are fetched; all of them if either is None.
+        """
 
     def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
         """`builtin:world` (rendered; its test split unless `split` is another) or a path => a dataset folder."""
@@ -63,13 +66,14 @@ def claim_output(path: Path, suffix: str = "") -> None:
         raise InputError(f"cannot write here ({error.strerror})", where=path, remedy="name another place") from error
 
 
-def model_path(names: object, name: str) -> Path:
+def model_path(names: object, name: str, runtime: str | None = AUTO, precision: str | None = AUTO) -> Path:
     """The local folder or file that `name` stands for; `names` is the click context's `obj`, or None for plain paths.
+    `runtime` and `precision` say what is fetched of a bundle on the hub (`Names.model`).
 
     Errors: InputError if nothing is there.
     """
     if isinstance(names, Names):
-        return names.model(name)
+        return names.model(name, runtime, precision)
     path = Path(name)
     if not path.exists():
         raise InputError("no such model or bundle", where=name, remedy="give a folder or a .genin file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,8 @@ class FakeHub:
         from huggingface_hub.utils import filter_repo_objects
 
         self.calls.append((name, allow_patterns))
-        local = self.cache / f"{repo_type}--{name.replace('/', '--')}--{revision}"
+        place = f"{repo_type}s--{name.replace('/', '--')}/snapshots/{(revision or 'main').replace('/', '-')}"
+        local = self.cache / place
         if local_files_only or not self.online:
             if local.is_dir():
                 return str(local)
@@ -81,3 +83,56 @@ def _response(status: int) -> Any:
     response = requests.Response()
     response.status_code = status
     return response
+
+
+def write_fake_bundle(
+    folder: Path, graphs: Sequence[str] = ("onnx/fp32", "onnx/fp16", "openvino/fp32"), golden: bool = True
+) -> None:
+    """A bundle whose manifest is right and whose graphs are a few bytes each: for whatever runs none of them."""
+    from genin.runtimes.bundle import Bundle, GraphEntry, Manifest, ModelInfo, file_entry, write_manifest
+    from genin.runtimes.manifest import GoldenEntry, ImageSize, Latents, SamplerConstants, TextConstants
+    from genin.runtimes.options import COMPONENTS
+
+    def entry(name: str, content: str) -> Any:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
+        return file_entry(folder, name)
+
+    def graph(kind: str, component: str) -> GraphEntry:
+        format, precision = kind.split("/")
+        path = f"{kind}/{component}/model.{'onnx' if format == 'onnx' else 'xml'}"
+        files = (entry(path, kind), entry(f"{kind}/{component}/weights.bin", kind))
+        about: dict[str, Any] = {"component": component, "format": format, "precision": precision}
+        made: dict[str, Any] = {"converter": "none", "stored": precision, "compute": precision}
+        return GraphEntry(**about, **made, path=path, files=files, inputs=(), outputs=())
+
+    vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+    cases = [entry(f"golden/{component}.npz", component) for component in COMPONENTS] if golden else []
+    manifest = Manifest(
+        name="fake",
+        genin_version="0.1.0",
+        model=ModelInfo(kind="student", licence="Apache-2.0", title="Fake"),
+        image=ImageSize(32, 32),
+        latents=Latents(4, 8, 8, 1.0),
+        text=TextConstants(8, 32, 1, 0, 1),
+        sampler=SamplerConstants(
+            name="ddim",
+            prediction_type="epsilon",
+            scheduler={},
+            default_steps=1,
+            guidance="baked",
+            guidance_scale=1.0,
+        ),
+        graphs=tuple(graph(kind, component) for kind in graphs for component in COMPONENTS),
+        golden=tuple(
+            GoldenEntry(case.path, case.sha256, case.size_bytes, component)
+            for case, component in zip(cases, COMPONENTS, strict=False)
+        ),
+        files=(
+            entry("README.md", "# fake"),
+            entry("tokenizer/vocab.json", json.dumps(vocabulary)),
+            entry("tokenizer/merges.txt", "#version: 0.2\n"),
+        ),
+    )
+    write_manifest(manifest, folder)
+    Bundle.open(folder).close()

@@ -9,16 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_hub import FakeHub
+from fake_hub import FakeHub, write_fake_bundle
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from genin.cli import run
 from genin.distill.hub import HubName, may_be_on_the_hub
 from genin.hub_model import download, wanted_files
 from genin.names import InstalledNames
+from genin.runtimes.engine import EngineRow
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import MODEL_FILES, missing_files, weight_files
+from genin.runtimes.pipeline import load_pipeline
 
 NAME = "somebody/ninja-diffusion"
 UNET = "unet/diffusion_pytorch_model"
@@ -42,6 +45,15 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
     pytest.importorskip("huggingface_hub")
     monkeypatch.chdir(tmp_path)
     return FakeHub(monkeypatch, tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One captioned picture."""
+    folder = tmp_path_factory.mktemp("reference")
+    Image.new("RGB", (32, 32), "red").save(folder / "0.png")
+    (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a ninja"}\n')
+    return folder
 
 
 # --- which files -----------------------------------------------------------------------------------------------------
@@ -224,6 +236,109 @@ def test_a_full_disk_is_not_a_missing_network(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
     with pytest.raises(InputError, match=r"cache cannot be written \(No space left on device\)"):
         download(NAME)
+
+
+# --- bundles ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake_bundle(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle on the hub, of three formats and precisions; the installed engines are OpenVINO and ONNX Runtime."""
+    folder = tmp_path / "repository"
+    write_fake_bundle(folder)
+    hub.add(folder, NAME)
+    monkeypatch.setattr(EngineRow, "reason", lambda row: None if row.extra in ("openvino", "onnxruntime") else "absent")
+    return folder
+
+
+def graphs(folder: Path) -> set[str]:
+    """Format and precision of all graphs in a folder."""
+    return {"/".join(path.relative_to(folder).parts[:2]) for path in folder.rglob("weights.bin")}
+
+
+@pytest.mark.parametrize(
+    ("options", "fetched"),
+    [
+        ((), {"openvino/fp32"}),
+        (("--precision", "fp16"), {"onnx/fp16"}),  # OpenVINO reads them, too
+        (("--runtime", "onnxruntime"), {"onnx/fp32"}),
+        (("--runtime", "onnxruntime", "--precision", "fp16"), {"onnx/fp16"}),
+    ],
+)
+@pytest.mark.parametrize("command", ["generate", "compare", "evaluate"])
+def test_of_a_bundle_only_the_graphs_of_the_run_are_fetched(
+    hub: FakeHub,
+    fake_bundle: Path,
+    tmp_path: Path,
+    command: str,
+    options: tuple[str, ...],
+    fetched: set[str],
+    reference: Path,
+) -> None:
+    arguments = {
+        "generate": ["generate", "a ninja", "-m", NAME, "--out", str(tmp_path / "x.png")],
+        "compare": ["compare", NAME, "--out", str(tmp_path / "x.png")],
+        "evaluate": ["evaluate", NAME, "--reference", str(reference), "--samples", "1"],
+    }[command]
+    assert run([*arguments, *options]) != 0, "its graphs are none"
+    [local] = hub.cache.glob("models--*/snapshots/*")
+    assert graphs(local) == fetched
+    assert (local / "tokenizer" / "vocab.json").is_file() and (local / "README.md").is_file()
+    assert not (local / "golden").exists()
+    assert hub.calls[0] == (NAME, ["manifest.json"]), "the manifest says which graphs there are"
+
+
+def test_a_benchmark_and_a_verification_fetch_all_that_they_run(
+    hub: FakeHub, fake_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from genin.benchmarks.commands import contenders
+
+    [contender] = contenders(InstalledNames(), [NAME], "onnxruntime", "fp32")
+    assert graphs(contender.path) == {"onnx/fp32"}
+    [contender] = contenders(InstalledNames(), [NAME], None, "fp32")
+    assert graphs(contender.path) == graphs(fake_bundle)
+    shutil.rmtree(hub.cache)
+    assert run(["verify", NAME]) == 1
+    assert "damaged" not in capsys.readouterr().out
+    assert graphs(contender.path) == graphs(fake_bundle) and (contender.path / "golden" / "unet.npz").is_file()
+
+
+def test_a_precision_that_a_bundle_lacks_is_refused_before_any_graph_is_fetched(
+    hub: FakeHub, fake_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["generate", "a ninja", "-m", NAME, "--precision", "int8", "--out", "x.png"]) == 2
+    said = capsys.readouterr().err
+    assert "no graphs for int8" in said and "onnx fp32, onnx fp16, openvino fp32" in said and f"hub:{NAME}" in said
+    assert [patterns for _, patterns in hub.calls] == [["manifest.json"]]
+
+
+def test_a_bundle_without_a_network(hub: FakeHub, fake_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is in the cache serves; what is not is named, and serves once it has been put where the message says."""
+    local = download(NAME)
+    hub.online = False
+    assert download(NAME) == local
+    assert run(["generate", "a ninja", "-m", NAME, "--precision", "fp16", "--out", "x.png"]) == 2
+    said = capsys.readouterr().err
+    assert f"into {local} and run it again: onnx/fp16/" in said
+    missing = said.split("run it again: ")[1].strip().split(", ")
+    assert len(missing) == 6
+    for file in missing:
+        (local / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(fake_bundle / file, local / file)
+    assert download(NAME, precision="fp16") == local
+
+
+@pytest.mark.export
+def test_a_part_of_a_bundle_draws(
+    hub: FakeHub, tiny_bundle: Path, tmp_path: Path, genin: Callable[..., object]
+) -> None:
+    hub.add(tiny_bundle, NAME)
+    fp16 = ("--runtime", "onnxruntime", "--precision", "fp16")
+    genin("generate", "a ninja", "-m", NAME, *fp16, "--out", tmp_path / "ninja.png")
+    [local] = hub.cache.glob("models--*/snapshots/*")
+    assert {path.parent.name for path in local.glob("*/*/*.onnx")} == {"fp16"} or graphs(local) <= {"onnx/fp16"}
+    with pytest.raises(InputError, match="is missing"), load_pipeline(local, "onnxruntime", "fp32"):
+        pass
 
 
 # --- without one -----------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def test_comma_choice_in_a_command() -> None:
 
 
 class _Names:
-    def model(self, name: str) -> Path:
+    def model(self, name: str, runtime: str | None, precision: str | None) -> Path:
         return Path("/models") / name
 
     def reference(self, name: str, *, count: int, size: int | None, seed: int) -> Path:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,111 +26,125 @@ from genin.cli import run
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "lpips_squeezenet"
 SETTINGS = SamplingSettings("m", 1, 1.0, "pytorch", "fp32")
-# The command as it is, and beside it a note of who saves which picture.
-RECORDED = """
-import os, sys
-from pathlib import Path
-from genin.benchmarks import sampling
-save, log = sampling.save_picture, Path(os.environ["LOG"])
-def recorded(path, picture, row):
-    (log / f"{os.environ.get('RANK', 'alone')} {path.parent.name} {path.name}").touch()
-    save(path, picture, row)
-sampling.save_picture = recorded
-from genin.cli import main
-main()
-"""
-PROCESSES = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
+PROGRAM = Path(__file__).with_name("evaluations.py")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What two processes printed and saved, by the name of the command, and what one process printed for the same commands."""
+
+    folder: Path
+    stderr: str
+    code: int
+    printed: dict[str, tuple[str, str]]
+    saved: dict[str, list[set[tuple[str, str]]]]
+    alone: dict[str, dict[str, Any]]
+
+    def result(self, name: str) -> Any:
+        first, second = self.printed[name]
+        assert not second, "one report, whatever the number of processes"
+        return json.loads(first)
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("world") / "reference"
-    assert (
-        run(["world", "render", "--count", "30", "--split", "test", "--captions", "complete", "--out", str(out)]) == 0
-    )
-    return out
-
-
-def evaluate(
-    tmp_path: Path, *arguments: str | Path, launcher: Sequence[str] = (), code: int = 0
-) -> tuple[dict[str, Any], list[list[str]], str]:
-    """(result, [process, folder, picture] of every one that was saved, what was said)."""
+def shared(tiny_student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """All commands one after another in one launch of two processes, the one that is refused last."""
     pytest.importorskip("torch")
-    log = tmp_path / f"log-{len(list(tmp_path.glob('log-*')))}"
-    log.mkdir()
-    program = tmp_path / "recorded.py"
-    program.write_text(RECORDED, encoding="utf-8")
+    folder = tmp_path_factory.mktemp("shares")
+    reference = folder / "reference"
+    render = ["world", "render", "--count", "10", "--split", "test", "--captions", "complete", "--out", str(reference)]
+    assert run(render) == 0
+    (folder / "full").mkdir()
+    (folder / "full" / "mine.txt").write_text("mine")
+    drawn = [str(tiny_student_folder), "--reference", str(reference), "--batch-size", "2"]
+    against = [*drawn, "--samples", "13", "--seed", "3", "--steps", "2"]
+    against += ["--against", str(tiny_student_folder), "--against-steps", "1"]
+    kept = [*drawn, "--steps", "1", "--save-images"]
+    commands = {
+        "against": against,
+        "kept": [*kept, str(folder / "kept"), "--samples", "9"],
+        "pictures": [str(reference), "--reference", str(reference)],
+        "refused": [*drawn, "--samples", "4", "--save-images", str(folder / "full")],
+    }
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TORCH_HOME": str(folder / "empty"),
+        "GENIN_METRIC_WEIGHTS": str(SHARED if SHARED.is_dir() else folder / "none"),
+    }
+
+    def alone(*arguments: str) -> dict[str, Any]:
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            assert run(["evaluate", *arguments, "--json"]) == 0
+        result: dict[str, Any] = json.loads(printed.getvalue())
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        alone(*kept, str(folder / "kept"), "--samples", "5")
+        shutil.copytree(folder / "kept", folder / "kept alone")
+        by_one = {name: alone(*commands[name]) for name in ("against", "pictures")}
+        by_one["kept"] = alone(*kept, str(folder / "kept alone"), "--samples", "9")
+    (folder / "commands.json").write_text(json.dumps(commands))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(PROGRAM), str(folder)]
+    (folder / "temporary").mkdir()
+    environment |= {"TMPDIR": str(folder / "temporary")}
     done = subprocess.run(
-        [sys.executable, *launcher, str(program), "evaluate", *map(str, arguments), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "LOG": str(log),
-            "TORCH_HOME": str(tmp_path / "empty"),
-            "GENIN_METRIC_WEIGHTS": str(SHARED if SHARED.is_dir() else tmp_path / "none"),
-            "TMPDIR": str(tmp_path),
-        },
+        launch, capture_output=True, text=True, timeout=400, check=False, env={**os.environ, **environment}
     )
-    assert (done.returncode == 0) == (code == 0), done.stderr[-2000:]
-    lines = done.stdout.strip().splitlines()
-    assert len(lines) == (1 if code == 0 else 0), "one report, whatever the number of processes"
-    saved = [path.name.split() for path in sorted(log.iterdir())]
-    return json.loads(lines[0]) if lines else {}, saved, done.stderr
+    ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    names = [name for name in commands if all(name in rank for rank in ranks)]
+    return Shared(
+        folder,
+        done.stderr,
+        done.returncode,
+        {name: (ranks[0][name][0], ranks[1][name][0]) for name in names},
+        {name: [{tuple(picture) for picture in rank[name][1]} for rank in ranks] for name in names},
+        by_one,
+    )
 
 
-def test_two_processes_measure_what_one_does(tiny_student_folder: Path, reference: Path, tmp_path: Path) -> None:
+@pytest.mark.processes
+def test_two_processes_measure_what_one_does(shared: Shared) -> None:
     """Also against another model, and with more samples than the reference has captions."""
-    arguments = (tiny_student_folder, "--reference", reference, "--samples", "37", "--seed", "3", "--batch-size", "4")
-    more = ("--steps", "2", "--against", tiny_student_folder, "--against-steps", "1")
-    one, _, _ = evaluate(tmp_path, *arguments, *more)
-    two, saved, _ = evaluate(tmp_path, *arguments, *more, launcher=PROCESSES)
-    assert one["samples"] == 37 and one["kid_world"] is not None and one["against"]["samples"] == 37
-    assert two == one
+    one = shared.alone["against"]
+    assert one["samples"] == 13 and one["kid_world"] is not None and one["against"]["samples"] == 13
+    assert shared.result("against") == one
     for folder in ("pictures", "against"):
-        shares = [{name for who, where, name in saved if (who, where) == (rank, folder)} for rank in "01"]
-        assert not shares[0] & shares[1] and len(shares[0] | shares[1]) == 37
-        assert [len(share) for share in shares] == [20, 17], "batches of four, in turns"
-    assert not list(tmp_path.glob("genin-evaluate-*")), "pictures that nobody asked for do not stay"
-
-
-def test_saved_pictures_are_those_of_one_process_and_are_gone_on_with(
-    tiny_student_folder: Path, reference: Path, tmp_path: Path
-) -> None:
-    arguments = (tiny_student_folder, "--reference", reference, "--steps", "1", "--batch-size", "4")
-    kept = tmp_path / "two"
-    evaluate(tmp_path, *arguments, "--samples", "10", "--save-images", kept)
-    shutil.copytree(kept, tmp_path / "one")
-    one, _, _ = evaluate(tmp_path, *arguments, "--samples", "20", "--save-images", tmp_path / "one")
-    two, saved, _ = evaluate(tmp_path, *arguments, "--samples", "20", "--save-images", kept, launcher=PROCESSES)
-    assert two == one
-    mine = {name for _, where, name in saved if where == "two"}
-    assert mine == {f"{n:06d}.png" for n in range(10, 20)}, "those that were there are not drawn again"
-    files = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
-    assert files == sorted(
-        path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()
+        shares = [{name for where, name in saved if where == folder} for saved in shared.saved["against"]]
+        assert not shares[0] & shares[1] and len(shares[0] | shares[1]) == 13
+        assert [len(share) for share in shares] == [7, 6], "batches of two, in turns"
+    assert not list((shared.folder / "temporary").glob("genin-evaluate-*")), (
+        "pictures that nobody asked for do not stay"
     )
-    assert all((kept / file).read_bytes() == (tmp_path / "one" / file).read_bytes() for file in files)
 
 
-def test_what_is_not_drawn_is_measured_by_the_first_alone(reference: Path, tmp_path: Path) -> None:
-    arguments = (reference, "--reference", reference)
-    one, _, _ = evaluate(tmp_path, *arguments)
-    two, saved, _ = evaluate(tmp_path, *arguments, launcher=PROCESSES)
-    assert two == one and not saved
+@pytest.mark.processes
+def test_saved_pictures_are_those_of_one_process_and_are_gone_on_with(shared: Shared) -> None:
+    assert shared.result("kept") == shared.alone["kept"]
+    mine = {name for saved in shared.saved["kept"] for where, name in saved if where == "kept"}
+    assert mine == {f"{n:06d}.png" for n in range(5, 9)}, "those that were there are not drawn again"
+    by_two, by_one = (files(shared.folder / name) for name in ("kept", "kept alone"))
+    assert by_two == by_one
 
 
-def test_a_refusal_ends_all_of_them(tiny_student_folder: Path, reference: Path, tmp_path: Path) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("mine")
-    arguments = (tiny_student_folder, "--reference", reference, "--samples", "4", "--save-images", tmp_path / "full")
-    _, saved, said = evaluate(tmp_path, *arguments, launcher=PROCESSES, code=2)
-    assert "genin: the folder is not empty" in said and not saved
-    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.processes
+def test_what_is_not_drawn_is_measured_by_the_first_alone(shared: Shared) -> None:
+    assert shared.result("pictures") == shared.alone["pictures"]
+    assert shared.saved["pictures"] == [set(), set()]
+
+
+@pytest.mark.processes
+def test_a_refusal_ends_all_of_them(shared: Shared) -> None:
+    assert shared.code != 0 and "refused" not in shared.printed, "the second process was ended, not left waiting"
+    assert "genin: the folder is not empty" in shared.stderr
+    assert [path.name for path in (shared.folder / "full").iterdir()] == ["mine.txt"]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,10 +1,10 @@
 """A model of the Hugging Face hub as a local folder: what is downloaded of it, and what to do where that cannot be.
 
-The small files come first, so that a family which genin does not run is refused before its gigabytes are fetched. Of weights that
-are there several times over one copy is taken: safetensors, else their fp16 copy, else `.bin`. Without a network the client's
-cache is used if it holds all of the model.
+The small files come first, so that a family which genin does not run is refused before its gigabytes are fetched. Of a model's
+weights that are there several times over one copy is taken: safetensors, else their fp16 copy, else `.bin`. Of a bundle only the
+graphs that the run uses are taken; its manifest lists them. Without a network the client's cache is used if it holds all of that.
 
-Not here: names and errors of the hub (`genin.distill.hub`), reading the folder (`genin.runtimes.folder`).
+Not here: names and errors of the hub (`genin.distill.hub`), reading the folder (`genin.runtimes.folder`, `genin.runtimes.bundle`).
 """
 
 from __future__ import annotations
@@ -13,45 +13,52 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genin.distill.hub import HubName, again, cached, list_files, snapshot
+from genin.runtimes.bundle import MANIFEST, Bundle
 from genin.runtimes.errors import InputError
 from genin.runtimes.families import refuse_other_families
 from genin.runtimes.folder import AGAIN, MODEL_FILES, PARTS, WEIGHT_KINDS, missing_files, read_json, read_model_index
+from genin.runtimes.options import AUTO
+from genin.runtimes.pipeline import choose
 
 TOP_FILES = ("model_index.json", "genin.json", "README.md", "LICENSE")
 SMALL = (".json", ".txt", ".md")
 SINGLE_FILES = (".ckpt", ".safetensors", ".pt", ".gguf")
-MANIFEST, INDEX = "manifest.json", "model_index.json"
+INDEX = "model_index.json"
 
 
-def download(text: str, arguments: Sequence[str] = ()) -> Path:
+def download(
+    text: str, arguments: Sequence[str] = (), runtime: str | None = AUTO, precision: str | None = AUTO
+) -> Path:
     """The local snapshot of the hub model `owner/name` or `owner/name@revision`: what a model folder or a bundle needs, kept by the
-    hub's client. `arguments` are the command's, to say how to give it again.
+    hub's client. `arguments` are the command's, to say how to give it again. Of a bundle, only the graphs for `runtime` and
+    `precision` are fetched; all of them if either is None.
 
-    Errors: InputError for a model that is not there, gated, of another family, or not at hand without a network.
+    Errors: InputError for a model that is not there, gated, of another family, without such graphs, or not to be had offline.
     """
     name = HubName.parse(text, "model")
     available = list_files(name)
     if available is None:
-        return _without_network(name, text, arguments)
-    wanted = wanted_files(available)
+        return _without_network(name, text, arguments, runtime, precision)
+    is_bundle = MANIFEST in available
+    wanted = [MANIFEST] if is_bundle else wanted_files(available)
     if not wanted:
         raise _no_model(name, available)
-    if MANIFEST not in available:
-        small = snapshot(name, [file for file in wanted if not _is_weights(file)])
-        if small is None:
-            return _without_network(name, text, arguments)
+    small = snapshot(name, [file for file in wanted if not _is_weights(file)])
+    if small is None:
+        return _without_network(name, text, arguments, runtime, precision)
+    if is_bundle:
+        wanted = [file for file in bundle_files(small, name, runtime, precision) if file in available]
+    else:
         read_model_index(small)
-    return snapshot(name, wanted) or _without_network(name, text, arguments)
+    return snapshot(name, wanted) or _without_network(name, text, arguments, runtime, precision)
 
 
 def wanted_files(available: Sequence[str]) -> list[str]:
-    """Of a hub repository's files, those that make a model folder or a bundle; of weights one copy.
+    """Of a hub repository's files, those that make a model folder; of weights one copy.
 
     Single-file checkpoints at the top, other variants and safety checkers are left where they are. Nothing is wanted of a
-    repository that is neither.
+    repository that is none.
     """
-    if MANIFEST in available:
-        return list(available)
     if INDEX not in available:
         return []
     wanted = [name for name in available if name in TOP_FILES]
@@ -62,6 +69,22 @@ def wanted_files(available: Sequence[str]) -> list[str]:
         small = [name for name in inside if name.endswith(SMALL) and name not in indices]
         wanted += small + [name for name in indices if _belongs(name, weights)] + weights
     return wanted
+
+
+def bundle_files(folder: Path, name: HubName, runtime: str | None, precision: str | None) -> list[str]:
+    """The files that a run needs of the bundle whose manifest is in `folder`: no graphs of other formats and precisions, no golden
+    files, which only `genin verify` reads. Everything if `runtime` or `precision` is None.
+
+    Errors: InputError if the bundle has no graphs for them.
+    """
+    with Bundle.open(folder) as bundle:
+        manifest = bundle.manifest
+    if runtime is None or precision is None:
+        return [MANIFEST, *manifest.all_files()]
+    _, format, chosen = choose(manifest, runtime, precision, Path(f"hub:{name}"))
+    graphs = (*manifest.graphs, *manifest.single_graphs)
+    files = [file for graph in graphs if (graph.format, graph.precision) == (format, chosen) for file in graph.files]
+    return list(dict.fromkeys([MANIFEST, *(file.path for file in (*manifest.files, *files))]))
 
 
 def _of_kind(inside: Sequence[str], variant: str, suffix: str) -> list[str]:
@@ -107,21 +130,29 @@ def _no_model(name: HubName, available: Sequence[str]) -> InputError:
     )
 
 
-def _without_network(name: HubName, text: str, arguments: Sequence[str]) -> Path:
+def _without_network(
+    name: HubName, text: str, arguments: Sequence[str], runtime: str | None, precision: str | None
+) -> Path:
     """What the cache holds, if that is all of it. Errors: InputError saying which files to put where."""
     where = cached(name)
     needed: Sequence[str] = MODEL_FILES
     what = f"'{text}' is not a local path, and the hub cannot be reached"
+    branch = f" at {name.revision}" if name.revision else ""
     if where is not None:
-        if (where / MANIFEST).is_file():
-            return where
-        if (where / INDEX).is_file():
-            refuse_other_families(where, read_json(where / INDEX, "unreadable", AGAIN))
-        needed = missing_files(where)
+        is_bundle = (where / MANIFEST).is_file()
+        if is_bundle:
+            needed = [file for file in bundle_files(where, name, runtime, precision) if not (where / file).is_file()]
+        else:
+            if (where / INDEX).is_file():
+                refuse_other_families(where, read_json(where / INDEX, "unreadable", AGAIN))
+            needed = missing_files(where)
         if not needed:
             return where
         what = f"'{text}' is only partly in the hub's cache ({where}), and the hub cannot be reached"
-    folder, branch = f"./{name.short}", f" at {name.revision}" if name.revision else ""
+        if is_bundle:
+            remedy = f"put these files of {name.address}{branch} into {where} and run it again: {', '.join(needed)}"
+            raise InputError(what, remedy=remedy)
+    folder = f"./{name.short}"
     begin = f"put these files of {name.address}{branch} into a folder, say {folder}"
     if where is not None:
         begin = f"copy the cached folder to {folder}, say, and put into it what it lacks of {name.address}{branch}"

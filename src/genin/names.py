@@ -20,6 +20,7 @@ from typing import Literal
 
 from genin.distill.hub import NoRepositoryError, may_be_on_the_hub
 from genin.runtimes.errors import InputError
+from genin.runtimes.options import AUTO
 
 # Name => folder inside genin.runtimes.
 BUILTIN_MODELS: Mapping[str, str] = {
@@ -38,8 +39,9 @@ class InstalledNames:
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.arguments = tuple(arguments)
 
-    def model(self, name: str) -> Path:
-        """The local folder or `.genin` file of a model or bundle. Errors: InputError with the nearest names."""
+    def model(self, name: str, runtime: str | None = AUTO, precision: str | None = AUTO) -> Path:
+        """The local folder or `.genin` file of a model or bundle. Of a bundle on the hub, only the graphs for `runtime` and
+        `precision` are fetched; all of them if either is None. Errors: InputError with the nearest names."""
         if name.startswith("builtin:"):
             return _builtin_model(name)
         path = Path(name).expanduser()
@@ -49,7 +51,7 @@ class InstalledNames:
             from genin.hub_model import download
 
             try:
-                return download(name, self.arguments)
+                return download(name, self.arguments, runtime, precision)
             except NoRepositoryError as error:
                 raise _no_such(name, f"model: {error.what}") from error
         raise _no_such(name, "model or bundle")
