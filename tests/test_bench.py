@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import re
+import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from tiny_bundle import edit_manifest
 
 from genin.benchmarks import latency
 from genin.benchmarks.bench import Choices, Contender, configure, markdown_table
@@ -34,47 +38,37 @@ ROW_KEYS = {
 
 
 @pytest.fixture(scope="module")
-def measured(
-    tiny_model_folder: Path, tiny_student_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, Any], str]:
-    """One run of the command on a teacher and a student: its JSON and its page."""
-    from click.testing import CliRunner
-
-    from genin.benchmarks.commands import bench_command
-
+def measured(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """One run of the command on bundles of a teacher and a student: its JSON and its page."""
     out = tmp_path_factory.mktemp("bench")
+    teacher = out / "teacher"
+    shutil.copytree(tiny_bundle, teacher)
+    edit_manifest(teacher, "model", "kind", value="teacher")
+    for key, value in (("guidance", "free"), ("guidance_scale", 3.0), ("few_step_timesteps", None)):
+        edit_manifest(teacher, "sampler", key, value=value)
+    student = out / "student"
+    student.symlink_to(tiny_bundle)
     prompts = out / "prompts.txt"
     prompts.write_text('ninja on the mountain\n\nninja & "sunset" <b>\n', encoding="utf-8")
-    arguments = [tiny_model_folder, tiny_student_folder, "--steps", "1", "--teacher-steps", "4", "--runs", "3"]
-    arguments += [
-        "--warmup",
-        "1",
-        "--cold-starts",
-        "1",
-        "--threads",
-        "1",
-        "--prompts",
-        prompts,
-        "--report",
-        out / "bench.html",
-        "--json",
-    ]
-    with pytest.MonkeyPatch.context() as patch:
+    arguments = [teacher, student, "--steps", "1", "--teacher-steps", "4", "--runs", "3", "--warmup", "1"]
+    arguments += ["--runtime", "onnxruntime", "--precision", "fp32", "--cold-starts", "1", "--threads", "1"]
+    arguments += ["--prompts", prompts, "--report", out / "bench.html", "--json"]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
         patch.setenv("TORCH_HOME", str(out / "empty"))
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("GENIN_METRIC_WEIGHTS", str(SHARED) if SHARED.is_dir() else "")
-        outcome = CliRunner().invoke(bench_command, [str(one) for one in arguments], catch_exceptions=False)
-    assert outcome.exit_code == 0, outcome.output
-    return json.loads(outcome.stdout.splitlines()[-1]), (out / "bench.html").read_text(encoding="utf-8")
+        assert run(["bench", *map(str, arguments)]) == 0
+    return json.loads(printed.getvalue().splitlines()[-1]), (out / "bench.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.export
 def test_every_configuration_has_every_promised_key(measured: tuple[dict[str, Any], str]) -> None:
     results = measured[0]
     rows = results["results"]
     assert [(row["bundle"], row["steps"]) for row in rows] == [("teacher", 4), ("student", 1)]
     for row in rows:
         assert set(row) >= ROW_KEYS
-        assert (row["runtime"], row["precision"], row["runs"]) == ("pytorch", "fp32", 3)
+        assert (row["runtime"], row["precision"], row["runs"]) == ("onnxruntime", "fp32", 3)
         assert row["latency_ms"]["p50"] <= row["latency_ms"]["p90"] <= row["latency_ms"]["p99"]
         assert set(row["stages_ms"]) == {"text_encoder", "unet", "vae_decoder", "text_to_image", "other"}
         assert row["cold_start_s"] > row["load_s"] > 0 and row["peak_rss_bytes"] > 50e6
@@ -84,6 +78,7 @@ def test_every_configuration_has_every_promised_key(measured: tuple[dict[str, An
     assert results["protocol"]["threads"] == 1 and "samples" in results["notes"]
 
 
+@pytest.mark.export
 def test_speed_up_and_quality_are_relative_to_the_teacher(measured: tuple[dict[str, Any], str]) -> None:
     teacher, one_step = measured[0]["results"]
     assert teacher["speedup"] == 1
@@ -96,6 +91,7 @@ def test_speed_up_and_quality_are_relative_to_the_teacher(measured: tuple[dict[s
         assert one_step["lpips_squeeze_to_teacher"] > 0.01
 
 
+@pytest.mark.export
 def test_the_page_is_whole_and_loads_nothing(measured: tuple[dict[str, Any], str]) -> None:
     page = measured[1]
     assert "http:" not in page and "https:" not in page and "//" not in re.sub(r"base64,[^\"]+", "", page)
@@ -108,6 +104,7 @@ def test_the_page_is_whole_and_loads_nothing(measured: tuple[dict[str, Any], str
         assert page.count("<svg") == 1 and "DejaVu" not in page
 
 
+@pytest.mark.export
 def test_the_table_is_markdown(measured: tuple[dict[str, Any], str]) -> None:
     lines = markdown_table(measured[0]).splitlines()
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_hub import write_fake_bundle
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -102,7 +103,7 @@ def test_squeezenet_figures_carry_their_weights_and_resize(
 ) -> None:
     result = evaluate(capsys, tiny_student_folder, "--reference", world, "--samples", "8", "--steps", "1")
     assert result["kid_squeezenet"] is not None and 0 < result["diversity"] < 1
-    assert result["resize"]["squeezenet"] == "bilinear-224" and result["resize"]["lpips_squeeze"] == "native"
+    assert result["resize"]["squeezenet"] == "bilinear-224" and result["resize"]["lpips_squeeze"] == "bilinear-64"
     assert len(result["weights"]["squeezenet"]["tensors_sha256"]) == 64
     assert set(result["weights"]["lpips_squeeze"]) == {"trunk", "heads"}
     assert result["fid"] is None and "Inception" in result["notes"]["fid"]
@@ -300,8 +301,9 @@ def test_a_value_of_the_wrong_kind_is_refused(
         assert "genin.json; re-create or re-download it" in refused(capsys, folder, "--reference", world)
 
 
-def test_a_bundle_has_no_floor(tiny_bundle: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no encoder" in refused(capsys, tiny_bundle, "--reference", world, "--floor")
+def test_a_bundle_has_no_floor(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_fake_bundle(tmp_path / "bundle")
+    assert "no encoder" in refused(capsys, tmp_path / "bundle", "--reference", world, "--floor")
 
 
 def test_refusals_say_what_where_and_the_remedy(
