@@ -319,7 +319,11 @@ def _rounds(
             wanted = len(measured.total_ms) < MIN_RUNS or spent_s < protocol.max_s
             if wanted and measured.configuration not in died:
                 with _noted(died, measured.configuration):
-                    request = {"do": "time", "prompt": prompts[turn % len(prompts)], "seed": protocol.seed + turn}
+                    request: dict[str, Any] = {
+                        "do": "time",
+                        "prompt": prompts[turn % len(prompts)],
+                        "seed": protocol.seed + turn,
+                    }
                     if took_ms.get(measured.configuration, QUICK_MS) < QUICK_MS:
                         worker.ask(**request)
                     answer = worker.ask(**request)

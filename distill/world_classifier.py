@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing.pool import AsyncResult, Pool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -47,29 +48,32 @@ class ClassifierRecipe:
 
 
 class FreshPictures:
-    """A pool of renders and labels that one other process keeps filling while training samples from it."""
+    """A pool of renders and labels that one other process keeps filling while training samples from it.
 
-    def __init__(self, recipe: ClassifierRecipe, pool: Pool) -> None:
+    Errors: BrokenProcessPool if that process is killed.
+    """
+
+    def __init__(self, recipe: ClassifierRecipe, pool: ProcessPoolExecutor) -> None:
         shape = (recipe.kept_pictures, recipe.image_size, recipe.image_size, 3)
         self.recipe, self.pool = recipe, pool
         self.pictures = np.zeros(shape, np.uint8)
         self.labels = np.zeros((recipe.kept_pictures, len(ATTRIBUTES)), np.int64)
         self.rendered = 0
-        self.pending: AsyncResult[tuple[NDArray[np.uint8], NDArray[np.int64]]] | None = None
+        self.pending: Future[tuple[NDArray[np.uint8], NDArray[np.int64]]] | None = None
         while self.rendered < min(recipe.first_pictures, recipe.kept_pictures):
             self.refresh(wait=True)
 
     def refresh(self, *, wait: bool = False) -> None:
         """Take in what the other process has finished, and ask it for more."""
-        if self.pending is not None and (wait or self.pending.ready()):
-            pictures, labels = self.pending.get()
+        if self.pending is not None and (wait or self.pending.done()):
+            pictures, labels = self.pending.result()
             rows = (self.rendered + np.arange(len(pictures))) % len(self.pictures)
             self.pictures[rows], self.labels[rows] = pictures, labels
             self.rendered += len(pictures)
             self.pending = None
         if self.pending is None:
             asked = ("train", self.recipe.seed, self.rendered, CHUNK, self.recipe.image_size)
-            self.pending = self.pool.apply_async(labelled_batch, asked)
+            self.pending = self.pool.submit(labelled_batch, *asked)
 
     def sample(self, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
         """One batch: images in [−1, 1] NCHW, labels (N, attributes)."""
@@ -111,11 +115,9 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def train_classifier(out: Path, recipe: ClassifierRecipe, *, report: Any = None) -> dict[str, float]:
     """Train, test on fresh renders of the test split, write `out`; returns the accuracy per attribute."""
-    from multiprocessing import get_context
-
     torch.manual_seed(recipe.seed)
     model = AttributeClassifier(ATTRIBUTES, image_size=recipe.image_size).to(memory_format=torch.channels_last)
-    with get_context("spawn").Pool(1) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         fresh = FreshPictures(recipe, pool)
         seen, seconds = _fit(model, fresh, recipe, report)
     model = model.to(memory_format=torch.contiguous_format).eval()

@@ -98,6 +98,7 @@ def test_help_needs_no_extra() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.processes
 def test_libraries_say_nothing_while_a_command_runs() -> None:
     """Imports that warn, log to stderr and log to stdout, as they do without us; our own warnings stay, a few of a kind."""
     code = """

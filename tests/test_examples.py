@@ -35,6 +35,7 @@ def pipeline(tiny_bundle: Path) -> Iterator[Pipeline]:
         yield pipeline
 
 
+@pytest.mark.export
 def test_the_game_goes_on_while_the_picture_is_drawn(pipeline: Pipeline) -> None:
     game = example("game")
     painter = game.Painter(pipeline)
@@ -44,6 +45,7 @@ def test_the_game_goes_on_while_the_picture_is_drawn(pipeline: Pipeline) -> None
     assert frames >= 1
 
 
+@pytest.mark.export
 def test_a_newer_prompt_wins_and_an_error_reaches_the_game(pipeline: Pipeline) -> None:
     game = example("game")
     painter = game.Painter(pipeline, steps=1)
@@ -56,6 +58,7 @@ def test_a_newer_prompt_wins_and_an_error_reaches_the_game(pipeline: Pipeline) -
     painter.close()
 
 
+@pytest.mark.export
 def test_the_batch_draws_each_line_with_each_seed(tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path) -> None:
     batch = example("batch")
     (tmp_path / "prompts.txt").write_text("a ninja\n\na mountain\n", encoding="utf-8")

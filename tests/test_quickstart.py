@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_bundle import edit_manifest
 
 from genin import cli, quickstart_stages
+from genin.benchmarks.bench import Choices, Contender, configure
 from genin.benchmarks.grids import Grid, GridRow
+from genin.benchmarks.latency import Configuration
+from genin.benchmarks.model_facts import ModelFacts
 from genin.distill.recipe import Recipe
+from genin.export.exporter import export_bundle
 from genin.quickstart import RECORD
 
 METRIC_WEIGHTS = Path(__file__).parents[2] / "shared" / "data" / "lpips_squeezenet"
@@ -25,17 +31,38 @@ KEYS = (
 
 
 @pytest.fixture(scope="module")
-def tiny_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One run, interrupted at the export and taken up again: (out, exit codes, stderr of each, the final JSON)."""
+def tiny_run(tiny_model_folder: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(out, teacher) of one run. The teacher's bundle is the tests' own, and what runs on PyTorch in a process of its own, which
+    takes long to start, is the teacher alone."""
     out = tmp_path_factory.mktemp("quickstart") / "out"
+
+    def export(path: Path, to: Path, *arguments: Any, **options: Any) -> Any:
+        if path == out / "student":
+            return export_bundle(path, to, *arguments, **options)
+        assert (path, to) == (tiny_model_folder, out / "teacher-bundle")
+        assert [list(names) for names in arguments] == [["onnx"], ["fp16"]]
+        shutil.copytree(tiny_bundle, to)
+        edit_manifest(to, "model", "kind", value="teacher")
+        return None
+
+    def few(model: Contender, facts: ModelFacts, choices: Choices) -> list[Configuration]:
+        return [
+            one
+            for one in configure(model, facts, choices)
+            if one.runtime == "onnxruntime" or (one.runtime, one.role) == ("pytorch", "teacher")
+        ]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENIN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("GENIN_METRIC_WEIGHTS", str(METRIC_WEIGHTS))
         for name, value in {"FD_SAMPLES": 200, "TEACHER_STEPS": 3, "BENCH_RUNS": 1, "BENCH_WARMUP": 0}.items():
             patch.setattr(quickstart_stages, name, value)
         patch.setattr(quickstart_stages, "quick_recipe", small_recipe)
-        patch.setattr(quickstart_stages, "FORMATS", ("onnx",))
+        for name in ("FORMATS", "TEACHER_FORMATS"):
+            patch.setattr(quickstart_stages, name, ("onnx",))
         patch.setattr(quickstart_stages, "PRECISIONS", ("fp32",))
+        patch.setattr("genin.export.exporter.export_bundle", export)
+        patch.setattr("genin.benchmarks.bench.configure", few)
         yield out, tiny_model_folder
 
 
@@ -53,6 +80,7 @@ def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.train
 def test_the_chain_survives_interruptions_and_ends_in_a_page(tiny_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     out, teacher = tiny_run
     with pytest.MonkeyPatch.context() as first:
@@ -101,6 +129,7 @@ def check_summary(summary: dict[str, Any], out: Path) -> None:
         assert summary[key] is not None or summary["notes"][key]
 
 
+@pytest.mark.train
 def test_the_untrained_student_is_the_pruned_teacher_and_the_student_is_not(tiny_run: Any) -> None:
     from safetensors.numpy import load_file
 
@@ -112,6 +141,7 @@ def test_the_untrained_student_is_the_pruned_teacher_and_the_student_is_not(tiny
     assert not np.array_equal(student[name], untrained[name])
 
 
+@pytest.mark.train
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,16 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from genin.benchmarks.classifier import AttributeClassifier, load_classifier, save_classifier  # noqa: E402
+from genin.distill import world_classifier  # noqa: E402
 from genin.distill.world import ATTRIBUTES, render_batch  # noqa: E402
-from genin.distill.world_classifier import ClassifierRecipe, augment, labels_of, measure, train_classifier  # noqa: E402
+from genin.distill.world_classifier import (  # noqa: E402
+    ClassifierRecipe,
+    FreshPictures,
+    augment,
+    labels_of,
+    measure,
+    train_classifier,
+)
 from genin.runtimes.errors import InputError  # noqa: E402
 
 SHIPPED = Path(__file__).parents[1] / "distill" / "weights" / "world_classifier.safetensors"
@@ -103,6 +114,23 @@ def test_labels_index_the_values() -> None:
         assert [values[i] for values, i in zip(ATTRIBUTES.values(), row, strict=True)] == list(
             drawn.attributes().values()
         )
+
+
+def test_a_killed_renderer_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It used to leave the training waiting for it for ever."""
+    monkeypatch.setattr(world_classifier, "CHUNK", 4)
+    recipe = ClassifierRecipe(first_pictures=4, kept_pictures=8, image_size=16)
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
+        fresh = FreshPictures(recipe, pool)
+        assert (
+            fresh.rendered == 4
+            and fresh.labels[:4].tolist() == labels_of(render_batch("train", 0, 0, 4, 16)[1]).tolist()
+        )
+        for process in list(pool._processes.values()):
+            process.kill()
+        with pytest.raises(BrokenProcessPool):
+            for _ in range(3):  # the batch that was on its way may have arrived
+                fresh.refresh(wait=True)
 
 
 @pytest.mark.slow
