@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +59,11 @@ def write_film(path: Path, frames: Sequence[Image.Image], *, rate: int = 24, cod
         container.mux(stream.encode())
 
 
+@lru_cache(maxsize=6)  # most films begin with the same shots
 def shot(
-    seed: int, count: int = 30, *, sharp_at: int = 20, subtitles: bool | Sequence[int] = False, bars: bool = False
-) -> list[Image.Image]:
-    """`count` frames of one scene, a little out of focus but for one of them; subtitles on all or on some of them."""
+    seed: int, count: int = 30, *, sharp_at: int = 20, subtitles: bool | range = False, bars: bool = False
+) -> tuple[Image.Image, ...]:
+    """`count` frames of one scene, a little out of focus but for one of them; subtitles on all or on some of them. Read-only."""
     frames = []
     for index in range(count):
         picture = scene(seed, index)
@@ -70,7 +72,7 @@ def shot(
         if subtitles is True or (subtitles and index in subtitles):
             picture = subtitled(picture)
         frames.append(barred(picture) if bars else picture)
-    return frames
+    return tuple(frames)
 
 
 # One row of one panel, one of two, one of three, between gutters of 16 px.

@@ -70,12 +70,12 @@ def test_fd_refuses_or_warns_when_the_covariance_is_singular() -> None:
 
 
 def test_kid_is_unbiased_and_its_interval_tells_sets_apart() -> None:
-    same = kid(gaussian(1500, seed=1), gaussian(1500, seed=2))
-    far = kid(gaussian(1500, seed=1), gaussian(1500, shift=0.3, seed=2))
+    same = kid(gaussian(1000, seed=1), gaussian(1000, seed=2))
+    far = kid(gaussian(1000, seed=1), gaussian(1000, shift=0.3, seed=2))
     assert same.interval is not None and far.interval is not None
     assert same.interval[0] < 0 < same.interval[1]
     assert far.interval[0] > same.interval[1]
-    assert kid(gaussian(1500, seed=1), gaussian(1500, seed=2)) == same  # deterministic
+    assert kid(gaussian(1000, seed=1), gaussian(1000, seed=2)) == same  # deterministic
     with pytest.raises(TooFewPicturesError):
         kid(gaussian(3), gaussian(100))
 

@@ -711,11 +711,12 @@ def test_a_model_that_cannot_be_had(
     [
         ("fluent_emoji_3d", ("--caption-column", "cldr", "--columns", "group"), 1568, "1st place medal"),
         ("noto_emoji_128", ("--caption-column", "annotation", "--columns", "group"), 1675, "keycap: #"),
-        (
+        pytest.param(
             "crawl_tiles_cc0",
             ("--caption-column", "category,name", "--exclude", "UNUSED,gui"),
             3634,  # seven are blank
             "dngn altars cheibriados",
+            marks=pytest.mark.slow,
         ),
     ],
 )
