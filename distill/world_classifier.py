@@ -72,8 +72,10 @@ class FreshPictures:
             self.rendered += len(pictures)
             self.pending = None
         if self.pending is None:
-            asked = ("train", self.recipe.seed, self.rendered, CHUNK, self.recipe.image_size)
-            self.pending = self.pool.submit(labelled_batch, *asked)
+            recipe = self.recipe
+            self.pending = self.pool.submit(
+                labelled_batch, "train", recipe.seed, self.rendered, CHUNK, recipe.image_size
+            )
 
     def sample(self, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
         """One batch: images in [−1, 1] NCHW, labels (N, attributes)."""
