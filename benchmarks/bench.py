@@ -305,8 +305,8 @@ def _fd(configuration: Configuration, context: _Context, notes: dict[str, str]) 
     )
     try:
         found = context.evaluator.evaluate(configuration.path, sampling)
-    except GeninError as error:  # the timings are worth keeping
-        notes |= dict.fromkeys(FD_KEYS, str(error))
+    except (GeninError, MemoryError, RuntimeError) as error:  # torch's own lack of memory is a RuntimeError
+        notes |= dict.fromkeys(FD_KEYS, str(error) or "out of memory")
         return values
     notes |= {key: reason for key, reason in found["notes"].items() if key in FD_KEYS}
     return {key: found[key] for key in values}

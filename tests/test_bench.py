@@ -12,13 +12,14 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from tiny_bundle import edit_manifest
 
-from genin.benchmarks import latency
+from genin.benchmarks import bench, latency
 from genin.benchmarks.bench import Choices, Contender, configure, markdown_table
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.latency import Configuration, Measured, Protocol, measure, memory_groups, percentiles
@@ -201,6 +202,19 @@ def test_a_worker_that_cannot_be_started_costs_its_own_row_only(monkeypatch: pyt
     measured, skipped = measure([configuration], Protocol(cold_starts=1), {})
     assert not measured
     assert skipped[0].reason == "its process cannot be started (Resource temporarily unavailable)"
+
+
+@pytest.mark.parametrize(
+    "error", [InputError("no captions"), MemoryError("no more"), RuntimeError("can't allocate memory")]
+)
+def test_a_distance_that_cannot_be_measured_costs_no_timings(error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    context: Any = SimpleNamespace(evaluator=SimpleNamespace(evaluate=fail))
+    notes: dict[str, str] = {}
+    found = bench._fd(Configuration("m", Path("m"), "pytorch", "fp32", 1), context, notes)
+    assert set(found.values()) == {None} and set(notes.values()) == {str(error)} and "fd_world" in notes
 
 
 def test_what_does_not_fit_side_by_side_is_measured_in_groups() -> None:
