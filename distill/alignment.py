@@ -28,12 +28,14 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 class Aligner(Protocol):
-    """Latents, their captions' states and rows of the pool => embeddings of both, (N, D) at unit length. `scale` is the factor
-    on their products (CLIP's inverse temperature)."""
+    """Embeddings (N, D) at unit length of latents (N, C, h, w), and of captions by their states (N, L, D') and rows of the pool
+    (N,). `scale` is the factor on their products (CLIP's inverse temperature)."""
 
     scale: float
 
-    def __call__(self, picture: Tensor, text: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]: ...
+    def embed_images(self, pictures: Tensor) -> Tensor: ...
+
+    def embed_texts(self, text: Tensor, rows: Tensor) -> Tensor: ...
 
 
 class Towers(nn.Module):
@@ -51,8 +53,14 @@ class Towers(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.6592))  # ln(1/0.07), where CLIP's begins
 
     def forward(self, latents: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        return self.embed_images(latents), self.embed_texts(text)
+
+    def embed_images(self, latents: Tensor) -> Tensor:
+        return F.normalize(self.picture(latents).float(), dim=1)
+
+    def embed_texts(self, text: Tensor) -> Tensor:
         # The state at the last position (padding repeats the end of text) has seen the whole caption.
-        return F.normalize(self.picture(latents).float(), dim=1), F.normalize(self.text(text[:, -1]).float(), dim=1)
+        return F.normalize(self.text(text[:, -1]).float(), dim=1)
 
 
 class SetAligner:
@@ -62,9 +70,11 @@ class SetAligner:
         self.towers = towers.requires_grad_(False).eval()
         self.scale = float(towers.log_scale.exp().clamp(max=100))
 
-    def __call__(self, picture: Tensor, text: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        images, texts = self.towers(picture, text)
-        return images, texts
+    def embed_images(self, pictures: Tensor) -> Tensor:
+        return self.towers.embed_images(pictures)
+
+    def embed_texts(self, text: Tensor, rows: Tensor) -> Tensor:
+        return self.towers.embed_texts(text)
 
 
 def train_set_aligner(
@@ -82,7 +92,7 @@ def train_set_aligner(
         pictures, text = (part[rows].float().to(training.device) for part in (latents, texts))
         pictures = pictures + recipe.noise * update.randn(*pictures.shape[1:])
         with training.autocast():
-            images, captions = towers(pictures, text)
+            images, captions = (training.gathered(part) for part in towers(pictures, text))
         scale = training.accelerator.unwrap_model(towers).log_scale.exp().clamp(max=100)
         loss = (image_to_text(images, captions, scale) + image_to_text(captions, images, scale)) / 2
         hits = ((images @ captions.T).argmax(1) == torch.arange(len(images), device=images.device)).float().mean()
@@ -104,19 +114,22 @@ class ClipAligner:
         self.scale = float(clip.logit_scale.exp())
         self._read: dict[int, Tensor] = {}
 
-    def __call__(self, picture: Tensor, text: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def embed_texts(self, text: Tensor, rows: Tensor) -> Tensor:
         wanted = rows.tolist()
         with torch.no_grad():
             if new := [row for row in dict.fromkeys(wanted) if row not in self._read]:
                 tokens = self.tokenizer(self.captions(new), padding=True, truncation=True, return_tensors="pt")
                 found = self.clip.text_model(**tokens.to(self.training.device)).pooler_output
                 self._read |= dict(zip(new, self.clip.text_projection(found).cpu(), strict=True))
-        texts = torch.stack([self._read[row] for row in wanted]).to(picture.device)
+        texts = torch.stack([self._read[row] for row in wanted]).to(self.training.device)
+        return F.normalize(texts.float(), dim=1)
+
+    def embed_images(self, pictures: Tensor) -> Tensor:
         with self.training.autocast():
-            pixels = standardised(decode(self.vae, picture).float(), self.side, CLIP_MEAN, CLIP_STD)
+            pixels = standardised(decode(self.vae, pictures).float(), self.side, CLIP_MEAN, CLIP_STD)
             seen = self.clip.vision_model(pixel_values=pixels).pooler_output
             images = self.clip.visual_projection(seen)
-        return F.normalize(images.float(), dim=1), F.normalize(texts.float(), dim=1)
+        return F.normalize(images.float(), dim=1)
 
 
 def load_clip(path: str) -> tuple[Any, Any]:

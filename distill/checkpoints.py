@@ -55,13 +55,29 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisatio
         ) from error
 
 
-def read_checkpoint(path: Path, device: torch.device | str, *, mapped: bool = False) -> dict[str, Any]:
-    """All of it, or `mapped`: tensors are read as far as they are used. Errors: InputError for a file that is damaged."""
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU, mapped: tensors are read as far as they are used. Keep only `copied` ones: the next
+    checkpoint replaces the file. Errors: InputError for a file that is damaged."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (KeyError, RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise no_fit(path, error) from error
     return state
+
+
+def copied(tree: Any) -> Any:
+    """Nested dictionaries and lists with copies of their tensors."""
+    if isinstance(tree, Tensor):
+        return tree.clone()
+    if isinstance(tree, Mapping):
+        return {key: copied(value) for key, value in tree.items()}
+    return [copied(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def forget(folder: Path, stage: str) -> None:
+    """Remove what an earlier run left of a stage: its checkpoint, log and events."""
+    for name in ("checkpoint.pt", "log.jsonl", "events.jsonl"):
+        (folder / f"{stage}.{name}").unlink(missing_ok=True)
 
 
 def no_fit(path: Path, error: Exception) -> InputError:

@@ -147,33 +147,31 @@ def decoder_step(
     recipe: DecoderRecipe,
     encoder: nn.Module | None,
 ) -> Callable[[Update], Any]:
-    """L1 on pixels + edge_weight·L1 on their differences; half of every batch are true pictures.
+    """L1 on pixels + edge_weight·L1 on their differences; every other row of the global batch is a true picture.
 
     `encoder` is the tiny autoencoder's own where it learns along: L2 to the teacher's latents of the true half.
     """
     scale = float(tiny.config.scaling_factor)
 
     def step(update: Update) -> Figures:
-        half = update.batch // 2
-        rows, own = (
-            update.randint(pairs.true)[:half],
-            update.randint(len(pairs.latents) - pairs.true)[half:] + pairs.true,
-        )
-        latents, pictures = pairs.of(torch.cat([rows, own]), training.device)
+        true, weight = update.every(2)
+        rows = update.randint(len(pairs.latents) - pairs.true) + pairs.true
+        rows[true] = update.randint(pairs.true)[true]
+        latents, pictures = pairs.of(rows, training.device)
         # The student's latents bring their own errors along; true ones are given some.
-        noise = recipe.latent_noise * update.randn(*latents.shape[1:])
-        noise[half:] = 0
+        noise = torch.zeros_like(latents)
+        noise[true] = recipe.latent_noise * update.randn(*latents.shape[1:])[true]
         with training.autocast():
             decoded = decoder((latents + noise) / scale).float()
         pixel, edge = (decoded - pictures).abs().mean(), edge_loss(decoded, pictures)
         loss = pixel + recipe.edge_weight * edge
-        mse = (decoded.detach()[:half] - pictures[:half]).square().mean()
+        mse = (decoded.detach()[true] - pictures[true]).square().mean()
         psnr = 10 * torch.log10(4.0 / mse)
         # `last` is what health watches: unlike the whole loss it keeps its sign and scale.
         figures: Figures = {"last": pixel.detach(), "edge": edge.detach(), "psnr_db": psnr}
         if encoder is not None:
             with training.autocast():
-                distance = (encoder(pictures[:half]).float() * scale - latents[:half]).square().mean()
+                distance = (encoder(pictures[true]).float() * scale - latents[true]).square().mean() * weight
             training.optimise("encoder", distance)
             figures["latents"] = distance.detach()
         norm = training.optimise("decoder", loss)
@@ -210,6 +208,7 @@ def train_decoder(
         training.run(
             decoder_step(training, tiny, decoder, pairs, recipe, encoder),
             _preview(training, vae, pairs, float(tiny.config.scaling_factor)),
+            last=True,
         )
     finished = copy.deepcopy(tiny)
     finished.decoder.load_state_dict(training.average_of("decoder").state_dict())

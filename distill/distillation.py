@@ -12,7 +12,6 @@ Not here: what a phase computes (`phases`), and the command line (`commands`).
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -112,7 +111,8 @@ def distill(
     begun_with = {"teacher": fingerprint(teacher_path), "data": source.digest, "student": str(recipe.student)}
     begun_with["init"] = "nothing" if init is None else fingerprint(init)
     begun_with |= {"pool": json.dumps(pool_settings(recipe.pool))}
-    claim_run(folder, recipe, begun_with, {"alignment": recipe.alignment, **{name: settings[name] for name in active}})
+    stages = {"alignment": recipe.alignment, **{name: settings[name] for name in active}}
+    claim_run(folder, recipe, begun_with, stages, resume=resume)
 
     vae = model.vae
     if earlier is not None and speaks(earlier.vae, model.vae):
@@ -137,10 +137,15 @@ def distill(
                     decoding = replace(decoding, cache_images=min(2_000, decoding.cache_images))
                 vae = train_decoder(training, student, lesson, model, decoding, counts, earlier=vae, resume=resume)
             else:
-                student = _run_phase(name, training, student, lesson, recipe, model, frozen, kept, resume=resume)
+                last = name == active[-1]
+                student = _run_phase(
+                    name, training, student, lesson, recipe, model, frozen, kept, resume=resume, last=last
+                )
         except KeyboardInterrupt:
             if "student" in training.averages:
-                student = training.present_of("student").requires_grad_(False).eval()
+                finished = training.progress >= 1
+                student = training.best_of("student") if finished else training.present_of("student")
+                student.requires_grad_(False).eval()
             save_model_folder(folder_of(student, seen + unet_images(name, training), out), out)
             raise
         seen += unet_images(name, training)
@@ -187,22 +192,14 @@ def check_recipe(recipe: Recipe, active: Sequence[str], earlier: Earlier | None)
 
 
 def check_batches(recipe: Recipe, training: Training, active: Sequence[str]) -> None:
-    """Errors: InputError for a batch that leaves a process too few pictures to swap captions between, or for two halves."""
-    needs = {
-        "prune": recipe.prune.random_conditioning > 0,
-        "adversarial": recipe.adversarial.mismatched_captions > 0,
-        "decoder": True,
-    }
-    shared_out = sharding.asked_for() and training.accelerator.num_processes > 1
-    if "prune" in active and recipe.prune.feature_weight > 0 and shared_out:
+    """Errors: InputError for features of a network that FSDP shares out, or a decoder's batch without pictures of both kinds."""
+    processes = training.accelerator.num_processes
+    if "prune" in active and recipe.prune.feature_weight > 0 and sharding.asked_for() and processes > 1:
         what = "features are taken within a network, which FSDP gathers as a whole only"
         raise InputError(what, remedy="set prune.feature_weight to 0, or launch without FSDP")
-    for name in active:
-        batch = (
-            getattr(recipe, name).batch_size // training.accelerator.num_processes // getattr(recipe, name).accumulate
-        )
-        if needs.get(name) and batch < 2:
-            raise InputError(f"{name}.batch_size leaves a process {batch} picture; it needs 2", remedy="make it larger")
+    batch = recipe.decoder.batch_size // processes // recipe.decoder.accumulate
+    if "decoder" in active and batch < 2:
+        raise InputError(f"decoder.batch_size leaves a process {batch} picture; it needs 2", remedy="make it larger")
 
 
 def unet_images(phase: str, training: Training) -> int:
@@ -273,11 +270,10 @@ def _sample_pool(
     teacher: str,
     minutes: float | None,
 ) -> Pool:
-    started = time.perf_counter()
     with progress("sampling the teacher", silent=not training.accelerator.is_main_process) as shown:
 
-        def report(done: int, size: int) -> bool:
-            spent = 0.0 if minutes is None else (time.perf_counter() - started) / (60 * minutes)
+        def report(done: int, size: int, seconds: float) -> bool:
+            spent = 0.0 if minutes is None else seconds / (60 * minutes)
             shown.reach(max(done / size, spent), f"{done} of {size} pictures")
             return spent >= 1
 
@@ -302,6 +298,7 @@ def _run_phase(
     kept: Sequence[Tensor] | None,
     *,
     resume: bool,
+    last: bool,
 ) -> Any:
     plain_attention(student, training.device)
     for network in (student, model.unet):  # gradients go through the teacher's encoder to the picture
@@ -335,7 +332,7 @@ def _run_phase(
     remedies = partial(advice, recipe, distill_options(name, recipe, training.accelerator.num_processes), needed)
     check_memory(f"phase '{name}'", sum(needed(recipe).values()), training.device, remedies)
     with out_of_memory(f"phase '{name}'", training.folder, remedies):
-        training.run(step, student_preview(training, lesson, model.vae, few_steps.step_counts), look)
+        training.run(step, student_preview(training, lesson, model.vae, few_steps.step_counts), look, last=last)
     return training.best_of("student").requires_grad_(False).eval()
 
 

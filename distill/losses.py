@@ -20,9 +20,10 @@ def pseudo_huber(x: Tensor, y: Tensor, c: float, weight: Tensor | float = 1.0) -
 
 
 def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Mean over blocks of ‖f_s − f_T‖²/‖f_T‖²: normalised, since a raw sum is ruled by the widest block."""
+    """Mean over blocks and rows of ‖f_s − f_T‖²/‖f_T‖²: normalised, since a raw sum is dominated by the widest block; row by row,
+    so that it does not depend on which rows share a process or a part of the batch."""
     terms = [
-        (s.float() - t.float()).square().sum() / t.float().square().sum().clamp_min(1e-12)
+        (s.float() - t.float()).square().flatten(1).sum(1) / t.float().square().flatten(1).sum(1).clamp_min(1e-12)
         for s, t in zip(student, teacher, strict=True)
     ]
     return torch.stack(terms).mean()
@@ -48,19 +49,24 @@ def distribution_matching(picture: Tensor, real_x0: Tensor, fake_x0: Tensor) -> 
 
 
 def hinge_discriminator(
-    real: Sequence[Tensor], fake: Sequence[Tensor], mismatched: Sequence[Tensor] | None = None, share: float = 0.0
+    real: Sequence[Tensor],
+    fake: Sequence[Tensor],
+    mismatched: Sequence[Tensor] | None = None,
+    share: float = 0.0,
+    mismatched_weight: float = 1.0,
 ) -> Tensor:
     """mean max(0, 1 − D(real)) + mean max(0, 1 + D(fake)), averaged over heads (Lim & Ye 2017, arXiv:1705.02894).
 
     With `mismatched`, true pictures under wrong captions, those are `share` of the fakes. The two sides must weigh the
     same: with more on one of them the constant −1 is a minimum, and the discriminator goes there and stays (docs/log.md).
+    `mismatched_weight` is a factor on their mean, for a part of a batch with more or fewer of them than other parts.
     """
     terms = [
         F.relu(1 - r.float()).mean() + (1 - share) * F.relu(1 + f.float()).mean()
         for r, f in zip(real, fake, strict=True)
     ]
     if mismatched is not None:
-        terms += [share * F.relu(1 + m.float()).mean() for m in mismatched]
+        terms += [mismatched_weight * share * F.relu(1 + m.float()).mean() for m in mismatched]
     return torch.stack(terms).sum() / len(real)
 
 
@@ -69,11 +75,11 @@ def hinge_generator(fake: Sequence[Tensor]) -> Tensor:
     return torch.stack([-f.float().mean() for f in fake]).mean()
 
 
-def image_to_text(images: Tensor, texts: Tensor, scale: Tensor | float) -> Tensor:
-    """Cross-entropy of each row's own text among all rows', embeddings (N, D) at unit length: one half of CLIP's loss (Radford et
-    al. 2021, arXiv:2103.00020, figure 3)."""
+def image_to_text(images: Tensor, texts: Tensor, scale: Tensor | float, first: int = 0) -> Tensor:
+    """Cross-entropy of each image's own text among all texts, embeddings (N, D) and (M, D) at unit length: one half of CLIP's
+    loss (Radford et al. 2021, arXiv:2103.00020, figure 3). Image i belongs to text `first` + i: images may be a part of a batch."""
     logits = scale * images.float() @ texts.float().T
-    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+    return F.cross_entropy(logits, torch.arange(first, first + len(images), device=logits.device))
 
 
 def r1_penalty(logits: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:

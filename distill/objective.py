@@ -100,7 +100,7 @@ def terms_of(
         terms.append(Matching(fake_score, settings.matching_weight))
     if settings.alignment_weight > 0:
         aligner = _aligner(training, lesson, recipe, model, frozen, resume=resume)
-        terms.append(Alignment(aligner, settings.alignment_weight))
+        terms.append(Alignment(aligner, lesson, settings.alignment_weight))
     return terms
 
 

@@ -80,8 +80,8 @@ def prune_step(
     recipe: PruneRecipe,
     kept: Sequence[Tensor] | None = None,
 ) -> Callable[[Update], Any]:
-    """output_weight·‖v_s − v_T‖² + feature_weight·Σ‖f_s − f_T‖²/‖f_T‖² at states of the teacher's own trajectories. Of a narrower
-    student the features are those of the channels that it has `kept` (`student.kept_channels`)."""
+    """output_weight·‖v_s − v_T‖² + feature_weight·mean ‖f_s − f_T‖²/‖f_T‖² at states of the teacher's own trajectories. Of a
+    narrower student the features are those of the channels that it has `kept` (`student.kept_channels`)."""
     process, teacher = lesson.teacher.process, lesson.teacher
     timesteps = torch.tensor(lesson.pool.timesteps)
 
@@ -124,9 +124,12 @@ def under_other_captions(
     its target becomes what the guided teacher predicts there. Returns targets and text states."""
     teacher = lesson.teacher
     swap = update.rand() < share * t / (teacher.process.num_train_timesteps - 1)
+    others = update.randint(
+        len(lesson.pool)
+    )  # of the pool: a neighbour in the batch would depend on how the batch is split
     if not bool(swap.any()):
         return target, text
-    text = torch.where(swap.view(-1, 1, 1), text.roll(1, dims=0), text)
+    text = torch.where(swap.view(-1, 1, 1), lesson.text(others), text)
     with torch.no_grad(), training.autocast():
         other, _ = teacher(x[swap], t[swap], text[swap])
     target = target.clone()
@@ -152,7 +155,8 @@ def steps_step(
     process = lesson.teacher.process
 
     def step(update: Update) -> Figures:
-        rows = update.randint(len(lesson.pool)).cpu()
+        batch_rows = update.batch_randint(len(lesson.pool))
+        rows = batch_rows[update.offset : update.offset + update.batch]
         noise, target = (part.to(training.device) for part in (lesson.pool.noise(rows), lesson.pool.final(rows)))
         text = lesson.text(rows)
         round_, turn = divmod(update.index, len(recipe.step_counts))
@@ -175,7 +179,7 @@ def steps_step(
             consistency = consistency_loss(training, student, lesson, recipe, update)
             loss = loss + recipe.consistency_weight * consistency
             metrics["consistency"] = consistency.detach()
-        finished = Finished(picture, target, text, rows, update)
+        finished = Finished(picture, target, text, batch_rows, update)
         for term in terms:
             share, figures = term(finished)
             loss, metrics = loss + share, metrics | figures
@@ -199,7 +203,7 @@ def consistency_loss(
 ) -> Tensor:
     """Pseudo-Huber between where the student leads from a state of the teacher's trajectory and where its average leads from the
     next state, each by one DDIM step to the first few-step timestep that neither has passed (to the picture, below the last), times
-    the mean gap between states over this one.
+    the mean gap between the pool's states over this one.
 
     The pool's neighbouring states lie on one path of the guided teacher: its step from one to the other has been taken already.
     """
@@ -223,8 +227,10 @@ def consistency_loss(
     theirs = process.ddim_step(x0_then.float(), eps_then.float(), end)
     arrived = (then == end).view(-1, 1, 1, 1)  # the next state is the end itself: nothing to predict
     theirs = torch.where(arrived, x_then, theirs)
-    gap = (now - then).float()
-    return pseudo_huber(ours, theirs, recipe.huber_c, (gap.mean() / gap).view(-1, 1, 1, 1))
+    mean_gap = (pool.timesteps[0] + 1) / len(
+        pool.timesteps
+    )  # of the pool, not of the batch: each row's weight is its own
+    return pseudo_huber(ours, theirs, recipe.huber_c, (mean_gap / (now - then)).view(-1, 1, 1, 1))
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ where the ODE leads, and its pictures are further from true ones (docs/log.md).
 
 All processes of a run sample it, every so manieth row each. A batch is on the disk as soon as it is done (`pool_parts`): the next
 run goes on where one stopped, and another run with the same teacher, source and settings finds the pool ready. A pool whose time
-was up is closed at the size it has. It is read by mapping, so it may be larger than memory.
+is up stays at the size it has until a run has more time for it. It is read by mapping, so it may be larger than memory.
 
 Precision: rows are the same to the bit in whatever order and company they are sampled, as far as the networks' operations are; a
 batch of another size may round otherwise (fp32: 1e-5 or so of a state).
@@ -35,7 +35,9 @@ from genin.distill.sources import Source
 from genin.distill.text_encoder import embed
 from genin.runtimes.errors import GeninError
 
-Report = Callable[[int, int], bool]  # (done, size) => whether time is up
+Report = Callable[
+    [int, int, float], bool
+]  # (done, size, seconds that sampling has taken over all runs) => whether time is up
 SOLVER: Solver = "dpm-solver++"
 
 
@@ -124,10 +126,12 @@ def build_pool(
     Errors: GeninError where the disk is full.
     """
     parts = PoolParts(path, _key(recipe, source, fingerprint))
-    found, known = parts.whole(), parts.known()
+    found, known, seconds = parts.whole(), parts.known(), parts.seconds()
     wait_for_all()  # nobody samples before all have seen the same
-    closed = found is not None and found.facts.get("closed") == "yes"
-    every = [row for row in range(0 if closed else recipe.size) if row not in known]
+    every = [row for row in range(recipe.size) if row not in known]
+    done = recipe.size - len(every)
+    if found is not None and every and report(done, recipe.size, seconds):
+        every = []
     rank, world = rank_and_world()
     missing = every[rank::world]
 
@@ -147,18 +151,19 @@ def build_pool(
                 )
             yield rows, trajectory
 
-    done, last = recipe.size - len(every), time.perf_counter()
+    last = time.perf_counter()
     for rows, trajectory in sampled():
         now = time.perf_counter()
         states, x0 = trajectory.states.transpose(0, 1), trajectory.x0.transpose(0, 1)
         parts.add(rows, states, x0, trajectory.timesteps, rank=rank, seconds=now - last)
+        seconds += now - last
         done, last = min(recipe.size, done + len(rows) * world), now
-        if report(done, recipe.size):
+        if report(done, recipe.size, seconds):
             break
     wait_for_all()
     with first_alone():
         if is_first():
-            parts.merge(recipe.size)
+            parts.merge()
         whole = parts.whole()
     if whole is None:
         raise GeninError("the pool could not be read again", where=path, remedy="run again with --resume")

@@ -49,6 +49,13 @@ class PoolParts:
         rows = set(range(0 if whole is None else whole.shapes["states"][0]))
         return rows.union(*(part.tensor("rows").tolist() for part in self._parts()))
 
+    def seconds(self) -> float:
+        """What sampling has taken so far by the clock, over all runs: processes sample at the same time."""
+        whole, each = self.whole(), Counter[str]()
+        for part in self._parts():
+            each[part.facts["rank"]] += float(part.facts["seconds"])  # type: ignore[assignment]
+        return max(each.values(), default=0.0) + (0.0 if whole is None else float(whole.facts.get("seconds", 0)))
+
     def add(
         self, rows: Sequence[int], states: Tensor, x0: Tensor, timesteps: Sequence[int], *, rank: int, seconds: float
     ) -> None:
@@ -59,7 +66,7 @@ class PoolParts:
         from safetensors.torch import save_file
 
         facts = {"key": self.key, "timesteps": json.dumps(list(timesteps))}
-        facts |= {"rank": str(rank), "seconds": f"{seconds:.2f}"}
+        facts |= {"rank": str(rank), "seconds": repr(seconds)}
         with self._saving():
             self.folder.mkdir(exist_ok=True)
             partial = self.folder / f"{rows[0]:09d}.partial"
@@ -67,8 +74,8 @@ class PoolParts:
             save_file({name: one.cpu().contiguous() for name, one in tensors.items()}, partial, metadata=facts)
             partial.replace(partial.with_suffix(".safetensors"))
 
-    def merge(self, size: int) -> None:
-        """Parts into the pool, up to the first row that is missing; where that is below `size`, time was up: the pool is closed.
+    def merge(self) -> None:
+        """Parts into the pool, up to the first row that is missing.
 
         Errors: GeninError where it cannot be written; the parts stay.
         """
@@ -79,8 +86,7 @@ class PoolParts:
         if count > before:
             with self._saving():
                 partial = self.path.with_suffix(".partial")
-                facts = {"key": self.key, "timesteps": parts[0].facts["timesteps"]}
-                facts |= {"closed": "yes" if count < size else "no", "seconds": f"{_seconds(whole, parts):.1f}"}
+                facts = {"key": self.key, "timesteps": parts[0].facts["timesteps"], "seconds": repr(self.seconds())}
                 shapes = {name: (torch.float16, (count, *parts[0].shapes[name][1:])) for name in TENSORS}
                 create(partial, shapes, facts)
                 merged = TensorFile(partial)
@@ -122,11 +128,3 @@ class PoolParts:
             reason = " ".join(str(error).split())[:120]
             remedy = "free some space and run again with --resume; what was saved before is whole"
             raise GeninError(f"could not save the pool ({reason})", where=self.path, remedy=remedy) from error
-
-
-def _seconds(whole: TensorFile | None, parts: Sequence[TensorFile]) -> float:
-    """What sampling has taken by the clock: processes sample at the same time."""
-    each: Counter[str] = Counter()
-    for part in parts:
-        each[part.facts["rank"]] += float(part.facts["seconds"])  # type: ignore[assignment]
-    return max(each.values()) + (0.0 if whole is None else float(whole.facts.get("seconds", 0)))

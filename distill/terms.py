@@ -51,15 +51,20 @@ RAMP_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Finished:
-    """The picture that a rollout ended with and the one it aims at, latents (N, C, h, w); their captions' states and rows of
-    the pool; the update it is in."""
+    """The picture that a rollout ended with and the one it aims at, latents (N, C, h, w), with their captions' states: this
+    process's part of the batch. `batch_rows` are the rows of the pool of the whole global batch; the update it is in."""
 
     picture: Tensor
     target: Tensor
     text: Tensor
-    rows: Tensor
+    batch_rows: Tensor
     update: Update
     _looks: dict[int, tuple[Look, list[Tensor], Tensor]] = field(default_factory=dict, repr=False)
+
+    @property
+    def rows(self) -> Tensor:
+        """The pool's rows of these pictures, (N,)."""
+        return self.batch_rows[self.update.offset : self.update.offset + self.update.batch]
 
     def seen_by(self, view: View) -> tuple[Look, list[Tensor], Tensor]:
         """The view's look of this update; the picture's feature maps through it, with gradients; its embedding."""
@@ -142,41 +147,27 @@ class Adversarial:
         inputs = [f.float().requires_grad_(with_r1) for f in seen]
         with training.autocast():
             real_logits = self.network(inputs, true_emb, text)
-        wrong_logits = None
+        wrong_logits, wrong_weight = None, 1.0
         if recipe.mismatched_captions > 0:
             # A true picture under another's caption is as false as a drawn one (unless that says so little that it fits): the
             # discriminator must read. Which pictures and captions does not depend on how many processes share the batch.
             others = update.randint(len(self.lesson.pool))
-            wrong = update.every(max(1, round(1 / recipe.mismatched_captions)))
-            other_text = self.lesson.text(others[wrong])
-            wrong_seen, wrong_emb = look(latents[wrong], other_text, rows=wrong)
-            with training.autocast():
-                wrong_logits = self.network(wrong_seen, wrong_emb, other_text)
+            wrong, wrong_weight = update.every(max(1, round(1 / recipe.mismatched_captions)))
+            if len(wrong):
+                other_text = self.lesson.text(others[wrong])
+                wrong_seen, wrong_emb = look(latents[wrong], other_text, rows=wrong)
+                with training.autocast():
+                    wrong_logits = self.network(wrong_seen, wrong_emb, other_text)
         # A discriminator with one head uses one map: the others have no gradient.
         r1_inputs = inputs[: len(real_logits)] if with_r1 else []
-        return update_discriminator(
-            training, real_logits, fake_logits, r1_inputs, recipe.r1_weight, wrong_logits, recipe.mismatched_captions
-        )
-
-
-def update_discriminator(
-    training: Training,
-    real: list[Tensor],
-    fake: list[Tensor],
-    r1_inputs: Sequence[Tensor],
-    r1_weight: float,
-    mismatched: list[Tensor] | None = None,
-    share: float = 0.0,
-) -> Figures:
-    """Hinge on its logits, R1 on the inputs of its true side where there are any, and a step of its optimiser."""
-    loss = hinge_discriminator(real, fake, mismatched, share)
-    figures: Figures = {"discriminator_accuracy": accuracy(real, fake)}
-    if r1_inputs:
-        penalty = r1_penalty(real, r1_inputs)
-        loss = loss + r1_weight * penalty
-        figures["r1"] = penalty.detach()
-    training.optimise("discriminator", loss)
-    return {"discriminator": loss.detach(), **figures}
+        loss = hinge_discriminator(real_logits, fake_logits, wrong_logits, recipe.mismatched_captions, wrong_weight)
+        figures: Figures = {"discriminator_accuracy": accuracy(real_logits, fake_logits)}
+        if r1_inputs:
+            penalty = r1_penalty(real_logits, r1_inputs)
+            loss = loss + recipe.r1_weight * penalty
+            figures["r1"] = penalty.detach()
+        training.optimise("discriminator", loss)
+        return {"discriminator": loss.detach(), **figures}
 
 
 @contextmanager
@@ -250,8 +241,12 @@ class Alignment:
     (`alignment`)."""
 
     aligner: Aligner
+    lesson: Lesson
     weight: float
 
     def __call__(self, finished: Finished) -> tuple[Tensor, Figures]:
-        loss = image_to_text(*self.aligner(finished.picture, finished.text, finished.rows), self.aligner.scale)
+        with torch.no_grad():  # of the whole batch, in every process and part: a picture's loss depends on all captions
+            texts = self.aligner.embed_texts(self.lesson.text(finished.batch_rows), finished.batch_rows)
+        images = self.aligner.embed_images(finished.picture)
+        loss = image_to_text(images, texts, self.aligner.scale, finished.update.offset)
         return self.weight * loss, {"alignment": loss.detach()}

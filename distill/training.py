@@ -29,11 +29,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genin.benchmarks.processes import first_alone, said_by_first
+from genin.benchmarks.processes import first_alone, is_first, said_by_first
 from genin.distill import sharding
 from genin.distill.averages import Average, learnt_state, make_optimizer, take_state
 from genin.distill.checkpoints import (
     check_settings,
+    copied,
+    forget,
     keep_average,
     no_fit,
     read_checkpoint,
@@ -79,7 +81,11 @@ class Update:
         return self._rows(torch.randn(self.total, *shape, generator=self.generator))
 
     def randint(self, high: int) -> Tensor:
-        return self._rows(torch.randint(high, (self.total,), generator=self.generator))
+        return self._rows(self.batch_randint(high))
+
+    def batch_randint(self, high: int) -> Tensor:
+        """The numbers of the whole global batch, (total,), on the CPU; this process's are those from `offset`."""
+        return torch.randint(high, (self.total,), generator=self.generator)
 
     def rand(self) -> Tensor:
         return self._rows(torch.rand(self.total, generator=self.generator))
@@ -88,31 +94,43 @@ class Update:
         """One number below `high` for the whole global batch."""
         return int(torch.randint(high, (1,), generator=self.generator))
 
-    def every(self, period: int) -> Tensor:
-        """Which of this process's rows are at a multiple of `period` in the global batch; at least one."""
+    def every(self, period: int) -> tuple[Tensor, float]:
+        """This process's rows at multiples of `period` in the global batch (perhaps none), and the factor on a mean over them
+        with which the mean over all shares is the mean over all such rows."""
         places = torch.arange(self.offset, self.offset + self.batch, device=self.device)
-        return (
-            torch.nonzero(places % period == 0).flatten() if (places % period == 0).any() else places[:1] - self.offset
-        )
+        rows = torch.nonzero(places % period == 0).flatten()
+        shares, count = self.total / self.batch, -(-self.total // period)
+        return rows, len(rows) * shares / count
 
     def _rows(self, drawn: Tensor) -> Tensor:
         return drawn[self.offset : self.offset + self.batch].to(self.device)
 
 
-def claim_run(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: Mapping[str, Optimisation]) -> None:
-    """Make `folder` this run's: the recipe beside what the run was begun with (digests of weights and data).
+def claim_run(
+    folder: Path,
+    recipe: Recipe,
+    begun_with: Mapping[str, str],
+    stages: Mapping[str, Optimisation],
+    *,
+    resume: bool = True,
+) -> None:
+    """Make `folder` this run's: the recipe beside what the run was begun with (digests of weights and data). Without `resume` an
+    earlier run's checkpoints and logs of these stages are removed: a later `resume` must not take them for this run's.
 
     Errors: InputError if an earlier run there was begun with something else, or one of its `stages` with other settings: its
     checkpoints would not mean the same. Nothing has been written then.
     """
     with first_alone():
         _claim(folder, recipe, begun_with, stages)
+        if not resume and is_first():
+            for stage in stages:
+                forget(folder, stage)
 
 
 def _claim(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: Mapping[str, Optimisation]) -> None:
     for stage, settings in stages.items():
         if (checkpoint := folder / f"{stage}.checkpoint.pt").is_file():
-            check_settings(checkpoint, read_checkpoint(checkpoint, "cpu", mapped=True), stage, settings)
+            check_settings(checkpoint, read_checkpoint(checkpoint), stage, settings)
     path = folder / "run.json"
     if path.is_file():
         try:
@@ -167,7 +185,7 @@ class Training:
         ] = {}  # of networks that are shared out: what takes the whole weights in the end
         self.best: dict[str, Any] | None = None  # the one to keep so far: kid, update, average, state; lowest, error
         self.update_index = 0
-        self.has_updated = False  # in this run
+        self.resumed = self.has_updated = False  # in this run
         self.images_seen = 0
         self.elapsed_s = 0.0
         self.history: list[dict[str, float]] = []
@@ -289,6 +307,15 @@ class Training:
         self.asked.add(name)
         return self.dials.get(name, 1.0)
 
+    def gathered(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, (N, …) => (processes·N, …), with gradients to every process's own: for a loss that is not a
+        mean over rows. All processes compute the same loss of them, whose averaged gradients are those of the whole batch."""
+        if self.accelerator.num_processes == 1:
+            return rows
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(all_gather(rows))
+
     def _everywhere(self, fine: bool) -> bool:
         """Whether it is so in every process: all must go back, or none."""
         if self.accelerator.num_processes == 1:
@@ -318,15 +345,20 @@ class Training:
         step: Callable[[Update], Metrics],
         preview: Callable[[Path], None] | None = None,
         look: Validate | None = None,
+        *,
+        last: bool = False,
     ) -> None:
-        """Update until the images or minutes are spent. Ctrl-C finishes the update, saves, and raises KeyboardInterrupt.
+        """Update until the images or minutes are spent. Ctrl-C finishes the update, saves, and raises KeyboardInterrupt; not where
+        the `last` stage of a run is finished by then.
+
+        A stage that was not resumed begins anew: what an earlier run left of it in the folder is removed.
 
         `preview` writes a picture of how far it is; `look` judges an average on held-out data. Both come with the first row of the
         log after every `preview_images`, and with the last.
         """
         last_log = last_save = time.perf_counter()
-        if not self.checkpoint_path.is_file():
-            self.save()
+        if not self.resumed:
+            self._begin()
         silent, stop = not self.accelerator.is_main_process, False
         with interruptible() as interrupted, progress(self.stage, silent=silent) as shown:
             while self.progress < 1.0 and not stop:
@@ -359,13 +391,24 @@ class Training:
                     self.save()
                     last_save = time.perf_counter()
                 shown.reach(self.progress, self._note())
-            self.save()
-            if stop or interrupted():
-                self._preview(preview)
+            if self.has_updated:
+                self.save()
+            finished = self.progress >= 1.0
+            if (stop or interrupted()) and not (finished and last):
+                when = f"at the end of stage {self.stage}"
+                if not finished:
+                    when = f"after {self.images_seen:,} images of stage {self.stage}"
+                    self._preview(preview)
                 raise KeyboardInterrupt(
-                    f"interrupted after {self.images_seen:,} images of stage {self.stage}; all is saved in {self.folder}, "
-                    "the same command with --resume goes on"
+                    f"interrupted {when}; all is saved in {self.folder}, the same command with --resume goes on"
                 )
+
+    def _begin(self) -> None:
+        """Write this run's first checkpoint in place of whatever an earlier one left: an alarm goes back to this."""
+        if self.accelerator.is_main_process:
+            forget(self.folder, self.stage)
+        self.save()
+        self.resumed = True
 
     def _updated(self, step: Callable[[Update], Metrics]) -> Metrics:
         """One update, in the recipe's number of parts: the means of what they report."""
@@ -536,9 +579,8 @@ class Training:
         """
         if not self.checkpoint_path.is_file():
             return False
-        # Parts are taken from whole tensors, which a card may have no room for.
-        shared_out = bool(self.unsharded)
-        state = read_checkpoint(self.checkpoint_path, "cpu" if shared_out else self.device, mapped=shared_out)
+        # Mapped, and read on the CPU: beside the live weights a device need not have room for them a second time.
+        state = read_checkpoint(self.checkpoint_path)
         if not state["update_index"] and not self.has_updated:
             return False  # it begins as it had begun, under other settings perhaps
         check_settings(self.checkpoint_path, state, self.stage, self.settings)
@@ -546,14 +588,15 @@ class Training:
             for name, module in self.modules.items():
                 take_state(self.accelerator.unwrap_model(module), state["modules"][name], self.frozen[name])
                 moments = sharding.part_moments(state["optimizers"][name], self.optimizers[name])
-                self.optimizers[name].load_state_dict(moments)
+                self.optimizers[name].state.clear()  # the present moments go before the earlier ones come
+                self.optimizers[name].load_state_dict(copied(moments) if self.device.type == "cpu" else moments)
             for name, average in self.averages.items():
                 take_state(average, state["averages"][name], self._frozen_in_average(name))
         except (KeyError, RuntimeError, ValueError) as error:
             raise no_fit(self.checkpoint_path, error) from error
         self.update_index, self.images_seen = int(state["update_index"]), int(state["images_seen"])
         self.elapsed_s = float(state["elapsed_s"])
-        self.row, self.best = state.get("row", {}), state.get("best")
+        self.row, self.best = state.get("row", {}), copied(state.get("best"))
         every = self.settings.preview_images
         as_before = state.get("settings", {}).get("preview_images") == every and "next_preview" in state
         self.next_preview = state["next_preview"] if as_before else (self.images_seen // every + 1) * every
@@ -563,4 +606,5 @@ class Training:
             self.history = [row for row in read_rows(self.log_path) if row["images_seen"] <= self.images_seen]
             if self.accelerator.is_main_process:
                 write_rows(self.log_path, self.history)
+        self.resumed = True
         return True
