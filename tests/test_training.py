@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +14,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from conftest import press_ctrl_c  # noqa: E402
 from torch import nn  # noqa: E402
 
-from genin.distill import health, training  # noqa: E402
+from genin.distill import health, previews, training  # noqa: E402
 from genin.distill.health import watch  # noqa: E402
-from genin.distill.recipe import Optimisation  # noqa: E402
-from genin.distill.training import Training, Update  # noqa: E402
+from genin.distill.recipe import Optimisation, Recipe  # noqa: E402
+from genin.distill.training import Training, Update, claim_run  # noqa: E402
 from genin.runtimes.errors import GeninError, InputError  # noqa: E402
 
 ROW = 2  # updates
@@ -28,8 +28,9 @@ UPDATES = 40
 
 
 @pytest.fixture(autouse=True)
-def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_rows_without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "ROW_UPDATES", ROW)
+    monkeypatch.setattr(previews, "plot_curves", lambda *_, **__: None)  # matplotlib takes longer than these trainings
 
 
 def begin(folder: Path, **settings: Any) -> tuple[Training, nn.Module]:
@@ -146,7 +147,7 @@ def test_an_interrupted_run_answers_alarms_as_an_uninterrupted_one(tmp_path: Pat
 
     def interrupted(update: Update) -> Any:
         if update.index == 24:
-            signal.raise_signal(signal.SIGINT)
+            press_ctrl_c()
         return step(update)
 
     with pytest.raises(KeyboardInterrupt):
@@ -158,8 +159,7 @@ def test_an_interrupted_run_answers_alarms_as_an_uninterrupted_one(tmp_path: Pat
     assert [r["loss"] for r in whole.history] == [r["loss"] for r in second.history]
 
 
-@pytest.mark.parametrize("at", range(1, 9))
-def test_a_look_that_was_due_is_not_lost_with_the_run(tmp_path: Path, at: int) -> None:
+def test_a_look_that_was_due_is_not_lost_with_the_run(tmp_path: Path) -> None:
     """Looks every 12 images, at the end of rows of 8: some are due for an update or two before they come."""
 
     def looks(folder: Path, stop: int | None) -> list[int]:
@@ -171,7 +171,7 @@ def test_a_look_that_was_due_is_not_lost_with_the_run(tmp_path: Path, at: int) -
 
             def stopped(update: Update, step: Any = step, stop: int | None = stop) -> Any:
                 if update.index == stop:
-                    signal.raise_signal(signal.SIGINT)
+                    press_ctrl_c()
                 return step(update)
 
             def look(_average: nn.Module, run: Training = run) -> dict[str, float]:
@@ -185,7 +185,9 @@ def test_a_look_that_was_due_is_not_lost_with_the_run(tmp_path: Path, at: int) -
             else:
                 return seen
 
-    assert looks(tmp_path / "parts", at) == looks(tmp_path / "whole", None)
+    whole = looks(tmp_path / "whole", None)
+    for at in range(1, 9):
+        assert looks(tmp_path / f"parts-{at}", at) == whole, at
 
 
 def test_a_run_goes_on_only_with_the_recipe_it_was_begun_with(tmp_path: Path) -> None:
@@ -196,6 +198,90 @@ def test_a_run_goes_on_only_with_the_recipe_it_was_begun_with(tmp_path: Path) ->
     other, _ = begin(tmp_path, lr=0.2)
     with pytest.raises(InputError, match=r"begun with stage.lr 0.1"):
         other.resume()
+
+
+def test_a_run_that_is_not_resumed_never_goes_back_to_an_earlier_one(tmp_path: Path) -> None:
+    """In a folder that holds an earlier run's checkpoint, log and events; the first alarm comes before any checkpoint is due."""
+    earlier, network = begin(tmp_path, images=80)
+    earlier.run(learn(earlier, network, once(7, math.nan)))
+    run, network = begin(tmp_path, checkpoint_minutes=60.0)
+    torch.manual_seed(1)
+    nn.init.normal_(network.weight)  # type: ignore[arg-type]
+    run.run(learn(run, network, once(3, math.nan)))
+    assert [event["did"] for event in events(run)] == ["back to update 0, lr × 0.5"]
+    assert [row["update"] for row in run.history] == list(range(ROW, UPDATES + 1, ROW))
+    assert [json.loads(line)["update"] for line in run.log_path.read_text().splitlines()] == list(
+        range(ROW, UPDATES + 1, ROW)
+    )
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_checkpoints_of_later_stages_are_those_of_the_same_run(tmp_path: Path, resume: bool) -> None:
+    """A run that begins anew and stops in its first stage must not find its second one finished."""
+    second, network = begin(tmp_path)
+    second.run(learn(second, network, lambda _, loss: loss))
+    claim_run(tmp_path, Recipe(), {"data": "1"}, {"first": second.settings, "stage": second.settings}, resume=resume)
+    assert begin(tmp_path)[0].resume() == resume
+    assert second.log_path.is_file() == resume
+
+
+def test_a_finished_stage_that_is_resumed_writes_nothing(tmp_path: Path) -> None:
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, lambda _, loss: loss))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path != run.log_path}
+    again, network = begin(tmp_path)
+    assert again.resume()
+    again.run(learn(again, network, lambda _, loss: loss))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path != run.log_path} == before
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_ctrl_c_in_the_last_update_interrupts_only_where_more_is_to_come(tmp_path: Path, last: bool) -> None:
+    run, network = begin(tmp_path)
+    step = learn(run, network, lambda _, loss: loss)
+
+    def pressed(update: Update) -> Any:
+        if update.index == UPDATES - 1:
+            press_ctrl_c()
+        return step(update)
+
+    if last:
+        run.run(pressed, last=True)
+    else:
+        with pytest.raises(KeyboardInterrupt, match="interrupted at the end of stage stage; all is saved"):
+            run.run(pressed)
+    again, _ = begin(tmp_path)
+    assert again.resume() and again.progress == 1
+
+
+def test_checkpoints_are_read_on_the_cpu_and_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside live weights a device has no room for them a second time: at a resume, on the way back, where a run is claimed. What
+    is kept of them is copied, as the next checkpoint replaces the file."""
+    opened: list[tuple[Any, Any]] = []
+    load = torch.load
+
+    def noted(path: Path, *, map_location: Any, mmap: Any, **options: Any) -> Any:
+        opened.append((map_location, mmap))
+        loaded.append(load(path, map_location=map_location, mmap=mmap, **options))
+        return loaded[-1]
+
+    loaded: list[Any] = []
+    monkeypatch.setattr(torch, "load", noted)
+    run, network = begin(tmp_path, preview_images=40)
+    run.run(learn(run, network, once(20, math.nan)), look=lambda _: {"kid": 1.0})
+    claim_run(tmp_path, Recipe(), {}, {"stage": run.settings})
+    again, _ = begin(tmp_path, preview_images=40)
+    assert again.resume() and opened == [("cpu", True)] * 3
+    mapped = {tensor.untyped_storage().data_ptr() for tensor in tensors(loaded[-1])}
+    kept = [*tensors(again.optimizers["network"].state_dict()), *tensors(again.best)]
+    assert len(kept) > 4 and not mapped & {tensor.untyped_storage().data_ptr() for tensor in kept}
+
+
+def tensors(tree: Any) -> list[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else []
+    return [tensor for part in parts for tensor in tensors(part)]
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
