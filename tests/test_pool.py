@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from safetensors.torch import load_file  # noqa: E402
 
 from genin.distill import pool as pools  # noqa: E402
 from genin.distill.diffusion import Denoiser, Process  # noqa: E402
+from genin.distill.distillation import _sample_pool  # noqa: E402
 from genin.distill.model_folder import load_model_folder  # noqa: E402
 from genin.distill.pool import Guided, Pool, build_pool  # noqa: E402
-from genin.distill.recipe import PoolRecipe  # noqa: E402
+from genin.distill.recipe import PoolRecipe, Recipe  # noqa: E402
 from genin.distill.sources import WorldSource  # noqa: E402
 from genin.distill.text_encoder import embed  # noqa: E402
 from genin.runtimes.errors import GeninError  # noqa: E402
@@ -41,13 +43,16 @@ def teacher(tiny_model_folder: Path) -> Guided:
 
 @pytest.fixture
 def build(teacher: Guided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
-    """Build the pool in `path`; counts the rows that were sampled in `build.rows`; `stop` raises after so many batches, `time_up`
-    says that time is up then."""
+    """Build the pool in `path`, by a clock on which a batch takes a second; `build.rows` are the sizes of the batches that were
+    sampled. `stop` raises after so many batches; `limit` is the time for sampling in seconds, over all runs."""
     sample = pools.sample
     rows: list[int] = []
+    clock = [0.0]
+    monkeypatch.setattr(pools, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     def counted(unet: Any, process: Any, noise: Any, *arguments: Any, **options: Any) -> Any:
         rows.append(len(noise))
+        clock[0] += 1.0
         return sample(unet, process, noise, *arguments, **options)
 
     monkeypatch.setattr(pools, "sample", counted)
@@ -57,16 +62,16 @@ def build(teacher: Guided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> B
         path: Path = tmp_path / "pool.safetensors",
         *,
         stop: int | None = None,
-        time_up: int | None = None,
+        limit: float | None = None,
         fingerprint: str = "teacher",
     ) -> Pool:
         rows.clear()
 
-        def report(done: int, size: int) -> bool:
+        def report(done: int, size: int, seconds: float) -> bool:
             assert 0 < done <= size == recipe.size
             if len(rows) == stop:
                 raise KeyboardInterrupt
-            return len(rows) == time_up
+            return limit is not None and seconds >= limit
 
         source = WorldSource("train", 7)
         return build_pool(
@@ -83,7 +88,7 @@ def same(one: Pool, other: Pool) -> bool:
 
 def test_a_pool_is_read_and_not_sampled_again(build: Any, tmp_path: Path) -> None:
     made = build()
-    assert len(made) == 10 and build.rows == [2] * 5 and made.states.shape == (10, 3, 4, 16, 16)
+    assert len(made) == 10 and build.rows == [2] * 5 and made.states.shape == (10, 3, 4, 8, 8)
     stored = load_file(tmp_path / "pool.safetensors")
     assert torch.equal(stored["states"], made.states) and torch.equal(stored["x0"], made.x0)
     assert [path.name for path in tmp_path.iterdir()] == ["pool.safetensors"] and made.seconds > 0
@@ -109,15 +114,25 @@ def test_a_longer_pool_only_goes_on(build: Any) -> None:
     assert longer.seconds >= first.seconds > 0
 
 
-def test_a_pool_whose_time_is_up_is_closed(build: Any) -> None:
-    whole_rows = build(time_up=3)
-    assert len(whole_rows) == 6 and build.rows == [2] * 3
-    assert same(build(), whole_rows) and same(build(replace(RECIPE, size=20)), whole_rows) and build.rows == []
+def test_a_pool_whose_time_is_up_goes_on_when_there_is_more_time(build: Any, tmp_path: Path) -> None:
+    whole = build(path=tmp_path / "whole.safetensors")
+    first = build(limit=3)
+    assert len(first) == 6 and build.rows == [2] * 3 and first.seconds == 3
+    assert same(build(limit=3), first) and same(build(replace(RECIPE, size=20), limit=2), first) and build.rows == []
+    longer = build(limit=4)
+    assert len(longer) == 8 and build.rows == [2] and longer.seconds == 4
+    assert same(build(), whole) and build.rows == [2]
 
 
-@pytest.mark.parametrize("time_up", [None, 2])
+def test_time_spent_before_an_interruption_counts(build: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(limit=3, stop=2)
+    assert len(build(limit=3)) == 6 and build.rows == [2]
+
+
+@pytest.mark.parametrize("limit", [None, 2])
 def test_processes_share_the_rows(
-    build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, time_up: int | None
+    build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None
 ) -> None:
     """Two by turns, both of which saw no rows when they began; the first, which merges, comes last."""
     whole = build(path=tmp_path / "whole.safetensors")
@@ -125,15 +140,16 @@ def test_processes_share_the_rows(
         patch.setattr(pools, "rank_and_world", lambda: (1, 2))
         patch.setattr(pools, "is_first", lambda: False)
         with pytest.raises(GeninError, match="could not be read again"):
-            build(time_up=time_up)
-        assert sum(build.rows) == (5 if time_up is None else 4)  # of rows 1, 3, 5, 7, 9
+            build(limit=limit)
+        assert sum(build.rows) == (5 if limit is None else 4)  # of rows 1, 3, 5, 7, 9
         patch.undo()
         patch.setattr(pools, "rank_and_world", lambda: (0, 2))
-        known = pools.PoolParts.known
+        known, seconds = pools.PoolParts.known, pools.PoolParts.seconds
         patch.setattr(pools.PoolParts, "known", lambda self: known(self) if build.rows else set())
         build.rows.clear()
-        found = build(replace(RECIPE, batch_size=1), time_up=3 if time_up else None)  # rows 0, 2, 4
-    assert len(found) == (10 if time_up is None else 6)  # row 7 has no 6 before it
+        patch.setattr(pools.PoolParts, "seconds", lambda self: seconds(self) if build.rows else 0.0)
+        found = build(replace(RECIPE, batch_size=1), limit=3 if limit else None)  # rows 0, 2, 4
+    assert len(found) == (10 if limit is None else 6)  # row 7 has no 6 before it
     assert torch.allclose(found.states.float(), whole.states[: len(found)].float(), atol=ROUNDING)
     assert torch.allclose(found.x0.float(), whole.x0[: len(found)].float(), atol=ROUNDING)
 
@@ -177,3 +193,14 @@ def test_a_disk_that_is_full_leaves_what_there_is(build: Any, tmp_path: Path, mo
         with pytest.raises(GeninError, match=r"could not save the pool.*No space left.*--resume"):
             build()
     assert same(build(), whole) and build.rows == []
+
+
+def test_a_run_with_more_minutes_samples_the_rest(teacher: Guided, tmp_path: Path) -> None:
+    """Minutes for one batch at first; then the same again; then as long as it takes."""
+    training: Any = SimpleNamespace(accelerator=SimpleNamespace(is_main_process=False), autocast=contextlib.nullcontext)
+
+    def sampled(minutes: float | None) -> int:
+        recipe = Recipe(pool=RECIPE)
+        return len(_sample_pool(teacher, WorldSource("train", 7), tmp_path, recipe, training, "teacher", minutes))
+
+    assert [sampled(1e-9), sampled(1e-9), sampled(None)] == [2, 2, 10]
