@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -15,11 +15,13 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from conftest import press_ctrl_c  # noqa: E402
+from distilled import RECIPE, STAGES, command, distilled_once, last_row  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from genin.cli import run  # noqa: E402
-from genin.distill import health, phases, recipe_docs, training  # noqa: E402
+from genin.distill import recipe_docs  # noqa: E402
 from genin.distill.diffusion import TEACHER_SCHEDULER, Denoiser, PredictionType, Process  # noqa: E402
 from genin.distill.distillation import Budget  # noqa: E402
 from genin.distill.model_folder import load_model_folder, save_model_folder  # noqa: E402
@@ -30,36 +32,26 @@ from genin.distill.pool import (  # noqa: E402
     _generator,
 )
 from genin.distill.recipe import Recipe, load_recipe  # noqa: E402
-from genin.distill.teacher_check import PICTURES, check_prediction_type  # noqa: E402
+from genin.distill.teacher_check import check_prediction_type, pictures_to_check  # noqa: E402
 from genin.distill.terms import true_pictures  # noqa: E402
 from genin.distill.training import Training, Update  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
-RECIPE = """
-pool: {size: 32, teacher_steps: 3, batch_size: 16}
-prune: {images: 32, batch_size: 8, feature_weight: 0.1}
-steps: {images: 32, batch_size: 8, perceptual_weight: 2, backward_distillation: true, held_out_images: 16}
-adversarial: {images: 32, batch_size: 8, cache_images: 16, distillation_weight: 0.5, real_share: 0.5, mismatched_captions: 0.25,
-  held_out_images: 0, matching_weight: 0.1, fake_score_updates: 2}
-finetune: {images: 16, batch_size: 8, cache_images: 16, lr: 0.001, lr_warmup_images: 1}
-"""
+TUNING = "finetune: {images: 16, batch_size: 8, cache_images: 16, lr: 0.001, lr_warmup_images: 1, held_out_images: 0}\n"
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(RECIPE, encoding="utf-8")
-    return path
+def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    return distilled_once(tmp_path_factory, tiny_model_folder) / "recipe.yaml"
 
 
 @pytest.fixture(scope="module")
-def student(tiny_model_folder: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("distilled") / "student"
-    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
-    assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(out), "--json"]) == 0
-    return out
+def student(recipe: Path) -> Path:
+    """Of one run through every phase with every term on (`distilled`)."""
+    return recipe.with_name("student")
 
 
+@pytest.mark.train
 def test_a_student_is_a_model_folder_that_diffusers_opens(student: Path) -> None:
     from diffusers import DiffusionPipeline
 
@@ -68,49 +60,123 @@ def test_a_student_is_a_model_folder_that_diffusers_opens(student: Path) -> None
     info = json.loads((student / "genin.json").read_text(encoding="utf-8"))
     assert info["kind"] == "student" and info["guidance"] == "baked"
     assert info["few_step_timesteps"] == {"4": [999, 749, 499, 249], "2": [999, 499], "1": [999]}
-    assert info["images_seen"] == 96 and info["recipe"]["student"]["name"] == "bk-small"
+    assert info["images_seen"] == 16 + 16 + 24 and info["recipe"]["student"]["name"] == "bk-small"
     assert "student of 1, 2, 4 steps" in (student / "README.md").read_text(encoding="utf-8")
 
 
-def test_each_phase_leaves_its_log_curves_and_pictures(student: Path) -> None:
-    training = student / "training"
-    wanted = {"prune": {"output", "features"}, "steps": {"first", "last", "perceptual", "kid", "diversity"}}
-    wanted["adversarial"] = {
-        "first",
-        "last",
-        "perceptual",
-        "discriminator",
-        "adversarial",
-        "distillation",
-        "r1",
-        "matching",
-        "fake_score",
-    }
-    for phase, keys in wanted.items():
-        rows = [json.loads(line) for line in (training / f"{phase}.log.jsonl").read_text().splitlines()]
-        assert keys <= rows[-1].keys() and rows[-1]["images_seen"] == 32
-        assert (training / f"{phase}.curves.png").is_file() and (training / f"{phase}.samples-00000032.png").is_file()
-    assert load_recipe(training / "recipe.yaml").pool.size == 32
+LOGGED = {
+    "prune": {"output", "features"},
+    "steps": {"first", "last", "perceptual", "consistency", "kid", "diversity"},
+    "adversarial": {
+        "first", "last", "perceptual", "consistency", "discriminator", "adversarial", "distillation", "r1", "matching",
+        "fake_score", "alignment",
+    },
+    "alignment": {"accuracy"},
+    "decoder": {"last", "edge", "psnr_db"},
+}  # fmt: skip
 
 
-def test_a_finished_run_resumes_to_the_same_weights_without_an_update(
-    student: Path, tiny_model_folder: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.train
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_leaves_its_log_curves_and_pictures(student: Path, stage: str) -> None:
+    row, images = last_row(student, stage), getattr(load_recipe(student / "training" / "recipe.yaml"), stage).images
+    assert {"loss", *LOGGED[stage]} <= row.keys() and row["images_seen"] == images
+    assert all(math.isfinite(value) for value in row.values())
+    assert (student / "training" / f"{stage}.curves.png").is_file()
+    drawn = (student / "training" / f"{stage}.samples-{images:08d}.png").is_file()
+    assert drawn == (stage != "alignment")
+    kept = (student / "training" / f"{stage}.average-{images:08d}.safetensors").is_file()
+    assert kept == (stage == "steps")
+
+
+@pytest.mark.train
+def test_a_finished_run_resumes_without_an_update_and_writes_no_checkpoint(
+    student: Path, recipe: Path, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(training: Training) -> Update:
         raise AssertionError(f"update {training.update_index} of {training.stage}")
 
     monkeypatch.setattr(Training, "_next_update", refused)
-    before = {name: value.clone() for name, value in load_model_folder(student).unet.state_dict().items()}
-    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
-    assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(student), "--resume"]) == 0
-    after = load_model_folder(student).unet.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    shutil.copytree(student, tmp_path / "again")
+    checkpoints = sorted((tmp_path / "again" / "training").glob("*.checkpoint.pt"))
+    before = [path.stat().st_mtime_ns for path in checkpoints]
+    assert run([*command(tiny_model_folder, recipe, tmp_path / "again"), "--resume"]) == 0
+    assert len(before) == len(STAGES) and [path.stat().st_mtime_ns for path in checkpoints] == before
+    assert same_weights(student, tmp_path / "again")
 
 
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = load_model_folder(one), load_model_folder(other)
+    pairs = ((getattr(a, part).state_dict(), getattr(b, part).state_dict()) for part in ("unet", "vae"))
+    return all(torch.equal(value, theirs[name]) for ours, theirs in pairs for name, value in ours.items())
+
+
+@pytest.mark.train
+def test_ctrl_c_in_any_stage_leads_to_the_same_student(
+    student: Path,
+    recipe: Path,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One run, interrupted in one stage after the other: in the first update of `steps`, `adversarial` and `decoder`, and in the
+    last of `alignment`, which is finished then."""
+    next_update = Training._next_update
+    interrupted = {"steps": 0, "alignment": 2, "adversarial": 0, "decoder": 0}
+    begun_at: list[dict[str, int]] = []  # of each launch: stage => its first update
+
+    def pressed(training: Training) -> Update:
+        begun_at[-1].setdefault(training.stage, training.update_index)
+        if interrupted.get(training.stage) == training.update_index:
+            del interrupted[training.stage]
+            press_ctrl_c()
+        return next_update(training)
+
+    monkeypatch.setattr(Training, "_next_update", pressed)
+    arguments = command(tiny_model_folder, recipe, tmp_path / "again")
+    says = []
+    while True:
+        begun_at.append({})
+        if run([*arguments, *["--resume"][: len(says)]]) != 130:
+            break
+        says.append(capsys.readouterr().err.splitlines()[-1])
+    assert len(says) == 4 and all("the same command with --resume goes on" in line for line in says)
+    assert "interrupted at the end of stage alignment" in says[1]
+    launches = [
+        {"prune": 0, "steps": 0}, {"steps": 1, "alignment": 0}, {"adversarial": 0}, {"adversarial": 1, "decoder": 0},
+        {"decoder": 1},
+    ]  # fmt: skip
+    assert begun_at == launches  # nothing is done twice
+    assert same_weights(student, tmp_path / "again")
+
+
+@pytest.mark.train
+def test_ctrl_c_in_the_last_update_of_all_has_nothing_to_interrupt(
+    student: Path, tiny_model_folder: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(student, tmp_path / "again")
+    for path in (tmp_path / "again" / "training").glob("decoder.*"):
+        path.unlink()
+    next_update = Training._next_update
+
+    def pressed(training: Training) -> Update:
+        assert training.stage == "decoder"
+        if training.update_index == 1:
+            press_ctrl_c()
+        return next_update(training)
+
+    monkeypatch.setattr(Training, "_next_update", pressed)
+    assert run([*command(tiny_model_folder, recipe, tmp_path / "again"), "--resume"]) == 0
+    assert same_weights(student, tmp_path / "again")
+
+
+@pytest.mark.train
 def test_a_student_goes_on_from_another(
     student: Path, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a learning rate of nothing its weights are the other's; licence, data and images add up; no pruning again."""
+    """With a learning rate of nothing its weights are the other's; licence, data and images add up; no pruning again. Without its
+    term the adversarial phase needs no true pictures."""
     first = tmp_path / "first"
     shutil.copytree(student, first)
     info = json.loads((first / "genin.json").read_text(encoding="utf-8"))
@@ -118,170 +184,77 @@ def test_a_student_goes_on_from_another(
     (first / "genin.json").write_text(json.dumps(info), encoding="utf-8")
     recipe, out = tmp_path / "on.yaml", tmp_path / "on"
     recipe.write_text(
-        "pool: {size: 8, teacher_steps: 2, batch_size: 8}\nadversarial: {images: 0}\n"
-        "steps: {images: 8, batch_size: 8, lr: 0, held_out_images: 0}\n"
+        "pool: {size: 8, teacher_steps: 2, batch_size: 8}\nsteps: {images: 0}\n"
+        "adversarial: {images: 8, batch_size: 8, lr: 0, held_out_images: 0, adversarial_weight: 0, step_counts: [3, 1]}\n"
     )
-    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--recipe", str(recipe)]
-    command = ["distill", *arguments, "--student", "bk-small", "--out", str(out), "--json"]
-    assert run([*command, "--init", str(first)]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["images_seen"] == 96 + 8
+    arguments = command(tiny_model_folder, recipe, out)
+    assert run([*arguments, "--init", str(first)]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["images_seen"] == 56 + 8
     before, after = (load_model_folder(path) for path in (first, out))
     wanted, found = before.unet.state_dict(), after.unet.state_dict()
     assert all(torch.allclose(wanted[name], found[name], atol=1e-6) for name in wanted)
-    assert after.info["images_seen"] == 96 + 8 and after.info["data"] == "fan-art, builtin:world"
+    assert after.info["images_seen"] == 56 + 8 and after.info["data"] == "fan-art, builtin:world"
     assert "CC-BY-NC-4.0" in after.info["licence"] and after.info["recipe"]["prune"]["images"] == 0
     assert after.info["recipe"]["init"].items() >= {"name": "first", **before.info["recipe"]}.items()
+    assert list(after.info["few_step_timesteps"]) == ["3", "1"]  # of the phase that was run, not of those left out
     assert not list((out / "training").glob("prune*"))
-    assert run([*command, "--init", str(first), "--resume"]) == 0
-    assert run([*command, "--resume"]) == 2
+    [seen] = load_file(out / "training" / "latents.safetensors").values()
+    assert len(seen) == pictures_to_check(before.latent_size)  # those that the teacher is tried on, and no more
+    assert run([*arguments, "--init", str(first), "--resume"]) == 0
+    assert run([*arguments, "--resume"]) == 2
     assert "begun with another init" in capsys.readouterr().err
 
 
+# --- refused before any work --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.train
 @pytest.mark.parametrize(
-    ("preset", "init", "says"),
-    [("bk-base", "student", "not the shape of bk-base"), ("full", "teacher", "not a student")],
+    ("teacher", "preset", "options", "says"),
+    [
+        ("TEACHER", "bk-base", ["--init", "STUDENT"], "not the shape of bk-base"),
+        ("TEACHER", "full", ["--init", "TEACHER"], "not a student"),
+        ("TEACHER", "full", ["--init", "TEACHER", "--dry-run"], "--init has no part in it"),
+        ("STUDENT", "bk-small", [], "cannot teach"),
+        ("EMPTY", "bk-small", [], "model_index.json"),
+        ("TEACHER", "bk-small", ["--data", "PICTURES"], "1 of 2 pictures have no caption, b.png the first"),
+        ("TEACHER", "bk-small", ["--recipe", "NOTHING"], "trains nothing"),
+        ("TEACHER", "bk-small", ["--out", "STUDENT"], "not empty"),
+    ],
 )
-def test_only_a_student_of_the_same_shape_can_be_gone_on_from(
+def test_what_cannot_be_distilled_is_refused(
     student: Path,
     tiny_model_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    teacher: str,
     preset: str,
-    init: str,
+    options: list[str],
     says: str,
 ) -> None:
-    path = student if init == "student" else tiny_model_folder
-    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", preset]
-    assert run(["distill", *arguments, "--init", str(path), "--out", str(tmp_path / "no")]) == 2
-    assert says in capsys.readouterr().err and not (tmp_path / "no").exists()
-    assert run(["distill", *arguments, "--init", str(path), "--dry-run"]) == 2
-    assert "--init has no part in it" in capsys.readouterr().err
+    """One line that says why, and nothing is written."""
+    pictures, nothing = tmp_path / "pictures", tmp_path / "nothing.yaml"
+    for folder in (pictures, tmp_path / "empty"):
+        folder.mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (16, 16), "red").save(pictures / f"{name}.png")
+    (pictures / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a red square"}\n{"file_name": "b.png"}\n')
+    nothing.write_text("prune: {images: 0}\nsteps: {images: 0}\nadversarial: {images: 0}\n")
+    places = {
+        "TEACHER": tiny_model_folder, "STUDENT": student, "EMPTY": tmp_path / "empty", "PICTURES": pictures,
+        "NOTHING": nothing,
+    }  # fmt: skip
+    arguments = ["--teacher", str(places[teacher]), "--student", preset]
+    for option, default in (("--data", "builtin:world"), ("--out", str(tmp_path / "no"))):
+        if option not in options:
+            arguments += [option, default]
+    before = sorted(student.rglob("*"))
+    assert run(["distill", *arguments, *[str(places.get(option, option)) for option in options]]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "no").exists() and sorted(student.rglob("*")) == before
 
 
-def test_a_recipe_that_trains_nothing_is_refused(
-    tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe = tmp_path / "none.yaml"
-    recipe.write_text("prune: {images: 0}\nsteps: {images: 0}\nadversarial: {images: 0}\n")
-    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--recipe", str(recipe)]
-    assert run(["distill", *arguments, "--out", str(tmp_path / "no")]) == 2
-    assert "trains nothing" in capsys.readouterr().err and not (tmp_path / "no").exists()
-
-
-def test_ctrl_c_in_the_adversarial_phase_changes_nothing_about_where_it_leads(
-    student: Path,
-    tiny_model_folder: Path,
-    recipe: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    next_update = Training._next_update
-
-    def interrupted(training: Training) -> Update:
-        if training.stage == "adversarial" and training.update_index == 1:
-            signal.raise_signal(signal.SIGINT)
-        return next_update(training)
-
-    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
-    command = ["distill", *arguments, "--recipe", str(recipe), "--out", str(tmp_path / "again")]
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_next_update", interrupted)
-        assert run(command) == 130
-    assert "the same command with --resume goes on" in capsys.readouterr().err
-    first: dict[str, int] = {}
-
-    def noted(training: Training) -> Update:
-        first.setdefault(training.stage, training.update_index)
-        return next_update(training)
-
-    monkeypatch.setattr(Training, "_next_update", noted)
-    assert run([*command, "--resume"]) == 0
-    assert first == {"adversarial": 2}  # the phases before are not run again, nor is its beginning
-    wanted, found = (load_model_folder(path).unet.state_dict() for path in (student, tmp_path / "again"))
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
-
-
-def test_with_backward_distillation_a_rollout_ends_at_each_of_its_later_steps_in_turn(
-    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe, ends = tmp_path / "backward.yaml", []
-    recipe.write_text(
-        "pool: {size: 8, teacher_steps: 2, batch_size: 8}\nprune: {images: 0}\nadversarial: {images: 0}\n"
-        "steps: {images: 64, batch_size: 8, held_out_images: 0, backward_distillation: true, step_counts: [4, 2, 1]}\n"
-    )
-
-    def noted(training: Any, lesson: Any, done: phases.Walk, *rest: Any) -> Tensor:
-        ends.append([int(t[0]) for t in done.timesteps])
-        assert [picture.requires_grad for picture in done.pictures] == [True, *[False] * (len(done.pictures) - 2), True]
-        aims[0] = finished_by_teacher(training, lesson, done, *rest)
-        return aims[0]
-
-    def compared(picture: Tensor, aim: Tensor, c: float) -> Tensor:
-        # The first of a rollout is always compared first.
-        if not pairs or len(pairs[-1]) == steps_of[len(pairs) - 1]:
-            pairs.append([])
-        pairs[-1].append("teacher" if aims and aim is aims[0] else "pair")
-        return pseudo_huber(picture, aim, c)
-
-    aims: dict[int, Tensor] = {}
-    pairs: list[list[str]] = []
-    steps_of = [2, 2, 1, 2, 2, 1, 2, 2]
-    pseudo_huber = phases.pseudo_huber
-    monkeypatch.setattr(phases, "pseudo_huber", compared)
-    finished_by_teacher = phases.finished_by_teacher
-    monkeypatch.setattr(phases, "finished_by_teacher", noted)
-    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
-    assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(tmp_path / "out")]) == 0
-    four = [[999, 749], [999, 749, 499], [999, 749, 499, 249]]
-    assert [way for way in ends if 749 in way] == four
-    assert [way for way in ends if 749 not in way] == [[999, 499]] * 3
-    # The first prediction aims at the pair's picture, the last at the teacher's; one step alone has the pair's only.
-    assert pairs == [["pair", "teacher"], ["pair", "teacher"], ["pair"]] * 2 + [["pair", "teacher"]] * 2
-
-
-def test_a_blind_discriminator_is_given_less_noise_to_look_through(
-    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The alarm provoked on purpose: any accuracy counts as blind, after two updates."""
-    monkeypatch.setattr(health, "PATIENCE", 1)
-    monkeypatch.setattr(health, "BLIND", 1.1)
-    monkeypatch.setattr(health, "ADRIFT", (0.0, 9.0, 9.0))  # rows of one update, of an untrained student, wander
-    monkeypatch.setattr(training, "ROW_UPDATES", 1)
-    recipe, out = tmp_path / "blind.yaml", tmp_path / "blind"
-    recipe.write_text(
-        "pool: {size: 16, teacher_steps: 2, batch_size: 16}\nprune: {images: 0}\nsteps: {images: 0}\n"
-        "adversarial: {images: 48, batch_size: 8, cache_images: 16, held_out_images: 0}\n"
-    )
-    highest: list[int] = []
-    randint = Update.randint
-
-    def seen(update: Update, high: int) -> Tensor:
-        highest.append(high)
-        return randint(update, high)
-
-    monkeypatch.setattr(Update, "randint", seen)
-    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
-    assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(out)]) == 0
-    found = [json.loads(line) for line in (out / "training" / "adversarial.events.jsonl").read_text().splitlines()]
-    assert [(event["update"], event["alarm"]) for event in found] == [(at, "discriminator_blind") for at in (2, 4, 6)]
-    assert highest[1::2] == [60, 60, 40, 40, 27, 27]
-
-
-def test_without_its_term_the_adversarial_phase_needs_no_discriminator(tiny_model_folder: Path, tmp_path: Path) -> None:
-    recipe, out = tmp_path / "plain.yaml", tmp_path / "plain"
-    recipe.write_text(
-        "pool: {size: 16, teacher_steps: 2, batch_size: 16}\nprune: {images: 0}\nsteps: {images: 0}\n"
-        "adversarial: {images: 8, batch_size: 8, adversarial_weight: 0, step_counts: [3, 1]}\n"
-    )
-    arguments = ["--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
-    assert run(["distill", *arguments, "--recipe", str(recipe), "--out", str(out)]) == 0
-    state = torch.load(out / "training" / "adversarial.checkpoint.pt", weights_only=True)
-    assert list(state["modules"]) == ["student"]
-    [seen] = load_file(out / "training" / "latents.safetensors").values()
-    assert len(seen) == PICTURES  # those that the teacher is tried on, and no more
-    info = json.loads((out / "genin.json").read_text(encoding="utf-8"))
-    assert list(info["few_step_timesteps"]) == ["3", "1"]  # of the phase that was run, not of those left out
+# --- what the phases learn from -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("pool", "scenes", "cached"), [(12, 40, 12), (12, 40, 5), (12, 7, 7), (12, 7, 4)])
@@ -306,6 +279,7 @@ def test_the_recipes_that_come_along_are_read(path: Path) -> None:
     assert load_recipe(path) != Recipe()
 
 
+@pytest.mark.train
 def test_a_run_is_not_resumed_with_something_else(
     student: Path, tiny_model_folder: Path, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -320,6 +294,7 @@ def test_a_run_is_not_resumed_with_something_else(
     assert "begun with another teacher" in capfd.readouterr().err
 
 
+@pytest.mark.train
 def test_a_resume_that_is_refused_leaves_the_student_as_it_was(
     student: Path, tiny_model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -390,19 +365,12 @@ class Zero(torch.nn.Module):
         return (torch.zeros_like(x),)
 
 
-def test_a_wrong_teacher_leaves_the_output_free(
-    recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "empty").mkdir()
-    arguments = ["--teacher", str(tmp_path / "empty"), "--data", "builtin:world", "--out", str(tmp_path / "out")]
-    assert run(["distill", *arguments]) == 2
-    assert not (tmp_path / "out").exists()
-
-
+@pytest.mark.train
 def test_a_handful_of_pictures_is_enough_and_licences_add_up(
-    tiny_model_folder: Path, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tiny_model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    data, out = tmp_path / "few", tmp_path / "tuned"
+    data, out, recipe = tmp_path / "few", tmp_path / "tuned", tmp_path / "tuning.yaml"
+    recipe.write_text(TUNING, encoding="utf-8")
     data.mkdir()
     rows = [{"file_name": f"{i}.png", "text": f"thing {i}", "licence": "MIT"} for i in range(5)]
     for row in rows:
@@ -420,37 +388,11 @@ def test_a_handful_of_pictures_is_enough_and_licences_add_up(
     assert "--init" in capfd.readouterr().err and not (tmp_path / "new").exists()
 
 
-def test_an_output_with_something_in_it_is_never_overwritten(
-    student: Path, tiny_model_folder: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["distill", "--teacher", str(tiny_model_folder), "--data", "builtin:world", "--out", str(student)]
-    assert run(arguments) == 2
-    assert "not empty" in capfd.readouterr().err
-
-
 def test_a_pool_of_another_seed_is_of_other_noise() -> None:
     one, same, other, next_row = (
         torch.randn(4, generator=_generator(*key)) for key in ((0, 5), (0, 5), (7, 5), (0, 6))
     )
     assert torch.equal(one, same) and not torch.equal(one, other) and not torch.equal(one, next_row)
-
-
-def test_pictures_without_captions_are_refused_before_any_work(
-    tiny_model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("a", "b"):
-        Image.new("RGB", (16, 16), "red").save(tmp_path / f"{name}.png")
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a red square"}\n{"file_name": "b.png"}\n')
-    arguments = ["--teacher", str(tiny_model_folder), "--data", str(tmp_path), "--student", "bk-small"]
-    assert run(["distill", *arguments, "--out", str(tmp_path / "out")]) == 2
-    assert "1 of 2 pictures have no caption, b.png the first" in capfd.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_student_cannot_teach(student: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = ["distill", "--teacher", str(student), "--data", "builtin:world", "--out", str(tmp_path / "s")]
-    assert run(arguments) == 2
-    assert "cannot teach" in capfd.readouterr().err
 
 
 def test_a_dry_run_needs_neither_data_nor_out(tiny_model_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -486,11 +428,11 @@ def test_a_wrong_recipe_is_refused_before_any_work(
     assert not out.exists()
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("options", [[], ["--lora", "2"]])
-def test_a_tuned_teacher_differs_where_it_should(
-    tiny_model_folder: Path, recipe: Path, tmp_path: Path, options: list[str]
-) -> None:
-    out = tmp_path / "tuned"
+def test_a_tuned_teacher_differs_where_it_should(tiny_model_folder: Path, tmp_path: Path, options: list[str]) -> None:
+    out, recipe = tmp_path / "tuned", tmp_path / "tuning.yaml"
+    recipe.write_text(TUNING, encoding="utf-8")
     arguments = [
         "--base",
         str(tiny_model_folder),
@@ -524,6 +466,7 @@ def test_a_budget_is_shared_out() -> None:
     assert Budget(None).of("pool") is None
 
 
+@pytest.mark.train
 def test_a_teacher_starts_from_an_earlier_one_also_in_another_shape(
     tiny_model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -545,15 +488,16 @@ def test_a_teacher_starts_from_an_earlier_one_also_in_another_shape(
     assert (out / text).read_bytes() == (tiny_model_folder / text).read_bytes()
 
 
+@pytest.mark.train
 def test_a_world_grows_to_twice_the_side_and_the_student_with_it(
     student: Path, tiny_model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """64 → 128 px by `--init` of both: all weights stay, only the side doubles."""
+    """32 → 64 px by `--init` of both: all weights stay, only the side doubles."""
     recipe, teacher, out = tmp_path / "twice.yaml", tmp_path / "teacher", tmp_path / "student"
     recipe.write_text(
-        "autoencoder: {image_size: 128, images: 0}\n"
-        "teacher: {images: 4, batch_size: 4, cache_images: 4, lr: 0, channels: [32, 64], layers_per_block: 1, head_dim: 8,"
-        " norm_groups: 8, text_in_time: false}\npool: {size: 4, teacher_steps: 2, batch_size: 4}\n"
+        "autoencoder: {image_size: 64, images: 0}\n"
+        "teacher: {images: 4, batch_size: 4, cache_images: 4, lr: 0, channels: [16, 32], layers_per_block: 1, head_dim: 8,"
+        " norm_groups: 4, text_in_time: false}\npool: {size: 4, teacher_steps: 2, batch_size: 4}\n"
         "steps: {images: 4, batch_size: 4, lr: 0, held_out_images: 0}\nadversarial: {images: 0}\n"
     )
     shared = ["--data", "builtin:world", "--recipe", str(recipe)]
@@ -563,13 +507,13 @@ def test_a_world_grows_to_twice_the_side_and_the_student_with_it(
     assert run([*command, "--out", str(out)]) == 0, capfd.readouterr().err
     for small, large in ((tiny_model_folder, teacher), (student, out)):
         before, after = load_model_folder(small), load_model_folder(large)
-        assert (before.image_size, after.image_size) == (64, 128)
+        assert (before.image_size, after.image_size) == (32, 64)
         assert after.unet.config.sample_size == 2 * before.unet.config.sample_size
         for part in ("unet", "vae", "text_encoder"):
             wanted, found = getattr(before, part).state_dict(), getattr(after, part).state_dict()
             assert all(torch.allclose(wanted[name], found[name], atol=1e-6) for name in wanted)
     assert run(["generate", "a ninja", "--model", str(out), "--out", str(tmp_path / "drawn.png")]) == 0
-    assert Image.open(tmp_path / "drawn.png").size == (128, 128)
+    assert Image.open(tmp_path / "drawn.png").size == (64, 64)
 
 
 def test_what_two_networks_share_is_copied_and_the_rest_left_alone() -> None:

@@ -17,6 +17,7 @@ from genin.distill.losses import (  # noqa: E402
     pseudo_huber,
     r1_penalty,
 )
+from genin.distill.training import Update  # noqa: E402
 
 
 def test_pseudo_huber_is_l2_near_and_l1_far() -> None:
@@ -30,6 +31,24 @@ def test_feature_loss_does_not_depend_on_a_blocks_scale() -> None:
     small, large = torch.ones(2, 3), 1000 * torch.ones(2, 3)
     assert float(feature_loss([1.1 * small], [small])) == pytest.approx(0.01, rel=1e-4)
     assert float(feature_loss([1.1 * large], [large])) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_feature_loss_is_a_mean_over_rows() -> None:
+    """Each row by its own norm: 0.01 of one a hundred times as long, 0.04 of the other."""
+    teacher = torch.ones(2, 3) * torch.tensor([[100.0], [1.0]])
+    student = teacher * torch.tensor([[1.1], [1.2]])
+    assert float(feature_loss([student], [teacher])) == pytest.approx(0.025, rel=1e-4)
+
+
+@pytest.mark.parametrize(("total", "parts", "period"), [(8, 1, 4), (8, 2, 4), (8, 8, 4), (12, 4, 5), (6, 3, 10)])
+def test_means_over_every_so_manieth_row_add_up_to_that_of_the_batch(total: int, parts: int, period: int) -> None:
+    values, share, sums = torch.arange(float(total)) + 1, total // parts, []
+    for offset in range(0, total, share):
+        update = Update(0, 0, share, offset, total, torch.Generator(), torch.device("cpu"))
+        rows, weight = update.every(period)
+        sums.append(weight * float(values[offset : offset + share][rows].mean()) if len(rows) else 0.0)
+        assert len(rows) or weight == 0
+    assert sum(sums) / parts == pytest.approx(float(values[::period].mean()))
 
 
 def test_perceptual_distance_compares_directions_at_each_place() -> None:
@@ -54,6 +73,14 @@ def test_hinge_stops_at_the_margin() -> None:
     assert float(hinge_discriminator([-ones, 2 * ones], [ones, -2 * ones])) == 2
     assert float(hinge_generator([3 * ones, ones])) == -2
     assert float(accuracy([ones], [ones])) == 0.5
+
+
+def test_mismatched_pictures_are_a_share_of_the_fakes() -> None:
+    ones = torch.ones(4, 1, 2, 2)
+    arguments = ([ones], [0 * ones], [3 * ones])
+    assert float(hinge_discriminator(*arguments, share=0.25)) == pytest.approx(0.75 * 1 + 0.25 * 4)
+    assert float(hinge_discriminator(*arguments, share=0.25, mismatched_weight=2)) == pytest.approx(0.75 + 2 * 0.25 * 4)
+    assert float(hinge_discriminator(*arguments[:2], share=0.25)) == pytest.approx(0.75)  # a part without any
 
 
 @pytest.mark.parametrize("constant", [-1.0, 0.0, 0.5, 1.0])
