@@ -5,7 +5,8 @@
   student needs it. It decodes nothing and has seen the universe in question.
 - `ClipAligner`: a CLIP of transformers, from a folder or a hub, on decoded pictures, where its weights are there.
 
-Both embed at unit length. Not here: the term (`terms.Alignment`) and the loss (`losses`).
+Both embed at unit length. The towers are trained on the batch of all processes together; in parts (`accumulate`) a picture is told
+from the captions of its own part only. Not here: the term (`terms.Alignment`) and the loss (`losses`).
 """
 
 from __future__ import annotations

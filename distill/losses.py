@@ -1,6 +1,9 @@
 """Loss functions of distillation: pure functions of tensors, one equation each.
 
 Shapes: latents (N, C, H, W); logits are lists of (N, 1, h, w), one a discriminator head. All are computed in float32.
+
+All but `image_to_text` and `hinge_discriminator` are means over rows that do not depend on each other, so that parts of a batch
+average to the whole; those two take what they need to know of the whole batch (`first`, `mismatched_weight`).
 """
 
 from __future__ import annotations

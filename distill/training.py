@@ -3,7 +3,9 @@
 A stage hands over its networks and one function that performs an update on a step's random generator; the loop does the
 rest under Hugging Face `accelerate`. All randomness of update n comes from a generator keyed by (seed, stage, n), never from
 global state, so a resumed run draws what the uninterrupted one would have drawn, and each of several processes takes
-its slice of the same global batch.
+its slice of the same global batch. A loss is a mean over rows in which each row's share is its own: then processes and parts of
+an update (`accumulate`) only change the order of sums. What compares rows with each other draws them for the whole batch
+(`batch_randint`) or gathers them (`gathered`); docs/scaling.md lists what differs in parts.
 
 A checkpoint is written after updates that raised no alarm (`health`), so that there is a good one to go back to; what was
 seen and done stands in `STAGE.events.jsonl`. With a budget in minutes the learning rate follows whichever of images and minutes
@@ -314,7 +316,7 @@ class Training:
             return rows
         from torch.distributed.nn.functional import all_gather
 
-        return torch.cat(all_gather(rows))
+        return torch.cat(all_gather(rows))  # type: ignore[no-untyped-call]
 
     def _everywhere(self, fine: bool) -> bool:
         """Whether it is so in every process: all must go back, or none."""
