@@ -21,7 +21,7 @@ from safetensors.torch import load_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from genin.cli import run  # noqa: E402
-from genin.distill import recipe_docs  # noqa: E402
+from genin.distill import previews, recipe_docs  # noqa: E402
 from genin.distill.diffusion import TEACHER_SCHEDULER, Denoiser, PredictionType, Process  # noqa: E402
 from genin.distill.distillation import Budget  # noqa: E402
 from genin.distill.model_folder import load_model_folder, save_model_folder  # noqa: E402
@@ -49,6 +49,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) ->
 def student(recipe: Path) -> Path:
     """Of one run through every phase with every term on (`distilled`)."""
     return recipe.with_name("student")
+
+
+@pytest.fixture(autouse=True)
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the run that is looked at draws them: they take longer than these trainings."""
+    monkeypatch.setattr(previews, "plot_curves", lambda *_, **__: None)
 
 
 @pytest.mark.train

@@ -22,6 +22,7 @@ from safetensors.torch import load_file  # noqa: E402
 from tunable import write_pictures  # noqa: E402
 
 from genin.cli import run  # noqa: E402
+from genin.distill import previews  # noqa: E402
 
 pytestmark = pytest.mark.processes
 
@@ -88,12 +89,15 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     found = Runs(tmp_path_factory.mktemp("processes"), tiny_model_folder)
+    distilled = distilled_once(tmp_path_factory, tiny_model_folder) / "student"
     found.launch()
     (found.folder / "one").mkdir()
-    (found.folder / "one" / "phases").symlink_to(distilled_once(tmp_path_factory, tiny_model_folder) / "student")
-    for name in ("sharded", "tuning"):
-        assert run(found.command("one", name)) == 0
-    yield found
+    (found.folder / "one" / "phases").symlink_to(distilled)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(previews, "plot_curves", lambda *_, **__: None)
+        for name in ("sharded", "tuning"):
+            assert run(found.command("one", name)) == 0
+        yield found
 
 
 def assert_same_rows(
