@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -32,12 +33,25 @@ FILE = click.Path(path_type=Path)
 WORLD_SCENES = 200_000
 
 
+class Minutes(click.FloatRange):
+    """More than 0, and finite: click's own range lets `nan` and `inf` through."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        minutes = float(super().convert(value, param, ctx))
+        if not math.isfinite(minutes):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return minutes
+
+
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What all three commands share."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line."),
         threads_option,
-        click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time budget of the training."),
+        click.option("--minutes", type=Minutes(), help="Time budget of the training."),
         click.option("--resume", is_flag=True, help="Go on where the last run in OUT stopped."),
         click.option("--recipe", "recipe_file", type=FILE, help="YAML recipe; missing keys take the defaults."),
         click.option("--out", type=FILE, help="Model folder to write."),
