@@ -31,7 +31,9 @@ def test_text_that_resembles_a_number_stays_text(tmp_path: Path) -> None:
 
 
 def test_a_saved_recipe_is_read_back_as_it_was(tmp_path: Path) -> None:
-    recipe = load_recipe(written(tmp_path, "finetune: {lr: 1e-7, min_snr_gamma: 5, validation_prompts: ['a: b', '1e5']}"))
+    recipe = load_recipe(
+        written(tmp_path, "finetune: {lr: 1e-7, min_snr_gamma: 5, validation_prompts: ['a: b', '1e5']}")
+    )
     save_recipe(recipe, tmp_path / "saved.yaml")
     assert load_recipe(tmp_path / "saved.yaml") == recipe != Recipe()
 

@@ -1,10 +1,11 @@
-"""What tuning is tested on: a small dataset folder of random pictures, and a folder that somebody else's diffusers wrote."""
+"""What tuning is tested on: a small dataset folder of random pictures, and model folders of somebody else's."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -44,4 +45,13 @@ def with_random_unet(fixture: Path, out: Path) -> Path:
     (out / "vae" / "config.json").write_text(json.dumps({**config, "scaling_factor": 3.95}))
     torch.manual_seed(0)
     UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(fixture / "unet")).save_pretrained(out / "unet")
+    return out
+
+
+def edited(folder: Path, out: Path, file: str, **changes: Any) -> Path:
+    """A copy of a model folder with changes in one of its JSON files; None takes a key out."""
+    shutil.copytree(folder, out)
+    path = out / file
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
     return out
