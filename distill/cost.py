@@ -12,6 +12,7 @@ autoencoder's passes, which are over before a phase begins.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -30,7 +31,7 @@ from genin.distill.recipe import (
     StepsRecipe,
 )
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import AGAIN, read_model_index
+from genin.runtimes.folder import AGAIN, read_json, read_model_index
 
 if TYPE_CHECKING:
     from genin.distill.model_folder import ModelFolder
@@ -97,14 +98,19 @@ class Others(NamedTuple):
         from transformers import CLIPTextConfig, CLIPTextModel
 
         kind = getattr(diffusers, read_model_index(path)["vae"][1])
+        what = "the model folder lacks a file"
+        text, vae = (read_json(path / part / "config.json", what) for part in ("text_encoder", "vae"))
+        known = inspect.signature(kind).parameters
         try:
             with torch.device("meta"):
-                config = CLIPTextConfig.from_pretrained(path / "text_encoder", local_files_only=True)
-                text_encoder, vae = CLIPTextModel(config), kind.from_config(kind.load_config(path / "vae"))
-        except (OSError, ValueError) as error:
+                parts = (
+                    CLIPTextModel(CLIPTextConfig.from_dict(text)),
+                    kind(**{name: value for name, value in vae.items() if name in known}),
+                )
+        except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"cannot read the model's configs ({reason})", where=path, remedy=AGAIN) from error
-        return cls(*(sum(p.numel() for p in part.parameters()) for part in (text_encoder, vae)))
+            raise InputError(f"cannot build the networks ({reason})", where=path, remedy=AGAIN) from error
+        return cls(*(sum(p.numel() for p in part.parameters()) for part in parts))
 
 
 @cache

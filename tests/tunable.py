@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For test files that import it: loss curves are tested elsewhere, and matplotlib takes longer than a tiny training."""
+    monkeypatch.setattr("genin.distill.previews.plot_curves", lambda *_arguments, **_keywords: None)
+
 
 COLOURS = ("orange", "teal", "red", "green", "blue", "white")
 
@@ -55,3 +67,28 @@ def edited(folder: Path, out: Path, file: str, **changes: Any) -> Path:
     content = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
     return out
+
+
+def in_two_processes(*program: str | Path) -> None:
+    """Run a Python program (its file and arguments) in two processes that work together, as `torchrun` starts them, and both end
+    well. Without the launcher, which is a third Python with torch."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, *map(str, program)],
+            env={**os.environ, **together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], "\n".join(output[-4000:] for output in outputs)
