@@ -7,6 +7,7 @@ Tests read their files, or compare them with a run that differs in one option.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -523,20 +524,25 @@ def test_two_processes_draw_the_same_offsets_as_one() -> None:
 
 TWO = """
 import sys
+sys.path.insert(0, {tests!r})
+import diffusers.loaders, diffusers.models, peft, transformers
+from diffusers import StableDiffusionPipeline
 from genin.cli import run
-from genin.distill import latent_cache, training
+from genin.distill import finetune, latent_cache, training
+from tunable import become_two
 latent_cache.PIECE, training.ROW_UPDATES = 4, 1
-if __name__ == "__main__":
-    raise SystemExit(run(sys.argv[1:]))
+become_two()
+raise SystemExit(run(sys.argv[1:]))
 """
 
 
 @pytest.mark.processes
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_two_processes_encode_and_tune_as_one_does(
     tiny_model_folder: Path, pictures: Path, tuned: Path, tmp_path: Path
 ) -> None:
     """Adapters on both networks, offset noise, weights and looks; one writes the file of adapters."""
-    (tmp_path / "two.py").write_text(TWO)
+    (tmp_path / "two.py").write_text(TWO.format(tests=str(Path(__file__).parent)))
     shutil.copyfile(tuned / "both.json", tmp_path / "two.json")
     command = [
         "teacher",

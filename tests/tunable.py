@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -70,25 +71,21 @@ def edited(folder: Path, out: Path, file: str, **changes: Any) -> Path:
 
 
 def in_two_processes(*program: str | Path) -> None:
-    """Run a Python program (its file and arguments) in two processes that work together, as `torchrun` starts them, and both end
-    well. Without the launcher, which is a third Python with torch."""
+    """Run a Python program (its file and arguments) that calls `become_two`, and see that both of its processes end well."""
+    done = subprocess.run(
+        [sys.executable, *map(str, program)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def become_two() -> None:
+    """Fork into two processes that work together as if `torchrun` had started them. Imports that were made before are not made
+    twice; `torchrun` itself would be a third Python with torch."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, *map(str, program)],
-            env={**os.environ, **together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=300)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(output[-4000:] for output in outputs)
+        port = str(free.getsockname()[1])
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    child = os.fork()
+    os.environ |= {"RANK": str(int(child == 0)), "LOCAL_RANK": str(int(child == 0))}
+    if child:
+        atexit.register(lambda: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) and os._exit(1))
