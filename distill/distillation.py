@@ -327,8 +327,9 @@ def _run_phase(
     sharing = {"processes": training.accelerator.num_processes, "sharded": sharding.asked_for()}
 
     def needed(settings: Recipe) -> Parts:
-        units = [Unet.of(network.config, model.tokenizer.model_max_length) for network in (model.unet, student)]
-        return distill_memory(name, settings, *units, Others.of(model), **sharing)
+        tokens = model.tokenizer.model_max_length
+        teacher, student_unet = (Unet.of(network.config, tokens) for network in (model.unet, student))
+        return distill_memory(name, settings, teacher, student_unet, Others.of(model), **sharing)
 
     few_steps = recipe.adversarial if name == "adversarial" else recipe.steps
     look = None if name == "prune" else _look(training, lesson, model, few_steps)
