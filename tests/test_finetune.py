@@ -186,6 +186,13 @@ def test_a_run_is_not_resumed_with_other_settings(
     assert before == {file: file.stat().st_mtime_ns for file in out.rglob("*")}
 
 
+def test_data_that_is_not_there_is_refused(
+    tiny_model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert tune_into(tmp_path / "out", tiny_model_folder, "none") == 2
+    assert "no such dataset folder: none" in capfd.readouterr().err and not (tmp_path / "out").exists()
+
+
 # --- what saves memory changes nothing ---------------------------------------------------------------------------------
 
 

@@ -162,7 +162,7 @@ def test_a_narrow_student_learns_from_the_features_of_its_own_channels(tmp_path:
     out = tmp_path / "out"
     assert distil(tiny_model_folder, out, student=student, prune=prune, steps=none, adversarial=none) == 0
     [*_, last] = read_rows(out / "training" / "prune.log.jsonl")
-    assert last["features"] < 0.5
+    assert last["features"] < 0.5, last
 
 
 # --- whose teachers ----------------------------------------------------------------------------------------------------
