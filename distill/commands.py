@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -32,12 +33,25 @@ FILE = click.Path(path_type=Path)
 WORLD_SCENES = 200_000
 
 
+class Minutes(click.FloatRange):
+    """More than 0, and finite: click's own range lets `nan` and `inf` through."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        minutes = float(super().convert(value, param, ctx))
+        if not math.isfinite(minutes):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return minutes
+
+
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What all three commands share."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line."),
         threads_option,
-        click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time budget of the training."),
+        click.option("--minutes", type=Minutes(), help="Time budget of the training."),
         click.option("--resume", is_flag=True, help="Go on where the last run in OUT stopped."),
         click.option("--recipe", "recipe_file", type=FILE, help="YAML recipe; missing keys take the defaults."),
         click.option("--out", type=FILE, help="Model folder to write."),
@@ -213,7 +227,7 @@ def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, 
     from diffusers import UNet2DConditionModel
 
     from genin.benchmarks.model_facts import max_tokens, unet_cost
-    from genin.distill.cost import Unet, distill_flop, distill_memory
+    from genin.distill.cost import Others, Unet, distill_flop, distill_memory
     from genin.distill.student import student_config
 
     read_model_index(teacher)
@@ -221,8 +235,9 @@ def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, 
     tokens = max_tokens(teacher)
     smaller = student_config(config, pruning)
     before, after = unet_cost(config, tokens=tokens), unet_cost(smaller, tokens=tokens)
-    units = Unet.of(config, tokens), Unet.of(smaller, tokens)
+    units, others = (Unet.of(config, tokens), Unet.of(smaller, tokens)), Others.of_folder(teacher)
     phases = [name for name in ("prune", "steps", "adversarial") if getattr(recipe, name).images > 0]
+    memory = {name: sum(distill_memory(name, recipe, *units, others).values()) for name in phases}
     images = {"pool": recipe.pool.size, **{name: getattr(recipe, name).images for name in phases}}
     work = {name: distill_flop(name, recipe, *units) for name in images}
     return {
@@ -232,7 +247,7 @@ def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, 
         "student_macs": after[1],
         "parameters_share": round(after[0] / before[0], 4),
         "macs_share": round(after[1] / before[1], 4),
-        "memory_gb": {name: round(sum(distill_memory(name, recipe, *units).values()) / 1e9, 2) for name in phases},
+        "memory_gb": {name: round(size / 1e9, 2) for name, size in memory.items()},
         "gflop_an_image": {name: round(value / 1e9, 1) for name, value in work.items()},
         "petaflop": round(sum(work[name] * count for name, count in images.items()) / 1e15, 3),
     }

@@ -4,16 +4,20 @@ Weights, gradients, moments and averages are counted. Activations are what autog
 (`FakeTensorMode`): the same kernels' choices, no multiplications. From them follow what `--dry-run` says, the warning before a
 phase that will not fit, and what an out-of-memory error advises (`advice`). docs/scaling.md holds them against measured ones.
 
+The text encoder and the autoencoder stand beside every phase (`Others`).
+
 Not counted: the framework itself (1 GB, 2 on a graphics card), what the allocator leaves unused, the text encoder's and the
 autoencoder's passes, which are over before a phase begins.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -26,6 +30,11 @@ from genin.distill.recipe import (
     Recipe,
     StepsRecipe,
 )
+from genin.runtimes.errors import InputError
+from genin.runtimes.folder import AGAIN, read_json, read_model_index
+
+if TYPE_CHECKING:
+    from genin.distill.model_folder import ModelFolder
 
 FP32, BF16 = 4, 2
 MOMENTS = {"adamw": 8, "adamw8bit": 2}  # bytes of AdamW's two a weight (8 bits: Dettmers et al. 2021, arXiv:2110.02861)
@@ -68,6 +77,40 @@ class Unet:
         """Bytes that autograd keeps of a pass, the weights' copies in bf16 and what a checkpointed block makes again included. The
         `encoder` alone is taken as frozen: gradients are its pictures'."""
         return _activations(self, batch, checkpointing, mixed, encoder)
+
+
+class Others(NamedTuple):
+    """Weights of a model's other networks, which are in memory beside the UNet."""
+
+    text_encoder: int
+    autoencoder: int
+
+    @classmethod
+    def of(cls, model: ModelFolder) -> Others:
+        """Those of a model in memory."""
+        counts = (sum(p.numel() for p in part.parameters()) for part in (model.text_encoder, model.vae))
+        return cls(*counts)
+
+    @classmethod
+    def of_folder(cls, path: Path) -> Others:
+        """The same of a model folder, by its configs. Errors: InputError for a folder that is not one."""
+        import diffusers
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        kind = getattr(diffusers, read_model_index(path)["vae"][1])
+        what = "the model folder lacks a file"
+        text, vae = (read_json(path / part / "config.json", what) for part in ("text_encoder", "vae"))
+        known = inspect.signature(kind).parameters
+        try:
+            with torch.device("meta"):
+                parts = (
+                    CLIPTextModel(CLIPTextConfig.from_dict(text)),
+                    kind(**{name: value for name, value in vae.items() if name in known}),
+                )
+        except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"cannot build the networks ({reason})", where=path, remedy=AGAIN) from error
+        return cls(*(sum(p.numel() for p in part.parameters()) for part in parts))
 
 
 @cache
@@ -159,13 +202,12 @@ def distill_memory(
     recipe: Recipe,
     teacher: Unet,
     student: Unet,
+    others: Others,
     *,
-    others: int = 0,
     processes: int = 1,
     sharded: bool = False,
 ) -> Parts:
-    """Bytes at the peak of a phase's updates in each of `processes`; `others` are the weights of text encoder and autoencoder. Pool
-    and encoded pictures are mapped from files."""
+    """Bytes at the peak of a phase's updates in each of `processes`. Pool and encoded pictures are mapped from files."""
     settings: PruneRecipe | StepsRecipe = getattr(recipe, phase)
     mixed, checkpointing = settings.mixed_precision == "bf16", settings.gradient_checkpointing
     batch = max(1, settings.batch_size // processes // settings.accumulate)
@@ -173,7 +215,7 @@ def distill_memory(
     shares = processes if sharded else 1
     parts = {
         "teacher": (BF16 if recipe.pool.teacher_precision == "bf16" else FP32) * teacher.parameters,
-        "text encoder and autoencoder": FP32 * others,
+        "text encoder and autoencoder": FP32 * sum(others),
         **network_parts(
             settings, student.parameters, kept=len(settings.ema_decays) + looked_at, name="student", shares=shares
         ),
@@ -199,12 +241,20 @@ def distill_memory(
 
 
 def finetune_memory(
-    settings: FinetuneRecipe, teacher: Unet, rank: int, *, others: int = 0, processes: int = 1, sharded: bool = False
+    settings: FinetuneRecipe,
+    teacher: Unet,
+    rank: int,
+    others: Others,
+    *,
+    processes: int = 1,
+    sharded: bool = False,
 ) -> Parts:
-    """The same of tuning a teacher: whole (`rank` 0) or by adapters."""
+    """The same of tuning a teacher: whole (`rank` 0) or by adapters. The text encoder's own adapters are not counted."""
     batch = max(1, settings.batch_size // processes // settings.accumulate)
     mixed, looked_at = settings.mixed_precision == "bf16", settings.held_out_images > 0
     trained = lora_parameters(teacher, rank) if rank else teacher.parameters
+    if settings.train_text_encoder and not rank:
+        trained, others = trained + others.text_encoder, others._replace(text_encoder=0)
     kept, name = len(settings.ema_decays) + looked_at, "adapters" if rank else "teacher"
     frozen = BF16 if settings.frozen_precision == settings.mixed_precision == "bf16" else FP32
     parts = {"frozen teacher": frozen * teacher.parameters} if rank else {}
@@ -212,7 +262,7 @@ def finetune_memory(
         parts["the base's encoder, for looks"] = (BF16 if mixed else FP32) * teacher.encoder_parameters
     return {
         **parts,
-        "text encoder and autoencoder": FP32 * others,
+        "text encoder and autoencoder": FP32 * sum(others),
         **network_parts(settings, trained, kept=kept, name=name, shares=processes if sharded and not rank else 1),
         "activations": teacher.activations(batch, checkpointing=settings.gradient_checkpointing, mixed=mixed),
     }

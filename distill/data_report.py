@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from genin.distill.data_inspect import caption_tokens, common_words
 from genin.distill.data_report_template import STYLE, TEMPLATE
 from genin.distill.data_sources import Dropped
 from genin.distill.datasets import origins_table
+from genin.distill.licences import licence_lines
 
 PAGE = "report.html"
 SHOWN = 120  # dropped pictures
@@ -119,22 +119,6 @@ def small_jpeg(path: Path) -> str:
 
 
 # --- the card --------------------------------------------------------------------------------------------------------
-
-
-# The hub's own identifiers; any other licence is "other" there, with a name.
-HUB_LICENCES = {
-    *("mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "ofl-1.1", "openrail", "unknown"),
-    *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
-}
-
-
-def licence_lines(licences: Sequence[str]) -> list[str]:
-    """The front matter's lines for a set under these licences."""
-    names = sorted({name for name in licences if name}) or ["unknown"]
-    identifiers = [name.lower().replace(" ", "-") for name in names]
-    if all(identifier in HUB_LICENCES for identifier in identifiers):
-        return [f"license: {identifiers[0] if len(identifiers) == 1 else '[' + ', '.join(identifiers) + ']'}"]
-    return ["license: other", f"license_name: {json.dumps(', '.join(names), ensure_ascii=False)}"]
 
 
 def card(report: Mapping[str, Any], origins: Sequence[Mapping[str, Any]], *, page: bool) -> str:

@@ -44,6 +44,17 @@ TEACHER_SCHEDULER: dict[str, Any] = {
 }
 
 
+def ddim_scheduler(config: Mapping[str, Any]) -> Any:
+    """The DDIMScheduler for the schedule of a scheduler's config, whatever class that is of.
+
+    It never clips the predicted x0: DDIMScheduler's default, ±1, is meant for pixels, and latents exceed it. `steps_offset` is
+    1 as in every Stable Diffusion (trailing spacing ignores it). StableDiffusionPipeline changes both to the same, with warnings.
+    """
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler.from_config({**config, "clip_sample": False, "steps_offset": 1})
+
+
 class Process:
     """A variance-preserving forward process x_t = α_t·x0 + σ_t·ε with α_t = √ᾱ_t, σ_t = √(1 − ᾱ_t).
 
@@ -52,9 +63,7 @@ class Process:
     """
 
     def __init__(self, scheduler_config: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
-        from diffusers import DDIMScheduler
-
-        scheduler = DDIMScheduler.from_config(dict(scheduler_config))
+        scheduler = ddim_scheduler(scheduler_config)
         alphas_cumprod = scheduler.alphas_cumprod.to(torch.float64).clamp(0.0, 1.0)
         self.config = dict(scheduler_config)
         prediction = str(scheduler.config.prediction_type)
@@ -147,12 +156,10 @@ def student_scheduler(teacher: Mapping[str, Any]) -> dict[str, Any]:
     """The scheduler's config of a teacher's students: v-prediction on a schedule that ends in pure noise, which one step from
     noise needs. A teacher that has both hands its own down; any other's betas are rescaled to zero terminal SNR (Lin et al. 2024,
     arXiv:2305.08891, algorithm 1)."""
-    from diffusers import DDIMScheduler
-
     process = Process(teacher)
     if process.prediction_type == "v_prediction" and float(process.alphas[-1]) < 1e-4:
         return {**teacher, "timestep_spacing": "trailing"}
-    said = DDIMScheduler.from_config(dict(teacher)).config  # what a config leaves out has a default of its own
+    said = ddim_scheduler(teacher).config  # what a config leaves out has a default of its own
     betas = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas")
     return {**TEACHER_SCHEDULER, **{key: said[key] for key in betas if said[key] is not None}}
 

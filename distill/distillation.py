@@ -23,7 +23,7 @@ from torch import Tensor
 
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill import sharding
-from genin.distill.cost import Parts, Unet, advice, distill_memory, distill_options
+from genin.distill.cost import Others, Parts, Unet, advice, distill_memory, distill_options
 from genin.distill.datasets import joined_origins
 from genin.distill.decoder import build_tiny, train_decoder
 from genin.distill.diffusion import Denoiser, Process, plain_attention, student_scheduler
@@ -324,8 +324,9 @@ def _run_phase(
     sharing = {"processes": training.accelerator.num_processes, "sharded": sharding.asked_for()}
 
     def needed(settings: Recipe) -> Parts:
-        units = [Unet.of(network.config, model.tokenizer.model_max_length) for network in (model.unet, student)]
-        return distill_memory(name, settings, *units, **sharing)
+        tokens = model.tokenizer.model_max_length
+        teacher, student_unet = (Unet.of(network.config, tokens) for network in (model.unet, student))
+        return distill_memory(name, settings, teacher, student_unet, Others.of(model), **sharing)
 
     few_steps = recipe.adversarial if name == "adversarial" else recipe.steps
     look = None if name == "prune" else _look(training, lesson, model, few_steps)

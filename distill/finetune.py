@@ -27,7 +27,7 @@ from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.processes import is_first, wait_for_all
 from genin.distill import sharding
 from genin.distill.averages import shared_copy
-from genin.distill.cost import Parts, Unet, advice, finetune_memory, finetune_options
+from genin.distill.cost import Others, Parts, Unet, advice, finetune_memory, finetune_options
 from genin.distill.datasets import joined_origins
 from genin.distill.diffusion import Denoiser, Process, plain_attention, predict
 from genin.distill.held_out import HeldOutPictures, held_out_latents
@@ -125,6 +125,7 @@ def finetune_teacher(
     plain_attention(model.unet, training.device)
     guided = as_guided(model, training.device)
     process = guided.process
+    others = Others.of(model)
     rows, latents = cache.first(pictures_to_check(model.latent_size))
     check_prediction_type(guided, latents, guided.embed(source.captions(rows)), model.path / "scheduler")
     held_out = hold_out(training, guided, source, model, settings, adapted=rank > 0)
@@ -145,10 +146,13 @@ def finetune_teacher(
     look = None if held_out is None or training.progress >= 1 else looking(training, guided, held_out, texts)
 
     processes = training.accelerator.num_processes
+    if texts.table is not None and training.device.type != "cpu":
+        others = others._replace(text_encoder=0)  # which has left the device
 
     def needed(settings: FinetuneRecipe) -> Parts:
         unet = Unet.of(model.unet.config, model.tokenizer.model_max_length)
-        return finetune_memory(settings, unet, settings.lora_rank, processes=processes, sharded=sharding.asked_for())
+        sharded = sharding.asked_for()
+        return finetune_memory(settings, unet, settings.lora_rank, others, processes=processes, sharded=sharded)
 
     asked = replace(settings, lora_rank=rank)
     remedies = partial(advice, asked, finetune_options(settings, rank, processes), needed)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from genin.benchmarks.model_facts import fingerprint
+from genin.distill.diffusion import ddim_scheduler
 from genin.distill.model_folder import ModelFolder, as_others
 from genin.runtimes.errors import InputError
 
@@ -131,7 +132,7 @@ def save_adapters(parts: Mapping[str, Any], out: Path) -> Lora:
 def merge_lora(model: ModelFolder, lora: Lora) -> None:
     """Add a LoRA to the weights of a model in memory. Errors: InputError for a file that is damaged, of another kind of adapters,
     or of another architecture, naming the first weight that does not fit."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline
 
     check_fits(model, lora.file, _read(lora.file))
     pipeline = StableDiffusionPipeline(
@@ -139,7 +140,7 @@ def merge_lora(model: ModelFolder, lora: Lora) -> None:
         unet=model.unet,
         text_encoder=model.text_encoder,
         tokenizer=model.tokenizer,
-        scheduler=DDIMScheduler.from_config(model.scheduler_config),
+        scheduler=ddim_scheduler(model.scheduler_config),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

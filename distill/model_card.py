@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from genin.distill.datasets import origins_table
+from genin.distill.licences import licence_lines
 
 if TYPE_CHECKING:
     from genin.distill.model_folder import ModelFolder
-
-
-def _identifiers(licence: str) -> str:
-    """As the hub reads them: one, or a list."""
-    names = [name.strip().lower() for name in licence.split(",")]
-    return names[0] if len(names) == 1 else f"[{', '.join(names)}]"
 
 
 def model_card(model: ModelFolder) -> str:
@@ -26,7 +21,7 @@ def model_card(model: ModelFolder) -> str:
     }
     lines = [
         "---",
-        f"license: {_identifiers(str(info.get('licence', 'unknown')))}",
+        *licence_lines([str(info.get("licence", "unknown"))]),
         "library_name: diffusers",
         "pipeline_tag: text-to-image",
         "tags: [genin, text-to-image, diffusion, " + ("distillation" if kind == "student" else "teacher") + "]",

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from genin.benchmarks.processes import is_first, wait_for_all
+from genin.distill.diffusion import ddim_scheduler
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import AGAIN, GENIN_MODEL, read_info, read_json
 from genin.runtimes.pytorch_engine import read_networks
@@ -54,6 +55,9 @@ def load_model_folder(path: Path, *, dtype: torch.dtype = torch.float32) -> Mode
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot read the tokenizer ({reason})", where=path / "tokenizer", remedy=AGAIN) from error
+    positions = int(networks.text_encoder.config.max_position_embeddings)
+    # A folder that does not say how long captions are has a length of 10³⁰.
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     scheduler = read_json(path / "scheduler" / "scheduler_config.json", "the model folder has no scheduler")
     return ModelFolder(
         path, tokenizer, networks.text_encoder, networks.unet, networks.vae, scheduler, info=read_info(path)
@@ -72,7 +76,7 @@ def save_model_folder(model: ModelFolder, out: Path, *, dtype: torch.dtype | Non
 
 
 def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> None:
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline
 
     from genin.distill.model_card import model_card
 
@@ -83,7 +87,7 @@ def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> N
         pipeline = StableDiffusionPipeline(
             **{key: _copy(module, dtype) for key, module in parts.items()},
             tokenizer=model.tokenizer,
-            scheduler=DDIMScheduler.from_config(model.scheduler_config),
+            scheduler=ddim_scheduler(model.scheduler_config),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

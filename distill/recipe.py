@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
 
 from genin.runtimes.errors import InputError
 
@@ -384,14 +388,35 @@ LIMITS: Mapping[str, tuple[float, float]] = {
 }
 
 
+class RecipeLoader(yaml.SafeLoader):
+    """PyYAML's safe loader with two rules of YAML 1.2: `1e-4` is a number, and no key stands twice in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:  # before keys merged by `<<` are added, which may be overridden
+            if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
+                if key_node.value in seen:
+                    problem = f"the key '{key_node.value}' is repeated"
+                    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key_node.start_mark)
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+class RecipeDumper(yaml.SafeDumper):
+    """Quotes the text that `RecipeLoader` would take for a number."""
+
+
+EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+for resolver in (RecipeLoader, RecipeDumper):
+    resolver.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
+
+
 def load_recipe(path: Path | None) -> Recipe:
     """The recipe in a YAML file, or the defaults. Errors: InputError naming the key and what is allowed there."""
     if path is None:
         return Recipe()
-    import yaml
-
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), RecipeLoader)
     except OSError as error:
         raise InputError("cannot read the recipe", where=path, remedy=str(error.strerror)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -401,9 +426,7 @@ def load_recipe(path: Path | None) -> Recipe:
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe as YAML."""
-    import yaml
-
-    path.write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.dump(recipe.as_dict(), Dumper=RecipeDumper, sort_keys=False), encoding="utf-8")
 
 
 def plain(value: Any) -> Any:
@@ -443,8 +466,13 @@ def _within(key: str, value: Any, name: str, path: Path) -> Any:
     if isinstance(value, tuple) and not value and key not in MAY_BE_EMPTY:
         raise InputError(f"'{name}' is empty", where=path)
     for number in numbers:
-        if isinstance(number, (int, float)) and not low <= number <= high:
-            raise InputError(f"'{name}' must be from {low:g} to {high:g}, not {value!r}", where=path)
+        if not isinstance(number, (int, float)):
+            continue
+        if not math.isfinite(number):
+            raise InputError(f"'{name}' must be a finite number, not {value!r}", where=path)
+        if not low <= number <= high:
+            allowed = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+            raise InputError(f"'{name}' must be {allowed}, not {value!r}", where=path)
     return value
 
 

@@ -2,30 +2,35 @@
 
 `builtin:world` is rendered, not stored; a dataset folder is anything `genin.distill.datasets` reads. A source knows its
 captions (the world's are phrased anew each epoch), its attribute columns if it has any, and renders or reads pictures
-on all cores once, into an array that training indexes.
+on all cores once, into an array that training indexes. The worker processes import this module, which therefore leaves
+torch to those who call `to_tensor`.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shlex
+import signal
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from genin.benchmarks.picture_sets import METADATA
 from genin.distill.data_buckets import bucket_of
 from genin.distill.data_tables import SUFFIXES as TABLE_SUFFIXES
 from genin.distill.hub import may_be_on_the_hub
 from genin.runtimes.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 BUILTIN_WORLD = "builtin:world"
 CHUNK = 256  # pictures that are made at once
@@ -224,13 +229,17 @@ def load_pictures(source: Source, count: int, size: int, folder: Path) -> NDArra
 
 def map_source(function: Callable[..., T], source: Source, tasks: Sequence[tuple[Any, ...]]) -> Iterator[T]:
     """function(source, *task) for each task, in order, on this process's share of the cores. A few are ahead of the one that is
-    taken, no more: results may be large. A few tasks are not worth other processes."""
+    taken, no more: results may be large. A few tasks are not worth other processes.
+
+    The processes are spawned, not forked: PyTorch's threads and locks do not survive a fork. As everywhere with spawned processes,
+    a script that trains needs `if __name__ == "__main__"`."""
     workers = min(len(tasks), max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
     if workers <= 1 or len(tasks) < FEW:
         yield from (function(source, *task) for task in tasks)
         return
     # The source goes to a worker once: its rows may be millions.
-    pool = ProcessPoolExecutor(workers, initializer=_take_source, initargs=(source,))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_take_source, initargs=(source,))
     try:
         pending: deque[Future[T]] = deque()
         for task in tasks:
@@ -248,6 +257,7 @@ _source: Source | None = None  # of a worker process
 
 def _take_source(source: Source) -> None:
     global _source
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then ends the pool
     _source = source
 
 
@@ -263,4 +273,6 @@ def joined_licences(*licences: str | None) -> str:
 
 def to_tensor(pictures: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
     """NHWC uint8 => NCHW float in [−1, 1]."""
+    import torch
+
     return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1

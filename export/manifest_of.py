@@ -15,6 +15,7 @@ from typing import Any
 from genin import __version__
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill.datasets import origins_table
+from genin.distill.licences import licence_lines
 from genin.export.facts import network_facts
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_constants, read_info
@@ -85,7 +86,7 @@ def bundle_card(manifest: Manifest, file_name: str) -> str:
     )
     lines = [
         "---",
-        f"license: {model.licence.lower()}",
+        *licence_lines([model.licence]),
         "pipeline_tag: text-to-image",
         "tags: [genin, text-to-image, " + ", ".join(dict.fromkeys(graph.format for graph in manifest.graphs)) + "]",
         "---",

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from genin.runtimes.errors import InputError
+from genin.runtimes.errors import BundleError, InputError
 from genin.runtimes.families import SUPPORTED, refuse_other_families, refuse_other_networks
 from genin.runtimes.manifest import ImageSize, Latents, SamplerConstants, TextConstants, decode
 
+T = TypeVar("T")
 GENIN_MODEL = 1
 PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
@@ -106,14 +107,22 @@ def read_constants(path: Path) -> tuple[ImageSize, Latents, TextConstants, Sampl
     scale = 2 ** (len(vae.get("block_out_channels") or [0] * 4) - 1)
     multiple = scale * 2 ** (len(unet.get("block_out_channels") or [0] * 4) - 1)
     size = {"height": height * scale, "width": width * scale, "multiple": multiple}
-    image = decode(ImageSize, size, f"{path}: unet")
+    image = _decode(ImageSize, size, path, "unet")
     latents = {
         "channels": unet.get("in_channels", 4),
         "height": height,
         "width": width,
         "scaling_factor": vae.get("scaling_factor", 1.0 if index["vae"][1] == "AutoencoderTiny" else 0.18215),
     }
-    return image, decode(Latents, latents, f"{path}: unet, vae"), _read_text(path), _read_sampler(path)
+    return image, _decode(Latents, latents, path, "unet, vae"), _read_text(path), _read_sampler(path)
+
+
+def _decode(kind: type[T], constants: dict[str, Any], path: Path, parts: str) -> T:
+    """Constants of a folder's `parts`, checked as a manifest's are. Errors: InputError naming the key."""
+    try:
+        return decode(kind, constants, parts)
+    except BundleError as error:
+        raise InputError(error.what, where=path, remedy=AGAIN) from error
 
 
 def _read_text(path: Path) -> TextConstants:
@@ -134,7 +143,7 @@ def _read_text(path: Path) -> TextConstants:
         "bos_token_id": vocabulary.get(begin),
         "eos_token_id": vocabulary.get(end),
     }
-    return decode(TextConstants, constants, f"{path}: text_encoder, tokenizer")
+    return _decode(TextConstants, constants, path, "text_encoder, tokenizer")
 
 
 def _read_sampler(path: Path) -> SamplerConstants:
@@ -149,7 +158,7 @@ def _read_sampler(path: Path) -> SamplerConstants:
         "guidance_scale": info.get("guidance_scale", DEFAULT_GUIDANCE_SCALE),
         "few_step_timesteps": info.get("few_step_timesteps"),
     }
-    return decode(SamplerConstants, constants, f"{path}: scheduler, genin.json")
+    return _decode(SamplerConstants, constants, path, "scheduler, genin.json")
 
 
 def _pair(size: Any, where: Path) -> tuple[int, int]:

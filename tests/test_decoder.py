@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import press_ctrl_c
+from tunable import no_curves as no_curves
 
 torch = pytest.importorskip("torch")
 
@@ -19,12 +20,13 @@ from genin.distill.recipe import DecoderRecipe  # noqa: E402
 from genin.distill.training import Training, Update  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
+pytestmark = pytest.mark.train
 RECIPE = """
 pool: {size: 16, teacher_steps: 2, batch_size: 16}
 prune: {images: 0}
 steps: {images: 8, batch_size: 8, held_out_images: 0, step_counts: [2, 1]}
 adversarial: {images: 0}
-decoder: {images: 64, batch_size: 8, channels: 8, blocks: [1, 1, 0], cache_images: 16, lr: 0.003}
+decoder: {images: 32, batch_size: 8, channels: 8, blocks: [1, 1, 0], cache_images: 16, lr: 0.003}
 """
 
 
@@ -57,7 +59,7 @@ def test_the_student_has_a_smaller_decoder_and_its_teachers_encoder(student: Pat
     assert sizes[0] < sizes[1] and found.config.scaling_factor == teacher.config.scaling_factor
     pipeline = StableDiffusionPipeline.from_pretrained(student)
     [picture] = pipeline("a ninja", num_inference_steps=2, guidance_scale=1.0, output_type="np").images
-    assert picture.shape == (64, 64, 3)
+    assert picture.shape == (32, 32, 3)
     info = json.loads((student / "genin.json").read_text(encoding="utf-8"))
     assert info["recipe"]["decoder"]["channels"] == 8 and info["images_seen"] == 8  # the UNet's alone
 
@@ -65,12 +67,12 @@ def test_the_student_has_a_smaller_decoder_and_its_teachers_encoder(student: Pat
 def test_it_learns(tiny_model_folder: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "ROW_UPDATES", 20)
     longer = tmp_path / "longer.yaml"
-    longer.write_text(RECIPE.replace("images: 64, batch", "images: 1600, batch"), encoding="utf-8")
+    longer.write_text(RECIPE.replace("images: 32, batch", "images: 960, batch"), encoding="utf-8")
     assert distil(tiny_model_folder, longer, tmp_path / "out") == 0
     rows = [json.loads(line) for line in (tmp_path / "out" / "training" / "decoder.log.jsonl").read_text().splitlines()]
     assert rows[-1].keys() >= {"last", "edge", "psnr_db"}
     assert rows[-1]["last"] < 0.7 * rows[0]["last"] and rows[-1]["psnr_db"] > rows[0]["psnr_db"] + 2
-    assert (tmp_path / "out" / "training" / "decoder.samples-00001600.png").is_file()
+    assert (tmp_path / "out" / "training" / "decoder.samples-00000960.png").is_file()
 
 
 def test_ctrl_c_changes_nothing_about_where_it_leads(
@@ -80,7 +82,7 @@ def test_ctrl_c_changes_nothing_about_where_it_leads(
 
     def interrupted(run: Training) -> Update:
         if run.stage == "decoder" and run.update_index == 3:
-            signal.raise_signal(signal.SIGINT)
+            press_ctrl_c()
         return next_update(run)
 
     out = tmp_path / "again"

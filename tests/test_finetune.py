@@ -1,19 +1,24 @@
-"""`genin teacher finetune`, on tiny random models: what is saved in memory changes nothing, and what is asked for is done."""
+"""`genin teacher finetune`, on tiny random models: what is saved in memory changes nothing, and what is asked for is done.
+
+Three runs with every option of a tuning on are made once (`tuned`): the whole UNet, adapters on it, adapters on both networks.
+Tests read their files, or compare them with a run that differs in one option.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tunable import with_random_unet, write_pictures
+from conftest import press_ctrl_c
+from tunable import edited, in_two_processes, write_pictures
+from tunable import no_curves as no_curves
 
 torch = pytest.importorskip("torch")
 
@@ -22,38 +27,76 @@ from safetensors.torch import load_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from genin.cli import run  # noqa: E402
-from genin.distill import finetune, training  # noqa: E402
-from genin.distill.diffusion import Process  # noqa: E402
+from genin.distill import finetune, latent_cache, sources, training  # noqa: E402
+from genin.distill.diffusion import TEACHER_SCHEDULER, Process  # noqa: E402
+from genin.distill.finetune import as_guided, hold_out, prepare_texts, tuning_step  # noqa: E402
 from genin.distill.held_out import HeldOutPictures  # noqa: E402
+from genin.distill.latent_cache import Bucket, LatentCache  # noqa: E402
 from genin.distill.lora import FILE  # noqa: E402
 from genin.distill.model_folder import load_model_folder  # noqa: E402
+from genin.distill.recipe import FinetuneRecipe, load_recipe  # noqa: E402
+from genin.distill.sources import FolderSource  # noqa: E402
 from genin.distill.text_cache import TextCache  # noqa: E402
 from genin.distill.training import Training, Update  # noqa: E402
 
-SHARED = Path(__file__).parents[2] / "shared" / "data" / "tiny_sd_diffusers_fixture"
-DEFAULTS = {"images": 32, "batch_size": 8, "lr": 0.003, "lr_warmup_images": 1, "held_out_images": 0}
+CPU = torch.device("cpu")
+SHORT = {"images": 16, "batch_size": 8, "lr": 0.01, "lr_warmup_images": 1, "held_out_images": 0, "ema_decays": [0.5]}
+# Every option that changes what is learnt, in fp32 so that other ways of computing the same can be told from other results.
+FULL = SHORT | {"mixed_precision": "no", "caption_dropout": 0.5, "noise_offset": 0.1, "min_snr_gamma": 5.0}
+FULL |= {"held_out_images": 64, "preview_images": 8}
+RUNS: Mapping[str, dict[str, Any]] = {
+    "whole": {},
+    "adapters": {"lora_rank": 2},
+    "both": {"lora_rank": 2, "train_text_encoder": True},
+}
 Tune = Callable[..., list[dict[str, Any]]]
 
 
+def tune_into(out: Path, base: Path, data: Path | str, *options: str | Path, **keys: Any) -> int:
+    recipe = out.with_name(f"{out.name}.json")
+    recipe.write_text(json.dumps({"finetune": keys}))
+    command = ["teacher", "finetune", "--base", base, "--data", data, "--recipe", recipe, "--out", out, *options]
+    return run([str(word) for word in command])
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "training" / "finetune.log.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture(autouse=True)
-def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def a_row_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "ROW_UPDATES", 1)
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("pictures") / "data", 40, val=16)
+    """24 pictures to train on, 16 held out."""
+    return write_pictures(tmp_path_factory.mktemp("pictures") / "data", 40, val=16, size=32)
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_model_folder: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `RUNS`, each with all of `FULL`. Nothing in them computes activations twice."""
+    from torch.utils import checkpoint
+
+    folder = tmp_path_factory.mktemp("tuned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "ROW_UPDATES", 1)
+        patch.setattr(latent_cache, "PIECE", 4)
+        patch.setattr(sources, "FEW", 99)  # pieces are made in this process
+        patch.setattr(checkpoint, "checkpoint", lambda *_given, **_named: pytest.fail("gradients were checkpointed"))
+        for name, keys in RUNS.items():
+            assert tune_into(folder / name, tiny_model_folder, pictures, **FULL, **keys) == 0
+    return folder
 
 
 @pytest.fixture
-def tune(tiny_model_folder: Path, pictures: Path, tmp_path: Path, genin: Callable[..., dict[str, Any]]) -> Tune:
+def tune(tiny_model_folder: Path, pictures: Path, tmp_path: Path) -> Tune:
     """Tune the tiny model into `tmp_path/NAME` with the recipe's keys as given; returns the rows of the log."""
 
-    def call(name: str, *options: str | Path, base: Path = tiny_model_folder, data: Any = pictures, **keys: Any) -> Any:
-        out, recipe = tmp_path / name, tmp_path / f"{name}.json"
-        recipe.write_text(json.dumps({"finetune": {**DEFAULTS, **keys}}))
-        genin("teacher", "finetune", "--base", base, "--data", data, "--recipe", recipe, "--out", out, *options)
-        return [json.loads(line) for line in (out / "training" / "finetune.log.jsonl").read_text().splitlines()]
+    def call(name: str, *options: str | Path, data: Path | str = pictures, **keys: Any) -> list[dict[str, Any]]:
+        assert tune_into(tmp_path / name, tiny_model_folder, data, *options, **keys) == 0
+        return rows_of(tmp_path / name)
 
     return call
 
@@ -66,34 +109,129 @@ def unet_of(folder: Path) -> dict[str, Tensor]:
     return load_model_folder(folder).unet.state_dict()  # type: ignore[no-any-return]
 
 
+def text_encoder_of(folder: Path) -> dict[str, Tensor]:
+    return load_model_folder(folder).text_encoder.state_dict()  # type: ignore[no-any-return]
+
+
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- what a run leaves -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_says_what_it_was(tuned: Path, name: str) -> None:
+    out = tuned / name
+    rows = rows_of(out)
+    assert [row["images_seen"] for row in rows] == [8, 16] and all(row.keys() >= {"kid", "grad_norm"} for row in rows)
+    info = json.loads((out / "genin.json").read_text())
+    assert info["kind"] == "teacher" and info["parent"] == "teacher" and info["data"] == "data"
+    assert info["licence"] == "CC0-1.0, Apache-2.0" and info["images_seen"] == 16
+    assert info["recipe"]["finetune"]["lora_rank"] == RUNS[name].get("lora_rank", 0)
+    card = (out / "README.md").read_text()
+    assert ("by low-rank adapters of rank 2" in card) == (name != "whole") and "CC0-1.0" in card
+    assert load_recipe(out / "training" / "recipe.yaml").finetune.noise_offset == 0.1
+    assert (out / FILE).is_file() == (name != "whole")
+    left = {file.name for file in (out / "training").iterdir()}
+    assert left >= {"finetune.curves.png", "finetune.samples-00000008.png", "finetune.samples-00000016.png", "run.json"}
+    assert left >= {"latents.safetensors", "held_out.safetensors"} and not [name for name in left if "partial" in name]
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("name", ["adapters", "both"])
+def test_what_is_written_is_what_was_merged(tiny_model_folder: Path, tuned: Path, name: str) -> None:
+    """The file of adapters, as diffusers opens it and adds it to the base, gives the weights of the folder."""
+    from diffusers import StableDiffusionPipeline
+
+    train_text, stored = name == "both", load_file(tuned / name / FILE)
+    assert any(key.startswith("text_encoder.") for key in stored) == train_text
+    assert all(value.dtype == torch.float32 for value in stored.values())
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_model_folder)
+    before = {key: value.clone() for key, value in pipeline.unet.state_dict().items()}
+    pipeline.load_lora_weights(tuned / name)
+    assert pipeline.unet.peft_config["default_0"].lora_alpha == 2
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    merged, merged_text = unet_of(tuned / name), text_encoder_of(tuned / name)
+    for found, expected in ((pipeline.unet, merged), (pipeline.text_encoder, merged_text)):
+        state = found.state_dict()
+        assert state.keys() >= expected.keys()
+        assert max(float((state[key] - expected[key]).abs().max()) for key in expected) < 1e-5
+    assert max(float((merged[key] - before[key]).abs().max()) for key in before) > 1e-3
+    changed = {n for n, value in text_encoder_of(tiny_model_folder).items() if not torch.equal(value, merged_text[n])}
+    assert bool(changed) == train_text and all("self_attn" in key for key in changed)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("name", "keys", "options", "message"),
+    [
+        ("whole", {"noise_offset": 0.2}, [], "noise_offset"),
+        ("adapters", {}, ["--lora", "4"], "another lora"),
+        ("both", {"seed": 1}, [], "seed"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_settings(
+    tiny_model_folder: Path, pictures: Path, tuned: Path, tmp_path: Path, name: str, keys: dict[str, Any],
+    options: list[str], message: str, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "out"
+    shutil.copytree(tuned / name, out)
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*")}
+    keys = {**FULL, **RUNS[name], **keys}
+    assert tune_into(out, tiny_model_folder, pictures, "--resume", *options, **keys) == 2
+    assert message in capfd.readouterr().err
+    assert before == {file: file.stat().st_mtime_ns for file in out.rglob("*")}
+
+
+def test_data_that_is_not_there_is_refused(
+    tiny_model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert tune_into(tmp_path / "out", tiny_model_folder, "none") == 2
+    assert "no such dataset folder: none" in capfd.readouterr().err and not (tmp_path / "out").exists()
 
 
 # --- what saves memory changes nothing ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lora", [0, 2])
-def test_captions_embedded_once_are_those_embedded_on_the_way(tune: Tune, tmp_path: Path, lora: int) -> None:
-    keys = {"mixed_precision": "no", "lora_rank": lora, "caption_dropout": 0.5}
-    once, always = tune("once", **keys), tune("always", cache_texts=False, **keys)
-    assert losses(once) == pytest.approx(losses(always), rel=1e-3) and len(once) == 4
-    for folder in ("once", "always"):  # what does not learn is in no checkpoint
-        state = torch.load(tmp_path / folder / "training" / "finetune.checkpoint.pt", weights_only=True)
-        assert not any(name.startswith("text_encoder.") for name in state["modules"]["denoiser"])
-    before, after = (load_model_folder(tmp_path / name).text_encoder.state_dict() for name in ("once", "always"))
-    assert same(before, after)
-
-
-def test_captions_of_the_world_and_of_text_encoders_that_learn_are_embedded_on_the_way(
-    tune: Tune, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.train
+@pytest.mark.parametrize("name", ["whole", "adapters"])
+def test_captions_embedded_once_are_those_embedded_on_the_way(
+    tune: Tune, tuned: Path, tiny_model_folder: Path, tmp_path: Path, name: str
 ) -> None:
-    used = []
-    monkeypatch.setattr(finetune.TextCache, "of", lambda *given: used.append(given) or 1 / 0)
-    tune("world", data="builtin:world", cache_images=16, images=8)
-    tune("learns", train_text_encoder=True, images=8)
-    assert not used
-    assert run(["teacher", "finetune", "--data", "none"]) == 2
+    always = tune("always", **FULL, **RUNS[name], cache_texts=False)
+    assert losses(rows_of(tuned / name)) == pytest.approx(losses(always), rel=1e-3)
+    for folder in (tuned / name, tmp_path / "always"):  # what does not learn is in no checkpoint
+        state = torch.load(folder / "training" / "finetune.checkpoint.pt", weights_only=True)
+        assert not any(key.startswith("text_encoder.") for key in state["modules"]["denoiser"])
+        assert same(text_encoder_of(folder), text_encoder_of(tiny_model_folder))
+
+
+@pytest.mark.parametrize(
+    ("keys", "rephrases", "cached"),
+    [
+        ({}, False, True),
+        ({}, True, False),  # the built-in world's captions
+        ({"train_text_encoder": True}, False, False),
+        ({"cache_texts": False}, False, False),
+    ],
+)
+def test_captions_are_embedded_once_where_neither_they_nor_their_encoder_change(
+    tiny_model_folder: Path, keys: dict[str, Any], rephrases: bool, cached: bool
+) -> None:
+    guided = as_guided(load_model_folder(tiny_model_folder), CPU)
+    stage: Any = SimpleNamespace(settings=FinetuneRecipe(**keys), autocast=nullcontext, device=CPU)
+    source: Any = SimpleNamespace(rephrases=rephrases, captions=lambda rows: [f"caption {row}" for row in rows])
+    texts = prepare_texts(stage, guided, source, 3, ["a ninja"])
+    assert (texts.table is not None) == cached
+    if texts.table is not None:
+        assert list(texts.table.rows) == ["", "caption 0", "caption 1", "caption 2", "a ninja"]
+        wanted = guided.embed(["a ninja", "caption 1"])
+        assert torch.allclose(texts.read(["a ninja", "caption 1"]), wanted, atol=2e-3)
+    else:
+        assert texts.read(["a ninja"]).dtype == torch.int64
 
 
 def test_the_table_holds_each_caption_once_and_the_empty_one() -> None:
@@ -108,124 +246,154 @@ def test_the_table_holds_each_caption_once_and_the_empty_one() -> None:
     assert table(["cccc", "", "aa", "aa"]).flatten().tolist() == [4, 0, 2, 2]
 
 
-@pytest.mark.parametrize("keys", [{}, {"lora_rank": 2}, {"lora_rank": 2, "train_text_encoder": True}])
-def test_checkpointed_gradients_are_the_same(tune: Tune, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.train
+@pytest.mark.parametrize("name", RUNS)
+def test_checkpointed_gradients_are_the_same(
+    tune: Tune, tuned: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch.utils import checkpoint
 
     calls: list[Any] = []
     real = checkpoint.checkpoint
     monkeypatch.setattr(checkpoint, "checkpoint", lambda *args, **known: calls.append(args) or real(*args, **known))
-    kept = tune("kept", mixed_precision="no", **keys)
-    assert not calls
-    again = tune("again", mixed_precision="no", gradient_checkpointing=True, **keys)
+    again, kept = tune("again", **FULL, **RUNS[name], gradient_checkpointing=True), rows_of(tuned / name)
     assert calls and losses(again) == pytest.approx(losses(kept), rel=1e-5)
     assert [row["grad_norm"] for row in again] == pytest.approx([row["grad_norm"] for row in kept], rel=1e-4)
 
 
-def test_frozen_weights_in_bf16_lead_to_the_same_bits(tune: Tune, tmp_path: Path) -> None:
-    keys = {"lora_rank": 2, "held_out_images": 16}
-    half, whole = tune("half", **keys), tune("whole", frozen_precision="no", **keys)
-    assert losses(half) == losses(whole) and half[-1]["kid"] == whole[-1]["kid"]
-    assert same(load_file(tmp_path / "half" / FILE), load_file(tmp_path / "whole" / FILE))
-    assert same(unet_of(tmp_path / "half"), unet_of(tmp_path / "whole"))
-
-
-def test_weights_under_adapters_are_kept_in_half_the_bytes_and_averages_share_them(
+@pytest.mark.train
+def test_frozen_weights_in_bf16_lead_to_the_same_bits_and_averages_share_them(
     tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Training] = []
     real = Training.run
     monkeypatch.setattr(Training, "run", lambda self, *args: seen.append(self) or real(self, *args))
-    tune("out", lora_rank=2, ema_decays=[0.9, 0.99], held_out_images=16)
-    network: Any = seen[0].modules["denoiser"]
-    live = dict(network.unet.named_parameters())
-    linear = {name: p for name, p in live.items() if "base_layer.weight" in name}
-    assert linear and {p.dtype for p in linear.values()} == {torch.bfloat16}
-    assert {p.dtype for name, p in live.items() if "lora_" in name or "norm" in name} == {torch.float32}
-    for average in seen[0].averages.values():
-        for name, parameter in average.module.unet.named_parameters():  # type: ignore[union-attr,operator]
-            assert (parameter is live[name]) == ("lora_" not in name)
-    base = (tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
-    assert (tmp_path / "out" / "training" / "finetune.checkpoint.pt").stat().st_size < base / 4
+    keys = SHORT | {"lora_rank": 2, "held_out_images": 16, "ema_decays": [0.9, 0.99]}
+    half, whole = tune("half", **keys), tune("whole", **keys, frozen_precision="no")
+    assert losses(half) == losses(whole) and half[-1]["kid"] == whole[-1]["kid"]
+    assert same(load_file(tmp_path / "half" / FILE), load_file(tmp_path / "whole" / FILE))
+    assert same(unet_of(tmp_path / "half"), unet_of(tmp_path / "whole"))
+    for run_of, kept_in in zip(seen, (torch.bfloat16, torch.float32), strict=True):
+        network: Any = run_of.modules["denoiser"]
+        live = dict(network.unet.named_parameters())
+        linear = {name: p for name, p in live.items() if "base_layer.weight" in name}
+        assert linear and {p.dtype for p in linear.values()} == {kept_in}
+        assert {p.dtype for name, p in live.items() if "lora_" in name or "norm" in name} == {torch.float32}
+        for average in run_of.averages.values():
+            for name, parameter in average.module.unet.named_parameters():  # type: ignore[union-attr,operator]
+                assert (parameter is live[name]) == ("lora_" not in name)
+    base = (tmp_path / "half" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
+    assert (tmp_path / "half" / "training" / "finetune.checkpoint.pt").stat().st_size < base / 2
 
 
 # --- resume -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keys", [{}, {"lora_rank": 2, "train_text_encoder": True}])
+@pytest.mark.train
+@pytest.mark.parametrize("name", ["whole", "both"])
 def test_an_interrupted_run_ends_in_the_same_bits(
-    tune: Tune, tmp_path: Path, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keys = {**keys, "noise_offset": 0.1, "min_snr_gamma": 5.0, "held_out_images": 16, "preview_images": 16}
-    whole = tune("whole", **keys)
+    tune: Tune, tuned: Path, tiny_model_folder: Path, pictures: Path, tmp_path: Path, name: str,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     real = Training.optimise
 
-    def interrupted(self: Training, name: str, loss: Tensor) -> float:
-        if self.update_index == 1 and not self.history[1:]:
-            monkeypatch.setattr(Training, "optimise", real)
-            signal.raise_signal(signal.SIGINT)
-        return real(self, name, loss)
+    def interrupted(self: Training, network: str, loss: Tensor) -> float:
+        monkeypatch.setattr(Training, "optimise", real)
+        press_ctrl_c()
+        return real(self, network, loss)
 
     monkeypatch.setattr(Training, "optimise", interrupted)
-    with pytest.raises(AssertionError, match="--resume goes on"):
-        tune("parts", **keys)
-    assert not (tmp_path / "parts" / "model_index.json").exists()
-    parts = tune("parts", "--resume", **keys)
-    assert losses(parts) == losses(whole) and [row.get("kid") for row in parts] == [row.get("kid") for row in whole]
-    assert same(unet_of(tmp_path / "parts"), unet_of(tmp_path / "whole"))
-    texts = (load_model_folder(tmp_path / name).text_encoder.state_dict() for name in ("parts", "whole"))
-    assert same(*texts)
-    if keys.get("lora_rank"):
-        # Tensor by tensor: the header's own entries are written in any order.
-        adapters = (load_file(tmp_path / name / FILE) for name in ("parts", "whole"))
-        assert same(*adapters)
+    keys, parts = {**FULL, **RUNS[name]}, tmp_path / "parts"
+    assert tune_into(parts, tiny_model_folder, pictures, **keys) == 130
+    assert "--resume goes on" in capfd.readouterr().err and not (parts / "model_index.json").exists()
+    assert [row["images_seen"] for row in rows_of(parts)] == [8]
+    resumed, whole = tune("parts", "--resume", **keys), rows_of(tuned / name)
+    assert losses(resumed) == losses(whole) and [row.get("kid") for row in resumed] == [row.get("kid") for row in whole]
+    assert same(unet_of(parts), unet_of(tuned / name))
+    assert same(text_encoder_of(parts), text_encoder_of(tuned / name))
+    if name == "both":  # tensor by tensor: the header's own entries are written in any order
+        assert same(load_file(parts / FILE), load_file(tuned / name / FILE))
 
 
 # --- what is learnt ----------------------------------------------------------------------------------------------------
 
 
-def test_offset_noise_is_a_constant_a_picture_and_channel(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = {"plain": [], "offset": []}
-    real = Process.add_noise
-    for name, keys in (("plain", {}), ("offset", {"noise_offset": 0.3})):
+class Step:
+    """One update of `tuning_step` over 64 random latents, with a network that predicts 0 and keeps what it was given."""
 
-        def spied(self: Process, x0: Tensor, noise: Tensor, t: Tensor, name: str = name) -> Tensor:
-            if len(noise) == 32:  # an update's, not those of the checks before
-                seen[name].append((noise, t))
-            return real(self, x0, noise, t)
+    def __init__(self, **keys: Any) -> None:
+        self.process, self.given = Process(TEACHER_SCHEDULER), list[tuple[Any, ...]]()
+        latents = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(1)).half()
+        self.cache = LatentCache((Bucket(latents),), 1.0)
+        stage: Any = SimpleNamespace(
+            settings=FinetuneRecipe(**keys), autocast=nullcontext, optimise=lambda _name, _loss: 0.25
+        )
+        source: Any = SimpleNamespace(captions=lambda rows, epoch: [f"caption {row} of {epoch}" for row in rows])
+        texts: Any = SimpleNamespace(read=lambda captions: captions)
+        network: Any = self._predict
+        step = tuning_step(stage, network, self.process, self.cache, source, texts)
+        self.row = {name: float(value) for name, value in step(self.update()).items()}
 
-        monkeypatch.setattr(Process, "add_noise", spied)
-        tune(name, images=64, batch_size=32, **keys)
-    shifts = []
-    for (plain, t), (offset, same_t) in zip(seen["plain"], seen["offset"], strict=True):
-        assert torch.equal(t, same_t) and plain.shape == offset.shape
-        shift = offset - plain
-        assert float(shift.std(dim=(2, 3)).max()) < 1e-5
-        shifts.append(shift.mean(dim=(2, 3)))
-    assert torch.cat(shifts).shape == (64, 4) and float(torch.cat(shifts).std()) == pytest.approx(0.3, rel=0.15)
+    def update(self) -> Update:
+        return Update(3, 0, 64, 0, 64, torch.Generator().manual_seed(5), CPU)
+
+    def _predict(self, x_t: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+        self.given.append((x_t, t, captions))
+        return torch.zeros_like(x_t)
 
 
-def test_min_snr_weights_reach_the_loss(tune: Tune) -> None:
-    assert losses(tune("plain", images=8)) != losses(tune("weighted", images=8, min_snr_gamma=1.0))
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 5.0])
+def test_the_loss_of_an_update_is_that_of_its_formula(gamma: float) -> None:
+    """w(t)·‖prediction − target‖², in the order in which resumed runs draw: pictures, noise, timesteps, dropped captions."""
+    step = Step(min_snr_gamma=gamma, caption_dropout=0.5)
+    update = step.update()
+    rows, x0 = step.cache.draw(update)
+    noise, t, dropped = update.randn(4, 8, 8), update.randint(1000), update.rand() < 0.5
+    error = step.process.target(x0, noise, t).square().mean(dim=(1, 2, 3))
+    weight = torch.ones(64)
+    if gamma:
+        snr = (step.process.alphas / step.process.sigmas).square().double()
+        every = snr.clamp_max(gamma) / (snr + 1)  # on v (Hang et al. 2023, arXiv:2303.09556)
+        weight = (every / every.mean())[t].float()
+    assert step.row == {"loss": pytest.approx(float((weight * error).mean()), rel=1e-4), "grad_norm": 0.25}
+    [(x_t, asked, captions)] = step.given
+    assert torch.equal(asked, t) and torch.allclose(x_t, step.process.add_noise(x0, noise, t))
+    wanted = [f"caption {row} of 3" for row in rows.tolist()]
+    assert captions == ["" if drop else text for drop, text in zip(dropped.tolist(), wanted, strict=True)]
+    assert 16 < int(dropped.sum()) < 48
 
 
-def test_grids_show_the_prompts_that_were_given(tune: Tune, tmp_path: Path) -> None:
-    def sheet(name: str) -> Image.Image:
-        return Image.open(tmp_path / name / "training" / "finetune.samples-00000008.png")
+def test_offset_noise_is_a_constant_a_picture_and_channel() -> None:
+    plain, offset = Step(), Step(noise_offset=0.3)
+    [(x_t, t, captions)], [(shifted, same_t, same_captions)] = plain.given, offset.given
+    assert torch.equal(t, same_t) and captions == same_captions  # it is drawn last
+    shift = (shifted - x_t) / plain.process.sigmas[t].view(-1, 1, 1, 1)
+    assert float(shift.std(dim=(2, 3)).max()) < 1e-4
+    assert float(shift.mean(dim=(2, 3)).std()) == pytest.approx(0.3, rel=0.15)
+    assert offset.row["loss"] != plain.row["loss"]
 
-    (tmp_path / "prompts.txt").write_text("a ninja\n\nan orange mountain\nthe sunset\n")
+
+@pytest.mark.train
+def test_grids_show_the_prompts_that_were_given(tune: Tune, tuned: Path, tmp_path: Path) -> None:
+    def sheet(out: Path) -> Image.Image:
+        return Image.open(out / "training" / "finetune.samples-00000008.png")
+
     prompts = ["a ninja", "an orange mountain", "the sunset"]
-    tune("file", "--prompts", tmp_path / "prompts.txt", images=8)
-    tune("recipe", images=8, validation_prompts=prompts)
-    tune("others", images=8, validation_prompts=[*prompts[:2], "running"])
-    tune("none", images=8, validation_prompts=[])
-    assert sheet("file").tobytes() == sheet("recipe").tobytes() != sheet("others").tobytes()
-    assert sheet("file").width == 3 * (2 * 66 + 2) and sheet("none").width == 3 * (10 * 66 + 2)
+    (tmp_path / "prompts.txt").write_text("\n\n".join(prompts))
+    keys = {**SHORT, "images": 8, "cache_images": 16}
+    tune("file", "--prompts", tmp_path / "prompts.txt", data="builtin:world", **keys)
+    tune("recipe", data="builtin:world", validation_prompts=[*prompts[:2], "running"], **keys)
+    assert load_recipe(tmp_path / "file" / "training" / "recipe.yaml").finetune.validation_prompts == tuple(prompts)
+    file, recipe = sheet(tmp_path / "file"), sheet(tmp_path / "recipe")
+    assert file.size == recipe.size and file.width == 6 * (2 * 34 + 2)
+    assert sheet(tuned / "whole").width == 6 * (10 * 34 + 2)  # the first captions, where none are given
     # The first row of two is the same pictures: other prompts do not move their noise.
-    first_row = (0, 0, sheet("file").width, 3 * 66)
-    assert sheet("file").crop(first_row).tobytes() == sheet("others").crop(first_row).tobytes()
+    first_row = (0, 0, file.width, 6 * 34)
+    assert file.crop(first_row).tobytes() == recipe.crop(first_row).tobytes()
+    assert file.tobytes() != recipe.tobytes()
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("keys", [{}, {"lora_rank": 2}])
 def test_the_checkpoint_that_is_nearest_on_held_out_captions_is_kept(
     tune: Tune, tmp_path: Path, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -238,7 +406,8 @@ def test_the_checkpoint_that_is_nearest_on_held_out_captions_is_kept(
 
     with monkeypatch.context() as patched:
         patched.setattr(HeldOutPictures, "kid", kid)
-        rows = tune("best", held_out_images=16, preview_images=8, **keys)
+        patched.setattr(finetune, "teacher_preview", lambda *_given: None)
+        rows = tune("best", **SHORT | {"images": 32, "held_out_images": 16, "preview_images": 8, **keys})
     assert [row["kid"] for row in rows] == [3.0, 1.0, 5.0, 4.0] and all(len(drawn) == 16 for drawn in at)
     state = torch.load(tmp_path / "best" / "training" / "finetune.checkpoint.pt", weights_only=True)
     assert state["best"]["update"] == 2
@@ -268,37 +437,20 @@ def test_looks_tell_true_pictures_from_noise(tiny_model_folder: Path) -> None:
 
 
 def test_looks_take_what_the_val_split_has_and_are_left_out_where_that_is_too_little(
-    tune: Tune, tmp_path: Path
+    tiny_model_folder: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    assert "kid" in tune("all", images=8, held_out_images=64)[-1]  # of 16
-    few = write_pictures(tmp_path / "few-pictures", 24, val=6)
-    assert "kid" not in tune("few", data=str(few), images=8, held_out_images=64)[-1]
+    model = load_model_folder(tiny_model_folder)
+    few = write_pictures(tmp_path / "few-pictures", 24, val=6, size=32)
+    for data, asked, found in ((pictures, 64, 16), (pictures, 16, 16), (pictures, 0, None), (few, 64, None)):
+        folder = tmp_path / f"{data.name}-{asked}"
+        folder.mkdir()
+        settings = FinetuneRecipe(held_out_images=asked)
+        stage = Training(folder, "finetune", settings)
+        held_out = hold_out(stage, as_guided(model, CPU), FolderSource(data), model, settings, adapted=True)
+        assert (None if held_out is None else len(held_out.captions)) == found
 
 
 # --- which models ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/tiny_sd_diffusers_fixture is not here")
-@pytest.mark.parametrize("lora", [0, 2])
-def test_a_folder_that_an_old_diffusers_wrote_is_tuned(tune: Tune, tmp_path: Path, lora: int) -> None:
-    from diffusers import DiffusionPipeline
-
-    base = with_random_unet(SHARED, tmp_path / "base")
-    rows = tune("tuned", base=base, lora_rank=lora, images=16, train_text_encoder=lora > 0, min_snr_gamma=5.0)
-    assert len(rows) == 2 and all(row["loss"] < 10 for row in rows)
-    before, after = unet_of(base), unet_of(tmp_path / "tuned")
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed and (not lora or all(".to_" in name for name in changed))
-    assert (tmp_path / "tuned" / FILE).is_file() == (lora > 0)
-    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "tuned")
-    assert pipeline.scheduler.config.prediction_type == "epsilon"
-
-
-def edited(folder: Path, out: Path, file: str, **changes: Any) -> Path:
-    shutil.copytree(folder, out)
-    path = out / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    return out
 
 
 @pytest.mark.parametrize(
@@ -365,6 +517,9 @@ def test_unets_of_other_families_are_refused(
     assert message in error and not out.exists()
 
 
+# --- several processes -------------------------------------------------------------------------------------------------
+
+
 def test_two_processes_draw_the_same_offsets_as_one() -> None:
     def update(batch: int, offset: int) -> Update:
         generator = torch.Generator().manual_seed(5)
@@ -374,25 +529,43 @@ def test_two_processes_draw_the_same_offsets_as_one() -> None:
     assert torch.equal(torch.cat([update(4, 0).randn(4, 1, 1), update(4, 4).randn(4, 1, 1)]), whole)
 
 
-def test_two_processes_tune_as_one_does(tiny_model_folder: Path, pictures: Path, tmp_path: Path) -> None:
-    """Adapters on both networks, offset noise, weights and a look; one writes the file of adapters."""
-    keys = {**DEFAULTS, "mixed_precision": "no", "noise_offset": 0.1, "min_snr_gamma": 5.0, "held_out_images": 16}
-    recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps({"finetune": {**keys, "images": 24, "lora_rank": 2, "train_text_encoder": True}}))
-    command = ["-m", "genin", "teacher", "finetune", "--base", str(tiny_model_folder), "--data", str(pictures)]
-    stored = []
-    for name, launcher in (("one", []), ("two", ["-m", "torch.distributed.run", "--nproc_per_node", "2"])):
-        done = subprocess.run(
-            [sys.executable, *launcher, *command, "--recipe", str(recipe), "--out", str(tmp_path / name), "--json"],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        stored.append(load_file(tmp_path / name / FILE))
-    one, two = stored
+TWO = """
+import sys
+sys.path.insert(0, {tests!r})
+import diffusers.loaders, diffusers.models, peft, transformers
+from diffusers import StableDiffusionPipeline
+from genin.cli import run
+from genin.distill import finetune, latent_cache, training
+from tunable import become_two
+latent_cache.PIECE, training.ROW_UPDATES = 4, 1
+become_two()
+raise SystemExit(run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_two_processes_encode_and_tune_as_one_does(
+    tiny_model_folder: Path, pictures: Path, tuned: Path, tmp_path: Path
+) -> None:
+    """Adapters on both networks, offset noise, weights and looks; one writes the file of adapters."""
+    (tmp_path / "two.py").write_text(TWO.format(tests=str(Path(__file__).parent)))
+    shutil.copyfile(tuned / "both.json", tmp_path / "two.json")
+    command = [
+        "teacher",
+        "finetune",
+        "--base",
+        tiny_model_folder,
+        "--data",
+        pictures,
+        "--recipe",
+        tmp_path / "two.json",
+    ]
+    in_two_processes(tmp_path / "two.py", *command, "--out", tmp_path / "two")
+    one, two = (load_file(folder / FILE) for folder in (tuned / "both", tmp_path / "two"))
     assert one.keys() == two.keys()
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
     assert max(float(value.abs().max()) for name, value in one.items() if "up" in name) > 1e-3
+    for name in ("latents.safetensors", "held_out.safetensors"):  # pieces of both, in one file
+        assert (tmp_path / "two" / "training" / name).read_bytes() == (tuned / "both" / "training" / name).read_bytes()
+    assert not list((tmp_path / "two" / "training").glob("*.journal"))

@@ -1,13 +1,27 @@
-"""What tuning is tested on: a small dataset folder of random pictures, and a folder that somebody else's diffusers wrote."""
+"""What tuning is tested on: a small dataset folder of random pictures, and model folders of somebody else's."""
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For test files that import it: loss curves are tested elsewhere, and matplotlib takes longer than a tiny training."""
+    monkeypatch.setattr("genin.distill.previews.plot_curves", lambda *_arguments, **_keywords: None)
+
 
 COLOURS = ("orange", "teal", "red", "green", "blue", "white")
 
@@ -45,3 +59,33 @@ def with_random_unet(fixture: Path, out: Path) -> Path:
     torch.manual_seed(0)
     UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(fixture / "unet")).save_pretrained(out / "unet")
     return out
+
+
+def edited(folder: Path, out: Path, file: str, **changes: Any) -> Path:
+    """A copy of a model folder with changes in one of its JSON files; None takes a key out."""
+    shutil.copytree(folder, out)
+    path = out / file
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return out
+
+
+def in_two_processes(*program: str | Path) -> None:
+    """Run a Python program (its file and arguments) that calls `become_two`, and see that both of its processes end well."""
+    done = subprocess.run(
+        [sys.executable, *map(str, program)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def become_two() -> None:
+    """Fork into two processes that work together as if `torchrun` had started them. Imports that were made before are not made
+    twice; `torchrun` itself would be a third Python with torch."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    child = os.fork()
+    os.environ |= {"RANK": str(int(child == 0)), "LOCAL_RANK": str(int(child == 0))}
+    if child:
+        atexit.register(lambda: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) and os._exit(1))

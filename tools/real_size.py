@@ -81,22 +81,19 @@ def measured(command: list[str], training: Path, phase: str | None) -> dict[str,
 def reckoned(teacher: Path, finetune: Path, distill: Path) -> dict[str, dict[str, float]]:
     """{phase: {reckoned_gb, tflop}} of a picture's update."""
     from genin.benchmarks.model_facts import max_tokens
-    from genin.distill.cost import Unet, distill_flop, distill_memory, finetune_flop, finetune_memory
+    from genin.distill.cost import Others, Unet, distill_flop, distill_memory, finetune_flop, finetune_memory
     from genin.distill.recipe import load_recipe
     from genin.distill.student import pruning_of, student_config
 
     config = json.loads((teacher / "unet" / "config.json").read_text())
     tune, recipe, tokens = load_recipe(finetune), load_recipe(distill), max_tokens(teacher)
     whole, student = Unet.of(config, tokens), Unet.of(student_config(config, pruning_of(recipe.student)), tokens)
-    others = (
-        sum(file.stat().st_size for part in ("vae", "text_encoder") for file in (teacher / part).glob("*.safetensors"))
-        // 4
-    )
+    others = Others.of_folder(teacher)
     rank = tune.finetune.lora_rank
-    parts = {"finetune": finetune_memory(tune.finetune, whole, rank, others=others)}
+    parts = {"finetune": finetune_memory(tune.finetune, whole, rank, others)}
     work = {"finetune": finetune_flop(tune.finetune, whole, rank)}
     for phase in PHASES[1:]:
-        parts[phase] = distill_memory(phase, recipe, whole, student, others=others)
+        parts[phase] = distill_memory(phase, recipe, whole, student, others)
         work[phase] = distill_flop(phase, recipe, whole, student)
     return {
         name: {

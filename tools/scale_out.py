@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from genin.benchmarks.model_facts import cost_of, max_tokens
-from genin.distill.cost import Unet, distill_flop, distill_memory, finetune_flop, finetune_memory
+from genin.distill.cost import Others, Unet, distill_flop, distill_memory, finetune_flop, finetune_memory
 from genin.distill.recipe import Recipe, load_recipe
 from genin.distill.student import pruning_of, student_config
 
@@ -37,11 +37,11 @@ def encoder_flop(teacher: Path) -> float:
         return 2.0 * cost_of(vae, lambda: vae.encode(picture))[1]
 
 
-def one_card(recipe: Recipe, teacher: Unet, student: Unet, rate: float) -> list[str]:
+def one_card(recipe: Recipe, teacher: Unet, student: Unet, others: Others, rate: float) -> list[str]:
     """A row a phase: memory, work, images a second, hours."""
     phases = [name for name in ("prune", "steps", "adversarial") if getattr(recipe, name).images > 0]
-    memory = {"finetune": finetune_memory(recipe.finetune, teacher, recipe.finetune.lora_rank)}
-    memory |= {name: distill_memory(name, recipe, teacher, student) for name in phases}
+    memory = {"finetune": finetune_memory(recipe.finetune, teacher, recipe.finetune.lora_rank, others)}
+    memory |= {name: distill_memory(name, recipe, teacher, student, others) for name in phases}
     work = {"finetune": finetune_flop(recipe.finetune, teacher, recipe.finetune.lora_rank)}
     work |= {name: distill_flop(name, recipe, teacher, student) for name in ("pool", *phases)}
     images = {name: getattr(recipe, name).images for name in ("finetune", *phases)} | {"pool": recipe.pool.size}
@@ -59,13 +59,13 @@ def one_card(recipe: Recipe, teacher: Unet, student: Unet, rate: float) -> list[
     return [*lines, f"| together | | | | | | {total:.1f} |"]
 
 
-def many_cards(recipe: Recipe, teacher: Unet, rate: float, gpus: int, batch: int) -> list[str]:
+def many_cards(recipe: Recipe, teacher: Unet, others: Others, rate: float, gpus: int, batch: int) -> list[str]:
     """DDP and FSDP of tuning the whole teacher: memory a card, seconds an update in work and on the wire."""
     from dataclasses import replace
 
     settings = replace(recipe.finetune, batch_size=batch * gpus)
     whole, sharded = (
-        sum(finetune_memory(settings, teacher, 0, processes=gpus, sharded=shared_out).values())
+        sum(finetune_memory(settings, teacher, 0, others, processes=gpus, sharded=shared_out).values())
         for shared_out in (False, True)
     )
     seconds = batch * finetune_flop(settings, teacher, 0) / rate
@@ -118,11 +118,11 @@ def main(
 ) -> None:
     recipe, rate = load_recipe(recipe_file), peak * share * 1e12
     config, tokens = json.loads((teacher / "unet" / "config.json").read_text()), max_tokens(teacher)
-    whole = Unet.of(config, tokens)
+    whole, others = Unet.of(config, tokens), Others.of_folder(teacher)
     student = Unet.of(student_config(config, pruning_of(recipe.student)), tokens)
     parts = {
-        f"One card at {share:.0%} of {peak:g} TFLOP/s": one_card(recipe, whole, student, rate),
-        f"{gpus} cards, batch {batch} each, tuning the whole UNet": many_cards(recipe, whole, rate, gpus, batch),
+        f"One card at {share:.0%} of {peak:g} TFLOP/s": one_card(recipe, whole, student, others, rate),
+        f"{gpus} cards, batch {batch} each, tuning the whole UNet": many_cards(recipe, whole, others, rate, gpus, batch),
         f"{images:,.0f} pictures": many_pictures(whole, encoder_flop(teacher), recipe, rate, gpus, price, images),
     }
     for title, lines in parts.items():
