@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genin.export.plan import WEIGHTS
+from genin.runtimes.errors import InputError
 from genin.runtimes.options import (
     FORMATS,
     MORE_PRECISIONS,
@@ -244,7 +245,7 @@ def verify_command(ctx: click.Context, bundle: str, against: str | None, as_json
     """Check BUNDLE: its schema, the hash of every file, and the parity of every graph that can run here.
 
     The reference is the bundle's golden files, PyTorch's own outputs, so PyTorch is not needed. Exit code 1 if anything
-    is wrong.
+    is wrong, 2 if no graph could be run: then only the hashes were checked.
     """
     from genin.export.verify import verify_bundle
 
@@ -258,8 +259,14 @@ def verify_command(ctx: click.Context, bundle: str, against: str | None, as_json
         for path, good in report.files.items():
             if not good:
                 click.echo(f"damaged or changed: {path}")
-        click.echo(f"{bundle}: {'ok' if report.ok else 'NOT ok'}, {len(report.files)} files")
-    return 0 if report.ok else 1
+        for reason, count in report.not_run.items():
+            click.echo(f"not run: {count} of {len(report.graphs)} graphs: {reason}")
+        state = "NOT ok" if report.failed else "ok" if report.ok else "NOT verified"
+        click.echo(f"{bundle}: {state}, {len(report.files)} files")
+    if report.ok or report.failed:
+        return 1 if report.failed else 0
+    remedy = next(iter(report.not_run), "the bundle has none")
+    raise InputError("not verified: the files are undamaged, but no graph could be run", where=bundle, remedy=remedy)
 
 
 @click.command("inspect", epilog="Example: genin inspect builtin:student --json")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from genin.export.formats import ANY_BATCH, TABLE, Shapes, Target, Written, conv
 from genin.export.plan import BITS, Plan, check_layers, check_name, layers_of, storable, uniform
 from genin.export.quiet import quiet
 from genin.runtimes.bundle import SUFFIX, file_entry, pack, write_manifest
-from genin.runtimes.errors import GeninError, InputError, MissingExtraError
+from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.manifest import (
     FileEntry,
     GoldenEntry,
@@ -108,9 +109,9 @@ def export_bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        partial.chmod(0o755)
         tell = progress or (lambda _: None)
         manifest = _assemble(model_path, partial, usable, ordered, steps, shapes, out.name, tell)
+        _set_usual_permissions(partial)
         if out.suffix == SUFFIX:
             pack(partial, out)
         else:
@@ -124,16 +125,25 @@ def export_bundle(
     return ExportResult(out, manifest, skipped)
 
 
+def _set_usual_permissions(root: Path) -> None:
+    """Give a folder and all in it the permissions that the umask grants new files: temporary folders, and what coremltools copies
+    from them, are their owner's alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in (root, *root.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+
+
 def usable_formats(formats: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Those of `formats` that can be made here, and for the others how to install what they lack.
 
     Errors: MissingExtraError if none is left.
     """
-    missing = {name: package for name in formats if (package := missing_package(name))}
+    missing = {name: error for name in formats if (error := missing_package(name))}
     usable = [name for name in formats if name not in missing]
     if formats and not usable:
-        raise MissingExtraError(next(iter(missing.values())), "export")
-    return usable, {name: str(MissingExtraError(package, "export")) for name, package in missing.items()}
+        raise next(iter(missing.values()))
+    return usable, {name: str(error) for name, error in missing.items()}
 
 
 def count_work(formats: Sequence[str], precisions: Sequence[object], single_graphs: Sequence[int] = ()) -> int:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, cast
 from numpy.typing import NDArray
 
 from genin.export.plan import WEIGHTS, Plan, Storage, storable
-from genin.runtimes.errors import InputError
+from genin.runtimes.engine import ENGINES
+from genin.runtimes.errors import InputError, MissingExtraError
 from genin.runtimes.manifest import TensorSpec
 from genin.runtimes.options import COMPONENTS, TEXT_TO_IMAGE
 
@@ -130,9 +131,14 @@ def is_large(shape: Sequence[int]) -> bool:
     return size >= STORED_SMALL_FROM and size > max(shape)
 
 
-def missing_package(name: str) -> str | None:
-    """The first package that format `name` lacks on this machine, or None."""
-    return next((package for package in TABLE[name].packages if importlib.util.find_spec(package) is None), None)
+def missing_package(name: str) -> MissingExtraError | None:
+    """The error for the first package of format `name` that is absent or a release that cannot be used, or None."""
+    for package in TABLE[name].packages:
+        if importlib.util.find_spec(package) is None:
+            return MissingExtraError(package, "export")
+        if package in ENGINES and (reason := ENGINES[package].reason()):
+            return MissingExtraError(package, "export", reason)
+    return None
 
 
 def converter(name: str) -> Convert:

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from genin.export.formats import OUTPUTS
 from genin.export.plan import PALETTES
-from genin.runtimes.engine import in_batches
-from genin.runtimes.errors import BundleError, GeninError
+from genin.runtimes.engine import ENGINES, in_batches
+from genin.runtimes.errors import BundleError, GeninError, MissingExtraError
 from genin.runtimes.manifest import EXACT_PSNR_DB, Parity, TensorSpec
 from genin.runtimes.threads import thread_limit
 
@@ -78,7 +78,9 @@ def floor_db(format: str, precision: str, stored: str, compute: str, floors: Map
 
 
 def measure(run: Run, cases: Iterable[Case], outputs: Sequence[str], floor: float, checked_with: str) -> Parity:
-    """Run every case and compare: the worst case's worst output counts. Errors: whatever the engine raises."""
+    """Run every case and compare: the worst case's worst output counts. Errors: GeninError if there is no case or an output has
+    another shape than PyTorch's, and whatever `run` raises."""
+    cases = _some(cases)
     pairs = [(case[name], results[name]) for case in cases for results in [run(case)] for name in outputs]
     for reference, got in pairs:
         if reference.shape != got.shape:
@@ -97,8 +99,8 @@ def measure_pictures(
     run: Run, cases: Iterable[Case], floor: float, checked_with: str
 ) -> tuple[Parity, NDArray[np.uint8]]:
     """A single graph's pictures against the cases' `images`: the median picture's PSNR and cosine (a seed between two pictures may
-    tip to the other), the largest difference of all. Also returns the pictures, in order."""
-    cases = list(cases)
+    tip to the other), the largest difference of all. Also returns the pictures, in order. Errors: as `measure`."""
+    cases = _some(cases)
     got = np.concatenate([run(case)["images"] for case in cases])
     reference = np.concatenate([case["images"] for case in cases])
     if got.shape != reference.shape or got.dtype != np.uint8:
@@ -112,6 +114,13 @@ def measure_pictures(
         checked_with=checked_with,
     )
     return found, got
+
+
+def _some(cases: Iterable[Case]) -> list[Case]:
+    found = list(cases)
+    if not found:
+        raise GeninError("no golden input has a size that the graph takes", remedy="export the bundle again")
+    return found
 
 
 def worst_case(run: Run, cases: Iterable[Case], outputs: Sequence[str]) -> Case:
@@ -150,36 +159,48 @@ def open_graph(
 ) -> tuple[Run, str]:
     """A graph as a function of one golden case, outputs under diffusers' names, and the engine it runs on.
 
-    Errors: ModuleNotFoundError if the engine is absent, BundleError if the graph cannot be loaded or is not as declared,
-    UnknownOperationError if nothing here can run it.
+    Errors: MissingExtraError if the engine is absent, BundleError if the graph cannot be loaded or is not as declared,
+    UnknownOperationError if nothing here can run it. The function raises GeninError if the graph fails, or UnknownOperationError.
     """
     names = [spec.name for spec in inputs], [spec.name for spec in outputs]
     try:
         if format == "coreml":
             check_coreml(path, inputs, outputs)
-            return _open_coreml(component, path, inputs, names[1])
+            run, engine = _open_coreml(component, path, names[1])
+            return _checked(run, path), engine
         run, engine = _OPENERS[format](path, *names)
         batch = inputs[0].shape[0]
         size = batch if isinstance(batch, int) else None
         return _checked(lambda case: in_batches(run, {name: case[name] for name in names[0]}, size), path), engine
-    except (ModuleNotFoundError, UnknownOperationError, BundleError):
+    except ImportError as error:
+        broken = (
+            None if isinstance(error, ModuleNotFoundError) else f"the engine cannot be imported ({_one_line(error)})"
+        )
+        raise MissingExtraError((error.name or format).partition(".")[0], _EXTRAS[format], broken) from error
+    except (MissingExtraError, UnknownOperationError, BundleError):
         raise
     except Exception as error:  # engines raise types of their own, which cannot be named without importing them
-        reason = " ".join(str(error).split())[:160]
-        raise BundleError(f"{format} cannot load the graph ({reason})", where=path, remedy="export it again") from error
+        what = f"{format} cannot load the graph ({_one_line(error)})"
+        raise BundleError(what, where=path, remedy="export it again") from error
 
 
 def _checked(run: Run, path: Path) -> Run:
-    """`run`, whatever it raises, with errors of genin's."""
+    """`run`, with whatever an engine raises as a GeninError."""
 
     def checked(case: Case) -> dict[str, NDArray[Any]]:
         try:
             return run(case)
+        except UnknownOperationError:
+            raise
         except Exception as error:  # engines raise types of their own
-            reason = " ".join(str(error).split())[:160]
-            raise GeninError(f"the graph does not run ({reason})", where=path, remedy="export it again") from error
+            what = f"the graph does not run ({_one_line(error)})"
+            raise GeninError(what, where=path, remedy="export it again") from error
 
     return checked
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def fitting(cases: Iterable[Case], inputs: Sequence[TensorSpec]) -> list[Case]:
@@ -198,6 +219,7 @@ def _given(case: Case, name: str) -> bool:
 
 
 def _open_onnx(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Run, str]:
+    ENGINES["onnxruntime"].require()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -230,7 +252,7 @@ def _open_openvino(path: Path, inputs: Sequence[str], outputs: Sequence[str]) ->
     return run, f"openvino {openvino.__version__.partition('-')[0]} CPU f32"
 
 
-def _open_coreml(component: str, path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> tuple[Run, str]:
+def _open_coreml(component: str, path: Path, outputs: Sequence[str]) -> tuple[Run, str]:
     """Core ML itself on a Mac; elsewhere genin's interpreter of its programs."""
     from genin.runtimes.coreml_engine import Package, open_package
 
@@ -252,6 +274,7 @@ def _open_coreml(component: str, path: Path, inputs: Sequence[TensorSpec], outpu
     return run, engine
 
 
+_EXTRAS = {"onnx": "onnxruntime", "openvino": "openvino", "coreml": "export"}  # what installs the engine of a format
 _OPENERS: Mapping[str, Callable[[Path, Sequence[str], Sequence[str]], tuple[Run, str]]] = {
     "onnx": _open_onnx,
     "openvino": _open_openvino,
@@ -259,7 +282,7 @@ _OPENERS: Mapping[str, Callable[[Path, Sequence[str], Sequence[str]], tuple[Run,
 
 
 def check_coreml(path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-    """A saved `.mlpackage` reads back and declares what the manifest says. Errors: BundleError, ModuleNotFoundError."""
+    """A saved `.mlpackage` reads back and declares what the manifest says. Errors: BundleError, ImportError."""
     from genin.export.to_coreml import read_specs
 
     try:

@@ -96,7 +96,10 @@ class Sensitivity:
 
 
 def measure(model: ModelFolder, kinds: Sequence[Storage], progress: Progress = lambda _: None) -> Sensitivity:
-    """Run every layer in every way of `kinds`. `progress` is told of each layer; see `count_layers`."""
+    """Run every layer in every way of `kinds`. `progress` is told of each layer; see `count_layers`.
+
+    Errors: InputError for a network whose output is constant: errors are shares of its variance.
+    """
     progress("drawing")
     reference = draw_with_pytorch(model, Amount.of(model))
     networks = modules(model)
@@ -106,6 +109,12 @@ def measure(model: ModelFolder, kinds: Sequence[Storage], progress: Progress = l
         network, cases, outputs = networks[component].eval(), reference.inputs[component], OUTPUTS[component]
         wanted = [run_module(network, case, outputs)[OUTPUT[component]] for case in cases]
         variance = float(np.mean([np.var(array) for array in wanted]))
+        if variance == 0:
+            raise InputError(
+                f"the {component} gives the same number everywhere, so its layers cannot be compared",
+                where=model.path,
+                remedy="train the model first",
+            )
         names = list(layers_of(network))
         ranges, macs = _ranges(component, network, names, cases), _macs(component, network, names, cases[0])
         for name in names:

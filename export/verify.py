@@ -3,14 +3,16 @@
 Works with numpy and the engines alone. With `against`, references are computed anew by PyTorch from a model folder, so
 that the bundle's own golden files need not be trusted: its inputs are used, its outputs are not.
 
-A graph whose engine is absent is neither good nor bad: its `ok` is None and `notes` says why. Core ML programs run on a Mac, and
-elsewhere through an interpreter that needs PyTorch and coremltools. A graph that cannot be loaded is bad.
+A graph whose engine is absent is neither good nor bad: its `ok` is None and `notes` says why. If no graph could be run, the
+bundle is not verified, whatever its hashes. Core ML programs run on a Mac, and elsewhere through an interpreter that needs
+PyTorch and coremltools. A graph that cannot be loaded is bad.
 
 Not here: schema and paths, which `Bundle.open` refuses.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from genin.export import parity
 from genin.export.formats import OUTPUTS
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.engine import INPUTS
-from genin.runtimes.errors import GeninError
+from genin.runtimes.errors import GeninError, MissingExtraError
 from genin.runtimes.manifest import GraphEntry, SingleGraphEntry
 from genin.runtimes.options import FORMATS
 
@@ -55,15 +57,26 @@ class Report:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def failed(self) -> bool:
+        """Is a file damaged or a graph bad?"""
+        return not all(self.files.values()) or any(graph.ok is False for graph in self.graphs)
+
+    @property
     def ok(self) -> bool:
-        """Every hash right and no graph bad."""
-        return all(self.files.values()) and all(graph.ok is not False for graph in self.graphs)
+        """Nothing failed, and at least one graph was run: right hashes alone say nothing of what the graphs compute."""
+        return not self.failed and any(graph.ok for graph in self.graphs)
+
+    @property
+    def not_run(self) -> Mapping[str, int]:
+        """Why graphs were not run => how many of them."""
+        return Counter(str(graph.note) for graph in self.graphs if graph.ok is None)
 
     def as_json(self) -> dict[str, Any]:
         """The object `genin verify --json` prints."""
         notes = {f"{g.format}/{g.precision}/{g.name}": g.note for g in self.graphs if g.note}
         return {
             "ok": self.ok,
+            "not_run": dict(self.not_run),
             "graphs": [{k: v for k, v in asdict(graph).items() if k != "note"} for graph in self.graphs],
             "files": [{"path": path, "sha256_ok": good} for path, good in self.files.items()],
             "notes": {**self.notes, **notes},
@@ -155,8 +168,8 @@ def _check(bundle: Bundle, graph: GraphEntry, files: Mapping[str, bool], cases: 
         else:
             fitting = parity.fitting(cases, graph.inputs)
             measured = parity.measure(run, fitting, OUTPUTS[graph.component], floor, engine)
-    except ModuleNotFoundError as error:
-        return replace(report, note=f"'{error.name}' is not installed")
+    except MissingExtraError as error:
+        return replace(report, note=str(error))
     except parity.UnknownOperationError as error:
         return replace(report, note=f"not run: {error}")
     except GeninError as error:

@@ -13,6 +13,7 @@ import os
 import re
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,7 @@ def generate_command(
         warnings.filterwarnings("always", category=UserWarning, module=r"genin\.")
         with load_pipeline(path, runtime, precision, threads=threads) as pipeline:
             start = time.perf_counter()
-            done = []
+            timings_ms: dict[str, float] = defaultdict(float)
             for at in range(0, count, BATCH_SIZE):
                 batch = seeds[at : at + BATCH_SIZE]
                 generation = pipeline.generate(
@@ -110,37 +111,42 @@ def generate_command(
                     save_png(places[picture_seed], picture, facts | {"precision": pipeline.precision})
                     if not as_json:
                         click.echo(places[picture_seed])
-                done.append(generation)
+                for stage, spent_ms in generation.timings.items():
+                    timings_ms[stage] += spent_ms
             seconds = time.perf_counter() - start
     notes = list(dict.fromkeys(str(item.message) for item in caught))
     for note in notes:
         click.echo(f"genin: {note}", err=True)
     if as_json:
-        report = describe(pipeline, done, model, noise)
-        images = [str(places[picture_seed]) for picture_seed in seeds]
-        click.echo(json.dumps({"images": images, **report, "seconds": round(seconds, 4), "notes": notes}))
+        report = {
+            "images": [str(places[picture_seed]) for picture_seed in seeds],
+            "model": model,
+            "seeds": list(seeds),
+            "noise": noise,
+            **describe(pipeline, generation),
+            "timings_ms": {stage: round(total, 3) for stage, total in timings_ms.items()},
+            "seconds": round(seconds, 4),
+            "notes": notes,
+        }
+        click.echo(json.dumps(report))
     else:
         click.echo(
             f"{seconds:.2f} s on {pipeline.runtime} ({pipeline.precision}), loaded in {pipeline.load_s:.2f} s", err=True
         )
 
 
-def describe(pipeline: Pipeline, done: list[Generation], model: str, noise: str) -> dict[str, Any]:
-    """What the JSON object says beside the paths."""
-    height, width = done[0].images.shape[1:3]
+def describe(pipeline: Pipeline, generation: Generation) -> dict[str, Any]:
+    """What the JSON object says of the pipeline and of any of its generations."""
+    height, width = generation.images.shape[1:3]
     return {
-        "model": model,
-        "prompt": done[0].prompts[0],
-        "seeds": [seed for generation in done for seed in generation.seeds],
-        "steps": done[0].steps,
-        "guidance_scale": done[0].guidance_scale,
-        "noise": noise,
+        "prompt": generation.prompts[0],
+        "steps": generation.steps,
+        "guidance_scale": generation.guidance_scale,
         "runtime": pipeline.runtime,
         "provider": pipeline.provider,
         "precision": pipeline.precision,
         "height": height,
         "width": width,
-        "timings_ms": {stage: round(sum(g.timings[stage] for g in done), 3) for stage in done[0].timings},
         "load_s": round(pipeline.load_s, 4),
     }
 

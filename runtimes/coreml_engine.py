@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
-from genin.runtimes.engine import Array, graph_error, in_batches
-from genin.runtimes.errors import BundleError, InputError
+from genin.runtimes.engine import Array, graph_error, graph_failed, in_batches
+from genin.runtimes.errors import BundleError, GeninError, InputError
 
 OUTPUT = {"text_encoder": "last_hidden_state", "unet": "noise_pred", "vae_decoder": "image"}
 INPUTS = {
@@ -114,8 +114,13 @@ class CoreMLEngine:
         return self._run("vae_decoder", {"latent_sample": latents})
 
     def _run(self, component: str, arrays: Mapping[str, NDArray[Any]]) -> Array:
+        if component not in self._packages:
+            raise GeninError("the engine is closed", remedy="load the bundle again")
         name = OUTPUT[component]
-        return self._packages[component].run(component, arrays, (name,))[name]
+        try:
+            return self._packages[component].run(component, arrays, (name,))[name]
+        except Exception as error:  # coremltools hands on whatever Core ML throws
+            raise graph_failed(component, error) from error
 
     def close(self) -> None:
         self._packages.clear()

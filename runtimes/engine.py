@@ -16,7 +16,7 @@ import importlib.metadata
 import importlib.util
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,6 +59,7 @@ class EngineRow:
     extra: str
     formats: tuple[str, ...]
     title: str
+    broken: Mapping[str, str] = field(default_factory=dict)  # releases of the package that are not used => why
 
     @property
     def installable(self) -> bool:
@@ -74,8 +75,18 @@ class EngineRow:
         """Why this runtime cannot run here, or None if it can."""
         if not self.installable:
             return f"Core ML runs on macOS only, this is {platform.system()}"
-        missing = self.missing()
-        return f"'{missing[0]}' is not installed" if missing else None
+        if missing := self.missing():
+            return f"'{missing[0]}' is not installed"
+        version = self.version() or ""
+        return f"{self.package} {version} {self.broken[version]}" if version in self.broken else None
+
+    def require(self) -> None:
+        """Errors: InputError if this system cannot run it, MissingExtraError with the line that installs its package."""
+        reason = self.reason()
+        if not self.installable:
+            raise InputError(str(reason), remedy="choose another runtime: onnxruntime, openvino")
+        if reason is not None:
+            raise MissingExtraError(next(iter(self.missing()), self.package), self.extra, reason)
 
     def version(self) -> str | None:
         try:
@@ -91,7 +102,13 @@ class EngineRow:
 ENGINES: Mapping[str, EngineRow] = {
     "pytorch": EngineRow("genin.runtimes.pytorch_engine:PyTorchEngine", "torch", "distill", (), "PyTorch"),
     "onnxruntime": EngineRow(
-        "genin.runtimes.onnxruntime_engine:OnnxRuntimeEngine", "onnxruntime", "onnxruntime", ("onnx",), "ONNX Runtime"
+        "genin.runtimes.onnxruntime_engine:OnnxRuntimeEngine",
+        "onnxruntime",
+        "onnxruntime",
+        ("onnx",),
+        "ONNX Runtime",
+        # microsoft/onnxruntime#27353; pyproject.toml excludes the same releases.
+        dict.fromkeys(("1.24.0", "1.24.1"), "does not read external weights in the Hugging Face cache"),
     ),
     "openvino": EngineRow(
         "genin.runtimes.openvino_engine:OpenVinoEngine", "openvino", "openvino", ("openvino", "onnx"), "OpenVINO"
@@ -101,13 +118,9 @@ ENGINES: Mapping[str, EngineRow] = {
 
 
 def engine_class(runtime: str) -> Any:
-    """The adapter class of a runtime. Errors: InputError for an unknown one or one that this system cannot run,
-    MissingExtraError with the line that installs its package."""
+    """The adapter class of a runtime. Errors: InputError for an unknown runtime, and those of `EngineRow.require`."""
     row = ENGINES[check_choice(runtime, tuple(ENGINES), "runtime")]
-    if not row.installable:
-        raise InputError(str(row.reason()), remedy="choose another runtime: onnxruntime, openvino")
-    if missing := row.missing():
-        raise MissingExtraError(missing[0], row.extra)
+    row.require()
     module, _, name = row.target.partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -202,8 +215,7 @@ class BundleEngine:
         try:
             return in_batches(run, arrays, size)[""]
         except Exception as error:  # engines' errors share no base class
-            name = self._graphs[key].component
-            raise GeninError(f"the {name} graph failed ({' '.join(str(error).split())[:300]})") from error
+            raise graph_failed(self._graphs[key].component, error) from error
 
     def _graph(self, key: str | int) -> Loaded:
         if key not in self._loaded:
@@ -257,6 +269,11 @@ def feed(arrays: Mapping[str, NDArray[Any]], inputs: Mapping[str, GraphInput]) -
             array = array[:1]
         fed[name] = np.ascontiguousarray(array, wanted.dtype).reshape(np.shape(array))
     return fed
+
+
+def graph_failed(component: str, error: BaseException) -> GeninError:
+    """An engine failed while it ran a graph, as one line."""
+    return GeninError(f"the {component} graph failed ({' '.join(str(error).split())[:300]})")
 
 
 def graph_error(bundle: Bundle, graph: GraphEntry, error: BaseException) -> BundleError:

@@ -27,10 +27,10 @@ class InputError(GeninError):
 
 
 class MissingExtraError(InputError):
-    """A package that an optional feature needs is not installed."""
+    """A package that an optional feature needs is not installed, or in a release that genin cannot use."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"'{package}' is not installed", remedy=f"pip install 'genin[{extra}]'")
+    def __init__(self, package: str, extra: str, problem: str | None = None) -> None:
+        super().__init__(problem or f"'{package}' is not installed", remedy=f"pip install 'genin[{extra}]'")
         self.package, self.extra = package, extra
 
 

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PARTS = ("benchmarks", "distill", "export", "runtimes")
 ABSENT_IN_A_GAME = (
@@ -46,25 +44,32 @@ def test_every_part_imports_only_what_stands_below_it() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    ("where", "line"),
-    [
-        ("runtimes", "from genin.benchmarks.frechet import frechet_distance"),
-        ("benchmarks", "def late() -> None:\n    import genin.export.components"),
-        ("runtimes", "import torch"),
-    ],
-)
-def test_an_import_against_the_arrows_is_found(tmp_path: Path, where: str, line: str) -> None:
+PLANTED = {  # module => its content, and the import that has to be found
+    "runtimes/upward.py": (
+        "from genin.benchmarks.frechet import frechet_distance",
+        "genin.runtimes.upward -> genin.benchmarks.frechet",
+    ),
+    "benchmarks/late.py": (
+        "def late() -> None:\n    import genin.export.components",
+        "genin.benchmarks.late -> genin.export.components",
+    ),
+    "runtimes/heavy.py": ("import torch", "genin.runtimes.heavy -> torch"),
+}
+
+
+def test_imports_against_the_arrows_are_found(tmp_path: Path) -> None:
+    """By every contract at once: an import of what stands above, a late one, and an engine outside its adapter."""
     for part in PARTS:
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("weights", "__pycache__"))
     (tmp_path / "tools" / "typepath" / "genin").mkdir(parents=True)
     for part in PARTS:
         (tmp_path / "tools" / "typepath" / "genin" / part).symlink_to(tmp_path / part)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tmp_path / where / "planted.py").write_text(line + "\n", encoding="utf-8")
+    for name, (content, _) in PLANTED.items():
+        (tmp_path / name).write_text(content + "\n", encoding="utf-8")
     done = lint_imports(tmp_path)
     assert done.returncode == 1
-    assert f"genin.{where}.planted" in done.stdout
+    assert not [found for _, found in PLANTED.values() if found not in done.stdout], done.stdout
 
 
 def test_all_of_runtimes_imports_where_no_engine_and_no_torch_is_installed() -> None:

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported import exported
+from conftest import IMAGE_SIZE, LATENT_SIZE
 from numpy.typing import NDArray
 
 from genin.runtimes.noise import normal
 from genin.runtimes.pipeline import load_pipeline
 
-PROMPT, SEED, SIZE = "a ninja in an orange outfit running under the mountain", 7, 64
+PROMPT, SEED, SIZE = "a ninja in an orange outfit running under the mountain", 7, IMAGE_SIZE
 # Few-step timesteps equal DDIM's trailing ones at these counts, so any client with DDIM follows the student's schedule.
 SETTINGS: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 1.0, "height": SIZE, "width": SIZE}
+pytestmark = pytest.mark.clients
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}  # left alone, OpenVINO computes in bf16 on processors that have it
 SAME_DB = 40.0
 
@@ -32,16 +33,11 @@ def freed_in_turn() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_student_folder: Path) -> Path:
-    return exported(tiny_student_folder, "clients", "--format", "onnx,openvino", "--precision", "fp32,int8")
-
-
-@pytest.fixture(scope="module")
-def ours(bundle: Path) -> dict[str, Picture]:
+def ours(tiny_bundle: Path) -> dict[str, Picture]:
     """Precision => our runtime's picture, from torch's noise."""
     pictures = {}
     for precision in ("fp32", "int8"):
-        with load_pipeline(bundle, runtime="onnxruntime", precision=precision) as pipeline:
+        with load_pipeline(tiny_bundle, runtime="onnxruntime", precision=precision) as pipeline:
             pictures[precision] = pipeline.generate(PROMPT, seeds=SEED, steps=4, noise="torch").images[0]
     return pictures
 
@@ -49,7 +45,7 @@ def ours(bundle: Path) -> dict[str, Picture]:
 def latents() -> Any:
     import torch
 
-    return torch.from_numpy(normal(SEED, (1, 4, 16, 16), mode="torch"))
+    return torch.from_numpy(normal(SEED, (1, 4, LATENT_SIZE, LATENT_SIZE), mode="torch"))
 
 
 def psnr_db(a: Picture, b: Picture) -> float:
@@ -67,27 +63,27 @@ def test_the_picture_is_worth_comparing(ours: dict[str, Picture]) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_optimum_onnx(bundle: Path, ours: dict[str, Picture], precision: str) -> None:
+def test_optimum_onnx(tiny_bundle: Path, ours: dict[str, Picture], precision: str) -> None:
     optimum = pytest.importorskip("optimum.onnxruntime", reason="optimum-onnx is not installed")
-    pipeline = optimum.ORTStableDiffusionPipeline.from_pretrained(bundle / "onnx" / precision)
+    pipeline = optimum.ORTStableDiffusionPipeline.from_pretrained(tiny_bundle / "onnx" / precision)
     assert psnr_db(ours[precision], drawn_by(pipeline)) >= SAME_DB
 
 
-def test_optimum_intel(bundle: Path, ours: dict[str, Picture]) -> None:
+def test_optimum_intel(tiny_bundle: Path, ours: dict[str, Picture]) -> None:
     optimum = pytest.importorskip("optimum.intel", reason="optimum-intel is not installed")
-    pipeline = optimum.OVStableDiffusionPipeline.from_pretrained(bundle / "openvino" / "fp32", ov_config=F32)
+    pipeline = optimum.OVStableDiffusionPipeline.from_pretrained(tiny_bundle / "openvino" / "fp32", ov_config=F32)
     assert psnr_db(ours["fp32"], drawn_by(pipeline)) >= SAME_DB
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_openvino_genai(bundle: Path, ours: dict[str, Picture], precision: str) -> None:
+def test_openvino_genai(tiny_bundle: Path, ours: dict[str, Picture], precision: str) -> None:
     """GenAI's own tokenizer, scheduler and generator: nothing of ours but the folder."""
     genai = pytest.importorskip("openvino_genai", reason="openvino-genai is not installed")
-    pipeline = genai.Text2ImagePipeline(str(bundle / "openvino" / precision), "CPU", **F32)
+    pipeline = genai.Text2ImagePipeline(str(tiny_bundle / "openvino" / precision), "CPU", **F32)
     picture = pipeline.generate(PROMPT, generator=genai.TorchGenerator(SEED), **SETTINGS).data[0]
     # int8 is quantised by another hand in OpenVINO than in ONNX, so those pictures are near, not equal.
     assert psnr_db(ours[precision], picture) >= (SAME_DB if precision == "fp32" else 30.0)
     if precision == "int8":
-        with load_pipeline(bundle, runtime="openvino", precision="int8") as own:
+        with load_pipeline(tiny_bundle, runtime="openvino", precision="int8") as own:
             same = own.generate(PROMPT, seeds=SEED, steps=4, noise="torch").images[0]
         assert psnr_db(same, picture) >= SAME_DB

@@ -9,6 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from genin.runtimes.engine import ENGINES
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"genin": "src/genin", **{f"genin/{part}": part for part in ("benchmarks", "distill", "export", "runtimes")}}
@@ -85,6 +88,17 @@ def test_committed_weights_stay_small_and_hold_no_pickle() -> None:
 def test_a_game_needs_no_training_package() -> None:
     core = {line.partition(">")[0] for line in project()["dependencies"] + extras()["onnxruntime"]}
     assert core == {"click", "numpy", "pillow", "rich", "onnxruntime"}
+
+
+def test_releases_of_onnxruntime_that_are_not_used_are_excluded() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"].values()
+    lines = [line for group in (project()["dependencies"], *extras().values(), *groups) for line in group]
+    requirements = [Requirement(line) for line in lines if isinstance(line, str)]
+    found = [requirement for requirement in requirements if requirement.name == "onnxruntime"]
+    assert found and set(ENGINES["onnxruntime"].broken) == {"1.24.0", "1.24.1"}
+    for requirement in found:
+        assert not [release for release in ENGINES["onnxruntime"].broken if requirement.specifier.contains(release)]
+        assert requirement.specifier.contains("1.24.2")
 
 
 def test_every_extra_is_bounded_so_that_an_install_next_year_works() -> None:

@@ -36,6 +36,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_draws_a_picture(tiny_bundle: Path, tmp_path: Path, runtime: str) -> None:
     out = tmp_path / "ninja.png"
