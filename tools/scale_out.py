@@ -122,7 +122,9 @@ def main(
     student = Unet.of(student_config(config, pruning_of(recipe.student)), tokens)
     parts = {
         f"One card at {share:.0%} of {peak:g} TFLOP/s": one_card(recipe, whole, student, others, rate),
-        f"{gpus} cards, batch {batch} each, tuning the whole UNet": many_cards(recipe, whole, others, rate, gpus, batch),
+        f"{gpus} cards, batch {batch} each, tuning the whole UNet": many_cards(
+            recipe, whole, others, rate, gpus, batch
+        ),
         f"{images:,.0f} pictures": many_pictures(whole, encoder_flop(teacher), recipe, rate, gpus, price, images),
     }
     for title, lines in parts.items():
