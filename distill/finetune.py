@@ -110,7 +110,8 @@ def finetune_teacher(
     begun_with = {"base": fingerprint(base), "data": source.digest, "lora": str(rank)}
     if loras:
         begun_with["merged LoRA"] = digest(loras)
-    claim_run(folder, recipe, begun_with, {"autoencoder": autoencoder_settings(recipe, model), "finetune": settings})
+    stages = {"autoencoder": autoencoder_settings(recipe, model), "finetune": settings}
+    claim_run(folder, recipe, begun_with, stages, resume=resume)
     torch.manual_seed(settings.seed)
     if settings.autoencoder_images > 0:
         model.vae = tune_autoencoder(model, source, folder, recipe, resume=resume)
@@ -158,7 +159,7 @@ def finetune_teacher(
     remedies = partial(advice, asked, finetune_options(settings, rank, processes), needed)
     check_memory("tuning", sum(needed(asked).values()), training.device, remedies)
     with out_of_memory("tuning", training.folder, remedies):
-        training.run(tuning_step(training, network, process, cache, source, texts), preview, look)
+        training.run(tuning_step(training, network, process, cache, source, texts), preview, look, last=True)
     tuned: Any = training.best_of("denoiser").requires_grad_(False).eval()
     unet, text_encoder = tuned.unet, model.text_encoder if tuned.text_encoder is None else tuned.text_encoder
     if rank:

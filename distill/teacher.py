@@ -54,7 +54,7 @@ def train_teacher(
     folder = out / "training"
     begun_with = {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"}
     stages = {name: getattr(recipe, name) for name in ("autoencoder", "text_encoder", "teacher")}
-    claim_run(folder, recipe, begun_with, stages)
+    claim_run(folder, recipe, begun_with, stages, resume=resume)
     torch.manual_seed(recipe.teacher.seed)
     vae = train_autoencoder(source, folder, recipe, resume=resume, earlier=earlier)
     if earlier is not None:
@@ -269,7 +269,7 @@ def train_unet(
         average = training.average_of("unet")
         teacher_preview(training, process, vae, average, text, empty, settings.guidance_scale, path)
 
-    training.run(step, preview)
+    training.run(step, preview, last=True)
     return training.best_of("unet").requires_grad_(False).eval(), training.images_seen
 
 

@@ -463,6 +463,24 @@ def test_a_tuned_teacher_differs_where_it_should(tiny_model_folder: Path, tmp_pa
     assert after.info["kind"] == "teacher" and after.info["images_seen"] == 16
 
 
+@pytest.mark.train
+def test_ctrl_c_in_the_last_update_of_a_tuning_has_nothing_to_interrupt(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, next_update = tmp_path / "tuning.yaml", Training._next_update
+    recipe.write_text(TUNING, encoding="utf-8")
+
+    def pressed(training: Training) -> Update:
+        if training.update_index == 1:
+            press_ctrl_c()
+        return next_update(training)
+
+    monkeypatch.setattr(Training, "_next_update", pressed)
+    arguments = ["--base", str(tiny_model_folder), "--data", "builtin:world", "--recipe", str(recipe), "--lora", "2"]
+    assert run(["teacher", "finetune", *arguments, "--out", str(tmp_path / "out")]) == 0
+    assert load_model_folder(tmp_path / "out").info["images_seen"] == 16
+
+
 def test_a_budget_is_shared_out() -> None:
     phases = ("prune", "steps", "adversarial")
     budget = Budget(10, phases)
