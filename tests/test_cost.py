@@ -73,7 +73,7 @@ def test_operations_are_those_that_are_counted_and_a_phase_that_is_over_lets_go_
     held: list[tuple[str, Any]] = []  # optimizers of the phases before
     plain = training.Training.run
 
-    def counting(self: Any, step: Any, *arguments: Any) -> None:
+    def counting(self: Any, step: Any, *arguments: Any, **options: Any) -> None:
         gc.collect()
         alive = [name for name, one in held if one() is not None]
         assert not alive, f"{self.stage} begins with {alive} still there"
@@ -84,7 +84,7 @@ def test_operations_are_those_that_are_counted_and_a_phase_that_is_over_lets_go_
             counted.setdefault(self.stage, []).append(counter.get_total_flops())
             return result
 
-        plain(self, counted_step, *arguments)
+        plain(self, counted_step, *arguments, **options)
         held.extend((f"{self.stage}'s {name} optimizer", weakref.ref(one)) for name, one in self.optimizers.items())
 
     monkeypatch.setattr(training.Training, "run", counting)

@@ -267,7 +267,9 @@ def test_frozen_weights_in_bf16_lead_to_the_same_bits_and_averages_share_them(
 ) -> None:
     seen: list[Training] = []
     real = Training.run
-    monkeypatch.setattr(Training, "run", lambda self, *args: seen.append(self) or real(self, *args))
+    monkeypatch.setattr(
+        Training, "run", lambda self, *args, **options: seen.append(self) or real(self, *args, **options)
+    )
     keys = SHORT | {"lora_rank": 2, "held_out_images": 16, "ema_decays": [0.9, 0.99]}
     half, whole = tune("half", **keys), tune("whole", **keys, frozen_precision="no")
     assert losses(half) == losses(whole) and half[-1]["kid"] == whole[-1]["kid"]
