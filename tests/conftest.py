@@ -85,6 +85,7 @@ STUDENT_INFO = TEACHER_INFO | {
 KINDS = ("train", "export", "processes", "clients", "slow")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not any(item.get_closest_marker(kind) for kind in KINDS):
