@@ -85,15 +85,12 @@ STUDENT_INFO = TEACHER_INFO | {
 KINDS = ("train", "export", "processes", "clients", "slow")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not any(item.get_closest_marker(kind) for kind in KINDS):
             item.add_marker("unit")
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(UNIT_TIMEOUT_SECONDS))
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
     # Files that take long come first, so that no worker is left with one of them at the end.
     long_files = {item.path for item in items if item.get_closest_marker("unit") is None}
     items.sort(key=lambda item: item.path not in long_files)
