@@ -83,7 +83,9 @@ def bundle_files(folder: Path, name: HubName, runtime: str | None, precision: st
         return [MANIFEST, *manifest.all_files()]
     _, format, chosen = choose(manifest, runtime, precision, Path(f"hub:{name}"))
     graphs = (*manifest.graphs, *manifest.single_graphs)
-    files = [file.path for graph in graphs if (graph.format, graph.precision) == (format, chosen) for file in graph.files]
+    files = [
+        file.path for graph in graphs if (graph.format, graph.precision) == (format, chosen) for file in graph.files
+    ]
     # Beside its graphs a folder may hold files for other clients: tokenizers for OpenVINO, for example.
     others = {(graph.format, graph.precision) for graph in graphs} - {(format, chosen)}
     shared = [file.path for file in manifest.files if tuple(file.path.split("/")[:2]) not in others]
