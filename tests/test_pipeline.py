@@ -188,6 +188,11 @@ def test_wrong_arguments_are_refused_at_once(reference: Pipeline, arguments: dic
     reference.generate("ninja", 2**64 - 1, steps=1, guidance_scale=1.0)
 
 
+def test_one_seed_for_several_prompts_is_the_first_of_as_many(reference: Pipeline) -> None:
+    drawn = reference.generate(["ninja", "ninja"], 7, steps=1, guidance_scale=1.0)
+    assert drawn.seeds == (7, 8) and not np.array_equal(*drawn.images)
+
+
 # --- choosing ----------------------------------------------------------------------------------------------------------
 
 
