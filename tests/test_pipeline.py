@@ -358,6 +358,7 @@ def test_generate_command(
     assert cli.run(["generate", "A Ninja, on the mountain!", *model, *options]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [Path(path).name for path in report["images"]] == [f"x-{seed}.png" for seed in range(2, 12)]
+    assert Image.open(report["images"][-1]).text["seed"] == "11"  # type: ignore[attr-defined]
     assert (report["runtime"], report["steps"], report["seeds"]) == ("onnxruntime", 1, list(range(2, 12)))
     assert set(report["timings_ms"]) == {"text_encoder", "unet", "vae_decoder", "other"}
     assert not list(tmp_path.glob(".*"))
