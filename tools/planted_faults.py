@@ -491,21 +491,21 @@ FAULTS = (
         "distill/phases.py",
         "process.ddim_step(x0.detach(), eps.detach(), t_next)",
         "process.ddim_step(x0, eps, t_next)",
-        "test_terms.py",
+        "test_terms.py::test_the_losses_of_an_update_are_what_they_were",
     ),
     Fault(
         "pool-seed-not-passed-on",
         "distill/pool.py",
         "generator=_generator(recipe.seed, row)",
         "generator=_generator(0, row)",
-        "test_distillation.py::test_a_pool_of_another_seed_is_of_other_noise",
+        "test_pool.py::test_a_pool_of_another_seed_begins_in_other_noise",
     ),
     Fault(
         "resume-skips-an-update",
         "distill/training.py",
         'self.update_index, self.images_seen = int(state["update_index"]), int(state["images_seen"])',
         'self.update_index, self.images_seen = int(state["update_index"]) + 1, int(state["images_seen"])',
-        "test_training.py",
+        "test_training.py::test_an_interrupted_run_answers_alarms_as_an_uninterrupted_one",
     ),
     Fault(
         "checkpoint-not-flushed-to-disk",
@@ -519,7 +519,7 @@ FAULTS = (
         "distill/averages.py",
         "1.0 - min(self.decay, (1 + n) / (10 + n))",
         "1.0 - max(self.decay, (1 + n) / (10 + n))",
-        "test_training.py",
+        "test_training.py::test_averages_of_a_network_that_learns_whole_are_those_of_torch",
     ),
     Fault(
         "second-order-term-doubled",
@@ -540,7 +540,7 @@ FAULTS = (
         "distill/lora.py",
         "pipeline.fuse_lora(lora_scale=lora.scale)",
         "pipeline.fuse_lora()",
-        "test_lora.py",
+        "test_lora.py::test_other_peoples_files_merge_as_they_say",
     ),
     Fault(
         "captions-dropped-the-other-way",
@@ -583,7 +583,7 @@ FAULTS = (
         "distill/health.py",
         "if seen and min(seen) > WINS:",
         "if seen and max(seen) > WINS:",
-        "test_training.py",
+        "test_training.py::test_what_is_not",
     ),
     Fault(
         "shots-of-a-minute-in-two-splits",
