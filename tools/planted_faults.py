@@ -152,7 +152,7 @@ def run_tests(root: Path, tests: Iterable[str], *options: str) -> Run:
             return Run(None, [])
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     failed = [line.split()[1].partition("[")[0] for line in lines if line.startswith(("FAILED tests/", "ERROR tests/"))]
-    return Run(done.returncode, failed or lines[-3:])
+    return Run(done.returncode, failed if failed and done.returncode == 1 else lines[-5:])
 
 
 def found_by(fault: Fault, *, whole_suite: bool) -> str | None:
