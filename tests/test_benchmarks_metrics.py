@@ -219,6 +219,20 @@ def test_squeezenet_features_do_not_depend_on_batch_size_or_global_seed() -> Non
 
 
 @needs_shared
+def test_squeezenet_features_are_those_of_torchvisions_own_preprocessing() -> None:
+    from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
+
+    trunk = squeezenet1_1(weights=None).features.eval()
+    trunk.load_state_dict(dict(find_weights(weights.SQUEEZENET, SHARED).tensors))
+    x = SqueezeNet1_1_Weights.IMAGENET1K_V1.transforms(resize_size=224)(
+        torch.from_numpy(pictures(2, 224)).permute(0, 3, 1, 2)
+    )
+    with torch.inference_mode():
+        expected = trunk(x).mean(dim=(2, 3)).numpy()
+    np.testing.assert_allclose(load_features("squeezenet", SHARED)(pictures(2, 224)), expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_shared
 def test_torch_fidelity_runs_our_extractor_and_agrees(tmp_path: Path) -> None:
     import torch_fidelity
 

@@ -31,6 +31,7 @@ from genin.cli import run
 from genin.distill.data_buckets import bucket_of, buckets
 from genin.distill.data_journal import Journal
 from genin.distill.data_pieces import Piece
+from genin.distill.data_prepare import Kept, PrepareOptions, _rows_of
 from genin.distill.data_sources import Candidate
 from genin.distill.datasets import read_facts
 from genin.runtimes.errors import InputError
@@ -449,6 +450,14 @@ def test_a_bucket_keeps_at_least_as_much_as_the_square(width: int, height: int, 
     assert bucket[0] * bucket[1] <= size * size
     assert kept(bucket) >= kept((size, size))
     assert bucket_of((height, width), size) == bucket[::-1] or kept(bucket) == pytest.approx(kept((size, size)))
+
+
+def test_a_prepared_film_has_no_minute_in_two_splits() -> None:
+    candidate = Candidate(Path("film.mp4"), "film.mp4", kind="video")
+    shots = [Piece(f"shot {shot}", group=f"film.mp4#{shot // 10}") for shot in range(60)]
+    rows = _rows_of([Kept(f"{i:06d}.png", candidate, shot) for i, shot in enumerate(shots)], PrepareOptions())
+    found = {(shot.group, row.columns["split"]) for shot, row in zip(shots, rows, strict=True)}
+    assert len(found) == 6 and {split for _, split in found} == {"train", "val", "test"}
 
 
 @given(st.lists(st.integers(0, 12), min_size=40, max_size=200))

@@ -106,6 +106,16 @@ def test_strange_archives(tmp_path: Path) -> None:
         open_picture_set(tmp_path / "b")
 
 
+def test_a_key_ends_at_the_first_dot(tmp_path: Path) -> None:
+    """As in webdataset: `0.cover.png` and `0.txt` are one sample."""
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("0.cover.png", "0.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = 5
+            tar.addfile(member, io.BytesIO(b"a cat"))
+    assert [row.text for row in open_picture_set(tmp_path).rows] == ["a cat"]
+
+
 def test_bad_use_leaves_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["data", "shard", str(folder), "--out", str(folder)]) == 2
     assert "the output already exists" in capsys.readouterr().err

@@ -120,6 +120,10 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
         ImageDataset.open(tmp_path, "dev")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no pictures"):
         ImageDataset.open(tmp_path)
+    for outside in ("../secret.png", "/secret.png"):
+        (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": outside}), encoding="utf-8")
+        with pytest.raises(InputError, match="line 1 names a file outside the folder"):
+            ImageDataset.open(tmp_path)
     folder = write_folder(tmp_path / "set", rows(3))
     (folder / "dataset.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"not valid JSON.*dataset\.json"):

@@ -7,6 +7,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from genin.benchmarks.evaluate import Evaluator
-from genin.benchmarks.measures import FD_NAMES, KID_NAMES
+from genin.benchmarks.measures import FD_NAMES, KID_NAMES, Gathering, Suite
 from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.picture_files import is_intact
+from genin.benchmarks.picture_sets import PictureRow
 from genin.benchmarks.sampling import SEED_STRIDE
 from genin.benchmarks.statistics_file import load_statistics
 from genin.cli import run
@@ -169,6 +171,16 @@ def test_changed_statistics_are_refused(
     assert "sha256" in refused(capsys, *common, "--against", file)
 
 
+def test_pictures_without_an_attribute_do_not_count_against_it() -> None:
+    classifier: Any = SimpleNamespace(
+        attributes={"hair": ("red", "blue")}, predict=lambda pictures: {"hair": np.array(["red"] * len(pictures))}
+    )
+    gathering = Gathering(Suite({}, None, classifier, {}))
+    rows = [PictureRow(f"{hair}.png", columns={"hair": hair} if hair else {}) for hair in ("red", "blue", "")]
+    gathering.add(np.zeros((3, 8, 8, 3), np.uint8), rows)
+    assert gathering.accuracy() == {"hair": 0.5, "mean": 0.5}
+
+
 def test_fd_ratio_needs_equal_numbers_and_one_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On folders of pictures, enough for FD: the ratio of a set to itself is one, to a smaller one there is none."""
     monkeypatch.delenv("GENIN_METRIC_WEIGHTS", raising=False)
@@ -184,6 +196,7 @@ def test_fd_ratio_needs_equal_numbers_and_one_reference(tmp_path: Path, monkeypa
     assert same["fd_to_against"]["fd_world"] == pytest.approx(0, abs=1e-3)
     smaller = evaluator.evaluate(tmp_path / "one", against=tmp_path / "small")
     assert smaller["fd_ratio"] is None and "equal numbers" in smaller["notes"]["fd_ratio"]
+    assert evaluator.evaluate(tmp_path / "small", against=tmp_path / "one")["fd_ratio"] is None
     evaluator.evaluate(tmp_path / "one", save_statistics_to=tmp_path / "statistics")
     assert evaluator.evaluate(tmp_path / "one", against=tmp_path / "statistics")["fd_ratio"] == pytest.approx(1)
     write_noise(tmp_path / "other", 210, seed=99)

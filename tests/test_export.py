@@ -250,6 +250,35 @@ def test_shipped_students_take_the_steps_they_learnt(capsys: pytest.CaptureFixtu
 # --- measures --------------------------------------------------------------------------------------------------------
 
 
+def test_a_model_that_does_not_say_is_exported_for_free_guidance(tiny_model_folder: Path) -> None:
+    from genin.distill.model_folder import load_model_folder
+    from genin.export.components import components
+
+    model = load_model_folder(tiny_model_folder)
+    batches = {}
+    for guidance in ("baked", "free", None):
+        model.info["guidance"] = guidance
+        batches[guidance] = [component.guidance_batch for component in components(model)]
+    assert batches == {"baked": [1, 1, 1], "free": [1, 2, 1], None: [1, 2, 1]}
+
+
+def test_int8_has_one_scale_an_output_channel() -> None:
+    import onnx_ir as ir
+
+    from genin.export.to_onnx import _axis_in
+
+    inputs = [ir.val("x"), ir.val("weight")]
+    for kind, position, attributes, axis in (
+        ("Conv", 1, {}, 0),
+        ("MatMul", 1, {}, 1),
+        ("Gemm", 1, {}, 1),
+        ("Gemm", 1, {"transB": 1}, 0),
+        ("Gather", 0, {}, 0),
+        ("MatMul", 0, {}, None),
+    ):
+        assert _axis_in(ir.node(kind, inputs, attributes), position, 2) == axis, kind
+
+
 def test_int8_rounds_within_half_a_step_a_channel() -> None:
     from genin.export.to_onnx import quantise
 

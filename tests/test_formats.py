@@ -21,7 +21,7 @@ from genin.cli import run
 from genin.distill import model_folder
 from genin.export import components as networks
 from genin.export import parity
-from genin.export.formats import OUTPUTS, TABLE
+from genin.export.formats import OUTPUTS, TABLE, is_large
 from genin.export.quiet import quiet
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import BundleError
@@ -234,6 +234,13 @@ class TestOpenVino(FormatContract):
         }
         [conv_in] = [kind for name, kind in kinds.items() if "conv_in/" in name]
         assert conv_in == "Constant" and set(kinds.values()) > {"Constant"}
+
+    def test_only_large_tensors_lose_bits(self, matrix: Path, graphs: Graphs) -> None:
+        """Not the frequencies of the timestep embedding, which 11 bits are too few for."""
+        model = core().read_model(matrix / graphs["fp16", "unet"].path)
+        constants = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
+        shapes = [tuple(node.shape) for node in constants if node.get_element_type().to_string() == "f16"]
+        assert shapes and all(map(is_large, shapes))
 
     def check_eight_bit_activations(self, matrix: Path, graphs: Graphs) -> None:
         assert graphs[EIGHT.name, "unet"].compute == "int8 in 1 layers, fp32"

@@ -188,6 +188,11 @@ def test_wrong_arguments_are_refused_at_once(reference: Pipeline, arguments: dic
     reference.generate("ninja", 2**64 - 1, steps=1, guidance_scale=1.0)
 
 
+def test_one_seed_for_several_prompts_is_the_first_of_as_many(reference: Pipeline) -> None:
+    drawn = reference.generate(["ninja", "ninja"], 7, steps=1, guidance_scale=1.0)
+    assert drawn.seeds == (7, 8) and not np.array_equal(*drawn.images)
+
+
 # --- choosing ----------------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +358,7 @@ def test_generate_command(
     assert cli.run(["generate", "A Ninja, on the mountain!", *model, *options]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [Path(path).name for path in report["images"]] == [f"x-{seed}.png" for seed in range(2, 12)]
+    assert Image.open(report["images"][-1]).text["seed"] == "11"  # type: ignore[attr-defined]
     assert (report["runtime"], report["steps"], report["seeds"]) == ("onnxruntime", 1, list(range(2, 12)))
     assert set(report["timings_ms"]) == {"text_encoder", "unet", "vae_decoder", "other"}
     assert not list(tmp_path.glob(".*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -305,6 +306,18 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
     with pytest.raises(GeninError, match="free some space"):
         run.save()
     assert run.checkpoint_path.read_bytes() == before and not list(tmp_path.glob("*.partial"))
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_replaces_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = begin(tmp_path)
+    run.save()
+    before, seen = run.checkpoint_path.read_bytes(), list[bool]()
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append(run.checkpoint_path.read_bytes() == before))
+    run.update_index = 1
+    run.save()
+    assert seen == [True] and run.checkpoint_path.read_bytes() != before
 
 
 def test_a_torn_line_of_the_log_does_not_stop_a_resume(tmp_path: Path) -> None:

@@ -316,3 +316,13 @@ def test_a_folder_written_meanwhile_is_left_alone(tmp_path: Path) -> None:
         out.mkdir()
         (out / "theirs").touch()
     assert [path.name for path in out.iterdir()] == ["theirs"] and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_references_that_differ_in_anything_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENIN_CACHE", str(tmp_path))
+    first: dict[str, Any] = {"count": 1, "size": 16, "seed": 0, "split": "test"}
+    others: list[dict[str, Any]] = [{"count": 2}, {"size": 32}, {"seed": 1}, {"split": "val"}]
+    found = {InstalledNames().reference(BUILTIN_WORLD, **first | other) for other in ({}, *others, {})}
+    assert len(found) == 5
