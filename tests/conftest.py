@@ -83,10 +83,15 @@ STUDENT_INFO = TEACHER_INFO | {
 
 # Tests that train, export or start processes; every other test is a unit test.
 KINDS = ("train", "export", "processes", "clients", "slow")
+# What makes a test one of a kind by its fixtures: building them takes long.
+KIND_BY_FIXTURE = {"tiny_bundle": "export", "compact_model": "export"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in KIND_BY_FIXTURE:
+                item.add_marker(KIND_BY_FIXTURE[fixture])
         if not any(item.get_closest_marker(kind) for kind in KINDS):
             item.add_marker("unit")
             if item.get_closest_marker("timeout") is None:
