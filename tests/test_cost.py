@@ -101,6 +101,7 @@ def test_operations_are_those_that_are_counted_and_a_phase_that_is_over_lets_go_
         assert distill_flop(phase, recipe, teacher, student) == pytest.approx(measured, rel=0.15), phase
 
 
+@pytest.mark.train
 def test_less_is_kept_where_it_is_made_again_or_frozen(tiny_model_folder: Path) -> None:
     teacher, _ = units(tiny_model_folder, Recipe())
     kept = {
@@ -134,6 +135,7 @@ def default_processor() -> Any:
     return AttnProcessor2_0()
 
 
+@pytest.mark.train
 def test_parts_are_counted_as_they_are(tiny_model_folder: Path) -> None:
     recipe = Recipe()
     teacher, student = units(tiny_model_folder, recipe)
