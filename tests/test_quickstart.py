@@ -20,7 +20,9 @@ from genin.benchmarks.latency import Configuration
 from genin.benchmarks.model_facts import ModelFacts
 from genin.distill.recipe import Recipe
 from genin.export.exporter import export_bundle
-from genin.quickstart import RECORD
+from genin.names import InstalledNames
+from genin.quickstart import RECORD, open_record
+from genin.runtimes.errors import InputError
 
 METRIC_WEIGHTS = Path(__file__).parents[2] / "shared" / "data" / "lpips_squeezenet"
 MINUTES = "0.02"
@@ -154,6 +156,14 @@ def test_a_run_in_the_way_is_neither_overwritten_nor_changed(
 ) -> None:
     assert run(tiny_run[0], *arguments) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_run_is_resumed_with_its_own_settings_only(tmp_path: Path) -> None:
+    names = InstalledNames()
+    record = open_record(tmp_path, {"minutes": 1.0}, names, resume=False)
+    assert open_record(tmp_path, {"minutes": 1.0}, names, resume=True) == record
+    with pytest.raises(InputError, match=r"begun with --minutes 1\.0"):
+        open_record(tmp_path, {"minutes": 2.0}, names, resume=True)
 
 
 @pytest.mark.parametrize(

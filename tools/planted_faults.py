@@ -640,7 +640,7 @@ FAULTS = (
         "src/genin/quickstart.py",
         'if changed := [key for key, value in asked.items() if value != record["settings"][key]]:',
         'if changed := [key for key in asked if key not in record["settings"]]:',
-        "test_quickstart.py::test_a_run_in_the_way_is_neither_overwritten_nor_changed",
+        "test_quickstart.py::test_a_run_is_resumed_with_its_own_settings_only",
     ),
 )
 
