@@ -108,11 +108,12 @@ def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> N
             item.replace(target)
 
 
-def as_others(file: Path) -> None:
-    """Who may read a file is who may read any that is written here: safetensors leaves it to its owner alone."""
+def as_others(path: Path) -> None:
+    """Give a file or folder the permissions that the umask grants new ones: safetensors, coremltools and temporary folders leave
+    it to its owner alone."""
     mask = os.umask(0)
     os.umask(mask)
-    file.chmod(0o666 & ~mask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _copy(module: Any, dtype: torch.dtype | None) -> Any:

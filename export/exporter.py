@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +110,10 @@ def export_bundle(
     try:
         tell = progress or (lambda _: None)
         manifest = _assemble(model_path, partial, usable, ordered, steps, shapes, out.name, tell)
-        _set_usual_permissions(partial)
+        from genin.distill.model_folder import as_others
+
+        for path in (partial, *partial.rglob("*")):
+            as_others(path)
         if out.suffix == SUFFIX:
             pack(partial, out)
         else:
@@ -123,15 +125,6 @@ def export_bundle(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return ExportResult(out, manifest, skipped)
-
-
-def _set_usual_permissions(root: Path) -> None:
-    """Give a folder and all in it the permissions that the umask grants new files: temporary folders, and what coremltools copies
-    from them, are their owner's alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in (root, *root.rglob("*")):
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def usable_formats(formats: Sequence[str]) -> tuple[list[str], dict[str, str]]:

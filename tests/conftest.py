@@ -222,6 +222,30 @@ def tiny_bundle(tiny_student_folder: Path, tmp_path_factory: pytest.TempPathFact
     return built_once(tmp_path_factory, "bundle", lambda folder: write_tiny_bundle(tiny_student_folder, folder))
 
 
+@pytest.fixture(scope="session")
+def matrix(compact_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compact model in every format and precision (`exported.export_matrix`)."""
+    from exported import export_matrix
+
+    return export_matrix(tmp_path_factory, compact_model)
+
+
+@pytest.fixture(scope="session")
+def threes(compact_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compact teacher in ONNX with a batch of 3 (`exported.export_fixed_batch`)."""
+    from exported import export_fixed_batch
+
+    return export_fixed_batch(tmp_path_factory, compact_model)
+
+
+def psnr_db(a: Any, b: Any) -> float:
+    """Peak signal-to-noise ratio of uint8 pictures; infinite if they are equal."""
+    import numpy as np
+
+    error = np.mean((a.astype(np.float64) - b) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
 def write_tiny_model(folder: Path) -> None:
     import torch
     from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel

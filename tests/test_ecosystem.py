@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import IMAGE_SIZE, LATENT_SIZE
+from conftest import IMAGE_SIZE, LATENT_SIZE, psnr_db
 from numpy.typing import NDArray
 
 from genin.runtimes.noise import normal
@@ -46,11 +46,6 @@ def latents() -> Any:
     import torch
 
     return torch.from_numpy(normal(SEED, (1, 4, LATENT_SIZE, LATENT_SIZE), mode="torch"))
-
-
-def psnr_db(a: Picture, b: Picture) -> float:
-    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
-    return float(10 * np.log10(255**2 / max(error, 1e-12)))
 
 
 def drawn_by(pipeline: Any) -> Picture:

@@ -12,11 +12,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
-from conftest import IMAGE_SIZE, LATENT_SIZE
+from conftest import IMAGE_SIZE, LATENT_SIZE, psnr_db
 from tiny_bundle import edit_manifest, update_hash, write_tiny_bundle
 
 from genin.runtimes.bundle import pack
@@ -43,11 +43,6 @@ except KeyboardInterrupt:
     print("interrupted")
 """
 PROMPTS = ["a ninja meditating on the mountain", "orange sunset"]
-
-
-def psnr_db(a: Any, b: Any) -> float:
-    error = np.mean((a.astype(np.float64) - b) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import LATENT_SIZE
-from exported import MIXED, export_fixed_batch, export_matrix
+from exported import MIXED
 
 from genin.cli import run
 from genin.export import exporter, parity, to_openvino
@@ -33,11 +33,6 @@ Json = dict[str, Any]
 
 def last_json(text: str) -> Json:
     return json.loads(text.strip().splitlines()[-1])  # type: ignore[no-any-return]
-
-
-@pytest.fixture(scope="session")
-def matrix(compact_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_matrix(tmp_path_factory, compact_model)
 
 
 def export_of(model: Path, out: Path, format: str, precision: str) -> list[str]:
@@ -74,12 +69,9 @@ def test_a_plan_travels_with_the_bundle(matrix: Path) -> None:
 
 
 @pytest.mark.export
-def test_a_genin_file_holds_what_the_folder_would(
-    compact_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    packed = export_fixed_batch(tmp_path_factory, compact_model)
-    assert packed.is_file()
-    with Bundle.open(packed) as bundle:
+def test_a_genin_file_holds_what_the_folder_would(threes: Path) -> None:
+    assert threes.is_file()
+    with Bundle.open(threes) as bundle:
         bundle.check_hashes()
         assert bundle.manifest.precisions("onnx") == ("fp32", "w8a8") and bundle.manifest.precisions("openvino") == ()
         assert bundle.manifest.latents.scaling_factor == 0.18215

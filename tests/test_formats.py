@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from exported import EIGHT, MIXED, export_matrix
+from exported import EIGHT, MIXED
 from safetensors.numpy import load_file, save_file
 from tiny_bundle import garbage_left_alone
 
@@ -31,11 +31,6 @@ from genin.runtimes.options import COMPONENTS, FORMATS, PRECISIONS
 
 pytestmark = pytest.mark.export
 Graphs = Mapping[tuple[str, str], GraphEntry]  # by precision and component
-
-
-@pytest.fixture(scope="session")
-def matrix(compact_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_matrix(tmp_path_factory, compact_model)
 
 
 @pytest.fixture(scope="module")

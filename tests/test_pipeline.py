@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import IMAGE_SIZE, LATENT_SIZE, MAX_LENGTH
+from conftest import IMAGE_SIZE, LATENT_SIZE, MAX_LENGTH, psnr_db
 from PIL import Image
 
 from genin import cli
@@ -31,11 +31,6 @@ from genin.runtimes.pipeline import Pipeline, load_pipeline
 torch = pytest.importorskip("torch")
 
 PROMPTS = ["a ninja meditating on the mountain", "orange sunset"]
-
-
-def psnr_db(a: Any, b: Any) -> float:
-    error = np.mean((a.astype(np.float64) - b) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import LATENT_SIZE, MAX_LENGTH
-from exported import compact_teacher, export_fixed_batch, exported
+from exported import compact_teacher, exported
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,11 +21,6 @@ from genin.runtimes.pipeline import load_pipeline
 
 pytestmark = pytest.mark.export
 SIZE = (32, 48)  # height, width
-
-
-@pytest.fixture(scope="session")
-def threes(compact_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_fixed_batch(tmp_path_factory, compact_model)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported import STEPS, export_fixed_batch, export_matrix, part_of
+from exported import STEPS, part_of
 from tiny_bundle import edit_manifest, update_hash
 
 from genin.cli import run
@@ -24,16 +24,6 @@ from genin.runtimes.manifest import EXACT_PSNR_DB, TensorSpec
 Json = dict[str, Any]
 SINGLE = f"text_to_image_{STEPS}"
 needs_bundle = pytest.mark.export
-
-
-@pytest.fixture(scope="session")
-def matrix(compact_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_matrix(tmp_path_factory, compact_model)
-
-
-@pytest.fixture(scope="session")
-def threes(compact_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_fixed_batch(tmp_path_factory, compact_model)
 
 
 def verify(capsys: pytest.CaptureFixture[str], path: Path, *options: str, code: int) -> Json:
