@@ -117,15 +117,13 @@ def hash_of_results(out: Path, case: Case) -> str:
     return digest.hexdigest()[:12]
 
 
-def measure(case: Case, work: Path, rounds: int) -> dict[str, Any]:
-    seconds: dict[str, list[float | None]] = {
-        f"{load}_{when}": [] for load in ("idle", "busy") for when in ("before", "after")
-    }
+def measure(case: Case, work: Path, rounds: int, loads: Sequence[str]) -> dict[str, Any]:
+    seconds: dict[str, list[float | None]] = {f"{load}_{when}": [] for load in loads for when in ("before", "after")}
     hashes = set()
-    for _ in range(rounds):
-        for load in ("idle", "busy"):
+    for index in range(rounds):
+        for load in loads:
             with computing_processes(os.cpu_count() or 1) if load == "busy" else contextlib.nullcontext():
-                for when in ("before", "after"):
+                for when in ("before", "after") if index % 2 == 0 else ("after", "before"):  # a drift favours neither
                     if load == "busy" and when == "before" and None in seconds["busy_before"]:
                         continue  # once is enough
                     took, found = run(case, work, before=when == "before")
@@ -139,7 +137,7 @@ def measure(case: Case, work: Path, rounds: int) -> dict[str, Any]:
         "seconds": seconds,
         "median": medians,
         "idle_ratio": medians["idle_after"] / medians["idle_before"],
-        "busy_ratio": medians["busy_after"] / (2 * medians["idle_before"]),
+        "busy_ratio": medians["busy_after"] / (2 * medians["idle_before"]) if "busy" in loads else None,
         "same_results": len(hashes) == 1,
     }
 
@@ -149,6 +147,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for what the cases write")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", help="comma-separated names of cases")
+    parser.add_argument("--idle", action="store_true", help="leave the busy machine out")
     parser.add_argument("--out", type=Path, help="JSON file of the figures")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -156,23 +155,18 @@ def main() -> None:
     recipe.write_text(RECIPE, encoding="utf-8")
     chosen = [case for case in cases(recipe.absolute()) if not options.only or case.name in options.only.split(",")]
     rows = []
-    heading = (
-        "",
-        "idle before",
-        "idle after",
-        "busy before",
-        "busy after",
-        "idle after/before",
-        "busy after/fair",
-        "same",
+    measured = (
+        ("idle before", "idle after") if options.idle else ("idle before", "idle after", "busy before", "busy after")
     )
+    heading = ("", *measured, "idle after/before", "busy after/fair", "same")
     sys.stdout.write(f"| {' | '.join(heading)} |\n|{'---|' * len(heading)}\n")
     for case in chosen:
-        row = measure(case, options.work.absolute(), options.rounds)
+        row = measure(case, options.work.absolute(), options.rounds, ("idle",) if options.idle else ("idle", "busy"))
         rows.append(row)
         times = [f"{value:.1f} s" if value is not None else f"> {TIMEOUT_S} s" for value in row["median"].values()]
         same = "yes" if row["same_results"] else "NO"
-        cells = [case.name, *times, f"{row['idle_ratio']:.2f}", f"{row['busy_ratio']:.2f}", same]
+        ratios = [f"{row[key]:.2f}" if row[key] is not None else "–" for key in ("idle_ratio", "busy_ratio")]
+        cells = [case.name, *times, *ratios, same]
         sys.stdout.write(f"| {' | '.join(cells)} |" + "\n")
         sys.stdout.flush()
     if options.out:
