@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genin.export.formats import ANY_BATCH, TABLE, Shapes, Target, Written, converter, missing_package
-from genin.export.plan import BITS, Plan, check_layers, check_name, layers_of, storable, uniform
-from genin.export.quiet import quiet
+from genin.export.converters.formats import TABLE, Target, Written, converter, missing_package
+from genin.export.converters.quiet import quiet
+from genin.export.precision_plan import BITS, Plan, check_layers, check_name, layers_of, storable, uniform
+from genin.export.shapes import ANY_BATCH, Shapes
 from genin.runtimes.bundle import SUFFIX, file_entry, pack, write_manifest
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.manifest import (
@@ -36,13 +37,14 @@ from genin.runtimes.manifest import (
     PictureParity,
     SingleGraphEntry,
 )
-from genin.runtimes.options import COMPONENTS, FORMATS, MORE_PRECISIONS, PRECISIONS, TEXT_TO_IMAGE, check_choice
+from genin.runtimes.vocabulary import COMPONENTS, FORMATS, MORE_PRECISIONS, PRECISIONS, TEXT_TO_IMAGE, check_choice
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from genin.export.checks.pictures import Pictures
     from genin.export.components import Component
-    from genin.export.pictures import Amount, Pictures
+    from genin.export.prompt_set import Amount
 
 NO_BUNDLES = (".onnx", ".xml", ".mlpackage", ".zip", ".tar", ".gz")  # names that promise something else
 LPIPS_LIMIT, PSNR_LIMIT_DB = 0.02, 30.0  # of pictures by 8-bit activations or palettes; PSNR where LPIPS has no weights
@@ -110,7 +112,7 @@ def export_bundle(
     try:
         tell = progress or (lambda _: None)
         manifest = _assemble(model_path, partial, usable, ordered, steps, shapes, out.name, tell)
-        from genin.distill.model_folder import as_others
+        from genin.distill.models.folder import as_others
 
         for path in (partial, *partial.rglob("*")):
             as_others(path)
@@ -159,12 +161,13 @@ def _assemble(
     file_name: str,
     progress: Progress,
 ) -> Manifest:
-    from genin.distill.model_folder import load_model_folder
+    from genin.distill.models.folder import load_model_folder
+    from genin.export.checks.pictures import draw_with_pytorch
     from genin.export.client_files import write_client_files
     from genin.export.components import components, modules
+    from genin.export.converters.single_graph import check_unrollable
     from genin.export.manifest_of import bundle_card, manifest_of
-    from genin.export.pictures import Amount, draw_with_pytorch
-    from genin.export.single_graph import check_unrollable
+    from genin.export.prompt_set import Amount
 
     progress("reading the model, running the golden inputs")
     with quiet():
@@ -238,10 +241,10 @@ def _write_single(
     progress: Progress,
 ) -> list[SingleGraphEntry]:
     """One number of steps as a single graph in every format and precision, its pictures compared with PyTorch's."""
-    from genin.distill.model_folder import load_model_folder
-    from genin.export import parity
-    from genin.export.pictures import mean_lpips
-    from genin.export.single_graph import single_graph
+    from genin.distill.models.folder import load_model_folder
+    from genin.export.checks import parity
+    from genin.export.checks.pictures import mean_lpips
+    from genin.export.converters.single_graph import single_graph
 
     name = f"{TEXT_TO_IMAGE}_{steps}"
     progress(f"drawing and unrolling {steps} steps")
@@ -305,7 +308,7 @@ def _give_back(network: nn.Module) -> None:
 
 
 def _write_golden(root: Path, component: Component) -> GoldenEntry:
-    from genin.export.parity import write_golden
+    from genin.export.checks.parity import write_golden
 
     path = f"golden/{component.name}.npz"
     write_golden(root / path, component.cases)
@@ -334,7 +337,7 @@ def _full(where: Path) -> InputError:
 
 
 def _not_convertible(component: Component, format: str, message: str) -> InputError:
-    from genin.export.layers import modules_with
+    from genin.export.checks.layers import modules_with
 
     name, remedy = f"{component.name} as {format}", "leave this format out, or replace that layer"
     try:
@@ -372,8 +375,8 @@ def _graph_facts(
 
 def _check(component: Component, format: str, precision: str, written: Written, model_path: Path) -> Parity | None:
     """The graph's parity, at or above its floor; None if nothing on this machine can run it."""
-    from genin.export import parity
-    from genin.export.layers import Fall, worst_layers
+    from genin.export.checks import parity
+    from genin.export.checks.layers import Fall, worst_layers
 
     try:
         run, engine = parity.open_graph(format, component.name, written.path, written.inputs, written.outputs)
@@ -395,8 +398,8 @@ def _draw(
     root: Path, graphs: Sequence[GraphEntry], model_path: Path, reference: Pictures, amount: Amount
 ) -> PictureParity:
     """Errors: GeninError for pictures that differ by more than they may, of graphs whose own parity does not say it."""
-    from genin.export import parity
-    from genin.export.pictures import compare, draw_with_graphs
+    from genin.export.checks import parity
+    from genin.export.checks.pictures import compare, draw_with_graphs
 
     of = {graph.component: graph for graph in graphs}
 
@@ -428,7 +431,7 @@ def _require_alike(psnr_db: float, lpips: float | None, where: str) -> None:
 
 def _with_weights(component: Component, model_path: Path) -> Component:
     """The component, read again: its weights were given back."""
-    from genin.distill.model_folder import load_model_folder
+    from genin.distill.models.folder import load_model_folder
     from genin.export.components import modules
 
     with quiet():

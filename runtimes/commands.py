@@ -23,7 +23,8 @@ import click
 from genin.runtimes.engine import ENGINES
 from genin.runtimes.errors import InputError
 from genin.runtimes.noise import MODES, SEED_LIMIT
-from genin.runtimes.options import AUTO, claim_output, model_path
+from genin.runtimes.options import claim_output, model_path
+from genin.runtimes.vocabulary import AUTO
 
 if TYPE_CHECKING:
     from genin.runtimes.pipeline import Generation, Pictures, Pipeline

@@ -28,10 +28,10 @@ from genin.runtimes.errors import CancelledError, GeninError, InputError
 from genin.runtimes.folder import is_model_folder, read_constants
 from genin.runtimes.manifest import ImageSize, Latents, SamplerConstants, SingleGraphEntry, TextConstants
 from genin.runtimes.noise import MODES, batch_normal, check_seed
-from genin.runtimes.options import AUTO, COMPONENTS, PRECISIONS, TEXT_TO_IMAGE, check_choice
 from genin.runtimes.samplers import Schedule, guide
 from genin.runtimes.threads import check_threads
 from genin.runtimes.tokenizer import ClipTokenizer
+from genin.runtimes.vocabulary import AUTO, COMPONENTS, PRECISIONS, TEXT_TO_IMAGE, check_choice
 
 Pictures = NDArray[np.uint8]
 OTHER = "other"
