@@ -16,7 +16,8 @@ from PIL import Image
 
 from genin.names import InstalledNames
 from genin.runtimes.errors import GeninError
-from genin.runtimes.pipeline import Pipeline, load_pipeline
+from genin.runtimes.loading import load_pipeline
+from genin.runtimes.pipeline import Pipeline
 
 Pixels = NDArray[np.uint8]
 BATCH_SIZE = 8

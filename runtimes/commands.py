@@ -90,7 +90,7 @@ def generate_command(
 
     The same prompt, seed and steps give the same picture on every runtime. Prints the path of each picture.
     """
-    from genin.runtimes.pipeline import load_pipeline
+    from genin.runtimes.loading import load_pipeline
 
     path = model_path(context.obj, model, runtime, precision)
     seeds = range(seed, seed + count)

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from genin.runtimes.errors import GeninError
-from genin.runtimes.pipeline import Pipeline, load_pipeline
+from genin.runtimes.loading import load_pipeline
+from genin.runtimes.pipeline import Pipeline
 from programs import load_program
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -21,7 +21,7 @@ from genin.names import InstalledNames
 from genin.runtimes.engine import EngineRow
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import MODEL_FILES, missing_files, weight_files
-from genin.runtimes.pipeline import load_pipeline
+from genin.runtimes.loading import load_pipeline
 
 NAME = "somebody/ninja-diffusion"
 UNET = "unet/diffusion_pytorch_model"

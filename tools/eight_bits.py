@@ -31,7 +31,7 @@ from genin.export.converters.to_onnx import LAYERS
 from genin.export.exporter import export_bundle
 from genin.export.prompt_set import Amount
 from genin.runtimes.bundle import file_entry
-from genin.runtimes.pipeline import load_pipeline
+from genin.runtimes.loading import load_pipeline
 from genin.runtimes.vocabulary import COMPONENTS
 
 ENGINES = {"onnxruntime": "onnx", "openvino": "openvino"}

@@ -558,7 +558,7 @@ FAULTS = (
     ),
     Fault(
         "first-value-read-as-unsaid",
-        "distill/teacher/text_encoder.py",
+        "distill/data/labels.py",
         "index = {value: i + 1 for i, value in enumerate(values)}",
         "index = {value: i for i, value in enumerate(values)}",
         "distill/world/test_world.py::test_labels_are_what_short_captions_say",

@@ -65,7 +65,7 @@ class ModelSubject:
     def pipeline(self) -> Pipeline:
         """The loaded pipeline."""
         if self._pipeline is None:
-            from genin.runtimes.pipeline import load_pipeline
+            from genin.runtimes.loading import load_pipeline
 
             chosen = self.sampling
             self._pipeline = load_pipeline(

@@ -24,7 +24,7 @@ def main(request: Mapping[str, Any]) -> int:
     from genin.runtimes.errors import GeninError
 
     try:
-        from genin.runtimes.pipeline import load_pipeline
+        from genin.runtimes.loading import load_pipeline
 
         with load_pipeline(
             Path(request["path"]),

@@ -25,8 +25,8 @@ from genin.distill.models.folder import ModelFolder
 from genin.export.checks.parity import Case, Run
 from genin.export.prompt_set import Amount, batches, prompts_and_seeds
 from genin.runtimes.engine import INPUTS, OUTPUT, Array, Engine
+from genin.runtimes.loading import folder_pipeline
 from genin.runtimes.manifest import EXACT_PSNR_DB, PictureParity
-from genin.runtimes.pipeline import folder_pipeline
 from genin.runtimes.pytorch_engine import Networks, PyTorchEngine
 from genin.runtimes.vocabulary import COMPONENTS
 

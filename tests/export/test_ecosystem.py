@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import IMAGE_SIZE, LATENT_SIZE, psnr_db
+from genin.runtimes.loading import load_pipeline
 from genin.runtimes.noise import normal
-from genin.runtimes.pipeline import load_pipeline
 
 PROMPT, SEED, SIZE = "a ninja in an orange outfit running under the mountain", 7, IMAGE_SIZE
 # Few-step timesteps equal DDIM's trailing ones at these counts, so any client with DDIM follows the student's schedule.

@@ -17,7 +17,7 @@ from genin.cli import run
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.engine import in_batches
 from genin.runtimes.errors import InputError
-from genin.runtimes.pipeline import load_pipeline
+from genin.runtimes.loading import load_pipeline
 
 pytestmark = pytest.mark.export
 SIZE = (32, 48)  # height, width

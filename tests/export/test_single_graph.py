@@ -25,8 +25,8 @@ from genin.export.prompt_set import Amount
 from genin.runtimes import engine
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.loading import load_pipeline
 from genin.runtimes.noise import batch_normal
-from genin.runtimes.pipeline import load_pipeline
 from genin.runtimes.samplers import Schedule
 from genin.runtimes.vocabulary import PRECISIONS
 from tiny_bundle import edit_manifest

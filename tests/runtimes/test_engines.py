@@ -22,7 +22,8 @@ from genin.runtimes.bundle import pack
 from genin.runtimes.coreml_engine import CoreMLEngine
 from genin.runtimes.engine import ENGINES
 from genin.runtimes.errors import CancelledError, GeninError, InputError
-from genin.runtimes.pipeline import Pipeline, load_pipeline
+from genin.runtimes.loading import load_pipeline
+from genin.runtimes.pipeline import Pipeline
 from tiny_bundle import edit_manifest, update_hash, write_tiny_bundle
 
 pytest.importorskip("torch")

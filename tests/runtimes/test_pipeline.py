@@ -21,12 +21,12 @@ from PIL import Image
 from conftest import IMAGE_SIZE, LATENT_SIZE, MAX_LENGTH, psnr_db
 from genin import cli
 from genin.runtimes import engine as engines
-from genin.runtimes import pipeline as pipelines
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.coreml_engine import INPUTS, CoreMLEngine, Package
 from genin.runtimes.engine import ENGINES
 from genin.runtimes.errors import BundleError, GeninError, InputError, MissingExtraError
-from genin.runtimes.pipeline import Pipeline, load_pipeline
+from genin.runtimes.loading import choose, load_pipeline
+from genin.runtimes.pipeline import Pipeline
 
 torch = pytest.importorskip("torch")
 
@@ -194,7 +194,7 @@ def test_one_seed_for_several_prompts_is_the_first_of_as_many(reference: Pipelin
 @pytest.mark.export
 def test_auto_takes_the_first_that_is_installed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(runtime: str = "auto", precision: str = "auto") -> tuple[str, str, str]:
-        return pipelines.choose(manifest, runtime, precision, tiny_bundle)
+        return choose(manifest, runtime, precision, tiny_bundle)
 
     with Bundle.open(tiny_bundle) as bundle:
         manifest = bundle.manifest

@@ -190,7 +190,7 @@ def test_onnx_runtime_spins_on_an_idle_machine_only(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, busy: bool, policy: str | None, spins: bool
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    from genin.runtimes.pipeline import load_pipeline
+    from genin.runtimes.loading import load_pipeline
 
     kept: list[Any] = []
     session = onnxruntime.InferenceSession

@@ -17,7 +17,7 @@ from genin.runtimes.bundle import MANIFEST, Bundle
 from genin.runtimes.errors import InputError
 from genin.runtimes.families import refuse_other_families
 from genin.runtimes.folder import AGAIN, MODEL_FILES, PARTS, WEIGHT_KINDS, missing_files, read_json, read_model_index
-from genin.runtimes.pipeline import choose
+from genin.runtimes.loading import choose
 from genin.runtimes.vocabulary import AUTO
 
 TOP_FILES = ("model_index.json", "genin.json", "README.md", "LICENSE")

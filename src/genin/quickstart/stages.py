@@ -95,7 +95,7 @@ class Stage:
 def load_teacher(run: Run, done: Done) -> Result:
     """Facts of the teacher, and one picture by it: it runs here."""
     from genin.benchmarks.model_facts import read_facts
-    from genin.runtimes.pipeline import load_pipeline
+    from genin.runtimes.loading import load_pipeline
 
     facts = read_facts(run.teacher_path)
     if facts.kind != "model":
