@@ -26,25 +26,29 @@ AUTO_ORDER = ("openvino", "onnxruntime", "coreml")
 
 
 def load_pipeline(
-    path: str | Path, runtime: str = AUTO, precision: str = AUTO, *, threads: int | None = None
+    path: str | Path, runtime: str = AUTO, precision: str = AUTO, *, threads: int | None = None, device: str = "cpu"
 ) -> Pipeline:
     """Open a model folder, a bundle folder or a `.genin` file.
 
     `auto` takes the first runtime that is installed and has graphs (OpenVINO, then ONNX Runtime) and the most exact
-    precision; a model folder runs on `pytorch` in fp32. `threads` pins the engine's threads within an operator.
+    precision; a model folder runs on `pytorch` in fp32, on `device` (cpu, cuda, cuda:1, mps). `threads` pins the engine's threads
+    within an operator.
     Errors: InputError (BundleError for a bundle that is refused, MissingExtraError with the line that installs).
     """
     start, path = time.perf_counter(), Path(path)
     check_choice(runtime, (AUTO, *ENGINES), "runtime")
     check_threads(threads)
     if path.is_dir() and is_model_folder(path):
-        pipeline = _load_folder(path, runtime, precision, threads)
+        pipeline = _load_folder(path, runtime, precision, threads, device)
     elif is_bundle(path):
+        if device != "cpu":
+            remedy = "leave the device out, or give the model folder that the bundle was exported from"
+            raise InputError(f"a bundle runs on the cpu, not on {device}", where=path, remedy=remedy)
         pipeline = _load_bundle(path, runtime, precision, threads)
     else:
         remedy = "give a model folder (model_index.json), a bundle folder (manifest.json) or a .genin file"
         if str(path).startswith("builtin:"):
-            remedy = f'give its path: genin.names.InstalledNames().model("{path}")'
+            remedy = f'use genin.load("{path}")'
         raise InputError(
             "no such model or bundle" if not path.exists() else "neither model nor bundle", where=path, remedy=remedy
         )
@@ -52,14 +56,16 @@ def load_pipeline(
     return pipeline
 
 
-def _load_folder(path: Path, runtime: str, precision: str, threads: int | None) -> Pipeline:
+def _load_folder(path: Path, runtime: str, precision: str, threads: int | None, device: str) -> Pipeline:
     if runtime not in (AUTO, "pytorch"):
         remedy = f"export it to a bundle (`genin export {path} --out …`), or choose runtime pytorch"
         raise InputError(f"runtime {runtime} runs bundles, this is a model folder", where=path, remedy=remedy)
     if precision not in (AUTO, "fp32"):
         raise InputError(f"a model folder runs in fp32, not {precision}", where=path, remedy="leave the precision out")
     kind = engine_class("pytorch")
-    return folder_pipeline(path, lambda: kind.open(path, threads=threads), runtime="pytorch", precision="fp32")
+    return folder_pipeline(
+        path, lambda: kind.open(path, threads=threads, device=device), runtime="pytorch", precision="fp32"
+    )
 
 
 def folder_pipeline(path: Path, open_engine: Callable[[], Engine], *, runtime: str, precision: str) -> Pipeline:

@@ -10,6 +10,7 @@ call at a time), img2img, inpainting, LoRA at run time.
 from __future__ import annotations
 
 import math
+import sys
 import time
 import warnings
 from collections import deque
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from genin.runtimes.engine import Array, BundleEngine, Engine
 from genin.runtimes.errors import CancelledError, GeninError, InputError
 from genin.runtimes.manifest import ImageSize, Latents, SamplerConstants, SingleGraphEntry, TextConstants
 from genin.runtimes.noise import MODES, batch_normal, check_seed
+from genin.runtimes.pictures import Picture
 from genin.runtimes.samplers import Schedule, guide
 from genin.runtimes.tokenizer import ClipTokenizer
 from genin.runtimes.vocabulary import COMPONENTS, TEXT_TO_IMAGE, check_choice
@@ -46,6 +49,7 @@ class Generation:
     seeds: tuple[int, ...]
     steps: int
     guidance_scale: float
+    noise: str
     timings: Mapping[str, float]
 
     @property
@@ -80,8 +84,20 @@ class Request:
     size: tuple[int, int]  # height and width in pixels
 
 
+class Options(TypedDict, total=False):
+    """What may be said of a drawing beside prompt and seed (`Pipeline.generate`)."""
+
+    steps: int | None
+    guidance_scale: float | None
+    noise: str
+    size: tuple[int, int] | None
+    cancel: Callable[[], bool] | None
+
+
 class Pipeline:
-    """A loaded model. Made by `load_pipeline`; a context manager."""
+    """A loaded model. Made by `genin.load` or `load_pipeline`; a context manager.
+
+    `pipe("a ninja", seed=7)` is a `Picture`. `name` is what the model was called when it was loaded."""
 
     def __init__(
         self,
@@ -95,6 +111,7 @@ class Pipeline:
         bundle: Bundle | None = None,
         single: Mapping[int, SingleGraphEntry] | None = None,
     ) -> None:
+        self.name = str(path)
         self.path, self.runtime, self.precision, self.provider = path, runtime, precision, engine.provider
         self.load_s = 0.0
         self.image, self.latents, self.text, self.sampler = constants
@@ -117,10 +134,32 @@ class Pipeline:
         """1.0 where guidance is baked into the weights."""
         return 1.0 if self.sampler.guidance == "baked" else self.sampler.guidance_scale
 
+    @overload
+    def __call__(self, prompt: str, *, seed: int = 0, **options: Unpack[Options]) -> Picture: ...
+    @overload
+    def __call__(
+        self, prompt: Sequence[str], *, seed: int | Sequence[int] = 0, **options: Unpack[Options]
+    ) -> list[Picture]: ...
+    @overload
+    def __call__(self, prompt: str, *, seed: Sequence[int], **options: Unpack[Options]) -> list[Picture]: ...
+    def __call__(
+        self, prompt: str | Sequence[str], *, seed: int | Sequence[int] = 0, **options: Unpack[Options]
+    ) -> Picture | list[Picture]:
+        """Draw one picture, or a list where `prompt` or `seed` is a sequence. Options and errors are those of `generate`."""
+        pictures = self.pictures(self.generate(prompt, seed, **options))
+        return pictures[0] if isinstance(prompt, str) and isinstance(seed, int | np.integer) else pictures
+
+    def pictures(self, generation: Generation) -> list[Picture]:
+        """A generation's pictures, each with what draws it again."""
+        common = {"model": self.name, "steps": generation.steps, "guidance_scale": generation.guidance_scale}
+        common |= {"noise": generation.noise, "runtime": self.runtime, "precision": self.precision}
+        each = zip(generation.images, generation.prompts, generation.seeds, strict=True)
+        return [Picture(image, {"prompt": prompt, "seed": seed, **common}) for image, prompt, seed in each]
+
     def generate(
         self,
-        prompts: str | Sequence[str],
-        seeds: int | Sequence[int] = 0,
+        prompt: str | Sequence[str],
+        seed: int | Sequence[int] = 0,
         *,
         steps: int | None = None,
         guidance_scale: float | None = None,
@@ -135,7 +174,7 @@ class Pipeline:
         runs. Without it, a bundle that has a single graph for so many steps, this guidance and this size draws with that one.
         Errors: InputError for arguments out of range, CancelledError, GeninError if the networks fail.
         """
-        request = self._request(prompts, seeds, steps, guidance_scale, noise, size)
+        request = self._request(prompt, seed, steps, guidance_scale, noise, size)
         single = self._single.get(len(request.timesteps))
         as_made = single is not None and (single.guidance_scale, self.image_size) == (
             request.guidance_scale,
@@ -150,8 +189,8 @@ class Pipeline:
 
     def stream(
         self,
-        prompts: str | Sequence[str],
-        seeds: int | Sequence[int] = 0,
+        prompt: str | Sequence[str],
+        seed: int | Sequence[int] = 0,
         *,
         steps: int | None = None,
         guidance_scale: float | None = None,
@@ -160,7 +199,7 @@ class Pipeline:
         cancel: Callable[[], bool] | None = None,
     ) -> Iterator[StreamStep]:
         """`generate`, yielding after every step. Arguments are checked at once, before the first step is asked for."""
-        request = self._request(prompts, seeds, steps, guidance_scale, noise, size)
+        request = self._request(prompt, seed, steps, guidance_scale, noise, size)
         return self._draw(request, cancel or (lambda: False))
 
     def close(self) -> None:
@@ -205,7 +244,9 @@ class Pipeline:
         self._check_shape(TEXT_TO_IMAGE, pictures, (len(noise), self.image.height, self.image.width, 3))
         clock.lap(OTHER)
         timings = dict(clock.stages_ms)
-        return Generation(pictures, request.prompts, request.seeds, steps, request.guidance_scale, timings)
+        return Generation(
+            pictures, request.prompts, request.seeds, steps, request.guidance_scale, request.noise, timings
+        )
 
     def _embed(self, request: Request, clock: _Clock) -> tuple[Array | None, Array]:
         """Every distinct prompt is encoded once => (the empty prompt's embedding if guidance needs it, (N, L, D))."""
@@ -262,7 +303,9 @@ class Pipeline:
         clock.lap(OTHER)
         timings = dict(clock.stages_ms)
         steps = len(request.timesteps)
-        return Generation(pictures, request.prompts, request.seeds, steps, request.guidance_scale, timings)
+        return Generation(
+            pictures, request.prompts, request.seeds, steps, request.guidance_scale, request.noise, timings
+        )
 
     def _preview_of(self, x0: Array) -> Callable[[], Pictures]:
         def preview() -> Pictures:
@@ -323,8 +366,8 @@ class Pipeline:
             return self._schedule.explicit_steps(few[str(steps)])
         if few and steps > 0:
             known = ", ".join(sorted(few, key=int))
-            # The user's line: generate, _request and this one lie between.
-            warnings.warn(f"this student was trained for {known} steps, not for {steps}", UserWarning, stacklevel=4)
+            says = f"this student was trained for {known} steps, not for {steps}"
+            warnings.warn(says, UserWarning, stacklevel=_stacklevel_of_caller())
         return self._schedule.steps(steps)
 
     def _guidance(self, scale: float | None) -> float:
@@ -347,6 +390,14 @@ class Pipeline:
     def _check_shape(self, component: str, array: Array | Pictures, shape: tuple[int, ...]) -> None:
         if array.shape != shape:
             raise GeninError(f"the {component} gave shape {array.shape}, expected {shape}", where=self.path)
+
+
+def _stacklevel_of_caller() -> int:
+    """The `stacklevel` with which a warning points to the first line outside this module."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def to_pictures(images: Array) -> Pictures:

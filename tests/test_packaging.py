@@ -87,7 +87,7 @@ def test_committed_weights_stay_small_and_hold_no_pickle() -> None:
 
 def test_a_game_needs_no_training_package() -> None:
     core = {line.partition(">")[0] for line in project()["dependencies"] + extras()["onnxruntime"]}
-    assert core == {"click", "numpy", "pillow", "rich", "onnxruntime"}
+    assert core == {"click", "numpy", "pillow", "platformdirs", "rich", "onnxruntime"}
 
 
 def test_releases_of_onnxruntime_that_are_not_used_are_excluded() -> None:

@@ -157,7 +157,7 @@ def _draw(
         return {}
     generation = pipeline.generate(
         [row.text or "" for row in rows],
-        seeds=[row.seed or 0 for row in rows],
+        seed=[row.seed or 0 for row in rows],
         steps=settings.steps,
         guidance_scale=settings.guidance_scale,
         noise=settings.noise,

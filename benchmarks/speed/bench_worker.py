@@ -32,7 +32,7 @@ def main(request: Mapping[str, Any]) -> int:
             precision=request["precision"],
             threads=request["threads"],
         ) as pipeline:
-            pipeline.generate(request["prompt"], seeds=request["seed"], steps=request["steps"])
+            pipeline.generate(request["prompt"], seed=request["seed"], steps=request["steps"])
             _send(answers, _ready(pipeline))
             for line in sys.stdin:
                 _send(answers, _answer(pipeline, request["steps"], json.loads(line)))
@@ -63,7 +63,7 @@ def _answer(pipeline: Any, steps: int, request: Mapping[str, Any]) -> dict[str, 
     """`time`: one picture, timed; `draw`: pictures one by one into a .npy file; `memory`: the peak so far."""
     if request["do"] == "time":
         started = time.perf_counter()
-        generation = pipeline.generate(request["prompt"], seeds=request["seed"], steps=steps)
+        generation = pipeline.generate(request["prompt"], seed=request["seed"], steps=steps)
         return {"total_ms": (time.perf_counter() - started) * 1000, "stages_ms": dict(generation.timings)}
     if request["do"] == "memory":
         from genin.benchmarks.speed.machine import peak_rss_bytes
@@ -72,7 +72,7 @@ def _answer(pipeline: Any, steps: int, request: Mapping[str, Any]) -> dict[str, 
     import numpy as np
 
     pairs = zip(request["prompts"], request["seeds"], strict=True)
-    pictures = [pipeline.generate(prompt, seeds=seed, steps=steps).images[0] for prompt, seed in pairs]
+    pictures = [pipeline.generate(prompt, seed=seed, steps=steps).images[0] for prompt, seed in pairs]
     np.save(request["out"], np.stack(pictures))
     return {"out": request["out"]}
 

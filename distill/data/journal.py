@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -103,16 +102,10 @@ def _whole_lines(path: Path) -> list[Any]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Only one process at a time. The system frees the lock of one that was killed."""
-    with (folder / "lock").open("a") as file:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
+    from filelock import FileLock, Timeout
 
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError("another run is preparing this dataset", where=folder, remedy="wait for it") from error
-        yield
+    try:
+        with FileLock(folder / "lock", blocking=False):
+            yield
+    except Timeout as error:
+        raise InputError("another run is preparing this dataset", where=folder, remedy="wait for it") from error

@@ -12,7 +12,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -119,13 +118,10 @@ def _renderer_version() -> str:
 
 def cache_folder() -> Path:
     """`GENIN_CACHE`, or `genin` in the platform's cache folder."""
-    if chosen := os.environ.get("GENIN_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "genin"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "genin"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genin"
+    from platformdirs import user_cache_path
+
+    chosen = os.environ.get("GENIN_CACHE")
+    return Path(chosen).expanduser() if chosen else user_cache_path("genin", appauthor=False, opinion=False)
 
 
 def _no_such(name: str, what: str, known: Iterable[str] = BUILTIN_MODELS) -> InputError:

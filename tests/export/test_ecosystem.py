@@ -38,7 +38,7 @@ def ours(tiny_bundle: Path) -> dict[str, Picture]:
     pictures = {}
     for precision in ("fp32", "int8"):
         with load_pipeline(tiny_bundle, runtime="onnxruntime", precision=precision) as pipeline:
-            pictures[precision] = pipeline.generate(PROMPT, seeds=SEED, steps=4, noise="torch").images[0]
+            pictures[precision] = pipeline.generate(PROMPT, seed=SEED, steps=4, noise="torch").images[0]
     return pictures
 
 
@@ -80,5 +80,5 @@ def test_openvino_genai(tiny_bundle: Path, ours: dict[str, Picture], precision: 
     assert psnr_db(ours[precision], picture) >= (SAME_DB if precision == "fp32" else 30.0)
     if precision == "int8":
         with load_pipeline(tiny_bundle, runtime="openvino", precision="int8") as own:
-            same = own.generate(PROMPT, seeds=SEED, steps=4, noise="torch").images[0]
+            same = own.generate(PROMPT, seed=SEED, steps=4, noise="torch").images[0]
         assert psnr_db(same, picture) >= SAME_DB

@@ -203,7 +203,7 @@ def test_onnx_runtime_spins_on_an_idle_machine_only(
     if policy:
         monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     with load_pipeline(tiny_bundle, runtime="onnxruntime") as pipeline:
-        pipeline.generate("a ninja", seeds=1, steps=1)
+        pipeline.generate("a ninja", seed=1, steps=1)
     assert kept
     for options in kept:
         if spins:  # left to ONNX Runtime

@@ -116,7 +116,7 @@ def _client() -> Any:
     try:
         import huggingface_hub
     except ModuleNotFoundError as error:
-        raise MissingExtraError("huggingface_hub", "distill") from error
+        raise MissingExtraError("huggingface_hub", "hub") from error
     return huggingface_hub
 
 
