@@ -115,7 +115,7 @@ def evaluate_command(
     from genin.benchmarks.quality.shares import evaluate_in_shares
     from genin.benchmarks.quality.subjects import Sampling
     from genin.benchmarks.speed.machine import usable_cores
-    from genin.processes import first_alone, processes_here, several
+    from genin.processes import main_process_first, processes_here, several
 
     if reference is None:
         if not subject.startswith("builtin:"):
@@ -130,7 +130,7 @@ def evaluate_command(
     if several() and threads is None:
         threads = max(1, usable_cores() // processes_here())
     names = ctx.obj
-    with first_alone():  # what is downloaded or rendered is so once
+    with main_process_first():  # what is downloaded or rendered is so once
         path = model_path(names, subject, runtime, precision)
         other = None if against is None else model_path(names, against)
         evaluator = Evaluator(

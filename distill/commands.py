@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genin.processes import is_first, wait_for_all
+from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_model_index
 from genin.runtimes.options import model_path, threads_option
@@ -218,7 +218,7 @@ def distill_command(
         done = distill(path, _source(data), target, recipe, resume=resume, minutes=minutes, init=earlier)
     facts = {"out": str(target), "teacher": teacher, "images_seen": done.images_seen}
     _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, as_json)
-    if not as_json and is_first():
+    if not as_json and is_main_process():
         click.echo(f"try: genin compare {teacher} {target} --out sheet.png; genin export {target} --out BUNDLE")
 
 
@@ -311,7 +311,7 @@ def _target(out: Path | None, resume: bool) -> Path:
 
 
 def _report(facts: dict[str, Any], as_json: bool) -> None:
-    if not is_first():
+    if not is_main_process():
         return
     if as_json:
         click.echo(json.dumps(facts))

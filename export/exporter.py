@@ -112,10 +112,10 @@ def export_bundle(
     try:
         tell = progress or (lambda _: None)
         manifest = _assemble(model_path, partial, usable, ordered, steps, shapes, out.name, tell)
-        from genin.distill.models.folder import as_others
+        from genin.distill.models.folder import apply_umask
 
         for path in (partial, *partial.rglob("*")):
-            as_others(path)
+            apply_umask(path)
         if out.suffix == SUFFIX:
             pack(partial, out)
         else:
@@ -180,7 +180,7 @@ def _assemble(
             check_unrollable(model, steps)
         check_space(modules(model), [*formats, *_for_single(formats) * len(single_graphs)], plans, copies, root)
         waiting = components(model, shapes)
-        amount = Amount.of(model, few=not any(plan.rough for plan in plans))
+        amount = Amount.of(model, few=not any(plan.judged_by_pictures for plan in plans))
         reference = draw_with_pytorch(model, amount)
     tokenizer = root / "tokenizer"
     model.tokenizer.save_pretrained(tokenizer)
@@ -270,7 +270,7 @@ def _write_single(
         where = f"{steps} steps as a single graph, {format} {precision}"
         parity.require(measured, where)
         lpips = mean_lpips(drawn, np.concatenate([case["images"] for case in component.cases]))
-        if floor == parity.ROUGH_FLOOR_DB:
+        if floor == parity.LOW_PRECISION_FLOOR_DB:
             _require_alike(measured.psnr_db, lpips, where)
         facts = _graph_facts(root, component, format, precision, graph, measured)
         entry = SingleGraphEntry(
@@ -288,7 +288,7 @@ def check_space(
     for name, network in networks.items():
         sizes = layers_of(network)
         for plan in plans:
-            for layer, way in plan.ways(name, network).items():
+            for layer, way in plan.storage_per_layer(name, network).items():
                 bits += sizes[layer] * sum(BITS[storable(way.weights, TABLE[format].stores)] for format in formats)
     needed, free = copies * bits / 8, shutil.disk_usage(where).free
     if needed > free:
@@ -376,7 +376,7 @@ def _graph_facts(
 def _check(component: Component, format: str, precision: str, written: Written, model_path: Path) -> Parity | None:
     """The graph's parity, at or above its floor; None if nothing on this machine can run it."""
     from genin.export.checks import parity
-    from genin.export.checks.layers import Fall, worst_layers
+    from genin.export.checks.layers import ParityDrop, worst_layers
 
     try:
         run, engine = parity.open_graph(format, component.name, written.path, written.inputs, written.outputs)
@@ -386,7 +386,7 @@ def _check(component: Component, format: str, precision: str, written: Written, 
     except parity.UnknownOperationError:
         return None
 
-    def lost_at() -> list[Fall]:
+    def lost_at() -> list[ParityDrop]:
         case = parity.worst_case(run, cases, component.outputs)
         return worst_layers(format, _with_weights(component, model_path), written.path, case, measured.floor_db)
 
@@ -409,7 +409,7 @@ def _draw(
     with quiet():
         drawn = draw_with_graphs(model_path, open_graph, amount)
         found = compare(drawn, reference, graphs[0].format, graphs[0].precision)
-    rough = any(graph.parity is not None and graph.parity.floor_db == parity.ROUGH_FLOOR_DB for graph in graphs)
+    rough = any(graph.parity is not None and graph.parity.floor_db == parity.LOW_PRECISION_FLOOR_DB for graph in graphs)
     if rough:
         _require_alike(found.psnr_db, found.lpips_squeeze, f"{found.format} {found.precision}")
     return found

@@ -66,7 +66,7 @@ class Plan:
     layers: Mapping[str, Mapping[str, Storage]] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
-    def ways(self, component: str, network: Any) -> dict[str, Storage]:
+    def storage_per_layer(self, component: str, network: Any) -> dict[str, Storage]:
         """How each layer of a network is stored, in its own order: as the plan says of it by name, else by its default, whose 8-bit
         activations leave out the first and last layer and every other that reads something with a range of its own. The layers of a
         single graph are stored as those of the networks in it."""
@@ -81,7 +81,7 @@ class Plan:
         return {layer: named.get(layer, self.default if may_have_eight(layer, layers) else kept) for layer in layers}
 
     @property
-    def rough(self) -> bool:
+    def judged_by_pictures(self) -> bool:
         """Has it 8-bit activations or palettes, which are judged by pictures?"""
         every = [self.default, *(way for layers in self.layers.values() for way in layers.values())]
         return any(way.activations == "int8" or way.weights in PALETTES for way in every)

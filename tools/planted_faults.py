@@ -303,9 +303,9 @@ FAULTS = (
     ),
     Fault(
         "first-seed-noted-in-every-png",
-        "runtimes/commands.py",
-        '"seed": picture_seed, "model": model',
-        '"seed": seed, "model": model',
+        "runtimes/pipeline.py",
+        '{"prompt": prompt, "seed": seed, **common}',
+        '{"prompt": prompt, "seed": generation.seeds[0], **common}',
         "runtimes/test_pipeline.py::test_generate_command",
     ),
     # --- export ------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from genin.benchmarks.quality.frechet import Features, Moments, TooFewPicturesEr
 from genin.benchmarks.quality.measures import (
     FD_NAMES,
     Figures,
-    Gathering,
+    StatisticsAccumulator,
     Suite,
     distances,
     load_suite,
@@ -59,7 +59,7 @@ class Scored:
 
     result: dict[str, Any]
     pictures: Mapping[tuple[str, int], Pictures]
-    gathering: Gathering | None = None
+    gathering: StatisticsAccumulator | None = None
     statistics: Statistics | None = None
 
 
@@ -88,7 +88,7 @@ class Evaluator:
         self.suite: Suite = load_suite(metric_weights, classifier, features=features)
         name = reference_name or str(reference)
         self.reference_name = name if split is None else f"{name} ({split})"
-        self._references: dict[int, tuple[Gathering, dict[str, Any]]] = {}
+        self._references: dict[int, tuple[StatisticsAccumulator, dict[str, Any]]] = {}
         self._others: dict[tuple[Path, Sampling], Scored] = {}
 
     def evaluate(
@@ -133,7 +133,7 @@ class Evaluator:
 
     def _score(self, subject: Subject | AutoencoderSubject, folder: Path | None) -> Scored:
         rows = self._rows_of(subject)
-        gathering = Gathering(self.suite)
+        gathering = StatisticsAccumulator(self.suite)
         to_originals: list[np.ndarray[Any, Any]] = []
         for pictures, of in subject.batches(rows, folder, f"sampling {subject.path.name}"):
             gathering.add(pictures, of)
@@ -174,10 +174,10 @@ class Evaluator:
             return self.rows()
         return (self.reference if isinstance(subject, AutoencoderSubject) else subject.pictures).rows[: self.samples]
 
-    def reference_at(self, size: int) -> tuple[Gathering, dict[str, Any]]:
+    def reference_at(self, size: int) -> tuple[StatisticsAccumulator, dict[str, Any]]:
         """The reference at `size` px, and what a result says of it."""
         if size not in self._references:
-            gathering = Gathering(self.suite, keep=0)
+            gathering = StatisticsAccumulator(self.suite, keep=0)
             broken: list[str] = []
             resizes: set[str] = set()
             for loaded in picture_batches(self.reference, size=size, limit=self.samples):
@@ -201,7 +201,7 @@ class Evaluator:
         self,
         subject: Subject | AutoencoderSubject,
         rows: Sequence[PictureRow],
-        own: Gathering,
+        own: StatisticsAccumulator,
         folder: Path | None,
         figures: Figures,
     ) -> None:

@@ -1,7 +1,7 @@
 """The metrics of a set of pictures, gathered while the pictures stream by, under names that say what made them.
 
 A `Suite` is what can be measured here: feature extractors, LPIPS and the attribute classifier, each loaded once, and a
-reason for each that is missing. A `Gathering` takes batches and keeps features, hits per attribute and the first few
+reason for each that is missing. A `StatisticsAccumulator` takes batches and keeps features, hits per attribute and the first few
 pictures (for LPIPS), never all pixels. `distances` turns two gatherings into figures.
 
 Naming rule: only Inception-2015 features make `fid` and `kid`; others are `fd_<features>` and `kid_<features>`. A
@@ -98,7 +98,7 @@ def load_suite(
     return Suite(found, lpips, load_classifier(classifier) if classifier and present else None, unavailable)
 
 
-class Gathering:
+class StatisticsAccumulator:
     """What is kept of a set of pictures: features, right answers per attribute, a digest, and the first pictures."""
 
     def __init__(self, suite: Suite, *, keep: int = KEPT_PICTURES) -> None:
@@ -184,7 +184,7 @@ class Figures:
         self.values[name], self.notes[name] = None, reason
 
 
-def distances(subject: Gathering, reference: Gathering) -> Figures:
+def distances(subject: StatisticsAccumulator, reference: StatisticsAccumulator) -> Figures:
     """FD, KID, precision and recall of `subject` against `reference`, in every feature set both have."""
     figures = Figures(values={name: None for names in (FD_NAMES, KID_NAMES) for name in names.values()})
     for name in subject.collectors:
@@ -197,7 +197,7 @@ def distances(subject: Gathering, reference: Gathering) -> Figures:
     return figures
 
 
-def statistics_distances(saved: Mapping[str, SetStatistics], reference: Gathering) -> Figures:
+def statistics_distances(saved: Mapping[str, SetStatistics], reference: StatisticsAccumulator) -> Figures:
     """The same of saved statistics: FD from their moments, KID from the features they keep; no interval for FD."""
     figures = Figures(values={name: None for names in (FD_NAMES, KID_NAMES) for name in names.values()})
     for name, collector in reference.collectors.items():

@@ -21,7 +21,7 @@ from genin.benchmarks.quality.evaluate import Evaluator
 from genin.benchmarks.quality.sampling import Share, claim_folder, draw_share
 from genin.benchmarks.quality.statistics_file import is_statistics
 from genin.benchmarks.quality.subjects import ModelSubject, Sampling, is_model, open_subject
-from genin.processes import first_alone, is_first, number, processes, said_by_first, wait_for_all
+from genin.processes import broadcast_from_main, is_main_process, main_process_first, number, processes, wait_for_all
 
 
 def evaluate_in_shares(
@@ -42,7 +42,7 @@ def evaluate_in_shares(
         if against is not None and not is_statistics(against):
             _draw(evaluator, against, against_sampling or Sampling(), folder / "against")
         wait_for_all()
-        if not is_first():
+        if not is_main_process():
             return None
         return evaluator.evaluate(
             model,
@@ -65,7 +65,7 @@ def _draw(evaluator: Evaluator, model: Path, sampling: Sampling, folder: Path) -
         for part, place in ((rows, folder), (evaluator.other_seeds(rows), folder / "other_seeds")):
             if not part:
                 continue
-            with first_alone():
+            with main_process_first():
                 claim_folder(place, settings)
             draw_share(
                 subject.pipeline,
@@ -83,8 +83,8 @@ def _folder(named: Path | None) -> Iterator[Path]:
     """Where the pictures lie: the folder that is to keep them, else one that the first process makes and removes."""
     if named is not None:
         yield named
-    elif not is_first():
-        yield Path(said_by_first(""))
+    elif not is_main_process():
+        yield Path(broadcast_from_main(""))
     else:
         with tempfile.TemporaryDirectory(prefix="genin-evaluate-") as made:
-            yield Path(said_by_first(str(Path(made) / "pictures")))
+            yield Path(broadcast_from_main(str(Path(made) / "pictures")))

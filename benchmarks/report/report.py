@@ -64,7 +64,7 @@ def write_report(
     """Write the page at `path` (by rename) and return it.
 
     `results` is what `bench_models` returned, or None; `evaluations` what `evaluate_model` returned; `plots` are
-    (title, SVG element) pairs, for example from `plots.embed_svg`. Without `title` and `lead` the fastest model speaks.
+    (title, SVG element) pairs, for example from `plots.embed_svg`. Without `title` and `lead` the fastest model shares_encoder.
     """
     html = render(results, grids, evaluations, plots, title, lead)
     path.parent.mkdir(parents=True, exist_ok=True)

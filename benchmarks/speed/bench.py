@@ -215,7 +215,7 @@ def _row(measured: Measured, context: _Context) -> dict[str, Any]:
     runtime, precision = str(measured.facts["runtime"]), str(measured.facts["precision"])
     sizes, known = _component_bytes(facts, runtime, precision)
     encoded = np.subtract(measured.total_ms, measured.stages_ms["text_encoder"])
-    at_once = any(measured.stages_ms[TEXT_TO_IMAGE])  # by a single graph
+    in_one_graph = any(measured.stages_ms[TEXT_TO_IMAGE])  # by a single graph
     row: dict[str, Any] = {
         "bundle": configuration.label,
         "path": str(configuration.path),
@@ -228,7 +228,7 @@ def _row(measured: Measured, context: _Context) -> dict[str, Any]:
         "image_size": facts.image_size,
         "runs": len(measured.total_ms),
         "latency_ms": percentiles(measured.total_ms),
-        "encoded_prompt_ms": None if at_once else percentiles([float(value) for value in encoded]),
+        "encoded_prompt_ms": None if in_one_graph else percentiles([float(value) for value in encoded]),
         "stages_ms": {stage: percentiles(measured.stages_ms[stage])["p50"] for stage in STAGES},
         "stages_percentiles_ms": {stage: percentiles(measured.stages_ms[stage]) for stage in STAGES},
         "cold_start_s": round(measured.cold_start_s, 3),
@@ -240,7 +240,7 @@ def _row(measured: Measured, context: _Context) -> dict[str, Any]:
         "macs": facts.macs,
     }
     notes: dict[str, str] = {}
-    if at_once:
+    if in_one_graph:
         notes["encoded_prompt_ms"] = "drawn by a single graph, which encodes the prompt as well"
         notes["component_bytes"] = notes["size_bytes"] = "of the three networks, which the single graph stands for"
     row |= _paired_quality(measured, context, notes)

@@ -31,7 +31,7 @@ from genin.distill.inputs.sources import FolderSource, Shape, Source, map_source
 from genin.distill.inputs.tensor_file import TensorFile, create
 from genin.distill.inputs.update import Update
 from genin.distill.models import autoencoder as ae
-from genin.processes import first_alone, is_first, rank_and_world, said_by_first, wait_for_all
+from genin.processes import broadcast_from_main, is_main_process, main_process_first, rank_and_world, wait_for_all
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.progress import progress
 
@@ -77,7 +77,7 @@ class LatentCache:
     def draw(self, update: Update) -> tuple[Tensor, Tensor]:
         """This process's part of the global batch: places in the source (B,) and latents (B, C, h, w), float, both on the update's
         device. All of a global batch are of one shape, chosen by its share of the pictures."""
-        bucket = self.buckets[0] if len(self.buckets) == 1 else self._holding(update.one(len(self)))
+        bucket = self.buckets[0] if len(self.buckets) == 1 else self._holding(update.shared_randint(len(self)))
         at = update.randint(len(bucket.latents))
         rows = at if bucket.rows is None else bucket.rows[at.cpu()].to(at.device)
         return rows, bucket.latents[at.cpu()].to(at.device).float()
@@ -104,17 +104,17 @@ def cache_latents(
     count = min(count, len(source))
     weights = float(sum(p.double().abs().sum() for p in vae.parameters()))
     key = f"{source.digest}-{count}-{image_size}-{weights:.6f}-{vae.config.scaling_factor:g}-{multiple}"
-    key = said_by_first(key)
+    key = broadcast_from_main(key)
     filling = Filling(path)
-    with first_alone():
+    with main_process_first():
         found = _read(path, key)
-        if found is None and is_first() and filling.key() != key:
+        if found is None and is_main_process() and filling.key() != key:
             filling.begin(_layout(source, vae, count, image_size, device, path, multiple), key, vae)
     if found is not None:
         return found
     _encode(filling, source, vae, count, device)
-    with first_alone():
-        if is_first():
+    with main_process_first():
+        if is_main_process():
             filling.finish()
         found = _read(path, key)
     if found is None:
@@ -260,7 +260,7 @@ def _encode(filling: Filling, source: Source, vae: Any, count: int, device: torc
     left = sum(piece.stop - piece.start for piece in missing)
     journal = filling.path.with_suffix(f".{rank}.journal")
     with (
-        progress("encoding pictures", count, unit="pictures", done=count - left, silent=not is_first()) as shown,
+        progress("encoding pictures", count, unit="pictures", done=count - left, silent=not is_main_process()) as shown,
         journal.open("a", encoding="utf-8") as lines,
     ):
         lines.write("\n")  # ends a line that was cut off

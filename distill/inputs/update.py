@@ -34,11 +34,11 @@ class Update:
     def rand(self) -> Tensor:
         return self._rows(torch.rand(self.total, generator=self.generator))
 
-    def one(self, high: int) -> int:
+    def shared_randint(self, high: int) -> int:
         """One number below `high` for the whole global batch."""
         return int(torch.randint(high, (1,), generator=self.generator))
 
-    def every(self, period: int) -> tuple[Tensor, float]:
+    def rows_every(self, period: int) -> tuple[Tensor, float]:
         """This process's rows at multiples of `period` in the global batch (perhaps none), and the factor on a mean over them
         with which the mean over all shares is the mean over all such rows."""
         places = torch.arange(self.offset, self.offset + self.batch, device=self.device)

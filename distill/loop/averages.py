@@ -62,7 +62,7 @@ def learnt_state(network: nn.Module, frozen: Container[str]) -> dict[str, Tensor
     return {name: sharding.whole(value) for name, value in network.state_dict().items() if name not in frozen}
 
 
-def take_state(network: nn.Module, state: Mapping[str, Tensor], frozen: Container[str]) -> None:
+def load_learnt_state(network: nn.Module, state: Mapping[str, Tensor], frozen: Container[str]) -> None:
     """The way back from `learnt_state`. Errors: RuntimeError naming weights that are missing or unknown."""
     if any(isinstance(weight, DTensor) for weight in network.parameters()):
         own = network.state_dict().keys()

@@ -61,7 +61,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (KeyError, RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise no_fit(path, error) from error
+        raise mismatch_error(path, error) from error
     return state
 
 
@@ -80,14 +80,14 @@ def forget(folder: Path, stage: str) -> None:
         (folder / f"{stage}.{name}").unlink(missing_ok=True)
 
 
-def no_fit(path: Path, error: Exception) -> InputError:
+def mismatch_error(path: Path, error: Exception) -> InputError:
     """A checkpoint that is damaged, or of other networks."""
     reason = " ".join(str(error).split())[:160]
     what = f"this checkpoint does not fit the recipe ({reason})"
     return InputError(what, where=path, remedy="use the recipe it was made with, or another --out")
 
 
-def keep_average(path: Path, state: Mapping[str, Tensor]) -> None:
+def save_average(path: Path, state: Mapping[str, Tensor]) -> None:
     """Weights as they are now, in half precision: a point of a curve, not something to go on from."""
     partial = path.with_suffix(".partial")
     save_file({name: value.half().contiguous().cpu() for name, value in state.items()}, partial)

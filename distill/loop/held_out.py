@@ -23,7 +23,7 @@ from genin.benchmarks.quality.frechet import MIN_KID_PICTURES, Features, kid_of_
 from genin.distill.inputs.latents import cache_latents
 from genin.distill.inputs.sources import Source
 from genin.distill.models.guided import Guided
-from genin.distill.models.pixels import at_once
+from genin.distill.models.pixels import batch_size_for
 
 BATCH = 64  # of latents of 16×16
 TIMESTEP = 20  # hardly any noise: what a denoiser sees there are the fine parts
@@ -91,5 +91,5 @@ def _features(teacher: Guided, latents: Tensor, text: Tensor, noise: Tensor) -> 
 
 def _batches(latents: Tensor) -> list[slice]:
     """Rows that are drawn at once."""
-    size, count = at_once(BATCH, latents.shape[-1], 16), len(latents)
+    size, count = batch_size_for(BATCH, latents.shape[-1], 16), len(latents)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from genin.processes import is_first
+from genin.processes import is_main_process
 
 SHOWN_PX = 192  # about the side of a picture in a grid, where it is smaller
 
@@ -29,7 +29,7 @@ def grid(rows: Sequence[NDArray[np.uint8]], *, scale: int = 2, gap: int = 2) -> 
 
 def save_grid(rows: Sequence[NDArray[np.uint8]], path: Path) -> None:
     """As a PNG, small pictures enlarged; of several processes that draw it together the first writes it."""
-    if is_first():
+    if is_main_process():
         grid(rows, scale=max(1, SHOWN_PX // rows[0].shape[2])).save(path)
 
 

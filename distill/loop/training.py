@@ -32,22 +32,22 @@ from torch import Tensor, nn
 
 from genin.distill.inputs.update import Update
 from genin.distill.loop import sharding
-from genin.distill.loop.averages import Average, learnt_state, make_optimizer, take_state
+from genin.distill.loop.averages import Average, learnt_state, load_learnt_state, make_optimizer
 from genin.distill.loop.checkpoints import (
     check_settings,
     copied,
     forget,
-    keep_average,
-    no_fit,
+    mismatch_error,
     read_checkpoint,
     read_rows,
+    save_average,
     write_checkpoint,
     write_rows,
 )
 from genin.distill.loop.health import ROLLBACKS, Alarm, Row, not_finite, watch
 from genin.distill.loop.host import interruptible, keep_freed_memory
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
-from genin.processes import first_alone, is_first, said_by_first
+from genin.processes import broadcast_from_main, is_main_process, main_process_first
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.progress import progress
 
@@ -80,9 +80,9 @@ def claim_run(
     Errors: InputError if an earlier run there was begun with something else, or one of its `stages` with other settings: its
     checkpoints would not mean the same. Nothing has been written then.
     """
-    with first_alone():
+    with main_process_first():
         _claim(folder, recipe, begun_with, stages)
-        if not resume and is_first():
+        if not resume and is_main_process():
             for stage in stages:
                 forget(folder, stage)
 
@@ -176,7 +176,7 @@ class Training:
 
         `trains` says by name which of its weights learn; the others stay as they are. Where the recipe compiles, `compiled`
         False leaves this one out: a compiled network has no second derivatives, which R1 takes. A `large` one that learns whole is
-        shared out over the processes where the launcher asks for that (`sharding`); what is left at the end is `best_of` it.
+        shared out over the processes where the launcher asks for that (`sharding`); what is left at the end is `final_weights` it.
         """
         module = module.to(self.device).train()
         for key, parameter in module.named_parameters():
@@ -207,30 +207,30 @@ class Training:
                 sharding.share_out(self.accelerator, average.module)
         return sharding.share_out(self.accelerator, module, optimizer)
 
-    def average_of(self, name: str) -> nn.Module:
+    def ema_weights(self, name: str) -> nn.Module:
         """The exponential moving average of a registered network (the network itself, averaged, not a wrapper): the first, where
         the recipe keeps several. What does not learn in it is the registered network's own (`Average`)."""
         return self.averages[name].module
 
-    def best_of(self, name: str) -> nn.Module:
+    def final_weights(self, name: str) -> nn.Module:
         """The last average that no earlier one was better than on held-out data by more than chance; where none was looked at, the
         first at the end."""
         if self.best is None:
-            return self.present_of(name)
-        network = self.unsharded.get(name, self.average_of(name))
-        take_state(network, self.best["state"], self.frozen[name])
+            return self.current_weights(name)
+        network = self.unsharded.get(name, self.ema_weights(name))
+        load_learnt_state(network, self.best["state"], self.frozen[name])
         return network
 
-    def present_of(self, name: str) -> nn.Module:
+    def current_weights(self, name: str) -> nn.Module:
         """The first average as it is now, whole in every process."""
         if name not in self.unsharded:
-            return self.average_of(name)
-        take_state(self.unsharded[name], self._state_of_average(name), self.frozen[name])
+            return self.ema_weights(name)
+        load_learnt_state(self.unsharded[name], self._state_of_average(name), self.frozen[name])
         return self.unsharded[name]
 
-    def let_go(self) -> None:
+    def release_memory(self) -> None:
         """Of networks, optimisers and averages, when the stage is over: another one needs their memory. What was asked for by
-        `best_of` or `average_of` stays with whoever has it."""
+        `final_weights` or `ema_weights` stays with whoever has it."""
         for held in (self.modules, self.optimizers, self.averages, self.unsharded):
             held.clear()
         self.best = None
@@ -410,7 +410,7 @@ class Training:
         if look is None:
             return {}
         # As the first process sees it: last bits must not lead one process into a collective that another does not enter.
-        found = said_by_first({key: dict(look(average.module)) for key, average in self.averages.items()})
+        found = broadcast_from_main({key: dict(look(average.module)) for key, average in self.averages.items()})
         key = min(found, key=lambda key: found[key]["kid"])
         value = found[key]["kid"]
         bar = {"lowest": value, "error": found[key].get("kid_error", 0.0)}
@@ -499,7 +499,7 @@ class Training:
         if self.settings.keep_averages and self.averages:
             first = self._state_of_average(next(iter(self.averages)))
             if main:
-                keep_average(self.folder / f"{self.stage}.average-{self.images_seen:08d}.safetensors", first)
+                save_average(self.folder / f"{self.stage}.average-{self.images_seen:08d}.safetensors", first)
         if preview is not None:
             preview(self.folder / f"{self.stage}.samples-{self.images_seen:08d}.png")
 
@@ -546,14 +546,14 @@ class Training:
         check_settings(self.checkpoint_path, state, self.stage, self.settings)
         try:
             for name, module in self.modules.items():
-                take_state(self.accelerator.unwrap_model(module), state["modules"][name], self.frozen[name])
+                load_learnt_state(self.accelerator.unwrap_model(module), state["modules"][name], self.frozen[name])
                 moments = sharding.part_moments(state["optimizers"][name], self.optimizers[name])
                 self.optimizers[name].state.clear()  # the present moments go before the earlier ones come
                 self.optimizers[name].load_state_dict(copied(moments) if self.device.type == "cpu" else moments)
             for name, average in self.averages.items():
-                take_state(average, state["averages"][name], self._frozen_in_average(name))
+                load_learnt_state(average, state["averages"][name], self._frozen_in_average(name))
         except (KeyError, RuntimeError, ValueError) as error:
-            raise no_fit(self.checkpoint_path, error) from error
+            raise mismatch_error(self.checkpoint_path, error) from error
         self.update_index, self.images_seen = int(state["update_index"]), int(state["images_seen"])
         self.elapsed_s = float(state["elapsed_s"])
         self.row, self.best = state.get("row", {}), copied(state.get("best"))

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genin.distill.models.pixels import at_once, to_tensor, to_uint8
+from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
 from genin.distill.recipe import AutoencoderRecipe
 
 ENCODER_PIXELS = 256 * 64 * 64  # in flight at once
@@ -70,7 +70,7 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
 @torch.no_grad()
 def decode_pictures(vae: Any, latents: Tensor) -> NDArray[np.uint8]:
     """Final latents (N, C, h, w) => NHWC uint8, a few at once."""
-    size = at_once(16, latents.shape[-1], 16)
+    size = batch_size_for(16, latents.shape[-1], 16)
     few = (latents[start : start + size].float() for start in range(0, len(latents), size))
     parts = [to_uint8(decode(vae, part).float().cpu().numpy()) for part in few]
     return np.concatenate(parts)

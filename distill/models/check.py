@@ -19,7 +19,7 @@ from torch import Tensor
 from genin.distill.models.diffusion import PredictionType, Process, predict
 from genin.distill.models.folder import ModelFolder
 from genin.distill.models.guided import Guided
-from genin.distill.models.pixels import at_once
+from genin.distill.models.pixels import batch_size_for
 from genin.runtimes.errors import InputError
 from genin.runtimes.vocabulary import check_choice
 
@@ -32,7 +32,7 @@ KNOWS = 0.8
 
 def pictures_to_check(latent_size: int) -> int:
     """How many pictures tell; fewer of large ones, which hold as many places."""
-    return min(PICTURES, at_once(PICTURES, latent_size, 16) + 3)
+    return min(PICTURES, batch_size_for(PICTURES, latent_size, 16) + 3)
 
 
 def check_family(model: ModelFolder) -> None:

@@ -192,11 +192,11 @@ class _ByLength:
 
 def predict(unet: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
     """One forward pass of a diffusers UNet: x_t (N,C,H,W), t (N,), text (N,L,D) => prediction (N,C,H,W)."""
-    with as_kept(unet, x_t.device):
+    with autocast_to_weights(unet, x_t.device):
         return cast(Tensor, unet(x_t, t, encoder_hidden_states=text, return_dict=False)[0])
 
 
-def as_kept(unet: nn.Module, device: torch.device) -> AbstractContextManager[Any]:
+def autocast_to_weights(unet: nn.Module, device: torch.device) -> AbstractContextManager[Any]:
     """Weights that are kept in bf16 (`lora.lower_frozen`) are computed with under autocast, wherever that is."""
     weight = next(unet.parameters(), None) if isinstance(unet, nn.Module) else None
     if weight is None or weight.dtype != torch.bfloat16:

@@ -19,7 +19,7 @@ import torch
 
 from genin.distill.models.card import model_card
 from genin.distill.models.diffusion import ddim_scheduler
-from genin.processes import is_first, wait_for_all
+from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import AGAIN, GENIN_MODEL, read_info, read_json
 from genin.runtimes.pytorch_engine import read_networks
@@ -81,7 +81,7 @@ def save_model_folder(model: ModelFolder, out: Path, *, dtype: torch.dtype | Non
     Where there is a folder already, files of an earlier save are replaced one after another, `model_index.json` the last;
     anything else in it (a `training` folder) stays.
     """
-    if is_first():
+    if is_main_process():
         _write_folder(model, out, dtype)
     wait_for_all()
 
@@ -106,7 +106,7 @@ def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> N
         (partial / "genin.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(model.card(), encoding="utf-8")
         for file in partial.rglob("*.safetensors"):
-            as_others(file)
+            apply_umask(file)
         if not out.exists():
             partial.rename(out)
             return
@@ -117,7 +117,7 @@ def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> N
             item.replace(target)
 
 
-def as_others(path: Path) -> None:
+def apply_umask(path: Path) -> None:
     """Give a file or folder the permissions that the umask grants new ones: safetensors, coremltools and temporary folders leave
     it to its owner alone."""
     mask = os.umask(0)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill.models.diffusion import ddim_scheduler
-from genin.distill.models.folder import ModelFolder, as_others
+from genin.distill.models.folder import ModelFolder, apply_umask
 from genin.runtimes.errors import InputError
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -122,7 +122,7 @@ def save_adapters(parts: Mapping[str, Any], out: Path) -> Lora:
         }
     with tempfile.TemporaryDirectory(dir=out, prefix=".lora.") as partial:
         StableDiffusionPipeline.save_lora_weights(partial, **said)
-        as_others(Path(partial) / FILE)
+        apply_umask(Path(partial) / FILE)
         (Path(partial) / FILE).replace(out / FILE)
     return Lora(out / FILE)
 

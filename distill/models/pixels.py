@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def at_once(most: int, side: int, base: int) -> int:
-    """How many squares of a `side` are worked on together, so that they are no more than `most` of a `base`."""
-    return max(1, most * base**2 // side**2)
+def batch_size_for(limit: int, side: int, base_side: int) -> int:
+    """How many squares of `side` are worked on together: as many pixels as `limit` squares of `base_side`, and at least one."""
+    return max(1, limit * base_side**2 // side**2)
 
 
 def to_tensor(pictures: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:

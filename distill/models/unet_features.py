@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from genin.distill.models.diffusion import as_kept
+from genin.distill.models.diffusion import autocast_to_weights
 
 
 def encoder_features(unet: Any, x_t: Tensor, t: Tensor, text: Tensor) -> tuple[list[Tensor], Tensor]:
     """The down path and middle of a diffusers UNet => (feature maps, finest first; time embedding (N, E))."""
-    with as_kept(unet, x_t.device):
+    with autocast_to_weights(unet, x_t.device):
         emb = unet.time_embedding(unet.get_time_embed(sample=x_t, timestep=t))
         if (extra := unet.get_aug_embed(emb=emb, encoder_hidden_states=text, added_cond_kwargs={})) is not None:
             emb = emb + extra

@@ -102,7 +102,7 @@ def train_set_aligner(
         return {"loss": loss.detach(), "accuracy": hits}
 
     training.run(step)
-    average: Any = training.average_of("aligner")
+    average: Any = training.ema_weights("aligner")
     return SetAligner(average)
 
 

@@ -31,10 +31,10 @@ from genin.distill.loop.training import Training
 from genin.distill.models.autoencoder import decode_pictures, edge_loss, encode_pictures
 from genin.distill.models.diffusion import plain_attention
 from genin.distill.models.folder import ModelFolder
-from genin.distill.models.pixels import at_once, to_tensor, to_uint8
+from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
 from genin.distill.recipe import DecoderRecipe
-from genin.distill.student.phases import walk
-from genin.distill.student.pool import Lesson
+from genin.distill.student.phases import rollout
+from genin.distill.student.pool import DistillationData
 from genin.distill.student.terms import Figures
 from genin.runtimes.errors import InputError
 
@@ -114,7 +114,7 @@ class Pairs:
 def make_pairs(
     training: Training,
     student: nn.Module,
-    lesson: Lesson,
+    lesson: DistillationData,
     vae: Any,
     image_size: int,
     step_counts: Sequence[int],
@@ -128,12 +128,12 @@ def make_pairs(
     pictures = load_pictures(lesson.source, count, image_size, training.folder)
     latents, drawn, decoded = encode_pictures(vae, pictures, training.device), [], []
     process = lesson.teacher.process
-    size = at_once(64, int(lesson.pool.states.shape[-1]), 16)
+    size = batch_size_for(64, int(lesson.pool.states.shape[-1]), 16)
     for index, start in enumerate(range(0, count, size)):
         rows = torch.arange(start, min(start + size, count))
         timesteps = process.trailing_timesteps(step_counts[index % len(step_counts)])
         with training.autocast():
-            done = walk(student, process, lesson.pool.noise(rows).to(training.device), lesson.text(rows), timesteps)
+            done = rollout(student, process, lesson.pool.noise(rows).to(training.device), lesson.text(rows), timesteps)
         final = done.pictures[-1].float()
         drawn.append(final.half().cpu())
         decoded.append(decode_pictures(vae, final))
@@ -155,7 +155,7 @@ def decoder_step(
     scale = float(tiny.config.scaling_factor)
 
     def step(update: Update) -> Figures:
-        true, weight = update.every(2)
+        true, weight = update.rows_every(2)
         rows = update.randint(len(pairs.latents) - pairs.true) + pairs.true
         rows[true] = update.randint(pairs.true)[true]
         latents, pictures = pairs.of(rows, training.device)
@@ -184,7 +184,7 @@ def decoder_step(
 def train_decoder(
     training: Training,
     student: nn.Module,
-    lesson: Lesson,
+    lesson: DistillationData,
     teacher: ModelFolder,
     recipe: DecoderRecipe,
     step_counts: Sequence[int],
@@ -212,9 +212,9 @@ def train_decoder(
             last=True,
         )
     finished = copy.deepcopy(tiny)
-    finished.decoder.load_state_dict(training.average_of("decoder").state_dict())
+    finished.decoder.load_state_dict(training.ema_weights("decoder").state_dict())
     if encoder is not None:
-        finished.encoder.load_state_dict(training.average_of("encoder").state_dict())
+        finished.encoder.load_state_dict(training.ema_weights("encoder").state_dict())
     return finished.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
 
 
@@ -228,7 +228,7 @@ def _preview(training: Training, vae: Any, pairs: Pairs, scale: float) -> Callab
     own = rows + pairs.true
 
     def preview(path: Path) -> None:
-        tiny: Any = training.average_of("decoder")
+        tiny: Any = training.ema_weights("decoder")
         grid = [pairs.pictures[rows.numpy()]]
         for part in (rows, own):
             latents = pairs.latents[part].to(training.device).float()

@@ -39,9 +39,9 @@ from genin.distill.models.text import embed
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
 from genin.distill.student.decoder import build_tiny, train_decoder
 from genin.distill.student.held_out import HeldOut
-from genin.distill.student.objective import Frozen, load_frozen, terms_of
+from genin.distill.student.objective import Frozen, build_loss_terms, load_frozen
 from genin.distill.student.phases import prune_step, steps_step, student_preview
-from genin.distill.student.pool import Lesson, Pool, build_pool, pool_settings
+from genin.distill.student.pool import DistillationData, Pool, build_pool, pool_settings
 from genin.runtimes.errors import InputError
 from genin.runtimes.progress import progress
 
@@ -59,7 +59,7 @@ class Distilled:
 
 
 @dataclass(frozen=True)
-class Earlier:
+class StartingStudent:
     """What a student hands down to the one that goes on from its weights; `recipe` is what made it, with its name and
     fingerprint."""
 
@@ -116,7 +116,7 @@ def distill(
     claim_run(folder, recipe, begun_with, stages, resume=resume)
 
     vae = model.vae
-    if earlier is not None and speaks(earlier.vae, model.vae):
+    if earlier is not None and shares_encoder(earlier.vae, model.vae):
         vae = earlier.vae
 
     def folder_of(network: Any, images_seen: int, path: Path) -> ModelFolder:
@@ -145,20 +145,20 @@ def distill(
         except KeyboardInterrupt:
             if "student" in training.averages:
                 finished = training.progress >= 1
-                student = training.best_of("student") if finished else training.present_of("student")
+                student = training.final_weights("student") if finished else training.current_weights("student")
                 student.requires_grad_(False).eval()
             save_model_folder(folder_of(student, seen + unet_images(name, training), out), out)
             raise
         seen += unet_images(name, training)
         student.requires_grad_(False).zero_grad(set_to_none=True)
-        training.let_go()
+        training.release_memory()
         # What a phase leaves that was done before stays as it is: a later one may have been saved over it.
         if training.has_updated or name == active[-1]:
             save_model_folder(folder_of(student, seen, out), out)
     return Distilled(folder_of(student, seen, out), seen)
 
 
-def check_recipe(recipe: Recipe, active: Sequence[str], earlier: Earlier | None) -> None:
+def check_recipe(recipe: Recipe, active: Sequence[str], earlier: StartingStudent | None) -> None:
     """Errors: InputError for settings that cannot be had together, naming them."""
     trained = [name for name in active if name != "decoder"]
     if not active or (earlier is None and not trained):
@@ -208,7 +208,7 @@ def unet_images(phase: str, training: Training) -> int:
     return 0 if phase == "decoder" else training.images_seen
 
 
-def speaks(vae: Any, teachers: Any) -> bool:
+def shares_encoder(vae: Any, teachers: Any) -> bool:
     """Whether an earlier student's autoencoder decodes the latents of this teacher: its encoder is the teacher's own."""
     if type(vae) is not type(teachers) or vae.config.scaling_factor != teachers.config.scaling_factor:
         return False
@@ -234,7 +234,7 @@ class Budget:
 
 def prepare_lesson(
     model: ModelFolder, source: Source, folder: Path, recipe: Recipe, training: Training, teacher: str, budget: Budget
-) -> Lesson:
+) -> DistillationData:
     """Encode the true pictures that the discriminator will see, sample (or find) the pool, embed its captions."""
     device = training.device
     for part in (model.unet, model.text_encoder, model.vae):
@@ -259,7 +259,7 @@ def prepare_lesson(
     texts, captions = [], source.captions(range(min(len(pool), len(source))))
     for start in range(0, len(captions), 256):
         texts.append(guided.embed(captions[start : start + 256]).half().cpu())
-    return Lesson(guided, pool, source, torch.cat(texts), latents if true_side else None)
+    return DistillationData(guided, pool, source, torch.cat(texts), latents if true_side else None)
 
 
 def _sample_pool(
@@ -292,7 +292,7 @@ def _run_phase(
     name: str,
     training: Training,
     student: Any,
-    lesson: Lesson,
+    lesson: DistillationData,
     recipe: Recipe,
     model: ModelFolder,
     frozen: Frozen,
@@ -317,7 +317,7 @@ def _run_phase(
             prepared,
             lesson,
             settings,
-            terms_of(training, lesson, recipe, settings, model, frozen, resume=resume),
+            build_loss_terms(training, lesson, recipe, settings, model, frozen, resume=resume),
         )
     if resume:
         training.resume()
@@ -335,10 +335,10 @@ def _run_phase(
     check_memory(f"phase '{name}'", sum(needed(recipe).values()), training.device, remedies)
     with out_of_memory(f"phase '{name}'", training.folder, remedies):
         training.run(step, student_preview(training, lesson, model.vae, few_steps.step_counts), look, last=last)
-    return training.best_of("student").requires_grad_(False).eval()
+    return training.final_weights("student").requires_grad_(False).eval()
 
 
-def _look(training: Training, lesson: Lesson, model: ModelFolder, recipe: StepsRecipe) -> Validate | None:
+def _look(training: Training, lesson: DistillationData, model: ModelFolder, recipe: StepsRecipe) -> Validate | None:
     """How a student does on held-out captions at the most steps it has, where there are such captions."""
     source = lesson.source.held_out() if recipe.held_out_images > 0 and training.progress < 1 else None
     if source is None:
@@ -349,7 +349,7 @@ def _look(training: Training, lesson: Lesson, model: ModelFolder, recipe: StepsR
     return None if held_out is None else lambda network: held_out(network, timesteps)
 
 
-def take_weights(unet: Any, path: Path, name: str) -> Earlier:
+def take_weights(unet: Any, path: Path, name: str) -> StartingStudent:
     """Copy the weights of the student at `path` into a UNet of preset `name`; of a wider one the best channels stay.
     Errors: InputError if it is no such student."""
     earlier = load_model_folder(path)
@@ -361,7 +361,7 @@ def take_weights(unet: Any, path: Path, name: str) -> Earlier:
         raise InputError(f"not the shape of {name}", where=path / "unet", remedy=remedy)
     unet.load_state_dict(state)
     info, known = earlier.info, {"name": str(earlier.info.get("name") or path.name), "fingerprint": fingerprint(path)}
-    return Earlier(
+    return StartingStudent(
         str(info.get("data") or "unknown"),
         str(info.get("licence") or "unknown"),
         info.get("origins") or (),
@@ -387,7 +387,7 @@ def student_folder(
     source: Source,
     teacher_path: Path,
     images_seen: int,
-    earlier: Earlier | None = None,
+    earlier: StartingStudent | None = None,
 ) -> ModelFolder:
     """The student as a model folder: the teacher's text encoder and schedule, its own UNet and decoder. `images_seen` counts
     those of the `earlier` student that it went on from, too."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from genin.distill.inputs.sources import Source
 from genin.distill.loop.held_out import SEED, HeldOutPictures, held_out_latents
 from genin.distill.models.guided import Guided
-from genin.distill.student.phases import walk
+from genin.distill.student.phases import rollout
 
 PAIRS = 16  # captions of which the teacher draws two pictures
 TEACHER_STEPS = 8
@@ -55,7 +55,7 @@ class HeldOut(HeldOutPictures):
         """Figures of a student, which draws through `timesteps`."""
 
         def draw(noise: Tensor, rows: slice) -> Tensor:
-            return walk(student, self.teacher.process, noise, self.text[rows], timesteps).pictures[-1]
+            return rollout(student, self.teacher.process, noise, self.text[rows], timesteps).pictures[-1]
 
         drawn, again = self.drawn(draw, self.noise), self.drawn(draw, self.second_noise)
         apart = _apart(drawn[: len(again)], again) / self.teacher_apart

@@ -23,7 +23,7 @@ from genin.distill.recipe import AdversarialRecipe, Recipe, StepsRecipe
 from genin.distill.student.alignment import Aligner, ClipAligner, load_clip, train_set_aligner
 from genin.distill.student.discriminator import Discriminator
 from genin.distill.student.matching import FakeScore
-from genin.distill.student.pool import Lesson
+from genin.distill.student.pool import DistillationData
 from genin.distill.student.terms import AddDistillation, Adversarial, Alignment, LpipsTerm, Matching, Perceptual, Term
 from genin.distill.student.views import DinoView, TeacherView, View, load_dino
 from genin.runtimes.errors import InputError
@@ -56,9 +56,9 @@ def load_frozen(recipe: Recipe, active: Sequence[str]) -> Frozen:
     )
 
 
-def terms_of(
+def build_loss_terms(
     training: Training,
-    lesson: Lesson,
+    lesson: DistillationData,
     recipe: Recipe,
     settings: StepsRecipe,
     model: ModelFolder,
@@ -106,7 +106,7 @@ def terms_of(
 
 
 def _aligner(
-    training: Training, lesson: Lesson, recipe: Recipe, model: ModelFolder, frozen: Frozen, *, resume: bool
+    training: Training, lesson: DistillationData, recipe: Recipe, model: ModelFolder, frozen: Frozen, *, resume: bool
 ) -> Aligner:
     """A CLIP where the recipe names one; else a model trained on the set: true pictures where they are cached, else the pool's."""
     if frozen.clip is not None:

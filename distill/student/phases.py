@@ -31,12 +31,12 @@ from genin.distill.models.diffusion import Process, predict
 from genin.distill.models.unet_features import encoder_features
 from genin.distill.recipe import PruneRecipe, StepsRecipe
 from genin.distill.student.losses import feature_loss, pseudo_huber
-from genin.distill.student.pool import Lesson
+from genin.distill.student.pool import DistillationData
 from genin.distill.student.terms import Figures, Finished, Term
 
 
 @dataclass(frozen=True)
-class Walk:
+class Rollout:
     """A few-step rollout: at each step the state (detached), its timestep, and the picture predicted there."""
 
     states: list[Tensor]
@@ -44,31 +44,31 @@ class Walk:
     pictures: list[Tensor]
 
 
-def walk(
+def rollout(
     student: nn.Module,
     process: Process,
     noise: Tensor,
     text: Tensor,
     timesteps: Sequence[int],
     *,
-    learn: Container[int] = (),
-    instead: Callable[[Tensor], Tensor] | None = None,
-) -> Walk:
-    """Deterministic DDIM (η = 0) from noise through `timesteps`. The predictions of the steps in `learn` carry gradients, no state
-    does: each step learns from where the student really arrives, and no gradient runs through the sampler. `instead` gives other
-    states to all steps but the first."""
+    grad_steps: Container[int] = (),
+    replace_state: Callable[[Tensor], Tensor] | None = None,
+) -> Rollout:
+    """Deterministic DDIM (η = 0) from noise through `timesteps`. The predictions of the steps in `grad_steps` carry gradients, no
+    state does: each step learns from where the student really arrives, and no gradient runs through the sampler. `replace_state`
+    gives other states, by timestep, to all steps but the first."""
     x, states, times, pictures = noise, [], [], []
     for i, t_now in enumerate(timesteps):
         t = torch.full((len(x),), t_now, dtype=torch.long, device=x.device)
-        with torch.set_grad_enabled(i in learn):
+        with torch.set_grad_enabled(i in grad_steps):
             x0, eps = process.to_x0_eps(predict(student, x, t, text), x, t)
         states.append(x)
         times.append(t)
         pictures.append(x0)
         if i + 1 < len(timesteps):
             t_next = torch.full_like(t, timesteps[i + 1])
-            x = process.ddim_step(x0.detach(), eps.detach(), t_next) if instead is None else instead(t_next)
-    return Walk(states, times, pictures)
+            x = process.ddim_step(x0.detach(), eps.detach(), t_next) if replace_state is None else replace_state(t_next)
+    return Rollout(states, times, pictures)
 
 
 # --- phase 1 -----------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def walk(
 def prune_step(
     training: Training,
     student: nn.Module,
-    lesson: Lesson,
+    lesson: DistillationData,
     recipe: PruneRecipe,
     kept: Sequence[Tensor] | None = None,
 ) -> Callable[[Update], Any]:
@@ -92,9 +92,7 @@ def prune_step(
         target = lesson.pool.x0[rows, at].float().to(training.device)
         t, text = timesteps[at].to(training.device), lesson.text(rows)
         if recipe.random_conditioning > 0:
-            target, text = under_other_captions(
-                training, lesson, recipe.random_conditioning, x, t, target, text, update
-            )
+            target, text = shuffle_captions(training, lesson, recipe.random_conditioning, x, t, target, text, update)
         with training.autocast():
             x0, _ = process.to_x0_eps(predict(student, x, t, text), x, t)
         _, sigma = process.alpha_sigma(t)
@@ -118,8 +116,15 @@ def prune_step(
     return step
 
 
-def under_other_captions(
-    training: Training, lesson: Lesson, share: float, x: Tensor, t: Tensor, target: Tensor, text: Tensor, update: Update
+def shuffle_captions(
+    training: Training,
+    lesson: DistillationData,
+    share: float,
+    x: Tensor,
+    t: Tensor,
+    target: Tensor,
+    text: Tensor,
+    update: Update,
 ) -> tuple[Tensor, Tensor]:
     """Random conditioning (2025, arXiv:2504.02011): a state is shown with another row's caption with probability share·t/T, and
     its target becomes what the guided teacher predicts there. Returns targets and text states."""
@@ -142,7 +147,7 @@ def under_other_captions(
 
 
 def steps_step(
-    training: Training, student: nn.Module, lesson: Lesson, recipe: StepsRecipe, terms: Sequence[Term] = ()
+    training: Training, student: nn.Module, lesson: DistillationData, recipe: StepsRecipe, terms: Sequence[Term] = ()
 ) -> Callable[[Update], Any]:
     """One rollout; every prediction of it is regressed onto the teacher's final latents for its noise, and the last is what `terms`
     speak of.
@@ -167,11 +172,11 @@ def steps_step(
             timesteps = timesteps[: 2 + round_ % (len(timesteps) - 1)]
         last = len(timesteps) - 1
         aims = {0: target, last: target} if backward else dict.fromkeys(range(len(timesteps)), target)
-        instead = None if recipe.rollout else noised_afresh(process, target, update)
+        replaced = None if recipe.rollout else renoise(process, target, update)
         with training.autocast():
-            done = walk(student, process, noise, text, timesteps, learn=aims, instead=instead)
+            done = rollout(student, process, noise, text, timesteps, grad_steps=aims, replace_state=replaced)
         if backward:
-            aims[last] = target = finished_by_teacher(training, lesson, done, text, recipe.step_counts)
+            aims[last] = target = teacher_completion(training, lesson, done, text, recipe.step_counts)
         losses = [pseudo_huber(done.pictures[i], aim, recipe.huber_c) for i, aim in aims.items()]
         loss = recipe.regression_weight * torch.stack(losses).mean()
         picture = done.pictures[-1]
@@ -190,7 +195,7 @@ def steps_step(
     return step
 
 
-def noised_afresh(process: Process, picture: Tensor, update: Update) -> Callable[[Tensor], Tensor]:
+def renoise(process: Process, picture: Tensor, update: Update) -> Callable[[Tensor], Tensor]:
     """Timesteps => the picture noised to them, by noise of this update: a state that no sampler has led to."""
 
     def state(t: Tensor) -> Tensor:
@@ -200,7 +205,7 @@ def noised_afresh(process: Process, picture: Tensor, update: Update) -> Callable
 
 
 def consistency_loss(
-    training: Training, student: nn.Module, lesson: Lesson, recipe: StepsRecipe, update: Update
+    training: Training, student: nn.Module, lesson: DistillationData, recipe: StepsRecipe, update: Update
 ) -> Tensor:
     """Pseudo-Huber between where the student leads from a state of the teacher's trajectory and where its average leads from the
     next state, each by one DDIM step to the first few-step timestep that neither has passed (to the picture, below the last), times
@@ -217,7 +222,7 @@ def consistency_loss(
     now, then, end = (torch.tensor(times)[at].to(training.device) for times in (list(pool.timesteps), following, ends))
     x, x_then = (pool.states[rows, at + i].float().to(training.device) for i in (0, 1))
     text = lesson.text(rows)
-    average = training.average_of("student")
+    average = training.ema_weights("student")
     with training.autocast():
         x0, eps = process.to_x0_eps(predict(student, x, now, text), x, now)
         with torch.no_grad():
@@ -241,8 +246,8 @@ def _against(picture: Tensor, target: Tensor) -> dict[str, Tensor | float]:
     return {"spread": picture.std() / deviation, "shift": (picture.mean() - target.mean()).abs() / deviation}
 
 
-def finished_by_teacher(
-    training: Training, lesson: Lesson, done: Walk, text: Tensor, step_counts: Sequence[int]
+def teacher_completion(
+    training: Training, lesson: DistillationData, done: Rollout, text: Tensor, step_counts: Sequence[int]
 ) -> Tensor:
     """Where the guided teacher leads from the last state of a walk, by DDIM at the finest timesteps that are trained.
 
@@ -260,7 +265,7 @@ def finished_by_teacher(
 
 
 def student_preview(
-    training: Training, lesson: Lesson, vae: Any, step_counts: Sequence[int], *, count: int = 10
+    training: Training, lesson: DistillationData, vae: Any, step_counts: Sequence[int], *, count: int = 10
 ) -> Callable[[Path], None]:
     """A grid writer: the teacher's pictures on top, below them the student's for the same noises, a row a step count."""
     from genin.distill.loop.previews import save_grid
@@ -269,13 +274,13 @@ def student_preview(
     rows = torch.arange(min(count, len(lesson.pool)))
 
     def preview(path: Path) -> None:
-        student = training.average_of("student")
+        student = training.ema_weights("student")
         pictures = [decode_pictures(vae, lesson.pool.final(rows).to(training.device))]
         with torch.no_grad(), training.autocast():
             for steps in sorted(set(step_counts), reverse=True):
                 noise = lesson.pool.noise(rows).to(training.device)
                 timesteps = lesson.teacher.process.trailing_timesteps(steps)
-                done = walk(student, lesson.teacher.process, noise, lesson.text(rows), timesteps)
+                done = rollout(student, lesson.teacher.process, noise, lesson.text(rows), timesteps)
                 pictures.append(decode_pictures(vae, done.pictures[-1]))
         save_grid(pictures, path)
 

@@ -31,7 +31,7 @@ from genin.distill.models.diffusion import Solver, Trajectory
 from genin.distill.models.guided import Guided
 from genin.distill.recipe import PoolRecipe
 from genin.distill.student.pool_parts import TENSORS, PoolParts
-from genin.processes import first_alone, is_first, rank_and_world, wait_for_all
+from genin.processes import is_main_process, main_process_first, rank_and_world, wait_for_all
 from genin.runtimes.errors import GeninError
 
 Report = Callable[
@@ -61,7 +61,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class DistillationData:
     """What all phases learn from. Row i of the pool belongs to caption i of the source; `texts` are the source's captions, embedded
     once, (M, L, D) float16, and a pool of more rows takes them in turn; `latents` are final latents of true pictures, row i with
     caption i, or None."""
@@ -119,8 +119,8 @@ def build_pool(
         if report(done, recipe.size, seconds):
             break
     wait_for_all()
-    with first_alone():
-        if is_first():
+    with main_process_first():
+        if is_main_process():
             parts.merge()
         whole = parts.whole()
     if whole is None:

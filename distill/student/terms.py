@@ -43,7 +43,7 @@ from genin.distill.student.losses import (
     r1_penalty,
 )
 from genin.distill.student.matching import FakeScore
-from genin.distill.student.pool import Lesson
+from genin.distill.student.pool import DistillationData
 from genin.distill.student.views import Look, View
 
 Figures = dict[str, Tensor | float]
@@ -125,7 +125,7 @@ class Adversarial:
     pictures against the student's."""
 
     training: Training
-    lesson: Lesson
+    lesson: DistillationData
     view: View
     network: nn.Module
     recipe: AdversarialRecipe
@@ -154,7 +154,7 @@ class Adversarial:
             # A true picture under another's caption is as false as a drawn one (unless that says so little that it fits): the
             # discriminator must read. Which pictures and captions does not depend on how many processes share the batch.
             others = update.randint(len(self.lesson.pool))
-            wrong, wrong_weight = update.every(max(1, round(1 / recipe.mismatched_captions)))
+            wrong, wrong_weight = update.rows_every(max(1, round(1 / recipe.mismatched_captions)))
             if len(wrong):
                 other_text = self.lesson.text(others[wrong])
                 wrong_seen, wrong_emb = look(latents[wrong], other_text, rows=wrong)
@@ -189,7 +189,7 @@ def ramp(training: Training) -> float:
     return min(1.0, training.progress / RAMP_SHARE) * training.dial("adversarial")
 
 
-def true_pictures(lesson: Lesson, real_share: float, update: Update, rows: Tensor) -> tuple[Tensor, Tensor]:
+def true_pictures(lesson: DistillationData, real_share: float, update: Update, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Latents of true pictures with their captions' text states; a share of them the teacher's.
 
     As far as pictures are cached it is the one of the rollout's own caption, so that true and false differ in nothing else:
@@ -243,7 +243,7 @@ class Alignment:
     (`alignment`)."""
 
     aligner: Aligner
-    lesson: Lesson
+    lesson: DistillationData
     weight: float
 
     def __call__(self, finished: Finished) -> tuple[Tensor, Figures]:

@@ -48,11 +48,11 @@ from genin.distill.models.lora import (
     save_adapters,
     shared_copy,
 )
-from genin.distill.models.pixels import at_once
+from genin.distill.models.pixels import batch_size_for
 from genin.distill.models.text import embed, tokenize
 from genin.distill.recipe import AutoencoderRecipe, FinetuneRecipe, Recipe
 from genin.distill.teacher.train import PREVIEWS, autoencoder_step, teacher_preview
-from genin.processes import is_first, wait_for_all
+from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
 
 HELD_OUT_STEPS = 8  # of DPM-Solver++(2M), guided
@@ -140,7 +140,7 @@ def finetune_teacher(
     rows, latents = cache.first(pictures_to_check(model.latent_size))
     check_prediction_type(guided, latents, guided.embed(source.captions(rows)), model.path / "scheduler")
     held_out = hold_out(training, guided, source, model, settings, adapted=rank > 0)
-    first = source.captions(range(min(PREVIEWS, at_once(PREVIEWS, model.latent_size, 16) + 3, len(source))))
+    first = source.captions(range(min(PREVIEWS, batch_size_for(PREVIEWS, model.latent_size, 16) + 3, len(source))))
     shown = list(settings.validation_prompts) or first
     texts = prepare_texts(training, guided, source, len(cache), [*shown, *(held_out.captions if held_out else ())])
     network = training.add(
@@ -150,7 +150,7 @@ def finetune_teacher(
         training.resume()
 
     def preview(path: Path) -> None:
-        average: Any = training.average_of("denoiser")
+        average: Any = training.ema_weights("denoiser")
         text, empty = (texts.states(average, captions) for captions in (shown, [""]))
         teacher_preview(training, process, model.vae, average.unet, text, empty, guided.guidance_scale, path)
 
@@ -170,10 +170,10 @@ def finetune_teacher(
     check_memory("tuning", sum(needed(asked).values()), training.device, remedies)
     with out_of_memory("tuning", training.folder, remedies):
         training.run(tuning_step(training, network, process, cache, source, texts), preview, look, last=True)
-    tuned: Any = training.best_of("denoiser").requires_grad_(False).eval()
+    tuned: Any = training.final_weights("denoiser").requires_grad_(False).eval()
     unet, text_encoder = tuned.unet, model.text_encoder if tuned.text_encoder is None else tuned.text_encoder
     if rank:
-        if is_first():
+        if is_main_process():
             save_adapters(
                 {"unet": unet, **({"text_encoder": text_encoder} if settings.train_text_encoder else {})}, out
             )
@@ -369,7 +369,7 @@ def tune_autoencoder(model: ModelFolder, source: Source, folder: Path, recipe: R
     if resume:
         training.resume()
     training.run(autoencoder_step(training, vae, source, settings))
-    tuned: Any = training.average_of("vae")
+    tuned: Any = training.ema_weights("vae")
     return tuned.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
 
 

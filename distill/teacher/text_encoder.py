@@ -125,6 +125,6 @@ def train_text_encoder(
         return {"loss": loss.detach(), "accuracy": hits.mean(), "worst_accuracy": hits.min()}
 
     training.run(step)
-    average: Any = training.average_of("text_encoder")
+    average: Any = training.ema_weights("text_encoder")
     trained: nn.Module = average.text_encoder.requires_grad_(False).eval()
     return trained

@@ -27,7 +27,7 @@ from genin.distill.loop.training import Training, claim_run
 from genin.distill.models import autoencoder as ae
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Process, plain_attention, predict, sample
 from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
-from genin.distill.models.pixels import at_once, to_tensor, to_uint8
+from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
 from genin.distill.models.text import embed
 from genin.distill.recipe import AutoencoderRecipe, Recipe, TeacherRecipe
 from genin.distill.teacher.text_encoder import train_text_encoder, train_tokenizer
@@ -135,14 +135,14 @@ def train_autoencoder(
     step = autoencoder_step(training, vae, source, settings)
 
     def preview(path: Path) -> None:
-        average = training.average_of("vae")
+        average = training.ema_weights("vae")
         images = to_tensor(source.pictures(0, 10, settings.image_size), training.device)
         with torch.no_grad():
             decoded = average.decode(ae.encode(average, images), return_dict=False)[0]  # type: ignore[operator]
         save_grid([to_uint8(images.cpu().numpy()), to_uint8(decoded.float().cpu().numpy())], path)
 
     training.run(step, preview)
-    trained: Any = training.average_of("vae").requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
+    trained: Any = training.ema_weights("vae").requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
     with torch.no_grad():
         latents = ae.encode(trained, to_tensor(source.pictures(0, 256, settings.image_size), training.device))
     trained.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
@@ -268,11 +268,11 @@ def train_unet(
     def preview(path: Path) -> None:
         with torch.no_grad():
             text, empty = (embed(text_encoder, tokenizer, texts, training.device) for texts in (shown, [""]))
-        average = training.average_of("unet")
+        average = training.ema_weights("unet")
         teacher_preview(training, process, vae, average, text, empty, settings.guidance_scale, path)
 
     training.run(step, preview, last=True)
-    return training.best_of("unet").requires_grad_(False).eval(), training.images_seen
+    return training.final_weights("unet").requires_grad_(False).eval(), training.images_seen
 
 
 def teacher_preview(
@@ -291,7 +291,7 @@ def teacher_preview(
     pictures getting better. `empty` (1, L, D) are the empty caption's states."""
     count, side = len(text), unet.config.sample_size
     noise = torch.randn(count, unet.config.in_channels, side, side, generator=torch.Generator().manual_seed(1))
-    denoiser, pictures, few = Denoiser(unet, process), [], at_once(64, side, 16)
+    denoiser, pictures, few = Denoiser(unet, process), [], batch_size_for(64, side, 16)
     for start in range(0, count, few):
         rows = slice(start, start + few)
         with training.autocast():

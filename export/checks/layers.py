@@ -35,7 +35,7 @@ Outputs = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Fall:
+class ParityDrop:
     """At `layer` the agreement falls to `psnr_db`, by `by_db` below the lowest before it."""
 
     layer: str
@@ -48,7 +48,7 @@ class Fall:
 
 def worst_layers(
     format: str, component: Component, path: Path, case: Case, floor_db: float, *, count: int = 3
-) -> list[Fall]:
+) -> list[ParityDrop]:
     """The layers at which a graph on disk loses most against PyTorch on one case, the worst first. Errors: whatever its engine
     raises.
 
@@ -62,7 +62,7 @@ def worst_layers(
             continue  # a converter may merge layers, or split them
         agreement = psnr_db(expected, got[layer].reshape(expected.shape))
         if agreement < lowest:
-            falls.append(Fall(layer, agreement, lowest - agreement))
+            falls.append(ParityDrop(layer, agreement, lowest - agreement))
             lowest = agreement
     return sorted(falls, key=lambda fall: -fall.by_db)[:count]
 

@@ -31,7 +31,7 @@ from genin.runtimes.threads import thread_limit
 
 FLOORS_DB: Mapping[str, float] = {"fp32": 90.0, "fp16": 60.0, "int8": 40.0}
 # 8-bit activations and palettes are judged by their pictures; below this a graph is broken.
-ROUGH_FLOOR_DB = 20.0
+LOW_PRECISION_FLOOR_DB = 20.0
 # Of pictures of bytes, where a value on the edge between two is off by one: 1 in 100 of them are 68 dB.
 PICTURE_FLOORS_DB: Mapping[str, float] = {"fp32": 60.0, "fp16": 40.0, "int8": 35.0}
 
@@ -70,7 +70,7 @@ def floor_db(format: str, precision: str, stored: str, compute: str, floors: Map
         return floors[precision]
     kinds = stored.split(", ")
     if compute.startswith("int8") if format != "coreml" else set(kinds) & set(PALETTES):
-        return ROUGH_FLOOR_DB
+        return LOW_PRECISION_FLOOR_DB
     return min(floors.get(kind, floors["int8"]) for kind in kinds)
 
 

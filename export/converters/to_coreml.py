@@ -101,7 +101,7 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
         made, wide = None, frozenset[str]()
         for target in targets:
             plan = target.plan
-            ways = plan.ways(component.name, component.module)
+            ways = plan.storage_per_layer(component.name, component.module)
             kept = {name: ways[layer].weights for name, layer in layers.items()}
             asked = frozenset(name for name, way in kept.items() if way == "fp32")
             everything = len(asked) == len(kept)

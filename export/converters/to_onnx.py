@@ -63,7 +63,7 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
     written = {}
     for target in targets:
         plan, variant = target.plan, model.clone()
-        ways = plan.ways(component.name, component.module)
+        ways = plan.storage_per_layer(component.name, component.module)
         eight = [layer for layer, way in ways.items() if way.activations == "int8"]
         if eight:
             variant = _with_eight_bit_activations(variant, component, eight, target.path.parent)

@@ -58,7 +58,7 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
         model = _trace(component)
         for target in targets:
             plan, made_by = target.plan, f"openvino {ov.__version__.partition('-')[0]}"
-            ways = plan.ways(component.name, component.module)
+            ways = plan.storage_per_layer(component.name, component.module)
             enlarged = _enlarged(model)
             eight = {layer for layer, way in ways.items() if way.activations == "int8" and layer not in enlarged}
             kept = stored(ways, STORES)

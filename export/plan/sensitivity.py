@@ -92,7 +92,7 @@ class Sensitivity:
 
     def ways(self, plan: Plan) -> Iterator[tuple[Layer, Storage]]:
         """Every layer and how the plan stores it."""
-        ways = {name: plan.ways(name, network) for name, network in modules(self.model).items()}
+        ways = {name: plan.storage_per_layer(name, network) for name, network in modules(self.model).items()}
         return ((layer, ways[layer.component][layer.name]) for layer in self.layers)
 
 

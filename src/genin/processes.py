@@ -40,7 +40,7 @@ def number() -> int:
     return int(_state().process_index) if several() else 0
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     return not several() or bool(_state().is_main_process)
 
 
@@ -49,7 +49,7 @@ def rank_and_world() -> tuple[int, int]:
     return number(), processes()
 
 
-def said_by_first(value: T) -> T:
+def broadcast_from_main(value: T) -> T:
     """The first process's value, in all: what a card has summed up may differ in its last bits from what another has."""
     if not several():
         return value
@@ -66,7 +66,7 @@ def wait_for_all() -> None:
 
 
 @contextmanager
-def first_alone() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """The first process goes in alone; the others follow when it has left, and find what it has written."""
     if not several():
         yield

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from fake_hub import write_fake_bundle
 from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.quality.evaluate import Evaluator
-from genin.benchmarks.quality.measures import FD_NAMES, KID_NAMES, Gathering, Suite
+from genin.benchmarks.quality.measures import FD_NAMES, KID_NAMES, StatisticsAccumulator, Suite
 from genin.benchmarks.quality.sampling import SEED_STRIDE
 from genin.benchmarks.quality.statistics_file import load_statistics
 from genin.cli import run
@@ -175,7 +175,7 @@ def test_pictures_without_an_attribute_do_not_count_against_it() -> None:
     classifier: Any = SimpleNamespace(
         attributes={"hair": ("red", "blue")}, predict=lambda pictures: {"hair": np.array(["red"] * len(pictures))}
     )
-    gathering = Gathering(Suite({}, None, classifier, {}))
+    gathering = StatisticsAccumulator(Suite({}, None, classifier, {}))
     rows = [PictureRow(f"{hair}.png", columns={"hair": hair} if hair else {}) for hair in ("red", "blue", "")]
     gathering.add(np.zeros((3, 8, 8, 3), np.uint8), rows)
     assert gathering.accuracy() == {"hair": 0.5, "mean": 0.5}

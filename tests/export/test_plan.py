@@ -87,12 +87,12 @@ def test_8_bit_activations_leave_out_what_has_a_range_of_its_own() -> None:
     network = torch.nn.ModuleDict({name.replace(".", "_"): torch.nn.Linear(2, 2) for name in names})
     network["attn2"] = torch.nn.ModuleDict({"to_k": torch.nn.Linear(2, 2), "to_q": torch.nn.Linear(2, 2)})
     network["last"] = torch.nn.Linear(2, 2)
-    ways = uniform("w8a8").ways("unet", network)
+    ways = uniform("w8a8").storage_per_layer("unet", network)
     eight = {name for name, way in ways.items() if way.activations == "int8"}
     assert eight == {"attn1_to_q", "conv1", "attn2.to_q", "attn2_to_k", "attn2_to_v"}
     assert FLOAT_ACTIVATIONS.search("encoder.text_model.encoder.layers.0.mlp.fc1")
     named = Plan("naive", Storage("int8", "int8"), {"unet": {"conv_in": Storage("int8", "int8")}})
-    assert named.ways("unet", network)["conv_in"].activations == "int8"  # what is named is done
+    assert named.storage_per_layer("unet", network)["conv_in"].activations == "int8"  # what is named is done
 
 
 def test_a_format_without_palettes_takes_the_next_wider_way() -> None:

@@ -16,9 +16,9 @@ from genin.distill.models.guided import Guided
 from genin.distill.models.pruning import PRESETS, build_student
 from genin.distill.models.text import embed
 from genin.distill.recipe import PruneRecipe, Recipe, StepsRecipe
-from genin.distill.student.objective import Frozen, terms_of
+from genin.distill.student.objective import Frozen, build_loss_terms
 from genin.distill.student.phases import prune_step, steps_step
-from genin.distill.student.pool import Lesson, Pool
+from genin.distill.student.pool import DistillationData, Pool
 
 ROWS = 8
 TIMESTEPS = (999, 900, 620, 450, 120, 60)  # they straddle the few-step ones, and their gaps differ
@@ -41,7 +41,7 @@ class Captions(Sequence[str]):
         return None
 
 
-def lesson_of(model: ModelFolder) -> Lesson:
+def lesson_of(model: ModelFolder) -> DistillationData:
     """Random pictures, each with a straight way from its own noise; as many true ones."""
     device = torch.device("cpu")
     process = Process(student_scheduler(model.scheduler_config))
@@ -57,11 +57,11 @@ def lesson_of(model: ModelFolder) -> Lesson:
         ROWS, len(TIMESTEPS), 4, 8, 8, generator=torch.Generator().manual_seed(6)
     )
     pool = Pool(torch.stack([*states, x0], 1).half(), predictions.half(), TIMESTEPS)
-    return Lesson(teacher, pool, Captions(), texts.half(), true.half())  # type: ignore[arg-type]
+    return DistillationData(teacher, pool, Captions(), texts.half(), true.half())  # type: ignore[arg-type]
 
 
 def begin(
-    folder: Path, name: str, recipe: Recipe, model: ModelFolder, lesson: Lesson, frozen: Frozen | None = None
+    folder: Path, name: str, recipe: Recipe, model: ModelFolder, lesson: DistillationData, frozen: Frozen | None = None
 ) -> tuple[Training, Any]:
     """A phase of a bk-small student that is about to begin: its training, and its step."""
     settings = getattr(recipe, name)
@@ -75,7 +75,7 @@ def begin(
     if isinstance(settings, PruneRecipe):
         return training, prune_step(training, prepared, lesson, settings)
     assert isinstance(settings, StepsRecipe)
-    terms = terms_of(training, lesson, recipe, settings, model, frozen or Frozen(), resume=False)
+    terms = build_loss_terms(training, lesson, recipe, settings, model, frozen or Frozen(), resume=False)
     return training, steps_step(training, prepared, lesson, settings, terms)
 
 

@@ -347,11 +347,11 @@ def test_the_best_average_is_kept_not_the_last(tmp_path: Path) -> None:
 
     run.run(learn(run, network, lambda _, loss: loss), look=look)
     assert [row["kid"] for row in run.history if "kid" in row] == [4.0, 1.0, 2.0, 3.0]  # of two averages the better
-    best = {key: value.clone() for key, value in run.best_of("network").state_dict().items()}
+    best = {key: value.clone() for key, value in run.final_weights("network").state_dict().items()}
     assert all(torch.equal(best[key], value) for key, value in seen[3][1].items())
     again, _ = begin(tmp_path, preview_images=40, ema_decays=(0.5, 0.9))
     assert again.resume()
-    assert all(torch.equal(best[key], value) for key, value in again.best_of("network").state_dict().items())
+    assert all(torch.equal(best[key], value) for key, value in again.final_weights("network").state_dict().items())
 
 
 @pytest.mark.parametrize(("last", "kept"), [(1.25, 4), (1.35, 3)])
@@ -440,7 +440,7 @@ def test_what_does_not_learn_is_neither_copied_nor_written(tmp_path: Path) -> No
     for key, average in run.averages.items():
         found = again.averages[key].state_dict()
         assert all(torch.equal(value, found[name]) for name, value in average.state_dict().items())
-    best = again.best_of("network")
+    best = again.final_weights("network")
     assert torch.equal(best.second.weight, state["best"]["state"]["second.weight"])  # type: ignore[union-attr,arg-type]
 
 

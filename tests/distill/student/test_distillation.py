@@ -31,7 +31,7 @@ from genin.distill.models.folder import load_model_folder, save_model_folder  # 
 from genin.distill.models.guided import Guided  # noqa: E402
 from genin.distill.recipe import Recipe, load_recipe  # noqa: E402
 from genin.distill.student.distillation import Budget  # noqa: E402
-from genin.distill.student.pool import Lesson, Pool, _generator  # noqa: E402
+from genin.distill.student.pool import DistillationData, Pool, _generator  # noqa: E402
 from genin.distill.student.terms import true_pictures  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
@@ -268,7 +268,7 @@ def test_true_pictures_are_those_of_the_rollouts_captions(pool: int, scenes: int
     states = number.half().view(-1, 1, 1, 1, 1).expand(-1, 2, 1, 1, 1)
     teacher = SimpleNamespace(device=torch.device("cpu"))
     texts, latents = number.half().view(-1, 1, 1), (torch.arange(cached).half() + 0.5).view(-1, 1, 1, 1)
-    lesson: Any = Lesson(teacher, Pool(states, states[:, 1:], (999,)), range(scenes), texts, latents)  # type: ignore[arg-type]
+    lesson: Any = DistillationData(teacher, Pool(states, states[:, 1:], (999,)), range(scenes), texts, latents)  # type: ignore[arg-type]
     update = Update(0, 0, pool, 0, pool, torch.Generator().manual_seed(0), teacher.device)
     picture, text = true_pictures(lesson, 1.0, update, torch.arange(pool))
     assert torch.equal(picture.flatten() - 0.5, text.flatten())

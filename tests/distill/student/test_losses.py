@@ -46,7 +46,7 @@ def test_means_over_every_so_manieth_row_add_up_to_that_of_the_batch(total: int,
     values, share, sums = torch.arange(float(total)) + 1, total // parts, []
     for offset in range(0, total, share):
         update = Update(0, 0, share, offset, total, torch.Generator(), torch.device("cpu"))
-        rows, weight = update.every(period)
+        rows, weight = update.rows_every(period)
         sums.append(weight * float(values[offset : offset + share][rows].mean()) if len(rows) else 0.0)
         assert len(rows) or weight == 0
     assert sum(sums) / parts == pytest.approx(float(values[::period].mean()))

@@ -144,7 +144,7 @@ def test_processes_share_the_rows(
     whole = build(path=tmp_path / "whole.safetensors")
     with monkeypatch.context() as patch:
         patch.setattr(pools, "rank_and_world", lambda: (1, 2))
-        patch.setattr(pools, "is_first", lambda: False)
+        patch.setattr(pools, "is_main_process", lambda: False)
         with pytest.raises(GeninError, match="could not be read again"):
             build(limit=limit)
         assert sum(build.rows) == (5 if limit is None else 4)  # of rows 1, 3, 5, 7, 9

@@ -31,8 +31,8 @@ from genin.distill.student.alignment import train_set_aligner  # noqa: E402
 from genin.distill.student.discriminator import Discriminator  # noqa: E402
 from genin.distill.student.losses import image_to_text  # noqa: E402
 from genin.distill.student.objective import Frozen  # noqa: E402
-from genin.distill.student.phases import consistency_loss, under_other_captions, walk  # noqa: E402
-from genin.distill.student.pool import Lesson, Pool  # noqa: E402
+from genin.distill.student.phases import consistency_loss, rollout, shuffle_captions  # noqa: E402
+from genin.distill.student.pool import DistillationData, Pool  # noqa: E402
 from genin.distill.student.terms import AddDistillation, Finished, LpipsTerm, Perceptual  # noqa: E402
 from genin.distill.student.views import DinoView, TeacherView  # noqa: E402
 from lessons import begin, lesson_of, updated  # noqa: E402
@@ -84,7 +84,7 @@ def test_consistency_is_nothing_for_a_student_that_walks_the_teachers_path(teach
     )  # fmt: skip
     knows, lost = Knows(process, x0), Knows(process, -x0)
     for index in range(8):
-        training: Any = SimpleNamespace(**vars(PLAIN), average_of=lambda _name: knows)
+        training: Any = SimpleNamespace(**vars(PLAIN), ema_weights=lambda _name: knows)
         assert float(consistency_loss(training, knows, lesson, StepsRecipe(), update(6, index))) < 1e-5
         assert float(consistency_loss(training, lost, lesson, StepsRecipe(), update(6, index))) > 0.05
 
@@ -98,7 +98,7 @@ def test_random_conditioning_swaps_captions_at_high_noise_and_asks_the_teacher_a
     t = torch.tensor([0] * 32 + [999] * 32)
     text = torch.full((64, 1, 2), -1.0)
     x, target = torch.randn(64, 4, 8, 8), torch.full((64, 4, 8, 8), 5.0)
-    targets, texts = under_other_captions(PLAIN, lesson, 1.0, x, t, target, text, update(64))
+    targets, texts = shuffle_captions(PLAIN, lesson, 1.0, x, t, target, text, update(64))
     assert torch.equal(texts[:32], text[:32]) and torch.equal(targets[:32], target[:32])  # no noise: nothing is swapped
     assert (
         float(texts[32:].min()) >= 0 and len(texts[32:].unique()) > 16
@@ -112,9 +112,9 @@ def test_without_rollout_later_steps_see_noised_pictures_and_not_where_the_stude
     student = Knows(process, torch.full((2, 4, 8, 8), 3.0))
     noise, text = torch.randn(2, 4, 8, 8), torch.zeros(2, 1, 2)
     given = torch.full((2, 4, 8, 8), -1.0)
-    done = walk(student, process, noise, text, [999, 499], instead=lambda t: given)
+    done = rollout(student, process, noise, text, [999, 499], replace_state=lambda t: given)
     assert torch.equal(done.states[0], noise) and torch.equal(done.states[1], given)
-    done = walk(student, process, noise, text, [999, 499])
+    done = rollout(student, process, noise, text, [999, 499])
     assert not torch.allclose(done.states[1], given)
 
 
@@ -217,7 +217,7 @@ def test_dinov2_looks_at_decoded_pictures_and_gradients_reach_the_latents(dino: 
 
 
 def test_every_switch_of_a_recipe_makes_its_terms(
-    tmp_path: Path, model: ModelFolder, lesson: Lesson, dino: Path, clip: Path
+    tmp_path: Path, model: ModelFolder, lesson: DistillationData, dino: Path, clip: Path
 ) -> None:
     """Networks of others in the terms, one head, no rollout: figures are finite, and gradients reach the student."""
     import lpips
@@ -240,7 +240,7 @@ def test_every_switch_of_a_recipe_makes_its_terms(
     assert not (tmp_path / "alignment.checkpoint.pt").exists()  # a CLIP is there: nothing is trained in its place
 
 
-def test_terms_of_no_weight_need_no_networks(tmp_path: Path, model: ModelFolder, lesson: Lesson) -> None:
+def test_terms_of_no_weight_need_no_networks(tmp_path: Path, model: ModelFolder, lesson: DistillationData) -> None:
     recipe = recipe_with(adversarial_weight=0.0, matching_weight=0.0, alignment_weight=0.0, consistency_weight=0.0)
     training, step = begin(tmp_path, "adversarial", recipe, model, lesson)
     assert list(training.modules) == ["student"]
@@ -251,7 +251,7 @@ def test_terms_of_no_weight_need_no_networks(tmp_path: Path, model: ModelFolder,
 
 
 def test_a_blind_discriminator_is_given_less_noise_to_look_through(
-    tmp_path: Path, model: ModelFolder, lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: ModelFolder, lesson: DistillationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The alarm provoked on purpose: any accuracy counts as blind, after two updates."""
     monkeypatch.setattr(health, "PATIENCE", 1)
@@ -276,25 +276,25 @@ def test_a_blind_discriminator_is_given_less_noise_to_look_through(
 
 
 def test_with_backward_distillation_a_rollout_ends_at_each_of_its_later_steps_in_turn(
-    tmp_path: Path, model: ModelFolder, lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: ModelFolder, lesson: DistillationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first prediction aims at the pair's picture, the last at the teacher's; one step alone has the pair's only."""
-    finished_by_teacher, pseudo_huber = phases.finished_by_teacher, phases.pseudo_huber
+    teacher_completion, pseudo_huber = phases.teacher_completion, phases.pseudo_huber
     ends: list[list[int]] = []
     aims: list[Tensor] = []
     pairs: list[list[str]] = []
 
-    def noted(training: Any, lesson: Any, done: phases.Walk, *rest: Any) -> Tensor:
+    def noted(training: Any, lesson: Any, done: phases.Rollout, *rest: Any) -> Tensor:
         ends.append([int(t[0]) for t in done.timesteps])
         assert [picture.requires_grad for picture in done.pictures] == [True, *[False] * (len(done.pictures) - 2), True]
-        aims.append(finished_by_teacher(training, lesson, done, *rest))
+        aims.append(teacher_completion(training, lesson, done, *rest))
         return aims[-1]
 
     def compared(picture: Tensor, aim: Tensor, c: float) -> Tensor:
         pairs[-1].append("teacher" if any(aim is known for known in aims) else "pair")
         return pseudo_huber(picture, aim, c)
 
-    monkeypatch.setattr(phases, "finished_by_teacher", noted)
+    monkeypatch.setattr(phases, "teacher_completion", noted)
     monkeypatch.setattr(phases, "pseudo_huber", compared)
     steps = StepsRecipe(
         batch_size=8, images=64, mixed_precision="no", backward_distillation=True, step_counts=(4, 2, 1)
@@ -345,11 +345,13 @@ def model(tiny_model_folder: Path) -> ModelFolder:
 
 
 @pytest.fixture(scope="module")
-def lesson(model: ModelFolder) -> Lesson:
+def lesson(model: ModelFolder) -> DistillationData:
     return lesson_of(model)
 
 
-def figures(tmp_path: Path, model: ModelFolder, lesson: Lesson, phase: str, index: int, **changed: Any) -> Any:
+def figures(
+    tmp_path: Path, model: ModelFolder, lesson: DistillationData, phase: str, index: int, **changed: Any
+) -> Any:
     return updated(*begin(tmp_path, phase, recipe_with(**changed), model, lesson), index)
 
 
@@ -419,7 +421,7 @@ PINNED: dict[tuple[str, int], dict[str, float]] = {
 
 @pytest.mark.parametrize(("phase", "index"), PINNED)
 def test_the_losses_of_an_update_are_what_they_were(
-    tmp_path: Path, model: ModelFolder, lesson: Lesson, phase: str, index: int
+    tmp_path: Path, model: ModelFolder, lesson: DistillationData, phase: str, index: int
 ) -> None:
     """Every term on. A change of these numbers is a change of what students learn: it belongs in the changelog."""
     found = figures(tmp_path, model, lesson, phase, index)
@@ -432,7 +434,7 @@ OF_A_PART = {"spread", "shift"}  # deviations within a part of the batch, for he
 
 @pytest.mark.parametrize(("phase", "index"), PINNED)
 def test_an_update_in_parts_is_that_of_the_whole_batch(
-    tmp_path: Path, model: ModelFolder, lesson: Lesson, phase: str, index: int
+    tmp_path: Path, model: ModelFolder, lesson: DistillationData, phase: str, index: int
 ) -> None:
     """Every term on: its losses, and the norm of all gradients."""
     whole = figures(tmp_path, model, lesson, phase, index)
