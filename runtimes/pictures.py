@@ -5,6 +5,7 @@ Not here: drawing (`pipeline`), what the command line calls a file (`commands`).
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Mapping
@@ -56,7 +57,8 @@ class Picture:
             partial.write_bytes(self.encoded(FORMATS[path.suffix.lower()]))
             partial.replace(path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise InputError(f"cannot write the picture ({error.strerror})", where=path) from error
         return path
 

@@ -90,7 +90,7 @@ def test_a_picture_that_cannot_be_saved(pipe: genin.Pipeline, tmp_path: Path, na
     ("name", "options", "says"),
     [
         ("builtin:studnet", {}, "did you mean builtin:student"),
-        ("builtin:student", {"runtime": "onx"}, "unknown runtime 'onx'.*did you mean onnxruntime"),
+        ("builtin:student", {"runtime": "onnx"}, "unknown runtime 'onnx'.*did you mean onnxruntime"),
         ("builtin:student", {"threads": 0}, "threads"),
         ("builtin:student", {"device": "cuda"}, "a bundle runs on the cpu, not on cuda"),
         ("builtin:teacher", {"device": "gpu"}, "unknown device 'gpu'.*cpu, cuda, mps"),

@@ -58,7 +58,7 @@ def expected(pattern: str) -> set[str]:
 
 
 def test_every_module_is_in_the_wheel(wheel: Path) -> None:
-    assert {name for name in names_in(wheel) if name.endswith(".py")} == expected("*.py")
+    assert {name for name in names_in(wheel) if name.endswith(".py")} == expected("**/*.py")
     assert "genin/py.typed" in names_in(wheel)
 
 

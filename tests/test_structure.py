@@ -106,7 +106,9 @@ def test_every_folder_of_modules_is_an_installed_package(structure: ModuleType) 
 
 def test_type_checkers_see_the_package_as_it_is_installed() -> None:
     seen = {path.name for path in (ROOT / "tools" / "typepath" / "genin").iterdir()}
-    assert seen == {*PARTS, *(path.name for path in (ROOT / "src" / "genin").iterdir())} - {"__pycache__"}
+    assert seen - {"__pycache__"} == {*PARTS, *(path.name for path in (ROOT / "src" / "genin").iterdir())} - {
+        "__pycache__"
+    }
 
 
 def test_all_of_runtimes_imports_where_no_engine_and_no_torch_is_installed() -> None:

@@ -16,11 +16,11 @@ from typing import Any
 
 from PIL import Image
 
-from genin import __version__
 from genin.benchmarks.grids import Grid
 from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
 from genin.benchmarks.speed.bench import COLUMNS, number, title_of
 from genin.dataset.sets import Pictures
+from genin.version import __version__
 
 STAGE_COLOURS = {
     "text_encoder": "--s5",

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from genin.runtimes.threads import set_wait_policy
+from genin.version import __version__
 
 if TYPE_CHECKING:
     from genin.api import load, verify
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from genin.runtimes.pictures import Picture
     from genin.runtimes.pipeline import Generation, Pipeline, StreamStep
 
-__version__ = "0.1.0"
 __all__ = [
     "BundleError",
     "CancelledError",

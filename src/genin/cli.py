@@ -21,10 +21,10 @@ from typing import NoReturn
 
 import click
 
-from genin import __version__
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
 from genin.runtimes.threads import check_environment
 from genin.terminal import debugging, quiet_libraries
+from genin.version import __version__
 
 INTERRUPTED = 130
 

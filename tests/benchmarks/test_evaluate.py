@@ -278,7 +278,7 @@ def test_weights_are_hashed_once(
         hashed.append(path)
         return fingerprint(path)
 
-    for module in ("model_facts", "subjects"):
+    for module in ("model_facts", "quality.subjects"):
         monkeypatch.setattr(f"genin.benchmarks.{module}.fingerprint", counted, raising=False)
     result = evaluate(capsys, tiny_student_folder, "--reference", world, "--samples", "2", "--steps", "1")
     assert hashed == [tiny_student_folder]

@@ -164,9 +164,9 @@ def test_shares_are_whole_batches_each_drawn_once(
             sampling.save_picture(folder / rows[index].file_name, np.zeros((8, 8, 3), np.uint8), rows[index])
         calls: list[tuple[int, ...]] = []
 
-        def generate(_: Sequence[str], *, seeds: Sequence[int], **__: Any) -> Any:
-            calls.append(tuple(seeds))
-            return SimpleNamespace(images=np.zeros((len(seeds), 8, 8, 3), np.uint8))
+        def generate(_: Sequence[str], *, seed: Sequence[int], **__: Any) -> Any:
+            calls.append(tuple(seed))
+            return SimpleNamespace(images=np.zeros((len(seed), 8, 8, 3), np.uint8))
 
         for number in range(shares):
             pipeline: Any = SimpleNamespace(generate=generate)

@@ -162,13 +162,13 @@ def test_a_long_prompt_warns(reference: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"prompts": []}, "one text or several"),
-        ({"prompts": [3]}, "one text or several"),
-        ({"prompts": "half a \ud83e"}, "Unicode"),
-        ({"prompts": ["a", "b"], "seeds": [1, 2, 3]}, "2 prompts and 3 seeds"),
-        ({"seeds": []}, "0 seeds"),
-        ({"seeds": -1}, "seed -1"),
-        ({"seeds": [2**64]}, "seed"),
+        ({"prompt": []}, "one text or several"),
+        ({"prompt": [3]}, "one text or several"),
+        ({"prompt": "half a \ud83e"}, "Unicode"),
+        ({"prompt": ["a", "b"], "seed": [1, 2, 3]}, "2 prompts and 3 seeds"),
+        ({"seed": []}, "0 seeds"),
+        ({"seed": -1}, "seed -1"),
+        ({"seed": [2**64]}, "seed"),
         ({"steps": 0}, "0 steps"),
         ({"steps": 1001}, "1 to 1000"),
         ({"steps": 2.0}, "not a number"),
@@ -179,7 +179,7 @@ def test_a_long_prompt_warns(reference: Pipeline) -> None:
 )
 def test_wrong_arguments_are_refused_at_once(reference: Pipeline, arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        next(reference.stream(**{"prompts": "ninja", "seeds": 0, **arguments}))
+        next(reference.stream(**{"prompt": "ninja", "seed": 0, **arguments}))
     reference.generate("ninja", 2**64 - 1, steps=1, guidance_scale=1.0)
 
 

@@ -294,7 +294,7 @@ def test_what_a_run_is_warned_of_has_all_networks(
         raise StopError(what)
 
     found: dict[str, int] = {}
-    for module in ("finetune", "distillation"):
+    for module in ("teacher.finetune", "student.distillation"):
         monkeypatch.setattr(f"genin.distill.{module}.check_memory", check)
     path = write_recipe(tmp_path, more="finetune: {images: 8, batch_size: 8, held_out_images: 0, lora_rank: 2}")
     shared = ["--data", str(write_pictures(tmp_path / "pictures", 8)), "--recipe", str(path), "--out"]

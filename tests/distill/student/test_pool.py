@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 
 from genin.distill.inputs.sources import WorldSource  # noqa: E402
+from genin.distill.models import guided  # noqa: E402
 from genin.distill.models.diffusion import Denoiser, Process  # noqa: E402
 from genin.distill.models.folder import load_model_folder  # noqa: E402
 from genin.distill.models.guided import Guided  # noqa: E402
@@ -46,7 +47,7 @@ def teacher(tiny_model_folder: Path) -> Guided:
 def build(teacher: Guided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     """Build the pool in `path`, by a clock on which a batch takes a second; `build.rows` are the sizes of the batches that were
     sampled. `stop` raises after so many batches; `limit` is the time for sampling in seconds, over all runs."""
-    sample = pools.sample
+    sample = guided.sample
     rows: list[int] = []
     clock = [0.0]
     monkeypatch.setattr(pools, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
@@ -56,7 +57,7 @@ def build(teacher: Guided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> B
         clock[0] += 1.0
         return sample(unet, process, noise, *arguments, **options)
 
-    monkeypatch.setattr(pools, "sample", counted)
+    monkeypatch.setattr(guided, "sample", counted)
 
     def call(
         recipe: PoolRecipe = RECIPE,

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
-from genin.distill.world import render as world_render
+from genin.distill.world import dataset as world_dataset
 from genin.distill.world.captions import ACTIONS, EFFECTS, LIGHTS, PLACES, VERSION, caption
 from genin.distill.world.commands import render_command
 from genin.distill.world.dataset import render_batch, write_dataset
@@ -300,11 +300,11 @@ def test_two_commands_may_render_the_same_reference_at_once(tmp_path: Path, monk
         return InstalledNames().reference(BUILTIN_WORLD, count=2, size=32, seed=0)
 
     def render_after_the_other(scene: Scene, size: int) -> Any:
-        monkeypatch.setattr(world_render, "render", render)
+        monkeypatch.setattr(world_dataset, "render", render)
         found.append(reference())
         return render(scene, size)
 
-    monkeypatch.setattr(world_render, "render", render_after_the_other)
+    monkeypatch.setattr(world_dataset, "render", render_after_the_other)
     assert reference() == found[0]
     assert sorted(path.name for path in found[0].iterdir()) == ["000000.png", "000001.png", "metadata.jsonl"]
     assert [path.name for path in found[0].parent.iterdir()] == [found[0].name], "nothing half-written stays"
