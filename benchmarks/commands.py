@@ -13,21 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genin.benchmarks.splits import CHOICES
+from genin.dataset.splits import CHOICES
 from genin.runtimes.errors import InputError
-from genin.runtimes.options import (
-    AUTO,
-    RUNTIMES,
-    CommaChoice,
-    Names,
-    claim_output,
-    flatten,
-    model_path,
-    threads_option,
-)
+from genin.runtimes.options import CommaChoice, Names, claim_output, flatten, model_path, threads_option
+from genin.runtimes.vocabulary import AUTO, RUNTIMES
 
 if TYPE_CHECKING:
-    from genin.benchmarks.bench import Contender
+    from genin.benchmarks.speed.bench import Contender
 
 FOLDER = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
@@ -119,11 +111,11 @@ def evaluate_command(
     Prints FD, KID, attribute accuracy, precision, recall and diversity; with --against also paired LPIPS and the ratio
     of FDs. A figure that cannot be had here is null, and says why. Under torchrun every process draws its share.
     """
-    from genin.benchmarks.evaluate import Evaluator
-    from genin.benchmarks.machine import usable_cores
-    from genin.benchmarks.processes import first_alone, processes_here, several
-    from genin.benchmarks.shares import evaluate_in_shares
-    from genin.benchmarks.subjects import Sampling
+    from genin.benchmarks.quality.evaluate import Evaluator
+    from genin.benchmarks.quality.shares import evaluate_in_shares
+    from genin.benchmarks.quality.subjects import Sampling
+    from genin.benchmarks.speed.machine import usable_cores
+    from genin.processes import main_process_first, processes_here, several
 
     if reference is None:
         if not subject.startswith("builtin:"):
@@ -132,13 +124,13 @@ def evaluate_command(
     if floor and save_images is not None:
         raise InputError("--floor draws no samples to save", remedy="leave out --save-images")
     if save_statistics is not None:
-        from genin.benchmarks.statistics_file import FILE_NAME
+        from genin.benchmarks.quality.statistics_file import FILE_NAME
 
         claim_output(save_statistics if save_statistics.suffix == ".safetensors" else save_statistics / FILE_NAME)
     if several() and threads is None:
         threads = max(1, usable_cores() // processes_here())
     names = ctx.obj
-    with first_alone():  # what is downloaded or rendered is so once
+    with main_process_first():  # what is downloaded or rendered is so once
         path = model_path(names, subject, runtime, precision)
         other = None if against is None else model_path(names, against)
         evaluator = Evaluator(
@@ -171,7 +163,7 @@ def reference_folder(names: object, name: str, samples: int | None, subject: Pat
         return Path(name)
     size = None
     if name == BUILTIN_WORLD:
-        from genin.benchmarks.subjects import is_model
+        from genin.benchmarks.quality.subjects import is_model
 
         if is_model(subject):
             from genin.benchmarks.model_facts import read_facts
@@ -259,10 +251,10 @@ def bench_command(
     Model folders run on PyTorch, bundles on every runtime and precision they have. Name the teacher too, to see how
     many times faster the others are.
     """
-    from genin.benchmarks.bench import Choices, Quality, bench_with_pictures, markdown_table
-    from genin.benchmarks.latency import Protocol
-    from genin.benchmarks.machine import usable_cores
     from genin.benchmarks.prompts import DEFAULT_PROMPTS, read_prompts
+    from genin.benchmarks.speed.bench import Choices, Quality, bench_with_pictures, markdown_table
+    from genin.benchmarks.speed.latency import Protocol
+    from genin.benchmarks.speed.machine import usable_cores
 
     names, engines = ctx.obj, flatten(runtimes)
     stored = tuple(dict.fromkeys(name.strip() for text in precisions for name in text.split(",") if name.strip()))
@@ -285,7 +277,7 @@ def bench_command(
         quality=Quality(samples, folder, metric_weights, classifier),
     )
     if report is not None:
-        from genin.benchmarks.report import write_report
+        from genin.benchmarks.report.report import write_report
 
         write_report(results, report, grids=grids)
     if as_json:
@@ -306,7 +298,7 @@ def _only(values: Sequence[str]) -> str | None:
 def contenders(names: object, models: Sequence[str], runtime: str | None, precision: str | None) -> list[Contender]:
     """The named models with their local paths; labels are what the user wrote, shortened to the last part of a path.
     `runtime` and `precision` say what is fetched of a bundle on the hub (`Names.model`)."""
-    from genin.benchmarks.bench import Contender
+    from genin.benchmarks.speed.bench import Contender
 
     short = [name if name.startswith("builtin:") else Path(name).name or name for name in models]
     labels = [label if short.count(label) == 1 else name for label, name in zip(short, models, strict=True)]
@@ -361,9 +353,9 @@ def compare_command(
     as_json: bool,
 ) -> None:
     """Lay models side by side: one row per model, one column per prompt, the same seeds."""
-    from genin.benchmarks.compare import draw_grid, save_sheet, true_row
     from genin.benchmarks.prompts import DEFAULT_PROMPTS, read_prompts
-    from genin.benchmarks.subjects import Sampling
+    from genin.benchmarks.quality.subjects import Sampling
+    from genin.benchmarks.report.compare import draw_grid, save_sheet, true_row
 
     claim_output(out, ".png")
     if reference is None and split is not None:

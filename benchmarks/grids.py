@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genin.benchmarks.picture_sets import Pictures
+from genin.dataset.sets import Pictures
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Each writes a model folder; its training state (checkpoints, logs, curves, pictures) lies in `OUT/training/`.
 
-Not here: the training itself (`teacher`, `distillation`), and datasets (`data_commands`).
+Not here: the training itself (`teacher.train`, `distillation`), and datasets (`data.commands`).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genin.benchmarks.processes import is_first, wait_for_all
+from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_model_index
 from genin.runtimes.options import model_path, threads_option
 
 if TYPE_CHECKING:
+    from genin.distill.models.pruning import Pruning
     from genin.distill.recipe import Recipe
-    from genin.distill.student import Pruning
 
 FILE = click.Path(path_type=Path)
 # Scenes of the endless built-in world that a training draws from.
@@ -81,7 +81,7 @@ def teacher_train_command(
     teacher instead, also into other shapes: more latent channels, more blocks.
     """
     from genin.distill.recipe import load_recipe
-    from genin.distill.teacher import train_teacher
+    from genin.distill.teacher.train import train_teacher
 
     recipe, started = load_recipe(recipe_file), time.perf_counter()
     with _output(out, resume) as target:
@@ -123,9 +123,9 @@ def teacher_finetune_command(
     OUT/pytorch_lora_weights.safetensors, too, for whatever else reads LoRAs.
     """
     from genin.benchmarks.prompts import read_prompts
-    from genin.distill.finetune import finetune_teacher
-    from genin.distill.lora import lora_of
+    from genin.distill.models.lora import lora_of
     from genin.distill.recipe import load_recipe
+    from genin.distill.teacher.finetune import finetune_teacher
 
     recipe, started = load_recipe(recipe_file), time.perf_counter()
     if prompts is not None:
@@ -155,8 +155,8 @@ def teacher_merge_command(
     ctx: click.Context, base: str, loras: tuple[str, ...], out: Path | None, as_json: bool
 ) -> None:
     """Merge LoRAs into the teacher BASE (folder, hub name or built-in name): diffusers' and kohya's .safetensors."""
-    from genin.distill.finetune import merge_teacher
-    from genin.distill.lora import lora_of
+    from genin.distill.models.lora import lora_of
+    from genin.distill.teacher.finetune import merge_teacher
 
     chosen = [lora_of(lora) for lora in loras]
     with _output(out, resume=False) as target:
@@ -194,8 +194,8 @@ def distill_command(
     Prunes the teacher's UNet, then trains it in three phases (pruning, few steps, adversarial) and, where the recipe says so, a
     tiny decoder in a fourth. Loss curves and sample grids are written to OUT/training while it runs.
     """
+    from genin.distill.models.pruning import pruning_of
     from genin.distill.recipe import StudentRecipe, load_recipe
-    from genin.distill.student import pruning_of
 
     recipe = load_recipe(recipe_file)
     if student_name is not None:
@@ -210,7 +210,7 @@ def distill_command(
         return
     if data is None:
         raise InputError("--data is missing", remedy="give a dataset folder or builtin:world (or --dry-run)")
-    from genin.distill.distillation import distill
+    from genin.distill.student.distillation import distill
 
     started = time.perf_counter()
     with _output(out, resume) as target:
@@ -218,7 +218,7 @@ def distill_command(
         done = distill(path, _source(data), target, recipe, resume=resume, minutes=minutes, init=earlier)
     facts = {"out": str(target), "teacher": teacher, "images_seen": done.images_seen}
     _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, as_json)
-    if not as_json and is_first():
+    if not as_json and is_main_process():
         click.echo(f"try: genin compare {teacher} {target} --out sheet.png; genin export {target} --out BUNDLE")
 
 
@@ -227,8 +227,8 @@ def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, 
     from diffusers import UNet2DConditionModel
 
     from genin.benchmarks.model_facts import max_tokens, unet_cost
-    from genin.distill.cost import Others, Unet, distill_flop, distill_memory
-    from genin.distill.student import student_config
+    from genin.distill.loop.memory import Others, Unet, distill_flop, distill_memory
+    from genin.distill.models.pruning import student_config
 
     read_model_index(teacher)
     config = dict(UNet2DConditionModel.load_config(teacher / "unet"))
@@ -276,7 +276,7 @@ def _report_cost(facts: dict[str, Any], recipe: Recipe, as_json: bool) -> None:
 
 
 def _source(data: str) -> Any:
-    from genin.distill.sources import open_source
+    from genin.distill.inputs.sources import open_source
 
     return open_source(data, count=WORLD_SCENES)
 
@@ -311,7 +311,7 @@ def _target(out: Path | None, resume: bool) -> Path:
 
 
 def _report(facts: dict[str, Any], as_json: bool) -> None:
-    if not is_first():
+    if not is_main_process():
         return
     if as_json:
         click.echo(json.dumps(facts))

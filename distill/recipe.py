@@ -174,7 +174,7 @@ class FinetuneRecipe(Optimisation):
 class StudentRecipe:
     """What stays of the teacher's UNet."""
 
-    name: str = key("bk-small", "a preset of genin.distill.student, below")
+    name: str = key("bk-small", "a preset of genin.distill.models.pruning, below")
     width: float = key(0.0, "share of their channels that the levels below the finest keep; 0: the preset's")
     top_width: float = key(0.0, "the same of the finest level")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from genin.distill.models.pruning import PRESETS, Pruning
 from genin.distill.recipe import Optimisation, Recipe
-from genin.distill.student import PRESETS, Pruning
 
 INTRODUCTION = """# Recipes
 

@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genin.benchmarks.classifier import AttributeClassifier, save_classifier
-from genin.benchmarks.splits import Split
-from genin.distill.world import ATTRIBUTES, Scene, render_batch
+from genin.benchmarks.quality.classifier import AttributeClassifier, save_classifier
+from genin.dataset.splits import Split
+from genin.distill.world.dataset import render_batch
+from genin.distill.world.scene import ATTRIBUTES, Scene
 
 CHUNK = 256
 

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from genin.names import InstalledNames
-from genin.runtimes.errors import GeninError
-from genin.runtimes.pipeline import Pipeline, load_pipeline
+import genin
+from genin import GeninError, Pipeline
 
 Pixels = NDArray[np.uint8]
 BATCH_SIZE = 8
@@ -27,7 +26,7 @@ def draw(pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> It
     wanted = list(product(prompts, seeds))
     for start in range(0, len(wanted), BATCH_SIZE):
         texts, numbers = zip(*wanted[start : start + BATCH_SIZE], strict=True)
-        images = pipeline.generate(texts, seeds=numbers).images
+        images = pipeline.generate(texts, seed=numbers).images
         yield from zip(texts, numbers, images, strict=True)
 
 
@@ -44,7 +43,7 @@ def main(prompts: Iterable[str], model: str, seeds: int, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[Pixels]] = {}
     try:
-        with load_pipeline(InstalledNames().model(model)) as pipeline:
+        with genin.load(model) as pipeline:
             for prompt, seed, pixels in draw(pipeline, lines, range(seeds)):
                 rows.setdefault(prompt, []).append(pixels)
                 Image.fromarray(pixels).save(out / f"{lines.index(prompt):03d}-{seed}.png")

@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from genin.names import InstalledNames
-from genin.runtimes.errors import CancelledError, GeninError
-from genin.runtimes.pipeline import Pipeline, load_pipeline
+import genin
+from genin import CancelledError, GeninError, Pipeline
 
 Pixels = NDArray[np.uint8]
 FRAME_S = 1 / 60
@@ -105,7 +104,7 @@ def play(painter: Painter, prompt: str, seed: int, *, max_s: float = 60.0) -> tu
 def main(prompt: str, model: str, seed: int, out: Path) -> None:
     """Draw PROMPT while a loop of 60 frames per second goes on."""
     try:
-        with load_pipeline(InstalledNames().model(model)) as pipeline:
+        with genin.load(model) as pipeline:
             painter = Painter(pipeline)
             pixels, frames = play(painter, prompt, seed)
             painter.close()

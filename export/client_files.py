@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from genin.distill.model_folder import ModelFolder
+from genin.distill.models.folder import ModelFolder
 
 CONFIGS = ("text_encoder", "unet", "vae_decoder")
 
@@ -33,7 +33,7 @@ def write_client_files(folder: Path, format: str, model: ModelFolder, tokenizer:
     for name, module in configs:
         _write(folder / name / "config.json", component_config(name, module))
     if format == "openvino":
-        from genin.export.to_openvino import convert_tokenizer
+        from genin.export.converters.to_openvino import convert_tokenizer
 
         convert_tokenizer(folder / "tokenizer")
 

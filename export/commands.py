@@ -14,19 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genin.export.plan import WEIGHTS
+from genin.export.precision_plan import WEIGHTS
 from genin.runtimes.errors import InputError
-from genin.runtimes.options import (
-    FORMATS,
-    MORE_PRECISIONS,
-    PRECISIONS,
-    CommaChoice,
-    claim_output,
-    flatten,
-    model_path,
-    threads_option,
-)
+from genin.runtimes.options import CommaChoice, claim_output, flatten, model_path, threads_option
 from genin.runtimes.progress import progress
+from genin.runtimes.vocabulary import FORMATS, MORE_PRECISIONS, PRECISIONS
 
 if TYPE_CHECKING:
     from genin.runtimes.manifest import SingleGraphEntry
@@ -89,8 +81,8 @@ def export_command(
     packages are not installed is left out and named.
     """
     from genin.export.exporter import count_work, export_bundle
-    from genin.export.formats import Shapes
-    from genin.export.plan import read_plan
+    from genin.export.precision_plan import read_plan
+    from genin.export.shapes import Shapes
 
     read = [read_plan(path) for path in plans]
     source, wanted, stored = model_path(ctx.obj, model), flatten(formats), flatten(precisions)
@@ -210,7 +202,7 @@ def plan_command(
     Layers are measured one at a time while the student draws. The plan is the smallest whose pictures are within --target-lpips of
     the model's own (drawn, not estimated; LPIPS's weights are needed), or the best of at most --target-size.
     """
-    from genin.export.planning import make_plan
+    from genin.export.plan.search import make_plan
 
     claim_output(out, ".json")
     if plot is not None:
@@ -247,7 +239,7 @@ def verify_command(ctx: click.Context, bundle: str, against: str | None, as_json
     The reference is the bundle's golden files, PyTorch's own outputs, so PyTorch is not needed. Exit code 1 if anything
     is wrong, 2 if no graph could be run: then only the hashes were checked.
     """
-    from genin.export.verify import verify_bundle
+    from genin.export.checks.verify import verify_bundle
 
     model = None if against is None else model_path(ctx.obj, against)
     report = verify_bundle(model_path(ctx.obj, bundle, runtime=None), against=model)

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genin.distill.model_folder import ModelFolder
-from genin.export.formats import ANY_BATCH, OUTPUTS, Shapes
+from genin.distill.models.folder import ModelFolder
+from genin.export.shapes import ANY_BATCH, OUTPUTS, Shapes
 from genin.runtimes.errors import InputError
 from genin.runtimes.noise import normal
 

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genin.export.formats import ANY_BATCH, TABLE, Shapes, Target, Written, converter, missing_package
-from genin.export.plan import BITS, Plan, check_layers, check_name, layers_of, storable, uniform
-from genin.export.quiet import quiet
+from genin.export.converters.formats import TABLE, Target, Written, converter, missing_package
+from genin.export.converters.quiet import quiet
+from genin.export.precision_plan import BITS, Plan, check_layers, check_name, layers_of, storable, uniform
+from genin.export.shapes import ANY_BATCH, Shapes
 from genin.runtimes.bundle import SUFFIX, file_entry, pack, write_manifest
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.manifest import (
@@ -36,13 +37,14 @@ from genin.runtimes.manifest import (
     PictureParity,
     SingleGraphEntry,
 )
-from genin.runtimes.options import COMPONENTS, FORMATS, MORE_PRECISIONS, PRECISIONS, TEXT_TO_IMAGE, check_choice
+from genin.runtimes.vocabulary import COMPONENTS, FORMATS, MORE_PRECISIONS, PRECISIONS, TEXT_TO_IMAGE, check_choice
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from genin.export.checks.pictures import Pictures
     from genin.export.components import Component
-    from genin.export.pictures import Amount, Pictures
+    from genin.export.prompt_set import Amount
 
 NO_BUNDLES = (".onnx", ".xml", ".mlpackage", ".zip", ".tar", ".gz")  # names that promise something else
 LPIPS_LIMIT, PSNR_LIMIT_DB = 0.02, 30.0  # of pictures by 8-bit activations or palettes; PSNR where LPIPS has no weights
@@ -110,10 +112,10 @@ def export_bundle(
     try:
         tell = progress or (lambda _: None)
         manifest = _assemble(model_path, partial, usable, ordered, steps, shapes, out.name, tell)
-        from genin.distill.model_folder import as_others
+        from genin.distill.models.folder import apply_umask
 
         for path in (partial, *partial.rglob("*")):
-            as_others(path)
+            apply_umask(path)
         if out.suffix == SUFFIX:
             pack(partial, out)
         else:
@@ -159,12 +161,13 @@ def _assemble(
     file_name: str,
     progress: Progress,
 ) -> Manifest:
-    from genin.distill.model_folder import load_model_folder
+    from genin.distill.models.folder import load_model_folder
+    from genin.export.checks.pictures import draw_with_pytorch
     from genin.export.client_files import write_client_files
     from genin.export.components import components, modules
+    from genin.export.converters.single_graph import check_unrollable
     from genin.export.manifest_of import bundle_card, manifest_of
-    from genin.export.pictures import Amount, draw_with_pytorch
-    from genin.export.single_graph import check_unrollable
+    from genin.export.prompt_set import Amount
 
     progress("reading the model, running the golden inputs")
     with quiet():
@@ -177,7 +180,7 @@ def _assemble(
             check_unrollable(model, steps)
         check_space(modules(model), [*formats, *_for_single(formats) * len(single_graphs)], plans, copies, root)
         waiting = components(model, shapes)
-        amount = Amount.of(model, few=not any(plan.rough for plan in plans))
+        amount = Amount.of(model, few=not any(plan.judged_by_pictures for plan in plans))
         reference = draw_with_pytorch(model, amount)
     tokenizer = root / "tokenizer"
     model.tokenizer.save_pretrained(tokenizer)
@@ -238,10 +241,10 @@ def _write_single(
     progress: Progress,
 ) -> list[SingleGraphEntry]:
     """One number of steps as a single graph in every format and precision, its pictures compared with PyTorch's."""
-    from genin.distill.model_folder import load_model_folder
-    from genin.export import parity
-    from genin.export.pictures import mean_lpips
-    from genin.export.single_graph import single_graph
+    from genin.distill.models.folder import load_model_folder
+    from genin.export.checks import parity
+    from genin.export.checks.pictures import mean_lpips
+    from genin.export.converters.single_graph import single_graph
 
     name = f"{TEXT_TO_IMAGE}_{steps}"
     progress(f"drawing and unrolling {steps} steps")
@@ -267,7 +270,7 @@ def _write_single(
         where = f"{steps} steps as a single graph, {format} {precision}"
         parity.require(measured, where)
         lpips = mean_lpips(drawn, np.concatenate([case["images"] for case in component.cases]))
-        if floor == parity.ROUGH_FLOOR_DB:
+        if floor == parity.LOW_PRECISION_FLOOR_DB:
             _require_alike(measured.psnr_db, lpips, where)
         facts = _graph_facts(root, component, format, precision, graph, measured)
         entry = SingleGraphEntry(
@@ -285,7 +288,7 @@ def check_space(
     for name, network in networks.items():
         sizes = layers_of(network)
         for plan in plans:
-            for layer, way in plan.ways(name, network).items():
+            for layer, way in plan.storage_per_layer(name, network).items():
                 bits += sizes[layer] * sum(BITS[storable(way.weights, TABLE[format].stores)] for format in formats)
     needed, free = copies * bits / 8, shutil.disk_usage(where).free
     if needed > free:
@@ -305,7 +308,7 @@ def _give_back(network: nn.Module) -> None:
 
 
 def _write_golden(root: Path, component: Component) -> GoldenEntry:
-    from genin.export.parity import write_golden
+    from genin.export.checks.parity import write_golden
 
     path = f"golden/{component.name}.npz"
     write_golden(root / path, component.cases)
@@ -334,7 +337,7 @@ def _full(where: Path) -> InputError:
 
 
 def _not_convertible(component: Component, format: str, message: str) -> InputError:
-    from genin.export.layers import modules_with
+    from genin.export.checks.layers import modules_with
 
     name, remedy = f"{component.name} as {format}", "leave this format out, or replace that layer"
     try:
@@ -372,8 +375,8 @@ def _graph_facts(
 
 def _check(component: Component, format: str, precision: str, written: Written, model_path: Path) -> Parity | None:
     """The graph's parity, at or above its floor; None if nothing on this machine can run it."""
-    from genin.export import parity
-    from genin.export.layers import Fall, worst_layers
+    from genin.export.checks import parity
+    from genin.export.checks.layers import ParityDrop, worst_layers
 
     try:
         run, engine = parity.open_graph(format, component.name, written.path, written.inputs, written.outputs)
@@ -383,7 +386,7 @@ def _check(component: Component, format: str, precision: str, written: Written, 
     except parity.UnknownOperationError:
         return None
 
-    def lost_at() -> list[Fall]:
+    def lost_at() -> list[ParityDrop]:
         case = parity.worst_case(run, cases, component.outputs)
         return worst_layers(format, _with_weights(component, model_path), written.path, case, measured.floor_db)
 
@@ -395,8 +398,8 @@ def _draw(
     root: Path, graphs: Sequence[GraphEntry], model_path: Path, reference: Pictures, amount: Amount
 ) -> PictureParity:
     """Errors: GeninError for pictures that differ by more than they may, of graphs whose own parity does not say it."""
-    from genin.export import parity
-    from genin.export.pictures import compare, draw_with_graphs
+    from genin.export.checks import parity
+    from genin.export.checks.pictures import compare, draw_with_graphs
 
     of = {graph.component: graph for graph in graphs}
 
@@ -406,7 +409,7 @@ def _draw(
     with quiet():
         drawn = draw_with_graphs(model_path, open_graph, amount)
         found = compare(drawn, reference, graphs[0].format, graphs[0].precision)
-    rough = any(graph.parity is not None and graph.parity.floor_db == parity.ROUGH_FLOOR_DB for graph in graphs)
+    rough = any(graph.parity is not None and graph.parity.floor_db == parity.LOW_PRECISION_FLOOR_DB for graph in graphs)
     if rough:
         _require_alike(found.psnr_db, found.lpips_squeeze, f"{found.format} {found.precision}")
     return found
@@ -428,7 +431,7 @@ def _require_alike(psnr_db: float, lpips: float | None, where: str) -> None:
 
 def _with_weights(component: Component, model_path: Path) -> Component:
     """The component, read again: its weights were given back."""
-    from genin.distill.model_folder import load_model_folder
+    from genin.distill.models.folder import load_model_folder
     from genin.export.components import modules
 
     with quiet():

@@ -57,7 +57,7 @@ def _facts(path: Path) -> Facts:
 
 
 def _from_config(kind: Any, folder: Path) -> Any:
-    from genin.export.quiet import quiet
+    from genin.export.converters.quiet import quiet
 
     with quiet():
         return kind.from_config(kind.load_config(folder)).eval()

@@ -12,7 +12,7 @@ from genin.benchmarks.model_facts import stored_tensors
 from genin.runtimes.bundle import Bundle, is_bundle
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import is_model_folder, read_constants, read_info
-from genin.runtimes.options import COMPONENTS
+from genin.runtimes.vocabulary import COMPONENTS
 
 FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
 PRECISION_OF = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}

@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genin import __version__
 from genin.benchmarks.model_facts import fingerprint
-from genin.distill.datasets import origins_table
-from genin.distill.licences import licence_lines
+from genin.distill.data.dataset import origins_table
+from genin.distill.data.licences import licence_lines
 from genin.export.facts import network_facts
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_constants, read_info
 from genin.runtimes.manifest import GoldenEntry, GraphEntry, Manifest, ModelInfo, PictureParity
+from genin.version import __version__
 
 # Keys of genin.json that the manifest has places for; what is left is provenance.
 PLACED = (

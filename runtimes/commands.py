@@ -9,24 +9,22 @@ Not here: what the names of models mean (`genin.names` hands them in), measuring
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from genin.runtimes.engine import ENGINES
-from genin.runtimes.errors import InputError
 from genin.runtimes.noise import MODES, SEED_LIMIT
-from genin.runtimes.options import AUTO, claim_output, model_path
+from genin.runtimes.options import claim_output, model_path
+from genin.runtimes.vocabulary import AUTO
 
 if TYPE_CHECKING:
-    from genin.runtimes.pipeline import Generation, Pictures, Pipeline
+    from genin.runtimes.pipeline import Generation, Pipeline
 
 DEFAULT_MODEL = "builtin:student"
 BATCH_SIZE = 8
@@ -89,7 +87,7 @@ def generate_command(
 
     The same prompt, seed and steps give the same picture on every runtime. Prints the path of each picture.
     """
-    from genin.runtimes.pipeline import load_pipeline
+    from genin.runtimes.loading import load_pipeline
 
     path = model_path(context.obj, model, runtime, precision)
     seeds = range(seed, seed + count)
@@ -98,6 +96,7 @@ def generate_command(
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module=r"genin\.")
         with load_pipeline(path, runtime, precision, threads=threads) as pipeline:
+            pipeline.name = model
             start = time.perf_counter()
             timings_ms: dict[str, float] = defaultdict(float)
             for at in range(0, count, BATCH_SIZE):
@@ -105,12 +104,10 @@ def generate_command(
                 generation = pipeline.generate(
                     prompt, batch, steps=steps, guidance_scale=guidance_scale, noise=noise, size=size
                 )
-                for picture_seed, picture in zip(batch, generation.images, strict=True):
-                    facts = {"prompt": prompt, "seed": picture_seed, "model": model, "steps": generation.steps}
-                    facts |= {"guidance_scale": generation.guidance_scale, "noise": noise, "runtime": pipeline.runtime}
-                    save_png(places[picture_seed], picture, facts | {"precision": pipeline.precision})
+                for picture in pipeline.pictures(generation):
+                    written = picture.save(places[picture.seed])
                     if not as_json:
-                        click.echo(places[picture_seed])
+                        click.echo(written)
                 for stage, spent_ms in generation.timings.items():
                     timings_ms[stage] += spent_ms
             seconds = time.perf_counter() - start
@@ -170,24 +167,6 @@ def _free(path: Path) -> Path:
         number += 1
         free = path.with_stem(f"{path.stem} ({number})")
     return free
-
-
-def save_png(path: Path, picture: Pictures, facts: Mapping[str, object]) -> None:
-    """Write (H, W, 3) uint8 as a PNG with `facts` as its text fields, by rename. Errors: InputError."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_text("Software", "genin")
-    for name, value in facts.items():
-        info.add_itxt(name, str(value))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        Image.fromarray(picture).save(partial, format="PNG", pnginfo=info)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"cannot write the picture ({error.strerror})", where=path) from error
 
 
 @click.command("runtimes", epilog="Example: genin runtimes --json")

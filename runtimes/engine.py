@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.errors import BundleError, GeninError, InputError, MissingExtraError
-from genin.runtimes.options import TEXT_TO_IMAGE, check_choice
+from genin.runtimes.vocabulary import TEXT_TO_IMAGE, check_choice
 
 Array = NDArray[np.float32]
 

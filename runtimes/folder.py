@@ -3,7 +3,7 @@
 The constants are those that a bundle's manifest holds, so that the pipeline sees one kind of model. A folder without
 `genin.json` is somebody else's teacher: guidance is free, at 7.5, in 50 steps.
 
-Not here: weights (`genin.runtimes.pytorch_engine`), writing folders (`genin.distill.model_folder`).
+Not here: weights (`genin.runtimes.pytorch_engine`), writing folders (`genin.distill.models.folder`).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from genin.runtimes.errors import BundleError
-from genin.runtimes.options import COMPONENTS, TEXT_TO_IMAGE
+from genin.runtimes.vocabulary import COMPONENTS, TEXT_TO_IMAGE
 
 FORMAT = 1
 MANIFEST = "manifest.json"

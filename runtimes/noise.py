@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.errors import InputError
-from genin.runtimes.options import check_choice
+from genin.runtimes.vocabulary import check_choice
 
 NoiseMode = Literal["philox", "torch"]
 MODES: tuple[str, ...] = get_args(NoiseMode)

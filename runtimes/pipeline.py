@@ -1,43 +1,41 @@
 """From prompts to pictures with one interface over engines: text, noise, sampling, guidance, previews, timings.
 
-`load_pipeline` opens a model folder (PyTorch) or a bundle (any engine it has graphs for); `generate` draws a batch, and
-`stream` does the same step by step. Everything outside the three networks is numpy and the same for every engine, so the
-same prompt, seed and steps give the same picture to rounding.
+`generate` draws a batch, and `stream` does the same step by step. Everything outside the three networks is numpy and the same
+for every engine, so the same prompt, seed and steps give the same picture to rounding.
 
-Not here: what an engine does (`genin.runtimes.engine`), threads of the caller's (a pipeline serves one call at a time),
-img2img, inpainting, LoRA at run time.
+Not here: opening models and bundles (`loading`), what an engine does (`engine`), threads of the caller's (a pipeline serves one
+call at a time), img2img, inpainting, LoRA at run time.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genin.runtimes.bundle import TOKENIZER, Bundle, Manifest, is_bundle
-from genin.runtimes.engine import ENGINES, Array, BundleEngine, Engine, engine_class
+from genin.runtimes.bundle import Bundle
+from genin.runtimes.engine import Array, BundleEngine, Engine
 from genin.runtimes.errors import CancelledError, GeninError, InputError
-from genin.runtimes.folder import is_model_folder, read_constants
 from genin.runtimes.manifest import ImageSize, Latents, SamplerConstants, SingleGraphEntry, TextConstants
 from genin.runtimes.noise import MODES, batch_normal, check_seed
-from genin.runtimes.options import AUTO, COMPONENTS, PRECISIONS, TEXT_TO_IMAGE, check_choice
+from genin.runtimes.pictures import Picture
 from genin.runtimes.samplers import Schedule, guide
-from genin.runtimes.threads import check_threads
 from genin.runtimes.tokenizer import ClipTokenizer
+from genin.runtimes.vocabulary import COMPONENTS, TEXT_TO_IMAGE, check_choice
 
 Pictures = NDArray[np.uint8]
 OTHER = "other"
 MAX_SIDE = 2048
-# Of several that can run: the first. Core ML is last because its first load compiles for minutes.
-AUTO_ORDER = ("openvino", "onnxruntime", "coreml")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +49,7 @@ class Generation:
     seeds: tuple[int, ...]
     steps: int
     guidance_scale: float
+    noise: str
     timings: Mapping[str, float]
 
     @property
@@ -85,8 +84,20 @@ class Request:
     size: tuple[int, int]  # height and width in pixels
 
 
+class Options(TypedDict, total=False):
+    """What may be said of a drawing beside prompt and seed (`Pipeline.generate`)."""
+
+    steps: int | None
+    guidance_scale: float | None
+    noise: str
+    size: tuple[int, int] | None
+    cancel: Callable[[], bool] | None
+
+
 class Pipeline:
-    """A loaded model. Made by `load_pipeline`; a context manager."""
+    """A loaded model. Made by `genin.load` or `load_pipeline`; a context manager.
+
+    `pipe("a ninja", seed=7)` is a `Picture`. `name` is what the model was called when it was loaded."""
 
     def __init__(
         self,
@@ -100,6 +111,7 @@ class Pipeline:
         bundle: Bundle | None = None,
         single: Mapping[int, SingleGraphEntry] | None = None,
     ) -> None:
+        self.name = str(path)
         self.path, self.runtime, self.precision, self.provider = path, runtime, precision, engine.provider
         self.load_s = 0.0
         self.image, self.latents, self.text, self.sampler = constants
@@ -122,10 +134,32 @@ class Pipeline:
         """1.0 where guidance is baked into the weights."""
         return 1.0 if self.sampler.guidance == "baked" else self.sampler.guidance_scale
 
+    @overload
+    def __call__(self, prompt: str, *, seed: int = 0, **options: Unpack[Options]) -> Picture: ...
+    @overload
+    def __call__(
+        self, prompt: Sequence[str], *, seed: int | Sequence[int] = 0, **options: Unpack[Options]
+    ) -> list[Picture]: ...
+    @overload
+    def __call__(self, prompt: str, *, seed: Sequence[int], **options: Unpack[Options]) -> list[Picture]: ...
+    def __call__(
+        self, prompt: str | Sequence[str], *, seed: int | Sequence[int] = 0, **options: Unpack[Options]
+    ) -> Picture | list[Picture]:
+        """Draw one picture, or a list where `prompt` or `seed` is a sequence. Options and errors are those of `generate`."""
+        pictures = self.pictures(self.generate(prompt, seed, **options))
+        return pictures[0] if isinstance(prompt, str) and isinstance(seed, int | np.integer) else pictures
+
+    def pictures(self, generation: Generation) -> list[Picture]:
+        """A generation's pictures, each with what draws it again."""
+        common = {"model": self.name, "steps": generation.steps, "guidance_scale": generation.guidance_scale}
+        common |= {"noise": generation.noise, "runtime": self.runtime, "precision": self.precision}
+        each = zip(generation.images, generation.prompts, generation.seeds, strict=True)
+        return [Picture(image, {"prompt": prompt, "seed": seed, **common}) for image, prompt, seed in each]
+
     def generate(
         self,
-        prompts: str | Sequence[str],
-        seeds: int | Sequence[int] = 0,
+        prompt: str | Sequence[str],
+        seed: int | Sequence[int] = 0,
         *,
         steps: int | None = None,
         guidance_scale: float | None = None,
@@ -140,7 +174,7 @@ class Pipeline:
         runs. Without it, a bundle that has a single graph for so many steps, this guidance and this size draws with that one.
         Errors: InputError for arguments out of range, CancelledError, GeninError if the networks fail.
         """
-        request = self._request(prompts, seeds, steps, guidance_scale, noise, size)
+        request = self._request(prompt, seed, steps, guidance_scale, noise, size)
         single = self._single.get(len(request.timesteps))
         as_made = single is not None and (single.guidance_scale, self.image_size) == (
             request.guidance_scale,
@@ -155,8 +189,8 @@ class Pipeline:
 
     def stream(
         self,
-        prompts: str | Sequence[str],
-        seeds: int | Sequence[int] = 0,
+        prompt: str | Sequence[str],
+        seed: int | Sequence[int] = 0,
         *,
         steps: int | None = None,
         guidance_scale: float | None = None,
@@ -165,7 +199,7 @@ class Pipeline:
         cancel: Callable[[], bool] | None = None,
     ) -> Iterator[StreamStep]:
         """`generate`, yielding after every step. Arguments are checked at once, before the first step is asked for."""
-        request = self._request(prompts, seeds, steps, guidance_scale, noise, size)
+        request = self._request(prompt, seed, steps, guidance_scale, noise, size)
         return self._draw(request, cancel or (lambda: False))
 
     def close(self) -> None:
@@ -210,7 +244,9 @@ class Pipeline:
         self._check_shape(TEXT_TO_IMAGE, pictures, (len(noise), self.image.height, self.image.width, 3))
         clock.lap(OTHER)
         timings = dict(clock.stages_ms)
-        return Generation(pictures, request.prompts, request.seeds, steps, request.guidance_scale, timings)
+        return Generation(
+            pictures, request.prompts, request.seeds, steps, request.guidance_scale, request.noise, timings
+        )
 
     def _embed(self, request: Request, clock: _Clock) -> tuple[Array | None, Array]:
         """Every distinct prompt is encoded once => (the empty prompt's embedding if guidance needs it, (N, L, D))."""
@@ -267,7 +303,9 @@ class Pipeline:
         clock.lap(OTHER)
         timings = dict(clock.stages_ms)
         steps = len(request.timesteps)
-        return Generation(pictures, request.prompts, request.seeds, steps, request.guidance_scale, timings)
+        return Generation(
+            pictures, request.prompts, request.seeds, steps, request.guidance_scale, request.noise, timings
+        )
 
     def _preview_of(self, x0: Array) -> Callable[[], Pictures]:
         def preview() -> Pictures:
@@ -328,8 +366,8 @@ class Pipeline:
             return self._schedule.explicit_steps(few[str(steps)])
         if few and steps > 0:
             known = ", ".join(sorted(few, key=int))
-            # The user's line: generate, _request and this one lie between.
-            warnings.warn(f"this student was trained for {known} steps, not for {steps}", UserWarning, stacklevel=4)
+            says = f"this student was trained for {known} steps, not for {steps}"
+            warnings.warn(says, UserWarning, stacklevel=_stacklevel_of_caller())
         return self._schedule.steps(steps)
 
     def _guidance(self, scale: float | None) -> float:
@@ -352,6 +390,14 @@ class Pipeline:
     def _check_shape(self, component: str, array: Array | Pictures, shape: tuple[int, ...]) -> None:
         if array.shape != shape:
             raise GeninError(f"the {component} gave shape {array.shape}, expected {shape}", where=self.path)
+
+
+def _stacklevel_of_caller() -> int:
+    """The `stacklevel` with which a warning points to the first line outside this module."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def to_pictures(images: Array) -> Pictures:
@@ -385,109 +431,3 @@ class _Clock:
 
 def _already(pictures: Pictures) -> Callable[[], Pictures]:
     return lambda: pictures
-
-
-# --- loading ---------------------------------------------------------------------------------------------------------
-
-
-def load_pipeline(
-    path: str | Path, runtime: str = AUTO, precision: str = AUTO, *, threads: int | None = None
-) -> Pipeline:
-    """Open a model folder, a bundle folder or a `.genin` file.
-
-    `auto` takes the first runtime that is installed and has graphs (OpenVINO, then ONNX Runtime) and the most exact
-    precision; a model folder runs on `pytorch` in fp32. `threads` pins the engine's threads within an operator.
-    Errors: InputError (BundleError for a bundle that is refused, MissingExtraError with the line that installs).
-    """
-    start, path = time.perf_counter(), Path(path)
-    check_choice(runtime, (AUTO, *ENGINES), "runtime")
-    check_threads(threads)
-    if path.is_dir() and is_model_folder(path):
-        pipeline = _load_folder(path, runtime, precision, threads)
-    elif is_bundle(path):
-        pipeline = _load_bundle(path, runtime, precision, threads)
-    else:
-        remedy = "give a model folder (model_index.json), a bundle folder (manifest.json) or a .genin file"
-        if str(path).startswith("builtin:"):
-            remedy = f'give its path: genin.names.InstalledNames().model("{path}")'
-        raise InputError(
-            "no such model or bundle" if not path.exists() else "neither model nor bundle", where=path, remedy=remedy
-        )
-    pipeline.load_s = time.perf_counter() - start
-    return pipeline
-
-
-def _load_folder(path: Path, runtime: str, precision: str, threads: int | None) -> Pipeline:
-    if runtime not in (AUTO, "pytorch"):
-        remedy = f"export it to a bundle (`genin export {path} --out …`), or choose runtime pytorch"
-        raise InputError(f"runtime {runtime} runs bundles, this is a model folder", where=path, remedy=remedy)
-    if precision not in (AUTO, "fp32"):
-        raise InputError(f"a model folder runs in fp32, not {precision}", where=path, remedy="leave the precision out")
-    kind = engine_class("pytorch")
-    return folder_pipeline(path, lambda: kind.open(path, threads=threads), runtime="pytorch", precision="fp32")
-
-
-def folder_pipeline(path: Path, open_engine: Callable[[], Engine], *, runtime: str, precision: str) -> Pipeline:
-    """A model folder's tokenizer, sampler and sizes around any engine, which is opened last. Errors: InputError."""
-    constants = read_constants(path)
-    try:
-        vocabulary, merges = ((path / TOKENIZER / name).read_bytes() for name in ("vocab.json", "merges.txt"))
-    except OSError as error:
-        raise InputError("the model folder's tokenizer lacks a file", where=str(error.filename)) from error
-    tokenizer = ClipTokenizer(vocabulary, merges, constants[2])
-    Schedule.from_config(constants[3].scheduler)  # refuse before the weights are read
-    return Pipeline(path, open_engine(), tokenizer, constants, runtime=runtime, precision=precision)
-
-
-def _load_bundle(path: Path, runtime: str, precision: str, threads: int | None) -> Pipeline:
-    bundle = Bundle.open(path)
-    try:
-        manifest = bundle.manifest
-        runtime, format, precision = choose(manifest, runtime, precision, path)
-        image = replace(manifest.image, multiple=None) if format == "coreml" else manifest.image
-        constants = (image, manifest.latents, manifest.text, manifest.sampler)
-        vocabulary, merges = (bundle.read_bytes(f"{TOKENIZER}/{name}") for name in ("vocab.json", "merges.txt"))
-        tokenizer = ClipTokenizer(vocabulary, merges, manifest.text)
-        graphs, single = manifest.components(format, precision), manifest.steps_of_single_graphs(format, precision)
-        engine = engine_class(runtime).open(bundle, graphs, single=single, threads=threads)
-        if isinstance(engine, BundleEngine):
-            steps = manifest.sampler.default_steps
-            engine.load([steps] if steps in single else COMPONENTS)
-        return Pipeline(
-            path, engine, tokenizer, constants, runtime=runtime, precision=precision, bundle=bundle, single=single
-        )
-    except BaseException:
-        bundle.close()
-        raise
-
-
-def choose(manifest: Manifest, runtime: str, precision: str, path: Path) -> tuple[str, str, str]:
-    """(runtime, format, precision) for a bundle. Errors: InputError saying what the bundle has."""
-    if runtime == "pytorch":
-        raise InputError("runtime pytorch runs model folders, this is a bundle", where=path, remedy="leave it out")
-    candidates = [
-        (name, format, found)
-        for name in (AUTO_ORDER if runtime == AUTO else (runtime,))
-        for format in ENGINES[name].formats
-        if (found := _choose_precision(manifest.precisions(format), precision))
-    ]
-    if not candidates:
-        have = [f"{format} {name}" for format in _formats(manifest) for name in manifest.precisions(format)]
-        wanted = " ".join(name for name in (runtime, precision) if name != AUTO) or "any runtime"
-        remedy = f"choose from what it has: {', '.join(have)}" if have else "export it again"
-        raise InputError(f"the bundle has no graphs for {wanted}", where=path, remedy=remedy)
-    # If none is installed, the error (from `engine_class`) should name the smallest: ONNX Runtime.
-    runnable = [candidate for candidate in candidates if ENGINES[candidate[0]].reason() is None]
-    smallest = [candidate for candidate in candidates if candidate[0] == "onnxruntime"]
-    return (runnable or smallest or candidates)[0]
-
-
-def _choose_precision(have: Sequence[str], wanted: str) -> str | None:
-    if wanted != AUTO:
-        return wanted if wanted in have else None
-    exact = [name for name in PRECISIONS if name in have]  # the most exact first
-    return next(iter([*exact, *have]), None)
-
-
-def _formats(manifest: Manifest) -> list[str]:
-    return list(dict.fromkeys(graph.format for graph in manifest.graphs))

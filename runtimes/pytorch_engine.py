@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from genin.runtimes.engine import Array
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import AGAIN, read_json, read_model_index, weight_files
+from genin.runtimes.vocabulary import nearest
 
 HEADER_LIMIT_BYTES = 100 << 20
+DEVICES = ("cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
@@ -38,49 +40,85 @@ class Networks:
 
 
 class PyTorchEngine:
-    """`threads` pins PyTorch's intra-op threads, which are the whole process's; None leaves them alone."""
+    """The three networks in fp32 on one device; arrays come and go on the host.
 
-    provider = "cpu"
+    On `cuda`, matrix products and convolutions are in full fp32 (no TF32), so that pictures are those of the CPU to rounding.
+    """
 
     def __init__(self, networks: Networks) -> None:
         self._networks: Networks | None = networks
+        self._device = next(networks.unet.parameters()).device
+        self.provider = str(self._device)
 
     @classmethod
-    def open(cls, path: Path, *, threads: int | None = None) -> PyTorchEngine:
-        """Errors: InputError naming the file that is missing or damaged."""
+    def open(cls, path: Path, *, threads: int | None = None, device: str = "cpu") -> PyTorchEngine:
+        """`threads` pins PyTorch's intra-op threads, which are the whole process's; None leaves them alone.
+
+        Errors: InputError naming the file that is missing or damaged, or the device that is not here.
+        """
+        place = find_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
-        engine = cls(read_networks(path))
-        parameter = next(engine._get().unet.parameters())
-        assert (parameter.device.type, parameter.dtype) == (cls.provider, torch.float32)
-        return engine
+        networks = read_networks(path)
+        try:
+            for network in (networks.text_encoder, networks.unet, networks.vae):
+                network.to(place)
+        except torch.OutOfMemoryError as error:
+            raise InputError(f"the model does not fit on {device}", where=path, remedy="use device cpu") from error
+        return cls(networks)
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        # cuDNN would round the inputs of convolutions to 10 bits (TF32), matrix products are exact by default.
+        exact = (
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if self._device.type == "cuda" else nullcontext()
+        )
+        with torch.inference_mode(), exact:
+            yield
+
+    def _on_device(self, array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
 
     def _get(self) -> Networks:
         if self._networks is None:
             raise InputError("the pipeline is closed")
         return self._networks
 
-    @torch.inference_mode()
     def encode(self, ids: NDArray[np.int64]) -> Array:
-        return _to_numpy(self._get().text_encoder(torch.from_numpy(ids))[0])
+        with self._inference():
+            return _to_numpy(self._get().text_encoder(self._on_device(ids))[0])
 
-    @torch.inference_mode()
     def predict(self, latents: Array, timestep: int, text: Array) -> Array:
-        x, embeddings = torch.from_numpy(latents), torch.from_numpy(text)
-        steps = torch.full((len(x),), timestep, dtype=torch.int64)
-        return _to_numpy(self._get().unet(x, steps, encoder_hidden_states=embeddings, return_dict=False)[0])
+        x, embeddings = self._on_device(latents), self._on_device(text)
+        steps = torch.full((len(x),), timestep, dtype=torch.int64, device=self._device)
+        with self._inference():
+            return _to_numpy(self._get().unet(x, steps, encoder_hidden_states=embeddings, return_dict=False)[0])
 
-    @torch.inference_mode()
     def decode(self, latents: Array) -> Array:
-        return _to_numpy(self._get().vae.decode(torch.from_numpy(latents), return_dict=False)[0])
+        with self._inference():
+            return _to_numpy(self._get().vae.decode(self._on_device(latents), return_dict=False)[0])
 
     def close(self) -> None:
         self._networks = None
 
 
 def _to_numpy(tensor: torch.Tensor) -> Array:
-    array: Array = tensor.float().contiguous().numpy()
+    array: Array = tensor.float().contiguous().cpu().numpy()
     return array
+
+
+def find_device(name: str) -> torch.device:
+    """`cpu`, `cuda`, `cuda:1`, `mps`. Errors: InputError for another one, or one that this machine lacks."""
+    kind, _, index = name.partition(":")
+    if kind not in DEVICES or (index and not index.isdigit()):
+        raise InputError(f"unknown device '{name}'", remedy=nearest(kind, DEVICES))
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= count:
+            raise InputError(f"device {name} is not here ({count} CUDA devices)", remedy="use device cpu")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device mps is not here", remedy="use device cpu")
+    return torch.device(name)
 
 
 def read_networks(path: Path, *, dtype: torch.dtype = torch.float32) -> Networks:

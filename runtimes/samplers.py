@@ -11,7 +11,7 @@ betas: the same distribution, not the same picture as their own scheduler's. Ari
 computed in float64.
 
 Not here: noise (`genin.runtimes.noise`), stochastic or higher-order samplers, dynamic thresholding. The training-time
-twin is `genin.distill.diffusion`.
+twin is `genin.distill.models.diffusion`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.errors import InputError
-from genin.runtimes.options import check_choice
+from genin.runtimes.vocabulary import check_choice
 
 Array = NDArray[np.float32]
 Coefficients = NDArray[np.float64]

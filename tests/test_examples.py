@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,19 +12,15 @@ from click.testing import CliRunner
 from PIL import Image
 
 from genin.runtimes.errors import GeninError
-from genin.runtimes.pipeline import Pipeline, load_pipeline
+from genin.runtimes.loading import load_pipeline
+from genin.runtimes.pipeline import Pipeline
+from programs import load_program
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_program(f"examples/{name}.py")
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_hub import FakeHub, write_fake_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fake_hub import FakeHub, write_fake_bundle
 from genin.cli import run
-from genin.distill.hub import HubName, may_be_on_the_hub
-from genin.hub_model import download, wanted_files
+from genin.hub.model import download, wanted_files
+from genin.hub.repository import HubName, may_be_on_the_hub
 from genin.names import InstalledNames
 from genin.runtimes.engine import EngineRow
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import MODEL_FILES, missing_files, weight_files
-from genin.runtimes.pipeline import load_pipeline
+from genin.runtimes.loading import load_pipeline
 
 NAME = "somebody/ninja-diffusion"
 UNET = "unet/diffusion_pytorch_model"

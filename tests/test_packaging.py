@@ -58,7 +58,7 @@ def expected(pattern: str) -> set[str]:
 
 
 def test_every_module_is_in_the_wheel(wheel: Path) -> None:
-    assert {name for name in names_in(wheel) if name.endswith(".py")} == expected("*.py")
+    assert {name for name in names_in(wheel) if name.endswith(".py")} == expected("**/*.py")
     assert "genin/py.typed" in names_in(wheel)
 
 
@@ -87,7 +87,7 @@ def test_committed_weights_stay_small_and_hold_no_pickle() -> None:
 
 def test_a_game_needs_no_training_package() -> None:
     core = {line.partition(">")[0] for line in project()["dependencies"] + extras()["onnxruntime"]}
-    assert core == {"click", "numpy", "pillow", "rich", "onnxruntime"}
+    assert core == {"click", "numpy", "pillow", "platformdirs", "rich", "onnxruntime"}
 
 
 def test_releases_of_onnxruntime_that_are_not_used_are_excluded() -> None:

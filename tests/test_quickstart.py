@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_bundle import edit_manifest
 
-from genin import cli, quickstart_stages
-from genin.benchmarks.bench import Choices, Contender, configure
+from genin import cli
 from genin.benchmarks.grids import Grid, GridRow
-from genin.benchmarks.latency import Configuration
 from genin.benchmarks.model_facts import ModelFacts
+from genin.benchmarks.speed.bench import Choices, Contender, configure
+from genin.benchmarks.speed.latency import Configuration
 from genin.distill.recipe import Recipe
 from genin.export.exporter import export_bundle
 from genin.names import InstalledNames
-from genin.quickstart import RECORD, open_record
+from genin.quickstart import stages as quickstart_stages
+from genin.quickstart.commands import RECORD, open_record
 from genin.runtimes.errors import InputError
+from tiny_bundle import edit_manifest
 
 METRIC_WEIGHTS = Path(__file__).parents[2] / "shared" / "data" / "lpips_squeezenet"
 MINUTES = "0.02"
@@ -64,7 +65,7 @@ def tiny_run(tiny_model_folder: Path, tiny_bundle: Path, tmp_path_factory: pytes
             patch.setattr(quickstart_stages, name, ("onnx",))
         patch.setattr(quickstart_stages, "PRECISIONS", ("fp32",))
         patch.setattr("genin.export.exporter.export_bundle", export)
-        patch.setattr("genin.benchmarks.bench.configure", few)
+        patch.setattr("genin.benchmarks.speed.bench.configure", few)
         yield out, tiny_model_folder
 
 
@@ -86,7 +87,7 @@ def interrupt(*_: object, **__: object) -> None:
 def test_the_chain_survives_interruptions_and_ends_in_a_page(tiny_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     out, teacher = tiny_run
     with pytest.MonkeyPatch.context() as first:
-        first.setattr("genin.distill.distillation.build_pool", interrupt)
+        first.setattr("genin.distill.student.distillation.build_pool", interrupt)
         assert run(out, "--teacher", str(teacher), "--student", "bk-small", "--minutes", MINUTES) == 130
     said = capsys.readouterr().err
     assert "interrupted; finished: teacher\n" in said

@@ -25,12 +25,12 @@ import click
 import numpy as np
 from world_evaluator import SCENES, world_evaluator
 
-from genin.benchmarks.evaluate import Evaluator
 from genin.benchmarks.model_facts import fingerprint
-from genin.benchmarks.subjects import Sampling
-from genin.distill.distillation import distill
+from genin.benchmarks.quality.evaluate import Evaluator
+from genin.benchmarks.quality.subjects import Sampling
+from genin.distill.inputs.sources import open_source
 from genin.distill.recipe import Recipe, load_recipe
-from genin.distill.sources import open_source
+from genin.distill.student.distillation import distill
 from genin.names import BUILTIN_WORLD
 
 FIGURES_FILE = "figures.json"

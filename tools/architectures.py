@@ -25,17 +25,17 @@ import numpy as np
 import torch
 from world_evaluator import SCENES, world_evaluator
 
-from genin.benchmarks.machine import usable_cores
 from genin.benchmarks.model_facts import cost_of, unet_cost
-from genin.benchmarks.subjects import Sampling
-from genin.distill.decoder import build_tiny
-from genin.distill.distillation import distill
-from genin.distill.model_folder import ModelFolder, load_model_folder
+from genin.benchmarks.quality.subjects import Sampling
+from genin.benchmarks.speed.machine import usable_cores
+from genin.distill.inputs.sources import open_source
+from genin.distill.models.folder import ModelFolder, load_model_folder
+from genin.distill.models.pruning import PRESETS, build_student, pruning_of
 from genin.distill.recipe import DecoderRecipe, PoolRecipe, PruneRecipe, Recipe, StepsRecipe, StudentRecipe
-from genin.distill.sources import open_source
-from genin.distill.student import PRESETS, build_student, pruning_of
+from genin.distill.student.decoder import build_tiny
+from genin.distill.student.distillation import distill
 from genin.export.components import Component, components, max_length
-from genin.export.formats import converter
+from genin.export.converters.formats import converter
 from genin.names import BUILTIN_WORLD
 
 UNETS: Mapping[str, StudentRecipe] = {

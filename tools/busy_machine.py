@@ -36,7 +36,11 @@ steps: {images: 32, batch_size: 8, held_out_images: 0}
 adversarial: {images: 32, batch_size: 8, cache_images: 32, held_out_images: 0}
 finetune: {images: 64, batch_size: 8, cache_images: 32, held_out_images: 0}
 """
-TESTS = ("tests/test_tokenizer.py", "tests/test_samplers.py", "tests/test_diffusion.py")
+TESTS = (
+    "tests/runtimes/test_tokenizer.py",
+    "tests/runtimes/test_samplers.py",
+    "tests/distill/models/test_diffusion.py",
+)
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,17 @@ from typing import Any
 
 import click
 
-from genin.benchmarks.perceptual import load_lpips, psnr_db
 from genin.benchmarks.prompts import DEFAULT_PROMPTS
-from genin.distill.model_folder import load_model_folder
+from genin.benchmarks.quality.perceptual import load_lpips, psnr_db
+from genin.distill.models.folder import load_model_folder
+from genin.export.checks.pictures import draw_with_pytorch
+from genin.export.converters.quiet import quiet
+from genin.export.converters.to_onnx import LAYERS
 from genin.export.exporter import export_bundle
-from genin.export.pictures import Amount, draw_with_pytorch
-from genin.export.quiet import quiet
-from genin.export.to_onnx import LAYERS
+from genin.export.prompt_set import Amount
 from genin.runtimes.bundle import file_entry
-from genin.runtimes.options import COMPONENTS
-from genin.runtimes.pipeline import load_pipeline
+from genin.runtimes.loading import load_pipeline
+from genin.runtimes.vocabulary import COMPONENTS
 
 ENGINES = {"onnxruntime": "onnx", "openvino": "openvino"}
 FIRST_SEED = 60_000  # not those of calibration

@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 
-from genin.runtimes.pipeline import load_pipeline
+from genin.runtimes.loading import load_pipeline
 
 FORMATS = {"onnx": "onnxruntime", "openvino": "openvino", "coreml": None}
 PRECISIONS = ("fp32", "fp16", "int8")

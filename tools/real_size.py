@@ -81,9 +81,9 @@ def measured(command: list[str], training: Path, phase: str | None) -> dict[str,
 def reckoned(teacher: Path, finetune: Path, distill: Path) -> dict[str, dict[str, float]]:
     """{phase: {reckoned_gb, tflop}} of a picture's update."""
     from genin.benchmarks.model_facts import max_tokens
-    from genin.distill.cost import Others, Unet, distill_flop, distill_memory, finetune_flop, finetune_memory
+    from genin.distill.loop.memory import Others, Unet, distill_flop, distill_memory, finetune_flop, finetune_memory
+    from genin.distill.models.pruning import pruning_of, student_config
     from genin.distill.recipe import load_recipe
-    from genin.distill.student import pruning_of, student_config
 
     config = json.loads((teacher / "unet" / "config.json").read_text())
     tune, recipe, tokens = load_recipe(finetune), load_recipe(distill), max_tokens(teacher)

@@ -2,7 +2,7 @@
 
     python tools/scale_out.py --teacher SD15 [--recipe recipes/naruto-sd15.yaml] [--peak 989] [--share 0.35] [--gpus 8] [--price 3]
 
-Memory and operations are `genin.distill.cost`'s. `--peak` is a card's dense bf16 TFLOP/s (an H100's or H200's by NVIDIA's data
+Memory and operations are `distill.loop.memory`'s. `--peak` is a card's dense bf16 TFLOP/s (an H100's or H200's by NVIDIA's data
 sheet), `--share` what a training reaches of it, `--price` a card's hour in dollars: assumptions, to be replaced by what you
 measure (`images_per_s` of a log times `gflop_an_image` of a dry run, over the peak, is your share).
 """
@@ -16,9 +16,9 @@ from typing import Any
 import click
 
 from genin.benchmarks.model_facts import cost_of, max_tokens
-from genin.distill.cost import Others, Unet, distill_flop, distill_memory, finetune_flop, finetune_memory
+from genin.distill.loop.memory import Others, Unet, distill_flop, distill_memory, finetune_flop, finetune_memory
+from genin.distill.models.pruning import pruning_of, student_config
 from genin.distill.recipe import Recipe, load_recipe
-from genin.distill.student import pruning_of, student_config
 
 LINK_GB_S = 300.0  # that a card sends and takes at once, NVLink's effective rate
 PICTURE_KB, SHARD_GB = 100, 1.0  # a JPEG of 512 px at quality 95, a WebDataset shard

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import torch
 
-from genin.distill.model_folder import load_model_folder, save_model_folder
+from genin.distill.models.folder import load_model_folder, save_model_folder
 from genin.export.exporter import export_bundle
 
 ROOT = Path(__file__).resolve().parents[1]

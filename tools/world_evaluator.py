@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genin.benchmarks.evaluate import Evaluator
+from genin.benchmarks.quality.evaluate import Evaluator
 from genin.names import BUILTIN_WORLD, InstalledNames
 
 SCENES = 200_000  # of the training split, as `genin distill` draws from

@@ -1,7 +1,60 @@
-"""genin: distil a text-to-image teacher into a few-step student and ship it."""
+"""genin: distil a text-to-image teacher into a few-step student and ship it.
+
+    import genin
+    genin.load("builtin:student")("a ninja", seed=7).save("ninja.png")
+
+Drawing needs no PyTorch. Names are imported when they are first used, so that `import genin` costs nothing. The parts that need
+more than an engine are packages with a verb each: `genin.distill`, `genin.export`, `genin.benchmarks`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from genin.runtimes.threads import set_wait_policy
+from genin.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from genin.api import load, verify
+    from genin.runtimes.errors import BundleError, CancelledError, GeninError, InputError, MissingExtraError
+    from genin.runtimes.pictures import Picture
+    from genin.runtimes.pipeline import Generation, Pipeline, StreamStep
+
+__all__ = [
+    "BundleError",
+    "CancelledError",
+    "Generation",
+    "GeninError",
+    "InputError",
+    "MissingExtraError",
+    "Picture",
+    "Pipeline",
+    "StreamStep",
+    "__version__",
+    "load",
+    "verify",
+]
+
+_MODULES = {
+    "genin.api": ("load", "verify"),
+    "genin.runtimes.errors": ("BundleError", "CancelledError", "GeninError", "InputError", "MissingExtraError"),
+    "genin.runtimes.pictures": ("Picture",),
+    "genin.runtimes.pipeline": ("Generation", "Pipeline", "StreamStep"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 set_wait_policy()  # here, since OpenMP reads it when torch is imported
+
+
+def __getattr__(name: str) -> Any:
+    """PEP 562: what `__all__` lists, imported when it is asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'genin' has no attribute '{name}'")
+    found = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -21,10 +21,10 @@ from typing import NoReturn
 
 import click
 
-from genin import __version__
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
 from genin.runtimes.threads import check_environment
 from genin.terminal import debugging, quiet_libraries
+from genin.version import __version__
 
 INTERRUPTED = 130
 
@@ -46,18 +46,18 @@ GROUPS: Mapping[str, str] = {
 
 COMMANDS: Mapping[str, Row] = {
     "quickstart": Row(
-        "genin.quickstart:quickstart_command", "The whole chain in ten minutes, ending in a page.", "all"
+        "genin.quickstart.commands:quickstart_command", "The whole chain in ten minutes, ending in a page.", "all"
     ),
     "world render": Row(
-        "genin.distill.world_commands:render_command", "Render a dataset of the built-in world.", "distill"
+        "genin.distill.world.commands:render_command", "Render a dataset of the built-in world.", "distill"
     ),
     "data prepare": Row(
-        "genin.distill.data_commands:prepare_command", "Clean, resize and caption pictures.", "distill"
+        "genin.distill.data.commands:prepare_command", "Clean, resize and caption pictures.", "distill"
     ),
-    "data inspect": Row("genin.distill.data_commands:inspect_command", "Count, check and show a dataset.", "distill"),
-    "data edit": Row("genin.distill.data_commands:edit_command", "Correct captions by hand.", "distill"),
-    "data shard": Row("genin.distill.data_commands:shard_command", "Write WebDataset shards.", "distill"),
-    "data caption": Row("genin.distill.data_commands:caption_command", "Caption pictures with a model.", "distill"),
+    "data inspect": Row("genin.distill.data.commands:inspect_command", "Count, check and show a dataset.", "distill"),
+    "data edit": Row("genin.distill.data.commands:edit_command", "Correct captions by hand.", "distill"),
+    "data shard": Row("genin.distill.data.commands:shard_command", "Write WebDataset shards.", "distill"),
+    "data caption": Row("genin.distill.data.commands:caption_command", "Caption pictures with a model.", "distill"),
     "teacher train": Row("genin.distill.commands:teacher_train_command", "Train a teacher from nothing.", "distill"),
     "teacher finetune": Row(
         "genin.distill.commands:teacher_finetune_command", "Tune a teacher on a dataset.", "distill"

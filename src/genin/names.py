@@ -4,7 +4,7 @@ The shipped models are package data of `genin.runtimes` and `genin.distill`; the
 rendered once into the user's cache. Only the command line resolves names, so that no library code has to know where
 the package keeps its weights.
 
-Not here: the hub (`hub_model`), reading what a name points to (each command does, and refuses what it cannot use).
+Not here: the hub (`hub.model`), reading what a name points to (each command does, and refuses what it cannot use).
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from genin.distill.hub import NoRepositoryError, may_be_on_the_hub
+from genin.hub.repository import NoRepositoryError, may_be_on_the_hub
 from genin.runtimes.errors import InputError
-from genin.runtimes.options import AUTO
+from genin.runtimes.vocabulary import AUTO
 
 # Name => folder inside genin.runtimes.
 BUILTIN_MODELS: Mapping[str, str] = {
@@ -48,7 +47,7 @@ class InstalledNames:
         if path.exists():
             return path
         if may_be_on_the_hub(name) and path.suffix != ".genin":
-            from genin.hub_model import download
+            from genin.hub.model import download
 
             try:
                 return download(name, self.arguments, runtime, precision)
@@ -98,7 +97,7 @@ def _package_file(package: str, name: str) -> Path:
 
 def _world(split: Literal["train", "val", "test"], count: int, size: int, seed: int) -> Path:
     """Rendered once: the folder's name carries all that its pictures depend on, the renderer's source included."""
-    from genin.distill.world import write_dataset
+    from genin.distill.world.dataset import write_dataset
 
     out = cache_folder() / "world" / f"{split}-{count}x{size}px-seed{seed}-{_renderer_version()}"
     if not out.is_dir():
@@ -111,19 +110,18 @@ def _world(split: Literal["train", "val", "test"], count: int, size: int, seed: 
 
 
 def _renderer_version() -> str:
-    sources = sorted(Path(str(files("genin.distill"))).glob("world*.py"))
+    sources = sorted(Path(str(files("genin.distill.world"))).glob("*.py"))
+    if not sources:
+        raise AssertionError("the renderer's source is not where it was: cached pictures would never be renewed")
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
 
 
 def cache_folder() -> Path:
     """`GENIN_CACHE`, or `genin` in the platform's cache folder."""
-    if chosen := os.environ.get("GENIN_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "genin"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "genin"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genin"
+    from platformdirs import user_cache_path
+
+    chosen = os.environ.get("GENIN_CACHE")
+    return Path(chosen).expanduser() if chosen else user_cache_path("genin", appauthor=False, opinion=False)
 
 
 def _no_such(name: str, what: str, known: Iterable[str] = BUILTIN_MODELS) -> InputError:

@@ -1,0 +1,1 @@
+"""FID, KID, LPIPS and the like: features, statistics, intervals."""

@@ -1,0 +1,202 @@
+"""Draw many pictures from one model, in batches, with progress, resumable after any interruption.
+
+Picture i is drawn from caption i (cycled) and the seed `seed · 1,000,000 + i`, so pictures of different models with the
+same settings are pairs; another batch size, or an interruption within a batch, changes them by rounding alone.
+With a folder, every finished
+picture is a PNG there (written by rename) that carries its caption and seed; `samples.json` holds the settings they depend
+on. A later run with the same settings, captions and seeds reuses them, also with more samples; others it refuses.
+
+Processes that share the work draw every n-th batch into one folder (`draw_share`); a run in one process then finds them there.
+
+Not here: who the processes are (`processes`, `shares`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from genin.dataset.files import is_intact, read_picture
+from genin.dataset.rows import PictureRow
+from genin.dataset.sets import METADATA, open_picture_set, write_metadata
+from genin.runtimes.errors import InputError
+from genin.runtimes.progress import progress
+
+if TYPE_CHECKING:
+    from genin.runtimes.pipeline import Pipeline
+
+Pictures = NDArray[np.uint8]
+SETTINGS_FILE = "samples.json"
+NOTE = "genin"  # the text chunk's keyword
+SEED_STRIDE = 1_000_000
+DEFAULT_BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """All that the pictures of one model depend on; `model` is the fingerprint of its weights."""
+
+    model: str
+    steps: int
+    guidance_scale: float
+    runtime: str
+    precision: str
+    noise: str = "philox"
+
+
+def plan(captions: Sequence[str], count: int, seed: int, columns: Sequence[Mapping[str, str]]) -> list[PictureRow]:
+    """The rows to draw: caption and attribute columns of i mod captions, and picture i's own seed."""
+    of = [index % len(captions) for index in range(count)]
+    return [
+        PictureRow(f"{index:06d}.png", captions[source], seed * SEED_STRIDE + index, columns[source])
+        for index, source in enumerate(of)
+    ]
+
+
+def with_other_seeds(rows: Sequence[PictureRow], offset: int) -> list[PictureRow]:
+    """The same captions with other noise, for diversity."""
+    return [replace(row, seed=(row.seed or 0) + offset) for row in rows]
+
+
+def sample(
+    pipeline: Pipeline,
+    rows: Sequence[PictureRow],
+    settings: SamplingSettings,
+    *,
+    folder: Path | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    title: str = "sampling",
+) -> Iterator[Pictures]:
+    """Yield the rows' pictures in order, in batches N×H×W×3; those already in `folder` are read instead of drawn."""
+    if folder is not None:
+        claim_folder(folder, settings)
+    present = 0 if folder is None else sum(_is_present(folder, row) for row in rows)
+    try:
+        with progress(title, len(rows), unit="pictures", done=present) as shown:
+            for start in range(0, len(rows), batch_size):
+                batch = rows[start : start + batch_size]
+                drawn = _read_present(folder, batch)
+                missing = [row for row in batch if row.file_name not in drawn]
+                drawn |= _draw(pipeline, missing, settings, folder)
+                yield np.stack([drawn[row.file_name] for row in batch])
+                shown.advance(len(missing))
+    finally:
+        if folder is not None:
+            named = {row.file_name for row in rows}
+            earlier = [row for row in _listed(folder) if row.file_name not in named]
+            write_metadata(folder, [row for row in (*rows, *earlier) if (folder / row.file_name).is_file()])
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of the batches, those whose number is `number` modulo `of`: each is whole, and drawn as one process would draw it."""
+
+    number: int
+    of: int
+
+
+def draw_share(
+    pipeline: Pipeline,
+    rows: Sequence[PictureRow],
+    settings: SamplingSettings,
+    folder: Path,
+    share: Share,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    title: str = "sampling",
+) -> None:
+    """Draw a share of the rows into `folder`, which is claimed; those that are there stay. `sample` over all rows then writes the
+    metadata."""
+    starts = range(0, len(rows), batch_size)[share.number :: share.of]
+    with progress(title, len(starts), unit=f"batches of 1/{share.of}", silent=share.number > 0) as shown:
+        for start in starts:
+            batch = rows[start : start + batch_size]
+            _draw(pipeline, [row for row in batch if not _is_present(folder, row)], settings, folder)
+            shown.advance()
+
+
+def _listed(folder: Path) -> Sequence[PictureRow]:
+    """What an earlier, perhaps longer, run left in the folder."""
+    return open_picture_set(folder).rows if (folder / METADATA).is_file() else ()
+
+
+def claim_folder(folder: Path, settings: SamplingSettings) -> None:
+    """Make `folder` hold pictures of these settings. InputError if it holds others, or files that are not ours."""
+    record = folder / SETTINGS_FILE
+    wanted: dict[str, Any] = {"genin_samples": 1, **settings.__dict__}
+    if record.is_file():
+        try:
+            found = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError:
+            found = {}
+        if found != wanted:
+            other = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
+            what = f"the folder holds pictures of other settings ({', '.join(other)})"
+            raise InputError(what, where=folder, remedy="name another folder, or remove this one")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError("the folder is not empty", where=folder, remedy="name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{SETTINGS_FILE}.partial"
+    partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    partial.replace(record)
+
+
+def _draw(
+    pipeline: Pipeline, rows: Sequence[PictureRow], settings: SamplingSettings, folder: Path | None
+) -> dict[str, Pictures]:
+    if not rows:
+        return {}
+    generation = pipeline.generate(
+        [row.text or "" for row in rows],
+        seed=[row.seed or 0 for row in rows],
+        steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
+        noise=settings.noise,
+    )
+    if folder is not None:
+        for row, picture in zip(rows, generation.images, strict=True):
+            save_picture(folder / row.file_name, picture, row)
+    return {row.file_name: picture for row, picture in zip(rows, generation.images, strict=True)}
+
+
+def save_picture(path: Path, picture: Pictures, row: PictureRow) -> None:
+    """Write one PNG by rename, with what it was drawn from as a text chunk."""
+    partial = path.with_name(f".{path.name}.partial")
+    note = PngInfo()
+    note.add_text(NOTE, _drawn_from(row))
+    Image.fromarray(picture).save(partial, format="PNG", optimize=False, pnginfo=note)
+    partial.replace(path)
+
+
+def _drawn_from(row: PictureRow) -> str:
+    return json.dumps({"seed": row.seed or 0, "text": row.text or ""})
+
+
+def _read_own(path: Path, row: PictureRow) -> Pictures:
+    """A saved picture. Errors: InputError if it was drawn from something else than `row`."""
+    with Image.open(path) as image:
+        found = image.info.get(NOTE)
+    if found != _drawn_from(row):
+        what = "the folder holds pictures of other captions or seeds"
+        raise InputError(what, where=path, remedy="name another folder, or remove this one")
+    return np.asarray(read_picture(path))
+
+
+def _read_present(folder: Path | None, rows: Sequence[PictureRow]) -> dict[str, Pictures]:
+    if folder is None:
+        return {}
+    return {row.file_name: _read_own(folder / row.file_name, row) for row in rows if _is_present(folder, row)}
+
+
+def _is_present(folder: Path, row: PictureRow) -> bool:
+    """Whether the row's picture need not be drawn. One that is empty or cut off (after a power cut, say) has to be."""
+    return is_intact(folder / row.file_name)

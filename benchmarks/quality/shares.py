@@ -1,0 +1,90 @@
+"""An evaluation whose pictures several processes draw, each its share, and the first of them measures.
+
+    torchrun --nproc_per_node 2 -m genin evaluate …
+
+Whole batches are shared out, so that each is drawn as one process would draw it, and pictures are PNG files in one folder:
+the first process finds them there and goes on as if an earlier run had drawn them. The figures are those of one process.
+Where the machines share no folder, the first draws what it does not find.
+
+Not here: who is first, and waiting (`processes`), drawing (`sampling`), measuring (`evaluate`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from genin.benchmarks.quality.evaluate import Evaluator
+from genin.benchmarks.quality.sampling import Share, claim_folder, draw_share
+from genin.benchmarks.quality.statistics_file import is_statistics
+from genin.benchmarks.quality.subjects import ModelSubject, Sampling, is_model, open_subject
+from genin.processes import broadcast_from_main, is_main_process, main_process_first, number, processes, wait_for_all
+
+
+def evaluate_in_shares(
+    evaluator: Evaluator,
+    model: Path,
+    sampling: Sampling,
+    *,
+    against: Path | None = None,
+    against_sampling: Sampling | None = None,
+    save_images: Path | None = None,
+    floor: bool = False,
+    **more: Any,
+) -> dict[str, Any] | None:
+    """`Evaluator.evaluate` by all processes of the run; its result in the first, None in the others. Errors: as there."""
+    with _folder(save_images) as folder:
+        if not floor:
+            _draw(evaluator, model, sampling, folder)
+        if against is not None and not is_statistics(against):
+            _draw(evaluator, against, against_sampling or Sampling(), folder / "against")
+        wait_for_all()
+        if not is_main_process():
+            return None
+        return evaluator.evaluate(
+            model,
+            sampling,
+            against=against,
+            against_sampling=against_sampling,
+            save_images=None if floor and against is None else folder,
+            floor=floor,
+            **more,
+        )
+
+
+def _draw(evaluator: Evaluator, model: Path, sampling: Sampling, folder: Path) -> None:
+    """This process's share of all that the evaluation of a model draws; nothing for a folder of pictures."""
+    if not is_model(model):
+        return
+    with open_subject(model, sampling) as subject:
+        assert isinstance(subject, ModelSubject)
+        rows, settings = evaluator.rows(), subject.settings()
+        for part, place in ((rows, folder), (evaluator.other_seeds(rows), folder / "other_seeds")):
+            if not part:
+                continue
+            with main_process_first():
+                claim_folder(place, settings)
+            draw_share(
+                subject.pipeline,
+                part,
+                settings,
+                place,
+                Share(number(), processes()),
+                batch_size=sampling.batch_size,
+                title=f"sampling {model.name}",
+            )
+
+
+@contextmanager
+def _folder(named: Path | None) -> Iterator[Path]:
+    """Where the pictures lie: the folder that is to keep them, else one that the first process makes and removes."""
+    if named is not None:
+        yield named
+    elif not is_main_process():
+        yield Path(broadcast_from_main(""))
+    else:
+        with tempfile.TemporaryDirectory(prefix="genin-evaluate-") as made:
+            yield Path(broadcast_from_main(str(Path(made) / "pictures")))

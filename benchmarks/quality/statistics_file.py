@@ -1,0 +1,156 @@
+"""Feature statistics of a set of pictures in one hashed file, so that an expensive sampling is done once.
+
+A teacher's 100 guided steps cost hours on a CPU. `genin evaluate TEACHER --save-statistics FILE.safetensors` keeps what
+later comparisons need: per feature set the mean and covariance (float64, upper triangle), the first features
+themselves (float16, at most 2,048; for KID and precision/recall), and beside them how the pictures were made and how
+they scored. Given a folder instead of a file, `statistics.safetensors` is written there together with `pairs/`, the
+first pictures with captions and seeds, for paired LPIPS.
+
+The sha256 of the tensors stands in the metadata and is checked on reading; feature sets are only compared when weights
+and resize are the same. Not covered: signatures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genin.benchmarks.quality.frechet import Features, Moments, moments
+from genin.dataset.rows import PictureRow
+from genin.dataset.sets import Pictures, PictureSet, open_picture_set, write_metadata
+from genin.runtimes.errors import InputError
+
+FORMAT = 1
+FILE_NAME = "statistics.safetensors"
+PAIRS_FOLDER = "pairs"
+MAX_KEPT_FEATURES = 2048
+
+
+@dataclass(frozen=True)
+class SetStatistics:
+    """One feature set's statistics; `fingerprint` names weights and resize, `features` are the first few, or None."""
+
+    fingerprint: str
+    moments: Moments
+    features: Features | None
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics per feature set, how the pictures were made (`source`), and the paired pictures, if any."""
+
+    sets: Mapping[str, SetStatistics]
+    source: Mapping[str, Any]
+    pairs: PictureSet | None = None
+    sha256: str | None = None
+    path: Path | None = None
+
+
+@dataclass
+class FeatureCollector:
+    """Gathers one feature set's batches while pictures stream by."""
+
+    fingerprint: str
+    parts: list[Features] = field(default_factory=list)
+
+    def features(self) -> Features:
+        """All features so far, N×F."""
+        return np.concatenate(self.parts)
+
+    def statistics(self) -> SetStatistics:
+        """Exact moments of all, and the first features at the precision the file keeps."""
+        features = self.features()
+        return SetStatistics(self.fingerprint, moments(features), features[:MAX_KEPT_FEATURES])
+
+
+def save_statistics(
+    target: Path,
+    sets: Mapping[str, SetStatistics],
+    source: Mapping[str, Any],
+    pairs: tuple[Sequence[PictureRow], Pictures] | None = None,
+) -> Path:
+    """Write a statistics file, or a folder with one and its pairs where `target` has no suffix. Returns the file."""
+    from safetensors.numpy import save_file
+
+    file = target if target.suffix == ".safetensors" else target / FILE_NAME
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix != ".safetensors" and pairs is not None:
+        _save_pairs(target / PAIRS_FOLDER, *pairs)
+    tensors: dict[str, NDArray[Any]] = {}
+    header: dict[str, Any] = {"genin_statistics": FORMAT, "source": dict(source), "sets": {}}
+    for name, statistics in sets.items():
+        upper = np.triu_indices(len(statistics.moments.mean))
+        tensors[f"{name}/mean"] = statistics.moments.mean
+        tensors[f"{name}/covariance"] = np.ascontiguousarray(statistics.moments.covariance[upper])
+        if statistics.features is not None:
+            tensors[f"{name}/features"] = statistics.features.astype(np.float16)
+        header["sets"][name] = {"fingerprint": statistics.fingerprint, "count": statistics.moments.count}
+    header["tensors_sha256"] = _digest(tensors)
+    partial = file.with_name(f".{file.name}.partial")
+    save_file(tensors, partial, metadata={"genin": json.dumps(header, sort_keys=True)})
+    partial.replace(file)
+    return file
+
+
+def _save_pairs(folder: Path, rows: Sequence[PictureRow], pictures: Pictures) -> None:
+    from genin.benchmarks.quality.sampling import save_picture
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for row, picture in zip(rows, pictures, strict=True):
+        save_picture(folder / row.file_name, picture, row)
+    write_metadata(folder, rows)
+
+
+def is_statistics(path: Path) -> bool:
+    """Whether `path` is a statistics file, or a folder with one."""
+    return (path.is_file() and path.suffix == ".safetensors") or (path / FILE_NAME).is_file()
+
+
+def load_statistics(path: Path) -> Statistics:
+    """Read a statistics file or folder. InputError if it is broken, of another version, or its hash is wrong."""
+    from safetensors import SafetensorError, safe_open
+
+    file = path / FILE_NAME if path.is_dir() else path
+    try:
+        with safe_open(file, framework="np") as stream:
+            header = json.loads((stream.metadata() or {}).get("genin", "{}"))
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError, ValueError) as error:
+        remedy = "write it again with genin evaluate"
+        raise InputError("not a readable statistics file", where=file, remedy=remedy) from error
+    if header.get("genin_statistics") != FORMAT:
+        raise InputError(f"not a statistics file of format {FORMAT}", where=file, remedy="write it with this version")
+    if header.get("tensors_sha256") != _digest(tensors):
+        raise InputError("the statistics do not match their sha256", where=file, remedy="restore or rewrite the file")
+    try:
+        sets = {name: _read_set(name, entry, tensors) for name, entry in header["sets"].items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError("the statistics are incomplete", where=file, remedy="write them again") from error
+    pairs = file.parent / PAIRS_FOLDER
+    kept = open_picture_set(pairs) if path.is_dir() and pairs.is_dir() else None
+    return Statistics(sets, header["source"], kept, header["tensors_sha256"], file)
+
+
+def _read_set(name: str, entry: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> SetStatistics:
+    mean = tensors[f"{name}/mean"]
+    covariance = np.zeros((len(mean), len(mean)))
+    rows, columns = np.triu_indices(len(mean))
+    covariance[rows, columns] = covariance[columns, rows] = tensors[f"{name}/covariance"]
+    features = tensors.get(f"{name}/features")
+    kept = None if features is None else features.astype(np.float32)
+    return SetStatistics(entry["fingerprint"], Moments(mean, covariance, int(entry["count"])), kept)
+
+
+def _digest(tensors: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}{tensors[name].shape}{tensors[name].dtype}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()

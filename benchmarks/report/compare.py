@@ -1,0 +1,206 @@
+"""Models side by side on the same prompts and seeds: one picture sheet, models as rows, captions below each column.
+
+Every model draws prompt i from seed `seed + i`, so a column shows what each makes of the same noise. Prompts may be a data
+set's captions, whose true pictures are the first row then. Small pictures are enlarged to be seen; long lists of prompts are
+set in several bands, or, as *blocks*, in one square a model without captions: for seeing what sixty-four have in common. The
+font is the one Pillow carries; it knows ASCII only, so other texts are set in matplotlib's DejaVu Sans (Latin, Greek,
+Cyrillic, Arabic; other scripts show as boxes).
+
+Not here: figures (`evaluate`, `bench`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from genin.benchmarks.grids import Grid, GridRow
+from genin.benchmarks.quality.subjects import ModelSubject, Sampling
+from genin.benchmarks.speed.bench import Contender
+from genin.dataset.sets import Pictures, PictureSet, load_pictures, open_picture_set
+from genin.runtimes.errors import InputError
+from genin.runtimes.progress import progress
+
+if TYPE_CHECKING:
+    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+BLOCK_CELL_PX, BLOCK_GAP_PX = 96, 3
+CELL_PX, GAP_PX, MARGIN_PX, LABEL_PX, BAND_PX = 192, 12, 36, 220, 32
+COLUMNS = 8
+PAPER, INK, SOFT = (250, 249, 246), (28, 27, 25), (117, 113, 106)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Sizes of one sheet in pixels, and its fonts."""
+
+    cell: int
+    title: Font
+    text: Font
+    line: int
+
+
+def true_row(reference: Path, name: str, count: int, split: str | None = None) -> tuple[list[str], GridRow]:
+    """The first captions of a folder of pictures, or of one of its splits, and those pictures as a row."""
+    picture_set = open_picture_set(reference, split)
+    loaded = load_pictures(picture_set, limit=count)
+    if loaded.broken:
+        raise InputError(f"cannot read {loaded.broken[0]}", where=reference, remedy="remove it, or lower --count")
+    captions = PictureSet(reference, loaded.rows).captions()
+    return captions, GridRow("true pictures", name, loaded.pictures)
+
+
+def draw_grid(
+    models: Sequence[Contender], prompts: Sequence[str], seed: int, sampling: Sampling, first: GridRow | None = None
+) -> Grid:
+    """Every model's pictures of every prompt, below the row `first`."""
+    rows = [] if first is None else [first]
+    with progress("drawing", len(models) * len(prompts), unit="pictures") as shown:
+        for model in models:
+            with ModelSubject(model.path, sampling) as subject:
+                steps, scale, pipeline = subject.steps, subject.guidance_scale, subject.pipeline
+                pictures = []
+                for index, prompt in enumerate(prompts):
+                    generation = pipeline.generate([prompt], [seed + index], steps=steps, guidance_scale=scale)
+                    pictures.append(generation.images[0])
+                    shown.advance()
+            guidance = f", guidance {scale:g}" if scale != 1 else ""
+            detail = f"{pipeline.runtime} {pipeline.precision}, {steps} step{'s' if steps != 1 else ''}{guidance}"
+            rows.append(GridRow(model.label, detail, np.stack(pictures)))
+    return Grid(
+        f"Seeds {seed}–{seed + len(prompts) - 1}" if len(prompts) > 1 else f"Seed {seed}", tuple(prompts), tuple(rows)
+    )
+
+
+def draw_blocks(grid: Grid) -> Image.Image:
+    """The grid as one RGB picture of squares: two models a line, three where there are three, each with its name above."""
+    count = len(grid.captions)
+    columns = math.ceil(count**0.5)
+    cell = max(BLOCK_CELL_PX, 0 if columns > 4 else CELL_PX)
+    step = cell + BLOCK_GAP_PX
+    width, height = columns * step - BLOCK_GAP_PX, math.ceil(count / columns) * step - BLOCK_GAP_PX
+    across = 3 if len(grid.rows) == 3 else min(2, len(grid.rows))
+    texts = "".join(row.label + row.detail for row in grid.rows)
+    title, text = font_for(texts, 22), font_for(texts, 16)
+    head = 44
+    lines = math.ceil(len(grid.rows) / across)
+    size = (
+        2 * MARGIN_PX + across * width + (across - 1) * MARGIN_PX,
+        2 * MARGIN_PX + lines * (head + height) + (lines - 1) * BAND_PX,
+    )
+    image = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(image)
+    for number, row in enumerate(grid.rows):
+        left = MARGIN_PX + number % across * (width + MARGIN_PX)
+        top = MARGIN_PX + number // across * (head + height + BAND_PX)
+        draw.text((left, top), row.label, INK, title)
+        draw.text((left + title.getlength(row.label) + 12, top + 5), row.detail, SOFT, text)
+        for index, picture in enumerate(row.pictures):
+            place = left + index % columns * step, top + head + index // columns * step
+            image.paste(_cell(picture, cell), place)
+    return image
+
+
+def draw_sheet(grid: Grid) -> Image.Image:
+    """The grid as one RGB picture."""
+    largest = max(row.pictures.shape[1] for row in grid.rows)
+    texts = "".join([*grid.captions, *(row.label + row.detail for row in grid.rows)])
+    sheet = Sheet(max(CELL_PX, largest), font_for(texts, 18), font_for(texts, 14), 19)
+    bands = [range(start, min(start + COLUMNS, len(grid.captions))) for start in range(0, len(grid.captions), COLUMNS)]
+    captions = [wrap(caption, sheet.text, sheet.cell) for caption in grid.captions]
+    heights = [_band_height(sheet, grid, [captions[index] for index in band]) for band in bands]
+    width = 2 * MARGIN_PX + LABEL_PX + len(bands[0]) * (sheet.cell + GAP_PX) - GAP_PX
+    image = Image.new("RGB", (width, 2 * MARGIN_PX + sum(heights) + BAND_PX * (len(bands) - 1)), PAPER)
+    top = MARGIN_PX
+    for band, height in zip(bands, heights, strict=True):
+        _draw_band(image, sheet, grid, band, captions, top)
+        top += height + BAND_PX
+    return image
+
+
+def font_for(text: str, size: int) -> Font:
+    """A font that can set `text`."""
+    if text.isascii():
+        return ImageFont.load_default(size)
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size * 0.92)
+
+
+def save_sheet(grid: Grid, out: Path, layout: str = "rows") -> None:
+    """Write the sheet as a PNG, by rename."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    (draw_blocks if layout == "blocks" else draw_sheet)(grid).save(partial, format="PNG")
+    partial.replace(out)
+
+
+def wrap(text: str, font: Font, width: int, *, max_lines: int = 6) -> list[str]:
+    """`text` in lines of at most `width` px; a word that is too long is cut, a text that is too long ends in "…"."""
+    lines = [""]
+    for word in text.split():
+        while font.getlength(word) > width:
+            fitting = _fitting(word, font, width)
+            lines += [word[:fitting]]
+            word = word[fitting:]
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    lines = [line for line in lines if line]
+    if len(lines) <= max_lines:
+        return lines
+    last = lines[max_lines - 1]
+    while last and font.getlength(f"{last}…") > width:
+        last = last[:-1]
+    return [*lines[: max_lines - 1], f"{last}…"]
+
+
+def _fitting(word: str, font: Font, width: int) -> int:
+    """How many letters of a long word fit: up to its last hyphen or the like if there is one, else as many as can."""
+    most = next(n for n in range(len(word) - 1, 0, -1) if font.getlength(word[:n]) <= width or n == 1)
+    return next((n for n in range(most, 1, -1) if word[n - 1] in "-_/.:"), most)
+
+
+def _band_height(sheet: Sheet, grid: Grid, captions: Sequence[Sequence[str]]) -> int:
+    return len(grid.rows) * (sheet.cell + GAP_PX) + sheet.line * max(len(lines) for lines in captions)
+
+
+def _draw_band(
+    image: Image.Image, sheet: Sheet, grid: Grid, band: range, captions: Sequence[Sequence[str]], top: int
+) -> None:
+    draw = ImageDraw.Draw(image)
+    for number, row in enumerate(grid.rows):
+        y = top + number * (sheet.cell + GAP_PX)
+        _draw_label(draw, sheet, row, y)
+        for column, index in enumerate(band):
+            x = MARGIN_PX + LABEL_PX + column * (sheet.cell + GAP_PX)
+            image.paste(_cell(row.pictures[index], sheet.cell), (x, y))
+    bottom = top + len(grid.rows) * (sheet.cell + GAP_PX)
+    for column, index in enumerate(band):
+        x = MARGIN_PX + LABEL_PX + column * (sheet.cell + GAP_PX)
+        for line, text in enumerate(captions[index]):
+            draw.text((x, bottom + line * sheet.line), text, SOFT, sheet.text)
+
+
+def _draw_label(draw: ImageDraw.ImageDraw, sheet: Sheet, row: GridRow, y: int) -> None:
+    """Name and detail, set in the middle of the row's height."""
+    width = LABEL_PX - 24
+    lines = [(text, INK, sheet.title) for text in wrap(row.label, sheet.title, width, max_lines=3)]
+    lines += [(text, SOFT, sheet.text) for text in wrap(row.detail, sheet.text, width, max_lines=3)]
+    y += (sheet.cell - len(lines) * (sheet.line + 3)) // 2
+    for text, colour, font in lines:
+        draw.text((MARGIN_PX, y), text, colour, font)
+        y += sheet.line + 3
+
+
+def _cell(picture: Pictures, size: int) -> Image.Image:
+    image = Image.fromarray(picture)
+    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)

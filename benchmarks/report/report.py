@@ -1,0 +1,254 @@
+"""The page of a benchmark: one HTML file that carries its pictures, plot and style, and loads nothing.
+
+`write_report` takes what `bench_models` and `evaluate_model` return, and grids of pictures; every part is optional, so
+the same page serves `genin bench --report` and a whole run's summary.
+
+Not here: markup and style (`report_template`), the plot (`plots`), measuring.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from genin.benchmarks.grids import Grid
+from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
+from genin.benchmarks.speed.bench import COLUMNS, number, title_of
+from genin.dataset.sets import Pictures
+from genin.version import __version__
+
+STAGE_COLOURS = {
+    "text_encoder": "--s5",
+    "unet": "--s1",
+    "vae_decoder": "--s2",
+    "text_to_image": "--s3",
+    "other": "--s6",
+}
+STAGE_NAMES = {
+    "text_encoder": "text encoder",
+    "unet": "UNet",
+    "vae_decoder": "decoder",
+    "text_to_image": "single graph",
+    "other": "all else",
+}
+EVALUATION_COLUMNS = (
+    ("model", "model", None),
+    ("steps", "steps", 0),
+    ("pictures", "samples", 0),
+    ("FID", "fid", 2),
+    ("FD SqueezeNet", "fd_squeezenet", 2),
+    ("FD world", "fd_world", 2),
+    ("KID SqueezeNet", "kid_squeezenet", 4),
+    ("FD ratio", "fd_ratio", 3),
+    ("LPIPS, paired", "lpips_squeeze_paired", 3),
+    ("diversity", "diversity", 3),
+    ("attributes right", "attribute_accuracy", 3),
+)
+
+
+def write_report(
+    results: Mapping[str, Any] | None,
+    path: Path,
+    *,
+    grids: Sequence[Grid] = (),
+    evaluations: Sequence[Mapping[str, Any]] = (),
+    plots: Sequence[tuple[str, str]] = (),
+    title: str | None = None,
+    lead: str | None = None,
+) -> Path:
+    """Write the page at `path` (by rename) and return it.
+
+    `results` is what `bench_models` returned, or None; `evaluations` what `evaluate_model` returned; `plots` are
+    (title, SVG element) pairs, for example from `plots.embed_svg`. Without `title` and `lead` the fastest model shares_encoder.
+    """
+    html = render(results, grids, evaluations, plots, title, lead)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(html, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def render(
+    results: Mapping[str, Any] | None,
+    grids: Sequence[Grid],
+    evaluations: Sequence[Mapping[str, Any]],
+    plots: Sequence[tuple[str, str]],
+    title: str | None,
+    lead: str | None,
+) -> str:
+    """The page as text."""
+    import jinja2
+    from markupsafe import Markup
+
+    from genin.benchmarks.report.report_template import PAGE, STYLE
+
+    rows = list(results["results"]) if results else []
+    best = min(rows, key=lambda row: row["latency_ms"]["p50"]) if rows else None
+    axis, svg = quality_axis(rows), quality_latency_svg(rows)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(PAGE).render(
+        title=title or (_headline(best) if best else "Pictures and figures"),
+        lead=lead or (_lead(best, results) if best and results else None),
+        style=Markup(STYLE),
+        version=__version__,
+        facts=_facts(best) if best else [],
+        grids=[_grid(grid) for grid in grids],
+        plot=Markup(svg) if svg else None,
+        plot_title=axis[1] if axis else None,
+        plots=[(name, Markup(one)) for name, one in plots],
+        table=_table(rows, best) if rows else None,
+        runs=_runs(rows),
+        stages=[(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(rows, stage)],
+        bars=[_bar(row) for row in sorted(rows, key=lambda row: row["latency_ms"]["p50"])],
+        evaluations=_evaluations(evaluations) if evaluations else None,
+        evaluations_note=_evaluations_note(evaluations),
+        machine=_machine(results) if results else [],
+        notes=_notes(results, evaluations),
+    )
+
+
+# --- head ------------------------------------------------------------------------------------------------------------
+
+
+def _headline(best: Mapping[str, Any]) -> str:
+    headline = f"A picture in {number(best['latency_ms']['p50'])} ms"
+    if best["speedup"] is not None and best["role"] != "teacher":
+        headline += f", {number(best['speedup'])} times faster than the teacher"
+    return headline
+
+
+def _lead(best: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    machine = results["machine"]
+    compared = best["speedup_baseline"] and best["role"] != "teacher"
+    against = f" The teacher is {best['speedup_baseline']}." if compared else ""
+    return f"{title_of(best)}, on {machine['processor']} with {results['protocol']['threads']} threads.{against}"
+
+
+def _facts(best: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The fastest configuration's figures: (value, name)."""
+    facts = [
+        (f"{number(best['latency_ms']['p50'])} ms", "a picture, p50"),
+        (f"{number(best['cold_start_s'])} s", "cold start"),
+        (f"{number(best['peak_rss_bytes'] / 1e6)} MB", "peak memory"),
+    ]
+    if best["size_bytes"] is not None:
+        facts.append((f"{number(best['size_bytes'] / 1e6)} MB", "on disk"))
+    for key, name in (("lpips_squeeze_to_teacher", "LPIPS to the teacher"), ("fd_ratio", "FD relative to the teacher")):
+        if best.get(key) is not None:
+            facts.append((number(best[key], 3), name))
+    return facts
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    rows = [
+        {"label": row.label, "detail": row.detail, "pictures": [data_uri(picture) for picture in row.pictures]}
+        for row in grid.rows
+    ]
+    return {"title": grid.title, "captions": grid.captions, "rows": rows, "folded": grid.folded}
+
+
+def data_uri(picture: Pictures) -> str:
+    """H×W×3 uint8 => a PNG as a data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _table(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> dict[str, Any]:
+    cells = [[str(value(row)) for _, value in COLUMNS] for row in rows]
+    used = [index for index in range(len(COLUMNS)) if any(row[index] != "–" for row in cells)]
+    names = [COLUMNS[index][0] for index in used]
+    return {
+        "names": names,
+        "left": [place for place, name in enumerate(names) if name in ("model", "runtime", "precision")],
+        "rows": [[row[index] for index in used] for row in cells],
+        "best": next((index for index, row in enumerate(rows) if row is best), None) if len(rows) > 1 else None,
+    }
+
+
+def _runs(rows: Sequence[Mapping[str, Any]]) -> str:
+    counts = sorted({row["runs"] for row in rows})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else ""
+
+
+def _took(rows: Sequence[Mapping[str, Any]], stage: str) -> bool:
+    return any(row["stages_ms"].get(stage, 0.0) for row in rows)
+
+
+def _bar(row: Mapping[str, Any]) -> dict[str, Any]:
+    stages = {stage: value for stage in STAGE_COLOURS if (value := row["stages_ms"].get(stage, 0.0)) > 0}
+    total = sum(stages.values()) or 1.0
+    parts = [
+        (f"{100 * value / total:.2f}", STAGE_COLOURS[stage], f"{STAGE_NAMES[stage]}: {number(value)} ms")
+        for stage, value in stages.items()
+    ]
+    return {"label": title_of(row), "parts": parts, "time": f"{number(row['latency_ms']['p50'])} ms"}
+
+
+def _evaluations(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def cell(result: Mapping[str, Any], key: str, digits: int | None) -> str:
+        value = result.get(key)
+        if isinstance(value, Mapping):
+            value = value.get("mean")
+        if value is None:
+            return "–"
+        return str(value) if digits is None else f"{value:,.{digits}f}"
+
+    cells = [[cell(result, key, digits) for _, key, digits in EVALUATION_COLUMNS] for result in evaluations]
+    used = [index for index in range(len(EVALUATION_COLUMNS)) if any(row[index] != "–" for row in cells)]
+    return {
+        "names": [EVALUATION_COLUMNS[index][0] for index in used],
+        "rows": [[row[index] for index in used] for row in cells],
+    }
+
+
+def _evaluations_note(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    references = dict.fromkeys(f"{one['reference_count']:,} pictures of {one['reference']}" for one in evaluations)
+    return f"Against {'; '.join(references)}. Lower is better, but for diversity and attributes."
+
+
+# --- foot ------------------------------------------------------------------------------------------------------------
+
+
+def _machine(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    machine, protocol = results["machine"], results["protocol"]
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    rows = [
+        ("processor", f"{machine['processor']} ({machine['usable_cores']} usable cores, {machine['architecture']})"),
+        ("memory", f"{machine['memory_bytes'] / 1e9:.0f} GB"),
+        ("system", f"{machine['system']}, Python {machine['python']}"),
+        ("packages", packages),
+        ("threads", str(protocol["threads"])),
+        (
+            "method",
+            f"a fresh process per configuration, asked in turn; {protocol['warmup']} pictures of warm-up, batch size 1",
+        ),
+    ]
+    if machine["load_average"] is not None:
+        rows.append(("load before", f"{machine['load_average']:.2f} processes wanted a core"))
+    return rows
+
+
+def _notes(results: Mapping[str, Any] | None, evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every reason once."""
+    notes: dict[str, None] = {}
+    for one in results["skipped"] if results else []:
+        notes[f"{one['bundle']} on {one['runtime']} {one['precision']}: {one['reason']}"] = None
+    for found in [*([results["notes"]] if results else []), *(one["notes"] for one in evaluations)]:
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in found.items():
+            by_reason.setdefault(reason, []).append(name)
+        notes |= {f"{', '.join(names)}: {reason}": None for reason, names in by_reason.items()}
+    return list(notes)

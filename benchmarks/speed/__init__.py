@@ -1,0 +1,1 @@
+"""Latency and memory: one process a configuration, in turns."""

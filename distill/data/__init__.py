@@ -1,0 +1,1 @@
+"""From files and folders of any kind to a dataset folder. No torch."""

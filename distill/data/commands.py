@@ -1,0 +1,342 @@
+"""`genin data prepare | inspect | caption`: options in, one call, a table or one JSON line out.
+
+Not here: what the commands do (`prepare`, `inspection`, `caption`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genin.distill.data.find import CAPTION_SOURCES, Dropped
+from genin.runtimes.options import CommaChoice, claim_output, flatten, model_path, threads_option
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+
+
+@click.command(
+    "prepare",
+    epilog="Example: genin data prepare emoji/ --file-column file --caption-column cldr --size 64 --out data/emoji",
+)
+@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
+@click.option("--size", type=click.IntRange(8, 4096), help="Side of the pictures written, in pixels.  [default: kept]")
+@click.option("--buckets", is_flag=True, help="Five shapes of that size's area instead of squares: less is cut off.")
+@click.option("--pages", metavar="GLOB[,…]", multiple=True, help="Comic pages among the pictures: cut into panels.")
+@click.option("--min-size", type=click.IntRange(1), default=16, show_default=True, help="Drop shorter sides than this.")
+@click.option("--file-column", metavar="NAME", help="Metadata column with the file.  [default: file_name, file, …]")
+@click.option(
+    "--caption-column",
+    metavar="NAME[,…]",
+    multiple=True,
+    help="Metadata column with the caption; several are joined.  [default: text, caption or prompt]",
+)
+@click.option(
+    "--captions",
+    type=CommaChoice(CAPTION_SOURCES),
+    multiple=True,
+    help="Where captions come from, first to last.  [default: metadata,sidecar,name]",
+)
+@click.option("--trigger", metavar="TEXT", default="", help="Words to put before every caption: the style's name.")
+@click.option("--columns", metavar="NAME[,…]", multiple=True, help="Metadata columns to take along.")
+@click.option("--exclude", metavar="GLOB[,…]", multiple=True, help="Folders or files to leave out.")
+@click.option(
+    "--background", metavar="COLOUR", default="white", show_default=True, help="What lies behind transparency."
+)
+@click.option(
+    "--duplicates",
+    type=click.Choice(("near", "exact", "keep")),
+    default="near",
+    show_default=True,
+    help="Drop exact and near duplicates, only exact ones, or none.",
+)
+@click.option("--licence", metavar="TEXT", help="The pictures' licence; it goes into the model cards.")
+@click.option("--source", metavar="TEXT", help="Where they come from, for the cards.")
+@click.option("--rights", metavar="TEXT", help="Whose they are, for the cards.")
+@json_option
+@click.pass_context
+def prepare_command(
+    ctx: click.Context,
+    sources: tuple[Path, ...],
+    out: Path,
+    size: int | None,
+    buckets: bool,
+    pages: tuple[str, ...],
+    min_size: int,
+    file_column: str | None,
+    caption_column: tuple[str, ...],
+    captions: tuple[tuple[str, ...], ...],
+    trigger: str,
+    columns: tuple[str, ...],
+    exclude: tuple[str, ...],
+    background: str,
+    duplicates: str,
+    licence: str | None,
+    source: str | None,
+    rights: str | None,
+    as_json: bool,
+) -> None:
+    """Turn pictures, comics, videos and public sets into one clean, captioned dataset folder.
+
+    SRC is a folder or a file, or the hub name of a public set (owner/name, owner/name@revision), whose licence and name come
+    along. Of a parquet file every row's picture is taken, of a video one frame of every shot, without bars and subtitles; of
+    comic pages (--pages, and .cbz archives) their panels. Broken, blank, too small and duplicate pictures are dropped, each
+    one named with its reason. What is kept becomes upright sRGB PNG without transparency, with metadata.jsonl, a card and
+    report.html beside it. The same command goes on after it was stopped.
+    """
+    from genin.distill.data.extract import FitOptions
+    from genin.distill.data.find import SourceOptions
+    from genin.distill.data.prepare import PrepareOptions, prepare
+
+    if buckets and size is None:
+        raise click.UsageError("--buckets needs --size: the side of the square whose area they have")
+    options = PrepareOptions(
+        sources=SourceOptions(
+            file_column=file_column,
+            caption_columns=_split(caption_column),
+            captions=flatten(captions) or CAPTION_SOURCES,
+            exclude=_split(exclude),
+            pages=_split(pages),
+        ),
+        fit=FitOptions(size=size, buckets=buckets, min_size=min_size, background=_colour(background)),
+        trigger=trigger,
+        columns=_split(columns),
+        duplicates=duplicates,  # type: ignore[arg-type]  # click has checked the choice
+        licence=licence,
+        source=source,
+        rights=rights,
+    )
+    paths = [_local(source, options.sources.exclude, getattr(ctx.obj, "arguments", ())) for source in sources]
+    hub_names = {path: str(source) for path, source in zip(paths, sources, strict=True) if path != source}
+    with _bar("Preparing") as bar:
+        report = prepare(paths, out, options, hub_names=hub_names, bar=bar)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), ensure_ascii=False))
+        return
+    _echo_files("dropped", report.dropped)
+    for note in report.notes:
+        click.echo(f"note: {note}")
+    click.echo(
+        f"{report.kept} pictures in {report.out}, {len(report.dropped)} dropped, splits {_counts(report.splits)}"
+    )
+    click.echo(f"captions from {_counts(report.captions_from) or 'nowhere'}; {report.captions_missing} missing")
+    if report.resumed:
+        click.echo(f"{report.resumed} files had been read by a run that was stopped")
+    if (Path(report.out) / "report.html").is_file():
+        click.echo(f"look at {Path(report.out) / 'report.html'}")
+    if report.captions_missing:
+        click.echo(f"next: genin data caption {report.out}")
+
+
+@click.command("inspect", epilog="Example: genin data inspect data/emoji --sheet emoji.png")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Write a contact sheet of 100 pictures.")
+@click.option("--tokenizer", metavar="MODEL", help="Count tokens with this model's tokenizer.  [default: an estimate]")
+@click.option("--max-tokens", type=click.IntRange(3), help="Tokens a model reads.  [default: the tokenizer's, or 77]")
+@json_option
+def inspect_command(
+    folder: Path, sheet: Path | None, tokenizer: str | None, max_tokens: int | None, as_json: bool
+) -> None:
+    """Count, check and show a dataset folder: every picture is opened, every caption measured."""
+    from genin.dataset.sets import open_picture_set
+    from genin.distill.data.inspection import contact_sheet, inspect_dataset, load_tokenizer
+
+    if sheet:
+        claim_output(sheet, ".png")
+    loaded = load_tokenizer(model_path(click.get_current_context().obj, tokenizer)) if tokenizer else None
+    with _bar("Inspecting") as bar:
+        advance = bar(len(open_picture_set(folder).rows))
+        facts = inspect_dataset(folder, tokenizer=loaded, limit=max_tokens, advance=advance)
+    if sheet:
+        partial = sheet.with_name(f".{sheet.name}.partial")
+        contact_sheet(folder).save(partial, "PNG")
+        partial.replace(sheet)
+        facts["sheet"] = str(sheet)
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+    else:
+        _echo_facts(facts)
+
+
+@click.command("caption", epilog="Example: genin data caption data/mine --model ~/models/blip-image-captioning-base")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--model", metavar="MODEL", help="Folder or hub name of an image-to-text model.  [default: BLIP base]")
+@click.option(
+    "--template",
+    metavar="TEXT",
+    help="Ask for one thing at a time: '{character}, {action}, {environment}, {emotion}'.  [default: '{caption}']",
+)
+@click.option(
+    "--ask", "asked", metavar="NAME=QUESTION", multiple=True, help="A question of your own for a name in --template."
+)
+@click.option("--max-tokens", type=click.IntRange(1, 200), default=40, show_default=True, help="Longest answer.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pictures at a time.")
+@threads_option
+@json_option
+def caption_command(
+    folder: Path,
+    model: str | None,
+    template: str | None,
+    asked: tuple[str, ...],
+    max_tokens: int,
+    batch_size: int,
+    as_json: bool,
+) -> None:
+    """Caption the pictures of a dataset folder that have no caption; captions that exist are kept.
+
+    With --template the model is asked one question for every name in it, and the answers are kept in columns of these
+    names: attributes that training and evaluation know.
+    """
+    from dataclasses import asdict
+
+    from genin.distill.data.caption import DEFAULT_MODEL, CaptionModel, Template, caption_dataset
+
+    name = model or DEFAULT_MODEL
+    questions = {}
+    for pair in asked:
+        key, equals, words = pair.partition("=")
+        if not equals or not key.strip() or not words.strip():
+            raise click.BadParameter(f"'{pair}' is not NAME=QUESTION", param_hint="--ask")
+        questions[key.strip()] = words.strip()
+    if questions and template is None:
+        raise click.UsageError("--ask needs a --template that uses its name")
+    parsed = None if template is None else Template.of(template, questions)
+    with _bar("Captioning") as bar:
+        report = caption_dataset(
+            folder,
+            lambda: CaptionModel(name, max_new_tokens=max_tokens),
+            template=parsed,
+            batch_size=batch_size,
+            bar=bar,
+        )
+    if as_json:
+        click.echo(json.dumps({**asdict(report), "model": name}, ensure_ascii=False))
+        return
+    _echo_files("no caption", report.failed)
+    click.echo(f"{report.captioned} pictures captioned by {name}; {report.existing} had a caption and keep it")
+
+
+@click.command(
+    "edit",
+    epilog="Example: genin data edit data/mine --to captions.html, then: genin data edit data/mine --from captions.jsonl",
+)
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option(
+    "--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write .csv, .jsonl, or a page, .html."
+)
+@click.option("--from", "source", type=click.Path(path_type=Path), help="Take over what a .csv or .jsonl says.")
+@json_option
+def edit_command(folder: Path, target: Path | None, source: Path | None, as_json: bool) -> None:
+    """Correct captions by hand: write them out as a table or a page, and read them back.
+
+    The page shows every picture above its caption and saves a .jsonl. What is read back changes the rows that it names,
+    and nothing else.
+    """
+    from dataclasses import asdict
+
+    from genin.distill.data.edit import read_edited, write_for_editing
+
+    if (target is None) == (source is None):
+        raise click.UsageError("give either --to FILE or --from FILE")
+    if target is not None:
+        count = write_for_editing(folder, target)
+        click.echo(json.dumps({"written": str(target), "rows": count}) if as_json else f"{count} captions in {target}")
+        return
+    assert source is not None
+    edited = read_edited(folder, source)
+    if as_json:
+        click.echo(json.dumps(asdict(edited)))
+    else:
+        click.echo(f"{edited.changed} rows changed, {edited.unchanged} as before; {edited.missing} have no caption")
+
+
+@click.command("shard", epilog="Example: genin data shard data/mine --out data/mine-shards --per-shard 2000")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
+@click.option("--per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Pictures an archive.")
+@json_option
+def shard_command(folder: Path, out: Path, per_shard: int, as_json: bool) -> None:
+    """Write a dataset folder as WebDataset shards, for sets too large to be a million files."""
+    from genin.distill.data.shard import write_shards
+
+    with _bar("Sharding") as bar:
+        counts = write_shards(folder, out, per_shard, bar=bar)
+    if as_json:
+        click.echo(json.dumps({"out": str(out), "shards": counts}))
+    else:
+        click.echo(f"{sum(counts.values())} shards in {out}: {_counts(counts)}")
+
+
+# --- shared ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
+    """A progress bar whose length is known only once the job has looked at its input."""
+    from genin.runtimes.progress import progress
+
+    with ExitStack() as stack:
+        yield lambda total: stack.enter_context(progress(title, total, unit="pictures")).advance
+
+
+def _local(source: Path, exclude: Sequence[str], arguments: Sequence[str]) -> Path:
+    """A path as it is; what may be a set's name on the hub => its snapshot."""
+    from genin.distill.data.hub import fetch
+    from genin.hub.repository import may_be_on_the_hub
+
+    name = source.as_posix()
+    return source if source.exists() or not may_be_on_the_hub(name) else fetch(name, exclude, arguments)
+
+
+def _split(values: Sequence[str]) -> tuple[str, ...]:
+    """Repetition and commas => distinct values in order."""
+    return tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
+
+
+def _colour(name: str) -> str:
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(name)[:3]
+    except ValueError as error:
+        raise click.BadParameter(
+            f"'{name}' is not a colour; write white, or #20c0ff", param_hint="--background"
+        ) from error
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _counts(counts: Mapping[Any, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _echo_files(what: str, files: Sequence[Dropped]) -> None:
+    for entry in files:
+        click.echo(f"{what}: {entry.path}: {entry.reason}")
+
+
+def _echo_facts(facts: Mapping[str, Any]) -> None:
+    for entry in facts["broken"]:
+        click.echo(f"broken: {entry['path']}: {entry['reason']}")
+    sizes = dict(list(facts["sizes"].items())[:8])
+    click.echo(f"pictures  {facts['pictures']}, broken {len(facts['broken'])}; splits {_counts(facts['splits'])}")
+    click.echo(f"sizes     {_counts(sizes)}{', …' if len(sizes) < len(facts['sizes']) else ''}")
+    click.echo(f"captions  {_counts(facts['captions'])}")
+    if tokens := facts["tokens"]:
+        kind = "" if tokens["exact"] else " at least (give --tokenizer for exact counts)"
+        click.echo(
+            f"tokens    mean {tokens['mean']}, p99 {tokens['p99']}, max {tokens['max']}{kind}; "
+            f"{tokens['over_limit']} captions over the limit of {tokens['limit']}"
+        )
+        click.echo(f"longest   {tokens['longest']}")
+    click.echo(f"words     {', '.join(f'{word} {count}' for word, count in facts['words'])}")
+    for name, values in facts["columns"].items():
+        click.echo(f"column    {name}: {_counts(values)}")
+    click.echo(f"licence   {facts['licence']}")
+    if sheet := facts.get("sheet"):
+        click.echo(f"sheet     {sheet}")

@@ -1,0 +1,176 @@
+"""Captions out to where people correct them, and back.
+
+A CSV for spreadsheets, or a page with every picture above its caption that saves a JSON Lines file; both are read back by file
+name. Only what the file says is changed: rows that are not in it stay, and so do columns that it lacks. An empty caption takes the
+caption away. `metadata.jsonl` is replaced as a whole.
+
+Not here: captions by a model (`caption`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from genin.dataset import shards
+from genin.distill.data.dataset import KNOWN_COLUMNS, read_facts
+from genin.distill.data.edit_template import SCRIPT, STYLE, TEMPLATE
+from genin.distill.data.find import clean
+from genin.distill.data.report import small_jpeg
+from genin.distill.data.rows import read_rows, write_rows
+from genin.runtimes.errors import InputError, MissingExtraError
+
+FIXED = ("file_name", "split", "seed", "source_file")  # that no correction changes
+
+
+@dataclass(frozen=True)
+class Edited:
+    """`changed` rows differ from before; `captions` of all rows have one now."""
+
+    changed: int
+    unchanged: int
+    captions: int
+    missing: int
+
+
+def write_for_editing(folder: Path, path: Path) -> int:
+    """Write the captions of a dataset folder as a table or a page, by the suffix; returns how many rows it has.
+
+    Errors: InputError for another suffix or a folder without pictures, MissingExtraError for a page without jinja2.
+    """
+    rows = read_rows(folder)
+    columns = ["file_name", "text", *_columns(folder, rows), "source_file"]
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, columns, extrasaction="ignore", restval="")
+        table.writeheader()
+        table.writerows(rows)
+        content = "\ufeff" + text.getvalue()  # without the mark Excel takes it for the system's own code page
+    elif suffix == ".jsonl":
+        kept = ({name: row.get(name) or "" for name in columns} for row in rows)
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+    elif suffix == ".html":
+        content = _page(folder, path, rows, columns[2:-1])
+    else:
+        raise InputError(
+            "captions are written as .csv, .jsonl or .html", where=path, remedy="give one of these suffixes"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(content, encoding="utf-8", newline="")
+    partial.replace(path)
+    return len(rows)
+
+
+def read_edited(folder: Path, path: Path) -> Edited:
+    """Take over what a table says. Errors: InputError for a file that is no such table, or names pictures that are not there."""
+    rows = read_rows(folder)
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(row["file_name"], []).append(row)
+    before = json.dumps(rows, sort_keys=True)
+    said = list(_table(path))
+    names = [str(row.get("file_name", "")) for row in said]
+    if unknown := [name for name in names if name not in by_name]:
+        what = f"{len(unknown)} rows name no picture of {folder.name}, '{unknown[0]}' the first"
+        raise InputError(what, where=path, remedy="file_name is the picture's name in the dataset folder")
+    if twice := [name for name, count in Counter(names).items() if count > len(by_name[name])]:
+        raise InputError(f"'{twice[0]}' has more rows than it has in the dataset", where=path, remedy="leave one")
+    changed = 0
+    for name, entry in zip(names, said, strict=True):
+        changed += _change(by_name[name].pop(0), entry)  # several captions of one picture keep their order
+    if json.dumps(rows, sort_keys=True) != before:
+        write_rows(folder, rows)
+    captions = sum(bool(row.get("text")) for row in rows)
+    return Edited(changed, len(rows) - changed, captions, len(rows) - captions)
+
+
+def _change(row: dict[str, Any], said: Mapping[str, Any]) -> bool:
+    was = dict(row)
+    for name, value in said.items():
+        if name in FIXED:
+            continue
+        text = clean(value)
+        if text == clean(row.get(name) or ""):
+            continue
+        if text:
+            row[name] = text
+        else:
+            row.pop(name, None)
+    return row != was
+
+
+def _columns(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns that say what is in the picture, of those that a row has."""
+    named = dict.fromkeys((*read_facts(folder).get("columns", ()), *KNOWN_COLUMNS))
+    present = [name for name in named if any(row.get(name) for row in rows)]
+    return [name for name in present if all(isinstance(row.get(name) or "", str) for row in rows)]
+
+
+def _table(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError("the table is not UTF-8", where=path, remedy='save it as "CSV UTF-8"') from error
+    except OSError as error:
+        raise InputError(
+            "no such table of captions", where=path, remedy="genin data edit DIR --to FILE writes one"
+        ) from error
+    if path.suffix.lower() == ".csv":
+        try:
+            yield from _cells(text, path)
+        except csv.Error as error:
+            raise InputError(
+                f"the table cannot be read ({error})", where=path, remedy="look for a quote too many"
+            ) from error
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield _line(line, number, path)
+
+
+def _cells(text: str, path: Path) -> Iterator[Mapping[str, Any]]:
+    head = text.split("\n", 1)[0]
+    delimiter = ";" if head.count(";") > head.count(",") else ","
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    if "file_name" not in (table.fieldnames or ()):
+        raise InputError("the table has no column file_name", where=path, remedy="keep the first row as it was written")
+    for number, row in enumerate(table, 2):
+        if None in row:
+            raise InputError(f"line {number} has more cells than the first row", where=path, remedy="mend the line")
+        yield {name: value for name, value in row.items() if value is not None}
+
+
+def _line(line: str, number: int, path: Path) -> Mapping[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or not all(isinstance(value, str) for value in row.values()):
+        remedy = 'every line is an object of texts: {"file_name": "000000.png", "text": "…"}'
+        raise InputError(f"line {number} is no row of captions", where=path, remedy=remedy)
+    return row
+
+
+def _page(folder: Path, path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "data") from error
+    place = quote(Path(os.path.relpath(folder, path.parent)).as_posix())
+    pictures = []
+    for row in rows:
+        inside = shards.SUFFIX + "/" in row["file_name"]  # where no browser gets at it
+        address = small_jpeg(folder / row["file_name"]) if inside else f"{place}/{quote(row['file_name'])}"
+        pictures.append({**row, "address": address})
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
+    return page.render(style=STYLE, script=SCRIPT, name=folder.name, rows=pictures, columns=columns)

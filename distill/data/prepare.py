@@ -1,0 +1,313 @@
+"""Other people's pictures, comics and videos in, one clean dataset folder out.
+
+    sources ─ find ─▶ files ─ pieces_of (threads) ─▶ .OUT.partial/ (PNG files, journal) ─ duplicates, splits ─▶ OUT/
+
+Pictures are numbered PNG files: names on disk then hold no surprises, and the `source_file` column leads back to the
+original. `dataset.json` keeps the options and the whole report. The folder appears by rename, whole or not at all; what a
+stopped run had read stands in the journal, and the same command goes on from there.
+
+Not here: captions by a model (`caption`), the report's page and the dataset's card (`report`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from genin.dataset.rows import PictureRow
+from genin.dataset.sets import write_metadata
+from genin.dataset.splits import Split, splits_by_chance
+from genin.distill.data.dataset import DATASET_FILE, KNOWN_COLUMNS, attribute_columns, licence_of, origins_of
+from genin.distill.data.duplicates import SeenPictures
+from genin.distill.data.extract import FitOptions, Piece, pieces_of
+from genin.distill.data.find import FILE_COLUMNS, Candidate, Dropped, Found, SourceOptions, clean, find_pictures, of_row
+from genin.distill.data.hub import card_licence
+from genin.distill.data.journal import Journal
+from genin.distill.data.report import PAGE, Entry, card, write_page
+from genin.files import move_into_place, refuse_existing
+from genin.runtimes.errors import InputError
+
+Duplicates = Literal["near", "exact", "keep"]
+GENIN_DATASET = 1
+AHEAD = 64  # files that are read before the first of them is needed
+# Columns that come along unasked; any other is named with --columns.
+LICENCE_COLUMNS = ("licence", "license", "source", "rights")
+OWN_COLUMNS = ("file_name", "text", "seed", "split", "source_file")
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """`duplicates`: "near" drops exact ones as well. `licence`, `source` and `rights` hold for pictures whose row does not say."""
+
+    sources: SourceOptions = field(default_factory=SourceOptions)
+    fit: FitOptions = field(default_factory=FitOptions)
+    trigger: str = ""
+    columns: tuple[str, ...] = ()
+    duplicates: Duplicates = "near"
+    licence: str | None = None
+    source: str | None = None
+    rights: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of everything. `captions_from` counts captions by origin; `columns` lists attributes and values; `taken_from`
+    counts kept pictures by the kind of file, `resumed` the files that an earlier, stopped run had read."""
+
+    out: str
+    kept: int
+    dropped: tuple[Dropped, ...]
+    captions_missing: int
+    captions_from: Mapping[str, int]
+    taken_from: Mapping[str, int]
+    splits: Mapping[str, int]
+    sizes: Mapping[str, int]
+    columns: Mapping[str, tuple[str, ...]]
+    licence: str
+    notes: tuple[str, ...]
+    resumed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A picture of the dataset: its file there, the file it comes from, and what it is."""
+
+    name: str
+    candidate: Candidate
+    piece: Piece
+
+    @property
+    def source_file(self) -> str:
+        return f"{self.candidate.name}, {self.piece.where}" if self.piece.where else self.candidate.name
+
+
+def prepare(
+    sources: Sequence[Path],
+    out: Path,
+    options: PrepareOptions,
+    *,
+    hub_names: Mapping[Path, str] | None = None,
+    bar: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
+) -> Report:
+    """Write the dataset folder `out`, which must not exist; `bar(total)` gives a function that counts files done. `hub_names`:
+    those of the sources that are snapshots of the hub's.
+
+    Errors: InputError if nothing usable is there, MissingExtraError for videos and pages without their packages; a broken
+    file is no error, it is in the report's `dropped`.
+    """
+    refuse_existing(out)
+    names = hub_names or {}
+    found = find_pictures(sources, options.sources, {source: _said_of(source, names.get(source)) for source in sources})
+    if missing := [name for name in options.columns if name not in found.columns]:
+        known = ", ".join(sorted(found.columns)) or "none"
+        raise InputError(f"no metadata has a column '{missing[0]}'", remedy=f"columns found: {known}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = out.parent / f".{out.name}.partial"
+    read = {"fit": asdict(options.fit), "pages": options.sources.pages}
+    with Journal.open(work, read) as journal:
+        read_files = _read(found.candidates, journal, options.fit, bar(len(found.candidates)))
+        kept, entries = _choose(read_files, options)
+        if kept:
+            rows = _rows_of(kept, options)
+            report = replace(_report(out, kept, rows, found, entries, options), resumed=journal.resumed)
+            folder = work / "dataset"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            for picture in kept:
+                assert picture.piece.png is not None
+                _link(journal.pieces / picture.piece.png, folder / picture.name)
+            write_metadata(folder, rows)
+            _write_facts(folder, report, rows, [clean(names.get(source, source)) for source in sources], options)
+            page = write_page(folder / PAGE, report.to_json(), rows, entries, found.dropped, journal.pieces)
+            text = card(report.to_json(), origins_of(rows, {}), page=page)
+            (folder / "README.md").write_text(text, encoding="utf-8")
+            move_into_place(folder, out)
+    shutil.rmtree(work)  # once the journal is closed: Windows removes no open files
+    if not kept:
+        reasons = _reasons([*found.dropped, *(Dropped(entry.path, entry.reason) for entry in entries)])
+        raise InputError("none of the files can be used", where=sources[0], remedy=reasons)
+    return report
+
+
+def _said_of(source: Path, hub_name: str | None) -> dict[str, str]:
+    """What holds for all pictures of a source whose rows do not say it: its card's licence, and where on the hub it comes from."""
+    said = {"source": hub_name, "licence": card_licence(source) if source.is_dir() else None}
+    return {key: value for key, value in said.items() if value}
+
+
+def _write_facts(
+    folder: Path, report: Report, rows: Sequence[PictureRow], sources: Sequence[str], options: PrepareOptions
+) -> None:
+    said = asdict(options)
+    said |= said.pop("fit") | said.pop("sources")
+    facts = {
+        "genin_dataset": GENIN_DATASET,
+        "columns": list(report.columns),
+        "licence": report.licence,
+        "origins": origins_of(rows, {}),
+        "options": said | {"sources": list(sources)},
+        "report": report.to_json(),
+    }
+    (folder / DATASET_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _read(
+    candidates: Sequence[Candidate], journal: Journal, options: FitOptions, advance: Callable[[int], None]
+) -> Iterator[tuple[Candidate, list[Piece]]]:
+    """Every file's pieces, in order, read on all cores (decoders release Python's lock); those that the journal has are not read
+    again."""
+
+    def read(candidate: Candidate) -> tuple[list[Piece], bool]:
+        known = journal.known(candidate)
+        if known is not None:
+            return known, True
+        stat = journal.stat(candidate.path)
+        pieces = pieces_of(candidate, options, journal.pieces, journal.stem(candidate))
+        journal.write(candidate, pieces, stat)
+        return pieces, False
+
+    def finished(candidate: Candidate, future: Future[tuple[list[Piece], bool]]) -> tuple[Candidate, list[Piece]]:
+        pieces, known = future.result()
+        journal.resumed += known
+        advance(1)
+        return candidate, pieces
+
+    pending: deque[tuple[Candidate, Future[tuple[list[Piece], bool]]]] = deque()
+    with ThreadPoolExecutor() as pool:
+        for candidate in candidates:
+            pending.append((candidate, pool.submit(read, candidate)))
+            if len(pending) >= AHEAD:
+                yield finished(*pending.popleft())
+        while pending:
+            yield finished(*pending.popleft())
+
+
+def _choose(files: Iterator[tuple[Candidate, list[Piece]]], options: PrepareOptions) -> tuple[list[Kept], list[Entry]]:
+    """What is usable and new, numbered, and what is not."""
+    seen = SeenPictures(near=options.duplicates == "near")
+    kept: list[Kept] = []
+    dropped: list[Entry] = []
+    png_of: dict[str, str | None] = {}
+    for candidate, pieces in files:
+        for piece in pieces:
+            path = clean(candidate.path) + (f", {piece.where}" if piece.where else "")
+            reason, like = piece.reason, None
+            if reason is None and options.duplicates != "keep":
+                reason = seen.add(path, bytes.fromhex(piece.digest), piece.thumbnail())
+                like = png_of.get((reason or "").partition(" duplicate of ")[2])
+            if reason is not None:
+                dropped.append(Entry(path, reason, piece.png, like))
+                continue
+            png_of[path] = piece.png
+            of = of_row(candidate, piece.row, piece.name, options.sources) if candidate.kind == "table" else candidate
+            kept.append(Kept(f"{len(kept):06d}.png", of, replace(piece, fingerprint="", row={})))
+    return kept, dropped
+
+
+# --- rows and report -------------------------------------------------------------------------------------------------
+
+
+def _rows_of(kept: Sequence[Kept], options: PrepareOptions) -> list[PictureRow]:
+    wanted = {*KNOWN_COLUMNS, *LICENCE_COLUMNS, *options.columns} - {*OWN_COLUMNS}
+    captions = [picture.candidate.caption for picture in kept]
+    chance: list[Split] = splits_by_chance(
+        captions, [picture.source_file for picture in kept], [picture.piece.group for picture in kept]
+    )
+    declared = any(picture.candidate.split for picture in kept)
+    said = {"licence": options.licence, "source": options.source, "rights": options.rights}
+    rows = []
+    for picture, by_chance in zip(kept, chance, strict=True):
+        candidate = picture.candidate
+        columns = {key: value for key, value in candidate.columns.items() if key in wanted}
+        for key, value in said.items():
+            if value:
+                columns.setdefault(key, clean(value))
+        columns |= picture.piece.columns
+        columns |= {
+            "split": (candidate.split or "train") if declared else by_chance,
+            "source_file": picture.source_file,
+        }
+        rows.append(PictureRow(picture.name, with_trigger(options.trigger, candidate.caption) or None, columns=columns))
+    return rows
+
+
+def with_trigger(trigger: str, caption: str) -> str:
+    """The trigger before a caption that does not begin with it; no caption stays none."""
+    trigger = clean(trigger)
+    return caption if not caption or not trigger or caption.startswith(trigger) else f"{trigger} {caption}"
+
+
+def _report(
+    out: Path,
+    kept: Sequence[Kept],
+    rows: Sequence[PictureRow],
+    found: Found,
+    entries: Sequence[Entry],
+    options: PrepareOptions,
+) -> Report:
+    candidates = [picture.candidate for picture in kept]
+    named = list(dict.fromkeys((*(name for name in KNOWN_COLUMNS if name in found.columns), *options.columns)))
+    return Report(
+        out=clean(out),
+        kept=len(kept),
+        dropped=(*found.dropped, *(Dropped(entry.path, entry.reason) for entry in entries)),
+        captions_missing=sum(not candidate.caption for candidate in candidates),
+        captions_from=dict(Counter(c.caption_from for c in candidates if c.caption_from)),
+        taken_from=dict(Counter(candidate.kind for candidate in candidates)),
+        splits=dict(Counter(row.columns["split"] for row in rows)),
+        sizes=_sizes(kept, options.fit),
+        columns=attribute_columns(rows, named),
+        licence=licence_of(rows, {}),
+        notes=tuple(_notes(kept, found, options)),
+    )
+
+
+def _sizes(kept: Sequence[Kept], options: FitOptions) -> dict[str, int]:
+    """Sizes of the pictures written, most frequent first."""
+    counts = Counter(picture.piece.fitted(options) for picture in kept)
+    return {f"{width}x{height}": count for (width, height), count in counts.most_common()}
+
+
+def _notes(kept: Sequence[Kept], found: Found, options: PrepareOptions) -> Iterator[str]:
+    size, sides = options.fit.size, [(picture.piece.width, picture.piece.height) for picture in kept]
+    named = sum(picture.candidate.caption_from == "name" for picture in kept)
+    if named:
+        yield f"{named} captions were made from folder and file names: check them"
+    if size and (small := sum(min(pair) < size for pair in sides)):
+        yield f"{small} pictures were smaller than {size} px and enlarged (--min-size {size} drops them)"
+    if size and not options.fit.buckets and (cut := sum(max(pair) > 2 * min(pair) for pair in sides)):
+        yield f"{cut} pictures lost more than half of their longer side to the centre cut (--buckets keeps most of it)"
+    if found.excluded:
+        yield f"{found.excluded} pictures were left out by --exclude"
+    if found.ignored:
+        counts = ", ".join(f"{suffix} ×{count}" for suffix, count in found.ignored.most_common())
+        yield f"files that are no pictures were left alone: {counts}"
+    known = {*KNOWN_COLUMNS, *LICENCE_COLUMNS, *FILE_COLUMNS, *options.columns, *options.sources.caption_columns}
+    if left := sorted(found.columns - known - {*OWN_COLUMNS, options.sources.file_column}):
+        yield f"metadata columns not taken along (--columns takes them): {', '.join(left)}"
+
+
+def _reasons(dropped: Sequence[Dropped]) -> str:
+    counts = Counter(entry.reason for entry in dropped).most_common(3)
+    listed = "; ".join(f"{reason} ×{count}" for reason, count in counts)
+    return listed or "give a folder that holds pictures"

@@ -1,0 +1,150 @@
+"""How a dataset came about, for people: a page with what was dropped and why, and the dataset's card.
+
+The page is one HTML file with small pictures in it and nothing that it loads. The card is the hub's (`README.md` with front
+matter): sources, rights and licences with their counts, so that whoever gets the folder knows whose pictures they are.
+
+Not here: markup (`report_template`), deciding anything (`prepare`).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from genin.dataset.files import PictureError, read_picture
+from genin.dataset.rows import PictureRow
+from genin.distill.data.dataset import origins_table
+from genin.distill.data.find import Dropped
+from genin.distill.data.inspection import caption_tokens, common_words
+from genin.distill.data.licences import licence_lines
+from genin.distill.data.report_template import STYLE, TEMPLATE
+
+PAGE = "report.html"
+SHOWN = 120  # dropped pictures
+PREVIEW = 96
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something that was read and dropped: its picture, where there is one, and that of which it is a duplicate."""
+
+    path: str
+    reason: str
+    png: str | None = None
+    like: str | None = None
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def write_page(
+    path: Path,
+    report: Mapping[str, Any],
+    rows: Sequence[PictureRow],
+    entries: Sequence[Entry],
+    unread: Sequence[Dropped],
+    pieces: Path,
+) -> bool:
+    """Write the page; False where jinja2 is not installed (`genin[data]`)."""
+    if find_spec("jinja2") is None:
+        return False
+    import jinja2
+
+    captions = [row.text for row in rows if row.text]
+    shown = [
+        {
+            "path": entry.path,
+            "reason": entry.reason,
+            "picture": _jpeg(pieces, entry.png),
+            "like": _jpeg(pieces, entry.like),
+        }
+        for entry in _spread(entries, SHOWN)
+    ]
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
+    text = page.render(
+        style=STYLE,
+        report=report,
+        name=Path(report["out"]).name,
+        reasons=Counter(
+            _kind(reason) for reason in (*(e.reason for e in entries), *(d.reason for d in unread))
+        ).most_common(),
+        shown=shown,
+        more=len(entries) - len(shown),
+        unread=unread,
+        tokens=caption_tokens(captions, None, None) if captions else None,
+        words=common_words(captions),
+        distinct=len(set(captions)),
+        sample=[(small_jpeg(path.parent / row.file_name), row.text or "(no caption)") for row in _spread(rows, 24)],
+    )
+    path.write_text(text, encoding="utf-8")
+    return True
+
+
+def _kind(reason: str) -> str:
+    """A reason without what is particular to one file."""
+    return reason.partition(" (")[0].partition(" of ")[0] if "duplicate of" in reason or " (" in reason else reason
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """Up to `count` of them, evenly."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _jpeg(folder: Path, name: str | None) -> str:
+    return small_jpeg(folder / name) if name else ""
+
+
+def small_jpeg(path: Path) -> str:
+    """A picture as a data address, empty for a broken one; small pictures keep hard pixels."""
+    try:
+        small = read_picture(path)
+    except PictureError:
+        return ""
+    if max(small.size) < PREVIEW:
+        scale = PREVIEW // max(small.size)
+        small = small.resize((small.width * scale, small.height * scale), Image.Resampling.NEAREST)
+    small.thumbnail((PREVIEW * 2, PREVIEW * 2))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+# --- the card --------------------------------------------------------------------------------------------------------
+
+
+def card(report: Mapping[str, Any], origins: Sequence[Mapping[str, Any]], *, page: bool) -> str:
+    """The dataset's README.md: front matter of the hub, sizes, whose pictures they are. `page`: whether there is one."""
+    dropped = f"{len(report['dropped'])} were dropped ({PAGE if page else 'dataset.json'} says which and why)"
+    lines = [
+        "---",
+        *licence_lines([str(origin["licence"]) for origin in origins]),
+        "task_categories: [text-to-image]",
+        "tags: [genin, text-to-image, imagefolder]",
+        "---",
+        "",
+        f"# {Path(report['out']).name}",
+        "",
+        f"{report['kept']} captioned pictures, prepared by genin; {dropped}.",
+        '`datasets.load_dataset("imagefolder", data_dir=…)` opens the folder.',
+        "",
+        "| split | pictures |",
+        "|---|---|",
+        *(f"| {split} | {count} |" for split, count in report["splits"].items()),
+        "",
+        "## Whose pictures they are",
+        "",
+        *origins_table(origins),
+        "",
+        "Every row of `metadata.jsonl` names the file that its picture comes from (`source_file`).",
+        "",
+    ]
+    return "\n".join(lines)

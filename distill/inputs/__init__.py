@@ -1,0 +1,1 @@
+"""Pictures, latents and captions as batches of tensors."""

@@ -1,0 +1,319 @@
+"""A source's pictures, encoded once: final latents in one mapped file, which all processes fill and train from.
+
+    latents.partial            the file at its full length while it is filled
+    latents.0.journal          the pieces that process 0 has finished: a line each, written when their bytes are on the disk
+    latents.safetensors        the same file when nothing is missing
+
+A piece is a few hundred neighbouring pictures of one shape. Which pieces there are and what is encoded together depends on the
+pictures alone, so any number of processes, stopped and started again, makes the same bits. Each takes every so manieth of the
+pieces that are missing, and decodes pictures on its share of the cores while its encoder works. Memory holds a few pieces.
+
+With aspect buckets a file has one tensor a bucket, and every update draws from one of them. A tensor in the file is (N, h, w, C):
+channels last, as encoders give latents. That order reaches the network, whose last bits depend on it.
+
+Not here: what is trained on latents (`teacher.train`, `finetune`, `phases`), the file's format (`tensor_file`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genin.distill.data.aspect import buckets_within
+from genin.distill.inputs.sources import FolderSource, Shape, Source, map_source, pictures_at
+from genin.distill.inputs.tensor_file import TensorFile, create
+from genin.distill.inputs.update import Update
+from genin.distill.models import autoencoder as ae
+from genin.processes import broadcast_from_main, is_main_process, main_process_first, rank_and_world, wait_for_all
+from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.progress import progress
+
+SCALE_WITHIN = 4.0  # times unit deviation, or its share, that latents may have
+PIECE = 256  # pictures; fewer of large ones, of which this many encoder batches are a piece:
+PIECE_BATCHES = 16
+ASKED = 64  # pictures whose latents' scale is looked at before all are encoded
+ROWS = ".rows"
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Pictures of one shape: final latents (N, C, h, w), float16, mapped and channels last in memory, and their places in the
+    source, (N,), or None for its first N in order."""
+
+    latents: Tensor
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """Final latents of a source's first pictures, by shape, and the factor they were scaled by."""
+
+    buckets: tuple[Bucket, ...]
+    scaling_factor: float
+
+    def __len__(self) -> int:
+        return sum(len(bucket.latents) for bucket in self.buckets)
+
+    @property
+    def latents(self) -> Tensor:
+        """(N, C, H, W) float16, in the source's order: of a cache without buckets."""
+        [bucket] = self.buckets
+        return bucket.latents
+
+    def first(self, count: int) -> tuple[list[int], Tensor]:
+        """Places in the source and latents of a few pictures of one shape, the commonest."""
+        bucket = max(self.buckets, key=lambda bucket: len(bucket.latents))
+        latents = bucket.latents[:count]
+        rows = range(len(latents)) if bucket.rows is None else bucket.rows[:count].tolist()
+        return list(rows), latents
+
+    def draw(self, update: Update) -> tuple[Tensor, Tensor]:
+        """This process's part of the global batch: places in the source (B,) and latents (B, C, h, w), float, both on the update's
+        device. All of a global batch are of one shape, chosen by its share of the pictures."""
+        bucket = self.buckets[0] if len(self.buckets) == 1 else self._holding(update.shared_randint(len(self)))
+        at = update.randint(len(bucket.latents))
+        rows = at if bucket.rows is None else bucket.rows[at.cpu()].to(at.device)
+        return rows, bucket.latents[at.cpu()].to(at.device).float()
+
+    def _holding(self, place: int) -> Bucket:
+        for bucket in self.buckets:
+            if place < len(bucket.latents):
+                return bucket
+            place -= len(bucket.latents)
+        raise IndexError(place)
+
+
+def cache_latents(
+    source: Source, vae: Any, count: int, image_size: int, device: torch.device, path: Path, *, multiple: int = 0
+) -> LatentCache:
+    """Encode a source's first `count` pictures, or read them from `path` if they are there; all processes call it together.
+
+    With `multiple`, pictures fall into aspect buckets (`data.aspect`) whose latents have sides of multiples of it; else all are
+    cut to squares. A file of another source, size or encoder, or one that is not whole, is made anew.
+
+    Errors: InputError for latents far from unit deviation, for a picture that cannot be read, for buckets that cannot be had;
+    GeninError where the disk is full.
+    """
+    count = min(count, len(source))
+    weights = float(sum(p.double().abs().sum() for p in vae.parameters()))
+    key = f"{source.digest}-{count}-{image_size}-{weights:.6f}-{vae.config.scaling_factor:g}-{multiple}"
+    key = broadcast_from_main(key)
+    filling = Filling(path)
+    with main_process_first():
+        found = _read(path, key)
+        if found is None and is_main_process() and filling.key() != key:
+            filling.begin(_layout(source, vae, count, image_size, device, path, multiple), key, vae)
+    if found is not None:
+        return found
+    _encode(filling, source, vae, count, device)
+    with main_process_first():
+        if is_main_process():
+            filling.finish()
+        found = _read(path, key)
+    if found is None:
+        raise GeninError("the encoded pictures could not be read again", where=path, remedy="run again with --resume")
+    return found
+
+
+def latent_shape(vae: Any, image_size: int, device: torch.device) -> tuple[int, int, int]:
+    """(C, h, w) of the latents of a square picture."""
+    with torch.no_grad():
+        shape = ae.encode(vae, torch.zeros(1, 3, image_size, image_size, device=device)).shape
+    return shape[1], shape[2], shape[3]
+
+
+def check_scale(latents: Tensor, scaling_factor: float, where: Path) -> None:
+    """Errors: InputError for latents far from unit deviation, which a schedule would drown in noise or never cover."""
+    deviation = float(latents.float().std())
+    if not 1 / SCALE_WITHIN < deviation < SCALE_WITHIN:
+        what = f"the latents of true pictures deviate by {deviation:.2g}, not by about 1"
+        remedy = f"the autoencoder's scaling_factor is {scaling_factor:g}; set it to {scaling_factor / deviation:.3g}"
+        raise InputError(what, where=where, remedy=remedy)
+
+
+# --- which pictures ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is in a cache: for every bucket (width, height) in pixels, the shape of its latents, and the places of its pictures in
+    the source, None for the first in order."""
+
+    shapes: dict[Shape, tuple[int, int, int, int]]
+    rows: dict[Shape, list[int] | None]
+
+
+def _layout(source: Source, vae: Any, count: int, size: int, device: torch.device, path: Path, multiple: int) -> Layout:
+    """Look at a few pictures, all over the source, and at the shapes of all where there are buckets."""
+    few = list(islice(range(0, count, max(1, count // ASKED)), ASKED))
+    seen = ae.encode_pictures(vae, pictures_at(source, few, (size, size)), device)
+    check_scale(seen, float(vae.config.scaling_factor), path.parent)
+    channels, factor = seen.shape[1], size // seen.shape[-1]
+    if not multiple:
+        return Layout({(size, size): (count, *seen.shape[1:])}, {(size, size): None})
+    rows: dict[Shape, list[int] | None] = {}
+    for shape, found in sorted(_sorted_out(source, count, size, multiple * factor).items()):
+        rows[shape] = found
+    return Layout(
+        {(w, h): (len(found or ()), channels, h // factor, w // factor) for (w, h), found in rows.items()}, rows
+    )
+
+
+def _sorted_out(source: Source, count: int, size: int, multiple: int) -> dict[Shape, list[int]]:
+    """Bucket => places of its pictures. `multiple` in pixels. Errors: InputError for buckets that cannot be had."""
+    remedy = "leave aspect_buckets false"
+    if not isinstance(source, FolderSource):
+        raise InputError("aspect buckets need a dataset folder; these pictures are all square", remedy=remedy)
+    allowed = buckets_within(size, multiple)
+    if len(allowed) < 2:
+        what = f"at {size} px this network takes no shape but the square (sides must be multiples of {multiple} px)"
+        raise InputError(what, where=source.name, remedy=f"{remedy}, or train at a larger size")
+    tasks = [(range(start, min(start + 1024, count)), size, multiple) for start in range(0, count, 1024)]
+    found: dict[Shape, list[int]] = {}
+    with progress("looking at shapes", count, unit="pictures") as shown:
+        for (rows, *_), shapes in zip(tasks, map_source(FolderSource.shapes, source, tasks), strict=True):
+            for row, shape in zip(rows, shapes, strict=True):
+                found.setdefault(shape, []).append(row)
+            shown.advance(len(rows))
+    return found
+
+
+# --- encoding them -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is finished at once: places [start, stop) of a bucket."""
+
+    number: int
+    shape: Shape
+    start: int
+    stop: int
+
+
+class Filling:
+    """The file on its way to `path`, and what the journals say of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.partial = path, path.with_suffix(".partial")
+
+    def journals(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.stem}.*.journal"))
+
+    def key(self) -> str | None:
+        """Of the file that was begun; None where there is none, or one that is not whole."""
+        try:
+            return TensorFile(self.partial).facts.get("key")
+        except (OSError, ValueError):
+            return None
+
+    def begin(self, layout: Layout, key: str, vae: Any) -> None:
+        """Make the file; its name says that it is one, so it is given last."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.partial.unlink(missing_ok=True)
+        for journal in self.journals():
+            journal.unlink()
+        fresh = self.path.with_suffix(".new")
+        tensors: dict[str, tuple[torch.dtype, Sequence[int]]] = {}
+        for shape, found in layout.shapes.items():
+            tensors[_name(shape)] = torch.float16, found[:1] + found[2:] + found[1:2]
+            if layout.rows[shape] is not None:
+                tensors[_name(shape) + ROWS] = torch.int64, found[:1]
+        create(fresh, tensors, {"key": key, "scaling_factor": repr(float(vae.config.scaling_factor))})
+        file = TensorFile(fresh)
+        for shape, rows in layout.rows.items():
+            if rows is not None:
+                file.write(_name(shape) + ROWS, range(len(rows)), torch.tensor(rows))
+        fresh.replace(self.partial)
+
+    def missing(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """The pieces that no journal has. A line that was cut off is no line."""
+        done: set[int] = set()
+        for journal in self.journals():
+            for line in journal.read_text(encoding="utf-8", errors="replace").split("\n"):
+                if line.startswith("[") and line.endswith("]"):
+                    done.update(json.loads(line))
+        return [piece for piece in pieces if piece.number not in done]
+
+    def finish(self) -> None:
+        self.partial.replace(self.path)
+        for journal in self.journals():
+            journal.unlink()
+
+
+def _encode(filling: Filling, source: Source, vae: Any, count: int, device: torch.device) -> None:
+    """This process's share of what is missing; returns when all have done theirs."""
+    file, (rank, world) = TensorFile(filling.partial), rank_and_world()
+    pieces = list(_pieces(file))
+    missing = filling.missing(pieces)
+    wait_for_all()  # nobody writes until all have read the same journals
+    mine = missing[rank::world]
+    rows = {shape: _rows(file, shape) for shape in dict.fromkeys(piece.shape for piece in mine)}
+    tasks = [(_places(rows[piece.shape], piece), piece.shape) for piece in mine]
+    left = sum(piece.stop - piece.start for piece in missing)
+    journal = filling.path.with_suffix(f".{rank}.journal")
+    with (
+        progress("encoding pictures", count, unit="pictures", done=count - left, silent=not is_main_process()) as shown,
+        journal.open("a", encoding="utf-8") as lines,
+    ):
+        lines.write("\n")  # ends a line that was cut off
+        for piece, pictures in zip(mine, map_source(pictures_at, source, tasks), strict=True):
+            try:
+                latents = ae.encode_pictures(vae, pictures, device).permute(0, 2, 3, 1)
+                file.write(_name(piece.shape), range(piece.start, piece.stop), latents)
+                lines.write(f"[{piece.number}]\n")
+                lines.flush()
+            except OSError as error:
+                what = f"could not save the encoded pictures ({error.strerror})"
+                remedy = "free some space and run again with --resume, which goes on from there"
+                raise GeninError(what, where=filling.path.parent, remedy=remedy) from error
+            shown.advance(len(pictures) * world)
+    wait_for_all()
+
+
+def _pieces(file: TensorFile) -> Iterator[Piece]:
+    """All of a file, bucket by bucket. Whole encoder batches, so that what is encoded together never depends on who does it."""
+    number = 0
+    for name, shape in file.shapes.items():
+        if not name.endswith(ROWS):
+            width, height = map(int, name.split("x"))
+            length = min(PIECE, PIECE_BATCHES * ae.encoder_batch(width, height))
+            for start in range(0, shape[0], length):
+                yield Piece(number, (width, height), start, min(start + length, shape[0]))
+                number += 1
+
+
+def _rows(file: TensorFile, shape: Shape) -> Tensor | None:
+    name = _name(shape) + ROWS
+    return file.tensor(name) if name in file.shapes else None
+
+
+def _places(rows: Tensor | None, piece: Piece) -> Sequence[int]:
+    return range(piece.start, piece.stop) if rows is None else rows[piece.start : piece.stop].tolist()
+
+
+def _name(shape: Shape) -> str:
+    return f"{shape[0]}x{shape[1]}"
+
+
+def _read(path: Path, key: str) -> LatentCache | None:
+    """The cache in a file, if it is this one."""
+    try:
+        file = TensorFile(path)
+    except (OSError, ValueError):
+        return None  # not there, or cut short: it is only a cache
+    if file.facts.get("key") != key:
+        return None
+    names = [name for name in file.shapes if not name.endswith(ROWS)]
+    found = (
+        Bucket(file.tensor(name).permute(0, 3, 1, 2), file.tensor(name + ROWS) if name + ROWS in file.shapes else None)
+        for name in names
+    )
+    return LatentCache(tuple(found), float(file.facts["scaling_factor"]))

@@ -1,0 +1,264 @@
+"""Where training pictures come from: the built-in world or a dataset folder, behind one small interface.
+
+`builtin:world` is rendered, not stored; a dataset folder is anything `genin.distill.data.dataset` reads. A source knows its
+captions (the world's are phrased anew each epoch), its attribute columns if it has any, and renders or reads pictures
+on all cores once, into an array that training indexes. The worker processes import this module, which therefore does without
+torch.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shlex
+import signal
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genin.dataset.sets import METADATA
+from genin.distill.data.aspect import bucket_of
+from genin.distill.data.labels import labels_of
+from genin.distill.data.parquet import SUFFIXES as TABLE_SUFFIXES
+from genin.hub.repository import may_be_on_the_hub
+from genin.runtimes.errors import InputError
+
+BUILTIN_WORLD = "builtin:world"
+CHUNK = 256  # pictures that are made at once
+FEW = 4  # tasks that are sooner done in this process
+AHEAD = 2
+Shape = tuple[int, int]  # (width, height) in pixels
+T = TypeVar("T")
+Split = Literal["train", "val", "test"]
+
+
+class Source(Protocol):
+    """Captioned pictures, indexed from 0."""
+
+    name: str
+    columns: Mapping[str, Sequence[str]]
+    licence: str
+    origins: Sequence[Mapping[str, Any]]  # whose pictures they are: `datasets.origins_of`
+    digest: str  # of what it holds: other pictures or captions, another digest
+    rephrases: bool  # whether captions of later epochs say the same in other words
+
+    def __len__(self) -> int: ...
+
+    def pictures(self, start: int, count: int, size: int) -> NDArray[np.uint8]:
+        """Pictures start…start+count as (count, size, size, 3) uint8."""
+
+    def captions(self, indices: Sequence[int], epoch: int = 0) -> list[str]: ...
+
+    def row(self, index: int) -> Mapping[str, str]: ...
+
+    def labels(self, captions: Sequence[str], rows: Sequence[Mapping[str, str]]) -> dict[str, NDArray[np.int64]]: ...
+
+    def held_out(self) -> Source | None:
+        """The val split of the same, or None where it has none."""
+        ...
+
+
+class WorldSource:
+    """`count` scenes of one split of the built-in world."""
+
+    name = BUILTIN_WORLD
+    licence = "Apache-2.0"
+    rephrases = True
+    origins: Sequence[Mapping[str, Any]] = (
+        {
+            "source": "drawn by genin's built-in world",
+            "rights": "genin's authors",
+            "licence": "Apache-2.0",
+            "pictures": 0,
+        },
+    )
+
+    def __init__(self, split: Split, count: int, seed: int = 0) -> None:
+        from genin.distill.world.captions import VERSION
+        from genin.distill.world.scene import ATTRIBUTES
+
+        self.split, self.count, self.seed = split, count, seed
+        self.digest = f"{self.name}-{split}-{count}-{seed}-captions{VERSION}"
+        self.columns: Mapping[str, Sequence[str]] = ATTRIBUTES
+
+    def __len__(self) -> int:
+        return self.count
+
+    def pictures(self, start: int, count: int, size: int) -> NDArray[np.uint8]:
+        from genin.distill.world.dataset import render_batch
+
+        return render_batch(self.split, self.seed, start, count, size)[0]
+
+    def captions(self, indices: Sequence[int], epoch: int = 0) -> list[str]:
+        from genin.distill.world.captions import caption
+        from genin.distill.world.scene import scene_at
+
+        return [caption(scene_at(self.split, self.seed, i), seed=epoch * 1_000_003 + i) for i in indices]
+
+    def row(self, index: int) -> Mapping[str, str]:
+        from genin.distill.world.scene import scene_at
+
+        scene = scene_at(self.split, self.seed, index)
+        return {name: getattr(scene, name) for name in self.columns}
+
+    def labels(self, captions: Sequence[str], rows: Sequence[Mapping[str, str]]) -> dict[str, NDArray[np.int64]]:
+        return labels_of(captions, rows, self.columns)
+
+    def held_out(self) -> Source | None:
+        return WorldSource("val", self.count, self.seed)
+
+
+class FolderSource:
+    """A dataset folder: imagefolder with metadata, or what `genin data prepare` wrote."""
+
+    rephrases = False
+
+    def __init__(self, folder: Path, split: Split = "train") -> None:
+        from genin.distill.data.dataset import ImageDataset
+
+        self.folder, self.dataset = folder, ImageDataset.open(folder, split=split)
+        self.name, self.licence = folder.name, self.dataset.licence
+        self.columns: Mapping[str, Sequence[str]] = self.dataset.columns
+        self.origins: Sequence[Mapping[str, Any]] = self.dataset.origins
+        if lacking := [row.file_name for row in self.dataset.rows if not row.text]:
+            raise InputError(
+                f"{len(lacking)} of {len(self.dataset)} pictures have no caption, {lacking[0]} the first",
+                where=folder,
+                remedy="write them into metadata.jsonl, or: genin data caption",
+            )
+        self.digest = self.dataset.digest()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def pictures(self, start: int, count: int, size: int) -> NDArray[np.uint8]:
+        return np.stack([self.dataset.picture(i % len(self.dataset), size) for i in range(start, start + count)])
+
+    def pictures_of(self, rows: Sequence[int], shape: Shape) -> NDArray[np.uint8]:
+        """These pictures, cut to one (width, height), as (N, height, width, 3)."""
+        return np.stack([self.dataset.picture(row, shape) for row in rows])
+
+    def shapes(self, rows: Sequence[int], size: int, multiple: int) -> list[Shape]:
+        """The aspect buckets that these pictures fall into (`data.aspect`)."""
+        return [bucket_of(self.dataset.size(row), size, multiple) for row in rows]
+
+    def captions(self, indices: Sequence[int], epoch: int = 0) -> list[str]:
+        return [self.dataset.caption(i) for i in indices]
+
+    def row(self, index: int) -> Mapping[str, str]:
+        return self.dataset.row(index)
+
+    def labels(self, captions: Sequence[str], rows: Sequence[Mapping[str, str]]) -> dict[str, NDArray[np.int64]]:
+        return labels_of(captions, rows, self.columns)
+
+    def held_out(self) -> Source | None:
+        try:
+            return FolderSource(self.folder, "val")
+        except InputError:  # too few pictures to split
+            return None
+
+
+def open_source(name: str, split: Split = "train", *, count: int, seed: int = 0) -> Source:
+    """`builtin:world` (of which `count` scenes are used), or a dataset folder (used whole)."""
+    if name == BUILTIN_WORLD:
+        return WorldSource(split, count, seed)
+    folder = Path(name)
+    if not folder.exists() and may_be_on_the_hub(name):
+        raise InputError(
+            "no such dataset folder", where=name, remedy=f"if it is a set of the hub, first: {_prepare(name)}"
+        )
+    try:
+        if not folder.is_dir():
+            raise InputError("no such dataset folder", where=name, remedy=f"give a folder or '{BUILTIN_WORLD}'")
+        return FolderSource(folder, split)
+    except InputError as error:
+        if not (folder / METADATA).is_file() and any(file.suffix.lower() in TABLE_SUFFIXES for file in _files(folder)):
+            remedy = f"first: {_prepare(name)}"
+            raise InputError("parquet files are prepared before training", where=name, remedy=remedy) from error
+        raise
+
+
+def _files(path: Path) -> Iterable[Path]:
+    return [path] if path.is_file() else path.rglob("*")
+
+
+def _prepare(name: str) -> str:
+    """The command that makes a dataset folder of it, and what to give then."""
+    short = name.partition("@")[0].rpartition("/")[2]
+    path = Path(name)
+    out = path.with_name(f"{path.stem if path.is_file() else path.name}-prepared") if path.exists() else f"data/{short}"
+    return f"genin data prepare {shlex.quote(name)} --out {shlex.quote(str(out))}; then give --data {shlex.quote(str(out))}"
+
+
+def pictures_at(source: Source, rows: Sequence[int], shape: Shape) -> NDArray[np.uint8]:
+    """Pictures of a source as (N, height, width, 3) uint8; of other shapes than squares where it has files."""
+    if isinstance(rows, range) and rows.step == 1 and shape[0] == shape[1]:
+        return source.pictures(rows.start, len(rows), shape[0])
+    if isinstance(source, FolderSource):
+        return source.pictures_of(rows, shape)
+    return np.concatenate([source.pictures(row, 1, shape[0]) for row in rows])
+
+
+def load_pictures(source: Source, count: int, size: int, folder: Path) -> NDArray[np.uint8]:
+    """The first `count` pictures of a source as one uint8 array NHWC, made on all cores.
+
+    The array is mapped from a file in `folder` that has no name and goes with the process: memory holds as much of it as there is
+    room for, the disk 3·size² bytes a picture (20 GB for 24,000 of 512 px), for every process of a run.
+    """
+    count = min(count, len(source))
+    with tempfile.TemporaryFile(dir=folder) as file:
+        pictures = np.memmap(file, np.uint8, "w+", shape=(count, size, size, 3))
+    tasks = [(range(start, min(start + CHUNK, count)), (size, size)) for start in range(0, count, CHUNK)]
+    for (rows, _), part in zip(tasks, map_source(pictures_at, source, tasks), strict=True):
+        pictures[rows.start : rows.stop] = part
+    return pictures
+
+
+def map_source(function: Callable[..., T], source: Source, tasks: Sequence[tuple[Any, ...]]) -> Iterator[T]:
+    """function(source, *task) for each task, in order, on this process's share of the cores. A few are ahead of the one that is
+    taken, no more: results may be large. A few tasks are not worth other processes.
+
+    The processes are spawned, not forked: PyTorch's threads and locks do not survive a fork. As everywhere with spawned processes,
+    a script that trains needs `if __name__ == "__main__"`."""
+    workers = min(len(tasks), max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
+    if workers <= 1 or len(tasks) < FEW:
+        yield from (function(source, *task) for task in tasks)
+        return
+    # The source goes to a worker once: its rows may be millions.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_take_source, initargs=(source,))
+    try:
+        pending: deque[Future[T]] = deque()
+        for task in tasks:
+            pending.append(pool.submit(_with_source, function, task))
+            if len(pending) > workers + AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_source: Source | None = None  # of a worker process
+
+
+def _take_source(source: Source) -> None:
+    global _source
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then ends the pool
+    _source = source
+
+
+def _with_source(function: Callable[..., T], task: tuple[Any, ...]) -> T:
+    return function(_source, *task)
+
+
+def joined_licences(*licences: str | None) -> str:
+    """All that something was made of, each once; "unknown" is one of them: pictures of unknown licence leave weights of none."""
+    parts = [part.strip() for licence in licences if licence is not None for part in (licence or "unknown").split(",")]
+    return ", ".join(dict.fromkeys(part for part in parts if part)) or "unknown"

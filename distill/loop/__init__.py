@@ -1,0 +1,1 @@
+"""The training loop: updates, averages, checkpoints, alarms, limits of the host."""

@@ -1,0 +1,92 @@
+"""What of a network learns: its moving average, its state without the rest, and its optimiser.
+
+Weights that do not learn are shared and never copied, so that adapters on a network of gigabytes cost megabytes in averages and
+checkpoints. States hold whole tensors, also of networks that are shared out over processes (`sharding`).
+
+Not here: when they are updated and saved (`training`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Container, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from genin.distill.loop import sharding
+from genin.distill.models.lora import shared_copy
+from genin.distill.recipe import Optimisation
+from genin.runtimes.errors import InputError
+
+
+class Average(nn.Module):
+    """An exponential moving average of a network's weights that train; `module` is the network that has them.
+
+    Its frozen weights are the very tensors of the network it was made from: neither copied nor written to checkpoints, so that
+    adapters on a large network cost what the adapters hold. Who changes frozen weights changes them in both.
+    """
+
+    n_averaged: Tensor
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.module = shared_copy(network, [p for p in network.parameters() if not p.requires_grad])
+        self.trained = [name for name, p in network.named_parameters() if p.requires_grad]
+        self.register_buffer("n_averaged", torch.tensor(0, dtype=torch.long))
+        self.decay = decay
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """One step towards the network's present weights; the first is a copy of them. Buffers are always copies."""
+        mine, theirs = dict(self.module.named_parameters()), dict(network.named_parameters())
+        averages, current = (
+            [sharding.local(these[name].detach()) for name in self.trained] for these in (mine, theirs)
+        )
+        # The decay grows as (1 + n)/(10 + n), so that early averages do not hold on to the initial weights: none reaches back
+        # further than a ninth of the updates, and in a run too short for two decays they are the same.
+        n = int(self.n_averaged)
+        if n == 0:
+            torch._foreach_copy_(averages, current)
+        else:
+            torch._foreach_lerp_(averages, current, 1.0 - min(self.decay, (1 + n) / (10 + n)))
+        for own, other in zip(self.module.buffers(), network.buffers(), strict=True):
+            own.copy_(other)
+        self.n_averaged += 1
+
+
+def learnt_state(network: nn.Module, frozen: Container[str]) -> dict[str, Tensor]:
+    """A state dictionary of whole tensors without the parameters whose names are `frozen`."""
+    return {name: sharding.whole(value) for name, value in network.state_dict().items() if name not in frozen}
+
+
+def load_learnt_state(network: nn.Module, state: Mapping[str, Tensor], frozen: Container[str]) -> None:
+    """The way back from `learnt_state`. Errors: RuntimeError naming weights that are missing or unknown."""
+    if any(isinstance(weight, DTensor) for weight in network.parameters()):
+        own = network.state_dict().keys()
+        missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
+        sharding.take_whole(network, state)
+    else:
+        missing, unknown = network.load_state_dict(state, strict=False)
+    if wrong := [name for name in missing if name not in frozen] + list(unknown):
+        raise RuntimeError(f"{len(wrong)} weights are missing or unknown, e.g. '{wrong[0]}'")
+
+
+def make_optimizer(
+    settings: Optimisation, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser. Errors: InputError where its package is not installed: another one would train differently."""
+    decay = settings.weight_decay
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay, fused=True)
+    try:
+        bitsandbytes = importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        remedy = "pip install bitsandbytes, or set optimizer to adamw"
+        raise InputError(
+            f"'bitsandbytes' is not installed, which optimizer {settings.optimizer} needs", remedy=remedy
+        ) from error
+    made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(parameters, lr=lr, betas=betas, weight_decay=decay)
+    return made

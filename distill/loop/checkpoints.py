@@ -1,0 +1,127 @@
+"""The two files that a training goes on from: its checkpoint, and its log of rows.
+
+Each is written beside the old one and renamed over it: a crash or a full disk leaves the previous one whole. A checkpoint says
+with which settings it was made, and is not gone on with under others. Beside them, where a recipe asks for it, stand the
+averages of a run on its way.
+
+Not here: what is in a checkpoint (`training`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from genin.distill.recipe import Optimisation, plain
+from genin.runtimes.errors import GeninError, InputError
+
+# How long and how often may change from one run to the next; what was done stays what it was.
+MAY_CHANGE = {
+    "images",
+    "preview_images",
+    "checkpoint_minutes",
+    "cache_images",
+    "compile",
+    "keep_averages",
+    "gradient_checkpointing",
+    "accumulate",
+    "validation_prompts",
+}
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisation) -> None:
+    """Errors: GeninError where it cannot be written; the one before stays."""
+    partial = path.with_suffix(".partial")
+    try:
+        torch.save({**state, "settings": plain(dataclasses.asdict(settings))}, partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save says RuntimeError for a disk that is full
+        partial.unlink(missing_ok=True)
+        raise GeninError(
+            f"could not save the checkpoint ({' '.join(str(error).split())[:120]})",
+            where=path,
+            remedy="free some space and run again with --resume; the previous checkpoint is whole",
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU, mapped: tensors are read as far as they are used. Keep only `copied` ones: the next
+    checkpoint replaces the file. Errors: InputError for a file that is damaged."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (KeyError, RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise mismatch_error(path, error) from error
+    return state
+
+
+def copied(tree: Any) -> Any:
+    """Nested dictionaries and lists with copies of their tensors."""
+    if isinstance(tree, Tensor):
+        return tree.clone()
+    if isinstance(tree, Mapping):
+        return {key: copied(value) for key, value in tree.items()}
+    return [copied(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def forget(folder: Path, stage: str) -> None:
+    """Remove what an earlier run left of a stage: its checkpoint, log and events."""
+    for name in ("checkpoint.pt", "log.jsonl", "events.jsonl"):
+        (folder / f"{stage}.{name}").unlink(missing_ok=True)
+
+
+def mismatch_error(path: Path, error: Exception) -> InputError:
+    """A checkpoint that is damaged, or of other networks."""
+    reason = " ".join(str(error).split())[:160]
+    what = f"this checkpoint does not fit the recipe ({reason})"
+    return InputError(what, where=path, remedy="use the recipe it was made with, or another --out")
+
+
+def save_average(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Weights as they are now, in half precision: a point of a curve, not something to go on from."""
+    partial = path.with_suffix(".partial")
+    save_file({name: value.half().contiguous().cpu() for name, value in state.items()}, partial)
+    partial.replace(path)
+
+
+def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: Optimisation) -> None:
+    """Errors: InputError for a checkpoint made with another recipe: what was done by then would stand under settings it was not
+    done with."""
+    if not state.get("update_index"):
+        return  # nothing has been done under them
+    earlier, now = plain(state.get("settings", {})), plain(dataclasses.asdict(settings))
+    changed = [key for key in earlier if key in now and key not in MAY_CHANGE and earlier[key] != now[key]]
+    if changed:
+        had = ", ".join(f"{stage}.{key} {earlier[key]}" for key in changed)
+        remedy = "use the recipe it was begun with, or name another --out"
+        raise InputError(f"this run was begun with {had}", where=path, remedy=remedy)
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a log; where the machine went down in the middle of one, without it."""
+    rows = [_row(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row is not None]
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(path)
+
+
+def _row(line: str) -> dict[str, float] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "images_seen" in row else None

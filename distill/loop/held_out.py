@@ -1,0 +1,95 @@
+"""Held-out captions, drawn by a network while it trains: are its pictures nearer to true ones than they were?
+
+`kid` is the kernel distance (Bińkowski et al. 2018, arXiv:1801.01401) between the network's pictures and true ones of the same
+captions, which no training has seen, in the frozen teacher's own features (for a teacher that is tuned: those of its base). Any
+teacher brings them along, and they need no decoder. It chooses the checkpoint, so it is not a figure to report (`genin evaluate`
+has those, on other captions). `kid_error` is half of its 95 % interval: it sees a network get worse, but not which of two good
+ones is better. Captions, noises and true pictures are the same every time, so that results differ by the network alone.
+
+Not here: what is special to students (`student.held_out`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genin.benchmarks.quality.frechet import MIN_KID_PICTURES, Features, kid_of_pairs
+from genin.distill.inputs.latents import cache_latents
+from genin.distill.inputs.sources import Source
+from genin.distill.models.guided import Guided
+from genin.distill.models.pixels import batch_size_for
+
+BATCH = 64  # of latents of 16×16
+TIMESTEP = 20  # hardly any noise: what a denoiser sees there are the fine parts
+SEED = 1_000_003
+# Noise (N, C, H, W) of the captions in these rows => their pictures, as final latents.
+Draw = Callable[[Tensor, slice], Tensor]
+
+
+@dataclass(frozen=True)
+class HeldOutPictures:
+    """N `captions`, their `text` (N, L, D) as `teacher` embeds it, and `noise` (N, C, H, W); features of their true pictures in
+    the teacher's encoder (N, F)."""
+
+    teacher: Guided
+    captions: Sequence[str]
+    text: Tensor
+    noise: Tensor
+    true: Features
+
+    @staticmethod
+    def seen_by(teacher: Guided, captions: Sequence[str], latents: Tensor) -> HeldOutPictures:
+        """True pictures, as final latents (N, C, H, W). Of the teacher's UNet only the encoder is used."""
+        text = teacher.embed(list(captions))
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(SEED))
+        return HeldOutPictures(teacher, captions, text, noise, _features(teacher, latents, text, noise))
+
+    def kid(self, drawn: Tensor) -> dict[str, float]:
+        """`kid` and `kid_error` of pictures drawn under the captions, final latents (N, C, H, W)."""
+        # Features differ in scale, and KID's kernel would see few of them: each at the true pictures' mean and deviation.
+        mean, deviation = self.true.mean(axis=0), self.true.std(axis=0) + 1e-6
+        ours, theirs = (
+            (found - mean) / deviation for found in (_features(self.teacher, drawn, self.text, self.noise), self.true)
+        )
+        found = kid_of_pairs(ours, theirs, self.captions, self.captions)
+        return {"kid": found.value, "kid_error": found.error}
+
+    def drawn(self, draw: Draw, noise: Tensor) -> Tensor:
+        """Latents of the first captions, one a noise, on the CPU."""
+        parts = [draw(noise[rows].to(self.teacher.device), rows).cpu() for rows in _batches(noise)]
+        return torch.cat(parts)
+
+
+def held_out_latents(
+    source: Source, vae: Any, size: int, count: int, device: torch.device, cache: Path
+) -> Tensor | None:
+    """Final latents of a held-out source's first `count` pictures, kept in the file `cache`; None where too few for KID."""
+    count = min(count, len(source))
+    if count < 2 * MIN_KID_PICTURES:
+        return None
+    return cache_latents(source, vae, count, size, device, cache).latents.float()
+
+
+@torch.no_grad()
+def _features(teacher: Guided, latents: Tensor, text: Tensor, noise: Tensor) -> Features:
+    """Final latents (N, C, H, W), row i under caption i => (N, F): all levels' maps of the teacher's encoder, averaged over their
+    places."""
+    found = []
+    for rows in _batches(latents):
+        x0, part = latents[rows].to(teacher.device), noise[rows].to(teacher.device)
+        t = torch.full((len(x0),), TIMESTEP, dtype=torch.long, device=teacher.device)
+        maps, _ = teacher.features(teacher.process.add_noise(x0, part, t), t, text[rows])
+        found.append(torch.cat([one.float().mean(dim=(2, 3)) for one in maps], dim=1).cpu())
+    return torch.cat(found).numpy()
+
+
+def _batches(latents: Tensor) -> list[slice]:
+    """Rows that are drawn at once."""
+    size, count = batch_size_for(BATCH, latents.shape[-1], 16), len(latents)
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

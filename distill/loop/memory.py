@@ -1,0 +1,376 @@
+"""What a training takes in memory and operations, told from configs before it has begun.
+
+Weights, gradients, moments and averages are counted. Activations are what autograd keeps of a pass, found on tensors without data
+(`FakeTensorMode`): the same kernels' choices, no multiplications. From them follow what `--dry-run` says, the warning before a
+phase that will not fit, and what an out-of-memory error advises (`advice`). docs/scaling.md holds them against measured ones.
+
+The text encoder and the autoencoder stand beside every phase (`Others`).
+
+Not counted: the framework itself (1 GB, 2 on a graphics card), what the allocator leaves unused, the text encoder's and the
+autoencoder's passes, which are over before a phase begins.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from genin.distill.models.unet_features import encoder_features
+from genin.distill.recipe import (
+    AdversarialRecipe,
+    FinetuneRecipe,
+    Optimisation,
+    PruneRecipe,
+    Recipe,
+    StepsRecipe,
+)
+from genin.runtimes.errors import InputError
+from genin.runtimes.folder import AGAIN, read_json, read_model_index
+
+if TYPE_CHECKING:
+    from genin.distill.models.folder import ModelFolder
+
+FP32, BF16 = 4, 2
+MOMENTS = {"adamw": 8, "adamw8bit": 2}  # bytes of AdamW's two a weight (8 bits: Dettmers et al. 2021, arXiv:2110.02861)
+WORTH_SAYING = 50_000_000  # bytes
+PASSES = {False: 3, True: 4}  # forwards that an update is worth: way back twice one; again once where checkpointed
+
+
+@dataclass(frozen=True)
+class Unet:
+    """A diffusers UNet's config, asked for costs; `tokens` are those of a caption."""
+
+    config: tuple[tuple[str, Any], ...]
+    tokens: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], tokens: int) -> Unet:
+        frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if not k.startswith("_")}
+        return cls(tuple(sorted(frozen.items())), tokens)
+
+    @property
+    def parameters(self) -> int:
+        return _counts(self)[0]
+
+    @property
+    def encoder_parameters(self) -> int:
+        """Those of all but its way up."""
+        return _counts(self)[3]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of a pass for one picture."""
+        return _counts(self)[1]
+
+    @property
+    def encoder_macs(self) -> int:
+        """Those of its down path and middle."""
+        return _counts(self)[2]
+
+    def activations(self, batch: int, *, checkpointing: bool, mixed: bool, encoder: bool = False) -> int:
+        """Bytes that autograd keeps of a pass, the weights' copies in bf16 and what a checkpointed block makes again included. The
+        `encoder` alone is taken as frozen: gradients are its pictures'."""
+        return _activations(self, batch, checkpointing, mixed, encoder)
+
+
+class Others(NamedTuple):
+    """Weights of a model's other networks, which are in memory beside the UNet."""
+
+    text_encoder: int
+    autoencoder: int
+
+    @classmethod
+    def of(cls, model: ModelFolder) -> Others:
+        """Those of a model in memory."""
+        counts = (sum(p.numel() for p in part.parameters()) for part in (model.text_encoder, model.vae))
+        return cls(*counts)
+
+    @classmethod
+    def of_folder(cls, path: Path) -> Others:
+        """The same of a model folder, by its configs. Errors: InputError for a folder that is not one."""
+        import diffusers
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        kind = getattr(diffusers, read_model_index(path)["vae"][1])
+        what = "the model folder lacks a file"
+        text, vae = (read_json(path / part / "config.json", what) for part in ("text_encoder", "vae"))
+        known = inspect.signature(kind).parameters
+        try:
+            with torch.device("meta"):
+                parts = (
+                    CLIPTextModel(CLIPTextConfig.from_dict(text)),
+                    kind(**{name: value for name, value in vae.items() if name in known}),
+                )
+        except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"cannot build the networks ({reason})", where=path, remedy=AGAIN) from error
+        return cls(*(sum(p.numel() for p in part.parameters()) for part in parts))
+
+
+@cache
+def _counts(unet: Unet) -> tuple[int, int, int, int]:
+    from genin.benchmarks.model_facts import cost_of, unet_cost
+
+    with torch.device("meta"):
+        network, x, t, text = _inputs(unet, 1)
+        _, encoder = cost_of(network, lambda: encoder_features(network, x, t, text))
+        way_up = sum(p.numel() for name, p in network.named_parameters() if name.startswith("up_blocks."))
+    parameters, macs = unet_cost(dict(unet.config), tokens=unet.tokens)
+    return parameters, macs, encoder, parameters - way_up
+
+
+def _inputs(unet: Unet, batch: int) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
+    from diffusers import UNet2DConditionModel
+
+    network: Any = UNet2DConditionModel.from_config(dict(unet.config))
+    side, width = int(network.config.sample_size), network.config.cross_attention_dim
+    x = torch.zeros(batch, network.config.in_channels, side, side)
+    return network, x, torch.zeros(batch), torch.zeros(batch, unet.tokens, width)
+
+
+@cache
+def _activations(unet: Unet, batch: int, checkpointing: bool, mixed: bool, encoder: bool) -> int:
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        network, x, t, text = _inputs(unet, batch)
+        network.requires_grad_(not encoder)
+        x.requires_grad_(encoder)
+        weights = {id_of(weight) for weight in network.parameters()}
+        alive: list[torch.Tensor] = []  # a storage's identity is its own as long as it lives
+        kept: dict[int, int] = {}
+        open_: list[dict[int, int]] = [kept]
+        again = 0
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            if id_of(tensor) not in weights:
+                alive.append(tensor)
+                open_[-1][id_of(tensor)] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        def block(module: Any, *arguments: Any) -> Any:
+            """In place of a checkpoint: its inputs are kept, what is inside it only for a while."""
+            nonlocal again
+            for argument in arguments:
+                if isinstance(argument, torch.Tensor):
+                    keep(argument)
+            open_.append({})
+            result = module(*arguments)
+            again = max(again, sum(open_.pop().values()))
+            return result
+
+        if checkpointing:
+            network.enable_gradient_checkpointing(block)
+        precision = torch.autocast("cpu", torch.bfloat16, enabled=mixed)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
+            if encoder:
+                encoder_features(network, x, t, text)
+            else:
+                network(x, t, encoder_hidden_states=text)
+    copies = (
+        BF16 * unet.parameters if checkpointing and mixed and not encoder else 0
+    )  # autocast's, until the pass is over
+    return sum(kept.values()) + again + copies
+
+
+def id_of(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+# --- memory ------------------------------------------------------------------------------------------------------------
+
+Parts = dict[str, int]  # what => bytes
+
+
+def network_parts(settings: Optimisation, trained: int, *, kept: int, name: str, shares: int = 1) -> Parts:
+    """Of `trained` weights that learn: themselves, gradients, moments, and `kept` copies (averages, the best of them); of networks
+    that are shared out, one of `shares`."""
+    moments = MOMENTS[settings.optimizer]
+    parts = {name: FP32 * trained, f"{name}'s gradients": FP32 * trained, f"{name}'s moments": moments * trained}
+    parts |= {f"{name}'s averages": FP32 * trained * kept} if kept else {}
+    return {what: size // shares for what, size in parts.items()}
+
+
+def distill_memory(
+    phase: str,
+    recipe: Recipe,
+    teacher: Unet,
+    student: Unet,
+    others: Others,
+    *,
+    processes: int = 1,
+    sharded: bool = False,
+) -> Parts:
+    """Bytes at the peak of a phase's updates in each of `processes`. Pool and encoded pictures are mapped from files."""
+    settings: PruneRecipe | StepsRecipe = getattr(recipe, phase)
+    mixed, checkpointing = settings.mixed_precision == "bf16", settings.gradient_checkpointing
+    batch = max(1, settings.batch_size // processes // settings.accumulate)
+    looked_at = isinstance(settings, StepsRecipe) and settings.held_out_images > 0
+    shares = processes if sharded else 1
+    parts = {
+        "teacher": (BF16 if recipe.pool.teacher_precision == "bf16" else FP32) * teacher.parameters,
+        "text encoder and autoencoder": FP32 * sum(others),
+        **network_parts(
+            settings, student.parameters, kept=len(settings.ema_decays) + looked_at, name="student", shares=shares
+        ),
+    }
+
+    def passes(unet: Unet, encoder: bool = False) -> int:
+        return unet.activations(batch, checkpointing=checkpointing, mixed=mixed, encoder=encoder)
+
+    if isinstance(settings, PruneRecipe):
+        return parts | {"activations": passes(student) * (2 if settings.feature_weight > 0 else 1)}
+    learns = max(learnt_steps(settings))
+    activations = learns * passes(student)
+    judged = settings if isinstance(settings, AdversarialRecipe) else None
+    adversarial = judged is not None and judged.adversarial_weight > 0
+    if settings.perceptual_weight > 0 or adversarial:
+        activations += passes(teacher, encoder=True)
+    if judged is not None and judged.matching_weight > 0:
+        rank = judged.fake_score_rank
+        weights = lora_parameters(teacher, rank) if rank else teacher.parameters
+        parts |= network_parts(settings, weights, kept=0, name="fake score", shares=1 if rank else shares)
+        activations += passes(teacher)  # it learns while the student's pass waits
+    return parts | {"activations": activations}
+
+
+def finetune_memory(
+    settings: FinetuneRecipe,
+    teacher: Unet,
+    rank: int,
+    others: Others,
+    *,
+    processes: int = 1,
+    sharded: bool = False,
+) -> Parts:
+    """The same of tuning a teacher: whole (`rank` 0) or by adapters. The text encoder's own adapters are not counted."""
+    batch = max(1, settings.batch_size // processes // settings.accumulate)
+    mixed, looked_at = settings.mixed_precision == "bf16", settings.held_out_images > 0
+    trained = lora_parameters(teacher, rank) if rank else teacher.parameters
+    if settings.train_text_encoder and not rank:
+        trained, others = trained + others.text_encoder, others._replace(text_encoder=0)
+    kept, name = len(settings.ema_decays) + looked_at, "adapters" if rank else "teacher"
+    frozen = BF16 if settings.frozen_precision == settings.mixed_precision == "bf16" else FP32
+    parts = {"frozen teacher": frozen * teacher.parameters} if rank else {}
+    if looked_at and not rank:
+        parts["the base's encoder, for looks"] = (BF16 if mixed else FP32) * teacher.encoder_parameters
+    return {
+        **parts,
+        "text encoder and autoencoder": FP32 * sum(others),
+        **network_parts(settings, trained, kept=kept, name=name, shares=processes if sharded and not rank else 1),
+        "activations": teacher.activations(batch, checkpointing=settings.gradient_checkpointing, mixed=mixed),
+    }
+
+
+def lora_parameters(unet: Unet, rank: int) -> int:
+    """Weights of adapters of a rank on all attention's projections."""
+    from genin.distill.models.lora import is_adapter, low_rank_copy
+
+    with torch.device("meta"):
+        network, *_ = _inputs(unet, 1)
+        return sum(p.numel() for name, p in low_rank_copy(network, rank).named_parameters() if is_adapter(name))
+
+
+# --- operations --------------------------------------------------------------------------------------------------------
+
+
+def learnt_steps(settings: StepsRecipe) -> list[int]:
+    """How many of a rollout's predictions carry gradients, for each of the recipe's numbers of steps."""
+    return [min(2, count) if settings.backward_distillation else count for count in settings.step_counts]
+
+
+def distill_flop(phase: str, recipe: Recipe, teacher: Unet, student: Unet) -> float:
+    """Floating-point operations of an update, for one picture (two a multiply-add); of the `pool`, for one row."""
+    whole, encoder, ours = teacher.macs, teacher.encoder_macs, student.macs
+    if phase == "pool":
+        return 2.0 * recipe.pool.teacher_steps * 2 * whole
+    settings: PruneRecipe | StepsRecipe = getattr(recipe, phase)
+    update = PASSES[settings.gradient_checkpointing]
+    if isinstance(settings, PruneRecipe):
+        total = update * ours + settings.random_conditioning / 2 * 2 * whole
+        if settings.feature_weight > 0:
+            total += update * student.encoder_macs + encoder
+        return 2.0 * total
+    most, rollouts = max(settings.step_counts), 0.0
+    for count, learnt in zip(settings.step_counts, learnt_steps(settings), strict=True):
+        lengths = range(2, count + 1) if settings.backward_distillation and count > 1 else [count]
+        for length in lengths:
+            asked = 0.0
+            if settings.backward_distillation and count > 1:  # the guided teacher, from there to the end
+                done = (length - 1) / count
+                asked = 2 * max(1, round((1 - done) * most)) * whole
+            rollouts += (learnt * update * ours + (length - learnt) * ours + asked) / len(lengths)
+    total = rollouts / len(settings.step_counts)
+    judged = settings if isinstance(settings, AdversarialRecipe) else None
+    adversarial = judged is not None and judged.adversarial_weight > 0
+    if settings.perceptual_weight > 0 or adversarial:
+        total += (update - 1) * encoder  # gradients of the picture alone
+    total += encoder * ((settings.perceptual_weight > 0) + adversarial)
+    if settings.consistency_weight > 0:
+        total += (update + 1) * ours
+    if judged is not None:
+        total += judged.mismatched_captions * encoder * adversarial
+        total += 2 * whole * (judged.distillation_weight > 0)
+        if judged.matching_weight > 0:
+            learns = update - 1 if judged.fake_score_rank else update
+            total += 3 * whole + judged.fake_score_updates * learns * whole
+    return 2.0 * total
+
+
+def finetune_flop(settings: FinetuneRecipe, teacher: Unet, rank: int) -> float:
+    """Floating-point operations of an update for one picture."""
+    update = PASSES[settings.gradient_checkpointing]
+    return 2.0 * teacher.macs * (update - 1 if rank else update)
+
+
+# --- what to do about it -----------------------------------------------------------------------------------------------
+
+
+def options_of(section: str, settings: Optimisation, processes: int) -> dict[str, dict[str, Any]]:
+    """What can be written in any section to need less => the settings that it changes."""
+    half, parts = settings.batch_size // 2, 2 * settings.accumulate
+    changes: dict[str, dict[str, Any]] = {
+        f"{section}.gradient_checkpointing: true": {"gradient_checkpointing": True},
+        f"{section}.optimizer: adamw8bit": {"optimizer": "adamw8bit"},
+        f"{section}.ema_decays: [{settings.ema_decays[0]:g}]": {"ema_decays": settings.ema_decays[:1]},
+    }
+    if settings.batch_size % (processes * parts) == 0:
+        changes[f"{section}.accumulate: {parts}"] = {"accumulate": parts}
+    if half and half % (processes * settings.accumulate) == 0:
+        changes[f"{section}.batch_size: {half}"] = {"batch_size": half}
+    return changes
+
+
+def distill_options(phase: str, recipe: Recipe, processes: int = 1) -> dict[str, dict[str, Any]]:
+    """What can be written in a recipe to need less in a phase => the sections it changes."""
+    settings = getattr(recipe, phase)
+    changes = options_of(phase, settings, processes)
+    if isinstance(settings, AdversarialRecipe) and settings.matching_weight > 0 and not settings.fake_score_rank:
+        changes["adversarial.fake_score_rank: 32"] = {"fake_score_rank": 32}
+    options = {says: {phase: replace(settings, **changed)} for says, changed in changes.items()}
+    if settings.mixed_precision == "bf16":
+        options["pool.teacher_precision: bf16"] = {"pool": replace(recipe.pool, teacher_precision="bf16")}
+    return options
+
+
+def finetune_options(settings: FinetuneRecipe, rank: int, processes: int = 1) -> dict[str, dict[str, Any]]:
+    """The same of tuning: the settings it changes; `lora_rank` stands for the rank that was asked for."""
+    options = options_of("finetune", settings, processes)
+    return options if rank else {**options, "finetune.lora_rank: 16": {"lora_rank": 16}}
+
+
+def advice(settings: Any, options: Mapping[str, Mapping[str, Any]], memory: Callable[[Any], Parts]) -> Sequence[str]:
+    """Of options (what to write => changed settings), those that need less, with how much; most first."""
+    now = sum(memory(settings).values())
+    found = {says: now - sum(memory(replace(settings, **changed)).values()) for says, changed in options.items()}
+    return [
+        f"{says} (−{saved / 1e9:.1f} GB)"
+        for says, saved in sorted(found.items(), key=lambda item: -item[1])
+        if saved > WORTH_SAYING
+    ]

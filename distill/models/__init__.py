@@ -1,0 +1,1 @@
+"""Networks: load and save model folders, sample, prune, narrow, adapt."""

@@ -1,0 +1,131 @@
+"""Model folders: exactly what diffusers writes, plus `genin.json` and a model card.
+
+Teachers and students are both such folders; `DiffusionPipeline.from_pretrained` opens either. `genin.json` holds what
+diffusers has no place for: parent, recipe, metrics, few-step timesteps, guidance, licence. Folders that others wrote are
+read as well (`genin.runtimes.pytorch_engine` reads the networks, `genin.runtimes.folder` the small files).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genin.distill.models.card import model_card
+from genin.distill.models.diffusion import ddim_scheduler
+from genin.processes import is_main_process, wait_for_all
+from genin.runtimes.errors import InputError
+from genin.runtimes.folder import AGAIN, GENIN_MODEL, read_info, read_json
+from genin.runtimes.pytorch_engine import read_networks
+
+
+@dataclass
+class ModelFolder:
+    """The parts of one text-to-image model, in memory. `scheduler_config` and `info` are plain dictionaries."""
+
+    path: Path
+    tokenizer: Any
+    text_encoder: Any
+    unet: Any
+    vae: Any
+    scheduler_config: dict[str, Any]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def parameters(self) -> dict[str, int]:
+        """The number of weights of each network."""
+        networks = {"text_encoder": self.text_encoder, "unet": self.unet, "vae": self.vae}
+        return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+
+    def card(self) -> str:
+        """The model card, in Markdown."""
+        prediction_type = str(self.scheduler_config.get("prediction_type"))
+        return model_card(self.info, self.parameters(), self.image_size, prediction_type)
+
+    @property
+    def latent_size(self) -> int:
+        return int(self.unet.config.sample_size)
+
+    @property
+    def image_size(self) -> int:
+        return int(self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1))
+
+
+def load_model_folder(path: Path, *, dtype: torch.dtype = torch.float32) -> ModelFolder:
+    """Read a model folder in `dtype`, frozen, in evaluation mode. Errors: InputError naming the file that is wrong."""
+    import transformers
+
+    networks = read_networks(path, dtype=dtype)
+    try:
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"cannot read the tokenizer ({reason})", where=path / "tokenizer", remedy=AGAIN) from error
+    positions = int(networks.text_encoder.config.max_position_embeddings)
+    # A folder that does not say how long captions are has a length of 10³⁰.
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    scheduler = read_json(path / "scheduler" / "scheduler_config.json", "the model folder has no scheduler")
+    return ModelFolder(
+        path, tokenizer, networks.text_encoder, networks.unet, networks.vae, scheduler, info=read_info(path)
+    )
+
+
+def save_model_folder(model: ModelFolder, out: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write a model folder, which appears whole, by rename. `dtype` stores a copy in another precision (fp16 to ship).
+
+    Where there is a folder already, files of an earlier save are replaced one after another, `model_index.json` the last;
+    anything else in it (a `training` folder) stays.
+    """
+    if is_main_process():
+        _write_folder(model, out, dtype)
+    wait_for_all()
+
+
+def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parts = {"unet": model.unet, "vae": model.vae, "text_encoder": model.text_encoder}
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
+        partial = Path(name) / out.name
+        pipeline = StableDiffusionPipeline(
+            **{key: _copy(module, dtype) for key, module in parts.items()},
+            tokenizer=model.tokenizer,
+            scheduler=ddim_scheduler(model.scheduler_config),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.save_pretrained(partial, safe_serialization=True)
+        info = {"genin_model": GENIN_MODEL, **{k: v for k, v in model.info.items() if k != "genin_model"}}
+        (partial / "genin.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+        (partial / "README.md").write_text(model.card(), encoding="utf-8")
+        for file in partial.rglob("*.safetensors"):
+            apply_umask(file)
+        if not out.exists():
+            partial.rename(out)
+            return
+        for item in sorted(partial.iterdir(), key=lambda item: item.name == "model_index.json"):
+            target = out / item.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            item.replace(target)
+
+
+def apply_umask(path: Path) -> None:
+    """Give a file or folder the permissions that the umask grants new ones: safetensors, coremltools and temporary folders leave
+    it to its owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+
+
+def _copy(module: Any, dtype: torch.dtype | None) -> Any:
+    import copy
+
+    return module if dtype is None else copy.deepcopy(module).to(dtype)

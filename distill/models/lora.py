@@ -1,0 +1,270 @@
+"""Low-rank adapters (LoRA: Hu et al. 2021, arXiv:2106.09685): beside a model's weights in training, as a file, and merged.
+
+A model is tuned by adapters on the attention of its UNet, and where asked of its text encoder. They are written in diffusers'
+layout, which `StableDiffusionPipeline.load_lora_weights` opens, and merged into fp32 weights by the same reader that merges other
+people's files (diffusers' and kohya's formats): what genin merges is what the file says, to the bit.
+
+A file of another architecture is refused before anything is touched: the libraries would leave out what they cannot place.
+
+Not here: training them (`finetune`).
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from genin.benchmarks.model_facts import fingerprint
+from genin.distill.models.diffusion import ddim_scheduler
+from genin.distill.models.folder import ModelFolder, apply_umask
+from genin.runtimes.errors import InputError
+
+FILE = "pytorch_lora_weights.safetensors"
+# A model's part => its modules that get adapters.
+TARGETS: Mapping[str, tuple[str, ...]] = {
+    "unet": ("to_q", "to_k", "to_v", "to_out.0"),
+    "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
+}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A file of adapters and how much of it is merged: W + scale · (alpha/rank) · B·A."""
+
+    file: Path
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.file.name}:{self.scale:g}"
+
+
+def lora_of(said: str) -> Lora:
+    """`FILE`, `FOLDER`, or either with `:SCALE`. Errors: InputError for a path that holds no adapters, or two files of them."""
+    path, scale = Path(said).expanduser(), 1.0
+    before, colon, after = said.rpartition(":")
+    if colon and not path.exists():
+        try:
+            path, scale = Path(before).expanduser(), float(after)
+        except ValueError:
+            path = Path(said).expanduser()
+    if not torch.isfinite(torch.tensor(scale)):
+        raise InputError(f"the scale of a LoRA must be a number, not {scale}", where=said)
+    return Lora(_file(path), scale)
+
+
+def _file(path: Path) -> Path:
+    if path.is_dir():
+        found = [path / FILE] if (path / FILE).is_file() else sorted(path.glob("*.safetensors"))
+        if len(found) != 1:
+            remedy = f"name one of: {', '.join(file.name for file in found)}" if found else "name its .safetensors file"
+            raise InputError(f"the folder has {len(found)} files of LoRA weights", where=path, remedy=remedy)
+        return found[0]
+    if not path.is_file():
+        raise InputError("no such LoRA", where=path, remedy="give a .safetensors file or its folder, FILE:SCALE")
+    if path.suffix != ".safetensors":
+        remedy = "convert it to .safetensors: others can run code when they are read"
+        raise InputError("a LoRA is read from .safetensors only", where=path, remedy=remedy)
+    return path
+
+
+def digest(loras: Sequence[Lora]) -> str:
+    """Of what is merged: other files or scales, another digest."""
+    return ", ".join(f"{fingerprint(lora.file)}:{lora.scale:g}" for lora in loras)
+
+
+# --- in training -----------------------------------------------------------------------------------------------------
+
+
+def add_adapters(network: Any, part: str, rank: int) -> None:
+    """Put adapters of `rank`, scaled by 1 (alpha = rank), on the attention of a model's `part`; they begin at B = 0."""
+    from peft import LoraConfig
+
+    targets = list(TARGETS[part])
+    network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets))
+
+
+def lower_frozen(network: nn.Module) -> None:
+    """Keep the frozen weights of linear and convolutional layers in bf16. Under bf16 autocast these are the numbers that it
+    computes with anyway, so nothing changes but the memory; norms and adapters stay in fp32."""
+    for module in network.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            for parameter in module.parameters(recurse=False):
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.bfloat16()
+
+
+def save_adapters(parts: Mapping[str, Any], out: Path) -> Lora:
+    """Write the adapters of a model's parts (name => network) to `out`, in diffusers' layout; the file appears whole."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import get_peft_model_state_dict
+
+    said: dict[str, Any] = {}
+    for part, network in parts.items():
+        state = {name: value.float().cpu() for name, value in get_peft_model_state_dict(network).items()}
+        config = network.peft_config["default"]
+        said[f"{part}_lora_layers"] = convert_state_dict_to_diffusers(state)
+        # Only what readers need: a newer peft's further keys would be unknown to an older one.
+        said[f"{part}_lora_adapter_metadata"] = {
+            "r": config.r,
+            "lora_alpha": config.lora_alpha,
+            "rank_pattern": {},
+            "alpha_pattern": {},
+            "target_modules": sorted(config.target_modules),
+        }
+    with tempfile.TemporaryDirectory(dir=out, prefix=".lora.") as partial:
+        StableDiffusionPipeline.save_lora_weights(partial, **said)
+        apply_umask(Path(partial) / FILE)
+        (Path(partial) / FILE).replace(out / FILE)
+    return Lora(out / FILE)
+
+
+# --- merging ---------------------------------------------------------------------------------------------------------
+
+
+def merge_lora(model: ModelFolder, lora: Lora) -> None:
+    """Add a LoRA to the weights of a model in memory. Errors: InputError for a file that is damaged, of another kind of adapters,
+    or of another architecture, naming the first weight that does not fit."""
+    from diffusers import StableDiffusionPipeline
+
+    check_fits(model, lora.file, _read(lora.file))
+    pipeline = StableDiffusionPipeline(
+        vae=model.vae,
+        unet=model.unet,
+        text_encoder=model.text_encoder,
+        tokenizer=model.tokenizer,
+        scheduler=ddim_scheduler(model.scheduler_config),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    try:
+        pipeline.load_lora_weights(lora.file.parent, weight_name=lora.file.name, local_files_only=True)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:  # of what the file says beside its weights
+        raise _unreadable(lora.file, error) from error
+    pipeline.fuse_lora(lora_scale=lora.scale)
+    pipeline.unload_lora_weights()
+    for network in (model.unet, model.text_encoder):
+        network.requires_grad_(False).eval()
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """A file's weights under diffusers' names."""
+    from diffusers import StableDiffusionPipeline
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = list(opened.keys())
+        if dora := [name for name in names if "dora_scale" in name]:
+            raise InputError(
+                f"this is a DoRA ('{dora[0]}'), which is no sum of weights", where=file, remedy="give a LoRA"
+            )
+        weights: dict[str, Tensor]
+        weights, _alphas = StableDiffusionPipeline.lora_state_dict(
+            file.parent, weight_name=file.name, use_safetensors=True, local_files_only=True
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, IndexError) as error:
+        raise _unreadable(file, error) from error
+    return weights
+
+
+def _unreadable(file: Path, error: Exception) -> InputError:
+    remedy = "give a LoRA of a Stable Diffusion 1.x or 2.x model, in diffusers' or kohya's format"
+    return InputError(f"cannot read the LoRA ({' '.join(str(error).split())[:200]})", where=file, remedy=remedy)
+
+
+def check_fits(model: ModelFolder, file: Path, weights: Mapping[str, Tensor]) -> None:
+    """Errors: InputError naming the first weight that has no place in the model, another shape there, or is not finite."""
+    remedy = "give a LoRA that was trained on a model of this architecture"
+    if not weights:
+        raise InputError("the file has no LoRA weights", where=file, remedy=remedy)
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for name, module, side, value in _placed(weights):
+        target = _module(model, module)
+        if target is None or side is None:
+            raise InputError(f"the LoRA's '{name}' has no place in this model", where=file, remedy=remedy)
+        shape = tuple(target.weight.shape)
+        # Down into the rank with the layer's own kernel, up from it with a kernel of 1.
+        ours = (value.shape[0], *shape[1:]) if side == "lora_A" else (shape[0], value.shape[1], *([1] * len(shape[2:])))
+        if tuple(value.shape) != ours:
+            what = f"the LoRA's '{name}' is {tuple(value.shape)}, this model's would be {ours}"
+            raise InputError(what, where=file, remedy=remedy)
+        if not bool(torch.isfinite(value).all()):
+            raise InputError(f"the LoRA's '{name}' has numbers that are not finite", where=file, remedy=remedy)
+        pairs.setdefault(module, {})[side] = value
+    for module, pair in pairs.items():
+        if len(pair) != 2 or pair["lora_A"].shape[0] != pair["lora_B"].shape[1]:
+            raise InputError(f"the LoRA's weights for '{module}' are no pair", where=file, remedy=remedy)
+
+
+def _placed(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str | None, Tensor]]:
+    """Each weight with its module ("unet.…") and side (`lora_A` down, `lora_B` up, None: neither)."""
+    parts: dict[str, list[str]] = {}
+    for name in weights:
+        parts.setdefault(name.partition(".")[0], []).append(name)
+    for part, names in parts.items():
+        renamed = _as_peft(part, {name.partition(".")[2]: weights[name] for name in names})
+        for name, (path, value) in zip(names, renamed.items(), strict=True):
+            module, dot, side = path.removesuffix(".weight").rpartition(".")
+            known = side if dot and side in ("lora_A", "lora_B") and value.ndim >= 2 else None
+            yield name, f"{part}.{module}", known, value
+
+
+def _as_peft(part: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of one part in the order they have, under the names that diffusers' loaders will give them."""
+    from diffusers.utils.state_dict_utils import (
+        convert_state_dict_to_diffusers,
+        convert_state_dict_to_peft,
+        convert_unet_state_dict_to_peft,
+    )
+
+    renamed: dict[str, Tensor] = state
+    try:
+        if part == "unet" and "lora_A" not in next(iter(state)):
+            renamed = convert_unet_state_dict_to_peft(state)
+        elif part == "text_encoder":
+            renamed = convert_state_dict_to_peft(convert_state_dict_to_diffusers(state))
+    except ValueError:  # none of its formats
+        return state
+    return renamed
+
+
+def _module(model: ModelFolder, name: str) -> Any:
+    part, _, path = name.partition(".")
+    network = {"unet": model.unet, "text_encoder": model.text_encoder}.get(part)
+    try:
+        found = None if network is None else network.get_submodule(path)
+    except AttributeError:
+        return None
+    return found if isinstance(found, (nn.Linear, nn.Conv2d)) else None
+
+
+def shared_copy(network: nn.Module, shared: Iterable[nn.Parameter]) -> nn.Module:
+    """A deep copy of a network in which the parameters `shared` are the same tensors."""
+    return copy.deepcopy(network, {id(parameter): parameter for parameter in shared})
+
+
+def low_rank_copy(unet: Any, rank: int) -> nn.Module:
+    """A UNet of the same weights, not of copies of them, with low-rank adapters of its own (LoRA: Hu et al. 2021, arXiv:2106.09685)
+    in fp32, which are nothing at first. The other one does not know of them.
+
+    DMD2's fake score of an SD-1.5 is another 860 M weights with their optimiser, 14 GB; of rank 32 it is 6 M.
+    """
+    copied = shared_copy(unet, unet.parameters())
+    add_adapters(copied, "unet", rank)
+    for name, parameter in copied.named_parameters():
+        if is_adapter(name):
+            parameter.data = parameter.data.float()
+    return copied
+
+
+def is_adapter(name: str) -> bool:
+    return "lora_" in name

@@ -1,0 +1,130 @@
+"""Narrower levels: which of a level's channels a student keeps, and its teacher's weights cut to them.
+
+One set of channels a level: residual blocks add onto one stream, so whatever writes to it or reads from it must agree on
+who is left. Channels are ranked by the squared norm of the filters that write them (magnitude pruning of filters, Li et al.
+2017, arXiv:1608.08710, with L2 for L1), and the best of every normalisation group stay, so that groups stay groups.
+
+Stated on diffusers' state-dict names of a `UNet2DConditionModel`, as the block map of `pruning` is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TIMESTEPS = 1000  # of every Stable Diffusion's schedule
+BLOCK = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)")
+
+
+def narrowed(width: int, share: float, groups: int) -> int:
+    """About `share` of `width`, in whole channels a group."""
+    return max(1, round(width * share / groups)) * groups
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """`kept[level]` are the sorted indices of the channels that stay, level 0 at the top; `widths` what there was before,
+    `layers` the pairs of residual block and attention of a level going down."""
+
+    kept: Sequence[Tensor]
+    widths: Sequence[int]
+    layers: int
+    sinusoids: Mapping[str, Any]  # how the config makes the timestep's
+
+    @classmethod
+    def to(
+        cls, widths: Sequence[int], state: Mapping[str, Tensor], config: Mapping[str, Any], layers: int
+    ) -> Narrowing:
+        """The best channels of a UNet with weights `state` and config `config`, `widths[level]` of each level. Of levels below
+        the last width nothing stays: what read them reads that one's stream."""
+        before = list(config["block_out_channels"])
+        scores = [torch.zeros(width) for width in before]
+        for key, value in state.items():
+            match = BLOCK.match(key)
+            writes = match is not None and re.fullmatch(r"(conv2|conv_shortcut|conv)\.weight", match[5])
+            if writes or key == "conv_in.weight":
+                level = 0 if match is None else _level(match, len(before))
+                scores[level] += value.detach().float().square().flatten(1).sum(1).cpu()
+        kept = []
+        for score, width in zip(scores, widths, strict=False):
+            grouped = score.view(config["norm_num_groups"], -1)
+            best = grouped.topk(width // len(grouped), dim=1).indices
+            first = torch.arange(len(grouped)).unsqueeze(1) * grouped.shape[1]
+            kept.append((best + first).flatten().sort().values)
+        kept += [kept[-1]] * (len(before) - len(kept))
+        sinusoids = {
+            "flip_sin_to_cos": config.get("flip_sin_to_cos", True),
+            "downscale_freq_shift": config.get("freq_shift", 0),
+        }
+        return cls(kept, before, layers, sinusoids)
+
+    def cut(self, key: str, value: Tensor) -> Tensor:
+        """The weight `key` without the outputs and inputs that went."""
+        if key.startswith("time_embedding.linear_1.weight"):
+            return _fewer_sinusoids(value, len(self.kept[0]), self.sinusoids)
+        if key == "conv_out.weight":
+            return self._select(value, 1, [0])
+        writes, reads = self._streams(key)
+        if writes is None:
+            return value
+        if ".norm1." in key and ".resnets." in key:  # a normalisation at the entrance has what it reads
+            return self._select(value, 0, reads)
+        value = self._select(value, 0, [writes])
+        sees_others = re.search(r"time_emb_proj\.|attn2\.to_[kv]\.", key)  # the time embedding, the caption
+        return value if value.dim() < 2 or sees_others or not reads else self._select(value, 1, reads)
+
+    def _streams(self, key: str) -> tuple[int | None, list[int]]:
+        """The level whose stream a layer writes, and those that it reads, in the order of concatenation. Only the entrance
+        of a residual block reads others: going down the level above, going up what comes from below and what was kept on
+        the way down. Outside of the blocks the top's stream begins and ends; time's and the caption's embeddings stay."""
+        deepest = len(self.kept) - 1
+        match = BLOCK.match(key)
+        if match is None:
+            if key.startswith(("conv_in.", "conv_norm_out.")):
+                return 0, []
+            return (deepest, [deepest]) if key.startswith("mid_block.") else (None, [])
+        level, index = _level(match, len(self.kept)), int(match[4])
+        above, below = max(level - 1, 0), min(level + 1, deepest)
+        if match[3] != "resnets" or not re.match(r"(norm1|conv1|conv_shortcut)\.", match[5]):
+            return level, [level]
+        if match[1] == "down_blocks":
+            return level, [above if index == 0 else level]
+        return level, [below if index == 0 else level, above if index == self.layers else level]
+
+    def _select(self, value: Tensor, dim: int, levels: Sequence[int]) -> Tensor:
+        """Keep the channels of `levels` side by side, repeated as often as they are (scale with shift, feed-forward)."""
+        parts: list[Tensor] = []
+        first = 0
+        while first < value.shape[dim]:
+            for level in levels:
+                parts.append(self.kept[level] + first)
+                first += self.widths[level]
+        return value.index_select(dim, torch.cat(parts).to(value.device))
+
+
+def _fewer_sinusoids(weight: Tensor, count: int, sinusoids: Mapping[str, Any]) -> Tensor:
+    """The first layer of the time embedding for `count` sinusoids: about what it gave at every timestep, by least squares.
+
+    The slow sinusoids are all but the same over a thousand timesteps. Singular values below a hundredth of the largest are left
+    out: with all of them weights reach 10⁶ for a fit that is no better, and such a network does not train (docs/log.md).
+    """
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    if count == weight.shape[1]:
+        return weight
+    before, after = (
+        get_timestep_embedding(torch.arange(TIMESTEPS), size, **sinusoids).double() for size in (weight.shape[1], count)
+    )
+    target = before @ weight.detach().double().cpu().T
+    solution: Tensor = torch.linalg.lstsq(after, target, rcond=1e-2, driver="gelsd").solution
+    return solution.T.to(weight)
+
+
+def _level(match: re.Match[str], levels: int) -> int:
+    """The level whose stream a block writes."""
+    return int(match[2]) if match[1] == "down_blocks" else levels - 1 - int(match[2])

@@ -1,0 +1,149 @@
+"""Pictures and texts in one space, for a term that says whether a picture shows what its caption asks for.
+
+- `SetAligner`: a small convolutional tower on latents, and a linear one on the frozen text encoder's state, trained
+  contrastively on the set's own pictures and captions (CLIP's loss: Radford et al. 2021, arXiv:2103.00020, figure 3) before the
+  student needs it. It decodes nothing and has seen the universe in question.
+- `ClipAligner`: a CLIP of transformers, from a folder or a hub, on decoded pictures, where its weights are there.
+
+Both embed at unit length. The towers are trained on the batch of all processes together; in parts (`accumulate`) a picture is told
+from the captions of its own part only. Not here: the term (`terms.Alignment`) and the loss (`losses`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genin.distill.inputs.update import Update
+from genin.distill.loop.training import Training
+from genin.distill.models.autoencoder import decode
+from genin.distill.recipe import AlignmentRecipe
+from genin.distill.student.losses import image_to_text
+from genin.distill.student.views import standardised
+from genin.runtimes.errors import InputError
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class Aligner(Protocol):
+    """Embeddings (N, D) at unit length of latents (N, C, h, w), and of captions by their states (N, L, D') and rows of the pool
+    (N,). `scale` is the factor on their products (CLIP's inverse temperature)."""
+
+    scale: float
+
+    def embed_images(self, pictures: Tensor) -> Tensor: ...
+
+    def embed_texts(self, text: Tensor, rows: Tensor) -> Tensor: ...
+
+
+class Towers(nn.Module):
+    """Latents (N, C, h, w) and text states (N, L, D') => two embeddings (N, size)."""
+
+    def __init__(self, latent_channels: int, text_size: int, width: int, size: int) -> None:
+        super().__init__()
+        widths = (width, 2 * width, 4 * width)
+        layers: list[nn.Module] = [nn.Conv2d(latent_channels, width, 3, padding=1), nn.SiLU()]
+        for narrow, wide in itertools.pairwise(widths):
+            layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(1, wide), nn.SiLU()]
+            layers += [nn.Conv2d(wide, wide, 3, padding=1), nn.GroupNorm(1, wide), nn.SiLU()]
+        self.picture = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], size))
+        self.text = nn.Linear(text_size, size)
+        self.log_scale = nn.Parameter(torch.tensor(2.6592))  # ln(1/0.07), where CLIP's begins
+
+    def forward(self, latents: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        return self.embed_images(latents), self.embed_texts(text)
+
+    def embed_images(self, latents: Tensor) -> Tensor:
+        return F.normalize(self.picture(latents).float(), dim=1)
+
+    def embed_texts(self, text: Tensor) -> Tensor:
+        # The state at the last position (padding repeats the end of text) has seen the whole caption.
+        return F.normalize(self.text(text[:, -1]).float(), dim=1)
+
+
+class SetAligner:
+    """A trained, frozen pair of towers."""
+
+    def __init__(self, towers: Towers) -> None:
+        self.towers = towers.requires_grad_(False).eval()
+        self.scale = float(towers.log_scale.exp().clamp(max=100))
+
+    def embed_images(self, pictures: Tensor) -> Tensor:
+        return self.towers.embed_images(pictures)
+
+    def embed_texts(self, text: Tensor, rows: Tensor) -> Tensor:
+        return self.towers.embed_texts(text)
+
+
+def train_set_aligner(
+    training: Training, latents: Tensor, texts: Tensor, recipe: AlignmentRecipe, *, resume: bool
+) -> SetAligner:
+    """Train the towers on latents (N, C, h, w) with their captions' states (N, L, D), row by row; noised, so that they do not
+    learn to tell a student's fine faults."""
+    torch.manual_seed(recipe.seed)
+    towers: Any = training.add("aligner", Towers(latents.shape[1], texts.shape[-1], recipe.channels, recipe.embedding))
+    if resume:
+        training.resume()
+
+    def step(update: Update) -> dict[str, Tensor | float]:
+        rows = update.randint(len(latents)).cpu()
+        pictures, text = (part[rows].float().to(training.device) for part in (latents, texts))
+        pictures = pictures + recipe.noise * update.randn(*pictures.shape[1:])
+        with training.autocast():
+            images, captions = (training.gathered(part) for part in towers(pictures, text))
+        scale = training.accelerator.unwrap_model(towers).log_scale.exp().clamp(max=100)
+        loss = (image_to_text(images, captions, scale) + image_to_text(captions, images, scale)) / 2
+        hits = ((images @ captions.T).argmax(1) == torch.arange(len(images), device=images.device)).float().mean()
+        training.optimise("aligner", loss)
+        return {"loss": loss.detach(), "accuracy": hits}
+
+    training.run(step)
+    average: Any = training.ema_weights("aligner")
+    return SetAligner(average)
+
+
+class ClipAligner:
+    """A frozen CLIP on decoded pictures; its own text tower reads the captions of the pool, each when it is first met."""
+
+    def __init__(self, training: Training, vae: Any, clip: Any, tokenizer: Any, captions: Any) -> None:
+        self.training, self.vae, self.tokenizer, self.captions = training, vae, tokenizer, captions
+        self.clip = clip.to(training.device).requires_grad_(False).eval()
+        self.side = clip.config.vision_config.image_size
+        self.scale = float(clip.logit_scale.exp())
+        self._read: dict[int, Tensor] = {}
+
+    def embed_texts(self, text: Tensor, rows: Tensor) -> Tensor:
+        wanted = rows.tolist()
+        with torch.no_grad():
+            if new := [row for row in dict.fromkeys(wanted) if row not in self._read]:
+                tokens = self.tokenizer(self.captions(new), padding=True, truncation=True, return_tensors="pt")
+                found = self.clip.text_model(**tokens.to(self.training.device)).pooler_output
+                self._read |= dict(zip(new, self.clip.text_projection(found).cpu(), strict=True))
+        texts = torch.stack([self._read[row] for row in wanted]).to(self.training.device)
+        return F.normalize(texts.float(), dim=1)
+
+    def embed_images(self, pictures: Tensor) -> Tensor:
+        with self.training.autocast():
+            pixels = standardised(decode(self.vae, pictures).float(), self.side, CLIP_MEAN, CLIP_STD)
+            seen = self.clip.vision_model(pixel_values=pixels).pooler_output
+            images = self.clip.visual_projection(seen)
+        return F.normalize(images.float(), dim=1)
+
+
+def load_clip(path: str) -> tuple[Any, Any]:
+    """A CLIP of transformers and its tokenizer, from a folder or a hub name. Errors: InputError saying what is wrong with it."""
+    from transformers import AutoModel, AutoTokenizer, CLIPModel
+
+    remedy = "name one, such as openai/clip-vit-base-patch32, or leave adversarial.alignment_model empty"
+    try:
+        model = AutoModel.from_pretrained(path)
+        if not isinstance(model, CLIPModel):
+            raise InputError(f"this is a {type(model).__name__}, not a CLIP", where=path, remedy=remedy)
+        return model, AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"cannot load CLIP ({reason})", where=path, remedy=remedy) from error

@@ -1,0 +1,240 @@
+"""Phase 4: a tiny decoder, which draws the student's latents in fewer operations than one step of its UNet.
+
+In a pipeline of few steps the decoder is a large part of the time, and the teacher's was made for pictures of many steps.
+This one is diffusers' `AutoencoderTiny` again, narrower, and learns from two sorts of pairs: latents of true pictures with those
+pictures, and latents that the student itself has drawn with the teacher's decoding of them. A discriminator on pictures, as
+VQGAN's decoder has one, was tried and left out: decoders as small as this answer it with patterns (docs/log.md).
+
+The encoder stays the teacher's where that is an `AutoencoderTiny`, too; else a tiny one is trained beside the decoder to give
+the teacher's latents, so that the student's folder is whole.
+
+Not here: the first autoencoder, whose latents everything lives in (`autoencoder`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from genin.distill.inputs.sources import load_pictures
+from genin.distill.inputs.update import Update
+from genin.distill.loop.previews import save_grid
+from genin.distill.loop.training import Training
+from genin.distill.models.autoencoder import decode_pictures, edge_loss, encode_pictures
+from genin.distill.models.diffusion import plain_attention
+from genin.distill.models.folder import ModelFolder
+from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
+from genin.distill.recipe import DecoderRecipe
+from genin.distill.student.phases import rollout
+from genin.distill.student.pool import DistillationData
+from genin.distill.student.terms import Figures
+from genin.runtimes.errors import InputError
+
+
+def build_tiny(vae: Any, recipe: DecoderRecipe, factor: int) -> Any:
+    """An `AutoencoderTiny` with a small decoder for final latents of `vae`, whose sides are a `factor`th of a picture's. It is
+    untrained, or begins as the teacher's with blocks taken out where that is one of the same width.
+
+    Errors: InputError if the recipe's levels do not make that factor.
+    """
+    from diffusers import AutoencoderTiny
+
+    levels = len(recipe.blocks)
+    if 2 ** (levels - 1) != factor:
+        what = (
+            f"decoder.blocks has {levels} levels, which enlarge {2 ** (levels - 1)} times; this teacher needs {factor}"
+        )
+        raise InputError(what, remedy=f"give it {factor.bit_length()} numbers, the coarsest level first")
+    config = vae.config
+    copied = isinstance(vae, AutoencoderTiny)
+    tiny = AutoencoderTiny(
+        encoder_block_out_channels=config.encoder_block_out_channels if copied else (recipe.channels,) * levels,
+        num_encoder_blocks=config.num_encoder_blocks if copied else (1, *recipe.blocks[:0:-1]),
+        decoder_block_out_channels=(recipe.channels,) * levels,
+        num_decoder_blocks=tuple(recipe.blocks),
+        latent_channels=config.latent_channels,
+        act_fn="relu",
+        # A decoder of another kind has its own idea of raw latents; the tiny one reads the final ones as they are.
+        scaling_factor=config.scaling_factor if copied else 1.0,
+    )
+    if copied:
+        tiny.encoder.load_state_dict(vae.encoder.state_dict())
+        if config.decoder_block_out_channels[0] == recipe.channels:
+            copy_blocks(tiny, vae)
+    return tiny
+
+
+def copy_blocks(tiny: Any, vae: Any) -> None:
+    """Begin as the teacher's decoder without the blocks that went: of every level the first stay, and all that lies between."""
+    from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+
+    def parts(network: Any) -> dict[tuple[int, int], nn.Module]:
+        """(level, number within it) => module with weights; a level ends where it is enlarged."""
+        found: dict[tuple[int, int], nn.Module] = {}
+        level = blocks = 0
+        for module in network.decoder.layers:
+            if isinstance(module, AutoencoderTinyBlock):
+                found[level, blocks] = module
+                blocks += 1
+            elif isinstance(module, nn.Conv2d):
+                found[level, -1 if (level, -1) not in found else -2] = module
+            elif isinstance(module, nn.Upsample):
+                level, blocks = level + 1, 0
+        return found
+
+    theirs = parts(vae)
+    for place, module in parts(tiny).items():
+        if place in theirs:
+            module.load_state_dict(theirs[place].state_dict())
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Final latents, (N, C, h, w) float16, and what they should look like, (N, H, W, 3) uint8. The first `true` pairs are of true
+    pictures, the others the student's own."""
+
+    latents: Tensor
+    pictures: NDArray[np.uint8]
+    true: int
+
+    def of(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        rows = rows.cpu()
+        return self.latents[rows].to(device).float(), to_tensor(self.pictures[rows.numpy()], device)
+
+
+@torch.no_grad()
+def make_pairs(
+    training: Training,
+    student: nn.Module,
+    lesson: DistillationData,
+    vae: Any,
+    image_size: int,
+    step_counts: Sequence[int],
+    count: int,
+) -> Pairs:
+    """`count` true pictures with their latents, and as many of the student's, at each number of steps in turn.
+
+    All lie in memory, in every process: 6·size² bytes a picture and its pair, 1.6 MB at 512 px.
+    """
+    count = min(count, len(lesson.pool))
+    pictures = load_pictures(lesson.source, count, image_size, training.folder)
+    latents, drawn, decoded = encode_pictures(vae, pictures, training.device), [], []
+    process = lesson.teacher.process
+    size = batch_size_for(64, int(lesson.pool.states.shape[-1]), 16)
+    for index, start in enumerate(range(0, count, size)):
+        rows = torch.arange(start, min(start + size, count))
+        timesteps = process.trailing_timesteps(step_counts[index % len(step_counts)])
+        with training.autocast():
+            done = rollout(student, process, lesson.pool.noise(rows).to(training.device), lesson.text(rows), timesteps)
+        final = done.pictures[-1].float()
+        drawn.append(final.half().cpu())
+        decoded.append(decode_pictures(vae, final))
+    return Pairs(torch.cat([latents, *drawn]), np.concatenate([pictures, *decoded]), len(pictures))
+
+
+def decoder_step(
+    training: Training,
+    tiny: Any,
+    decoder: nn.Module,
+    pairs: Pairs,
+    recipe: DecoderRecipe,
+    encoder: nn.Module | None,
+) -> Callable[[Update], Any]:
+    """L1 on pixels + edge_weight·L1 on their differences; every other row of the global batch is a true picture.
+
+    `encoder` is the tiny autoencoder's own where it learns along: L2 to the teacher's latents of the true half.
+    """
+    scale = float(tiny.config.scaling_factor)
+
+    def step(update: Update) -> Figures:
+        true, weight = update.rows_every(2)
+        rows = update.randint(len(pairs.latents) - pairs.true) + pairs.true
+        rows[true] = update.randint(pairs.true)[true]
+        latents, pictures = pairs.of(rows, training.device)
+        # The student's latents bring their own errors along; true ones are given some.
+        noise = torch.zeros_like(latents)
+        noise[true] = recipe.latent_noise * update.randn(*latents.shape[1:])[true]
+        with training.autocast():
+            decoded = decoder((latents + noise) / scale).float()
+        pixel, edge = (decoded - pictures).abs().mean(), edge_loss(decoded, pictures)
+        loss = pixel + recipe.edge_weight * edge
+        mse = (decoded.detach()[true] - pictures[true]).square().mean()
+        psnr = 10 * torch.log10(4.0 / mse)
+        # `last` is what health watches: unlike the whole loss it keeps its sign and scale.
+        figures: Figures = {"last": pixel.detach(), "edge": edge.detach(), "psnr_db": psnr}
+        if encoder is not None:
+            with training.autocast():
+                distance = (encoder(pictures[true]).float() * scale - latents[true]).square().mean() * weight
+            training.optimise("encoder", distance)
+            figures["latents"] = distance.detach()
+        norm = training.optimise("decoder", loss)
+        return {"loss": loss.detach(), **figures, "grad_norm": norm}
+
+    return step
+
+
+def train_decoder(
+    training: Training,
+    student: nn.Module,
+    lesson: DistillationData,
+    teacher: ModelFolder,
+    recipe: DecoderRecipe,
+    step_counts: Sequence[int],
+    *,
+    earlier: Any = None,
+    resume: bool = False,
+) -> Any:
+    """The phase; returns the tiny autoencoder with its averaged weights. `earlier` is one to go on from, where its shape fits."""
+    vae, image_size = teacher.vae, teacher.image_size
+    torch.manual_seed(recipe.seed)
+    tiny = build_tiny(vae, recipe, image_size // int(lesson.pool.states.shape[-1]))
+    if earlier is not None and _shapes(earlier) == _shapes(tiny):
+        tiny.load_state_dict(earlier.state_dict())
+    decoder = training.add("decoder", tiny.decoder.to(memory_format=torch.channels_last))
+    encoder = None if type(vae) is type(tiny) else training.add("encoder", tiny.encoder)
+    if resume:
+        training.resume()
+    if training.progress < 1:
+        plain_attention(student, training.device)
+        student.to(training.device).eval()
+        pairs = make_pairs(training, student, lesson, vae, image_size, step_counts, recipe.cache_images)
+        training.run(
+            decoder_step(training, tiny, decoder, pairs, recipe, encoder),
+            _preview(training, vae, pairs, float(tiny.config.scaling_factor)),
+            last=True,
+        )
+    finished = copy.deepcopy(tiny)
+    finished.decoder.load_state_dict(training.ema_weights("decoder").state_dict())
+    if encoder is not None:
+        finished.encoder.load_state_dict(training.ema_weights("encoder").state_dict())
+    return finished.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in network.state_dict().items()}
+
+
+def _preview(training: Training, vae: Any, pairs: Pairs, scale: float) -> Callable[[Path], None]:
+    """A grid writer: true pictures, the teacher's decoding and the tiny one; then the student's latents by both decoders."""
+    rows = torch.arange(min(10, pairs.true))
+    own = rows + pairs.true
+
+    def preview(path: Path) -> None:
+        tiny: Any = training.ema_weights("decoder")
+        grid = [pairs.pictures[rows.numpy()]]
+        for part in (rows, own):
+            latents = pairs.latents[part].to(training.device).float()
+            with torch.no_grad():
+                drawn = to_uint8(tiny(latents / scale).float().cpu().numpy())
+            grid += [decode_pictures(vae, latents), drawn]
+        save_grid(grid, path)
+
+    return preview

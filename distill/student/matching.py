@@ -1,0 +1,64 @@
+"""Distribution matching: the student's pictures, taken together, are moved to where the teacher's pictures are.
+
+A regression onto pairs pulls each picture to one other, and where it cannot reach it, to a blur. Here two denoisers look at
+the student's picture under noise: the guided teacher, and a *fake score*, a copy of the teacher that learns on the student's
+pictures alone. Where they disagree, the picture is more of the student's kind than of the teacher's; their difference
+is the gradient of the KL divergence between the two distributions (DMD: Yin et al. 2024, arXiv:2311.18828), and no pair is needed.
+The fake score must keep up with a student that moves, so it may be updated several times for each of the student's
+(two time scales: DMD2, Yin et al. 2024, arXiv:2405.14867, section 4.2).
+
+Not here: the loss as a function of tensors (`losses.distribution_matching`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from genin.distill.inputs.update import Update
+from genin.distill.loop.training import Training
+from genin.distill.models.diffusion import predict
+from genin.distill.models.guided import Guided
+from genin.distill.student.losses import distribution_matching
+
+# Shares of the schedule between which pictures are noised: at its ends one of the two sees nothing to judge (DMD, appendix).
+LOWEST, HIGHEST = 0.02, 0.98
+
+
+@dataclass(frozen=True)
+class FakeScore:
+    """`network` predicts as the teacher does, and is registered with `training` as "fake_score"."""
+
+    training: Training
+    teacher: Guided
+    network: nn.Module
+    updates: int = 1
+
+    def loss(self, picture: Tensor, text: Tensor, update: Update) -> Tensor:
+        """The student's loss on its finished pictures (N, C, H, W); gradients reach the pictures alone."""
+        t, noise = self._noise(picture, update)
+        with torch.no_grad(), self.training.autocast():
+            x_t = self.teacher.process.add_noise(picture.detach(), noise, t)
+            real, _ = self.teacher(x_t, t, text)
+            fake, _ = self.teacher.denoiser.like(self.network)(x_t, t, text)
+        return distribution_matching(picture, real, fake)
+
+    def learn(self, picture: Tensor, text: Tensor, update: Update) -> Tensor:
+        """Learn to denoise the student's pictures; returns the mean loss."""
+        denoiser, losses = self.teacher.denoiser, []
+        for _ in range(self.updates):
+            t, noise = self._noise(picture, update)
+            x_t = denoiser.process.add_noise(picture.detach(), noise, t)
+            with self.training.autocast():
+                predicted = predict(self.network, x_t, denoiser.timesteps(t), text)
+            loss = (predicted.float() - denoiser.target(picture.detach(), noise, t)).square().mean()
+            self.training.optimise("fake_score", loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
+
+    def _noise(self, picture: Tensor, update: Update) -> tuple[Tensor, Tensor]:
+        count = self.teacher.process.num_train_timesteps
+        low, high = round(LOWEST * count), round(HIGHEST * count)
+        return low + update.randint(high - low), update.randn(*picture.shape[1:])

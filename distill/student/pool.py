@@ -1,0 +1,147 @@
+"""The pool: pictures of the guided teacher, sampled once, that every phase of distillation learns from.
+
+Row i is a caption, an initial noise and the trajectory the teacher's ODE takes from it: the states x_t at each of
+`teacher_steps` timesteps and the final latents. Between two states the guided prediction the solver used is known, which is a
+pruned student's target at no further cost. The timesteps are DDIM's: closer together towards clean data the solver ends nearer to
+where the ODE leads, and its pictures are further from true ones (docs/log.md).
+
+All processes of a run sample it, every so manieth row each. A batch is on the disk as soon as it is done (`pool_parts`): the next
+run goes on where one stopped, and another run with the same teacher, source and settings finds the pool ready. A pool whose time
+is up stays at the size it has until a run has more time for it. It is read by mapping, so it may be larger than memory.
+
+Precision: rows are the same to the bit in whatever order and company they are sampled, as far as the networks' operations are; a
+batch of another size may round otherwise (fp32: 1e-5 or so of a state).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genin.distill.inputs.sources import Source
+from genin.distill.models.diffusion import Solver, Trajectory
+from genin.distill.models.guided import Guided
+from genin.distill.recipe import PoolRecipe
+from genin.distill.student.pool_parts import TENSORS, PoolParts
+from genin.processes import is_main_process, main_process_first, rank_and_world, wait_for_all
+from genin.runtimes.errors import GeninError
+
+Report = Callable[
+    [int, int, float], bool
+]  # (done, size, seconds that sampling has taken over all runs) => whether time is up
+SOLVER: Solver = "dpm-solver++"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """`states` (N, S + 1, C, H, W) float16, noise first, final latents last; `x0` (N, S, C, H, W) the guided prediction of the
+    picture made at each state; `timesteps` (S,); row i belongs to caption i of the source. Mapped: to be read only."""
+
+    states: Tensor
+    x0: Tensor
+    timesteps: tuple[int, ...]
+    seconds: float = 0.0  # what sampling it took, over all runs
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def noise(self, rows: Tensor) -> Tensor:
+        return self.states[rows, 0].float()
+
+    def final(self, rows: Tensor) -> Tensor:
+        return self.states[rows, -1].float()
+
+
+@dataclass(frozen=True)
+class DistillationData:
+    """What all phases learn from. Row i of the pool belongs to caption i of the source; `texts` are the source's captions, embedded
+    once, (M, L, D) float16, and a pool of more rows takes them in turn; `latents` are final latents of true pictures, row i with
+    caption i, or None."""
+
+    teacher: Guided
+    pool: Pool
+    source: Source
+    texts: Tensor
+    latents: Tensor | None = None
+
+    def text(self, rows: Tensor) -> Tensor:
+        return self.texts[rows.cpu() % len(self.texts)].float().to(self.teacher.device)
+
+
+def build_pool(
+    teacher: Guided, source: Source, recipe: PoolRecipe, path: Path, *, fingerprint: str, autocast: Any, report: Report
+) -> Pool:
+    """Sample (or read, or finish) the pool in `path`; all processes call it together. `fingerprint` names the teacher's weights.
+
+    Errors: GeninError where the disk is full.
+    """
+    parts = PoolParts(path, _key(recipe, source, fingerprint))
+    found, known, seconds = parts.whole(), parts.known(), parts.seconds()
+    wait_for_all()  # nobody samples before all have seen the same
+    every = [row for row in range(recipe.size) if row not in known]
+    done = recipe.size - len(every)
+    if found is not None and every and report(done, recipe.size, seconds):
+        every = []
+    rank, world = rank_and_world()
+    missing = every[rank::world]
+
+    def sampled() -> Iterator[tuple[list[int], Trajectory]]:
+        for start in range(0, len(missing), recipe.batch_size):
+            rows = missing[start : start + recipe.batch_size]
+            captions = source.captions([row % len(source) for row in rows])
+            shape = (teacher.unet.config.in_channels, *(teacher.unet.config.sample_size,) * 2)
+            # Keyed by row, so that batch size, interruptions and the number of processes change nothing.
+            noise = torch.stack([torch.randn(shape, generator=_generator(recipe.seed, row)) for row in rows])
+            with autocast():
+                trajectory = teacher.sample(
+                    noise.to(teacher.device),
+                    teacher.embed(captions),
+                    teacher.process.trailing_timesteps(recipe.teacher_steps),
+                    SOLVER,
+                )
+            yield rows, trajectory
+
+    last = time.perf_counter()
+    for rows, trajectory in sampled():
+        now = time.perf_counter()
+        states, x0 = trajectory.states.transpose(0, 1), trajectory.x0.transpose(0, 1)
+        parts.add(rows, states, x0, trajectory.timesteps, rank=rank, seconds=now - last)
+        seconds += now - last
+        done, last = min(recipe.size, done + len(rows) * world), now
+        if report(done, recipe.size, seconds):
+            break
+    wait_for_all()
+    with main_process_first():
+        if is_main_process():
+            parts.merge()
+        whole = parts.whole()
+    if whole is None:
+        raise GeninError("the pool could not be read again", where=path, remedy="run again with --resume")
+    states, x0 = (whole.tensor(name)[: recipe.size] for name in TENSORS)
+    return Pool(states, x0, tuple(json.loads(whole.facts["timesteps"])), float(whole.facts.get("seconds", 0)))
+
+
+def _generator(seed: int, row: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 0x9E3779B1 + row) & 0xFFFFFFFF)  # of a seed, torch reads 32 bits
+
+
+def pool_settings(recipe: PoolRecipe) -> dict[str, Any]:
+    """What makes two pools different, their teacher and captions aside: a longer one only goes on."""
+    kept = {k: v for k, v in asdict(recipe).items() if k not in ("size", "batch_size")}
+    if recipe.teacher_precision == "no":  # as before there was a choice
+        del kept["teacher_precision"]
+    return kept | {"solver": SOLVER, "spacing": "trailing"}
+
+
+def _key(recipe: PoolRecipe, source: Source, fingerprint: str) -> str:
+    return hashlib.sha256(
+        json.dumps([pool_settings(recipe), source.digest, fingerprint], sort_keys=True).encode()
+    ).hexdigest()

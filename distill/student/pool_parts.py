@@ -1,0 +1,130 @@
+"""The files of a pool: parts, as processes sample them, and the pool itself, in which they end up in the order of its rows.
+
+    pool.parts/000000128.safetensors    the batch that begins with row 128: its rows, states and predictions
+    pool.safetensors                    all rows up to the first that is missing
+
+A part appears by renaming, so whatever stops a run, the batches it has finished are there for the next, of however many processes.
+Merging copies a part at a time: memory holds one.
+
+Not here: what a pool is, and sampling it (`pool`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from genin.distill.inputs.tensor_file import TensorFile, create
+from genin.runtimes.errors import GeninError
+
+COPIED = 64  # rows at once
+TENSORS = ("states", "x0")
+
+
+@dataclass(frozen=True)
+class PoolParts:
+    """Those of the pool in `path` that `key` stands for; files of another, or that are not whole, are as good as none."""
+
+    path: Path
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        return self.path.with_suffix(".parts")
+
+    def whole(self) -> TensorFile | None:
+        return self._open(self.path)
+
+    def known(self) -> set[int]:
+        """The rows that need not be sampled."""
+        whole = self.whole()
+        rows = set(range(0 if whole is None else whole.shapes["states"][0]))
+        return rows.union(*(part.tensor("rows").tolist() for part in self._parts()))
+
+    def seconds(self) -> float:
+        """What sampling has taken so far by the clock, over all runs: processes sample at the same time."""
+        whole, each = self.whole(), Counter[str]()
+        for part in self._parts():
+            each[part.facts["rank"]] += float(part.facts["seconds"])  # type: ignore[assignment]
+        return max(each.values(), default=0.0) + (0.0 if whole is None else float(whole.facts.get("seconds", 0)))
+
+    def add(
+        self, rows: Sequence[int], states: Tensor, x0: Tensor, timesteps: Sequence[int], *, rank: int, seconds: float
+    ) -> None:
+        """Write a batch of these rows: states (B, S + 1, C, H, W), x0 (B, S, C, H, W), and how long process `rank` took for them.
+
+        Errors: GeninError where it cannot be written.
+        """
+        from safetensors.torch import save_file
+
+        facts = {"key": self.key, "timesteps": json.dumps(list(timesteps))}
+        facts |= {"rank": str(rank), "seconds": repr(seconds)}
+        with self._saving():
+            self.folder.mkdir(exist_ok=True)
+            partial = self.folder / f"{rows[0]:09d}.partial"
+            tensors = {"rows": torch.tensor(rows), "states": states.half(), "x0": x0.half()}
+            save_file({name: one.cpu().contiguous() for name, one in tensors.items()}, partial, metadata=facts)
+            partial.replace(partial.with_suffix(".safetensors"))
+
+    def merge(self) -> None:
+        """Parts into the pool, up to the first row that is missing.
+
+        Errors: GeninError where it cannot be written; the parts stay.
+        """
+        whole, parts, known = self.whole(), self._parts(), self.known()
+        before = count = 0 if whole is None else whole.shapes["states"][0]
+        while count in known:
+            count += 1
+        if count > before:
+            with self._saving():
+                partial = self.path.with_suffix(".partial")
+                facts = {"key": self.key, "timesteps": parts[0].facts["timesteps"], "seconds": repr(self.seconds())}
+                shapes = {name: (torch.float16, (count, *parts[0].shapes[name][1:])) for name in TENSORS}
+                create(partial, shapes, facts)
+                merged = TensorFile(partial)
+                for name in TENSORS:
+                    for start in range(0, before, COPIED):
+                        assert whole is not None
+                        rows = range(start, min(start + COPIED, before))
+                        merged.write(name, rows, whole.tensor(name)[rows.start : rows.stop])
+                    for part in parts:
+                        kept = [
+                            (at, row) for at, row in enumerate(part.tensor("rows").tolist()) if before <= row < count
+                        ]
+                        if kept:
+                            places = torch.tensor([at for at, _ in kept])
+                            merged.write(name, [row for _, row in kept], part.tensor(name)[places])
+                partial.replace(self.path)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _parts(self) -> list[TensorFile]:
+        found = (self._open(path) for path in sorted(self.folder.glob("*.safetensors")))
+        return [file for file in found if file is not None]
+
+    def _open(self, path: Path) -> TensorFile | None:
+        try:
+            file = TensorFile(path)
+        except (OSError, ValueError):
+            return None
+        return file if file.facts.get("key") == self.key else None
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            for partial in (self.path.with_suffix(".partial"), *self.folder.glob("*.partial")):
+                partial.unlink(missing_ok=True)
+            reason = " ".join(str(error).split())[:120]
+            remedy = "free some space and run again with --resume; what was saved before is whole"
+            raise GeninError(f"could not save the pool ({reason})", where=self.path, remedy=remedy) from error

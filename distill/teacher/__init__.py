@@ -1,0 +1,1 @@
+"""Train a teacher from nothing, or tune a pretrained one."""

@@ -1,0 +1,384 @@
+"""Tuning a teacher on new pictures: the whole UNet or low-rank adapters, and where asked its text encoder and autoencoder.
+
+A Stable Diffusion teacher needs its UNet tuned, or adapters on it (`lora`: a file of their own, and merged, so that pruning and
+export see plain weights); its text encoder and autoencoder know the world already. A small teacher that has only ever seen one
+universe needs all three: new words in its text encoder, new shapes in its autoencoder (`autoencoder_images`, `train_text_encoder`).
+
+What does not learn costs little: captions are embedded once and the text encoder leaves the device (`inputs.texts`), weights under
+adapters are kept in bf16, and the averages and checkpoints hold only what learns (`averages`).
+
+Stages, checkpoints and `resume` work as in `train`. Not here: which models can be tuned (`models.check`), how the best
+checkpoint is told (`held_out`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genin.benchmarks.model_facts import fingerprint
+from genin.distill.data.dataset import joined_origins
+from genin.distill.inputs.latents import LatentCache, cache_latents
+from genin.distill.inputs.sources import Source, joined_licences
+from genin.distill.inputs.texts import TextCache
+from genin.distill.inputs.update import Update
+from genin.distill.loop import sharding
+from genin.distill.loop.held_out import HeldOutPictures, held_out_latents
+from genin.distill.loop.host import check_memory, out_of_memory
+from genin.distill.loop.memory import Others, Parts, Unet, advice, finetune_memory, finetune_options
+from genin.distill.loop.training import Training, Validate, claim_run
+from genin.distill.models.check import check_family, check_prediction_type, check_schedule, pictures_to_check
+from genin.distill.models.diffusion import Denoiser, Process, plain_attention, predict
+from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
+from genin.distill.models.guided import Guided
+from genin.distill.models.lora import (
+    FILE,
+    Lora,
+    add_adapters,
+    digest,
+    lower_frozen,
+    merge_lora,
+    save_adapters,
+    shared_copy,
+)
+from genin.distill.models.pixels import batch_size_for
+from genin.distill.models.text import embed, tokenize
+from genin.distill.recipe import AutoencoderRecipe, FinetuneRecipe, Recipe
+from genin.distill.teacher.train import PREVIEWS, autoencoder_step, teacher_preview
+from genin.processes import is_main_process, wait_for_all
+from genin.runtimes.errors import InputError
+
+HELD_OUT_STEPS = 8  # of DPM-Solver++(2M), guided
+SLOW = 32  # a side of latents beyond which held-out pictures take hours on a CPU
+
+
+class Captioned(nn.Module):
+    """UNet and text encoder as one network: (x_t, t, token ids) => prediction. Without the text encoder, where texts are cached:
+    (x_t, t, text states) => prediction."""
+
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module | None, *, train_text: bool) -> None:
+        super().__init__()
+        self.unet, self.train_text = unet, train_text
+        self.text_encoder = text_encoder
+
+    def forward(self, x_t: Tensor, t: Tensor, said: Tensor) -> Tensor:
+        if self.text_encoder is not None:
+            with torch.set_grad_enabled(self.train_text and torch.is_grad_enabled()):
+                said = self.text_encoder(said)[0]
+        return predict(self.unet, x_t, t, said)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How captions reach a denoiser: from the `table`, or through its own text encoder where there is none."""
+
+    tokenizer: Any
+    table: TextCache | None
+    device: torch.device
+
+    def read(self, captions: list[str]) -> Tensor:
+        """What a denoiser is given: states (N, L, D), or token ids (N, L)."""
+        found = tokenize(self.tokenizer, captions) if self.table is None else self.table(captions)
+        return found.to(self.device)
+
+    @torch.no_grad()
+    def states(self, denoiser: Captioned, captions: list[str]) -> Tensor:
+        """What its UNet is given, (N, L, D)."""
+        if self.table is not None:
+            return self.read(captions)
+        assert denoiser.text_encoder is not None
+        return embed(denoiser.text_encoder, self.tokenizer, captions, self.device)
+
+
+def finetune_teacher(
+    base: Path,
+    source: Source,
+    out: Path,
+    recipe: Recipe,
+    *,
+    lora_rank: int | None = None,
+    loras: Sequence[Lora] = (),
+    resume: bool = False,
+    minutes: float | None = None,
+) -> ModelFolder:
+    """Tune the model folder `base`, with `loras` merged into it, on `source` into `out`; `lora_rank` overrides the recipe's.
+    Returns what was saved. Where a rank is given its adapters are saved too, as `out/pytorch_lora_weights.safetensors`.
+
+    Errors: InputError for a base that cannot be tuned, or LoRAs that do not fit it, before anything is written.
+    """
+    settings = recipe.finetune
+    rank = settings.lora_rank if lora_rank is None else lora_rank
+    model = open_base(base, loras)
+    folder = out / "training"
+    begun_with = {"base": fingerprint(base), "data": source.digest, "lora": str(rank)}
+    if loras:
+        begun_with["merged LoRA"] = digest(loras)
+    stages = {"autoencoder": autoencoder_settings(recipe, model), "finetune": settings}
+    claim_run(folder, recipe, begun_with, stages, resume=resume)
+    torch.manual_seed(settings.seed)
+    if settings.autoencoder_images > 0:
+        model.vae = tune_autoencoder(model, source, folder, recipe, resume=resume)
+    training = Training(folder, "finetune", settings, minutes=minutes)
+    for part in (model.vae, model.unet, model.text_encoder):
+        part.to(training.device)
+    multiple = 2 ** (len(model.unet.config.block_out_channels) - 1) if settings.aspect_buckets else 0
+    cached = folder / "latents.safetensors"
+    cache = cache_latents(
+        source, model.vae, settings.cache_images, model.image_size, training.device, cached, multiple=multiple
+    )
+    plain_attention(model.unet, training.device)
+    guided = as_guided(model, training.device)
+    process = guided.process
+    others = Others.of(model)
+    rows, latents = cache.first(pictures_to_check(model.latent_size))
+    check_prediction_type(guided, latents, guided.embed(source.captions(rows)), model.path / "scheduler")
+    held_out = hold_out(training, guided, source, model, settings, adapted=rank > 0)
+    first = source.captions(range(min(PREVIEWS, batch_size_for(PREVIEWS, model.latent_size, 16) + 3, len(source))))
+    shown = list(settings.validation_prompts) or first
+    texts = prepare_texts(training, guided, source, len(cache), [*shown, *(held_out.captions if held_out else ())])
+    network = training.add(
+        "denoiser", prepare(model, settings, rank, texts), trains=_trained(rank, settings), large=True
+    )
+    if resume:
+        training.resume()
+
+    def preview(path: Path) -> None:
+        average: Any = training.ema_weights("denoiser")
+        text, empty = (texts.states(average, captions) for captions in (shown, [""]))
+        teacher_preview(training, process, model.vae, average.unet, text, empty, guided.guidance_scale, path)
+
+    look = None if held_out is None or training.progress >= 1 else looking(training, guided, held_out, texts)
+
+    processes = training.accelerator.num_processes
+    if texts.table is not None and training.device.type != "cpu":
+        others = others._replace(text_encoder=0)  # which has left the device
+
+    def needed(settings: FinetuneRecipe) -> Parts:
+        unet = Unet.of(model.unet.config, model.tokenizer.model_max_length)
+        sharded = sharding.asked_for()
+        return finetune_memory(settings, unet, settings.lora_rank, others, processes=processes, sharded=sharded)
+
+    asked = replace(settings, lora_rank=rank)
+    remedies = partial(advice, asked, finetune_options(settings, rank, processes), needed)
+    check_memory("tuning", sum(needed(asked).values()), training.device, remedies)
+    with out_of_memory("tuning", training.folder, remedies):
+        training.run(tuning_step(training, network, process, cache, source, texts), preview, look, last=True)
+    tuned: Any = training.final_weights("denoiser").requires_grad_(False).eval()
+    unet, text_encoder = tuned.unet, model.text_encoder if tuned.text_encoder is None else tuned.text_encoder
+    if rank:
+        if is_main_process():
+            save_adapters(
+                {"unet": unet, **({"text_encoder": text_encoder} if settings.train_text_encoder else {})}, out
+            )
+        wait_for_all()
+        # Into the weights as they came: those under adapters may have been kept in fewer bits.
+        merged = open_base(base, [*loras, Lora(out / FILE)])
+        unet, text_encoder = merged.unet, merged.text_encoder
+    info = tuned_info(model, base, source, recipe, rank, guided.guidance_scale, training.images_seen)
+    result = ModelFolder(out, model.tokenizer, text_encoder, unet, model.vae, model.scheduler_config, info)
+    save_model_folder(result, out)
+    return result
+
+
+def merge_teacher(base: Path, loras: Sequence[Lora], out: Path) -> ModelFolder:
+    """Write the model folder `base` with `loras` merged into it to `out`. Errors: InputError as for tuning."""
+    model = open_base(base, loras)
+    info = {**model.info, "parent": str(model.info.get("name") or base.name), "metrics": {}}
+    result = replace(model, path=out, info={key: value for key, value in info.items() if key != "name"})
+    save_model_folder(result, out)
+    return result
+
+
+def open_base(base: Path, loras: Sequence[Lora]) -> ModelFolder:
+    """A model folder that can be tuned, in fp32, with `loras` merged into it: `info` names them. Their files do not say under
+    which licence they are, so that its own is joined by "unknown"."""
+    model = load_model_folder(base)
+    check_family(model)
+    check_schedule(Process(model.scheduler_config), base / "scheduler")
+    for lora in loras:
+        merge_lora(model, lora)
+    if loras:
+        model.info["merged_loras"] = [*model.info.get("merged_loras", ()), *map(str, loras)]
+        model.info["licence"] = joined_licences(model.info.get("licence", "unknown"), "unknown")
+    return model
+
+
+def tuned_info(
+    model: ModelFolder, base: Path, source: Source, recipe: Recipe, rank: int, guidance_scale: float, images_seen: int
+) -> dict[str, Any]:
+    """What the tuned folder says of itself: what it was made from, and how."""
+    return {
+        **{key: value for key, value in model.info.items() if key != "name"},
+        "kind": "teacher",
+        "parent": str(model.info.get("name") or base.name),
+        "data": source.name,
+        "licence": joined_licences(source.licence, model.info.get("licence", "unknown")),
+        "origins": joined_origins(source.origins, model.info.get("origins", ())),
+        "guidance": "free",
+        "guidance_scale": guidance_scale,
+        "image_size": model.image_size,
+        "images_seen": images_seen,
+        "recipe": {"finetune": {**recipe.as_dict()["finetune"], "lora_rank": rank}, "base": model.info.get("recipe")},
+        "metrics": {},
+    }
+
+
+def as_guided(model: ModelFolder, device: torch.device) -> Guided:
+    """The base as a teacher that can be sampled, at the guidance scale that its folder says."""
+    with torch.no_grad():
+        empty = embed(model.text_encoder, model.tokenizer, [""], device)
+    process, scale = Process(model.scheduler_config, device), float(model.info.get("guidance_scale", 7.5))
+    return Guided(Denoiser(model.unet, process), model.text_encoder, model.tokenizer, empty, device, scale)
+
+
+def hold_out(
+    training: Training, guided: Guided, source: Source, model: ModelFolder, settings: FinetuneRecipe, *, adapted: bool
+) -> HeldOutPictures | None:
+    """Captions and pictures to tell the best checkpoint by, seen by the base's own encoder; None where there are too few.
+
+    Under adapters that encoder is made of the same frozen tensors; else it is a copy.
+    """
+    val = source.held_out() if settings.held_out_images > 0 else None
+    if val is None:
+        return None
+    path, count = training.folder / "held_out.safetensors", min(settings.held_out_images, len(val))
+    latents = held_out_latents(val, model.vae, model.image_size, count, training.device, path)
+    if latents is None:
+        return None
+    encoder: Any = shared_copy(guided.unet, guided.unet.parameters()) if adapted else encoder_of(guided.unet)
+    if settings.mixed_precision == "bf16" and not adapted:
+        lower_frozen(encoder)  # looks are taken under autocast: the same features
+    if training.device.type == "cpu" and model.latent_size > SLOW:
+        says = f"a look at {count} held-out pictures of {model.image_size} px takes hours on a CPU; held_out_images: 0 has none"
+        warnings.warn(says, stacklevel=1)
+    with training.autocast():
+        return HeldOutPictures.seen_by(
+            replace(guided, denoiser=guided.denoiser.like(encoder)), val.captions(range(count)), latents
+        )
+
+
+def encoder_of(unet: Any) -> nn.Module:
+    """A copy of a UNet without its way up, which takes most of its weights and no part in features."""
+    up, unet.up_blocks = unet.up_blocks, nn.ModuleList()
+    try:
+        return shared_copy(unet, ())
+    finally:
+        unet.up_blocks = up
+
+
+def prepare_texts(training: Training, guided: Guided, source: Source, pictures: int, others: Sequence[str]) -> Texts:
+    """The table of the first `pictures` captions and of `others`, where the recipe wants one and captions stay as they are; the
+    text encoder leaves the device then."""
+    settings: Any = training.settings
+    table = None
+    if settings.cache_texts and not settings.train_text_encoder and not source.rephrases:
+
+        def as_on_the_way(captions: list[str]) -> Tensor:
+            with training.autocast():
+                return guided.embed(captions)
+
+        table = TextCache.of([*source.captions(range(pictures)), *others], as_on_the_way)
+        guided.text_encoder.to("cpu")
+    return Texts(guided.tokenizer, table, training.device)
+
+
+def prepare(model: ModelFolder, settings: FinetuneRecipe, rank: int, texts: Texts) -> Captioned:
+    """The denoiser that learns: with adapters of `rank`, if any, and as little memory as the recipe asks for."""
+    text = settings.train_text_encoder
+    if rank:
+        torch.manual_seed(settings.seed)  # of the adapters' beginnings
+        add_adapters(model.unet, "unet", rank)
+        if text:
+            add_adapters(model.text_encoder, "text_encoder", rank)
+        if settings.frozen_precision == settings.mixed_precision == "bf16":
+            lower_frozen(model.unet)
+    if settings.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+        if text:
+            model.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    return Captioned(model.unet, model.text_encoder if texts.table is None else None, train_text=text)
+
+
+def tuning_step(
+    training: Training, network: nn.Module, process: Process, cache: LatentCache, source: Source, texts: Texts
+) -> Callable[[Update], dict[str, Tensor | float]]:
+    """One update: w(t)·‖prediction − target‖² at a timestep of each picture's own, w by min-SNR where asked."""
+    settings: Any = training.settings
+
+    def step(update: Update) -> dict[str, Tensor | float]:
+        rows, x0 = cache.draw(update)
+        noise = update.randn(*x0.shape[1:])
+        t, dropped = update.randint(process.num_train_timesteps), update.rand() < settings.caption_dropout
+        captions = source.captions(rows.tolist(), epoch=update.index)
+        captions = ["" if drop else text for drop, text in zip(dropped.tolist(), captions, strict=True)]
+        if settings.noise_offset > 0:  # drawn last: all else is as it is without
+            noise = noise + settings.noise_offset * update.randn(x0.shape[1], 1, 1)
+        with training.autocast():
+            predicted = network(process.add_noise(x0, noise, t), t, texts.read(captions))
+        error = (predicted.float() - process.target(x0, noise, t)).square().mean(dim=(1, 2, 3))
+        loss = (error * process.min_snr_weight(t, settings.min_snr_gamma)).mean()
+        return {"loss": loss.detach(), "grad_norm": training.optimise("denoiser", loss)}
+
+    return step
+
+
+def looking(training: Training, guided: Guided, held_out: HeldOutPictures, texts: Texts) -> Validate:
+    """A look at a tuned denoiser: it draws the held-out captions as a user would, guided, in few steps."""
+    timesteps = guided.process.trailing_timesteps(HELD_OUT_STEPS)
+
+    def look(network: nn.Module) -> dict[str, float]:
+        tuned: Any = network
+        text, empty = (texts.states(tuned, list(captions)) for captions in (held_out.captions, [""]))
+        drawing = replace(guided, denoiser=guided.denoiser.like(tuned.unet), empty=empty)
+
+        def draw(noise: Tensor, rows: slice) -> Tensor:
+            return drawing.sample(noise, text[rows], timesteps, "dpm-solver++").states[-1]
+
+        with training.autocast():
+            return held_out.kid(held_out.drawn(draw, held_out.noise))
+
+    return look
+
+
+def autoencoder_settings(recipe: Recipe, model: ModelFolder) -> AutoencoderRecipe:
+    images, size = recipe.finetune.autoencoder_images, model.image_size
+    return replace(recipe.autoencoder, images=images, image_size=size, lr=3e-4)
+
+
+def tune_autoencoder(model: ModelFolder, source: Source, folder: Path, recipe: Recipe, *, resume: bool) -> Any:
+    """Go on training the base's autoencoder on the new pictures; its latents keep their scale (the UNet expects it).
+
+    Errors: InputError for an autoencoder other than AutoencoderTiny (others have seen more than a small set can teach).
+    """
+    if type(model.vae).__name__ != "AutoencoderTiny":
+        raise InputError(
+            f"autoencoder_images needs an AutoencoderTiny, not {type(model.vae).__name__}",
+            where=model.path,
+            remedy="leave autoencoder_images at 0",
+        )
+    settings = autoencoder_settings(recipe, model)
+    training = Training(folder, "autoencoder", settings)
+    vae = training.add("vae", model.vae.to(memory_format=torch.channels_last))
+    if resume:
+        training.resume()
+    training.run(autoencoder_step(training, vae, source, settings))
+    tuned: Any = training.ema_weights("vae")
+    return tuned.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
+
+
+def _trained(rank: int, settings: FinetuneRecipe) -> Any:
+    """Which of the denoiser's weights learn, by name."""
+
+    def trains(name: str) -> bool:
+        if name.startswith("text_encoder.") and not settings.train_text_encoder:
+            return False
+        return "lora_" in name if rank else True
+
+    return trains

@@ -1,0 +1,310 @@
+"""Training a teacher: autoencoder, text encoder, then the diffusion UNet, into one diffusers model folder.
+
+Each part is a stage with its own checkpoint under `OUT/training/`; a stage that has finished is not run again, so the
+same command with `resume` takes up wherever the last one stopped. With `init`, an earlier teacher's text encoder is kept and
+its other weights are where training starts, wherever shapes overlap: latents may get more channels, networks more
+blocks. Pictures are rendered (or read) and encoded once: training
+indexes cached latents, and captions are embedded on the fly by the frozen text encoder (about 5 % of an update).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from genin.benchmarks.model_facts import fingerprint
+from genin.distill.data.dataset import joined_origins
+from genin.distill.inputs.latents import cache_latents, latent_shape
+from genin.distill.inputs.sources import Source, joined_licences, load_pictures
+from genin.distill.inputs.update import Update
+from genin.distill.loop.previews import save_grid
+from genin.distill.loop.training import Training, claim_run
+from genin.distill.models import autoencoder as ae
+from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Process, plain_attention, predict, sample
+from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
+from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
+from genin.distill.models.text import embed
+from genin.distill.recipe import AutoencoderRecipe, Recipe, TeacherRecipe
+from genin.distill.teacher.text_encoder import train_text_encoder, train_tokenizer
+from genin.runtimes.errors import InputError
+
+PREVIEWS = 20  # captions that a grid shows
+
+
+def train_teacher(
+    source: Source,
+    out: Path,
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    minutes: float | None = None,
+    init: Path | None = None,
+) -> ModelFolder:
+    """Train every stage that is not finished; `minutes` bounds the UNet's. Returns the saved model folder."""
+    earlier = load_model_folder(init) if init is not None else None
+    if earlier is None and not source.columns:
+        raise InputError(
+            "the data has no attribute columns to train a text encoder on",
+            where=source.name,
+            remedy="tune a teacher (genin teacher finetune), start from one (--init), or name columns in data prepare",
+        )
+    folder = out / "training"
+    begun_with = {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"}
+    stages = {name: getattr(recipe, name) for name in ("autoencoder", "text_encoder", "teacher")}
+    claim_run(folder, recipe, begun_with, stages, resume=resume)
+    torch.manual_seed(recipe.teacher.seed)
+    vae = train_autoencoder(source, folder, recipe, resume=resume, earlier=earlier)
+    if earlier is not None:
+        tokenizer, text_encoder = earlier.tokenizer, earlier.text_encoder.requires_grad_(False).eval()
+    else:
+        tokenizer, text_encoder = train_text(source, folder, recipe, resume=resume)
+    unet, seen = train_unet(
+        source, folder, recipe, vae, tokenizer, text_encoder, resume=resume, minutes=minutes, earlier=earlier
+    )
+    model = ModelFolder(
+        path=out,
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        unet=unet,
+        vae=vae,
+        scheduler_config=dict(TEACHER_SCHEDULER),
+        info={
+            "kind": "teacher",
+            "parent": None if earlier is None else str(earlier.info.get("name") or init.name),  # type: ignore[union-attr]
+            "data": source.name,
+            "licence": joined_licences(
+                source.licence, None if earlier is None else earlier.info.get("licence", "unknown")
+            ),
+            "origins": joined_origins(source.origins, () if earlier is None else earlier.info.get("origins", ())),
+            "guidance": "free",
+            "guidance_scale": recipe.teacher.guidance_scale,
+            "default_steps": 50,
+            "few_step_timesteps": None,
+            "image_size": recipe.autoencoder.image_size,
+            "images_seen": seen,
+            "recipe": recipe.as_dict() if earlier is None else {**recipe.as_dict(), "init": earlier.info.get("recipe")},
+            "metrics": {},
+        },
+    )
+    save_model_folder(model, out)
+    return model
+
+
+@torch.no_grad()
+def start_from(network: nn.Module, earlier: nn.Module) -> float:
+    """Copy an earlier network's weights wherever names agree, and of each tensor the part that both have.
+
+    Rows and columns that only the new network has keep their fresh values. Returns the share of the weights copied.
+    """
+    source, copied, total = earlier.state_dict(), 0, 0
+    for name, value in network.state_dict().items():
+        total += value.numel()
+        old = source.get(name)
+        if old is not None and old.ndim == value.ndim:
+            shared = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, value.shape, strict=True))
+            value[shared] = old[shared].to(value)
+            copied += value[shared].numel()
+    return copied / max(1, total)
+
+
+# --- stages ------------------------------------------------------------------------------------------------------------
+
+
+def train_autoencoder(
+    source: Source, folder: Path, recipe: Recipe, *, resume: bool, earlier: ModelFolder | None = None
+) -> Any:
+    """The autoencoder stage; returns its average with `scaling_factor` set so that final latents have unit deviation. With no
+    images to see, an earlier one stays as it is."""
+    settings = recipe.autoencoder
+    if earlier is not None and settings.images == 0:
+        return earlier.vae.requires_grad_(False).eval()
+    training = Training(folder, "autoencoder", settings)
+    torch.manual_seed(settings.seed)
+    fresh = ae.build_autoencoder(settings)
+    if earlier is not None:
+        start_from(fresh, earlier.vae)
+    # Channels last: 1.3 times the images a second on a CPU (docs/log.md).
+    vae = training.add("vae", fresh.to(memory_format=torch.channels_last))
+    if resume:
+        training.resume()
+    step = autoencoder_step(training, vae, source, settings)
+
+    def preview(path: Path) -> None:
+        average = training.ema_weights("vae")
+        images = to_tensor(source.pictures(0, 10, settings.image_size), training.device)
+        with torch.no_grad():
+            decoded = average.decode(ae.encode(average, images), return_dict=False)[0]  # type: ignore[operator]
+        save_grid([to_uint8(images.cpu().numpy()), to_uint8(decoded.float().cpu().numpy())], path)
+
+    training.run(step, preview)
+    trained: Any = training.ema_weights("vae").requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
+    with torch.no_grad():
+        latents = ae.encode(trained, to_tensor(source.pictures(0, 256, settings.image_size), training.device))
+    trained.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
+    return trained
+
+
+def autoencoder_step(
+    training: Training, vae: nn.Module, source: Source, settings: AutoencoderRecipe
+) -> Callable[[Update], dict[str, Tensor]]:
+    """One update of the autoencoder on the source's first pictures, which are loaded here, once, if any are still needed."""
+    pictures = None
+    if training.progress < 1:
+        pictures = load_pictures(source, settings.cache_images, settings.image_size, training.folder)
+
+    def step(update: Update) -> dict[str, Tensor]:
+        assert pictures is not None
+        images = to_tensor(pictures[update.randint(len(pictures)).cpu().numpy()], training.device)
+        with training.autocast():
+            terms = ae.autoencoder_loss(
+                vae, images.contiguous(memory_format=torch.channels_last), settings, update.randn
+            )
+        training.optimise("vae", terms["loss"])
+        return {key: value.detach() for key, value in terms.items()}
+
+    return step
+
+
+def train_text(source: Source, folder: Path, recipe: Recipe, *, resume: bool) -> tuple[Any, nn.Module]:
+    """Tokenizer, then the text encoder on the source's attribute columns."""
+    from transformers import CLIPTokenizer
+
+    settings = recipe.text_encoder
+    tokens = folder / "tokenizer"
+    if resume and (tokens / "vocab.json").is_file():
+        tokenizer = CLIPTokenizer.from_pretrained(tokens)
+    else:
+        captions = source.captions(range(min(len(source), 20_000)))
+        tokenizer = train_tokenizer(captions, tokens, settings)
+        tokenizer.save_pretrained(tokens)
+    torch.manual_seed(settings.seed)
+    training = Training(folder, "text_encoder", settings)
+    return tokenizer, train_text_encoder(training, source, tokenizer, settings, resume=resume)
+
+
+def build_unet(recipe: TeacherRecipe, latent_channels: int, latent_size: int, text_size: int) -> nn.Module:
+    """A diffusers UNet without attention at the top resolution, where it costs most and gives least."""
+    from diffusers import UNet2DConditionModel
+
+    levels = len(recipe.channels)
+    conditioning: dict[str, Any] = {}
+    if recipe.text_in_time:
+        conditioning = {
+            "addition_embed_type": "text",
+            "addition_embed_type_num_heads": max(1, text_size // recipe.head_dim),
+            "resnet_time_scale_shift": "scale_shift",
+        }
+    model: nn.Module = UNet2DConditionModel(
+        sample_size=latent_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=recipe.channels,
+        layers_per_block=recipe.layers_per_block,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
+        up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
+        cross_attention_dim=text_size,
+        # diffusers calls the number of heads `attention_head_dim` (its issue 2011).
+        attention_head_dim=tuple(max(1, width // recipe.head_dim) for width in recipe.channels),
+        norm_num_groups=recipe.norm_groups,
+        **conditioning,
+    )
+    return model
+
+
+def train_unet(
+    source: Source,
+    folder: Path,
+    recipe: Recipe,
+    vae: Any,
+    tokenizer: Any,
+    text_encoder: nn.Module,
+    *,
+    resume: bool,
+    minutes: float | None,
+    earlier: ModelFolder | None = None,
+) -> tuple[nn.Module, int]:
+    """The diffusion stage; returns the average, and how many images it has seen."""
+    settings = recipe.teacher
+    training = Training(folder, "teacher", settings, minutes=minutes)
+    vae, text_encoder = vae.to(training.device), text_encoder.to(training.device)
+    image_size, cached = recipe.autoencoder.image_size, folder / "latents.safetensors"
+    multiple = 2 ** (len(settings.channels) - 1) if settings.aspect_buckets else 0
+    cache = cache_latents(source, vae, settings.cache_images, image_size, training.device, cached, multiple=multiple)
+    process = Process(TEACHER_SCHEDULER, training.device)
+    torch.manual_seed(settings.seed)
+    channels, size, _ = latent_shape(vae, image_size, training.device)
+    network: Any = build_unet(settings, channels, size, text_encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    if earlier is not None:
+        start_from(network, earlier.unet)
+    plain_attention(network, training.device)
+    unet = training.add("unet", network, large=True)
+    if resume:
+        training.resume()
+
+    def step(update: Update) -> dict[str, Tensor | float]:
+        indices, x0 = cache.draw(update)
+        noise = update.randn(*x0.shape[1:])
+        t = update.randint(process.num_train_timesteps)
+        dropped = update.rand() < settings.caption_dropout
+        captions = source.captions(indices.tolist(), epoch=update.index)
+        captions = ["" if drop else text for drop, text in zip(dropped.tolist(), captions, strict=True)]
+        with training.autocast():
+            with torch.no_grad():
+                text = embed(text_encoder, tokenizer, captions, training.device)
+            x_t = process.add_noise(x0, noise, t)
+            predicted = predict(unet, x_t, t, text)
+        error = (predicted.float() - process.target(x0, noise, t)).square().mean(dim=(1, 2, 3))
+        loss = (error * process.min_snr_weight(t, settings.min_snr_gamma)).mean()
+        norm = training.optimise("unet", loss)
+        return {"loss": loss.detach(), "grad_norm": norm}
+
+    shown = source.captions(range(min(PREVIEWS, len(source))))
+
+    def preview(path: Path) -> None:
+        with torch.no_grad():
+            text, empty = (embed(text_encoder, tokenizer, texts, training.device) for texts in (shown, [""]))
+        average = training.ema_weights("unet")
+        teacher_preview(training, process, vae, average, text, empty, settings.guidance_scale, path)
+
+    training.run(step, preview, last=True)
+    return training.final_weights("unet").requires_grad_(False).eval(), training.images_seen
+
+
+def teacher_preview(
+    training: Training,
+    process: Process,
+    vae: Any,
+    unet: Any,
+    text: Tensor,
+    empty: Tensor,
+    guidance_scale: float,
+    path: Path,
+    *,
+    steps: int = 10,
+) -> None:
+    """Write a grid of two rows: the guided pictures of `text` (N, L, D), of fixed noise, so that successive grids show the same
+    pictures getting better. `empty` (1, L, D) are the empty caption's states."""
+    count, side = len(text), unet.config.sample_size
+    noise = torch.randn(count, unet.config.in_channels, side, side, generator=torch.Generator().manual_seed(1))
+    denoiser, pictures, few = Denoiser(unet, process), [], batch_size_for(64, side, 16)
+    for start in range(0, count, few):
+        rows = slice(start, start + few)
+        with training.autocast():
+            latents = sample(
+                denoiser,
+                noise[rows].to(training.device),
+                text[rows],
+                timesteps=process.trailing_timesteps(steps),
+                empty=empty,
+                guidance_scale=guidance_scale,
+                solver="dpm-solver++",
+            ).states[-1]
+            pictures.append(ae.decode_pictures(vae, latents))
+    drawn = np.concatenate(pictures)
+    half = -(-count // 2)
+    save_grid([row for row in (drawn[:half], drawn[half:]) if len(row)], path)

@@ -1,0 +1,1 @@
+"""What an exported graph is measured by: parity with PyTorch, layers, pictures, hashes."""

@@ -1,0 +1,1 @@
+"""One network to one format: ONNX, OpenVINO, Core ML, single graphs, and their quantisation."""

@@ -1,0 +1,214 @@
+"""PyTorch => Core ML programs with the interface of Apple's Swift package for Stable Diffusion.
+
+That package's names, shapes and types, all float32, with a fixed batch:
+
+- TextEncoder: `input_ids` (1, length) => `last_hidden_state` (1, length, hidden), `pooled_outputs`;
+- Unet: `sample` (b, C, H, W), `timestep` (b), `encoder_hidden_states` (b, hidden, 1, length) => `noise_pred`;
+- VAEDecoder: `z` (1, C, h, w), latents / scaling_factor => `image` (1, 3, H, W) in [−1, 1].
+
+b is 2 for classifier-free guidance, as that package expects, and 1 for a student whose guidance is baked in. Target: iOS 17
+and macOS 14. `fp16` and `int8` compute in fp16 but for norms, whose squares overflow, and the timestep embedding, whose
+angles reach 999 radians; `int8` stores weights with one scale an output channel, `palette6` and `palette4` as indices into a table
+of 64 or 16 values a tensor (k-means).
+
+Not here: compiling to `.mlmodelc` and running, which need a Mac (see docs/export.md), and 8-bit activations, whose calibration
+does: layers that a plan has them for store their weights in int8 and compute in fp16.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from genin.export.converters.formats import Target, Written, count_operations, stored
+from genin.export.converters.quiet import quiet
+from genin.export.precision_plan import BITS, PALETTES, WEIGHTS, layers_of
+from genin.runtimes.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from genin.export.components import Component
+
+COMPRESSED_FROM = 2048  # elements; coremltools' own default
+OUTPUTS = {
+    "text_encoder": ("last_hidden_state", "pooled_outputs"),
+    "unet": ("noise_pred",),
+    "vae_decoder": ("image",),
+}
+# In fp16 a square overflows from 256 on.
+WIDE_OPS = ("layer_norm", "instance_norm", "reduce_mean", "square", "sub", "sqrt", "rsqrt", "sin", "cos")
+
+
+class AppleTextEncoder(nn.Module):
+    """`TextEncoder` on float tokens: Core ML's arrays in Apple's package are all float32."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, input_ids: Tensor) -> Any:
+        return self.module(input_ids.to(torch.int32))
+
+
+class AppleUnet(nn.Module):
+    """`Unet` with text as (batch, hidden, 1, length)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Any:
+        return self.module(sample, timestep, encoder_hidden_states.squeeze(2).transpose(1, 2))
+
+
+class AppleDecoder(nn.Module):
+    """`VaeDecoder` with Apple's name for its input."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, z: Tensor) -> Any:
+        return self.module(z)
+
+
+def apple_example(component: Component, batch: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The component behind Apple's interface, and inputs of the shapes it will have."""
+    case = {name: torch.from_numpy(component.cases[0][name]) for name in component.inputs}
+    if component.name == "text_encoder":
+        return AppleTextEncoder(component.module), {"input_ids": case["input_ids"][:1].float()}
+    if component.name == "vae_decoder":
+        return AppleDecoder(component.module), {"z": case["latent_sample"][:1]}
+    text = case["encoder_hidden_states"][:batch].transpose(1, 2).unsqueeze(2).contiguous()
+    timestep = case["timestep"].float().expand(batch).contiguous()
+    inputs = {"sample": case["sample"][:batch], "timestep": timestep, "encoder_hidden_states": text}
+    return AppleUnet(component.module), inputs
+
+
+def convert(component: Component, targets: Sequence[Target]) -> dict[str, Written]:
+    """Write one `.mlpackage` a target. Plans that differ only in how weights are compressed share a program in fp16."""
+    with quiet():
+        import coremltools
+
+        module, inputs = apple_example(component, component.guidance_batch)
+        program = _trace(module, inputs)
+        layers = {_weight_name(layer): layer for layer in layers_of(component.module)}
+        written = {}
+        made, wide = None, frozenset[str]()
+        for target in targets:
+            plan = target.plan
+            ways = plan.storage_per_layer(component.name, component.module)
+            kept = {name: ways[layer].weights for name, layer in layers.items()}
+            asked = frozenset(name for name, way in kept.items() if way == "fp32")
+            everything = len(asked) == len(kept)
+            if made is None or asked != wide:
+                made, wide = None, asked  # the old one goes first
+                gc.collect()
+                made = _program(program, component.name, inputs, None if everything else wide)
+            model = _compressed(made, kept)
+            target.path.parent.mkdir(parents=True, exist_ok=True)
+            model.save(str(target.path))
+            (target.path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+            specs, made_by = read_specs(target.path), f"coremltools {coremltools.__version__}"
+            kinds = count_operations(_operations(target.path), ("const",))
+            compute = "fp32" if everything else "fp16, norms fp32"
+            written[plan.name] = Written(
+                target.path, *specs, made_by, stored=stored(ways, WEIGHTS), compute=compute, operations=kinds
+            )
+            del model
+            gc.collect()
+    return written
+
+
+def _trace(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+    with torch.no_grad():
+        program = torch.export.export(module.eval(), tuple(inputs.values())).run_decompositions({})
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):  # coremltools 9 does not know this no-op of torch 2.13 and later
+        if node.op == "call_function" and node.target is torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
+
+
+def _program(program: Any, component: str, inputs: Mapping[str, Tensor], wide: frozenset[str] | None) -> Any:
+    """In fp16 but for norms, the timestep embedding and the layers whose weights are named in `wide`; all in fp32 without them."""
+    import coremltools as ct
+    import numpy as np
+
+    half = ct.transform.FP16ComputePrecision(op_selector=lambda op: not _must_be_wide(op, wide or frozenset()))
+    return ct.convert(
+        program,
+        inputs=[ct.TensorType(name=name, shape=tuple(x.shape), dtype=np.float32) for name, x in inputs.items()],
+        outputs=[ct.TensorType(name=name, dtype=np.float32) for name in OUTPUTS[component]],
+        convert_to="mlprogram",
+        minimum_deployment_target=ct.target.iOS17,
+        compute_precision=ct.precision.FLOAT32 if wide is None else half,
+        skip_model_load=True,
+    )
+
+
+def _must_be_wide(op: Any, wide: frozenset[str]) -> bool:
+    """Norms, the timestep embedding (an op that feeds an angle to sin or cos) and the layers that the plan keeps in fp32."""
+    if op.op_type in WIDE_OPS:
+        return True
+    weight = getattr(op, {"conv": "weight", "linear": "weight", "gather": "x"}.get(op.op_type, ""), None)
+    if weight is not None and weight.name in wide:
+        return True
+    return any(child.op_type in ("sin", "cos") for output in op.outputs for child in output.child_ops)
+
+
+def _weight_name(layer: str) -> str:
+    """What torch.export calls a layer's weight behind `module`, and Core ML after it."""
+    return f"p_module_{layer.replace('.', '_')}_weight"
+
+
+def _compressed(model: Any, ways: Mapping[str, str]) -> Any:
+    """Weights by name (without what coremltools adds: "_to_fp16") in int8 and palettes, each scale and table as wide as they allow.
+
+    An int8 weight has one scale an output channel, a palette is one for the whole tensor.
+    """
+    import coremltools.optimize.coreml as cto
+
+    eight, palettes = {}, {}
+    for name, way in ways.items():
+        for known in (name, f"{name}_to_fp16"):
+            if way == "int8":
+                eight[known] = cto.OpLinearQuantizerConfig(
+                    mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=COMPRESSED_FROM
+                )
+            elif way in PALETTES:
+                palettes[known] = cto.OpPalettizerConfig(
+                    mode="kmeans", nbits=BITS[way], granularity="per_tensor", weight_threshold=COMPRESSED_FROM
+                )
+    if eight:
+        model = cto.linear_quantize_weights(model, cto.OptimizationConfig(op_name_configs=eight))
+    if palettes:
+        model = cto.palettize_weights(model, cto.OptimizationConfig(op_name_configs=palettes))
+    return model
+
+
+def _operations(path: Path) -> list[str]:
+    """The kinds of operations of a saved program, one after another."""
+    import coremltools as ct
+
+    program = ct.utils.load_spec(str(path)).mlProgram
+    blocks = [block for function in program.functions.values() for block in function.block_specializations.values()]
+    return [operation.type for block in blocks for operation in block.operations]
+
+
+def read_specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs that a saved `.mlpackage` declares."""
+    import coremltools as ct
+
+    description = ct.utils.load_spec(str(path)).description
+    inputs, outputs = (
+        tuple(TensorSpec(item.name, tuple(item.type.multiArrayType.shape), "float32") for item in items)
+        for items in (description.input, description.output)
+    )
+    return inputs, outputs

@@ -1,0 +1,71 @@
+"""A sensitivity pass as a picture: how good pictures are with one layer, and no other, stored in each way."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from genin.export.plan.sensitivity import Sensitivity
+from genin.export.precision_plan import Plan, Storage
+from genin.runtimes.vocabulary import COMPONENTS
+
+COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#9c6b4e", "#a463f2")
+NAME_WIDTH = 15  # layers
+BEST_DB = 90.0  # the top of the page: nothing is lost that could be seen
+
+
+def label(way: Storage) -> str:
+    """ "int8", or "int8, activations too"."""
+    return way.weights if way.activations == "float" else f"{way.weights}, activations too"
+
+
+def plot(found: Sensitivity, plan: Plan, path: Path) -> None:
+    """Write a PNG: PSNR of pictures with one layer stored so, a filled mark where the plan does."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    kinds = list(dict.fromkeys(way for layer in found.layers for way in layer.error))
+    chosen = {(layer.component, layer.name): way for layer, way in found.ways(plan)}
+    figure, axes = pyplot.subplots(figsize=(11, 5.2), layout="constrained")
+    for kind, colour in zip(kinds, COLOURS, strict=False):
+        points = [(x, _db(layer.error[kind])) for x, layer in enumerate(found.layers) if kind in layer.error]
+        taken = [
+            (x, _db(layer.error[kind]))
+            for x, layer in enumerate(found.layers)
+            if kind in layer.error and chosen[layer.component, layer.name] == kind
+        ]
+        axes.plot(*zip(*points, strict=True), "o", markersize=4, color=colour, fillstyle="none", alpha=0.8)
+        if taken:
+            axes.plot(*zip(*taken, strict=True), "o", markersize=5, color=colour)
+        axes.plot([], [], "o", color=colour, label=label(kind))
+    start = 0
+    for component in COMPONENTS:
+        count = sum(layer.component == component for layer in found.layers)
+        axes.axvline(start - 0.5, color="#cccccc", linewidth=0.8)
+        axes.text(
+            start, 1.01, component.replace("_", " "), transform=axes.get_xaxis_transform(), fontsize=9, color="#555555"
+        )
+        start += count
+    worst = sorted(range(len(found.layers)), key=lambda x: -max(found.layers[x].error.values(), default=0))[:6]
+    for x in worst:
+        layer = found.layers[x]
+        short = layer.name.partition(".")[2]
+        low = _db(max(layer.error.values()))
+        crowded = any(0 < other - x < NAME_WIDTH for other in worst)  # then its name stands on the other side
+        side, where = ("right", (-5, -3)) if crowded else ("left", (5, -3))
+        axes.annotate(short, (x, low), xytext=where, ha=side, textcoords="offset points", fontsize=7, color="#333333")
+    axes.set_ylabel("PSNR of pictures with this layer alone stored so, dB")
+    axes.set_xlabel("layers, in the order of the networks")
+    axes.set_title(f"What each layer minds; filled: the plan '{plan.name}'", loc="left", fontsize=11, pad=18)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#eeeeee")
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _db(error: float) -> float:
+    """PSNR of pictures in [−1, 1]."""
+    return min(BEST_DB, 10 * math.log10(4 / error)) if error > 0 else BEST_DB

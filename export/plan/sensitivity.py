@@ -1,0 +1,361 @@
+"""How much does each layer mind fewer bits? Measured on the student's own trajectories, and turned into a precision plan.
+
+One layer at a time is stored in fewer bits (its input too, for 8-bit activations), everything else left in fp32, and its
+component's output compared with its own on what the networks were given while the student drew. That error, as a share of the
+output's variance, becomes one of pictures by a factor a component, measured by drawing with noise on the component's output. Errors
+of independent layers add up, so a plan is a choice a layer that minimises error + λ·bytes (Shoham & Gersho 1988,
+doi:10.1109/29.90373), and λ is found by bisection: for a size by adding up bytes, for an LPIPS by drawing.
+
+Inputs are held at the student's own: through a rollout a picture between two may tip to the other, and a mean would see little
+else.
+
+Not here: storing (the converters), the plan's file (`plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from genin.benchmarks.quality.perceptual import load_lpips
+from genin.distill.models.folder import ModelFolder
+from genin.export.checks.pictures import Drawn, draw, draw_with_pytorch
+from genin.export.components import Case, modules, run_module
+from genin.export.converters.quantise import activations, eight_bits, palette
+from genin.export.precision_plan import BITS, PALETTES, Plan, Storage, layers_of, may_have_eight
+from genin.export.prompt_set import Amount
+from genin.export.shapes import OUTPUTS
+from genin.runtimes.engine import OUTPUT, Array, Engine
+from genin.runtimes.errors import InputError
+from genin.runtimes.pytorch_engine import Networks, PyTorchEngine
+from genin.runtimes.vocabulary import COMPONENTS
+
+NOISE = 1e-3  # share of a component's variance, for its factor
+ROUNDS = 24  # of bisection for a size; ROUNDS_DRAWN for an LPIPS, each of which draws
+ROUNDS_DRAWN = 7
+Progress = Callable[[str], None]
+
+
+Span = tuple[tuple[float, float], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: how many numbers and output channels its weight has, and the mean squared error of pictures (in [−1, 1]) that each
+    way of storing it costs; `macs` of one picture; `span` the ranges of what it is given and gives."""
+
+    component: str
+    name: str
+    numbers: int
+    channels: int
+    macs: int
+    span: Span
+    error: Mapping[Storage, float]
+
+    def bytes(self, way: Storage) -> float:
+        """Its weights as stored, scales and tables with them."""
+        table = 2 * 2 ** BITS[way.weights] if way.weights in PALETTES else 4 * self.channels * (way.weights == "int8")
+        return self.numbers * BITS[way.weights] / 8 + table
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """All layers of a model; `others` is the size of what is no layer's weight, `reference` what PyTorch drew."""
+
+    model: ModelFolder
+    reference: Drawn
+    layers: tuple[Layer, ...]
+    others: int
+
+    def bytes(self, plan: Plan) -> float:
+        return self.others + sum(layer.bytes(way) for layer, way in self.ways(plan))
+
+    def error(self, plan: Plan) -> float:
+        """Of pictures, by adding up: what was not measured counts as nothing."""
+        return sum(layer.error.get(way, 0.0) for layer, way in self.ways(plan))
+
+    def lpips(self, plan: Plan) -> float:
+        """Of the pictures that a plan draws in PyTorch. Errors: MetricUnavailableError without LPIPS's weights."""
+        metric, networks = load_lpips("squeeze"), modules(self.model)
+        with ExitStack() as stack:
+            for layer, way in self.ways(plan):
+                stack.enter_context(stored_as(networks[layer.component].get_submodule(layer.name), way, layer.span))
+            drawn = draw_with_pytorch(self.model, Amount.of(self.model))
+        return float(metric(drawn.pictures, self.reference.pictures).mean())
+
+    def ways(self, plan: Plan) -> Iterator[tuple[Layer, Storage]]:
+        """Every layer and how the plan stores it."""
+        ways = {name: plan.storage_per_layer(name, network) for name, network in modules(self.model).items()}
+        return ((layer, ways[layer.component][layer.name]) for layer in self.layers)
+
+
+def measure(model: ModelFolder, kinds: Sequence[Storage], progress: Progress = lambda _: None) -> Sensitivity:
+    """Run every layer in every way of `kinds`. `progress` is told of each layer; see `count_layers`.
+
+    Errors: InputError for a network whose output is constant: errors are shares of its variance.
+    """
+    progress("drawing")
+    reference = draw_with_pytorch(model, Amount.of(model))
+    networks = modules(model)
+    factors = _factors(model, reference)
+    found = []
+    for component in COMPONENTS:
+        network, cases, outputs = networks[component].eval(), reference.inputs[component], OUTPUTS[component]
+        wanted = [run_module(network, case, outputs)[OUTPUT[component]] for case in cases]
+        variance = float(np.mean([np.var(array) for array in wanted]))
+        if variance == 0:
+            raise InputError(
+                f"the {component} gives the same number everywhere, so its layers cannot be compared",
+                where=model.path,
+                remedy="train the model first",
+            )
+        names = list(layers_of(network))
+        ranges, macs = _ranges(component, network, names, cases), _macs(component, network, names, cases[0])
+        for name in names:
+            progress(name)
+            module: Any = network.get_submodule(name)
+            error = {}
+            for way in kinds:
+                if way.activations == "int8" and not may_have_eight(name, names):
+                    continue
+                with stored_as(module, way, ranges[name]):
+                    got = [run_module(network, case, outputs)[OUTPUT[component]] for case in cases]
+                squared = float(np.mean([np.mean(np.square(a - b)) for a, b in zip(got, wanted, strict=True)]))
+                error[way] = factors[component] * squared / variance
+            weight = module.weight
+            found.append(Layer(component, name, weight.numel(), len(weight), macs[name], ranges[name], error))
+    inside = sum(layer.numbers for layer in found)
+    total = sum(
+        p.numel() for name in COMPONENTS for key, p in networks[name].named_parameters() if "vae.encoder" not in key
+    )
+    return Sensitivity(model, reference, tuple(found), 4 * (total - inside))
+
+
+def count_layers(model: ModelFolder) -> int:
+    """How often `measure` calls `progress`."""
+    return 1 + sum(len(layers_of(network)) for network in modules(model).values())
+
+
+# --- a layer in fewer bits -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stored_as(module: nn.Module, way: Storage, span: Span) -> Iterator[None]:
+    """Inside the block a layer computes as it would if stored so; 8-bit activations are what it is given and what it gives, over
+    the ranges of `span`."""
+    weight: Any = module.weight
+    exact = weight.data
+    hooks = []
+    if way.activations == "int8":
+        taken, given = (activations(*ends) for ends in span)
+
+        def round_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (_rounded(inputs[0], *taken), *inputs[1:])
+
+        def round_output(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            return _rounded(output, *given)
+
+        hooks = [module.register_forward_pre_hook(round_input), module.register_forward_hook(round_output)]
+    try:
+        if way.weights != "fp32":
+            weight.data = torch.from_numpy(_narrow(exact.numpy(), way.weights))
+        yield
+    finally:
+        weight.data = exact
+        for hook in hooks:
+            hook.remove()
+
+
+def _rounded(values: Tensor, scale: float, zero: int) -> Tensor:
+    return ((values / scale).round().add(zero).clamp(0, 255) - zero) * scale
+
+
+def _narrow(weights: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
+    if kind in PALETTES:
+        return palette(weights, BITS[kind])
+    if kind == "int8":
+        return eight_bits(weights, 0)  # PyTorch's weights have their output channels first
+    return weights.astype(np.float16).astype(np.float32) if kind == "fp16" else weights
+
+
+def _ranges(component: str, network: nn.Module, names: Sequence[str], cases: Sequence[Case]) -> dict[str, Span]:
+    """Lowest and highest value that each layer is given, and gives."""
+    found: dict[str, Span] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            (low, high), (least, most) = found.get(name, ((0.0, 0.0), (0.0, 0.0)))
+            taken = min(low, float(inputs[0].min())), max(high, float(inputs[0].max()))
+            found[name] = taken, (min(least, float(output.min())), max(most, float(output.max())))
+
+        return hook
+
+    handles = [network.get_submodule(name).register_forward_hook(note(name)) for name in names]
+    try:
+        for case in cases:
+            run_module(network, case, OUTPUTS[component])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: found.get(name, ((0.0, 0.0), (0.0, 0.0))) for name in names}
+
+
+def _macs(component: str, network: nn.Module, names: Sequence[str], case: Case) -> dict[str, int]:
+    """Multiply-adds of each layer for one row of a batch: of a weight, one a number and place that it is applied at."""
+    found, outputs = dict.fromkeys(names, 0), OUTPUTS[component]
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: Any, _inputs: Any, output: Tensor) -> None:
+            if not isinstance(module, nn.Embedding):
+                found[name] += output[0].numel() // len(module.weight) * module.weight.numel()
+
+        return hook
+
+    handles = [network.get_submodule(name).register_forward_hook(note(name)) for name in names]
+    try:
+        run_module(network, case, outputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+# --- from a component's error to a picture's -------------------------------------------------------------------------
+
+
+def _factors(model: ModelFolder, reference: Drawn) -> dict[str, float]:
+    """Component => mean squared error of pictures, in [−1, 1], for noise of its output's variance: the median picture's."""
+    engine = PyTorchEngine(Networks(model.text_encoder, model.unet, model.vae))
+    found = {}
+    for component in COMPONENTS:
+        drawn = draw(model.path, _Noisy(engine, component), Amount.of(model)).pictures
+        wrong = np.square((drawn.astype(np.float64) - reference.pictures) / 127.5).mean(axis=(1, 2, 3))
+        found[component] = float(np.median(wrong)) / NOISE
+    return found
+
+
+class _Noisy:
+    """An engine one of whose networks adds noise."""
+
+    def __init__(self, engine: Engine, component: str) -> None:
+        self.provider, self._engine, self._component = engine.provider, engine, component
+        self._random = np.random.default_rng(0)
+
+    def encode(self, ids: NDArray[np.int64]) -> Array:
+        return self._with_noise("text_encoder", self._engine.encode(ids))
+
+    def predict(self, latents: Array, timestep: int, text: Array) -> Array:
+        return self._with_noise("unet", self._engine.predict(latents, timestep, text))
+
+    def decode(self, latents: Array) -> Array:
+        return self._with_noise("vae_decoder", self._engine.decode(latents))
+
+    def close(self) -> None:
+        pass  # the engine is drawn with again
+
+    def _with_noise(self, component: str, values: Array) -> Array:
+        if component != self._component:
+            return values
+        noise = self._random.standard_normal(values.shape, np.float32)
+        return values + np.float32((NOISE * values.var()) ** 0.5) * noise
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+def plan_for_size(found: Sensitivity, kinds: Sequence[Storage], size_bytes: float, name: str) -> Plan:
+    """The plan of least error among those of at most `size_bytes`. Errors: InputError if none is so small."""
+    smallest = _at(found, kinds, float("inf"), name)
+    if found.bytes(smallest) > size_bytes:
+        what = f"the weights take {found.bytes(smallest) / 1e6:.2f} MB at least, not {size_bytes / 1e6:.2f} MB"
+        raise InputError(what, remedy="allow fewer bits (--weights palette6,palette4), or a larger size")
+    best = smallest
+    low, high = _prices(found, kinds)
+    for price in (0.0, low):
+        if found.bytes(plan := _at(found, kinds, price, name)) <= size_bytes:
+            return plan
+    for _ in range(ROUNDS):
+        price = (low * high) ** 0.5
+        plan = _at(found, kinds, price, name)
+        if found.bytes(plan) <= size_bytes:
+            best, high = plan, price
+        else:
+            low = price
+    return best
+
+
+def plan_for_lpips(found: Sensitivity, kinds: Sequence[Storage], limit: float, name: str) -> Plan:
+    """The smallest plan whose pictures are within `limit` of the model's own, drawn in PyTorch. Errors: InputError if none is."""
+    exact = _at(found, kinds, 0.0, name)
+    if (least := found.lpips(exact)) > limit:
+        what = f"the widest weights allowed are at LPIPS {least:.4f} already, not within {limit:g}"
+        raise InputError(what, remedy="allow wider ones (--weights fp16,int8)")
+    best = exact
+    low, high = _prices(found, kinds)
+    for _ in range(ROUNDS_DRAWN):
+        price = (low * high) ** 0.5
+        plan = _at(found, kinds, price, name)
+        if found.lpips(plan) <= limit:
+            best, low = plan, price
+        else:
+            high = price
+    smallest = _at(found, kinds, float("inf"), name)
+    return smallest if found.lpips(smallest) <= limit else best
+
+
+def with_eight_bit_activations(found: Sensitivity, plan: Plan, limit: float) -> Plan:
+    """The plan with 8-bit activations in as many layers as pictures within `limit` allow: those first of which a multiply-add costs
+    least."""
+    eight = Storage("int8", "int8")
+    able = [layer for layer, way in found.ways(plan) if way.weights == "int8" and eight in layer.error and layer.macs]
+    able.sort(key=lambda layer: (layer.error[eight] - layer.error.get(Storage("int8"), 0.0)) / layer.macs)
+
+    def with_first(count: int) -> Plan:
+        layers = {component: dict(plan.layers.get(component, {})) for component in COMPONENTS}
+        for layer in able[:count]:
+            layers[layer.component][layer.name] = eight
+        return Plan(plan.name, plan.default, {name: ways for name, ways in layers.items() if ways}, plan.notes)
+
+    low, high = 0, len(able) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if found.lpips(with_first(middle)) <= limit else (low, middle)
+    return with_first(low)
+
+
+def _at(found: Sensitivity, kinds: Sequence[Storage], price: float, name: str) -> Plan:
+    """The plan that minimises error + price·bytes; without a price the widest way, at an infinite one the smallest."""
+    ways: dict[str, dict[str, Storage]] = {component: {} for component in COMPONENTS}
+    for layer in found.layers:
+
+        def cost(way: Storage, layer: Layer = layer) -> tuple[float, float]:
+            size, error = layer.bytes(way), layer.error.get(way, 0.0)
+            if price == float("inf"):
+                return size, error
+            return (error + price * size, size) if price else (-size, error)
+
+        ways[layer.component][layer.name] = min(kinds, key=cost)
+    every = [way for named in ways.values() for way in named.values()]
+    usual = max(kinds, key=every.count)
+    named = {part: {name: way for name, way in found.items() if way != usual} for part, found in ways.items()}
+    return Plan(name, usual, {part: layers for part, layers in named.items() if layers})
+
+
+def _prices(found: Sensitivity, kinds: Sequence[Storage]) -> tuple[float, float]:
+    """Prices of a byte between which every choice lies."""
+    ratios = [
+        abs(layer.error.get(one, 0.0) - layer.error.get(other, 0.0)) / abs(layer.bytes(one) - layer.bytes(other))
+        for layer in found.layers
+        for one in kinds
+        for other in kinds
+        if layer.bytes(one) != layer.bytes(other)
+    ]
+    real = [ratio for ratio in ratios if ratio > 0]
+    return (min(real) / 2, max(real) * 2) if real else (1e-30, 1.0)

@@ -1,0 +1,134 @@
+"""Open a model folder or a bundle as a `Pipeline`: which runtime, which format, which precision.
+
+`load_pipeline` takes local paths; `genin.load` also takes built-in names and hub names.
+
+Not here: drawing (`pipeline`), what an engine is (`engine`), reading a bundle (`bundle`) or a model folder (`folder`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from genin.runtimes.bundle import TOKENIZER, Bundle, Manifest, is_bundle
+from genin.runtimes.engine import ENGINES, BundleEngine, Engine, engine_class
+from genin.runtimes.errors import InputError
+from genin.runtimes.folder import is_model_folder, read_constants
+from genin.runtimes.pipeline import Pipeline
+from genin.runtimes.samplers import Schedule
+from genin.runtimes.threads import check_threads
+from genin.runtimes.tokenizer import ClipTokenizer
+from genin.runtimes.vocabulary import AUTO, COMPONENTS, PRECISIONS, check_choice
+
+# Of several that can run: the first. Core ML is last because its first load compiles for minutes.
+AUTO_ORDER = ("openvino", "onnxruntime", "coreml")
+
+
+def load_pipeline(
+    path: str | Path, runtime: str = AUTO, precision: str = AUTO, *, threads: int | None = None, device: str = "cpu"
+) -> Pipeline:
+    """Open a model folder, a bundle folder or a `.genin` file.
+
+    `auto` takes the first runtime that is installed and has graphs (OpenVINO, then ONNX Runtime) and the most exact
+    precision; a model folder runs on `pytorch` in fp32, on `device` (cpu, cuda, cuda:1, mps). `threads` pins the engine's threads
+    within an operator.
+    Errors: InputError (BundleError for a bundle that is refused, MissingExtraError with the line that installs).
+    """
+    start, path = time.perf_counter(), Path(path)
+    check_choice(runtime, (AUTO, *ENGINES), "runtime")
+    check_threads(threads)
+    if path.is_dir() and is_model_folder(path):
+        pipeline = _load_folder(path, runtime, precision, threads, device)
+    elif is_bundle(path):
+        if device != "cpu":
+            remedy = "leave the device out, or give the model folder that the bundle was exported from"
+            raise InputError(f"a bundle runs on the cpu, not on {device}", where=path, remedy=remedy)
+        pipeline = _load_bundle(path, runtime, precision, threads)
+    else:
+        remedy = "give a model folder (model_index.json), a bundle folder (manifest.json) or a .genin file"
+        if str(path).startswith("builtin:"):
+            remedy = f'use genin.load("{path}")'
+        raise InputError(
+            "no such model or bundle" if not path.exists() else "neither model nor bundle", where=path, remedy=remedy
+        )
+    pipeline.load_s = time.perf_counter() - start
+    return pipeline
+
+
+def _load_folder(path: Path, runtime: str, precision: str, threads: int | None, device: str) -> Pipeline:
+    if runtime not in (AUTO, "pytorch"):
+        remedy = f"export it to a bundle (`genin export {path} --out …`), or choose runtime pytorch"
+        raise InputError(f"runtime {runtime} runs bundles, this is a model folder", where=path, remedy=remedy)
+    if precision not in (AUTO, "fp32"):
+        raise InputError(f"a model folder runs in fp32, not {precision}", where=path, remedy="leave the precision out")
+    kind = engine_class("pytorch")
+    return folder_pipeline(
+        path, lambda: kind.open(path, threads=threads, device=device), runtime="pytorch", precision="fp32"
+    )
+
+
+def folder_pipeline(path: Path, open_engine: Callable[[], Engine], *, runtime: str, precision: str) -> Pipeline:
+    """A model folder's tokenizer, sampler and sizes around any engine, which is opened last. Errors: InputError."""
+    constants = read_constants(path)
+    try:
+        vocabulary, merges = ((path / TOKENIZER / name).read_bytes() for name in ("vocab.json", "merges.txt"))
+    except OSError as error:
+        raise InputError("the model folder's tokenizer lacks a file", where=str(error.filename)) from error
+    tokenizer = ClipTokenizer(vocabulary, merges, constants[2])
+    Schedule.from_config(constants[3].scheduler)  # refuse before the weights are read
+    return Pipeline(path, open_engine(), tokenizer, constants, runtime=runtime, precision=precision)
+
+
+def _load_bundle(path: Path, runtime: str, precision: str, threads: int | None) -> Pipeline:
+    bundle = Bundle.open(path)
+    try:
+        manifest = bundle.manifest
+        runtime, format, precision = choose(manifest, runtime, precision, path)
+        image = replace(manifest.image, multiple=None) if format == "coreml" else manifest.image
+        constants = (image, manifest.latents, manifest.text, manifest.sampler)
+        vocabulary, merges = (bundle.read_bytes(f"{TOKENIZER}/{name}") for name in ("vocab.json", "merges.txt"))
+        tokenizer = ClipTokenizer(vocabulary, merges, manifest.text)
+        graphs, single = manifest.components(format, precision), manifest.steps_of_single_graphs(format, precision)
+        engine = engine_class(runtime).open(bundle, graphs, single=single, threads=threads)
+        if isinstance(engine, BundleEngine):
+            steps = manifest.sampler.default_steps
+            engine.load([steps] if steps in single else COMPONENTS)
+        return Pipeline(
+            path, engine, tokenizer, constants, runtime=runtime, precision=precision, bundle=bundle, single=single
+        )
+    except BaseException:
+        bundle.close()
+        raise
+
+
+def choose(manifest: Manifest, runtime: str, precision: str, path: Path) -> tuple[str, str, str]:
+    """(runtime, format, precision) for a bundle. Errors: InputError saying what the bundle has."""
+    if runtime == "pytorch":
+        raise InputError("runtime pytorch runs model folders, this is a bundle", where=path, remedy="leave it out")
+    candidates = [
+        (name, format, found)
+        for name in (AUTO_ORDER if runtime == AUTO else (runtime,))
+        for format in ENGINES[name].formats
+        if (found := _choose_precision(manifest.precisions(format), precision))
+    ]
+    if not candidates:
+        have = [f"{format} {name}" for format in _formats(manifest) for name in manifest.precisions(format)]
+        wanted = " ".join(name for name in (runtime, precision) if name != AUTO) or "any runtime"
+        remedy = f"choose from what it has: {', '.join(have)}" if have else "export it again"
+        raise InputError(f"the bundle has no graphs for {wanted}", where=path, remedy=remedy)
+    # If none is installed, the error (from `engine_class`) should name the smallest: ONNX Runtime.
+    runnable = [candidate for candidate in candidates if ENGINES[candidate[0]].reason() is None]
+    smallest = [candidate for candidate in candidates if candidate[0] == "onnxruntime"]
+    return (runnable or smallest or candidates)[0]
+
+
+def _choose_precision(have: Sequence[str], wanted: str) -> str | None:
+    if wanted != AUTO:
+        return wanted if wanted in have else None
+    exact = [name for name in PRECISIONS if name in have]  # the most exact first
+    return next(iter([*exact, *have]), None)
+
+
+def _formats(manifest: Manifest) -> list[str]:
+    return list(dict.fromkeys(graph.format for graph in manifest.graphs))

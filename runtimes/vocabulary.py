@@ -1,0 +1,42 @@
+"""Names of runtimes, precisions, formats and components, and what is said of a name that is none. No click.
+
+Not here: options of the command line (`options`), what a runtime or a format is (`engine`, `genin.export.converters.formats`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from genin.runtimes.errors import InputError
+
+RUNTIMES = ("pytorch", "onnxruntime", "openvino", "coreml")
+PRECISIONS = ("fp32", "fp16", "int8")
+MORE_PRECISIONS = ("w8a8", "palette6", "palette4")  # made where they are asked for
+FORMATS = ("onnx", "openvino", "coreml")
+COMPONENTS = ("text_encoder", "unet", "vae_decoder")
+TEXT_TO_IMAGE = "text_to_image"  # all of it as a single graph
+AUTO = "auto"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A remedy for a wrong name: the nearest known ones, or all of them."""
+    known = list(known)
+    begun = [choice for choice in known if name and choice.startswith(name.lower())]  # onnx: onnxruntime
+    close = begun or difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.6)
+    choices = f"choose from {', '.join(known)}"
+    return f"did you mean {' or '.join(close)}? ({choices})" if close else choices
+
+
+def check_choice(value: str, choices: Sequence[str], what: str) -> str:
+    """`value` if it is one of `choices`. Errors: InputError naming `what` and listing the choices."""
+    if value not in choices:
+        raise InputError(f"unknown {what} '{value}'", remedy=nearest(value, choices))
+    return value
+
+
+def split_choices(values: str | Iterable[str], choices: Sequence[str], what: str = "value") -> tuple[str, ...]:
+    """One text with commas, or several, => the distinct choices in order. Errors: InputError listing the choices."""
+    texts = [values] if isinstance(values, str) else list(values)
+    names = [name.strip() for text in texts for name in text.split(",")]
+    return tuple(dict.fromkeys(check_choice(name, choices, what) for name in names if name))

@@ -1,0 +1,1 @@
+"""Dataset folders as everything reads them: files, splits, shards."""

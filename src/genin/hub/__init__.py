@@ -1,0 +1,1 @@
+"""Models and datasets by their Hugging Face name."""

@@ -1,0 +1,168 @@
+"""A model of the Hugging Face hub as a local folder: what is downloaded of it, and what to do where that cannot be.
+
+The small files come first, so that a family which genin does not run is refused before its gigabytes are fetched. Of a model's
+weights that are there several times over one copy is taken: safetensors, else their fp16 copy, else `.bin`. Of a bundle only the
+graphs that the run uses are taken; its manifest lists them. Without a network the client's cache is used if it holds all of that.
+
+Not here: names and errors of the hub (`repository`), reading the folder (`genin.runtimes.folder`, `genin.runtimes.bundle`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from genin.hub.repository import HubName, again, cached, list_files, snapshot
+from genin.runtimes.bundle import MANIFEST, Bundle
+from genin.runtimes.errors import InputError
+from genin.runtimes.families import refuse_other_families
+from genin.runtimes.folder import AGAIN, MODEL_FILES, PARTS, WEIGHT_KINDS, missing_files, read_json, read_model_index
+from genin.runtimes.loading import choose
+from genin.runtimes.vocabulary import AUTO
+
+TOP_FILES = ("model_index.json", "genin.json", "README.md", "LICENSE")
+SMALL = (".json", ".txt", ".md")
+SINGLE_FILES = (".ckpt", ".safetensors", ".pt", ".gguf")
+INDEX = "model_index.json"
+
+
+def download(
+    text: str, arguments: Sequence[str] = (), runtime: str | None = AUTO, precision: str | None = AUTO
+) -> Path:
+    """The local snapshot of the hub model `owner/name` or `owner/name@revision`: what a model folder or a bundle needs, kept by the
+    hub's client. `arguments` are the command's, to say how to give it again. Of a bundle, only the graphs for `runtime` and
+    `precision` are fetched; all of them if either is None.
+
+    Errors: InputError for a model that is not there, gated, of another family, without such graphs, or not to be had offline.
+    """
+    name = HubName.parse(text, "model")
+    available = list_files(name)
+    if available is None:
+        return _without_network(name, text, arguments, runtime, precision)
+    is_bundle = MANIFEST in available
+    wanted = [MANIFEST] if is_bundle else wanted_files(available)
+    if not wanted:
+        raise _no_model(name, available)
+    small = snapshot(name, [file for file in wanted if not _is_weights(file)])
+    if small is None:
+        return _without_network(name, text, arguments, runtime, precision)
+    if is_bundle:
+        wanted = [file for file in bundle_files(small, name, runtime, precision) if file in available]
+    else:
+        read_model_index(small)
+    return snapshot(name, wanted) or _without_network(name, text, arguments, runtime, precision)
+
+
+def wanted_files(available: Sequence[str]) -> list[str]:
+    """Of a hub repository's files, those that make a model folder; of weights one copy.
+
+    Single-file checkpoints at the top, other variants and safety checkers are left where they are. Nothing is wanted of a
+    repository that is none.
+    """
+    if INDEX not in available:
+        return []
+    wanted = [name for name in available if name in TOP_FILES]
+    for part in PARTS:
+        inside = [name for name in available if name.startswith(f"{part}/") and name.count("/") == 1]
+        weights = next(filter(None, (_of_kind(inside, *kind) for kind in WEIGHT_KINDS)), [])
+        indices = [name for name in inside if ".index." in name]
+        small = [name for name in inside if name.endswith(SMALL) and name not in indices]
+        wanted += small + [name for name in indices if _belongs(name, weights)] + weights
+    return wanted
+
+
+def bundle_files(folder: Path, name: HubName, runtime: str | None, precision: str | None) -> list[str]:
+    """The files that a run needs of the bundle whose manifest is in `folder`: no graphs of other formats and precisions, no golden
+    files, which only `genin verify` reads. Everything if `runtime` or `precision` is None.
+
+    Errors: InputError if the bundle has no graphs for them.
+    """
+    with Bundle.open(folder) as bundle:
+        manifest = bundle.manifest
+    if runtime is None or precision is None:
+        return [MANIFEST, *manifest.all_files()]
+    _, format, chosen = choose(manifest, runtime, precision, Path(f"hub:{name}"))
+    graphs = (*manifest.graphs, *manifest.single_graphs)
+    files = [
+        file.path for graph in graphs if (graph.format, graph.precision) == (format, chosen) for file in graph.files
+    ]
+    # Beside its graphs a folder may hold files for other clients: tokenizers for OpenVINO, for example.
+    others = {(graph.format, graph.precision) for graph in graphs} - {(format, chosen)}
+    shared = [file.path for file in manifest.files if tuple(file.path.split("/")[:2]) not in others]
+    return list(dict.fromkeys([MANIFEST, *shared, *files]))
+
+
+def _of_kind(inside: Sequence[str], variant: str, suffix: str) -> list[str]:
+    """Weights of a variant ("", ".fp16"), whole or in shards: `model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors`."""
+    found = []
+    for name in inside:
+        stem = Path(name).name.removesuffix(suffix).partition("-0")[0]
+        if name.endswith(suffix) and stem in (f"{known}{variant}" for known in _stems(suffix)):
+            found.append(name)
+    return found
+
+
+def _stems(suffix: str) -> tuple[str, str]:
+    return "diffusion_pytorch_model", "model" if suffix == ".safetensors" else "pytorch_model"
+
+
+def _belongs(index: str, weights: Sequence[str]) -> bool:
+    """Whether a list of shards (`model.safetensors.index.json`, `….index.fp16.json`) is that of these weights."""
+    if not weights or "-of-" not in weights[0]:
+        return False
+    suffix, fp16 = Path(weights[0]).suffix, ".fp16-" in weights[0]
+    return f"{suffix}.index{'.fp16' if fp16 else ''}.json" in index
+
+
+def _is_weights(name: str) -> bool:
+    return not name.endswith(SMALL) and name not in TOP_FILES
+
+
+# --- what cannot be had ----------------------------------------------------------------------------------------------
+
+
+def _no_model(name: HubName, available: Sequence[str]) -> InputError:
+    single = [file for file in available if "/" not in file and file.endswith(SINGLE_FILES)]
+    if not single:
+        remedy = "name a repository with a model_index.json (a diffusers model) or a manifest.json (a bundle)"
+        return InputError("not a diffusers model and not a genin bundle", where=f"hub:{name}", remedy=remedy)
+    more = f" and {len(single) - 2} more" if len(single) > 2 else ""
+    return InputError(
+        f"the repository holds its model in single files only ({', '.join(single[:2])}{more})",
+        where=f"hub:{name}",
+        remedy="download one and make a model folder of it: "
+        f"StableDiffusionPipeline.from_single_file('{single[0]}').save_pretrained('{name.short}') in diffusers",
+    )
+
+
+def _without_network(
+    name: HubName, text: str, arguments: Sequence[str], runtime: str | None, precision: str | None
+) -> Path:
+    """What the cache holds, if that is all of it. Errors: InputError saying which files to put where."""
+    where = cached(name)
+    needed: Sequence[str] = MODEL_FILES
+    what = f"'{text}' is not a local path, and the hub cannot be reached"
+    branch = f" at {name.revision}" if name.revision else ""
+    if where is not None:
+        is_bundle = (where / MANIFEST).is_file()
+        if is_bundle:
+            needed = [file for file in bundle_files(where, name, runtime, precision) if not (where / file).is_file()]
+        else:
+            if (where / INDEX).is_file():
+                refuse_other_families(where, read_json(where / INDEX, "unreadable", AGAIN))
+            needed = missing_files(where)
+        if not needed:
+            return where
+        what = f"'{text}' is only partly in the hub's cache ({where}), and the hub cannot be reached"
+        if is_bundle:
+            remedy = f"put these files of {name.address}{branch} into {where} and run it again: {', '.join(needed)}"
+            raise InputError(what, remedy=remedy)
+    folder = f"./{name.short}"
+    begin = f"put these files of {name.address}{branch} into a folder, say {folder}"
+    if where is not None:
+        begin = f"copy the cached folder to {folder}, say, and put into it what it lacks of {name.address}{branch}"
+    listed = ", ".join(needed)
+    raise InputError(
+        what,
+        remedy=f"{begin}: {listed} (weights may be .fp16.safetensors or .bin); {again(arguments, text, folder)}",
+    )

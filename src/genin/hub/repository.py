@@ -1,0 +1,168 @@
+"""Repositories of the Hugging Face hub: their names, what they hold, a local snapshot of it, and the client's errors in our words.
+
+    owner/name              its main branch
+    owner/name@revision     a branch, a tag or a commit
+
+What a repository is refused for (it is not there, it is gated, it has no such revision) is an error at once; where the hub cannot
+be reached the answer is None, and the caller says what to do without it.
+
+Not here: which files are wanted (`genin.hub.model`, `data.hub`).
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from genin.runtimes.errors import InputError, MissingExtraError
+
+Kind = Literal["model", "dataset"]
+NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>\w[\w./+-]*))?")
+REFUSED = (401, 403)
+CANNOT_WRITE = (errno.ENOSPC, errno.EACCES, errno.EROFS)
+
+
+class NoRepositoryError(InputError):
+    """The hub has no such repository, or does not show it."""
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A repository, and the revision of it that is meant; None is its main branch."""
+
+    repository: str
+    kind: Kind
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str, kind: Kind) -> HubName:
+        """Errors: InputError if it is no such name."""
+        found = NAME.fullmatch(text)
+        if found is None:
+            raise InputError("not a name on the hub", where=text, remedy="write owner/name, or owner/name@revision")
+        return cls(found["repository"], kind, found["revision"])
+
+    @property
+    def short(self) -> str:
+        """What a folder for it may be called."""
+        return self.repository.rpartition("/")[2]
+
+    @property
+    def address(self) -> str:
+        """Its page; what is said there holds for all revisions."""
+        return f"https://huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.repository}"
+
+    def __str__(self) -> str:
+        return self.repository + (f"@{self.revision}" if self.revision else "")
+
+
+def may_be_on_the_hub(text: str) -> bool:
+    """Whether a name that is no local path may be a repository's: what lies in a folder that exists is a path mistyped."""
+    return NAME.fullmatch(text) is not None and not Path(text.partition("/")[0]).is_dir()
+
+
+def list_files(name: HubName) -> list[str] | None:
+    """All files of the repository; None without a network. Errors: InputError, NoRepositoryError among them."""
+    hub = _client()
+    try:
+        found = hub.HfApi().list_repo_files(name.repository, revision=name.revision, repo_type=name.kind)
+    except (OSError, ValueError) as error:
+        _refuse(name, error)
+        return None
+    return list(found)
+
+
+def snapshot(name: HubName, files: Sequence[str]) -> Path | None:
+    """The folder with these files of the repository, downloaded where it lacks them; None without a network. Errors: InputError."""
+    hub, patterns = _client(), [_literal(file) for file in files]
+    try:
+        found = Path(
+            hub.snapshot_download(name.repository, revision=name.revision, repo_type=name.kind, allow_patterns=patterns)
+        )
+    except (OSError, ValueError) as error:
+        _refuse(name, error)
+        return None
+    # Where the network fails midway the client answers with what it has.
+    return found if all((found / file).is_file() for file in files) else None
+
+
+def cached(name: HubName) -> Path | None:
+    """The folder of what was downloaded before, perhaps a part of what is wanted; None if nothing was."""
+    hub = _client()
+    try:
+        return Path(
+            hub.snapshot_download(name.repository, revision=name.revision, repo_type=name.kind, local_files_only=True)
+        )
+    except (OSError, ValueError):
+        return None
+
+
+def again(arguments: Sequence[str], text: str, folder: str) -> str:
+    """The command that was given, with `folder` in the place of the name `text`."""
+    if not any(text in argument for argument in arguments):
+        return f"and give its path, {folder}"
+    return f"and run: {shlex.join(['genin', *(argument.replace(text, folder) for argument in arguments)])}"
+
+
+# --- the client ------------------------------------------------------------------------------------------------------
+
+
+def _client() -> Any:
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("huggingface_hub", "hub") from error
+    return huggingface_hub
+
+
+def _literal(file: str) -> str:
+    """A file's name as a pattern that means this file alone."""
+    return re.sub(r"([*?\[])", r"[\1]", file)
+
+
+def _refuse(name: HubName, error: BaseException) -> None:
+    """Raise what the hub's answer means; nothing where it gave none (no network, its own failure)."""
+    from huggingface_hub.errors import (
+        DisabledRepoError,
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    for cause in _causes(error):
+        where = f"hub:{name}"
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if isinstance(cause, RevisionNotFoundError):
+            remedy = f"leave out @{name.revision} for the main branch, or see {name.address}"
+            raise InputError(f"the hub's {name.kind} has no such revision", where=where, remedy=remedy) from error
+        if isinstance(cause, DisabledRepoError):
+            raise InputError(f"the hub has disabled this {name.kind}", where=where, remedy="use another") from error
+        if isinstance(cause, RepositoryNotFoundError) and not isinstance(cause, GatedRepoError):
+            what = (
+                "neither a local path nor on the hub, or private there (then: huggingface-cli login, or set HF_TOKEN)"
+            )
+            raise NoRepositoryError(what, where=where) from error
+        if isinstance(cause, GatedRepoError) or status in REFUSED:
+            remedy = f"accept its terms at {name.address}, then: huggingface-cli login (or set HF_TOKEN)"
+            raise InputError(
+                f"the hub gives this {name.kind} only to those who have accepted its terms", where=where, remedy=remedy
+            ) from error
+        if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
+            remedy = "free some space, or name another folder with HF_HOME"
+            raise InputError(
+                f"the hub's cache cannot be written ({cause.strerror})", where=where, remedy=remedy
+            ) from error
+        if isinstance(cause, HFValidationError):
+            raise InputError("not a name on the hub", where=str(name), remedy="write owner/name") from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,1 @@
+"""The whole chain once, within ten minutes."""

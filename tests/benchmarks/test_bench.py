@@ -1,0 +1,300 @@
+"""`genin bench` through the command line: keys, interleaving, percentiles, speed-ups, and a page that loads nothing."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from genin.benchmarks.grids import Grid, GridRow
+from genin.benchmarks.model_facts import ModelFacts
+from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
+from genin.benchmarks.report.report import write_report
+from genin.benchmarks.speed import bench, latency
+from genin.benchmarks.speed.bench import Choices, Contender, configure, markdown_table
+from genin.benchmarks.speed.latency import Configuration, Measured, Protocol, measure, memory_groups, percentiles
+from genin.benchmarks.speed.machine import describe_machine
+from genin.cli import run
+from genin.runtimes.errors import InputError
+from tiny_bundle import edit_manifest
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "lpips_squeezenet"
+ROW_KEYS = {
+    *("bundle", "runtime", "provider", "precision", "steps", "latency_ms", "stages_ms", "cold_start_s", "load_s"),
+    *("peak_rss_bytes", "size_bytes", "component_bytes", "lpips_squeeze_to_fp32", "lpips_squeeze_to_teacher"),
+    *("psnr_db_to_fp32", "fid", "fd_squeezenet", "fd_world", "samples"),
+}
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """One run of the command on bundles of a teacher and a student: its JSON and its page."""
+    out = tmp_path_factory.mktemp("bench")
+    teacher = out / "teacher"
+    shutil.copytree(tiny_bundle, teacher)
+    edit_manifest(teacher, "model", "kind", value="teacher")
+    for key, value in (("guidance", "free"), ("guidance_scale", 3.0), ("few_step_timesteps", None)):
+        edit_manifest(teacher, "sampler", key, value=value)
+    student = out / "student"
+    student.symlink_to(tiny_bundle)
+    prompts = out / "prompts.txt"
+    prompts.write_text('ninja on the mountain\n\nninja & "sunset" <b>\n', encoding="utf-8")
+    arguments = [teacher, student, "--steps", "1", "--teacher-steps", "4", "--runs", "3", "--warmup", "1"]
+    arguments += ["--runtime", "onnxruntime", "--precision", "fp32", "--cold-starts", "1", "--threads", "1"]
+    arguments += ["--prompts", prompts, "--report", out / "bench.html", "--json"]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.setenv("TORCH_HOME", str(out / "empty"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("GENIN_METRIC_WEIGHTS", str(SHARED) if SHARED.is_dir() else "")
+        assert run(["bench", *map(str, arguments)]) == 0
+    return json.loads(printed.getvalue().splitlines()[-1]), (out / "bench.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.export
+def test_every_configuration_has_every_promised_key(measured: tuple[dict[str, Any], str]) -> None:
+    results = measured[0]
+    rows = results["results"]
+    assert [(row["bundle"], row["steps"]) for row in rows] == [("teacher", 4), ("student", 1)]
+    for row in rows:
+        assert set(row) >= ROW_KEYS
+        assert (row["runtime"], row["precision"], row["runs"]) == ("onnxruntime", "fp32", 3)
+        assert row["latency_ms"]["p50"] <= row["latency_ms"]["p90"] <= row["latency_ms"]["p99"]
+        assert set(row["stages_ms"]) == {"text_encoder", "unet", "vae_decoder", "text_to_image", "other"}
+        assert row["cold_start_s"] > row["load_s"] > 0 and row["peak_rss_bytes"] > 50e6
+        assert row["size_bytes"] == sum(row["component_bytes"].values()) > 0
+        assert row["fid"] is row["fd_world"] is row["samples"] is None
+    assert results["machine"]["usable_cores"] >= 1 and results["protocol"]["interleaved"] is True
+    assert results["protocol"]["threads"] == 1 and "samples" in results["notes"]
+
+
+@pytest.mark.export
+def test_speed_up_and_quality_are_relative_to_the_teacher(measured: tuple[dict[str, Any], str]) -> None:
+    teacher, one_step = measured[0]["results"]
+    assert teacher["speedup"] == 1
+    assert one_step["speedup"] == pytest.approx(teacher["latency_ms"]["p50"] / one_step["latency_ms"]["p50"])
+    assert one_step["speedup"] > 1.5  # four guided steps against one
+    assert one_step["speedup_baseline"].startswith("teacher")
+    assert one_step["psnr_db_to_fp32"] is None and one_step["notes"]["psnr_db_to_fp32"] == "identical pictures"
+    if SHARED.is_dir():
+        assert one_step["lpips_squeeze_to_fp32"] == pytest.approx(0, abs=1e-6)
+        assert one_step["lpips_squeeze_to_teacher"] > 0.01
+
+
+@pytest.mark.export
+def test_the_page_is_whole_and_loads_nothing(measured: tuple[dict[str, Any], str]) -> None:
+    page = measured[1]
+    assert "http:" not in page and "https:" not in page and "//" not in re.sub(r"base64,[^\"]+", "", page)
+    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)"', page))
+    assert page.count("<img") == 2 * 6  # every configuration draws every picture of the grid
+    for forbidden in ("<script", "<link", "@import", "url(http"):
+        assert forbidden not in page
+    assert "prefers-color-scheme: dark" in page and "ninja &amp; &#34;sunset&#34; &lt;b&gt;" in page
+    if SHARED.is_dir():
+        assert page.count("<svg") == 1 and "DejaVu" not in page
+
+
+@pytest.mark.export
+def test_the_table_is_markdown(measured: tuple[dict[str, Any], str]) -> None:
+    lines = markdown_table(measured[0]).splitlines()
+    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+    assert "p50 ms" in lines[0] and "FD ratio" not in lines[0]  # a column without a value is left out
+
+
+def test_processes_are_asked_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    class Recorder:
+        facts: ClassVar[dict[str, Any]] = {}
+        cold_start_s = 1.0
+
+        def __init__(self, configuration: Configuration, protocol: Protocol) -> None:
+            self.label = configuration.label
+            if self.label == "broken":
+                raise latency.WorkerError("it does not run here")
+
+        def ask(self, **request: Any) -> dict[str, Any]:
+            if request["do"] == "time":
+                if self.label == "dies" and request["seed"] == 2:
+                    raise latency.WorkerError("killed")
+                order.append(f"{self.label}{request['seed']}")
+                slow = 10_000 if self.label == "slow" else 5
+                return {"total_ms": slow, "stages_ms": {"unet": 3}}
+            return {"peak_rss_bytes": 7}
+
+        def close(self) -> None:
+            order.append(f"close {self.label}")
+
+    monkeypatch.setattr(latency, "Worker", Recorder)
+    configurations = [Configuration(name, Path(name), "pytorch", "fp32", 1) for name in ("slow", "broken", "fast")]
+    protocol = Protocol(runs=5, warmup=1, cold_starts=1, threads=1, pictures=0, max_s=25)
+    measured, skipped = measure(configurations, protocol, {})
+    assert list(dict.fromkeys(order))[:6] == ["slow0", "fast0", "slow1", "fast1", "slow2", "fast2"]
+    assert (
+        order.count("fast1") == 2 and order.count("slow1") == 1
+    )  # a fast one is woken by a picture that does not count
+    assert [len(one.total_ms) for one in measured] == [3, 5]  # the slow one ends early, but not before three
+    assert measured[1].stages_ms["other"] == [2.0] * 5 and measured[0].peak_rss_bytes == 7
+    assert [(one.configuration.label, one.reason) for one in skipped] == [("broken", "it does not run here")]
+    assert order[-2:] == ["close slow", "close fast"]
+
+    order.clear()
+    configurations = [Configuration(name, Path(name), "pytorch", "fp32", 1) for name in ("dies", "fast")]
+    measured, skipped = measure(configurations, protocol, {})
+    assert [one.configuration.label for one in measured] == ["fast"] and len(measured[0].total_ms) == 5
+    assert [(one.configuration.label, one.reason) for one in skipped] == [("dies", "killed")]
+    assert list(dict.fromkeys(order))[:4] == ["dies0", "fast0", "dies1", "fast1"] and "close dies" in order
+
+
+STAND_IN = """
+import json, os, signal, sys, time
+request = json.loads(sys.argv[1])
+end = request["path"].rpartition("/")[2]
+print(json.dumps({"runtime": "pytorch", "provider": "CPU", "precision": "fp32", "load_s": 0.1}), flush=True)
+for number, line in enumerate(sys.stdin):
+    if number == 1 and end == "silent":
+        time.sleep(60)
+    if number == 1 and end == "half":
+        print('{"total_ms": 1', end="", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+    print(json.dumps({"total_ms": 200.0, "stages_ms": {}, "peak_rss_bytes": 1}), flush=True)
+    if number == 1 and end == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_lost_worker_costs_its_own_row_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between two pictures (as for lack of memory), killed within an answer, and one that does not answer any more."""
+    (tmp_path / "stand_in_worker.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(latency, "WORKER_MODULE", "stand_in_worker")
+    monkeypatch.setattr(latency, "ANSWER_TIMEOUT_S", 2.0, raising=False)
+    names = ("killed", "fine", "half", "silent", "fine too")
+    configurations = [Configuration(name, tmp_path / name, "pytorch", "fp32", 1) for name in names]
+    protocol = Protocol(runs=3, warmup=1, cold_starts=1, threads=1, pictures=0)
+    measured, skipped = measure(configurations, protocol, {})
+    assert [(one.configuration.label, len(one.total_ms)) for one in measured] == [("fine", 3), ("fine too", 3)]
+    assert {one.configuration.label: one.reason for one in skipped} == {
+        "killed": "its process was killed (SIGKILL), perhaps for lack of memory",
+        "half": "its process was killed (SIGKILL), perhaps for lack of memory",
+        "silent": "its process gave no answer within 2 s",
+    }
+
+
+def test_a_worker_that_cannot_be_started_costs_its_own_row_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(latency.subprocess, "Popen", refuse)
+    configuration = Configuration("m", Path("m"), "pytorch", "fp32", 1)
+    measured, skipped = measure([configuration], Protocol(cold_starts=1), {})
+    assert not measured
+    assert skipped[0].reason == "its process cannot be started (Resource temporarily unavailable)"
+
+
+@pytest.mark.parametrize(
+    "error", [InputError("no captions"), MemoryError("no more"), RuntimeError("can't allocate memory")]
+)
+def test_a_distance_that_cannot_be_measured_costs_no_timings(error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    context: Any = SimpleNamespace(evaluator=SimpleNamespace(evaluate=fail))
+    notes: dict[str, str] = {}
+    found = bench._fd(Configuration("m", Path("m"), "pytorch", "fp32", 1), context, notes)
+    assert set(found.values()) == {None} and set(notes.values()) == {str(error)} and "fd_world" in notes
+
+
+def test_what_does_not_fit_side_by_side_is_measured_in_groups() -> None:
+    configurations = [Configuration(str(index), Path(), "openvino", "int8", 1) for index in range(4)]
+    sizes = dict.fromkeys(configurations, 1_000_000_000)  # each needs 2.4 GB
+    assert [len(group) for group in memory_groups(configurations, sizes, budget=5_000_000_000)] == [2, 2]
+    assert [len(group) for group in memory_groups(configurations, sizes, budget=1)] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("openvino", [True, False])
+def test_configurations_follow_what_a_bundle_has(openvino: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if openvino else None)
+    graphs = tuple(
+        {"component": "unet", "format": form, "precision": precision, "files": [{"size_bytes": 8}]}
+        for form, precision in (("onnx", "fp32"), ("onnx", "int8"), ("coreml", "fp16"))
+    )
+    facts = ModelFacts(Path("b"), "bundle", "b", "student", 64, 4, 1.0, graphs=graphs)
+    contender = Contender("b", Path("b"))
+
+    def chosen(**choices: Any) -> list[tuple[str, str, int]]:
+        return [(one.runtime, one.precision, one.steps) for one in configure(contender, facts, Choices(**choices))]
+
+    onnx, coreml = [("onnxruntime", "fp32", 4), ("onnxruntime", "int8", 4)], [("coreml", "fp16", 4)]
+    also = [("openvino", precision, 4) for _, precision, _ in onnx] if openvino else []  # it reads the ONNX graphs, too
+    assert chosen() == [*onnx, *also, *coreml]
+    assert chosen(runtimes=["openvino"], precisions=["int8"], steps=[1, 4]) == [
+        ("openvino", "int8", 1),
+        ("openvino", "int8", 4),
+    ]
+    assert chosen(runtimes=["openvino"]) == [("openvino", "fp32", 4), ("openvino", "int8", 4)]  # reads ONNX
+    assert chosen(runtimes=["auto"]) == [("auto", "auto", 4)]
+    facts = replace(facts, trained_steps=(1,))  # of the steps asked for, those it was trained for
+    assert chosen(runtimes=["auto"], steps=[4, 1]) == [("auto", "auto", 1)]
+    assert chosen(runtimes=["auto"], steps=[4, 2]) == [("auto", "auto", 4), ("auto", "auto", 2)]
+    teacher = ModelFacts(Path("t"), "model", "t", None, 64, 50, 7.5)  # someone else's: its own steps, on PyTorch
+    (only,) = configure(Contender("t", Path("t")), teacher, Choices(runtimes=["openvino"], steps=[1]))
+    assert (only.runtime, only.steps, only.role) == ("pytorch", 50, "teacher")
+
+
+def test_percentiles_and_memory() -> None:
+    assert percentiles([1.0, 2.0, 3.0]) == {"p50": 2.0, "p90": 2.8, "p99": 2.98}
+    code = (
+        "import numpy as np; from genin.benchmarks.speed.machine import peak_rss_bytes as peak; before = peak();"
+        "block = np.ones(30_000_000); print(peak() - before)"
+    )  # in a process of its own: a peak only grows
+    grown = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert 200_000_000 < grown < 400_000_000
+    assert describe_machine()["packages"]["numpy"] == np.__version__
+    with pytest.raises(InputError):
+        Protocol(runs=0)
+    one = Measured(Configuration("m", Path(), "pytorch", "fp32", 1), {}, 1.0)
+    one.add({"total_ms": 10.0, "stages_ms": {"unet": 6.0, "text_encoder": 1.0, "vae_decoder": 2.0, "other": 99.0}})
+    assert sum(values[0] for values in one.stages_ms.values()) == 10  # stages add up to the whole
+
+
+def test_a_page_of_evaluations_and_pictures_alone(tmp_path: Path) -> None:
+    grid = Grid("Seeds", ("a caption",), (GridRow("model", "1 step", np.zeros((1, 8, 8, 3), np.uint8)),))
+    evaluation = {"model": "m", "steps": 1, "samples": 5000, "fd_world": 1.5, "attribute_accuracy": {"mean": 0.93}}
+    evaluation |= {"reference": "builtin:world", "reference_count": 5000, "notes": {"fid": "no weights"}}
+    path = write_report(None, tmp_path / "page.html", grids=[grid], evaluations=[evaluation], title="A <title>")
+    page = path.read_text(encoding="utf-8")
+    assert "A &lt;title&gt;" in page and "0.930" in page and "fid: no weights" in page and "FD SqueezeNet" not in page
+
+
+def test_the_plot_needs_quality_and_takes_the_pages_colours() -> None:
+    row = {"bundle": "a", "runtime": "openvino", "precision": "int8", "steps": 1, "latency_ms": {"p50": 8.0}}
+    assert quality_axis([row]) is None and quality_latency_svg([row]) is None
+    svg = quality_latency_svg([row | {"fd_ratio": 1.1}, row | {"fd_ratio": 1.0, "latency_ms": {"p50": 900.0}}])
+    assert svg is not None and svg.startswith("<svg role=") and "var(--s1)" in svg and "http" not in svg
+
+
+def test_refusals(tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*arguments: str | Path) -> str:
+        capsys.readouterr()
+        assert run(["bench", *map(str, arguments)]) == 2
+        return capsys.readouterr().err
+
+    assert "list of positive whole numbers" in refused(tiny_model_folder, "--steps", "1,x")
+    assert "did you mean openvino" in refused(tiny_model_folder, "--runtime", "openvin")
+    assert "no such" in refused(tmp_path / "absent")
+    (tmp_path / "none.txt").write_text("\n")
+    assert "no prompts" in refused(tiny_model_folder, "--prompts", tmp_path / "none.txt")
+    assert "neither a model folder nor a bundle" in refused(tmp_path)

@@ -1,0 +1,537 @@
+"""The training loop in trouble: every alarm is provoked, and what the run does about it is looked at."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from conftest import press_ctrl_c  # noqa: E402
+from genin.distill.inputs.update import Update  # noqa: E402
+from genin.distill.loop import health, previews, training  # noqa: E402
+from genin.distill.loop.health import watch  # noqa: E402
+from genin.distill.loop.training import Training, claim_run  # noqa: E402
+from genin.distill.recipe import Optimisation, Recipe  # noqa: E402
+from genin.runtimes.errors import GeninError, InputError  # noqa: E402
+
+ROW = 2  # updates
+UPDATES = 40
+
+
+@pytest.fixture(autouse=True)
+def short_rows_without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "ROW_UPDATES", ROW)
+    monkeypatch.setattr(previews, "plot_curves", lambda *_, **__: None)  # matplotlib takes longer than these trainings
+
+
+def begin(folder: Path, **settings: Any) -> tuple[Training, nn.Module]:
+    chosen = {
+        "batch_size": 4,
+        "images": 4 * UPDATES,
+        "mixed_precision": "no",
+        "checkpoint_minutes": 0.0,
+        "lr": 0.1,
+        "lr_warmup_images": 1,
+    }
+    run = Training(folder, "stage", Optimisation(**{**chosen, **settings}))
+    torch.manual_seed(0)
+    return run, run.add("network", nn.Linear(3, 1))
+
+
+def learn(run: Training, network: nn.Module, trouble: Callable[[int, float], float]) -> Callable[[Update], Any]:
+    """A step of regression; `trouble` of (update, loss) is the loss that is optimised and logged."""
+
+    def step(update: Update) -> dict[str, Any]:
+        x = update.randn(3)
+        loss = (network(x) - x.sum(1, keepdim=True)).square().mean()
+        factor = trouble(update.index, float(loss)) / float(loss)
+        run.optimise("network", loss * factor)
+        return {"loss": loss.detach() * factor}
+
+    return step
+
+
+def once(at: int, value: float) -> Callable[[int, float], float]:
+    """Trouble at the first time that update `at` is done."""
+    left = [at]
+
+    def trouble(update: int, loss: float) -> float:
+        return value if update in left and not left.remove(update) else loss  # type: ignore[func-returns-value]
+
+    return trouble
+
+
+def events(run: Training) -> list[dict[str, Any]]:
+    path = run.folder / "stage.events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def test_a_healthy_run_has_no_events(tmp_path: Path) -> None:
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, lambda _, loss: loss))
+    assert events(run) == [] and run.update_index == UPDATES and run.history[-1]["loss"] < run.history[0]["loss"]
+
+
+def test_stages_of_one_process_may_differ_in_precision(tmp_path: Path) -> None:
+    runs = [(precision, begin(tmp_path / precision, mixed_precision=precision)[0]) for precision in ("bf16", "no")]
+    for precision, run in runs:
+        with run.autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (
+                torch.bfloat16 if precision == "bf16" else torch.float32
+            )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_sends_the_run_back_at_half_its_rate(tmp_path: Path, value: float) -> None:
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, once(7, value)))
+    (event,) = events(run)
+    assert event["alarm"] == "not_finite" and event["update"] == 8 and event["did"] == "back to update 7, lr × 0.5"
+    assert run.update_index == UPDATES and run.dial("lr") == 0.5
+    rate = run.optimizers["network"].param_groups[0]["lr"]
+    assert rate == pytest.approx(0.5 * run.settings.lr * run.settings.lr_final_fraction, rel=0.3)
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+    assert [row["update"] for row in run.history] == list(
+        range(ROW, UPDATES + 1, ROW)
+    )  # what was undone is not in the log
+
+
+def test_a_jump_of_the_loss_sends_the_run_back(tmp_path: Path) -> None:
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, once(30, 1e4)))
+    (event,) = events(run)
+    assert event["alarm"] == "loss_jump" and event["did"] == "back to update 30, lr × 0.5"
+
+
+def test_a_run_that_stays_unstable_ends_and_says_where_to_look(tmp_path: Path) -> None:
+    run, network = begin(tmp_path)
+    with pytest.raises(GeninError, match=r"unstable: the loss of the network became nan.*after going back 3 times"):
+        run.run(learn(run, network, lambda update, loss: math.nan if update == 9 else loss))
+    assert [event["alarm"] for event in events(run)] == ["not_finite"] * health.ROLLBACKS
+    state = torch.load(run.checkpoint_path, weights_only=True)
+    assert state["update_index"] == 9 and torch.isfinite(state["modules"]["network"]["weight"]).all()
+
+
+def test_minutes_are_spent_even_on_the_way_back(tmp_path: Path) -> None:
+    run, network = begin(tmp_path, checkpoint_minutes=60.0)
+    late = once(21, math.nan)
+
+    def trouble(update: int, loss: float) -> float:
+        run.elapsed_s += 100.0 * (update == 20)
+        return late(update, loss)
+
+    run.run(learn(run, network, trouble))
+    assert events(run)[0]["did"].startswith("back to update 0")
+    assert run.history[0]["elapsed_s"] >= 100 and run.elapsed_s >= 200
+
+
+def test_an_interrupted_run_answers_alarms_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    """Interrupted within a row, after a way back; trouble depends on the update and the dials alone."""
+
+    def trouble(run: Training) -> Callable[[int, float], float]:
+        return lambda update, loss: math.nan if update == 11 and run.dial("lr") == 1 else loss
+
+    whole, network = begin(tmp_path / "whole")
+    whole.run(learn(whole, network, trouble(whole)))
+    first, started = begin(tmp_path / "parts")
+    step = learn(first, started, trouble(first))
+
+    def interrupted(update: Update) -> Any:
+        if update.index == 24:
+            press_ctrl_c()
+        return step(update)
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(interrupted)
+    second, again = begin(tmp_path / "parts")
+    assert second.resume() and second.dial("lr") == 0.5 and second.update_index == 25
+    second.run(learn(second, again, trouble(second)))
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in network.state_dict().items())
+    assert [r["loss"] for r in whole.history] == [r["loss"] for r in second.history]
+
+
+def test_a_look_that_was_due_is_not_lost_with_the_run(tmp_path: Path) -> None:
+    """Looks every 12 images, at the end of rows of 8: some are due for an update or two before they come."""
+
+    def looks(folder: Path, stop: int | None) -> list[int]:
+        seen: list[int] = []
+        while True:
+            run, network = begin(folder, images=80, preview_images=12)
+            run.resume()
+            step = learn(run, network, lambda _, loss: loss)
+
+            def stopped(update: Update, step: Any = step, stop: int | None = stop) -> Any:
+                if update.index == stop:
+                    press_ctrl_c()
+                return step(update)
+
+            def look(_average: nn.Module, run: Training = run) -> dict[str, float]:
+                seen.append(run.update_index)
+                return {"kid": 1.0}
+
+            try:
+                run.run(stopped, look=look)
+            except KeyboardInterrupt:
+                stop = None
+            else:
+                return seen
+
+    whole = looks(tmp_path / "whole", None)
+    for at in range(1, 9):
+        assert looks(tmp_path / f"parts-{at}", at) == whole, at
+
+
+def test_a_run_goes_on_only_with_the_recipe_it_was_begun_with(tmp_path: Path) -> None:
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, lambda _, loss: loss))
+    longer, _ = begin(tmp_path, images=8 * UPDATES)
+    assert longer.resume() and longer.progress == 0.5
+    other, _ = begin(tmp_path, lr=0.2)
+    with pytest.raises(InputError, match=r"begun with stage.lr 0.1"):
+        other.resume()
+
+
+def test_a_run_that_is_not_resumed_never_goes_back_to_an_earlier_one(tmp_path: Path) -> None:
+    """In a folder that holds an earlier run's checkpoint, log and events; the first alarm comes before any checkpoint is due."""
+    earlier, network = begin(tmp_path, images=80)
+    earlier.run(learn(earlier, network, once(7, math.nan)))
+    run, network = begin(tmp_path, checkpoint_minutes=60.0)
+    torch.manual_seed(1)
+    nn.init.normal_(network.weight)  # type: ignore[arg-type]
+    run.run(learn(run, network, once(3, math.nan)))
+    assert [event["did"] for event in events(run)] == ["back to update 0, lr × 0.5"]
+    assert [row["update"] for row in run.history] == list(range(ROW, UPDATES + 1, ROW))
+    assert [json.loads(line)["update"] for line in run.log_path.read_text().splitlines()] == list(
+        range(ROW, UPDATES + 1, ROW)
+    )
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_checkpoints_of_later_stages_are_those_of_the_same_run(tmp_path: Path, resume: bool) -> None:
+    """A run that begins anew and stops in its first stage must not find its second one finished."""
+    second, network = begin(tmp_path)
+    second.run(learn(second, network, lambda _, loss: loss))
+    claim_run(tmp_path, Recipe(), {"data": "1"}, {"first": second.settings, "stage": second.settings}, resume=resume)
+    assert begin(tmp_path)[0].resume() == resume
+    assert second.log_path.is_file() == resume
+
+
+def test_a_finished_stage_that_is_resumed_writes_nothing(tmp_path: Path) -> None:
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, lambda _, loss: loss))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path != run.log_path}
+    again, network = begin(tmp_path)
+    assert again.resume()
+    again.run(learn(again, network, lambda _, loss: loss))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path != run.log_path} == before
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_ctrl_c_in_the_last_update_interrupts_only_where_more_is_to_come(tmp_path: Path, last: bool) -> None:
+    run, network = begin(tmp_path)
+    step = learn(run, network, lambda _, loss: loss)
+
+    def pressed(update: Update) -> Any:
+        if update.index == UPDATES - 1:
+            press_ctrl_c()
+        return step(update)
+
+    if last:
+        run.run(pressed, last=True)
+    else:
+        with pytest.raises(KeyboardInterrupt, match="interrupted at the end of stage stage; all is saved"):
+            run.run(pressed)
+    again, _ = begin(tmp_path)
+    assert again.resume() and again.progress == 1
+
+
+def test_checkpoints_are_read_on_the_cpu_and_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside live weights a device has no room for them a second time: at a resume, on the way back, where a run is claimed. What
+    is kept of them is copied, as the next checkpoint replaces the file."""
+    opened: list[tuple[Any, Any]] = []
+    load = torch.load
+
+    def noted(path: Path, *, map_location: Any, mmap: Any, **options: Any) -> Any:
+        opened.append((map_location, mmap))
+        loaded.append(load(path, map_location=map_location, mmap=mmap, **options))
+        return loaded[-1]
+
+    loaded: list[Any] = []
+    monkeypatch.setattr(torch, "load", noted)
+    run, network = begin(tmp_path, preview_images=40)
+    run.run(learn(run, network, once(20, math.nan)), look=lambda _: {"kid": 1.0})
+    claim_run(tmp_path, Recipe(), {}, {"stage": run.settings})
+    again, _ = begin(tmp_path, preview_images=40)
+    assert again.resume() and opened == [("cpu", True)] * 3
+    mapped = {tensor.untyped_storage().data_ptr() for tensor in tensors(loaded[-1])}
+    kept = [*tensors(again.optimizers["network"].state_dict()), *tensors(again.best)]
+    assert len(kept) > 4 and not mapped & {tensor.untyped_storage().data_ptr() for tensor in kept}
+
+
+def tensors(tree: Any) -> list[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else []
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: bytes) -> None:
+    run, _ = begin(tmp_path)
+    run.checkpoint_path.write_bytes(damage)
+    with pytest.raises(InputError, match=r"stage.checkpoint.pt"):
+        run.resume()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, lambda _, loss: loss))
+    before = run.checkpoint_path.read_bytes()
+
+    def full(state: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos")  # what torch.save says then
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(GeninError, match="free some space"):
+        run.save()
+    assert run.checkpoint_path.read_bytes() == before and not list(tmp_path.glob("*.partial"))
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_replaces_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = begin(tmp_path)
+    run.save()
+    before, seen = run.checkpoint_path.read_bytes(), list[bool]()
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append(run.checkpoint_path.read_bytes() == before))
+    run.update_index = 1
+    run.save()
+    assert seen == [True] and run.checkpoint_path.read_bytes() != before
+
+
+def test_a_torn_line_of_the_log_does_not_stop_a_resume(tmp_path: Path) -> None:
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, lambda _, loss: loss))
+    with run.log_path.open("a") as log:
+        log.write('{"update": 99, "images_')
+    again, _ = begin(tmp_path)
+    assert again.resume() and again.history == run.history
+
+
+def test_no_images_means_no_update(tmp_path: Path) -> None:
+    run, network = begin(tmp_path, images=0)
+    run.run(learn(run, network, lambda _, loss: loss))
+    assert run.update_index == 0
+
+
+def test_the_best_average_is_kept_not_the_last(tmp_path: Path) -> None:
+    run, network = begin(tmp_path, preview_images=40, ema_decays=(0.5, 0.9))
+    seen: list[tuple[float, Any]] = []
+
+    def look(average: nn.Module) -> dict[str, float]:
+        kid = [5.0, 4.0, 1.5, 1.0, 2.0, 2.0, 3.0, 3.0][len(seen)]
+        seen.append((kid, {key: value.clone() for key, value in average.state_dict().items()}))
+        return {"kid": kid}
+
+    run.run(learn(run, network, lambda _, loss: loss), look=look)
+    assert [row["kid"] for row in run.history if "kid" in row] == [4.0, 1.0, 2.0, 3.0]  # of two averages the better
+    best = {key: value.clone() for key, value in run.final_weights("network").state_dict().items()}
+    assert all(torch.equal(best[key], value) for key, value in seen[3][1].items())
+    again, _ = begin(tmp_path, preview_images=40, ema_decays=(0.5, 0.9))
+    assert again.resume()
+    assert all(torch.equal(best[key], value) for key, value in again.final_weights("network").state_dict().items())
+
+
+@pytest.mark.parametrize(("last", "kept"), [(1.25, 4), (1.35, 3)])
+def test_of_averages_that_chance_cannot_tell_apart_the_last_is_kept(tmp_path: Path, last: float, kept: int) -> None:
+    """Told by the lowest of all: otherwise many small steps would lead away from it."""
+    run, network = begin(tmp_path, preview_images=40)
+    kids, updates = iter([2.0, 1.0, 1.2, last]), []
+
+    def look(_average: nn.Module) -> dict[str, float]:
+        updates.append(run.update_index)
+        return {"kid": next(kids), "kid_error": 0.3}
+
+    run.run(learn(run, network, lambda _, loss: loss), look=look)
+    assert len(updates) == 4 and run.best is not None
+    assert run.best["update"] == updates[kept - 1] and run.best["lowest"] == 1.0
+
+
+# --- averages and what does not learn ----------------------------------------------------------------------------------
+
+
+class Frozen(nn.Module):
+    """Two layers, of which `trains` says that the second learns; and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 1)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        return self.second(torch.tanh(self.first(x)))
+
+
+def half_frozen(folder: Path, **settings: Any) -> tuple[Training, Any]:
+    run = Training(folder, "stage", Optimisation(batch_size=4, images=80, mixed_precision="no", lr=0.01, **settings))
+    torch.manual_seed(0)
+    return run, run.add("network", Frozen(), trains=lambda name: name.startswith("second"))
+
+
+def regress(run: Training, network: nn.Module) -> Callable[[Update], Any]:
+    def step(update: Update) -> dict[str, Any]:
+        x = update.randn(64)
+        loss = (network(x) - x.sum(1, keepdim=True)).square().mean()
+        run.optimise("network", loss)
+        return {"loss": loss.detach()}
+
+    return step
+
+
+def test_averages_of_a_network_that_learns_whole_are_those_of_torch(tmp_path: Path) -> None:
+    """Bit for bit: an earlier genin made them with this class."""
+    from torch.optim.swa_utils import AveragedModel
+
+    def lerp(averages: list[Any], current: list[Any], n: Any) -> None:
+        torch._foreach_lerp_(averages, current, 1.0 - min(0.9, (1 + int(n)) / (10 + int(n))))
+
+    run, network = begin(tmp_path, ema_decays=(0.9,))
+    theirs = AveragedModel(network, multi_avg_fn=lerp)
+    real = run.optimise
+
+    def both(name: str, loss: Any) -> float:
+        norm = real(name, loss)
+        theirs.update_parameters(network)
+        return norm
+
+    run.optimise = both  # type: ignore[method-assign]
+    run.run(learn(run, network, lambda _, loss: loss))
+    ours = run.averages["network"].state_dict()
+    assert ours.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.items())
+
+
+def test_what_does_not_learn_is_neither_copied_nor_written(tmp_path: Path) -> None:
+    run, network = half_frozen(tmp_path, ema_decays=(0.9, 0.99), keep_averages=True, preview_images=40)
+    run.run(regress(run, network), look=lambda average: {"kid": 1.0})
+    for average in run.averages.values():
+        assert average.module.first.weight is network.first.weight  # type: ignore[union-attr]
+        assert average.module.second.weight is not network.second.weight  # type: ignore[union-attr]
+        assert not torch.equal(average.module.second.weight, network.second.weight)  # type: ignore[union-attr,arg-type]
+        assert torch.equal(average.module.seen, network.seen)  # type: ignore[arg-type]
+    state = torch.load(run.checkpoint_path, weights_only=True)
+    assert set(state["modules"]["network"]) == {"second.weight", "second.bias", "seen"} == set(state["best"]["state"])
+    assert all("module.first.weight" not in average for average in state["averages"].values())
+    again, other = half_frozen(tmp_path, ema_decays=(0.9, 0.99), keep_averages=True, preview_images=40)
+    assert again.resume() and torch.equal(other.second.weight, network.second.weight)
+    for key, average in run.averages.items():
+        found = again.averages[key].state_dict()
+        assert all(torch.equal(value, found[name]) for name, value in average.state_dict().items())
+    best = again.final_weights("network")
+    assert torch.equal(best.second.weight, state["best"]["state"]["second.weight"])  # type: ignore[union-attr,arg-type]
+
+
+def test_a_checkpoint_without_a_weight_that_learns_is_refused(tmp_path: Path) -> None:
+    run, network = half_frozen(tmp_path)
+    run.run(regress(run, network))
+    state = torch.load(run.checkpoint_path, weights_only=True)
+    for part in (state["modules"]["network"], state["averages"]["network"]):
+        lacking = next(name for name in part if name.endswith("second.bias"))
+        value = part.pop(lacking)
+        torch.save(state, run.checkpoint_path)
+        with pytest.raises(InputError, match=r"second\.bias"):
+            half_frozen(tmp_path)[0].resume()
+        part[lacking] = value
+
+
+# --- optimisers --------------------------------------------------------------------------------------------------------
+
+
+def test_eight_bit_moments_are_bitsandbytes_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Recorded(torch.optim.AdamW):
+        def __init__(self, parameters: Any, **settings: Any) -> None:
+            made.append(settings)
+            super().__init__(parameters, **settings)
+
+    fake = ModuleType("bitsandbytes")
+    fake.optim = SimpleNamespace(AdamW8bit=Recorded)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "bitsandbytes", fake)
+    run, network = begin(tmp_path, optimizer="adamw8bit", weight_decay=0.25)
+    assert made == [{"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.25}]
+    run.run(learn(run, network, lambda _, loss: loss))
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    begin(tmp_path / "plain")
+    assert len(made) == 1
+
+
+def test_without_bitsandbytes_no_other_optimiser_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match=r"adamw8bit.*pip install bitsandbytes"):
+        begin(tmp_path, optimizer="adamw8bit")
+
+
+def rows(count: int, **values: float) -> list[dict[str, float]]:
+    return [{"update": 50 * (i + 1), "loss": 1.0, **values} for i in range(count)]
+
+
+LAST = {"update": 2_000}
+
+
+@pytest.mark.parametrize(
+    ("log", "alarm", "dials"),
+    [
+        ([*rows(20), {"loss": 3.1, **LAST}], "loss_jump", {"lr": 0.5}),
+        ([*rows(20, last=0.1), {"loss": 9.0, "last": 0.31, **LAST}], "loss_jump", {"lr": 0.5}),
+        (
+            [*rows(3, spread=0.97, shift=0.0), {"loss": 1.0, "spread": 0.6, "shift": 0.0, **LAST}],
+            "latent_drift",
+            {"lr": 0.5},
+        ),
+        (
+            [*rows(3, spread=0.97, shift=0.0), {"loss": 1.0, "spread": 1.0, "shift": 0.4, **LAST}],
+            "latent_drift",
+            {"lr": 0.5},
+        ),
+        ([{"loss": 1.0, "diversity": 0.4, **LAST}], "diversity_collapse", {"adversarial": 0.5}),
+        (rows(22, discriminator_accuracy=0.96), "discriminator_wins", {"lr/discriminator": 0.5, "noise": 1.5}),
+        (rows(22, discriminator_accuracy=0.52), "discriminator_blind", {"noise": 1 / 1.5}),
+    ],
+)
+def test_what_is_alarming(log: list[dict[str, float]], alarm: str, dials: dict[str, float]) -> None:
+    found = watch(log)
+    assert found is not None and found.name == alarm and found.dials == dials
+    assert found.rollback == (not alarm.startswith("discriminator"))
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        [],
+        rows(1),
+        [*rows(5), {"loss": 100.0, **LAST}],  # too few rows before it
+        [*rows(20, last=0.1), {"loss": 100.0, "last": 0.1, **LAST}],  # the adversarial part may do as it likes
+        rows(5, spread=0.3, shift=0.0),  # never was in place: a network that has only begun
+        rows(22, discriminator_accuracy=0.7),
+        rows(20, discriminator_accuracy=0.99),  # not for a thousand updates yet
+        [{"loss": 1.0, "diversity": 0.6, **LAST}],
+    ],
+)
+def test_what_is_not(log: list[dict[str, float]]) -> None:
+    assert watch(log) is None

@@ -1,0 +1,197 @@
+"""Adapters as files: what is written opens in diffusers and merges to the same weights; other people's files merge as they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunable import no_curves as no_curves
+from tunable import write_pictures
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import save_file  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from genin.cli import run  # noqa: E402
+from genin.distill.models.folder import load_model_folder  # noqa: E402
+from genin.distill.models.lora import FILE, lora_of  # noqa: E402
+from genin.runtimes.errors import InputError  # noqa: E402
+
+Json = Callable[..., dict[str, Any]]
+QUERY = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+OUT, MLP = (f"text_model.encoder.layers.0.{name}" for name in ("self_attn.out_proj", "mlp.fc1"))
+RECIPE = """
+finetune: {images: 0, batch_size: 8, held_out_images: 0}
+"""
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def weights_of(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    model = load_model_folder(folder)
+    return model.unet.state_dict(), model.text_encoder.state_dict()
+
+
+def kohya(unet: str = QUERY, layer: str = "text_model.encoder.layers.0") -> dict[str, Tensor]:
+    """Rank 3 and alpha 1.5 on one layer of the UNet, rank 2 and alpha 2 on two of the text encoder."""
+    found = {}
+    for seed, (name, rank, alpha, wide, high) in enumerate(
+        (
+            (f"lora_unet_{unet}", 3, 1.5, 32, 32),
+            (f"lora_te_{layer}.self_attn.out_proj", 2, 2.0, 32, 32),
+            (f"lora_te_{layer}.mlp.fc1", 2, 2.0, 32, 64),
+        )
+    ):
+        name = name.replace(".", "_")
+        found[f"{name}.lora_down.weight"] = draw(rank, wide, seed=seed)
+        found[f"{name}.lora_up.weight"] = draw(high, rank, seed=10 + seed)
+        found[f"{name}.alpha"] = torch.tensor(alpha)
+    return found
+
+
+@pytest.mark.parametrize("layout", ["kohya", "diffusers"])
+def test_other_peoples_files_merge_as_they_say(
+    tiny_model_folder: Path, tmp_path: Path, genin: Json, layout: str
+) -> None:
+    weights = kohya()
+    shares, names = {"unet": 1.5 / 3, "text": 2 / 2}, {}
+    if layout == "diffusers":  # without alphas, which are those of the ranks then
+        shares = {"unet": 1.0, "text": 1.0}
+        names = {
+            f"lora_unet_{QUERY}": f"unet.{QUERY}.lora",
+            f"lora_te_{OUT}": f"text_encoder.{OUT}.lora_linear_layer",
+            f"lora_te_{MLP}": f"text_encoder.{MLP}.lora_linear_layer",
+        }
+    stored = {
+        f"{new}.{side}.weight": weights[f"{old.replace('.', '_')}.lora_{side}.weight"]
+        for old, new in names.items()
+        for side in ("down", "up")
+    }
+    save_file(stored or weights, tmp_path / "style.safetensors")
+    out = tmp_path / "out"
+    said = f"{tmp_path / 'style.safetensors'}:0.5"
+    report = genin("teacher", "merge", tiny_model_folder, "--lora", said, "--out", out)
+    assert report["merged"] == "style.safetensors:0.5"
+    (unet, text), (unet_before, text_before) = weights_of(out), weights_of(tiny_model_folder)
+    expected = {}
+    for before, prefix, layer in ((unet_before, "unet", QUERY), (text_before, "te", OUT), (text_before, "te", MLP)):
+        down, up = (weights[f"lora_{prefix}_{layer.replace('.', '_')}.lora_{side}.weight"] for side in ("down", "up"))
+        share = 0.5 * shares["unet" if prefix == "unet" else "text"]
+        expected[f"{layer}.weight"] = before[f"{layer}.weight"] + share * up @ down
+    for after, before in ((unet, unet_before), (text, text_before)):
+        for name, value in after.items():
+            assert torch.allclose(value, expected.get(name, before[name]), atol=1e-5), name
+    info = json.loads((out / "genin.json").read_text())
+    assert info["merged_loras"] == ["style.safetensors:0.5"] and "unknown" in info["licence"]
+
+
+@pytest.mark.train
+def test_loras_are_merged_before_tuning_and_a_run_goes_on_with_the_same_ones_only(
+    tiny_model_folder: Path, tmp_path: Path, genin: Json, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(kohya(), tmp_path / "style.safetensors")
+    recipe, data, out = tmp_path / "r.yaml", write_pictures(tmp_path / "data"), tmp_path / "out"
+    recipe.write_text(RECIPE)
+    command = ["teacher", "finetune", "--base", tiny_model_folder, "--data", data, "--recipe", recipe]
+    lora = ["--load-lora", tmp_path / "style.safetensors"]
+    genin(*command, *lora, "--out", out)
+    genin("teacher", "merge", tiny_model_folder, "--lora", tmp_path / "style.safetensors", "--out", tmp_path / "merged")
+    for tuned, merged in zip(weights_of(out), weights_of(tmp_path / "merged"), strict=True):
+        assert all(torch.equal(tuned[name], merged[name]) for name in merged)
+    genin(*command, *lora, "--out", out, "--resume")
+    assert run([*map(str, command), "--out", str(out), "--resume"]) == 2
+    assert "another merged LoRA" in capsys.readouterr().err
+
+
+def planted(fault: str) -> dict[str, Tensor]:
+    good = kohya()
+    down, up = list(good)[:2]
+    match fault:
+        case "width":
+            return {**good, down: draw(3, 320)}
+        case "no place":
+            return kohya(unet="down_blocks.3.attentions.0.transformer_blocks.0.attn1.to_q")
+        case "rank":
+            return {**good, up: draw(32, 5)}
+        case "half":
+            return {name: value for name, value in good.items() if name != up}
+        case "not finite":
+            return {**good, up: good[up] * float("nan")}
+        case "dora":
+            return {**good, down.replace("lora_down.weight", "dora_scale"): draw(32, 1)}
+        case "sdxl":
+            return {f"text_encoder_2.{OUT}.lora_A.weight": draw(2, 32)}
+        case "loha":
+            return {down.replace("lora_down.weight", f"hada_w1_{side}"): draw(32, 3) for side in "ab"}
+    raise AssertionError(fault)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (
+            "width",
+            f"'unet.{QUERY.removesuffix('to_q')}processor.to_q_lora.down.weight' is (3, 320), this model's would be (3, 32)",
+        ),
+        (
+            "no place",
+            "'unet.down_blocks.3.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight' has no place",
+        ),
+        ("rank", "no pair"),
+        ("half", "to_q.lora_up.weight"),
+        ("not finite", "not finite"),
+        ("dora", "DoRA"),
+        ("sdxl", "'text_encoder_2."),
+        ("loha", "cannot read the LoRA"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_by_the_name_of_its_first_wrong_weight(
+    tiny_model_folder: Path, tmp_path: Path, fault: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save_file(planted(fault), tmp_path / "wrong.safetensors")
+    out = tmp_path / "out"
+    said = ["--lora", str(tmp_path / "wrong.safetensors"), "--out", str(out)]
+    assert run(["teacher", "merge", str(tiny_model_folder), *said]) == 2
+    error = capfd.readouterr().err
+    assert message in error and "wrong.safetensors" in error and len(error.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_what_stands_after_the_last_colon_is_a_scale(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(b"not yet read")
+    assert lora_of(str(file)).scale == 1 and lora_of(f"{file}:-0.25").scale == -0.25
+    assert lora_of(f"{tmp_path}:2").file == file
+    (tmp_path / "b:3").mkdir()
+    (tmp_path / "b:3" / FILE).write_bytes(b"")
+    assert lora_of(str(tmp_path / "b:3")).scale == 1
+    for said, message in (
+        (f"{file}:inf", "must be a number"),
+        (f"{file}:x", "no such LoRA"),
+        (str(tmp_path / "none"), "no such LoRA"),
+    ):
+        with pytest.raises(InputError, match=message):
+            lora_of(said)
+    (tmp_path / "c.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"2 files.*a.safetensors, c.safetensors"):
+        lora_of(str(tmp_path))
+    (tmp_path / "d.bin").write_bytes(b"")
+    with pytest.raises(InputError, match="safetensors only"):
+        lora_of(str(tmp_path / "d.bin"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a file of weights", b"\xff" * 64], ids=["empty", "text", "bytes"])
+def test_a_damaged_file_is_named(
+    tiny_model_folder: Path, tmp_path: Path, damage: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(damage)
+    said = ["--lora", str(tmp_path / "cut.safetensors"), "--out", str(tmp_path / "out")]
+    assert run(["teacher", "merge", str(tiny_model_folder), *said]) == 2
+    assert "cannot read the LoRA" in capfd.readouterr().err

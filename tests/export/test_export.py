@@ -1,0 +1,283 @@
+"""`genin export` and `genin inspect`: what a bundle says of itself, what is refused, and that nothing half-written stays.
+
+What every format must do is in `test_formats`, `genin verify` in `test_verify`.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+import os
+import shutil
+import stat
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import LATENT_SIZE
+from exported import MIXED
+from genin.cli import run
+from genin.export import exporter
+from genin.export.checks import parity
+from genin.export.converters import to_openvino
+from genin.export.precision_plan import read_plan
+from genin.runtimes import engine
+from genin.runtimes.bundle import Bundle
+from genin.runtimes.errors import InputError
+from genin.runtimes.vocabulary import COMPONENTS, FORMATS, PRECISIONS
+
+Json = dict[str, Any]
+
+
+def last_json(text: str) -> Json:
+    return json.loads(text.strip().splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def export_of(model: Path, out: Path, format: str, precision: str) -> list[str]:
+    return ["export", str(model), "--out", str(out), "--format", format, "--precision", precision]
+
+
+# --- the bundle ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.export
+def test_the_manifest_says_what_the_model_folder_says(matrix: Path) -> None:
+    with Bundle.open(matrix) as bundle:
+        manifest = bundle.manifest
+    assert (manifest.model.kind, manifest.model.licence, manifest.model.parent) == ("student", "Apache-2.0", "tiny")
+    assert (manifest.sampler.guidance, manifest.sampler.guidance_scale, manifest.sampler.default_steps) == (
+        "baked",
+        1.0,
+        4,
+    )
+    assert manifest.sampler.few_step_timesteps == {"4": (999, 749, 499, 249), "2": (999, 499), "1": (999,)}
+    assert manifest.sampler.prediction_type == "v_prediction"
+    assert manifest.latents.shape == (4, LATENT_SIZE, LATENT_SIZE) and manifest.latents.scaling_factor == 0.18215
+    assert manifest.text.max_length == 32
+    card = (matrix / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: apache-2.0\n") and "| onnx | int8 | unet |" in card
+
+
+@pytest.mark.export
+def test_a_plan_travels_with_the_bundle(matrix: Path) -> None:
+    assert read_plan(matrix / "mixed.plan.json") == MIXED
+    with Bundle.open(matrix) as bundle:
+        drawn = {(entry.format, entry.precision) for entry in bundle.manifest.pictures}
+    assert drawn == {(format, name) for format in FORMATS for name in (*PRECISIONS, "mixed", "eight")}
+
+
+@pytest.mark.export
+def test_a_genin_file_holds_what_the_folder_would(threes: Path) -> None:
+    assert threes.is_file()
+    with Bundle.open(threes) as bundle:
+        bundle.check_hashes()
+        assert bundle.manifest.precisions("onnx") == ("fp32", "w8a8") and bundle.manifest.precisions("openvino") == ()
+        assert bundle.manifest.latents.scaling_factor == 0.18215
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_weights_with_nan_are_refused_by_name(
+    tiny_student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_student_folder, model)
+    path = model / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["mid_block.resnets.0.conv1.weight"][0, 0, 0, 0] = np.nan
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert run(["export", str(model), "--out", str(tmp_path / "out"), "--format", "onnx"]) == 2
+    assert "mid_block.resnets.0.conv1.weight" in capsys.readouterr().err
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["model"]
+
+
+@pytest.mark.export
+def test_a_graph_below_its_floor_leaves_nothing(
+    tiny_student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(parity.FLOORS_DB, "fp32", 190.0)  # type: ignore[arg-type]
+    command = export_of(tiny_student_folder, tmp_path / "out", "openvino", "fp32")
+    assert run(command) == 1
+    assert "text_encoder as openvino fp32" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("free", "error", "message"),
+    [
+        (2_000_000, RuntimeError("never reached"), "are free"),
+        (40_000_000, RuntimeError("basic_ios::clear: iostream error"), "the disk is full"),
+        (40_000_000, OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+    ],
+)
+def test_a_full_disk_leaves_nothing(
+    tiny_student_folder: Path,
+    tmp_path: Path,
+    free: int,
+    error: Exception,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before the work where that can be told, and in the middle of it, in OpenVINO's words for it."""
+
+    def full(*_: Any, **__: Any) -> None:
+        if isinstance(error, RuntimeError):  # an OSError says it by itself
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        raise error
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(to_openvino, "convert", full)
+    command = ["export", str(tiny_student_folder), "--out", str(tmp_path / "out"), "--format", "openvino"]
+    assert run(command) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_options_list_the_choices(
+    tiny_student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, value, choice in (("--format", "onyx", "openvino"), ("--precision", "int4", "int8")):
+        assert run(["export", str(tiny_student_folder), "--out", str(tmp_path / "out"), option, value]) == 2
+        said = capsys.readouterr().err
+        assert value in said and choice in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_left_alone(
+    tiny_student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    assert run(["export", str(tiny_student_folder), "--out", str(tmp_path / "out")]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_missing_engine_is_reported_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nncf" else find(name))
+    usable, skipped = exporter.usable_formats(FORMATS)
+    assert usable == ["onnx", "coreml"]
+    assert skipped == {"openvino": "'nncf' is not installed; pip install 'genin[export]'"}
+    with pytest.raises(InputError, match="pip install"):
+        exporter.usable_formats(["openvino"])
+
+
+def test_a_release_of_onnxruntime_that_is_not_used_leaves_onnx_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.importlib.metadata, "version", lambda name: "1.24.0")
+    usable, skipped = exporter.usable_formats(FORMATS)
+    assert usable == ["openvino", "coreml"]
+    assert skipped["onnx"].startswith("onnxruntime 1.24.0 ") and "pip install 'genin[export]'" in skipped["onnx"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_bundle_has_the_permissions_that_the_umask_grants(
+    tmp_path: Path, mask: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its folders and files, whatever a converter gave them: coremltools writes for the owner alone."""
+
+    def assemble(_model: Path, root: Path, *_: Any) -> None:
+        (root / "Unet.mlpackage").mkdir(mode=0o700)
+        (root / "Unet.mlpackage" / "model.mlmodel").touch(mode=0o600)
+
+    monkeypatch.setattr(exporter, "_assemble", assemble)
+    before = os.umask(mask)
+    try:
+        exporter.export_bundle(tmp_path, tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out", *tmp_path.rglob("out/**/*"))}
+    assert modes == {"out": 0o777 & ~mask, "Unet.mlpackage": 0o777 & ~mask, "model.mlmodel": 0o666 & ~mask}
+
+
+# --- other networks --------------------------------------------------------------------------------------------------
+
+
+def test_unets_that_want_more_than_text_are_refused(
+    tiny_student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diffusers import UNet2DConditionModel
+
+    shutil.copytree(tiny_student_folder, tmp_path / "model")
+    config = UNet2DConditionModel.load_config(tiny_student_folder / "unet")
+    other = UNet2DConditionModel.from_config({**config, "class_embed_type": "timestep"})
+    other.save_pretrained(tmp_path / "model" / "unet")
+    assert run(["export", str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 2
+    assert "conditions beside the text" in capsys.readouterr().err
+
+
+@pytest.mark.export
+def test_inspect_counts_what_the_model_has(
+    matrix: Path, compact_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(compact_model, subfolder="unet")
+    assert run(["inspect", str(compact_model), "--json"]) == 0
+    model = last_json(capsys.readouterr().out)
+    assert run(["inspect", str(matrix), "--json"]) == 0
+    bundle = last_json(capsys.readouterr().out)
+    assert model["components"]["unet"]["parameters"] == sum(p.numel() for p in unet.parameters())
+    for component in COMPONENTS:
+        for key in ("parameters", "macs"):
+            assert model["components"][component][key] == bundle["components"][component][key] > 0
+    assert model["components"]["unet"]["precision"] == "fp32"
+    assert bundle["components"]["unet"]["precision"] == "fp32, fp16, int8, eight, mixed"
+    assert run(["inspect", str(matrix)]) == 0
+    assert "licence: Apache-2.0" in capsys.readouterr().out
+
+
+def test_shipped_students_take_the_steps_they_learnt(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = {}
+    for name in ("builtin:student", "builtin:student-1step"):
+        assert run(["inspect", name, "--json"]) == 0
+        steps[name] = last_json(capsys.readouterr().out)["steps"]
+    assert steps == {"builtin:student": 4, "builtin:student-1step": 1}
+
+
+# --- measures --------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_does_not_say_is_exported_for_free_guidance(tiny_model_folder: Path) -> None:
+    from genin.distill.models.folder import load_model_folder
+    from genin.export.components import components
+
+    model = load_model_folder(tiny_model_folder)
+    batches = {}
+    for guidance in ("baked", "free", None):
+        model.info["guidance"] = guidance
+        batches[guidance] = [component.guidance_batch for component in components(model)]
+    assert batches == {"baked": [1, 1, 1], "free": [1, 2, 1], None: [1, 2, 1]}
+
+
+def test_int8_has_one_scale_an_output_channel() -> None:
+    import onnx_ir as ir
+
+    from genin.export.converters.to_onnx import _axis_in
+
+    inputs = [ir.val("x"), ir.val("weight")]
+    for kind, position, attributes, axis in (
+        ("Conv", 1, {}, 0),
+        ("MatMul", 1, {}, 1),
+        ("Gemm", 1, {}, 1),
+        ("Gemm", 1, {"transB": 1}, 0),
+        ("Gather", 0, {}, 0),
+        ("MatMul", 0, {}, None),
+    ):
+        assert _axis_in(ir.node(kind, inputs, attributes), position, 2) == axis, kind
+
+
+def test_int8_rounds_within_half_a_step_a_channel() -> None:
+    from genin.export.converters.to_onnx import quantise
+
+    weights = np.random.default_rng(0).normal(size=(8, 5, 3, 3)).astype(np.float32) * np.arange(8).reshape(8, 1, 1, 1)
+    stored, scale = quantise(weights.astype(np.float32), axis=0)
+    assert stored.dtype == np.int8 and scale.shape == (8, 1, 1, 1)
+    assert np.all(np.abs(stored * scale - weights) <= scale / 2 + 1e-6)
+    assert not stored[0].any()  # a channel of zeros stays zero

@@ -1,0 +1,280 @@
+"""One contract for every format: parity, precisions, any batch, plans, damage, and errors that name the layer.
+
+A new format is a row of `formats.TABLE` and a subclass here; `test_every_format_has_a_contract` fails until it has one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from exported import EIGHT, MIXED
+from genin.cli import run
+from genin.distill.models import folder as model_folder
+from genin.export import components as networks
+from genin.export.checks import parity
+from genin.export.converters.formats import TABLE, is_large
+from genin.export.converters.quiet import quiet
+from genin.export.shapes import OUTPUTS
+from genin.runtimes.bundle import Bundle
+from genin.runtimes.errors import BundleError
+from genin.runtimes.manifest import GraphEntry
+from genin.runtimes.openvino_engine import core
+from genin.runtimes.vocabulary import COMPONENTS, FORMATS, PRECISIONS
+from tiny_bundle import garbage_left_alone
+
+pytestmark = pytest.mark.export
+Graphs = Mapping[tuple[str, str], GraphEntry]  # by precision and component
+
+
+@pytest.fixture(scope="module")
+def compact_networks(compact_model: Path) -> Mapping[str, torch.nn.Module]:
+    with quiet():
+        return networks.modules(model_folder.load_model_folder(compact_model))
+
+
+@pytest.fixture
+def unet_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The exporter converts no other network, which would only delay the report of an error in the UNet."""
+    every = networks.components
+
+    def unet(*arguments: Any) -> list[networks.Component]:
+        return [component for component in every(*arguments) if component.name == "unet"]
+
+    monkeypatch.setattr(networks, "components", unet)
+    with garbage_left_alone():
+        yield
+
+
+class FormatContract:
+    """What every format must do. A subclass names it, and says how its files show what a plan asks for."""
+
+    format: ClassVar[str]
+
+    def check_mixed_storage(self, matrix: Path, graphs: Graphs) -> None:
+        """Each layer is stored as the plan MIXED has it, or in the next wider way that the format has."""
+        raise NotImplementedError
+
+    def check_eight_bit_activations(self, matrix: Path, graphs: Graphs) -> None:
+        """The one layer of the plan EIGHT computes on 8-bit activations, or in floats where the format has none."""
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    def graphs(self, matrix: Path) -> Graphs:
+        with Bundle.open(matrix) as bundle:
+            return {(g.precision, g.component): g for g in bundle.manifest.graphs if g.format == self.format}
+
+    def open_graph(self, matrix: Path, graph: GraphEntry) -> parity.Run:
+        return parity.open_graph(self.format, graph.component, matrix / graph.path, graph.inputs, graph.outputs)[0]
+
+    def test_parity(self, graphs: Graphs) -> None:
+        assert set(graphs) == {(p, c) for p in (*PRECISIONS, MIXED.name, EIGHT.name) for c in COMPONENTS}
+        for (precision, _), graph in graphs.items():
+            assert graph.parity is not None, graph.path
+            assert graph.parity.psnr_db >= graph.parity.floor_db
+            if precision in PRECISIONS:
+                assert graph.parity.floor_db == parity.FLOORS_DB[precision]
+
+    def test_precisions_take_fewer_bytes_each(self, graphs: Graphs) -> None:
+        sizes = [graphs[precision, "unet"].size_bytes for precision in PRECISIONS]
+        assert sizes[0] > 1.4 * sizes[1] > 1.4 * sizes[2]
+
+    @pytest.mark.parametrize("rows", [1, 2, 5])
+    def test_any_batch(
+        self, matrix: Path, graphs: Graphs, compact_networks: Mapping[str, torch.nn.Module], rows: int
+    ) -> None:
+        for component in COMPONENTS:
+            graph, outputs = graphs["fp32", component], OUTPUTS[component]
+            golden = np.load(matrix / "golden" / f"{component}.npz")
+            inputs = [key.partition(".")[2] for key in golden.files if key.startswith("0.")]
+            random = np.random.default_rng(rows)
+            case = {}
+            for name in inputs:
+                value = golden[f"0.{name}"]
+                if name not in outputs or (component == "vae_decoder" and name == "latent_sample"):
+                    chosen = value if value.shape == (1,) else np.resize(value, (rows, *value.shape[1:]))
+                    noise = random.standard_normal(chosen.shape) * 0.1 if chosen.dtype == np.float32 else 0
+                    case[name] = (chosen + noise).astype(value.dtype)
+            expected = networks.run_module(compact_networks[component].eval(), case, outputs)
+            got = self.open_graph(matrix, graph)(case)
+            for name in outputs:
+                assert got[name].shape == expected[name].shape
+                assert parity.psnr_db(expected[name], got[name]) > 90
+
+    def test_plan(self, matrix: Path, graphs: Graphs) -> None:
+        text = "int8, palette6" if "palette6" in TABLE[self.format].stores else "int8"
+        stored = {component: graphs[MIXED.name, component].stored for component in COMPONENTS}
+        assert stored == {"text_encoder": text, "unet": "fp32, int8", "vae_decoder": "fp16, int8"}
+        self.check_mixed_storage(matrix, graphs)
+
+    def test_eight_bit_activations(self, matrix: Path, graphs: Graphs) -> None:
+        assert graphs[EIGHT.name, "unet"].stored == "fp16, int8"
+        assert "int8" not in graphs[EIGHT.name, "vae_decoder"].compute
+        self.check_eight_bit_activations(matrix, graphs)
+
+    @pytest.mark.parametrize("content", [b"", b"not a graph"])
+    def test_damaged_graphs_are_refused(self, matrix: Path, graphs: Graphs, tmp_path: Path, content: bytes) -> None:
+        graph = graphs["int8", "text_encoder"]
+        place = matrix / graph.path
+        copy = tmp_path / place.parent.name
+        shutil.copytree(place.parent, copy)
+        (copy / Path(graph.files[0].path).relative_to(Path(graph.path).parent)).write_bytes(content)
+        with pytest.raises(BundleError, match=r"cannot|are not the manifest's"):
+            parity.open_graph(self.format, graph.component, copy / place.name, graph.inputs, graph.outputs)
+
+    def test_graphs_that_are_not_as_declared_are_refused(self, matrix: Path, graphs: Graphs) -> None:
+        one, other = graphs["int8", "text_encoder"], graphs["int8", "vae_decoder"]
+        with pytest.raises(BundleError, match="manifest"):
+            parity.open_graph(self.format, one.component, matrix / one.path, other.inputs, other.outputs)
+
+    def test_the_layer_that_eight_bits_ruin_is_named(
+        self, compact_model: Path, tmp_path: Path, unet_alone: None, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Weights that meet nothing but zeros, and are a thousand times the others: PyTorch does not mind, eight bits do."""
+        model = tmp_path / "model"
+        shutil.copytree(compact_model, model)
+        path = model / "unet" / "diffusion_pytorch_model.safetensors"
+        tensors = load_file(path)
+        block = "up_blocks.0.resnets.1"
+        for name in ("weight", "bias"):
+            tensors[f"{block}.norm1.{name}"][0] = 0
+        tensors[f"{block}.conv1.weight"][:, 0] = 1000
+        save_file(tensors, path, metadata={"format": "pt"})
+        assert run(self.export_of(model, tmp_path / "out", "int8")) == 1
+        said = capsys.readouterr().err
+        assert f"unet as {self.format} int8" in said and f"most is lost at unet.{block}.conv1" in said
+        assert sorted(item.name for item in tmp_path.iterdir()) == ["model"]
+
+    def test_a_layer_that_the_format_cannot_express_is_named(
+        self,
+        compact_model: Path,
+        tmp_path: Path,
+        unet_alone: None,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """A network that others have changed: one layer of it has an operation that no format knows."""
+
+        class Odd(torch.nn.Module):
+            def __init__(self, inner: torch.nn.Module) -> None:
+                super().__init__()
+                self.inner = inner
+
+            def forward(self, x: torch.Tensor) -> Any:
+                return self.inner(x) + 0 * torch.special.bessel_j0(x)
+
+        as_it_is: Callable[[Path], Any] = model_folder.load_model_folder
+
+        def changed(path: Path) -> Any:
+            model = as_it_is(path)
+            block = model.unet.down_blocks[0].resnets[0]
+            block.conv1 = Odd(block.conv1)
+            return model
+
+        monkeypatch.setattr(model_folder, "load_model_folder", changed)
+        assert run(self.export_of(compact_model, tmp_path / "out", "fp16")) == 2
+        said = capsys.readouterr().err
+        assert "bessel_j0" in said and "unet.down_blocks.0.resnets.0.conv1" in said
+        assert list(tmp_path.iterdir()) == []
+
+    def export_of(self, model: Path, out: Path, precision: str) -> list[str]:
+        return ["export", str(model), "--out", str(out), "--format", self.format, "--precision", precision]
+
+
+class TestOnnx(FormatContract):
+    format = "onnx"
+
+    def check_mixed_storage(self, matrix: Path, graphs: Graphs) -> None:
+        import onnx
+
+        stored = {
+            component: {v.name: v.data_type for v in onnx.load(matrix / graph.path).graph.initializer}
+            for component in COMPONENTS
+            for graph in [graphs[MIXED.name, component]]
+        }
+        kind = onnx.TensorProto
+        assert stored["unet"]["unet.conv_in.weight"] == kind.FLOAT
+        assert stored["unet"]["unet.conv_out.weight.stored"] == kind.INT8
+        assert stored["vae_decoder"]["vae.decoder.conv_in.weight.stored"] == kind.FLOAT16
+        assert kind.INT8 in stored["text_encoder"].values()
+
+    def check_eight_bit_activations(self, matrix: Path, graphs: Graphs) -> None:
+        import onnx
+
+        assert graphs[EIGHT.name, "unet"].compute == "int8 in 1 layers, fp32"
+        nodes = onnx.load(matrix / graphs[EIGHT.name, "unet"].path).graph.node
+        assert sum(node.op_type == "QuantizeLinear" for node in nodes) in (1, 2)  # what it reads, perhaps what it gives
+
+    def test_graphs_hold_no_paths_of_this_machine(self, matrix: Path) -> None:
+        for graph in matrix.rglob("model.onnx"):
+            content = graph.read_bytes()
+            assert b"site-packages" not in content and b"Traceback" not in content
+
+
+class TestOpenVino(FormatContract):
+    format = "openvino"
+
+    def check_mixed_storage(self, matrix: Path, graphs: Graphs) -> None:
+        model = core().read_model(matrix / graphs[MIXED.name, "unet"].path)
+        kinds = {
+            node.get_friendly_name(): node.input(1).get_source_output().get_node().get_type_name()
+            for node in model.get_ordered_ops()
+            if node.get_type_name() == "Convolution"
+        }
+        [conv_in] = [kind for name, kind in kinds.items() if "conv_in/" in name]
+        assert conv_in == "Constant" and set(kinds.values()) > {"Constant"}
+
+    def test_only_large_tensors_lose_bits(self, matrix: Path, graphs: Graphs) -> None:
+        """Not the frequencies of the timestep embedding, which 11 bits are too few for."""
+        model = core().read_model(matrix / graphs["fp16", "unet"].path)
+        constants = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
+        shapes = [tuple(node.shape) for node in constants if node.get_element_type().to_string() == "f16"]
+        assert shapes and all(map(is_large, shapes))
+
+    def check_eight_bit_activations(self, matrix: Path, graphs: Graphs) -> None:
+        assert graphs[EIGHT.name, "unet"].compute == "int8 in 1 layers, fp32"
+        model = core().read_model(matrix / graphs[EIGHT.name, "unet"].path)
+        assert any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
+
+
+class TestCoreML(FormatContract):
+    format = "coreml"
+
+    def check_mixed_storage(self, matrix: Path, graphs: Graphs) -> None:
+        import coremltools
+
+        tables = {
+            component: {
+                operation.type
+                for operation in coremltools.utils.load_spec(str(matrix / graphs[MIXED.name, component].path))
+                .mlProgram.functions["main"].block_specializations["CoreML7"].operations
+                if operation.type.startswith("constexpr")
+            }
+            for component in COMPONENTS
+        }  # fmt: skip
+        assert tables["text_encoder"] == {"constexpr_lut_to_dense"}  # its other layers are too small to compress
+        assert tables["unet"] == {"constexpr_affine_dequantize"}
+
+    def check_eight_bit_activations(self, matrix: Path, graphs: Graphs) -> None:
+        assert graphs[EIGHT.name, "unet"].compute == "fp16, norms fp32"
+
+    def test_has_the_interface_of_apples_package(self, matrix: Path, graphs: Graphs) -> None:
+        names = {c: [[t.name for t in ports] for ports in (g.inputs, g.outputs)]
+                 for c in COMPONENTS for g in [graphs["fp16", c]]}  # fmt: skip
+        assert names["text_encoder"] == [["input_ids"], ["last_hidden_state", "pooled_outputs"]]
+        assert names["unet"] == [["sample", "timestep", "encoder_hidden_states"], ["noise_pred"]]
+        assert names["vae_decoder"] == [["z"], ["image"]]
+        assert [tensor.shape for tensor in graphs["fp16", "unet"].inputs] == [(1, 4, 8, 8), (1,), (1, 32, 1, 32)]
+        folder = matrix / "coreml" / "fp16"
+        assert (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+
+
+def test_every_format_has_a_contract() -> None:
+    assert {contract.format for contract in FormatContract.__subclasses__()} == set(TABLE) == set(FORMATS)

@@ -1,0 +1,52 @@
+"""A bundle of the tiny student for tests of everything that reads bundles, and changes to the manifests of bundles."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from unittest import mock
+
+from genin.runtimes.bundle import file_entry
+
+
+def write_tiny_bundle(model_folder: Path, out: Path, formats: Sequence[str] = ("onnx", "openvino")) -> None:
+    """Of pictures of any size, where the format can have that."""
+    from genin.export.converters.formats import TABLE
+    from genin.export.exporter import export_bundle
+    from genin.export.shapes import Shapes
+
+    with garbage_left_alone():
+        export_bundle(model_folder, out, formats, shapes=Shapes(any_size=any(TABLE[name].single for name in formats)))
+
+
+@contextlib.contextmanager
+def garbage_left_alone() -> Iterator[None]:
+    """The exporter collects garbage after every graph, for the sake of models of gigabytes. It would be a third of the time
+    of a tiny model's export: each time the collector looks at a million objects of the imported libraries."""
+    with mock.patch.object(gc, "collect"):
+        yield
+
+
+def edit_manifest(bundle: Path, *path: str | int, value: object) -> None:
+    """Set one key of a bundle's manifest."""
+    file = bundle / "manifest.json"
+    data = json.loads(file.read_text(encoding="utf-8"))
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    file.write_text(json.dumps(data), encoding="utf-8")
+
+
+def update_hash(bundle: Path, path: str) -> None:
+    """Let the manifest agree with a file that was changed."""
+    manifest = bundle / "manifest.json"
+    data = json.loads(manifest.read_text(encoding="utf-8"))
+    entry = file_entry(bundle, path)
+    graphs = (*data["graphs"], *data["single_graphs"])
+    [file] = [file for graph in graphs for file in graph["files"] if file["path"] == path]
+    file |= {"sha256": entry.sha256, "size_bytes": entry.size_bytes}
+    manifest.write_text(json.dumps(data), encoding="utf-8")

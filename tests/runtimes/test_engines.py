@@ -1,0 +1,242 @@
+"""One contract for every engine: the same pictures, timings, cancelling and errors, whatever runs the networks.
+
+A new engine is a row of `ENGINES` and a subclass here; `test_every_engine_has_a_contract` fails until it has one.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from conftest import IMAGE_SIZE, LATENT_SIZE, psnr_db
+from genin.runtimes.bundle import pack
+from genin.runtimes.coreml_engine import CoreMLEngine
+from genin.runtimes.engine import ENGINES
+from genin.runtimes.errors import CancelledError, GeninError, InputError
+from genin.runtimes.loading import load_pipeline
+from genin.runtimes.pipeline import Pipeline
+from tiny_bundle import edit_manifest, update_hash, write_tiny_bundle
+
+pytest.importorskip("torch")
+
+# Two pipelines, closed in the order in which they were opened; then a Ctrl-C.
+INTERRUPTED = """
+import gc, signal, sys
+from genin.runtimes.pipeline import load_pipeline
+path, runtime = sys.argv[1:]
+first, second = (load_pipeline(path, runtime) for _ in range(2))
+first.generate("ninja", steps=1)
+for name in ("first", "second"):
+    globals().pop(name).close()
+    gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+PROMPTS = ["a ninja meditating on the mountain", "orange sunset"]
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_student_folder: Path) -> Iterator[Pipeline]:
+    with load_pipeline(tiny_student_folder, "pytorch") as pipeline:
+        yield pipeline
+
+
+class EngineContract:
+    """What every engine must do. A subclass names its runtime, the model that it opens, and a file of the UNet in it."""
+
+    runtime: ClassVar[str]
+    provider: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]]
+    source: ClassVar[str]
+    unet_file: ClassVar[str]
+    refusal: ClassVar[str] = "unet"  # of a damaged UNet
+
+    @pytest.fixture(scope="class")
+    def path(self, request: pytest.FixtureRequest) -> Path:
+        path: Path = request.getfixturevalue(self.source)
+        return path
+
+    @pytest.fixture(scope="class")
+    def pipeline(self, path: Path) -> Iterator[Pipeline]:
+        with load_pipeline(path, self.runtime, self.precisions[0], threads=1) as pipeline:
+            yield pipeline
+
+    def test_reports_its_runtime_and_sizes(self, pipeline: Pipeline, path: Path) -> None:
+        assert (pipeline.runtime, pipeline.provider, pipeline.precision) == (self.runtime, self.provider, "fp32")
+        assert pipeline.path == path
+        assert pipeline.image_size == (IMAGE_SIZE, IMAGE_SIZE)
+        assert (pipeline.default_steps, pipeline.default_guidance_scale) == (4, 1.0)
+        assert pipeline.load_s > 0
+
+    def test_same_pictures_as_pytorch(self, pipeline: Pipeline, reference: Pipeline) -> None:
+        ours, theirs = pipeline.generate(PROMPTS, [3, 9]), reference.generate(PROMPTS, [3, 9])
+        assert ours.images.shape == (2, IMAGE_SIZE, IMAGE_SIZE, 3)
+        assert ours.images.dtype == np.uint8
+        assert psnr_db(ours.images, theirs.images) > 50
+        assert theirs.images.std() > 15  # a grey picture would prove nothing
+        assert psnr_db(ours.images[0], theirs.images[1]) < 25
+
+    def test_every_precision_and_step_count(self, path: Path, reference: Pipeline) -> None:
+        for precision in self.precisions:
+            with load_pipeline(path, self.runtime, precision) as pipeline:
+                assert pipeline.precision == precision
+                for steps in (1, 2, 3):
+                    ours = pipeline.generate("ninja", 5, steps=steps)
+                    theirs = reference.generate("ninja", 5, steps=steps)
+                    assert ours.steps == steps
+                    assert psnr_db(ours.images, theirs.images) > 40
+
+    def test_a_picture_does_not_depend_on_its_batch(self, pipeline: Pipeline) -> None:
+        batch = pipeline.generate([*PROMPTS, PROMPTS[0]], [3, 9, 4])
+        for index in range(3):
+            alone = pipeline.generate(batch.prompts[index], batch.seeds[index])
+            assert psnr_db(alone.images[0], batch.images[index]) > 50
+
+    def test_repeats_itself(self, pipeline: Pipeline) -> None:
+        assert np.array_equal(pipeline.generate("ninja", 1).images, pipeline.generate("ninja", 1).images)
+
+    def test_threads(self, path: Path, pipeline: Pipeline) -> None:
+        with load_pipeline(path, self.runtime, threads=2) as other:
+            assert psnr_db(other.generate("ninja", 1).images, pipeline.generate("ninja", 1).images) > 50
+        load_pipeline(path, self.runtime, threads=1).close()  # PyTorch's threads are the process's
+        with pytest.raises(InputError, match="threads 0"):
+            load_pipeline(path, self.runtime, threads=0)
+
+    def test_streams_with_previews(self, pipeline: Pipeline) -> None:
+        steps = list(pipeline.stream(PROMPTS, 0, steps=4))
+        assert [step.index for step in steps] == [0, 1, 2, 3]
+        assert all(step.steps == 4 and step.latents.shape == (2, 4, LATENT_SIZE, LATENT_SIZE) for step in steps)
+        assert [step.generation is None for step in steps] == [True, True, True, False]
+        last = steps[-1].generation
+        assert last is not None
+        assert np.array_equal(last.images, pipeline.generate(PROMPTS, 0, steps=4).images)
+        assert np.array_equal(steps[-1].preview(), last.images)
+        # Each preview is the step's own estimate of the end: with two steps more of it is settled than with one.
+        far, near = (psnr_db(steps[index].preview(), last.images) for index in (0, 2))
+        assert near > far
+
+    def test_times_every_stage(self, pipeline: Pipeline) -> None:
+        generation = pipeline.generate("ninja")
+        assert set(generation.timings) == {"text_encoder", "unet", "vae_decoder", "other"}
+        assert all(value > 0 for value in generation.timings.values())
+        assert generation.total_ms == pytest.approx(sum(generation.timings.values()))
+
+    def test_cancels_before_any_network(self, pipeline: Pipeline) -> None:
+        for asked in range(4):
+            left = iter([False] * asked + [True] * 9)
+            with pytest.raises(CancelledError):
+                pipeline.generate("ninja", steps=2, cancel=lambda left=left: next(left))
+        pipeline.generate("ninja", steps=1)
+
+    def test_warns_of_steps_that_a_student_has_not_learnt(self, pipeline: Pipeline) -> None:
+        with pytest.warns(UserWarning, match="trained for 1, 2, 4 steps, not for 3"):
+            pipeline.generate("ninja", steps=3)
+
+    @pytest.mark.parametrize("content", [b"", b"not a graph", bytes(range(256))])
+    def test_a_damaged_network_is_refused(self, path: Path, tmp_path: Path, content: bytes) -> None:
+        damaged = self.with_unet(path, tmp_path / "damaged", content)
+        with pytest.raises(InputError, match=self.refusal):
+            load_pipeline(damaged, self.runtime, "fp32")
+
+    def with_unet(self, path: Path, out: Path, content: bytes) -> Path:
+        """A copy whose UNet's file holds `content`, with a hash that agrees if there are hashes."""
+        shutil.copytree(path, out)
+        (out / self.unet_file).write_bytes(content)
+        return out
+
+    def test_closes(self, path: Path) -> None:
+        pipeline = load_pipeline(path, self.runtime)
+        pipeline.close()
+        pipeline.close()
+        with pytest.raises(InputError, match="closed"):
+            pipeline.generate("ninja")
+
+    @pytest.mark.processes
+    def test_leaves_signals_alone(self, path: Path) -> None:
+        command = [sys.executable, "-c", INTERRUPTED, str(path), self.runtime]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+
+
+class BundleEngineContract(EngineContract):
+    """What every engine of bundles must do beside: it trusts neither the graphs nor what the manifest says of them."""
+
+    pytestmark = pytest.mark.export  # of the bundle
+    precisions = ("fp32", "fp16", "int8")
+    source = "tiny_bundle"
+    refusal = "cannot load '.*unet"  # by the engine: the hash agrees
+
+    def with_unet(self, path: Path, out: Path, content: bytes) -> Path:
+        damaged = super().with_unet(path, out, content)
+        update_hash(damaged, self.unet_file)
+        return damaged
+
+    def test_wrong_shapes_are_errors(self, path: Path, tmp_path: Path) -> None:
+        """Constants that do not fit the graphs: those of what a graph gives, and of what it is given."""
+        copy = Path(shutil.copytree(path, tmp_path / "copy"))
+        edit_manifest(copy, "image", "height", value=2 * IMAGE_SIZE)
+        edit_manifest(copy, "image", "multiple", value=None)
+        with load_pipeline(copy, self.runtime) as pipeline, pytest.raises(GeninError, match="vae_decoder gave shape"):
+            pipeline.generate("ninja")
+        edit_manifest(copy, "latents", "channels", value=8)
+        with load_pipeline(copy, self.runtime) as pipeline, pytest.raises(GeninError, match="unet graph failed"):
+            pipeline.generate("ninja")
+
+    def test_a_precision_that_the_bundle_lacks_is_refused(self, path: Path) -> None:
+        with pytest.raises(InputError, match=f"no graphs for {self.runtime} palette4"):
+            load_pipeline(path, self.runtime, "palette4")
+
+
+class TestPyTorch(EngineContract):
+    runtime, provider, precisions = "pytorch", "cpu", ("fp32",)
+    source = "tiny_student_folder"
+    unet_file = "unet/diffusion_pytorch_model.safetensors"
+
+
+class TestOnnxRuntime(BundleEngineContract):
+    runtime, provider = "onnxruntime", "CPUExecutionProvider"
+    unet_file = "onnx/fp32/unet/model.onnx"
+
+
+class TestOpenVino(BundleEngineContract):
+    runtime, provider = "openvino", "CPU"
+    unet_file = "openvino/fp32/unet/openvino_model.xml"
+
+
+@pytest.mark.skipif(platform.system() != "Darwin", reason="Core ML runs on macOS only")
+class TestCoreML(BundleEngineContract):
+    runtime, provider = "coreml", CoreMLEngine.provider
+    unet_file = "coreml/fp32/Unet.mlpackage/Data/com.apple.CoreML/model.mlmodel"
+
+    @pytest.fixture(scope="class")
+    def path(self, tiny_student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("coreml") / "bundle"
+        write_tiny_bundle(tiny_student_folder, folder, formats=("coreml",))
+        return folder
+
+
+def test_every_engine_has_a_contract() -> None:
+    tested = {*EngineContract.__subclasses__(), *BundleEngineContract.__subclasses__()} - {BundleEngineContract}
+    assert {contract.runtime for contract in tested} == set(ENGINES)
+
+
+@pytest.mark.export
+def test_openvino_runs_onnx_where_there_is_no_ir(tiny_bundle: Path, tmp_path: Path, reference: Pipeline) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "b")
+    graphs = json.loads((tmp_path / "b" / "manifest.json").read_text(encoding="utf-8"))["graphs"]
+    edit_manifest(tmp_path / "b", "graphs", value=[graph for graph in graphs if graph["format"] == "onnx"])
+    pack(tmp_path / "b", tmp_path / "b.genin")
+    with load_pipeline(tmp_path / "b.genin", precision="fp16") as pipeline:
+        assert (pipeline.runtime, pipeline.precision) == ("openvino", "fp16")
+        assert psnr_db(pipeline.generate("ninja", 3).images, reference.generate("ninja", 3).images) > 40

@@ -1,0 +1,134 @@
+"""`import genin`: what it offers, what it costs, and that the README's example does what it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import genin
+
+ROOT = Path(__file__).parents[1]
+NOT_AT_IMPORT = ("torch", "click", "numpy", "PIL", "rich")
+
+
+@pytest.fixture(scope="module")
+def pipe() -> typing.Iterator[genin.Pipeline]:
+    with genin.load("builtin:student", threads=1) as pipeline:
+        yield pipeline
+
+
+def test_one_prompt_is_one_picture(pipe: genin.Pipeline, tmp_path: Path) -> None:
+    picture = pipe("a ninja", seed=7)
+    assert picture.array.shape == (64, 64, 3) and picture.array.dtype == np.uint8
+    assert np.array_equal(np.asarray(picture), pipe.generate("a ninja", 7).images[0])
+    assert (picture.prompt, picture.seed) == ("a ninja", 7)
+    saved = picture.save(tmp_path / "new" / "ninja.png")
+    with Image.open(saved) as image:
+        assert np.array_equal(np.asarray(image), picture.array)
+        settings = image.info
+    assert {
+        "prompt": "a ninja",
+        "seed": "7",
+        "model": "builtin:student",
+        "runtime": pipe.runtime,
+    }.items() <= settings.items()
+
+
+def test_a_picture_is_drawn_again_from_its_settings(pipe: genin.Pipeline) -> None:
+    first = pipe("a ninja", seed=3, steps=2)
+    steps = int(str(first.settings["steps"]))
+    again = pipe(first.prompt, seed=first.seed, steps=steps, noise=str(first.settings["noise"]))
+    assert steps == 2 and np.array_equal(first.array, again.array)
+
+
+def test_several_prompts_or_seeds_are_a_list(pipe: genin.Pipeline) -> None:
+    texts = ["a ninja", "a ninja at night"]
+    both = pipe(texts, seed=[4, 5])
+    assert [picture.seed for picture in both] == [4, 5] and [picture.prompt for picture in both] == texts
+    assert len(pipe("a ninja", seed=[1])) == 1 and len(pipe(["a ninja"], seed=1)) == 1
+    alone = pipe(texts[1], seed=5).array.astype(int)
+    assert np.abs(both[1].array.astype(int) - alone).max() <= 1, "a picture does not depend on its batch"
+
+
+def test_stream_ends_with_what_a_call_gives(pipe: genin.Pipeline) -> None:
+    *_, last = pipe.stream("a ninja", seed=7)
+    assert last.generation is not None
+    assert np.array_equal(last.generation.images[0], pipe("a ninja", seed=7).array)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_a_picture_is_saved_by_its_suffix(pipe: genin.Pipeline, tmp_path: Path, suffix: str) -> None:
+    picture = pipe("a ninja", seed=7)
+    with Image.open(picture.save(tmp_path / f"a{suffix}")) as image:
+        assert image.size == (64, 64)
+    assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a.gif", "cannot be saved as '.gif'"),
+        ("a.pngg", r"did you mean .png"),
+        ("file/a.png", "cannot write the picture"),
+    ],
+)
+def test_a_picture_that_cannot_be_saved(pipe: genin.Pipeline, tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(genin.InputError, match=says):
+        pipe("a ninja", seed=7).save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("builtin:studnet", {}, "did you mean builtin:student"),
+        ("builtin:student", {"runtime": "onnx"}, "unknown runtime 'onnx'.*did you mean onnxruntime"),
+        ("builtin:student", {"threads": 0}, "threads"),
+        ("builtin:student", {"device": "cuda"}, "a bundle runs on the cpu, not on cuda"),
+        ("builtin:teacher", {"device": "gpu"}, "unknown device 'gpu'.*cpu, cuda, mps"),
+        ("builtin:teacher", {"device": "cuda:99"}, "device cuda:99 is not here"),
+        ("no/such/folder", {}, "no such model"),
+    ],
+)
+def test_what_cannot_be_loaded_is_a_typed_error(name: str, options: dict[str, typing.Any], says: str) -> None:
+    with pytest.raises(genin.InputError, match=says) as caught:
+        genin.load(name, **options)
+    assert isinstance(caught.value, genin.GeninError) and "\n" not in str(caught.value)
+
+
+def test_verify_is_the_command(pipe: genin.Pipeline) -> None:
+    report = genin.verify("builtin:student")
+    assert report.ok and report.as_json()["ok"]
+
+
+def test_everything_listed_is_there() -> None:
+    assert all(getattr(genin, name) is not None for name in genin.__all__)
+    assert set(genin.__all__) <= set(dir(genin))
+    with pytest.raises(AttributeError, match="module 'genin' has no attribute 'paint'"):
+        genin.paint  # noqa: B018
+
+
+def test_import_takes_neither_torch_nor_a_command_line_nor_time() -> None:
+    code = f"import sys, genin; print([name for name in {NOT_AT_IMPORT} if name in sys.modules])"
+    command = [sys.executable, "-X", "importtime", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+    (line,) = (line for line in done.stderr.splitlines() if re.search(r"\| genin$", line))
+    assert int(line.split("|")[1]) < 100_000, "microseconds, on a busy machine"  # 3 ms on an idle one
+
+
+def test_the_example_of_the_readme(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(code.strip().splitlines()) <= 5
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
+    with Image.open(tmp_path / "ninja.png") as image:
+        assert image.size == (64, 64) and np.asarray(image).std() > 20

@@ -1,0 +1,1 @@
+../../../src/genin/__main__.py

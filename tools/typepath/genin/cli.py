@@ -1,0 +1,1 @@
+../../../src/genin/cli.py

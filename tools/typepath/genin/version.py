@@ -1,0 +1,1 @@
+../../../src/genin/version.py
