@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genin.export.precision_plan import WEIGHTS
+from genin.files import write_text
 from genin.runtimes.errors import InputError
 from genin.runtimes.options import CommaChoice, claim_output, flatten, model_path, threads_option
 from genin.runtimes.progress import progress
@@ -213,7 +214,7 @@ def plan_command(
             source, name, flatten(weights), activations=activations, target_size=target_size, target_lpips=target_lpips,
             plot=plot, progress=shown,
         )  # fmt: skip
-    out.write_text(plan.to_json(), encoding="utf-8")
+    write_text(out, plan.to_json())
     notes = plan.notes
     if as_json:
         click.echo(json.dumps({"plan": str(out), **{key: value for key, value in notes.items() if key != "layers"}}))

@@ -15,7 +15,6 @@ Not here: what the manifest says (`genin.runtimes.manifest`, whose classes are r
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import stat
 import struct
@@ -28,6 +27,7 @@ from types import TracebackType
 from typing import IO, Protocol, cast
 
 from genin.runtimes.errors import BundleError, InputError
+from genin.runtimes.files import atomic_path, write_text
 from genin.runtimes.manifest import (
     EXACT_PSNR_DB,
     FORMAT,
@@ -319,9 +319,7 @@ def file_entry(root: Path, path: str) -> FileEntry:
 
 def write_manifest(manifest: Manifest, root: Path) -> None:
     """Write ROOT/manifest.json, by rename."""
-    partial = root / f".{MANIFEST}.partial"
-    partial.write_text(manifest.to_json(), encoding="utf-8")
-    partial.replace(root / MANIFEST)
+    write_text(root / MANIFEST, manifest.to_json())
 
 
 def pack(folder: Path, out: Path) -> None:
@@ -329,23 +327,19 @@ def pack(folder: Path, out: Path) -> None:
 
     Only the manifest and the files it lists are packed. Errors: BundleError, InputError if `out` cannot be written.
     """
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     with Bundle.open(folder) as bundle:
         bundle.check_hashes()
         names = [MANIFEST, *sorted(bundle.manifest.all_files())]
         try:
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            with atomic_path(out) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
                 for name in names:
                     member = zipfile.ZipInfo(name)  # dated 1980-01-01: the archive depends on its content only
                     member.external_attr = (stat.S_IFREG | 0o644) << 16
                     member.file_size = (folder / name).stat().st_size
                     with (folder / name).open("rb") as source, archive.open(member, "w") as target:
                         shutil.copyfileobj(source, target, CHUNK_BYTES)
-            partial.replace(out)
         except OSError as error:
             raise InputError(f"cannot write ({error.strerror})", where=out) from error
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from PIL.PngImagePlugin import PngInfo
 from genin.dataset.files import is_intact, read_picture
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import METADATA, open_picture_set, write_metadata
+from genin.files import atomic_path, write_text
 from genin.runtimes.errors import InputError
 from genin.runtimes.progress import progress
 
@@ -144,10 +145,7 @@ def claim_folder(folder: Path, settings: SamplingSettings) -> None:
         return
     if folder.exists() and any(folder.iterdir()):
         raise InputError("the folder is not empty", where=folder, remedy="name a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{SETTINGS_FILE}.partial"
-    partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-    partial.replace(record)
+    write_text(record, json.dumps(wanted, indent=2) + "\n")
 
 
 def _draw(
@@ -170,11 +168,10 @@ def _draw(
 
 def save_picture(path: Path, picture: Pictures, row: PictureRow) -> None:
     """Write one PNG by rename, with what it was drawn from as a text chunk."""
-    partial = path.with_name(f".{path.name}.partial")
     note = PngInfo()
     note.add_text(NOTE, _drawn_from(row))
-    Image.fromarray(picture).save(partial, format="PNG", optimize=False, pnginfo=note)
-    partial.replace(path)
+    with atomic_path(path, sync=False) as partial:  # `is_intact` finds what a power cut has cut off
+        Image.fromarray(picture).save(partial, format="PNG", optimize=False, pnginfo=note)
 
 
 def _drawn_from(row: PictureRow) -> str:

@@ -24,6 +24,7 @@ from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.quality.subjects import ModelSubject, Sampling
 from genin.benchmarks.speed.bench import Contender
 from genin.dataset.sets import Pictures, PictureSet, load_pictures, open_picture_set
+from genin.files import atomic_path
 from genin.runtimes.errors import InputError
 from genin.runtimes.progress import progress
 
@@ -135,10 +136,8 @@ def font_for(text: str, size: int) -> Font:
 
 def save_sheet(grid: Grid, out: Path, layout: str = "rows") -> None:
     """Write the sheet as a PNG, by rename."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    (draw_blocks if layout == "blocks" else draw_sheet)(grid).save(partial, format="PNG")
-    partial.replace(out)
+    with atomic_path(out) as partial:
+        (draw_blocks if layout == "blocks" else draw_sheet)(grid).save(partial, format="PNG")
 
 
 def wrap(text: str, font: Font, width: int, *, max_lines: int = 6) -> list[str]:

@@ -20,6 +20,7 @@ from genin.benchmarks.grids import Grid
 from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
 from genin.benchmarks.speed.bench import COLUMNS, number, title_of
 from genin.dataset.sets import Pictures
+from genin.files import write_text
 from genin.version import __version__
 
 STAGE_COLOURS = {
@@ -67,10 +68,7 @@ def write_report(
     (title, SVG element) pairs, for example from `plots.embed_svg`. Without `title` and `lead` the fastest model shares_encoder.
     """
     html = render(results, grids, evaluations, plots, title, lead)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, html)
     return path
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from genin.distill.data.find import CAPTION_SOURCES, Dropped
+from genin.files import atomic_path
 from genin.runtimes.options import CommaChoice, claim_output, flatten, model_path, threads_option
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -154,9 +155,8 @@ def inspect_command(
         advance = bar(len(open_picture_set(folder).rows))
         facts = inspect_dataset(folder, tokenizer=loaded, limit=max_tokens, advance=advance)
     if sheet:
-        partial = sheet.with_name(f".{sheet.name}.partial")
-        contact_sheet(folder).save(partial, "PNG")
-        partial.replace(sheet)
+        with atomic_path(sheet) as partial:
+            contact_sheet(folder).save(partial, "PNG")
         facts["sheet"] = str(sheet)
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))

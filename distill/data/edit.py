@@ -26,6 +26,7 @@ from genin.distill.data.edit_template import SCRIPT, STYLE, TEMPLATE
 from genin.distill.data.find import clean
 from genin.distill.data.report import small_jpeg
 from genin.distill.data.rows import read_rows, write_rows
+from genin.files import write_text
 from genin.runtimes.errors import InputError, MissingExtraError
 
 FIXED = ("file_name", "split", "seed", "source_file")  # that no correction changes
@@ -64,10 +65,7 @@ def write_for_editing(folder: Path, path: Path) -> int:
         raise InputError(
             "captions are written as .csv, .jsonl or .html", where=path, remedy="give one of these suffixes"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(content, encoding="utf-8", newline="")
-    partial.replace(path)
+    write_text(path, content, newline="")
     return len(rows)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import click
 
+from genin.files import write_text
 from genin.names import InstalledNames
 from genin.quickstart.stages import (
     STEPS,
@@ -140,9 +141,7 @@ def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, r
 
 
 def write_record(out: Path, record: Mapping[str, Any]) -> None:
-    partial = out / f".{RECORD}.partial"
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(out / RECORD)
+    write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def results_of(record: Mapping[str, Any]) -> dict[str, Result]:

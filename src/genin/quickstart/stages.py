@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from genin.files import atomic_path
 from genin.names import BUILTIN_WORLD, InstalledNames
 from genin.runtimes.errors import InputError
 from genin.runtimes.vocabulary import FORMATS, PRECISIONS
@@ -356,9 +357,8 @@ def save_grids(path: Path, grids: Sequence[Grid]) -> None:
         for grid in grids
     ]
     pictures = {f"{i}/{j}": row.pictures for i, grid in enumerate(grids) for j, row in enumerate(grid.rows)}
-    partial = path.with_name(f".{path.name}")
-    np.savez(partial, texts=np.array(json.dumps(texts)), **pictures)  # type: ignore[arg-type]
-    partial.replace(path)
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        np.savez(file, texts=np.array(json.dumps(texts)), **pictures)  # type: ignore[arg-type]
 
 
 def load_grids(path: Path) -> list[Grid]:
