@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genin.runtimes.engine import ENGINES
+from genin.runtimes.files import claim_output
 from genin.runtimes.noise import MODES, SEED_LIMIT
-from genin.runtimes.options import claim_output, model_path
+from genin.runtimes.options import model_path
 from genin.runtimes.vocabulary import AUTO
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ Pictures = NDArray[np.uint8]
 SETTINGS_FILE = "samples.json"
 NOTE = "genin"  # the text chunk's keyword
 SEED_STRIDE = 1_000_000
+MAX_SEED = 2**43  # of an evaluation; its pictures' seeds are below 2⁶⁴
 DEFAULT_BATCH_SIZE = 16
 
 
@@ -51,6 +52,12 @@ class SamplingSettings:
     runtime: str
     precision: str
     noise: str = "philox"
+    device: str = "cpu"
+
+    def as_json(self) -> dict[str, Any]:
+        """What the folder of pictures keeps; a device is named where it is another than cpu."""
+        facts = asdict(self)
+        return facts if self.device != "cpu" else {key: value for key, value in facts.items() if key != "device"}
 
 
 def plan(captions: Sequence[str], count: int, seed: int, columns: Sequence[Mapping[str, str]]) -> list[PictureRow]:
@@ -102,6 +109,7 @@ class Share:
 
     number: int
     of: int
+    batch_size: int = DEFAULT_BATCH_SIZE
 
 
 def draw_share(
@@ -111,15 +119,14 @@ def draw_share(
     folder: Path,
     share: Share,
     *,
-    batch_size: int = DEFAULT_BATCH_SIZE,
     title: str = "sampling",
 ) -> None:
     """Draw a share of the rows into `folder`, which is claimed; those that are there stay. `sample` over all rows then writes the
     metadata."""
-    starts = range(0, len(rows), batch_size)[share.number :: share.of]
+    starts = range(0, len(rows), share.batch_size)[share.number :: share.of]
     with progress(title, len(starts), unit=f"batches of 1/{share.of}", silent=share.number > 0) as shown:
         for start in starts:
-            batch = rows[start : start + batch_size]
+            batch = rows[start : start + share.batch_size]
             _draw(pipeline, [row for row in batch if not _is_present(folder, row)], settings, folder)
             shown.advance()
 
@@ -132,7 +139,7 @@ def _listed(folder: Path) -> Sequence[PictureRow]:
 def claim_folder(folder: Path, settings: SamplingSettings) -> None:
     """Make `folder` hold pictures of these settings. InputError if it holds others, or files that are not ours."""
     record = folder / SETTINGS_FILE
-    wanted: dict[str, Any] = {"genin_samples": 1, **settings.__dict__}
+    wanted: dict[str, Any] = {"genin_samples": 1, **settings.as_json()}
     if record.is_file():
         try:
             found = json.loads(record.read_text(encoding="utf-8"))

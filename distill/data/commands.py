@@ -14,8 +14,8 @@ from typing import Any
 import click
 
 from genin.distill.data.find import CAPTION_SOURCES, Dropped
-from genin.files import atomic_path
-from genin.runtimes.options import CommaChoice, claim_output, flatten, model_path, threads_option
+from genin.files import atomic_path, claim_output
+from genin.runtimes.options import CommaChoice, flatten, model_path, threads_option
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")

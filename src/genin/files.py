@@ -1,6 +1,6 @@
 """Files and folders that appear whole or not at all: written beside their place, then renamed.
 
-`atomic_path` and `write_text`, for files, stand in `genin.runtimes.files`, where the runtime needs them, too.
+`atomic_path`, `write_text` and `claim_output`, for files, stand in `genin.runtimes.files`, where the runtime needs them, too.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from genin.runtimes.errors import InputError
-from genin.runtimes.files import atomic_path, write_text
+from genin.runtimes.files import atomic_path, claim_output, write_text
 
-__all__ = ["atomic_path", "move_into_place", "new_folder", "refuse_existing", "write_text"]
+__all__ = ["atomic_path", "claim_output", "move_into_place", "new_folder", "refuse_existing", "write_text"]
 
 
 @contextmanager

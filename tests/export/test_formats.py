@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from exported import EIGHT, MIXED
 from genin.cli import run
 from genin.distill.models import folder as model_folder
+from genin.export import assembly
 from genin.export import components as networks
 from genin.export.checks import parity
 from genin.export.converters.formats import TABLE, is_large
@@ -48,7 +49,7 @@ def unet_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def unet(*arguments: Any) -> list[networks.Component]:
         return [component for component in every(*arguments) if component.name == "unet"]
 
-    monkeypatch.setattr(networks, "components", unet)
+    monkeypatch.setattr(assembly, "components", unet)
     with garbage_left_alone():
         yield
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ def test_file_appears_when_the_block_ends(tmp_path: Path) -> None:
         partial.write_text("half")
         assert not path.exists() and partial.parent == path.parent
         partial.write_text("whole")
-    assert path.read_text() == "whole" and os.listdir(path.parent) == ["a.txt"]
+    assert path.read_text() == "whole" and [entry.name for entry in path.parent.iterdir()] == ["a.txt"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -27,7 +26,7 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, erro
     with pytest.raises(error), atomic_path(path) as partial:
         partial.write_text("half")
         raise error
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+    assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_two_writers_of_one_file_do_not_share_a_name(tmp_path: Path) -> None:
@@ -37,7 +36,7 @@ def test_two_writers_of_one_file_do_not_share_a_name(tmp_path: Path) -> None:
             assert one != other
             other.write_text("second")
         one.write_text("first")
-    assert path.read_text() == "first" and os.listdir(tmp_path) == ["a.txt"]
+    assert path.read_text() == "first" and [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_long_name_fits(tmp_path: Path) -> None:
