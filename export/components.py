@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genin.distill.models.folder import ModelFolder
-from genin.export.shapes import ANY_BATCH, OUTPUTS, Shapes
+from genin.export.shapes import ANY_BATCH, Shapes
 from genin.runtimes.errors import InputError
 from genin.runtimes.noise import normal
+from genin.runtimes.tensors import OUTPUTS
 
 PROMPTS = (
     "a ninja in an orange outfit meditating on a mountain at sunset",

@@ -10,6 +10,7 @@ Not here: bundles, the tokenizer and scheduler (`genin.runtimes.folder`), saving
 from __future__ import annotations
 
 import json
+import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -123,6 +124,10 @@ def read_networks(path: Path, *, dtype: torch.dtype = torch.float32) -> Networks
 
     Errors: InputError naming the part or file that is missing, damaged, incomplete or unsupported.
     """
+    # A line of diffusers' import on which of two distributions is optimum: nothing that a user of genin can act on.
+    logging.getLogger("diffusers.utils.import_utils").addFilter(
+        lambda record: "Multiple distr" not in record.getMessage()
+    )
     import diffusers
     import transformers
 

@@ -234,8 +234,8 @@ FAULTS = (
     Fault(
         "one-seed-for-all-prompts",
         "runtimes/pipeline.py",
-        "[check_seed(seeds) + index for index in range(len(prompts))]",
-        "[check_seed(seeds) for _ in range(len(prompts))]",
+        "check_seed(first + index) for index",
+        "check_seed(first) for index",
         "runtimes/test_pipeline.py::test_one_seed_for_several_prompts_is_the_first_of_as_many",
     ),
     Fault(

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from genin.export.checks import parity
-from genin.export.shapes import OUTPUTS
 from genin.runtimes.bundle import Bundle
-from genin.runtimes.engine import INPUTS
 from genin.runtimes.errors import GeninError, MissingExtraError
 from genin.runtimes.manifest import GraphEntry, SingleGraphEntry
+from genin.runtimes.tensors import INPUTS, OUTPUTS
 from genin.runtimes.vocabulary import FORMATS
 
 Cases = list[dict[str, Any]] | str  # golden cases, or what is wrong with them

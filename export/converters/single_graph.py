@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from genin.distill.models.folder import ModelFolder
 from genin.export.components import Case, Component, token_ids
 from genin.export.prompt_set import Amount, batches, prompts_and_seeds
-from genin.export.shapes import ANY_BATCH, OUTPUTS, Shapes
-from genin.runtimes.engine import INPUTS, Array
+from genin.export.shapes import ANY_BATCH, Shapes
+from genin.runtimes.engine import Array
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_constants
 from genin.runtimes.manifest import MAX_UNROLLED
@@ -42,6 +42,7 @@ from genin.runtimes.noise import batch_normal
 from genin.runtimes.pipeline import to_pictures
 from genin.runtimes.pytorch_engine import Networks, PyTorchEngine
 from genin.runtimes.samplers import Schedule, guide
+from genin.runtimes.tensors import INPUTS, OUTPUTS
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE
 
 Ids = NDArray[np.int64]
@@ -138,7 +139,7 @@ def check_unrollable(model: ModelFolder, steps: int) -> None:
 
 def single_graph(model: ModelFolder, steps: int, amount: Amount, shapes: Shapes = ANY_BATCH) -> tuple[Component, float]:
     """A loaded model as one component, its UNet changed in place, and its guidance scale. Its size is always the model's."""
-    *_, sampler = read_constants(model.path)
+    sampler = read_constants(model.path).sampler
     scale = 1.0 if sampler.guidance == "baked" else sampler.guidance_scale
     cases = _cases(model, steps, scale, amount)
     module = SingleGraph(

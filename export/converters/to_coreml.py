@@ -29,16 +29,12 @@ from genin.export.converters.formats import Target, Written, count_operations, s
 from genin.export.converters.quiet import quiet
 from genin.export.precision_plan import BITS, PALETTES, WEIGHTS, layers_of
 from genin.runtimes.manifest import TensorSpec
+from genin.runtimes.tensors import APPLE_OUTPUTS
 
 if TYPE_CHECKING:
     from genin.export.components import Component
 
 COMPRESSED_FROM = 2048  # elements; coremltools' own default
-OUTPUTS = {
-    "text_encoder": ("last_hidden_state", "pooled_outputs"),
-    "unet": ("noise_pred",),
-    "vae_decoder": ("image",),
-}
 # In fp16 a square overflows from 256 on.
 WIDE_OPS = ("layer_norm", "instance_norm", "reduce_mean", "square", "sub", "sqrt", "rsqrt", "sin", "cos")
 
@@ -145,7 +141,7 @@ def _program(program: Any, component: str, inputs: Mapping[str, Tensor], wide: f
     return ct.convert(
         program,
         inputs=[ct.TensorType(name=name, shape=tuple(x.shape), dtype=np.float32) for name, x in inputs.items()],
-        outputs=[ct.TensorType(name=name, dtype=np.float32) for name in OUTPUTS[component]],
+        outputs=[ct.TensorType(name=name, dtype=np.float32) for name in APPLE_OUTPUTS[component]],
         convert_to="mlprogram",
         minimum_deployment_target=ct.target.iOS17,
         compute_precision=ct.precision.FLOAT32 if wide is None else half,

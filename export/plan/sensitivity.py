@@ -31,10 +31,10 @@ from genin.export.components import Case, modules, run_module
 from genin.export.converters.quantise import activations, eight_bits, palette
 from genin.export.precision_plan import BITS, PALETTES, Plan, Storage, layers_of, may_have_eight
 from genin.export.prompt_set import Amount
-from genin.export.shapes import OUTPUTS
-from genin.runtimes.engine import OUTPUT, Array, Engine
+from genin.runtimes.engine import Array, Engine
 from genin.runtimes.errors import InputError
 from genin.runtimes.pytorch_engine import Networks, PyTorchEngine
+from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.vocabulary import COMPONENTS
 
 NOISE = 1e-3  # share of a component's variance, for its factor
@@ -112,7 +112,7 @@ def measure(model: ModelFolder, kinds: Sequence[Storage], progress: Progress = l
     found = []
     for component in COMPONENTS:
         network, cases, outputs = networks[component].eval(), reference.inputs[component], OUTPUTS[component]
-        wanted = [run_module(network, case, outputs)[OUTPUT[component]] for case in cases]
+        wanted = [run_module(network, case, outputs)[outputs[0]] for case in cases]
         variance = float(np.mean([np.var(array) for array in wanted]))
         if variance == 0:
             raise InputError(
@@ -130,7 +130,7 @@ def measure(model: ModelFolder, kinds: Sequence[Storage], progress: Progress = l
                 if storage.activations == "int8" and not may_have_eight(name, names):
                     continue
                 with stored_as(module, storage, ranges[name]):
-                    got = [run_module(network, case, outputs)[OUTPUT[component]] for case in cases]
+                    got = [run_module(network, case, outputs)[outputs[0]] for case in cases]
                 squared = float(np.mean([np.mean(np.square(a - b)) for a, b in zip(got, wanted, strict=True)]))
                 error[storage] = factors[component] * squared / variance
             weight = module.weight

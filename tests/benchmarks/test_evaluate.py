@@ -314,7 +314,8 @@ def test_a_value_of_the_wrong_kind_is_refused(
     info = json.loads((folder / "genin.json").read_text())
     for wrong in ({"image_size": "5²"}, {"few_step_timesteps": {"²": [999]}}):
         (folder / "genin.json").write_text(json.dumps(info | wrong))
-        assert "genin.json; re-create or re-download it" in refused(capsys, folder, "--reference", world)
+        line = refused(capsys, folder, "--reference", world)
+        assert "genin.json" in line and str(folder) in line and line.endswith("re-create or re-download it")
 
 
 def test_a_bundle_has_no_floor(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,11 +23,11 @@ from genin.export import components as networks
 from genin.export.checks import parity
 from genin.export.converters.formats import TABLE, is_large
 from genin.export.converters.quiet import quiet
-from genin.export.shapes import OUTPUTS
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import BundleError
 from genin.runtimes.manifest import GraphEntry
 from genin.runtimes.openvino_engine import core
+from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.vocabulary import COMPONENTS, FORMATS, PRECISIONS
 from tiny_bundle import garbage_left_alone
 
