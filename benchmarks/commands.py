@@ -13,7 +13,7 @@ import click
 
 from genin.dataset.splits import CHOICES
 from genin.runtimes.names import BUILTIN_WORLD
-from genin.runtimes.options import CommaChoice, device_option, flatten, json_option, threads_option
+from genin.runtimes.options import CommaChoice, CommaNames, device_option, flatten, json_option, threads_option
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
 
 FOLDER = click.Path(path_type=Path)
@@ -37,20 +37,6 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
         if not numbers or min(numbers) < 1:
             self.fail(f"'{value}' is not a list of positive whole numbers like 1,4", param, ctx)
         return numbers
-
-
-class CommaNames(click.ParamType):  # type: ignore[type-arg]
-    """One or several names, separated by commas: "fp16,int8" => ("fp16", "int8")."""
-
-    name = "names"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "NAME,…"
-
-    def convert(
-        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 SPLIT_OPTION = click.option(

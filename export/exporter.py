@@ -137,7 +137,7 @@ def _write(job: Job, out: Path) -> Manifest:
     from genin.distill.models.folder import apply_umask
     from genin.export.assembly import assemble
 
-    with progress("exporting", job.parts, unit="parts") as shown:
+    with progress("exporting", job.parts, unit="parts", even=False) as shown:
         manifest = assemble(replace(job, progress=shown.begin))
     for path in (job.root, *job.root.rglob("*")):
         apply_umask(path)

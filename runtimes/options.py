@@ -132,6 +132,20 @@ class CommaChoice(ListParameter):
         return [CompletionItem(prefix + choice) for choice in self.choices if choice.startswith(begun)]
 
 
+class CommaNames(click.ParamType):  # type: ignore[type-arg]
+    """One or several names, separated by commas: "fp16,int8" => ("fp16", "int8")."""
+
+    name = "names"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return param.metavar or "NAME,…"
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
 def flatten(values: Iterable[Iterable[Value]]) -> tuple[Value, ...]:
     """The distinct values of a repeated option of several values, in order."""
     return tuple(dict.fromkeys(value for group in values for value in group))

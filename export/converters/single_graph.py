@@ -53,8 +53,8 @@ Modulation = Sequence[Sequence[Tensor]]
 class SingleGraph(nn.Module):
     """input_ids (batch, length) int64, noise (batch, C, h, w) float32 => images (batch, H, W, 3) uint8.
 
-    `encoder`, `unet` and `vae` are a model's own; the UNet is changed in place. `pairs` are the timesteps of the steps, each with
-    the next. With `guidance_scale` other than 1, `empty_ids` (1, length) are the empty prompt's.
+    `networks` are a model's own; the UNet is changed in place. `pairs` are the timesteps of the steps, each with the next. With
+    `guidance_scale` other than 1, `empty_ids` (1, length) are the empty prompt's.
     """
 
     encoder: Any
@@ -64,16 +64,15 @@ class SingleGraph(nn.Module):
 
     def __init__(
         self,
-        encoder: Any,
-        unet: Any,
-        vae: Any,
+        networks: Networks,
         schedule: Schedule,
         pairs: Sequence[tuple[int, int]],
         guidance_scale: float = 1.0,
         empty_ids: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.unet, self.vae = encoder, unet, vae
+        encoder, unet = networks.text_encoder, networks.unet
+        self.encoder, self.unet, self.vae = encoder, unet, networks.vae
         self._timesteps = [t for t, _ in pairs]
         self._mix = [mix(schedule, *pair) for pair in pairs]
         self._guidance_scale = guidance_scale
@@ -143,9 +142,7 @@ def single_graph(model: ModelFolder, steps: int, amount: Amount, shapes: Shapes 
     scale = 1.0 if sampler.guidance == "baked" else sampler.guidance_scale
     cases = _cases(model, steps, scale, amount)
     module = SingleGraph(
-        model.text_encoder,
-        model.unet,
-        model.vae,
+        Networks(model.text_encoder, model.unet, model.vae),
         Schedule.from_config(model.scheduler_config),
         timesteps_of(model, steps),
         scale,

@@ -36,7 +36,7 @@ from genin.quickstart.stages import (
     write_page,
 )
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
-from genin.runtimes.options import threads_option
+from genin.runtimes.options import json_option, threads_option
 
 FORMAT: Final = 1
 RECORD: Final = "quickstart.json"
@@ -66,25 +66,17 @@ STAGES: Final = (
 )
 @click.option("--resume", is_flag=True, help="Go on where the last run in OUT stopped.")
 @threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@json_option
 @click.pass_context
-def quickstart_command(
-    ctx: click.Context,
-    out: Path,
-    minutes: float | None,
-    teacher: str | None,
-    student: str | None,
-    resume: bool,
-    as_json: bool,
-) -> None:
+def quickstart_command(ctx: click.Context, out: Path, resume: bool, as_json: bool, **settings: Any) -> None:
     """The whole chain in ten minutes: distil a student from the shipped teacher, export it, run it, measure it.
 
     Ends with a page of pictures and figures. Ctrl-C leaves what is finished; --resume goes on from there.
     """
     require_packages()
-    asked = {"minutes": minutes, "teacher": teacher, "student": student}
     names = ctx.obj if isinstance(ctx.obj, InstalledNames) else InstalledNames()
-    record = open_record(out, {key: value for key, value in asked.items() if value is not None}, names, resume=resume)
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    record = open_record(out, chosen, names, resume=resume)
     run = Run(out, names=names, **record["settings"])
     display = Display(len(STAGES))
     try:
