@@ -3,7 +3,7 @@
     python tools/picture_hashes.py > after.json
     PYTHONPATH=OTHER_CHECKOUT/tools/typepath python tools/picture_hashes.py > before.json
 
-Only the command line is used, so that it runs in any commit. Bits are those of one machine: engines choose their kernels by processor.
+Only the command line is used, so that it runs in any commit. Bits are one machine's: engines choose kernels by processor.
 `tests/runtimes/test_shipped_models.py` compares with stored pictures to a level or two on any machine.
 """
 
