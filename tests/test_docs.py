@@ -144,7 +144,7 @@ def test_recipes_open_with_what_they_need_and_how_they_are_run(path: Path) -> No
         line.removeprefix("#") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")
     )
     assert "Before:" in head
-    lines = list(command_lines(head.replace("\\\n", " ")))
+    lines = [words for line in head.splitlines() if line.startswith("   genin ") for words in command_lines(line)]
     assert any(f"recipes/{path.name}" in words for words in lines)
     for words in lines:
         parse(words)
