@@ -23,10 +23,10 @@ Made by `python -m genin.api_docs > docs/api.md`; do not edit by hand.
 import genin
 
 with genin.load("builtin:student") as pipe:
-    pipe("a ninja", seed=7).save("ninja.png")          # one picture
+    pipe("a ninja", seed=7).save("ninja.png")  # one picture
     pictures = pipe(["a ninja"] * 4, seed=[1, 2, 3, 4])  # a list of four
-    for step in pipe.stream("a ninja", seed=7):         # what a step sees
-        step.preview()                                  # (1, H, W, 3) uint8
+    for step in pipe.stream("a ninja", seed=7):  # what a step sees
+        step.preview()  # (1, H, W, 3) uint8
 ```
 
 `import genin` takes a few milliseconds and imports neither PyTorch nor an engine; both come when they are used. Everything is typed
