@@ -91,11 +91,7 @@ class Request:
 
 
 class Options(TypedDict, total=False):
-    """How to draw, beside prompt and seed; all may be left out.
-
-    `steps`, `guidance_scale` and `size`, (height, width) in pixels, are the model's own by default. `noise` is `philox`, or `torch`
-    for noise as diffusers draws it. `cancel` is asked before every network runs, and ends the drawing where it says True.
-    """
+    """How to draw, beside prompt and seed (`Pipeline.generate`); all may be left out."""
 
     steps: int | None
     guidance_scale: float | None
@@ -180,8 +176,16 @@ class Pipeline:
     ) -> Generation:
         """Draw one picture per prompt and seed, in one batch.
 
-        A single seed s stands for s, s + 1, … over the prompts; a single prompt is drawn once per seed. Without `cancel`, a bundle
-        that has a single graph for so many steps, this guidance and this size draws with that one.
+        Args:
+            prompt: one text, which is drawn once per seed, or several.
+            seed: one per prompt; a single seed s stands for s, s + 1, … over the prompts.
+            steps: of the sampler; the model's own by default.
+            guidance_scale: of classifier-free guidance; the model's own by default.
+            size: (height, width) in pixels; the model's own by default.
+            noise: `philox`, the default, or `torch` for noise as diffusers draws it.
+            cancel: asked before every network runs; the drawing ends where it returns True. Without it, a bundle that has a single
+                graph for so many steps, this guidance and this size draws with that one.
+
         Errors: InputError for arguments out of range, CancelledError, GeninError if the networks fail.
         """
         request, cancel = self._request(prompt, seed, options), options.get("cancel")
@@ -200,7 +204,7 @@ class Pipeline:
     def stream(
         self, prompt: str | Sequence[str], seed: int | Sequence[int] = 0, **options: Unpack[Options]
     ) -> Iterator[StreamStep]:
-        """`generate`, yielding after every step. Arguments are checked at once, before the first step is asked for."""
+        """`generate`, yielding after every step; its options. Arguments are checked at once, before the first step is asked for."""
         return self._draw(self._request(prompt, seed, options), options.get("cancel") or (lambda: False))
 
     def close(self) -> None:

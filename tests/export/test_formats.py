@@ -179,7 +179,7 @@ class FormatContract:
             block.conv1 = Odd(block.conv1)
             return model
 
-        monkeypatch.setattr(model_folder, "load_model_folder", changed)
+        monkeypatch.setattr(assembly, "load_model_folder", changed)
         assert run(self.export_of(compact_model, tmp_path / "out", "fp16")) == 2
         said = capsys.readouterr().err
         assert "bessel_j0" in said and "unet.down_blocks.0.resnets.0.conv1" in said
