@@ -79,7 +79,7 @@ SPLIT_OPTION = click.option(
 @click.option("--metric-weights", type=FOLDER, help="Folder searched first for the metrics' weights.")
 @json_option
 @click.pass_context
-def evaluate_command(ctx: click.Context, subject: str, as_json: bool, **options: Any) -> None:
+def evaluate_command(ctx: click.Context, /, subject: str, as_json: bool, **options: Any) -> None:
     """Measure the picture quality of a model, a bundle or a folder of pictures against a reference.
 
     Prints FD, KID, attribute accuracy, precision, recall and diversity; with --against also paired LPIPS and the ratio
@@ -148,7 +148,7 @@ def evaluation_text(result: dict[str, Any]) -> str:
 @click.option("--report", type=FOLDER, help="Write one self-contained HTML page.")
 @json_option
 @click.pass_context
-def bench_command(ctx: click.Context, models: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def bench_command(ctx: click.Context, /, models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Measure latency, start, memory, size and quality of models and bundles, side by side.
 
     Model folders run on PyTorch, bundles on every runtime and precision they have. Name the teacher too, to see how
@@ -202,7 +202,7 @@ def bench_command(ctx: click.Context, models: tuple[str, ...], as_json: bool, **
 @click.option("--out", type=FOLDER, required=True, help="PNG file to write.")
 @json_option
 @click.pass_context
-def compare_command(ctx: click.Context, models: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
+def compare_command(ctx: click.Context, /, models: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Lay models side by side: one row per model, one column per prompt, the same seeds."""
     from genin.benchmarks.comparison import CompareOptions, compare
 

@@ -31,7 +31,15 @@ from genin.export.precision_plan import Plan, check_layers
 from genin.export.prompt_set import Amount
 from genin.export.shapes import Shapes
 from genin.runtimes.bundle import SUFFIX, file_entry, write_manifest
-from genin.runtimes.manifest import FileEntry, GoldenEntry, GraphEntry, Manifest, PictureParity, SingleGraphEntry
+from genin.runtimes.manifest import (
+    FileEntry,
+    GoldenEntry,
+    GraphEntry,
+    Manifest,
+    Parity,
+    PictureParity,
+    SingleGraphEntry,
+)
 from genin.runtimes.vocabulary import COMPONENTS, MORE_PRECISIONS, PRECISIONS, TEXT_TO_IMAGE
 
 Progress = Callable[[str], None]
@@ -179,7 +187,7 @@ def _single_graphs(job: Job, steps: int, amount: Amount) -> list[SingleGraphEntr
 
 def _measure_single(
     component: Component, format: str, precision: str, graph: Written, what: str
-) -> tuple[parity.Parity, float | None]:
+) -> tuple[Parity, float | None]:
     """Parity and LPIPS of a single graph's pictures. Errors: GeninError for one that is not good enough."""
     run, engine = parity.open_graph(format, component.name, graph.path, graph.inputs, graph.outputs)
     floor = parity.floor_db(format, precision, graph.stored, graph.compute, parity.PICTURE_FLOORS_DB)

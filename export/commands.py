@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 @threads_option
 @json_option
 @click.pass_context
-def export_command(ctx: click.Context, model: str, out: Path, as_json: bool, **options: Any) -> None:
+def export_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, **options: Any) -> None:
     """Export MODEL, a diffusers model folder, to a bundle of ONNX, OpenVINO and Core ML graphs.
 
     Every graph is measured against PyTorch before the bundle appears: at least 90 dB for fp32, 60 for fp16, 40 for int8,
@@ -112,7 +112,7 @@ def export_command(ctx: click.Context, model: str, out: Path, as_json: bool, **o
 @threads_option
 @json_option
 @click.pass_context
-def plan_command(ctx: click.Context, model: str, out: Path, as_json: bool, **options: Any) -> None:
+def plan_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, **options: Any) -> None:
     """Measure each layer's sensitivity to quantisation, and write the precision plan that export --plan applies.
 
     Layers are measured one at a time while the student draws. The plan is the smallest whose pictures are within --target-lpips of
@@ -237,7 +237,8 @@ def _echo_export(result: ExportResult) -> None:
     pictures = [(p.format, p.precision, _db(p.psnr_db), _lpips(p.lpips_squeeze)) for p in manifest.pictures]
     _table(["format", "precision", "pictures", "LPIPS"], pictures)
     _single_table(manifest.single_graphs)
-    if any(entry.lpips_squeeze is None for entry in (*manifest.pictures, *manifest.single_graphs)):
+    found = [p.lpips_squeeze for p in manifest.pictures] + [g.lpips_squeeze for g in manifest.single_graphs]
+    if None in found:
         from genin.benchmarks.quality.perceptual import why_no_lpips
 
         click.echo(f"LPIPS –: {why_no_lpips()}")

@@ -48,7 +48,7 @@ from genin.runtimes.vocabulary import AUTO
 )
 @json_option
 @click.pass_context
-def generate_command(context: click.Context, prompt: str, as_json: bool, **options: Any) -> None:
+def generate_command(context: click.Context, /, prompt: str, as_json: bool, **options: Any) -> None:
     """Draw a picture of PROMPT.
 
     The same prompt, seed and steps give the same picture on every runtime. Prints the path of each picture.

@@ -91,7 +91,7 @@ class Colour(click.ParamType):  # type: ignore[type-arg]
 @click.option("--rights", metavar="TEXT", help="Whose they are, for the cards.")
 @json_option
 @click.pass_context
-def prepare_command(ctx: click.Context, sources: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
+def prepare_command(ctx: click.Context, /, sources: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Turn pictures, comics, videos and public sets into one clean, captioned dataset folder.
 
     SRC is a folder or a file, or the hub name of a public set (owner/name, owner/name@revision), whose licence and name come

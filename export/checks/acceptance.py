@@ -16,6 +16,7 @@ from genin.export.checks.pictures import Pictures, compare, draw_with_graphs
 from genin.export.components import Component, modules
 from genin.export.converters.formats import Written
 from genin.export.converters.quiet import quiet
+from genin.export.errors import UnknownOperationError
 from genin.export.prompt_set import Amount
 from genin.runtimes.errors import GeninError
 from genin.runtimes.manifest import GraphEntry, Parity, PictureParity
@@ -34,7 +35,7 @@ def require_parity(
         floor = parity.floor_db(format, precision, written.stored, written.compute)
         cases = parity.fitting(component.cases, written.inputs)
         measured = parity.measure(run, cases, component.outputs, floor, engine)
-    except parity.UnknownOperationError:
+    except UnknownOperationError:
         return None
 
     def lost_at() -> list[ParityDrop]:

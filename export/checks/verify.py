@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from genin.export.checks import parity
+from genin.export.errors import UnknownOperationError
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import GeninError, MissingExtraError
 from genin.runtimes.manifest import GraphEntry, SingleGraphEntry
@@ -169,7 +170,7 @@ def _check(bundle: Bundle, graph: GraphEntry, files: Mapping[str, bool], cases: 
             measured = parity.measure(run, fitting, OUTPUTS[graph.component], floor, engine)
     except MissingExtraError as error:
         return replace(report, note=str(error))
-    except parity.UnknownOperationError as error:
+    except UnknownOperationError as error:
         return replace(report, note=f"not run: {error}")
     except GeninError as error:
         return replace(report, ok=False, note=str(error))

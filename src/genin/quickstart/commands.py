@@ -68,7 +68,7 @@ STAGES: Final = (
 @threads_option
 @json_option
 @click.pass_context
-def quickstart_command(ctx: click.Context, out: Path, resume: bool, as_json: bool, **settings: Any) -> None:
+def quickstart_command(ctx: click.Context, /, out: Path, resume: bool, as_json: bool, **settings: Any) -> None:
     """The whole chain in ten minutes: distil a student from the shipped teacher, export it, run it, measure it.
 
     Ends with a page of pictures and figures. Ctrl-C leaves what is finished; --resume goes on from there.

@@ -235,12 +235,13 @@ def measure_quality(run: Run, done: Done) -> Result:
 
     statistics = teacher_statistics(run)
     evaluator = quality_evaluator(run, statistics, done["teacher"]["image_size"])
+    against = None if statistics is None else Against(statistics)
     contenders = [(STUDENT, run.bundle_path, steps) for steps in STEPS]
     if shipped := shipped_student(run):
         contenders += [(SHIPPED, shipped, STEPS[0])]
     found = []
     for label, path, steps in contenders:
-        result = evaluator.evaluate(path, Sampling(steps=steps), against=statistics and Against(statistics))
+        result = evaluator.evaluate(path, Sampling(steps=steps), against=against)
         if statistics is None:
             result["fd_ratio"] = None
             command = f"genin evaluate {run.bundle_path} --steps {steps} --reference {BUILTIN_WORLD}"
