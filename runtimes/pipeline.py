@@ -149,14 +149,15 @@ class Pipeline:
         """1.0 where guidance is baked into the weights."""
         return 1.0 if self.sampler.guidance == "baked" else self.sampler.guidance_scale
 
+    # A str is a Sequence[str], too: the first that fits is meant.
     @overload
-    def __call__(self, prompt: str, *, seed: int = 0, **options: Unpack[Options]) -> Picture: ...
+    def __call__(self, prompt: str, *, seed: int = 0, **options: Unpack[Options]) -> Picture: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, prompt: str, *, seed: Sequence[int], **options: Unpack[Options]) -> list[Picture]: ...
     @overload
     def __call__(
         self, prompt: Sequence[str], *, seed: int | Sequence[int] = 0, **options: Unpack[Options]
     ) -> list[Picture]: ...
-    @overload
-    def __call__(self, prompt: str, *, seed: Sequence[int], **options: Unpack[Options]) -> list[Picture]: ...
     def __call__(
         self, prompt: str | Sequence[str], *, seed: int | Sequence[int] = 0, **options: Unpack[Options]
     ) -> Picture | list[Picture]:
