@@ -91,9 +91,10 @@ class LatentCache:
 
 
 def cache_latents(
-    source: Source, vae: Any, count: int, image_size: int, device: torch.device, path: Path, *, multiple: int = 0
+    source: Source, vae: Any, count: int, image_size: int, path: Path, *, multiple: int = 0
 ) -> LatentCache:
-    """Encode a source's first `count` pictures, or read them from `path` if they are there; all processes call it together.
+    """Encode a source's first `count` pictures, or read them from `path` if they are there; all processes call it together. The
+    encoder works on the device that it is on.
 
     With `multiple`, pictures fall into aspect buckets (`data.aspect`) whose latents have sides of multiples of it; else all are
     cut to squares. A file of another source, size or encoder, or one that is not whole, is made anew.
@@ -109,10 +110,10 @@ def cache_latents(
     with main_process_first():
         found = _read(path, key)
         if found is None and is_main_process() and filling.key() != key:
-            filling.begin(_layout(source, vae, count, image_size, device, path, multiple), key, vae)
+            filling.begin(_layout(source, vae, count, image_size, path, multiple), key, vae)
     if found is not None:
         return found
-    _encode(filling, source, vae, count, device)
+    _encode(filling, source, vae, count)
     with main_process_first():
         if is_main_process():
             filling.finish()
@@ -150,10 +151,10 @@ class Layout:
     rows: dict[Shape, list[int] | None]
 
 
-def _layout(source: Source, vae: Any, count: int, size: int, device: torch.device, path: Path, multiple: int) -> Layout:
+def _layout(source: Source, vae: Any, count: int, size: int, path: Path, multiple: int) -> Layout:
     """Look at a few pictures, all over the source, and at the shapes of all where there are buckets."""
     few = list(islice(range(0, count, max(1, count // ASKED)), ASKED))
-    seen = ae.encode_pictures(vae, pictures_at(source, few, (size, size)), device)
+    seen = ae.encode_pictures(vae, pictures_at(source, few, (size, size)), vae.device)
     check_scale(seen, float(vae.config.scaling_factor), path.parent)
     channels, factor = seen.shape[1], size // seen.shape[-1]
     if not multiple:
@@ -248,7 +249,7 @@ class Filling:
             journal.unlink()
 
 
-def _encode(filling: Filling, source: Source, vae: Any, count: int, device: torch.device) -> None:
+def _encode(filling: Filling, source: Source, vae: Any, count: int) -> None:
     """This process's share of what is missing; returns when all have done theirs."""
     file, (rank, world) = TensorFile(filling.partial), rank_and_world()
     pieces = list(_pieces(file))
@@ -266,7 +267,7 @@ def _encode(filling: Filling, source: Source, vae: Any, count: int, device: torc
         lines.write("\n")  # ends a line that was cut off
         for piece, pictures in zip(mine, map_source(pictures_at, source, tasks), strict=True):
             try:
-                latents = ae.encode_pictures(vae, pictures, device).permute(0, 2, 3, 1)
+                latents = ae.encode_pictures(vae, pictures, vae.device).permute(0, 2, 3, 1)
                 file.write(_name(piece.shape), range(piece.start, piece.stop), latents)
                 lines.write(f"[{piece.number}]\n")
                 lines.flush()

@@ -66,14 +66,12 @@ class HeldOutPictures:
         return torch.cat(parts)
 
 
-def held_out_latents(
-    source: Source, vae: Any, size: int, count: int, device: torch.device, cache: Path
-) -> Tensor | None:
+def held_out_latents(source: Source, vae: Any, size: int, count: int, cache: Path) -> Tensor | None:
     """Final latents of a held-out source's first `count` pictures, kept in the file `cache`; None where too few for KID."""
     count = min(count, len(source))
     if count < 2 * MIN_KID_PICTURES:
         return None
-    return cache_latents(source, vae, count, size, device, cache).latents.float()
+    return cache_latents(source, vae, count, size, cache).latents.float()
 
 
 @torch.no_grad()

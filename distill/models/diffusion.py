@@ -294,18 +294,18 @@ def sample(
     text: Tensor,
     *,
     timesteps: Sequence[int],
-    empty: Tensor | None = None,
-    guidance_scale: float = 1.0,
+    guidance: tuple[Tensor, float] | None = None,
     solver: Solver = "ddim",
 ) -> Trajectory:
-    """The deterministic way from pure noise (N, C, H, W) through `timesteps` of the denoiser's process to clean latents.
+    """The deterministic way from pure noise (N, C, H, W) through `timesteps` of the denoiser's process to clean latents, with
+    `guidance` by the empty caption's states (1, L, D) and a scale.
 
     `ddim` is of first order (Song et al. 2020, arXiv:2010.02502, eq. 12 with η = 0), `dpm-solver++` of second (2M: Lu et al. 2022,
     arXiv:2211.01095, algorithm 2) but for its first and last step: at pure noise the half log-SNR λ is −∞, and the step to
     λ = ∞ is DDIM's.
     """
     process, x, states, pictures = denoiser.process, noise, [noise], []
-    empty = text[:1] if empty is None else empty
+    empty, guidance_scale = guidance or (None, 1.0)
     previous: tuple[Tensor, float] | None = None  # the last step's (x0, λ)
     for i, t_now in enumerate(timesteps):
         t = torch.full((len(x),), t_now, dtype=torch.long, device=x.device)
