@@ -80,13 +80,14 @@ def teacher_train_command(
     --minutes bounds the UNet; the two stages before it take the images of their recipe. --init goes on from an earlier
     teacher instead, also into other shapes: more latent channels, more blocks.
     """
+    from genin.distill.loop.run_folder import RunOptions
     from genin.distill.recipe import load_recipe
     from genin.distill.teacher.train import train_teacher
 
     recipe, started = load_recipe(recipe_file), time.perf_counter()
     with _output(out, resume) as target:
-        earlier = None if init is None else model_path(ctx.obj, init)
-        train_teacher(_source(data), target, recipe, resume=resume, minutes=minutes, init=earlier)
+        start = None if init is None else model_path(ctx.obj, init)
+        train_teacher(_source(data), target, recipe, RunOptions(resume, minutes), init=start)
     _report({"out": str(target), "seconds": round(time.perf_counter() - started, 1)}, as_json)
 
 
@@ -123,25 +124,19 @@ def teacher_finetune_command(
     OUT/pytorch_lora_weights.safetensors, too, for whatever else reads LoRAs.
     """
     from genin.benchmarks.prompts import read_prompts
+    from genin.distill.loop.run_folder import RunOptions
     from genin.distill.models.lora import lora_of
     from genin.distill.recipe import load_recipe
-    from genin.distill.teacher.finetune import finetune_teacher
+    from genin.distill.teacher.finetune import Base, finetune_teacher
 
     recipe, started = load_recipe(recipe_file), time.perf_counter()
     if prompts is not None:
         shown = dataclasses.replace(recipe.finetune, validation_prompts=tuple(read_prompts(prompts)))
         recipe = dataclasses.replace(recipe, finetune=shown)
     with _output(out, resume) as target:
-        finetune_teacher(
-            model_path(ctx.obj, base),
-            _source(data),
-            target,
-            recipe,
-            lora_rank=lora_rank,
-            loras=[lora_of(lora) for lora in loras],
-            resume=resume,
-            minutes=minutes,
-        )
+        tuned = Base(model_path(ctx.obj, base), [lora_of(lora) for lora in loras])
+        options = RunOptions(resume, minutes)
+        finetune_teacher(tuned, _source(data), target, recipe, options, lora_rank=lora_rank)
     _report({"out": str(target), "base": base, "seconds": round(time.perf_counter() - started, 1)}, as_json)
 
 
@@ -156,11 +151,11 @@ def teacher_merge_command(
 ) -> None:
     """Merge LoRAs into the teacher BASE (folder, hub name or built-in name): diffusers' and kohya's .safetensors."""
     from genin.distill.models.lora import lora_of
-    from genin.distill.teacher.finetune import merge_teacher
+    from genin.distill.teacher.finetune import Base, merge_teacher
 
     chosen = [lora_of(lora) for lora in loras]
     with _output(out, resume=False) as target:
-        merge_teacher(model_path(ctx.obj, base), chosen, target)
+        merge_teacher(Base(model_path(ctx.obj, base), chosen), target)
     _report({"out": str(target), "base": base, "merged": ", ".join(map(str, chosen))}, as_json)
 
 
@@ -210,12 +205,13 @@ def distill_command(
         return
     if data is None:
         raise InputError("--data is missing", remedy="give a dataset folder or builtin:world (or --dry-run)")
+    from genin.distill.loop.run_folder import RunOptions
     from genin.distill.student.distillation import distill
 
     started = time.perf_counter()
     with _output(out, resume) as target:
-        earlier = None if init is None else model_path(ctx.obj, init)
-        done = distill(path, _source(data), target, recipe, resume=resume, minutes=minutes, init=earlier)
+        start = None if init is None else model_path(ctx.obj, init)
+        done = distill(path, _source(data), target, recipe, RunOptions(resume, minutes), init=start)
     facts = {"out": str(target), "teacher": teacher, "images_seen": done.images_seen}
     _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, as_json)
     if not as_json and is_main_process():
@@ -227,19 +223,20 @@ def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, 
     from diffusers import UNet2DConditionModel
 
     from genin.benchmarks.model_facts import max_tokens, unet_cost
-    from genin.distill.loop.memory import Others, Unet, distill_flop, distill_memory
+    from genin.distill.loop.memory import Others, PhaseSizes, Unet
     from genin.distill.models.pruning import student_config
+    from genin.distill.student.cost import distill_flop, distill_memory
 
     read_model_index(teacher)
     config = dict(UNet2DConditionModel.load_config(teacher / "unet"))
     tokens = max_tokens(teacher)
     smaller = student_config(config, pruning)
     before, after = unet_cost(config, tokens=tokens), unet_cost(smaller, tokens=tokens)
-    units, others = (Unet.of(config, tokens), Unet.of(smaller, tokens)), Others.of_folder(teacher)
+    sizes = PhaseSizes(Unet.of(config, tokens), Unet.of(smaller, tokens), Others.of_folder(teacher))
     phases = [name for name in ("prune", "steps", "adversarial") if getattr(recipe, name).images > 0]
-    memory = {name: sum(distill_memory(name, recipe, *units, others).values()) for name in phases}
+    memory = {name: sum(distill_memory(name, recipe, sizes).values()) for name in phases}
     images = {"pool": recipe.pool.size, **{name: getattr(recipe, name).images for name in phases}}
-    work = {name: distill_flop(name, recipe, *units) for name in images}
+    work = {name: distill_flop(name, recipe, sizes) for name in images}
     return {
         "teacher_parameters": before[0],
         "teacher_macs": before[1],

@@ -234,9 +234,9 @@ def test_captions_are_embedded_once_where_neither_they_nor_their_encoder_change(
     if texts.table is not None:
         assert list(texts.table.rows) == ["", "caption 0", "caption 1", "caption 2", "a ninja"]
         wanted = guided.embed(["a ninja", "caption 1"])
-        assert torch.allclose(texts.read(["a ninja", "caption 1"]), wanted, atol=2e-3)
+        assert torch.allclose(texts.inputs(["a ninja", "caption 1"]), wanted, atol=2e-3)
     else:
-        assert texts.read(["a ninja"]).dtype == torch.int64
+        assert texts.inputs(["a ninja"]).dtype == torch.int64
 
 
 def test_the_table_holds_each_caption_once_and_the_empty_one() -> None:
@@ -336,7 +336,7 @@ class Step:
             settings=FinetuneRecipe(**keys), autocast=nullcontext, optimise=lambda _name, _loss: 0.25
         )
         source: Any = SimpleNamespace(captions=lambda rows, epoch: [f"caption {row} of {epoch}" for row in rows])
-        texts: Any = SimpleNamespace(read=lambda captions: captions)
+        texts: Any = SimpleNamespace(inputs=lambda captions: captions)
         network: Any = self._predict
         step = tuning_step(stage, network, self.process, self.cache, source, texts)
         self.row = {name: float(value) for name, value in step(self.update()).items()}
