@@ -66,8 +66,8 @@ def _loss_jump(rows: Sequence[LogRow]) -> Alarm | None:
 
 
 def _latent_drift(rows: Sequence[LogRow]) -> Alarm | None:
-    seen = [row for row in rows if "spread" in row]
-    if not any(_within(row, IN_PLACE) for row in seen) or "spread" not in rows[-1] or _within(rows[-1], ADRIFT):
+    measured = [row for row in rows if "spread" in row]
+    if not any(_within(row, IN_PLACE) for row in measured) or "spread" not in rows[-1] or _within(rows[-1], ADRIFT):
         return None
     spread, shift = rows[-1]["spread"], rows[-1]["shift"]
     message = f"the latents' deviation is {spread:.2f} of the teacher's, their mean {shift:.2f} deviations off"

@@ -137,25 +137,25 @@ def _activations(unet: Unet, batch: int, checkpointing: bool, mixed: bool, encod
         x.requires_grad_(encoder)
         weights = {id_of(weight) for weight in network.parameters()}
         alive: list[torch.Tensor] = []  # a storage's identity is its own as long as it lives
-        kept: dict[int, int] = {}
-        open_: list[dict[int, int]] = [kept]
-        again = 0
+        saved: dict[int, int] = {}  # storage => bytes
+        scopes: list[dict[int, int]] = [saved]
+        recomputed = 0
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             if id_of(tensor) not in weights:
                 alive.append(tensor)
-                open_[-1][id_of(tensor)] = tensor.untyped_storage().nbytes()
+                scopes[-1][id_of(tensor)] = tensor.untyped_storage().nbytes()
             return tensor
 
         def block(module: Any, *arguments: Any) -> Any:
             """In place of a checkpoint: its inputs are kept, what is inside it only for a while."""
-            nonlocal again
+            nonlocal recomputed
             for argument in arguments:
                 if isinstance(argument, torch.Tensor):
                     keep(argument)
-            open_.append({})
+            scopes.append({})
             result = module(*arguments)
-            again = max(again, sum(open_.pop().values()))
+            recomputed = max(recomputed, sum(scopes.pop().values()))
             return result
 
         if checkpointing:
@@ -169,7 +169,7 @@ def _activations(unet: Unet, batch: int, checkpointing: bool, mixed: bool, encod
     copies = (
         BF16 * unet.parameters if checkpointing and mixed and not encoder else 0
     )  # autocast's, until the pass is over
-    return sum(kept.values()) + again + copies
+    return sum(saved.values()) + recomputed + copies
 
 
 def id_of(tensor: torch.Tensor) -> int:

@@ -159,9 +159,9 @@ def student_scheduler(teacher: Mapping[str, Any]) -> dict[str, Any]:
     process = Process(teacher)
     if process.prediction_type == "v_prediction" and float(process.alphas[-1]) < 1e-4:
         return {**teacher, "timestep_spacing": "trailing"}
-    said = ddim_scheduler(teacher).config  # what a config leaves out has a default of its own
+    config = ddim_scheduler(teacher).config  # what a config leaves out has a default of its own
     betas = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas")
-    return {**TEACHER_SCHEDULER, **{key: said[key] for key in betas if said[key] is not None}}
+    return {**TEACHER_SCHEDULER, **{key: config[key] for key in betas if config[key] is not None}}
 
 
 def plain_attention(unet: Any, device: torch.device) -> None:

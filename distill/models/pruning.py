@@ -135,16 +135,16 @@ def kept_channels(teacher: Any, student: Any) -> list[Tensor] | None:
 def narrowed_state(student: Any, wider: Any) -> dict[str, Tensor] | None:
     """A wider UNet's weights cut to a student of the same blocks; None where they differ in more than widths."""
     state, config = wider.state_dict(), wider.config
-    had, keeps = list(config["block_out_channels"]), list(student.config["block_out_channels"])
-    if had == keeps:
+    before, after = list(config["block_out_channels"]), list(student.config["block_out_channels"])
+    if before == after:
         cut = dict(state)
-    elif len(had) != len(keeps) or any(a < b for a, b in zip(had, keeps, strict=True)):
+    elif len(before) != len(after) or any(a < b for a, b in zip(before, after, strict=True)):
         return None
     else:
-        narrower = Narrowing.to(keeps, state, config, _layers(config))
+        narrower = Narrowing.to(after, state, config, _layers(config))
         cut = {key: narrower.cut(key, value) for key, value in state.items()}
-    wanted = {key: value.shape for key, value in student.state_dict().items()}
-    return cut if {key: value.shape for key, value in cut.items()} == wanted else None
+    shapes = {key: value.shape for key, value in student.state_dict().items()}
+    return cut if {key: value.shape for key, value in cut.items()} == shapes else None
 
 
 def teacher_key(key: str, *, last_pair: int | None, shift: int) -> str:

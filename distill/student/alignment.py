@@ -1,4 +1,4 @@
-"""Pictures and texts in one space, for a term that says whether a picture shows what its caption asks for.
+"""Pictures and texts in one space, for a term that measures whether a picture shows what its caption says.
 
 - `SetAligner`: a small convolutional tower on latents, and a linear one on the frozen text encoder's state, trained
   contrastively on the set's own pictures and captions (CLIP's loss: Radford et al. 2021, arXiv:2103.00020, figure 3) before the

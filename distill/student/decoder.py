@@ -88,10 +88,10 @@ def copy_blocks(tiny: Any, vae: Any) -> None:
                 level, blocks = level + 1, 0
         return modules
 
-    theirs = parts(vae)
+    teacher_parts = parts(vae)
     for place, module in parts(tiny).items():
-        if place in theirs:
-            module.load_state_dict(theirs[place].state_dict())
+        if place in teacher_parts:
+            module.load_state_dict(teacher_parts[place].state_dict())
 
 
 @dataclass(frozen=True)

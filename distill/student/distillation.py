@@ -209,7 +209,7 @@ def check_recipe(recipe: Recipe, phases: Sequence[str], start: StartingStudent |
             raise InputError(what, remedy="set both to the same")
         if isinstance(phase, StepsRecipe) and phase.backward_distillation and not phase.rollout:
             what = f"{name}.backward_distillation starts where a rollout leads, and {name}.rollout is false"
-            raise InputError(what, remedy="turn one of them around")
+            raise InputError(what, remedy="change one of them")
     check_terms(recipe, phases)
 
 
@@ -251,10 +251,10 @@ class Budget:
 def prepare_data(run: Run, training: Training) -> DistillationData:
     """Encode the true pictures that the discriminator will see, sample (or find) the pool, embed its captions."""
     guided, source = guided_teacher(run, training.device), run.source
-    judged, count = run.recipe.adversarial, pictures_to_check(run.teacher.latent_size)
-    true_side = judged.images > 0 and judged.adversarial_weight > 0 and judged.real_share > 0
+    adversarial, count = run.recipe.adversarial, pictures_to_check(run.teacher.latent_size)
+    true_side = adversarial.images > 0 and adversarial.adversarial_weight > 0 and adversarial.real_share > 0
     if true_side:
-        count = min(run.recipe.pool.size, run.budget.pictures(judged.cache_images))
+        count = min(run.recipe.pool.size, run.budget.pictures(adversarial.cache_images))
     # Before the pool, which takes longer: a teacher whose latents or predictions are not what it says is refused here.
     cache = cache_latents(source, run.teacher.vae, count, run.teacher.image_size, run.folder / "latents.safetensors")
     captions = source.captions(range(min(pictures_to_check(run.teacher.latent_size), len(cache))))
@@ -388,7 +388,7 @@ class UnetPhase(Phase):
 
     @property
     def _steps_recipe(self) -> StepsRecipe:
-        """Of the phase; pruning has none of its own, and is shown at the step counts of the next."""
+        """The phase's own; pruning has none, and its previews have the step counts of the next phase."""
         recipe = self.run.recipe
         return recipe.adversarial if self.name == "adversarial" else recipe.steps
 

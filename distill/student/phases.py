@@ -193,7 +193,7 @@ def consistency_loss(
     next state, each by one DDIM step to the first few-step timestep that neither has passed (to the picture, below the last), times
     the mean gap between the pool's states over this one.
 
-    The pool's neighbouring states lie on one path of the guided teacher: its step from one to the other has been taken already.
+    The pool's neighbouring states lie on one path of the guided teacher: its step from one to the other is known already.
     """
     process, pool = data.teacher.process, data.pool
     rows, at = update.randint(len(pool)).cpu(), update.randint(len(pool.timesteps)).cpu()

@@ -7,8 +7,8 @@ universe needs all three: new words in its text encoder, new shapes in its autoe
 What does not learn costs little: captions are embedded once and the text encoder leaves the device (`inputs.texts`), weights under
 adapters are kept in bf16, and the averages and checkpoints hold only what learns (`averages`).
 
-Stages, checkpoints and `resume` work as in `train`. Not here: which models can be tuned (`models.check`), how the best
-checkpoint is told (`held_out`).
+Stages, checkpoints and `resume` work as in `train`. Not here: the network that learns, and how captions reach it
+(`captioned`); which models can be tuned (`models.check`), how the best checkpoint is told (`held_out`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from genin.benchmarks.model_facts import fingerprint
 from genin.distill.data.dataset import joined_origins
 from genin.distill.inputs.latents import LatentCache, cache_latents
 from genin.distill.inputs.sources import Source, joined_licences
-from genin.distill.inputs.texts import TextCache
 from genin.distill.inputs.update import Update
 from genin.distill.loop import sharding
 from genin.distill.loop.held_out import HeldOutPictures, held_out_latents
@@ -37,13 +36,12 @@ from genin.distill.loop.networks import NetworkOptions
 from genin.distill.loop.run_folder import RunOptions, claim_run
 from genin.distill.loop.training import Training, Validate
 from genin.distill.models.check import check_family, check_prediction_type, check_schedule, pictures_to_check
-from genin.distill.models.diffusion import Denoiser, Process, plain_attention, predict
+from genin.distill.models.diffusion import Denoiser, Process, plain_attention
 from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.models.guided import Guided
 from genin.distill.models.lora import (
     FILE,
     Lora,
-    add_adapters,
     digest,
     lower_frozen,
     merge_lora,
@@ -51,52 +49,15 @@ from genin.distill.models.lora import (
     shared_copy,
 )
 from genin.distill.models.pixels import batch_size_for
-from genin.distill.models.text import embed, tokenize
+from genin.distill.models.text import embed
 from genin.distill.recipe import AutoencoderRecipe, FinetuneRecipe, Recipe
+from genin.distill.teacher.captioned import Texts, prepare_denoiser, prepare_texts, trained_weights
 from genin.distill.teacher.train import PREVIEWS, autoencoder_step, teacher_preview
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
 
 HELD_OUT_STEPS = 8  # of DPM-Solver++(2M), guided
 SLOW = 32  # a side of latents beyond which held-out pictures take hours on a CPU
-
-
-class Captioned(nn.Module):
-    """UNet and text encoder as one network: (x_t, t, token ids) => prediction. Without the text encoder, where texts are cached:
-    (x_t, t, text states) => prediction."""
-
-    def __init__(self, unet: nn.Module, text_encoder: nn.Module | None, *, train_text: bool) -> None:
-        super().__init__()
-        self.unet, self.train_text = unet, train_text
-        self.text_encoder = text_encoder
-
-    def forward(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        if self.text_encoder is not None:
-            with torch.set_grad_enabled(self.train_text and torch.is_grad_enabled()):
-                text = self.text_encoder(text)[0]
-        return predict(self.unet, x_t, t, text)
-
-
-@dataclass(frozen=True)
-class Texts:
-    """How captions reach a denoiser: from the `table`, or through its own text encoder where there is none."""
-
-    tokenizer: Any
-    table: TextCache | None
-    device: torch.device
-
-    def inputs(self, captions: list[str]) -> Tensor:
-        """What a denoiser takes: states (N, L, D), or token ids (N, L)."""
-        inputs = tokenize(self.tokenizer, captions) if self.table is None else self.table(captions)
-        return inputs.to(self.device)
-
-    @torch.no_grad()
-    def states(self, denoiser: Captioned, captions: list[str]) -> Tensor:
-        """What its UNet takes, (N, L, D)."""
-        if self.table is not None:
-            return self.inputs(captions)
-        assert denoiser.text_encoder is not None
-        return embed(denoiser.text_encoder, self.tokenizer, captions, self.device)
 
 
 @dataclass(frozen=True)
@@ -236,7 +197,7 @@ def prepare_stage(run: Run) -> Stage:
     prompts = list(settings.validation_prompts) or source.captions(range(few))
     further = [*prompts, *(held_out.captions if held_out else ())]
     texts = prepare_texts(training, guided, source, len(cache), further)
-    options = NetworkOptions(large=True, trains=_trained(run.rank, settings))
+    options = NetworkOptions(large=True, trains=trained_weights(run.rank, settings))
     network = training.add("denoiser", prepare_denoiser(model, settings, run.rank, texts), options)
     if run.options.resume:
         training.resume()
@@ -340,39 +301,6 @@ def encoder_of(unet: Any) -> nn.Module:
         unet.up_blocks = up
 
 
-def prepare_texts(training: Training, guided: Guided, source: Source, pictures: int, others: Sequence[str]) -> Texts:
-    """The table of the first `pictures` captions and of `others`, where the recipe wants one and captions stay as they are; the
-    text encoder leaves the device then."""
-    settings: Any = training.settings
-    table = None
-    if settings.cache_texts and not settings.train_text_encoder and not source.rephrases:
-
-        def embed_as_in_training(captions: list[str]) -> Tensor:
-            with training.autocast():
-                return guided.embed(captions)
-
-        table = TextCache.of([*source.captions(range(pictures)), *others], embed_as_in_training)
-        guided.text_encoder.to("cpu")
-    return Texts(guided.tokenizer, table, training.device)
-
-
-def prepare_denoiser(model: ModelFolder, settings: FinetuneRecipe, rank: int, texts: Texts) -> Captioned:
-    """The denoiser that learns: with adapters of `rank`, if any, and as little memory as the recipe asks for."""
-    text = settings.train_text_encoder
-    if rank:
-        torch.manual_seed(settings.seed)  # of the adapters' beginnings
-        add_adapters(model.unet, "unet", rank)
-        if text:
-            add_adapters(model.text_encoder, "text_encoder", rank)
-        if settings.frozen_precision == settings.mixed_precision == "bf16":
-            lower_frozen(model.unet)
-    if settings.gradient_checkpointing:
-        model.unet.enable_gradient_checkpointing()
-        if text:
-            model.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
-    return Captioned(model.unet, model.text_encoder if texts.table is None else None, train_text=text)
-
-
 def tuning_step(
     training: Training, network: nn.Module, process: Process, cache: LatentCache, source: Source, texts: Texts
 ) -> Callable[[Update], dict[str, Tensor | float]]:
@@ -439,14 +367,3 @@ def tune_autoencoder(run: Run) -> Any:
     training.run(autoencoder_step(training, vae, run.source, settings))
     tuned: Any = training.ema_weights("vae")
     return tuned.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
-
-
-def _trained(rank: int, settings: FinetuneRecipe) -> Any:
-    """Which of the denoiser's weights learn, by name."""
-
-    def trains(name: str) -> bool:
-        if name.startswith("text_encoder.") and not settings.train_text_encoder:
-            return False
-        return "lora_" in name if rank else True
-
-    return trains

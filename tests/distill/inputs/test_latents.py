@@ -49,9 +49,9 @@ def vae(tiny_model_folder: Path) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four pictures, made in this process: what worker processes do is tested below."""
-    monkeypatch.setattr(latent_cache, "PIECE", 4)
+    monkeypatch.setattr(latent_cache, "CHUNK", 4)
     monkeypatch.setattr(sources, "FEW", 99)
 
 
@@ -168,7 +168,7 @@ def test_processes_share_what_is_missing(vae: Any, tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(latent_cache.Filling, "finish", lambda _self: None)
         # What all have read before anybody wrote.
-        patch.setattr(latent_cache.Filling, "missing", lambda _self, pieces: list(pieces))
+        patch.setattr(latent_cache.Filling, "missing", lambda _self, chunks: list(chunks))
         for rank in range(world):
             patch.setattr(latent_cache, "rank_and_world", lambda rank=rank: (rank, world))
             counted = Encodings(patch)

@@ -42,7 +42,8 @@ from genin.distill.models.folder import load_model_folder  # noqa: E402
 from genin.distill.models.lora import FILE  # noqa: E402
 from genin.distill.recipe import FinetuneRecipe, load_recipe  # noqa: E402
 from genin.distill.teacher import finetune  # noqa: E402
-from genin.distill.teacher.finetune import as_guided, hold_out, prepare_texts, tuning_step  # noqa: E402
+from genin.distill.teacher.captioned import prepare_texts  # noqa: E402
+from genin.distill.teacher.finetune import as_guided, hold_out, tuning_step  # noqa: E402
 
 CPU = torch.device("cpu")
 SHORT = {"images": 16, "batch_size": 8, "lr": 0.01, "lr_warmup_images": 1, "held_out_images": 0, "ema_decays": [0.5]}
@@ -87,8 +88,8 @@ def tuned(tiny_model_folder: Path, pictures: Path, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("tuned")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "ROW_UPDATES", 1)
-        patch.setattr(latent_cache, "PIECE", 4)
-        patch.setattr(sources, "FEW", 99)  # pieces are made in this process
+        patch.setattr(latent_cache, "CHUNK", 4)
+        patch.setattr(sources, "FEW", 99)  # chunks are made in this process
         patch.setattr(checkpoint, "checkpoint", lambda *_given, **_named: pytest.fail("gradients were checkpointed"))
         for name, keys in RUNS.items():
             assert tune_into(folder / name, tiny_model_folder, pictures, **FULL, **keys) == 0
@@ -545,7 +546,7 @@ from genin.cli import run
 from genin.distill.inputs import latents
 from genin.distill.loop import training
 from tunable import become_two
-latents.PIECE, training.ROW_UPDATES = 4, 1
+latents.CHUNK, training.ROW_UPDATES = 4, 1
 become_two()
 raise SystemExit(run(sys.argv[1:]))
 """
@@ -574,6 +575,6 @@ def test_two_processes_encode_and_tune_as_one_does(
     assert one.keys() == two.keys()
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
     assert max(float(value.abs().max()) for name, value in one.items() if "up" in name) > 1e-3
-    for name in ("latents.safetensors", "held_out.safetensors"):  # pieces of both, in one file
+    for name in ("latents.safetensors", "held_out.safetensors"):  # chunks of both, in one file
         assert (tmp_path / "two" / "training" / name).read_bytes() == (tuned / "both" / "training" / name).read_bytes()
     assert not list((tmp_path / "two" / "training").glob("*.journal"))
