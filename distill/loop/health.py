@@ -1,4 +1,4 @@
-"""Alarms: what goes wrong in a training, told from the rows of its own log, and what is done about it.
+"""Alarms: what goes wrong in a training, detected from the rows of its own log, and what is done about it.
 
 | alarm | seen when | done |
 |---|---|---|

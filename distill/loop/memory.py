@@ -1,4 +1,4 @@
-"""What networks take in memory and operations when they are trained, told from configs before a training has begun.
+"""What networks take in memory and operations when they are trained, estimated from configs before a training begins.
 
 Weights, gradients, moments and averages are counted. Activations are what autograd keeps of a pass, found on tensors without data
 (`FakeTensorMode`): the same kernels' choices, no multiplications. From them follow what `--dry-run` says, the warning before a

@@ -51,7 +51,7 @@ def share_out(accelerator: Any, network: nn.Module, optimizer: Any = None) -> tu
         prepared: Any = fsdp2_prepare_model(accelerator, network)
     else:
         prepared, optimizer = accelerator.prepare(network, optimizer)
-    # The outermost block, too: a pass without gradients has no way back that would let go of it.
+    # The outermost block, too: a pass without gradients has no backward pass that would free it.
     prepared.set_reshard_after_forward(True)
     return prepared, optimizer
 

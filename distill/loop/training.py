@@ -247,7 +247,8 @@ class Training:
 
     def _update(self, step: Step) -> Alarm | None:
         """One update, and what it reports into the row; or the alarm that broke it off."""
-        metrics, alarm = {}, None
+        metrics: Metrics = {}
+        alarm = None
         try:
             metrics = self.perform_update(step)
         except UnhealthyError as error:
@@ -297,7 +298,7 @@ class Training:
 
     def _validate(self, validate: Validate | None) -> Mapping[str, float]:
         """The better average's figures. It is the one to keep, unless an earlier one was better by more than chance: of two that
-        cannot be told apart the later has learnt more, at a lower rate."""
+        differ by chance only the later has learnt more, at a lower rate."""
         if validate is None:
             return {}
         # As the first process sees it: last bits must not lead one process into a collective that another does not enter.

@@ -25,13 +25,13 @@ from genin.runtimes.vocabulary import check_choice
 
 PICTURES = 32
 SEED = 20_210_521
-SIGNAL = 0.25  # ᾱ of the timestep to ask at: where signal and noise are equal, ε and x0 cannot be told apart
+SIGNAL = 0.25  # ᾱ of the timestep that is compared at: where signal and noise are equal, ε and x0 look the same
 # Share of the guess's error below which a teacher has learnt something; one that has not is not judged.
 KNOWS = 0.8
 
 
 def pictures_to_check(latent_size: int) -> int:
-    """How many pictures tell; fewer of large ones, which hold as many places."""
+    """How many pictures are enough; fewer of large ones, which hold as many values."""
     return min(PICTURES, batch_size_for(PICTURES, latent_size, 16) + 3)
 
 

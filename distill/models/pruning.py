@@ -78,10 +78,10 @@ def student_config(teacher: Mapping[str, Any], pruning: Pruning) -> dict[str, An
             if isinstance(config.get(key), (list, tuple)):
                 config[key] = tuple(config[key])[:-1]
     config["down_block_types"], config["up_block_types"] = tuple(down), tuple(up)
-    hears = any("CrossAttn" in kind for kind in down) or config.get("mid_block_type") == "UNetMidBlock2DCrossAttn"
-    if not hears and config.get("addition_embed_type") is None:
+    attends = any("CrossAttn" in kind for kind in down) or config.get("mid_block_type") == "UNetMidBlock2DCrossAttn"
+    if not attends and config.get("addition_embed_type") is None:
         raise InputError(
-            "without its attention the student would not hear the caption",
+            "without its attention the student would not see the caption",
             remedy="choose a preset that keeps attention: bk-base, bk-small or bk-tiny",
         )
     if pruning.narrows:

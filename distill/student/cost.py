@@ -1,4 +1,4 @@
-"""What the phases of a distillation take in memory and operations, told before they begin: the phases' own, and their terms'.
+"""What the phases of a distillation take in memory and operations, estimated before they begin: their own, and their terms'.
 
 Not here: what a network's pass takes (`loop.memory`), what a term takes (`terms`).
 """
@@ -62,7 +62,7 @@ def distill_flop(phase: str, recipe: Recipe, sizes: PhaseSizes) -> float:
 
 
 def _rollout_macs(settings: StepsRecipe, sizes: PhaseSizes) -> float:
-    """Multiply-adds of a rollout and its way back for one picture: the mean over step counts, and over where it ends."""
+    """Multiply-adds of a rollout and its backward pass for one picture: the mean over step counts, and over where it ends."""
     passes, most, total = PASSES[settings.gradient_checkpointing], max(settings.step_counts), 0.0
     for count, learnt in zip(settings.step_counts, learnt_steps(settings), strict=True):
         backward = settings.backward_distillation and count > 1

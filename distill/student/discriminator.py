@@ -1,4 +1,4 @@
-"""Discriminators: small heads on a frozen network's features, told the caption and the noise that the picture is seen under.
+"""Discriminators: small heads on a frozen network's features, conditioned on the caption and on the noise of the picture.
 
 Each feature map goes to its own head: group norm → convolution → FiLM on embedding and caption → patch logits. Only the heads
 learn. A teacher's own down path and middle are such a frozen network, one that works on noised latents.

@@ -30,14 +30,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Features(NamedTuple):
-    """Feature maps (N, C, H, W), the finest first, and an embedding of the noise they were seen under, (N, E)."""
+    """Feature maps (N, C, H, W), the finest first, and an embedding of the pictures' noise, (N, E)."""
 
     maps: list[Tensor]
     embedding: Tensor
 
 
 class Noise(NamedTuple):
-    """What pictures are noised by before they are seen: timesteps (N,) and standard normal noise (N, C, h, w)."""
+    """What pictures are noised by before features are extracted: timesteps (N,) and standard normal noise (N, C, h, w)."""
 
     t: Tensor
     noise: Tensor
@@ -48,7 +48,7 @@ class Noise(NamedTuple):
 
 
 class FeatureExtractor(Protocol):
-    """`channels` are those of its maps, `embedding` the size of what it says of the noise."""
+    """`channels` are those of its maps, `embedding` is the size of its embedding of the noise."""
 
     channels: tuple[int, ...]
     embedding: int

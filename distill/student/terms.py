@@ -15,7 +15,7 @@ How to add one:
 | `Adversarial` | `adversarial_weight` | taken for a true one by a discriminator |
 | `AddDistillation` | `distillation_weight` | what the teacher makes of it, noised (ADD) |
 | `Matching` | `matching_weight` | as likely among the teacher's pictures as among the student's |
-| `Alignment` | `alignment_weight` | told by its own caption among others |
+| `Alignment` | `alignment_weight` | recognised by its own caption among others |
 
 Not here: what all terms are (`loss_term`), which of them a recipe has (`objective`), the regression onto the aim (`phases`), a
 phase's other costs (`cost`).
@@ -105,7 +105,7 @@ class Perceptual(Term):
 @dataclass(frozen=True)
 class LpipsTerm(Term):
     """weight·LPIPS between the decoded picture and the decoded aim (Zhang et al. 2018, arXiv:1801.03924). `network` maps two
-    batches of pictures in [−1, 1] to distances. What was trained on LPIPS must not be judged by it."""
+    batches of pictures in [−1, 1] to distances. What was trained on LPIPS must not be evaluated by it."""
 
     key = "perceptual_weight"
     training: Training
@@ -132,7 +132,7 @@ class LpipsTerm(Term):
 
     @classmethod
     def memory(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Memory:
-        return Perceptual.memory(phase, sizes)  # reckoned as the teacher's encoder
+        return Perceptual.memory(phase, sizes)  # estimated as the teacher's encoder
 
     @classmethod
     def operations(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
@@ -191,7 +191,7 @@ class Adversarial(Term):
 
     @classmethod
     def memory(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Memory:
-        return Perceptual.memory(phase, sizes)  # heads are small; DINOv2 is reckoned as the teacher's encoder
+        return Perceptual.memory(phase, sizes)  # heads are small; DINOv2 is estimated as the teacher's encoder
 
     @classmethod
     def operations(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""Tuning a teacher on new pictures: the whole UNet or low-rank adapters, and where asked its text encoder and autoencoder.
+"""Tuning a teacher on new pictures: the whole UNet or low-rank adapters, and by choice its text encoder and autoencoder.
 
 A Stable Diffusion teacher needs its UNet tuned, or adapters on it (`lora`: a file of their own, and merged, so that pruning and
 export see plain weights); its text encoder and autoencoder know the world already. A small teacher that has only ever seen one
@@ -8,7 +8,7 @@ What does not learn costs little: captions are embedded once and the text encode
 adapters are kept in bf16, and the averages and checkpoints hold only what learns (`averages`).
 
 Stages, checkpoints and `resume` work as in `train`. Not here: the network that learns, and how captions reach it
-(`captioned`); which models can be tuned (`models.check`), how the best checkpoint is told (`held_out`).
+(`captioned`); which models can be tuned (`models.check`), how the best checkpoint is chosen (`held_out`).
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def as_guided(model: ModelFolder, device: torch.device) -> Guided:
 def hold_out(
     training: Training, guided: Guided, source: Source, model: ModelFolder, settings: FinetuneRecipe, *, adapted: bool
 ) -> HeldOutPictures | None:
-    """Captions and pictures to tell the best checkpoint by, seen by the base's own encoder; None where there are too few.
+    """Captions and pictures to choose the best checkpoint by, in features of the base's own encoder; None where there are too few.
 
     Under adapters that encoder is made of the same frozen tensors; else it is a copy.
     """
@@ -304,7 +304,7 @@ def encoder_of(unet: Any) -> nn.Module:
 def tuning_step(
     training: Training, network: nn.Module, process: Process, cache: LatentCache, source: Source, texts: Texts
 ) -> Callable[[Update], dict[str, Tensor | float]]:
-    """One update: w(t)·‖prediction − target‖² at a timestep of each picture's own, w by min-SNR where asked."""
+    """One update: w(t)·‖prediction − target‖² at a timestep of each picture's own, w by min-SNR where the recipe says so."""
     settings: Any = training.settings
 
     def step(update: Update) -> dict[str, Tensor | float]:

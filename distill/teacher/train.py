@@ -274,8 +274,8 @@ def unet_step(
     source: Source,
     states: Callable[[Sequence[str]], Tensor],
 ) -> Step:
-    """One update: w(t)·‖prediction − target‖² at a timestep of each picture's own, w by min-SNR where asked. `states`: N captions
-    => (N, L, D)."""
+    """One update: w(t)·‖prediction − target‖² at a timestep of each picture's own, w by min-SNR where the recipe says so.
+    `states`: N captions => (N, L, D)."""
     settings: Any = training.settings
 
     def step(update: Update) -> dict[str, Tensor | float]:

@@ -120,7 +120,7 @@ def test_an_interrupted_cache_goes_on_to_the_same_bits(
     assert again.pictures == SCENES - 4 * (stop - 1)
 
 
-def test_a_piece_without_its_line_is_encoded_again(vae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_without_its_line_is_encoded_again(vae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that were on their way when the machine went down are not believed."""
     whole, path = cached(vae, tmp_path / "whole.safetensors"), tmp_path / "latents.safetensors"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

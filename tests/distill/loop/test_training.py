@@ -167,10 +167,10 @@ def test_an_interrupted_run_answers_alarms_as_an_uninterrupted_one(tmp_path: Pat
     assert [r["loss"] for r in whole.logbook.rows] == [r["loss"] for r in second.logbook.rows]
 
 
-def test_a_look_that_was_due_is_not_lost_with_the_run(tmp_path: Path) -> None:
-    """Looks every 12 images, at the end of rows of 8: some are due for an update or two before they come."""
+def test_a_validation_that_was_due_is_not_lost_with_the_run(tmp_path: Path) -> None:
+    """Validation every 12 images, at the end of rows of 8: some are due for an update or two before they come."""
 
-    def looks(folder: Path, stop: int | None) -> list[int]:
+    def validated_at(folder: Path, stop: int | None) -> list[int]:
         seen: list[int] = []
         while True:
             run, network = begin(folder, images=80, preview_images=12)
@@ -182,20 +182,20 @@ def test_a_look_that_was_due_is_not_lost_with_the_run(tmp_path: Path) -> None:
                     press_ctrl_c()
                 return step(update)
 
-            def look(_average: nn.Module, run: Training = run) -> dict[str, float]:
+            def validate(_average: nn.Module, run: Training = run) -> dict[str, float]:
                 seen.append(run.state.update_index)
                 return {"kid": 1.0}
 
             try:
-                run.run(stopped, validate=look)
+                run.run(stopped, validate=validate)
             except KeyboardInterrupt:
                 stop = None
             else:
                 return seen
 
-    whole = looks(tmp_path / "whole", None)
+    whole = validated_at(tmp_path / "whole", None)
     for at in range(1, 9):
-        assert looks(tmp_path / f"parts-{at}", at) == whole, at
+        assert validated_at(tmp_path / f"parts-{at}", at) == whole, at
 
 
 def test_a_run_goes_on_only_with_the_recipe_it_was_begun_with(tmp_path: Path) -> None:
@@ -346,12 +346,12 @@ def test_the_best_average_is_kept_not_the_last(tmp_path: Path) -> None:
     run, network = begin(tmp_path, preview_images=40, ema_decays=(0.5, 0.9))
     seen: list[tuple[float, Any]] = []
 
-    def look(average: nn.Module) -> dict[str, float]:
+    def validate(average: nn.Module) -> dict[str, float]:
         kid = [5.0, 4.0, 1.5, 1.0, 2.0, 2.0, 3.0, 3.0][len(seen)]
         seen.append((kid, {key: value.clone() for key, value in average.state_dict().items()}))
         return {"kid": kid}
 
-    run.run(learn(run, network, lambda _, loss: loss), validate=look)
+    run.run(learn(run, network, lambda _, loss: loss), validate=validate)
     assert [row["kid"] for row in run.logbook.rows if "kid" in row] == [
         4.0,
         1.0,
@@ -371,11 +371,11 @@ def test_of_averages_that_chance_cannot_tell_apart_the_last_is_kept(tmp_path: Pa
     run, network = begin(tmp_path, preview_images=40)
     kids, updates = iter([2.0, 1.0, 1.2, last]), []
 
-    def look(_average: nn.Module) -> dict[str, float]:
+    def validate(_average: nn.Module) -> dict[str, float]:
         updates.append(run.state.update_index)
         return {"kid": next(kids), "kid_error": 0.3}
 
-    run.run(learn(run, network, lambda _, loss: loss), validate=look)
+    run.run(learn(run, network, lambda _, loss: loss), validate=validate)
     assert len(updates) == 4 and run.state.best is not None
     assert run.state.best["update"] == updates[kept - 1] and run.state.best["lowest"] == 1.0
 
