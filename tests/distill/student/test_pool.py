@@ -148,8 +148,8 @@ def test_processes_share_the_rows(
         assert sum(build.rows) == (5 if limit is None else 4)  # of rows 1, 3, 5, 7, 9
         patch.undo()
         patch.setattr(pools, "rank_and_world", lambda: (0, 2))
-        known, seconds = pools.PoolParts.known, pools.PoolParts.seconds
-        patch.setattr(pools.PoolParts, "known", lambda self: known(self) if build.rows else set())
+        done_rows, seconds = pools.PoolParts.done_rows, pools.PoolParts.seconds
+        patch.setattr(pools.PoolParts, "done_rows", lambda self: done_rows(self) if build.rows else set())
         build.rows.clear()
         patch.setattr(pools.PoolParts, "seconds", lambda self: seconds(self) if build.rows else 0.0)
         found = build(replace(RECIPE, batch_size=1), limit=3 if limit else None)  # rows 0, 2, 4

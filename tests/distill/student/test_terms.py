@@ -29,7 +29,7 @@ from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Process 
 from genin.distill.models.folder import ModelFolder, load_model_folder  # noqa: E402
 from genin.distill.models.guided import Guided  # noqa: E402
 from genin.distill.recipe import AdversarialRecipe, AlignmentRecipe, PruneRecipe, Recipe, StepsRecipe  # noqa: E402
-from genin.distill.student import objective, phases  # noqa: E402
+from genin.distill.student import loss_term, objective, phases  # noqa: E402
 from genin.distill.student.alignment import train_set_aligner  # noqa: E402
 from genin.distill.student.cost import distill_flop, distill_memory, distill_options  # noqa: E402
 from genin.distill.student.discriminator import Discriminator  # noqa: E402
@@ -499,7 +499,9 @@ def test_a_new_term_is_one_class(
     tmp_path: Path, model: ModelFolder, data: DistillationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Registered, it is checked, loaded, built, summed up, counted and advised like the others; without weight it is not there."""
-    monkeypatch.setattr(objective, "TERMS", [*objective.TERMS, Toy])
+    monkeypatch.setattr(loss_term, "TERMS", [*loss_term.TERMS])
+    monkeypatch.setattr(objective, "TERMS", loss_term.TERMS)
+    assert loss_term.register(Toy) is Toy
     plain, toy = (Recipe(steps=ToyRecipe(**ALL, toy_weight=weight)) for weight in (0.0, 2.0))
     assert Toy not in objective.active_terms(plain.steps) and objective.active_terms(toy.steps)[-1] is Toy
     with pytest.raises(InputError, match="toy_width is over 8"):
