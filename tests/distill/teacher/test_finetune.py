@@ -282,7 +282,7 @@ def test_frozen_weights_in_bf16_lead_to_the_same_bits_and_averages_share_them(
     assert same(load_file(tmp_path / "half" / FILE), load_file(tmp_path / "whole" / FILE))
     assert same(unet_of(tmp_path / "half"), unet_of(tmp_path / "whole"))
     for run_of, kept_in in zip(seen, (torch.bfloat16, torch.float32), strict=True):
-        network: Any = run_of.modules["denoiser"]
+        network: Any = run_of.networks.modules["denoiser"]
         live = dict(network.unet.named_parameters())
         linear = {name: p for name, p in live.items() if "base_layer.weight" in name}
         assert linear and {p.dtype for p in linear.values()} == {kept_in}
