@@ -221,8 +221,8 @@ def load_pictures(source: Source, count: int, size: int, folder: Path) -> NDArra
 
 
 def map_source(function: Callable[..., T], source: Source, tasks: Sequence[tuple[Any, ...]]) -> Iterator[T]:
-    """function(source, *task) for each task, in order, on this process's share of the cores. A few are ahead of the one that is
-    taken, no more: results may be large. A few tasks are not worth other processes.
+    """function(source, *task) for each task, in order, on this process's share of the cores. A few are computed ahead of the
+    one in use, no more: results may be large. A few tasks are not worth other processes.
 
     The processes are spawned, not forked: PyTorch's threads and locks do not survive a fork. As everywhere with spawned processes,
     a script that trains needs `if __name__ == "__main__"`."""

@@ -113,6 +113,7 @@ def distil_student(run: Run, done: Done) -> Result:
     """The student's model folder, and the untrained network it started from."""
     from genin.benchmarks.model_facts import read_facts
     from genin.distill.inputs.sources import open_source
+    from genin.distill.loop.run_folder import RunOptions
     from genin.distill.student.distillation import distill
 
     recipe = quick_recipe(run.student)
@@ -120,7 +121,8 @@ def distil_student(run: Run, done: Done) -> Result:
     if not (run.untrained_path / "model_index.json").is_file():
         save_untrained(run, recipe, source)
     resume = (run.student_path / "training").is_dir()
-    distilled = distill(run.teacher_path, source, run.student_path, recipe, resume=resume, minutes=run.minutes)
+    options = RunOptions(resume, run.minutes)
+    distilled = distill(run.teacher_path, source, run.student_path, recipe, options)
     facts = read_facts(run.student_path)
     size_bytes = sum(size for size in facts.component_bytes("pytorch", "fp32").values() if size)
     return {
@@ -152,13 +154,13 @@ def save_untrained(run: Run, recipe: Recipe, source: Source) -> None:
 
     from genin.distill.models.folder import load_model_folder, save_model_folder
     from genin.distill.models.pruning import build_student, pruning_of
-    from genin.distill.student.distillation import student_folder
+    from genin.distill.student.provenance import Provenance
 
     teacher = load_model_folder(run.teacher_path)
     torch.manual_seed(recipe.pool.seed)
     unet, _ = build_student(teacher.unet, pruning_of(recipe.student))
-    folder = student_folder(teacher, unet, teacher.vae, run.untrained_path, recipe, source, run.teacher_path, 0)
-    save_model_folder(folder, run.untrained_path)
+    provenance = Provenance(teacher, source, recipe)
+    save_model_folder(provenance.model_folder(unet, teacher.vae, run.untrained_path, 0), run.untrained_path)
 
 
 def measure_improvement(run: Run, done: Done) -> Result:

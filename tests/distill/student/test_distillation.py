@@ -98,7 +98,7 @@ def test_a_finished_run_resumes_without_an_update_and_writes_no_checkpoint(
     student: Path, recipe: Path, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(training: Training) -> Update:
-        raise AssertionError(f"update {training.update_index} of {training.stage}")
+        raise AssertionError(f"update {training.state.update_index} of {training.stage}")
 
     monkeypatch.setattr(Training, "_next_update", refused)
     shutil.copytree(student, tmp_path / "again")
@@ -131,8 +131,8 @@ def test_ctrl_c_in_any_stage_leads_to_the_same_student(
     begun_at: list[dict[str, int]] = []  # of each launch: stage => its first update
 
     def pressed(training: Training) -> Update:
-        begun_at[-1].setdefault(training.stage, training.update_index)
-        if interrupted.get(training.stage) == training.update_index:
+        begun_at[-1].setdefault(training.stage, training.state.update_index)
+        if interrupted.get(training.stage) == training.state.update_index:
             del interrupted[training.stage]
             press_ctrl_c()
         return next_update(training)
@@ -166,7 +166,7 @@ def test_ctrl_c_in_the_last_update_of_all_has_nothing_to_interrupt(
 
     def pressed(training: Training) -> Update:
         assert training.stage == "decoder"
-        if training.update_index == 1:
+        if training.state.update_index == 1:
             press_ctrl_c()
         return next_update(training)
 
@@ -268,13 +268,13 @@ def test_true_pictures_are_those_of_the_rollouts_captions(pool: int, scenes: int
     states = number.half().view(-1, 1, 1, 1, 1).expand(-1, 2, 1, 1, 1)
     teacher = SimpleNamespace(device=torch.device("cpu"))
     texts, latents = number.half().view(-1, 1, 1), (torch.arange(cached).half() + 0.5).view(-1, 1, 1, 1)
-    lesson: Any = DistillationData(teacher, Pool(states, states[:, 1:], (999,)), range(scenes), texts, latents)  # type: ignore[arg-type]
+    data: Any = DistillationData(teacher, Pool(states, states[:, 1:], (999,)), range(scenes), texts, latents)  # type: ignore[arg-type]
     update = Update(0, 0, pool, 0, pool, torch.Generator().manual_seed(0), teacher.device)
-    picture, text = true_pictures(lesson, 1.0, update, torch.arange(pool))
+    picture, text = true_pictures(data, 1.0, update, torch.arange(pool))
     assert torch.equal(picture.flatten() - 0.5, text.flatten())
     has_own = number < cached
     assert torch.equal(text.flatten()[has_own], number[has_own].float())
-    picture, text = true_pictures(lesson, 0.0, update, torch.arange(pool))
+    picture, text = true_pictures(data, 0.0, update, torch.arange(pool))
     assert torch.equal(picture.flatten(), number.float()) and torch.equal(text.flatten(), number.float())
 
 
@@ -469,7 +469,7 @@ def test_ctrl_c_in_the_last_update_of_a_tuning_has_nothing_to_interrupt(
     recipe.write_text(TUNING, encoding="utf-8")
 
     def pressed(training: Training) -> Update:
-        if training.update_index == 1:
+        if training.state.update_index == 1:
             press_ctrl_c()
         return next_update(training)
 
