@@ -1,9 +1,7 @@
-"""How a dataset came about, for people: a page with what was dropped and why, and the dataset's card.
+"""The page that shows how a dataset came about: what is in it, what was dropped and why.
 
-The page is one HTML file with small pictures in it and nothing that it loads. The card is the hub's (`README.md` with front
-matter): sources, rights and licences with their counts, so that whoever gets the folder knows whose pictures they are.
-
-Not here: markup (`report_template`), deciding anything (`prepare`).
+One HTML file with small pictures in it and nothing that it loads. Not here: markup (`report_template`), the dataset's card
+(`card`), deciding anything (`prepare`).
 """
 
 from __future__ import annotations
@@ -21,10 +19,8 @@ from PIL import Image
 
 from genin.dataset.files import PictureError, read_picture
 from genin.dataset.rows import PictureRow
-from genin.distill.data.dataset import origins_table
 from genin.distill.data.find import Dropped
 from genin.distill.data.inspection import caption_tokens, common_words
-from genin.distill.data.licences import licence_lines
 from genin.distill.data.report_template import STYLE, TEMPLATE
 
 PAGE = "report.html"
@@ -40,9 +36,6 @@ class Entry:
     reason: str
     png: str | None = None
     like: str | None = None
-
-
-# --- the page --------------------------------------------------------------------------------------------------------
 
 
 def write_page(
@@ -116,35 +109,3 @@ def small_jpeg(path: Path) -> str:
     file = io.BytesIO()
     small.save(file, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-# --- the card --------------------------------------------------------------------------------------------------------
-
-
-def card(report: Mapping[str, Any], origins: Sequence[Mapping[str, Any]], *, page: bool) -> str:
-    """The dataset's README.md: front matter of the hub, sizes, whose pictures they are. `page`: whether there is one."""
-    dropped = f"{len(report['dropped'])} were dropped ({PAGE if page else 'dataset.json'} says which and why)"
-    lines = [
-        "---",
-        *licence_lines([str(origin["licence"]) for origin in origins]),
-        "task_categories: [text-to-image]",
-        "tags: [genin, text-to-image, imagefolder]",
-        "---",
-        "",
-        f"# {Path(report['out']).name}",
-        "",
-        f"{report['kept']} captioned pictures, prepared by genin; {dropped}.",
-        '`datasets.load_dataset("imagefolder", data_dir=…)` opens the folder.',
-        "",
-        "| split | pictures |",
-        "|---|---|",
-        *(f"| {split} | {count} |" for split, count in report["splits"].items()),
-        "",
-        "## Whose pictures they are",
-        "",
-        *origins_table(origins),
-        "",
-        "Every row of `metadata.jsonl` names the file that its picture comes from (`source_file`).",
-        "",
-    ]
-    return "\n".join(lines)
