@@ -1,6 +1,6 @@
 """The page that shows how a dataset came about: what is in it, what was dropped and why.
 
-One HTML file with small pictures in it and nothing that it loads. Not here: markup (`report_template`), the dataset's card
+One HTML file with small pictures in it and nothing that it loads. Not here: markup (`templates/report.html.jinja`), the card
 (`card`), deciding anything (`prepare`).
 """
 
@@ -17,11 +17,11 @@ from typing import Any
 
 from PIL import Image
 
+from genin.benchmarks.report.page import render_page
 from genin.dataset.files import PictureError, read_picture
 from genin.dataset.rows import PictureRow
 from genin.distill.data.find import Dropped
 from genin.distill.data.inspection import caption_tokens, common_words
-from genin.distill.data.report_template import STYLE, TEMPLATE
 
 PAGE = "report.html"
 SHOWN = 120  # dropped pictures
@@ -49,8 +49,6 @@ def write_page(
     """Write the page; False where jinja2 is not installed (`genin[data]`)."""
     if find_spec("jinja2") is None:
         return False
-    import jinja2
-
     captions = [row.text for row in rows if row.text]
     shown = [
         {
@@ -61,22 +59,21 @@ def write_page(
         }
         for entry in _spread(entries, SHOWN)
     ]
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
-    text = page.render(
-        style=STYLE,
-        report=report,
-        name=Path(report["out"]).name,
-        reasons=Counter(
+    values = {
+        "report": report,
+        "name": Path(report["out"]).name,
+        "reasons": Counter(
             _kind(reason) for reason in (*(e.reason for e in entries), *(d.reason for d in unread))
         ).most_common(),
-        shown=shown,
-        more=len(entries) - len(shown),
-        unread=unread,
-        tokens=caption_tokens(captions, None, None) if captions else None,
-        words=common_words(captions),
-        distinct=len(set(captions)),
-        sample=[(small_jpeg(path.parent / row.file_name), row.text or "(no caption)") for row in _spread(rows, 24)],
-    )
+        "shown": shown,
+        "more": len(entries) - len(shown),
+        "unread": unread,
+        "tokens": caption_tokens(captions, None, None) if captions else None,
+        "words": common_words(captions),
+        "distinct": len(set(captions)),
+        "sample": [(small_jpeg(path.parent / row.file_name), row.text or "(no caption)") for row in _spread(rows, 24)],
+    }
+    text = render_page("genin.distill.data", "report.html.jinja", values)
     path.write_text(text, encoding="utf-8")
     return True
 
