@@ -57,8 +57,9 @@ def section(cls: type[T]) -> type[T]:
     A subclass that overrides the default of a key keeps the key's type, limits and description.
     """
     fields: Mapping[str, dataclasses.Field[Any]] = getattr(cls, "__dataclass_fields__", {})  # of the bases
+    hints = typing.get_type_hints(cls.__base__, include_extras=True)
     for name in fields.keys() & cls.__annotations__.keys():
-        cls.__annotations__[name] = fields[name].type
+        cls.__annotations__[name] = hints[name]
         setattr(cls, name, dataclasses.field(default=getattr(cls, name), metadata=fields[name].metadata))
     config = ConfigDict(extra="forbid", allow_inf_nan=False)
     kind = typing.cast("type[T]", checked_dataclass(frozen=True, config=config)(cls))

@@ -25,6 +25,7 @@ from genin.distill.recipe import (  # noqa: E402
     load_recipe,
     save_recipe,
 )
+from genin.distill.recipe_fields import section  # noqa: E402
 from genin.distill.recipe_yaml import RecipeLoader  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
@@ -163,6 +164,20 @@ def test_recipes_are_plain_frozen_dataclasses() -> None:
         recipe.prune.lr = 2.0  # type: ignore[misc]
     with pytest.raises(TypeError, match="takes 3 values"):
         StudentRecipe("bk-tiny", 0.5, 0.5, 0.5)  # type: ignore[call-arg]
+
+
+@section
+class ShortRecipe(PruneRecipe):
+    """Defined away from its base, whose types this module does not know."""
+
+    images: int = 8
+    ema_decays: tuple[float, ...] = (0.9,)
+
+
+def test_a_section_may_be_extended_anywhere() -> None:
+    assert (ShortRecipe().images, ShortRecipe().ema_decays, ShortRecipe().lr) == (8, (0.9,), PruneRecipe().lr)
+    with pytest.raises(InputError, match=r"'ShortRecipe\.ema_decays' is empty"):
+        ShortRecipe(ema_decays=())
 
 
 def test_an_overridden_default_keeps_limits_and_description() -> None:
