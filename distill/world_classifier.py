@@ -144,7 +144,7 @@ def train_classifier(
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         fresh = FreshPictures(recipe, pool, first=training.images_seen)
         training.run(classifier_step(training, network, fresh), last=True)
-    model = model.to("cpu", memory_format=torch.contiguous_format).eval()
+    model = model.cpu().to(memory_format=torch.contiguous_format).eval()
     accuracy = measure(model, "test", recipe.test_pictures, seed=recipe.seed + 1)
     facts = {
         "data": "genin built-in world, train split",
