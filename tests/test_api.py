@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import genin
+from genin import api_docs
 
 ROOT = Path(__file__).parents[1]
 NOT_AT_IMPORT = ("torch", "click", "numpy", "PIL", "rich")
@@ -132,3 +133,8 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
     with Image.open(tmp_path / "ninja.png") as image:
         assert image.size == (64, 64) and np.asarray(image).std() > 20
+
+
+def test_the_page_is_what_the_docstrings_say() -> None:
+    written = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert written == api_docs.markdown(), "run: python -m genin.api_docs > docs/api.md"

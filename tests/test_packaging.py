@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -126,3 +128,17 @@ def version() -> str:
     from genin import __version__
 
     return __version__
+
+
+@pytest.mark.slow
+def test_the_readme_s_example_runs_where_only_onnxruntime_is_installed(wheel: Path, tmp_path: Path) -> None:
+    """In a new virtual environment, with packages from the index; 20 seconds and a network."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", f"{wheel}[onnxruntime]"], check=True)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    code += "import sys; assert not {'torch', 'click'} & set(sys.modules)\n"
+    subprocess.run([str(python), "-c", code], cwd=tmp_path, check=True)
+    assert (tmp_path / "ninja.png").read_bytes().startswith(b"\x89PNG")
+    listed = subprocess.run([str(python), "-m", "pip", "list"], check=True, capture_output=True, text=True).stdout
+    assert "torch" not in listed and "onnxruntime" in listed

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genin.export.converters.quiet import quiet
+from genin.export.errors import UnknownOperationError
 from genin.runtimes.errors import BundleError
 
 TYPES = {
@@ -343,7 +344,3 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "transpose": _transpose,
     "upsample_nearest_neighbor": _upsample,
 }
-
-
-class UnknownOperationError(Exception):
-    """A Core ML program holds an operation that its interpreter does not know: which says nothing against it."""

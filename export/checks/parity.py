@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genin.export.checks.coreml_interpreter import UnknownOperationError
+from genin.export.errors import UnknownOperationError
 from genin.export.precision_plan import PALETTES
 from genin.export.shapes import OUTPUTS
 from genin.runtimes.engine import ENGINES, in_batches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,10 @@ def test_says_how_to_install_what_model_folders_need(tiny_student_folder: Path) 
     done = run("generate", "a ninja", "-m", str(tiny_student_folder))
     assert done.returncode == 2
     assert "'torch' is not installed; pip install 'genin[distill]'" in done.stderr
+
+
+@pytest.mark.processes
+def test_verifies_a_bundle() -> None:
+    done = run("verify", "builtin:student", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["ok"]

@@ -1,0 +1,123 @@
+"""docs/api.md, made from signatures and docstrings: `python -m genin.api_docs > docs/api.md`.
+
+A test compares the file with `markdown()`, so a changed signature cannot leave its page behind.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Any
+
+import click
+
+import genin
+
+INTRODUCTION = """# The Python API
+
+Made by `python -m genin.api_docs > docs/api.md`; do not edit by hand.
+
+```python
+import genin
+
+with genin.load("builtin:student") as pipe:
+    pipe("a ninja", seed=7).save("ninja.png")  # one picture
+    pictures = pipe(["a ninja"] * 4, seed=[1, 2, 3, 4])  # a list of four
+    for step in pipe.stream("a ninja", seed=7):  # what a step sees
+        step.preview()  # (1, H, W, 3) uint8
+```
+
+`import genin` takes a few milliseconds and imports neither PyTorch nor an engine; both come when they are used. Everything is typed
+(`py.typed`). A pipeline serves one call at a time: use one per thread, or a lock.
+
+Every error that genin raises is a `GeninError`, whose text is one line: what, where, what to do.
+
+```python
+try:
+    pipe = genin.load("student.genin", runtime="openvino")
+except genin.MissingExtraError as error:  # error.extra: what to install
+    print(error)
+except genin.GeninError as error:
+    print(error.what, error.where, error.remedy)
+```
+"""
+ERRORS = ("GeninError", "InputError", "BundleError", "MissingExtraError", "CancelledError")
+
+
+def markdown() -> str:
+    """The whole page."""
+    functions = [name for name in genin.__all__ if inspect.isfunction(getattr(genin, name))]
+    classes = [name for name in genin.__all__ if inspect.isclass(getattr(genin, name)) and name not in ERRORS]
+    parts = [INTRODUCTION, *(_function(f"genin.{name}", getattr(genin, name), "##") for name in functions)]
+    parts += [_class(getattr(genin, name)) for name in sorted(classes, key=["Pipeline", "Picture", *classes].index)]
+    parts.append("## Errors\n\n| error | is a | |\n|---|---|---|\n" + "".join(map(_error, ERRORS)))
+    return "\n".join(parts)
+
+
+def _function(title: str, function: Any, level: str) -> str:
+    return f"{level} {title}\n\n```python\n{_signature(function)}\n```\n\n{_text(function)}\n"
+
+
+def _class(kind: type[Any]) -> str:
+    parts = [f"## genin.{kind.__name__}\n\n{_text(kind)}\n"]
+    for name, member in _members(kind):
+        if isinstance(member, property):
+            parts.append(f"### {kind.__name__}.{name}\n\n{_text(member) or 'A property.'}\n")
+        else:
+            parts.append(_function(f"{kind.__name__}.{name}".replace(".__call__", "(…)"), member, "###"))
+    return "\n".join(parts)
+
+
+def _members(kind: type[Any]) -> Iterator[tuple[str, Any]]:
+    """Public methods and properties with a docstring, in the order of the code."""
+    for name, member in vars(kind).items():
+        public = name == "__call__" or not name.startswith("_")
+        if public and (inspect.isfunction(member) or isinstance(member, property)) and member.__doc__:
+            yield name, member
+
+
+def _error(name: str) -> str:
+    kind = getattr(genin, name)
+    return f"| `{name}` | `{kind.__mro__[1].__name__}` | {' '.join((kind.__doc__ or '').split())} |\n"
+
+
+def _signature(function: Any) -> str:
+    """One parameter a line where a line would not hold them all."""
+    signature = inspect.signature(function)
+    parameters = [p for p in signature.parameters.values() if p.name != "self"]
+    name = "pipe" if function.__name__ == "__call__" else function.__name__
+    plain = _unquoted(f"{name}{signature.replace(parameters=parameters)}")
+    if len(plain) <= 100:
+        return plain
+    lines, star = [], False
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            lines.append("    *,")
+            star = True
+        lines.append(_unquoted(f"    {parameter},"))
+    returns = "" if signature.return_annotation is signature.empty else f" -> {signature.return_annotation}"
+    return "\n".join([f"{name}(", *lines, f"){returns}"])
+
+
+def _unquoted(text: str) -> str:
+    """Annotations are strings here; defaults keep their quotes."""
+    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)
+
+
+def _text(documented: Any) -> str:
+    """A docstring in Markdown: arguments become a list. Fields of a dataclass are listed with their types."""
+    text = inspect.getdoc(documented) or ""
+    text = re.sub(r"\n(Args|Arguments):\n", r"\n\n", text)
+    text = re.sub(r"\n {4}(\w+): ", r"\n- `\1`: ", text)
+    text = re.sub(r"\n {4,}", " ", text)
+    text = re.sub(r"\n(Errors|Returns): ", r"\n\n**\1**: ", text)
+    if inspect.isclass(documented) and is_dataclass(documented):
+        rows = (f"| `{name}` | `{kind}` |" for name, kind in documented.__annotations__.items() if name[0] != "_")
+        text += "\n\n| field | type |\n|---|---|\n" + "\n".join(rows)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+if __name__ == "__main__":
+    click.echo(markdown(), nl=False)

@@ -1,0 +1,1 @@
+../../../src/genin/api_docs.py
