@@ -466,9 +466,9 @@ FAULTS = (
     ),
     Fault(
         "captions-unescaped-in-the-page",
-        "benchmarks/report/report.py",
-        "jinja2.Environment(autoescape=True,",
-        "jinja2.Environment(autoescape=False,",
+        "benchmarks/report/page.py",
+        "autoescape=True,",
+        "autoescape=False,",
         "benchmarks/test_bench.py::test_a_page_of_evaluations_and_pictures_alone",
     ),
     # --- distill -----------------------------------------------------------------------------------------------------
