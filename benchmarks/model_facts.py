@@ -11,16 +11,23 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import AGAIN, read_json, read_model_index, weight_files
+from genin.runtimes.folder import (
+    AGAIN,
+    COMPONENT_FOLDERS,
+    read_constants,
+    read_info,
+    read_json,
+    weight_files,
+    weights_bytes,
+)
 from genin.runtimes.manifest import Manifest
 
-COMPONENT_FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
 UNREADABLE = "cannot be read as JSON"
 RUNTIME_OF_FORMAT = {"onnx": "onnxruntime", "openvino": "openvino", "coreml": "coreml"}
 
@@ -65,7 +72,7 @@ class ModelFacts:
     def component_bytes(self, runtime: str, precision: str) -> dict[str, int | None]:
         """Bytes on disk per component, as this runtime and precision load them."""
         if self.kind == "model":
-            return {name: _weights_bytes(self.path / folder) for name, folder in COMPONENT_FOLDERS.items()}
+            return {name: weights_bytes(self.path / folder) for name, folder in COMPONENT_FOLDERS.items()}
         sizes: dict[str, int | None] = dict.fromkeys(COMPONENT_FOLDERS)
         for graph in self.graphs:
             if RUNTIME_OF_FORMAT.get(graph["format"]) == runtime and graph["precision"] == precision:
@@ -99,8 +106,15 @@ def fingerprint(path: Path) -> str:
             *(path / part for part in parts if (path / part).is_dir()),
         ]  # not `training`, not whatever else
         files = sorted(file for folder in folders for name in names for file in folder.glob(name))
+    return _hash(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=64)
+def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Over names and contents. A command asks for the same model's several times, and weights are gigabytes: files of the same size
+    and time are not read again."""
     digest = hashlib.sha256()
-    for file in files:
+    for file, _, _ in files:
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -108,13 +122,10 @@ def fingerprint(path: Path) -> str:
 
 
 def _folder_facts(path: Path) -> ModelFacts:
-    read_model_index(path)
-    info = read_json(path / "genin.json", UNREADABLE) if (path / "genin.json").is_file() else {}
-    unet, vae = (
-        read_json(path / "unet" / "config.json", UNREADABLE),
-        read_json(path / "vae" / "config.json", UNREADABLE),
-    )
-    factor = 2 ** (len(vae.get("block_out_channels") or vae.get("decoder_block_out_channels", [0, 0, 0, 0])) - 1)
+    info, constants = read_info(path), read_constants(path)
+    if type(info.get("image_size", 0)) is not int:
+        what = f"image_size {info['image_size']!r} is not a number"
+        raise InputError(what, where=path / "genin.json", remedy=AGAIN)
     notes: dict[str, str] = {}
     parameters = _count_parameters(path / "unet")
     if parameters is None:
@@ -122,22 +133,19 @@ def _folder_facts(path: Path) -> ModelFacts:
     macs = _unet_macs(path)
     if macs is None:
         notes["macs"] = "diffusers, which builds the UNet to count them, is not installed"
-    try:
-        return ModelFacts(
-            path=path,
-            kind="model",
-            name=str(info.get("name") or path.name),
-            role=info.get("kind"),
-            image_size=int(info.get("image_size") or int(unet["sample_size"]) * factor),
-            default_steps=int(info.get("default_steps") or 50),
-            guidance_scale=float(info.get("guidance_scale", 7.5)),
-            trained_steps=_trained_steps(info.get("few_step_timesteps")),
-            parameters=parameters,
-            macs=macs,
-            notes=notes,
-        )
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a value is not a number ({error})", where=path / "genin.json", remedy=AGAIN) from error
+    return ModelFacts(
+        path=path,
+        kind="model",
+        name=str(info.get("name") or path.name),
+        role=info.get("kind"),
+        image_size=info.get("image_size") or constants.image.height,
+        default_steps=constants.sampler.default_steps,
+        guidance_scale=constants.sampler.guidance_scale,
+        trained_steps=_trained_steps(constants.sampler.few_step_timesteps),
+        parameters=parameters,
+        macs=macs,
+        notes=notes,
+    )
 
 
 def _bundle_facts(path: Path, manifest: Manifest) -> ModelFacts:
@@ -183,7 +191,7 @@ def stored_tensors(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             parts = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118  (it has no iterator)
             return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
     except (OSError, SafetensorError) as error:
-        raise InputError("cannot read the weights", where=file, remedy="re-create or re-download it") from error
+        raise InputError("cannot read the weights", where=file, remedy=AGAIN) from error
 
 
 def _unet_macs(path: Path) -> int | None:
@@ -221,8 +229,3 @@ def max_tokens(path: Path) -> int:
     """The length of a model folder's prompts, in tokens; CLIP's 77 where it does not say."""
     config = path / "text_encoder" / "config.json"
     return int(read_json(config, UNREADABLE).get("max_position_embeddings", 77)) if config.is_file() else 77
-
-
-def _weights_bytes(component: Path) -> int | None:
-    files = weight_files(component)
-    return sum(file.stat().st_size for file in files) if files else None

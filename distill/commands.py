@@ -84,7 +84,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line."),
         threads_option,
         click.option("--minutes", type=Minutes(), help="Time budget of the training."),
-        click.option("--resume", is_flag=True, help="Go on where the last run in OUT stopped."),
+        click.option("--resume", is_flag=True, help="Resume the last run in OUT."),
         click.option("--recipe", "recipe_file", type=FILE, help="YAML recipe; missing keys take the defaults."),
         click.option("--out", type=FILE, help="Model folder to write."),
     ):
@@ -184,9 +184,9 @@ def teacher_merge_command(
 )
 @click.option("--data", help="Dataset folder, or builtin:world.")
 @click.option("--student", "student_name", help="Which blocks stay: a preset (bk-base, bk-small, bk-small-narrow, …).")
-@click.option("--init", help="Model folder of a student of the same preset to go on from; it is not pruned again.")
+@click.option("--init", help="Start from this student (a model folder of the same preset); it is not pruned again.")
 @click.option(
-    "--dry-run", is_flag=True, help="Only count: parameters, multiply-adds, memory and operations of each phase."
+    "--dry-run", is_flag=True, help="Only estimate parameters, multiply-adds, memory and operations of each phase."
 )
 @training_options
 @click.pass_context
@@ -214,7 +214,7 @@ def distill_command(
     path = model_path(ctx.obj, teacher)
     if dry_run:
         if init is not None:
-            raise InputError("--dry-run counts a preset, --init has no part in it", remedy="leave one of them out")
+            raise InputError("--dry-run estimates a preset, --init has no effect on it", remedy="leave one of them out")
         facts: dict[str, Any] = {"student": str(recipe.student), "recipe": str(options.recipe_file or "the defaults")}
         _report_cost({**facts, **_student_cost(path, pruning, recipe)}, recipe, options.as_json)
         return
@@ -272,7 +272,7 @@ def _report_cost(facts: dict[str, Any], recipe: Recipe, as_json: bool) -> None:
     memory, work = facts.pop("memory_gb"), facts.pop("gflop_an_image")
     total = facts.pop("petaflop")
     _report(facts, as_json)
-    click.echo(f"\n{'phase':12} {'images':>10} {'batch':>6} {'GB':>7} {'TFLOP an image':>15} {'PFLOP':>9}")
+    click.echo(f"\n{'phase':12} {'images':>10} {'batch':>6} {'GB':>7} {'TFLOP per image':>15} {'PFLOP':>9}")
     for name, each in work.items():
         settings = getattr(recipe, name)
         count = settings.size if name == "pool" else settings.images
@@ -282,7 +282,7 @@ def _report_cost(facts: dict[str, Any], recipe: Recipe, as_json: bool) -> None:
     click.echo(f"{'together':12} {'':>10} {'':>6} {'':>7} {'':>15} {total:>9,.4g}")
     more = "the decoder phase, " if recipe.decoder.images > 0 else ""
     click.echo(
-        f"GB are what is alive in an update; 1 to 4 more are resident. Not counted: {more}grids of samples, tuning."
+        f"GB: peak live memory of an update; the process takes 1 to 4 GB more. Not counted: {more}grids of samples, tuning."
     )
 
 
@@ -314,7 +314,7 @@ def _target(out: Path | None, resume: bool) -> Path:
     if out.is_file():
         raise InputError("the output is a file", where=out, remedy="name a folder")
     if out.is_dir() and any(out.iterdir()) and not resume:
-        raise InputError("the output is not empty", where=out, remedy="--resume goes on there, or name another --out")
+        raise InputError("the output is not empty", where=out, remedy="resume it with --resume, or name another --out")
     if resume and not (out / "training").is_dir():
         raise InputError("there is nothing to resume", where=out, remedy="leave out --resume")
     wait_for_all()  # what one process writes there is no reason for another to refuse it

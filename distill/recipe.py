@@ -39,7 +39,7 @@ Precision = Literal["bf16", "no"]
 Timestep = Annotated[int, Strict(), Field(ge=1, le=1000)]
 
 CHECKPOINTING = (
-    "compute activations again on the way back instead of keeping them: a third more work, a fraction of the memory"
+    "recompute activations in the backward pass instead of keeping them: a third more work, a fraction of the memory"
 )
 
 
@@ -51,7 +51,7 @@ class Optimisation:
     images: Count = key(200_000, "pictures seen before the training ends; 0 leaves a phase out")
     accumulate: Positive = key(
         1,
-        "parts that a process's share of the batch is worked through in, one after the other: a large batch in little memory",
+        "gradient accumulation steps per process: a large batch in little memory",
     )
     lr: Number = key(5e-4, "peak learning rate of AdamW")
     optimizer: Literal["adamw", "adamw8bit"] = key(
@@ -141,7 +141,7 @@ class TeacherRecipe(Optimisation):
 
 @section
 class FinetuneRecipe(Optimisation):
-    """Tuning a teacher on new pictures."""
+    """Fine-tuning a teacher on new pictures."""
 
     lora_rank: Count = key(0, "tune low-rank adapters of this rank and merge them; 0 tunes the whole UNet")
     train_text_encoder: Flag = key(False, "let the text encoder learn, too: by adapters, where the UNet does")
@@ -181,7 +181,7 @@ class FinetuneRecipe(Optimisation):
 
 @section
 class StudentRecipe:
-    """What stays of the teacher's UNet."""
+    """The blocks and channels kept of the teacher's UNet."""
 
     name: Text = key("bk-small", "a preset of genin.distill.models.pruning, below")
     width: Share = key(0.0, "share of their channels that the levels below the finest keep; 0: the preset's")
@@ -196,7 +196,7 @@ class StudentRecipe:
 class PoolRecipe:
     """Pictures of the guided teacher, sampled once: what the student is shown in the phases below."""
 
-    size: Size = key(4_096, "pictures; too few and the student learns them by heart")
+    size: Size = key(4_096, "pictures; with too few the student overfits")
     teacher_steps: Annotated[int, Strict(), Field(ge=1, le=64)] = key(8, "of DPM-Solver++(2M), at DDIM's timesteps")
     guidance_scale: Number = key(0.0, "0 is the teacher's own")
     batch_size: Positive = key(64, "pictures sampled at once")
@@ -230,8 +230,8 @@ class StepsRecipe(Optimisation):
     step_counts: AtLeastOne[Timestep] = key(
         (4, 2, 1), "numbers of steps that are trained, in turn; the largest is the default"
     )
-    regression_weight: Number = key(1.0, "weight of the distance to the teacher's picture, number by number")
-    huber_c: Number = key(0.05, "where that distance, a pseudo-Huber, turns from square to absolute")
+    regression_weight: Number = key(1.0, "weight of the distance to the teacher's picture, per latent value")
+    huber_c: Number = key(0.05, "threshold of that pseudo-Huber distance between quadratic and linear")
     backward_distillation: Flag = key(
         False,
         "every step but the first aims at where the guided teacher goes from the student's own state there, in place of the "
@@ -274,7 +274,7 @@ class AdversarialRecipe(StepsRecipe):
 
     backward_distillation: bool = True
     perceptual_weight: float = 4.0
-    adversarial_weight: Number = key(0.1, "weight of the discriminator's word")
+    adversarial_weight: Number = key(0.1, "weight of the adversarial loss")
     discriminator: Literal["teacher", "dinov2"] = key(
         "teacher", 'where it looks: "teacher", its encoder on noised latents; "dinov2", on decoded pictures'
     )
@@ -299,12 +299,11 @@ class AdversarialRecipe(StepsRecipe):
     r1_weight: Number = key(0.1, "weight of the gradient penalty on true pictures")
     r1_every: Positive = key(4, "updates from one penalty to the next")
     mismatched_captions: Share = key(
-        0.0, "share of its fakes that are true pictures under other captions, which must say enough not to fit"
+        0.0,
+        "share of the discriminator's fakes that are true pictures with other captions (detailed enough not to fit)",
     )
     real_share: Share = key(1.0, "share of its true side that is data; the rest are the teacher's pictures")
-    alignment_weight: Number = key(
-        0.0, "weight of the picture's own caption being told among others, by the model below"
-    )
+    alignment_weight: Number = key(0.0, "weight of the contrastive image-text loss, by the model below")
     alignment_model: Text = key("", "folder or hub name of a CLIP; empty: one trained on the set (section alignment)")
     images: int = 60_000
     lr: float = 4e-4

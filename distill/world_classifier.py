@@ -204,7 +204,7 @@ def measure(model: AttributeClassifier, split: Split, count: int, *, seed: int) 
 )
 @click.option("--threads", default=0, help="Threads of the training process (0: leave as is).")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--resume", is_flag=True, help="Go on where the last run for OUT stopped.")
+@click.option("--resume", is_flag=True, help="Resume the last run for OUT.")
 def train_command(out: Path, minutes: float, images: int, threads: int, seed: int, resume: bool) -> None:
     """Train the built-in world's attribute classifier and print its accuracy on fresh test renders."""
     if threads:

@@ -6,7 +6,6 @@ Imports are inside the functions, so that `verify` runs where there is no PyTorc
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genin.export.precision_plan import WEIGHTS
+from genin.files import claim_output, write_text
 from genin.runtimes.errors import InputError
-from genin.runtimes.options import CommaChoice, claim_output, flatten, model_path, threads_option
-from genin.runtimes.progress import progress
+from genin.runtimes.options import Bytes, CommaChoice, flatten, json_option, model_path, threads_option
 from genin.runtimes.vocabulary import FORMATS, MORE_PRECISIONS, PRECISIONS
 
 if TYPE_CHECKING:
+    from genin.export.exporter import ExportResult
     from genin.runtimes.manifest import SingleGraphEntry
 
 
@@ -55,110 +55,37 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     multiple=True,
     metavar="STEPS",
-    help="Also all of it, from token ids and noise to the picture, as one graph of so many steps; may be repeated.",
+    help="Also write token ids and noise to picture as one graph with this many steps; repeatable.",
 )
 @click.option("--batch", type=click.IntRange(1, 64), help="Fix the batch of ONNX graphs.  [default: any]")
-@click.option("--any-size", is_flag=True, help="Leave the size of pictures free in ONNX and OpenVINO.")
+@click.option("--any-size", is_flag=True, help="Free height and width in ONNX and OpenVINO.")
 @threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@json_option
 @click.pass_context
-def export_command(
-    ctx: click.Context,
-    model: str,
-    out: Path,
-    formats: tuple[tuple[str, ...], ...],
-    precisions: tuple[tuple[str, ...], ...],
-    plans: tuple[Path, ...],
-    single_graphs: tuple[int, ...],
-    batch: int | None,
-    any_size: bool,
-    as_json: bool,
-) -> None:
+def export_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, **options: Any) -> None:
     """Export MODEL, a diffusers model folder, to a bundle of ONNX, OpenVINO and Core ML graphs.
 
     Every graph is measured against PyTorch before the bundle appears: at least 90 dB for fp32, 60 for fp16, 40 for int8,
     or there is no bundle. 8-bit activations (w8a8) and palettes (in Core ML) are judged by the pictures they draw. A format whose
     packages are not installed is left out and named.
     """
-    from genin.export.exporter import count_work, export_bundle
-    from genin.export.precision_plan import read_plan
-    from genin.export.shapes import Shapes
+    from genin.export.exporter import ExportOptions, export
 
-    read = [read_plan(path) for path in plans]
-    source, wanted, stored = model_path(ctx.obj, model), flatten(formats), flatten(precisions)
-    stored, steps = stored or (() if plans else PRECISIONS), tuple(dict.fromkeys(single_graphs))
-    with progress("exporting", count_work(wanted, [*stored, *read], steps), unit="parts") as shown:
-        result = export_bundle(
-            source,
-            out,
-            wanted,
-            stored,
-            plans=read,
-            single_graphs=steps,
-            shapes=Shapes(batch, any_size),
-            progress=shown.begin,
-        )
+    options["formats"] = flatten(options["formats"])
+    options["precisions"] = flatten(options["precisions"]) or None
+    result = export(model, out, ExportOptions(**options), names=ctx.obj)
     for format, reason in result.skipped.items():
         click.echo(f"genin: {format} is left out: {reason}", err=True)
-    graphs = result.manifest.graphs
-    for graph in graphs:
+    for graph in result.manifest.graphs:
         if graph.parity is None:
             name = f"{graph.component} as {graph.format} {graph.precision}"
             click.echo(
-                f"genin: {name} was not run, it has operations that nothing here knows: run it on a Mac", err=True
+                f"genin: {name} was not run, it has operations that cannot be run here: run it on a Mac", err=True
             )
-    size = sum(entry.size_bytes for entry in result.manifest.all_files().values())
     if as_json:
-        facts = [
-            {
-                "component": graph.component,
-                "format": graph.format,
-                "precision": graph.precision,
-                "size_bytes": graph.size_bytes,
-                "psnr_db": graph.parity.psnr_db if graph.parity else None,
-            }
-            for graph in graphs
-        ]
-        pictures = [asdict(entry) for entry in result.manifest.pictures]
-        whole = [_single_facts(graph) for graph in result.manifest.single_graphs]
-        line = {
-            "bundle": str(out),
-            "size_bytes": size,
-            "graphs": facts,
-            "pictures": pictures,
-            "single_graphs": whole,
-            "skipped": dict(result.skipped),
-        }
-        click.echo(json.dumps(line))
-        return
-    rows = [
-        (g.format, g.precision, g.component, _megabytes(g.size_bytes), _db(g.parity.psnr_db if g.parity else None))
-        for g in graphs
-    ]
-    _table(["format", "precision", "component", "size", "parity"], rows)
-    drawn = [
-        (p.format, p.precision, _db(p.psnr_db), "–" if p.lpips_squeeze is None else f"{p.lpips_squeeze:.4f}")
-        for p in result.manifest.pictures
-    ]
-    _table(["format", "precision", "pictures", "LPIPS"], drawn)
-    _single_table(result.manifest.single_graphs)
-    click.echo(f"{out}: {len(graphs)} graphs, {_megabytes(size)}; try: genin generate PROMPT -m {out}")
-
-
-class Size(click.ParamType):  # type: ignore[type-arg]
-    """Bytes: a number, or one with kB, MB or GB after it."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = re.fullmatch(r"([0-9.]+)\s*(k|m|g)?b?", str(value).strip().lower())
-        try:
-            number = float(found[1]) * {None: 1, "k": 1e3, "m": 1e6, "g": 1e9}[found[2]] if found else 0.0
-        except ValueError:
-            number = 0.0
-        if number <= 0:
-            self.fail(f"'{value}' is no size; write 2.5MB", param, ctx)
-        return number
+        click.echo(json.dumps(_export_facts(result)))
+    else:
+        _echo_export(result)
 
 
 @click.command("plan", epilog="Example: genin plan runs/student --out plan.json --target-lpips 0.01 --plot plan.png")
@@ -170,11 +97,11 @@ class Size(click.ParamType):  # type: ignore[type-arg]
     type=CommaChoice(WEIGHTS),
     multiple=True,
     default=(("fp16", "int8"),),
-    help="Ways of storing weights to choose from.  [default: fp16, int8]",
+    help="Storage of weights to choose from.  [default: fp16, int8]",
 )
 @click.option("--activations", is_flag=True, help="8-bit activations in as many layers as the pictures allow.")
 @click.option(
-    "--target-size", type=Size(), metavar="SIZE", help="Most bytes of weights: 2.5MB. The best plan within them."
+    "--target-size", type=Bytes(), metavar="SIZE", help="Most bytes of weights: 2.5MB. The best plan within them."
 )
 @click.option(
     "--target-lpips",
@@ -183,55 +110,37 @@ class Size(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Every layer's sensitivity as FILE.png.")
 @threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@json_option
 @click.pass_context
-def plan_command(
-    ctx: click.Context,
-    model: str,
-    out: Path,
-    name: str,
-    weights: tuple[tuple[str, ...], ...],
-    activations: bool,
-    target_size: float | None,
-    target_lpips: float | None,
-    plot: Path | None,
-    as_json: bool,
-) -> None:
-    """Measure how much each layer of MODEL minds fewer bits, and write the precision plan that export --plan applies.
+def plan_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, **options: Any) -> None:
+    """Measure each layer's sensitivity to quantisation, and write the precision plan that export --plan applies.
 
     Layers are measured one at a time while the student draws. The plan is the smallest whose pictures are within --target-lpips of
     the model's own (drawn, not estimated; LPIPS's weights are needed), or the best of at most --target-size.
     """
-    from genin.export.plan.search import make_plan
+    from genin.export.plan.search import PlanOptions, make_plan
 
     claim_output(out, ".json")
-    if plot is not None:
-        claim_output(plot, ".png")
-    source = model_path(ctx.obj, model)
-    with progress("measuring") as shown:
-        plan = make_plan(
-            source, name, flatten(weights), activations=activations, target_size=target_size, target_lpips=target_lpips,
-            plot=plot, progress=shown,
-        )  # fmt: skip
-    out.write_text(plan.to_json(), encoding="utf-8")
+    options["weights"] = flatten(options["weights"])
+    plan = make_plan(model, PlanOptions(**options), names=ctx.obj)
+    write_text(out, plan.to_json())
     notes = plan.notes
     if as_json:
         click.echo(json.dumps({"plan": str(out), **{key: value for key, value in notes.items() if key != "layers"}}))
         return
     _table(["component", "stored", "layers", "size"], [
-        (component, way, count, _megabytes(size)) for component, way, count, size in notes["summary"]
+        (component, kind, count, _megabytes(size)) for component, kind, count, size in notes["summary"]
     ])  # fmt: skip
     lpips = notes["lpips_squeeze"]
-    said = f"LPIPS {lpips:.4f} to its own pictures" if lpips is not None else "LPIPS has no weights here"
-    click.echo(
-        f"{out}: {_megabytes(notes['size_bytes'])} of weights, {said}; try: genin export {model} --plan {out} --out BUNDLE"
-    )
+    quality = f"LPIPS {lpips:.4f} to its own pictures" if lpips is not None else "LPIPS has no weights here"
+    size = _megabytes(notes["size_bytes"])
+    click.echo(f"{out}: {size} of weights, {quality}; try: genin export {model} --plan {out} --out BUNDLE")
 
 
 @click.command("verify", epilog="Example: genin verify student.genin")
 @click.argument("bundle")
 @click.option("--against", metavar="MODEL", help="Take the reference from this model's PyTorch networks instead.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@json_option
 @click.pass_context
 def verify_command(ctx: click.Context, bundle: str, against: str | None, as_json: bool) -> int:
     """Check BUNDLE: its schema, the hash of every file, and the parity of every graph that can run here.
@@ -263,7 +172,7 @@ def verify_command(ctx: click.Context, bundle: str, against: str | None, as_json
 
 @click.command("inspect", epilog="Example: genin inspect builtin:student --json")
 @click.argument("model")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@json_option
 @click.pass_context
 def inspect_command(ctx: click.Context, model: str, as_json: bool) -> None:
     """Show what MODEL, a bundle or a model folder, consists of: parameters, multiply-adds, sizes, licence, provenance."""
@@ -287,11 +196,66 @@ def inspect_command(ctx: click.Context, model: str, as_json: bool) -> None:
     ]
     if graphs:
         _table(["format", "precision", "component", "size", "operations", "parity"], graphs)
-    said = [f"{key}: {facts[key]}" for key in ("kind", "licence", "parent", "image_size", "steps", "guidance")]
-    click.echo("\n".join([*said, *(f"note: {note}" for note in facts["notes"].values())]))
+    lines = [f"{key}: {_or_dash(facts[key])}" for key in ("licence", "parent", "image_size", "steps", "guidance")]
+    kind = f"{facts['kind']}{'' if facts['provenance'] else ' (not by genin: it has no genin.json)'}"
+    click.echo("\n".join([f"kind: {kind}", *lines, *(f"note: {note}" for note in facts["notes"].values())]))
 
 
 # --- how it looks ----------------------------------------------------------------------------------------------------
+
+
+def _export_facts(result: ExportResult) -> dict[str, Any]:
+    """The JSON object of an export."""
+    manifest = result.manifest
+    graphs = [
+        {
+            "component": graph.component,
+            "format": graph.format,
+            "precision": graph.precision,
+            "size_bytes": graph.size_bytes,
+            "psnr_db": graph.parity.psnr_db if graph.parity else None,
+        }
+        for graph in manifest.graphs
+    ]
+    return {
+        "bundle": str(result.path),
+        "size_bytes": _size_bytes(result),
+        "graphs": graphs,
+        "pictures": [asdict(entry) for entry in manifest.pictures],
+        "single_graphs": [_single_facts(graph) for graph in manifest.single_graphs],
+        "skipped": dict(result.skipped),
+    }
+
+
+def _echo_export(result: ExportResult) -> None:
+    manifest, out = result.manifest, result.path
+    rows = [
+        (g.format, g.precision, g.component, _megabytes(g.size_bytes), _db(g.parity.psnr_db if g.parity else None))
+        for g in manifest.graphs
+    ]
+    _table(["format", "precision", "component", "size", "parity"], rows)
+    pictures = [(p.format, p.precision, _db(p.psnr_db), _lpips(p.lpips_squeeze)) for p in manifest.pictures]
+    _table(["format", "precision", "pictures", "LPIPS"], pictures)
+    _single_table(manifest.single_graphs)
+    found = [p.lpips_squeeze for p in manifest.pictures] + [g.lpips_squeeze for g in manifest.single_graphs]
+    if None in found:
+        from genin.benchmarks.quality.perceptual import why_no_lpips
+
+        click.echo(f"LPIPS –: {why_no_lpips()}")
+    size = _megabytes(_size_bytes(result))
+    click.echo(f"{out}: {len(manifest.graphs)} graphs, {size}; try: genin generate PROMPT -m {out}")
+
+
+def _size_bytes(result: ExportResult) -> int:
+    return sum(entry.size_bytes for entry in result.manifest.all_files().values())
+
+
+def _lpips(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _or_dash(value: object) -> object:
+    return "–" if value is None else value
 
 
 def _single_facts(graph: SingleGraphEntry) -> dict[str, Any]:
@@ -309,7 +273,7 @@ def _single_table(graphs: Sequence[SingleGraphEntry]) -> None:
     rows = [
         (
             *(g.format, g.precision, g.steps, _megabytes(g.size_bytes), _db(g.parity.psnr_db if g.parity else None)),
-            "–" if g.lpips_squeeze is None else f"{g.lpips_squeeze:.4f}",
+            _lpips(g.lpips_squeeze),
         )
         for g in graphs
     ]
@@ -321,6 +285,8 @@ def _table(head: list[str], rows: list[tuple[Any, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    used = [index for index in range(len(head)) if not rows or any(row[index] != "–" for row in rows)]
+    head, rows = [head[index] for index in used], [tuple(row[index] for index in used) for row in rows]
     table = Table(box=None, header_style="bold")
     for title in head:
         table.add_column(title, justify="right" if title in ("size", "parity", "floor", "parameters") else "left")

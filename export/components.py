@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genin.distill.models.folder import ModelFolder
-from genin.export.shapes import ANY_BATCH, OUTPUTS, Shapes
+from genin.export.shapes import ANY_BATCH, Shapes
 from genin.runtimes.errors import InputError
 from genin.runtimes.noise import normal
+from genin.runtimes.tensors import OUTPUTS
 
 PROMPTS = (
     "a ninja in an orange outfit meditating on a mountain at sunset",
@@ -222,7 +223,7 @@ def check_supported(model: ModelFolder) -> None:
     config = model.unet.config
     if config.get("addition_embed_type") not in (None, "text") or config.get("class_embed_type") is not None:
         raise InputError(
-            "the UNet wants conditions beside the text", where=model.path, remedy="only text-to-image UNets export"
+            "the UNet needs inputs other than text", where=model.path, remedy="only text-to-image UNets export"
         )
     if config.in_channels != model.vae.config.latent_channels:
         raise InputError(

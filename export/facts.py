@@ -18,6 +18,7 @@ from torch import nn
 
 from genin.benchmarks.model_facts import cost_of
 from genin.runtimes.errors import InputError
+from genin.runtimes.folder import AGAIN
 
 Facts = dict[str, dict[str, int]]
 
@@ -28,9 +29,7 @@ def network_facts(path: Path) -> Facts:
         return _facts(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"cannot build the networks ({reason})", where=path, remedy="re-create or re-download it"
-        ) from error
+        raise InputError(f"cannot build the networks ({reason})", where=path, remedy=AGAIN) from error
 
 
 def _facts(path: Path) -> Facts:

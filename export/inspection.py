@@ -11,10 +11,9 @@ from typing import Any
 from genin.benchmarks.model_facts import stored_tensors
 from genin.runtimes.bundle import Bundle, is_bundle
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import is_model_folder, read_constants, read_info
+from genin.runtimes.folder import COMPONENT_FOLDERS, is_model_folder, read_constants, read_info
 from genin.runtimes.vocabulary import COMPONENTS
 
-FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
 PRECISION_OF = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 MACS = "multiply-adds are for one picture, one step, without guidance"
 Facts = dict[str, Any]
@@ -37,10 +36,10 @@ def _inspect_bundle(path: Path) -> Facts:
     components: Facts = {}
     for name in COMPONENTS:
         own = [graph for graph in manifest.graphs if graph.component == name]
-        said = known.get(name) or {}
+        stated = known.get(name) or {}
         components[name] = {
-            "parameters": said.get("parameters"),
-            "macs": said.get("macs"),
+            "parameters": stated.get("parameters"),
+            "macs": stated.get("macs"),
             "size_bytes": sum(graph.size_bytes for graph in own),
             "precision": ", ".join(dict.fromkeys(graph.precision for graph in own)),
         }
@@ -79,9 +78,9 @@ def _inspect_bundle(path: Path) -> Facts:
 def _inspect_model(path: Path) -> Facts:
     from genin.export.facts import network_facts
 
-    info, (image, _, _, sampler) = read_info(path), read_constants(path)
+    info, constants = read_info(path), read_constants(path)
     networks = network_facts(path)
-    components = {name: {**networks[name], **_stored(path / folder)} for name, folder in FOLDERS.items()}
+    components = {name: {**networks[name], **_stored(path / folder)} for name, folder in COMPONENT_FOLDERS.items()}
     return {
         "kind": info.get("kind", "teacher"),
         "name": path.name,
@@ -90,9 +89,9 @@ def _inspect_model(path: Path) -> Facts:
         "size_bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         "licence": info.get("licence", "unknown"),
         "parent": info.get("parent"),
-        "image_size": image.height,
-        "steps": sampler.default_steps,
-        "guidance": sampler.guidance,
+        "image_size": constants.image.height,
+        "steps": constants.sampler.default_steps,
+        "guidance": constants.sampler.guidance,
         "provenance": {key: value for key, value in info.items() if key != "recipe"},
         "recipe": info.get("recipe"),
         "notes": {

@@ -41,16 +41,17 @@ def manifest_of(
 
     Errors: InputError naming the file that is not usable.
     """
-    image, latents, text, sampler = read_constants(path)
+    constants = read_constants(path)
+    sampler = constants.sampler
     if sampler.guidance == "baked":
         sampler = replace(sampler, guidance_scale=1.0)
     return Manifest(
         name=name,
         genin_version=__version__,
         model=_model_info(path),
-        image=image,
-        latents=latents,
-        text=text,
+        image=constants.image,
+        latents=constants.latents,
+        text=constants.text,
         sampler=sampler,
         graphs=graphs,
         golden=golden,

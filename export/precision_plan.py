@@ -7,7 +7,7 @@ A layer is a module with a weight (a convolution, a linear map, an embedding) un
      "layers": {"unet": {"unet.conv_in": {"weights": "fp16"}}}}
 
 The uniform plans are those that `--precision` names; `sensitivity` measures what others should say. A format that cannot store
-a layer as the plan has it takes the next wider way (`storable`): 6- and 4-bit palettes exist in Core ML only.
+a layer as the plan has it takes the next wider storage (`storable`): 6- and 4-bit palettes exist in Core ML only.
 
 Not here: how a format stores weights (its converter), the measuring (`sensitivity`).
 """
@@ -73,18 +73,22 @@ class Plan:
         layers = list(layers_of(network))
         if component == TEXT_TO_IMAGE:
             parts = {name: [layer for layer in layers if layer.startswith(PREFIXES[name])] for name in COMPONENTS}
-            return {layer: way for name, part in parts.items() for layer, way in self._ways(name, part).items()}
-        return self._ways(component, layers)
+            return {
+                layer: storage
+                for name, part in parts.items()
+                for layer, storage in self._storage_per_layer(name, part).items()
+            }
+        return self._storage_per_layer(component, layers)
 
-    def _ways(self, component: str, layers: Sequence[str]) -> dict[str, Storage]:
+    def _storage_per_layer(self, component: str, layers: Sequence[str]) -> dict[str, Storage]:
         named, kept = self.layers.get(component, {}), Storage(self.default.weights)
         return {layer: named.get(layer, self.default if may_have_eight(layer, layers) else kept) for layer in layers}
 
     @property
     def judged_by_pictures(self) -> bool:
         """Has it 8-bit activations or palettes, which are judged by pictures?"""
-        every = [self.default, *(way for layers in self.layers.values() for way in layers.values())]
-        return any(way.activations == "int8" or way.weights in PALETTES for way in every)
+        every = [self.default, *(storage for layers in self.layers.values() for storage in layers.values())]
+        return any(storage.activations == "int8" or storage.weights in PALETTES for storage in every)
 
     def to_json(self) -> str:
         found: dict[str, Any] = {"genin_plan": PLAN, "name": self.name, **_entry(self.default)}
@@ -96,7 +100,7 @@ class Plan:
 
 
 def uniform(precision: str) -> Plan:
-    """The plan that `--precision` names: one way for all layers."""
+    """The plan that `--precision` names: one storage for all layers."""
     if precision == "w8a8":
         return Plan(precision, Storage("int8", "int8"))
     return Plan(precision, Storage(precision))
@@ -116,7 +120,7 @@ def layers_of(network: Any) -> dict[str, int]:
 
 
 def storable(kind: str, kinds: tuple[str, ...]) -> str:
-    """`kind`, or the next wider way of storing weights among those that a format has."""
+    """`kind`, or the next wider storage among those that a format has."""
     return next(wider for wider in reversed(WEIGHTS[: WEIGHTS.index(kind) + 1]) if wider in kinds)
 
 
@@ -182,7 +186,7 @@ def _storage(entry: Any, default: Storage, of: str, path: Path) -> Storage:
         raise InputError(f"what the plan says of {of} is not an object", where=path)
     weights, activations = entry.get("weights", default.weights), entry.get("activations")
     if not isinstance(weights, str) or not isinstance(activations, str | None):
-        raise InputError(f"what the plan says of {of} is not in words ({weights!r}, {activations!r})", where=path)
+        raise InputError(f"weights and activations of {of} must be strings ({weights!r}, {activations!r})", where=path)
     if activations is None:  # fewer bits for the activations only where the weights allow
         activations = default.activations if BITS.get(weights) == 8 else "float"
     try:

@@ -22,11 +22,11 @@ class Amount:
     steps: int
 
     @classmethod
-    def of(cls, model: ModelFolder, *, few: bool = False) -> Amount:
-        """Enough for ranges and averages where pictures are cheap; else one, and in a single step if `few` will do."""
+    def of(cls, model: ModelFolder, *, single_step: bool = False) -> Amount:
+        """Enough for ranges and averages where pictures are cheap; else one picture, in a `single_step` if that will do."""
         if model.latent_size <= SMALL_LATENTS:
             return cls(12, STEPS)
-        return cls(1, 1 if few else STEPS)
+        return cls(1, 1 if single_step else STEPS)
 
 
 def batches(pictures: int) -> Iterator[range]:

@@ -1,21 +1,12 @@
-"""Names, batches and sizes of the tensors that go through exported graphs."""
+"""Batches and sizes of the tensors that go through exported graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from genin.runtimes.errors import InputError
-from genin.runtimes.vocabulary import TEXT_TO_IMAGE
 
 MAX_BATCH = 64
-# The outputs of each network under diffusers' names, as golden files have them.
-OUTPUTS: Mapping[str, tuple[str, ...]] = {
-    "text_encoder": ("last_hidden_state", "pooler_output"),
-    "unet": ("out_sample",),
-    "vae_decoder": ("sample",),
-    TEXT_TO_IMAGE: ("images",),
-}
 
 
 @dataclass(frozen=True)

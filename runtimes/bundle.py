@@ -15,7 +15,6 @@ Not here: what the manifest says (`genin.runtimes.manifest`, whose classes are r
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import stat
 import struct
@@ -28,6 +27,7 @@ from types import TracebackType
 from typing import IO, Protocol, cast
 
 from genin.runtimes.errors import BundleError, InputError
+from genin.runtimes.files import atomic_path, write_text
 from genin.runtimes.manifest import (
     EXACT_PSNR_DB,
     FORMAT,
@@ -77,7 +77,7 @@ __all__ = [
 SUFFIX = ".genin"
 MANIFEST_LIMIT_BYTES = 16 << 20
 CHUNK_BYTES = 1 << 20
-AGAIN = "export or download it again"
+EXPORT_AGAIN = "export or download it again"
 # What `zipfile` raises on damaged or hostile archives, beside BadZipFile.
 ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, OverflowError, struct.error)
 
@@ -109,7 +109,7 @@ class Bundle:
                     _check_size(entry, store.size(entry.path))
         except BundleError as error:
             store.close()
-            raise BundleError(error.what, where=path, remedy=error.remedy or AGAIN) from error
+            raise BundleError(error.what, where=path, remedy=error.remedy or EXPORT_AGAIN) from error
         except BaseException:
             store.close()
             raise
@@ -118,7 +118,7 @@ class Bundle:
     def entry(self, path: str) -> FileEntry:
         """Errors: BundleError if the manifest does not list `path`."""
         if path not in self._files:
-            raise BundleError(f"the manifest lists no '{path}'", where=self.path, remedy=AGAIN)
+            raise BundleError(f"the manifest lists no '{path}'", where=self.path, remedy=EXPORT_AGAIN)
         return self._files[path]
 
     def local(self, path: str) -> Path:
@@ -132,7 +132,7 @@ class Bundle:
         except OSError as error:
             raise BundleError(f"cannot read '{path}' ({error.strerror})", where=self.path) from error
         except BundleError as error:
-            raise BundleError(error.what, where=self.path, remedy=error.remedy or AGAIN) from error
+            raise BundleError(error.what, where=self.path, remedy=error.remedy or EXPORT_AGAIN) from error
         self._checked.add(path)
         return place
 
@@ -161,7 +161,9 @@ class Bundle:
         """Errors: BundleError naming the first file whose content is not what the manifest says."""
         for path, good in self.hash_report().items():
             if not good:
-                raise BundleError(f"'{path}' is damaged or was changed (wrong sha256)", where=self.path, remedy=AGAIN)
+                raise BundleError(
+                    f"'{path}' is damaged or was changed (wrong sha256)", where=self.path, remedy=EXPORT_AGAIN
+                )
 
     def close(self) -> None:
         self._store.close()
@@ -232,12 +234,12 @@ class _Archive:
         try:
             self.zip = zipfile.ZipFile(path)
         except ZIP_ERRORS as error:
-            raise BundleError(f"not a bundle, or a damaged one ({error})", where=path, remedy=AGAIN) from error
+            raise BundleError(f"not a bundle, or a damaged one ({error})", where=path, remedy=EXPORT_AGAIN) from error
         try:
             self.members = _checked_members(self.zip.infolist(), path.stat().st_size)
         except BundleError as error:
             self.zip.close()
-            raise BundleError(error.what, where=path, remedy=AGAIN) from error
+            raise BundleError(error.what, where=path, remedy=EXPORT_AGAIN) from error
         self.unpacked: tempfile.TemporaryDirectory[str] | None = None
 
     def _member(self, path: str) -> zipfile.ZipInfo:
@@ -319,9 +321,7 @@ def file_entry(root: Path, path: str) -> FileEntry:
 
 def write_manifest(manifest: Manifest, root: Path) -> None:
     """Write ROOT/manifest.json, by rename."""
-    partial = root / f".{MANIFEST}.partial"
-    partial.write_text(manifest.to_json(), encoding="utf-8")
-    partial.replace(root / MANIFEST)
+    write_text(root / MANIFEST, manifest.to_json())
 
 
 def pack(folder: Path, out: Path) -> None:
@@ -329,23 +329,19 @@ def pack(folder: Path, out: Path) -> None:
 
     Only the manifest and the files it lists are packed. Errors: BundleError, InputError if `out` cannot be written.
     """
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     with Bundle.open(folder) as bundle:
         bundle.check_hashes()
         names = [MANIFEST, *sorted(bundle.manifest.all_files())]
         try:
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            with atomic_path(out) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
                 for name in names:
                     member = zipfile.ZipInfo(name)  # dated 1980-01-01: the archive depends on its content only
                     member.external_attr = (stat.S_IFREG | 0o644) << 16
                     member.file_size = (folder / name).stat().st_size
                     with (folder / name).open("rb") as source, archive.open(member, "w") as target:
                         shutil.copyfileobj(source, target, CHUNK_BYTES)
-            partial.replace(out)
         except OSError as error:
             raise InputError(f"cannot write ({error.strerror})", where=out) from error
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------

@@ -22,13 +22,7 @@ from numpy.typing import NDArray
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.engine import Array, graph_error, graph_failed, in_batches
 from genin.runtimes.errors import BundleError, GeninError, InputError
-
-OUTPUT = {"text_encoder": "last_hidden_state", "unet": "noise_pred", "vae_decoder": "image"}
-INPUTS = {
-    "text_encoder": ("input_ids",),
-    "unet": ("sample", "timestep", "encoder_hidden_states"),
-    "vae_decoder": ("z",),
-}
+from genin.runtimes.tensors import APPLE_INPUTS, APPLE_OUTPUTS, INPUTS
 
 
 class Predictor(Protocol):
@@ -47,7 +41,7 @@ class Package:
 
     def run(self, component: str, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, Array]:
         """Arrays of any batch under diffusers' names => `outputs`, computed in batches of the package's own size."""
-        size = self.shapes[INPUTS[component][0]][0]
+        size = self.shapes[APPLE_INPUTS[component][0]][0]
 
         def run(batch: Mapping[str, NDArray[Any]]) -> dict[str, Array]:
             given = {
@@ -77,7 +71,7 @@ class CoreMLEngine:
     provider = "Core ML, all compute units"
 
     def __init__(self, packages: Mapping[str, Package]) -> None:
-        for component, names in INPUTS.items():
+        for component, names in APPLE_INPUTS.items():
             if missing := [name for name in names if name not in packages[component].shapes]:
                 have = ", ".join(packages[component].shapes)
                 raise BundleError(f"the {component} package has no input '{missing[0]}' (it has: {have})")
@@ -116,7 +110,7 @@ class CoreMLEngine:
     def _run(self, component: str, arrays: Mapping[str, NDArray[Any]]) -> Array:
         if component not in self._packages:
             raise GeninError("the engine is closed", remedy="load the bundle again")
-        name = OUTPUT[component]
+        name = APPLE_OUTPUTS[component][0]
         try:
             return self._packages[component].run(component, arrays, (name,))[name]
         except Exception as error:  # coremltools hands on whatever Core ML throws

@@ -17,14 +17,15 @@ import importlib.util
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.errors import BundleError, GeninError, InputError, MissingExtraError
-from genin.runtimes.vocabulary import TEXT_TO_IMAGE, check_choice
+from genin.runtimes.tensors import INPUTS
+from genin.runtimes.vocabulary import check_choice
 
 Array = NDArray[np.float32]
 
@@ -134,21 +135,6 @@ def _is_installed(package: str) -> bool:
 
 # --- graphs of a bundle ----------------------------------------------------------------------------------------------
 
-# What each network is given, by the names that diffusers and optimum use.
-INPUTS = {
-    "text_encoder": ("input_ids",),
-    "unet": ("sample", "timestep", "encoder_hidden_states"),
-    "vae_decoder": ("latent_sample",),
-    TEXT_TO_IMAGE: ("input_ids", "noise"),
-}
-# The output to take where a graph names several; else the first.
-OUTPUT = {
-    "text_encoder": "last_hidden_state",
-    "unet": "out_sample",
-    "vae_decoder": "sample",
-    TEXT_TO_IMAGE: "images",
-}
-
 
 @dataclass(frozen=True)
 class GraphInput:
@@ -169,16 +155,34 @@ class Loaded:
 
 class BundleEngine:
     """An engine over the graphs of a bundle: the three networks, and the single graph of each number of steps that has one. What is
-    not loaded when it is first used is then."""
+    not loaded when it is first used is then. A subclass names its `provider` and says how a graph is loaded (`loader`)."""
+
+    provider: str
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle,
+        graphs: Mapping[str, GraphEntry],
+        *,
+        single: Mapping[int, GraphEntry] | None = None,
+        threads: int | None = None,
+    ) -> Self:
+        """An engine over `graphs` and, by steps, `single` graphs. `threads` pins the threads within an operator; None leaves them
+        to the engine. Errors: BundleError if the engine refuses a graph."""
+        return cls(cls.loader(bundle, threads), graphs, single)
+
+    @classmethod
+    def loader(cls, bundle: Bundle, threads: int | None) -> Callable[[GraphEntry], Loaded]:
+        """A function that loads one graph. Errors of that: BundleError."""
+        raise NotImplementedError
 
     def __init__(
         self,
         load: Callable[[GraphEntry], Loaded],
         graphs: Mapping[str, GraphEntry],
-        provider: str,
         single: Mapping[int, GraphEntry] | None = None,
     ) -> None:
-        self.provider = provider
         self._load, self._single = load, dict(single or {})
         self._graphs: dict[Any, GraphEntry] = {**graphs, **self._single}
         self._loaded: dict[Any, Loaded] = {}

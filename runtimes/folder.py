@@ -1,7 +1,8 @@
 """What a model folder (diffusers layout, perhaps with `genin.json`) says of itself in its small files, without torch.
 
-The constants are those that a bundle's manifest holds, so that the pipeline sees one kind of model. A folder without
-`genin.json` is somebody else's teacher: guidance is free, at 7.5, in 50 steps.
+This is the one reader of model folders: the runtimes, the benchmarks (`genin.benchmarks.model_facts`) and training
+(`genin.distill.models.folder`) take from here what they need. The constants are those that a bundle's manifest holds, so that the
+pipeline sees one kind of model. A folder without `genin.json` is somebody else's teacher: guidance is free, at 7.5, in 50 steps.
 
 Not here: weights (`genin.runtimes.pytorch_engine`), writing folders (`genin.distill.models.folder`).
 """
@@ -14,12 +15,14 @@ from typing import Any, TypeVar
 
 from genin.runtimes.errors import BundleError, InputError
 from genin.runtimes.families import SUPPORTED, refuse_other_families, refuse_other_networks
-from genin.runtimes.manifest import ImageSize, Latents, SamplerConstants, TextConstants, decode
+from genin.runtimes.manifest import ImageSize, Latents, ModelConstants, SamplerConstants, TextConstants, decode
 
 T = TypeVar("T")
 GENIN_MODEL = 1
 PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
+# Component => the folder that holds its weights.
+COMPONENT_FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
 # What a folder has to hold; weights may be in other files (`weight_files`).
 MODEL_FILES = (
     *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
@@ -78,11 +81,21 @@ def read_model_index(path: Path) -> dict[str, Any]:
     ):
         if index[part][1] not in known:
             raise InputError(f"the model folder's {part} is a '{index[part][1]}'", where=path, remedy=SUPPORTED)
-    unet, vae = (read_json(path / part / "config.json", "the model folder lacks a file") for part in ("unet", "vae"))
-    file = path / "scheduler" / "scheduler_config.json"
-    scheduler = read_json(file, "the model folder has no scheduler")
-    refuse_other_networks(path, index, unet, vae, scheduler, own=(path / "genin.json").is_file())
+    own = (path / "genin.json").is_file()
+    refuse_other_networks(
+        path, index, read_config(path, "unet"), read_config(path, "vae"), read_scheduler(path), own=own
+    )
     return index
+
+
+def read_config(path: Path, part: str) -> dict[str, Any]:
+    """`config.json` of a network. Errors: InputError."""
+    return read_json(path / part / "config.json", "the model folder lacks a file")
+
+
+def read_scheduler(path: Path) -> dict[str, Any]:
+    """`scheduler_config.json`. Errors: InputError."""
+    return read_json(path / "scheduler" / "scheduler_config.json", "the model folder has no scheduler")
 
 
 def read_info(path: Path) -> dict[str, Any]:
@@ -98,11 +111,9 @@ def read_info(path: Path) -> dict[str, Any]:
     return info
 
 
-def read_constants(path: Path) -> tuple[ImageSize, Latents, TextConstants, SamplerConstants]:
+def read_constants(path: Path) -> ModelConstants:
     """All that sampling needs to know of a model folder. Errors: InputError naming the file."""
-    index = read_model_index(path)
-    unet = read_json(path / "unet" / "config.json", "the model folder lacks a file")
-    vae = read_json(path / "vae" / "config.json", "the model folder lacks a file")
+    index, unet, vae = read_model_index(path), read_config(path, "unet"), read_config(path, "vae")
     height, width = _pair(unet.get("sample_size"), path / "unet" / "config.json")
     scale = 2 ** (len(vae.get("block_out_channels") or [0] * 4) - 1)
     multiple = scale * 2 ** (len(unet.get("block_out_channels") or [0] * 4) - 1)
@@ -114,7 +125,7 @@ def read_constants(path: Path) -> tuple[ImageSize, Latents, TextConstants, Sampl
         "width": width,
         "scaling_factor": vae.get("scaling_factor", 1.0 if index["vae"][1] == "AutoencoderTiny" else 0.18215),
     }
-    return image, _decode(Latents, latents, path, "unet, vae"), _read_text(path), _read_sampler(path)
+    return ModelConstants(image, _decode(Latents, latents, path, "unet, vae"), _read_text(path), _read_sampler(path))
 
 
 def _decode(kind: type[T], constants: dict[str, Any], path: Path, parts: str) -> T:
@@ -126,20 +137,20 @@ def _decode(kind: type[T], constants: dict[str, Any], path: Path, parts: str) ->
 
 
 def _read_text(path: Path) -> TextConstants:
-    config = read_json(path / "text_encoder" / "config.json", "the model folder lacks a file")
+    config = read_config(path, "text_encoder")
     folder = path / "tokenizer"
     vocabulary = read_json(folder / "vocab.json", "the model folder's tokenizer lacks a file (CLIP's vocab.json)")
-    said: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file():
-            said |= read_json(folder / name, "unreadable")
-    begin = _token(said.get("bos_token"), "<|startoftext|>")
-    end = _token(said.get("eos_token"), "<|endoftext|>")
-    longest, limit = config.get("max_position_embeddings", 77), said.get("model_max_length")
+            settings |= read_json(folder / name, "unreadable")
+    begin = _token(settings.get("bos_token"), "<|startoftext|>")
+    end = _token(settings.get("eos_token"), "<|endoftext|>")
+    longest, limit = config.get("max_position_embeddings", 77), settings.get("model_max_length")
     constants = {
         "max_length": min(longest, limit) if type(longest) is type(limit) is int else longest,
         "hidden_size": config.get("hidden_size", 512),
-        "pad_token_id": vocabulary.get(_token(said.get("pad_token"), end)),
+        "pad_token_id": vocabulary.get(_token(settings.get("pad_token"), end)),
         "bos_token_id": vocabulary.get(begin),
         "eos_token_id": vocabulary.get(end),
     }
@@ -147,8 +158,7 @@ def _read_text(path: Path) -> TextConstants:
 
 
 def _read_sampler(path: Path) -> SamplerConstants:
-    scheduler = read_json(path / "scheduler" / "scheduler_config.json", "the model folder has no scheduler")
-    info = read_info(path)
+    scheduler, info = read_scheduler(path), read_info(path)
     constants = {
         "name": "ddim",
         "prediction_type": scheduler.get("prediction_type", "epsilon"),
@@ -168,9 +178,9 @@ def _pair(size: Any, where: Path) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _token(said: Any, default: str) -> str:
+def _token(entry: Any, default: str) -> str:
     """A special token is written as text, or as an object with its `content`."""
-    content = said.get("content") if isinstance(said, dict) else said
+    content = entry.get("content") if isinstance(entry, dict) else entry
     return content if isinstance(content, str) else default
 
 
@@ -192,6 +202,12 @@ def weight_files(folder: Path) -> list[Path]:
             if (folder / f"{stem}{variant}{suffix}").is_file():
                 return [folder / f"{stem}{variant}{suffix}"]
     return []
+
+
+def weights_bytes(folder: Path) -> int | None:
+    """Bytes of a network's weights on disk; None where there are none."""
+    files = weight_files(folder)
+    return sum(file.stat().st_size for file in files) if files else None
 
 
 def missing_files(path: Path) -> list[str]:

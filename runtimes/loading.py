@@ -15,7 +15,7 @@ from genin.runtimes.bundle import TOKENIZER, Bundle, Manifest, is_bundle
 from genin.runtimes.engine import ENGINES, BundleEngine, Engine, engine_class
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import is_model_folder, read_constants
-from genin.runtimes.pipeline import Pipeline
+from genin.runtimes.pipeline import Choice, Pipeline
 from genin.runtimes.samplers import Schedule
 from genin.runtimes.threads import check_threads
 from genin.runtimes.tokenizer import ClipTokenizer
@@ -75,39 +75,39 @@ def folder_pipeline(path: Path, open_engine: Callable[[], Engine], *, runtime: s
         vocabulary, merges = ((path / TOKENIZER / name).read_bytes() for name in ("vocab.json", "merges.txt"))
     except OSError as error:
         raise InputError("the model folder's tokenizer lacks a file", where=str(error.filename)) from error
-    tokenizer = ClipTokenizer(vocabulary, merges, constants[2])
-    Schedule.from_config(constants[3].scheduler)  # refuse before the weights are read
-    return Pipeline(path, open_engine(), tokenizer, constants, runtime=runtime, precision=precision)
+    tokenizer = ClipTokenizer(vocabulary, merges, constants.text)
+    Schedule.from_config(constants.sampler.scheduler)  # refuse before the weights are read
+    return Pipeline(path, open_engine(), tokenizer, constants, Choice(runtime, precision))
 
 
 def _load_bundle(path: Path, runtime: str, precision: str, threads: int | None) -> Pipeline:
     bundle = Bundle.open(path)
     try:
         manifest = bundle.manifest
-        runtime, format, precision = choose(manifest, runtime, precision, path)
-        image = replace(manifest.image, multiple=None) if format == "coreml" else manifest.image
-        constants = (image, manifest.latents, manifest.text, manifest.sampler)
+        choice = choose(manifest, runtime, precision, path)
+        constants = manifest.constants
+        if choice.format == "coreml":
+            constants = replace(constants, image=replace(constants.image, multiple=None))
         vocabulary, merges = (bundle.read_bytes(f"{TOKENIZER}/{name}") for name in ("vocab.json", "merges.txt"))
         tokenizer = ClipTokenizer(vocabulary, merges, manifest.text)
-        graphs, single = manifest.components(format, precision), manifest.steps_of_single_graphs(format, precision)
-        engine = engine_class(runtime).open(bundle, graphs, single=single, threads=threads)
+        graphs = manifest.components(choice.format, choice.precision)
+        single = manifest.steps_of_single_graphs(choice.format, choice.precision)
+        engine = engine_class(choice.runtime).open(bundle, graphs, single=single, threads=threads)
         if isinstance(engine, BundleEngine):
             steps = manifest.sampler.default_steps
             engine.load([steps] if steps in single else COMPONENTS)
-        return Pipeline(
-            path, engine, tokenizer, constants, runtime=runtime, precision=precision, bundle=bundle, single=single
-        )
+        return Pipeline(path, engine, tokenizer, constants, choice, bundle)
     except BaseException:
         bundle.close()
         raise
 
 
-def choose(manifest: Manifest, runtime: str, precision: str, path: Path) -> tuple[str, str, str]:
-    """(runtime, format, precision) for a bundle. Errors: InputError saying what the bundle has."""
+def choose(manifest: Manifest, runtime: str, precision: str, path: Path) -> Choice:
+    """What runs a bundle. Errors: InputError saying what the bundle has."""
     if runtime == "pytorch":
         raise InputError("runtime pytorch runs model folders, this is a bundle", where=path, remedy="leave it out")
     candidates = [
-        (name, format, found)
+        Choice(name, found, format)
         for name in (AUTO_ORDER if runtime == AUTO else (runtime,))
         for format in ENGINES[name].formats
         if (found := _choose_precision(manifest.precisions(format), precision))
@@ -118,8 +118,8 @@ def choose(manifest: Manifest, runtime: str, precision: str, path: Path) -> tupl
         remedy = f"choose from what it has: {', '.join(have)}" if have else "export it again"
         raise InputError(f"the bundle has no graphs for {wanted}", where=path, remedy=remedy)
     # If none is installed, the error (from `engine_class`) should name the smallest: ONNX Runtime.
-    runnable = [candidate for candidate in candidates if ENGINES[candidate[0]].reason() is None]
-    smallest = [candidate for candidate in candidates if candidate[0] == "onnxruntime"]
+    runnable = [candidate for candidate in candidates if ENGINES[candidate.runtime].reason() is None]
+    smallest = [candidate for candidate in candidates if candidate.runtime == "onnxruntime"]
     return (runnable or smallest or candidates)[0]
 
 

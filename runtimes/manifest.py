@@ -266,6 +266,16 @@ class SamplerConstants:
             _within(timesteps[-1], 0, training_steps - 1, "timestep")
 
 
+@dataclass(frozen=True)
+class ModelConstants:
+    """All that sampling needs to know of a model, wherever it is read from."""
+
+    image: ImageSize
+    latents: Latents
+    text: TextConstants
+    sampler: SamplerConstants
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """All of `manifest.json`."""
@@ -307,6 +317,10 @@ class Manifest:
             yield single.golden
         yield from self.golden
         yield from self.files
+
+    @property
+    def constants(self) -> ModelConstants:
+        return ModelConstants(self.image, self.latents, self.text, self.sampler)
 
     def all_files(self) -> dict[str, FileEntry]:
         """Every file but the manifest: path => entry."""

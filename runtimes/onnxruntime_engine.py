@@ -6,15 +6,16 @@ fp32. Not here: other execution providers (none has been measured yet).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
-from genin.runtimes.engine import OUTPUT, BundleEngine, GraphInput, Loaded, graph_error
+from genin.runtimes.engine import BundleEngine, GraphInput, Loaded, graph_error
 from genin.runtimes.errors import BundleError
+from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.threads import may_spin, thread_limit
 
 PROVIDER = "CPUExecutionProvider"
@@ -28,24 +29,17 @@ DTYPES = {
 
 
 class OnnxRuntimeEngine(BundleEngine):
-    """An inference session a graph. `threads` pins the threads within an operator; None leaves it to ONNX Runtime."""
+    """An inference session a graph."""
+
+    provider = PROVIDER
 
     @classmethod
-    def open(
-        cls,
-        bundle: Bundle,
-        graphs: Mapping[str, GraphEntry],
-        *,
-        single: Mapping[int, GraphEntry] | None = None,
-        threads: int | None = None,
-    ) -> OnnxRuntimeEngine:
-        """Errors: BundleError if ONNX Runtime refuses a graph."""
-
+    def loader(cls, bundle: Bundle, threads: int | None) -> Callable[[GraphEntry], Loaded]:
         def load(graph: GraphEntry) -> Loaded:
             session = _session(bundle, graph, threads)
             return Loaded(_runner(graph.component, session), _inputs(session))
 
-        return cls(load, graphs, PROVIDER, single)
+        return load
 
 
 def _session(bundle: Bundle, graph: GraphEntry, threads: int | None) -> Any:
@@ -81,7 +75,7 @@ def _inputs(session: Any) -> dict[str, GraphInput]:
 
 def _runner(component: str, session: Any) -> Callable[[dict[str, NDArray[Any]]], NDArray[Any]]:
     names = [item.name for item in session.get_outputs()]
-    output = OUTPUT[component] if OUTPUT[component] in names else names[0]
+    output = OUTPUTS[component][0] if OUTPUTS[component][0] in names else names[0]
 
     def run(arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
         [result] = session.run([output], arrays)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
-from genin.runtimes.engine import OUTPUT, BundleEngine, GraphInput, Loaded, graph_error
+from genin.runtimes.engine import BundleEngine, GraphInput, Loaded, graph_error
+from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.threads import thread_limit
 
 DEVICE = "CPU"
@@ -42,25 +43,19 @@ def exact_settings(threads: int | None = None) -> dict[str, str]:
 
 
 class OpenVinoEngine(BundleEngine):
-    """A compiled model a graph. `threads` pins OpenVINO's inference threads; None leaves it to OpenVINO."""
+    """A compiled model a graph."""
+
+    provider = DEVICE
 
     @classmethod
-    def open(
-        cls,
-        bundle: Bundle,
-        graphs: Mapping[str, GraphEntry],
-        *,
-        single: Mapping[int, GraphEntry] | None = None,
-        threads: int | None = None,
-    ) -> OpenVinoEngine:
-        """Errors: BundleError if OpenVINO refuses a graph."""
+    def loader(cls, bundle: Bundle, threads: int | None) -> Callable[[GraphEntry], Loaded]:
         settings = {"PERFORMANCE_HINT": "LATENCY"} | exact_settings(threads)
 
         def load(graph: GraphEntry) -> Loaded:
             model = _compile(bundle, graph, settings)
             return Loaded(_runner(graph.component, model), _inputs(model))
 
-        return cls(load, graphs, DEVICE, single)
+        return load
 
 
 def _compile(bundle: Bundle, graph: GraphEntry, settings: Mapping[str, str]) -> Any:
@@ -87,7 +82,7 @@ def _inputs(model: Any) -> dict[str, GraphInput]:
 
 def _runner(component: str, model: Any) -> Callable[[dict[str, NDArray[Any]]], NDArray[Any]]:
     request = model.create_infer_request()
-    named = [port for port in model.outputs if OUTPUT[component] in port.get_names()]
+    named = [port for port in model.outputs if OUTPUTS[component][0] in port.get_names()]
     output = (named or model.outputs)[0]
 
     def run(arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:

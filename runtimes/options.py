@@ -3,59 +3,29 @@
 Options that take several values take commas, repetition or both (`--format onnx,openvino --format coreml`), keep their
 order, drop repeats, and refuse an unknown value with the list of choices and the nearest one.
 
-Not here: the commands, and what `builtin:` names mean (`Names` is implemented by the root package, which knows where
-the shipped files lie; a command that is run without it takes plain paths).
+Not here: the commands, and what `builtin:` names mean (`names`).
 """
 
 from __future__ import annotations
 
-import tempfile
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from genin.runtimes.errors import InputError
+from genin.runtimes.names import Names
 from genin.runtimes.threads import MAX_THREADS, limit_threads
 from genin.runtimes.vocabulary import AUTO, split_choices
+
+Value = TypeVar("Value")
 
 if TYPE_CHECKING:
     ListParameter = click.ParamType[tuple[str, ...]]
 else:  # generic only since click 8.3
     ListParameter = click.ParamType
-
-
-@runtime_checkable
-class Names(Protocol):
-    """Resolves what stands where a model, a bundle or a reference is expected. Lives in `click.Context.obj`."""
-
-    def model(self, name: str, runtime: str | None = AUTO, precision: str | None = AUTO) -> Path:
-        """`builtin:…`, a path or a hub name => local folder or `.genin` file; InputError lists the nearest names.
-
-        Of a bundle on the hub, only the graphs for `runtime` and `precision` are fetched; all of them if either is None.
-        """
-
-    def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
-        """`builtin:world` (rendered; its test split unless `split` is another) or a path => a dataset folder."""
-
-    def classifier(self) -> Path | None:
-        """The shipped attribute classifier, if this installation has one."""
-
-
-def claim_output(path: Path, suffix: str = "") -> None:
-    """Make sure before long work that the file `path` can be written after it, and ends as its kind does. Errors: InputError."""
-    if suffix and path.suffix.lower() != suffix:
-        kind = suffix.removeprefix(".").upper()
-        raise InputError(f"this is written as {kind}", where=path, remedy=f"let the name end in {suffix}")
-    if path.is_dir():
-        raise InputError("the output is a folder", where=path, remedy="name a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write here ({error.strerror})", where=path, remedy="name another place") from error
 
 
 def model_path(names: object, name: str, runtime: str | None = AUTO, precision: str | None = AUTO) -> Path:
@@ -72,6 +42,11 @@ def model_path(names: object, name: str, runtime: str | None = AUTO, precision: 
     return path
 
 
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--json`, which the command sees as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")(command)
+
+
 def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--threads N`, which limits the whole process; the command itself does not see it."""
 
@@ -86,6 +61,45 @@ def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
         expose_value=False,
         help="Processor threads of PyTorch and of every engine.  [default: their own choice, mostly one per core]",
     )(command)
+
+
+def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--device`, where PyTorch runs a model folder."""
+    return click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        metavar="cpu|cuda|cuda:N|mps",
+        help="Where PyTorch runs model folders; bundles run on cpu.",
+    )(command)
+
+
+class Bytes(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes, or one with kB, MB or GB after it: "2.5MB" => 2,500,000.0."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        parts = re.fullmatch(r"([0-9.]+)\s*(k|m|g)?b?", str(value).strip().lower())
+        try:
+            number = float(parts[1]) * {None: 1, "k": 1e3, "m": 1e6, "g": 1e9}[parts[2]] if parts else 0.0
+        except ValueError:
+            number = 0.0
+        if number <= 0:
+            self.fail(f"'{value}' is no size; write 2.5MB", param, ctx)
+        return number
+
+
+class PixelSize(click.ParamType):  # type: ignore[type-arg]
+    """ "512x768", width first as pictures are named, => (height, width)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        parts = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", str(value).strip().lower())
+        if parts is None:
+            self.fail(f"'{value}' is no size; write 512x768, the width first", param, ctx)
+        return int(parts[2]), int(parts[1])
 
 
 class CommaChoice(ListParameter):
@@ -118,6 +132,20 @@ class CommaChoice(ListParameter):
         return [CompletionItem(prefix + choice) for choice in self.choices if choice.startswith(begun)]
 
 
-def flatten(values: Iterable[Iterable[str]]) -> tuple[str, ...]:
-    """The distinct values of a repeated `CommaChoice` option, in order."""
+class CommaNames(click.ParamType):  # type: ignore[type-arg]
+    """One or several names, separated by commas: "fp16,int8" => ("fp16", "int8")."""
+
+    name = "names"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return param.metavar or "NAME,…"
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def flatten(values: Iterable[Iterable[Value]]) -> tuple[Value, ...]:
+    """The distinct values of a repeated option of several values, in order."""
     return tuple(dict.fromkeys(value for group in values for value in group))

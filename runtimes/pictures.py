@@ -5,9 +5,7 @@ Not here: drawing (`pipeline`), what the command line calls a file (`commands`).
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.errors import InputError
+from genin.runtimes.files import atomic_path
 from genin.runtimes.vocabulary import nearest
 
 if TYPE_CHECKING:
@@ -51,14 +50,10 @@ class Picture:
         if path.suffix.lower() not in FORMATS:
             remedy = nearest(path.suffix, tuple(FORMATS)) if path.suffix else "let the name end in .png"
             raise InputError(f"a picture cannot be saved as '{path.suffix}'", where=path, remedy=remedy)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(self.encoded(FORMATS[path.suffix.lower()]))
-            partial.replace(path)
+            with atomic_path(path) as partial:
+                partial.write_bytes(self.encoded(FORMATS[path.suffix.lower()]))
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             raise InputError(f"cannot write the picture ({error.strerror})", where=path) from error
         return path
 

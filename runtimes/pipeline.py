@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.engine import Array, BundleEngine, Engine
 from genin.runtimes.errors import CancelledError, GeninError, InputError
-from genin.runtimes.manifest import ImageSize, Latents, SamplerConstants, SingleGraphEntry, TextConstants
+from genin.runtimes.manifest import ModelConstants, SingleGraphEntry
 from genin.runtimes.noise import MODES, batch_normal, check_seed
 from genin.runtimes.pictures import Picture
 from genin.runtimes.samplers import Schedule, guide
 from genin.runtimes.tokenizer import ClipTokenizer
-from genin.runtimes.vocabulary import COMPONENTS, TEXT_TO_IMAGE, check_choice
+from genin.runtimes.vocabulary import COMPONENTS, TEXT_TO_IMAGE, check_choice, nearest
 
 Pictures = NDArray[np.uint8]
 OTHER = "other"
@@ -56,6 +56,12 @@ class Generation:
     def total_ms(self) -> float:
         return sum(self.timings.values())
 
+    def __repr__(self) -> str:
+        count, height, width = self.images.shape[:3]
+        pictures = f"{count} picture{'s' if count != 1 else ''} of {width}x{height}"
+        seeds = ", ".join(map(str, self.seeds[:4])) + (", …" if count > 4 else "")
+        return f"<Generation: {pictures}, seed {seeds}, {self.steps} steps, {self.total_ms:.1f} ms>"
+
 
 @dataclass(frozen=True, eq=False)
 class StreamStep:
@@ -63,7 +69,7 @@ class StreamStep:
 
     index: int
     steps: int
-    latents: Array
+    latents: Array = field(repr=False)
     generation: Generation | None
     _preview: Callable[[], Pictures] = field(repr=False)
 
@@ -85,13 +91,22 @@ class Request:
 
 
 class Options(TypedDict, total=False):
-    """What may be said of a drawing beside prompt and seed (`Pipeline.generate`)."""
+    """How to draw, beside prompt and seed (`Pipeline.generate`); all may be left out."""
 
     steps: int | None
     guidance_scale: float | None
     noise: str
     size: tuple[int, int] | None
     cancel: Callable[[], bool] | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What runs a model: the runtime, how its weights are stored, and the format of a bundle's graphs."""
+
+    runtime: str
+    precision: str
+    format: str = ""
 
 
 class Pipeline:
@@ -104,19 +119,19 @@ class Pipeline:
         path: Path,
         engine: Engine,
         tokenizer: ClipTokenizer,
-        constants: tuple[ImageSize, Latents, TextConstants, SamplerConstants],
-        *,
-        runtime: str,
-        precision: str,
+        constants: ModelConstants,
+        choice: Choice,
         bundle: Bundle | None = None,
-        single: Mapping[int, SingleGraphEntry] | None = None,
     ) -> None:
         self.name = str(path)
-        self.path, self.runtime, self.precision, self.provider = path, runtime, precision, engine.provider
+        self.path, self.runtime, self.precision, self.provider = path, choice.runtime, choice.precision, engine.provider
         self.load_s = 0.0
-        self.image, self.latents, self.text, self.sampler = constants
+        self.image, self.latents, self.text = constants.image, constants.latents, constants.text
+        self.sampler = constants.sampler
         self._engine, self._tokenizer, self._bundle = engine, tokenizer, bundle
-        self._single = dict(single or {})
+        self._single: Mapping[int, SingleGraphEntry] = {}
+        if bundle is not None:
+            self._single = bundle.manifest.steps_of_single_graphs(choice.format, choice.precision)
         self._schedule = Schedule.from_config(self.sampler.scheduler)
         self._closed = False
 
@@ -134,14 +149,15 @@ class Pipeline:
         """1.0 where guidance is baked into the weights."""
         return 1.0 if self.sampler.guidance == "baked" else self.sampler.guidance_scale
 
+    # A str is a Sequence[str], too: the first that fits is meant.
     @overload
-    def __call__(self, prompt: str, *, seed: int = 0, **options: Unpack[Options]) -> Picture: ...
+    def __call__(self, prompt: str, *, seed: int = 0, **options: Unpack[Options]) -> Picture: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, prompt: str, *, seed: Sequence[int], **options: Unpack[Options]) -> list[Picture]: ...
     @overload
     def __call__(
         self, prompt: Sequence[str], *, seed: int | Sequence[int] = 0, **options: Unpack[Options]
     ) -> list[Picture]: ...
-    @overload
-    def __call__(self, prompt: str, *, seed: Sequence[int], **options: Unpack[Options]) -> list[Picture]: ...
     def __call__(
         self, prompt: str | Sequence[str], *, seed: int | Sequence[int] = 0, **options: Unpack[Options]
     ) -> Picture | list[Picture]:
@@ -157,24 +173,23 @@ class Pipeline:
         return [Picture(image, {"prompt": prompt, "seed": seed, **common}) for image, prompt, seed in each]
 
     def generate(
-        self,
-        prompt: str | Sequence[str],
-        seed: int | Sequence[int] = 0,
-        *,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        noise: str = "philox",
-        size: tuple[int, int] | None = None,
-        cancel: Callable[[], bool] | None = None,
+        self, prompt: str | Sequence[str], seed: int | Sequence[int] = 0, **options: Unpack[Options]
     ) -> Generation:
         """Draw one picture per prompt and seed, in one batch.
 
-        A single seed s stands for s, s + 1, … over the prompts; a single prompt is drawn once per seed. `steps`,
-        `guidance_scale` and `size`, (height, width) in pixels, default to the model's own. `cancel` is asked before every network
-        runs. Without it, a bundle that has a single graph for so many steps, this guidance and this size draws with that one.
+        Args:
+            prompt: one text, which is drawn once per seed, or several.
+            seed: one per prompt; a single seed s stands for s, s + 1, … over the prompts.
+            steps: of the sampler; the model's own by default.
+            guidance_scale: of classifier-free guidance; the model's own by default.
+            size: (height, width) in pixels; the model's own by default.
+            noise: `philox`, the default, or `torch` for noise as diffusers draws it.
+            cancel: asked before every network runs; the drawing ends where it returns True. Without it, a bundle that has a single
+                graph for so many steps, this guidance and this size draws with that one.
+
         Errors: InputError for arguments out of range, CancelledError, GeninError if the networks fail.
         """
-        request = self._request(prompt, seed, steps, guidance_scale, noise, size)
+        request, cancel = self._request(prompt, seed, options), options.get("cancel")
         single = self._single.get(len(request.timesteps))
         as_made = single is not None and (single.guidance_scale, self.image_size) == (
             request.guidance_scale,
@@ -188,19 +203,10 @@ class Pipeline:
         return generation
 
     def stream(
-        self,
-        prompt: str | Sequence[str],
-        seed: int | Sequence[int] = 0,
-        *,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        noise: str = "philox",
-        size: tuple[int, int] | None = None,
-        cancel: Callable[[], bool] | None = None,
+        self, prompt: str | Sequence[str], seed: int | Sequence[int] = 0, **options: Unpack[Options]
     ) -> Iterator[StreamStep]:
-        """`generate`, yielding after every step. Arguments are checked at once, before the first step is asked for."""
-        request = self._request(prompt, seed, steps, guidance_scale, noise, size)
-        return self._draw(request, cancel or (lambda: False))
+        """`generate`, yielding after every step; its options. Arguments are checked at once, before the first step is asked for."""
+        return self._draw(self._request(prompt, seed, options), options.get("cancel") or (lambda: False))
 
     def close(self) -> None:
         """Free the networks and remove what was unpacked."""
@@ -209,6 +215,11 @@ class Pipeline:
             self._engine.close()
             if self._bundle is not None:
                 self._bundle.close()
+
+    def __repr__(self) -> str:
+        size = f"{self.image.width}x{self.image.height}"
+        state = "closed" if self._closed else f"{self.runtime} {self.precision} on {self.provider}"
+        return f"<Pipeline {self.name}: {state}, {size}, {self.default_steps} steps>"
 
     def __enter__(self) -> Pipeline:
         return self
@@ -296,9 +307,7 @@ class Pipeline:
         images = self._decode(x)
         clock.lap("vae_decoder")
         if not np.isfinite(images).all():
-            raise GeninError(
-                "the model gave numbers that are not finite", where=self.path, remedy="its weights are damaged"
-            )
+            raise GeninError("the model gave NaN or infinity", where=self.path, remedy="its weights are damaged")
         pictures = to_pictures(images)
         clock.lap(OTHER)
         timings = dict(clock.stages_ms)
@@ -316,28 +325,26 @@ class Pipeline:
 
     # --- checks ------------------------------------------------------------------------------------------------------
 
-    def _request(
-        self,
-        prompts: str | Sequence[str],
-        seeds: int | Sequence[int],
-        steps: int | None,
-        guidance_scale: float | None,
-        noise: str,
-        size: tuple[int, int] | None,
-    ) -> Request:
+    def _request(self, prompts: str | Sequence[str], seeds: int | Sequence[int], options: Options) -> Request:
         self._check_open()
-        prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+        if unknown := sorted(set(options) - set(Options.__annotations__)):
+            remedy = nearest(unknown[0], ("seed", *Options.__annotations__))
+            raise TypeError(f"unexpected keyword argument '{unknown[0]}'; {remedy}")
+        prompts = (prompts,) if isinstance(prompts, str) or not isinstance(prompts, Iterable) else tuple(prompts)
         if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
             raise InputError("prompts must be one text or several")
-        if isinstance(seeds, int | np.integer):
-            seeds = [check_seed(seeds) + index for index in range(len(prompts))]
-        seeds = tuple(check_seed(seed) for seed in seeds)
+        if isinstance(seeds, Iterable):
+            seeds = tuple(check_seed(seed) for seed in seeds)
+        else:
+            first = check_seed(seeds)
+            seeds = tuple(check_seed(first + index) for index in range(len(prompts)))
         if len(prompts) == 1:
             prompts = prompts * len(seeds)
         if not seeds or len(seeds) != len(prompts):
             raise InputError(f"{len(prompts)} prompts and {len(seeds)} seeds", remedy="give one seed per prompt")
-        check_choice(noise, MODES, "noise mode")
-        return Request(prompts, seeds, self._timesteps(steps), self._guidance(guidance_scale), noise, self._size(size))
+        noise = check_choice(options.get("noise", "philox"), MODES, "noise mode")
+        timesteps, guidance_scale = self._timesteps(options.get("steps")), self._guidance(options.get("guidance_scale"))
+        return Request(prompts, seeds, timesteps, guidance_scale, noise, self._size(options.get("size")))
 
     def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         if size is None or tuple(size) == self.image_size:
@@ -364,11 +371,12 @@ class Pipeline:
         few = self.sampler.few_step_timesteps or {}
         if str(steps) in few:
             return self._schedule.explicit_steps(few[str(steps)])
-        if few and steps > 0:
-            known = ", ".join(sorted(few, key=int))
-            says = f"this student was trained for {known} steps, not for {steps}"
-            warnings.warn(says, UserWarning, stacklevel=_stacklevel_of_caller())
-        return self._schedule.steps(steps)
+        timesteps = self._schedule.steps(steps)
+        if few:
+            trained = ", ".join(sorted(few, key=int))
+            message = f"this student was trained for {trained} steps, not for {steps}"
+            warnings.warn(message, UserWarning, stacklevel=_stacklevel_of_caller())
+        return timesteps
 
     def _guidance(self, scale: float | None) -> float:
         if scale is None:

@@ -41,36 +41,37 @@ class Progress:
 
 @contextmanager
 def progress(
-    title: str, total: float = 1.0, *, unit: str = "", done: float = 0, silent: bool = False
+    title: str, total: float = 1.0, *, unit: str = "", done: float = 0, silent: bool = False, even: bool = True
 ) -> Iterator[Progress]:
-    """Show work of `total` parts while the block runs: with a unit as "3 of 40 pictures", else as a share."""
+    """Show work of `total` parts while the block runs: with a unit as "3 of 40 pictures", else as a share. Where the parts are not
+    `even`, nothing is said of the time left: it would jump up and down."""
     # The stream itself, not whatever sys.stderr becomes: converters are silenced by redirecting that.
     stream = sys.stderr
     if silent or stream is None:  # a program without a console has none
         yield Progress(total, done, lambda _done, _note: None)
     elif stream.isatty() and os.environ.get("TERM") != "dumb":
-        with _bar(title, total, unit, done, stream) as show:
+        with _bar(title, total, unit, stream, even) as show:
+            show(done, "")
             yield Progress(total, done, show)
     else:
-        yield Progress(total, done, _lines(title, total, unit, stream))
+        yield Progress(total, done, _lines(title, total, unit, stream, even))
 
 
 @contextmanager
-def _bar(title: str, total: float, unit: str, done: float, stream: Any) -> Iterator[Callable[[float, str], None]]:
+def _bar(title: str, total: float, unit: str, stream: Any, even: bool) -> Iterator[Callable[[float, str], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     counted = (MofNCompleteColumn(), TextColumn(unit)) if unit else (TextColumn("{task.percentage:3.0f} %"),)
-    left = (TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(compact=True))
+    left = (TimeElapsedColumn(), *((TextColumn("ETA"), TimeRemainingColumn(compact=True)) if even else ()))
     columns = (TextColumn("{task.description}"), BarColumn(), *counted, *left, TextColumn("{task.fields[note]}"))
     with Bar(*columns, console=Console(file=stream), transient=True) as bar:
         task = bar.add_task(title, total=total, note="")
-        bar.update(task, completed=done)
         yield lambda reached, note: bar.update(task, completed=reached, note=note)
 
 
-def _lines(title: str, total: float, unit: str, stream: Any) -> Callable[[float, str], None]:
+def _lines(title: str, total: float, unit: str, stream: Any, even: bool) -> Callable[[float, str], None]:
     last = time.monotonic()
     # When something was first reached, and how much: an earlier run's part, perhaps, which says nothing of this one's speed.
     first: tuple[float, float] | None = None
@@ -84,7 +85,7 @@ def _lines(title: str, total: float, unit: str, stream: Any) -> Callable[[float,
         last, (started, done) = now, first
         share = reached / total if total else 1.0
         parts = [f"{title}: {100 * share:.0f} %", f"{reached:,.0f} of {total:,.0f} {unit}" if unit else "", note]
-        if done < reached < total:
+        if even and done < reached < total:
             minutes = (now - started) / 60 * (total - reached) / (reached - done)
             parts.append(f"{minutes:.0f} min left" if minutes >= 1 else "a minute left")
         stream.write(" · ".join(part for part in parts if part) + "\n")

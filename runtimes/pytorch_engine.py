@@ -10,6 +10,7 @@ Not here: bundles, the tokenizer and scheduler (`genin.runtimes.folder`), saving
 from __future__ import annotations
 
 import json
+import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,10 +25,9 @@ from numpy.typing import NDArray
 from genin.runtimes.engine import Array
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import AGAIN, read_json, read_model_index, weight_files
-from genin.runtimes.vocabulary import nearest
+from genin.runtimes.vocabulary import check_device
 
 HEADER_LIMIT_BYTES = 100 << 20
-DEVICES = ("cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,7 @@ def _to_numpy(tensor: torch.Tensor) -> Array:
 
 def find_device(name: str) -> torch.device:
     """`cpu`, `cuda`, `cuda:1`, `mps`. Errors: InputError for another one, or one that this machine lacks."""
-    kind, _, index = name.partition(":")
-    if kind not in DEVICES or (index and not index.isdigit()):
-        raise InputError(f"unknown device '{name}'", remedy=nearest(kind, DEVICES))
+    kind, _, index = check_device(name).partition(":")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(index or 0) >= count:
@@ -126,6 +124,10 @@ def read_networks(path: Path, *, dtype: torch.dtype = torch.float32) -> Networks
 
     Errors: InputError naming the part or file that is missing, damaged, incomplete or unsupported.
     """
+    # A line of diffusers' import on which of two distributions is optimum: nothing that a user of genin can act on.
+    logging.getLogger("diffusers.utils.import_utils").addFilter(
+        lambda record: "Multiple distr" not in record.getMessage()
+    )
     import diffusers
     import transformers
 

@@ -17,6 +17,7 @@ FORMATS = ("onnx", "openvino", "coreml")
 COMPONENTS = ("text_encoder", "unet", "vae_decoder")
 TEXT_TO_IMAGE = "text_to_image"  # all of it as a single graph
 AUTO = "auto"
+DEVICES = ("cpu", "cuda", "mps")  # of PyTorch, for model folders
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -33,6 +34,23 @@ def check_choice(value: str, choices: Sequence[str], what: str) -> str:
     if value not in choices:
         raise InputError(f"unknown {what} '{value}'", remedy=nearest(value, choices))
     return value
+
+
+def check_device(name: str) -> str:
+    """`name` if it is `cpu`, `cuda`, `cuda:1` or `mps`, here or not. Errors: InputError naming the nearest device."""
+    kind, colon, index = name.partition(":")
+    if kind not in DEVICES or (colon and not index.isdigit()):
+        raise InputError(f"unknown device '{name}'", remedy=nearest(kind, DEVICES))
+    return name
+
+
+def check_whole(value: object, what: str, least: int = 1, most: int | None = None) -> None:
+    """Errors: InputError if `value` is no whole number from `least` to `most`; None, a default, passes."""
+    if value is None:
+        return
+    if type(value) is not int or value < least or (most is not None and value > most):
+        limits = f"from {least:,} to {most:,}" if most is not None else f"of {least} at least"
+        raise InputError(f"{what} {value!r} is not a whole number {limits}")
 
 
 def split_choices(values: str | Iterable[str], choices: Sequence[str], what: str = "value") -> tuple[str, ...]:

@@ -291,7 +291,7 @@ def test_of_a_bundle_only_the_graphs_of_the_run_are_fetched(
 def test_a_benchmark_and_a_verification_fetch_all_that_they_run(
     hub: FakeHub, fake_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from genin.benchmarks.commands import contenders
+    from genin.benchmarks.contenders import contenders
 
     [contender] = contenders(InstalledNames(), [NAME], "onnxruntime", "fp32")
     assert graphs(contender.path) == {"onnx/fp32"}

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from genin import cli
+from genin.benchmarks.contenders import Contender
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.model_facts import ModelFacts
-from genin.benchmarks.speed.bench import Choices, Contender, configure
+from genin.benchmarks.speed.bench import Choices, configure
 from genin.benchmarks.speed.latency import Configuration
 from genin.distill.recipe import Recipe
-from genin.export.exporter import export_bundle
+from genin.export.exporter import ExportOptions, export
 from genin.names import InstalledNames
 from genin.quickstart import stages as quickstart_stages
 from genin.quickstart.commands import RECORD, open_record
@@ -39,11 +40,11 @@ def tiny_run(tiny_model_folder: Path, tiny_bundle: Path, tmp_path_factory: pytes
     takes long to start, is the teacher alone."""
     out = tmp_path_factory.mktemp("quickstart") / "out"
 
-    def export(path: Path, to: Path, *arguments: Any, **options: Any) -> Any:
+    def export_or_copy(path: Path, to: Path, options: ExportOptions, **names: Any) -> Any:
         if path == out / "student":
-            return export_bundle(path, to, *arguments, **options)
+            return export(path, to, options, **names)
         assert (path, to) == (tiny_model_folder, out / "teacher-bundle")
-        assert [list(names) for names in arguments] == [["onnx"], ["fp16"]]
+        assert [list(options.formats), list(options.precisions or ())] == [["onnx"], ["fp16"]]
         shutil.copytree(tiny_bundle, to)
         edit_manifest(to, "model", "kind", value="teacher")
         return None
@@ -64,7 +65,7 @@ def tiny_run(tiny_model_folder: Path, tiny_bundle: Path, tmp_path_factory: pytes
         for name in ("FORMATS", "TEACHER_FORMATS"):
             patch.setattr(quickstart_stages, name, ("onnx",))
         patch.setattr(quickstart_stages, "PRECISIONS", ("fp32",))
-        patch.setattr("genin.export.exporter.export_bundle", export)
+        patch.setattr("genin.export.exporter.export", export_or_copy)
         patch.setattr("genin.benchmarks.speed.bench.configure", few)
         yield out, tiny_model_folder
 
@@ -95,7 +96,7 @@ def test_the_chain_survives_interruptions_and_ends_in_a_page(tiny_run: Any, caps
     assert not (out / "index.html").exists()
 
     with pytest.MonkeyPatch.context() as second:
-        second.setattr("genin.export.exporter.export_bundle", interrupt)
+        second.setattr("genin.export.exporter.export", interrupt)
         assert run(out, "--resume") == 130
     said = capsys.readouterr().err
     assert "[1/7] Load the teacher: kept" in said
@@ -149,7 +150,7 @@ def test_the_untrained_student_is_the_pruned_teacher_and_the_student_is_not(tiny
     ("arguments", "says"),
     [
         ((), "--resume goes on there"),
-        (("--resume", "--minutes", "3"), f"this run was begun with --minutes {MINUTES}"),
+        (("--resume", "--minutes", "3"), f"this run was started with --minutes {MINUTES}"),
     ],
 )
 def test_a_run_in_the_way_is_neither_overwritten_nor_changed(

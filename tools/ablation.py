@@ -26,13 +26,13 @@ import numpy as np
 from world_evaluator import SCENES, world_evaluator
 
 from genin.benchmarks.model_facts import fingerprint
-from genin.benchmarks.quality.evaluate import Evaluator
+from genin.benchmarks.quality.evaluator import Evaluator
 from genin.benchmarks.quality.subjects import Sampling
 from genin.distill.inputs.sources import open_source
 from genin.distill.loop.run_folder import RunOptions
 from genin.distill.recipe import Recipe, load_recipe
 from genin.distill.student.distillation import distill
-from genin.names import BUILTIN_WORLD
+from genin.runtimes.names import BUILTIN_WORLD
 
 FIGURES_FILE = "figures.json"
 FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "accuracy", "diversity")

@@ -37,7 +37,7 @@ from genin.distill.student.decoder import build_tiny
 from genin.distill.student.distillation import distill
 from genin.export.components import Component, components, max_length
 from genin.export.converters.formats import converter
-from genin.names import BUILTIN_WORLD
+from genin.runtimes.names import BUILTIN_WORLD
 
 UNETS: Mapping[str, StudentRecipe] = {
     **{name: StudentRecipe(name) for name in PRESETS if name not in ("bk-tiny", "bk-small-fast")},

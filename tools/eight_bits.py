@@ -25,10 +25,10 @@ import click
 from genin.benchmarks.prompts import DEFAULT_PROMPTS
 from genin.benchmarks.quality.perceptual import load_lpips, psnr_db
 from genin.distill.models.folder import load_model_folder
+from genin.export import ExportOptions, export
 from genin.export.checks.pictures import draw_with_pytorch
 from genin.export.converters.quiet import quiet
 from genin.export.converters.to_onnx import LAYERS
-from genin.export.exporter import export_bundle
 from genin.export.prompt_set import Amount
 from genin.runtimes.bundle import file_entry
 from genin.runtimes.loading import load_pipeline
@@ -148,7 +148,7 @@ def main(model: Path, out: Path, count: int, runs: int) -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="genin-") as folder:
         bundle = Path(folder) / "bundle"
-        export_bundle(model, bundle, list(ENGINES.values()), precisions)
+        export(model, bundle, ExportOptions(list(ENGINES.values()), precisions))
         with quiet():
             loaded = load_model_folder(model)
             inputs = draw_with_pytorch(loaded, Amount.of(loaded)).inputs

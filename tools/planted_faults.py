@@ -234,8 +234,8 @@ FAULTS = (
     Fault(
         "one-seed-for-all-prompts",
         "runtimes/pipeline.py",
-        "[check_seed(seeds) + index for index in range(len(prompts))]",
-        "[check_seed(seeds) for _ in range(len(prompts))]",
+        "check_seed(first + index) for index",
+        "check_seed(first) for index",
         "runtimes/test_pipeline.py::test_one_seed_for_several_prompts_is_the_first_of_as_many",
     ),
     Fault(
@@ -356,7 +356,7 @@ FAULTS = (
         "export/precision_plan.py",
         "for wider in reversed(WEIGHTS[: WEIGHTS.index(kind) + 1])",
         "for wider in WEIGHTS[: WEIGHTS.index(kind) + 1]",
-        "export/test_plan.py::test_a_format_without_palettes_takes_the_next_wider_way",
+        "export/test_plan.py::test_a_format_without_palettes_takes_the_next_wider_storage",
     ),
     Fault(
         "bisection-keeps-the-wrong-half",
@@ -410,7 +410,7 @@ FAULTS = (
     ),
     Fault(
         "fd-of-unequal-numbers-compared",
-        "benchmarks/quality/evaluate.py",
+        "benchmarks/quality/evaluator.py",
         'if one["samples"] != other["samples"]:',
         'if one["samples"] > other["samples"]:',
         "benchmarks/test_evaluate.py::test_fd_ratio_needs_equal_numbers_and_one_reference",

@@ -47,7 +47,7 @@ def one_card(recipe: Recipe, teacher: Unet, student: Unet, others: Others, rate:
     work = {"finetune": finetune_flop(recipe.finetune, teacher, recipe.finetune.lora_rank)}
     work |= {name: distill_flop(name, recipe, sizes) for name in ("pool", *phases)}
     images = {name: getattr(recipe, name).images for name in ("finetune", *phases)} | {"pool": recipe.pool.size}
-    lines = ["| | batch | memory, GB | TFLOP an image | images/s | images | hours |", "|---|---|---|---|---|---|---|"]
+    lines = ["| | batch | memory, GB | TFLOP per image | images/s | images | hours |", "|---|---|---|---|---|---|---|"]
     total = 0.0
     for name in ("finetune", "pool", *phases):
         a_second = rate / work[name]

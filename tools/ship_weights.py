@@ -16,7 +16,7 @@ import click
 import torch
 
 from genin.distill.models.folder import load_model_folder, save_model_folder
-from genin.export.exporter import export_bundle
+from genin.export import ExportOptions, export
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "runtimes" / "weights"
@@ -37,7 +37,7 @@ def ship_student(path: Path, name: str, title: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         named = Path(folder) / f"builtin-{name}"
         save_model_folder(model, named)
-        export_bundle(named, STAGED / name, ["onnx"], ["fp16"])
+        export(named, STAGED / name, ExportOptions(["onnx"], ["fp16"]))
 
 
 def copy_logs(path: Path, name: str) -> None:

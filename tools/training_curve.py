@@ -18,7 +18,7 @@ from typing import Any
 import click
 from world_evaluator import world_evaluator
 
-from genin.benchmarks.quality.evaluate import Evaluator
+from genin.benchmarks.quality.evaluator import Evaluator
 from genin.benchmarks.quality.subjects import Sampling
 from genin.distill.inputs.sources import open_source
 from genin.distill.loop.checkpoints import read_rows
@@ -26,7 +26,7 @@ from genin.distill.models.folder import load_model_folder, save_model_folder
 from genin.distill.models.pruning import build_student, pruning_of
 from genin.distill.recipe import load_recipe
 from genin.distill.student.provenance import Provenance, trained_step_counts
-from genin.names import BUILTIN_WORLD
+from genin.runtimes.names import BUILTIN_WORLD
 
 FEATURES = ("world", "squeezenet")
 

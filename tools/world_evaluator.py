@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from genin.benchmarks.quality.evaluate import Evaluator
-from genin.names import BUILTIN_WORLD, InstalledNames
+from genin.benchmarks.quality.evaluator import Evaluator
+from genin.benchmarks.quality.measures import load_suite
+from genin.names import InstalledNames
+from genin.runtimes.names import BUILTIN_WORLD
 
 SCENES = 200_000  # of the training split, as `genin distill` draws from
 
@@ -12,8 +14,7 @@ def world_evaluator(samples: int, features: tuple[str, ...]) -> Evaluator:
     names = InstalledNames()
     return Evaluator(
         names.reference(BUILTIN_WORLD, count=samples, size=64, seed=0),
+        load_suite(None, names.classifier(), features=features),
         samples=samples,
-        classifier=names.classifier(),
-        features=features,
         reference_name=BUILTIN_WORLD,
     )

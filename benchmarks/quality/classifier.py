@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from genin.files import atomic_path
 from genin.runtimes.errors import InputError
 
 FORMAT = 1
@@ -128,10 +129,8 @@ def save_classifier(model: AttributeClassifier, path: Path, facts: Mapping[str, 
         "image_size": model.image_size,
         **facts,
     }
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, partial, metadata={"format": "pt", "genin": json.dumps(header)})
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        save_file(tensors, partial, metadata={"format": "pt", "genin": json.dumps(header)})
 
 
 def load_classifier(path: str | Path) -> AttributeClassifier:

@@ -88,7 +88,7 @@ def load_suite(
             found[name] = load_features(name, classifier if name == "world" else weights)
         except MetricUnavailableError as error:
             unavailable[name] = str(error)
-    unavailable |= {name: "not asked for" for name in FEATURE_SETS if name not in features}
+    unavailable |= {name: "not requested" for name in FEATURE_SETS if name not in features}
     lpips = None
     try:
         lpips = load_lpips("squeeze", weights)
@@ -179,7 +179,7 @@ class Figures:
         if estimate.interval is not None:
             self.intervals[name] = list(estimate.interval)
 
-    def refuse(self, name: str, reason: str) -> None:
+    def mark_unavailable(self, name: str, reason: str) -> None:
         """`name` is null, because of `reason`."""
         self.values[name], self.notes[name] = None, reason
 
@@ -203,14 +203,14 @@ def statistics_distances(saved: Mapping[str, SetStatistics], reference: Statisti
     for name, collector in reference.collectors.items():
         if name not in saved or saved[name].fingerprint != collector.fingerprint:
             reason = "the saved statistics lack these features" if name not in saved else "other weights or resize"
-            figures.refuse(FD_NAMES[name], reason)
+            figures.mark_unavailable(FD_NAMES[name], reason)
             continue
         real = collector.features()
         try:
             figures.values[FD_NAMES[name]] = frechet_distance(saved[name].moments, real, singular="refuse")
             _note_bias(figures, FD_NAMES[name], min(saved[name].moments.count, len(real)), real.shape[1])
         except TooFewPicturesError as error:
-            figures.refuse(FD_NAMES[name], str(error))
+            figures.mark_unavailable(FD_NAMES[name], str(error))
         kept = saved[name].features
         if kept is not None:
             captions = reference.captions()  # those that were drawn, in their order
@@ -225,7 +225,7 @@ def _frechet(figures: Figures, name: str, own: Features, real: Features) -> None
         else:
             figures.keep(name, frechet_interval(own, real))
     except TooFewPicturesError as error:
-        figures.refuse(name, str(error))
+        figures.mark_unavailable(name, str(error))
         return
     _note_bias(figures, name, min(len(own), len(real)), own.shape[1])
 
@@ -244,4 +244,4 @@ def _kid(
     try:
         figures.keep(name, kid_of_pairs(own[0], real[0], own[1], real[1]))
     except TooFewPicturesError as error:
-        figures.refuse(name, str(error))
+        figures.mark_unavailable(name, str(error))

@@ -24,7 +24,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from genin.benchmarks.quality.weights import LPIPS_SQUEEZE_HEADS, SQUEEZENET, find_weights, weights_folder
+from genin.benchmarks.quality.weights import (
+    LPIPS_SQUEEZE_HEADS,
+    SQUEEZENET,
+    MetricUnavailableError,
+    find_weights,
+    weights_folder,
+)
 from genin.runtimes.errors import InputError
 
 Pictures = NDArray[np.uint8]
@@ -58,6 +64,17 @@ class Lpips:
         """N3HW floats in [−1, 1], twice, as they are (no resize) => N distances."""
         distances: torch.Tensor = self.network(first, second).flatten()
         return distances
+
+
+def why_no_lpips() -> str:
+    """Why LPIPS cannot be had here, and what to do; empty if it can be."""
+    try:
+        folder = weights_folder(None)
+        for part in (SQUEEZENET, LPIPS_SQUEEZE_HEADS):
+            find_weights(part, folder)
+    except MetricUnavailableError as error:
+        return str(error)
+    return ""
 
 
 def load_lpips(net: str = "squeeze", weights: str | Path | None = None) -> Lpips:

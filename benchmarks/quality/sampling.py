@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from PIL.PngImagePlugin import PngInfo
 from genin.dataset.files import is_intact, read_picture
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import METADATA, open_picture_set, write_metadata
+from genin.files import atomic_path, write_text
 from genin.runtimes.errors import InputError
 from genin.runtimes.progress import progress
 
@@ -37,6 +38,7 @@ Pictures = NDArray[np.uint8]
 SETTINGS_FILE = "samples.json"
 NOTE = "genin"  # the text chunk's keyword
 SEED_STRIDE = 1_000_000
+MAX_SEED = 2**43  # of an evaluation; its pictures' seeds are below 2⁶⁴
 DEFAULT_BATCH_SIZE = 16
 
 
@@ -50,6 +52,12 @@ class SamplingSettings:
     runtime: str
     precision: str
     noise: str = "philox"
+    device: str = "cpu"
+
+    def as_json(self) -> dict[str, Any]:
+        """What the folder of pictures keeps; a device is named where it is another than cpu."""
+        facts = asdict(self)
+        return facts if self.device != "cpu" else {key: value for key, value in facts.items() if key != "device"}
 
 
 def plan(captions: Sequence[str], count: int, seed: int, columns: Sequence[Mapping[str, str]]) -> list[PictureRow]:
@@ -101,6 +109,7 @@ class Share:
 
     number: int
     of: int
+    batch_size: int = DEFAULT_BATCH_SIZE
 
 
 def draw_share(
@@ -110,15 +119,14 @@ def draw_share(
     folder: Path,
     share: Share,
     *,
-    batch_size: int = DEFAULT_BATCH_SIZE,
     title: str = "sampling",
 ) -> None:
     """Draw a share of the rows into `folder`, which is claimed; those that are there stay. `sample` over all rows then writes the
     metadata."""
-    starts = range(0, len(rows), batch_size)[share.number :: share.of]
+    starts = range(0, len(rows), share.batch_size)[share.number :: share.of]
     with progress(title, len(starts), unit=f"batches of 1/{share.of}", silent=share.number > 0) as shown:
         for start in starts:
-            batch = rows[start : start + batch_size]
+            batch = rows[start : start + share.batch_size]
             _draw(pipeline, [row for row in batch if not _is_present(folder, row)], settings, folder)
             shown.advance()
 
@@ -131,7 +139,7 @@ def _listed(folder: Path) -> Sequence[PictureRow]:
 def claim_folder(folder: Path, settings: SamplingSettings) -> None:
     """Make `folder` hold pictures of these settings. InputError if it holds others, or files that are not ours."""
     record = folder / SETTINGS_FILE
-    wanted: dict[str, Any] = {"genin_samples": 1, **settings.__dict__}
+    wanted: dict[str, Any] = {"genin_samples": 1, **settings.as_json()}
     if record.is_file():
         try:
             found = json.loads(record.read_text(encoding="utf-8"))
@@ -144,10 +152,7 @@ def claim_folder(folder: Path, settings: SamplingSettings) -> None:
         return
     if folder.exists() and any(folder.iterdir()):
         raise InputError("the folder is not empty", where=folder, remedy="name a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{SETTINGS_FILE}.partial"
-    partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-    partial.replace(record)
+    write_text(record, json.dumps(wanted, indent=2) + "\n")
 
 
 def _draw(
@@ -170,11 +175,10 @@ def _draw(
 
 def save_picture(path: Path, picture: Pictures, row: PictureRow) -> None:
     """Write one PNG by rename, with what it was drawn from as a text chunk."""
-    partial = path.with_name(f".{path.name}.partial")
     note = PngInfo()
     note.add_text(NOTE, _drawn_from(row))
-    Image.fromarray(picture).save(partial, format="PNG", optimize=False, pnginfo=note)
-    partial.replace(path)
+    with atomic_path(path, sync=False) as partial:  # `is_intact` finds what a power cut has cut off
+        Image.fromarray(picture).save(partial, format="PNG", optimize=False, pnginfo=note)
 
 
 def _drawn_from(row: PictureRow) -> str:

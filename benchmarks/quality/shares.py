@@ -14,10 +14,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genin.benchmarks.quality.evaluate import Evaluator
+from genin.benchmarks.quality.evaluator import Against, Evaluator, SaveTo
 from genin.benchmarks.quality.sampling import Share, claim_folder, draw_share
 from genin.benchmarks.quality.statistics_file import is_statistics
 from genin.benchmarks.quality.subjects import ModelSubject, Sampling, is_model, open_subject
@@ -29,30 +30,22 @@ def evaluate_in_shares(
     model: Path,
     sampling: Sampling,
     *,
-    against: Path | None = None,
-    against_sampling: Sampling | None = None,
-    save_images: Path | None = None,
+    against: Against | None = None,
+    save: SaveTo | None = None,
     floor: bool = False,
-    **more: Any,
 ) -> dict[str, Any] | None:
     """`Evaluator.evaluate` by all processes of the run; its result in the first, None in the others. Errors: as there."""
-    with _folder(save_images) as folder:
+    save = save or SaveTo()
+    with _folder(save.images) as folder:
         if not floor:
             _draw(evaluator, model, sampling, folder)
-        if against is not None and not is_statistics(against):
-            _draw(evaluator, against, against_sampling or Sampling(), folder / "against")
+        if against is not None and not is_statistics(against.path):
+            _draw(evaluator, against.path, against.sampling, folder / "against")
         wait_for_all()
         if not is_main_process():
             return None
-        return evaluator.evaluate(
-            model,
-            sampling,
-            against=against,
-            against_sampling=against_sampling,
-            save_images=None if floor and against is None else folder,
-            floor=floor,
-            **more,
-        )
+        images = None if floor and against is None else folder
+        return evaluator.evaluate(model, sampling, against=against, save=replace(save, images=images), floor=floor)
 
 
 def _draw(evaluator: Evaluator, model: Path, sampling: Sampling, folder: Path) -> None:
@@ -67,15 +60,8 @@ def _draw(evaluator: Evaluator, model: Path, sampling: Sampling, folder: Path) -
                 continue
             with main_process_first():
                 claim_folder(place, settings)
-            draw_share(
-                subject.pipeline,
-                part,
-                settings,
-                place,
-                Share(number(), processes()),
-                batch_size=sampling.batch_size,
-                title=f"sampling {model.name}",
-            )
+            share = Share(number(), processes(), sampling.batch_size)
+            draw_share(subject.pipeline, part, settings, place, share, title=f"sampling {model.name}")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from genin.benchmarks.quality.frechet import Features, Moments, moments
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import Pictures, PictureSet, open_picture_set, write_metadata
+from genin.files import atomic_path
 from genin.runtimes.errors import InputError
 
 FORMAT = 1
@@ -80,7 +81,6 @@ def save_statistics(
     from safetensors.numpy import save_file
 
     file = target if target.suffix == ".safetensors" else target / FILE_NAME
-    file.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix != ".safetensors" and pairs is not None:
         _save_pairs(target / PAIRS_FOLDER, *pairs)
     tensors: dict[str, NDArray[Any]] = {}
@@ -93,9 +93,8 @@ def save_statistics(
             tensors[f"{name}/features"] = statistics.features.astype(np.float16)
         header["sets"][name] = {"fingerprint": statistics.fingerprint, "count": statistics.moments.count}
     header["tensors_sha256"] = _digest(tensors)
-    partial = file.with_name(f".{file.name}.partial")
-    save_file(tensors, partial, metadata={"genin": json.dumps(header, sort_keys=True)})
-    partial.replace(file)
+    with atomic_path(file) as partial:
+        save_file(tensors, partial, metadata={"genin": json.dumps(header, sort_keys=True)})
     return file
 
 

@@ -36,6 +36,7 @@ class Sampling:
     precision: str = "auto"
     batch_size: int = DEFAULT_BATCH_SIZE
     threads: int | None = None
+    device: str = "cpu"  # of PyTorch, for model folders
 
 
 def is_model(path: Path) -> bool:
@@ -69,7 +70,7 @@ class ModelSubject:
 
             chosen = self.sampling
             self._pipeline = load_pipeline(
-                self.path, runtime=chosen.runtime, precision=chosen.precision, threads=chosen.threads
+                self.path, chosen.runtime, chosen.precision, threads=chosen.threads, device=chosen.device
             )
         return self._pipeline
 
@@ -92,6 +93,7 @@ class ModelSubject:
             guidance_scale=self.guidance_scale,
             runtime=self.pipeline.runtime,
             precision=self.pipeline.precision,
+            device=self.sampling.device,
         )
 
     def batches(self, rows: Sequence[PictureRow], folder: Path | None, title: str) -> Iterator[Batch]:

@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.quality.subjects import ModelSubject, Sampling
-from genin.benchmarks.speed.bench import Contender
 from genin.dataset.sets import Pictures, PictureSet, load_pictures, open_picture_set
+from genin.files import atomic_path
 from genin.runtimes.errors import InputError
 from genin.runtimes.progress import progress
 
@@ -34,6 +34,15 @@ BLOCK_CELL_PX, BLOCK_GAP_PX = 96, 3
 CELL_PX, GAP_PX, MARGIN_PX, LABEL_PX, BAND_PX = 192, 12, 36, 220, 32
 COLUMNS = 8
 PAPER, INK, SOFT = (250, 249, 246), (28, 27, 25), (117, 113, 106)
+
+
+@dataclass(frozen=True)
+class SheetModel:
+    """A model of the sheet: what it is called there, where it lies, and how it draws."""
+
+    label: str
+    path: Path
+    sampling: Sampling
 
 
 @dataclass(frozen=True)
@@ -56,14 +65,12 @@ def true_row(reference: Path, name: str, count: int, split: str | None = None) -
     return captions, GridRow("true pictures", name, loaded.pictures)
 
 
-def draw_grid(
-    models: Sequence[Contender], prompts: Sequence[str], seed: int, sampling: Sampling, first: GridRow | None = None
-) -> Grid:
+def draw_grid(models: Sequence[SheetModel], prompts: Sequence[str], seed: int, first: GridRow | None = None) -> Grid:
     """Every model's pictures of every prompt, below the row `first`."""
     rows = [] if first is None else [first]
     with progress("drawing", len(models) * len(prompts), unit="pictures") as shown:
         for model in models:
-            with ModelSubject(model.path, sampling) as subject:
+            with ModelSubject(model.path, model.sampling) as subject:
                 steps, scale, pipeline = subject.steps, subject.guidance_scale, subject.pipeline
                 pictures = []
                 for index, prompt in enumerate(prompts):
@@ -135,10 +142,8 @@ def font_for(text: str, size: int) -> Font:
 
 def save_sheet(grid: Grid, out: Path, layout: str = "rows") -> None:
     """Write the sheet as a PNG, by rename."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    (draw_blocks if layout == "blocks" else draw_sheet)(grid).save(partial, format="PNG")
-    partial.replace(out)
+    with atomic_path(out) as partial:
+        (draw_blocks if layout == "blocks" else draw_sheet)(grid).save(partial, format="PNG")
 
 
 def wrap(text: str, font: Font, width: int, *, max_lines: int = 6) -> list[str]:

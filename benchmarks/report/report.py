@@ -1,7 +1,7 @@
 """The page of a benchmark: one HTML file that carries its pictures, plot and style, and loads nothing.
 
-`write_report` takes what `bench_models` and `evaluate_model` return, and grids of pictures; every part is optional, so
-the same page serves `genin bench --report` and a whole run's summary.
+`write_report` takes what `bench` and `evaluate` return, and grids of pictures; every part is optional, so the same page serves
+`genin bench --report` and a whole run's summary.
 
 Not here: markup and style (`templates/report.html.jinja`, `style.css`), the plot (`plots`), measuring.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from genin.benchmarks.report.page import render_page
 from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
 from genin.benchmarks.speed.bench import COLUMNS, number, title_of
 from genin.dataset.sets import Pictures
+from genin.files import write_text
 from genin.version import __version__
 
 STAGE_COLOURS = {
@@ -52,52 +54,44 @@ EVALUATION_COLUMNS = (
 )
 
 
-def write_report(
-    results: Mapping[str, Any] | None,
-    path: Path,
-    *,
-    grids: Sequence[Grid] = (),
-    evaluations: Sequence[Mapping[str, Any]] = (),
-    plots: Sequence[tuple[str, str]] = (),
-    title: str | None = None,
-    lead: str | None = None,
-) -> Path:
-    """Write the page at `path` (by rename) and return it.
+@dataclass(frozen=True)
+class Report:
+    """What a page shows; all but one part may be left out.
 
-    `results` is what `bench_models` returned, or None; `evaluations` what `evaluate_model` returned; `plots` are
-    (title, SVG element) pairs, for example from `plots.embed_svg`. Without `title` and `lead` the fastest model shares_encoder.
-    """
-    html = render(results, grids, evaluations, plots, title, lead)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
+    `results` is what `bench` returned, `evaluations` what `evaluate` did; `plots` are (title, SVG element) pairs, for example from
+    `plots.embed_svg`. Without `title` and `lead`, the first sentence, it is about the fastest model."""
+
+    results: Mapping[str, Any] | None = None
+    grids: Sequence[Grid] = ()
+    evaluations: Sequence[Mapping[str, Any]] = ()
+    plots: Sequence[tuple[str, str]] = ()
+    title: str | None = None
+    lead: str | None = None
+
+
+def write_report(report: Report, path: Path) -> Path:
+    """Write the page at `path` (by rename) and return it."""
+    write_text(path, render(report))
     return path
 
 
-def render(
-    results: Mapping[str, Any] | None,
-    grids: Sequence[Grid],
-    evaluations: Sequence[Mapping[str, Any]],
-    plots: Sequence[tuple[str, str]],
-    title: str | None,
-    lead: str | None,
-) -> str:
+def render(report: Report) -> str:
     """The page as text."""
     from markupsafe import Markup
 
+    results, evaluations = report.results, report.evaluations
     rows = list(results["results"]) if results else []
     best = min(rows, key=lambda row: row["latency_ms"]["p50"]) if rows else None
     axis, svg = quality_axis(rows), quality_latency_svg(rows)
     values = {
-        "title": title or (_headline(best) if best else "Pictures and figures"),
-        "lead": lead or (_lead(best, results) if best and results else None),
+        "title": report.title or (_headline(best) if best else "Pictures and figures"),
+        "lead": report.lead or (_lead(best, results) if best and results else None),
         "version": __version__,
         "facts": _facts(best) if best else [],
-        "grids": [_grid(grid) for grid in grids],
+        "grids": [_grid(grid) for grid in report.grids],
         "plot": Markup(svg) if svg else None,
         "plot_title": axis[1] if axis else None,
-        "plots": [(name, Markup(one)) for name, one in plots],
+        "plots": [(name, Markup(one)) for name, one in report.plots],
         "table": _table(rows, best) if rows else None,
         "runs": _runs(rows),
         "stages": [(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(rows, stage)],

@@ -21,9 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from genin.benchmarks.contenders import Contender
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.model_facts import ModelFacts, read_facts
-from genin.benchmarks.quality.evaluate import Evaluator
+from genin.benchmarks.quality.evaluator import Evaluator
+from genin.benchmarks.quality.measures import load_suite
 from genin.benchmarks.quality.perceptual import Lpips, load_lpips, psnr_db
 from genin.benchmarks.quality.subjects import Sampling
 from genin.benchmarks.quality.weights import MetricUnavailableError
@@ -36,14 +38,6 @@ FD_KEYS = ("fid", "fd_squeezenet", "fd_world")
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A model or bundle to measure: its label and its local path."""
-
-    label: str
-    path: Path
-
-
-@dataclass(frozen=True)
 class Choices:
     """What to measure of each contender; an empty list means all that it has, or its default number of steps."""
 
@@ -51,6 +45,7 @@ class Choices:
     precisions: Sequence[str] = ()
     steps: Sequence[int] = ()
     teacher_steps: int | None = None
+    device: str = "cpu"  # where PyTorch runs model folders
 
 
 @dataclass(frozen=True)
@@ -75,25 +70,14 @@ class _Context:
     notes: dict[str, str] = field(default_factory=dict)
 
 
-def bench_models(
-    models: Sequence[Contender],
-    *,
-    choices: Choices | None = None,
-    protocol: Protocol | None = None,
-    quality: Quality | None = None,
-) -> dict[str, Any]:
-    """Measure all models side by side => the JSON-ready result of `genin bench` (docs/benchmarks.md has the keys)."""
-    return bench_with_pictures(models, choices=choices, protocol=protocol, quality=quality)[0]
-
-
-def bench_with_pictures(
+def measure_models(
     models: Sequence[Contender],
     *,
     choices: Choices | None = None,
     protocol: Protocol | None = None,
     quality: Quality | None = None,
 ) -> tuple[dict[str, Any], list[Grid]]:
-    """`bench_models`, and the pictures it drew, as grids for a report.
+    """Measure all models side by side => the JSON-ready result of `genin bench`, and the pictures it drew, as grids for a report.
 
     Errors: InputError for what is no model; GeninError if no configuration runs here, with the first one's reason.
     """
@@ -133,8 +117,12 @@ def configure(model: Contender, facts: ModelFacts, choices: Choices) -> list[Con
     known = [count for count in asked if count in facts.trained_steps]
     steps = known or asked or [facts.default_steps]
     role = "teacher" if teacher else facts.role
-    pairs = _pairs(facts, choices)
-    return [Configuration(model.label, model.path, *pair, steps=count, role=role) for pair in pairs for count in steps]
+    device = choices.device if facts.kind == "model" else "cpu"
+    return [
+        Configuration(model.label, model.path, *pair, steps=count, role=role, device=device)
+        for pair in _pairs(facts, choices)
+        for count in steps
+    ]
 
 
 def _steps_note(facts: ModelFacts, choices: Choices) -> str | None:
@@ -194,13 +182,8 @@ def _context(facts: Mapping[Path, ModelFacts], quality: Quality, seed: int) -> _
     if quality.samples is not None:
         if quality.reference is None:
             raise InputError("samples for FD need a reference", remedy="give --reference")
-        evaluator = Evaluator(
-            quality.reference,
-            samples=quality.samples,
-            seed=seed,
-            metric_weights=quality.metric_weights,
-            classifier=quality.classifier,
-        )
+        suite = load_suite(quality.metric_weights, quality.classifier)
+        evaluator = Evaluator(quality.reference, suite, samples=quality.samples, seed=seed)
         evaluator.reference.captions()
     context = _Context(facts, (), lpips, reason, evaluator)
     if lpips is None:
@@ -293,7 +276,11 @@ def _fd(configuration: Configuration, context: _Context, notes: dict[str, str]) 
     if context.evaluator is None:
         return values
     sampling = Sampling(
-        steps=configuration.steps, runtime=configuration.runtime, precision=configuration.precision, batch_size=16
+        steps=configuration.steps,
+        runtime=configuration.runtime,
+        precision=configuration.precision,
+        batch_size=16,
+        device=configuration.device,
     )
     try:
         found = context.evaluator.evaluate(configuration.path, sampling)

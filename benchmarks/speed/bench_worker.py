@@ -19,7 +19,7 @@ from typing import IO, Any
 
 
 def main(request: Mapping[str, Any]) -> int:
-    """Serve until stdin ends. `request`: path, runtime, precision, steps, threads, prompt, seed."""
+    """Serve until stdin ends. `request`: path, runtime, precision, steps, threads, device, prompt, seed."""
     answers = _take_stdout()
     from genin.runtimes.errors import GeninError
 
@@ -31,6 +31,7 @@ def main(request: Mapping[str, Any]) -> int:
             runtime=request["runtime"],
             precision=request["precision"],
             threads=request["threads"],
+            device=request["device"],
         ) as pipeline:
             pipeline.generate(request["prompt"], seed=request["seed"], steps=request["steps"])
             _send(answers, _ready(pipeline))

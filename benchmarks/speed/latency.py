@@ -62,6 +62,7 @@ class Configuration:
     precision: str
     steps: int
     role: str | None = None
+    device: str = "cpu"
 
     def __str__(self) -> str:
         return f"{self.label} · {self.runtime} {self.precision} · {self.steps} steps"
@@ -133,6 +134,7 @@ class Worker:
             "precision": configuration.precision,
             "steps": configuration.steps,
             "threads": protocol.threads,
+            "device": configuration.device,
             "prompt": protocol.prompts[0],
             "seed": protocol.seed,
         }

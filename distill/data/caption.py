@@ -14,7 +14,7 @@ Not here: judging captions. A caption model's words are coarse for stylised pict
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -27,6 +27,7 @@ from genin.distill.data.find import Dropped, clean
 from genin.distill.data.prepare import with_trigger
 from genin.distill.data.rows import read_rows, write_rows
 from genin.runtimes.errors import InputError
+from genin.runtimes.vocabulary import check_whole
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickles
@@ -84,6 +85,36 @@ class Template:
 
 
 PLAIN = Template.of("{caption}")
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """How `caption` asks; the defaults are those of `genin data caption`.
+
+    Attributes:
+        model: folder or hub name of an image-to-text model of transformers.
+        template: text with names of questions in braces, "{character}, {action}"; None is one sentence about the picture.
+        questions: questions of one's own, by the names that the template uses.
+        max_tokens: the longest answer.
+        batch_size: pictures at a time.
+    """
+
+    model: str = DEFAULT_MODEL
+    template: str | None = None
+    questions: Mapping[str, str] = field(default_factory=dict)
+    max_tokens: int = 40
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        check_whole(self.max_tokens, "max_tokens", 1, 200)
+        check_whole(self.batch_size, "batch_size")
+        if self.questions and self.template is None:
+            raise InputError("--ask needs a --template that uses its name")
+        self.parsed()
+
+    def parsed(self) -> Template:
+        """Errors: InputError for a template that cannot be read, or asks what has no question."""
+        return PLAIN if self.template is None else Template.of(self.template, self.questions)
 
 
 @dataclass(frozen=True)
@@ -166,50 +197,74 @@ def _model_folder(name: str) -> Path:
         raise InputError("the caption model cannot be downloaded", where=f"hub:{name}", remedy=remedy) from error
 
 
-def caption_dataset(
+def caption(
     folder: Path,
-    load: Callable[[], Any],
+    options: CaptionOptions | None = None,
     *,
-    template: Template | None = None,
-    batch_size: int = 8,
     bar: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
 ) -> CaptionReport:
-    """Caption the pictures of `folder` that have none. `load` gives a CaptionModel, and is called only if needed. Answers to the
-    questions of a `template` are kept in columns of their names, but for what a column holds already.
+    """Caption the pictures of a dataset folder that have no caption. The model is loaded only if there are any.
 
+        report = caption(Path("data/mine"), CaptionOptions(template="{character}, {action}"))
+
+    Args:
+        folder: the dataset; answers to the questions of a template are kept in columns of their names, but for what a column holds.
+        options: the model, and what it is asked.
+        bar: `bar(total)` gives a function that counts pictures done.
+
+    Returns: how many pictures have a caption now, and those that have none.
     Errors: InputError (no pictures, wrong metadata, no model).
     """
+    options = options or CaptionOptions()
     rows = read_rows(folder)
     trigger = str(read_facts(folder).get("options", {}).get("trigger", ""))
     missing = [row for row in rows if not clean(row.get("text") or "")]
     existing = len(rows) - len(missing)
     if not missing:
         return CaptionReport(0, existing, ())
-    model = load()
+    model, template = CaptionModel(options.model, max_new_tokens=options.max_tokens), options.parsed()
     advance = bar(len(missing))
     failed: list[Dropped] = []
     unsaved = 0
-    for start in range(0, len(missing), batch_size):
-        readable = []
-        for row in missing[start : start + batch_size]:
-            try:
-                readable.append((row, read_picture(folder / row["file_name"])))
-            except PictureError as error:
-                failed.append(Dropped(row["file_name"], error.what))
-        asked = template or PLAIN
-        pictures = [picture for _, picture in readable]
-        answers = {name: model.answers(pictures, question) for name, question in asked.questions.items() if pictures}
-        for index, (row, _) in enumerate(readable):
-            said = {name: clean(row.get(name) or "") or texts[index] for name, texts in answers.items()}
-            text = asked.filled(said)
-            if text:
-                row["text"] = with_trigger(trigger, text)
-                row.update({name: value for name, value in said.items() if value and name != "caption"})
-            else:
-                failed.append(Dropped(row["file_name"], "the model found no words"))
+    for start in range(0, len(missing), options.batch_size):
+        batch = missing[start : start + options.batch_size]
+        readable = _readable(folder, batch, failed)
+        failed += _caption_batch(model, template, readable, trigger)
         unsaved += len(readable)
-        advance(len(missing[start : start + batch_size]))
-        if unsaved >= SAVE_EVERY or start + batch_size >= len(missing):
+        advance(len(batch))
+        if unsaved >= SAVE_EVERY or start + options.batch_size >= len(missing):
             write_rows(folder, rows)
             unsaved = 0
     return CaptionReport(len(missing) - len(failed), existing, tuple(failed))
+
+
+def _readable(
+    folder: Path, rows: Sequence[dict[str, Any]], failed: list[Dropped]
+) -> list[tuple[dict[str, Any], Image.Image]]:
+    """The rows whose pictures can be read, with these; the others go to `failed`."""
+    readable = []
+    for row in rows:
+        try:
+            readable.append((row, read_picture(folder / row["file_name"])))
+        except PictureError as error:
+            failed.append(Dropped(row["file_name"], error.what))
+    return readable
+
+
+def _caption_batch(
+    model: CaptionModel, template: Template, batch: Sequence[tuple[dict[str, Any], Image.Image]], trigger: str
+) -> list[Dropped]:
+    """Fill in the rows' captions and columns; those for which the model found no words."""
+    if not batch:
+        return []
+    pictures, failed = [picture for _, picture in batch], []
+    answers = {name: model.answers(pictures, question) for name, question in template.questions.items()}
+    for index, (row, _) in enumerate(batch):
+        values = {name: clean(row.get(name) or "") or texts[index] for name, texts in answers.items()}
+        text = template.filled(values)
+        if text:
+            row["text"] = with_trigger(trigger, text)
+            row.update({name: value for name, value in values.items() if value and name != "caption"})
+        else:
+            failed.append(Dropped(row["file_name"], "the model found no words"))
+    return failed

@@ -9,15 +9,33 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from genin.distill.data.find import CAPTION_SOURCES, Dropped
-from genin.runtimes.options import CommaChoice, claim_output, flatten, model_path, threads_option
+from genin.files import atomic_path, claim_output
+from genin.runtimes.options import CommaChoice, CommaNames, flatten, json_option, model_path, threads_option
+
+if TYPE_CHECKING:
+    from genin.distill.data.prepare import PrepareOptions, Report
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+
+
+class Colour(click.ParamType):  # type: ignore[type-arg]
+    """A colour by name or number: "white" => "#ffffff"."""
+
+    name = "colour"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from PIL import ImageColor
+
+        try:
+            red, green, blue = ImageColor.getrgb(value)[:3]
+        except ValueError:
+            self.fail(f"'{value}' is not a colour; write white, or #20c0ff", param, ctx)
+        return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 @click.command(
@@ -28,11 +46,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
 @click.option("--size", type=click.IntRange(8, 4096), help="Side of the pictures written, in pixels.  [default: kept]")
 @click.option("--buckets", is_flag=True, help="Five shapes of that size's area instead of squares: less is cut off.")
-@click.option("--pages", metavar="GLOB[,…]", multiple=True, help="Comic pages among the pictures: cut into panels.")
+@click.option(
+    "--pages",
+    type=CommaNames(),
+    metavar="GLOB[,…]",
+    multiple=True,
+    help="Comic pages among them: cut into panels.",
+)
 @click.option("--min-size", type=click.IntRange(1), default=16, show_default=True, help="Drop shorter sides than this.")
 @click.option("--file-column", metavar="NAME", help="Metadata column with the file.  [default: file_name, file, …]")
 @click.option(
     "--caption-column",
+    type=CommaNames(),
     metavar="NAME[,…]",
     multiple=True,
     help="Metadata column with the caption; several are joined.  [default: text, caption or prompt]",
@@ -44,10 +69,15 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
     help="Where captions come from, first to last.  [default: metadata,sidecar,name]",
 )
 @click.option("--trigger", metavar="TEXT", default="", help="Words to put before every caption: the style's name.")
-@click.option("--columns", metavar="NAME[,…]", multiple=True, help="Metadata columns to take along.")
-@click.option("--exclude", metavar="GLOB[,…]", multiple=True, help="Folders or files to leave out.")
+@click.option("--columns", type=CommaNames(), metavar="NAME[,…]", multiple=True, help="Metadata columns to take along.")
+@click.option("--exclude", type=CommaNames(), metavar="GLOB[,…]", multiple=True, help="Folders or files to leave out.")
 @click.option(
-    "--background", metavar="COLOUR", default="white", show_default=True, help="What lies behind transparency."
+    "--background",
+    type=Colour(),
+    metavar="COLOUR",
+    default="white",
+    show_default=True,
+    help="What lies behind transparency.",
 )
 @click.option(
     "--duplicates",
@@ -61,64 +91,46 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.option("--rights", metavar="TEXT", help="Whose they are, for the cards.")
 @json_option
 @click.pass_context
-def prepare_command(
-    ctx: click.Context,
-    sources: tuple[Path, ...],
-    out: Path,
-    size: int | None,
-    buckets: bool,
-    pages: tuple[str, ...],
-    min_size: int,
-    file_column: str | None,
-    caption_column: tuple[str, ...],
-    captions: tuple[tuple[str, ...], ...],
-    trigger: str,
-    columns: tuple[str, ...],
-    exclude: tuple[str, ...],
-    background: str,
-    duplicates: str,
-    licence: str | None,
-    source: str | None,
-    rights: str | None,
-    as_json: bool,
-) -> None:
+def prepare_command(ctx: click.Context, /, sources: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Turn pictures, comics, videos and public sets into one clean, captioned dataset folder.
 
     SRC is a folder or a file, or the hub name of a public set (owner/name, owner/name@revision), whose licence and name come
     along. Of a parquet file every row's picture is taken, of a video one frame of every shot, without bars and subtitles; of
     comic pages (--pages, and .cbz archives) their panels. Broken, blank, too small and duplicate pictures are dropped, each
     one named with its reason. What is kept becomes upright sRGB PNG without transparency, with metadata.jsonl, a card and
-    report.html beside it. The same command goes on after it was stopped.
+    report.html beside it. Run the same command again to resume.
     """
-    from genin.distill.data.extract import FitOptions
-    from genin.distill.data.find import SourceOptions
-    from genin.distill.data.prepare import PrepareOptions, prepare
+    from genin.distill.data.prepare import prepare
 
-    if buckets and size is None:
-        raise click.UsageError("--buckets needs --size: the side of the square whose area they have")
-    options = PrepareOptions(
-        sources=SourceOptions(
-            file_column=file_column,
-            caption_columns=_split(caption_column),
-            captions=flatten(captions) or CAPTION_SOURCES,
-            exclude=_split(exclude),
-            pages=_split(pages),
-        ),
-        fit=FitOptions(size=size, buckets=buckets, min_size=min_size, background=_colour(background)),
-        trigger=trigger,
-        columns=_split(columns),
-        duplicates=duplicates,  # type: ignore[arg-type]  # click has checked the choice
-        licence=licence,
-        source=source,
-        rights=rights,
-    )
-    paths = [_local(source, options.sources.exclude, getattr(ctx.obj, "arguments", ())) for source in sources]
-    hub_names = {path: str(source) for path, source in zip(paths, sources, strict=True) if path != source}
     with _bar("Preparing") as bar:
-        report = prepare(paths, out, options, hub_names=hub_names, bar=bar)
+        report = prepare(sources, out, _prepare_options(options), arguments=getattr(ctx.obj, "arguments", ()), bar=bar)
     if as_json:
         click.echo(json.dumps(report.to_json(), ensure_ascii=False))
-        return
+    else:
+        _echo_report(report)
+
+
+def _prepare_options(options: Mapping[str, Any]) -> PrepareOptions:
+    """The command line's options, which are flat, as those of `prepare`."""
+    from genin.distill.data.extract import FitOptions
+    from genin.distill.data.find import SourceOptions
+    from genin.distill.data.prepare import PrepareOptions
+
+    return PrepareOptions(
+        sources=SourceOptions(
+            file_column=options["file_column"],
+            caption_columns=flatten(options["caption_column"]),
+            captions=flatten(options["captions"]) or CAPTION_SOURCES,
+            exclude=flatten(options["exclude"]),
+            pages=flatten(options["pages"]),
+        ),
+        fit=FitOptions(**{name: options[name] for name in ("size", "buckets", "min_size", "background")}),
+        columns=flatten(options["columns"]),
+        **{name: options[name] for name in ("trigger", "duplicates", "licence", "source", "rights")},
+    )
+
+
+def _echo_report(report: Report) -> None:
     _echo_files("dropped", report.dropped)
     for note in report.notes:
         click.echo(f"note: {note}")
@@ -127,7 +139,7 @@ def prepare_command(
     )
     click.echo(f"captions from {_counts(report.captions_from) or 'nowhere'}; {report.captions_missing} missing")
     if report.resumed:
-        click.echo(f"{report.resumed} files had been read by a run that was stopped")
+        click.echo(f"{report.resumed} files were already read by an interrupted run")
     if (Path(report.out) / "report.html").is_file():
         click.echo(f"look at {Path(report.out) / 'report.html'}")
     if report.captions_missing:
@@ -154,9 +166,8 @@ def inspect_command(
         advance = bar(len(open_picture_set(folder).rows))
         facts = inspect_dataset(folder, tokenizer=loaded, limit=max_tokens, advance=advance)
     if sheet:
-        partial = sheet.with_name(f".{sheet.name}.partial")
-        contact_sheet(folder).save(partial, "PNG")
-        partial.replace(sheet)
+        with atomic_path(sheet) as partial:
+            contact_sheet(folder).save(partial, "PNG")
         facts["sheet"] = str(sheet)
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))
@@ -179,15 +190,7 @@ def inspect_command(
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pictures at a time.")
 @threads_option
 @json_option
-def caption_command(
-    folder: Path,
-    model: str | None,
-    template: str | None,
-    asked: tuple[str, ...],
-    max_tokens: int,
-    batch_size: int,
-    as_json: bool,
-) -> None:
+def caption_command(folder: Path, as_json: bool, **options: Any) -> None:
     """Caption the pictures of a dataset folder that have no caption; captions that exist are kept.
 
     With --template the model is asked one question for every name in it, and the answers are kept in columns of these
@@ -195,31 +198,29 @@ def caption_command(
     """
     from dataclasses import asdict
 
-    from genin.distill.data.caption import DEFAULT_MODEL, CaptionModel, Template, caption_dataset
+    from genin.distill.data.caption import DEFAULT_MODEL, CaptionOptions, caption
 
-    name = model or DEFAULT_MODEL
-    questions = {}
-    for pair in asked:
-        key, equals, words = pair.partition("=")
-        if not equals or not key.strip() or not words.strip():
-            raise click.BadParameter(f"'{pair}' is not NAME=QUESTION", param_hint="--ask")
-        questions[key.strip()] = words.strip()
-    if questions and template is None:
-        raise click.UsageError("--ask needs a --template that uses its name")
-    parsed = None if template is None else Template.of(template, questions)
+    options["model"] = options["model"] or DEFAULT_MODEL
+    options["questions"] = _questions(options.pop("asked"))
+    chosen = CaptionOptions(**options)
     with _bar("Captioning") as bar:
-        report = caption_dataset(
-            folder,
-            lambda: CaptionModel(name, max_new_tokens=max_tokens),
-            template=parsed,
-            batch_size=batch_size,
-            bar=bar,
-        )
+        report = caption(folder, chosen, bar=bar)
     if as_json:
-        click.echo(json.dumps({**asdict(report), "model": name}, ensure_ascii=False))
+        click.echo(json.dumps({**asdict(report), "model": chosen.model}, ensure_ascii=False))
         return
     _echo_files("no caption", report.failed)
-    click.echo(f"{report.captioned} pictures captioned by {name}; {report.existing} had a caption and keep it")
+    click.echo(f"{report.captioned} pictures captioned by {chosen.model}; {report.existing} had a caption and keep it")
+
+
+def _questions(pairs: Sequence[str]) -> dict[str, str]:
+    """NAME=QUESTION => name: question."""
+    questions = {}
+    for pair in pairs:
+        name, equals, words = pair.partition("=")
+        if not equals or not name.strip() or not words.strip():
+            raise click.BadParameter(f"'{pair}' is not NAME=QUESTION", param_hint="--ask")
+        questions[name.strip()] = words.strip()
+    return questions
 
 
 @click.command(
@@ -230,7 +231,7 @@ def caption_command(
 @click.option(
     "--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write .csv, .jsonl, or a page, .html."
 )
-@click.option("--from", "source", type=click.Path(path_type=Path), help="Take over what a .csv or .jsonl says.")
+@click.option("--from", "source", type=click.Path(path_type=Path), help="Read corrections from a .csv or .jsonl.")
 @json_option
 def edit_command(folder: Path, target: Path | None, source: Path | None, as_json: bool) -> None:
     """Correct captions by hand: write them out as a table or a page, and read them back.
@@ -283,32 +284,6 @@ def _bar(title: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
 
     with ExitStack() as stack:
         yield lambda total: stack.enter_context(progress(title, total, unit="pictures")).advance
-
-
-def _local(source: Path, exclude: Sequence[str], arguments: Sequence[str]) -> Path:
-    """A path as it is; what may be a set's name on the hub => its snapshot."""
-    from genin.distill.data.hub import fetch
-    from genin.hub.repository import may_be_on_the_hub
-
-    name = source.as_posix()
-    return source if source.exists() or not may_be_on_the_hub(name) else fetch(name, exclude, arguments)
-
-
-def _split(values: Sequence[str]) -> tuple[str, ...]:
-    """Repetition and commas => distinct values in order."""
-    return tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
-
-
-def _colour(name: str) -> str:
-    from PIL import ImageColor
-
-    try:
-        red, green, blue = ImageColor.getrgb(name)[:3]
-    except ValueError as error:
-        raise click.BadParameter(
-            f"'{name}' is not a colour; write white, or #20c0ff", param_hint="--background"
-        ) from error
-    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _counts(counts: Mapping[Any, int]) -> str:

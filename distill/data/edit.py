@@ -27,6 +27,7 @@ from genin.distill.data.dataset import KNOWN_COLUMNS, read_facts
 from genin.distill.data.find import clean
 from genin.distill.data.report import small_jpeg
 from genin.distill.data.rows import read_rows, write_rows
+from genin.files import write_text
 from genin.runtimes.errors import InputError, MissingExtraError
 
 FIXED = ("file_name", "split", "seed", "source_file")  # that no correction changes
@@ -65,10 +66,7 @@ def write_for_editing(folder: Path, path: Path) -> int:
         raise InputError(
             "captions are written as .csv, .jsonl or .html", where=path, remedy="give one of these suffixes"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(content, encoding="utf-8", newline="")
-    partial.replace(path)
+    write_text(path, content, newline="")
     return len(rows)
 
 
@@ -147,7 +145,7 @@ def _cells(text: str, path: Path) -> Iterator[Mapping[str, Any]]:
         raise InputError("the table has no column file_name", where=path, remedy="keep the first row as it was written")
     for number, row in enumerate(table, 2):
         if None in row:
-            raise InputError(f"line {number} has more cells than the first row", where=path, remedy="mend the line")
+            raise InputError(f"line {number} has more cells than the first row", where=path, remedy="repair the line")
         yield {name: value for name, value in row.items() if value is not None}
 
 

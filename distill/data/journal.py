@@ -23,6 +23,7 @@ from typing import IO, Any
 from genin.dataset.files import is_intact
 from genin.distill.data.extract import Piece
 from genin.distill.data.find import Candidate
+from genin.files import write_text
 from genin.runtimes.errors import InputError
 
 VERSION = 1
@@ -49,9 +50,7 @@ class Journal:
                 shutil.rmtree(folder / "pieces")
                 (folder / "pieces").mkdir()
                 lines = [header]
-            partial = path.with_suffix(".new")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-            partial.replace(path)
+            write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
             with path.open("a", encoding="utf-8") as file:
                 yield cls(folder, file, {line["file"]: line for line in lines[1:]})
 

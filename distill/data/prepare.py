@@ -29,10 +29,11 @@ from genin.distill.data.dataset import DATASET_FILE, KNOWN_COLUMNS, attribute_co
 from genin.distill.data.duplicates import SeenPictures
 from genin.distill.data.extract import FitOptions, Piece, pieces_of
 from genin.distill.data.find import FILE_COLUMNS, Candidate, Dropped, Found, SourceOptions, clean, find_pictures, of_row
-from genin.distill.data.hub import card_licence
+from genin.distill.data.hub import card_licence, fetch
 from genin.distill.data.journal import Journal
 from genin.distill.data.report import PAGE, Entry, write_page
 from genin.files import move_into_place, refuse_existing
+from genin.hub.repository import may_be_on_the_hub
 from genin.runtimes.errors import InputError
 
 Duplicates = Literal["near", "exact", "keep"]
@@ -45,7 +46,16 @@ OWN_COLUMNS = ("file_name", "text", "seed", "split", "source_file")
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """`duplicates`: "near" drops exact ones as well. `licence`, `source` and `rights` hold for pictures whose row does not say."""
+    """What `prepare` makes of its sources; the defaults are those of `genin data prepare`.
+
+    Attributes:
+        sources: which files and captions are taken (`SourceOptions`).
+        fit: size and shape of the pictures written (`FitOptions`).
+        trigger: words to put before every caption: the style's name.
+        columns: metadata columns to take along.
+        duplicates: `near` drops exact and near duplicates, `exact` only exact ones, `keep` none.
+        licence, source, rights: of pictures whose row does not say.
+    """
 
     sources: SourceOptions = field(default_factory=SourceOptions)
     fit: FitOptions = field(default_factory=FitOptions)
@@ -55,6 +65,10 @@ class PrepareOptions:
     licence: str | None = None
     source: str | None = None
     rights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.fit.buckets and self.fit.size is None:
+            raise InputError("--buckets needs --size: the side of the square whose area they have")
 
 
 @dataclass(frozen=True)
@@ -95,19 +109,32 @@ class Kept:
 def prepare(
     sources: Sequence[Path],
     out: Path,
-    options: PrepareOptions,
+    options: PrepareOptions | None = None,
     *,
-    hub_names: Mapping[Path, str] | None = None,
+    arguments: Sequence[str] = (),
     bar: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
 ) -> Report:
-    """Write the dataset folder `out`, which must not exist; `bar(total)` gives a function that counts files done. `hub_names`:
-    those of the sources that are snapshots of the hub's.
+    """Turn pictures, comics, videos and tables into one clean, captioned dataset folder.
 
+        report = prepare([Path("emoji")], Path("data/emoji"), PrepareOptions(fit=FitOptions(size=64)))
+        print(report.kept, report.dropped)
+
+    Args:
+        sources: folders, files, or hub names of datasets.
+        out: the folder to write; it must not exist. A run that was stopped is gone on with.
+        options: what is taken, and how it is fitted.
+        arguments: the command line, for errors that say how to give it again.
+        bar: `bar(total)` gives a function that counts files done.
+
+    Returns: what became of every file.
     Errors: InputError if nothing usable is there, MissingExtraError for videos and pages without their packages; a broken
-    file is no error, it is in the report's `dropped`.
+        file is no error, it is in the report's `dropped`.
     """
+    options = options or PrepareOptions()
+    folders = [_local(source, options.sources.exclude, arguments) for source in sources]
+    names = {path: str(source) for path, source in zip(folders, sources, strict=True) if path != source}
     refuse_existing(out)
-    names = hub_names or {}
+    sources = folders
     found = find_pictures(sources, options.sources, {source: _said_of(source, names.get(source)) for source in sources})
     if missing := [name for name in options.columns if name not in found.columns]:
         known = ", ".join(sorted(found.columns)) or "none"
@@ -138,6 +165,12 @@ def prepare(
         reasons = _reasons([*found.dropped, *(Dropped(entry.path, entry.reason) for entry in entries)])
         raise InputError("none of the files can be used", where=sources[0], remedy=reasons)
     return report
+
+
+def _local(source: Path, exclude: Sequence[str], arguments: Sequence[str]) -> Path:
+    """A path as it is; what may be a set's name on the hub => its snapshot."""
+    name = source.as_posix()
+    return source if source.exists() or not may_be_on_the_hub(name) else fetch(name, exclude, arguments)
 
 
 def _said_of(source: Path, hub_name: str | None) -> dict[str, str]:

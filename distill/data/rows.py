@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from genin.dataset.sets import METADATA, open_picture_set
+from genin.files import write_text
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -30,6 +31,4 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Replace `metadata.jsonl` as a whole."""
-    partial = folder / f".{METADATA}.partial"
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(folder / METADATA)
+    write_text(folder / METADATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

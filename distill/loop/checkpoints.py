@@ -55,7 +55,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisatio
         raise GeninError(
             f"could not save the checkpoint ({' '.join(str(error).split())[:120]})",
             where=path,
-            remedy="free some space and run again with --resume; the previous checkpoint is whole",
+            remedy="free some space and run again with --resume; the previous checkpoint is intact",
         ) from error
 
 
@@ -107,8 +107,8 @@ def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: O
     changed = [key for key in earlier if key in now and key not in MAY_CHANGE and earlier[key] != now[key]]
     if changed:
         begun_with = ", ".join(f"{stage}.{key} {earlier[key]}" for key in changed)
-        remedy = "use the recipe it was begun with, or name another --out"
-        raise InputError(f"this run was begun with {begun_with}", where=path, remedy=remedy)
+        remedy = "use the recipe it was started with, or name another --out"
+        raise InputError(f"this run was started with {begun_with}", where=path, remedy=remedy)
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

@@ -92,10 +92,10 @@ def _discriminator(rows: Sequence[LogRow]) -> Alarm | None:
     since = rows[-1]["update"] - PATIENCE
     seen = [r["discriminator_accuracy"] for r in rows if r["update"] > since and "discriminator_accuracy" in r]
     if seen and min(seen) > WINS:
-        message = f"the discriminator has sorted over {WINS:.0%} right for {PATIENCE:,} updates"
+        message = f"the discriminator has classified over {WINS:.0%} correctly for {PATIENCE:,} updates"
         return Alarm("discriminator_wins", message, False, {"lr/discriminator": 0.5, "noise": NOISE_STEP})
     if seen and max(seen) < BLIND:
-        message = f"the discriminator has sorted under {BLIND:.0%} right for {PATIENCE:,} updates"
+        message = f"the discriminator has classified under {BLIND:.0%} correctly for {PATIENCE:,} updates"
         return Alarm("discriminator_blind", message, False, {"noise": 1 / NOISE_STEP})
     return None
 

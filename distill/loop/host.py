@@ -40,7 +40,7 @@ def check_memory(what: str, needed: int, device: torch.device, remedies: Callabl
     available = torch.cuda.get_device_properties(device).total_memory if cuda else psutil.virtual_memory().total
     if needed > available:
         options = remedies()
-        advice = f"; less is needed with {', '.join(options)}" if options else ""
+        advice = f"; it needs less with {', '.join(options)}" if options else ""
         machine = f"this {'device' if cuda else 'machine'} has {available / 1e9:.1f}"
         warnings.warn(f"{what} needs about {needed / 1e9:.1f} GB, and {machine}{advice}", stacklevel=2)
 
@@ -55,7 +55,9 @@ def out_of_memory(what: str, where: Path, remedies: Callable[[], Sequence[str]])
             raise
         options = remedies()
         remedy = f"write into the recipe: {', '.join(options)}" if options else "use a machine with more memory"
-        raise GeninError(f"out of memory in {what}; what was saved is whole", where=where, remedy=remedy) from error
+        raise GeninError(
+            f"out of memory in {what}; saved checkpoints are intact", where=where, remedy=remedy
+        ) from error
 
 
 @contextmanager

@@ -61,8 +61,8 @@ def _claim(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: 
             stored = {}
         earlier = stored if isinstance(stored, dict) and stored else begun_with  # a damaged file says nothing
         if changed := [key for key in {**earlier, **begun_with} if earlier.get(key) != begun_with.get(key)]:
-            what = f"this run was begun with another {' and '.join(changed)}"
-            raise InputError(what, where=folder, remedy="give what it was begun with, or name another --out")
+            what = f"this run was started with another {' and '.join(changed)}"
+            raise InputError(what, where=folder, remedy="give what it was started with, or name another --out")
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / ".run.json.partial"
     partial.write_text(json.dumps(dict(begun_with), indent=1) + "\n", encoding="utf-8")

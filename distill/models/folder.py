@@ -21,7 +21,7 @@ from genin.distill.models.card import model_card
 from genin.distill.models.diffusion import ddim_scheduler
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import AGAIN, GENIN_MODEL, read_info, read_json
+from genin.runtimes.folder import AGAIN, GENIN_MODEL, read_info, read_scheduler
 from genin.runtimes.pytorch_engine import read_networks
 
 
@@ -69,10 +69,8 @@ def load_model_folder(path: Path, *, dtype: torch.dtype = torch.float32) -> Mode
     positions = int(networks.text_encoder.config.max_position_embeddings)
     # A folder that does not say how long captions are has a length of 10³⁰.
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
-    scheduler = read_json(path / "scheduler" / "scheduler_config.json", "the model folder has no scheduler")
-    return ModelFolder(
-        path, tokenizer, networks.text_encoder, networks.unet, networks.vae, scheduler, info=read_info(path)
-    )
+    parts = (networks.text_encoder, networks.unet, networks.vae)
+    return ModelFolder(path, tokenizer, *parts, read_scheduler(path), info=read_info(path))
 
 
 def save_model_folder(model: ModelFolder, out: Path, *, dtype: torch.dtype | None = None) -> None:

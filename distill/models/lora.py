@@ -165,7 +165,7 @@ def _read(file: Path) -> dict[str, Tensor]:
             names = list(opened.keys())
         if dora := [name for name in names if "dora_scale" in name]:
             raise InputError(
-                f"this is a DoRA ('{dora[0]}'), which is no sum of weights", where=file, remedy="give a LoRA"
+                f"this is a DoRA ('{dora[0]}'), which cannot be merged as a sum", where=file, remedy="give a LoRA"
             )
         weights: dict[str, Tensor]
         weights, _alphas = StableDiffusionPipeline.lora_state_dict(
@@ -198,11 +198,11 @@ def check_fits(model: ModelFolder, file: Path, weights: Mapping[str, Tensor]) ->
             what = f"the LoRA's '{name}' is {tuple(value.shape)}, this model's would be {ours}"
             raise InputError(what, where=file, remedy=remedy)
         if not bool(torch.isfinite(value).all()):
-            raise InputError(f"the LoRA's '{name}' has numbers that are not finite", where=file, remedy=remedy)
+            raise InputError(f"the LoRA's '{name}' has NaN or infinite values", where=file, remedy=remedy)
         pairs.setdefault(module, {})[side] = value
     for module, pair in pairs.items():
         if len(pair) != 2 or pair["lora_A"].shape[0] != pair["lora_B"].shape[1]:
-            raise InputError(f"the LoRA's weights for '{module}' are no pair", where=file, remedy=remedy)
+            raise InputError(f"the LoRA's weights for '{module}' are an incomplete pair", where=file, remedy=remedy)
 
 
 def _placed(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str | None, Tensor]]:

@@ -178,27 +178,22 @@ def _split(x: Tensor, axis: int, num_splits: int | None = None, split_sizes: Any
     return tuple(x.chunk(num_splits, dim=axis))
 
 
-def _slice_by_index(
-    x: Tensor,
-    begin: Any,
-    end: Any,
-    stride: Any = None,
-    begin_mask: Any = None,
-    end_mask: Any = None,
-    squeeze_mask: Any = None,
-) -> Tensor:
+def _slice_by_index(x: Tensor, begin: Any, end: Any, stride: Any = None, **masks: Any) -> Tensor:
+    """`masks`: begin_mask, end_mask, squeeze_mask, a flag an axis."""
     rank = x.ndim
-    none = [False] * rank
     begins, ends = _ints(begin), _ints(end)
     strides = [1] * rank if stride is None else _ints(stride)
-    from_start = none if begin_mask is None else [bool(flag) for flag in begin_mask]
-    to_end = none if end_mask is None else [bool(flag) for flag in end_mask]
-    gone = none if squeeze_mask is None else [bool(flag) for flag in squeeze_mask]
+    flags = {name: [bool(flag) for flag in mask] for name, mask in masks.items() if mask is not None}
+    from_start, to_end, squeezed = (
+        flags.pop(name, [False] * rank) for name in ("begin_mask", "end_mask", "squeeze_mask")
+    )
+    if flags:
+        raise UnknownOperationError(f"slice_by_index with {', '.join(flags)}")
     if min(strides) < 1:
         raise UnknownOperationError("slice_by_index with a negative stride")
     where: list[Any] = []
     for axis in range(rank):
-        if gone[axis]:
+        if squeezed[axis]:
             where.append(0 if from_start[axis] else begins[axis])
         else:
             where.append(
@@ -231,16 +226,12 @@ def _matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool =
     return (x.mT if transpose_x else x) @ (y.mT if transpose_y else y)
 
 
-def _conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    strides: Any = (1, 1),
-    pad_type: str = "valid",
-    pad: Any = (0, 0, 0, 0),
-    dilations: Any = (1, 1),
-    groups: int = 1,
-) -> Tensor:
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, **shape: Any) -> Tensor:
+    """`shape`: strides, pad_type, pad, dilations, groups."""
+    pad_type, pad = shape.pop("pad_type", "valid"), shape.pop("pad", (0, 0, 0, 0))
+    strides, dilations, groups = shape.pop("strides", (1, 1)), shape.pop("dilations", (1, 1)), shape.pop("groups", 1)
+    if shape:
+        raise UnknownOperationError(f"conv with {', '.join(shape)}")
     if pad_type not in ("valid", "custom") or x.ndim != 4:
         raise UnknownOperationError(f"conv of rank {x.ndim - 2} with pad_type {pad_type}")
     if pad_type == "custom":

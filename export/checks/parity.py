@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from genin.export.errors import UnknownOperationError
 from genin.export.precision_plan import PALETTES
-from genin.export.shapes import OUTPUTS
 from genin.runtimes.engine import ENGINES, in_batches
 from genin.runtimes.errors import BundleError, GeninError, MissingExtraError
 from genin.runtimes.manifest import EXACT_PSNR_DB, Parity, TensorSpec
+from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.threads import thread_limit
 
 FLOORS_DB: Mapping[str, float] = {"fp32": 90.0, "fp16": 60.0, "int8": 40.0}

@@ -24,10 +24,11 @@ from genin.benchmarks.quality.weights import MetricUnavailableError
 from genin.distill.models.folder import ModelFolder
 from genin.export.checks.parity import Case, Run
 from genin.export.prompt_set import Amount, batches, prompts_and_seeds
-from genin.runtimes.engine import INPUTS, OUTPUT, Array, Engine
+from genin.runtimes.engine import Array, Engine
 from genin.runtimes.loading import folder_pipeline
 from genin.runtimes.manifest import EXACT_PSNR_DB, PictureParity
 from genin.runtimes.pytorch_engine import Networks, PyTorchEngine
+from genin.runtimes.tensors import INPUTS, OUTPUTS
 from genin.runtimes.vocabulary import COMPONENTS
 
 Pictures = NDArray[np.uint8]
@@ -135,4 +136,4 @@ class _OneAtATime:
             self._run = None
             gc.collect()
             self._run, self._name = self._open_graph(component), component
-        return np.asarray(self._run(arrays)[OUTPUT[component]], np.float32)
+        return np.asarray(self._run(arrays)[OUTPUTS[component][0]], np.float32)

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from genin.export.checks import parity
-from genin.export.shapes import OUTPUTS
+from genin.export.errors import UnknownOperationError
 from genin.runtimes.bundle import Bundle
-from genin.runtimes.engine import INPUTS
 from genin.runtimes.errors import GeninError, MissingExtraError
 from genin.runtimes.manifest import GraphEntry, SingleGraphEntry
+from genin.runtimes.tensors import INPUTS, OUTPUTS
 from genin.runtimes.vocabulary import FORMATS
 
 Cases = list[dict[str, Any]] | str  # golden cases, or what is wrong with them
@@ -170,7 +170,7 @@ def _check(bundle: Bundle, graph: GraphEntry, files: Mapping[str, bool], cases: 
             measured = parity.measure(run, fitting, OUTPUTS[graph.component], floor, engine)
     except MissingExtraError as error:
         return replace(report, note=str(error))
-    except parity.UnknownOperationError as error:
+    except UnknownOperationError as error:
         return replace(report, note=f"not run: {error}")
     except GeninError as error:
         return replace(report, ok=False, note=str(error))

@@ -123,9 +123,9 @@ def converter(name: str) -> Convert:
     return cast(Convert, importlib.import_module(TABLE[name].module).convert)
 
 
-def stored(ways: Mapping[str, Storage], kinds: tuple[str, ...]) -> str:
+def stored(storages: Mapping[str, Storage], kinds: tuple[str, ...]) -> str:
     """For the manifest: the ways in which layers' weights are stored, the widest first ("fp16, int8")."""
-    found = {storable(way.weights, kinds) for way in ways.values()}
+    found = {storable(storage.weights, kinds) for storage in storages.values()}
     return ", ".join(kind for kind in WEIGHTS if kind in found)
 
 
@@ -142,3 +142,8 @@ def component_specs(component: Component) -> tuple[tuple[TensorSpec, ...], tuple
         tuple(spec(name, case[name]) for name in names) for names in (component.inputs, component.outputs)
     )
     return inputs, outputs
+
+
+def formats_of_single(formats: Sequence[str]) -> list[str]:
+    """Those of `formats` that can hold all of a model as one graph."""
+    return [name for name in formats if TABLE[name].single]

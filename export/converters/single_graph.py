@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from genin.distill.models.folder import ModelFolder
 from genin.export.components import Case, Component, token_ids
 from genin.export.prompt_set import Amount, batches, prompts_and_seeds
-from genin.export.shapes import ANY_BATCH, OUTPUTS, Shapes
-from genin.runtimes.engine import INPUTS, Array
+from genin.export.shapes import ANY_BATCH, Shapes
+from genin.runtimes.engine import Array
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_constants
 from genin.runtimes.manifest import MAX_UNROLLED
@@ -42,6 +42,7 @@ from genin.runtimes.noise import batch_normal
 from genin.runtimes.pipeline import to_pictures
 from genin.runtimes.pytorch_engine import Networks, PyTorchEngine
 from genin.runtimes.samplers import Schedule, guide
+from genin.runtimes.tensors import INPUTS, OUTPUTS
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE
 
 Ids = NDArray[np.int64]
@@ -52,8 +53,8 @@ Modulation = Sequence[Sequence[Tensor]]
 class SingleGraph(nn.Module):
     """input_ids (batch, length) int64, noise (batch, C, h, w) float32 => images (batch, H, W, 3) uint8.
 
-    `encoder`, `unet` and `vae` are a model's own; the UNet is changed in place. `pairs` are the timesteps of the steps, each with
-    the next. With `guidance_scale` other than 1, `empty_ids` (1, length) are the empty prompt's.
+    `networks` are a model's own; the UNet is changed in place. `pairs` are the timesteps of the steps, each with the next. With
+    `guidance_scale` other than 1, `empty_ids` (1, length) are the empty prompt's.
     """
 
     encoder: Any
@@ -63,16 +64,15 @@ class SingleGraph(nn.Module):
 
     def __init__(
         self,
-        encoder: Any,
-        unet: Any,
-        vae: Any,
+        networks: Networks,
         schedule: Schedule,
         pairs: Sequence[tuple[int, int]],
         guidance_scale: float = 1.0,
         empty_ids: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.unet, self.vae = encoder, unet, vae
+        encoder, unet = networks.text_encoder, networks.unet
+        self.encoder, self.unet, self.vae = encoder, unet, networks.vae
         self._timesteps = [t for t, _ in pairs]
         self._mix = [mix(schedule, *pair) for pair in pairs]
         self._guidance_scale = guidance_scale
@@ -138,13 +138,11 @@ def check_unrollable(model: ModelFolder, steps: int) -> None:
 
 def single_graph(model: ModelFolder, steps: int, amount: Amount, shapes: Shapes = ANY_BATCH) -> tuple[Component, float]:
     """A loaded model as one component, its UNet changed in place, and its guidance scale. Its size is always the model's."""
-    *_, sampler = read_constants(model.path)
+    sampler = read_constants(model.path).sampler
     scale = 1.0 if sampler.guidance == "baked" else sampler.guidance_scale
     cases = _cases(model, steps, scale, amount)
     module = SingleGraph(
-        model.text_encoder,
-        model.unet,
-        model.vae,
+        Networks(model.text_encoder, model.unet, model.vae),
         Schedule.from_config(model.scheduler_config),
         timesteps_of(model, steps),
         scale,

@@ -29,16 +29,12 @@ from genin.export.converters.formats import Target, Written, count_operations, s
 from genin.export.converters.quiet import quiet
 from genin.export.precision_plan import BITS, PALETTES, WEIGHTS, layers_of
 from genin.runtimes.manifest import TensorSpec
+from genin.runtimes.tensors import APPLE_OUTPUTS
 
 if TYPE_CHECKING:
     from genin.export.components import Component
 
 COMPRESSED_FROM = 2048  # elements; coremltools' own default
-OUTPUTS = {
-    "text_encoder": ("last_hidden_state", "pooled_outputs"),
-    "unet": ("noise_pred",),
-    "vae_decoder": ("image",),
-}
 # In fp16 a square overflows from 256 on.
 WIDE_OPS = ("layer_norm", "instance_norm", "reduce_mean", "square", "sub", "sqrt", "rsqrt", "sin", "cos")
 
@@ -101,9 +97,9 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
         made, wide = None, frozenset[str]()
         for target in targets:
             plan = target.plan
-            ways = plan.storage_per_layer(component.name, component.module)
-            kept = {name: ways[layer].weights for name, layer in layers.items()}
-            asked = frozenset(name for name, way in kept.items() if way == "fp32")
+            storages = plan.storage_per_layer(component.name, component.module)
+            kept = {name: storages[layer].weights for name, layer in layers.items()}
+            asked = frozenset(name for name, storage in kept.items() if storage == "fp32")
             everything = len(asked) == len(kept)
             if made is None or asked != wide:
                 made, wide = None, asked  # the old one goes first
@@ -117,7 +113,7 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
             kinds = count_operations(_operations(target.path), ("const",))
             compute = "fp32" if everything else "fp16, norms fp32"
             written[plan.name] = Written(
-                target.path, *specs, made_by, stored=stored(ways, WEIGHTS), compute=compute, operations=kinds
+                target.path, *specs, made_by, stored=stored(storages, WEIGHTS), compute=compute, operations=kinds
             )
             del model
             gc.collect()
@@ -145,7 +141,7 @@ def _program(program: Any, component: str, inputs: Mapping[str, Tensor], wide: f
     return ct.convert(
         program,
         inputs=[ct.TensorType(name=name, shape=tuple(x.shape), dtype=np.float32) for name, x in inputs.items()],
-        outputs=[ct.TensorType(name=name, dtype=np.float32) for name in OUTPUTS[component]],
+        outputs=[ct.TensorType(name=name, dtype=np.float32) for name in APPLE_OUTPUTS[component]],
         convert_to="mlprogram",
         minimum_deployment_target=ct.target.iOS17,
         compute_precision=ct.precision.FLOAT32 if wide is None else half,
@@ -168,7 +164,7 @@ def _weight_name(layer: str) -> str:
     return f"p_module_{layer.replace('.', '_')}_weight"
 
 
-def _compressed(model: Any, ways: Mapping[str, str]) -> Any:
+def _compressed(model: Any, storages: Mapping[str, str]) -> Any:
     """Weights by name (without what coremltools adds: "_to_fp16") in int8 and palettes, each scale and table as wide as they allow.
 
     An int8 weight has one scale an output channel, a palette is one for the whole tensor.
@@ -176,15 +172,15 @@ def _compressed(model: Any, ways: Mapping[str, str]) -> Any:
     import coremltools.optimize.coreml as cto
 
     eight, palettes = {}, {}
-    for name, way in ways.items():
+    for name, storage in storages.items():
         for known in (name, f"{name}_to_fp16"):
-            if way == "int8":
+            if storage == "int8":
                 eight[known] = cto.OpLinearQuantizerConfig(
                     mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=COMPRESSED_FROM
                 )
-            elif way in PALETTES:
+            elif storage in PALETTES:
                 palettes[known] = cto.OpPalettizerConfig(
-                    mode="kmeans", nbits=BITS[way], granularity="per_tensor", weight_threshold=COMPRESSED_FROM
+                    mode="kmeans", nbits=BITS[storage], granularity="per_tensor", weight_threshold=COMPRESSED_FROM
                 )
     if eight:
         model = cto.linear_quantize_weights(model, cto.OptimizationConfig(op_name_configs=eight))

@@ -63,11 +63,11 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
     written = {}
     for target in targets:
         plan, variant = target.plan, model.clone()
-        ways = plan.storage_per_layer(component.name, component.module)
-        eight = [layer for layer, way in ways.items() if way.activations == "int8"]
+        storages = plan.storage_per_layer(component.name, component.module)
+        eight = [layer for layer, storage in storages.items() if storage.activations == "int8"]
         if eight:
             variant = _with_eight_bit_activations(variant, component, eight, target.path.parent)
-        _store(variant.graph, ways, plan.default)
+        _store(variant.graph, storages, plan.default)
         _save(variant, target.path)
         made_by, compute = f"torch.onnx {torch.__version__}", "fp32"
         if eight:
@@ -79,7 +79,7 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
             inputs,
             outputs,
             made_by,
-            stored=stored(ways, STORES),
+            stored=stored(storages, STORES),
             compute=compute,
             operations=count_operations(node.op_type for node in variant.graph),
             opset=OPSET,
@@ -166,10 +166,10 @@ def _save(model: Any, path: Path) -> int:
 # --- how weights are stored ------------------------------------------------------------------------------------------
 
 
-def _store(graph: Any, ways: Mapping[str, Storage], default: Storage) -> None:
+def _store(graph: Any, storages: Mapping[str, Storage], default: Storage) -> None:
     for value in _large(graph):
-        way = ways.get(value.name.removesuffix(".weight"), default)
-        kind, axis = storable(way.weights, STORES), _channel_axis(value)
+        storage = storages.get(value.name.removesuffix(".weight"), default)
+        kind, axis = storable(storage.weights, STORES), _channel_axis(value)
         if kind == "int8" and axis is not None:
             _eight_bits(graph, value, axis)
         elif kind != "fp32":

@@ -58,16 +58,18 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
         model = _trace(component)
         for target in targets:
             plan, made_by = target.plan, f"openvino {ov.__version__.partition('-')[0]}"
-            ways = plan.storage_per_layer(component.name, component.module)
+            storages = plan.storage_per_layer(component.name, component.module)
             enlarged = _enlarged(model)
-            eight = {layer for layer, way in ways.items() if way.activations == "int8" and layer not in enlarged}
-            kept = stored(ways, STORES)
+            eight = {
+                layer for layer, storage in storages.items() if storage.activations == "int8" and layer not in enlarged
+            }
+            kept = stored(storages, STORES)
             variant = _with_eight_bit_activations(model, component, eight) if eight else model.clone()
             if "int8" in kept:
                 import nncf
 
-                variant, made_by = _compressed(variant, ways, eight), f"{made_by}, nncf {nncf.__version__}"
-            _store_fp16(variant, ways, plan.default)
+                variant, made_by = _compressed(variant, storages, eight), f"{made_by}, nncf {nncf.__version__}"
+            _store_fp16(variant, storages, plan.default)
             target.path.parent.mkdir(parents=True, exist_ok=True)
             ov.save_model(variant, target.path, compress_to_fp16=False)
             kinds = count_operations((node.get_type_name() for node in variant.get_ops()), NO_OPERATIONS)
@@ -104,11 +106,11 @@ def _layer(node: Any) -> str:
     return str(node.get_friendly_name()).removeprefix("__module.").partition("/")[0]
 
 
-def _compressed(model: Any, ways: Mapping[str, Storage], done: set[str]) -> Any:
+def _compressed(model: Any, storages: Mapping[str, Storage], done: set[str]) -> Any:
     """Weights in int8 where the plan has them so, but for layers that are `done`."""
     import nncf
 
-    wanted = {layer for layer, way in ways.items() if storable(way.weights, STORES) == "int8"} - done
+    wanted = {layer for layer, storage in storages.items() if storable(storage.weights, STORES) == "int8"} - done
     others = [
         node.get_friendly_name()
         for node in model.get_ordered_ops()
@@ -146,7 +148,7 @@ def _with_eight_bit_activations(model: Any, component: Component, layers: set[st
     )
 
 
-def _store_fp16(model: Any, ways: Mapping[str, Storage], default: Storage) -> None:
+def _store_fp16(model: Any, storages: Mapping[str, Storage], default: Storage) -> None:
     """Large fp32 constants become fp16 behind a Convert, which every device folds at load or decompresses as it runs, but for those
     that the plan has in fp32."""
     import openvino.opset13 as ops
@@ -156,7 +158,7 @@ def _store_fp16(model: Any, ways: Mapping[str, Storage], default: Storage) -> No
         if node.get_type_name() != "Constant" or node.get_element_type() != Type.f32:
             continue
         users = list(node.output(0).get_target_inputs())
-        if all(ways.get(_layer(user.get_node()), default).weights == "fp32" for user in users):
+        if all(storages.get(_layer(user.get_node()), default).weights == "fp32" for user in users):
             continue
         weights = node.data
         if is_large(weights.shape) and float(np.abs(weights).max()) <= FP16_MAX:

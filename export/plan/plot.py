@@ -1,4 +1,4 @@
-"""A sensitivity pass as a picture: how good pictures are with one layer, and no other, stored in each way."""
+"""A sensitivity pass as a picture: how good pictures are with one layer, and no other, stored in fewer bits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from genin.export.plan.sensitivity import Sensitivity
 from genin.export.precision_plan import Plan, Storage
+from genin.files import atomic_path
 from genin.runtimes.vocabulary import COMPONENTS
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#9c6b4e", "#a463f2")
@@ -14,9 +15,9 @@ NAME_WIDTH = 15  # layers
 BEST_DB = 90.0  # the top of the page: nothing is lost that could be seen
 
 
-def label(way: Storage) -> str:
+def label(storage: Storage) -> str:
     """ "int8", or "int8, activations too"."""
-    return way.weights if way.activations == "float" else f"{way.weights}, activations too"
+    return storage.weights if storage.activations == "float" else f"{storage.weights}, activations too"
 
 
 def plot(found: Sensitivity, plan: Plan, path: Path) -> None:
@@ -26,8 +27,8 @@ def plot(found: Sensitivity, plan: Plan, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    kinds = list(dict.fromkeys(way for layer in found.layers for way in layer.error))
-    chosen = {(layer.component, layer.name): way for layer, way in found.ways(plan)}
+    kinds = list(dict.fromkeys(storage for layer in found.layers for storage in layer.error))
+    chosen = {(layer.component, layer.name): storage for layer, storage in found.storage_per_layer(plan)}
     figure, axes = pyplot.subplots(figsize=(11, 5.2), layout="constrained")
     for kind, colour in zip(kinds, COLOURS, strict=False):
         points = [(x, _db(layer.error[kind])) for x, layer in enumerate(found.layers) if kind in layer.error]
@@ -58,11 +59,12 @@ def plot(found: Sensitivity, plan: Plan, path: Path) -> None:
         axes.annotate(short, (x, low), xytext=where, ha=side, textcoords="offset points", fontsize=7, color="#333333")
     axes.set_ylabel("PSNR of pictures with this layer alone stored so, dB")
     axes.set_xlabel("layers, in the order of the networks")
-    axes.set_title(f"What each layer minds; filled: the plan '{plan.name}'", loc="left", fontsize=11, pad=18)
+    axes.set_title(f"Sensitivity of each layer; filled: the plan '{plan.name}'", loc="left", fontsize=11, pad=18)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#eeeeee")
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.savefig(path, dpi=150)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=150, format="png")
     pyplot.close(figure)
 
 

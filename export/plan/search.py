@@ -1,10 +1,11 @@
-"""`genin plan`: from a model folder and a wish to a plan that says how it was found."""
+"""`genin plan`: from a model folder and a target, of size or of LPIPS, to a precision plan that says how it was found."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,58 +24,103 @@ from genin.export.plan.sensitivity import (
     plan_for_size,
     with_eight_bit_activations,
 )
-from genin.export.precision_plan import Plan, Storage, check_name
+from genin.export.precision_plan import WEIGHTS, Plan, Storage, check_name
+from genin.files import claim_output
 from genin.runtimes.errors import InputError
-from genin.runtimes.progress import Progress
-from genin.runtimes.vocabulary import COMPONENTS
+from genin.runtimes.names import Names, names_or_installed
+from genin.runtimes.progress import progress
+from genin.runtimes.vocabulary import COMPONENTS, check_choice
 
-LPIPS = 0.02  # what may be lost where nothing else is asked for
+DEFAULT_LPIPS = 0.02  # what may be lost where nothing else is asked for
 
 
-def make_plan(
-    path: Path,
-    name: str,
-    weights: Sequence[str],
-    *,
-    activations: bool = False,
-    target_size: float | None = None,
-    target_lpips: float | None = None,
-    plot: Path | None = None,
-    progress: Progress,
-) -> Plan:
-    """Measure a model folder and choose. Errors: InputError for wishes that cannot be had, MetricUnavailableError."""
-    check_name(name)
-    if not weights:
-        raise InputError("there is no way of storing weights to choose from", remedy="--weights fp16,int8")
-    if activations and "int8" not in weights:
-        raise InputError("8-bit activations want 8-bit weights", remedy="add int8 to --weights")
-    if target_size is None or activations or target_lpips is not None:
+@dataclass(frozen=True)
+class PlanOptions:
+    """What `make_plan` looks for; the defaults are those of `genin plan`.
+
+    Attributes:
+        name: what bundles call this precision.
+        weights: ways of storing weights to choose from: `fp32`, `fp16`, `int8`, `palette6`, `palette4`.
+        activations: 8-bit activations in as many layers as the pictures allow.
+        target_size: bytes of weights at most: the best plan within them.
+        target_lpips: how far the plan's pictures may be from the model's own; None is 0.02.
+        plot: FILE.png for every layer's sensitivity.
+    """
+
+    name: str = "mixed"
+    weights: Sequence[str] = ("fp16", "int8")
+    activations: bool = False
+    target_size: float | None = None
+    target_lpips: float | None = None
+    plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        for kind in self.weights:
+            check_choice(kind, WEIGHTS, "way of storing weights")
+        if not self.weights:
+            raise InputError("there is no precision to choose from", remedy="--weights fp16,int8")
+        if self.activations and "int8" not in self.weights:
+            raise InputError("8-bit activations want 8-bit weights", remedy="add int8 to --weights")
+
+    def kinds(self) -> list[Storage]:
+        return [Storage(kind) for kind in self.weights]
+
+
+def make_plan(model: str | Path, options: PlanOptions | None = None, *, names: Names | None = None) -> Plan:
+    """Measure how sensitive each layer of a model is to quantisation, and choose how to store it.
+
+        plan = make_plan("runs/student", PlanOptions(target_lpips=0.01))
+        export("runs/student", "student.genin", ExportOptions(plans=[plan]))
+
+    Args:
+        model: a model folder, a built-in name of one, or a hub name.
+        options: what to choose from, and by what.
+        names: what names mean; None is those of this installation.
+
+    Returns: the plan, with how it was found in `notes`.
+    Errors: InputError for a model or targets that cannot be met; MetricUnavailableError where LPIPS has no weights to choose by.
+    """
+    options = options or PlanOptions()
+    if options.plot is not None:
+        claim_output(options.plot, ".png")
+    path = names_or_installed(names).model(str(model))
+    if options.target_size is None or options.activations or options.target_lpips is not None:
         load_lpips("squeeze")  # before the measuring: without its weights there is nothing to choose by
-    kinds = [Storage(kind) for kind in weights]
+    found = _measure(path, options)
+    plan = _choose(found, options)
+    if options.plot is not None:
+        draw_plot(found, plan, options.plot)
+    return Plan(plan.name, plan.default, plan.layers, _notes(path, found, plan))
+
+
+def _measure(path: Path, options: PlanOptions) -> Sensitivity:
     with quiet():
         model = load_model_folder(path)
     check_supported(model)
     for component, network in modules(model).items():
         check_finite(component, network)
+    kinds = [*options.kinds(), *([Storage("int8", "int8")] if options.activations else [])]
     steps = itertools.count()
+    with progress("measuring") as shown:
 
-    def begin(layer: str) -> None:
-        progress.reach(next(steps) / count_layers(model), layer)
+        def begin(layer: str) -> None:
+            shown.reach(next(steps) / count_layers(model), layer)
 
-    found = measure(model, [*kinds, *([Storage("int8", "int8")] if activations else [])], begin)
-    progress.reach(progress.total, "choosing")
-    if target_size is not None:
-        plan = plan_for_size(found, kinds, target_size, name)
-        if target_lpips is not None and (lpips := found.lpips(plan)) > target_lpips:
-            what = f"the best plan of {target_size / 1e6:.2f} MB is at LPIPS {lpips:.4f}, not within {target_lpips:g}"
+        return measure(model, kinds, begin)
+
+
+def _choose(found: Sensitivity, options: PlanOptions) -> Plan:
+    """Errors: InputError where no plan meets both targets."""
+    size, lpips = options.target_size, options.target_lpips
+    if size is not None:
+        plan = plan_for_size(found, options.kinds(), size, options.name)
+        if lpips is not None and (reached := found.lpips(plan)) > lpips:
+            what = f"the best plan of {size / 1e6:.2f} MB is at LPIPS {reached:.4f}, not within {lpips:g}"
             raise InputError(what, remedy="allow a larger size, or a larger distance")
     else:
-        plan = plan_for_lpips(found, kinds, target_lpips or LPIPS, name)
-    if activations:
-        plan = with_eight_bit_activations(found, plan, target_lpips or LPIPS)
-    if plot is not None:
-        draw_plot(found, plan, plot)
-    return Plan(plan.name, plan.default, plan.layers, _notes(path, found, plan))
+        plan = plan_for_lpips(found, options.kinds(), lpips or DEFAULT_LPIPS, options.name)
+    return with_eight_bit_activations(found, plan, lpips or DEFAULT_LPIPS) if options.activations else plan
 
 
 def _notes(path: Path, found: Sensitivity, plan: Plan) -> dict[str, Any]:
@@ -83,23 +129,23 @@ def _notes(path: Path, found: Sensitivity, plan: Plan) -> dict[str, Any]:
     except MetricUnavailableError:
         lpips = None
     counts, sizes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    for layer, way in found.ways(plan):
-        counts[layer.component, _said(way)] += 1
-        sizes[layer.component, _said(way)] += round(layer.bytes(way))
+    for layer, storage in found.storage_per_layer(plan):
+        counts[layer.component, _kind(storage)] += 1
+        sizes[layer.component, _kind(storage)] += round(layer.bytes(storage))
     return {
         "model_sha256": fingerprint(path),
         "pictures": len(found.reference.pictures),
         "size_bytes": round(found.bytes(plan)),
         "lpips_squeeze": lpips,
         "summary": [
-            [component, way, count, sizes[component, way]]
+            [component, kind, count, sizes[component, kind]]
             for name in COMPONENTS
-            for (component, way), count in sorted(counts.items())
+            for (component, kind), count in sorted(counts.items())
             if component == name
         ],
         "layers": {
             component: {
-                layer.name: {_said(way): float(f"{error:.3g}") for way, error in layer.error.items()}
+                layer.name: {_kind(storage): float(f"{error:.3g}") for storage, error in layer.error.items()}
                 for layer in found.layers
                 if layer.component == component
             }
@@ -108,5 +154,5 @@ def _notes(path: Path, found: Sensitivity, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _said(way: Storage) -> str:
-    return way.weights if way.activations == "float" else "w8a8"
+def _kind(storage: Storage) -> str:
+    return storage.weights if storage.activations == "float" else "w8a8"

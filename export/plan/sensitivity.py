@@ -1,4 +1,4 @@
-"""How much does each layer mind fewer bits? Measured on the student's own trajectories, and turned into a precision plan.
+"""How sensitive is each layer to quantisation? Measured on the student's own trajectories, and turned into a precision plan.
 
 One layer at a time is stored in fewer bits (its input too, for 8-bit activations), everything else left in fp32, and its
 component's output compared with its own on what the networks were given while the student drew. That error, as a share of the
@@ -31,10 +31,10 @@ from genin.export.components import Case, modules, run_module
 from genin.export.converters.quantise import activations, eight_bits, palette
 from genin.export.precision_plan import BITS, PALETTES, Plan, Storage, layers_of, may_have_eight
 from genin.export.prompt_set import Amount
-from genin.export.shapes import OUTPUTS
-from genin.runtimes.engine import OUTPUT, Array, Engine
+from genin.runtimes.engine import Array, Engine
 from genin.runtimes.errors import InputError
 from genin.runtimes.pytorch_engine import Networks, PyTorchEngine
+from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.vocabulary import COMPONENTS
 
 NOISE = 1e-3  # share of a component's variance, for its factor
@@ -49,7 +49,7 @@ Span = tuple[tuple[float, float], tuple[float, float]]
 @dataclass(frozen=True)
 class Layer:
     """One layer: how many numbers and output channels its weight has, and the mean squared error of pictures (in [−1, 1]) that each
-    way of storing it costs; `macs` of one picture; `span` the ranges of what it is given and gives."""
+    storage costs; `macs` of one picture; `span` the ranges of what it is given and gives."""
 
     component: str
     name: str
@@ -59,10 +59,14 @@ class Layer:
     span: Span
     error: Mapping[Storage, float]
 
-    def bytes(self, way: Storage) -> float:
+    def bytes(self, storage: Storage) -> float:
         """Its weights as stored, scales and tables with them."""
-        table = 2 * 2 ** BITS[way.weights] if way.weights in PALETTES else 4 * self.channels * (way.weights == "int8")
-        return self.numbers * BITS[way.weights] / 8 + table
+        table = (
+            2 * 2 ** BITS[storage.weights]
+            if storage.weights in PALETTES
+            else 4 * self.channels * (storage.weights == "int8")
+        )
+        return self.numbers * BITS[storage.weights] / 8 + table
 
 
 @dataclass(frozen=True)
@@ -75,29 +79,29 @@ class Sensitivity:
     others: int
 
     def bytes(self, plan: Plan) -> float:
-        return self.others + sum(layer.bytes(way) for layer, way in self.ways(plan))
+        return self.others + sum(layer.bytes(storage) for layer, storage in self.storage_per_layer(plan))
 
     def error(self, plan: Plan) -> float:
         """Of pictures, by adding up: what was not measured counts as nothing."""
-        return sum(layer.error.get(way, 0.0) for layer, way in self.ways(plan))
+        return sum(layer.error.get(storage, 0.0) for layer, storage in self.storage_per_layer(plan))
 
     def lpips(self, plan: Plan) -> float:
         """Of the pictures that a plan draws in PyTorch. Errors: MetricUnavailableError without LPIPS's weights."""
         metric, networks = load_lpips("squeeze"), modules(self.model)
         with ExitStack() as stack:
-            for layer, way in self.ways(plan):
-                stack.enter_context(stored_as(networks[layer.component].get_submodule(layer.name), way, layer.span))
+            for layer, storage in self.storage_per_layer(plan):
+                stack.enter_context(stored_as(networks[layer.component].get_submodule(layer.name), storage, layer.span))
             drawn = draw_with_pytorch(self.model, Amount.of(self.model))
         return float(metric(drawn.pictures, self.reference.pictures).mean())
 
-    def ways(self, plan: Plan) -> Iterator[tuple[Layer, Storage]]:
+    def storage_per_layer(self, plan: Plan) -> Iterator[tuple[Layer, Storage]]:
         """Every layer and how the plan stores it."""
-        ways = {name: plan.storage_per_layer(name, network) for name, network in modules(self.model).items()}
-        return ((layer, ways[layer.component][layer.name]) for layer in self.layers)
+        storages = {name: plan.storage_per_layer(name, network) for name, network in modules(self.model).items()}
+        return ((layer, storages[layer.component][layer.name]) for layer in self.layers)
 
 
 def measure(model: ModelFolder, kinds: Sequence[Storage], progress: Progress = lambda _: None) -> Sensitivity:
-    """Run every layer in every way of `kinds`. `progress` is told of each layer; see `count_layers`.
+    """Run every layer in every storage of `kinds`. `progress` is told of each layer; see `count_layers`.
 
     Errors: InputError for a network whose output is constant: errors are shares of its variance.
     """
@@ -108,7 +112,7 @@ def measure(model: ModelFolder, kinds: Sequence[Storage], progress: Progress = l
     found = []
     for component in COMPONENTS:
         network, cases, outputs = networks[component].eval(), reference.inputs[component], OUTPUTS[component]
-        wanted = [run_module(network, case, outputs)[OUTPUT[component]] for case in cases]
+        wanted = [run_module(network, case, outputs)[outputs[0]] for case in cases]
         variance = float(np.mean([np.var(array) for array in wanted]))
         if variance == 0:
             raise InputError(
@@ -122,13 +126,13 @@ def measure(model: ModelFolder, kinds: Sequence[Storage], progress: Progress = l
             progress(name)
             module: Any = network.get_submodule(name)
             error = {}
-            for way in kinds:
-                if way.activations == "int8" and not may_have_eight(name, names):
+            for storage in kinds:
+                if storage.activations == "int8" and not may_have_eight(name, names):
                     continue
-                with stored_as(module, way, ranges[name]):
-                    got = [run_module(network, case, outputs)[OUTPUT[component]] for case in cases]
+                with stored_as(module, storage, ranges[name]):
+                    got = [run_module(network, case, outputs)[outputs[0]] for case in cases]
                 squared = float(np.mean([np.mean(np.square(a - b)) for a, b in zip(got, wanted, strict=True)]))
-                error[way] = factors[component] * squared / variance
+                error[storage] = factors[component] * squared / variance
             weight = module.weight
             found.append(Layer(component, name, weight.numel(), len(weight), macs[name], ranges[name], error))
     inside = sum(layer.numbers for layer in found)
@@ -147,25 +151,25 @@ def count_layers(model: ModelFolder) -> int:
 
 
 @contextmanager
-def stored_as(module: nn.Module, way: Storage, span: Span) -> Iterator[None]:
+def stored_as(module: nn.Module, storage: Storage, span: Span) -> Iterator[None]:
     """Inside the block a layer computes as it would if stored so; 8-bit activations are what it is given and what it gives, over
     the ranges of `span`."""
     weight: Any = module.weight
     exact = weight.data
     hooks = []
-    if way.activations == "int8":
-        taken, given = (activations(*ends) for ends in span)
+    if storage.activations == "int8":
+        input_scale, output_scale = (activations(*ends) for ends in span)
 
         def round_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (_rounded(inputs[0], *taken), *inputs[1:])
+            return (_rounded(inputs[0], *input_scale), *inputs[1:])
 
         def round_output(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-            return _rounded(output, *given)
+            return _rounded(output, *output_scale)
 
         hooks = [module.register_forward_pre_hook(round_input), module.register_forward_hook(round_output)]
     try:
-        if way.weights != "fp32":
-            weight.data = torch.from_numpy(_narrow(exact.numpy(), way.weights))
+        if storage.weights != "fp32":
+            weight.data = torch.from_numpy(_narrow(exact.numpy(), storage.weights))
         yield
     finally:
         weight.data = exact
@@ -192,8 +196,8 @@ def _ranges(component: str, network: nn.Module, names: Sequence[str], cases: Seq
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             (low, high), (least, most) = found.get(name, ((0.0, 0.0), (0.0, 0.0)))
-            taken = min(low, float(inputs[0].min())), max(high, float(inputs[0].max()))
-            found[name] = taken, (min(least, float(output.min())), max(most, float(output.max())))
+            input_range = min(low, float(inputs[0].min())), max(high, float(inputs[0].max()))
+            found[name] = input_range, (min(least, float(output.min())), max(most, float(output.max())))
 
         return hook
 
@@ -314,14 +318,20 @@ def with_eight_bit_activations(found: Sensitivity, plan: Plan, limit: float) -> 
     """The plan with 8-bit activations in as many layers as pictures within `limit` allow: those first of which a multiply-add costs
     least."""
     eight = Storage("int8", "int8")
-    able = [layer for layer, way in found.ways(plan) if way.weights == "int8" and eight in layer.error and layer.macs]
+    able = [
+        layer
+        for layer, storage in found.storage_per_layer(plan)
+        if storage.weights == "int8" and eight in layer.error and layer.macs
+    ]
     able.sort(key=lambda layer: (layer.error[eight] - layer.error.get(Storage("int8"), 0.0)) / layer.macs)
 
     def with_first(count: int) -> Plan:
         layers = {component: dict(plan.layers.get(component, {})) for component in COMPONENTS}
         for layer in able[:count]:
             layers[layer.component][layer.name] = eight
-        return Plan(plan.name, plan.default, {name: ways for name, ways in layers.items() if ways}, plan.notes)
+        return Plan(
+            plan.name, plan.default, {name: storages for name, storages in layers.items() if storages}, plan.notes
+        )
 
     low, high = 0, len(able) + 1
     while high - low > 1:
@@ -331,20 +341,22 @@ def with_eight_bit_activations(found: Sensitivity, plan: Plan, limit: float) -> 
 
 
 def _at(found: Sensitivity, kinds: Sequence[Storage], price: float, name: str) -> Plan:
-    """The plan that minimises error + price·bytes; without a price the widest way, at an infinite one the smallest."""
-    ways: dict[str, dict[str, Storage]] = {component: {} for component in COMPONENTS}
+    """The plan that minimises error + price·bytes; without a price the widest storage, at an infinite one the smallest."""
+    storages: dict[str, dict[str, Storage]] = {component: {} for component in COMPONENTS}
     for layer in found.layers:
 
-        def cost(way: Storage, layer: Layer = layer) -> tuple[float, float]:
-            size, error = layer.bytes(way), layer.error.get(way, 0.0)
+        def cost(storage: Storage, layer: Layer = layer) -> tuple[float, float]:
+            size, error = layer.bytes(storage), layer.error.get(storage, 0.0)
             if price == float("inf"):
                 return size, error
             return (error + price * size, size) if price else (-size, error)
 
-        ways[layer.component][layer.name] = min(kinds, key=cost)
-    every = [way for named in ways.values() for way in named.values()]
+        storages[layer.component][layer.name] = min(kinds, key=cost)
+    every = [storage for named in storages.values() for storage in named.values()]
     usual = max(kinds, key=every.count)
-    named = {part: {name: way for name, way in found.items() if way != usual} for part, found in ways.items()}
+    named = {
+        part: {name: storage for name, storage in found.items() if storage != usual} for part, found in storages.items()
+    }
     return Plan(name, usual, {part: layers for part, layers in named.items() if layers})
 
 

@@ -9,9 +9,9 @@ more than an engine are packages with a verb each: `genin.distill`, `genin.expor
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
+from genin.runtimes.lazy import lazy_attribute
 from genin.runtimes.threads import set_wait_policy
 from genin.version import __version__
 
@@ -36,24 +36,25 @@ __all__ = [
     "verify",
 ]
 
-_MODULES = {
-    "genin.api": ("load", "verify"),
-    "genin.runtimes.errors": ("BundleError", "CancelledError", "GeninError", "InputError", "MissingExtraError"),
-    "genin.runtimes.pictures": ("Picture",),
-    "genin.runtimes.pipeline": ("Generation", "Pipeline", "StreamStep"),
+_HOME = {
+    "BundleError": "runtimes.errors",
+    "CancelledError": "runtimes.errors",
+    "Generation": "runtimes.pipeline",
+    "GeninError": "runtimes.errors",
+    "InputError": "runtimes.errors",
+    "MissingExtraError": "runtimes.errors",
+    "Picture": "runtimes.pictures",
+    "Pipeline": "runtimes.pipeline",
+    "StreamStep": "runtimes.pipeline",
+    "load": "api",
+    "verify": "api",
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 set_wait_policy()  # here, since OpenMP reads it when torch is imported
 
 
 def __getattr__(name: str) -> Any:
-    """PEP 562: what `__all__` lists, imported when it is asked for."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'genin' has no attribute '{name}'")
-    found = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = found
-    return found
+    return lazy_attribute(__name__, _HOME, name)
 
 
 def __dir__() -> list[str]:

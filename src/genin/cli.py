@@ -63,7 +63,9 @@ COMMANDS: Mapping[str, Row] = {
     "teacher merge": Row("genin.distill.commands:teacher_merge_command", "Merge LoRAs into a teacher.", "distill"),
     "distill": Row("genin.distill.commands:distill_command", "Distil a teacher into a few-step student.", "distill"),
     "export": Row("genin.export.commands:export_command", "Export a model to ONNX, OpenVINO and Core ML.", "export"),
-    "plan": Row("genin.export.commands:plan_command", "Measure which layers mind fewer bits, and plan them.", "export"),
+    "plan": Row(
+        "genin.export.commands:plan_command", "Measure each layer's sensitivity to quantisation, and plan.", "export"
+    ),
     "verify": Row("genin.export.commands:verify_command", "Check a bundle's hashes, schema and parity.", "onnxruntime"),
     "inspect": Row("genin.export.commands:inspect_command", "Show a model's or bundle's sizes and licence.", "export"),
     "generate": Row("genin.runtimes.commands:generate_command", "Make a picture from a prompt.", "onnxruntime"),

@@ -1,4 +1,7 @@
-"""Folders that appear whole or not at all: written beside their place, then renamed."""
+"""Files and folders that appear whole or not at all: written beside their place, then renamed.
+
+`atomic_path`, `write_text` and `claim_output`, for files, stand in `genin.runtimes.files`, where the runtime needs them, too.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from genin.runtimes.errors import InputError
+from genin.runtimes.files import atomic_path, claim_output, write_text
+
+__all__ = ["atomic_path", "claim_output", "move_into_place", "new_folder", "refuse_existing", "write_text"]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Literal
 
 from genin.hub.repository import NoRepositoryError, may_be_on_the_hub
 from genin.runtimes.errors import InputError
+from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.vocabulary import AUTO
 
 # Name => folder inside genin.runtimes.
@@ -27,12 +28,11 @@ BUILTIN_MODELS: Mapping[str, str] = {
     "builtin:student-1step": "weights/student-1step",
     "builtin:teacher": "weights/teacher",
 }
-BUILTIN_WORLD = "builtin:world"
 DEFAULT_REFERENCE_SIZE = 64
 
 
 class InstalledNames:
-    """The names this installation knows; the `Names` protocol of `genin.runtimes.options`. `arguments` are those of the command
+    """The names this installation knows; the `Names` protocol of `genin.runtimes.names`. `arguments` are those of the command
     that asks, for errors that say how to give it again."""
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:

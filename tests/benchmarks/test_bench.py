@@ -18,12 +18,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from genin.benchmarks.contenders import Contender
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.model_facts import ModelFacts
 from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
-from genin.benchmarks.report.report import write_report
+from genin.benchmarks.report.report import Report, write_report
 from genin.benchmarks.speed import bench, latency
-from genin.benchmarks.speed.bench import Choices, Contender, configure, markdown_table
+from genin.benchmarks.speed.bench import Choices, configure, markdown_table
 from genin.benchmarks.speed.latency import Configuration, Measured, Protocol, measure, memory_groups, percentiles
 from genin.benchmarks.speed.machine import describe_machine
 from genin.cli import run
@@ -274,7 +275,7 @@ def test_a_page_of_evaluations_and_pictures_alone(tmp_path: Path) -> None:
     grid = Grid("Seeds", ("a caption",), (GridRow("model", "1 step", np.zeros((1, 8, 8, 3), np.uint8)),))
     evaluation = {"model": "m", "steps": 1, "samples": 5000, "fd_world": 1.5, "attribute_accuracy": {"mean": 0.93}}
     evaluation |= {"reference": "builtin:world", "reference_count": 5000, "notes": {"fid": "no weights"}}
-    path = write_report(None, tmp_path / "page.html", grids=[grid], evaluations=[evaluation], title="A <title>")
+    path = write_report(Report(grids=[grid], evaluations=[evaluation], title="A <title>"), tmp_path / "page.html")
     page = path.read_text(encoding="utf-8")
     assert "A &lt;title&gt;" in page and "0.930" in page and "fid: no weights" in page and "FD SqueezeNet" not in page
 

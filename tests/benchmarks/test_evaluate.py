@@ -17,8 +17,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from fake_hub import write_fake_bundle
 from genin.benchmarks.model_facts import fingerprint
-from genin.benchmarks.quality.evaluate import Evaluator
-from genin.benchmarks.quality.measures import FD_NAMES, KID_NAMES, StatisticsAccumulator, Suite
+from genin.benchmarks.quality.evaluator import Against, Evaluator, SaveTo
+from genin.benchmarks.quality.measures import FD_NAMES, KID_NAMES, StatisticsAccumulator, Suite, load_suite
 from genin.benchmarks.quality.sampling import SEED_STRIDE
 from genin.benchmarks.quality.statistics_file import load_statistics
 from genin.cli import run
@@ -175,10 +175,10 @@ def test_pictures_without_an_attribute_do_not_count_against_it() -> None:
     classifier: Any = SimpleNamespace(
         attributes={"hair": ("red", "blue")}, predict=lambda pictures: {"hair": np.array(["red"] * len(pictures))}
     )
-    gathering = StatisticsAccumulator(Suite({}, None, classifier, {}))
+    accumulator = StatisticsAccumulator(Suite({}, None, classifier, {}))
     rows = [PictureRow(f"{hair}.png", columns={"hair": hair} if hair else {}) for hair in ("red", "blue", "")]
-    gathering.add(np.zeros((3, 8, 8, 3), np.uint8), rows)
-    assert gathering.accuracy() == {"hair": 0.5, "mean": 0.5}
+    accumulator.add(np.zeros((3, 8, 8, 3), np.uint8), rows)
+    assert accumulator.accuracy() == {"hair": 0.5, "mean": 0.5}
 
 
 def test_fd_ratio_needs_equal_numbers_and_one_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,19 +189,22 @@ def test_fd_ratio_needs_equal_numbers_and_one_reference(tmp_path: Path, monkeypa
     classifier = InstalledNames().classifier()
     for name, count in (("reference", 210), ("one", 210), ("small", 200)):
         write_noise(tmp_path / name, count, seed=len(name))
-    evaluator = Evaluator(tmp_path / "reference", classifier=classifier, features=("world",))
-    same = evaluator.evaluate(tmp_path / "one", against=tmp_path / "one")
+    suite = load_suite(None, classifier, features=("world",))
+    evaluator = Evaluator(tmp_path / "reference", suite)
+    same = evaluator.evaluate(tmp_path / "one", against=Against(tmp_path / "one"))
     assert same["fd_world"] > 0 and same["intervals"]["fd_world"][0] <= same["fd_world"]
     assert same["fd_ratio"] == pytest.approx(1) and same["fd_ratio_features"] == "world"
     assert same["fd_to_against"]["fd_world"] == pytest.approx(0, abs=1e-3)
-    smaller = evaluator.evaluate(tmp_path / "one", against=tmp_path / "small")
+    smaller = evaluator.evaluate(tmp_path / "one", against=Against(tmp_path / "small"))
     assert smaller["fd_ratio"] is None and "equal numbers" in smaller["notes"]["fd_ratio"]
-    assert evaluator.evaluate(tmp_path / "small", against=tmp_path / "one")["fd_ratio"] is None
-    evaluator.evaluate(tmp_path / "one", save_statistics_to=tmp_path / "statistics")
-    assert evaluator.evaluate(tmp_path / "one", against=tmp_path / "statistics")["fd_ratio"] == pytest.approx(1)
+    assert evaluator.evaluate(tmp_path / "small", against=Against(tmp_path / "one"))["fd_ratio"] is None
+    evaluator.evaluate(tmp_path / "one", save=SaveTo(statistics=tmp_path / "statistics"))
+    assert evaluator.evaluate(tmp_path / "one", against=Against(tmp_path / "statistics"))["fd_ratio"] == pytest.approx(
+        1
+    )
     write_noise(tmp_path / "other", 210, seed=99)
-    elsewhere = Evaluator(tmp_path / "other", classifier=classifier, features=("world",))
-    found = elsewhere.evaluate(tmp_path / "one", against=tmp_path / "statistics")
+    elsewhere = Evaluator(tmp_path / "other", suite)
+    found = elsewhere.evaluate(tmp_path / "one", against=Against(tmp_path / "statistics"))
     assert found["fd_ratio"] is None and "another reference" in found["notes"]["fd_ratio"]
 
 
@@ -311,7 +314,8 @@ def test_a_value_of_the_wrong_kind_is_refused(
     info = json.loads((folder / "genin.json").read_text())
     for wrong in ({"image_size": "5²"}, {"few_step_timesteps": {"²": [999]}}):
         (folder / "genin.json").write_text(json.dumps(info | wrong))
-        assert "genin.json; re-create or re-download it" in refused(capsys, folder, "--reference", world)
+        line = refused(capsys, folder, "--reference", world)
+        assert "genin.json" in line and str(folder) in line and line.endswith("re-create or re-download it")
 
 
 def test_a_bundle_has_no_floor(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,7 +337,7 @@ def test_refusals_say_what_where_and_the_remedy(
     (tmp_path / "full" / "mine.txt").write_text("keep")
     assert "not empty" in refused(capsys, model, "--reference", world, "--save-images", tmp_path / "full")
     with pytest.raises(InputError, match="unknown feature set"):
-        Evaluator(world, features=("clip",))
+        load_suite(None, None, features=("clip",))
 
 
 def test_a_split_of_the_reference_is_compared_with_alone(

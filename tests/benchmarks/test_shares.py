@@ -170,7 +170,7 @@ def test_shares_are_whole_batches_each_drawn_once(
 
         for number in range(shares):
             pipeline: Any = SimpleNamespace(generate=generate)
-            draw_share(pipeline, rows, SETTINGS, folder, Share(number, shares), batch_size=batch)
+            draw_share(pipeline, rows, SETTINGS, folder, Share(number, shares, batch))
         assert len(list(folder.glob("*.png"))) == count
         return sorted(calls)
 

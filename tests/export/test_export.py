@@ -22,6 +22,7 @@ from conftest import LATENT_SIZE
 from exported import MIXED
 from genin.cli import run
 from genin.export import exporter
+from genin.export.assembly import Job
 from genin.export.checks import parity
 from genin.export.converters import to_openvino
 from genin.export.precision_plan import read_plan
@@ -182,14 +183,14 @@ def test_a_bundle_has_the_permissions_that_the_umask_grants(
 ) -> None:
     """Of its folders and files, whatever a converter gave them: coremltools writes for the owner alone."""
 
-    def assemble(_model: Path, root: Path, *_: Any) -> None:
-        (root / "Unet.mlpackage").mkdir(mode=0o700)
-        (root / "Unet.mlpackage" / "model.mlmodel").touch(mode=0o600)
+    def assemble(job: Job) -> None:
+        (job.root / "Unet.mlpackage").mkdir(mode=0o700)
+        (job.root / "Unet.mlpackage" / "model.mlmodel").touch(mode=0o600)
 
-    monkeypatch.setattr(exporter, "_assemble", assemble)
+    monkeypatch.setattr("genin.export.assembly.assemble", assemble)
     before = os.umask(mask)
     try:
-        exporter.export_bundle(tmp_path, tmp_path / "out")
+        exporter.export(tmp_path, tmp_path / "out")
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out", *tmp_path.rglob("out/**/*"))}

@@ -18,15 +18,16 @@ from safetensors.numpy import load_file, save_file
 from exported import EIGHT, MIXED
 from genin.cli import run
 from genin.distill.models import folder as model_folder
+from genin.export import assembly
 from genin.export import components as networks
 from genin.export.checks import parity
 from genin.export.converters.formats import TABLE, is_large
 from genin.export.converters.quiet import quiet
-from genin.export.shapes import OUTPUTS
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import BundleError
 from genin.runtimes.manifest import GraphEntry
 from genin.runtimes.openvino_engine import core
+from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.vocabulary import COMPONENTS, FORMATS, PRECISIONS
 from tiny_bundle import garbage_left_alone
 
@@ -48,7 +49,7 @@ def unet_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def unet(*arguments: Any) -> list[networks.Component]:
         return [component for component in every(*arguments) if component.name == "unet"]
 
-    monkeypatch.setattr(networks, "components", unet)
+    monkeypatch.setattr(assembly, "components", unet)
     with garbage_left_alone():
         yield
 
@@ -178,7 +179,7 @@ class FormatContract:
             block.conv1 = Odd(block.conv1)
             return model
 
-        monkeypatch.setattr(model_folder, "load_model_folder", changed)
+        monkeypatch.setattr(assembly, "load_model_folder", changed)
         assert run(self.export_of(compact_model, tmp_path / "out", "fp16")) == 2
         said = capsys.readouterr().err
         assert "bessel_j0" in said and "unet.down_blocks.0.resnets.0.conv1" in said

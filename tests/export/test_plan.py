@@ -95,7 +95,7 @@ def test_8_bit_activations_leave_out_what_has_a_range_of_its_own() -> None:
     assert named.storage_per_layer("unet", network)["conv_in"].activations == "int8"  # what is named is done
 
 
-def test_a_format_without_palettes_takes_the_next_wider_way() -> None:
+def test_a_format_without_palettes_takes_the_next_wider_storage() -> None:
     assert storable("palette4", ("fp32", "fp16", "int8")) == "int8"
     assert storable("int8", ("fp32", "fp16", "int8")) == "int8"
     assert storable("fp16", ("fp32", "int8")) == "fp32"

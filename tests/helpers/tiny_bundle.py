@@ -14,12 +14,12 @@ from genin.runtimes.bundle import file_entry
 
 def write_tiny_bundle(model_folder: Path, out: Path, formats: Sequence[str] = ("onnx", "openvino")) -> None:
     """Of pictures of any size, where the format can have that."""
+    from genin.export import ExportOptions, export
     from genin.export.converters.formats import TABLE
-    from genin.export.exporter import export_bundle
-    from genin.export.shapes import Shapes
 
     with garbage_left_alone():
-        export_bundle(model_folder, out, formats, shapes=Shapes(any_size=any(TABLE[name].single for name in formats)))
+        any_size = any(TABLE[name].single for name in formats)
+        export(model_folder, out, ExportOptions(formats, any_size=any_size))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from genin.runtimes.errors import InputError, MissingExtraError
-from genin.runtimes.options import CommaChoice, claim_output, flatten, model_path
+from genin.runtimes.files import claim_output
+from genin.runtimes.options import CommaChoice, flatten, model_path
 from genin.runtimes.vocabulary import split_choices
 
 

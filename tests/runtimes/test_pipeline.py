@@ -22,11 +22,13 @@ from conftest import IMAGE_SIZE, LATENT_SIZE, MAX_LENGTH, psnr_db
 from genin import cli
 from genin.runtimes import engine as engines
 from genin.runtimes.bundle import Bundle
-from genin.runtimes.coreml_engine import INPUTS, CoreMLEngine, Package
+from genin.runtimes.coreml_engine import CoreMLEngine, Package
 from genin.runtimes.engine import ENGINES
 from genin.runtimes.errors import BundleError, GeninError, InputError, MissingExtraError
 from genin.runtimes.loading import choose, load_pipeline
-from genin.runtimes.pipeline import Pipeline
+from genin.runtimes.manifest import ModelConstants
+from genin.runtimes.pipeline import Choice, Pipeline
+from genin.runtimes.tensors import APPLE_INPUTS
 
 torch = pytest.importorskip("torch")
 
@@ -80,18 +82,13 @@ def test_coreml_engine_feeds_apples_shapes(
     }
     packages = {
         name: Package(
-            FakePackage(name, shapes, np.float32, run), shapes, dict.fromkeys(INPUTS[name], np.dtype(np.float32))
+            FakePackage(name, shapes, np.float32, run), shapes, dict.fromkeys(APPLE_INPUTS[name], np.dtype(np.float32))
         )
         for name, (shapes, run) in runs.items()
     }
-    constants = (reference.image, reference.latents, reference.text, reference.sampler)
+    constants = ModelConstants(reference.image, reference.latents, reference.text, reference.sampler)
     pipeline = Pipeline(
-        tiny_student_folder,
-        CoreMLEngine(packages),
-        reference._tokenizer,
-        constants,
-        runtime="coreml",
-        precision="fp32",
+        tiny_student_folder, CoreMLEngine(packages), reference._tokenizer, constants, Choice("coreml", "fp32")
     )
     prompts = [*PROMPTS, "running"]
     assert psnr_db(pipeline.generate(prompts, 2).images, reference.generate(prompts, 2).images) > 50
@@ -168,6 +165,9 @@ def test_a_long_prompt_warns(reference: Pipeline) -> None:
         ({"prompt": ["a", "b"], "seed": [1, 2, 3]}, "2 prompts and 3 seeds"),
         ({"seed": []}, "0 seeds"),
         ({"seed": -1}, "seed -1"),
+        ({"seed": None}, "seed None is not an integer"),
+        ({"seed": 1.5}, "seed 1.5 is not an integer"),
+        ({"prompt": None}, "one text or several"),
         ({"seed": [2**64]}, "seed"),
         ({"steps": 0}, "0 steps"),
         ({"steps": 1001}, "1 to 1000"),
@@ -194,7 +194,8 @@ def test_one_seed_for_several_prompts_is_the_first_of_as_many(reference: Pipelin
 @pytest.mark.export
 def test_auto_takes_the_first_that_is_installed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(runtime: str = "auto", precision: str = "auto") -> tuple[str, str, str]:
-        return choose(manifest, runtime, precision, tiny_bundle)
+        choice = choose(manifest, runtime, precision, tiny_bundle)
+        return choice.runtime, choice.format, choice.precision
 
     with Bundle.open(tiny_bundle) as bundle:
         manifest = bundle.manifest

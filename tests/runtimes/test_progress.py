@@ -43,6 +43,20 @@ def test_soon_done_or_silent_work_writes_nothing(capsys: pytest.CaptureFixture[s
     assert shown.done == 0.5 and capsys.readouterr().err == ""
 
 
+def test_work_in_uneven_parts_says_nothing_of_the_time_left(
+    capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
+    with progress("exporting", 4, unit="parts", even=False) as shown:
+        for part in "abc":
+            clock[0] += 61
+            shown.begin(part)
+    assert capsys.readouterr().err.splitlines() == [
+        "exporting: 0 % · 0 of 4 parts · a",
+        "exporting: 25 % · 1 of 4 parts · b",
+        "exporting: 50 % · 2 of 4 parts · c",
+    ]
+
+
 def test_a_program_without_a_console_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     with progress("steps") as shown:

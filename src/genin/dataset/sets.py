@@ -23,6 +23,7 @@ from genin.dataset.files import PictureError, fit_square, read_picture
 from genin.dataset.rows import PictureRow
 from genin.dataset.shards import Sample, samples, shards_of
 from genin.dataset.splits import ALIASES, CHOICES, SMALLEST_TO_SPLIT, folders_of, splits_of
+from genin.files import write_text
 from genin.runtimes.errors import InputError
 from genin.runtimes.vocabulary import check_choice
 
@@ -124,9 +125,7 @@ def write_metadata(folder: Path, rows: Sequence[PictureRow]) -> None:
         known = {"file_name": row.file_name, "text": row.text, "seed": row.seed}
         data = {key: value for key, value in known.items() if value is not None} | dict(row.columns)
         lines.append(json.dumps(data, ensure_ascii=False))
-    partial = folder / f".{METADATA}.partial"
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(folder / METADATA)
+    write_text(folder / METADATA, "\n".join(lines) + "\n")
 
 
 @dataclass(frozen=True)

@@ -81,13 +81,11 @@ def bundle_files(folder: Path, name: HubName, runtime: str | None, precision: st
         manifest = bundle.manifest
     if runtime is None or precision is None:
         return [MANIFEST, *manifest.all_files()]
-    _, format, chosen = choose(manifest, runtime, precision, Path(f"hub:{name}"))
-    graphs = (*manifest.graphs, *manifest.single_graphs)
-    files = [
-        file.path for graph in graphs if (graph.format, graph.precision) == (format, chosen) for file in graph.files
-    ]
+    choice = choose(manifest, runtime, precision, Path(f"hub:{name}"))
+    graphs, wanted = (*manifest.graphs, *manifest.single_graphs), (choice.format, choice.precision)
+    files = [file.path for graph in graphs if (graph.format, graph.precision) == wanted for file in graph.files]
     # Beside its graphs a folder may hold files for other clients: tokenizers for OpenVINO, for example.
-    others = {(graph.format, graph.precision) for graph in graphs} - {(format, chosen)}
+    others = {(graph.format, graph.precision) for graph in graphs} - {wanted}
     shared = [file.path for file in manifest.files if tuple(file.path.split("/")[:2]) not in others]
     return list(dict.fromkeys([MANIFEST, *shared, *files]))
 

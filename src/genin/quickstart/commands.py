@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import click
 
+from genin.files import write_text
 from genin.names import InstalledNames
 from genin.quickstart.stages import (
     STEPS,
@@ -35,7 +36,7 @@ from genin.quickstart.stages import (
     write_page,
 )
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
-from genin.runtimes.options import threads_option
+from genin.runtimes.options import json_option, threads_option
 
 FORMAT: Final = 1
 RECORD: Final = "quickstart.json"
@@ -63,27 +64,19 @@ STAGES: Final = (
 @click.option(
     "--student", help="Which of the teacher's blocks stay: a preset like bk-small.  [default: bk-small-narrow]"
 )
-@click.option("--resume", is_flag=True, help="Go on where the last run in OUT stopped.")
+@click.option("--resume", is_flag=True, help="Resume the last run in OUT.")
 @threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@json_option
 @click.pass_context
-def quickstart_command(
-    ctx: click.Context,
-    out: Path,
-    minutes: float | None,
-    teacher: str | None,
-    student: str | None,
-    resume: bool,
-    as_json: bool,
-) -> None:
+def quickstart_command(ctx: click.Context, /, out: Path, resume: bool, as_json: bool, **settings: Any) -> None:
     """The whole chain in ten minutes: distil a student from the shipped teacher, export it, run it, measure it.
 
     Ends with a page of pictures and figures. Ctrl-C leaves what is finished; --resume goes on from there.
     """
     require_packages()
-    asked = {"minutes": minutes, "teacher": teacher, "student": student}
     names = ctx.obj if isinstance(ctx.obj, InstalledNames) else InstalledNames()
-    record = open_record(out, {key: value for key, value in asked.items() if value is not None}, names, resume=resume)
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    record = open_record(out, chosen, names, resume=resume)
     run = Run(out, names=names, **record["settings"])
     display = Display(len(STAGES))
     try:
@@ -92,7 +85,7 @@ def quickstart_command(
         leave_partial(run, record, display)
         ctx.exit(INTERRUPTED)
     except GeninError:
-        display.say(f"finished stages are kept; after the remedy: genin quickstart --out {out} --resume")
+        display.say(f"finished stages are kept; when fixed: genin quickstart --out {out} --resume")
         raise
     summary = summarise(run, record)
     click.echo(json.dumps(summary) if as_json else headline(summary))
@@ -116,7 +109,7 @@ def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, r
     path = out / RECORD
     if not resume:
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
-            remedy = "--resume goes on there, or name another --out" if path.is_file() else "name another --out"
+            remedy = "resume it with --resume, or name another --out" if path.is_file() else "name another --out"
             raise InputError("the output is not empty", where=out, remedy=remedy)
         defaults = {"teacher": DEFAULT_TEACHER, "student": DEFAULT_STUDENT, "minutes": DEFAULT_MINUTES}
         settings = {**defaults, **asked}
@@ -135,14 +128,12 @@ def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, r
         raise InputError("the record is of another version", where=path, remedy="name another --out")
     if changed := [key for key, value in asked.items() if value != record["settings"][key]]:
         had = ", ".join(f"--{key} {record['settings'][key]}" for key in changed)
-        raise InputError(f"this run was begun with {had}", where=out, remedy="leave that out, or name another --out")
+        raise InputError(f"this run was started with {had}", where=out, remedy="leave that out, or name another --out")
     return dict(record)
 
 
 def write_record(out: Path, record: Mapping[str, Any]) -> None:
-    partial = out / f".{RECORD}.partial"
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(out / RECORD)
+    write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def results_of(record: Mapping[str, Any]) -> dict[str, Result]:
@@ -179,7 +170,7 @@ def leave_partial(run: Run, record: dict[str, Any], display: Display) -> None:
         display.say(f"the page so far: {run.page_path}")
     if (run.student_path / "model_index.json").is_file():
         display.say(f'the student so far: genin generate "a ninja in an orange outfit" -m {run.student_path}')
-    display.say(f"go on with: genin quickstart --out {run.out} --resume")
+    display.say(f"resume with: genin quickstart --out {run.out} --resume")
 
 
 class Display:

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from genin.names import BUILTIN_WORLD, InstalledNames
+from genin.files import atomic_path
+from genin.names import InstalledNames
 from genin.runtimes.errors import InputError
+from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.vocabulary import FORMATS, PRECISIONS
 
 if TYPE_CHECKING:
     from genin.benchmarks.grids import Grid
-    from genin.benchmarks.quality.evaluate import Evaluator
+    from genin.benchmarks.quality.evaluator import Evaluator
     from genin.distill.inputs.sources import Source
     from genin.distill.recipe import Recipe
 
@@ -166,22 +168,20 @@ def save_untrained(run: Run, recipe: Recipe, source: Source) -> None:
 def measure_improvement(run: Run, done: Done) -> Result:
     """fd_world of the student and of its untrained self on held-out captions, and pictures of both."""
     from genin.benchmarks.prompts import DEFAULT_PROMPTS
-    from genin.benchmarks.quality.evaluate import Evaluator
+    from genin.benchmarks.quality.evaluator import Evaluator
+    from genin.benchmarks.quality.measures import load_suite
     from genin.benchmarks.quality.subjects import Sampling
-    from genin.benchmarks.report.compare import draw_grid
-    from genin.benchmarks.speed.bench import Contender
+    from genin.benchmarks.report.compare import SheetModel, draw_grid
     from genin.benchmarks.speed.latency import GRID_SEED
 
-    evaluator = Evaluator(
-        run.reference(FD_SAMPLES, done["teacher"]["image_size"]),
-        classifier=run.names.classifier(),
-        features=("world",),
-        reference_name=BUILTIN_WORLD,
-    )
+    suite = load_suite(None, run.names.classifier(), features=("world",))
+    reference = run.reference(FD_SAMPLES, done["teacher"]["image_size"])
+    evaluator = Evaluator(reference, suite, reference_name=BUILTIN_WORLD)
     sampling = Sampling(steps=STEPS[0])
     before, after = (evaluator.evaluate(path, sampling) for path in (run.untrained_path, run.student_path))
-    models = [Contender("before training", run.untrained_path), Contender("after training", run.student_path)]
-    save_grids(run.out / "training.npz", [draw_grid(models, DEFAULT_PROMPTS, GRID_SEED, sampling)])
+    stages = {"before training": run.untrained_path, "after training": run.student_path}
+    models = [SheetModel(label, path, sampling) for label, path in stages.items()]
+    save_grids(run.out / "training.npz", [draw_grid(models, DEFAULT_PROMPTS, GRID_SEED)])
     first, last = before["fd_world"], after["fd_world"]
     share = None if first is None or last is None else 1 - last / first
     return {
@@ -203,19 +203,16 @@ def export_student(run: Run, done: Done) -> Result:
     far as the speed-up needs it."""
     import shutil
 
-    from genin.export.exporter import count_work, export_bundle, usable_formats
-    from genin.runtimes.progress import progress
+    from genin.export.exporter import ExportOptions, export, usable_formats
 
     for path in (run.bundle_path, run.teacher_bundle_path):
         if path.exists():  # exported, but interrupted before it was recorded
             shutil.rmtree(path)
-    formats, _ = usable_formats(FORMATS)
+    exported = export(run.student_path, run.bundle_path, ExportOptions(FORMATS, PRECISIONS), names=run.names)
     engines, _ = usable_formats(TEACHER_FORMATS)
-    parts = count_work(formats, PRECISIONS) + count_work(engines, TEACHER_PRECISIONS)
-    with progress("exporting", parts, unit="parts") as shown:
-        exported = export_bundle(run.student_path, run.bundle_path, FORMATS, PRECISIONS, progress=shown.begin)
-        if engines:
-            export_bundle(run.teacher_path, run.teacher_bundle_path, engines, TEACHER_PRECISIONS, progress=shown.begin)
+    if engines:
+        options = ExportOptions(engines, TEACHER_PRECISIONS)
+        export(run.teacher_path, run.teacher_bundle_path, options, names=run.names)
     graphs = exported.manifest.graphs
     sizes: dict[str, int] = {}
     for graph in graphs:
@@ -235,16 +232,18 @@ def export_student(run: Run, done: Done) -> Result:
 
 def measure_quality(run: Run, done: Done) -> Result:
     """FD, and LPIPS to the teacher, of the student at four steps and one, and of the shipped student."""
+    from genin.benchmarks.quality.evaluator import Against
     from genin.benchmarks.quality.subjects import Sampling
 
     statistics = teacher_statistics(run)
     evaluator = quality_evaluator(run, statistics, done["teacher"]["image_size"])
+    against = None if statistics is None else Against(statistics)
     contenders = [(STUDENT, run.bundle_path, steps) for steps in STEPS]
     if shipped := shipped_student(run):
         contenders += [(SHIPPED, shipped, STEPS[0])]
     found = []
     for label, path, steps in contenders:
-        result = evaluator.evaluate(path, Sampling(steps=steps), against=statistics)
+        result = evaluator.evaluate(path, Sampling(steps=steps), against=against)
         if statistics is None:
             result["fd_ratio"] = None
             command = f"genin evaluate {run.bundle_path} --steps {steps} --reference {BUILTIN_WORLD}"
@@ -270,19 +269,15 @@ def teacher_statistics(run: Run) -> Path | None:
 def quality_evaluator(run: Run, statistics: Path | None, size: int) -> Evaluator:
     """As many pictures as the teacher's statistics have: FD compares at equal numbers only. The world's own features:
     SqueezeNet's, at 224 px, would take longer for thousands of pictures than the distillation."""
-    from genin.benchmarks.quality.evaluate import Evaluator
+    from genin.benchmarks.quality.evaluator import Evaluator
+    from genin.benchmarks.quality.measures import load_suite
     from genin.benchmarks.quality.statistics_file import load_statistics
 
     source = {} if statistics is None else load_statistics(statistics).source
     samples = int(source.get("samples", FD_SAMPLES))
-    return Evaluator(
-        run.reference(samples, size),
-        samples=samples,
-        seed=int(source.get("seed", 0)),
-        classifier=run.names.classifier(),
-        features=("world",),
-        reference_name=BUILTIN_WORLD,
-    )
+    suite = load_suite(None, run.names.classifier(), features=("world",))
+    seed = int(source.get("seed", 0))
+    return Evaluator(run.reference(samples, size), suite, samples=samples, seed=seed, reference_name=BUILTIN_WORLD)
 
 
 def shipped_student(run: Run) -> Path | None:
@@ -298,7 +293,8 @@ def shipped_student(run: Run) -> Path | None:
 
 def bench_all(run: Run, done: Done) -> Result:
     """Latency, memory and size of teacher, student (PyTorch and every exported form) and shipped student."""
-    from genin.benchmarks.speed.bench import Choices, Contender, bench_with_pictures
+    from genin.benchmarks.contenders import Contender
+    from genin.benchmarks.speed.bench import Choices, measure_models
     from genin.benchmarks.speed.latency import Protocol
 
     models = [
@@ -310,7 +306,7 @@ def bench_all(run: Run, done: Done) -> Result:
         models.insert(1, Contender(TEACHER, run.teacher_bundle_path))
     if shipped := shipped_student(run):
         models.append(Contender(SHIPPED, shipped))
-    results, grids = bench_with_pictures(
+    results, grids = measure_models(
         models,
         choices=Choices(steps=STEPS, teacher_steps=TEACHER_STEPS),
         protocol=Protocol(runs=BENCH_RUNS, warmup=BENCH_WARMUP, cold_starts=1, max_s=BENCH_MAX_S),
@@ -324,11 +320,11 @@ def bench_all(run: Run, done: Done) -> Result:
 
 def write_page(run: Run, done: Done) -> Result:
     """The page, of whatever is there so far."""
-    from genin.benchmarks.report.report import write_report
+    from genin.benchmarks.report.report import Report, write_report
 
     grids = [grid for name in ("pictures", "training") for grid in load_grids(run.out / f"{name}.npz")]
     evaluations = done.get("quality", {}).get("evaluations", [])
-    write_report(done.get("bench"), run.page_path, grids=grids, evaluations=evaluations, lead=lead(done))
+    write_report(Report(done.get("bench"), grids, evaluations, lead=lead(done)), run.page_path)
     return {"page": str(run.page_path)}
 
 
@@ -358,9 +354,8 @@ def save_grids(path: Path, grids: Sequence[Grid]) -> None:
         for grid in grids
     ]
     pictures = {f"{i}/{j}": row.pictures for i, grid in enumerate(grids) for j, row in enumerate(grid.rows)}
-    partial = path.with_name(f".{path.name}")
-    np.savez(partial, texts=np.array(json.dumps(texts)), **pictures)  # type: ignore[arg-type]
-    partial.replace(path)
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        np.savez(file, texts=np.array(json.dumps(texts)), **pictures)  # type: ignore[arg-type]
 
 
 def load_grids(path: Path) -> list[Grid]:

@@ -100,7 +100,7 @@ def test_captions_are_as_long_as_the_text_encoder_reads(
     assert Unet.of(model.unet.config, model.tokenizer.model_max_length).tokens == length
     save_model_folder(model, tmp_path / "out")
     assert load_model_folder(tmp_path / "out").tokenizer.model_max_length == length
-    assert read_constants(base)[2].max_length == length
+    assert read_constants(base).text.max_length == length
 
 
 # --- cards -------------------------------------------------------------------------------------------------------------

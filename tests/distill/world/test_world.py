@@ -26,8 +26,9 @@ from genin.distill.world.dataset import render_batch, write_dataset
 from genin.distill.world.render import render
 from genin.distill.world.scene import ATTRIBUTES, Scene, scene_at, split_of
 from genin.files import new_folder
-from genin.names import BUILTIN_WORLD, InstalledNames
+from genin.names import InstalledNames
 from genin.runtimes.errors import InputError
+from genin.runtimes.names import BUILTIN_WORLD
 
 BASE = {
     "hair": "spiky blond",

@@ -9,19 +9,18 @@ The rules that make figures comparable (docs/benchmarks.md) live here:
 
 An `Evaluator` keeps the reference's features, and those of a teacher it was compared with, for any number of models.
 
-Not here: metrics (`measures`), sampling (`sampling`), the autoencoder's floor (`floor`), the command (`commands`).
+Not here: metrics (`measures`), sampling (`sampling`), the autoencoder's floor (`floor`), names and options (`evaluate`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from genin.benchmarks.quality.features import FEATURE_SETS
 from genin.benchmarks.quality.floor import AutoencoderSubject
 from genin.benchmarks.quality.frechet import Features, Moments, TooFewPicturesError, frechet_distance
 from genin.benchmarks.quality.measures import (
@@ -30,7 +29,6 @@ from genin.benchmarks.quality.measures import (
     StatisticsAccumulator,
     Suite,
     distances,
-    load_suite,
     statistics_distances,
 )
 from genin.benchmarks.quality.perceptual import diversity, resize_rule
@@ -59,47 +57,57 @@ class Scored:
 
     result: dict[str, Any]
     pictures: Mapping[tuple[str, int], Pictures]
-    gathering: StatisticsAccumulator | None = None
+    accumulator: StatisticsAccumulator | None = None
     statistics: Statistics | None = None
 
 
-class Evaluator:
-    """A reference, the metrics that can be had, and how many pictures to compare.
+@dataclass(frozen=True)
+class Against:
+    """Another model, saved pictures or saved statistics to compare with, and how it is sampled."""
 
-    `samples` None means as many as the reference has, at most 5,000. Errors: InputError for a folder that is no data
-    set, or a weights folder that is not there.
+    path: Path
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+@dataclass(frozen=True)
+class SaveTo:
+    """What is kept of an evaluation: the pictures in a folder, the features as FILE.safetensors or as a folder with pairs."""
+
+    images: Path | None = None
+    statistics: Path | None = None
+
+
+class Evaluator:
+    """A reference, the metrics that can be had (`load_suite`), and how many pictures to compare.
+
+    `samples` None means as many as the reference has, at most 5,000. Errors: InputError for a folder that is no dataset.
     """
 
     def __init__(
         self,
         reference: Path,
+        suite: Suite,
         *,
         samples: int | None = None,
         seed: int = 0,
-        metric_weights: Path | None = None,
-        classifier: Path | None = None,
-        features: Sequence[str] = FEATURE_SETS,
         reference_name: str | None = None,
         split: str | None = None,
     ) -> None:
         self.reference = open_picture_set(reference, split)
         self.samples = samples or min(len(self.reference.rows), DEFAULT_SAMPLES)
-        self.seed = seed
-        self.suite: Suite = load_suite(metric_weights, classifier, features=features)
+        self.seed, self.suite = seed, suite
         name = reference_name or str(reference)
         self.reference_name = name if split is None else f"{name} ({split})"
         self._references: dict[int, tuple[StatisticsAccumulator, dict[str, Any]]] = {}
-        self._others: dict[tuple[Path, Sampling], Scored] = {}
+        self._others: dict[Against, Scored] = {}
 
     def evaluate(
         self,
         model: Path,
         sampling: Sampling | None = None,
         *,
-        against: Path | None = None,
-        against_sampling: Sampling | None = None,
-        save_images: Path | None = None,
-        save_statistics_to: Path | None = None,
+        against: Against | None = None,
+        save: SaveTo | None = None,
         floor: bool = False,
     ) -> dict[str, Any]:
         """Measure one subject. See docs/benchmarks.md for the keys; a null has its reason in `notes`. With `floor` it is the
@@ -107,17 +115,17 @@ class Evaluator:
 
         Errors: InputError for paths that are not what they should be, or a folder that holds other pictures.
         """
-        saved = load_statistics(against) if against is not None and is_statistics(against) else None
+        save = save or SaveTo()
+        saved = load_statistics(against.path) if against is not None and is_statistics(against.path) else None
         opened = AutoencoderSubject(model, self.reference) if floor else open_subject(model, sampling or Sampling())
         with opened as subject:
-            scored = self._score(subject, save_images)
+            scored = self._score(subject, save.images)
             if against is not None:
-                folder = save_images and save_images / "against"
-                other = self._saved(saved, against, subject) if saved else None
-                other = other or self._other(against, against_sampling or Sampling(), subject, folder)
-                self._compare(subject, scored, other)
-            if save_statistics_to is not None:
-                self._save(save_statistics_to, scored)
+                folder = save.images and save.images / "against"
+                other = self._saved(saved, against.path, subject) if saved else None
+                self._compare(subject, scored, other or self._other(against, subject, folder))
+            if save.statistics is not None:
+                self._save(save.statistics, scored)
         return scored.result
 
     # --- one subject -------------------------------------------------------------------------------------------------
@@ -133,32 +141,32 @@ class Evaluator:
 
     def _score(self, subject: Subject | AutoencoderSubject, folder: Path | None) -> Scored:
         rows = self._rows_of(subject)
-        gathering = StatisticsAccumulator(self.suite)
+        accumulator = StatisticsAccumulator(self.suite)
         to_originals: list[np.ndarray[Any, Any]] = []
         for pictures, of in subject.batches(rows, folder, f"sampling {subject.path.name}"):
-            gathering.add(pictures, of)
+            accumulator.add(pictures, of)
             if isinstance(subject, AutoencoderSubject) and self.suite.lpips is not None:
                 to_originals.append(self.suite.lpips(pictures, subject.originals))
         real, facts = self.reference_at(subject.image_size)
-        figures = distances(gathering, real)
+        figures = distances(accumulator, real)
         figures.notes = {**self.suite.reasons(), **subject.notes(), **figures.notes}
-        if isinstance(subject, ModelSubject) and facts["reference_count"] < gathering.count:
+        if isinstance(subject, ModelSubject) and facts["reference_count"] < accumulator.count:
             figures.notes["samples"] = (
                 f"the reference's {facts['reference_count']} captions are drawn again, from other noise"
             )
-        figures.values["attribute_accuracy"] = gathering.accuracy()
+        figures.values["attribute_accuracy"] = accumulator.accuracy()
         if figures.values["attribute_accuracy"] is None:
             figures.notes.setdefault("attribute_accuracy", "no column of the metadata is an attribute it knows")
         if to_originals:
             figures.values["lpips_squeeze"] = float(np.concatenate(to_originals).mean())
-        self._diversity(subject, rows, gathering, folder, figures)
+        self._diversity(subject, rows, accumulator, folder, figures)
         if isinstance(subject, FolderSubject) and subject.broken:
             figures.notes["broken"] = f"{len(subject.broken)} unreadable pictures: {', '.join(subject.broken[:5])}"
-        result = {**subject.record(), "samples": gathering.count, "seed": self.seed, **facts, **figures.values}
-        seeds = [row.seed for row in gathering.rows if row.seed is not None]
+        result = {**subject.record(), "samples": accumulator.count, "seed": self.seed, **facts, **figures.values}
+        seeds = [row.seed for row in accumulator.rows if row.seed is not None]
         result["seeds"] = {"first": min(seeds), "last": max(seeds)} if seeds else None
         result["picture_size"] = subject.image_size
-        result["pictures_sha256"] = gathering.sha256()
+        result["pictures_sha256"] = accumulator.sha256()
         result["resize"] = {
             "reference": facts["reference_resize"],
             **{name: found.resize for name, found in self.suite.features.items()},
@@ -167,7 +175,7 @@ class Evaluator:
         result |= {"weights": self.suite.weights(), "intervals": figures.intervals, "notes": figures.notes}
         result["lpips_squeeze_paired"] = None
         result["notes"].setdefault("lpips_squeeze_paired", "needs the teacher's pictures: give --against")
-        return Scored(result, gathering.by_caption_and_seed(), gathering)
+        return Scored(result, accumulator.by_caption_and_seed(), accumulator)
 
     def _rows_of(self, subject: Subject | AutoencoderSubject) -> Sequence[PictureRow]:
         if isinstance(subject, ModelSubject):
@@ -177,24 +185,24 @@ class Evaluator:
     def reference_at(self, size: int) -> tuple[StatisticsAccumulator, dict[str, Any]]:
         """The reference at `size` px, and what a result says of it."""
         if size not in self._references:
-            gathering = StatisticsAccumulator(self.suite, keep=0)
+            accumulator = StatisticsAccumulator(self.suite, keep=0)
             broken: list[str] = []
             resizes: set[str] = set()
             for loaded in picture_batches(self.reference, size=size, limit=self.samples):
-                gathering.add(loaded.pictures, loaded.rows)
+                accumulator.add(loaded.pictures, loaded.rows)
                 broken.extend(loaded.broken)
                 resizes.add(loaded.resize)
-            if not gathering.count:
+            if not accumulator.count:
                 raise InputError("none of the pictures can be read", where=self.reference.folder)
             facts = {
                 "reference": self.reference_name,
-                "reference_count": gathering.count,
-                "reference_sha256": gathering.sha256(),
+                "reference_count": accumulator.count,
+                "reference_sha256": accumulator.sha256(),
                 "reference_resize": "none" if resizes == {"none"} else f"lanczos-{size}",
                 "reference_broken": broken,
-                "attribute_accuracy_reference": gathering.accuracy(),
+                "attribute_accuracy_reference": accumulator.accuracy(),
             }
-            self._references[size] = gathering, facts
+            self._references[size] = accumulator, facts
         return self._references[size]
 
     def _diversity(
@@ -237,16 +245,14 @@ class Evaluator:
         result["fd_to_against"] = self._between(scored, other)
         self._paired(subject, scored, other)
 
-    def _other(
-        self, against: Path, sampling: Sampling, subject: Subject | AutoencoderSubject, folder: Path | None
-    ) -> Scored:
-        if (against, sampling) not in self._others:
-            with open_subject(against, sampling) as other:
-                self._others[against, sampling] = self._score(other, folder)
-        scored = self._others[against, sampling]
+    def _other(self, against: Against, subject: Subject | AutoencoderSubject, folder: Path | None) -> Scored:
+        if against not in self._others:
+            with open_subject(against.path, against.sampling) as other:
+                self._others[against] = self._score(other, folder)
+        scored = self._others[against]
         if scored.result["picture_size"] != subject.image_size:
             sizes = f"{scored.result['picture_size']} px against {subject.image_size} px"
-            raise InputError(f"pictures of different sizes cannot be compared ({sizes})", where=against)
+            raise InputError(f"pictures of different sizes cannot be compared ({sizes})", where=against.path)
         return scored
 
     def _saved(self, statistics: Statistics, path: Path, subject: Subject | AutoencoderSubject) -> Scored:
@@ -264,19 +270,19 @@ class Evaluator:
 
     def _between(self, scored: Scored, other: Scored) -> dict[str, float | None]:
         """FD of the subject's pictures to the other's own pictures, per feature set."""
-        assert scored.gathering is not None
+        assert scored.accumulator is not None
         found: dict[str, float | None] = {}
         for name, metric in FD_NAMES.items():
-            if name not in scored.gathering.collectors:
+            if name not in scored.accumulator.collectors:
                 continue
-            if other.gathering is not None:
-                theirs: Features | Moments = other.gathering.features(name)
+            if other.accumulator is not None:
+                theirs: Features | Moments = other.accumulator.features(name)
             elif other.statistics is not None and other.result.get(metric) is not None:
                 theirs = other.statistics.sets[name].moments
             else:
                 continue
             try:
-                found[metric] = frechet_distance(scored.gathering.features(name), theirs, singular="refuse")
+                found[metric] = frechet_distance(scored.accumulator.features(name), theirs, singular="refuse")
             except TooFewPicturesError:
                 found[metric] = None
         return found
@@ -308,8 +314,8 @@ class Evaluator:
     # --- extras ------------------------------------------------------------------------------------------------------
 
     def _save(self, target: Path, scored: Scored) -> None:
-        assert scored.gathering is not None
-        own = scored.gathering
+        assert scored.accumulator is not None
+        own = scored.accumulator
         source = {key: scored.result.get(key) for key in SOURCE_KEYS}
         kept = [(row, picture) for row, picture in zip(own.rows, own.kept, strict=False) if row.seed is not None]
         rows, pictures = [row for row, _ in kept[:SAVED_PAIRS]], [picture for _, picture in kept[:SAVED_PAIRS]]
@@ -325,37 +331,6 @@ def _not_comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | N
         if other.get(key) is not None and one.get(key) != other[key]:
             return f"the other was measured on {what}: FD compares on the same only"
     return None
-
-
-def evaluate_model(
-    model: Path,
-    reference: Path,
-    *,
-    samples: int | None = None,
-    seed: int = 0,
-    sampling: Sampling | None = None,
-    against: Path | None = None,
-    against_sampling: Sampling | None = None,
-    save_images: Path | None = None,
-    save_statistics_to: Path | None = None,
-    floor: bool = False,
-    metric_weights: Path | None = None,
-    classifier: Path | None = None,
-    features: Sequence[str] = FEATURE_SETS,
-) -> dict[str, Any]:
-    """`Evaluator(…).evaluate(…)` for one subject: a model folder, a bundle or a folder of pictures => the result."""
-    evaluator = Evaluator(
-        reference, samples=samples, seed=seed, metric_weights=metric_weights, classifier=classifier, features=features
-    )
-    return evaluator.evaluate(
-        model,
-        sampling,
-        against=against,
-        against_sampling=against_sampling,
-        save_images=save_images,
-        save_statistics_to=save_statistics_to,
-        floor=floor,
-    )
 
 
 def _mean_interval(values: np.ndarray[Any, Any]) -> list[float]:

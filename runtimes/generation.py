@@ -1,0 +1,191 @@
+"""Pictures of one prompt as files, as `genin generate` writes them: options checked, the model loaded, seeds in small batches.
+
+    from genin.runtimes.generation import GenerateOptions, generate
+
+    report = generate("a ninja", GenerateOptions(seed=7, count=4, out=Path("ninjas")))
+    print(report["images"])
+
+For pictures in memory, `genin.load(…)(prompt)` is shorter. Not here: drawing (`pipeline`), the command (`commands`).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genin.runtimes.files import claim_output
+from genin.runtimes.names import Names, names_or_installed
+from genin.runtimes.noise import MODES, check_seed
+from genin.runtimes.threads import check_threads
+from genin.runtimes.vocabulary import AUTO, check_choice, check_device, check_whole
+
+if TYPE_CHECKING:
+    from genin.runtimes.pipeline import Generation, Pipeline
+
+DEFAULT_MODEL = "builtin:student"
+BATCH_SIZE = 8
+MAX_COUNT = 10_000
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What `generate` draws; the defaults are those of `genin generate`.
+
+    Attributes:
+        model: built-in name, bundle, model folder or hub name.
+        runtime, precision, device, threads: as of `genin.load`.
+        steps, guidance_scale: of the sampler; None is the model's own.
+        seed: the first seed; picture i is drawn from `seed + i`.
+        count: number of pictures, at most 10,000.
+        size: (height, width) in pixels; None is the model's own.
+        noise: `philox`, or `torch` for noise as diffusers draws it.
+        out: PNG file, or a folder; None is a file named after the prompt.
+    """
+
+    model: str | Path = DEFAULT_MODEL
+    runtime: str = AUTO
+    precision: str = AUTO
+    device: str = "cpu"
+    threads: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int = 0
+    count: int = 1
+    size: tuple[int, int] | None = None
+    noise: str = "philox"
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_whole(self.count, "count", 1, MAX_COUNT)
+        check_whole(self.steps, "steps")
+        check_seed(self.seed)
+        check_seed(self.seed + self.count - 1)
+        check_threads(self.threads)
+        check_device(self.device)
+        check_choice(self.noise, MODES, "noise mode")
+
+    @property
+    def seeds(self) -> range:
+        return range(self.seed, self.seed + self.count)
+
+
+def generate(
+    prompt: str,
+    options: GenerateOptions | None = None,
+    *,
+    names: Names | None = None,
+    written: Callable[[Path], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Draw pictures of a prompt and write each as a PNG that says in its text fields how to draw it again.
+
+    Args:
+        prompt: what to draw.
+        options: which model, how many, where to.
+        names: what names mean; None is those of this installation.
+        written: called with the path of every picture.
+
+    Returns: the object that `genin generate --json` prints; warnings are its `notes`.
+    Errors: InputError for names and options that are wrong, before any work; GeninError if the networks fail.
+    """
+    from genin.runtimes.loading import load_pipeline
+
+    options = options or GenerateOptions()
+    model, runtime, precision = str(options.model), options.runtime, options.precision
+    path = names_or_installed(names).model(model, runtime, precision)
+    new_folder = _new_folder(options.out)
+    places = output_paths(options.out, prompt, options.seeds)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"genin\.")
+        with load_pipeline(path, runtime, precision, threads=options.threads, device=options.device) as pipeline:
+            pipeline.name = model
+            start = time.perf_counter()
+            generation, timings_ms = _draw(pipeline, prompt, options, places, written)
+            seconds = time.perf_counter() - start
+    notes = [] if new_folder is None else [f"made the folder {new_folder}"]
+    return {
+        "images": [str(places[seed]) for seed in options.seeds],
+        "model": model,
+        "seeds": list(options.seeds),
+        "noise": options.noise,
+        **describe(pipeline, generation),
+        "timings_ms": {stage: round(total, 3) for stage, total in timings_ms.items()},
+        "seconds": round(seconds, 4),
+        "notes": notes + list(dict.fromkeys(str(item.message) for item in caught)),
+    }
+
+
+def _draw(
+    pipeline: Pipeline,
+    prompt: str,
+    options: GenerateOptions,
+    places: dict[int, Path],
+    written: Callable[[Path], object],
+) -> tuple[Generation, dict[str, float]]:
+    """The last batch, and milliseconds per stage over all: only they are kept, so that ten thousand pictures fit."""
+    timings_ms: dict[str, float] = defaultdict(float)
+    for first in range(0, options.count, BATCH_SIZE):
+        generation = pipeline.generate(
+            prompt,
+            options.seeds[first : first + BATCH_SIZE],
+            steps=options.steps,
+            guidance_scale=options.guidance_scale,
+            noise=options.noise,
+            size=options.size,
+        )
+        for picture in pipeline.pictures(generation):
+            written(picture.save(places[picture.seed]))
+        for stage, spent_ms in generation.timings.items():
+            timings_ms[stage] += spent_ms
+    return generation, timings_ms
+
+
+def describe(pipeline: Pipeline, generation: Generation) -> dict[str, Any]:
+    """What the report says of the pipeline and of any of its generations."""
+    height, width = generation.images.shape[1:3]
+    return {
+        "prompt": generation.prompts[0],
+        "steps": generation.steps,
+        "guidance_scale": generation.guidance_scale,
+        "runtime": pipeline.runtime,
+        "provider": pipeline.provider,
+        "precision": pipeline.precision,
+        "height": height,
+        "width": width,
+        "load_s": round(pipeline.load_s, 4),
+    }
+
+
+def output_paths(out: Path | None, prompt: str, seeds: range) -> dict[int, Path]:
+    """Seed => the file for its picture; several get their seed in the name. A name of our own choosing never stands for another
+    picture already. Errors: InputError before any work."""
+    slug = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:60].rstrip("-") or "picture"
+    if out is None or out.is_dir() or not out.suffix:
+        if out is not None:
+            claim_output(out / slug)
+        return {seed: _free((out or Path()) / f"{slug}-{seed}.png") for seed in seeds}
+    claim_output(out, ".png")
+    return {seed: out if len(seeds) == 1 else out.with_stem(f"{out.stem}-{seed}") for seed in seeds}
+
+
+def _new_folder(out: Path | None) -> Path | None:
+    """The folder that will be made for `out`: a slip of the pen in its name should not go unnoticed."""
+    if out is None or out.is_dir():
+        return None
+    folder = out.parent if out.suffix else out
+    return None if folder.is_dir() else folder
+
+
+def _free(path: Path) -> Path:
+    """`path`, or the first of path (2), (3), … that is not there yet."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem} ({number})")
+    return free

@@ -1,0 +1,41 @@
+"""What stands where a model, a bundle or a reference is expected, and who knows what it means.
+
+`Names` is the interface. `genin.names.InstalledNames`, which knows where the shipped files lie and how to ask the hub, stands above
+all that needs it, so it is found by its name, as engines are.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
+
+from genin.runtimes.vocabulary import AUTO
+
+BUILTIN_WORLD = "builtin:world"
+INSTALLED = "genin.names:InstalledNames"
+
+
+@runtime_checkable
+class Names(Protocol):
+    """Resolves names; on the command line it is `click.Context.obj`."""
+
+    def model(self, name: str, runtime: str | None = AUTO, precision: str | None = AUTO) -> Path:
+        """`builtin:…`, a path or a hub name => local folder or `.genin` file; InputError lists the nearest names.
+
+        Of a bundle on the hub, only the graphs for `runtime` and `precision` are fetched; all of them if either is None.
+        """
+
+    def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
+        """`builtin:world` (rendered; its test split unless `split` is another) or a path => a dataset folder."""
+
+    def classifier(self) -> Path | None:
+        """The shipped attribute classifier, if this installation has one."""
+
+
+def names_or_installed(names: object = None) -> Names:
+    """`names` if it resolves names, else those of this installation."""
+    if isinstance(names, Names):
+        return names
+    module, _, kind = INSTALLED.partition(":")
+    return cast(Names, getattr(importlib.import_module(module), kind)())
