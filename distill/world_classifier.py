@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from genin.benchmarks.quality.classifier import AttributeClassifier, save_classifier
 from genin.dataset.splits import Split
 from genin.distill.inputs.update import Update
+from genin.distill.loop.networks import NetworkOptions
 from genin.distill.loop.training import Training
 from genin.distill.recipe import Optimisation
 from genin.distill.recipe_fields import Positive, key, section
@@ -138,7 +139,7 @@ def train_classifier(
     torch.manual_seed(recipe.seed)
     model = AttributeClassifier(ATTRIBUTES, image_size=recipe.image_size).to(memory_format=torch.channels_last)
     # No average: its batch statistics would be those of other weights.
-    network = training.add(STAGE, model, betas=(0.9, 0.999), average=False)
+    network = training.add(STAGE, model, NetworkOptions(betas=(0.9, 0.999), average=False))
     if resume:
         training.resume()
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -151,7 +152,7 @@ def train_classifier(
         "recipe": {**asdict(recipe), "minutes": minutes},
         "images_seen": training.images_seen,
         "pictures_rendered": fresh.rendered,
-        "train_s": round(training.elapsed_s),
+        "train_s": round(training.state.elapsed_s),
         "test_split": {"seed": recipe.seed + 1, "samples": recipe.test_pictures},
         "test_accuracy": {name: round(value, 5) for name, value in accuracy.items()},
         "licence": "Apache-2.0",
