@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path)
 # Scenes of the endless built-in world that a training draws from.
-WORLD_SCENES = 200_000
 
 
 class Minutes(click.FloatRange):
@@ -289,7 +288,7 @@ def _report_cost(facts: dict[str, Any], recipe: Recipe, as_json: bool) -> None:
 def _source(data: str) -> Any:
     from genin.distill.inputs.sources import open_source
 
-    return open_source(data, count=WORLD_SCENES)
+    return open_source(data)
 
 
 @contextmanager

@@ -339,6 +339,8 @@ class DecoderRecipe(Optimisation):
 
 @section
 class Recipe:
+    """All settings of all stages; every field is a section of the YAML file (docs/recipes.md). Frozen: `dataclasses.replace` changes it."""
+
     autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
     text_encoder: TextEncoderRecipe = field(default_factory=TextEncoderRecipe)
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)

@@ -21,8 +21,8 @@ from genin.runtimes.errors import InputError
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a training command runs: whether it goes on from the checkpoints in its folder, and its budget in minutes, None for as
-    long as its images take."""
+    """How a training runs: `resume` continues from the checkpoints in its folder, `minutes` is a time budget (None: until its images
+    are seen)."""
 
     resume: bool = False
     minutes: float | None = None

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill.inputs.latents import cache_latents
-from genin.distill.inputs.sources import Source
+from genin.distill.inputs.sources import Source, open_source
 from genin.distill.loop import sharding
 from genin.distill.loop.host import check_memory, out_of_memory
 from genin.distill.loop.memory import Others, Parts, PhaseSizes, Unet, advice
@@ -38,7 +38,7 @@ from genin.distill.models.guided import Guided
 from genin.distill.models.lora import lower_frozen
 from genin.distill.models.pruning import build_student, kept_channels, pruning_of
 from genin.distill.models.text import embed
-from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
+from genin.distill.recipe import Optimisation, Recipe, StepsRecipe, load_recipe
 from genin.distill.student.cost import distill_memory, distill_options
 from genin.distill.student.decoder import build_tiny, train_decoder
 from genin.distill.student.held_out import HeldOut
@@ -55,6 +55,7 @@ from genin.distill.student.provenance import (
     trained_step_counts,
 )
 from genin.runtimes.errors import InputError
+from genin.runtimes.names import names_or_installed
 from genin.runtimes.progress import progress
 
 # Shares of a budget in minutes; what the pool and phases that the recipe leaves out do not take goes to the others.
@@ -70,23 +71,34 @@ class Distilled:
 
 
 def distill(
-    teacher_path: Path,
-    source: Source,
-    out: Path,
-    recipe: Recipe,
+    teacher: str | Path,
+    data: str | Path | Source,
+    out: str | Path,
+    recipe: Recipe | str | Path | None = None,
     options: RunOptions | None = None,
     *,
-    init: Path | None = None,
+    init: str | Path | None = None,
 ) -> Distilled:
-    """Distil the model folder at `teacher_path` on the captions (and pictures) of `source` into `out`.
+    """Distil a teacher into a student of few steps, on the captions and pictures of a dataset.
 
-    With `init`, a student of the same blocks, training goes on from its weights; else from the teacher's own. One of the same
-    widths is not pruned again: that phase would teach it to take many steps.
+    Args:
+        teacher: a model folder, a built-in name of one, or a hub name.
+        data: a dataset folder, `builtin:world`, or an open source.
+        out: the student's model folder; its training logs and checkpoints are in `out/training`.
+        recipe: settings, or a YAML file of them; None is the defaults (docs/recipes.md).
+        options: time budget, whether to resume, sample grids.
+        init: a student of the same blocks, from whose weights training starts instead of the teacher's. One of the same widths
+            is not pruned again: that phase would teach it to take many steps.
 
+    Returns: the student, in memory, and how many images it has seen.
     Errors: InputError for a teacher that cannot be pruned as asked, an `init` of another shape, a recipe without a phase to
-    train, or a checkpoint that does not fit it. KeyboardInterrupt after Ctrl-C, once everything is saved.
+        train, or a checkpoint that does not fit it. KeyboardInterrupt after Ctrl-C, once everything is saved.
     """
-    run = Run.open(teacher_path, source, out, recipe, options or RunOptions(), init)
+    names, out = names_or_installed(), Path(out)
+    source = open_source(str(data)) if isinstance(data, str | Path) else data
+    settings = recipe if isinstance(recipe, Recipe) else load_recipe(None if recipe is None else Path(recipe))
+    start = None if init is None else names.model(str(init))
+    run = Run.open(names.model(str(teacher)), source, out, settings, options or RunOptions(), start)
     phases = [DecoderPhase(run, name) if name == "decoder" else UnetPhase(run, name) for name in run.phases]
     check_batches(run, phases[0].training)
     data = prepare_data(run, phases[0].training)

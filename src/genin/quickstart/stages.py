@@ -35,7 +35,6 @@ STEPS: Final = (4, 1)
 TEACHER_STEPS: Final = 100
 TEACHER_FORMATS, TEACHER_PRECISIONS = ("onnx", "openvino"), ("fp16",)
 BETTER_BY: Final = 0.3  # share of its own pruned initialisation's fd_world that a student must lose
-SCENES: Final = 200_000
 FD_SAMPLES: Final = 256  # enough for 192 features; too few for a figure to quote
 BENCH_RUNS, BENCH_WARMUP, BENCH_MAX_S = 6, 1, 8.0
 
@@ -119,7 +118,7 @@ def distil_student(run: Run, done: Done) -> Result:
     from genin.distill.student.distillation import distill
 
     recipe = quick_recipe(run.student)
-    source = open_source(BUILTIN_WORLD, count=SCENES)
+    source = open_source(BUILTIN_WORLD)
     if not (run.untrained_path / "model_index.json").is_file():
         save_untrained(run, recipe, source)
     resume = (run.student_path / "training").is_dir()
