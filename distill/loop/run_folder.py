@@ -21,7 +21,7 @@ from genin.runtimes.errors import InputError
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a training runs: `resume` continues from the checkpoints in its folder, `minutes` is a time budget (None: until its images
+    """How a training runs: `resume` continues from the checkpoints in its folder, `minutes` is a time budget (None: until all images
     are seen)."""
 
     resume: bool = False
