@@ -339,7 +339,7 @@ class DecoderRecipe(Optimisation):
 
 @section
 class Recipe:
-    """All settings of all stages; every field is a section of the YAML file (docs/recipes.md). Change it by `dataclasses.replace`."""
+    """All settings of all stages; a field is a section of the YAML file (docs/recipes.md). Change it by `dataclasses.replace`."""
 
     autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
     text_encoder: TextEncoderRecipe = field(default_factory=TextEncoderRecipe)

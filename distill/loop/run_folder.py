@@ -21,8 +21,8 @@ from genin.runtimes.errors import InputError
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a training runs: `resume` continues from the checkpoints in its folder, `minutes` is a time budget (None: until all images
-    are seen)."""
+    """How a training runs: `resume` continues from the checkpoints in its folder, `minutes` is a time budget (None: until all its
+    images are seen)."""
 
     resume: bool = False
     minutes: float | None = None
