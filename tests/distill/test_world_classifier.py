@@ -176,7 +176,7 @@ def test_training_is_the_shared_loop_and_goes_on_where_it_stopped(
     assert row["images_seen"] == 96 and row["loss"] == pytest.approx(
         sum(row[f"loss_{n}"] for n in ATTRIBUTES), abs=1e-4
     )
-    with pytest.raises(click.ClickException, match=r"begun with classifier\.seed 0"):
+    with pytest.raises(click.ClickException, match=r"started with classifier\.seed 0"):
         train_command.main([*command, "--images", "96", "--seed", "1", "--resume"], standalone_mode=False)
 
 

@@ -31,7 +31,7 @@ pytest.importorskip("torch")
 # Two pipelines, closed in the order in which they were opened; then a Ctrl-C.
 INTERRUPTED = """
 import gc, signal, sys
-from genin.runtimes.pipeline import load_pipeline
+from genin.runtimes.loading import load_pipeline
 path, runtime = sys.argv[1:]
 first, second = (load_pipeline(path, runtime) for _ in range(2))
 first.generate("ninja", steps=1)

@@ -204,7 +204,7 @@ def test_a_run_goes_on_only_with_the_recipe_it_was_begun_with(tmp_path: Path) ->
     longer, _ = begin(tmp_path, images=8 * UPDATES)
     assert longer.resume() and longer.progress == 0.5
     other, _ = begin(tmp_path, lr=0.2)
-    with pytest.raises(InputError, match=r"begun with stage.lr 0.1"):
+    with pytest.raises(InputError, match=r"started with stage.lr 0.1"):
         other.resume()
 
 

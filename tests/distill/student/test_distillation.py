@@ -206,7 +206,7 @@ def test_a_student_goes_on_from_another(
     assert len(seen) == pictures_to_check(before.latent_size)  # those that the teacher is tried on, and no more
     assert run([*arguments, "--init", str(first), "--resume"]) == 0
     assert run([*arguments, "--resume"]) == 2
-    assert "begun with another init" in capsys.readouterr().err
+    assert "started with another init" in capsys.readouterr().err
 
 
 # --- refused before any work --------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_a_student_goes_on_from_another(
     [
         ("TEACHER", "bk-base", ["--init", "STUDENT"], "not the shape of bk-base"),
         ("TEACHER", "full", ["--init", "TEACHER"], "not a student"),
-        ("TEACHER", "full", ["--init", "TEACHER", "--dry-run"], "--init has no part in it"),
+        ("TEACHER", "full", ["--init", "TEACHER", "--dry-run"], "--init has no effect on it"),
         ("STUDENT", "bk-small", [], "cannot teach"),
         ("EMPTY", "bk-small", [], "model_index.json"),
         ("TEACHER", "bk-small", ["--data", "PICTURES"], "1 of 2 pictures have no caption, b.png the first"),
@@ -289,13 +289,13 @@ def test_a_run_is_not_resumed_with_something_else(
 ) -> None:
     arguments = ["--data", "builtin:world", "--recipe", str(recipe), "--out", str(student), "--resume"]
     assert run(["distill", "--teacher", str(tiny_model_folder), "--student", "bk-base", *arguments]) == 2
-    assert "begun with another student" in capfd.readouterr().err
+    assert "started with another student" in capfd.readouterr().err
     other = load_model_folder(tiny_model_folder)
     with torch.no_grad():
         other.unet.conv_in.bias.add_(1)
     save_model_folder(other, tmp_path / "other")
     assert run(["distill", "--teacher", str(tmp_path / "other"), "--student", "bk-small", *arguments]) == 2
-    assert "begun with another teacher" in capfd.readouterr().err
+    assert "started with another teacher" in capfd.readouterr().err
 
 
 @pytest.mark.train
@@ -309,7 +309,7 @@ def test_a_resume_that_is_refused_leaves_the_student_as_it_was(
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     arguments = ["--data", "builtin:world", "--student", "bk-small", "--out", str(out), "--resume"]
     assert run(["distill", "--teacher", str(tiny_model_folder), "--recipe", str(recipe), *arguments]) == 2
-    assert "begun with adversarial.matching_weight 0.1" in capfd.readouterr().err
+    assert "started with adversarial.matching_weight 0.1" in capfd.readouterr().err
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
