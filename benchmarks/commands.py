@@ -71,7 +71,7 @@ SPLIT_OPTION = click.option(
 @click.option("--batch-size", type=COUNT, default=16, show_default=True, help="Pictures drawn at once.")
 @click.option("--against", help="Teacher to compare with: a model, saved pictures or saved statistics.")
 @click.option("--against-steps", type=COUNT, help="Steps of the teacher.  [default: its own]")
-@click.option("--save-images", type=FOLDER, help="Keep the pictures here; an interrupted run goes on from them.")
+@click.option("--save-images", type=FOLDER, help="Keep the pictures here; an interrupted run resumes from them.")
 @click.option("--save-statistics", type=FOLDER, help="Keep features as FILE.safetensors, or a folder with pairs.")
 @click.option(
     "--floor", is_flag=True, help="Measure the model folder's autoencoder alone: the reference, encoded and decoded."
@@ -83,7 +83,7 @@ def evaluate_command(ctx: click.Context, /, subject: str, as_json: bool, **optio
     """Measure the picture quality of a model, a bundle or a folder of pictures against a reference.
 
     Prints FD, KID, attribute accuracy, precision, recall and diversity; with --against also paired LPIPS and the ratio
-    of FDs. A figure that cannot be had here is null, and says why. Under torchrun every process draws its share.
+    of FDs. Unavailable metrics are null, with the reason in `notes`. Under torchrun every process draws its share.
     """
     from genin.benchmarks.evaluation import EvaluateOptions, evaluate
 

@@ -1,6 +1,7 @@
 """From pictures to a student: datasets, teachers, distillation. What stands in a room imports only rooms below it.
 
     from genin.distill import distill
+    distill("builtin:teacher", "builtin:world", "student", "recipes/pictures.yaml")
 
 Imported when it is first used.
 """
@@ -12,11 +13,19 @@ from typing import TYPE_CHECKING, Any
 from genin.runtimes.lazy import lazy_attribute
 
 if TYPE_CHECKING:
-    from genin.distill.student.distillation import distill
+    from genin.distill.loop.run_folder import RunOptions
+    from genin.distill.recipe import Recipe, load_recipe
+    from genin.distill.student.distillation import Distilled, distill
 
-__all__ = ["distill"]
+__all__ = ["Distilled", "Recipe", "RunOptions", "distill", "load_recipe"]
 
-_HOME = {"distill": "student.distillation"}
+_HOME = {
+    "Distilled": "student.distillation",
+    "Recipe": "recipe",
+    "RunOptions": "loop.run_folder",
+    "distill": "student.distillation",
+    "load_recipe": "recipe",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,12 +8,14 @@ Not here: the training itself (`teacher.train`, `distillation`), and datasets (`
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +27,12 @@ from genin.runtimes.folder import read_model_index
 from genin.runtimes.options import model_path, threads_option
 
 if TYPE_CHECKING:
+    from genin.distill.loop.run_folder import RunOptions
     from genin.distill.models.pruning import Pruning
     from genin.distill.recipe import Recipe
 
 FILE = click.Path(path_type=Path)
 # Scenes of the endless built-in world that a training draws from.
-WORLD_SCENES = 200_000
 
 
 class Minutes(click.FloatRange):
@@ -46,18 +48,47 @@ class Minutes(click.FloatRange):
         return minutes
 
 
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What all trainings are given at the command line."""
+
+    out: Path | None
+    recipe_file: Path | None
+    resume: bool
+    minutes: float | None
+    as_json: bool
+
+    @property
+    def run(self) -> RunOptions:
+        from genin.distill.loop.run_folder import RunOptions
+
+        return RunOptions(self.resume, self.minutes)
+
+    def recipe(self) -> Recipe:
+        from genin.distill.recipe import load_recipe
+
+        return load_recipe(self.recipe_file)
+
+
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What all three commands share."""
+    """The options that all three commands share; they arrive as one argument, `options`."""
+
+    @functools.wraps(command)
+    def with_options(*arguments: Any, **values: Any) -> Any:
+        shared = {field.name: values.pop(field.name) for field in dataclasses.fields(TrainingOptions)}
+        return command(*arguments, options=TrainingOptions(**shared), **values)
+
+    decorated: Callable[..., Any] = with_options
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line."),
         threads_option,
         click.option("--minutes", type=Minutes(), help="Time budget of the training."),
-        click.option("--resume", is_flag=True, help="Go on where the last run in OUT stopped."),
+        click.option("--resume", is_flag=True, help="Resume the last run in OUT."),
         click.option("--recipe", "recipe_file", type=FILE, help="YAML recipe; missing keys take the defaults."),
         click.option("--out", type=FILE, help="Model folder to write."),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
 @click.command("train", epilog="Example: genin teacher train --data builtin:world --out teacher --minutes 60")
@@ -69,25 +100,20 @@ def teacher_train_command(
     ctx: click.Context,
     data: str,
     init: str | None,
-    out: Path | None,
-    recipe_file: Path | None,
-    resume: bool,
-    minutes: float | None,
-    as_json: bool,
+    options: TrainingOptions,
 ) -> None:
     """Train a teacher from nothing: autoencoder, text encoder, UNet.
 
     --minutes bounds the UNet; the two stages before it take the images of their recipe. --init goes on from an earlier
     teacher instead, also into other shapes: more latent channels, more blocks.
     """
-    from genin.distill.recipe import load_recipe
     from genin.distill.teacher.train import train_teacher
 
-    recipe, started = load_recipe(recipe_file), time.perf_counter()
-    with _output(out, resume) as target:
-        earlier = None if init is None else model_path(ctx.obj, init)
-        train_teacher(_source(data), target, recipe, resume=resume, minutes=minutes, init=earlier)
-    _report({"out": str(target), "seconds": round(time.perf_counter() - started, 1)}, as_json)
+    recipe, started = options.recipe(), time.perf_counter()
+    with _output(options.out, options.resume) as target:
+        start = None if init is None else model_path(ctx.obj, init)
+        train_teacher(_source(data), target, recipe, options.run, init=start)
+    _report({"out": str(target), "seconds": round(time.perf_counter() - started, 1)}, options.as_json)
 
 
 @click.command(
@@ -111,11 +137,7 @@ def teacher_finetune_command(
     lora_rank: int | None,
     loras: tuple[str, ...],
     prompts: Path | None,
-    out: Path | None,
-    recipe_file: Path | None,
-    resume: bool,
-    minutes: float | None,
-    as_json: bool,
+    options: TrainingOptions,
 ) -> None:
     """Tune an existing teacher on your pictures: the whole UNet, or low-rank adapters that are merged into it.
 
@@ -124,25 +146,16 @@ def teacher_finetune_command(
     """
     from genin.benchmarks.prompts import read_prompts
     from genin.distill.models.lora import lora_of
-    from genin.distill.recipe import load_recipe
-    from genin.distill.teacher.finetune import finetune_teacher
+    from genin.distill.teacher.finetune import Base, finetune_teacher
 
-    recipe, started = load_recipe(recipe_file), time.perf_counter()
+    recipe, started = options.recipe(), time.perf_counter()
     if prompts is not None:
         shown = dataclasses.replace(recipe.finetune, validation_prompts=tuple(read_prompts(prompts)))
         recipe = dataclasses.replace(recipe, finetune=shown)
-    with _output(out, resume) as target:
-        finetune_teacher(
-            model_path(ctx.obj, base),
-            _source(data),
-            target,
-            recipe,
-            lora_rank=lora_rank,
-            loras=[lora_of(lora) for lora in loras],
-            resume=resume,
-            minutes=minutes,
-        )
-    _report({"out": str(target), "base": base, "seconds": round(time.perf_counter() - started, 1)}, as_json)
+    with _output(options.out, options.resume) as target:
+        tuned = Base(model_path(ctx.obj, base), [lora_of(lora) for lora in loras])
+        finetune_teacher(tuned, _source(data), target, recipe, options.run, lora_rank=lora_rank)
+    _report({"out": str(target), "base": base, "seconds": round(time.perf_counter() - started, 1)}, options.as_json)
 
 
 @click.command("merge", epilog="Example: genin teacher merge my-model --lora style.safetensors:0.8 --out styled")
@@ -156,11 +169,11 @@ def teacher_merge_command(
 ) -> None:
     """Merge LoRAs into the teacher BASE (folder, hub name or built-in name): diffusers' and kohya's .safetensors."""
     from genin.distill.models.lora import lora_of
-    from genin.distill.teacher.finetune import merge_teacher
+    from genin.distill.teacher.finetune import Base, merge_teacher
 
     chosen = [lora_of(lora) for lora in loras]
     with _output(out, resume=False) as target:
-        merge_teacher(model_path(ctx.obj, base), chosen, target)
+        merge_teacher(Base(model_path(ctx.obj, base), chosen), target)
     _report({"out": str(target), "base": base, "merged": ", ".join(map(str, chosen))}, as_json)
 
 
@@ -170,9 +183,9 @@ def teacher_merge_command(
 )
 @click.option("--data", help="Dataset folder, or builtin:world.")
 @click.option("--student", "student_name", help="Which blocks stay: a preset (bk-base, bk-small, bk-small-narrow, …).")
-@click.option("--init", help="Model folder of a student of the same preset to go on from; it is not pruned again.")
+@click.option("--init", help="Start from this student (a model folder of the same preset); it is not pruned again.")
 @click.option(
-    "--dry-run", is_flag=True, help="Only count: parameters, multiply-adds, memory and operations of each phase."
+    "--dry-run", is_flag=True, help="Only estimate parameters, multiply-adds, memory and operations of each phase."
 )
 @training_options
 @click.pass_context
@@ -183,11 +196,7 @@ def distill_command(
     student_name: str | None,
     init: str | None,
     dry_run: bool,
-    out: Path | None,
-    recipe_file: Path | None,
-    resume: bool,
-    minutes: float | None,
-    as_json: bool,
+    options: TrainingOptions,
 ) -> None:
     """Distil a teacher into a compact student of one to four steps.
 
@@ -195,30 +204,30 @@ def distill_command(
     tiny decoder in a fourth. Loss curves and sample grids are written to OUT/training while it runs.
     """
     from genin.distill.models.pruning import pruning_of
-    from genin.distill.recipe import StudentRecipe, load_recipe
+    from genin.distill.recipe import StudentRecipe
 
-    recipe = load_recipe(recipe_file)
+    recipe = options.recipe()
     if student_name is not None:
         recipe = dataclasses.replace(recipe, student=StudentRecipe(name=student_name))
     pruning = pruning_of(recipe.student)
     path = model_path(ctx.obj, teacher)
     if dry_run:
         if init is not None:
-            raise InputError("--dry-run counts a preset, --init has no part in it", remedy="leave one of them out")
-        facts: dict[str, Any] = {"student": str(recipe.student), "recipe": str(recipe_file or "the defaults")}
-        _report_cost({**facts, **_student_cost(path, pruning, recipe)}, recipe, as_json)
+            raise InputError("--dry-run estimates a preset, --init has no effect on it", remedy="leave one of them out")
+        facts: dict[str, Any] = {"student": str(recipe.student), "recipe": str(options.recipe_file or "the defaults")}
+        _report_cost({**facts, **_student_cost(path, pruning, recipe)}, recipe, options.as_json)
         return
     if data is None:
         raise InputError("--data is missing", remedy="give a dataset folder or builtin:world (or --dry-run)")
     from genin.distill.student.distillation import distill
 
     started = time.perf_counter()
-    with _output(out, resume) as target:
-        earlier = None if init is None else model_path(ctx.obj, init)
-        done = distill(path, _source(data), target, recipe, resume=resume, minutes=minutes, init=earlier)
+    with _output(options.out, options.resume) as target:
+        start = None if init is None else model_path(ctx.obj, init)
+        done = distill(path, _source(data), target, recipe, options.run, init=start)
     facts = {"out": str(target), "teacher": teacher, "images_seen": done.images_seen}
-    _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, as_json)
-    if not as_json and is_main_process():
+    _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, options.as_json)
+    if not options.as_json and is_main_process():
         click.echo(f"try: genin compare {teacher} {target} --out sheet.png; genin export {target} --out BUNDLE")
 
 
@@ -227,19 +236,20 @@ def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, 
     from diffusers import UNet2DConditionModel
 
     from genin.benchmarks.model_facts import max_tokens, unet_cost
-    from genin.distill.loop.memory import Others, Unet, distill_flop, distill_memory
+    from genin.distill.loop.memory import Others, PhaseSizes, Unet
     from genin.distill.models.pruning import student_config
+    from genin.distill.student.cost import distill_flop, distill_memory
 
     read_model_index(teacher)
     config = dict(UNet2DConditionModel.load_config(teacher / "unet"))
     tokens = max_tokens(teacher)
     smaller = student_config(config, pruning)
     before, after = unet_cost(config, tokens=tokens), unet_cost(smaller, tokens=tokens)
-    units, others = (Unet.of(config, tokens), Unet.of(smaller, tokens)), Others.of_folder(teacher)
+    sizes = PhaseSizes(Unet.of(config, tokens), Unet.of(smaller, tokens), Others.of_folder(teacher))
     phases = [name for name in ("prune", "steps", "adversarial") if getattr(recipe, name).images > 0]
-    memory = {name: sum(distill_memory(name, recipe, *units, others).values()) for name in phases}
+    memory = {name: sum(distill_memory(name, recipe, sizes).values()) for name in phases}
     images = {"pool": recipe.pool.size, **{name: getattr(recipe, name).images for name in phases}}
-    work = {name: distill_flop(name, recipe, *units) for name in images}
+    work = {name: distill_flop(name, recipe, sizes) for name in images}
     return {
         "teacher_parameters": before[0],
         "teacher_macs": before[1],
@@ -261,7 +271,7 @@ def _report_cost(facts: dict[str, Any], recipe: Recipe, as_json: bool) -> None:
     memory, work = facts.pop("memory_gb"), facts.pop("gflop_an_image")
     total = facts.pop("petaflop")
     _report(facts, as_json)
-    click.echo(f"\n{'phase':12} {'images':>10} {'batch':>6} {'GB':>7} {'TFLOP an image':>15} {'PFLOP':>9}")
+    click.echo(f"\n{'phase':12} {'images':>10} {'batch':>6} {'GB':>7} {'TFLOP per image':>15} {'PFLOP':>9}")
     for name, each in work.items():
         settings = getattr(recipe, name)
         count = settings.size if name == "pool" else settings.images
@@ -271,14 +281,14 @@ def _report_cost(facts: dict[str, Any], recipe: Recipe, as_json: bool) -> None:
     click.echo(f"{'together':12} {'':>10} {'':>6} {'':>7} {'':>15} {total:>9,.4g}")
     more = "the decoder phase, " if recipe.decoder.images > 0 else ""
     click.echo(
-        f"GB are what is alive in an update; 1 to 4 more are resident. Not counted: {more}grids of samples, tuning."
+        f"GB: peak live memory of an update; the process takes 1 to 4 GB more. Not counted: {more}grids of samples, tuning."
     )
 
 
 def _source(data: str) -> Any:
     from genin.distill.inputs.sources import open_source
 
-    return open_source(data, count=WORLD_SCENES)
+    return open_source(data)
 
 
 @contextmanager
@@ -303,7 +313,7 @@ def _target(out: Path | None, resume: bool) -> Path:
     if out.is_file():
         raise InputError("the output is a file", where=out, remedy="name a folder")
     if out.is_dir() and any(out.iterdir()) and not resume:
-        raise InputError("the output is not empty", where=out, remedy="--resume goes on there, or name another --out")
+        raise InputError("the output is not empty", where=out, remedy="resume it with --resume, or name another --out")
     if resume and not (out / "training").is_dir():
         raise InputError("there is nothing to resume", where=out, remedy="leave out --resume")
     wait_for_all()  # what one process writes there is no reason for another to refuse it

@@ -1,11 +1,15 @@
-"""docs/recipes.md, made from the recipes' own fields: `python -m genin.distill.recipe_docs > docs/recipes.md`.
+"""docs/recipes.md and docs/recipe.schema.json, made from the recipes' own fields.
 
-A test compares the file with `markdown()`, so a changed default cannot leave its page behind.
+    python -m genin.distill.recipe_docs > docs/recipes.md
+    python -m genin.distill.recipe_docs --schema > docs/recipe.schema.json
+
+Tests compare both files with what this makes, so a changed default cannot leave its page behind.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +17,7 @@ from typing import Any
 import click
 
 from genin.distill.models.pruning import PRESETS, Pruning
-from genin.distill.recipe import Optimisation, Recipe
+from genin.distill.recipe import Optimisation, Recipe, json_schema
 
 INTRODUCTION = """# Recipes
 
@@ -33,6 +37,14 @@ steps:
 ```
 
 Ready ones lie in [recipes/](../recipes).
+
+[recipe.schema.json](recipe.schema.json) (made by `python -m genin.distill.recipe_docs --schema > docs/recipe.schema.json`) lets an
+editor complete keys, show what they do and underline mistakes. In editors with yaml-language-server (VS Code's YAML extension,
+Neovim, Helix), name it in the first line of a recipe, by its path from the recipe or as a URL:
+
+```yaml
+# yaml-language-server: $schema=../docs/recipe.schema.json
+```
 
 `genin distill --init STUDENT` goes on from a student's weights, with another teacher of the same shape, other captions or other
 settings, in place of the pruned teacher's. Its `prune` phase is left out: it would teach the student to take many steps again.
@@ -69,7 +81,10 @@ def markdown() -> str:
 
 
 def _table(kind: type[Any], names: list[str]) -> str:
-    rows = [f"| `{name}` | `{_yaml(_default(kind, name))}` | {_says(kind, name)} |\n" for name in names]
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    rows = [
+        f"| `{name}` | `{_yaml(fields[name].default)}` | {fields[name].metadata['description']} |\n" for name in names
+    ]
     return "| key | default | |\n|---|---|---|\n" + "".join(rows)
 
 
@@ -79,12 +94,6 @@ def _sentence(kind: type[Any]) -> str:
 
 def _default(kind: type[Any], name: str) -> Any:
     return next(f.default for f in dataclasses.fields(kind) if f.name == name)
-
-
-def _says(kind: type[Any], name: str) -> str:
-    """What a key is for: said once, by the class that introduces it; others may give it another default."""
-    fields = (f for base in kind.__mro__ if dataclasses.is_dataclass(base) for f in dataclasses.fields(base))
-    return next(str(f.metadata["says"]) for f in fields if f.name == name and "says" in f.metadata)
 
 
 def _yaml(value: Any) -> str:
@@ -106,5 +115,12 @@ def _lost(pruning: Pruning) -> Iterator[str]:
         yield f"{1 - pruning.width:.0%} of the channels below the finest level".replace("%", " %")
 
 
+@click.command()
+@click.option("--schema", is_flag=True, help="The JSON schema in place of the page.")
+def docs_command(schema: bool) -> None:
+    """Print the page of all recipe keys, or their JSON schema."""
+    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n" if schema else markdown(), nl=False)
+
+
 if __name__ == "__main__":
-    click.echo(markdown(), nl=False)
+    docs_command()

@@ -3,49 +3,59 @@
 Pictures come from the train split; a second process keeps rendering fresh ones while the network learns, so that it
 rarely sees one twice. Light blur, noise, contrast and shifts make it robust to what a decoder does to a picture without
 teaching it to guess. The file it writes holds fp16 weights and, as metadata, the recipe and the accuracy per attribute
-on fresh renders of the test split, whose attribute combinations it has never seen.
+on fresh renders of the test split, whose attribute combinations it has never seen. Log and checkpoint lie beside it, in
+FILE.training; which pictures are ready at an update depends on the machine, so that no two runs are the same to the bit.
+
+Not here: the loop (`loop.training`), the network (`benchmarks.quality.classifier`).
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import click
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from pydantic import Field, Strict
+from torch import Tensor, nn
 
 from genin.benchmarks.quality.classifier import AttributeClassifier, save_classifier
 from genin.dataset.splits import Split
+from genin.distill.inputs.update import Update
+from genin.distill.loop.networks import NetworkOptions
+from genin.distill.loop.training import Training
+from genin.distill.recipe import Optimisation
+from genin.distill.recipe_fields import Positive, key, section
 from genin.distill.world.dataset import render_batch
 from genin.distill.world.scene import ATTRIBUTES, Scene
+from genin.runtimes.errors import GeninError
 
 CHUNK = 256
+MINUTES = 15.0
+STAGE = "classifier"
 
 
-@dataclass(frozen=True)
-class ClassifierRecipe:
-    """What trains the classifier; `minutes` ends it early and completes the learning rate's decay by then."""
+@section
+class ClassifierRecipe(Optimisation):
+    """What trains the classifier."""
 
+    first_pictures: Positive = key(4_096, "pictures rendered before the training starts")
+    kept_pictures: Positive = key(40_000, "pictures that updates draw from; the oldest make room for fresh ones")
+    image_size: Annotated[int, Strict(), Field(ge=8, le=8192)] = key(64, "side of the pictures in pixels")
+    test_pictures: Positive = key(4_096, "pictures of the test split that the accuracies are measured on")
     images: int = 700_000
-    minutes: float = 15.0
     batch_size: int = 128
     lr: float = 4e-3
+    lr_warmup_images: int = 35_000
+    lr_final_fraction: float = 0.002
     weight_decay: float = 0.02
-    first_pictures: int = 4_096  # rendered before training starts
-    kept_pictures: int = 40_000  # the oldest make room for fresh ones
-    image_size: int = 64
-    seed: int = 0
-    test_pictures: int = 4_096
 
 
 class FreshPictures:
@@ -54,15 +64,19 @@ class FreshPictures:
     Errors: BrokenProcessPool if that process is killed.
     """
 
-    def __init__(self, recipe: ClassifierRecipe, pool: ProcessPoolExecutor) -> None:
+    def __init__(self, recipe: ClassifierRecipe, pool: ProcessPoolExecutor, first: int = 0) -> None:
+        """`first` is the first scene to render, of the endless row that the split has."""
         shape = (recipe.kept_pictures, recipe.image_size, recipe.image_size, 3)
-        self.recipe, self.pool = recipe, pool
+        self.recipe, self.pool, self.first = recipe, pool, first
         self.pictures = np.zeros(shape, np.uint8)
         self.labels = np.zeros((recipe.kept_pictures, len(ATTRIBUTES)), np.int64)
         self.rendered = 0
         self.pending: Future[tuple[NDArray[np.uint8], NDArray[np.int64]]] | None = None
         while self.rendered < min(recipe.first_pictures, recipe.kept_pictures):
             self.refresh(wait=True)
+
+    def __len__(self) -> int:
+        return min(self.rendered, len(self.pictures))
 
     def refresh(self, *, wait: bool = False) -> None:
         """Take in what the other process has finished, and ask it for more."""
@@ -73,14 +87,11 @@ class FreshPictures:
             self.rendered += len(pictures)
             self.pending = None
         if self.pending is None:
-            recipe = self.recipe
-            self.pending = self.pool.submit(
-                labelled_batch, "train", recipe.seed, self.rendered, CHUNK, recipe.image_size
-            )
+            start, recipe = self.first + self.rendered, self.recipe
+            self.pending = self.pool.submit(labelled_batch, "train", recipe.seed, start, CHUNK, recipe.image_size)
 
-    def sample(self, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """One batch: images in [−1, 1] NCHW, labels (N, attributes)."""
-        rows = chance.integers(min(self.rendered, len(self.pictures)), size=self.recipe.batch_size)
+    def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Images in [−1, 1] NCHW of these rows, and their labels (N, attributes)."""
         return _to_images(self.pictures[rows]), torch.from_numpy(self.labels[rows])
 
 
@@ -116,21 +127,32 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.roll(images, (dy, dx), dims=(2, 3)).clamp(-1, 1)
 
 
-def train_classifier(out: Path, recipe: ClassifierRecipe, *, report: Any = None) -> dict[str, float]:
-    """Train, test on fresh renders of the test split, write `out`; returns the accuracy per attribute."""
+def train_classifier(
+    out: Path, recipe: ClassifierRecipe, *, minutes: float | None = None, resume: bool = False
+) -> dict[str, float]:
+    """Train, test on fresh renders of the test split, write `out`; returns the accuracy per attribute.
+
+    `minutes` end the training early and complete the learning rate's decay by then. Errors: InputError for a checkpoint that
+    another recipe made, GeninError for a training that does not become stable.
+    """
+    training = Training(out.with_name(f"{out.name}.training"), STAGE, recipe, minutes=minutes)
     torch.manual_seed(recipe.seed)
     model = AttributeClassifier(ATTRIBUTES, image_size=recipe.image_size).to(memory_format=torch.channels_last)
+    # No average: its batch statistics would be those of other weights.
+    network = training.add(STAGE, model, NetworkOptions(betas=(0.9, 0.999), average=False))
+    if resume:
+        training.resume()
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        fresh = FreshPictures(recipe, pool)
-        seen, seconds = _fit(model, fresh, recipe, report)
-    model = model.to(memory_format=torch.contiguous_format).eval()
+        fresh = FreshPictures(recipe, pool, first=training.images_seen)
+        training.run(classifier_step(training, network, fresh), last=True)
+    model = model.cpu().to(memory_format=torch.contiguous_format).eval()
     accuracy = measure(model, "test", recipe.test_pictures, seed=recipe.seed + 1)
     facts = {
         "data": "genin built-in world, train split",
-        "recipe": asdict(recipe),
-        "images_seen": seen,
+        "recipe": {**asdict(recipe), "minutes": minutes},
+        "images_seen": training.images_seen,
         "pictures_rendered": fresh.rendered,
-        "train_s": round(seconds),
+        "train_s": round(training.state.elapsed_s),
         "test_split": {"seed": recipe.seed + 1, "samples": recipe.test_pictures},
         "test_accuracy": {name: round(value, 5) for name, value in accuracy.items()},
         "licence": "Apache-2.0",
@@ -139,52 +161,24 @@ def train_classifier(out: Path, recipe: ClassifierRecipe, *, report: Any = None)
     return accuracy
 
 
-def _fit(model: AttributeClassifier, fresh: FreshPictures, recipe: ClassifierRecipe, report: Any) -> tuple[int, float]:
-    """One cosine-decayed AdamW run; returns (images seen, seconds)."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
-    chance, generator = np.random.default_rng(recipe.seed), torch.Generator().manual_seed(recipe.seed)
-    started = time.monotonic()
-    for update in _updates(recipe, started):
+def classifier_step(
+    training: Training, network: nn.Module, fresh: FreshPictures
+) -> Callable[[Update], dict[str, Tensor]]:
+    """One update: the sum of the attributes' cross-entropies on augmented pictures."""
+
+    def step(update: Update) -> dict[str, Tensor]:
         fresh.refresh()
-        images, labels = fresh.sample(chance)
-        images = augment(images, generator).contiguous(memory_format=torch.channels_last)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * update.lr_factor
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(images)
-        losses = [F.cross_entropy(logits[name].float(), labels[:, i]) for i, name in enumerate(ATTRIBUTES)]
-        loss = torch.stack(losses).sum()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if report is not None and update.index % 100 == 0:
-            worst = {name: round(float(value), 4) for name, value in zip(ATTRIBUTES, losses, strict=True)}
-            report({"images_seen": update.seen, "elapsed_s": round(time.monotonic() - started), **worst})
-    return (update.index + 1) * recipe.batch_size, time.monotonic() - started
+        images, labels = fresh.batch(update.randint(len(fresh)).cpu().numpy())
+        images = augment(images, update.generator).contiguous(memory_format=torch.channels_last).to(training.device)
+        labels = labels.to(training.device)
+        with training.autocast():
+            logits = network(images)
+        losses = {name: F.cross_entropy(logits[name].float(), labels[:, i]) for i, name in enumerate(ATTRIBUTES)}
+        loss = torch.stack(list(losses.values())).sum()
+        training.optimise(STAGE, loss)
+        return {"loss": loss.detach(), **{f"loss_{name}": value.detach() for name, value in losses.items()}}
 
-
-@dataclass(frozen=True)
-class _Update:
-    index: int
-    seen: int
-    lr_factor: float
-
-
-def _updates(recipe: ClassifierRecipe, started: float) -> Iterator[_Update]:
-    """Updates until the images or the minutes are spent; a 5 % warm-up, then a cosine to zero."""
-    index = 0
-    while True:
-        spent = (time.monotonic() - started) / (60 * recipe.minutes)
-        progress = max(index * recipe.batch_size / recipe.images, spent)
-        if progress >= 1 and index > 0:
-            return
-        progress = min(progress, 1.0)
-        factor = min(1.0, progress / 0.05) * 0.5 * (1 + math.cos(math.pi * progress)) + 0.002
-        yield _Update(index, index * recipe.batch_size, factor)
-        index += 1
+    return step
 
 
 def measure(model: AttributeClassifier, split: Split, count: int, *, seed: int) -> dict[str, float]:
@@ -199,16 +193,27 @@ def measure(model: AttributeClassifier, split: Split, count: int, *, seed: int) 
 
 @click.command(epilog="Example: python -m genin.distill.world_classifier --out world_classifier.safetensors")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The safetensors file to write.")
-@click.option("--minutes", default=ClassifierRecipe.minutes, show_default=True, help="Training time.")
-@click.option("--images", default=ClassifierRecipe.images, show_default=True, help="Images to train on at most.")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), default=MINUTES, show_default=True, help="Training time."
+)
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=ClassifierRecipe.images,
+    show_default=True,
+    help="Images to train on at most.",
+)
 @click.option("--threads", default=0, help="Threads of the training process (0: leave as is).")
 @click.option("--seed", default=0, show_default=True)
-def train_command(out: Path, minutes: float, images: int, threads: int, seed: int) -> None:
+@click.option("--resume", is_flag=True, help="Resume the last run for OUT.")
+def train_command(out: Path, minutes: float, images: int, threads: int, seed: int, resume: bool) -> None:
     """Train the built-in world's attribute classifier and print its accuracy on fresh test renders."""
     if threads:
         torch.set_num_threads(threads)
-    recipe = ClassifierRecipe(minutes=minutes, images=images, seed=seed)
-    accuracy = train_classifier(out, recipe, report=lambda row: click.echo(row, err=True))
+    try:
+        accuracy = train_classifier(out, ClassifierRecipe(images=images, seed=seed), minutes=minutes, resume=resume)
+    except (GeninError, KeyboardInterrupt) as error:  # in one line: this command does not run under `genin`
+        raise click.ClickException(str(error) or "interrupted") from error
     for name, value in accuracy.items():
         click.echo(f"{name:12} {100 * value:6.2f} %")
 

@@ -55,10 +55,10 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     multiple=True,
     metavar="STEPS",
-    help="Also all of it, from token ids and noise to the picture, as one graph of so many steps; may be repeated.",
+    help="Also write token ids and noise to picture as one graph with this many steps; repeatable.",
 )
 @click.option("--batch", type=click.IntRange(1, 64), help="Fix the batch of ONNX graphs.  [default: any]")
-@click.option("--any-size", is_flag=True, help="Leave the size of pictures free in ONNX and OpenVINO.")
+@click.option("--any-size", is_flag=True, help="Free height and width in ONNX and OpenVINO.")
 @threads_option
 @json_option
 @click.pass_context
@@ -80,7 +80,7 @@ def export_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, 
         if graph.parity is None:
             name = f"{graph.component} as {graph.format} {graph.precision}"
             click.echo(
-                f"genin: {name} was not run, it has operations that nothing here knows: run it on a Mac", err=True
+                f"genin: {name} was not run, it has operations that cannot be run here: run it on a Mac", err=True
             )
     if as_json:
         click.echo(json.dumps(_export_facts(result)))

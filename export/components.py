@@ -223,7 +223,7 @@ def check_supported(model: ModelFolder) -> None:
     config = model.unet.config
     if config.get("addition_embed_type") not in (None, "text") or config.get("class_embed_type") is not None:
         raise InputError(
-            "the UNet wants conditions beside the text", where=model.path, remedy="only text-to-image UNets export"
+            "the UNet needs inputs other than text", where=model.path, remedy="only text-to-image UNets export"
         )
     if config.in_channels != model.vae.config.latent_channels:
         raise InputError(

@@ -153,9 +153,9 @@ def _check_use(options: ExportOptions, usable: Sequence[str]) -> None:
     free = formats_of_single(usable)  # those whose shapes are free, too
     for wanted, option in ((options.single_graphs, "--single-graph"), (options.any_size, "--any-size")):
         if wanted and not free:
-            raise InputError(f"{option} is of no use to {', '.join(usable)}", remedy="export onnx or openvino, too")
+            raise InputError(f"{option} has no effect on {', '.join(usable)}", remedy="export onnx or openvino, too")
     if options.batch and "onnx" not in usable:
-        raise InputError(f"--batch is of no use to {', '.join(usable)}", remedy="leave it out, or export onnx, too")
+        raise InputError(f"--batch has no effect on {', '.join(usable)}", remedy="leave it out, or export onnx, too")
 
 
 def _check_out(out: Path) -> None:

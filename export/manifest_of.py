@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill.data.dataset import origins_table
-from genin.distill.data.licences import licence_lines
+from genin.distill.data.licences import licence_fields
 from genin.export.facts import network_facts
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_constants, read_info
@@ -85,12 +87,13 @@ def bundle_card(manifest: Manifest, file_name: str) -> str:
     guidance = (
         "guidance is baked in" if sampler.guidance == "baked" else f"classifier-free guidance {sampler.guidance_scale}"
     )
+    metadata = ModelCardData(
+        **licence_fields([model.licence]),
+        pipeline_tag="text-to-image",
+        tags=["genin", "text-to-image", *(graph.format for graph in manifest.graphs)],  # each is named once
+    )
     lines = [
-        "---",
-        *licence_lines([model.licence]),
-        "pipeline_tag: text-to-image",
-        "tags: [genin, text-to-image, " + ", ".join(dict.fromkeys(graph.format for graph in manifest.graphs)) + "]",
-        "---",
+        f"---\n{metadata.to_yaml()}\n---",
         "",
         f"# {model.title}",
         "",

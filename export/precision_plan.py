@@ -186,7 +186,7 @@ def _storage(entry: Any, default: Storage, of: str, path: Path) -> Storage:
         raise InputError(f"what the plan says of {of} is not an object", where=path)
     weights, activations = entry.get("weights", default.weights), entry.get("activations")
     if not isinstance(weights, str) or not isinstance(activations, str | None):
-        raise InputError(f"what the plan says of {of} is not in words ({weights!r}, {activations!r})", where=path)
+        raise InputError(f"weights and activations of {of} must be strings ({weights!r}, {activations!r})", where=path)
     if activations is None:  # fewer bits for the activations only where the weights allow
         activations = default.activations if BITS.get(weights) == 8 else "float"
     try:

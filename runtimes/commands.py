@@ -35,7 +35,11 @@ from genin.runtimes.vocabulary import AUTO
     show_default=True,
     help="Pictures; seeds count up from --seed.",
 )
-@click.option("--guidance-scale", type=float, help="For models with free guidance. [default: the model's own]")
+@click.option(
+    "--guidance-scale",
+    type=float,
+    help="Classifier-free guidance scale; students have it baked in. [default: the model's own]",
+)
 @click.option("--size", type=PixelSize(), metavar="WIDTHxHEIGHT", help="Pixels. [default: the model's own]")
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="Threads of the engine. [default: the engine's own choice]"

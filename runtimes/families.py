@@ -89,10 +89,10 @@ def refuse_other_networks(
             f"the UNet has {channels} input channels, the autoencoder's latents {latents}",
         )
     if unet.get("class_embed_type") is not None or unet.get("num_class_embeds") is not None:
-        _refuse(path, "a UNet that wants conditions beside the text", "class embeddings")
+        _refuse(path, "a UNet that needs inputs other than text", "class embeddings")
     for name in ("addition_embed_type", "encoder_hid_dim_type"):
         if unet.get(name) not in (None, "text"):
-            _refuse(path, "a UNet that wants conditions beside the text", f"{name} '{unet[name]}'")
+            _refuse(path, "a UNet that needs inputs other than text", f"{name} '{unet[name]}'")
     kind = str(scheduler.get("_class_name") or "")
     if unet.get("time_cond_proj_dim") is not None or kind in ("LCMScheduler", "TCDScheduler"):
         _refuse(path, "a latent consistency model (LCM), distilled to a few steps already", "")

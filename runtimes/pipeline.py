@@ -307,9 +307,7 @@ class Pipeline:
         images = self._decode(x)
         clock.lap("vae_decoder")
         if not np.isfinite(images).all():
-            raise GeninError(
-                "the model gave numbers that are not finite", where=self.path, remedy="its weights are damaged"
-            )
+            raise GeninError("the model gave NaN or infinity", where=self.path, remedy="its weights are damaged")
         pictures = to_pictures(images)
         clock.lap(OTHER)
         timings = dict(clock.stages_ms)

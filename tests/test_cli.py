@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import DatasetCard
+from PIL import Image
 
 from genin import __version__, cli, cli_docs
 
@@ -88,6 +90,48 @@ def test_a_missing_extra_is_named_with_its_install_line(tmp_path: Path, argument
     assert f"is not installed; pip install 'genin[{extra}]'" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+NOT_IN_DATA = (
+    *(
+        "torch",
+        "torchvision",
+        "diffusers",
+        "transformers",
+        "tokenizers",
+        "safetensors",
+        "accelerate",
+        "peft",
+        "pydantic",
+    ),
+    *("onnx", "onnxruntime", "openvino", "matplotlib", "psutil"),
+)
+NO_NETWORK = """
+import socket
+def refuse(*arguments): raise AssertionError("a command that needs no network asked for one")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+"""
+
+
+def test_preparing_data_needs_the_data_extra_alone_and_no_network(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.linear_gradient("L").resize((80, 64)).convert("RGB").save(source / "fox.png")
+    licence = "license: other\nlicense_name: 'Studio: ask, then draw'"
+    (source / "README.md").write_text(f"---\n{licence}\n---\n", encoding="utf-8")
+    command = ("data", "prepare", str(source), "--out", str(tmp_path / "out"))
+    done = genin_without((*NOT_IN_DATA, "huggingface_hub"), *command)
+    assert done.returncode == 2
+    assert done.stderr == "genin: 'huggingface_hub' is not installed; pip install 'genin[data]'\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    program = NO_NETWORK + HIDE.replace("{absent}", repr(set(NOT_IN_DATA)))
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    card = DatasetCard((tmp_path / "out" / "README.md").read_text(encoding="utf-8"))
+    assert (card.data.license, card.data.license_name) == ("other", "Studio: ask, then draw")
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_help_needs_no_extra() -> None:

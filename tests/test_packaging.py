@@ -1,4 +1,4 @@
-"""What is in the wheel: every module and every shipped weight, under `genin` and nowhere else."""
+"""What is in the wheel: every module, template and shipped weight, under `genin` and nowhere else."""
 
 from __future__ import annotations
 
@@ -68,6 +68,12 @@ def test_all_shipped_weights_are_in_the_wheel(wheel: Path) -> None:
     weights = expected("weights/**/*")
     assert weights
     assert weights <= names_in(wheel)
+
+
+def test_all_templates_are_in_the_wheel(wheel: Path) -> None:
+    templates = expected("**/templates/*")
+    assert {Path(name).suffix for name in templates} == {".jinja", ".css", ".js"}
+    assert templates <= names_in(wheel)
 
 
 def test_nothing_but_genin_stands_at_the_top(wheel: Path) -> None:

@@ -92,7 +92,7 @@ def test_the_chain_survives_interruptions_and_ends_in_a_page(tiny_run: Any, caps
         assert run(out, "--teacher", str(teacher), "--student", "bk-small", "--minutes", MINUTES) == 130
     said = capsys.readouterr().err
     assert "interrupted; finished: teacher\n" in said
-    assert f"go on with: genin quickstart --out {out} --resume" in said
+    assert f"resume with: genin quickstart --out {out} --resume" in said
     assert not (out / "index.html").exists()
 
     with pytest.MonkeyPatch.context() as second:
@@ -149,8 +149,8 @@ def test_the_untrained_student_is_the_pruned_teacher_and_the_student_is_not(tiny
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "--resume goes on there"),
-        (("--resume", "--minutes", "3"), f"this run was begun with --minutes {MINUTES}"),
+        ((), "resume it with --resume"),
+        (("--resume", "--minutes", "3"), f"this run was started with --minutes {MINUTES}"),
     ],
 )
 def test_a_run_in_the_way_is_neither_overwritten_nor_changed(
@@ -164,7 +164,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(tmp_path: Path) -> None:
     names = InstalledNames()
     record = open_record(tmp_path, {"minutes": 1.0}, names, resume=False)
     assert open_record(tmp_path, {"minutes": 1.0}, names, resume=True) == record
-    with pytest.raises(InputError, match=r"begun with --minutes 1\.0"):
+    with pytest.raises(InputError, match=r"started with --minutes 1\.0"):
         open_record(tmp_path, {"minutes": 2.0}, names, resume=True)
 
 

@@ -44,7 +44,7 @@ def test_parts_are_imported_without_torch_and_their_verbs_are_there() -> None:
         (ExportOptions, {"precisions": ["fp8"]}, "unknown precision 'fp8'"),
         (ExportOptions, {"batch": 65}, "outside 1 … 64"),
         (ExportOptions, {"single_graphs": [0]}, "number of steps 0 is not a whole number of 1 at least"),
-        (PlanOptions, {"weights": ()}, "no way of storing"),
+        (PlanOptions, {"weights": ()}, "no precision to choose"),
         (PlanOptions, {"weights": ("fp16",), "activations": True}, "want 8-bit weights"),
         (EvaluateOptions, {"samples": 0}, "samples 0"),
         (EvaluateOptions, {"seed": -1}, "seed -1 is not a whole number from 0"),
@@ -120,7 +120,7 @@ def test_export_refuses_before_any_work(tmp_path: Path) -> None:
         export("builtin:teacher", tmp_path / "x.onnx")
     with pytest.raises(genin.InputError, match="the output exists already"):
         export("builtin:teacher", tmp_path)
-    with pytest.raises(genin.InputError, match="--single-graph is of no use to coreml"):
+    with pytest.raises(genin.InputError, match="--single-graph has no effect on coreml"):
         export("builtin:teacher", tmp_path / "x", ExportOptions(formats=["coreml"], single_graphs=[4]))
     with pytest.raises(genin.InputError, match="no such"):
         export(tmp_path / "absent", tmp_path / "x")

@@ -29,6 +29,7 @@ from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.quality.evaluator import Evaluator
 from genin.benchmarks.quality.subjects import Sampling
 from genin.distill.inputs.sources import open_source
+from genin.distill.loop.run_folder import RunOptions
 from genin.distill.recipe import Recipe, load_recipe
 from genin.distill.student.distillation import distill
 from genin.runtimes.names import BUILTIN_WORLD
@@ -70,7 +71,7 @@ def run_arm(teacher: Path, student: Path, out: Path, recipe: Recipe, *, from_stu
         if shared.is_file() and not (training / name).exists():
             os.link(shared, training / name)
     source = open_source(BUILTIN_WORLD, count=SCENES)
-    distill(teacher, source, out, recipe, resume=True, init=student if from_student else None)
+    distill(teacher, source, out, recipe, RunOptions(resume=True), init=student if from_student else None)
 
 
 def measure(path: Path, evaluator: Evaluator, steps: int) -> dict[str, float]:

@@ -29,6 +29,7 @@ from genin.benchmarks.model_facts import cost_of, unet_cost
 from genin.benchmarks.quality.subjects import Sampling
 from genin.benchmarks.speed.machine import usable_cores
 from genin.distill.inputs.sources import open_source
+from genin.distill.loop.run_folder import RunOptions
 from genin.distill.models.folder import ModelFolder, load_model_folder
 from genin.distill.models.pruning import PRESETS, build_student, pruning_of
 from genin.distill.recipe import DecoderRecipe, PoolRecipe, PruneRecipe, Recipe, StepsRecipe, StudentRecipe
@@ -164,7 +165,7 @@ def train(teacher: Path, name: str, folder: Path, images: int, samples: int) -> 
         steps=StepsRecipe(images=images, held_out_images=0, perceptual_weight=4.0),
         adversarial=replace(Recipe().adversarial, images=0),
     )
-    distill(teacher, open_source(BUILTIN_WORLD, count=SCENES), out, recipe, resume=True)
+    distill(teacher, open_source(BUILTIN_WORLD, count=SCENES), out, recipe, RunOptions(resume=True))
     if not pool.exists():
         os.link(own, pool)
     evaluator = world_evaluator(samples, ("world",))

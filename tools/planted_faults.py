@@ -466,9 +466,9 @@ FAULTS = (
     ),
     Fault(
         "captions-unescaped-in-the-page",
-        "benchmarks/report/report.py",
-        "jinja2.Environment(autoescape=True,",
-        "jinja2.Environment(autoescape=False,",
+        "benchmarks/report/page.py",
+        "autoescape=True,",
+        "autoescape=False,",
         "benchmarks/test_bench.py::test_a_page_of_evaluations_and_pictures_alone",
     ),
     # --- distill -----------------------------------------------------------------------------------------------------
@@ -482,15 +482,15 @@ FAULTS = (
     Fault(
         "true-picture-under-another-caption",
         "distill/student/terms.py",
-        "return true, torch.where(use[..., 0], lesson.text(own), text)",
+        "return true, torch.where(use[..., 0], data.text(own), text)",
         "return true, text",
         "distill/student/test_distillation.py::test_true_pictures_are_those_of_the_rollouts_captions",
     ),
     Fault(
         "gradients-through-the-sampler",
-        "distill/student/phases.py",
-        "process.ddim_step(x0.detach(), eps.detach(), t_next)",
-        "process.ddim_step(x0, eps, t_next)",
+        "distill/student/rollout.py",
+        "self.process.ddim_step(x0.detach(), eps.detach(), t_next)",
+        "self.process.ddim_step(x0, eps, t_next)",
         "distill/student/test_terms.py::test_the_losses_of_an_update_are_what_they_were",
     ),
     Fault(
@@ -502,9 +502,9 @@ FAULTS = (
     ),
     Fault(
         "resume-skips-an-update",
-        "distill/loop/training.py",
-        'self.update_index, self.images_seen = int(state["update_index"]), int(state["images_seen"])',
-        'self.update_index, self.images_seen = int(state["update_index"]) + 1, int(state["images_seen"])',
+        "distill/loop/checkpoint_keeper.py",
+        'update_index=int(stored["update_index"]),',
+        'update_index=int(stored["update_index"]) + 1,',
         "distill/loop/test_training.py::test_an_interrupted_run_answers_alarms_as_an_uninterrupted_one",
     ),
     Fault(

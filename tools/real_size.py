@@ -81,9 +81,10 @@ def measured(command: list[str], training: Path, phase: str | None) -> dict[str,
 def reckoned(teacher: Path, finetune: Path, distill: Path) -> dict[str, dict[str, float]]:
     """{phase: {reckoned_gb, tflop}} of a picture's update."""
     from genin.benchmarks.model_facts import max_tokens
-    from genin.distill.loop.memory import Others, Unet, distill_flop, distill_memory, finetune_flop, finetune_memory
+    from genin.distill.loop.memory import Others, PhaseSizes, Unet, finetune_flop, finetune_memory
     from genin.distill.models.pruning import pruning_of, student_config
     from genin.distill.recipe import load_recipe
+    from genin.distill.student.cost import distill_flop, distill_memory
 
     config = json.loads((teacher / "unet" / "config.json").read_text())
     tune, recipe, tokens = load_recipe(finetune), load_recipe(distill), max_tokens(teacher)
@@ -92,9 +93,10 @@ def reckoned(teacher: Path, finetune: Path, distill: Path) -> dict[str, dict[str
     rank = tune.finetune.lora_rank
     parts = {"finetune": finetune_memory(tune.finetune, whole, rank, others)}
     work = {"finetune": finetune_flop(tune.finetune, whole, rank)}
+    sizes = PhaseSizes(whole, student, others)
     for phase in PHASES[1:]:
-        parts[phase] = distill_memory(phase, recipe, whole, student, others)
-        work[phase] = distill_flop(phase, recipe, whole, student)
+        parts[phase] = distill_memory(phase, recipe, sizes)
+        work[phase] = distill_flop(phase, recipe, sizes)
     return {
         name: {
             "reckoned_gb": round(sum(part.values()) / 1e9, 2), "tflop": round(work[name] / 1e12, 2),

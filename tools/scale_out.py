@@ -2,9 +2,9 @@
 
     python tools/scale_out.py --teacher SD15 [--recipe recipes/naruto-sd15.yaml] [--peak 989] [--share 0.35] [--gpus 8] [--price 3]
 
-Memory and operations are `distill.loop.memory`'s. `--peak` is a card's dense bf16 TFLOP/s (an H100's or H200's by NVIDIA's data
-sheet), `--share` what a training reaches of it, `--price` a card's hour in dollars: assumptions, to be replaced by what you
-measure (`images_per_s` of a log times `gflop_an_image` of a dry run, over the peak, is your share).
+Memory and operations are those of `distill.loop.memory` and `distill.student.cost`. `--peak` is a card's dense bf16 TFLOP/s (an
+H100's or H200's by NVIDIA's data sheet), `--share` what a training reaches of it, `--price` a card's hour in dollars: assumptions,
+to be replaced by what you measure (`images_per_s` of a log times `gflop_an_image` of a dry run, over the peak, is your share).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 import click
 
 from genin.benchmarks.model_facts import cost_of, max_tokens
-from genin.distill.loop.memory import Others, Unet, distill_flop, distill_memory, finetune_flop, finetune_memory
+from genin.distill.loop.memory import Others, PhaseSizes, Unet, finetune_flop, finetune_memory
 from genin.distill.models.pruning import pruning_of, student_config
 from genin.distill.recipe import Recipe, load_recipe
+from genin.distill.student.cost import distill_flop, distill_memory
 
 LINK_GB_S = 300.0  # that a card sends and takes at once, NVLink's effective rate
 PICTURE_KB, SHARD_GB = 100, 1.0  # a JPEG of 512 px at quality 95, a WebDataset shard
@@ -41,11 +42,12 @@ def one_card(recipe: Recipe, teacher: Unet, student: Unet, others: Others, rate:
     """A row a phase: memory, work, images a second, hours."""
     phases = [name for name in ("prune", "steps", "adversarial") if getattr(recipe, name).images > 0]
     memory = {"finetune": finetune_memory(recipe.finetune, teacher, recipe.finetune.lora_rank, others)}
-    memory |= {name: distill_memory(name, recipe, teacher, student, others) for name in phases}
+    sizes = PhaseSizes(teacher, student, others)
+    memory |= {name: distill_memory(name, recipe, sizes) for name in phases}
     work = {"finetune": finetune_flop(recipe.finetune, teacher, recipe.finetune.lora_rank)}
-    work |= {name: distill_flop(name, recipe, teacher, student) for name in ("pool", *phases)}
+    work |= {name: distill_flop(name, recipe, sizes) for name in ("pool", *phases)}
     images = {name: getattr(recipe, name).images for name in ("finetune", *phases)} | {"pool": recipe.pool.size}
-    lines = ["| | batch | memory, GB | TFLOP an image | images/s | images | hours |", "|---|---|---|---|---|---|---|"]
+    lines = ["| | batch | memory, GB | TFLOP per image | images/s | images | hours |", "|---|---|---|---|---|---|---|"]
     total = 0.0
     for name in ("finetune", "pool", *phases):
         a_second = rate / work[name]

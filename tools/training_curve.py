@@ -25,7 +25,7 @@ from genin.distill.loop.checkpoints import read_rows
 from genin.distill.models.folder import load_model_folder, save_model_folder
 from genin.distill.models.pruning import build_student, pruning_of
 from genin.distill.recipe import load_recipe
-from genin.distill.student.distillation import student_folder, trained_step_counts
+from genin.distill.student.provenance import Provenance, trained_step_counts
 from genin.runtimes.names import BUILTIN_WORLD
 
 FEATURES = ("world", "squeezenet")
@@ -41,7 +41,8 @@ def measure(
     unet, _ = build_student(model.unet, pruning_of(recipe.student))
     unet.load_state_dict({name: value.float() for name, value in load_file(average).items()})
     source = open_source(BUILTIN_WORLD, count=1)
-    save_model_folder(student_folder(model, unet, model.vae, work, recipe, source, teacher, 0), work)
+    provenance = Provenance(model, source, recipe)
+    save_model_folder(provenance.model_folder(unet, model.vae, work, 0), work)
     result = evaluator.evaluate(work, Sampling(steps=steps, batch_size=64))
     return {f"fd_{name}": result[f"fd_{name}"] for name in FEATURES}
 

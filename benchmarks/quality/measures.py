@@ -88,7 +88,7 @@ def load_suite(
             found[name] = load_features(name, classifier if name == "world" else weights)
         except MetricUnavailableError as error:
             unavailable[name] = str(error)
-    unavailable |= {name: "not asked for" for name in FEATURE_SETS if name not in features}
+    unavailable |= {name: "not requested" for name in FEATURE_SETS if name not in features}
     lpips = None
     try:
         lpips = load_lpips("squeeze", weights)

@@ -3,7 +3,7 @@
 `write_report` takes what `bench` and `evaluate` return, and grids of pictures; every part is optional, so the same page serves
 `genin bench --report` and a whole run's summary.
 
-Not here: markup and style (`report_template`), the plot (`plots`), measuring.
+Not here: markup and style (`templates/report.html.jinja`, `style.css`), the plot (`plots`), measuring.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from genin.benchmarks.grids import Grid
+from genin.benchmarks.report.page import render_page
 from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
 from genin.benchmarks.speed.bench import COLUMNS, number, title_of
 from genin.dataset.sets import Pictures
@@ -76,35 +77,31 @@ def write_report(report: Report, path: Path) -> Path:
 
 def render(report: Report) -> str:
     """The page as text."""
-    import jinja2
     from markupsafe import Markup
-
-    from genin.benchmarks.report.report_template import PAGE, STYLE
 
     results, evaluations = report.results, report.evaluations
     rows = list(results["results"]) if results else []
     best = min(rows, key=lambda row: row["latency_ms"]["p50"]) if rows else None
     axis, svg = quality_axis(rows), quality_latency_svg(rows)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(PAGE).render(
-        title=report.title or (_headline(best) if best else "Pictures and figures"),
-        lead=report.lead or (_lead(best, results) if best and results else None),
-        style=Markup(STYLE),
-        version=__version__,
-        facts=_facts(best) if best else [],
-        grids=[_grid(grid) for grid in report.grids],
-        plot=Markup(svg) if svg else None,
-        plot_title=axis[1] if axis else None,
-        plots=[(name, Markup(one)) for name, one in report.plots],
-        table=_table(rows, best) if rows else None,
-        runs=_runs(rows),
-        stages=[(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(rows, stage)],
-        bars=[_bar(row) for row in sorted(rows, key=lambda row: row["latency_ms"]["p50"])],
-        evaluations=_evaluations(evaluations) if evaluations else None,
-        evaluations_note=_evaluations_note(evaluations),
-        machine=_machine(results) if results else [],
-        notes=_notes(results, evaluations),
-    )
+    values = {
+        "title": report.title or (_headline(best) if best else "Pictures and figures"),
+        "lead": report.lead or (_lead(best, results) if best and results else None),
+        "version": __version__,
+        "facts": _facts(best) if best else [],
+        "grids": [_grid(grid) for grid in report.grids],
+        "plot": Markup(svg) if svg else None,
+        "plot_title": axis[1] if axis else None,
+        "plots": [(name, Markup(one)) for name, one in report.plots],
+        "table": _table(rows, best) if rows else None,
+        "runs": _runs(rows),
+        "stages": [(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(rows, stage)],
+        "bars": [_bar(row) for row in sorted(rows, key=lambda row: row["latency_ms"]["p50"])],
+        "evaluations": _evaluations(evaluations) if evaluations else None,
+        "evaluations_note": _evaluations_note(evaluations),
+        "machine": _machine(results) if results else [],
+        "notes": _notes(results, evaluations),
+    }
+    return render_page("genin.benchmarks.report", "report.html.jinja", values)
 
 
 # --- head ------------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def prepare_command(ctx: click.Context, /, sources: tuple[Path, ...], out: Path,
     along. Of a parquet file every row's picture is taken, of a video one frame of every shot, without bars and subtitles; of
     comic pages (--pages, and .cbz archives) their panels. Broken, blank, too small and duplicate pictures are dropped, each
     one named with its reason. What is kept becomes upright sRGB PNG without transparency, with metadata.jsonl, a card and
-    report.html beside it. The same command goes on after it was stopped.
+    report.html beside it. Run the same command again to resume.
     """
     from genin.distill.data.prepare import prepare
 
@@ -139,7 +139,7 @@ def _echo_report(report: Report) -> None:
     )
     click.echo(f"captions from {_counts(report.captions_from) or 'nowhere'}; {report.captions_missing} missing")
     if report.resumed:
-        click.echo(f"{report.resumed} files had been read by a run that was stopped")
+        click.echo(f"{report.resumed} files were already read by an interrupted run")
     if (Path(report.out) / "report.html").is_file():
         click.echo(f"look at {Path(report.out) / 'report.html'}")
     if report.captions_missing:
@@ -231,7 +231,7 @@ def _questions(pairs: Sequence[str]) -> dict[str, str]:
 @click.option(
     "--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write .csv, .jsonl, or a page, .html."
 )
-@click.option("--from", "source", type=click.Path(path_type=Path), help="Take over what a .csv or .jsonl says.")
+@click.option("--from", "source", type=click.Path(path_type=Path), help="Read corrections from a .csv or .jsonl.")
 @json_option
 def edit_command(folder: Path, target: Path | None, source: Path | None, as_json: bool) -> None:
     """Correct captions by hand: write them out as a table or a page, and read them back.

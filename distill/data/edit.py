@@ -16,13 +16,14 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from genin.benchmarks.report.page import render_page
 from genin.dataset import shards
 from genin.distill.data.dataset import KNOWN_COLUMNS, read_facts
-from genin.distill.data.edit_template import SCRIPT, STYLE, TEMPLATE
 from genin.distill.data.find import clean
 from genin.distill.data.report import small_jpeg
 from genin.distill.data.rows import read_rows, write_rows
@@ -144,7 +145,7 @@ def _cells(text: str, path: Path) -> Iterator[Mapping[str, Any]]:
         raise InputError("the table has no column file_name", where=path, remedy="keep the first row as it was written")
     for number, row in enumerate(table, 2):
         if None in row:
-            raise InputError(f"line {number} has more cells than the first row", where=path, remedy="mend the line")
+            raise InputError(f"line {number} has more cells than the first row", where=path, remedy="repair the line")
         yield {name: value for name, value in row.items() if value is not None}
 
 
@@ -160,15 +161,13 @@ def _line(line: str, number: int, path: Path) -> Mapping[str, Any]:
 
 
 def _page(folder: Path, path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "data") from error
+    if find_spec("jinja2") is None:
+        raise MissingExtraError("jinja2", "data")
     place = quote(Path(os.path.relpath(folder, path.parent)).as_posix())
     pictures = []
     for row in rows:
         inside = shards.SUFFIX + "/" in row["file_name"]  # where no browser gets at it
         address = small_jpeg(folder / row["file_name"]) if inside else f"{place}/{quote(row['file_name'])}"
         pictures.append({**row, "address": address})
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
-    return page.render(style=STYLE, script=SCRIPT, name=folder.name, rows=pictures, columns=columns)
+    values = {"name": folder.name, "rows": pictures, "columns": columns}
+    return render_page("genin.distill.data", "edit.html.jinja", values)

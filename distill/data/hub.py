@@ -39,7 +39,7 @@ def fetch(text: str, exclude: Sequence[str] = (), arguments: Sequence[str] = ())
         remedy = f"the hub may have a parquet copy of it: {name.repository}@{PARQUET_COPY}"
         listed = ", ".join(f"{suffix} ×{count}" for suffix, count in kinds)
         raise InputError(
-            f"the data set holds no parquet files and no pictures ({listed})", where=f"hub:{name}", remedy=remedy
+            f"the dataset holds no parquet files and no pictures ({listed})", where=f"hub:{name}", remedy=remedy
         )
     return snapshot(name, wanted) or _without_network(name, text, arguments)
 

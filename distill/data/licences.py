@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 # The hub's own identifiers (https://huggingface.co/docs/hub/repositories-licenses); any other licence is "other" there,
@@ -20,18 +19,19 @@ HUB_LICENCES = {
 }
 
 
-def licence_lines(licences: Iterable[str]) -> list[str]:
-    """The lines of YAML front matter for something under all of these licences, each of which may list several.
+def licence_fields(licences: Iterable[str]) -> dict[str, str | list[str]]:
+    """A card's `license`, and `license_name` where there is one, for something under all of these licences, each of which may
+    list several.
 
     Hub identifiers are written as such; where one of them is none, the whole text becomes the name of an "other" licence.
     """
     names = sorted({text for text in map(_one_line, licences) if text}) or ["unknown"]
     identifiers = sorted({part.strip().lower().replace(" ", "-") for name in names for part in name.split(",")})
     if not HUB_LICENCES.issuperset(identifiers):
-        return ["license: other", f"license_name: {json.dumps(', '.join(names), ensure_ascii=False)}"]
-    return [f"license: {identifiers[0] if len(identifiers) == 1 else '[' + ', '.join(identifiers) + ']'}"]
+        return {"license": "other", "license_name": ", ".join(names)}
+    return {"license": identifiers[0] if len(identifiers) == 1 else identifiers}
 
 
 def _one_line(text: str) -> str:
-    """The text without what a YAML scalar on one line cannot hold."""
+    """The text as one line of printable characters: a licence's name is shown beside others."""
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())

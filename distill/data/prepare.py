@@ -6,7 +6,7 @@ Pictures are numbered PNG files: names on disk then hold no surprises, and the `
 original. `dataset.json` keeps the options and the whole report. The folder appears by rename, whole or not at all; what a
 stopped run had read stands in the journal, and the same command goes on from there.
 
-Not here: captions by a model (`caption`), the report's page and the dataset's card (`report`).
+Not here: captions by a model (`caption`), the report's page (`report`), the dataset's card (`card`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from typing import Any, Literal
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import write_metadata
 from genin.dataset.splits import Split, splits_by_chance
+from genin.distill.data.card import dataset_card
 from genin.distill.data.dataset import DATASET_FILE, KNOWN_COLUMNS, attribute_columns, licence_of, origins_of
 from genin.distill.data.duplicates import SeenPictures
 from genin.distill.data.extract import FitOptions, Piece, pieces_of
 from genin.distill.data.find import FILE_COLUMNS, Candidate, Dropped, Found, SourceOptions, clean, find_pictures, of_row
 from genin.distill.data.hub import card_licence, fetch
 from genin.distill.data.journal import Journal
-from genin.distill.data.report import PAGE, Entry, card, write_page
+from genin.distill.data.report import PAGE, Entry, write_page
 from genin.files import move_into_place, refuse_existing
 from genin.hub.repository import may_be_on_the_hub
 from genin.runtimes.errors import InputError
@@ -156,7 +157,7 @@ def prepare(
             write_metadata(folder, rows)
             _write_facts(folder, report, rows, [clean(names.get(source, source)) for source in sources], options)
             page = write_page(folder / PAGE, report.to_json(), rows, entries, found.dropped, journal.pieces)
-            text = card(report.to_json(), origins_of(rows, {}), page=page)
+            text = dataset_card(report.to_json(), origins_of(rows, {}), page=page)
             (folder / "README.md").write_text(text, encoding="utf-8")
             move_into_place(folder, out)
     shutil.rmtree(work)  # once the journal is closed: Windows removes no open files

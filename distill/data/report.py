@@ -1,9 +1,7 @@
-"""How a dataset came about, for people: a page with what was dropped and why, and the dataset's card.
+"""The page that shows how a dataset came about: what is in it, what was dropped and why.
 
-The page is one HTML file with small pictures in it and nothing that it loads. The card is the hub's (`README.md` with front
-matter): sources, rights and licences with their counts, so that whoever gets the folder knows whose pictures they are.
-
-Not here: markup (`report_template`), deciding anything (`prepare`).
+One HTML file with small pictures in it and nothing that it loads. Not here: markup (`templates/report.html.jinja`), the card
+(`card`), deciding anything (`prepare`).
 """
 
 from __future__ import annotations
@@ -19,13 +17,11 @@ from typing import Any
 
 from PIL import Image
 
+from genin.benchmarks.report.page import render_page
 from genin.dataset.files import PictureError, read_picture
 from genin.dataset.rows import PictureRow
-from genin.distill.data.dataset import origins_table
 from genin.distill.data.find import Dropped
 from genin.distill.data.inspection import caption_tokens, common_words
-from genin.distill.data.licences import licence_lines
-from genin.distill.data.report_template import STYLE, TEMPLATE
 
 PAGE = "report.html"
 SHOWN = 120  # dropped pictures
@@ -42,9 +38,6 @@ class Entry:
     like: str | None = None
 
 
-# --- the page --------------------------------------------------------------------------------------------------------
-
-
 def write_page(
     path: Path,
     report: Mapping[str, Any],
@@ -56,8 +49,6 @@ def write_page(
     """Write the page; False where jinja2 is not installed (`genin[data]`)."""
     if find_spec("jinja2") is None:
         return False
-    import jinja2
-
     captions = [row.text for row in rows if row.text]
     shown = [
         {
@@ -68,22 +59,21 @@ def write_page(
         }
         for entry in _spread(entries, SHOWN)
     ]
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
-    text = page.render(
-        style=STYLE,
-        report=report,
-        name=Path(report["out"]).name,
-        reasons=Counter(
+    values = {
+        "report": report,
+        "name": Path(report["out"]).name,
+        "reasons": Counter(
             _kind(reason) for reason in (*(e.reason for e in entries), *(d.reason for d in unread))
         ).most_common(),
-        shown=shown,
-        more=len(entries) - len(shown),
-        unread=unread,
-        tokens=caption_tokens(captions, None, None) if captions else None,
-        words=common_words(captions),
-        distinct=len(set(captions)),
-        sample=[(small_jpeg(path.parent / row.file_name), row.text or "(no caption)") for row in _spread(rows, 24)],
-    )
+        "shown": shown,
+        "more": len(entries) - len(shown),
+        "unread": unread,
+        "tokens": caption_tokens(captions, None, None) if captions else None,
+        "words": common_words(captions),
+        "distinct": len(set(captions)),
+        "sample": [(small_jpeg(path.parent / row.file_name), row.text or "(no caption)") for row in _spread(rows, 24)],
+    }
+    text = render_page("genin.distill.data", "report.html.jinja", values)
     path.write_text(text, encoding="utf-8")
     return True
 
@@ -116,35 +106,3 @@ def small_jpeg(path: Path) -> str:
     file = io.BytesIO()
     small.save(file, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-# --- the card --------------------------------------------------------------------------------------------------------
-
-
-def card(report: Mapping[str, Any], origins: Sequence[Mapping[str, Any]], *, page: bool) -> str:
-    """The dataset's README.md: front matter of the hub, sizes, whose pictures they are. `page`: whether there is one."""
-    dropped = f"{len(report['dropped'])} were dropped ({PAGE if page else 'dataset.json'} says which and why)"
-    lines = [
-        "---",
-        *licence_lines([str(origin["licence"]) for origin in origins]),
-        "task_categories: [text-to-image]",
-        "tags: [genin, text-to-image, imagefolder]",
-        "---",
-        "",
-        f"# {Path(report['out']).name}",
-        "",
-        f"{report['kept']} captioned pictures, prepared by genin; {dropped}.",
-        '`datasets.load_dataset("imagefolder", data_dir=…)` opens the folder.',
-        "",
-        "| split | pictures |",
-        "|---|---|",
-        *(f"| {split} | {count} |" for split, count in report["splits"].items()),
-        "",
-        "## Whose pictures they are",
-        "",
-        *origins_table(origins),
-        "",
-        "Every row of `metadata.jsonl` names the file that its picture comes from (`source_file`).",
-        "",
-    ]
-    return "\n".join(lines)

@@ -1,12 +1,12 @@
 """A source's pictures, encoded once: final latents in one mapped file, which all processes fill and train from.
 
     latents.partial            the file at its full length while it is filled
-    latents.0.journal          the pieces that process 0 has finished: a line each, written when their bytes are on the disk
+    latents.0.journal          the chunks that process 0 has finished: a line each, written when their bytes are on the disk
     latents.safetensors        the same file when nothing is missing
 
-A piece is a few hundred neighbouring pictures of one shape. Which pieces there are and what is encoded together depends on the
-pictures alone, so any number of processes, stopped and started again, makes the same bits. Each takes every so manieth of the
-pieces that are missing, and decodes pictures on its share of the cores while its encoder works. Memory holds a few pieces.
+A chunk is a few hundred neighbouring pictures of one shape. Which chunks there are and what is encoded together depends on the
+pictures alone, so any number of processes, stopped and started again, makes the same bits. Each takes every Nth of the
+chunks that are missing, and decodes pictures on its share of the cores while its encoder works. Memory holds a few chunks.
 
 With aspect buckets a file has one tensor a bucket, and every update draws from one of them. A tensor in the file is (N, h, w, C):
 channels last, as encoders give latents. That order reaches the network, whose last bits depend on it.
@@ -36,9 +36,9 @@ from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.progress import progress
 
 SCALE_WITHIN = 4.0  # times unit deviation, or its share, that latents may have
-PIECE = 256  # pictures; fewer of large ones, of which this many encoder batches are a piece:
-PIECE_BATCHES = 16
-ASKED = 64  # pictures whose latents' scale is looked at before all are encoded
+CHUNK = 256  # pictures; fewer of large ones, of which this many encoder batches are a chunk:
+CHUNK_BATCHES = 16
+SCALE_PICTURES = 64  # whose latents' scale is checked before all are encoded
 ROWS = ".rows"
 
 
@@ -91,9 +91,10 @@ class LatentCache:
 
 
 def cache_latents(
-    source: Source, vae: Any, count: int, image_size: int, device: torch.device, path: Path, *, multiple: int = 0
+    source: Source, vae: Any, count: int, image_size: int, path: Path, *, multiple: int = 0
 ) -> LatentCache:
-    """Encode a source's first `count` pictures, or read them from `path` if they are there; all processes call it together.
+    """Encode a source's first `count` pictures, or read them from `path` if they are there; all processes call it together. The
+    encoder works on the device that it is on.
 
     With `multiple`, pictures fall into aspect buckets (`data.aspect`) whose latents have sides of multiples of it; else all are
     cut to squares. A file of another source, size or encoder, or one that is not whole, is made anew.
@@ -107,19 +108,19 @@ def cache_latents(
     key = broadcast_from_main(key)
     filling = Filling(path)
     with main_process_first():
-        found = _read(path, key)
-        if found is None and is_main_process() and filling.key() != key:
-            filling.begin(_layout(source, vae, count, image_size, device, path, multiple), key, vae)
-    if found is not None:
-        return found
-    _encode(filling, source, vae, count, device)
+        cache = _read(path, key)
+        if cache is None and is_main_process() and filling.key() != key:
+            filling.begin(_layout(source, vae, count, image_size, path, multiple), key, vae)
+    if cache is not None:
+        return cache
+    _encode(filling, source, vae, count)
     with main_process_first():
         if is_main_process():
             filling.finish()
-        found = _read(path, key)
-    if found is None:
+        cache = _read(path, key)
+    if cache is None:
         raise GeninError("the encoded pictures could not be read again", where=path, remedy="run again with --resume")
-    return found
+    return cache
 
 
 def latent_shape(vae: Any, image_size: int, device: torch.device) -> tuple[int, int, int]:
@@ -150,23 +151,23 @@ class Layout:
     rows: dict[Shape, list[int] | None]
 
 
-def _layout(source: Source, vae: Any, count: int, size: int, device: torch.device, path: Path, multiple: int) -> Layout:
-    """Look at a few pictures, all over the source, and at the shapes of all where there are buckets."""
-    few = list(islice(range(0, count, max(1, count // ASKED)), ASKED))
-    seen = ae.encode_pictures(vae, pictures_at(source, few, (size, size)), device)
-    check_scale(seen, float(vae.config.scaling_factor), path.parent)
-    channels, factor = seen.shape[1], size // seen.shape[-1]
+def _layout(source: Source, vae: Any, count: int, size: int, path: Path, multiple: int) -> Layout:
+    """Encode a few pictures, all over the source, to see the shape and scale of latents; read the shapes of all for buckets."""
+    few = list(islice(range(0, count, max(1, count // SCALE_PICTURES)), SCALE_PICTURES))
+    latents = ae.encode_pictures(vae, pictures_at(source, few, (size, size)), vae.device)
+    check_scale(latents, float(vae.config.scaling_factor), path.parent)
+    channels, factor = latents.shape[1], size // latents.shape[-1]
     if not multiple:
-        return Layout({(size, size): (count, *seen.shape[1:])}, {(size, size): None})
+        return Layout({(size, size): (count, *latents.shape[1:])}, {(size, size): None})
     rows: dict[Shape, list[int] | None] = {}
-    for shape, found in sorted(_sorted_out(source, count, size, multiple * factor).items()):
-        rows[shape] = found
+    for shape, places in sorted(_by_bucket(source, count, size, multiple * factor).items()):
+        rows[shape] = places
     return Layout(
-        {(w, h): (len(found or ()), channels, h // factor, w // factor) for (w, h), found in rows.items()}, rows
+        {(w, h): (len(places or ()), channels, h // factor, w // factor) for (w, h), places in rows.items()}, rows
     )
 
 
-def _sorted_out(source: Source, count: int, size: int, multiple: int) -> dict[Shape, list[int]]:
+def _by_bucket(source: Source, count: int, size: int, multiple: int) -> dict[Shape, list[int]]:
     """Bucket => places of its pictures. `multiple` in pixels. Errors: InputError for buckets that cannot be had."""
     remedy = "leave aspect_buckets false"
     if not isinstance(source, FolderSource):
@@ -176,20 +177,20 @@ def _sorted_out(source: Source, count: int, size: int, multiple: int) -> dict[Sh
         what = f"at {size} px this network takes no shape but the square (sides must be multiples of {multiple} px)"
         raise InputError(what, where=source.name, remedy=f"{remedy}, or train at a larger size")
     tasks = [(range(start, min(start + 1024, count)), size, multiple) for start in range(0, count, 1024)]
-    found: dict[Shape, list[int]] = {}
-    with progress("looking at shapes", count, unit="pictures") as shown:
+    places: dict[Shape, list[int]] = {}
+    with progress("reading shapes", count, unit="pictures") as shown:
         for (rows, *_), shapes in zip(tasks, map_source(FolderSource.shapes, source, tasks), strict=True):
             for row, shape in zip(rows, shapes, strict=True):
-                found.setdefault(shape, []).append(row)
+                places.setdefault(shape, []).append(row)
             shown.advance(len(rows))
-    return found
+    return places
 
 
 # --- encoding them -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """What is finished at once: places [start, stop) of a bucket."""
 
     number: int
@@ -199,7 +200,7 @@ class Piece:
 
 
 class Filling:
-    """The file on its way to `path`, and what the journals say of it."""
+    """The file that is being filled for `path`, and the journals of what is finished in it."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.partial = path, path.with_suffix(".partial")
@@ -215,17 +216,17 @@ class Filling:
             return None
 
     def begin(self, layout: Layout, key: str, vae: Any) -> None:
-        """Make the file; its name says that it is one, so it is given last."""
+        """Make the file; it is renamed last, when it is whole."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.partial.unlink(missing_ok=True)
         for journal in self.journals():
             journal.unlink()
         fresh = self.path.with_suffix(".new")
         tensors: dict[str, tuple[torch.dtype, Sequence[int]]] = {}
-        for shape, found in layout.shapes.items():
-            tensors[_name(shape)] = torch.float16, found[:1] + found[2:] + found[1:2]
+        for shape, (count, channels, *sides) in layout.shapes.items():
+            tensors[_name(shape)] = torch.float16, (count, *sides, channels)
             if layout.rows[shape] is not None:
-                tensors[_name(shape) + ROWS] = torch.int64, found[:1]
+                tensors[_name(shape) + ROWS] = torch.int64, (count,)
         create(fresh, tensors, {"key": key, "scaling_factor": repr(float(vae.config.scaling_factor))})
         file = TensorFile(fresh)
         for shape, rows in layout.rows.items():
@@ -233,14 +234,14 @@ class Filling:
                 file.write(_name(shape) + ROWS, range(len(rows)), torch.tensor(rows))
         fresh.replace(self.partial)
 
-    def missing(self, pieces: Sequence[Piece]) -> list[Piece]:
-        """The pieces that no journal has. A line that was cut off is no line."""
+    def missing(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """The chunks that no journal has. A line that was cut off is no line."""
         done: set[int] = set()
         for journal in self.journals():
             for line in journal.read_text(encoding="utf-8", errors="replace").split("\n"):
                 if line.startswith("[") and line.endswith("]"):
                     done.update(json.loads(line))
-        return [piece for piece in pieces if piece.number not in done]
+        return [chunk for chunk in chunks if chunk.number not in done]
 
     def finish(self) -> None:
         self.partial.replace(self.path)
@@ -248,27 +249,27 @@ class Filling:
             journal.unlink()
 
 
-def _encode(filling: Filling, source: Source, vae: Any, count: int, device: torch.device) -> None:
+def _encode(filling: Filling, source: Source, vae: Any, count: int) -> None:
     """This process's share of what is missing; returns when all have done theirs."""
     file, (rank, world) = TensorFile(filling.partial), rank_and_world()
-    pieces = list(_pieces(file))
-    missing = filling.missing(pieces)
+    chunks = list(_chunks(file))
+    missing = filling.missing(chunks)
     wait_for_all()  # nobody writes until all have read the same journals
-    mine = missing[rank::world]
-    rows = {shape: _rows(file, shape) for shape in dict.fromkeys(piece.shape for piece in mine)}
-    tasks = [(_places(rows[piece.shape], piece), piece.shape) for piece in mine]
-    left = sum(piece.stop - piece.start for piece in missing)
+    own = missing[rank::world]
+    rows = {shape: _rows(file, shape) for shape in dict.fromkeys(chunk.shape for chunk in own)}
+    tasks = [(_places(rows[chunk.shape], chunk), chunk.shape) for chunk in own]
+    left = sum(chunk.stop - chunk.start for chunk in missing)
     journal = filling.path.with_suffix(f".{rank}.journal")
     with (
         progress("encoding pictures", count, unit="pictures", done=count - left, silent=not is_main_process()) as shown,
         journal.open("a", encoding="utf-8") as lines,
     ):
         lines.write("\n")  # ends a line that was cut off
-        for piece, pictures in zip(mine, map_source(pictures_at, source, tasks), strict=True):
+        for chunk, pictures in zip(own, map_source(pictures_at, source, tasks), strict=True):
             try:
-                latents = ae.encode_pictures(vae, pictures, device).permute(0, 2, 3, 1)
-                file.write(_name(piece.shape), range(piece.start, piece.stop), latents)
-                lines.write(f"[{piece.number}]\n")
+                latents = ae.encode_pictures(vae, pictures, vae.device).permute(0, 2, 3, 1)
+                file.write(_name(chunk.shape), range(chunk.start, chunk.stop), latents)
+                lines.write(f"[{chunk.number}]\n")
                 lines.flush()
             except OSError as error:
                 what = f"could not save the encoded pictures ({error.strerror})"
@@ -278,15 +279,15 @@ def _encode(filling: Filling, source: Source, vae: Any, count: int, device: torc
     wait_for_all()
 
 
-def _pieces(file: TensorFile) -> Iterator[Piece]:
+def _chunks(file: TensorFile) -> Iterator[Chunk]:
     """All of a file, bucket by bucket. Whole encoder batches, so that what is encoded together never depends on who does it."""
     number = 0
     for name, shape in file.shapes.items():
         if not name.endswith(ROWS):
             width, height = map(int, name.split("x"))
-            length = min(PIECE, PIECE_BATCHES * ae.encoder_batch(width, height))
+            length = min(CHUNK, CHUNK_BATCHES * ae.encoder_batch(width, height))
             for start in range(0, shape[0], length):
-                yield Piece(number, (width, height), start, min(start + length, shape[0]))
+                yield Chunk(number, (width, height), start, min(start + length, shape[0]))
                 number += 1
 
 
@@ -295,8 +296,8 @@ def _rows(file: TensorFile, shape: Shape) -> Tensor | None:
     return file.tensor(name) if name in file.shapes else None
 
 
-def _places(rows: Tensor | None, piece: Piece) -> Sequence[int]:
-    return range(piece.start, piece.stop) if rows is None else rows[piece.start : piece.stop].tolist()
+def _places(rows: Tensor | None, chunk: Chunk) -> Sequence[int]:
+    return range(chunk.start, chunk.stop) if rows is None else rows[chunk.start : chunk.stop].tolist()
 
 
 def _name(shape: Shape) -> str:
@@ -312,8 +313,8 @@ def _read(path: Path, key: str) -> LatentCache | None:
     if file.facts.get("key") != key:
         return None
     names = [name for name in file.shapes if not name.endswith(ROWS)]
-    found = (
+    buckets = (
         Bucket(file.tensor(name).permute(0, 3, 1, 2), file.tensor(name + ROWS) if name + ROWS in file.shapes else None)
         for name in names
     )
-    return LatentCache(tuple(found), float(file.facts["scaling_factor"]))
+    return LatentCache(tuple(buckets), float(file.facts["scaling_factor"]))

@@ -28,8 +28,9 @@ from genin.distill.data.labels import labels_of
 from genin.distill.data.parquet import SUFFIXES as TABLE_SUFFIXES
 from genin.hub.repository import may_be_on_the_hub
 from genin.runtimes.errors import InputError
+from genin.runtimes.names import BUILTIN_WORLD
 
-BUILTIN_WORLD = "builtin:world"
+WORLD_SCENES = 200_000  # of the built-in world, which has no end
 CHUNK = 256  # pictures that are made at once
 FEW = 4  # tasks that are sooner done in this process
 AHEAD = 2
@@ -164,7 +165,7 @@ class FolderSource:
             return None
 
 
-def open_source(name: str, split: Split = "train", *, count: int, seed: int = 0) -> Source:
+def open_source(name: str, split: Split = "train", *, count: int = WORLD_SCENES, seed: int = 0) -> Source:
     """`builtin:world` (of which `count` scenes are used), or a dataset folder (used whole)."""
     if name == BUILTIN_WORLD:
         return WorldSource(split, count, seed)
@@ -221,8 +222,8 @@ def load_pictures(source: Source, count: int, size: int, folder: Path) -> NDArra
 
 
 def map_source(function: Callable[..., T], source: Source, tasks: Sequence[tuple[Any, ...]]) -> Iterator[T]:
-    """function(source, *task) for each task, in order, on this process's share of the cores. A few are ahead of the one that is
-    taken, no more: results may be large. A few tasks are not worth other processes.
+    """function(source, *task) for each task, in order, on this process's share of the cores. A few are computed ahead of the
+    one in use, no more: results may be large. A few tasks are not worth other processes.
 
     The processes are spawned, not forked: PyTorch's threads and locks do not survive a fork. As everywhere with spawned processes,
     a script that trains needs `if __name__ == "__main__"`."""

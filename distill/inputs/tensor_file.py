@@ -33,15 +33,15 @@ def create(path: Path, tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]],
     for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: -item[1][0].itemsize):
         begin, end = end, end + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
-    said = json.dumps(header).encode()
-    said += b" " * (-len(said) % 8)
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
     with path.open("wb") as file:
-        file.write(len(said).to_bytes(8, "little") + said)
-        file.truncate(8 + len(said) + end)
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.truncate(8 + len(encoded) + end)
 
 
 class TensorFile:
-    """A file that is there. `facts` are its metadata, `shapes` those of its tensors.
+    """A file that exists. `facts` are its metadata, `shapes` those of its tensors.
 
     Errors: OSError, or ValueError for a file that is no such file or not whole.
     """
@@ -66,10 +66,10 @@ class TensorFile:
         """A tensor, mapped to be read: writing to it ends the process."""
         if 0 in self.shapes[name]:
             return torch.zeros(self.shapes[name], dtype=torch.from_numpy(np.empty(0, self._types[name])).dtype)
-        found = np.memmap(self.path, self._types[name], "r", self._places[name], self.shapes[name])
+        mapped = np.memmap(self.path, self._types[name], "r", self._places[name], self.shapes[name])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch has no tensors that cannot be written to
-            return torch.from_numpy(found)
+            return torch.from_numpy(mapped)
 
     def write(self, name: str, rows: Sequence[int], values: Tensor) -> None:
         """Values (n, …) at these rows, on the disk when it returns. Errors: OSError, ValueError for values of another shape."""

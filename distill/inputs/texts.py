@@ -19,7 +19,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class TextCache:
-    """`states` (N, L, D) float16 on the CPU; `rows` says which is which caption's."""
+    """`states` (N, L, D) float16 on the CPU; `rows` is the row of each caption."""
 
     rows: Mapping[str, int]
     states: Tensor

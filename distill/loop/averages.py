@@ -1,4 +1,4 @@
-"""What of a network learns: its moving average, its state without the rest, and its optimiser.
+"""The trainable part of a network: its moving average, its state, its optimiser.
 
 Weights that do not learn are shared and never copied, so that adapters on a network of gigabytes cost megabytes in averages and
 checkpoints. States hold whole tensors, also of networks that are shared out over processes (`sharding`).
@@ -41,10 +41,8 @@ class Average(nn.Module):
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """One step towards the network's present weights; the first is a copy of them. Buffers are always copies."""
-        mine, theirs = dict(self.module.named_parameters()), dict(network.named_parameters())
-        averages, current = (
-            [sharding.local(these[name].detach()) for name in self.trained] for these in (mine, theirs)
-        )
+        own, other = dict(self.module.named_parameters()), dict(network.named_parameters())
+        averages, current = ([sharding.local(these[name].detach()) for name in self.trained] for these in (own, other))
         # The decay grows as (1 + n)/(10 + n), so that early averages do not hold on to the initial weights: none reaches back
         # further than a ninth of the updates, and in a run too short for two decays they are the same.
         n = int(self.n_averaged)
@@ -52,8 +50,8 @@ class Average(nn.Module):
             torch._foreach_copy_(averages, current)
         else:
             torch._foreach_lerp_(averages, current, 1.0 - min(self.decay, (1 + n) / (10 + n)))
-        for own, other in zip(self.module.buffers(), network.buffers(), strict=True):
-            own.copy_(other)
+        for buffer, source in zip(self.module.buffers(), network.buffers(), strict=True):
+            buffer.copy_(source)
         self.n_averaged += 1
 
 
@@ -88,5 +86,5 @@ def make_optimizer(
         raise InputError(
             f"'bitsandbytes' is not installed, which optimizer {settings.optimizer} needs", remedy=remedy
         ) from error
-    made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(parameters, lr=lr, betas=betas, weight_decay=decay)
-    return made
+    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(parameters, lr=lr, betas=betas, weight_decay=decay)
+    return optimizer

@@ -1,10 +1,10 @@
-"""The two files that a training goes on from: its checkpoint, and its log of rows.
+"""The files that a stage is resumed from: its checkpoint, and its log of rows.
 
-Each is written beside the old one and renamed over it: a crash or a full disk leaves the previous one whole. A checkpoint says
-with which settings it was made, and is not gone on with under others. Beside them, where a recipe asks for it, stand the
-averages of a run on its way.
+Each is written beside the old one and renamed over it: a crash or a full disk leaves the previous one whole. A checkpoint
+holds the settings it was made with, and is refused under others. Beside them, where a recipe asks for it, stand averages of the
+weights at earlier times.
 
-Not here: what is in a checkpoint (`training`).
+Not here: what is in a checkpoint (`checkpoint_keeper`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ MAY_CHANGE = {
 }
 
 
+def checkpoint_path(folder: Path, stage: str) -> Path:
+    return folder / f"{stage}.checkpoint.pt"
+
+
 def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisation) -> None:
     """Errors: GeninError where it cannot be written; the one before stays."""
     partial = path.with_suffix(".partial")
@@ -51,7 +55,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisatio
         raise GeninError(
             f"could not save the checkpoint ({' '.join(str(error).split())[:120]})",
             where=path,
-            remedy="free some space and run again with --resume; the previous checkpoint is whole",
+            remedy="free some space and run again with --resume; the previous checkpoint is intact",
         ) from error
 
 
@@ -74,7 +78,7 @@ def copied(tree: Any) -> Any:
     return [copied(value) for value in tree] if isinstance(tree, list) else tree
 
 
-def forget(folder: Path, stage: str) -> None:
+def remove_stage(folder: Path, stage: str) -> None:
     """Remove what an earlier run left of a stage: its checkpoint, log and events."""
     for name in ("checkpoint.pt", "log.jsonl", "events.jsonl"):
         (folder / f"{stage}.{name}").unlink(missing_ok=True)
@@ -102,9 +106,9 @@ def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: O
     earlier, now = plain(state.get("settings", {})), plain(dataclasses.asdict(settings))
     changed = [key for key in earlier if key in now and key not in MAY_CHANGE and earlier[key] != now[key]]
     if changed:
-        had = ", ".join(f"{stage}.{key} {earlier[key]}" for key in changed)
-        remedy = "use the recipe it was begun with, or name another --out"
-        raise InputError(f"this run was begun with {had}", where=path, remedy=remedy)
+        begun_with = ", ".join(f"{stage}.{key} {earlier[key]}" for key in changed)
+        remedy = "use the recipe it was started with, or name another --out"
+        raise InputError(f"this run was started with {begun_with}", where=path, remedy=remedy)
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Watching a training: what goes wrong in one, told from the rows of its own log, and what is to be done about it.
+"""Alarms: what goes wrong in a training, detected from the rows of its own log, and what is done about it.
 
 | alarm | seen when | done |
 |---|---|---|
@@ -9,10 +9,11 @@
 | `discriminator_wins` | over 95 % sorted right for a thousand updates | half its rate, more noise before it |
 | `discriminator_blind` | under 55 % sorted right for a thousand updates | less noise before it |
 
-`watch` is a pure function of rows, and rows are saved: a resumed run sees what the uninterrupted one would have seen. A dial is
-a factor on one of the run's settings, 1 until an alarm turns it.
+`watch` is a pure function of rows, and rows are saved: a resumed run sees what the uninterrupted one would have seen. An
+adjustment is a factor on one of the run's settings, 1 until an alarm changes it.
 
-Not here: going back, and the record of what was done (`training`); what turns a dial into a setting (the phases).
+Not here: going back, and the record of what was done (`training`); what reads the adjustments (`training`, `student.terms`,
+`student.features`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-Row = Mapping[str, float]
+LogRow = Mapping[str, float]
 
 JUMP = 3.0  # times the median of the rows before
 JUMP_ROWS = 10  # as many rows must have been, for a median that means something
@@ -36,24 +37,24 @@ ROLLBACKS = 3  # in one stage; then something is wrong that a lower rate does no
 
 @dataclass(frozen=True)
 class Alarm:
-    """What was seen, whether to go back to the last checkpoint, and by what to turn which dials."""
+    """What was seen, whether to go back to the last checkpoint, and the factors to put on which settings."""
 
     name: str
-    says: str
+    message: str
     rollback: bool
-    dials: Mapping[str, float] = field(default_factory=dict)
+    adjustments: Mapping[str, float] = field(default_factory=dict)
 
 
 def not_finite(network: str, loss: float) -> Alarm:
     return Alarm("not_finite", f"the loss of the {network} became {loss}", True, {"lr": 0.5})
 
 
-def watch(rows: Sequence[Row]) -> Alarm | None:
+def watch(rows: Sequence[LogRow]) -> Alarm | None:
     """The alarm that the last of `rows` raises, the gravest first; rows are those since the last alarm."""
     return next((alarm for check in CHECKS if (alarm := check(rows)) is not None), None)
 
 
-def _loss_jump(rows: Sequence[Row]) -> Alarm | None:
+def _loss_jump(rows: Sequence[LogRow]) -> Alarm | None:
     # Adversarial losses change sign and scale by nature; the distance to the teacher's picture does not.
     losses = [row.get("last", row["loss"]) for row in rows if "loss" in row]
     if len(losses) <= JUMP_ROWS:
@@ -64,38 +65,38 @@ def _loss_jump(rows: Sequence[Row]) -> Alarm | None:
     return Alarm("loss_jump", f"the loss jumped from {before:.4g} to {losses[-1]:.4g}", True, {"lr": 0.5})
 
 
-def _latent_drift(rows: Sequence[Row]) -> Alarm | None:
-    seen = [row for row in rows if "spread" in row]
-    if not any(_within(row, IN_PLACE) for row in seen) or "spread" not in rows[-1] or _within(rows[-1], ADRIFT):
+def _latent_drift(rows: Sequence[LogRow]) -> Alarm | None:
+    measured = [row for row in rows if "spread" in row]
+    if not any(_within(row, IN_PLACE) for row in measured) or "spread" not in rows[-1] or _within(rows[-1], ADRIFT):
         return None
     spread, shift = rows[-1]["spread"], rows[-1]["shift"]
-    says = f"the latents' deviation is {spread:.2f} of the teacher's, their mean {shift:.2f} deviations off"
-    return Alarm("latent_drift", says, True, {"lr": 0.5})
+    message = f"the latents' deviation is {spread:.2f} of the teacher's, their mean {shift:.2f} deviations off"
+    return Alarm("latent_drift", message, True, {"lr": 0.5})
 
 
-def _within(row: Row, band: tuple[float, float, float]) -> bool:
+def _within(row: LogRow, band: tuple[float, float, float]) -> bool:
     low, high, off = band
     return low <= row["spread"] <= high and row["shift"] <= off
 
 
-def _diversity_collapse(rows: Sequence[Row]) -> Alarm | None:
+def _diversity_collapse(rows: Sequence[LogRow]) -> Alarm | None:
     if not rows or (share := rows[-1].get("diversity", 1.0)) >= DIVERSITY:
         return None
-    says = f"two noises under one caption differ by {share:.2f} of what the teacher's pictures do"
-    return Alarm("diversity_collapse", says, True, {"adversarial": 0.5})
+    message = f"two noises under one caption differ by {share:.2f} of what the teacher's pictures do"
+    return Alarm("diversity_collapse", message, True, {"adversarial": 0.5})
 
 
-def _discriminator(rows: Sequence[Row]) -> Alarm | None:
+def _discriminator(rows: Sequence[LogRow]) -> Alarm | None:
     if not rows or rows[-1]["update"] - rows[0]["update"] < PATIENCE:
         return None
     since = rows[-1]["update"] - PATIENCE
     seen = [r["discriminator_accuracy"] for r in rows if r["update"] > since and "discriminator_accuracy" in r]
     if seen and min(seen) > WINS:
-        says = f"the discriminator has sorted over {WINS:.0%} right for {PATIENCE:,} updates"
-        return Alarm("discriminator_wins", says, False, {"lr/discriminator": 0.5, "noise": NOISE_STEP})
+        message = f"the discriminator has classified over {WINS:.0%} correctly for {PATIENCE:,} updates"
+        return Alarm("discriminator_wins", message, False, {"lr/discriminator": 0.5, "noise": NOISE_STEP})
     if seen and max(seen) < BLIND:
-        says = f"the discriminator has sorted under {BLIND:.0%} right for {PATIENCE:,} updates"
-        return Alarm("discriminator_blind", says, False, {"noise": 1 / NOISE_STEP})
+        message = f"the discriminator has classified under {BLIND:.0%} correctly for {PATIENCE:,} updates"
+        return Alarm("discriminator_blind", message, False, {"noise": 1 / NOISE_STEP})
     return None
 
 

@@ -54,11 +54,10 @@ class HeldOutPictures:
         """`kid` and `kid_error` of pictures drawn under the captions, final latents (N, C, H, W)."""
         # Features differ in scale, and KID's kernel would see few of them: each at the true pictures' mean and deviation.
         mean, deviation = self.true.mean(axis=0), self.true.std(axis=0) + 1e-6
-        ours, theirs = (
-            (found - mean) / deviation for found in (_features(self.teacher, drawn, self.text, self.noise), self.true)
-        )
-        found = kid_of_pairs(ours, theirs, self.captions, self.captions)
-        return {"kid": found.value, "kid_error": found.error}
+        features = _features(self.teacher, drawn, self.text, self.noise)
+        drawn_features, true_features = ((one - mean) / deviation for one in (features, self.true))
+        kid = kid_of_pairs(drawn_features, true_features, self.captions, self.captions)
+        return {"kid": kid.value, "kid_error": kid.error}
 
     def drawn(self, draw: Draw, noise: Tensor) -> Tensor:
         """Latents of the first captions, one a noise, on the CPU."""
@@ -66,27 +65,25 @@ class HeldOutPictures:
         return torch.cat(parts)
 
 
-def held_out_latents(
-    source: Source, vae: Any, size: int, count: int, device: torch.device, cache: Path
-) -> Tensor | None:
+def held_out_latents(source: Source, vae: Any, size: int, count: int, cache: Path) -> Tensor | None:
     """Final latents of a held-out source's first `count` pictures, kept in the file `cache`; None where too few for KID."""
     count = min(count, len(source))
     if count < 2 * MIN_KID_PICTURES:
         return None
-    return cache_latents(source, vae, count, size, device, cache).latents.float()
+    return cache_latents(source, vae, count, size, cache).latents.float()
 
 
 @torch.no_grad()
 def _features(teacher: Guided, latents: Tensor, text: Tensor, noise: Tensor) -> Features:
     """Final latents (N, C, H, W), row i under caption i => (N, F): all levels' maps of the teacher's encoder, averaged over their
     places."""
-    found = []
+    features = []
     for rows in _batches(latents):
         x0, part = latents[rows].to(teacher.device), noise[rows].to(teacher.device)
         t = torch.full((len(x0),), TIMESTEP, dtype=torch.long, device=teacher.device)
         maps, _ = teacher.features(teacher.process.add_noise(x0, part, t), t, text[rows])
-        found.append(torch.cat([one.float().mean(dim=(2, 3)) for one in maps], dim=1).cpu())
-    return torch.cat(found).numpy()
+        features.append(torch.cat([one.float().mean(dim=(2, 3)) for one in maps], dim=1).cpu())
+    return torch.cat(features).numpy()
 
 
 def _batches(latents: Tensor) -> list[slice]:

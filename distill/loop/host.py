@@ -1,4 +1,4 @@
-"""What a training asks of its host: freed memory that stays, no more of it than there is, and Ctrl-C between two updates."""
+"""The host machine: memory limits and what to do about them, allocator settings, Ctrl-C between two updates."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def keep_freed_memory() -> None:
 
 
 def check_memory(what: str, needed: int, device: torch.device, remedies: Callable[[], Sequence[str]]) -> None:
-    """Warn before a training that is reckoned to need more bytes than the machine has: an operating system that runs out of them
-    ends a process without a word."""
+    """Warn before a training that is estimated to need more bytes than the machine has: an operating system that runs out of
+    memory ends a process without a message."""
     import psutil
 
     cuda = device.type == "cuda"
-    there = torch.cuda.get_device_properties(device).total_memory if cuda else psutil.virtual_memory().total
-    if needed > there:
-        found = remedies()
-        ways = f"; less is needed with {', '.join(found)}" if found else ""
-        says = f"{what} needs about {needed / 1e9:.1f} GB, and this {'device' if cuda else 'machine'} has {there / 1e9:.1f}{ways}"
-        warnings.warn(says, stacklevel=2)
+    available = torch.cuda.get_device_properties(device).total_memory if cuda else psutil.virtual_memory().total
+    if needed > available:
+        options = remedies()
+        advice = f"; it needs less with {', '.join(options)}" if options else ""
+        machine = f"this {'device' if cuda else 'machine'} has {available / 1e9:.1f}"
+        warnings.warn(f"{what} needs about {needed / 1e9:.1f} GB, and {machine}{advice}", stacklevel=2)
 
 
 @contextmanager
@@ -53,21 +53,23 @@ def out_of_memory(what: str, where: Path, remedies: Callable[[], Sequence[str]])
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or NO_MEMORY.search(str(error))):
             raise
-        found = remedies()
-        remedy = f"write into the recipe: {', '.join(found)}" if found else "give it a machine with more of it"
-        raise GeninError(f"out of memory in {what}; what was saved is whole", where=where, remedy=remedy) from error
+        options = remedies()
+        remedy = f"write into the recipe: {', '.join(options)}" if options else "use a machine with more memory"
+        raise GeninError(
+            f"out of memory in {what}; saved checkpoints are intact", where=where, remedy=remedy
+        ) from error
 
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C into a request to stop after the current update; a second one interrupts at once."""
-    seen = False
+    pressed = False
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal seen
-        if seen:
+        nonlocal pressed
+        if pressed:
             raise KeyboardInterrupt
-        seen = True
+        pressed = True
 
     try:
         previous = signal.signal(signal.SIGINT, handle)
@@ -75,6 +77,6 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
     try:
-        yield lambda: seen
+        yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, previous)

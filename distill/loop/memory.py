@@ -1,4 +1,4 @@
-"""What a training takes in memory and operations, told from configs before it has begun.
+"""What networks take in memory and operations when they are trained, estimated from configs before a training begins.
 
 Weights, gradients, moments and averages are counted. Activations are what autograd keeps of a pass, found on tensors without data
 (`FakeTensorMode`): the same kernels' choices, no multiplications. From them follow what `--dry-run` says, the warning before a
@@ -7,7 +7,7 @@ phase that will not fit, and what an out-of-memory error advises (`advice`). doc
 The text encoder and the autoencoder stand beside every phase (`Others`).
 
 Not counted: the framework itself (1 GB, 2 on a graphics card), what the allocator leaves unused, the text encoder's and the
-autoencoder's passes, which are over before a phase begins.
+autoencoder's passes, which are over before a phase begins. Not here: what the phases of a distillation take (`student.cost`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from genin.distill.models.unet_features import encoder_features
-from genin.distill.recipe import (
-    AdversarialRecipe,
-    FinetuneRecipe,
-    Optimisation,
-    PruneRecipe,
-    Recipe,
-    StepsRecipe,
-)
+from genin.distill.recipe import FinetuneRecipe, Optimisation, PruneRecipe, StepsRecipe
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import AGAIN, read_json, read_model_index
 
@@ -100,12 +93,12 @@ class Others(NamedTuple):
         kind = getattr(diffusers, read_model_index(path)["vae"][1])
         what = "the model folder lacks a file"
         text, vae = (read_json(path / part / "config.json", what) for part in ("text_encoder", "vae"))
-        known = inspect.signature(kind).parameters
+        parameters = inspect.signature(kind).parameters
         try:
             with torch.device("meta"):
                 parts = (
                     CLIPTextModel(CLIPTextConfig.from_dict(text)),
-                    kind(**{name: value for name, value in vae.items() if name in known}),
+                    kind(**{name: value for name, value in vae.items() if name in parameters}),
                 )
         except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -144,25 +137,25 @@ def _activations(unet: Unet, batch: int, checkpointing: bool, mixed: bool, encod
         x.requires_grad_(encoder)
         weights = {id_of(weight) for weight in network.parameters()}
         alive: list[torch.Tensor] = []  # a storage's identity is its own as long as it lives
-        kept: dict[int, int] = {}
-        open_: list[dict[int, int]] = [kept]
-        again = 0
+        saved: dict[int, int] = {}  # storage => bytes
+        scopes: list[dict[int, int]] = [saved]
+        recomputed = 0
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             if id_of(tensor) not in weights:
                 alive.append(tensor)
-                open_[-1][id_of(tensor)] = tensor.untyped_storage().nbytes()
+                scopes[-1][id_of(tensor)] = tensor.untyped_storage().nbytes()
             return tensor
 
         def block(module: Any, *arguments: Any) -> Any:
             """In place of a checkpoint: its inputs are kept, what is inside it only for a while."""
-            nonlocal again
+            nonlocal recomputed
             for argument in arguments:
                 if isinstance(argument, torch.Tensor):
                     keep(argument)
-            open_.append({})
+            scopes.append({})
             result = module(*arguments)
-            again = max(again, sum(open_.pop().values()))
+            recomputed = max(recomputed, sum(scopes.pop().values()))
             return result
 
         if checkpointing:
@@ -176,7 +169,7 @@ def _activations(unet: Unet, batch: int, checkpointing: bool, mixed: bool, encod
     copies = (
         BF16 * unet.parameters if checkpointing and mixed and not encoder else 0
     )  # autocast's, until the pass is over
-    return sum(kept.values()) + again + copies
+    return sum(saved.values()) + recomputed + copies
 
 
 def id_of(tensor: torch.Tensor) -> int:
@@ -197,47 +190,27 @@ def network_parts(settings: Optimisation, trained: int, *, kept: int, name: str,
     return {what: size // shares for what, size in parts.items()}
 
 
-def distill_memory(
-    phase: str,
-    recipe: Recipe,
-    teacher: Unet,
-    student: Unet,
-    others: Others,
-    *,
-    processes: int = 1,
-    sharded: bool = False,
-) -> Parts:
-    """Bytes at the peak of a phase's updates in each of `processes`. Pool and encoded pictures are mapped from files."""
-    settings: PruneRecipe | StepsRecipe = getattr(recipe, phase)
-    mixed, checkpointing = settings.mixed_precision == "bf16", settings.gradient_checkpointing
-    batch = max(1, settings.batch_size // processes // settings.accumulate)
-    looked_at = isinstance(settings, StepsRecipe) and settings.held_out_images > 0
-    shares = processes if sharded else 1
-    parts = {
-        "teacher": (BF16 if recipe.pool.teacher_precision == "bf16" else FP32) * teacher.parameters,
-        "text encoder and autoencoder": FP32 * sum(others),
-        **network_parts(
-            settings, student.parameters, kept=len(settings.ema_decays) + looked_at, name="student", shares=shares
-        ),
-    }
+@dataclass(frozen=True)
+class PhaseSizes:
+    """What the costs of a distillation's phases follow from: its networks, and over how many processes it runs; `sharded` where
+    those share the networks out."""
 
-    def passes(unet: Unet, encoder: bool = False) -> int:
+    teacher: Unet
+    student: Unet
+    others: Others
+    processes: int = 1
+    sharded: bool = False
+
+    @property
+    def shares(self) -> int:
+        """Of a network that is shared out, a process holds one of these."""
+        return self.processes if self.sharded else 1
+
+    def activations(self, phase: PruneRecipe | StepsRecipe, unet: Unet, *, encoder: bool = False) -> int:
+        """Bytes that a pass of one of the networks keeps in an update of `phase`, for one process's part of the batch."""
+        batch = max(1, phase.batch_size // self.processes // phase.accumulate)
+        mixed, checkpointing = phase.mixed_precision == "bf16", phase.gradient_checkpointing
         return unet.activations(batch, checkpointing=checkpointing, mixed=mixed, encoder=encoder)
-
-    if isinstance(settings, PruneRecipe):
-        return parts | {"activations": passes(student) * (2 if settings.feature_weight > 0 else 1)}
-    learns = max(learnt_steps(settings))
-    activations = learns * passes(student)
-    judged = settings if isinstance(settings, AdversarialRecipe) else None
-    adversarial = judged is not None and judged.adversarial_weight > 0
-    if settings.perceptual_weight > 0 or adversarial:
-        activations += passes(teacher, encoder=True)
-    if judged is not None and judged.matching_weight > 0:
-        rank = judged.fake_score_rank
-        weights = lora_parameters(teacher, rank) if rank else teacher.parameters
-        parts |= network_parts(settings, weights, kept=0, name="fake score", shares=1 if rank else shares)
-        activations += passes(teacher)  # it learns while the student's pass waits
-    return parts | {"activations": activations}
 
 
 def finetune_memory(
@@ -249,17 +222,18 @@ def finetune_memory(
     processes: int = 1,
     sharded: bool = False,
 ) -> Parts:
-    """The same of tuning a teacher: whole (`rank` 0) or by adapters. The text encoder's own adapters are not counted."""
+    """Bytes at the peak of an update in each of `processes`, of tuning a teacher whole (`rank` 0) or by adapters. The text
+    encoder's own adapters are not counted."""
     batch = max(1, settings.batch_size // processes // settings.accumulate)
-    mixed, looked_at = settings.mixed_precision == "bf16", settings.held_out_images > 0
+    mixed, validated = settings.mixed_precision == "bf16", settings.held_out_images > 0
     trained = lora_parameters(teacher, rank) if rank else teacher.parameters
     if settings.train_text_encoder and not rank:
         trained, others = trained + others.text_encoder, others._replace(text_encoder=0)
-    kept, name = len(settings.ema_decays) + looked_at, "adapters" if rank else "teacher"
+    kept, name = len(settings.ema_decays) + validated, "adapters" if rank else "teacher"
     frozen = BF16 if settings.frozen_precision == settings.mixed_precision == "bf16" else FP32
     parts = {"frozen teacher": frozen * teacher.parameters} if rank else {}
-    if looked_at and not rank:
-        parts["the base's encoder, for looks"] = (BF16 if mixed else FP32) * teacher.encoder_parameters
+    if validated and not rank:
+        parts["the base's encoder, for held-out figures"] = (BF16 if mixed else FP32) * teacher.encoder_parameters
     return {
         **parts,
         "text encoder and autoencoder": FP32 * sum(others),
@@ -278,49 +252,6 @@ def lora_parameters(unet: Unet, rank: int) -> int:
 
 
 # --- operations --------------------------------------------------------------------------------------------------------
-
-
-def learnt_steps(settings: StepsRecipe) -> list[int]:
-    """How many of a rollout's predictions carry gradients, for each of the recipe's numbers of steps."""
-    return [min(2, count) if settings.backward_distillation else count for count in settings.step_counts]
-
-
-def distill_flop(phase: str, recipe: Recipe, teacher: Unet, student: Unet) -> float:
-    """Floating-point operations of an update, for one picture (two a multiply-add); of the `pool`, for one row."""
-    whole, encoder, ours = teacher.macs, teacher.encoder_macs, student.macs
-    if phase == "pool":
-        return 2.0 * recipe.pool.teacher_steps * 2 * whole
-    settings: PruneRecipe | StepsRecipe = getattr(recipe, phase)
-    update = PASSES[settings.gradient_checkpointing]
-    if isinstance(settings, PruneRecipe):
-        total = update * ours + settings.random_conditioning / 2 * 2 * whole
-        if settings.feature_weight > 0:
-            total += update * student.encoder_macs + encoder
-        return 2.0 * total
-    most, rollouts = max(settings.step_counts), 0.0
-    for count, learnt in zip(settings.step_counts, learnt_steps(settings), strict=True):
-        lengths = range(2, count + 1) if settings.backward_distillation and count > 1 else [count]
-        for length in lengths:
-            asked = 0.0
-            if settings.backward_distillation and count > 1:  # the guided teacher, from there to the end
-                done = (length - 1) / count
-                asked = 2 * max(1, round((1 - done) * most)) * whole
-            rollouts += (learnt * update * ours + (length - learnt) * ours + asked) / len(lengths)
-    total = rollouts / len(settings.step_counts)
-    judged = settings if isinstance(settings, AdversarialRecipe) else None
-    adversarial = judged is not None and judged.adversarial_weight > 0
-    if settings.perceptual_weight > 0 or adversarial:
-        total += (update - 1) * encoder  # gradients of the picture alone
-    total += encoder * ((settings.perceptual_weight > 0) + adversarial)
-    if settings.consistency_weight > 0:
-        total += (update + 1) * ours
-    if judged is not None:
-        total += judged.mismatched_captions * encoder * adversarial
-        total += 2 * whole * (judged.distillation_weight > 0)
-        if judged.matching_weight > 0:
-            learns = update - 1 if judged.fake_score_rank else update
-            total += 3 * whole + judged.fake_score_updates * learns * whole
-    return 2.0 * total
 
 
 def finetune_flop(settings: FinetuneRecipe, teacher: Unet, rank: int) -> float:
@@ -347,20 +278,8 @@ def options_of(section: str, settings: Optimisation, processes: int) -> dict[str
     return changes
 
 
-def distill_options(phase: str, recipe: Recipe, processes: int = 1) -> dict[str, dict[str, Any]]:
-    """What can be written in a recipe to need less in a phase => the sections it changes."""
-    settings = getattr(recipe, phase)
-    changes = options_of(phase, settings, processes)
-    if isinstance(settings, AdversarialRecipe) and settings.matching_weight > 0 and not settings.fake_score_rank:
-        changes["adversarial.fake_score_rank: 32"] = {"fake_score_rank": 32}
-    options = {says: {phase: replace(settings, **changed)} for says, changed in changes.items()}
-    if settings.mixed_precision == "bf16":
-        options["pool.teacher_precision: bf16"] = {"pool": replace(recipe.pool, teacher_precision="bf16")}
-    return options
-
-
 def finetune_options(settings: FinetuneRecipe, rank: int, processes: int = 1) -> dict[str, dict[str, Any]]:
-    """The same of tuning: the settings it changes; `lora_rank` stands for the rank that was asked for."""
+    """What can be written in a recipe to need less in tuning => the settings that it changes; `lora_rank` is the rank in use."""
     options = options_of("finetune", settings, processes)
     return options if rank else {**options, "finetune.lora_rank: 16": {"lora_rank": 16}}
 
@@ -368,9 +287,9 @@ def finetune_options(settings: FinetuneRecipe, rank: int, processes: int = 1) ->
 def advice(settings: Any, options: Mapping[str, Mapping[str, Any]], memory: Callable[[Any], Parts]) -> Sequence[str]:
     """Of options (what to write => changed settings), those that need less, with how much; most first."""
     now = sum(memory(settings).values())
-    found = {says: now - sum(memory(replace(settings, **changed)).values()) for says, changed in options.items()}
+    saved = {option: now - sum(memory(replace(settings, **changed)).values()) for option, changed in options.items()}
     return [
-        f"{says} (−{saved / 1e9:.1f} GB)"
-        for says, saved in sorted(found.items(), key=lambda item: -item[1])
-        if saved > WORTH_SAYING
+        f"{option} (−{size / 1e9:.1f} GB)"
+        for option, size in sorted(saved.items(), key=lambda item: -item[1])
+        if size > WORTH_SAYING
     ]

@@ -8,7 +8,7 @@ second derivatives) is small and stays whole in every process, as under plain da
 
 Checkpoints and model folders hold whole tensors, so a run can go on with any number of processes, sharded or not.
 
-Not here: which networks are shared out (`Training.add`).
+Not here: which networks are shared out (`networks`).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "CLIPEncoderLayer", "UNet2DConditionModel")
 
 
-def asked_for() -> bool:
-    """Whether the launcher has asked for it, in accelerate's way."""
+def is_requested() -> bool:
+    """Whether the launcher asks for it, in accelerate's way."""
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def plugin() -> Any:
     """accelerate's settings for networks of this kind; None where nothing is shared out."""
-    if not asked_for():
+    if not is_requested():
         return None
     from accelerate.utils import FullyShardedDataParallelPlugin
 
@@ -51,7 +51,7 @@ def share_out(accelerator: Any, network: nn.Module, optimizer: Any = None) -> tu
         prepared: Any = fsdp2_prepare_model(accelerator, network)
     else:
         prepared, optimizer = accelerator.prepare(network, optimizer)
-    # The outermost block, too: a pass without gradients has no way back that would let go of it.
+    # The outermost block, too: a pass without gradients has no backward pass that would free it.
     prepared.set_reshard_after_forward(True)
     return prepared, optimizer
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from genin.distill.data.dataset import origins_table
-from genin.distill.data.licences import licence_lines
+from genin.distill.data.licences import licence_fields
 
 
 def model_card(info: dict[str, Any], parameters: Mapping[str, int], image_size: int, prediction_type: str) -> str:
     """Markdown with YAML front matter. `info` is what genin.json holds, `parameters` the number of weights of each network."""
     kind = info.get("kind", "model")
+    metadata = ModelCardData(
+        **licence_fields([str(info.get("licence", "unknown"))]),
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["genin", "text-to-image", "diffusion", "distillation" if kind == "student" else "teacher"],
+    )
     lines = [
-        "---",
-        *licence_lines([str(info.get("licence", "unknown"))]),
-        "library_name: diffusers",
-        "pipeline_tag: text-to-image",
-        "tags: [genin, text-to-image, diffusion, " + ("distillation" if kind == "student" else "teacher") + "]",
-        "---",
+        f"---\n{metadata.to_yaml()}\n---",
         "",
         f"# {info.get('title', f'genin {kind}')}",
         "",

@@ -1,4 +1,4 @@
-"""Is a teacher what its folder says it is, and one that can be tuned? Asked before anything is learnt.
+"""Checks of a teacher before any training: whether it is what its folder says, and whether it can be tuned.
 
 A scheduler's config is a few words beside the weights, and a wrong `prediction_type` makes no error anywhere: every sampler
 turns the prediction into a picture, which is noise. What a trained denoiser cannot hide is that it knows pictures: read as
@@ -25,13 +25,13 @@ from genin.runtimes.vocabulary import check_choice
 
 PICTURES = 32
 SEED = 20_210_521
-SIGNAL = 0.25  # ᾱ of the timestep to ask at: where signal and noise are equal, ε and x0 cannot be told apart
+SIGNAL = 0.25  # ᾱ of the timestep that is compared at: where signal and noise are equal, ε and x0 look the same
 # Share of the guess's error below which a teacher has learnt something; one that has not is not judged.
 KNOWS = 0.8
 
 
 def pictures_to_check(latent_size: int) -> int:
-    """How many pictures tell; fewer of large ones, which hold as many places."""
+    """How many pictures are enough; fewer of large ones, which hold as many values."""
     return min(PICTURES, batch_size_for(PICTURES, latent_size, 16) + 3)
 
 
@@ -47,9 +47,9 @@ def check_family(model: ModelFolder) -> None:
         str(model.scheduler_config.get("prediction_type", "epsilon")), get_args(PredictionType),
         f"prediction type in {model.path / 'scheduler'}",
     )  # fmt: skip
-    width, said = model.unet.config["cross_attention_dim"], model.text_encoder.config.hidden_size
-    if width != said:
-        what = f"the UNet reads texts of width {width}, the encoder's are {said}"
+    width, hidden_size = model.unet.config["cross_attention_dim"], model.text_encoder.config.hidden_size
+    if width != hidden_size:
+        what = f"the UNet reads texts of width {width}, the encoder's are {hidden_size}"
         raise InputError(what, where=model.path, remedy="the two are not of one model: give a whole one")
 
 
@@ -78,15 +78,15 @@ def check_prediction_type(teacher: Guided, latents: Tensor, text: Tensor, where:
     x_t = process.add_noise(x0, noise, times)
     prediction = predict(teacher.unet, x_t, times, text)
     best = (x0 * x_t).mean() / x_t.square().mean()  # the share of x_t that comes nearest to the pictures
-    knowing_nothing = float((x0 - best * x_t).square().mean())
+    best_guess = float((x0 - best * x_t).square().mean())
     errors = {}
     for kind in get_args(PredictionType):
         reading = Process({**process.config, "prediction_type": kind}, device)
         errors[kind] = float((x0 - reading.to_x0_eps(prediction, x_t, times)[0]).square().mean())
-    said, seems = process.prediction_type, min(errors, key=lambda kind: errors[kind])
-    if errors[said] > knowing_nothing and errors[seems] < KNOWS * knowing_nothing:
+    stated, likely = process.prediction_type, min(errors, key=lambda kind: errors[kind])
+    if errors[stated] > best_guess and errors[likely] < KNOWS * best_guess:
         raise InputError(
-            f"the teacher's scheduler says that it predicts '{said}', its predictions are of '{seems}'",
+            f"the teacher's scheduler says that it predicts '{stated}', its predictions are of '{likely}'",
             where=where,
-            remedy=f"set prediction_type to {seems}, with which its weights were trained",
+            remedy=f"set prediction_type to {likely}, with which its weights were trained",
         )

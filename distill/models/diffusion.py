@@ -159,9 +159,9 @@ def student_scheduler(teacher: Mapping[str, Any]) -> dict[str, Any]:
     process = Process(teacher)
     if process.prediction_type == "v_prediction" and float(process.alphas[-1]) < 1e-4:
         return {**teacher, "timestep_spacing": "trailing"}
-    said = ddim_scheduler(teacher).config  # what a config leaves out has a default of its own
+    config = ddim_scheduler(teacher).config  # what a config leaves out has a default of its own
     betas = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas")
-    return {**TEACHER_SCHEDULER, **{key: said[key] for key in betas if said[key] is not None}}
+    return {**TEACHER_SCHEDULER, **{key: config[key] for key in betas if config[key] is not None}}
 
 
 def plain_attention(unet: Any, device: torch.device) -> None:
@@ -294,18 +294,18 @@ def sample(
     text: Tensor,
     *,
     timesteps: Sequence[int],
-    empty: Tensor | None = None,
-    guidance_scale: float = 1.0,
+    guidance: tuple[Tensor, float] | None = None,
     solver: Solver = "ddim",
 ) -> Trajectory:
-    """The deterministic way from pure noise (N, C, H, W) through `timesteps` of the denoiser's process to clean latents.
+    """The deterministic way from pure noise (N, C, H, W) through `timesteps` of the denoiser's process to clean latents, with
+    `guidance` by the empty caption's states (1, L, D) and a scale.
 
     `ddim` is of first order (Song et al. 2020, arXiv:2010.02502, eq. 12 with η = 0), `dpm-solver++` of second (2M: Lu et al. 2022,
     arXiv:2211.01095, algorithm 2) but for its first and last step: at pure noise the half log-SNR λ is −∞, and the step to
     λ = ∞ is DDIM's.
     """
     process, x, states, pictures = denoiser.process, noise, [noise], []
-    empty = text[:1] if empty is None else empty
+    empty, guidance_scale = guidance or (None, 1.0)
     previous: tuple[Tensor, float] | None = None  # the last step's (x0, λ)
     for i, t_now in enumerate(timesteps):
         t = torch.full((len(x),), t_now, dtype=torch.long, device=x.device)

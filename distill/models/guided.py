@@ -40,15 +40,13 @@ class Guided:
         return self.denoiser(x_t, t, text, self.empty, self.guidance_scale)
 
     def features(self, x_t: Tensor, t: Tensor, text: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Its encoder's maps and time embedding (`discriminator.encoder_features`)."""
+        """Its encoder's maps and time embedding (`unet_features.encoder_features`)."""
         return encoder_features(self.unet, x_t, self.denoiser.timesteps(t), text)
 
     def sample(self, noise: Tensor, text: Tensor, timesteps: Sequence[int], solver: Solver = "ddim") -> Trajectory:
         """The guided teacher's way from noise (N, C, H, W) through `timesteps` (`diffusion.sample`)."""
-        return sample(
-            self.denoiser, noise, text, timesteps=timesteps, empty=self.empty, guidance_scale=self.guidance_scale,
-            solver=solver,
-        )  # fmt: skip
+        guidance = self.empty, self.guidance_scale
+        return sample(self.denoiser, noise, text, timesteps=timesteps, guidance=guidance, solver=solver)
 
     def embed(self, captions: list[str]) -> Tensor:
         with torch.no_grad():

@@ -46,27 +46,27 @@ class Lora:
         return f"{self.file.name}:{self.scale:g}"
 
 
-def lora_of(said: str) -> Lora:
+def lora_of(argument: str) -> Lora:
     """`FILE`, `FOLDER`, or either with `:SCALE`. Errors: InputError for a path that holds no adapters, or two files of them."""
-    path, scale = Path(said).expanduser(), 1.0
-    before, colon, after = said.rpartition(":")
+    path, scale = Path(argument).expanduser(), 1.0
+    before, colon, after = argument.rpartition(":")
     if colon and not path.exists():
         try:
             path, scale = Path(before).expanduser(), float(after)
         except ValueError:
-            path = Path(said).expanduser()
+            path = Path(argument).expanduser()
     if not torch.isfinite(torch.tensor(scale)):
-        raise InputError(f"the scale of a LoRA must be a number, not {scale}", where=said)
+        raise InputError(f"the scale of a LoRA must be a number, not {scale}", where=argument)
     return Lora(_file(path), scale)
 
 
 def _file(path: Path) -> Path:
     if path.is_dir():
-        found = [path / FILE] if (path / FILE).is_file() else sorted(path.glob("*.safetensors"))
-        if len(found) != 1:
-            remedy = f"name one of: {', '.join(file.name for file in found)}" if found else "name its .safetensors file"
-            raise InputError(f"the folder has {len(found)} files of LoRA weights", where=path, remedy=remedy)
-        return found[0]
+        files = [path / FILE] if (path / FILE).is_file() else sorted(path.glob("*.safetensors"))
+        if len(files) != 1:
+            remedy = f"name one of: {', '.join(file.name for file in files)}" if files else "name its .safetensors file"
+            raise InputError(f"the folder has {len(files)} files of LoRA weights", where=path, remedy=remedy)
+        return files[0]
     if not path.is_file():
         raise InputError("no such LoRA", where=path, remedy="give a .safetensors file or its folder, FILE:SCALE")
     if path.suffix != ".safetensors":
@@ -107,13 +107,13 @@ def save_adapters(parts: Mapping[str, Any], out: Path) -> Lora:
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
 
-    said: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for part, network in parts.items():
         state = {name: value.float().cpu() for name, value in get_peft_model_state_dict(network).items()}
         config = network.peft_config["default"]
-        said[f"{part}_lora_layers"] = convert_state_dict_to_diffusers(state)
+        content[f"{part}_lora_layers"] = convert_state_dict_to_diffusers(state)
         # Only what readers need: a newer peft's further keys would be unknown to an older one.
-        said[f"{part}_lora_adapter_metadata"] = {
+        content[f"{part}_lora_adapter_metadata"] = {
             "r": config.r,
             "lora_alpha": config.lora_alpha,
             "rank_pattern": {},
@@ -121,7 +121,7 @@ def save_adapters(parts: Mapping[str, Any], out: Path) -> Lora:
             "target_modules": sorted(config.target_modules),
         }
     with tempfile.TemporaryDirectory(dir=out, prefix=".lora.") as partial:
-        StableDiffusionPipeline.save_lora_weights(partial, **said)
+        StableDiffusionPipeline.save_lora_weights(partial, **content)
         apply_umask(Path(partial) / FILE)
         (Path(partial) / FILE).replace(out / FILE)
     return Lora(out / FILE)
@@ -165,7 +165,7 @@ def _read(file: Path) -> dict[str, Tensor]:
             names = list(opened.keys())
         if dora := [name for name in names if "dora_scale" in name]:
             raise InputError(
-                f"this is a DoRA ('{dora[0]}'), which is no sum of weights", where=file, remedy="give a LoRA"
+                f"this is a DoRA ('{dora[0]}'), which cannot be merged as a sum", where=file, remedy="give a LoRA"
             )
         weights: dict[str, Tensor]
         weights, _alphas = StableDiffusionPipeline.lora_state_dict(
@@ -198,11 +198,11 @@ def check_fits(model: ModelFolder, file: Path, weights: Mapping[str, Tensor]) ->
             what = f"the LoRA's '{name}' is {tuple(value.shape)}, this model's would be {ours}"
             raise InputError(what, where=file, remedy=remedy)
         if not bool(torch.isfinite(value).all()):
-            raise InputError(f"the LoRA's '{name}' has numbers that are not finite", where=file, remedy=remedy)
+            raise InputError(f"the LoRA's '{name}' has NaN or infinite values", where=file, remedy=remedy)
         pairs.setdefault(module, {})[side] = value
     for module, pair in pairs.items():
         if len(pair) != 2 or pair["lora_A"].shape[0] != pair["lora_B"].shape[1]:
-            raise InputError(f"the LoRA's weights for '{module}' are no pair", where=file, remedy=remedy)
+            raise InputError(f"the LoRA's weights for '{module}' are an incomplete pair", where=file, remedy=remedy)
 
 
 def _placed(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str | None, Tensor]]:
@@ -214,8 +214,8 @@ def _placed(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str | Non
         renamed = _as_peft(part, {name.partition(".")[2]: weights[name] for name in names})
         for name, (path, value) in zip(names, renamed.items(), strict=True):
             module, dot, side = path.removesuffix(".weight").rpartition(".")
-            known = side if dot and side in ("lora_A", "lora_B") and value.ndim >= 2 else None
-            yield name, f"{part}.{module}", known, value
+            matrix = side if dot and side in ("lora_A", "lora_B") and value.ndim >= 2 else None
+            yield name, f"{part}.{module}", matrix, value
 
 
 def _as_peft(part: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -241,10 +241,10 @@ def _module(model: ModelFolder, name: str) -> Any:
     part, _, path = name.partition(".")
     network = {"unet": model.unet, "text_encoder": model.text_encoder}.get(part)
     try:
-        found = None if network is None else network.get_submodule(path)
+        layer = None if network is None else network.get_submodule(path)
     except AttributeError:
         return None
-    return found if isinstance(found, (nn.Linear, nn.Conv2d)) else None
+    return layer if isinstance(layer, (nn.Linear, nn.Conv2d)) else None
 
 
 def shared_copy(network: nn.Module, shared: Iterable[nn.Parameter]) -> nn.Module:

@@ -78,10 +78,10 @@ def student_config(teacher: Mapping[str, Any], pruning: Pruning) -> dict[str, An
             if isinstance(config.get(key), (list, tuple)):
                 config[key] = tuple(config[key])[:-1]
     config["down_block_types"], config["up_block_types"] = tuple(down), tuple(up)
-    hears = any("CrossAttn" in kind for kind in down) or config.get("mid_block_type") == "UNetMidBlock2DCrossAttn"
-    if not hears and config.get("addition_embed_type") is None:
+    attends = any("CrossAttn" in kind for kind in down) or config.get("mid_block_type") == "UNetMidBlock2DCrossAttn"
+    if not attends and config.get("addition_embed_type") is None:
         raise InputError(
-            "without its attention the student would not hear the caption",
+            "without its attention the student would not see the caption",
             remedy="choose a preset that keeps attention: bk-base, bk-small or bk-tiny",
         )
     if pruning.narrows:
@@ -135,16 +135,16 @@ def kept_channels(teacher: Any, student: Any) -> list[Tensor] | None:
 def narrowed_state(student: Any, wider: Any) -> dict[str, Tensor] | None:
     """A wider UNet's weights cut to a student of the same blocks; None where they differ in more than widths."""
     state, config = wider.state_dict(), wider.config
-    had, keeps = list(config["block_out_channels"]), list(student.config["block_out_channels"])
-    if had == keeps:
+    before, after = list(config["block_out_channels"]), list(student.config["block_out_channels"])
+    if before == after:
         cut = dict(state)
-    elif len(had) != len(keeps) or any(a < b for a, b in zip(had, keeps, strict=True)):
+    elif len(before) != len(after) or any(a < b for a, b in zip(before, after, strict=True)):
         return None
     else:
-        narrower = Narrowing.to(keeps, state, config, _layers(config))
+        narrower = Narrowing.to(after, state, config, _layers(config))
         cut = {key: narrower.cut(key, value) for key, value in state.items()}
-    wanted = {key: value.shape for key, value in student.state_dict().items()}
-    return cut if {key: value.shape for key, value in cut.items()} == wanted else None
+    shapes = {key: value.shape for key, value in student.state_dict().items()}
+    return cut if {key: value.shape for key, value in cut.items()} == shapes else None
 
 
 def teacher_key(key: str, *, last_pair: int | None, shift: int) -> str:

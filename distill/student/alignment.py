@@ -1,8 +1,8 @@
-"""Pictures and texts in one space, for a term that says whether a picture shows what its caption asks for.
+"""Pictures and texts in one space, for a term that measures whether a picture shows what its caption says.
 
 - `SetAligner`: a small convolutional tower on latents, and a linear one on the frozen text encoder's state, trained
   contrastively on the set's own pictures and captions (CLIP's loss: Radford et al. 2021, arXiv:2103.00020, figure 3) before the
-  student needs it. It decodes nothing and has seen the universe in question.
+  student needs it. It decodes nothing, and has seen pictures of this kind.
 - `ClipAligner`: a CLIP of transformers, from a folder or a hub, on decoded pictures, where its weights are there.
 
 Both embed at unit length. The towers are trained on the batch of all processes together; in parts (`accumulate`) a picture is told
@@ -22,8 +22,8 @@ from genin.distill.inputs.update import Update
 from genin.distill.loop.training import Training
 from genin.distill.models.autoencoder import decode
 from genin.distill.recipe import AlignmentRecipe
+from genin.distill.student.features import standardised
 from genin.distill.student.losses import image_to_text
-from genin.distill.student.views import standardised
 from genin.runtimes.errors import InputError
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -114,23 +114,23 @@ class ClipAligner:
         self.clip = clip.to(training.device).requires_grad_(False).eval()
         self.side = clip.config.vision_config.image_size
         self.scale = float(clip.logit_scale.exp())
-        self._read: dict[int, Tensor] = {}
+        self._embedded: dict[int, Tensor] = {}
 
     def embed_texts(self, text: Tensor, rows: Tensor) -> Tensor:
-        wanted = rows.tolist()
+        numbers = rows.tolist()
         with torch.no_grad():
-            if new := [row for row in dict.fromkeys(wanted) if row not in self._read]:
+            if new := [row for row in dict.fromkeys(numbers) if row not in self._embedded]:
                 tokens = self.tokenizer(self.captions(new), padding=True, truncation=True, return_tensors="pt")
-                found = self.clip.text_model(**tokens.to(self.training.device)).pooler_output
-                self._read |= dict(zip(new, self.clip.text_projection(found).cpu(), strict=True))
-        texts = torch.stack([self._read[row] for row in wanted]).to(self.training.device)
+                states = self.clip.text_model(**tokens.to(self.training.device)).pooler_output
+                self._embedded |= dict(zip(new, self.clip.text_projection(states).cpu(), strict=True))
+        texts = torch.stack([self._embedded[row] for row in numbers]).to(self.training.device)
         return F.normalize(texts.float(), dim=1)
 
     def embed_images(self, pictures: Tensor) -> Tensor:
         with self.training.autocast():
             pixels = standardised(decode(self.vae, pictures).float(), self.side, CLIP_MEAN, CLIP_STD)
-            seen = self.clip.vision_model(pixel_values=pixels).pooler_output
-            images = self.clip.visual_projection(seen)
+            states = self.clip.vision_model(pixel_values=pixels).pooler_output
+            images = self.clip.visual_projection(states)
         return F.normalize(images.float(), dim=1)
 
 

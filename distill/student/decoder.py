@@ -27,15 +27,13 @@ from torch import Tensor, nn
 from genin.distill.inputs.sources import load_pictures
 from genin.distill.inputs.update import Update
 from genin.distill.loop.previews import save_grid
-from genin.distill.loop.training import Training
+from genin.distill.loop.training import Preview, Training
 from genin.distill.models.autoencoder import decode_pictures, edge_loss, encode_pictures
 from genin.distill.models.diffusion import plain_attention
-from genin.distill.models.folder import ModelFolder
 from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
 from genin.distill.recipe import DecoderRecipe
-from genin.distill.student.phases import rollout
-from genin.distill.student.pool import DistillationData
-from genin.distill.student.terms import Figures
+from genin.distill.student.loss_term import Figures, PhaseContext
+from genin.distill.student.rollout import Student
 from genin.runtimes.errors import InputError
 
 
@@ -78,22 +76,22 @@ def copy_blocks(tiny: Any, vae: Any) -> None:
 
     def parts(network: Any) -> dict[tuple[int, int], nn.Module]:
         """(level, number within it) => module with weights; a level ends where it is enlarged."""
-        found: dict[tuple[int, int], nn.Module] = {}
+        modules: dict[tuple[int, int], nn.Module] = {}
         level = blocks = 0
         for module in network.decoder.layers:
             if isinstance(module, AutoencoderTinyBlock):
-                found[level, blocks] = module
+                modules[level, blocks] = module
                 blocks += 1
             elif isinstance(module, nn.Conv2d):
-                found[level, -1 if (level, -1) not in found else -2] = module
+                modules[level, -1 if (level, -1) not in modules else -2] = module
             elif isinstance(module, nn.Upsample):
                 level, blocks = level + 1, 0
-        return found
+        return modules
 
-    theirs = parts(vae)
+    teacher_parts = parts(vae)
     for place, module in parts(tiny).items():
-        if place in theirs:
-            module.load_state_dict(theirs[place].state_dict())
+        if place in teacher_parts:
+            module.load_state_dict(teacher_parts[place].state_dict())
 
 
 @dataclass(frozen=True)
@@ -111,29 +109,22 @@ class Pairs:
 
 
 @torch.no_grad()
-def make_pairs(
-    training: Training,
-    student: nn.Module,
-    lesson: DistillationData,
-    vae: Any,
-    image_size: int,
-    step_counts: Sequence[int],
-    count: int,
-) -> Pairs:
+def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[int], count: int) -> Pairs:
     """`count` true pictures with their latents, and as many of the student's, at each number of steps in turn.
 
     All lie in memory, in every process: 6·size² bytes a picture and its pair, 1.6 MB at 512 px.
     """
-    count = min(count, len(lesson.pool))
-    pictures = load_pictures(lesson.source, count, image_size, training.folder)
+    training, data, vae = context.training, context.data, context.teacher.vae
+    count = min(count, len(data.pool))
+    pictures = load_pictures(data.source, count, context.teacher.image_size, training.folder)
     latents, drawn, decoded = encode_pictures(vae, pictures, training.device), [], []
-    process = lesson.teacher.process
-    size = batch_size_for(64, int(lesson.pool.states.shape[-1]), 16)
+    student = Student(network, data.teacher.process)
+    size = batch_size_for(64, int(data.pool.states.shape[-1]), 16)
     for index, start in enumerate(range(0, count, size)):
         rows = torch.arange(start, min(start + size, count))
-        timesteps = process.trailing_timesteps(step_counts[index % len(step_counts)])
+        timesteps = student.process.trailing_timesteps(step_counts[index % len(step_counts)])
         with training.autocast():
-            done = rollout(student, process, lesson.pool.noise(rows).to(training.device), lesson.text(rows), timesteps)
+            done = student.rollout(data.pool.noise(rows).to(training.device), data.text(rows), timesteps)
         final = done.pictures[-1].float()
         drawn.append(final.half().cpu())
         decoded.append(decode_pictures(vae, final))
@@ -181,31 +172,22 @@ def decoder_step(
     return step
 
 
-def train_decoder(
-    training: Training,
-    student: nn.Module,
-    lesson: DistillationData,
-    teacher: ModelFolder,
-    recipe: DecoderRecipe,
-    step_counts: Sequence[int],
-    *,
-    earlier: Any = None,
-    resume: bool = False,
-) -> Any:
-    """The phase; returns the tiny autoencoder with its averaged weights. `earlier` is one to go on from, where its shape fits."""
-    vae, image_size = teacher.vae, teacher.image_size
+def train_decoder(context: PhaseContext, network: nn.Module, step_counts: Sequence[int], *, initial: Any = None) -> Any:
+    """The phase, with the student's UNet `network`; returns the tiny autoencoder with its averaged weights. `initial` is one to go
+    on from, where its shape fits."""
+    training, recipe, vae = context.training, context.phase, context.teacher.vae
     torch.manual_seed(recipe.seed)
-    tiny = build_tiny(vae, recipe, image_size // int(lesson.pool.states.shape[-1]))
-    if earlier is not None and _shapes(earlier) == _shapes(tiny):
-        tiny.load_state_dict(earlier.state_dict())
+    tiny = build_tiny(vae, recipe, context.teacher.image_size // int(context.data.pool.states.shape[-1]))
+    if initial is not None and _shapes(initial) == _shapes(tiny):
+        tiny.load_state_dict(initial.state_dict())
     decoder = training.add("decoder", tiny.decoder.to(memory_format=torch.channels_last))
     encoder = None if type(vae) is type(tiny) else training.add("encoder", tiny.encoder)
-    if resume:
+    if context.resume:
         training.resume()
     if training.progress < 1:
-        plain_attention(student, training.device)
-        student.to(training.device).eval()
-        pairs = make_pairs(training, student, lesson, vae, image_size, step_counts, recipe.cache_images)
+        plain_attention(network, training.device)
+        network.to(training.device).eval()
+        pairs = make_pairs(context, network, step_counts, recipe.cache_images)
         training.run(
             decoder_step(training, tiny, decoder, pairs, recipe, encoder),
             _preview(training, vae, pairs, float(tiny.config.scaling_factor)),
@@ -222,7 +204,7 @@ def _shapes(network: nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in network.state_dict().items()}
 
 
-def _preview(training: Training, vae: Any, pairs: Pairs, scale: float) -> Callable[[Path], None]:
+def _preview(training: Training, vae: Any, pairs: Pairs, scale: float) -> Preview:
     """A grid writer: true pictures, the teacher's decoding and the tiny one; then the student's latents by both decoders."""
     rows = torch.arange(min(10, pairs.true))
     own = rows + pairs.true

@@ -1,9 +1,9 @@
-"""Discriminators: small heads on a frozen network's features, told the caption and how the picture was looked at.
+"""Discriminators: small heads on a frozen network's features, conditioned on the caption and on the noise of the picture.
 
 Each feature map goes to its own head: group norm → convolution → FiLM on embedding and caption → patch logits. Only the heads
-learn. A teacher's own down path and middle are such a frozen network, one that works on noised latents (`encoder_features`).
+learn. A teacher's own down path and middle are such a frozen network, one that works on noised latents.
 
-Not here: where features come from (`views`), the losses (`losses`).
+Not here: where features come from (`features`), the losses (`losses`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a student is held against while it trains: `kid` of its pictures (`loop.held_out`), and their `diversity`.
+"""Held-out figures of a student while it trains: `kid` of its pictures (`loop.held_out`), and their `diversity`.
 
 `diversity` is how far apart its pictures of two noises under one caption are, over how far the teacher's are: 1 is as varied as
 the teacher, 0 is a student that ignores its noise.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from genin.distill.inputs.sources import Source
 from genin.distill.loop.held_out import SEED, HeldOutPictures, held_out_latents
 from genin.distill.models.guided import Guided
-from genin.distill.student.phases import rollout
+from genin.distill.student.rollout import Student
 
 PAIRS = 16  # captions of which the teacher draws two pictures
 TEACHER_STEPS = 8
@@ -25,17 +25,17 @@ TEACHER_STEPS = 8
 
 @dataclass(frozen=True)
 class HeldOut(HeldOutPictures):
-    """What students are held against: further noises for the first captions, and the mean distance between the teacher's pictures
+    """What students are compared with: further noises for the first captions, and the mean distance between the teacher's pictures
     of two noises under one caption."""
 
     second_noise: Tensor
-    teacher_apart: float
+    teacher_distance: float
 
     @classmethod
     def of(cls, teacher: Guided, source: Source, vae: Any, size: int, count: int, cache: Path) -> HeldOut | None:
         """The first `count` captions and pictures of a held-out source; None where it has too few for KID. Latents are kept in
         the file `cache`."""
-        latents = held_out_latents(source, vae, size, count, teacher.device, cache)
+        latents = held_out_latents(source, vae, size, count, cache)
         if latents is None:
             return None
         plain = HeldOutPictures.seen_by(teacher, source.captions(range(len(latents))), latents)
@@ -43,24 +43,24 @@ class HeldOut(HeldOutPictures):
         generator = torch.Generator().manual_seed(SEED)
         torch.randn(noise.shape, generator=generator)  # the first noises: these come after them
         second = torch.randn(pairs, *noise.shape[1:], generator=generator)
+        timesteps = teacher.process.trailing_timesteps(TEACHER_STEPS)
         drawn = [
-            teacher.sample(
-                half.to(teacher.device), text[:pairs], teacher.process.trailing_timesteps(TEACHER_STEPS)
-            ).states[-1]
-            for half in (noise[:pairs], second)
-        ]  # fmt: skip
-        return cls(teacher, plain.captions, text, noise, plain.true, second, _apart(*drawn))
+            teacher.sample(one.to(teacher.device), text[:pairs], timesteps).states[-1]
+            for one in (noise[:pairs], second)
+        ]
+        return cls(teacher, plain.captions, text, noise, plain.true, second, _distance(*drawn))
 
-    def __call__(self, student: nn.Module, timesteps: Sequence[int]) -> dict[str, float]:
-        """Figures of a student, which draws through `timesteps`."""
+    def __call__(self, network: nn.Module, timesteps: Sequence[int]) -> dict[str, float]:
+        """Figures of a student's network, which draws through `timesteps`."""
+        student = Student(network, self.teacher.process)
 
         def draw(noise: Tensor, rows: slice) -> Tensor:
-            return rollout(student, self.teacher.process, noise, self.text[rows], timesteps).pictures[-1]
+            return student.rollout(noise, self.text[rows], timesteps).pictures[-1]
 
-        drawn, again = self.drawn(draw, self.noise), self.drawn(draw, self.second_noise)
-        apart = _apart(drawn[: len(again)], again) / self.teacher_apart
-        return {**self.kid(drawn), "diversity": apart}
+        first, second = self.drawn(draw, self.noise), self.drawn(draw, self.second_noise)
+        distance = _distance(first[: len(second)], second) / self.teacher_distance
+        return {**self.kid(first), "diversity": distance}
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
+def _distance(one: Tensor, other: Tensor) -> float:
     return float((one.float() - other.float()).abs().mean())

@@ -1,24 +1,24 @@
-"""The phases of distillation, each one update function on the shared training loop.
+"""What an update of each phase of distillation computes: one step function each, on the shared training loop.
 
 1. `prune`: a network with blocks taken out learns the guided teacher's prediction along the pool's trajectories (BK-SDM's
    output and feature terms; guidance is baked in from here on).
-2. `steps`: from pure noise the student walks with the sampler it ships with, and at every state of its own making is
+2. `steps`: the student rolls out from pure noise with the sampler it ships with, and at every state that it arrives at it is
    pulled towards the teacher's final picture for that noise: regression onto the ODE's end, as in consistency models,
-   with exact pairs instead of a bootstrap. Number by number alone that makes pictures soft; where asked, other terms on the
-   finished picture join it (`terms`).
-3. `adversarial`: the same update, where a discriminator's word is one of those terms (ADD, in LADD's features).
+   with exact pairs instead of a bootstrap. Regression alone makes pictures soft; other terms on the last picture join it
+   where the recipe has them (`terms`).
+3. `adversarial`: the same update, where a discriminator is one of those terms (ADD, in LADD's features).
 
-All step counts are trained together; what the student predicts at a timestep is always the finished picture, so one network
+All step counts are trained together; what the student predicts at a timestep is always the final picture, so one network
 serves one, two and four steps.
 
-Not here: the networks (`models.pruning`, `discriminator`), what is said of a finished picture (`terms`), the losses (`losses`), the
+Not here: the networks (`models.pruning`, `discriminator`), the rollout (`rollout`), the terms (`terms`), the losses (`losses`), the
 order of phases (`distillation`), the decoder's phase (`decoder`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,88 +26,56 @@ import torch
 from torch import Tensor, nn
 
 from genin.distill.inputs.update import Update
-from genin.distill.loop.training import Training
-from genin.distill.models.diffusion import Process, predict
+from genin.distill.loop.training import Preview, Training
+from genin.distill.models.diffusion import Process
 from genin.distill.models.unet_features import encoder_features
 from genin.distill.recipe import PruneRecipe, StepsRecipe
+from genin.distill.student.loss_term import Figures, StudentBatch, Term
 from genin.distill.student.losses import feature_loss, pseudo_huber
 from genin.distill.student.pool import DistillationData
-from genin.distill.student.terms import Figures, Finished, Term
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """A few-step rollout: at each step the state (detached), its timestep, and the picture predicted there."""
-
-    states: list[Tensor]
-    timesteps: list[Tensor]
-    pictures: list[Tensor]
-
-
-def rollout(
-    student: nn.Module,
-    process: Process,
-    noise: Tensor,
-    text: Tensor,
-    timesteps: Sequence[int],
-    *,
-    grad_steps: Container[int] = (),
-    replace_state: Callable[[Tensor], Tensor] | None = None,
-) -> Rollout:
-    """Deterministic DDIM (η = 0) from noise through `timesteps`. The predictions of the steps in `grad_steps` carry gradients, no
-    state does: each step learns from where the student really arrives, and no gradient runs through the sampler. `replace_state`
-    gives other states, by timestep, to all steps but the first."""
-    x, states, times, pictures = noise, [], [], []
-    for i, t_now in enumerate(timesteps):
-        t = torch.full((len(x),), t_now, dtype=torch.long, device=x.device)
-        with torch.set_grad_enabled(i in grad_steps):
-            x0, eps = process.to_x0_eps(predict(student, x, t, text), x, t)
-        states.append(x)
-        times.append(t)
-        pictures.append(x0)
-        if i + 1 < len(timesteps):
-            t_next = torch.full_like(t, timesteps[i + 1])
-            x = process.ddim_step(x0.detach(), eps.detach(), t_next) if replace_state is None else replace_state(t_next)
-    return Rollout(states, times, pictures)
-
+from genin.distill.student.rollout import Rollout, Student
 
 # --- phase 1 -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class StateBatch:
+    """States x of the teacher's trajectories (N, C, H, W) at timesteps t (N,), the pictures it predicts there, and their captions'
+    states (N, L, D)."""
+
+    x: Tensor
+    t: Tensor
+    target: Tensor
+    text: Tensor
+
+
 def prune_step(
     training: Training,
-    student: nn.Module,
-    lesson: DistillationData,
+    network: nn.Module,
+    data: DistillationData,
     recipe: PruneRecipe,
-    kept: Sequence[Tensor] | None = None,
+    kept_channels: Sequence[Tensor] | None = None,
 ) -> Callable[[Update], Any]:
     """output_weight·‖v_s − v_T‖² + feature_weight·mean ‖f_s − f_T‖²/‖f_T‖² at states of the teacher's own trajectories. Of a
-    narrower student the features are those of the channels that it has `kept` (`student.kept_channels`)."""
-    process, teacher = lesson.teacher.process, lesson.teacher
-    timesteps = torch.tensor(lesson.pool.timesteps)
+    narrower student the features are compared with those of the channels that it has kept (`pruning.kept_channels`)."""
+    process, student = data.teacher.process, Student(network, data.teacher.process)
+    timesteps = torch.tensor(data.pool.timesteps)
 
     def step(update: Update) -> dict[str, Tensor | float]:
-        rows, at = update.randint(len(lesson.pool)).cpu(), update.randint(len(timesteps)).cpu()
-        x = lesson.pool.states[rows, at].float().to(training.device)
-        target = lesson.pool.x0[rows, at].float().to(training.device)
-        t, text = timesteps[at].to(training.device), lesson.text(rows)
+        rows, at = update.randint(len(data.pool)).cpu(), update.randint(len(timesteps)).cpu()
+        x, target = (part[rows, at].float().to(training.device) for part in (data.pool.states, data.pool.x0))
+        batch = StateBatch(x, timesteps[at].to(training.device), target, data.text(rows))
         if recipe.random_conditioning > 0:
-            target, text = shuffle_captions(training, lesson, recipe.random_conditioning, x, t, target, text, update)
+            batch = shuffle_captions(training, data, batch, recipe.random_conditioning, update)
         with training.autocast():
-            x0, _ = process.to_x0_eps(predict(student, x, t, text), x, t)
-        _, sigma = process.alpha_sigma(t)
+            x0, _ = student(batch.x, batch.t, batch.text)
+        _, sigma = process.alpha_sigma(batch.t)
         # An x0 error of 1 is a v error of 1/σ (v = (α·x − x0)/σ): the teacher's own weighting, bounded near clean data.
-        output = ((x0 - target).square() / sigma.clamp_min(0.1).square()).mean()
+        output = ((x0 - batch.target).square() / sigma.clamp_min(0.1).square()).mean()
         metrics: dict[str, Tensor | float] = {"output": output.detach()}
         loss = recipe.output_weight * output
         if recipe.feature_weight > 0:
-            with training.autocast():
-                mine, _ = encoder_features(training.accelerator.unwrap_model(student), x, t, text)
-                with torch.no_grad():
-                    theirs, _ = teacher.features(x, t, text)
-                    if kept is not None:
-                        theirs = [f[:, channels.to(f.device)] for f, channels in zip(theirs, kept, strict=True)]
-            features = feature_loss(mine[: len(theirs)], theirs[: len(mine)])
+            features = _feature_distance(training, network, data, batch, kept_channels)
             metrics["features"] = features.detach()
             loss = loss + recipe.feature_weight * features
         norm = training.optimise("student", loss)
@@ -116,41 +84,50 @@ def prune_step(
     return step
 
 
-def shuffle_captions(
+def _feature_distance(
     training: Training,
-    lesson: DistillationData,
-    share: float,
-    x: Tensor,
-    t: Tensor,
-    target: Tensor,
-    text: Tensor,
-    update: Update,
-) -> tuple[Tensor, Tensor]:
+    network: nn.Module,
+    data: DistillationData,
+    batch: StateBatch,
+    kept_channels: Sequence[Tensor] | None,
+) -> Tensor:
+    """Between the maps of the student's encoder and of the teacher's."""
+    with training.autocast():
+        ours, _ = encoder_features(training.accelerator.unwrap_model(network), batch.x, batch.t, batch.text)
+        with torch.no_grad():
+            theirs, _ = data.teacher.features(batch.x, batch.t, batch.text)
+            if kept_channels is not None:
+                theirs = [f[:, kept.to(f.device)] for f, kept in zip(theirs, kept_channels, strict=True)]
+    return feature_loss(ours[: len(theirs)], theirs[: len(ours)])
+
+
+def shuffle_captions(
+    training: Training, data: DistillationData, batch: StateBatch, share: float, update: Update
+) -> StateBatch:
     """Random conditioning (2025, arXiv:2504.02011): a state is shown with another row's caption with probability share·t/T, and
-    its target becomes what the guided teacher predicts there. Returns targets and text states."""
-    teacher = lesson.teacher
-    swap = update.rand() < share * t / (teacher.process.num_train_timesteps - 1)
-    others = update.randint(
-        len(lesson.pool)
-    )  # of the pool: a neighbour in the batch would depend on how the batch is split
+    its target becomes what the guided teacher predicts there."""
+    teacher = data.teacher
+    swap = update.rand() < share * batch.t / (teacher.process.num_train_timesteps - 1)
+    # Rows of the pool: a neighbour in the batch would depend on how the batch is split.
+    others = update.randint(len(data.pool))
     if not bool(swap.any()):
-        return target, text
-    text = torch.where(swap.view(-1, 1, 1), lesson.text(others), text)
+        return batch
+    text = torch.where(swap.view(-1, 1, 1), data.text(others), batch.text)
     with torch.no_grad(), training.autocast():
-        other, _ = teacher(x[swap], t[swap], text[swap])
-    target = target.clone()
-    target[swap] = other.float()
-    return target, text
+        predicted, _ = teacher(batch.x[swap], batch.t[swap], text[swap])
+    target = batch.target.clone()
+    target[swap] = predicted.float()
+    return replace(batch, target=target, text=text)
 
 
 # --- phases 2 and 3 ----------------------------------------------------------------------------------------------------
 
 
 def steps_step(
-    training: Training, student: nn.Module, lesson: DistillationData, recipe: StepsRecipe, terms: Sequence[Term] = ()
+    training: Training, network: nn.Module, data: DistillationData, recipe: StepsRecipe, terms: Sequence[Term] = ()
 ) -> Callable[[Update], Any]:
-    """One rollout; every prediction of it is regressed onto the teacher's final latents for its noise, and the last is what `terms`
-    speak of.
+    """One rollout; every prediction of it is regressed onto the teacher's final latents for its noise, and the last one goes to
+    `terms`.
 
     With backward distillation a rollout ends at one of its later steps, each in its turn. Its first prediction aims at the noise's
     final latents, its last at where the teacher leads from the state that the student has arrived at there; those between only lead
@@ -158,41 +135,46 @@ def steps_step(
 
     Student: regression_weight·pseudo-Huber + consistency_weight·L_consistency + Σ terms (ADD's eq. 1, and more).
     """
-    process = lesson.teacher.process
+    student = Student(network, data.teacher.process)
 
     def step(update: Update) -> Figures:
-        batch_rows = update.batch_randint(len(lesson.pool))
+        batch_rows = update.batch_randint(len(data.pool))
         rows = batch_rows[update.offset : update.offset + update.batch]
-        noise, target = (part.to(training.device) for part in (lesson.pool.noise(rows), lesson.pool.final(rows)))
-        text = lesson.text(rows)
-        round_, turn = divmod(update.index, len(recipe.step_counts))
-        timesteps = process.trailing_timesteps(recipe.step_counts[turn])
-        backward = recipe.backward_distillation and len(timesteps) > 1
-        if backward:
-            timesteps = timesteps[: 2 + round_ % (len(timesteps) - 1)]
+        noise, target = (part.to(training.device) for part in (data.pool.noise(rows), data.pool.final(rows)))
+        text = data.text(rows)
+        timesteps, backward = _rollout_timesteps(student.process, recipe, update)
         last = len(timesteps) - 1
         aims = {0: target, last: target} if backward else dict.fromkeys(range(len(timesteps)), target)
-        replaced = None if recipe.rollout else renoise(process, target, update)
+        replace_state = None if recipe.rollout else renoise(student.process, target, update)
         with training.autocast():
-            done = rollout(student, process, noise, text, timesteps, grad_steps=aims, replace_state=replaced)
+            done = student.rollout(noise, text, timesteps, grad_steps=aims, replace_state=replace_state)
         if backward:
-            aims[last] = target = teacher_completion(training, lesson, done, text, recipe.step_counts)
+            aims[last] = target = teacher_completion(training, data, done, text, recipe.step_counts)
         losses = [pseudo_huber(done.pictures[i], aim, recipe.huber_c) for i, aim in aims.items()]
         loss = recipe.regression_weight * torch.stack(losses).mean()
         picture = done.pictures[-1]
         metrics: Figures = {"first": losses[0].detach(), "last": losses[-1].detach(), **_against(picture, target)}
         if recipe.consistency_weight > 0:
-            consistency = consistency_loss(training, student, lesson, recipe, update)
+            consistency = consistency_loss(training, network, data, recipe, update)
             loss = loss + recipe.consistency_weight * consistency
             metrics["consistency"] = consistency.detach()
-        finished = Finished(picture, target, text, batch_rows, update)
+        batch = StudentBatch(picture, target, text, batch_rows, update)
         for term in terms:
-            share, figures = term(finished)
+            share, figures = term(batch)
             loss, metrics = loss + share, metrics | figures
         norm = training.optimise("student", loss)
         return {"loss": loss.detach(), **metrics, "grad_norm": norm}
 
     return step
+
+
+def _rollout_timesteps(process: Process, recipe: StepsRecipe, update: Update) -> tuple[list[int], bool]:
+    """The timesteps of this update's rollout: step counts take turns, and with backward distillation where it ends, too. Whether it
+    is distilled backwards: a rollout of one step is not."""
+    round_, turn = divmod(update.index, len(recipe.step_counts))
+    timesteps = process.trailing_timesteps(recipe.step_counts[turn])
+    backward = recipe.backward_distillation and len(timesteps) > 1
+    return (timesteps[: 2 + round_ % (len(timesteps) - 1)] if backward else timesteps), backward
 
 
 def renoise(process: Process, picture: Tensor, update: Update) -> Callable[[Tensor], Tensor]:
@@ -205,15 +187,15 @@ def renoise(process: Process, picture: Tensor, update: Update) -> Callable[[Tens
 
 
 def consistency_loss(
-    training: Training, student: nn.Module, lesson: DistillationData, recipe: StepsRecipe, update: Update
+    training: Training, network: nn.Module, data: DistillationData, recipe: StepsRecipe, update: Update
 ) -> Tensor:
     """Pseudo-Huber between where the student leads from a state of the teacher's trajectory and where its average leads from the
     next state, each by one DDIM step to the first few-step timestep that neither has passed (to the picture, below the last), times
     the mean gap between the pool's states over this one.
 
-    The pool's neighbouring states lie on one path of the guided teacher: its step from one to the other has been taken already.
+    The pool's neighbouring states lie on one path of the guided teacher: its step from one to the other is known already.
     """
-    process, pool = lesson.teacher.process, lesson.pool
+    process, pool = data.teacher.process, data.pool
     rows, at = update.randint(len(pool)).cpu(), update.randint(len(pool.timesteps)).cpu()
     few = sorted({t for count in recipe.step_counts for t in process.trailing_timesteps(count)}, reverse=True)
     following = [*pool.timesteps[1:], -1]
@@ -221,21 +203,18 @@ def consistency_loss(
     ends = [next((t for t in few if t <= later), -1) for later in following]
     now, then, end = (torch.tensor(times)[at].to(training.device) for times in (list(pool.timesteps), following, ends))
     x, x_then = (pool.states[rows, at + i].float().to(training.device) for i in (0, 1))
-    text = lesson.text(rows)
-    average = training.ema_weights("student")
+    text = data.text(rows)
+    student, average = Student(network, process), Student(training.ema_weights("student"), process)
     with training.autocast():
-        x0, eps = process.to_x0_eps(predict(student, x, now, text), x, now)
+        x0, eps = student(x, now, text)
         with torch.no_grad():
-            x0_then, eps_then = process.to_x0_eps(
-                predict(average, x_then, then.clamp_min(0), text), x_then, then.clamp_min(0)
-            )
+            x0_then, eps_then = average(x_then, then.clamp_min(0), text)
     ours = process.ddim_step(x0.float(), eps.float(), end)
     theirs = process.ddim_step(x0_then.float(), eps_then.float(), end)
     arrived = (then == end).view(-1, 1, 1, 1)  # the next state is the end itself: nothing to predict
     theirs = torch.where(arrived, x_then, theirs)
-    mean_gap = (pool.timesteps[0] + 1) / len(
-        pool.timesteps
-    )  # of the pool, not of the batch: each row's weight is its own
+    # Of the pool, not of the batch: each row's weight is its own.
+    mean_gap = (pool.timesteps[0] + 1) / len(pool.timesteps)
     return pseudo_huber(ours, theirs, recipe.huber_c, (mean_gap / (now - then)).view(-1, 1, 1, 1))
 
 
@@ -247,15 +226,15 @@ def _against(picture: Tensor, target: Tensor) -> dict[str, Tensor | float]:
 
 
 def teacher_completion(
-    training: Training, lesson: DistillationData, done: Rollout, text: Tensor, step_counts: Sequence[int]
+    training: Training, data: DistillationData, done: Rollout, text: Tensor, step_counts: Sequence[int]
 ) -> Tensor:
-    """Where the guided teacher leads from the last state of a walk, by DDIM at the finest timesteps that are trained.
+    """Where the guided teacher leads from the last state of a rollout, by DDIM at the finest timesteps that are trained.
 
-    The pair's picture is where the *noise* leads. A student that has strayed from the teacher's way cannot reach it any more,
+    The pair's picture is where the *noise* leads. A student that has left the teacher's trajectory cannot reach it any more,
     and regressed onto it regardless learns the mean of what it might have been: a soft picture, and under a caption that leaves
     things open the same one for every noise.
     """
-    teacher, start = lesson.teacher, int(done.timesteps[-1][0])
+    teacher, start = data.teacher, int(done.timesteps[-1][0])
     timesteps = [start, *(t for t in teacher.process.trailing_timesteps(max(step_counts)) if t < start)]
     with training.autocast():
         return teacher.sample(done.states[-1], text, timesteps).states[-1].float()
@@ -265,22 +244,22 @@ def teacher_completion(
 
 
 def student_preview(
-    training: Training, lesson: DistillationData, vae: Any, step_counts: Sequence[int], *, count: int = 10
-) -> Callable[[Path], None]:
+    training: Training, data: DistillationData, vae: Any, step_counts: Sequence[int], *, count: int = 10
+) -> Preview:
     """A grid writer: the teacher's pictures on top, below them the student's for the same noises, a row a step count."""
     from genin.distill.loop.previews import save_grid
     from genin.distill.models.autoencoder import decode_pictures
 
-    rows = torch.arange(min(count, len(lesson.pool)))
+    rows = torch.arange(min(count, len(data.pool)))
 
     def preview(path: Path) -> None:
-        student = training.ema_weights("student")
-        pictures = [decode_pictures(vae, lesson.pool.final(rows).to(training.device))]
+        student = Student(training.ema_weights("student"), data.teacher.process)
+        pictures = [decode_pictures(vae, data.pool.final(rows).to(training.device))]
         with torch.no_grad(), training.autocast():
             for steps in sorted(set(step_counts), reverse=True):
-                noise = lesson.pool.noise(rows).to(training.device)
-                timesteps = lesson.teacher.process.trailing_timesteps(steps)
-                done = rollout(student, lesson.teacher.process, noise, lesson.text(rows), timesteps)
+                noise = data.pool.noise(rows).to(training.device)
+                timesteps = student.process.trailing_timesteps(steps)
+                done = student.rollout(noise, data.text(rows), timesteps)
                 pictures.append(decode_pictures(vae, done.pictures[-1]))
         save_grid(pictures, path)
 

@@ -5,7 +5,7 @@ Row i is a caption, an initial noise and the trajectory the teacher's ODE takes 
 pruned student's target at no further cost. The timesteps are DDIM's: closer together towards clean data the solver ends nearer to
 where the ODE leads, and its pictures are further from true ones (docs/log.md).
 
-All processes of a run sample it, every so manieth row each. A batch is on the disk as soon as it is done (`pool_parts`): the next
+All processes of a run sample it, each every Nth row. A batch is on the disk as soon as it is done (`pool_parts`): the next
 run goes on where one stopped, and another run with the same teacher, source and settings finds the pool ready. A pool whose time
 is up stays at the size it has until a run has more time for it. It is read by mapping, so it may be larger than memory.
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,8 @@ from genin.distill.student.pool_parts import TENSORS, PoolParts
 from genin.processes import is_main_process, main_process_first, rank_and_world, wait_for_all
 from genin.runtimes.errors import GeninError
 
-Report = Callable[
-    [int, int, float], bool
-]  # (done, size, seconds that sampling has taken over all runs) => whether time is up
+# (rows done, size, seconds that sampling has taken over all runs) => whether time is up
+TimeIsUp = Callable[[int, int, float], bool]
 SOLVER: Solver = "dpm-solver++"
 
 
@@ -77,46 +76,32 @@ class DistillationData:
 
 
 def build_pool(
-    teacher: Guided, source: Source, recipe: PoolRecipe, path: Path, *, fingerprint: str, autocast: Any, report: Report
+    teacher: Guided, source: Source, recipe: PoolRecipe, path: Path, *, fingerprint: str, time_is_up: TimeIsUp
 ) -> Pool:
-    """Sample (or read, or finish) the pool in `path`; all processes call it together. `fingerprint` names the teacher's weights.
+    """Sample (or read, or finish) the pool in `path`; all processes call it together. `fingerprint` names the teacher's weights;
+    `time_is_up` is called after every batch.
 
     Errors: GeninError where the disk is full.
     """
     parts = PoolParts(path, _key(recipe, source, fingerprint))
-    found, known, seconds = parts.whole(), parts.known(), parts.seconds()
+    whole, done_rows, seconds = parts.whole(), parts.done_rows(), parts.seconds()
     wait_for_all()  # nobody samples before all have seen the same
-    every = [row for row in range(recipe.size) if row not in known]
-    done = recipe.size - len(every)
-    if found is not None and every and report(done, recipe.size, seconds):
-        every = []
+    missing = [row for row in range(recipe.size) if row not in done_rows]
+    done = recipe.size - len(missing)
+    if whole is not None and missing and time_is_up(done, recipe.size, seconds):
+        missing = []
     rank, world = rank_and_world()
-    missing = every[rank::world]
-
-    def sampled() -> Iterator[tuple[list[int], Trajectory]]:
-        for start in range(0, len(missing), recipe.batch_size):
-            rows = missing[start : start + recipe.batch_size]
-            captions = source.captions([row % len(source) for row in rows])
-            shape = (teacher.unet.config.in_channels, *(teacher.unet.config.sample_size,) * 2)
-            # Keyed by row, so that batch size, interruptions and the number of processes change nothing.
-            noise = torch.stack([torch.randn(shape, generator=_generator(recipe.seed, row)) for row in rows])
-            with autocast():
-                trajectory = teacher.sample(
-                    noise.to(teacher.device),
-                    teacher.embed(captions),
-                    teacher.process.trailing_timesteps(recipe.teacher_steps),
-                    SOLVER,
-                )
-            yield rows, trajectory
-
+    own = missing[rank::world]
     last = time.perf_counter()
-    for rows, trajectory in sampled():
+    for start in range(0, len(own), recipe.batch_size):
+        rows = own[start : start + recipe.batch_size]
+        trajectory = _sample_rows(teacher, source, recipe, rows)
         now = time.perf_counter()
         states, x0 = trajectory.states.transpose(0, 1), trajectory.x0.transpose(0, 1)
         parts.add(rows, states, x0, trajectory.timesteps, rank=rank, seconds=now - last)
         seconds += now - last
         done, last = min(recipe.size, done + len(rows) * world), now
-        if report(done, recipe.size, seconds):
+        if time_is_up(done, recipe.size, seconds):
             break
     wait_for_all()
     with main_process_first():
@@ -129,16 +114,26 @@ def build_pool(
     return Pool(states, x0, tuple(json.loads(whole.facts["timesteps"])), float(whole.facts.get("seconds", 0)))
 
 
+def _sample_rows(teacher: Guided, source: Source, recipe: PoolRecipe, rows: Sequence[int]) -> Trajectory:
+    """The teacher's trajectories for these rows of the pool."""
+    captions = source.captions([row % len(source) for row in rows])
+    shape = (teacher.unet.config.in_channels, *(teacher.unet.config.sample_size,) * 2)
+    # Keyed by row, so that batch size, interruptions and the number of processes change nothing.
+    noise = torch.stack([torch.randn(shape, generator=_generator(recipe.seed, row)) for row in rows])
+    timesteps = teacher.process.trailing_timesteps(recipe.teacher_steps)
+    return teacher.sample(noise.to(teacher.device), teacher.embed(captions), timesteps, SOLVER)
+
+
 def _generator(seed: int, row: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 0x9E3779B1 + row) & 0xFFFFFFFF)  # of a seed, torch reads 32 bits
 
 
 def pool_settings(recipe: PoolRecipe) -> dict[str, Any]:
-    """What makes two pools different, their teacher and captions aside: a longer one only goes on."""
-    kept = {k: v for k, v in asdict(recipe).items() if k not in ("size", "batch_size")}
+    """What makes two pools different, their teacher and captions aside: a longer one continues a shorter one."""
+    settings = {k: v for k, v in asdict(recipe).items() if k not in ("size", "batch_size")}
     if recipe.teacher_precision == "no":  # as before there was a choice
-        del kept["teacher_precision"]
-    return kept | {"solver": SOLVER, "spacing": "trailing"}
+        del settings["teacher_precision"]
+    return settings | {"solver": SOLVER, "spacing": "trailing"}
 
 
 def _key(recipe: PoolRecipe, source: Source, fingerprint: str) -> str:

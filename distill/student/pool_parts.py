@@ -31,7 +31,7 @@ TENSORS = ("states", "x0")
 
 @dataclass(frozen=True)
 class PoolParts:
-    """Those of the pool in `path` that `key` stands for; files of another, or that are not whole, are as good as none."""
+    """The files of the pool in `path` that has this `key`; files of another pool, or damaged ones, are ignored."""
 
     path: Path
     key: str
@@ -43,7 +43,7 @@ class PoolParts:
     def whole(self) -> TensorFile | None:
         return self._open(self.path)
 
-    def known(self) -> set[int]:
+    def done_rows(self) -> set[int]:
         """The rows that need not be sampled."""
         whole = self.whole()
         rows = set(range(0 if whole is None else whole.shapes["states"][0]))
@@ -79,9 +79,9 @@ class PoolParts:
 
         Errors: GeninError where it cannot be written; the parts stay.
         """
-        whole, parts, known = self.whole(), self._parts(), self.known()
+        whole, parts, done_rows = self.whole(), self._parts(), self.done_rows()
         before = count = 0 if whole is None else whole.shapes["states"][0]
-        while count in known:
+        while count in done_rows:
             count += 1
         if count > before:
             with self._saving():
@@ -96,18 +96,17 @@ class PoolParts:
                         rows = range(start, min(start + COPIED, before))
                         merged.write(name, rows, whole.tensor(name)[rows.start : rows.stop])
                     for part in parts:
-                        kept = [
-                            (at, row) for at, row in enumerate(part.tensor("rows").tolist()) if before <= row < count
-                        ]
-                        if kept:
-                            places = torch.tensor([at for at, _ in kept])
-                            merged.write(name, [row for _, row in kept], part.tensor(name)[places])
+                        numbers = enumerate(part.tensor("rows").tolist())
+                        new = [(at, row) for at, row in numbers if before <= row < count]
+                        if new:
+                            places = torch.tensor([at for at, _ in new])
+                            merged.write(name, [row for _, row in new], part.tensor(name)[places])
                 partial.replace(self.path)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _parts(self) -> list[TensorFile]:
-        found = (self._open(path) for path in sorted(self.folder.glob("*.safetensors")))
-        return [file for file in found if file is not None]
+        files = (self._open(path) for path in sorted(self.folder.glob("*.safetensors")))
+        return [file for file in files if file is not None]
 
     def _open(self, path: Path) -> TensorFile | None:
         try:

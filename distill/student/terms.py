@@ -1,39 +1,51 @@
-"""The terms of the student's objective on the picture that a rollout ends with: one class, one weight of the recipe each.
+"""The terms of the student's objective on the picture that a rollout ends with: one class each, one weight of the recipe each.
 
-A term is called with a `Finished` picture and gives its share of the loss, already weighted, and figures for the log; networks of
-its own that learn along (a discriminator, a fake score) are updated in the same call. Terms that look at the picture through
-the same view (`views`) share one look.
+How to add one:
+1. Its weight is a key of `StepsRecipe` (phases 2 and 3) or `AdversarialRecipe` (3) in `recipe.py`, 0 by default.
+2. Its equation is a function of tensors in `losses`, where a test can hold it against known values.
+3. Here, a class under `@register`: `key` names the weight, `build` makes the term when a phase begins (networks that are trained
+   along go to `training.add`), and calling it gives its share of the loss, weighted, and figures for the log.
+4. `load` finds networks of others before any work; `check` refuses settings that it cannot work with.
+5. `memory` and `operations` say what it takes, `lighter` how it would take less: for --dry-run, warnings and advice.
 
-| term | recipe | says |
+| term | recipe | the student's picture should be |
 |---|---|---|
-| `Perceptual` | `perceptual_weight` | near to the picture aimed at, in a frozen network's features |
+| `Perceptual` | `perceptual_weight` | near to the one aimed at, in a frozen network's features |
 | `LpipsTerm` | the same, `perceptual_features: lpips` | the same by LPIPS, on decoded pictures |
-| `Adversarial` | `adversarial_weight` | like a true picture, says a discriminator |
-| `AddDistillation` | `distillation_weight` | what the teacher would make of it, noised (ADD) |
-| `Matching` | `matching_weight` | its kind as likely among the teacher's pictures as among the student's |
-| `Alignment` | `alignment_weight` | its own caption among others |
+| `Adversarial` | `adversarial_weight` | taken for a true one by a discriminator |
+| `AddDistillation` | `distillation_weight` | what the teacher makes of it, noised (ADD) |
+| `Matching` | `matching_weight` | as likely among the teacher's pictures as among the student's |
+| `Alignment` | `alignment_weight` | recognised by its own caption among others |
 
-Not here: the regression onto the aim (`phases`), the losses as functions of tensors (`losses`).
+Not here: what all terms are (`loss_term`), which of them a recipe has (`objective`), the regression onto the aim (`phases`), a
+phase's other costs (`cost`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genin.benchmarks.quality.perceptual import SMALLEST_SIDE_PX
+from genin.benchmarks.quality.perceptual import SMALLEST_SIDE_PX, load_lpips
 from genin.distill.inputs.update import Update
+from genin.distill.loop.memory import PASSES, PhaseSizes, lora_parameters, network_parts
+from genin.distill.loop.networks import NetworkOptions
 from genin.distill.loop.training import Training
 from genin.distill.models.autoencoder import decode
 from genin.distill.models.guided import Guided
-from genin.distill.recipe import AdversarialRecipe
-from genin.distill.student.alignment import Aligner
+from genin.distill.models.lora import is_adapter, low_rank_copy
+from genin.distill.recipe import AdversarialRecipe, Recipe, StepsRecipe
+from genin.distill.student.alignment import Aligner, ClipAligner, load_clip, train_set_aligner
+from genin.distill.student.discriminator import Discriminator
+from genin.distill.student.features import DinoFeatures, FeatureExtractor, load_dino
+from genin.distill.student.loss_term import Figures, Memory, PhaseContext, StudentBatch, Term, register
 from genin.distill.student.losses import (
     accuracy,
     hinge_discriminator,
@@ -44,71 +56,94 @@ from genin.distill.student.losses import (
 )
 from genin.distill.student.matching import FakeScore
 from genin.distill.student.pool import DistillationData
-from genin.distill.student.views import Look, View
+from genin.runtimes.errors import InputError
 
-Figures = dict[str, Tensor | float]
 # Share of the phase over which the adversarial loss gains its weight: at first the discriminator knows nothing.
 RAMP_SHARE = 0.1
+ALIGNMENT_SHARE = 0.2  # of the third phase's minutes, where the alignment's model is trained on the set
+# The student's picture in the teacher's encoder: terms that see it there share the pass.
+PICTURE_FEATURES = "features of the student's picture"
 
 
+# --- near to the picture aimed at --------------------------------------------------------------------------------------
+
+
+@register
 @dataclass(frozen=True)
-class Finished:
-    """The picture that a rollout ended with and the one it aims at, latents (N, C, h, w), with their captions' states: this
-    process's part of the batch. `batch_rows` are the rows of the pool of the whole global batch; the update it is in."""
+class Perceptual(Term):
+    """weight·distance to the aim in an extractor's features."""
 
-    picture: Tensor
-    target: Tensor
-    text: Tensor
-    batch_rows: Tensor
-    update: Update
-    _looks: dict[int, tuple[Look, list[Tensor], Tensor]] = field(default_factory=dict, repr=False)
-
-    @property
-    def rows(self) -> Tensor:
-        """The pool's rows of these pictures, (N,)."""
-        return self.batch_rows[self.update.offset : self.update.offset + self.update.batch]
-
-    def seen_by(self, view: View) -> tuple[Look, list[Tensor], Tensor]:
-        """The view's look of this update; the picture's feature maps through it, with gradients; its embedding."""
-        if id(view) not in self._looks:
-            look = view.open(self.update, self.picture)
-            self._looks[id(view)] = (look, *look(self.picture, self.text, learn=True))
-        return self._looks[id(view)]
-
-
-class Term(Protocol):
-    def __call__(self, finished: Finished) -> tuple[Tensor, Figures]: ...
-
-
-@dataclass(frozen=True)
-class Perceptual:
-    """weight·distance to the aim in a view's features."""
-
-    view: View
+    key = "perceptual_weight"
+    extractor: FeatureExtractor
     weight: float
 
-    def __call__(self, finished: Finished) -> tuple[Tensor, Figures]:
-        look, features, _ = finished.seen_by(self.view)
-        distance = perceptual_distance(features, look(finished.target, finished.text)[0])
+    @classmethod
+    def is_active(cls, phase: Any) -> bool:
+        return super().is_active(phase) and phase.perceptual_features != "lpips"
+
+    @classmethod
+    def build(cls, context: PhaseContext) -> Perceptual:
+        return cls(context.teacher_features, context.phase.perceptual_weight)
+
+    @classmethod
+    def memory(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Memory:
+        return Memory(activations={PICTURE_FEATURES: sizes.activations(phase, sizes.teacher, encoder=True)})
+
+    @classmethod
+    def operations(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
+        encoder = sizes.teacher.encoder_macs
+        learnt = (PASSES[phase.gradient_checkpointing] - 1) * encoder  # gradients of the picture alone
+        return {PICTURE_FEATURES: learnt, "features of the aim": encoder}
+
+    def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
+        noise, features = batch.features_of(self.extractor)
+        distance = perceptual_distance(features.maps, self.extractor(batch.target, batch.text, noise).maps)
         return self.weight * distance, {"perceptual": distance.detach()}
 
 
+@register
 @dataclass(frozen=True)
-class LpipsTerm:
+class LpipsTerm(Term):
     """weight·LPIPS between the decoded picture and the decoded aim (Zhang et al. 2018, arXiv:1801.03924). `network` maps two
-    batches of pictures in [−1, 1] to distances. What was trained on LPIPS must not be judged by it."""
+    batches of pictures in [−1, 1] to distances. What was trained on LPIPS must not be evaluated by it."""
 
+    key = "perceptual_weight"
     training: Training
     vae: Any
     network: nn.Module
     weight: float
 
-    def __call__(self, finished: Finished) -> tuple[Tensor, Figures]:
+    @classmethod
+    def is_active(cls, phase: Any) -> bool:
+        return super().is_active(phase) and phase.perceptual_features == "lpips"
+
+    @classmethod
+    def load(cls, phases: Sequence[Any]) -> Any:
+        folders = {phase.perceptual_weights for phase in phases}
+        if len(folders) > 1:
+            what = "steps.perceptual_weights and adversarial.perceptual_weights differ"
+            raise InputError(what, remedy="name one folder")
+        return load_lpips("squeeze", folders.pop() or None).network
+
+    @classmethod
+    def build(cls, context: PhaseContext) -> LpipsTerm:
+        network = context.pretrained[cls].to(context.training.device)
+        return cls(context.training, context.teacher.vae, network, context.phase.perceptual_weight)
+
+    @classmethod
+    def memory(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Memory:
+        return Perceptual.memory(phase, sizes)  # estimated as the teacher's encoder
+
+    @classmethod
+    def operations(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
+        return Perceptual.operations(phase, sizes)
+
+    def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
         with self.training.autocast():
-            drawn = decode(self.vae, finished.picture)
+            decoded = decode(self.vae, batch.picture)
             with torch.no_grad():
-                aim = decode(self.vae, finished.target)
-        distance = self.network(enlarged(drawn.float()), enlarged(aim.float())).mean()
+                target = decode(self.vae, batch.target)
+        distance = self.network(enlarged(decoded.float()), enlarged(target.float())).mean()
         return self.weight * distance, {"perceptual": distance.detach()}
 
 
@@ -119,47 +154,83 @@ def enlarged(pictures: Tensor) -> Tensor:
     return F.interpolate(pictures, scale_factor=SMALLEST_SIDE_PX / min(pictures.shape[-2:]), mode="bilinear")
 
 
-@dataclass(frozen=True)
-class Adversarial:
-    """weight·hinge of a discriminator on a view's features (ADD's eq. 2), which is updated first, on the same look: true
-    pictures against the student's."""
+# --- like true pictures ------------------------------------------------------------------------------------------------
 
+
+@register
+@dataclass(frozen=True)
+class Adversarial(Term):
+    """weight·hinge of a discriminator on an extractor's features (ADD's eq. 2). The discriminator is updated first, under the same
+    noise: true pictures against the student's."""
+
+    key = "adversarial_weight"
     training: Training
-    lesson: DistillationData
-    view: View
+    data: DistillationData
+    extractor: FeatureExtractor
     network: nn.Module
     recipe: AdversarialRecipe
 
-    def __call__(self, finished: Finished) -> tuple[Tensor, Figures]:
-        look, features, emb = finished.seen_by(self.view)
-        figures = self._learn(finished, look, features, emb)
-        with frozen(self.training, self.network) as network, self.training.autocast():
-            loss = hinge_generator(network(features, emb, finished.text))
+    @classmethod
+    def load(cls, phases: Sequence[Any]) -> Any:
+        paths = [phase.discriminator_weights for phase in phases if phase.discriminator == "dinov2"]
+        return load_dino(paths[0]) if paths else None
+
+    @classmethod
+    def build(cls, context: PhaseContext) -> Adversarial:
+        training, recipe = context.training, context.phase
+        extractor: FeatureExtractor = context.teacher_features
+        if recipe.discriminator == "dinov2":
+            extractor = DinoFeatures(training, context.teacher.vae, context.pretrained[cls])
+        torch.manual_seed(recipe.seed)
+        heads = Discriminator(
+            extractor.channels, recipe.discriminator_hidden, extractor.embedding, context.data.texts.shape[-1],
+            multi_scale=recipe.multi_scale,
+        )  # fmt: skip
+        options = NetworkOptions(lr=recipe.discriminator_lr, betas=(0.0, 0.99), average=False, compiled=False)
+        return cls(training, context.data, extractor, training.add("discriminator", heads, options), recipe)
+
+    @classmethod
+    def memory(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Memory:
+        return Perceptual.memory(phase, sizes)  # heads are small; DINOv2 is estimated as the teacher's encoder
+
+    @classmethod
+    def operations(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
+        encoder = sizes.teacher.encoder_macs
+        learnt = (PASSES[phase.gradient_checkpointing] - 1) * encoder
+        wrong = phase.mismatched_captions * encoder
+        return {PICTURE_FEATURES: learnt, "features of true pictures": encoder, "under wrong captions": wrong}
+
+    def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
+        _, features = batch.features_of(self.extractor)
+        figures = self._update_discriminator(batch)
+        with frozen_weights(self.training, self.network) as network, self.training.autocast():
+            loss = hinge_generator(network(*features, batch.text))
         weight = ramp(self.training) * self.recipe.adversarial_weight
         return weight * loss, {**figures, "adversarial": loss.detach()}
 
-    def _learn(self, finished: Finished, look: Look, features: Sequence[Tensor], emb: Tensor) -> Figures:
+    def _update_discriminator(self, batch: StudentBatch) -> Figures:
         """One update of the discriminator, mismatched captions as a share of the fakes."""
-        recipe, update, training = self.recipe, finished.update, self.training
+        recipe, update, training = self.recipe, batch.update, self.training
+        noise, fake = batch.features_of(self.extractor)
         with training.autocast():
-            fake_logits = self.network([f.detach() for f in features], emb.detach(), finished.text)
-        latents, text = true_pictures(self.lesson, recipe.real_share, update, finished.rows)
-        seen, true_emb = look(latents, text)
+            fake_logits = self.network([f.detach() for f in fake.maps], fake.embedding.detach(), batch.text)
+        latents, text = true_pictures(self.data, recipe.real_share, update, batch.rows)
+        true = self.extractor(latents, text, noise)
         with_r1 = recipe.r1_weight > 0 and update.index % recipe.r1_every == 0
-        inputs = [f.float().requires_grad_(with_r1) for f in seen]
+        inputs = [f.float().requires_grad_(with_r1) for f in true.maps]
         with training.autocast():
-            real_logits = self.network(inputs, true_emb, text)
+            real_logits = self.network(inputs, true.embedding, text)
         wrong_logits, wrong_weight = None, 1.0
         if recipe.mismatched_captions > 0:
             # A true picture under another's caption is as false as a drawn one (unless that says so little that it fits): the
             # discriminator must read. Which pictures and captions does not depend on how many processes share the batch.
-            others = update.randint(len(self.lesson.pool))
+            others = update.randint(len(self.data.pool))
             wrong, wrong_weight = update.rows_every(max(1, round(1 / recipe.mismatched_captions)))
             if len(wrong):
-                other_text = self.lesson.text(others[wrong])
-                wrong_seen, wrong_emb = look(latents[wrong], other_text, rows=wrong)
+                other_text = self.data.text(others[wrong])
+                mismatched = self.extractor(latents[wrong], other_text, noise.of(wrong))
                 with training.autocast():
-                    wrong_logits = self.network(wrong_seen, wrong_emb, other_text)
+                    wrong_logits = self.network(*mismatched, other_text)
         # A discriminator with one head uses one map: the others have no gradient.
         r1_inputs = inputs[: len(real_logits)] if with_r1 else []
         loss = hinge_discriminator(real_logits, fake_logits, wrong_logits, recipe.mismatched_captions, wrong_weight)
@@ -173,7 +244,7 @@ class Adversarial:
 
 
 @contextmanager
-def frozen(training: Training, network: nn.Module) -> Iterator[nn.Module]:
+def frozen_weights(training: Training, network: nn.Module) -> Iterator[nn.Module]:
     """A discriminator for the generator's step: gradients for its inputs only, and unwrapped, so that no process waits for any of
     its own."""
     inner: nn.Module = training.accelerator.unwrap_model(network)
@@ -185,70 +256,167 @@ def frozen(training: Training, network: nn.Module) -> Iterator[nn.Module]:
 
 
 def ramp(training: Training) -> float:
-    """The factor on an adversarial loss by how far the phase is, and by what alarms have turned."""
-    return min(1.0, training.progress / RAMP_SHARE) * training.dial("adversarial")
+    """The factor on an adversarial loss by how far the phase is, and by what alarms have adjusted."""
+    return min(1.0, training.progress / RAMP_SHARE) * training.adjustment("adversarial")
 
 
-def true_pictures(lesson: DistillationData, real_share: float, update: Update, rows: Tensor) -> tuple[Tensor, Tensor]:
+def true_pictures(data: DistillationData, real_share: float, update: Update, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Latents of true pictures with their captions' text states; a share of them the teacher's.
 
     As far as pictures are cached it is the one of the rollout's own caption, so that true and false differ in nothing else:
     a caption met on one side only would give the answer away.
     """
-    device = lesson.teacher.device
-    true, text = lesson.pool.final(rows).to(device), lesson.text(rows)
-    if lesson.latents is None:
+    device = data.teacher.device
+    true, text = data.pool.final(rows).to(device), data.text(rows)
+    if data.latents is None:
         return true, text
-    own = rows % len(lesson.source) % len(lesson.latents)
+    own = rows % len(data.source) % len(data.latents)
     use = (update.rand() < real_share).view(-1, 1, 1, 1)
-    true = torch.where(use, lesson.latents[own].float().to(device), true)
-    return true, torch.where(use[..., 0], lesson.text(own), text)
+    true = torch.where(use, data.latents[own].float().to(device), true)
+    return true, torch.where(use[..., 0], data.text(own), text)
 
 
+# --- what the teacher makes of it --------------------------------------------------------------------------------------
+
+
+@register
 @dataclass(frozen=True)
-class AddDistillation:
+class AddDistillation(Term):
     """weight·c(t)·‖x0_student − x0_teacher(α_t·sg(x0_student) + σ_t·ε)‖² with c(t) = α_t (ADD's eq. 4)."""
 
+    key = "distillation_weight"
     training: Training
     teacher: Guided
     weight: float
 
-    def __call__(self, finished: Finished) -> tuple[Tensor, Figures]:
-        teacher, picture, update = self.teacher, finished.picture, finished.update
+    @classmethod
+    def build(cls, context: PhaseContext) -> AddDistillation:
+        return cls(context.training, context.data.teacher, context.phase.distillation_weight)
+
+    @classmethod
+    def operations(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
+        return {"the guided teacher's answer": 2 * sizes.teacher.macs}
+
+    def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
+        teacher, picture, update = self.teacher, batch.picture, batch.update
         t, noise = update.randint(teacher.process.num_train_timesteps), update.randn(*picture.shape[1:])
         with torch.no_grad(), self.training.autocast():
             x_t = teacher.process.add_noise(picture.detach(), noise, t)
-            target, _ = teacher(x_t, t, finished.text)
+            target, _ = teacher(x_t, t, batch.text)
         alpha, _ = teacher.process.alpha_sigma(t)
         loss = (alpha * (picture - target).square()).mean()
         return self.weight * loss, {"distillation": loss.detach()}
 
 
+@register
 @dataclass(frozen=True)
-class Matching:
+class Matching(Term):
     """weight·distribution matching, after the fake score has learnt on the picture (`matching`)."""
 
+    key = "matching_weight"
     fake_score: FakeScore
     weight: float
 
-    def __call__(self, finished: Finished) -> tuple[Tensor, Figures]:
-        learnt = self.fake_score.learn(finished.picture, finished.text, finished.update)
-        loss = self.fake_score.loss(finished.picture, finished.text, finished.update)
-        return self.weight * loss, {"fake_score": learnt, "matching": loss.detach()}
+    @classmethod
+    def check(cls, recipe: Recipe, phase: AdversarialRecipe) -> None:
+        if phase.fake_score_updates > 1 < phase.accumulate:
+            what = "adversarial.accumulate works for one update of the fake score at a time"
+            raise InputError(what, remedy="set fake_score_updates to 1, or accumulate to 1")
+
+    @classmethod
+    def build(cls, context: PhaseContext) -> Matching:
+        training, recipe, unet = context.training, context.phase, context.teacher.unet
+        rank = recipe.fake_score_rank
+        network: Any = low_rank_copy(unet, rank) if rank else copy.deepcopy(unet).float()
+        if recipe.gradient_checkpointing:
+            network.enable_gradient_checkpointing()
+        trains = is_adapter if rank else (lambda _name: True)
+        options = NetworkOptions(lr=recipe.fake_score_lr, average=False, large=True, trains=trains)
+        prepared = training.add("fake_score", network, options)
+        fake_score = FakeScore(training, context.data.teacher, prepared, recipe.fake_score_updates)
+        return cls(fake_score, recipe.matching_weight)
+
+    @classmethod
+    def memory(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Memory:
+        rank, teacher = phase.fake_score_rank, sizes.teacher
+        weights = lora_parameters(teacher, rank) if rank else teacher.parameters
+        shares = 1 if rank else sizes.shares
+        networks = network_parts(phase, weights, kept=0, name="fake score", shares=shares)
+        # It learns while the student's pass waits.
+        return Memory(networks, {"the fake score's pass": sizes.activations(phase, teacher)})
+
+    @classmethod
+    def operations(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
+        passes, macs = PASSES[phase.gradient_checkpointing], sizes.teacher.macs
+        learns = passes - 1 if phase.fake_score_rank else passes
+        return {"both scores": 3 * macs, "the fake score's updates": phase.fake_score_updates * learns * macs}
+
+    @classmethod
+    def lighter(cls, phase: AdversarialRecipe) -> Mapping[str, Any]:
+        return {} if phase.fake_score_rank else {"fake_score_rank": 32}
+
+    def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
+        fake_score_loss = self.fake_score.learn(batch.picture, batch.text, batch.update)
+        loss = self.fake_score.loss(batch.picture, batch.text, batch.update)
+        return self.weight * loss, {"fake_score": fake_score_loss, "matching": loss.detach()}
 
 
+# --- what its caption says ---------------------------------------------------------------------------------------------
+
+
+@register
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(Term):
     """weight·cross-entropy of each picture's own caption among the batch's, by a frozen model of pictures and texts
-    (`alignment`)."""
+    (`alignment`): a CLIP where the recipe names one, else one that is trained on the set when the phase begins."""
 
+    key = "alignment_weight"
     aligner: Aligner
-    lesson: DistillationData
+    data: DistillationData
     weight: float
 
-    def __call__(self, finished: Finished) -> tuple[Tensor, Figures]:
+    @classmethod
+    def check(cls, recipe: Recipe, phase: AdversarialRecipe) -> None:
+        if not phase.alignment_model and not recipe.alignment.images:
+            what = "adversarial.alignment_weight asks for a model that alignment.images: 0 leaves untrained"
+            raise InputError(what, remedy="give alignment some images, or name a CLIP (adversarial.alignment_model)")
+
+    @classmethod
+    def load(cls, phases: Sequence[Any]) -> Any:
+        paths = [phase.alignment_model for phase in phases if phase.alignment_model]
+        return load_clip(paths[0]) if paths else None
+
+    @classmethod
+    def build(cls, context: PhaseContext) -> Alignment:
+        clip = context.pretrained.get(cls)
+        aligner = _set_aligner(context) if clip is None else _clip_aligner(context, *clip)
+        return cls(aligner, context.data, context.phase.alignment_weight)
+
+    def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
         with torch.no_grad():  # of the whole batch, in every process and part: a picture's loss depends on all captions
-            texts = self.aligner.embed_texts(self.lesson.text(finished.batch_rows), finished.batch_rows)
-        images = self.aligner.embed_images(finished.picture)
-        loss = image_to_text(images, texts, self.aligner.scale, finished.update.offset)
+            texts = self.aligner.embed_texts(self.data.text(batch.batch_rows), batch.batch_rows)
+        images = self.aligner.embed_images(batch.picture)
+        loss = image_to_text(images, texts, self.aligner.scale, batch.update.offset)
         return self.weight * loss, {"alignment": loss.detach()}
+
+
+def _clip_aligner(context: PhaseContext, clip: Any, tokenizer: Any) -> Aligner:
+    source = context.data.source
+
+    def captions(rows: Sequence[int]) -> list[str]:
+        return source.captions([row % len(source) for row in rows])
+
+    return ClipAligner(context.training, context.teacher.vae, clip, tokenizer, captions)
+
+
+def _set_aligner(context: PhaseContext) -> Aligner:
+    """Trained on true pictures where they are cached, else on the pool's, in a share of the phase's minutes."""
+    phase_training, data, recipe = context.training, context.data, context.recipe.alignment
+    minutes = None
+    if phase_training.minutes is not None:
+        minutes = ALIGNMENT_SHARE * phase_training.minutes
+        phase_training.minutes -= minutes
+    training = Training(phase_training.folder, "alignment", recipe, minutes=minutes)
+    latents = data.pool.states[:, -1] if data.latents is None else data.latents
+    count = min(len(latents), len(data.texts))
+    return train_set_aligner(training, latents[:count], data.texts[:count], recipe, resume=context.resume)

@@ -1,4 +1,4 @@
-"""Tuning a teacher on new pictures: the whole UNet or low-rank adapters, and where asked its text encoder and autoencoder.
+"""Tuning a teacher on new pictures: the whole UNet or low-rank adapters, and by choice its text encoder and autoencoder.
 
 A Stable Diffusion teacher needs its UNet tuned, or adapters on it (`lora`: a file of their own, and merged, so that pruning and
 export see plain weights); its text encoder and autoencoder know the world already. A small teacher that has only ever seen one
@@ -7,8 +7,8 @@ universe needs all three: new words in its text encoder, new shapes in its autoe
 What does not learn costs little: captions are embedded once and the text encoder leaves the device (`inputs.texts`), weights under
 adapters are kept in bf16, and the averages and checkpoints hold only what learns (`averages`).
 
-Stages, checkpoints and `resume` work as in `train`. Not here: which models can be tuned (`models.check`), how the best
-checkpoint is told (`held_out`).
+Stages, checkpoints and `resume` work as in `train`. Not here: the network that learns, and how captions reach it
+(`captioned`); which models can be tuned (`models.check`), how the best checkpoint is chosen (`held_out`).
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from genin.benchmarks.model_facts import fingerprint
 from genin.distill.data.dataset import joined_origins
 from genin.distill.inputs.latents import LatentCache, cache_latents
 from genin.distill.inputs.sources import Source, joined_licences
-from genin.distill.inputs.texts import TextCache
 from genin.distill.inputs.update import Update
 from genin.distill.loop import sharding
 from genin.distill.loop.held_out import HeldOutPictures, held_out_latents
 from genin.distill.loop.host import check_memory, out_of_memory
 from genin.distill.loop.memory import Others, Parts, Unet, advice, finetune_memory, finetune_options
-from genin.distill.loop.training import Training, Validate, claim_run
+from genin.distill.loop.networks import NetworkOptions
+from genin.distill.loop.run_folder import RunOptions, claim_run
+from genin.distill.loop.training import Training, Validate
 from genin.distill.models.check import check_family, check_prediction_type, check_schedule, pictures_to_check
-from genin.distill.models.diffusion import Denoiser, Process, plain_attention, predict
+from genin.distill.models.diffusion import Denoiser, Process, plain_attention
 from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.models.guided import Guided
 from genin.distill.models.lora import (
     FILE,
     Lora,
-    add_adapters,
     digest,
     lower_frozen,
     merge_lora,
@@ -49,8 +49,9 @@ from genin.distill.models.lora import (
     shared_copy,
 )
 from genin.distill.models.pixels import batch_size_for
-from genin.distill.models.text import embed, tokenize
+from genin.distill.models.text import embed
 from genin.distill.recipe import AutoencoderRecipe, FinetuneRecipe, Recipe
+from genin.distill.teacher.captioned import Texts, prepare_denoiser, prepare_texts, trained_weights
 from genin.distill.teacher.train import PREVIEWS, autoencoder_step, teacher_preview
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
@@ -59,175 +60,202 @@ HELD_OUT_STEPS = 8  # of DPM-Solver++(2M), guided
 SLOW = 32  # a side of latents beyond which held-out pictures take hours on a CPU
 
 
-class Captioned(nn.Module):
-    """UNet and text encoder as one network: (x_t, t, token ids) => prediction. Without the text encoder, where texts are cached:
-    (x_t, t, text states) => prediction."""
-
-    def __init__(self, unet: nn.Module, text_encoder: nn.Module | None, *, train_text: bool) -> None:
-        super().__init__()
-        self.unet, self.train_text = unet, train_text
-        self.text_encoder = text_encoder
-
-    def forward(self, x_t: Tensor, t: Tensor, said: Tensor) -> Tensor:
-        if self.text_encoder is not None:
-            with torch.set_grad_enabled(self.train_text and torch.is_grad_enabled()):
-                said = self.text_encoder(said)[0]
-        return predict(self.unet, x_t, t, said)
-
-
 @dataclass(frozen=True)
-class Texts:
-    """How captions reach a denoiser: from the `table`, or through its own text encoder where there is none."""
+class Base:
+    """A model folder to tune, and the LoRAs to merge into it first."""
 
-    tokenizer: Any
-    table: TextCache | None
-    device: torch.device
+    path: Path
+    loras: Sequence[Lora] = ()
 
-    def read(self, captions: list[str]) -> Tensor:
-        """What a denoiser is given: states (N, L, D), or token ids (N, L)."""
-        found = tokenize(self.tokenizer, captions) if self.table is None else self.table(captions)
-        return found.to(self.device)
+    def load(self) -> ModelFolder:
+        """It with its LoRAs merged into it, in fp32: `info` names them. Their files do not say under which licence they are, so
+        that its own is joined by "unknown".
 
-    @torch.no_grad()
-    def states(self, denoiser: Captioned, captions: list[str]) -> Tensor:
-        """What its UNet is given, (N, L, D)."""
-        if self.table is not None:
-            return self.read(captions)
-        assert denoiser.text_encoder is not None
-        return embed(denoiser.text_encoder, self.tokenizer, captions, self.device)
+        Errors: InputError for a model that cannot be tuned, or LoRAs that do not fit it.
+        """
+        model = load_model_folder(self.path)
+        check_family(model)
+        check_schedule(Process(model.scheduler_config), self.path / "scheduler")
+        for lora in self.loras:
+            merge_lora(model, lora)
+        if self.loras:
+            model.info["merged_loras"] = [*model.info.get("merged_loras", ()), *map(str, self.loras)]
+            model.info["licence"] = joined_licences(model.info.get("licence", "unknown"), "unknown")
+        return model
 
 
 def finetune_teacher(
-    base: Path,
+    base: Base,
     source: Source,
     out: Path,
     recipe: Recipe,
+    options: RunOptions | None = None,
     *,
     lora_rank: int | None = None,
-    loras: Sequence[Lora] = (),
-    resume: bool = False,
-    minutes: float | None = None,
 ) -> ModelFolder:
-    """Tune the model folder `base`, with `loras` merged into it, on `source` into `out`; `lora_rank` overrides the recipe's.
-    Returns what was saved. Where a rank is given its adapters are saved too, as `out/pytorch_lora_weights.safetensors`.
+    """Tune `base` on `source` into `out`; `lora_rank` overrides the recipe's. Returns what was saved. Where a rank is given its
+    adapters are saved too, as `out/pytorch_lora_weights.safetensors`.
 
     Errors: InputError for a base that cannot be tuned, or LoRAs that do not fit it, before anything is written.
     """
-    settings = recipe.finetune
-    rank = settings.lora_rank if lora_rank is None else lora_rank
-    model = open_base(base, loras)
-    folder = out / "training"
-    begun_with = {"base": fingerprint(base), "data": source.digest, "lora": str(rank)}
-    if loras:
-        begun_with["merged LoRA"] = digest(loras)
-    stages = {"autoencoder": autoencoder_settings(recipe, model), "finetune": settings}
-    claim_run(folder, recipe, begun_with, stages, resume=resume)
-    torch.manual_seed(settings.seed)
-    if settings.autoencoder_images > 0:
-        model.vae = tune_autoencoder(model, source, folder, recipe, resume=resume)
-    training = Training(folder, "finetune", settings, minutes=minutes)
+    run = Run.open(base, source, out, recipe, options or RunOptions(), lora_rank)
+    torch.manual_seed(run.settings.seed)
+    if run.settings.autoencoder_images > 0:
+        run.model.vae = tune_autoencoder(run)
+    stage = prepare_stage(run)
+    run_stage(run, stage)
+    result = tuned_model(run, stage)
+    save_model_folder(result, out)
+    return result
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is the same for a whole tuning. `model` is the loaded base; `rank` that of its adapters, 0 to tune it whole."""
+
+    base: Base
+    source: Source
+    out: Path
+    recipe: Recipe
+    options: RunOptions
+    model: ModelFolder
+    rank: int
+
+    @classmethod
+    def open(
+        cls, base: Base, source: Source, out: Path, recipe: Recipe, options: RunOptions, lora_rank: int | None
+    ) -> Run:
+        """Load the base, then make `out` this run's."""
+        rank = recipe.finetune.lora_rank if lora_rank is None else lora_rank
+        run = cls(base, source, out, recipe, options, base.load(), rank)
+        begun_with = {"base": fingerprint(base.path), "data": source.digest, "lora": str(rank)}
+        if base.loras:
+            begun_with["merged LoRA"] = digest(base.loras)
+        stages = {"autoencoder": autoencoder_settings(recipe, run.model), "finetune": recipe.finetune}
+        claim_run(run.folder, recipe, begun_with, stages, resume=options.resume)
+        return run
+
+    @property
+    def folder(self) -> Path:
+        return self.out / "training"
+
+    @property
+    def settings(self) -> FinetuneRecipe:
+        return self.recipe.finetune
+
+    def info(self, guidance_scale: float, images_seen: int) -> dict[str, Any]:
+        """What the tuned folder says of itself: what it was made from, and how."""
+        info, source = self.model.info, self.source
+        finetune = {**self.recipe.as_dict()["finetune"], "lora_rank": self.rank}
+        return {
+            **{key: value for key, value in info.items() if key != "name"},
+            "kind": "teacher",
+            "parent": str(info.get("name") or self.base.path.name),
+            "data": source.name,
+            "licence": joined_licences(source.licence, info.get("licence", "unknown")),
+            "origins": joined_origins(source.origins, info.get("origins", ())),
+            "guidance": "free",
+            "guidance_scale": guidance_scale,
+            "image_size": self.model.image_size,
+            "images_seen": images_seen,
+            "recipe": {"finetune": finetune, "base": info.get("recipe")},
+            "metrics": {},
+        }
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The tuning of the UNet, prepared: its training, what it learns from, and what it is judged by. `prompts` are those that
+    previews show, `others` the networks that stand beside it."""
+
+    training: Training
+    guided: Guided
+    cache: LatentCache
+    texts: Texts
+    prompts: list[str]
+    held_out: HeldOutPictures | None
+    others: Others
+    network: nn.Module
+
+
+def prepare_stage(run: Run) -> Stage:
+    """Encode pictures and captions, register the network, take up its checkpoint."""
+    model, source, settings = run.model, run.source, run.settings
+    training = Training(run.folder, "finetune", settings, minutes=run.options.minutes)
     for part in (model.vae, model.unet, model.text_encoder):
         part.to(training.device)
     multiple = 2 ** (len(model.unet.config.block_out_channels) - 1) if settings.aspect_buckets else 0
-    cached = folder / "latents.safetensors"
-    cache = cache_latents(
-        source, model.vae, settings.cache_images, model.image_size, training.device, cached, multiple=multiple
-    )
+    path = run.folder / "latents.safetensors"
+    cache = cache_latents(source, model.vae, settings.cache_images, model.image_size, path, multiple=multiple)
     plain_attention(model.unet, training.device)
     guided = as_guided(model, training.device)
-    process = guided.process
-    others = Others.of(model)
+    others = Others.of(model)  # before adapters are among them
     rows, latents = cache.first(pictures_to_check(model.latent_size))
     check_prediction_type(guided, latents, guided.embed(source.captions(rows)), model.path / "scheduler")
-    held_out = hold_out(training, guided, source, model, settings, adapted=rank > 0)
-    first = source.captions(range(min(PREVIEWS, batch_size_for(PREVIEWS, model.latent_size, 16) + 3, len(source))))
-    shown = list(settings.validation_prompts) or first
-    texts = prepare_texts(training, guided, source, len(cache), [*shown, *(held_out.captions if held_out else ())])
-    network = training.add(
-        "denoiser", prepare(model, settings, rank, texts), trains=_trained(rank, settings), large=True
-    )
-    if resume:
+    held_out = hold_out(training, guided, source, model, settings, adapted=run.rank > 0)
+    few = min(PREVIEWS, batch_size_for(PREVIEWS, model.latent_size, 16) + 3, len(source))
+    prompts = list(settings.validation_prompts) or source.captions(range(few))
+    further = [*prompts, *(held_out.captions if held_out else ())]
+    texts = prepare_texts(training, guided, source, len(cache), further)
+    options = NetworkOptions(large=True, trains=trained_weights(run.rank, settings))
+    network = training.add("denoiser", prepare_denoiser(model, settings, run.rank, texts), options)
+    if run.options.resume:
         training.resume()
+    return Stage(training, guided, cache, texts, prompts, held_out, others, network)
 
-    def preview(path: Path) -> None:
-        average: Any = training.ema_weights("denoiser")
-        text, empty = (texts.states(average, captions) for captions in (shown, [""]))
-        teacher_preview(training, process, model.vae, average.unet, text, empty, guided.guidance_scale, path)
 
-    look = None if held_out is None or training.progress >= 1 else looking(training, guided, held_out, texts)
-
-    processes = training.accelerator.num_processes
+def run_stage(run: Run, stage: Stage) -> None:
+    """Update until the images or minutes are spent."""
+    training, guided, texts, held_out = stage.training, stage.guided, stage.texts, stage.held_out
+    settings, processes = replace(run.settings, lora_rank=run.rank), training.accelerator.num_processes
+    unet = Unet.of(run.model.unet.config, run.model.tokenizer.model_max_length)
+    others = stage.others
     if texts.table is not None and training.device.type != "cpu":
         others = others._replace(text_encoder=0)  # which has left the device
 
-    def needed(settings: FinetuneRecipe) -> Parts:
-        unet = Unet.of(model.unet.config, model.tokenizer.model_max_length)
-        sharded = sharding.asked_for()
+    def memory(settings: FinetuneRecipe) -> Parts:
+        sharded = sharding.is_requested()
         return finetune_memory(settings, unet, settings.lora_rank, others, processes=processes, sharded=sharded)
 
-    asked = replace(settings, lora_rank=rank)
-    remedies = partial(advice, asked, finetune_options(settings, rank, processes), needed)
-    check_memory("tuning", sum(needed(asked).values()), training.device, remedies)
+    def preview(path: Path) -> None:
+        average: Any = training.ema_weights("denoiser")
+        text, empty = (texts.states(average, captions) for captions in (stage.prompts, [""]))
+        tuned = replace(guided, denoiser=guided.denoiser.like(average.unet), empty=empty)
+        teacher_preview(training, tuned, run.model.vae, text, path)
+
+    unfinished = held_out is not None and training.progress < 1
+    validate = validation(training, guided, held_out, texts) if held_out is not None and unfinished else None
+    remedies = partial(advice, settings, finetune_options(run.settings, run.rank, processes), memory)
+    check_memory("tuning", sum(memory(settings).values()), training.device, remedies)
+    step = tuning_step(training, stage.network, guided.process, stage.cache, run.source, texts)
     with out_of_memory("tuning", training.folder, remedies):
-        training.run(tuning_step(training, network, process, cache, source, texts), preview, look, last=True)
+        training.run(step, preview, validate, last=True)
+
+
+def tuned_model(run: Run, stage: Stage) -> ModelFolder:
+    """The tuned teacher; of adapters, whose file is written here, the base with them merged into it."""
+    model, training = run.model, stage.training
     tuned: Any = training.final_weights("denoiser").requires_grad_(False).eval()
     unet, text_encoder = tuned.unet, model.text_encoder if tuned.text_encoder is None else tuned.text_encoder
-    if rank:
+    if run.rank:
+        adapted = {"unet": unet, **({"text_encoder": text_encoder} if run.settings.train_text_encoder else {})}
         if is_main_process():
-            save_adapters(
-                {"unet": unet, **({"text_encoder": text_encoder} if settings.train_text_encoder else {})}, out
-            )
+            save_adapters(adapted, run.out)
         wait_for_all()
         # Into the weights as they came: those under adapters may have been kept in fewer bits.
-        merged = open_base(base, [*loras, Lora(out / FILE)])
+        merged = Base(run.base.path, [*run.base.loras, Lora(run.out / FILE)]).load()
         unet, text_encoder = merged.unet, merged.text_encoder
-    info = tuned_info(model, base, source, recipe, rank, guided.guidance_scale, training.images_seen)
-    result = ModelFolder(out, model.tokenizer, text_encoder, unet, model.vae, model.scheduler_config, info)
-    save_model_folder(result, out)
-    return result
+    info = run.info(stage.guided.guidance_scale, training.images_seen)
+    return ModelFolder(run.out, model.tokenizer, text_encoder, unet, model.vae, model.scheduler_config, info)
 
 
-def merge_teacher(base: Path, loras: Sequence[Lora], out: Path) -> ModelFolder:
-    """Write the model folder `base` with `loras` merged into it to `out`. Errors: InputError as for tuning."""
-    model = open_base(base, loras)
-    info = {**model.info, "parent": str(model.info.get("name") or base.name), "metrics": {}}
+def merge_teacher(base: Base, out: Path) -> ModelFolder:
+    """Write `base`, its LoRAs merged into it, to `out`. Errors: InputError as for tuning."""
+    model = base.load()
+    info = {**model.info, "parent": str(model.info.get("name") or base.path.name), "metrics": {}}
     result = replace(model, path=out, info={key: value for key, value in info.items() if key != "name"})
     save_model_folder(result, out)
     return result
-
-
-def open_base(base: Path, loras: Sequence[Lora]) -> ModelFolder:
-    """A model folder that can be tuned, in fp32, with `loras` merged into it: `info` names them. Their files do not say under
-    which licence they are, so that its own is joined by "unknown"."""
-    model = load_model_folder(base)
-    check_family(model)
-    check_schedule(Process(model.scheduler_config), base / "scheduler")
-    for lora in loras:
-        merge_lora(model, lora)
-    if loras:
-        model.info["merged_loras"] = [*model.info.get("merged_loras", ()), *map(str, loras)]
-        model.info["licence"] = joined_licences(model.info.get("licence", "unknown"), "unknown")
-    return model
-
-
-def tuned_info(
-    model: ModelFolder, base: Path, source: Source, recipe: Recipe, rank: int, guidance_scale: float, images_seen: int
-) -> dict[str, Any]:
-    """What the tuned folder says of itself: what it was made from, and how."""
-    return {
-        **{key: value for key, value in model.info.items() if key != "name"},
-        "kind": "teacher",
-        "parent": str(model.info.get("name") or base.name),
-        "data": source.name,
-        "licence": joined_licences(source.licence, model.info.get("licence", "unknown")),
-        "origins": joined_origins(source.origins, model.info.get("origins", ())),
-        "guidance": "free",
-        "guidance_scale": guidance_scale,
-        "image_size": model.image_size,
-        "images_seen": images_seen,
-        "recipe": {"finetune": {**recipe.as_dict()["finetune"], "lora_rank": rank}, "base": model.info.get("recipe")},
-        "metrics": {},
-    }
 
 
 def as_guided(model: ModelFolder, device: torch.device) -> Guided:
@@ -241,7 +269,7 @@ def as_guided(model: ModelFolder, device: torch.device) -> Guided:
 def hold_out(
     training: Training, guided: Guided, source: Source, model: ModelFolder, settings: FinetuneRecipe, *, adapted: bool
 ) -> HeldOutPictures | None:
-    """Captions and pictures to tell the best checkpoint by, seen by the base's own encoder; None where there are too few.
+    """Captions and pictures to choose the best checkpoint by, in features of the base's own encoder; None where there are too few.
 
     Under adapters that encoder is made of the same frozen tensors; else it is a copy.
     """
@@ -249,15 +277,15 @@ def hold_out(
     if val is None:
         return None
     path, count = training.folder / "held_out.safetensors", min(settings.held_out_images, len(val))
-    latents = held_out_latents(val, model.vae, model.image_size, count, training.device, path)
+    latents = held_out_latents(val, model.vae, model.image_size, count, path)
     if latents is None:
         return None
     encoder: Any = shared_copy(guided.unet, guided.unet.parameters()) if adapted else encoder_of(guided.unet)
     if settings.mixed_precision == "bf16" and not adapted:
-        lower_frozen(encoder)  # looks are taken under autocast: the same features
+        lower_frozen(encoder)  # features are taken under autocast: they are the same
     if training.device.type == "cpu" and model.latent_size > SLOW:
-        says = f"a look at {count} held-out pictures of {model.image_size} px takes hours on a CPU; held_out_images: 0 has none"
-        warnings.warn(says, stacklevel=1)
+        what = f"drawing {count} held-out pictures of {model.image_size} px takes hours on a CPU"
+        warnings.warn(f"{what}; held_out_images: 0 draws none", stacklevel=1)
     with training.autocast():
         return HeldOutPictures.seen_by(
             replace(guided, denoiser=guided.denoiser.like(encoder)), val.captions(range(count)), latents
@@ -273,43 +301,10 @@ def encoder_of(unet: Any) -> nn.Module:
         unet.up_blocks = up
 
 
-def prepare_texts(training: Training, guided: Guided, source: Source, pictures: int, others: Sequence[str]) -> Texts:
-    """The table of the first `pictures` captions and of `others`, where the recipe wants one and captions stay as they are; the
-    text encoder leaves the device then."""
-    settings: Any = training.settings
-    table = None
-    if settings.cache_texts and not settings.train_text_encoder and not source.rephrases:
-
-        def as_on_the_way(captions: list[str]) -> Tensor:
-            with training.autocast():
-                return guided.embed(captions)
-
-        table = TextCache.of([*source.captions(range(pictures)), *others], as_on_the_way)
-        guided.text_encoder.to("cpu")
-    return Texts(guided.tokenizer, table, training.device)
-
-
-def prepare(model: ModelFolder, settings: FinetuneRecipe, rank: int, texts: Texts) -> Captioned:
-    """The denoiser that learns: with adapters of `rank`, if any, and as little memory as the recipe asks for."""
-    text = settings.train_text_encoder
-    if rank:
-        torch.manual_seed(settings.seed)  # of the adapters' beginnings
-        add_adapters(model.unet, "unet", rank)
-        if text:
-            add_adapters(model.text_encoder, "text_encoder", rank)
-        if settings.frozen_precision == settings.mixed_precision == "bf16":
-            lower_frozen(model.unet)
-    if settings.gradient_checkpointing:
-        model.unet.enable_gradient_checkpointing()
-        if text:
-            model.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
-    return Captioned(model.unet, model.text_encoder if texts.table is None else None, train_text=text)
-
-
 def tuning_step(
     training: Training, network: nn.Module, process: Process, cache: LatentCache, source: Source, texts: Texts
 ) -> Callable[[Update], dict[str, Tensor | float]]:
-    """One update: w(t)·‖prediction − target‖² at a timestep of each picture's own, w by min-SNR where asked."""
+    """One update: w(t)·‖prediction − target‖² at a timestep of each picture's own, w by min-SNR where the recipe says so."""
     settings: Any = training.settings
 
     def step(update: Update) -> dict[str, Tensor | float]:
@@ -321,7 +316,7 @@ def tuning_step(
         if settings.noise_offset > 0:  # drawn last: all else is as it is without
             noise = noise + settings.noise_offset * update.randn(x0.shape[1], 1, 1)
         with training.autocast():
-            predicted = network(process.add_noise(x0, noise, t), t, texts.read(captions))
+            predicted = network(process.add_noise(x0, noise, t), t, texts.inputs(captions))
         error = (predicted.float() - process.target(x0, noise, t)).square().mean(dim=(1, 2, 3))
         loss = (error * process.min_snr_weight(t, settings.min_snr_gamma)).mean()
         return {"loss": loss.detach(), "grad_norm": training.optimise("denoiser", loss)}
@@ -329,22 +324,22 @@ def tuning_step(
     return step
 
 
-def looking(training: Training, guided: Guided, held_out: HeldOutPictures, texts: Texts) -> Validate:
-    """A look at a tuned denoiser: it draws the held-out captions as a user would, guided, in few steps."""
+def validation(training: Training, guided: Guided, held_out: HeldOutPictures, texts: Texts) -> Validate:
+    """Held-out figures of a tuned denoiser: it draws the captions as a user would, guided, in few steps."""
     timesteps = guided.process.trailing_timesteps(HELD_OUT_STEPS)
 
-    def look(network: nn.Module) -> dict[str, float]:
-        tuned: Any = network
-        text, empty = (texts.states(tuned, list(captions)) for captions in (held_out.captions, [""]))
-        drawing = replace(guided, denoiser=guided.denoiser.like(tuned.unet), empty=empty)
+    def validate(network: nn.Module) -> dict[str, float]:
+        denoiser: Any = network
+        text, empty = (texts.states(denoiser, list(captions)) for captions in (held_out.captions, [""]))
+        tuned = replace(guided, denoiser=guided.denoiser.like(denoiser.unet), empty=empty)
 
         def draw(noise: Tensor, rows: slice) -> Tensor:
-            return drawing.sample(noise, text[rows], timesteps, "dpm-solver++").states[-1]
+            return tuned.sample(noise, text[rows], timesteps, "dpm-solver++").states[-1]
 
         with training.autocast():
             return held_out.kid(held_out.drawn(draw, held_out.noise))
 
-    return look
+    return validate
 
 
 def autoencoder_settings(recipe: Recipe, model: ModelFolder) -> AutoencoderRecipe:
@@ -352,33 +347,23 @@ def autoencoder_settings(recipe: Recipe, model: ModelFolder) -> AutoencoderRecip
     return replace(recipe.autoencoder, images=images, image_size=size, lr=3e-4)
 
 
-def tune_autoencoder(model: ModelFolder, source: Source, folder: Path, recipe: Recipe, *, resume: bool) -> Any:
+def tune_autoencoder(run: Run) -> Any:
     """Go on training the base's autoencoder on the new pictures; its latents keep their scale (the UNet expects it).
 
     Errors: InputError for an autoencoder other than AutoencoderTiny (others have seen more than a small set can teach).
     """
+    model = run.model
     if type(model.vae).__name__ != "AutoencoderTiny":
         raise InputError(
             f"autoencoder_images needs an AutoencoderTiny, not {type(model.vae).__name__}",
             where=model.path,
             remedy="leave autoencoder_images at 0",
         )
-    settings = autoencoder_settings(recipe, model)
-    training = Training(folder, "autoencoder", settings)
+    settings = autoencoder_settings(run.recipe, model)
+    training = Training(run.folder, "autoencoder", settings)
     vae = training.add("vae", model.vae.to(memory_format=torch.channels_last))
-    if resume:
+    if run.options.resume:
         training.resume()
-    training.run(autoencoder_step(training, vae, source, settings))
+    training.run(autoencoder_step(training, vae, run.source, settings))
     tuned: Any = training.ema_weights("vae")
     return tuned.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
-
-
-def _trained(rank: int, settings: FinetuneRecipe) -> Any:
-    """Which of the denoiser's weights learn, by name."""
-
-    def trains(name: str) -> bool:
-        if name.startswith("text_encoder.") and not settings.train_text_encoder:
-            return False
-        return "lora_" in name if rank else True
-
-    return trains

@@ -9,7 +9,8 @@ indexes cached latents, and captions are embedded on the fly by the frozen text 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,17 @@ from torch import Tensor, nn
 
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill.data.dataset import joined_origins
-from genin.distill.inputs.latents import cache_latents, latent_shape
+from genin.distill.inputs.latents import LatentCache, cache_latents, latent_shape
 from genin.distill.inputs.sources import Source, joined_licences, load_pictures
 from genin.distill.inputs.update import Update
+from genin.distill.loop.networks import NetworkOptions
 from genin.distill.loop.previews import save_grid
-from genin.distill.loop.training import Training, claim_run
+from genin.distill.loop.run_folder import RunOptions, claim_run
+from genin.distill.loop.training import Step, Training
 from genin.distill.models import autoencoder as ae
-from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Process, plain_attention, predict, sample
+from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Process, plain_attention, predict
 from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
+from genin.distill.models.guided import Guided
 from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
 from genin.distill.models.text import embed
 from genin.distill.recipe import AutoencoderRecipe, Recipe, TeacherRecipe
@@ -34,65 +38,78 @@ from genin.distill.teacher.text_encoder import train_text_encoder, train_tokeniz
 from genin.runtimes.errors import InputError
 
 PREVIEWS = 20  # captions that a grid shows
+PREVIEW_STEPS = 10  # of DPM-Solver++(2M), guided
 
 
 def train_teacher(
-    source: Source,
-    out: Path,
-    recipe: Recipe,
-    *,
-    resume: bool = False,
-    minutes: float | None = None,
-    init: Path | None = None,
+    source: Source, out: Path, recipe: Recipe, options: RunOptions | None = None, *, init: Path | None = None
 ) -> ModelFolder:
-    """Train every stage that is not finished; `minutes` bounds the UNet's. Returns the saved model folder."""
-    earlier = load_model_folder(init) if init is not None else None
-    if earlier is None and not source.columns:
-        raise InputError(
-            "the data has no attribute columns to train a text encoder on",
-            where=source.name,
-            remedy="tune a teacher (genin teacher finetune), start from one (--init), or name columns in data prepare",
-        )
-    folder = out / "training"
-    begun_with = {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"}
-    stages = {name: getattr(recipe, name) for name in ("autoencoder", "text_encoder", "teacher")}
-    claim_run(folder, recipe, begun_with, stages, resume=resume)
+    """Train every stage that is not finished; a budget in minutes bounds the UNet's. Returns the saved model folder.
+
+    Errors: InputError for data that no text encoder can be trained on.
+    """
+    run = Run.open(source, out, recipe, options or RunOptions(), init)
     torch.manual_seed(recipe.teacher.seed)
-    vae = train_autoencoder(source, folder, recipe, resume=resume, earlier=earlier)
-    if earlier is not None:
-        tokenizer, text_encoder = earlier.tokenizer, earlier.text_encoder.requires_grad_(False).eval()
-    else:
-        tokenizer, text_encoder = train_text(source, folder, recipe, resume=resume)
-    unet, seen = train_unet(
-        source, folder, recipe, vae, tokenizer, text_encoder, resume=resume, minutes=minutes, earlier=earlier
-    )
-    model = ModelFolder(
-        path=out,
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        unet=unet,
-        vae=vae,
-        scheduler_config=dict(TEACHER_SCHEDULER),
-        info={
-            "kind": "teacher",
-            "parent": None if earlier is None else str(earlier.info.get("name") or init.name),  # type: ignore[union-attr]
-            "data": source.name,
-            "licence": joined_licences(
-                source.licence, None if earlier is None else earlier.info.get("licence", "unknown")
-            ),
-            "origins": joined_origins(source.origins, () if earlier is None else earlier.info.get("origins", ())),
-            "guidance": "free",
-            "guidance_scale": recipe.teacher.guidance_scale,
-            "default_steps": 50,
-            "few_step_timesteps": None,
-            "image_size": recipe.autoencoder.image_size,
-            "images_seen": seen,
-            "recipe": recipe.as_dict() if earlier is None else {**recipe.as_dict(), "init": earlier.info.get("recipe")},
-            "metrics": {},
-        },
-    )
+    vae = train_autoencoder(run)
+    tokenizer, text_encoder = train_text(run)
+    unet, images_seen = train_unet(run, vae, tokenizer, text_encoder)
+    info = run.info(images_seen)
+    model = ModelFolder(out, tokenizer, text_encoder, unet, vae, dict(TEACHER_SCHEDULER), info)
     save_model_folder(model, out)
     return model
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all stages of a teacher's training share. `start` is an earlier teacher to go on from."""
+
+    source: Source
+    out: Path
+    recipe: Recipe
+    options: RunOptions
+    start: ModelFolder | None
+
+    @classmethod
+    def open(cls, source: Source, out: Path, recipe: Recipe, options: RunOptions, init: Path | None) -> Run:
+        """Refuse what can be refused, then make `out` this run's."""
+        start = load_model_folder(init) if init is not None else None
+        if start is None and not source.columns:
+            raise InputError(
+                "the data has no attribute columns to train a text encoder on",
+                where=source.name,
+                remedy="tune a teacher (genin teacher finetune), start from one (--init), or name columns in data prepare",
+            )
+        run = cls(source, out, recipe, options, start)
+        begun_with = {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"}
+        stages = {name: getattr(recipe, name) for name in ("autoencoder", "text_encoder", "teacher")}
+        claim_run(run.folder, recipe, begun_with, stages, resume=options.resume)
+        return run
+
+    @property
+    def folder(self) -> Path:
+        return self.out / "training"
+
+    def info(self, images_seen: int) -> dict[str, Any]:
+        """What the teacher's folder says of itself."""
+        start, recipe = self.start, self.recipe.as_dict()
+        earlier: Mapping[str, Any] = {} if start is None else start.info
+        return {
+            "kind": "teacher",
+            "parent": None if start is None else str(earlier.get("name") or start.path.name),
+            "data": self.source.name,
+            "licence": joined_licences(
+                self.source.licence, None if start is None else earlier.get("licence", "unknown")
+            ),
+            "origins": joined_origins(self.source.origins, earlier.get("origins", ())),
+            "guidance": "free",
+            "guidance_scale": self.recipe.teacher.guidance_scale,
+            "default_steps": 50,
+            "few_step_timesteps": None,
+            "image_size": self.recipe.autoencoder.image_size,
+            "images_seen": images_seen,
+            "recipe": recipe if start is None else {**recipe, "init": earlier.get("recipe")},
+            "metrics": {},
+        }
 
 
 @torch.no_grad()
@@ -115,22 +132,20 @@ def start_from(network: nn.Module, earlier: nn.Module) -> float:
 # --- stages ------------------------------------------------------------------------------------------------------------
 
 
-def train_autoencoder(
-    source: Source, folder: Path, recipe: Recipe, *, resume: bool, earlier: ModelFolder | None = None
-) -> Any:
+def train_autoencoder(run: Run) -> Any:
     """The autoencoder stage; returns its average with `scaling_factor` set so that final latents have unit deviation. With no
     images to see, an earlier one stays as it is."""
-    settings = recipe.autoencoder
-    if earlier is not None and settings.images == 0:
-        return earlier.vae.requires_grad_(False).eval()
-    training = Training(folder, "autoencoder", settings)
+    settings, source = run.recipe.autoencoder, run.source
+    if run.start is not None and settings.images == 0:
+        return run.start.vae.requires_grad_(False).eval()
+    training = Training(run.folder, "autoencoder", settings)
     torch.manual_seed(settings.seed)
     fresh = ae.build_autoencoder(settings)
-    if earlier is not None:
-        start_from(fresh, earlier.vae)
+    if run.start is not None:
+        start_from(fresh, run.start.vae)
     # Channels last: 1.3 times the images a second on a CPU (docs/log.md).
     vae = training.add("vae", fresh.to(memory_format=torch.channels_last))
-    if resume:
+    if run.options.resume:
         training.resume()
     step = autoencoder_step(training, vae, source, settings)
 
@@ -170,12 +185,14 @@ def autoencoder_step(
     return step
 
 
-def train_text(source: Source, folder: Path, recipe: Recipe, *, resume: bool) -> tuple[Any, nn.Module]:
-    """Tokenizer, then the text encoder on the source's attribute columns."""
+def train_text(run: Run) -> tuple[Any, nn.Module]:
+    """Tokenizer, then the text encoder on the source's attribute columns; an earlier teacher's are kept."""
     from transformers import CLIPTokenizer
 
-    settings = recipe.text_encoder
-    tokens = folder / "tokenizer"
+    if run.start is not None:
+        return run.start.tokenizer, run.start.text_encoder.requires_grad_(False).eval()
+    settings, source, resume = run.recipe.text_encoder, run.source, run.options.resume
+    tokens = run.folder / "tokenizer"
     if resume and (tokens / "vocab.json").is_file():
         tokenizer = CLIPTokenizer.from_pretrained(tokens)
     else:
@@ -183,7 +200,7 @@ def train_text(source: Source, folder: Path, recipe: Recipe, *, resume: bool) ->
         tokenizer = train_tokenizer(captions, tokens, settings)
         tokenizer.save_pretrained(tokens)
     torch.manual_seed(settings.seed)
-    training = Training(folder, "text_encoder", settings)
+    training = Training(run.folder, "text_encoder", settings)
     return tokenizer, train_text_encoder(training, source, tokenizer, settings, resume=resume)
 
 
@@ -216,95 +233,81 @@ def build_unet(recipe: TeacherRecipe, latent_channels: int, latent_size: int, te
     return model
 
 
-def train_unet(
-    source: Source,
-    folder: Path,
-    recipe: Recipe,
-    vae: Any,
-    tokenizer: Any,
-    text_encoder: nn.Module,
-    *,
-    resume: bool,
-    minutes: float | None,
-    earlier: ModelFolder | None = None,
-) -> tuple[nn.Module, int]:
+def train_unet(run: Run, vae: Any, tokenizer: Any, text_encoder: nn.Module) -> tuple[nn.Module, int]:
     """The diffusion stage; returns the average, and how many images it has seen."""
-    settings = recipe.teacher
-    training = Training(folder, "teacher", settings, minutes=minutes)
+    settings, source = run.recipe.teacher, run.source
+    training = Training(run.folder, "teacher", settings, minutes=run.options.minutes)
     vae, text_encoder = vae.to(training.device), text_encoder.to(training.device)
-    image_size, cached = recipe.autoencoder.image_size, folder / "latents.safetensors"
+    image_size, path = run.recipe.autoencoder.image_size, run.folder / "latents.safetensors"
     multiple = 2 ** (len(settings.channels) - 1) if settings.aspect_buckets else 0
-    cache = cache_latents(source, vae, settings.cache_images, image_size, training.device, cached, multiple=multiple)
+    cache = cache_latents(source, vae, settings.cache_images, image_size, path, multiple=multiple)
     process = Process(TEACHER_SCHEDULER, training.device)
     torch.manual_seed(settings.seed)
     channels, size, _ = latent_shape(vae, image_size, training.device)
     network: Any = build_unet(settings, channels, size, text_encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
-    if earlier is not None:
-        start_from(network, earlier.unet)
+    if run.start is not None:
+        start_from(network, run.start.unet)
     plain_attention(network, training.device)
-    unet = training.add("unet", network, large=True)
-    if resume:
+    unet = training.add("unet", network, NetworkOptions(large=True))
+    if run.options.resume:
         training.resume()
 
+    def states(captions: Sequence[str]) -> Tensor:
+        with torch.no_grad():
+            return embed(text_encoder, tokenizer, captions, training.device)
+
+    def preview(path: Path) -> None:
+        text, empty = states(source.captions(range(min(PREVIEWS, len(source))))), states([""])
+        denoiser = Denoiser(training.ema_weights("unet"), process)
+        guided = Guided(denoiser, text_encoder, tokenizer, empty, training.device, settings.guidance_scale)
+        teacher_preview(training, guided, vae, text, path)
+
+    training.run(unet_step(training, unet, process, cache, source, states), preview, last=True)
+    return training.final_weights("unet").requires_grad_(False).eval(), training.images_seen
+
+
+def unet_step(
+    training: Training,
+    unet: nn.Module,
+    process: Process,
+    cache: LatentCache,
+    source: Source,
+    states: Callable[[Sequence[str]], Tensor],
+) -> Step:
+    """One update: w(t)·‖prediction − target‖² at a timestep of each picture's own, w by min-SNR where the recipe says so.
+    `states`: N captions => (N, L, D)."""
+    settings: Any = training.settings
+
     def step(update: Update) -> dict[str, Tensor | float]:
-        indices, x0 = cache.draw(update)
+        rows, x0 = cache.draw(update)
         noise = update.randn(*x0.shape[1:])
         t = update.randint(process.num_train_timesteps)
         dropped = update.rand() < settings.caption_dropout
-        captions = source.captions(indices.tolist(), epoch=update.index)
+        captions = source.captions(rows.tolist(), epoch=update.index)
         captions = ["" if drop else text for drop, text in zip(dropped.tolist(), captions, strict=True)]
         with training.autocast():
-            with torch.no_grad():
-                text = embed(text_encoder, tokenizer, captions, training.device)
-            x_t = process.add_noise(x0, noise, t)
-            predicted = predict(unet, x_t, t, text)
+            predicted = predict(unet, process.add_noise(x0, noise, t), t, states(captions))
         error = (predicted.float() - process.target(x0, noise, t)).square().mean(dim=(1, 2, 3))
         loss = (error * process.min_snr_weight(t, settings.min_snr_gamma)).mean()
         norm = training.optimise("unet", loss)
         return {"loss": loss.detach(), "grad_norm": norm}
 
-    shown = source.captions(range(min(PREVIEWS, len(source))))
-
-    def preview(path: Path) -> None:
-        with torch.no_grad():
-            text, empty = (embed(text_encoder, tokenizer, texts, training.device) for texts in (shown, [""]))
-        average = training.ema_weights("unet")
-        teacher_preview(training, process, vae, average, text, empty, settings.guidance_scale, path)
-
-    training.run(step, preview, last=True)
-    return training.final_weights("unet").requires_grad_(False).eval(), training.images_seen
+    return step
 
 
-def teacher_preview(
-    training: Training,
-    process: Process,
-    vae: Any,
-    unet: Any,
-    text: Tensor,
-    empty: Tensor,
-    guidance_scale: float,
-    path: Path,
-    *,
-    steps: int = 10,
-) -> None:
+def teacher_preview(training: Training, guided: Guided, vae: Any, text: Tensor, path: Path) -> None:
     """Write a grid of two rows: the guided pictures of `text` (N, L, D), of fixed noise, so that successive grids show the same
-    pictures getting better. `empty` (1, L, D) are the empty caption's states."""
-    count, side = len(text), unet.config.sample_size
-    noise = torch.randn(count, unet.config.in_channels, side, side, generator=torch.Generator().manual_seed(1))
-    denoiser, pictures, few = Denoiser(unet, process), [], batch_size_for(64, side, 16)
-    for start in range(0, count, few):
-        rows = slice(start, start + few)
+    pictures getting better."""
+    config, count = guided.unet.config, len(text)
+    noise = torch.randn(
+        count, config.in_channels, config.sample_size, config.sample_size, generator=torch.Generator().manual_seed(1)
+    )
+    timesteps = guided.process.trailing_timesteps(PREVIEW_STEPS)
+    pictures, size = [], batch_size_for(64, config.sample_size, 16)
+    for start in range(0, count, size):
+        rows = slice(start, start + size)
         with training.autocast():
-            latents = sample(
-                denoiser,
-                noise[rows].to(training.device),
-                text[rows],
-                timesteps=process.trailing_timesteps(steps),
-                empty=empty,
-                guidance_scale=guidance_scale,
-                solver="dpm-solver++",
-            ).states[-1]
-            pictures.append(ae.decode_pictures(vae, latents))
-    drawn = np.concatenate(pictures)
-    half = -(-count // 2)
-    save_grid([row for row in (drawn[:half], drawn[half:]) if len(row)], path)
+            drawn = guided.sample(noise[rows].to(training.device), text[rows], timesteps, "dpm-solver++")
+            pictures.append(ae.decode_pictures(vae, drawn.states[-1]))
+    every, half = np.concatenate(pictures), -(-count // 2)
+    save_grid([row for row in (every[:half], every[half:]) if len(row)], path)

@@ -31,7 +31,7 @@ from genin.distill.world.scene import CaptionKind
     type=click.Choice(get_args(CaptionKind)),
     default="mixed",
     show_default=True,
-    help="Complete ones mention every attribute, short ones any number (no set to measure attribute accuracy on).",
+    help="Complete ones mention every attribute; short ones only some, so do not use them to measure attribute accuracy.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 def render_command(count: int, size: int, split: str, seed: int, out: Path, captions: str, as_json: bool) -> None:

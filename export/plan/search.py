@@ -59,7 +59,7 @@ class PlanOptions:
         for kind in self.weights:
             check_choice(kind, WEIGHTS, "way of storing weights")
         if not self.weights:
-            raise InputError("there is no way of storing weights to choose from", remedy="--weights fp16,int8")
+            raise InputError("there is no precision to choose from", remedy="--weights fp16,int8")
         if self.activations and "int8" not in self.weights:
             raise InputError("8-bit activations want 8-bit weights", remedy="add int8 to --weights")
 

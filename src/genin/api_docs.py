@@ -5,6 +5,7 @@ A test compares the file with `markdown()`, so a changed signature cannot leave 
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -43,6 +44,20 @@ except genin.GeninError as error:
     print(error.what, error.where, error.remedy)
 ```
 """
+PARTS = ("genin.distill", "genin.export", "genin.benchmarks")
+PARTS_INTRODUCTION = """# The parts
+
+Each part exports its verbs, which do what the command of their name does. They need the part's extra; without it the first use
+ends in a `MissingExtraError` or an `ImportError` that names what is missing.
+
+```python
+from genin.benchmarks import BenchOptions, bench
+from genin.export import ExportOptions, export
+
+result = export("student", "student.genin", ExportOptions(formats=["onnx"], precisions=["fp16", "int8"]))
+figures = bench([result.path], BenchOptions(runs=20))
+```
+"""
 ERRORS = ("GeninError", "InputError", "BundleError", "MissingExtraError", "CancelledError")
 
 
@@ -53,11 +68,19 @@ def markdown() -> str:
     parts = [INTRODUCTION, *(_function(f"genin.{name}", getattr(genin, name), "##") for name in functions)]
     parts += [_class(getattr(genin, name)) for name in sorted(classes, key=["Pipeline", "Picture", *classes].index)]
     parts.append("## Errors\n\n| error | is a | |\n|---|---|---|\n" + "".join(map(_error, ERRORS)))
+    parts.append(PARTS_INTRODUCTION)
+    for package in PARTS:
+        module = importlib.import_module(package)
+        parts += [_part(f"{package}.{name}", getattr(module, name)) for name in module.__all__]
     return "\n".join(parts)
 
 
 def _function(title: str, function: Any, level: str) -> str:
     return f"{level} {title}\n\n```python\n{_signature(function)}\n```\n\n{_text(function)}\n"
+
+
+def _part(title: str, member: Any) -> str:
+    return _function(title, member, "##") if inspect.isfunction(member) else f"## {title}\n\n{_text(member)}\n"
 
 
 def _class(kind: type[Any]) -> str:
@@ -107,12 +130,27 @@ def _unquoted(text: str) -> str:
 
 
 def _text(documented: Any) -> str:
-    """A docstring in Markdown: arguments become a list. Fields of a dataclass are listed with their types."""
-    text = inspect.getdoc(documented) or ""
-    text = re.sub(r"\n(Args|Arguments):\n", r"\n\n", text)
-    text = re.sub(r"\n {4}(\w+): ", r"\n- `\1`: ", text)
-    text = re.sub(r"\n {4,}", " ", text)
-    text = re.sub(r"\n(Errors|Returns): ", r"\n\n**\1**: ", text)
+    """A docstring in Markdown: arguments become a list, indented code a block. Fields of a dataclass get a table of their types."""
+    lines: list[str] = []
+    listed = False
+    for line in (inspect.getdoc(documented) or "").split("\n"):
+        entry = re.match(r" {4}(\w+(?:, \w+)*): (.*)", line)
+        if re.fullmatch(r"(Args|Attributes):", line):
+            listed = True
+        elif begun := re.match(r"(Returns|Errors): (.*)", line):
+            listed = True
+            lines += ["", f"**{begun[1]}**: {begun[2]}"]
+        elif listed and entry:
+            names = ", ".join(f"`{name}`" for name in entry[1].split(", "))
+            lines.append(f"- {names}: {entry[2]}")
+        elif listed and line.startswith("    "):
+            lines[-1] += f" {line.strip()}"
+        elif line.startswith("    "):
+            lines += ["```python", line.strip(), "```"]
+        else:
+            listed = False
+            lines.append(line)
+    text = "\n".join(lines).replace("```\n```python\n", "")
     if inspect.isclass(documented) and is_dataclass(documented):
         rows = (f"| `{name}` | `{kind}` |" for name, kind in documented.__annotations__.items() if name[0] != "_")
         text += "\n\n| field | type |\n|---|---|\n" + "\n".join(rows)

@@ -51,12 +51,10 @@ COMMANDS: Mapping[str, Row] = {
     "world render": Row(
         "genin.distill.world.commands:render_command", "Render a dataset of the built-in world.", "distill"
     ),
-    "data prepare": Row(
-        "genin.distill.data.commands:prepare_command", "Clean, resize and caption pictures.", "distill"
-    ),
+    "data prepare": Row("genin.distill.data.commands:prepare_command", "Clean, resize and caption pictures.", "data"),
     "data inspect": Row("genin.distill.data.commands:inspect_command", "Count, check and show a dataset.", "distill"),
-    "data edit": Row("genin.distill.data.commands:edit_command", "Correct captions by hand.", "distill"),
-    "data shard": Row("genin.distill.data.commands:shard_command", "Write WebDataset shards.", "distill"),
+    "data edit": Row("genin.distill.data.commands:edit_command", "Correct captions by hand.", "data"),
+    "data shard": Row("genin.distill.data.commands:shard_command", "Write WebDataset shards.", "data"),
     "data caption": Row("genin.distill.data.commands:caption_command", "Caption pictures with a model.", "distill"),
     "teacher train": Row("genin.distill.commands:teacher_train_command", "Train a teacher from nothing.", "distill"),
     "teacher finetune": Row(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
 import pytest
 
@@ -14,6 +17,7 @@ torch = pytest.importorskip("torch")
 
 from genin.benchmarks.quality.classifier import AttributeClassifier, load_classifier, save_classifier  # noqa: E402
 from genin.distill import world_classifier  # noqa: E402
+from genin.distill.loop.training import Training  # noqa: E402
 from genin.distill.world.dataset import render_batch  # noqa: E402
 from genin.distill.world.scene import ATTRIBUTES  # noqa: E402
 from genin.distill.world_classifier import (  # noqa: E402
@@ -23,6 +27,7 @@ from genin.distill.world_classifier import (  # noqa: E402
     labels_of,
     measure,
     train_classifier,
+    train_command,
 )
 from genin.runtimes.errors import InputError  # noqa: E402
 
@@ -134,11 +139,62 @@ def test_a_killed_renderer_ends_the_training(monkeypatch: pytest.MonkeyPatch) ->
                 fresh.refresh(wait=True)
 
 
+@pytest.fixture
+def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The renderer as a fork of the test: a new interpreter would import torch first."""
+    monkeypatch.setattr(world_classifier, "get_context", lambda _method: get_context("fork"))
+
+
+TINY = {"batch_size": 16, "first_pictures": 64, "kept_pictures": 128, "image_size": 16, "test_pictures": 32}
+
+
+@pytest.mark.train
+@pytest.mark.usefixtures("quick_start")
+def test_training_is_the_shared_loop_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs: list[tuple[int, int]] = []
+
+    def watched(training: Training, step: Any, *arguments: Any, **options: Any) -> None:
+        before = training.images_seen
+        run(training, step, *arguments, **options)
+        runs.append((before, training.images_seen))
+
+    run = Training.run
+    monkeypatch.setattr(Training, "run", watched)
+    monkeypatch.setattr(world_classifier, "CHUNK", 32)
+    monkeypatch.setattr(world_classifier, "ClassifierRecipe", lambda **chosen: ClassifierRecipe(**{**TINY, **chosen}))
+    out = tmp_path / "small.safetensors"
+    command = ["--out", str(out), "--minutes", "9"]
+    for images, resume in ((48, []), (96, ["--resume"])):
+        train_command.main([*command, "--images", str(images), *resume], standalone_mode=False)
+        assert capsys.readouterr().out.count(" %\n") == len(ATTRIBUTES)
+    assert runs == [(0, 48), (48, 96)]
+    facts = load_classifier(out).metadata
+    assert facts["images_seen"] == 96 and facts["recipe"]["minutes"] == 9 and facts["recipe"]["image_size"] == 16
+    row = json.loads((tmp_path / "small.safetensors.training" / "classifier.log.jsonl").read_text().splitlines()[-1])
+    assert row["images_seen"] == 96 and row["loss"] == pytest.approx(
+        sum(row[f"loss_{n}"] for n in ATTRIBUTES), abs=1e-4
+    )
+    with pytest.raises(click.ClickException, match=r"started with classifier\.seed 0"):
+        train_command.main([*command, "--images", "96", "--seed", "1", "--resume"], standalone_mode=False)
+
+
+@pytest.mark.train
+@pytest.mark.usefixtures("quick_start")
+def test_a_few_updates_learn(tmp_path: Path) -> None:
+    settings = {**TINY, "batch_size": 64, "first_pictures": 512, "kept_pictures": 512, "image_size": 32}
+    recipe = ClassifierRecipe(**settings, images=6_400)
+    train_classifier(tmp_path / "small.safetensors", recipe)
+    log = (tmp_path / "small.safetensors.training" / "classifier.log.jsonl").read_text().splitlines()
+    first, last = (json.loads(log[i])["loss"] for i in (0, -1))
+    chance = sum(np.log(len(values)) for values in ATTRIBUTES.values())
+    assert last < 0.85 * first and last < 0.85 * chance
+
+
 @pytest.mark.slow
 def test_training_learns_and_writes_a_loadable_file(tmp_path: Path) -> None:
-    recipe = ClassifierRecipe(
-        images=6_400, minutes=3, batch_size=64, first_pictures=1_024, kept_pictures=2_048, test_pictures=256
-    )
-    accuracy = train_classifier(tmp_path / "small.safetensors", recipe)
+    recipe = ClassifierRecipe(images=6_400, batch_size=64, first_pictures=1_024, kept_pictures=2_048, test_pictures=256)
+    accuracy = train_classifier(tmp_path / "small.safetensors", recipe, minutes=3)
     assert accuracy["light"] > 0.5 and accuracy["environment"] > 0.3
     assert load_classifier(tmp_path / "small.safetensors").metadata["images_seen"] == 6_400

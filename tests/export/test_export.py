@@ -210,7 +210,7 @@ def test_unets_that_want_more_than_text_are_refused(
     other = UNet2DConditionModel.from_config({**config, "class_embed_type": "timestep"})
     other.save_pretrained(tmp_path / "model" / "unet")
     assert run(["export", str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 2
-    assert "conditions beside the text" in capsys.readouterr().err
+    assert "inputs other than text" in capsys.readouterr().err
 
 
 @pytest.mark.export

@@ -187,7 +187,7 @@ def test_options_that_no_format_can_have(
 ) -> None:
     for option in (["--single-graph", "2"], ["--any-size"], ["--batch", "2"]):
         assert run(["export", str(compact_model), "--out", str(tmp_path / "b"), "--format", "coreml", *option]) == 2
-        assert f"{option[0]} is of no use to coreml" in capsys.readouterr().err
+        assert f"{option[0]} has no effect on coreml" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

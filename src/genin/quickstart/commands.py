@@ -64,7 +64,7 @@ STAGES: Final = (
 @click.option(
     "--student", help="Which of the teacher's blocks stay: a preset like bk-small.  [default: bk-small-narrow]"
 )
-@click.option("--resume", is_flag=True, help="Go on where the last run in OUT stopped.")
+@click.option("--resume", is_flag=True, help="Resume the last run in OUT.")
 @threads_option
 @json_option
 @click.pass_context
@@ -85,7 +85,7 @@ def quickstart_command(ctx: click.Context, /, out: Path, resume: bool, as_json: 
         leave_partial(run, record, display)
         ctx.exit(INTERRUPTED)
     except GeninError:
-        display.say(f"finished stages are kept; after the remedy: genin quickstart --out {out} --resume")
+        display.say(f"finished stages are kept; when fixed: genin quickstart --out {out} --resume")
         raise
     summary = summarise(run, record)
     click.echo(json.dumps(summary) if as_json else headline(summary))
@@ -109,7 +109,7 @@ def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, r
     path = out / RECORD
     if not resume:
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
-            remedy = "--resume goes on there, or name another --out" if path.is_file() else "name another --out"
+            remedy = "resume it with --resume, or name another --out" if path.is_file() else "name another --out"
             raise InputError("the output is not empty", where=out, remedy=remedy)
         defaults = {"teacher": DEFAULT_TEACHER, "student": DEFAULT_STUDENT, "minutes": DEFAULT_MINUTES}
         settings = {**defaults, **asked}
@@ -128,7 +128,7 @@ def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, r
         raise InputError("the record is of another version", where=path, remedy="name another --out")
     if changed := [key for key, value in asked.items() if value != record["settings"][key]]:
         had = ", ".join(f"--{key} {record['settings'][key]}" for key in changed)
-        raise InputError(f"this run was begun with {had}", where=out, remedy="leave that out, or name another --out")
+        raise InputError(f"this run was started with {had}", where=out, remedy="leave that out, or name another --out")
     return dict(record)
 
 
@@ -170,7 +170,7 @@ def leave_partial(run: Run, record: dict[str, Any], display: Display) -> None:
         display.say(f"the page so far: {run.page_path}")
     if (run.student_path / "model_index.json").is_file():
         display.say(f'the student so far: genin generate "a ninja in an orange outfit" -m {run.student_path}')
-    display.say(f"go on with: genin quickstart --out {run.out} --resume")
+    display.say(f"resume with: genin quickstart --out {run.out} --resume")
 
 
 class Display:

@@ -35,7 +35,6 @@ STEPS: Final = (4, 1)
 TEACHER_STEPS: Final = 100
 TEACHER_FORMATS, TEACHER_PRECISIONS = ("onnx", "openvino"), ("fp16",)
 BETTER_BY: Final = 0.3  # share of its own pruned initialisation's fd_world that a student must lose
-SCENES: Final = 200_000
 FD_SAMPLES: Final = 256  # enough for 192 features; too few for a figure to quote
 BENCH_RUNS, BENCH_WARMUP, BENCH_MAX_S = 6, 1, 8.0
 
@@ -115,14 +114,16 @@ def distil_student(run: Run, done: Done) -> Result:
     """The student's model folder, and the untrained network it started from."""
     from genin.benchmarks.model_facts import read_facts
     from genin.distill.inputs.sources import open_source
+    from genin.distill.loop.run_folder import RunOptions
     from genin.distill.student.distillation import distill
 
     recipe = quick_recipe(run.student)
-    source = open_source(BUILTIN_WORLD, count=SCENES)
+    source = open_source(BUILTIN_WORLD)
     if not (run.untrained_path / "model_index.json").is_file():
         save_untrained(run, recipe, source)
     resume = (run.student_path / "training").is_dir()
-    distilled = distill(run.teacher_path, source, run.student_path, recipe, resume=resume, minutes=run.minutes)
+    options = RunOptions(resume, run.minutes)
+    distilled = distill(run.teacher_path, source, run.student_path, recipe, options)
     facts = read_facts(run.student_path)
     size_bytes = sum(size for size in facts.component_bytes("pytorch", "fp32").values() if size)
     return {
@@ -154,13 +155,13 @@ def save_untrained(run: Run, recipe: Recipe, source: Source) -> None:
 
     from genin.distill.models.folder import load_model_folder, save_model_folder
     from genin.distill.models.pruning import build_student, pruning_of
-    from genin.distill.student.distillation import student_folder
+    from genin.distill.student.provenance import Provenance
 
     teacher = load_model_folder(run.teacher_path)
     torch.manual_seed(recipe.pool.seed)
     unet, _ = build_student(teacher.unet, pruning_of(recipe.student))
-    folder = student_folder(teacher, unet, teacher.vae, run.untrained_path, recipe, source, run.teacher_path, 0)
-    save_model_folder(folder, run.untrained_path)
+    provenance = Provenance(teacher, source, recipe)
+    save_model_folder(provenance.model_folder(unet, teacher.vae, run.untrained_path, 0), run.untrained_path)
 
 
 def measure_improvement(run: Run, done: Done) -> Result:

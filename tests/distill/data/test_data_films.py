@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import DatasetCard
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -274,7 +275,7 @@ def test_one_call_takes_everything_and_reports_every_fault(tmp_path: Path, genin
     facts = read_facts(tmp_path / "out")
     assert {"source": "fan art", "rights": "A. Artist", "licence": "CC0-1.0", "pictures": 1} in facts["origins"]
     card, page = ((tmp_path / "out" / name).read_text(encoding="utf-8") for name in ("README.md", "report.html"))
-    assert "| fan art | A. Artist | CC0-1.0 | 1 |" in card and "license: [cc0-1.0, mit]" in card
+    assert "| fan art | A. Artist | CC0-1.0 | 1 |" in card and DatasetCard(card).data.license == ["cc0-1.0", "mit"]
     assert all(name in page for name in reasons) and page.count("data:image/jpeg") >= 11 + 4
     assert "http" not in page
 

@@ -49,9 +49,9 @@ def vae(tiny_model_folder: Path) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four pictures, made in this process: what worker processes do is tested below."""
-    monkeypatch.setattr(latent_cache, "PIECE", 4)
+    monkeypatch.setattr(latent_cache, "CHUNK", 4)
     monkeypatch.setattr(sources, "FEW", 99)
 
 
@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cached(vae: Any, path: Path, count: int = SCENES) -> LatentCache:
-    return cache_latents(WorldSource("train", SCENES), vae, count, 64, CPU, path)
+    return cache_latents(WorldSource("train", SCENES), vae, count, 64, path)
 
 
 class Encodings:
@@ -120,7 +120,7 @@ def test_an_interrupted_cache_goes_on_to_the_same_bits(
     assert again.pictures == SCENES - 4 * (stop - 1)
 
 
-def test_a_piece_without_its_line_is_encoded_again(vae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_without_its_line_is_encoded_again(vae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that were on their way when the machine went down are not believed."""
     whole, path = cached(vae, tmp_path / "whole.safetensors"), tmp_path / "latents.safetensors"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -168,7 +168,7 @@ def test_processes_share_what_is_missing(vae: Any, tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(latent_cache.Filling, "finish", lambda _self: None)
         # What all have read before anybody wrote.
-        patch.setattr(latent_cache.Filling, "missing", lambda _self, pieces: list(pieces))
+        patch.setattr(latent_cache.Filling, "missing", lambda _self, chunks: list(chunks))
         for rank in range(world):
             patch.setattr(latent_cache, "rank_and_world", lambda rank=rank: (rank, world))
             counted = Encodings(patch)
@@ -191,14 +191,14 @@ def test_shards_are_read_from_end_to_end(
     open_member = picture_files.open_member
     monkeypatch.setattr(picture_files, "open_member", lambda path: (read.append(path), open_member(path))[1])
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # in this process, where it can be seen
-    found = cache_latents(FolderSource(shards), vae, 40, 64, CPU, tmp_path / "shards.safetensors")
+    found = cache_latents(FolderSource(shards), vae, 40, 64, tmp_path / "shards.safetensors")
     order = []
     for archive in sorted(shards.glob("*.tar")):
         with tarfile.open(archive) as tar:
             members = sorted((member.offset, member.name) for member in tar if member.name.endswith(".png"))
         order += [archive / name for _, name in members]
     assert len(order) == 40 and read[-40:] == order  # those before were a look at the scale
-    alike = cache_latents(FolderSource(folder), vae, 40, 64, CPU, tmp_path / "folder.safetensors")
+    alike = cache_latents(FolderSource(folder), vae, 40, 64, tmp_path / "folder.safetensors")
     assert torch.equal(found.latents, alike.latents)
 
 
@@ -211,7 +211,7 @@ def fake_update(index: int, batch: int = 8, offset: int = 0, total: int = 8) -> 
 
 def test_pictures_fall_into_buckets_by_their_own_shape(vae: Any, folder: Path, tmp_path: Path) -> None:
     source = FolderSource(folder)
-    found = cache_latents(source, vae, 40, 64, CPU, tmp_path / "latents.safetensors", multiple=2)
+    found = cache_latents(source, vae, 40, 64, tmp_path / "latents.safetensors", multiple=2)
     assert sorted(row for bucket in found.buckets for row in bucket.rows.tolist()) == list(range(40))  # type: ignore[union-attr]
     assert len(found.buckets) > 3 and len(found) == 40
     for bucket in found.buckets:
@@ -224,7 +224,7 @@ def test_pictures_fall_into_buckets_by_their_own_shape(vae: Any, folder: Path, t
 
 
 def test_an_update_sees_one_shape_and_every_picture_alike(vae: Any, folder: Path, tmp_path: Path) -> None:
-    found = cache_latents(FolderSource(folder), vae, 40, 64, CPU, tmp_path / "latents.safetensors", multiple=2)
+    found = cache_latents(FolderSource(folder), vae, 40, 64, tmp_path / "latents.safetensors", multiple=2)
     place = {row: (b, i) for b, bucket in enumerate(found.buckets) for i, row in enumerate(bucket.rows.tolist())}  # type: ignore[union-attr]
     seen: Counter[int] = Counter()
     for index in range(2_000):
@@ -271,7 +271,7 @@ def test_buckets_that_cannot_be_had(
     assert run(["teacher", "finetune", *arguments, "--out", str(tmp_path / "out")]) == 2
     assert "aspect buckets need a dataset folder" in capsys.readouterr().err
     with pytest.raises(InputError, match="no shape but the square"):
-        cache_latents(FolderSource(folder), vae, 40, 64, CPU, tmp_path / "latents.safetensors", multiple=16)
+        cache_latents(FolderSource(folder), vae, 40, 64, tmp_path / "latents.safetensors", multiple=16)
 
 
 # --- files and cores ---------------------------------------------------------------------------------------------------

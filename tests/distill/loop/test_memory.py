@@ -19,10 +19,8 @@ from genin.cli import run  # noqa: E402
 from genin.distill.loop import host, training  # noqa: E402
 from genin.distill.loop.memory import (  # noqa: E402
     Others,
+    PhaseSizes,
     Unet,
-    distill_flop,
-    distill_memory,
-    distill_options,
     finetune_memory,
     finetune_options,
     lora_parameters,
@@ -31,6 +29,7 @@ from genin.distill.models.folder import load_model_folder  # noqa: E402
 from genin.distill.models.lora import is_adapter, low_rank_copy  # noqa: E402
 from genin.distill.models.pruning import pruning_of, student_config  # noqa: E402
 from genin.distill.recipe import FinetuneRecipe, Recipe, load_recipe  # noqa: E402
+from genin.distill.student.cost import distill_flop, distill_memory, distill_options  # noqa: E402
 from genin.runtimes.errors import GeninError  # noqa: E402
 from tunable import edited, write_pictures  # noqa: E402
 from tunable import no_curves as no_curves  # noqa: E402
@@ -85,7 +84,9 @@ def test_operations_are_those_that_are_counted_and_a_phase_that_is_over_lets_go_
             return result
 
         plain(self, counted_step, *arguments, **options)
-        held.extend((f"{self.stage}'s {name} optimizer", weakref.ref(one)) for name, one in self.optimizers.items())
+        held.extend(
+            (f"{self.stage}'s {name} optimizer", weakref.ref(one)) for name, one in self.networks.optimizers.items()
+        )
 
     monkeypatch.setattr(training.Training, "run", counting)
     path = write_recipe(tmp_path, checkpointing=checkpointing, rank=rank)
@@ -98,7 +99,9 @@ def test_operations_are_those_that_are_counted_and_a_phase_that_is_over_lets_go_
     assert counted.keys() == {"prune", "steps", "adversarial"} and len(held) == 5
     for phase, updates in counted.items():
         measured = sum(updates) / len(updates) / 8
-        assert distill_flop(phase, recipe, teacher, student) == pytest.approx(measured, rel=0.15), phase
+        assert distill_flop(phase, recipe, PhaseSizes(teacher, student, NONE)) == pytest.approx(measured, rel=0.15), (
+            phase
+        )
 
 
 @pytest.mark.train
@@ -143,10 +146,10 @@ def test_parts_are_counted_as_they_are(tiny_model_folder: Path) -> None:
     assert teacher.parameters == sum(p.numel() for p in unet.parameters())
     copied = low_rank_copy(unet, 4)
     assert lora_parameters(teacher, 4) == sum(p.numel() for name, p in copied.named_parameters() if is_adapter(name))
-    parts = distill_memory("steps", recipe, teacher, student, NONE)
+    parts = distill_memory("steps", recipe, PhaseSizes(teacher, student, NONE))
     assert parts["student's moments"] == 8 * student.parameters
     assert parts["student's averages"] == 4 * student.parameters * 3  # two, and the best
-    halves = distill_memory("steps", recipe, teacher, student, NONE, processes=2, sharded=True)
+    halves = distill_memory("steps", recipe, PhaseSizes(teacher, student, NONE, processes=2, sharded=True))
     assert halves["student's moments"] == parts["student's moments"] // 2 and halves["teacher"] == parts["teacher"]
     with_looks, without = (
         finetune_memory(FinetuneRecipe(held_out_images=count), teacher, 0, NONE) for count in (64, 0)
@@ -155,7 +158,7 @@ def test_parts_are_counted_as_they_are(tiny_model_folder: Path) -> None:
     encoder = sum(p.numel() for name, p in unet.named_parameters() if not name.startswith("up_blocks."))
     assert teacher.encoder_parameters == encoder
     lean = replace(recipe, pool=replace(recipe.pool, teacher_precision="bf16"))
-    assert parts["teacher"] == 2 * distill_memory("steps", lean, teacher, student, NONE)["teacher"]
+    assert parts["teacher"] == 2 * distill_memory("steps", lean, PhaseSizes(teacher, student, NONE))["teacher"]
     whole, adapters = (sum(finetune_memory(FinetuneRecipe(), teacher, rank, NONE).values()) for rank in (0, 4))
     assert adapters < whole
 
@@ -270,7 +273,7 @@ def test_text_encoder_and_autoencoder_are_counted_where_they_stand(tiny_model_fo
     assert others == Others.of_folder(tiny_model_folder) == (text, autoencoder)
     teacher, student = units(tiny_model_folder, recipe)
     for phase in ("prune", "steps", "adversarial"):
-        parts = distill_memory(phase, recipe, teacher, student, others)
+        parts = distill_memory(phase, recipe, PhaseSizes(teacher, student, others))
         assert parts["text encoder and autoencoder"] == 4 * (text + autoencoder)
     for rank in (0, 4):
         parts = finetune_memory(FinetuneRecipe(), teacher, rank, others)
@@ -304,7 +307,7 @@ def test_what_a_run_is_warned_of_has_all_networks(
     teacher, student = units(tiny_model_folder, recipe)
     assert found == {
         "tuning": sum(finetune_memory(recipe.finetune, teacher, 2, others).values()),
-        "phase 'prune'": sum(distill_memory("prune", recipe, teacher, student, others).values()),
+        "phase 'prune'": sum(distill_memory("prune", recipe, PhaseSizes(teacher, student, others)).values()),
     }
 
 

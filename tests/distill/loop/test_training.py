@@ -21,7 +21,9 @@ from conftest import press_ctrl_c  # noqa: E402
 from genin.distill.inputs.update import Update  # noqa: E402
 from genin.distill.loop import health, previews, training  # noqa: E402
 from genin.distill.loop.health import watch  # noqa: E402
-from genin.distill.loop.training import Training, claim_run  # noqa: E402
+from genin.distill.loop.networks import NetworkOptions  # noqa: E402
+from genin.distill.loop.run_folder import claim_run  # noqa: E402
+from genin.distill.loop.training import Training  # noqa: E402
 from genin.distill.recipe import Optimisation, Recipe  # noqa: E402
 from genin.runtimes.errors import GeninError, InputError  # noqa: E402
 
@@ -80,7 +82,11 @@ def events(run: Training) -> list[dict[str, Any]]:
 def test_a_healthy_run_has_no_events(tmp_path: Path) -> None:
     run, network = begin(tmp_path)
     run.run(learn(run, network, lambda _, loss: loss))
-    assert events(run) == [] and run.update_index == UPDATES and run.history[-1]["loss"] < run.history[0]["loss"]
+    assert (
+        events(run) == []
+        and run.state.update_index == UPDATES
+        and run.logbook.rows[-1]["loss"] < run.logbook.rows[0]["loss"]
+    )
 
 
 def test_stages_of_one_process_may_differ_in_precision(tmp_path: Path) -> None:
@@ -98,11 +104,11 @@ def test_a_loss_that_is_not_finite_sends_the_run_back_at_half_its_rate(tmp_path:
     run.run(learn(run, network, once(7, value)))
     (event,) = events(run)
     assert event["alarm"] == "not_finite" and event["update"] == 8 and event["did"] == "back to update 7, lr × 0.5"
-    assert run.update_index == UPDATES and run.dial("lr") == 0.5
-    rate = run.optimizers["network"].param_groups[0]["lr"]
+    assert run.state.update_index == UPDATES and run.adjustment("lr") == 0.5
+    rate = run.networks.optimizers["network"].param_groups[0]["lr"]
     assert rate == pytest.approx(0.5 * run.settings.lr * run.settings.lr_final_fraction, rel=0.3)
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
-    assert [row["update"] for row in run.history] == list(
+    assert [row["update"] for row in run.logbook.rows] == list(
         range(ROW, UPDATES + 1, ROW)
     )  # what was undone is not in the log
 
@@ -119,7 +125,7 @@ def test_a_run_that_stays_unstable_ends_and_says_where_to_look(tmp_path: Path) -
     with pytest.raises(GeninError, match=r"unstable: the loss of the network became nan.*after going back 3 times"):
         run.run(learn(run, network, lambda update, loss: math.nan if update == 9 else loss))
     assert [event["alarm"] for event in events(run)] == ["not_finite"] * health.ROLLBACKS
-    state = torch.load(run.checkpoint_path, weights_only=True)
+    state = torch.load(run.checkpoints.path, weights_only=True)
     assert state["update_index"] == 9 and torch.isfinite(state["modules"]["network"]["weight"]).all()
 
 
@@ -128,19 +134,19 @@ def test_minutes_are_spent_even_on_the_way_back(tmp_path: Path) -> None:
     late = once(21, math.nan)
 
     def trouble(update: int, loss: float) -> float:
-        run.elapsed_s += 100.0 * (update == 20)
+        run.state.elapsed_s += 100.0 * (update == 20)
         return late(update, loss)
 
     run.run(learn(run, network, trouble))
     assert events(run)[0]["did"].startswith("back to update 0")
-    assert run.history[0]["elapsed_s"] >= 100 and run.elapsed_s >= 200
+    assert run.logbook.rows[0]["elapsed_s"] >= 100 and run.state.elapsed_s >= 200
 
 
 def test_an_interrupted_run_answers_alarms_as_an_uninterrupted_one(tmp_path: Path) -> None:
-    """Interrupted within a row, after a way back; trouble depends on the update and the dials alone."""
+    """Interrupted within a row, after a way back; trouble depends on the update and the adjustments alone."""
 
     def trouble(run: Training) -> Callable[[int, float], float]:
-        return lambda update, loss: math.nan if update == 11 and run.dial("lr") == 1 else loss
+        return lambda update, loss: math.nan if update == 11 and run.adjustment("lr") == 1 else loss
 
     whole, network = begin(tmp_path / "whole")
     whole.run(learn(whole, network, trouble(whole)))
@@ -155,16 +161,16 @@ def test_an_interrupted_run_answers_alarms_as_an_uninterrupted_one(tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         first.run(interrupted)
     second, again = begin(tmp_path / "parts")
-    assert second.resume() and second.dial("lr") == 0.5 and second.update_index == 25
+    assert second.resume() and second.adjustment("lr") == 0.5 and second.state.update_index == 25
     second.run(learn(second, again, trouble(second)))
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in network.state_dict().items())
-    assert [r["loss"] for r in whole.history] == [r["loss"] for r in second.history]
+    assert [r["loss"] for r in whole.logbook.rows] == [r["loss"] for r in second.logbook.rows]
 
 
-def test_a_look_that_was_due_is_not_lost_with_the_run(tmp_path: Path) -> None:
-    """Looks every 12 images, at the end of rows of 8: some are due for an update or two before they come."""
+def test_a_validation_that_was_due_is_not_lost_with_the_run(tmp_path: Path) -> None:
+    """Validation every 12 images, at the end of rows of 8: some are due for an update or two before they come."""
 
-    def looks(folder: Path, stop: int | None) -> list[int]:
+    def validated_at(folder: Path, stop: int | None) -> list[int]:
         seen: list[int] = []
         while True:
             run, network = begin(folder, images=80, preview_images=12)
@@ -176,20 +182,20 @@ def test_a_look_that_was_due_is_not_lost_with_the_run(tmp_path: Path) -> None:
                     press_ctrl_c()
                 return step(update)
 
-            def look(_average: nn.Module, run: Training = run) -> dict[str, float]:
-                seen.append(run.update_index)
+            def validate(_average: nn.Module, run: Training = run) -> dict[str, float]:
+                seen.append(run.state.update_index)
                 return {"kid": 1.0}
 
             try:
-                run.run(stopped, look=look)
+                run.run(stopped, validate=validate)
             except KeyboardInterrupt:
                 stop = None
             else:
                 return seen
 
-    whole = looks(tmp_path / "whole", None)
+    whole = validated_at(tmp_path / "whole", None)
     for at in range(1, 9):
-        assert looks(tmp_path / f"parts-{at}", at) == whole, at
+        assert validated_at(tmp_path / f"parts-{at}", at) == whole, at
 
 
 def test_a_run_goes_on_only_with_the_recipe_it_was_begun_with(tmp_path: Path) -> None:
@@ -198,7 +204,7 @@ def test_a_run_goes_on_only_with_the_recipe_it_was_begun_with(tmp_path: Path) ->
     longer, _ = begin(tmp_path, images=8 * UPDATES)
     assert longer.resume() and longer.progress == 0.5
     other, _ = begin(tmp_path, lr=0.2)
-    with pytest.raises(InputError, match=r"begun with stage.lr 0.1"):
+    with pytest.raises(InputError, match=r"started with stage.lr 0.1"):
         other.resume()
 
 
@@ -211,8 +217,8 @@ def test_a_run_that_is_not_resumed_never_goes_back_to_an_earlier_one(tmp_path: P
     nn.init.normal_(network.weight)  # type: ignore[arg-type]
     run.run(learn(run, network, once(3, math.nan)))
     assert [event["did"] for event in events(run)] == ["back to update 0, lr × 0.5"]
-    assert [row["update"] for row in run.history] == list(range(ROW, UPDATES + 1, ROW))
-    assert [json.loads(line)["update"] for line in run.log_path.read_text().splitlines()] == list(
+    assert [row["update"] for row in run.logbook.rows] == list(range(ROW, UPDATES + 1, ROW))
+    assert [json.loads(line)["update"] for line in run.logbook.path.read_text().splitlines()] == list(
         range(ROW, UPDATES + 1, ROW)
     )
 
@@ -224,17 +230,17 @@ def test_checkpoints_of_later_stages_are_those_of_the_same_run(tmp_path: Path, r
     second.run(learn(second, network, lambda _, loss: loss))
     claim_run(tmp_path, Recipe(), {"data": "1"}, {"first": second.settings, "stage": second.settings}, resume=resume)
     assert begin(tmp_path)[0].resume() == resume
-    assert second.log_path.is_file() == resume
+    assert second.logbook.path.is_file() == resume
 
 
 def test_a_finished_stage_that_is_resumed_writes_nothing(tmp_path: Path) -> None:
     run, network = begin(tmp_path)
     run.run(learn(run, network, lambda _, loss: loss))
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path != run.log_path}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path != run.logbook.path}
     again, network = begin(tmp_path)
     assert again.resume()
     again.run(learn(again, network, lambda _, loss: loss))
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path != run.log_path} == before
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path != run.logbook.path} == before
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -270,12 +276,12 @@ def test_checkpoints_are_read_on_the_cpu_and_mapped(tmp_path: Path, monkeypatch:
     loaded: list[Any] = []
     monkeypatch.setattr(torch, "load", noted)
     run, network = begin(tmp_path, preview_images=40)
-    run.run(learn(run, network, once(20, math.nan)), look=lambda _: {"kid": 1.0})
+    run.run(learn(run, network, once(20, math.nan)), validate=lambda _: {"kid": 1.0})
     claim_run(tmp_path, Recipe(), {}, {"stage": run.settings})
     again, _ = begin(tmp_path, preview_images=40)
     assert again.resume() and opened == [("cpu", True)] * 3
     mapped = {tensor.untyped_storage().data_ptr() for tensor in tensors(loaded[-1])}
-    kept = [*tensors(again.optimizers["network"].state_dict()), *tensors(again.best)]
+    kept = [*tensors(again.networks.optimizers["network"].state_dict()), *tensors(again.state.best)]
     assert len(kept) > 4 and not mapped & {tensor.untyped_storage().data_ptr() for tensor in kept}
 
 
@@ -289,7 +295,7 @@ def tensors(tree: Any) -> list[torch.Tensor]:
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: bytes) -> None:
     run, _ = begin(tmp_path)
-    run.checkpoint_path.write_bytes(damage)
+    run.checkpoints.path.write_bytes(damage)
     with pytest.raises(InputError, match=r"stage.checkpoint.pt"):
         run.resume()
 
@@ -297,7 +303,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: bytes) -> None:
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, network = begin(tmp_path)
     run.run(learn(run, network, lambda _, loss: loss))
-    before = run.checkpoint_path.read_bytes()
+    before = run.checkpoints.path.read_bytes()
 
     def full(state: Any, path: Path) -> None:
         Path(path).write_bytes(b"half of it")
@@ -306,7 +312,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(GeninError, match="free some space"):
         run.save()
-    assert run.checkpoint_path.read_bytes() == before and not list(tmp_path.glob("*.partial"))
+    assert run.checkpoints.path.read_bytes() == before and not list(tmp_path.glob("*.partial"))
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_replaces_the_one_before(
@@ -314,39 +320,44 @@ def test_a_checkpoint_is_on_the_disk_before_it_replaces_the_one_before(
 ) -> None:
     run, _ = begin(tmp_path)
     run.save()
-    before, seen = run.checkpoint_path.read_bytes(), list[bool]()
-    monkeypatch.setattr(os, "fsync", lambda _: seen.append(run.checkpoint_path.read_bytes() == before))
-    run.update_index = 1
+    before, seen = run.checkpoints.path.read_bytes(), list[bool]()
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append(run.checkpoints.path.read_bytes() == before))
+    run.state.update_index = 1
     run.save()
-    assert seen == [True] and run.checkpoint_path.read_bytes() != before
+    assert seen == [True] and run.checkpoints.path.read_bytes() != before
 
 
 def test_a_torn_line_of_the_log_does_not_stop_a_resume(tmp_path: Path) -> None:
     run, network = begin(tmp_path)
     run.run(learn(run, network, lambda _, loss: loss))
-    with run.log_path.open("a") as log:
+    with run.logbook.path.open("a") as log:
         log.write('{"update": 99, "images_')
     again, _ = begin(tmp_path)
-    assert again.resume() and again.history == run.history
+    assert again.resume() and again.logbook.rows == run.logbook.rows
 
 
 def test_no_images_means_no_update(tmp_path: Path) -> None:
     run, network = begin(tmp_path, images=0)
     run.run(learn(run, network, lambda _, loss: loss))
-    assert run.update_index == 0
+    assert run.state.update_index == 0
 
 
 def test_the_best_average_is_kept_not_the_last(tmp_path: Path) -> None:
     run, network = begin(tmp_path, preview_images=40, ema_decays=(0.5, 0.9))
     seen: list[tuple[float, Any]] = []
 
-    def look(average: nn.Module) -> dict[str, float]:
+    def validate(average: nn.Module) -> dict[str, float]:
         kid = [5.0, 4.0, 1.5, 1.0, 2.0, 2.0, 3.0, 3.0][len(seen)]
         seen.append((kid, {key: value.clone() for key, value in average.state_dict().items()}))
         return {"kid": kid}
 
-    run.run(learn(run, network, lambda _, loss: loss), look=look)
-    assert [row["kid"] for row in run.history if "kid" in row] == [4.0, 1.0, 2.0, 3.0]  # of two averages the better
+    run.run(learn(run, network, lambda _, loss: loss), validate=validate)
+    assert [row["kid"] for row in run.logbook.rows if "kid" in row] == [
+        4.0,
+        1.0,
+        2.0,
+        3.0,
+    ]  # of two averages the better
     best = {key: value.clone() for key, value in run.final_weights("network").state_dict().items()}
     assert all(torch.equal(best[key], value) for key, value in seen[3][1].items())
     again, _ = begin(tmp_path, preview_images=40, ema_decays=(0.5, 0.9))
@@ -360,13 +371,13 @@ def test_of_averages_that_chance_cannot_tell_apart_the_last_is_kept(tmp_path: Pa
     run, network = begin(tmp_path, preview_images=40)
     kids, updates = iter([2.0, 1.0, 1.2, last]), []
 
-    def look(_average: nn.Module) -> dict[str, float]:
-        updates.append(run.update_index)
+    def validate(_average: nn.Module) -> dict[str, float]:
+        updates.append(run.state.update_index)
         return {"kid": next(kids), "kid_error": 0.3}
 
-    run.run(learn(run, network, lambda _, loss: loss), look=look)
-    assert len(updates) == 4 and run.best is not None
-    assert run.best["update"] == updates[kept - 1] and run.best["lowest"] == 1.0
+    run.run(learn(run, network, lambda _, loss: loss), validate=validate)
+    assert len(updates) == 4 and run.state.best is not None
+    assert run.state.best["update"] == updates[kept - 1] and run.state.best["lowest"] == 1.0
 
 
 # --- averages and what does not learn ----------------------------------------------------------------------------------
@@ -388,7 +399,7 @@ class Frozen(nn.Module):
 def half_frozen(folder: Path, **settings: Any) -> tuple[Training, Any]:
     run = Training(folder, "stage", Optimisation(batch_size=4, images=80, mixed_precision="no", lr=0.01, **settings))
     torch.manual_seed(0)
-    return run, run.add("network", Frozen(), trains=lambda name: name.startswith("second"))
+    return run, run.add("network", Frozen(), NetworkOptions(trains=lambda name: name.startswith("second")))
 
 
 def regress(run: Training, network: nn.Module) -> Callable[[Update], Any]:
@@ -426,13 +437,13 @@ def test_averages_of_a_network_that_learns_whole_are_those_of_torch(tmp_path: Pa
 
 def test_what_does_not_learn_is_neither_copied_nor_written(tmp_path: Path) -> None:
     run, network = half_frozen(tmp_path, ema_decays=(0.9, 0.99), keep_averages=True, preview_images=40)
-    run.run(regress(run, network), look=lambda average: {"kid": 1.0})
+    run.run(regress(run, network), validate=lambda average: {"kid": 1.0})
     for average in run.averages.values():
         assert average.module.first.weight is network.first.weight  # type: ignore[union-attr]
         assert average.module.second.weight is not network.second.weight  # type: ignore[union-attr]
         assert not torch.equal(average.module.second.weight, network.second.weight)  # type: ignore[union-attr,arg-type]
         assert torch.equal(average.module.seen, network.seen)  # type: ignore[arg-type]
-    state = torch.load(run.checkpoint_path, weights_only=True)
+    state = torch.load(run.checkpoints.path, weights_only=True)
     assert set(state["modules"]["network"]) == {"second.weight", "second.bias", "seen"} == set(state["best"]["state"])
     assert all("module.first.weight" not in average for average in state["averages"].values())
     again, other = half_frozen(tmp_path, ema_decays=(0.9, 0.99), keep_averages=True, preview_images=40)
@@ -447,11 +458,11 @@ def test_what_does_not_learn_is_neither_copied_nor_written(tmp_path: Path) -> No
 def test_a_checkpoint_without_a_weight_that_learns_is_refused(tmp_path: Path) -> None:
     run, network = half_frozen(tmp_path)
     run.run(regress(run, network))
-    state = torch.load(run.checkpoint_path, weights_only=True)
+    state = torch.load(run.checkpoints.path, weights_only=True)
     for part in (state["modules"]["network"], state["averages"]["network"]):
         lacking = next(name for name in part if name.endswith("second.bias"))
         value = part.pop(lacking)
-        torch.save(state, run.checkpoint_path)
+        torch.save(state, run.checkpoints.path)
         with pytest.raises(InputError, match=r"second\.bias"):
             half_frozen(tmp_path)[0].resume()
         part[lacking] = value
@@ -474,7 +485,7 @@ def test_eight_bit_moments_are_bitsandbytes_own(tmp_path: Path, monkeypatch: pyt
     run, network = begin(tmp_path, optimizer="adamw8bit", weight_decay=0.25)
     assert made == [{"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.25}]
     run.run(learn(run, network, lambda _, loss: loss))
-    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    assert run.logbook.rows[-1]["loss"] < run.logbook.rows[0]["loss"]
     begin(tmp_path / "plain")
     assert len(made) == 1
 
@@ -495,7 +506,7 @@ LAST = {"update": 2_000}
 
 
 @pytest.mark.parametrize(
-    ("log", "alarm", "dials"),
+    ("log", "alarm", "adjustments"),
     [
         ([*rows(20), {"loss": 3.1, **LAST}], "loss_jump", {"lr": 0.5}),
         ([*rows(20, last=0.1), {"loss": 9.0, "last": 0.31, **LAST}], "loss_jump", {"lr": 0.5}),
@@ -514,9 +525,9 @@ LAST = {"update": 2_000}
         (rows(22, discriminator_accuracy=0.52), "discriminator_blind", {"noise": 1 / 1.5}),
     ],
 )
-def test_what_is_alarming(log: list[dict[str, float]], alarm: str, dials: dict[str, float]) -> None:
+def test_what_is_alarming(log: list[dict[str, float]], alarm: str, adjustments: dict[str, float]) -> None:
     found = watch(log)
-    assert found is not None and found.name == alarm and found.dials == dials
+    assert found is not None and found.name == alarm and found.adjustments == adjustments
     assert found.rollback == (not alarm.startswith("discriminator"))
 
 

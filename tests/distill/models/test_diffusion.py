@@ -24,7 +24,8 @@ from genin.distill.models.diffusion import (  # noqa: E402
     student_scheduler,
 )
 from genin.distill.models.guided import Guided  # noqa: E402
-from genin.distill.student.phases import rollout, teacher_completion  # noqa: E402
+from genin.distill.student.phases import teacher_completion  # noqa: E402
+from genin.distill.student.rollout import Student  # noqa: E402
 
 
 class Gaussian(nn.Module):
@@ -101,9 +102,9 @@ def test_backward_distillation_asks_the_teacher_from_the_students_own_state(coun
     denoiser = Denoiser(unet, process)
     teacher = Guided(denoiser, None, None, text[:1], torch.device("cpu"), 3.0)  # no caption, no guidance
     training: Any = SimpleNamespace(autocast=nullcontext)
-    done = rollout(unet, process, start, text, process.trailing_timesteps(count), grad_steps=range(count))
-    lesson: Any = SimpleNamespace(teacher=teacher)
-    target = teacher_completion(training, lesson, done, text, (4, 2, 1))
+    done = Student(unet, process).rollout(start, text, process.trailing_timesteps(count), grad_steps=range(count))
+    data: Any = SimpleNamespace(teacher=teacher)
+    target = teacher_completion(training, data, done, text, (4, 2, 1))
     assert torch.allclose(target, sample(denoiser, start, text, timesteps=way).states[-1], atol=1e-5)
     assert not target.requires_grad
     if count == 2:

@@ -122,7 +122,7 @@ def planted(fault: str) -> dict[str, Tensor]:
             return {**good, up: draw(32, 5)}
         case "half":
             return {name: value for name, value in good.items() if name != up}
-        case "not finite":
+        case "NaN or infinite":
             return {**good, up: good[up] * float("nan")}
         case "dora":
             return {**good, down.replace("lora_down.weight", "dora_scale"): draw(32, 1)}
@@ -144,9 +144,9 @@ def planted(fault: str) -> dict[str, Tensor]:
             "no place",
             "'unet.down_blocks.3.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight' has no place",
         ),
-        ("rank", "no pair"),
+        ("rank", "incomplete pair"),
         ("half", "to_q.lora_up.weight"),
-        ("not finite", "not finite"),
+        ("NaN or infinite", "NaN or infinite"),
         ("dora", "DoRA"),
         ("sdxl", "'text_encoder_2."),
         ("loha", "cannot read the LoRA"),

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-import yaml  # noqa: E402
+from huggingface_hub import DatasetCard, ModelCard  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from genin.cli import run  # noqa: E402
+from genin.distill.data.card import dataset_card  # noqa: E402
 from genin.distill.data.hub import card_licence  # noqa: E402
-from genin.distill.data.licences import licence_lines  # noqa: E402
 from genin.distill.inputs.sources import joined_licences  # noqa: E402
 from genin.distill.loop.memory import Unet  # noqa: E402
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, ddim_scheduler  # noqa: E402
@@ -106,13 +106,6 @@ def test_captions_are_as_long_as_the_text_encoder_reads(
 # --- cards -------------------------------------------------------------------------------------------------------------
 
 
-def front_matter(card: str) -> dict[str, Any]:
-    opening, block, _body = card.split("---\n", 2)
-    assert opening == ""
-    found: dict[str, Any] = yaml.safe_load(block)
-    return found
-
-
 LICENCES = [
     ("Apache-2.0", {"license": "apache-2.0"}),
     ("creativeml-openrail-m", {"license": "creativeml-openrail-m"}),
@@ -136,10 +129,15 @@ def test_every_card_says_the_licence_in_valid_yaml(
         sampler=SimpleNamespace(few_step_timesteps=None, default_steps=4, guidance="baked", name="ddim"),
         image=SimpleNamespace(width=64, height=64), graphs=(), genin_version="0",
     )  # fmt: skip
-    for card in (model.card(), bundle_card(manifest, "model.genin")):
-        found = front_matter(card)
+    report = {"out": "ninjas", "kept": 1, "dropped": [], "splits": {"train": 1}}
+    dataset = dataset_card(report, [{"licence": licence, "pictures": 1}], page=False)
+    for card in (model.card(), bundle_card(manifest, "model.genin"), dataset):
+        kind = DatasetCard if card is dataset else ModelCard
+        found = kind(card).data.to_dict()
         assert {key: found[key] for key in found if key.startswith("license")} == expected
-        assert found["pipeline_tag"] == "text-to-image" and "genin" in found["tags"]
+        assert found.get("task_categories", found.get("pipeline_tag")) in ("text-to-image", ["text-to-image"])
+        assert found["tags"][:2] == ["genin", "text-to-image"]
+        assert kind(card).text.lstrip().startswith("# ")
         (tmp_path / "README.md").write_text(card, encoding="utf-8")
         said = expected.get("license_name", expected["license"])
         said = ", ".join(said) if isinstance(said, list) else said
@@ -148,9 +146,12 @@ def test_every_card_says_the_licence_in_valid_yaml(
 
 @given(st.lists(st.text(max_size=20), max_size=3))
 def test_any_text_is_a_licence(licences: list[str]) -> None:
-    found = yaml.safe_load("\n".join(licence_lines([joined_licences(*licences)])))
-    assert found["license"] and set(found) <= {"license", "license_name"}
+    report = {"out": "ninjas", "kept": 1, "dropped": [], "splits": {"train": 1}}
+    card = dataset_card(report, [{"licence": joined_licences(*licences)}], page=False)
+    found = DatasetCard(card).data.to_dict()
+    assert found["license"] and set(found) <= {"license", "license_name", "task_categories", "tags"}
     assert isinstance(found.get("license_name", ""), str)
+    assert DatasetCard(card).text.lstrip().startswith("# ninjas\n")
 
 
 # --- what is damaged ---------------------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def test_bad_students_are_refused(teacher: Any) -> None:
         student_config(shallow, PRESETS["bk-tiny"])
     deaf = shallow | {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "block_out_channels": (16, 32)}
     deaf |= {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
-    with pytest.raises(InputError, match="would not hear the caption"):
+    with pytest.raises(InputError, match="would not see the caption"):
         student_config(deaf, PRESETS["bk-small-conv"])
 
 

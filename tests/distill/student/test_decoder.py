@@ -83,7 +83,7 @@ def test_ctrl_c_changes_nothing_about_where_it_leads(
     next_update = Training._next_update
 
     def interrupted(run: Training) -> Update:
-        if run.stage == "decoder" and run.update_index == 1:
+        if run.stage == "decoder" and run.state.update_index == 1:
             press_ctrl_c()
         return next_update(run)
 

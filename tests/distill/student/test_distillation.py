@@ -98,7 +98,7 @@ def test_a_finished_run_resumes_without_an_update_and_writes_no_checkpoint(
     student: Path, recipe: Path, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(training: Training) -> Update:
-        raise AssertionError(f"update {training.update_index} of {training.stage}")
+        raise AssertionError(f"update {training.state.update_index} of {training.stage}")
 
     monkeypatch.setattr(Training, "_next_update", refused)
     shutil.copytree(student, tmp_path / "again")
@@ -131,8 +131,8 @@ def test_ctrl_c_in_any_stage_leads_to_the_same_student(
     begun_at: list[dict[str, int]] = []  # of each launch: stage => its first update
 
     def pressed(training: Training) -> Update:
-        begun_at[-1].setdefault(training.stage, training.update_index)
-        if interrupted.get(training.stage) == training.update_index:
+        begun_at[-1].setdefault(training.stage, training.state.update_index)
+        if interrupted.get(training.stage) == training.state.update_index:
             del interrupted[training.stage]
             press_ctrl_c()
         return next_update(training)
@@ -166,7 +166,7 @@ def test_ctrl_c_in_the_last_update_of_all_has_nothing_to_interrupt(
 
     def pressed(training: Training) -> Update:
         assert training.stage == "decoder"
-        if training.update_index == 1:
+        if training.state.update_index == 1:
             press_ctrl_c()
         return next_update(training)
 
@@ -206,7 +206,7 @@ def test_a_student_goes_on_from_another(
     assert len(seen) == pictures_to_check(before.latent_size)  # those that the teacher is tried on, and no more
     assert run([*arguments, "--init", str(first), "--resume"]) == 0
     assert run([*arguments, "--resume"]) == 2
-    assert "begun with another init" in capsys.readouterr().err
+    assert "started with another init" in capsys.readouterr().err
 
 
 # --- refused before any work --------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_a_student_goes_on_from_another(
     [
         ("TEACHER", "bk-base", ["--init", "STUDENT"], "not the shape of bk-base"),
         ("TEACHER", "full", ["--init", "TEACHER"], "not a student"),
-        ("TEACHER", "full", ["--init", "TEACHER", "--dry-run"], "--init has no part in it"),
+        ("TEACHER", "full", ["--init", "TEACHER", "--dry-run"], "--init has no effect on it"),
         ("STUDENT", "bk-small", [], "cannot teach"),
         ("EMPTY", "bk-small", [], "model_index.json"),
         ("TEACHER", "bk-small", ["--data", "PICTURES"], "1 of 2 pictures have no caption, b.png the first"),
@@ -268,13 +268,13 @@ def test_true_pictures_are_those_of_the_rollouts_captions(pool: int, scenes: int
     states = number.half().view(-1, 1, 1, 1, 1).expand(-1, 2, 1, 1, 1)
     teacher = SimpleNamespace(device=torch.device("cpu"))
     texts, latents = number.half().view(-1, 1, 1), (torch.arange(cached).half() + 0.5).view(-1, 1, 1, 1)
-    lesson: Any = DistillationData(teacher, Pool(states, states[:, 1:], (999,)), range(scenes), texts, latents)  # type: ignore[arg-type]
+    data: Any = DistillationData(teacher, Pool(states, states[:, 1:], (999,)), range(scenes), texts, latents)  # type: ignore[arg-type]
     update = Update(0, 0, pool, 0, pool, torch.Generator().manual_seed(0), teacher.device)
-    picture, text = true_pictures(lesson, 1.0, update, torch.arange(pool))
+    picture, text = true_pictures(data, 1.0, update, torch.arange(pool))
     assert torch.equal(picture.flatten() - 0.5, text.flatten())
     has_own = number < cached
     assert torch.equal(text.flatten()[has_own], number[has_own].float())
-    picture, text = true_pictures(lesson, 0.0, update, torch.arange(pool))
+    picture, text = true_pictures(data, 0.0, update, torch.arange(pool))
     assert torch.equal(picture.flatten(), number.float()) and torch.equal(text.flatten(), number.float())
 
 
@@ -289,13 +289,13 @@ def test_a_run_is_not_resumed_with_something_else(
 ) -> None:
     arguments = ["--data", "builtin:world", "--recipe", str(recipe), "--out", str(student), "--resume"]
     assert run(["distill", "--teacher", str(tiny_model_folder), "--student", "bk-base", *arguments]) == 2
-    assert "begun with another student" in capfd.readouterr().err
+    assert "started with another student" in capfd.readouterr().err
     other = load_model_folder(tiny_model_folder)
     with torch.no_grad():
         other.unet.conv_in.bias.add_(1)
     save_model_folder(other, tmp_path / "other")
     assert run(["distill", "--teacher", str(tmp_path / "other"), "--student", "bk-small", *arguments]) == 2
-    assert "begun with another teacher" in capfd.readouterr().err
+    assert "started with another teacher" in capfd.readouterr().err
 
 
 @pytest.mark.train
@@ -309,7 +309,7 @@ def test_a_resume_that_is_refused_leaves_the_student_as_it_was(
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     arguments = ["--data", "builtin:world", "--student", "bk-small", "--out", str(out), "--resume"]
     assert run(["distill", "--teacher", str(tiny_model_folder), "--recipe", str(recipe), *arguments]) == 2
-    assert "begun with adversarial.matching_weight 0.1" in capfd.readouterr().err
+    assert "started with adversarial.matching_weight 0.1" in capfd.readouterr().err
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
@@ -469,7 +469,7 @@ def test_ctrl_c_in_the_last_update_of_a_tuning_has_nothing_to_interrupt(
     recipe.write_text(TUNING, encoding="utf-8")
 
     def pressed(training: Training) -> Update:
-        if training.update_index == 1:
+        if training.state.update_index == 1:
             press_ctrl_c()
         return next_update(training)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from genin.distill.models.guided import Guided  # noqa: E402
 from genin.distill.models.text import embed  # noqa: E402
 from genin.distill.recipe import PoolRecipe, Recipe  # noqa: E402
 from genin.distill.student import pool as pools  # noqa: E402
-from genin.distill.student.distillation import _sample_pool  # noqa: E402
+from genin.distill.student.distillation import SHARES, Budget, sample_pool  # noqa: E402
 from genin.distill.student.pool import Pool, build_pool  # noqa: E402
 from genin.runtimes.errors import GeninError  # noqa: E402
 
@@ -69,16 +68,14 @@ def build(teacher: Guided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> B
     ) -> Pool:
         rows.clear()
 
-        def report(done: int, size: int, seconds: float) -> bool:
+        def time_is_up(done: int, size: int, seconds: float) -> bool:
             assert 0 < done <= size == recipe.size
             if len(rows) == stop:
                 raise KeyboardInterrupt
             return limit is not None and seconds >= limit
 
         source = WorldSource("train", 7)
-        return build_pool(
-            teacher, source, recipe, path, fingerprint=fingerprint, autocast=contextlib.nullcontext, report=report
-        )
+        return build_pool(teacher, source, recipe, path, fingerprint=fingerprint, time_is_up=time_is_up)
 
     call.rows = rows  # type: ignore[attr-defined]
     return call
@@ -151,8 +148,8 @@ def test_processes_share_the_rows(
         assert sum(build.rows) == (5 if limit is None else 4)  # of rows 1, 3, 5, 7, 9
         patch.undo()
         patch.setattr(pools, "rank_and_world", lambda: (0, 2))
-        known, seconds = pools.PoolParts.known, pools.PoolParts.seconds
-        patch.setattr(pools.PoolParts, "known", lambda self: known(self) if build.rows else set())
+        done_rows, seconds = pools.PoolParts.done_rows, pools.PoolParts.seconds
+        patch.setattr(pools.PoolParts, "done_rows", lambda self: done_rows(self) if build.rows else set())
         build.rows.clear()
         patch.setattr(pools.PoolParts, "seconds", lambda self: seconds(self) if build.rows else 0.0)
         found = build(replace(RECIPE, batch_size=1), limit=3 if limit else None)  # rows 0, 2, 4
@@ -204,10 +201,12 @@ def test_a_disk_that_is_full_leaves_what_there_is(build: Any, tmp_path: Path, mo
 
 def test_a_run_with_more_minutes_samples_the_rest(teacher: Guided, tmp_path: Path) -> None:
     """Minutes for one batch at first; then the same again; then as long as it takes."""
-    training: Any = SimpleNamespace(accelerator=SimpleNamespace(is_main_process=False), autocast=contextlib.nullcontext)
 
     def sampled(minutes: float | None) -> int:
-        recipe = Recipe(pool=RECIPE)
-        return len(_sample_pool(teacher, WorldSource("train", 7), tmp_path, recipe, training, "teacher", minutes))
+        run: Any = SimpleNamespace(
+            recipe=Recipe(pool=RECIPE), source=WorldSource("train", 7), folder=tmp_path, teacher_fingerprint="teacher",
+            budget=Budget(None if minutes is None else minutes / SHARES["pool"]),
+        )  # fmt: skip
+        return len(sample_pool(run, teacher, silent=True))
 
     assert [sampled(1e-9), sampled(1e-9), sampled(None)] == [2, 2, 10]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,23 +22,28 @@ from genin.cli import run  # noqa: E402
 from genin.distill.inputs.update import Update  # noqa: E402
 from genin.distill.loop import health, previews  # noqa: E402
 from genin.distill.loop import training as loop  # noqa: E402
+from genin.distill.loop.memory import Others, PhaseSizes, Unet  # noqa: E402
+from genin.distill.loop.networks import NetworkOptions  # noqa: E402
 from genin.distill.loop.training import Training  # noqa: E402
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Process  # noqa: E402
 from genin.distill.models.folder import ModelFolder, load_model_folder  # noqa: E402
 from genin.distill.models.guided import Guided  # noqa: E402
 from genin.distill.recipe import AdversarialRecipe, AlignmentRecipe, PruneRecipe, Recipe, StepsRecipe  # noqa: E402
-from genin.distill.student import phases  # noqa: E402
+from genin.distill.student import loss_term, objective, phases  # noqa: E402
 from genin.distill.student.alignment import train_set_aligner  # noqa: E402
+from genin.distill.student.cost import distill_flop, distill_memory, distill_options  # noqa: E402
 from genin.distill.student.discriminator import Discriminator  # noqa: E402
+from genin.distill.student.features import DinoFeatures, Features, Noise, TeacherFeatures  # noqa: E402
+from genin.distill.student.loss_term import Memory, PhaseContext, StudentBatch, Term  # noqa: E402
 from genin.distill.student.losses import image_to_text  # noqa: E402
-from genin.distill.student.objective import Frozen  # noqa: E402
-from genin.distill.student.phases import consistency_loss, rollout, shuffle_captions  # noqa: E402
+from genin.distill.student.phases import StateBatch, consistency_loss, shuffle_captions  # noqa: E402
 from genin.distill.student.pool import DistillationData, Pool  # noqa: E402
-from genin.distill.student.terms import AddDistillation, Finished, LpipsTerm, Perceptual  # noqa: E402
-from genin.distill.student.views import DinoView, TeacherView  # noqa: E402
-from lessons import begin, lesson_of, updated  # noqa: E402
+from genin.distill.student.rollout import Rollout, Student  # noqa: E402
+from genin.distill.student.terms import AddDistillation, Adversarial, Alignment, LpipsTerm, Perceptual  # noqa: E402
+from genin.runtimes.errors import InputError  # noqa: E402
+from phase_updates import begin, data_of, updated  # noqa: E402
 
-PLAIN: Any = SimpleNamespace(autocast=nullcontext, device=torch.device("cpu"), dial=lambda _name: 1.0)
+PLAIN: Any = SimpleNamespace(autocast=nullcontext, device=torch.device("cpu"), adjustment=lambda _name: 1.0)
 
 
 def update(count: int, index: int = 0) -> Update:
@@ -49,10 +55,10 @@ class Knows(torch.nn.Module):
 
     def __init__(self, process: Process, x0: Tensor) -> None:
         super().__init__()
-        self.process, self.x0, self.asked = process, x0, []  # type: ignore[var-annotated]
+        self.process, self.x0, self.calls = process, x0, []  # type: ignore[var-annotated]
 
     def forward(self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, return_dict: bool = False) -> tuple[Tensor]:
-        self.asked.append((t.clone(), encoder_hidden_states.clone()))
+        self.calls.append((t.clone(), encoder_hidden_states.clone()))
         alpha, sigma = self.process.alpha_sigma(t)
         x0 = self.x0[: len(x)]
         eps = torch.where(sigma > 0, (x - alpha * x0) / sigma.clamp_min(1e-6), torch.zeros_like(x))
@@ -78,15 +84,15 @@ def test_consistency_is_nothing_for_a_student_that_walks_the_teachers_path(teach
     timesteps = tuple(
         process.trailing_timesteps(teacher_steps)
     )  # a pool's: those of 6 steps straddle the few-step ones
-    lesson: Any = SimpleNamespace(
+    data: Any = SimpleNamespace(
         teacher=SimpleNamespace(process=process), pool=pool_on_the_way_to(process, x0, timesteps),
         text=lambda rows: torch.zeros(len(rows), 3, 5),
     )  # fmt: skip
     knows, lost = Knows(process, x0), Knows(process, -x0)
     for index in range(8):
         training: Any = SimpleNamespace(**vars(PLAIN), ema_weights=lambda _name: knows)
-        assert float(consistency_loss(training, knows, lesson, StepsRecipe(), update(6, index))) < 1e-5
-        assert float(consistency_loss(training, lost, lesson, StepsRecipe(), update(6, index))) > 0.05
+        assert float(consistency_loss(training, knows, data, StepsRecipe(), update(6, index))) < 1e-5
+        assert float(consistency_loss(training, lost, data, StepsRecipe(), update(6, index))) > 0.05
 
 
 def test_random_conditioning_swaps_captions_at_high_noise_and_asks_the_teacher_anew() -> None:
@@ -94,49 +100,54 @@ def test_random_conditioning_swaps_captions_at_high_noise_and_asks_the_teacher_a
     x0 = torch.ones(64, 4, 8, 8)
     teacher = Knows(process, x0)
     of_row = torch.arange(100.0).view(100, 1, 1).expand(-1, 1, 2)
-    lesson: Any = SimpleNamespace(teacher=guided(teacher, process), pool=range(100), text=lambda rows: of_row[rows])
+    data: Any = SimpleNamespace(teacher=guided(teacher, process), pool=range(100), text=lambda rows: of_row[rows])
     t = torch.tensor([0] * 32 + [999] * 32)
     text = torch.full((64, 1, 2), -1.0)
     x, target = torch.randn(64, 4, 8, 8), torch.full((64, 4, 8, 8), 5.0)
-    targets, texts = shuffle_captions(PLAIN, lesson, 1.0, x, t, target, text, update(64))
+    shuffled = shuffle_captions(PLAIN, data, StateBatch(x, t, target, text), 1.0, update(64))
+    targets, texts = shuffled.target, shuffled.text
     assert torch.equal(texts[:32], text[:32]) and torch.equal(targets[:32], target[:32])  # no noise: nothing is swapped
     assert (
         float(texts[32:].min()) >= 0 and len(texts[32:].unique()) > 16
     )  # all noise: everything is, each by a row's own draw
     assert torch.allclose(targets[32:], x0[32:], atol=1e-5)
-    assert torch.equal(teacher.asked[-1][1], texts[32:])  # under the caption that is shown
+    assert torch.equal(teacher.calls[-1][1], texts[32:])  # under the caption that is shown
 
 
 def test_without_rollout_later_steps_see_noised_pictures_and_not_where_the_student_went() -> None:
     process = Process(TEACHER_SCHEDULER)
-    student = Knows(process, torch.full((2, 4, 8, 8), 3.0))
+    student = Student(Knows(process, torch.full((2, 4, 8, 8), 3.0)), process)
     noise, text = torch.randn(2, 4, 8, 8), torch.zeros(2, 1, 2)
     given = torch.full((2, 4, 8, 8), -1.0)
-    done = rollout(student, process, noise, text, [999, 499], replace_state=lambda t: given)
+    done = student.rollout(noise, text, [999, 499], replace_state=lambda t: given)
     assert torch.equal(done.states[0], noise) and torch.equal(done.states[1], given)
-    done = rollout(student, process, noise, text, [999, 499])
+    done = student.rollout(noise, text, [999, 499])
     assert not torch.allclose(done.states[1], given)
 
 
-def test_terms_with_one_view_share_one_look() -> None:
-    opened = []
+def test_terms_with_one_extractor_share_its_pass_over_the_students_picture() -> None:
+    passes = []
 
-    class View:
+    class Extractor:
         channels, embedding = (3,), 1
 
-        def open(self, _update: Update, _picture: Tensor) -> Any:
-            opened.append(1)
-            return lambda x0, text, learn=False: ([x0], x0.new_zeros(len(x0), 1))
+        def draw_noise(self, _update: Update, pictures: Tensor) -> Noise:
+            return Noise(torch.zeros(len(pictures)), pictures)
+
+        def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
+            if gradients:
+                passes.append(1)
+            return Features([pictures], pictures.new_zeros(len(pictures), 1))
 
     picture = torch.randn(4, 3, 8, 8, requires_grad=True)
-    finished = Finished(picture, picture.detach() * 1.5, torch.zeros(4, 1, 2), torch.arange(4), update(4))
-    view = View()
-    same, _ = Perceptual(view, 2.0)(finished)
+    batch = StudentBatch(picture, picture.detach() * 1.5, torch.zeros(4, 1, 2), torch.arange(4), update(4))
+    extractor = Extractor()
+    same, _ = Perceptual(extractor, 2.0)(batch)
     assert float(same.detach()) == pytest.approx(0, abs=1e-6)  # features at unit length: a scale is no distance
-    Perceptual(view, 1.0)(finished)
-    assert len(opened) == 1
-    Perceptual(View(), 1.0)(finished)
-    assert len(opened) == 2
+    Perceptual(extractor, 1.0)(batch)
+    assert len(passes) == 1
+    Perceptual(Extractor(), 1.0)(batch)
+    assert len(passes) == 2
 
 
 def test_the_alignment_loss_is_least_where_each_picture_meets_its_own_text() -> None:
@@ -204,46 +215,49 @@ def clip(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> P
 
 def test_dinov2_looks_at_decoded_pictures_and_gradients_reach_the_latents(dino: Path, tiny_model_folder: Path) -> None:
     from genin.distill.models.folder import load_model_folder
-    from genin.distill.student.views import load_dino
+    from genin.distill.student.features import load_dino
 
     vae = load_model_folder(tiny_model_folder).vae.requires_grad_(False)
-    view = DinoView(PLAIN, vae, load_dino(str(dino)), side=56)
+    extractor = DinoFeatures(PLAIN, vae, load_dino(str(dino)), side=56)
     latents, text = torch.randn(2, 4, 16, 16, requires_grad=True), torch.zeros(2, 3, 8)
-    maps, emb = view.open(update(2), latents)(latents, text, learn=True)
-    assert [tuple(one.shape) for one in maps] == [(2, 24, 4, 4)] * 4 and view.channels == (24,) * 4
-    logits = Discriminator(view.channels, 8, view.embedding, 8)(maps, emb, text)
+    noise = extractor.draw_noise(update(2), latents)
+    maps, emb = extractor(latents, text, noise, gradients=True)
+    alone = extractor(latents[:1], text[:1], noise.of(torch.tensor([0])))
+    assert all(torch.allclose(one, both[:1], atol=1e-4) for one, both in zip(alone.maps, maps, strict=True))
+    assert [tuple(one.shape) for one in maps] == [(2, 24, 4, 4)] * 4 and extractor.channels == (24,) * 4
+    logits = Discriminator(extractor.channels, 8, extractor.embedding, 8)(maps, emb, text)
     sum(one.mean() for one in logits).backward()  # type: ignore[union-attr]
     assert latents.grad is not None and float(latents.grad.abs().sum()) > 0
 
 
 def test_every_switch_of_a_recipe_makes_its_terms(
-    tmp_path: Path, model: ModelFolder, lesson: DistillationData, dino: Path, clip: Path
+    tmp_path: Path, model: ModelFolder, data: DistillationData, dino: Path, clip: Path
 ) -> None:
     """Networks of others in the terms, one head, no rollout: figures are finite, and gradients reach the student."""
     import lpips
 
     from genin.distill.student.alignment import load_clip
-    from genin.distill.student.views import load_dino
+    from genin.distill.student.features import load_dino
 
     torch.manual_seed(0)
     network = lpips.LPIPS(net="squeeze", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False).eval()
-    frozen = Frozen(network, load_dino(str(dino)), load_clip(str(clip)))
+    pretrained = {LpipsTerm: network, Adversarial: load_dino(str(dino)), Alignment: load_clip(str(clip))}
     recipe = recipe_with(
         perceptual_features="lpips", discriminator="dinov2", multi_scale=False, alignment_model=str(clip), rollout=False,
         backward_distillation=False, fake_score_rank=2, fake_score_updates=2,
     )  # fmt: skip
-    training, step = begin(tmp_path, "adversarial", recipe, model, lesson, frozen)
+    training, step = begin(tmp_path, "adversarial", recipe, model, data, pretrained)
     found = updated(training, step)
     assert found.keys() >= {"perceptual", "adversarial", "discriminator", "r1", "alignment", "matching", "fake_score"}
     assert all(math.isfinite(value) for value in found.values()) and found["grad_norm"] > 0
-    assert len(training.accelerator.unwrap_model(training.modules["discriminator"]).heads) == 1
+    assert len(training.accelerator.unwrap_model(training.networks.modules["discriminator"]).heads) == 1
     assert not (tmp_path / "alignment.checkpoint.pt").exists()  # a CLIP is there: nothing is trained in its place
 
 
-def test_terms_of_no_weight_need_no_networks(tmp_path: Path, model: ModelFolder, lesson: DistillationData) -> None:
+def test_terms_of_no_weight_need_no_networks(tmp_path: Path, model: ModelFolder, data: DistillationData) -> None:
     recipe = recipe_with(adversarial_weight=0.0, matching_weight=0.0, alignment_weight=0.0, consistency_weight=0.0)
-    training, step = begin(tmp_path, "adversarial", recipe, model, lesson)
-    assert list(training.modules) == ["student"]
+    training, step = begin(tmp_path, "adversarial", recipe, model, data)
+    assert list(training.networks.modules) == ["student"]
     assert (
         updated(training, step).keys() & {"discriminator", "adversarial", "matching", "alignment", "consistency"}
         == set()
@@ -251,7 +265,7 @@ def test_terms_of_no_weight_need_no_networks(tmp_path: Path, model: ModelFolder,
 
 
 def test_a_blind_discriminator_is_given_less_noise_to_look_through(
-    tmp_path: Path, model: ModelFolder, lesson: DistillationData, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: ModelFolder, data: DistillationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The alarm provoked on purpose: any accuracy counts as blind, after two updates."""
     monkeypatch.setattr(health, "PATIENCE", 1)
@@ -260,7 +274,7 @@ def test_a_blind_discriminator_is_given_less_noise_to_look_through(
     monkeypatch.setattr(loop, "ROW_UPDATES", 1)
     monkeypatch.setattr(previews, "plot_curves", lambda *_, **__: None)
     judged = AdversarialRecipe(batch_size=8, images=48, mixed_precision="no", backward_distillation=False)
-    training, step = begin(tmp_path, "adversarial", Recipe(adversarial=judged), model, lesson)
+    training, step = begin(tmp_path, "adversarial", Recipe(adversarial=judged), model, data)
     highest: list[int] = []
     randint = Update.randint
 
@@ -276,7 +290,7 @@ def test_a_blind_discriminator_is_given_less_noise_to_look_through(
 
 
 def test_with_backward_distillation_a_rollout_ends_at_each_of_its_later_steps_in_turn(
-    tmp_path: Path, model: ModelFolder, lesson: DistillationData, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: ModelFolder, data: DistillationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first prediction aims at the pair's picture, the last at the teacher's; one step alone has the pair's only."""
     teacher_completion, pseudo_huber = phases.teacher_completion, phases.pseudo_huber
@@ -284,10 +298,10 @@ def test_with_backward_distillation_a_rollout_ends_at_each_of_its_later_steps_in
     aims: list[Tensor] = []
     pairs: list[list[str]] = []
 
-    def noted(training: Any, lesson: Any, done: phases.Rollout, *rest: Any) -> Tensor:
+    def noted(training: Any, data: Any, done: Rollout, *rest: Any) -> Tensor:
         ends.append([int(t[0]) for t in done.timesteps])
         assert [picture.requires_grad for picture in done.pictures] == [True, *[False] * (len(done.pictures) - 2), True]
-        aims.append(teacher_completion(training, lesson, done, *rest))
+        aims.append(teacher_completion(training, data, done, *rest))
         return aims[-1]
 
     def compared(picture: Tensor, aim: Tensor, c: float) -> Tensor:
@@ -299,7 +313,7 @@ def test_with_backward_distillation_a_rollout_ends_at_each_of_its_later_steps_in
     steps = StepsRecipe(
         batch_size=8, images=64, mixed_precision="no", backward_distillation=True, step_counts=(4, 2, 1)
     )
-    training, step = begin(tmp_path, "steps", Recipe(steps=steps), model, lesson)
+    training, step = begin(tmp_path, "steps", Recipe(steps=steps), model, data)
     for index in range(8):
         pairs.append([])
         updated(training, step, index)
@@ -345,14 +359,12 @@ def model(tiny_model_folder: Path) -> ModelFolder:
 
 
 @pytest.fixture(scope="module")
-def lesson(model: ModelFolder) -> DistillationData:
-    return lesson_of(model)
+def data(model: ModelFolder) -> DistillationData:
+    return data_of(model)
 
 
-def figures(
-    tmp_path: Path, model: ModelFolder, lesson: DistillationData, phase: str, index: int, **changed: Any
-) -> Any:
-    return updated(*begin(tmp_path, phase, recipe_with(**changed), model, lesson), index)
+def figures(tmp_path: Path, model: ModelFolder, data: DistillationData, phase: str, index: int, **changed: Any) -> Any:
+    return updated(*begin(tmp_path, phase, recipe_with(**changed), model, data), index)
 
 
 # Phase and update, even ones with the discriminator's penalty => figures.
@@ -421,12 +433,93 @@ PINNED: dict[tuple[str, int], dict[str, float]] = {
 
 @pytest.mark.parametrize(("phase", "index"), PINNED)
 def test_the_losses_of_an_update_are_what_they_were(
-    tmp_path: Path, model: ModelFolder, lesson: DistillationData, phase: str, index: int
+    tmp_path: Path, model: ModelFolder, data: DistillationData, phase: str, index: int
 ) -> None:
     """Every term on. A change of these numbers is a change of what students learn: it belongs in the changelog."""
-    found = figures(tmp_path, model, lesson, phase, index)
+    found = figures(tmp_path, model, data, phase, index)
     found.pop("discriminator_accuracy", None)  # of few signs: other machines may round one of them
     assert found == pytest.approx(PINNED[phase, index], rel=2e-3)
+
+
+# --- a term that is not genin's ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ToyRecipe(StepsRecipe):
+    """A phase with one weight more."""
+
+    toy_weight: float = 0.0
+    toy_width: int = 3
+
+
+@dataclass(frozen=True)
+class Toy(Term):
+    """weight·|picture|, times what it loaded, by a network that is trained along: all that a term can ask for, in one class."""
+
+    key = "toy_weight"
+    training: Training
+    network: Any
+    factor: float
+    weight: float
+
+    @classmethod
+    def check(cls, recipe: Recipe, phase: Any) -> None:
+        if phase.toy_width > 8:
+            raise InputError("steps.toy_width is over 8", remedy="make it smaller")
+
+    @classmethod
+    def load(cls, phases: Sequence[Any]) -> float:
+        return float(len(phases))
+
+    @classmethod
+    def build(cls, context: PhaseContext) -> Toy:
+        linear = torch.nn.Linear(1, context.phase.toy_width)
+        network = context.training.add("toy", linear, NetworkOptions(lr=1e-3, average=False))
+        return cls(context.training, network, context.pretrained[cls], context.phase.toy_weight)
+
+    @classmethod
+    def memory(cls, phase: Any, sizes: PhaseSizes) -> Memory:
+        return Memory({"toy": 1_000}, {"toy's pass": 10_000})
+
+    @classmethod
+    def operations(cls, phase: Any, sizes: PhaseSizes) -> dict[str, float]:
+        return {"toy's pass": 500.0}
+
+    @classmethod
+    def lighter(cls, phase: Any) -> dict[str, Any]:
+        return {"toy_width": 1}
+
+    def __call__(self, batch: StudentBatch) -> tuple[Tensor, dict[str, Any]]:
+        self.training.optimise("toy", self.network(batch.picture.detach().mean().view(1, 1)).square().mean())
+        loss = self.factor * batch.picture.abs().mean()
+        return self.weight * loss, {"toy": loss.detach()}
+
+
+def test_a_new_term_is_one_class(
+    tmp_path: Path, model: ModelFolder, data: DistillationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Registered, it is checked, loaded, built, summed up, counted and advised like the others; without weight it is not there."""
+    monkeypatch.setattr(loss_term, "TERMS", [*loss_term.TERMS])
+    monkeypatch.setattr(objective, "TERMS", loss_term.TERMS)
+    assert loss_term.register(Toy) is Toy
+    plain, toy = (Recipe(steps=ToyRecipe(**ALL, toy_weight=weight)) for weight in (0.0, 2.0))
+    assert Toy not in objective.active_terms(plain.steps) and objective.active_terms(toy.steps)[-1] is Toy
+    with pytest.raises(InputError, match="toy_width is over 8"):
+        objective.check_terms(Recipe(steps=ToyRecipe(toy_weight=1, toy_width=9)), ["steps"])
+    pretrained = objective.load_pretrained(toy, ["prune", "steps"])
+    assert pretrained[Toy] == 1.0
+    before = updated(*begin(tmp_path / "plain", "steps", plain, model, data))
+    training, step = begin(tmp_path / "toy", "steps", toy, model, data, pretrained)
+    weights = training.networks.modules["toy"].weight.clone()  # type: ignore[operator]
+    after = updated(training, step)
+    assert after["loss"] == pytest.approx(before["loss"] + 2 * after["toy"], rel=1e-5)
+    assert not torch.equal(training.networks.modules["toy"].weight, weights)  # type: ignore[arg-type]
+    config = Unet.of(model.unet.config, 32)
+    sizes = PhaseSizes(config, config, Others(0, 0))
+    memory, more = (distill_memory("steps", recipe, sizes) for recipe in (plain, toy))
+    assert more["toy"] == 1_000 and more["activations"] == memory["activations"] + 10_000
+    assert distill_flop("steps", toy, sizes) == distill_flop("steps", plain, sizes) + 1_000
+    assert "steps.toy_width: 1" in distill_options("steps", toy)
 
 
 OF_A_PART = {"spread", "shift"}  # deviations within a part of the batch, for health
@@ -434,12 +527,12 @@ OF_A_PART = {"spread", "shift"}  # deviations within a part of the batch, for he
 
 @pytest.mark.parametrize(("phase", "index"), PINNED)
 def test_an_update_in_parts_is_that_of_the_whole_batch(
-    tmp_path: Path, model: ModelFolder, lesson: DistillationData, phase: str, index: int
+    tmp_path: Path, model: ModelFolder, data: DistillationData, phase: str, index: int
 ) -> None:
     """Every term on: its losses, and the norm of all gradients."""
-    whole = figures(tmp_path, model, lesson, phase, index)
+    whole = figures(tmp_path, model, data, phase, index)
     for parts in (2, 8):
-        found = figures(tmp_path, model, lesson, phase, index, accumulate=parts)
+        found = figures(tmp_path, model, data, phase, index, accumulate=parts)
         assert found.keys() == whole.keys()
         for name in whole.keys() - OF_A_PART:
             assert found[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6), (parts, name)
@@ -505,8 +598,7 @@ def test_a_teacher_that_does_not_fit_is_refused(
 
 def test_one_network_is_not_taken_for_another(clip: Path, dino: Path, tiny_model_folder: Path) -> None:
     from genin.distill.student.alignment import load_clip
-    from genin.distill.student.views import load_dino
-    from genin.runtimes.errors import InputError
+    from genin.distill.student.features import load_dino
 
     with pytest.raises(InputError, match="not a DINOv2"):
         load_dino(str(clip))
@@ -528,8 +620,8 @@ def test_lpips_sees_decoded_pictures_and_small_ones_enlarged(tiny_model_folder: 
 
     for side in (16, 8):
         picture, target = torch.randn(2, 4, side, side, requires_grad=True), torch.randn(2, 4, side, side)
-        finished = Finished(picture, target, torch.zeros(2, 1, 2), torch.arange(2), update(2))
-        loss, figures = LpipsTerm(PLAIN, vae, distance, 3.0)(finished)  # type: ignore[arg-type]
+        batch = StudentBatch(picture, target, torch.zeros(2, 1, 2), torch.arange(2), update(2))
+        loss, figures = LpipsTerm(PLAIN, vae, distance, 3.0)(batch)  # type: ignore[arg-type]
         assert seen[-1] == (2, 3, 64, 64)
         if side == 16:
             expected = (decode(vae, picture) - decode(vae, target)).square().mean()
@@ -545,21 +637,21 @@ def test_adds_distillation_pulls_towards_what_the_teacher_makes_of_the_picture()
     x0 = torch.full((16, 4, 8, 8), 0.5)
     teacher = guided(Knows(process, x0), process)
     picture = torch.zeros(16, 4, 8, 8, requires_grad=True)
-    finished = Finished(picture, x0, torch.zeros(16, 1, 2), torch.arange(16), update(16))
-    loss, _ = AddDistillation(PLAIN, teacher, 2.0)(finished)
+    batch = StudentBatch(picture, x0, torch.zeros(16, 1, 2), torch.arange(16), update(16))
+    loss, _ = AddDistillation(PLAIN, teacher, 2.0)(batch)
     alpha, _ = process.alpha_sigma(update(16).randint(1000))
     assert float(loss.detach()) == pytest.approx(2 * 0.25 * float(alpha.mean()), rel=1e-4)
     loss.backward()
     assert picture.grad is not None and float(picture.grad.max()) < 0  # towards 0.5
 
 
-def test_the_noise_dial_moves_how_much_noise_a_picture_is_seen_through(tiny_model_folder: Path) -> None:
+def test_the_noise_adjustment_moves_how_much_noise_a_picture_is_seen_through(tiny_model_folder: Path) -> None:
     from genin.distill.models.folder import load_model_folder
 
     model = load_model_folder(tiny_model_folder)
     teacher = guided(model.unet, Process(TEACHER_SCHEDULER))
     picture = torch.zeros(64, 4, 16, 16)
-    for dial in (1.0, 0.5):
-        training: Any = SimpleNamespace(**{**vars(PLAIN), "dial": lambda _name, dial=dial: dial})
-        look = TeacherView(training, teacher, 60).open(update(64), picture)
-        assert 30 * dial < int(look.t.max()) < 60 * dial
+    for factor in (1.0, 0.5):
+        training: Any = SimpleNamespace(**{**vars(PLAIN), "adjustment": lambda _name, factor=factor: factor})
+        noise = TeacherFeatures(training, teacher, 60).draw_noise(update(64), picture)
+        assert 30 * factor < int(noise.t.max()) < 60 * factor

@@ -42,7 +42,8 @@ from genin.distill.models.folder import load_model_folder  # noqa: E402
 from genin.distill.models.lora import FILE  # noqa: E402
 from genin.distill.recipe import FinetuneRecipe, load_recipe  # noqa: E402
 from genin.distill.teacher import finetune  # noqa: E402
-from genin.distill.teacher.finetune import as_guided, hold_out, prepare_texts, tuning_step  # noqa: E402
+from genin.distill.teacher.captioned import prepare_texts  # noqa: E402
+from genin.distill.teacher.finetune import as_guided, hold_out, tuning_step  # noqa: E402
 
 CPU = torch.device("cpu")
 SHORT = {"images": 16, "batch_size": 8, "lr": 0.01, "lr_warmup_images": 1, "held_out_images": 0, "ema_decays": [0.5]}
@@ -87,8 +88,8 @@ def tuned(tiny_model_folder: Path, pictures: Path, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("tuned")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "ROW_UPDATES", 1)
-        patch.setattr(latent_cache, "PIECE", 4)
-        patch.setattr(sources, "FEW", 99)  # pieces are made in this process
+        patch.setattr(latent_cache, "CHUNK", 4)
+        patch.setattr(sources, "FEW", 99)  # chunks are made in this process
         patch.setattr(checkpoint, "checkpoint", lambda *_given, **_named: pytest.fail("gradients were checkpointed"))
         for name, keys in RUNS.items():
             assert tune_into(folder / name, tiny_model_folder, pictures, **FULL, **keys) == 0
@@ -234,9 +235,9 @@ def test_captions_are_embedded_once_where_neither_they_nor_their_encoder_change(
     if texts.table is not None:
         assert list(texts.table.rows) == ["", "caption 0", "caption 1", "caption 2", "a ninja"]
         wanted = guided.embed(["a ninja", "caption 1"])
-        assert torch.allclose(texts.read(["a ninja", "caption 1"]), wanted, atol=2e-3)
+        assert torch.allclose(texts.inputs(["a ninja", "caption 1"]), wanted, atol=2e-3)
     else:
-        assert texts.read(["a ninja"]).dtype == torch.int64
+        assert texts.inputs(["a ninja"]).dtype == torch.int64
 
 
 def test_the_table_holds_each_caption_once_and_the_empty_one() -> None:
@@ -281,7 +282,7 @@ def test_frozen_weights_in_bf16_lead_to_the_same_bits_and_averages_share_them(
     assert same(load_file(tmp_path / "half" / FILE), load_file(tmp_path / "whole" / FILE))
     assert same(unet_of(tmp_path / "half"), unet_of(tmp_path / "whole"))
     for run_of, kept_in in zip(seen, (torch.bfloat16, torch.float32), strict=True):
-        network: Any = run_of.modules["denoiser"]
+        network: Any = run_of.networks.modules["denoiser"]
         live = dict(network.unet.named_parameters())
         linear = {name: p for name, p in live.items() if "base_layer.weight" in name}
         assert linear and {p.dtype for p in linear.values()} == {kept_in}
@@ -336,7 +337,7 @@ class Step:
             settings=FinetuneRecipe(**keys), autocast=nullcontext, optimise=lambda _name, _loss: 0.25
         )
         source: Any = SimpleNamespace(captions=lambda rows, epoch: [f"caption {row} of {epoch}" for row in rows])
-        texts: Any = SimpleNamespace(read=lambda captions: captions)
+        texts: Any = SimpleNamespace(inputs=lambda captions: captions)
         network: Any = self._predict
         step = tuning_step(stage, network, self.process, self.cache, source, texts)
         self.row = {name: float(value) for name, value in step(self.update()).items()}
@@ -545,7 +546,7 @@ from genin.cli import run
 from genin.distill.inputs import latents
 from genin.distill.loop import training
 from tunable import become_two
-latents.PIECE, training.ROW_UPDATES = 4, 1
+latents.CHUNK, training.ROW_UPDATES = 4, 1
 become_two()
 raise SystemExit(run(sys.argv[1:]))
 """
@@ -574,6 +575,6 @@ def test_two_processes_encode_and_tune_as_one_does(
     assert one.keys() == two.keys()
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
     assert max(float(value.abs().max()) for name, value in one.items() if "up" in name) > 1e-3
-    for name in ("latents.safetensors", "held_out.safetensors"):  # pieces of both, in one file
+    for name in ("latents.safetensors", "held_out.safetensors"):  # chunks of both, in one file
         assert (tmp_path / "two" / "training" / name).read_bytes() == (tuned / "both" / "training" / name).read_bytes()
     assert not list((tmp_path / "two" / "training").glob("*.journal"))

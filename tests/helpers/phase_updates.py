@@ -1,4 +1,4 @@
-"""A lesson in memory: the tiny teacher with a pool of eight rows, and one update of any phase on it, without a command line."""
+"""One update of any phase, without a command line: the tiny teacher with a pool of eight rows in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from genin.distill.models.guided import Guided
 from genin.distill.models.pruning import PRESETS, build_student
 from genin.distill.models.text import embed
 from genin.distill.recipe import PruneRecipe, Recipe, StepsRecipe
-from genin.distill.student.objective import Frozen, build_loss_terms
+from genin.distill.student.loss_term import PhaseContext
+from genin.distill.student.objective import Pretrained, build_loss_terms
 from genin.distill.student.phases import prune_step, steps_step
 from genin.distill.student.pool import DistillationData, Pool
 
@@ -41,7 +42,7 @@ class Captions(Sequence[str]):
         return None
 
 
-def lesson_of(model: ModelFolder) -> DistillationData:
+def data_of(model: ModelFolder) -> DistillationData:
     """Random pictures, each with a straight way from its own noise; as many true ones."""
     device = torch.device("cpu")
     process = Process(student_scheduler(model.scheduler_config))
@@ -61,7 +62,12 @@ def lesson_of(model: ModelFolder) -> DistillationData:
 
 
 def begin(
-    folder: Path, name: str, recipe: Recipe, model: ModelFolder, lesson: DistillationData, frozen: Frozen | None = None
+    folder: Path,
+    name: str,
+    recipe: Recipe,
+    model: ModelFolder,
+    data: DistillationData,
+    pretrained: Pretrained | None = None,
 ) -> tuple[Training, Any]:
     """A phase of a bk-small student that is about to begin: its training, and its step."""
     settings = getattr(recipe, name)
@@ -73,13 +79,13 @@ def begin(
             weight.add_(0.02 * torch.randn_like(weight))
     prepared = training.add("student", student)
     if isinstance(settings, PruneRecipe):
-        return training, prune_step(training, prepared, lesson, settings)
+        return training, prune_step(training, prepared, data, settings)
     assert isinstance(settings, StepsRecipe)
-    terms = build_loss_terms(training, lesson, recipe, settings, model, frozen or Frozen(), resume=False)
-    return training, steps_step(training, prepared, lesson, settings, terms)
+    terms = build_loss_terms(PhaseContext(training, data, model, recipe, settings, pretrained or {}))
+    return training, steps_step(training, prepared, data, settings, terms)
 
 
 def updated(training: Training, step: Any, index: int = 0) -> dict[str, float]:
     """The figures of the phase's update `index`, the only one that is done."""
-    training.update_index, training.images_seen = index, training.settings.images // 2
-    return {name: float(value) for name, value in training._updated(step).items()}
+    training.state.update_index, training.state.images_seen = index, training.settings.images // 2
+    return {name: float(value) for name, value in training.perform_update(step).items()}

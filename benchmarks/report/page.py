@@ -1,0 +1,28 @@
+"""HTML pages from the jinja2 templates that lie beside the code, in the folders `templates`.
+
+A page is one file that loads nothing: its style sheet and script are included. What goes in is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def render_page(package: str, name: str, values: Mapping[str, Any]) -> str:
+    """The template `name` of a package with these values; it may include those of this package (`style.css`), too.
+
+    Errors: ModuleNotFoundError without jinja2, jinja2's UndefinedError for a value that is missing.
+    """
+    import jinja2
+
+    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("genin.benchmarks.report")])
+    environment = jinja2.Environment(
+        autoescape=True,
+        loader=loader,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,  # of what is included
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name).render(values).removesuffix("\n")

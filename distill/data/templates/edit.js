@@ -1,0 +1,40 @@
+const sheet = document.querySelector('.sheet'), store = 'genin:' + location.pathname + document.title;
+const fields = [...sheet.querySelectorAll('[data-column]')];
+const rowOf = field => field.closest('figure');
+let unsaved = {};
+try { unsaved = JSON.parse(localStorage.getItem(store) || '{}'); } catch (error) { unsaved = {}; }
+const key = field => rowOf(field).dataset.file + '/' + field.dataset.column;
+const show = () => {
+  const changed = fields.filter(field => field.value !== field.defaultValue);
+  for (const field of fields) (field.tagName === 'TEXTAREA' ? rowOf(field) : field.parentElement)
+    .classList.toggle('changed', field.value !== field.defaultValue);
+  const missing = fields.filter(field => field.dataset.column === 'text' && !field.value.trim()).length;
+  document.querySelector('#state').textContent = changed.length + ' changed, ' + missing + ' without a caption';
+};
+for (const field of fields) {
+  const [was, now] = unsaved[key(field)] || [];
+  if (was === field.defaultValue) field.value = now;  // words about another caption than this are out of date
+}
+sheet.addEventListener('input', event => {
+  unsaved[key(event.target)] = [event.target.defaultValue, event.target.value];
+  try { localStorage.setItem(store, JSON.stringify(unsaved)); } catch (error) { /* a full store: Save still works */ }
+  show();
+});
+document.querySelector('#find').addEventListener('input', event => {
+  const words = event.target.value.toLowerCase();
+  for (const row of sheet.children) row.hidden = ![...row.querySelectorAll('[data-column]'), {value: row.dataset.source}]
+    .some(field => field.value.toLowerCase().includes(words));
+});
+document.querySelector('#save').addEventListener('click', () => {
+  const lines = [];
+  for (const row of sheet.children) {
+    const changed = [...row.querySelectorAll('[data-column]')].filter(field => field.value !== field.defaultValue);
+    const said = changed.map(field => [field.dataset.column, field.value]);
+    if (said.length) lines.push(JSON.stringify({file_name: row.dataset.file, ...Object.fromEntries(said)}));
+  }
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([lines.join('\n') + '\n'], {type: 'application/jsonl'}));
+  link.download = 'captions.jsonl';
+  link.click();
+});
+show();

@@ -1,0 +1,107 @@
+"""The state of a stage, how it is saved, and the way back to it: at a resume, and after an alarm.
+
+Not here: the states of networks (`networks`), the file (`checkpoints`), when one is written or returned to (`training`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genin.distill.loop.checkpoints import check_settings, checkpoint_path, copied, read_checkpoint, write_checkpoint
+from genin.distill.loop.networks import Networks
+from genin.distill.recipe import Optimisation
+
+
+@dataclass
+class StageState:
+    """How far a stage is: all of a checkpoint that is not its networks'.
+
+    `row` collects what the next row of the log is the mean of. `best` is the average to keep so far: its `kid`, `update`, key
+    (`average`) and weights (`state`), and the `lowest` kid yet with its `error`. `adjustments` are the factors that alarms have
+    put on settings; rows up to update `watched_from` have been answered. `next_preview` is in images.
+    """
+
+    next_preview: int
+    update_index: int = 0
+    images_seen: int = 0
+    elapsed_s: float = 0.0
+    row: dict[str, list[float]] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    adjustments: dict[str, float] = field(default_factory=dict)
+    rollbacks: int = 0
+    watched_from: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The keys of a checkpoint."""
+        return {
+            "update_index": self.update_index,
+            "images_seen": self.images_seen,
+            "elapsed_s": self.elapsed_s,
+            "best": self.best,
+            "row": self.row,
+            "next_preview": self.next_preview,
+            "health": {"dials": self.adjustments, "rollbacks": self.rollbacks, "watched_from": self.watched_from},
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any], settings: Optimisation) -> StageState:
+        """The way back; checkpoints of earlier versions lack some keys."""
+        images_seen, every = int(stored["images_seen"]), settings.preview_images
+        as_before = stored.get("settings", {}).get("preview_images") == every and "next_preview" in stored
+        health = stored.get("health", {"dials": {}, "rollbacks": 0, "watched_from": 0})
+        return cls(
+            next_preview=stored["next_preview"] if as_before else (images_seen // every + 1) * every,
+            update_index=int(stored["update_index"]),
+            images_seen=images_seen,
+            elapsed_s=float(stored["elapsed_s"]),
+            row=stored.get("row", {}),
+            best=copied(stored.get("best")),
+            adjustments=health["dials"],
+            rollbacks=health["rollbacks"],
+            watched_from=health["watched_from"],
+        )
+
+
+@dataclass(frozen=True)
+class CheckpointKeeper:
+    """Saves the state of a stage to one file, and finds the way back to it: at a resume, and after an alarm."""
+
+    folder: Path
+    stage: str
+    settings: Optimisation
+
+    @property
+    def path(self) -> Path:
+        return checkpoint_path(self.folder, self.stage)
+
+    def save(self, state: StageState, networks: Networks) -> None:
+        """Write all but the weights that do not learn, which whoever goes on has. All processes call it together.
+
+        Errors: GeninError where it cannot be written; the checkpoint before stays.
+        """
+        accelerator = networks.accelerator
+        accelerator.wait_for_everyone()  # whoever goes back to the previous checkpoint has read it
+        if not accelerator.is_main_process and not networks.unsharded:
+            return
+        content = {"stage": self.stage, **networks.state(), **state.as_dict()}
+        if accelerator.is_main_process:
+            write_checkpoint(self.path, content, self.settings)
+
+    def load(self, networks: Networks, *, has_updated: bool) -> StageState | None:
+        """Load the networks' states, and return the stage's; None where there is no checkpoint. A run that has not updated anything
+        yet ignores one from before the first update: it may have begun under other settings.
+
+        Errors: InputError for a checkpoint that is damaged, of other networks, or made with another recipe.
+        """
+        if not self.path.is_file():
+            return None
+        # Mapped, and read on the CPU: beside the live weights a device need not have room for them a second time.
+        content = read_checkpoint(self.path)
+        if not content["update_index"] and not has_updated:
+            return None
+        check_settings(self.path, content, self.stage, self.settings)
+        networks.load(content, self.path)
+        return StageState.from_dict(content, self.settings)

@@ -1,0 +1,70 @@
+"""The folder of a run: which run it belongs to, and how a command goes on in one.
+
+    run.json       what the run was begun with: digests of weights and data
+    recipe.yaml    its settings
+
+Not here: what a stage writes there (`checkpoints`, `logbook`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from genin.distill.loop.checkpoints import check_settings, checkpoint_path, read_checkpoint, remove_stage
+from genin.distill.recipe import Optimisation, Recipe, save_recipe
+from genin.processes import is_main_process, main_process_first
+from genin.runtimes.errors import InputError
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a training runs: `resume` continues from the checkpoints in its folder, `minutes` is a time budget (None: until all its
+    images are seen)."""
+
+    resume: bool = False
+    minutes: float | None = None
+
+
+def claim_run(
+    folder: Path,
+    recipe: Recipe,
+    begun_with: Mapping[str, str],
+    stages: Mapping[str, Optimisation],
+    *,
+    resume: bool = True,
+) -> None:
+    """Make `folder` this run's: the recipe beside what the run was begun with (digests of weights and data). Without `resume` an
+    earlier run's checkpoints and logs of these stages are removed: a later `resume` must not take them for this run's.
+
+    Errors: InputError if an earlier run there was begun with something else, or one of its `stages` with other settings: its
+    checkpoints would not mean the same. Nothing has been written then.
+    """
+    with main_process_first():
+        _claim(folder, recipe, begun_with, stages)
+        if not resume and is_main_process():
+            for stage in stages:
+                remove_stage(folder, stage)
+
+
+def _claim(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: Mapping[str, Optimisation]) -> None:
+    for stage, settings in stages.items():
+        if (checkpoint := checkpoint_path(folder, stage)).is_file():
+            check_settings(checkpoint, read_checkpoint(checkpoint), stage, settings)
+    path = folder / "run.json"
+    if path.is_file():
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            stored = {}
+        earlier = stored if isinstance(stored, dict) and stored else begun_with  # a damaged file says nothing
+        if changed := [key for key in {**earlier, **begun_with} if earlier.get(key) != begun_with.get(key)]:
+            what = f"this run was started with another {' and '.join(changed)}"
+            raise InputError(what, where=folder, remedy="give what it was started with, or name another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".run.json.partial"
+    partial.write_text(json.dumps(dict(begun_with), indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+    save_recipe(recipe, folder / "recipe.yaml")

@@ -1,0 +1,133 @@
+"""Feature extractors: frozen networks that turn latents into feature maps, for what compares pictures.
+
+All pictures of an update that are compared with each other (the student's, the one aimed at, true ones) go through one extractor
+under the same noise, so that they differ in nothing but themselves.
+
+- `TeacherFeatures`: latents noised a little, through the frozen teacher's own encoder: any teacher brings it along, it needs no
+  decoder, and it works where the student does (LADD, Sauer et al. 2024, arXiv:2403.12015).
+- `DinoFeatures`: decoded pictures through a frozen DINOv2, the discriminator's features of the ADD paper (Sauer et al. 2023,
+  arXiv:2311.17042, section 3.1). Its weights come from a folder or a hub.
+
+Not here: what is done with the maps (`terms`, `discriminator`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genin.distill.inputs.update import Update
+from genin.distill.loop.training import Training
+from genin.distill.models.autoencoder import decode
+from genin.distill.models.guided import Guided
+from genin.runtimes.errors import InputError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Features(NamedTuple):
+    """Feature maps (N, C, H, W), the finest first, and an embedding of the pictures' noise, (N, E)."""
+
+    maps: list[Tensor]
+    embedding: Tensor
+
+
+class Noise(NamedTuple):
+    """What pictures are noised by before features are extracted: timesteps (N,) and standard normal noise (N, C, h, w)."""
+
+    t: Tensor
+    noise: Tensor
+
+    def of(self, rows: Tensor) -> Noise:
+        """That of some of the pictures."""
+        return Noise(self.t[rows], self.noise[rows])
+
+
+class FeatureExtractor(Protocol):
+    """`channels` are those of its maps, `embedding` is the size of its embedding of the noise."""
+
+    channels: tuple[int, ...]
+    embedding: int
+
+    def draw_noise(self, update: Update, pictures: Tensor) -> Noise:
+        """This update's noise for a batch of latents."""
+
+    def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
+        """Latents (N, C, h, w) and their captions' states (N, L, D) => features, with gradients to the latents if asked for."""
+
+
+class TeacherFeatures:
+    """The teacher's encoder on pictures noised up to `max_timestep`, each by its own; the adjustment "noise" is a factor on it."""
+
+    def __init__(self, training: Training, teacher: Guided, max_timestep: int) -> None:
+        self.training, self.teacher, self.max_timestep = training, teacher, max_timestep
+        unet = teacher.unet
+        widths = list(unet.config.block_out_channels)
+        self.channels = (*widths, *([widths[-1]] if unet.mid_block is not None else []))
+        self.embedding = unet.time_embedding.linear_2.out_features
+
+    def draw_noise(self, update: Update, pictures: Tensor) -> Noise:
+        process = self.teacher.process
+        highest = min(round(self.max_timestep * self.training.adjustment("noise")), process.num_train_timesteps)
+        return Noise(update.randint(max(1, highest)), update.randn(*pictures.shape[1:]))
+
+    def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
+        with torch.set_grad_enabled(gradients), self.training.autocast():
+            x_t = self.teacher.process.add_noise(pictures, noise.noise, noise.t)
+            return Features(*self.teacher.features(x_t, noise.t, text))
+
+
+class DinoFeatures:
+    """Maps of four of DINOv2's layers, a quarter of its depth apart, on pictures decoded and enlarged to `side` pixels, without
+    noise."""
+
+    def __init__(self, training: Training, vae: Any, dino: Any, side: int = 224) -> None:
+        self.training, self.vae = training, vae
+        self.dino = dino.to(training.device).requires_grad_(False).eval()
+        patch = dino.config.patch_size
+        self.side = max(1, round(side / patch)) * patch
+        depth = dino.config.num_hidden_layers
+        self.layers = sorted({max(1, depth * part // 4) for part in (1, 2, 3, 4)})
+        self.channels = (dino.config.hidden_size,) * len(self.layers)
+        self.embedding = 1
+
+    def draw_noise(self, update: Update, pictures: Tensor) -> Noise:
+        """None: timestep 0, and nothing of noise."""
+        return Noise(torch.zeros(len(pictures), device=pictures.device), pictures.new_zeros(len(pictures), 0))
+
+    def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
+        with torch.set_grad_enabled(gradients), self.training.autocast():
+            pixels = standardised(decode(self.vae, pictures).float(), self.side, IMAGENET_MEAN, IMAGENET_STD)
+            states = self.dino(pixels, output_hidden_states=True).hidden_states
+            places = self.side // self.dino.config.patch_size
+            maps = [states[layer][:, 1:].transpose(1, 2).unflatten(2, (places, places)) for layer in self.layers]
+        return Features(maps, pictures.new_zeros(len(pictures), 1))
+
+
+def standardised(pictures: Tensor, side: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pictures in [−1, 1] => (N, 3, side, side), less a mean and over a deviation: what image encoders were trained on."""
+    pixels = F.interpolate(pictures.clamp(-1, 1) / 2 + 0.5, size=(side, side), mode="bicubic", antialias=True)
+    centre, spread = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    return (pixels - centre) / spread
+
+
+def load_dino(path: str) -> Any:
+    """A DINOv2 of transformers from a folder or a hub name. Errors: InputError saying what is wrong with it."""
+    from transformers import AutoModel, Dinov2Model
+
+    try:
+        model = AutoModel.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        remedy = (
+            "name a folder or hub model, such as facebook/dinov2-small, or set adversarial.discriminator to teacher"
+        )
+        raise InputError(f"cannot load DINOv2 ({reason})", where=path, remedy=remedy) from error
+    if not isinstance(model, Dinov2Model):
+        what = f"this is a {type(model).__name__}, not a DINOv2"
+        raise InputError(what, where=path, remedy="name one, such as facebook/dinov2-small")
+    return model

@@ -1,0 +1,137 @@
+"""What a term of the student's objective is: what it is built from, what it is called with, what it says of itself.
+
+Not here: the terms, and how to add one (`terms`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Self, TypeVar
+
+from torch import Tensor
+
+from genin.distill.inputs.update import Update
+from genin.distill.loop.memory import Parts, PhaseSizes
+from genin.distill.loop.training import Training
+from genin.distill.models.folder import ModelFolder
+from genin.distill.recipe import Recipe
+from genin.distill.student.features import FeatureExtractor, Features, Noise, TeacherFeatures
+from genin.distill.student.pool import DistillationData
+
+Figures = dict[str, Tensor | float]
+
+
+@dataclass(frozen=True)
+class StudentBatch:
+    """The pictures that a rollout ended with and those it aims at, latents (N, C, h, w), with their captions' states: this
+    process's part of the batch. `batch_rows` are the rows of the pool of the whole global batch; the update it is in."""
+
+    picture: Tensor
+    target: Tensor
+    text: Tensor
+    batch_rows: Tensor
+    update: Update
+    _features: dict[FeatureExtractor, tuple[Noise, Features]] = field(default_factory=dict, repr=False)
+
+    @property
+    def rows(self) -> Tensor:
+        """The pool's rows of these pictures, (N,)."""
+        return self.batch_rows[self.update.offset : self.update.offset + self.update.batch]
+
+    def features_of(self, extractor: FeatureExtractor) -> tuple[Noise, Features]:
+        """This update's noise, and the pictures' features under it, with gradients: once an update, whatever terms ask."""
+        if extractor not in self._features:
+            noise = extractor.draw_noise(self.update, self.picture)
+            self._features[extractor] = noise, extractor(self.picture, self.text, noise, gradients=True)
+        return self._features[extractor]
+
+
+@dataclass(frozen=True)
+class PhaseContext:
+    """A phase that begins: its training, what it learns from, its section of the recipe (`phase`). `pretrained` is what `Term.load`
+    has returned, by term; with `resume` trainings go on from their checkpoints."""
+
+    training: Training
+    data: DistillationData
+    teacher: ModelFolder
+    recipe: Recipe
+    phase: Any
+    pretrained: Mapping[type[Term], Any] = field(default_factory=dict)
+    resume: bool = False
+
+    @cached_property
+    def teacher_features(self) -> TeacherFeatures:
+        """One for all terms: those that see pictures through it share its passes."""
+        return TeacherFeatures(self.training, self.data.teacher, self.phase.max_noise_timestep)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a term takes: of networks that are trained along, and of activations. What two terms name alike is one."""
+
+    networks: Parts = field(default_factory=dict)
+    activations: Parts = field(default_factory=dict)
+
+
+class Term(ABC):
+    """A term of the objective. The class says which recipes have it and what it costs; an instance is one phase's."""
+
+    key: ClassVar[str]  # of the phase's section of the recipe: the term's weight
+
+    @classmethod
+    def weight_in(cls, phase: object) -> float:
+        return float(getattr(phase, cls.key, 0.0))
+
+    @classmethod
+    def is_active(cls, phase: object) -> bool:
+        """Whether a phase's section of the recipe asks for it: its networks are not even built elsewhere."""
+        return cls.weight_in(phase) > 0
+
+    @classmethod
+    def check(cls, recipe: Recipe, phase: Any) -> None:
+        """Errors: InputError for settings that it cannot work with."""
+        return
+
+    @classmethod
+    def load(cls, phases: Sequence[Any]) -> Any:
+        """Networks of others that the sections of these phases name, found before any work.
+
+        Errors: InputError or MetricUnavailableError naming what is missing.
+        """
+        return None
+
+    @classmethod
+    @abstractmethod
+    def build(cls, context: PhaseContext) -> Self:
+        """The term of a phase that begins; networks of its own are registered with the phase's training."""
+
+    @classmethod
+    def memory(cls, phase: Any, sizes: PhaseSizes) -> Memory:
+        """What it takes at the peak of an update."""
+        return Memory()
+
+    @classmethod
+    def operations(cls, phase: Any, sizes: PhaseSizes) -> Mapping[str, float]:
+        """Multiply-adds of an update for one picture, by pass; what two terms name alike is one pass."""
+        return {}
+
+    @classmethod
+    def lighter(cls, phase: Any) -> Mapping[str, Any]:
+        """Settings of the phase with which it takes less memory."""
+        return {}
+
+    @abstractmethod
+    def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
+        """Its share of the loss, weighted, and figures for the log."""
+
+
+AnyTerm = TypeVar("AnyTerm", bound=type[Term])
+TERMS: list[type[Term]] = []  # in the order in which a phase builds and adds them up
+
+
+def register(term: AnyTerm) -> AnyTerm:
+    TERMS.append(term)
+    return term

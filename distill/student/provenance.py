@@ -1,0 +1,118 @@
+"""What a student is made from, and what its model folder says of that.
+
+Not here: the training (`distillation`), how folders are written (`models.folder`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genin.benchmarks.model_facts import fingerprint
+from genin.distill.data.dataset import joined_origins
+from genin.distill.inputs.sources import Source, joined_licences
+from genin.distill.models.diffusion import Process, student_scheduler
+from genin.distill.models.folder import ModelFolder, load_model_folder
+from genin.distill.models.pruning import narrowed_state
+from genin.distill.recipe import Recipe
+from genin.runtimes.errors import InputError
+
+PHASES = ("prune", "steps", "adversarial", "decoder")  # in their order; each is a section of the recipe
+
+
+@dataclass(frozen=True)
+class StartingStudent:
+    """What a student hands down to the one that goes on from its weights; `recipe` is what made it, with its name and
+    fingerprint; `is_wider` says that it had more channels."""
+
+    data: str
+    licence: str
+    origins: Sequence[Mapping[str, Any]]
+    images_seen: int
+    recipe: dict[str, Any]
+    vae: Any
+    is_wider: bool
+
+
+def load_starting_student(unet: Any, path: Path, name: str) -> StartingStudent:
+    """Copy the weights of the student at `path` into a UNet of preset `name`; of a wider one the best channels stay.
+    Errors: InputError if it is no such student."""
+    start = load_model_folder(path)
+    remedy = "give a student of the same preset and teacher, or another --student"
+    if start.info.get("kind") != "student":
+        raise InputError("not a student", where=path, remedy=remedy)
+    state = narrowed_state(unet, start.unet)
+    if state is None:
+        raise InputError(f"not the shape of {name}", where=path / "unet", remedy=remedy)
+    unet.load_state_dict(state)
+    info = start.info
+    identity = {"name": str(info.get("name") or path.name), "fingerprint": fingerprint(path)}
+    return StartingStudent(
+        str(info.get("data") or "unknown"),
+        str(info.get("licence") or "unknown"),
+        info.get("origins") or (),
+        int(info.get("images_seen") or 0),
+        {**identity, **(info.get("recipe") or {})},
+        start.vae,
+        list(start.unet.config.block_out_channels) != list(unet.config.block_out_channels),
+    )
+
+
+def shares_encoder(vae: Any, teacher_vae: Any) -> bool:
+    """Whether a student's autoencoder decodes the latents of this teacher: its encoder is the teacher's own."""
+    if type(vae) is not type(teacher_vae) or vae.config.scaling_factor != teacher_vae.config.scaling_factor:
+        return False
+    ours, theirs = vae.encoder.state_dict(), teacher_vae.encoder.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def trained_step_counts(recipe: Recipe) -> list[int]:
+    """The numbers of steps that a recipe's phases train, the largest first."""
+    trained = [phase for phase in (recipe.steps, recipe.adversarial) if phase.images > 0] or [recipe.steps]
+    return sorted({count for phase in trained for count in phase.step_counts}, reverse=True)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The teacher, pictures and recipe of a student, and the student whose weights it went on from."""
+
+    teacher: ModelFolder
+    source: Source
+    recipe: Recipe
+    start: StartingStudent | None = None
+
+    def model_folder(self, unet: Any, vae: Any, path: Path, images_seen: int) -> ModelFolder:
+        """The student as a model folder: the teacher's text encoder and schedule, its own UNet and decoder. `images_seen` counts
+        those of the student that it went on from, too."""
+        teacher, start = self.teacher, self.start
+        scheduler = student_scheduler(teacher.scheduler_config)
+        process, counts = Process(scheduler), trained_step_counts(self.recipe)
+        sections = ("student", "pool", "alignment", *PHASES)
+        made_by = {key: value for key, value in self.recipe.as_dict().items() if key in sections}
+        data, licences = [self.source.name], [teacher.info.get("licence", "unknown"), self.source.licence]
+        if start is not None:
+            made_by["init"] = start.recipe
+            data, licences = [start.data, *data], [*licences, start.licence]
+        origins = joined_origins(
+            teacher.info.get("origins", ()), self.source.origins, () if start is None else start.origins
+        )
+        info = {
+            "kind": "student",
+            "parent": str(teacher.info.get("name") or teacher.path.name),
+            "data": ", ".join(dict.fromkeys(data)),
+            "licence": joined_licences(*licences),
+            "origins": origins,
+            "guidance": "baked",
+            "guidance_scale": 1.0,
+            "default_steps": counts[0],
+            "few_step_timesteps": {str(count): process.trailing_timesteps(count) for count in counts},
+            "image_size": teacher.image_size,
+            "images_seen": images_seen,
+            "recipe": made_by,
+            "metrics": {},
+        }
+        return ModelFolder(path, teacher.tokenizer, teacher.text_encoder, unet, vae, scheduler, info)
