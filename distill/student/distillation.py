@@ -101,12 +101,12 @@ def distill(
     run = Run.open(names.model(str(teacher)), source, out, settings, options or RunOptions(), start)
     phases = [DecoderPhase(run, name) if name == "decoder" else UnetPhase(run, name) for name in run.phases]
     check_batches(run, phases[0].training)
-    data = prepare_data(run, phases[0].training)
+    prepared = prepare_data(run, phases[0].training)
     student = CurrentStudent(run.unet, run.vae, 0 if run.start is None else run.start.images_seen)
     for phase in phases:
-        phase.training.minutes = run.budget.of(phase.name, data.pool.seconds / 60)
+        phase.training.minutes = run.budget.of(phase.name, prepared.pool.seconds / 60)
         try:
-            phase.run_on(data, student)
+            phase.run_on(prepared, student)
         except KeyboardInterrupt:
             phase.interrupt(student)
             save_model_folder(run.model_folder(student), out)
