@@ -29,4 +29,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    return lazy_attribute(__name__, _HOME, name)
+    return lazy_attribute(__name__, _HOME, name, extra="distill")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

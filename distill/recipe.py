@@ -358,11 +358,11 @@ class Recipe:
         return typing.cast("dict[str, Any]", plain(dataclasses.asdict(self)))
 
 
-def load_recipe(path: Path | None) -> Recipe:
+def load_recipe(path: str | Path | None) -> Recipe:
     """The recipe in a YAML file, or the defaults. Errors: InputError naming key, value, line and what is allowed there."""
     if path is None:
         return Recipe()
-    file = read_yaml(path)
+    file = read_yaml(Path(path))
     try:
         return TypeAdapter(Recipe).validate_python(file.data)
     except ValidationError as error:

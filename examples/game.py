@@ -104,10 +104,12 @@ def play(painter: Painter, prompt: str, seed: int, *, max_s: float = 60.0) -> tu
 def main(prompt: str, model: str, seed: int, out: Path) -> None:
     """Draw PROMPT while a loop of 60 frames per second goes on."""
     try:
-        with genin.load(model) as pipeline:
+        with genin.load(model, threads=1) as pipeline:  # the other cores are the game's
             painter = Painter(pipeline)
-            pixels, frames = play(painter, prompt, seed)
-            painter.close()
+            try:
+                pixels, frames = play(painter, prompt, seed)
+            finally:  # its thread must end before the pipeline closes
+                painter.close()
     except GeninError as error:  # its text says what, where and what to do
         raise click.ClickException(str(error)) from error
     Image.fromarray(pixels).save(out)

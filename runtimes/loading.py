@@ -37,6 +37,10 @@ def load_pipeline(
     """
     start, path = time.perf_counter(), Path(path)
     check_choice(runtime, (AUTO, *ENGINES), "runtime")
+    if not isinstance(precision, str):
+        raise InputError(
+            f"precision {precision!r} is not a text", remedy=f"choose from {', '.join((AUTO, *PRECISIONS))}"
+        )
     check_threads(threads)
     if path.is_dir() and is_model_folder(path):
         pipeline = _load_folder(path, runtime, precision, threads, device)

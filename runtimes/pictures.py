@@ -35,10 +35,12 @@ class Picture:
 
     @property
     def prompt(self) -> str:
+        """What was asked for."""
         return str(self.settings.get("prompt", ""))
 
     @property
     def seed(self) -> int:
+        """Of its noise."""
         return int(str(self.settings.get("seed", 0)))
 
     def save(self, path: str | Path) -> Path:
@@ -58,7 +60,11 @@ class Picture:
         return path
 
     def encoded(self, format: str = "PNG") -> bytes:
-        """The bytes of a file in a format that Pillow knows."""
+        """The bytes of a file: PNG (with the settings as text fields), JPEG or WebP. Errors: InputError for another format."""
+        suffix = f".{format.lower()}"
+        if suffix not in FORMATS:
+            raise InputError(f"a picture cannot be encoded as '{format}'", remedy="choose from PNG, JPEG, WEBP")
+        format = FORMATS[suffix]
         from PIL.PngImagePlugin import PngInfo
 
         info = PngInfo()
@@ -71,6 +77,7 @@ class Picture:
         return stream.getvalue()
 
     def to_pil(self) -> Image.Image:
+        """As a Pillow image."""
         from PIL import Image
 
         return Image.fromarray(self.array)

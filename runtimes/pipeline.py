@@ -110,9 +110,11 @@ class Choice:
 
 
 class Pipeline:
-    """A loaded model. Made by `genin.load` or `load_pipeline`; a context manager.
+    """A loaded model. Made by `genin.load` or `load_pipeline`; a context manager that frees the networks.
 
-    `pipe("a ninja", seed=7)` is a `Picture`. `name` is what the model was called when it was loaded."""
+    `pipe("a ninja", seed=7)` is a `Picture`. Attributes: `name` is what the model was called when it was loaded, `runtime`,
+    `precision` and `provider` (the device) are what draws, `load_s` the seconds that loading took.
+    """
 
     def __init__(
         self,
@@ -142,6 +144,7 @@ class Pipeline:
 
     @property
     def default_steps(self) -> int:
+        """The number of steps that is taken where none is given."""
         return self.sampler.default_steps
 
     @property
@@ -330,9 +333,13 @@ class Pipeline:
         if unknown := sorted(set(options) - set(Options.__annotations__)):
             remedy = nearest(unknown[0], ("seed", *Options.__annotations__))
             raise TypeError(f"unexpected keyword argument '{unknown[0]}'; {remedy}")
+        given = prompts
         prompts = (prompts,) if isinstance(prompts, str) or not isinstance(prompts, Iterable) else tuple(prompts)
-        if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
-            raise InputError("prompts must be one text or several")
+        if not prompts or isinstance(given, Mapping) or not all(isinstance(prompt, str) for prompt in prompts):
+            raise InputError(f"prompts must be one text or several, not {given!r}")
+        cancel = options.get("cancel")
+        if cancel is not None and not callable(cancel):
+            raise InputError("cancel must be a function without arguments, or None")
         if isinstance(seeds, Iterable):
             seeds = tuple(check_seed(seed) for seed in seeds)
         else:
@@ -347,11 +354,13 @@ class Pipeline:
         return Request(prompts, seeds, timesteps, guidance_scale, noise, self._size(options.get("size")))
 
     def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:
-        if size is None or tuple(size) == self.image_size:
+        if size is None:
             return self.image_size
+        if not isinstance(size, Sequence) or [type(side) for side in size] != [int, int]:
+            raise InputError(f"size {size!r} is not (height, width)")
         height, width = size
-        if type(height) is not int or type(width) is not int:
-            raise InputError(f"size {size!r} is not a height and a width")
+        if (height, width) == self.image_size:
+            return self.image_size
         step = self.image.multiple
         if step is None:
             own = f"{self.image.width}x{self.image.height}"

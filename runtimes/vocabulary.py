@@ -31,6 +31,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def check_choice(value: str, choices: Sequence[str], what: str) -> str:
     """`value` if it is one of `choices`. Errors: InputError naming `what` and listing the choices."""
+    if not isinstance(value, str):
+        raise InputError(f"{what} {value!r} is not a text", remedy=f"choose from {', '.join(choices)}")
     if value not in choices:
         raise InputError(f"unknown {what} '{value}'", remedy=nearest(value, choices))
     return value

@@ -97,6 +97,9 @@ def test_a_picture_that_cannot_be_saved(pipe: genin.Pipeline, tmp_path: Path, na
         ("builtin:teacher", {"device": "gpu"}, "unknown device 'gpu'.*cpu, cuda, mps"),
         ("builtin:teacher", {"device": "cuda:99"}, "device cuda:99 is not here"),
         ("no/such/folder", {}, "no such model"),
+        ("builtin:world", {}, "this is a dataset, not a model.*models are builtin:student"),
+        ("builtin:student", {"runtime": None}, "runtime None is not a text; choose from auto"),
+        ("builtin:student", {"precision": None}, "precision None is not a text; choose from auto"),
     ],
 )
 def test_what_cannot_be_loaded_is_a_typed_error(name: str, options: dict[str, typing.Any], says: str) -> None:
@@ -138,3 +141,70 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
 def test_the_page_is_what_the_docstrings_say() -> None:
     written = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     assert written == api_docs.markdown(), "run: python -m genin.api_docs > docs/api.md"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "says"),
+    [
+        ({"a": 1}, {}, "one text or several, not {'a': 1}"),
+        (None, {}, "one text or several, not None"),
+        ("a ninja", {"size": 128}, r"size 128 is not \(height, width\)"),
+        ("a ninja", {"size": (64, 64.0)}, r"is not \(height, width\)"),
+        ("a ninja", {"cancel": True}, "cancel must be a function"),
+        ("a ninja", {"seed": 1.5}, "seed"),
+        ("a ninja", {"seed": None}, "seed"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(
+    pipe: genin.Pipeline, prompt: typing.Any, options: dict[str, typing.Any], says: str
+) -> None:
+    with pytest.raises(genin.InputError, match=says):
+        pipe(prompt, **options)
+
+
+def test_a_picture_is_encoded_by_any_spelling_of_its_format(pipe: genin.Pipeline) -> None:
+    picture = pipe("a ninja", seed=7)
+    assert picture.encoded("jpg") == picture.encoded("JPEG")
+    with pytest.raises(genin.InputError, match="choose from PNG, JPEG, WEBP"):
+        picture.encoded("gif")
+
+
+MISSING = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "diffusers", "nncf", "psutil"):
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+
+sys.meta_path.insert(0, Absent())
+import genin
+try:
+    exec(sys.argv[1])
+except genin.MissingExtraError as error:
+    print(error.extra)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "extra"),
+    [
+        ("from genin.distill import distill", "distill"),
+        ("from genin.benchmarks import bench; bench(['builtin:student'])", "metrics"),
+        ("genin.load('builtin:teacher')", "distill"),
+    ],
+)
+def test_a_missing_extra_is_named_by_verbs_as_by_commands(code: str, extra: str) -> None:
+    command = [sys.executable, "-c", MISSING, code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.strip() == extra, done.stderr[-600:]
+
+
+def test_packages_list_their_verbs_and_say_how_to_import_them() -> None:
+    import genin.benchmarks
+    import genin.export
+
+    assert {"export", "ExportOptions"} <= set(dir(genin.export)) and "bench" in dir(genin.benchmarks)
+    code = "import genin; genin.export"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert "write `import genin.export`" in done.stderr

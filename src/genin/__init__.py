@@ -54,8 +54,10 @@ set_wait_policy()  # here, since OpenMP reads it when torch is imported
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("benchmarks", "distill", "export"):
+        raise AttributeError(f"'genin.{name}' is a package: write `import genin.{name}`, or import from it")
     return lazy_attribute(__name__, _HOME, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -47,8 +47,8 @@ except genin.GeninError as error:
 PARTS = ("genin.distill", "genin.export", "genin.benchmarks")
 PARTS_INTRODUCTION = """# The parts
 
-Each part exports its verbs, which do what the command of their name does. They need the part's extra; without it the first use
-ends in a `MissingExtraError` or an `ImportError` that names what is missing.
+Each part exports its verbs, which do what the command of their name does. They need the part's extra; without it their import or
+their call ends in a `MissingExtraError`, which names the extra.
 
 ```python
 from genin.benchmarks import BenchOptions, bench

@@ -22,6 +22,7 @@ from typing import NoReturn
 import click
 
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
+from genin.runtimes.lazy import missing_extra
 from genin.runtimes.threads import check_environment
 from genin.terminal import debugging, quiet_libraries
 from genin.version import __version__
@@ -187,12 +188,9 @@ def main() -> NoReturn:
 
 def _missing_package(error: Exception, arguments: Sequence[str]) -> MissingExtraError | None:
     """A command met an absent package: the extra that installs it is its row's."""
-    package = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if package in ("", "genin"):
-        return None
     words = " ".join(arguments) + " "
     extra = next((row.extra for path, row in COMMANDS.items() if row.extra and words.startswith(f"{path} ")), "all")
-    return MissingExtraError(package, extra)
+    return missing_extra(error, extra)
 
 
 def _fail(line: str, exit_code: int) -> int:

@@ -81,6 +81,9 @@ class InstalledNames:
 
 
 def _builtin_model(name: str) -> Path:
+    if name == BUILTIN_WORLD:
+        remedy = f"give it as --data or --reference; models are {', '.join(BUILTIN_MODELS)}"
+        raise InputError("this is a dataset, not a model", where=name, remedy=remedy)
     if name not in BUILTIN_MODELS:
         raise _no_such(name, "built-in model")
     path = _package_file("genin.runtimes", BUILTIN_MODELS[name])
