@@ -56,7 +56,7 @@ class BenchOptions:
     warmup: int = 2
     cold_starts: int = 2
     threads: int | None = None
-    prompts: Path | Sequence[str] | None = None
+    prompts: str | Path | Sequence[str] | None = None
     seed: int = 0
     samples: int | None = None
     reference: str | Path = BUILTIN_WORLD
@@ -113,7 +113,7 @@ def _protocol(options: BenchOptions) -> Protocol:
         warmup=options.warmup,
         cold_starts=options.cold_starts,
         threads=options.threads or usable_cores(),
-        prompts=read_prompts(prompts) if isinstance(prompts, Path) else tuple(prompts),
+        prompts=read_prompts(Path(prompts)) if isinstance(prompts, str | Path) else tuple(prompts),
         seed=options.seed,
     )
 

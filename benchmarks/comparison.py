@@ -44,7 +44,7 @@ class CompareOptions:
         device: where PyTorch runs model folders: `cpu`, `cuda`, `cuda:1`, `mps`.
     """
 
-    prompts: Path | Sequence[str] | None = None
+    prompts: str | Path | Sequence[str] | None = None
     reference: str | Path | None = None
     split: str | None = None
     count: int = 8
@@ -84,7 +84,7 @@ def compare(
     options, names, out = options or CompareOptions(), names_or_installed(names), Path(out)
     claim_output(out, ".png")
     prompts = DEFAULT_PROMPTS if options.prompts is None else options.prompts
-    texts = list(read_prompts(prompts) if isinstance(prompts, Path) else prompts)
+    texts = list(read_prompts(Path(prompts)) if isinstance(prompts, str | Path) else prompts)
     chosen, true = contenders(names, models, options.runtime, options.precision), None
     refuse_device_without_folders(options.device, chosen)
     if options.reference is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from genin.runtimes.bundle import Bundle
+from genin.runtimes.engine import ENGINES
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import (
     AGAIN,
@@ -74,8 +75,11 @@ class ModelFacts:
         if self.kind == "model":
             return {name: weights_bytes(self.path / folder) for name, folder in COMPONENT_FOLDERS.items()}
         sizes: dict[str, int | None] = dict.fromkeys(COMPONENT_FOLDERS)
-        for graph in self.graphs:
-            if RUNTIME_OF_FORMAT.get(graph["format"]) == runtime and graph["precision"] == precision:
+        graphs = [graph for graph in self.graphs if graph["precision"] == precision]
+        there = {graph["format"] for graph in graphs}
+        format = next((format for format in ENGINES[runtime].formats if format in there), None)
+        for graph in graphs:
+            if graph["format"] == format:
                 sizes[graph["component"]] = sum(int(file["size_bytes"]) for file in graph["files"])
         return sizes
 

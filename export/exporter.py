@@ -118,8 +118,11 @@ def export(
     source = names_or_installed(names).model(str(model))
     from genin.export.assembly import Job
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise InputError(f"cannot write here ({error.strerror})", where=out, remedy="name another place") from error
     try:
         steps = tuple(dict.fromkeys(options.single_graphs))
         job = Job(source, partial, out.name, usable, plans, steps, options.shapes())
@@ -141,7 +144,7 @@ def _write(job: Job, out: Path) -> Manifest:
         manifest = assemble(replace(job, progress=shown.begin))
     for path in (job.root, *job.root.rglob("*")):
         apply_umask(path)
-    if out.suffix == SUFFIX:
+    if out.suffix.lower() == SUFFIX:
         pack(job.root, out)
     else:
         job.root.replace(out)

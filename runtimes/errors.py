@@ -7,6 +7,7 @@ stderr and an exit code: 2 for bad usage or input, 1 for a job that failed.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class GeninError(Exception):
@@ -18,6 +19,10 @@ class GeninError(Exception):
         self.what, self.where, self.remedy = what, where, remedy
         line = what if where is None else f"{what}: {where}"
         super().__init__(line if remedy is None else f"{line}; {remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Worker processes hand errors back pickled, which by default would call `__init__` with the line alone."""
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class InputError(GeninError):
@@ -40,3 +45,10 @@ class BundleError(InputError):
 
 class CancelledError(GeninError):
     """The caller cancelled the generation."""
+
+
+def _restored(kind: type[GeninError], args: tuple[Any, ...], state: dict[str, Any]) -> GeninError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error

@@ -19,7 +19,7 @@ from genin.runtimes.pipeline import Choice, Pipeline
 from genin.runtimes.samplers import Schedule
 from genin.runtimes.threads import check_threads
 from genin.runtimes.tokenizer import ClipTokenizer
-from genin.runtimes.vocabulary import AUTO, COMPONENTS, PRECISIONS, check_choice
+from genin.runtimes.vocabulary import AUTO, COMPONENTS, PRECISIONS, check_choice, check_device
 
 # Of several that can run: the first. Core ML is last because its first load compiles for minutes.
 AUTO_ORDER = ("openvino", "onnxruntime", "coreml")
@@ -41,6 +41,7 @@ def load_pipeline(
         raise InputError(
             f"precision {precision!r} is not a text", remedy=f"choose from {', '.join((AUTO, *PRECISIONS))}"
         )
+    check_device(device)
     check_threads(threads)
     if path.is_dir() and is_model_folder(path):
         pipeline = _load_folder(path, runtime, precision, threads, device)

@@ -83,7 +83,7 @@ class Picture:
         return Image.fromarray(self.array)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.array(self.array, dtype=dtype, copy=True if copy is None else copy)
+        return np.array(self.array, dtype=dtype) if copy else np.asarray(self.array, dtype=dtype)
 
     def _repr_png_(self) -> bytes:
         return self.encoded()

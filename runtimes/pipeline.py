@@ -1,16 +1,17 @@
 """From prompts to pictures with one interface over engines: text, noise, sampling, guidance, previews, timings.
 
 `generate` draws a batch, and `stream` does the same step by step. Everything outside the three networks is numpy and the same
-for every engine, so the same prompt, seed and steps give the same picture to rounding.
+for every engine, so the same prompt, seed and steps give the same picture to rounding. Several threads may use one pipeline: its
+networks run one at a time.
 
-Not here: opening models and bundles (`loading`), what an engine does (`engine`), threads of the caller's (a pipeline serves one
-call at a time), img2img, inpainting, LoRA at run time.
+Not here: opening models and bundles (`loading`), what an engine does (`engine`), img2img, inpainting, LoRA at run time.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
 import warnings
 from collections import deque
@@ -136,6 +137,8 @@ class Pipeline:
             self._single = bundle.manifest.steps_of_single_graphs(choice.format, choice.precision)
         self._schedule = Schedule.from_config(self.sampler.scheduler)
         self._closed = False
+        # Engines keep their tensors between calls: two threads at once would draw each other's pictures.
+        self._one_at_a_time = threading.Lock()
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -173,7 +176,7 @@ class Pipeline:
         common = {"model": self.name, "steps": generation.steps, "guidance_scale": generation.guidance_scale}
         common |= {"noise": generation.noise, "runtime": self.runtime, "precision": self.precision}
         each = zip(generation.images, generation.prompts, generation.seeds, strict=True)
-        return [Picture(image, {"prompt": prompt, "seed": seed, **common}) for image, prompt, seed in each]
+        return [Picture(image.copy(), {"prompt": prompt, "seed": seed, **common}) for image, prompt, seed in each]
 
     def generate(
         self, prompt: str | Sequence[str], seed: int | Sequence[int] = 0, **options: Unpack[Options]
@@ -253,7 +256,8 @@ class Pipeline:
         noise = batch_normal(request.seeds, self.latents.shape, mode=request.noise)
         ids, steps = self._tokenizer(request.prompts), len(request.timesteps)
         clock.begin()
-        pictures = self._engine.draw(ids, noise, steps)
+        with self._one_at_a_time:
+            pictures = self._engine.draw(ids, noise, steps)
         clock.lap(TEXT_TO_IMAGE)
         self._check_shape(TEXT_TO_IMAGE, pictures, (len(noise), self.image.height, self.image.width, 3))
         clock.lap(OTHER)
@@ -268,7 +272,8 @@ class Pipeline:
         distinct = list(dict.fromkeys([*request.prompts, *([""] if guided else [])]))
         ids = self._tokenizer(distinct)
         clock.begin()
-        embeddings = self._engine.encode(ids)
+        with self._one_at_a_time:
+            embeddings = self._engine.encode(ids)
         clock.lap("text_encoder")
         self._check_shape("text_encoder", embeddings, (len(distinct), self.text.max_length, self.text.hidden_size))
         text = embeddings[[distinct.index(prompt) for prompt in request.prompts]]
@@ -281,7 +286,8 @@ class Pipeline:
             inputs = np.concatenate([x, x])
             embeddings = np.concatenate([np.broadcast_to(empty, text.shape), text])
         clock.begin()
-        prediction = self._engine.predict(inputs, t, embeddings)
+        with self._one_at_a_time:
+            prediction = self._engine.predict(inputs, t, embeddings)
         clock.lap("unet")
         self._check_shape("unet", prediction, inputs.shape)
         if empty is None:
@@ -289,7 +295,8 @@ class Pipeline:
         return guide(prediction[: len(x)], prediction[len(x) :], request.guidance_scale)
 
     def _decode(self, latents: Array) -> Array:
-        images = self._engine.decode(latents * np.float32(1.0 / self.latents.scaling_factor))
+        with self._one_at_a_time:
+            images = self._engine.decode(latents * np.float32(1.0 / self.latents.scaling_factor))
         own = latents.shape[1:] == self.latents.shape
         size = self.image_size if own else tuple(side * self._pixels_a_latent for side in latents.shape[2:])
         self._check_shape("vae_decoder", images, (len(latents), 3, *size))

@@ -27,6 +27,12 @@ class RunOptions:
     resume: bool = False
     minutes: float | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.resume, bool):
+            raise InputError(f"resume {self.resume!r} is neither True nor False")
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            raise InputError(f"minutes {self.minutes!r} is not a positive number")
+
 
 def claim_run(
     folder: Path,

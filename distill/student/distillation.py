@@ -86,7 +86,7 @@ def distill(
         data: a dataset folder, `builtin:world`, or an open source.
         out: the student's model folder; its training logs and checkpoints are in `out/training`.
         recipe: settings, or a YAML file of them; None is the defaults (docs/recipes.md).
-        options: time budget, whether to resume, sample grids.
+        options: whether to resume, and a time budget.
         init: a student of the same blocks, from whose weights training starts instead of the teacher's. One of the same widths
             is not pruned again: that phase would teach it to take many steps.
 

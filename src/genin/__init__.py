@@ -9,6 +9,7 @@ more than an engine are packages with a verb each: `genin.distill`, `genin.expor
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from genin.runtimes.lazy import lazy_attribute
@@ -55,7 +56,7 @@ set_wait_policy()  # here, since OpenMP reads it when torch is imported
 
 def __getattr__(name: str) -> Any:
     if name in ("benchmarks", "distill", "export"):
-        raise AttributeError(f"'genin.{name}' is a package: write `import genin.{name}`, or import from it")
+        return importlib.import_module(f"genin.{name}")
     return lazy_attribute(__name__, _HOME, name)
 
 

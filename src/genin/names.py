@@ -1,8 +1,8 @@
 """What the names on the command line mean: `builtin:student`, a local path, or a model on the Hugging Face hub.
 
 The shipped models are package data of `genin.runtimes` and `genin.distill`; the built-in world's reference pictures are
-rendered once into the user's cache. Only the command line resolves names, so that no library code has to know where
-the package keeps its weights.
+rendered once into the user's cache. Library code asks through `genin.runtimes.names`, and need not know where the package
+keeps its weights.
 
 Not here: the hub (`hub.model`), reading what a name points to (each command does, and refuses what it cannot use).
 """

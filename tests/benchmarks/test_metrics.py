@@ -252,3 +252,14 @@ def test_torch_fidelity_runs_our_extractor_and_agrees(tmp_path: Path) -> None:
         assert frechet_distance(*ours) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
     assert kid(*ours).value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
     assert SqueezeNetFeatures.LAYER == "512"
+
+
+def test_sizes_are_those_of_the_graphs_that_a_runtime_loads() -> None:
+    """OpenVINO runs ONNX graphs where a bundle has none of its own; so do engines that are added."""
+    from genin.benchmarks.model_facts import read_facts
+    from genin.names import InstalledNames
+
+    facts = read_facts(InstalledNames().model("builtin:student"))
+    (precision,) = {str(graph["precision"]) for graph in facts.graphs}
+    sizes = facts.component_bytes("onnxruntime", precision)
+    assert all(sizes.values()) and facts.component_bytes("openvino", precision) == sizes

@@ -8,10 +8,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from genin.runtimes.engine import ENGINES
 from genin.runtimes.errors import InputError, MissingExtraError
 from genin.runtimes.files import claim_output
 from genin.runtimes.options import CommaChoice, flatten, model_path
-from genin.runtimes.vocabulary import split_choices
+from genin.runtimes.vocabulary import RUNTIMES, split_choices
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,7 @@ def test_errors_are_one_line_with_remedy() -> None:
     error = MissingExtraError("onnxruntime", "onnxruntime")
     assert str(error) == "'onnxruntime' is not installed; pip install 'genin[onnxruntime]'"
     assert error.exit_code == 2
+
+
+def test_the_vocabulary_names_every_engine() -> None:
+    assert set(RUNTIMES) == set(ENGINES)
