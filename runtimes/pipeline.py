@@ -352,9 +352,9 @@ class Pipeline:
         else:
             first = check_seed(seeds)
             seeds = tuple(check_seed(first + index) for index in range(len(prompts)))
-        if len(prompts) == 1:
+        if len(prompts) == 1 and seeds:
             prompts = prompts * len(seeds)
-        if not seeds or len(seeds) != len(prompts):
+        if len(seeds) != len(prompts):
             raise InputError(f"{len(prompts)} prompts and {len(seeds)} seeds", remedy="give one seed per prompt")
         noise = check_choice(options.get("noise", "philox"), MODES, "noise mode")
         timesteps, guidance_scale = self._timesteps(options.get("steps")), self._guidance(options.get("guidance_scale"))
