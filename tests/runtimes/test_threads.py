@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import genin
 from genin.cli import run
 from genin.runtimes import threads
 from genin.runtimes.errors import InputError
@@ -180,6 +181,28 @@ def test_a_limit_reaches_torch_the_engines_and_child_processes(
     program = f"import os, json; print(json.dumps([os.environ[name] for name in {POOL_VARIABLES}]))"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert json.loads(said) == ["3"] * 3
+
+
+def test_the_threads_of_a_pipeline_reach_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a limit of the process, which would reach it as well."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pools: list[int] = []
+    session = onnxruntime.InferenceSession
+
+    def noted(path: str, options: Any, **rest: object) -> object:
+        pools.append(options.intra_op_num_threads)
+        return session(path, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
+    for count in (1, 3):
+        with genin.load("builtin:student", runtime="onnxruntime", threads=count) as pipe:
+            pipe("a ninja", seed=1, steps=2)
+        assert pools and set(pools) == {count}
+        pools.clear()
+    pytest.importorskip("openvino")
+    from genin.runtimes.openvino_engine import exact_settings
+
+    assert exact_settings(3)["INFERENCE_NUM_THREADS"] == "3"
 
 
 @pytest.mark.parametrize(
