@@ -292,7 +292,7 @@ FAULTS = (
         "runtimes/onnxruntime_engine.py",
         "if (count := threads or thread_limit()) is not None:",
         "if (count := thread_limit()) is not None:",
-        "runtimes/test_threads.py",
+        "runtimes/test_threads.py::test_the_threads_of_a_pipeline_reach_its_engine",
     ),
     Fault(
         "own-process-counted-as-other",
@@ -349,7 +349,7 @@ FAULTS = (
         "export/checks/parity.py",
         "psnr_db=round(min(psnr_db(*pair) for pair in pairs), 2),",
         "psnr_db=round(max(psnr_db(*pair) for pair in pairs), 2),",
-        "export/test_verify.py::test_exchanged_weights_are_found_even_with_their_hash_updated",
+        "export/test_verify.py::test_the_worst_case_is_what_counts",
     ),
     Fault(
         "widest-instead-of-next-wider",
@@ -576,14 +576,14 @@ FAULTS = (
         "noise = torch.zeros_like(latents)\n"
         "        noise[true] = recipe.latent_noise * update.randn(*latents.shape[1:])[true]",
         "noise = recipe.latent_noise * update.randn(*latents.shape[1:])\n        noise[true] = 0",
-        "distill/student/test_decoder.py",
+        "distill/student/test_decoder.py::test_noise_is_added_to_the_latents_of_true_pictures_only",
     ),
     Fault(
         "one-good-row-is-a-win",
         "distill/loop/health.py",
         "if seen and min(seen) > WINS:",
         "if seen and max(seen) > WINS:",
-        "distill/loop/test_training.py::test_what_is_not",
+        "distill/loop/test_training.py::test_one_good_row_is_no_win_of_the_discriminator",
     ),
     Fault(
         "shots-of-a-minute-in-two-splits",
@@ -604,7 +604,7 @@ FAULTS = (
         "distill/data/edit.py",
         "        if name in FIXED:\n            continue\n",
         "",
-        "distill/data/test_data_commands.py::test_captions_go_out_and_come_back",
+        "distill/data/test_data_commands.py::test_a_table_changes_neither_names_nor_splits",
     ),
     Fault(
         "a-combination-in-two-splits",

@@ -289,3 +289,11 @@ def test_a_wrong_shape_is_an_error() -> None:
     case = {"x": np.zeros((2, 3), np.float32)}
     with pytest.raises(GeninError, match="shape"):
         parity.measure(lambda _: {"x": np.zeros((1, 3), np.float32)}, [case], ["x"], "fp32", "nothing")
+
+
+def test_the_worst_case_is_what_counts() -> None:
+    generator = np.random.default_rng(0)
+    reference = generator.normal(size=(1, 64)).astype(np.float32)
+    cases: list[dict[str, Any]] = [{"y": reference, "error": np.float32(error)} for error in (1e-6, 1e-1)]
+    found = parity.measure(lambda case: {"y": case["y"] + case["error"]}, cases, ["y"], 60.0, "a function")
+    assert found.psnr_db < 40 and found.max_abs == pytest.approx(0.1, rel=1e-3) and found.psnr_db < found.floor_db

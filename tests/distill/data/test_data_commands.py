@@ -636,6 +636,14 @@ def test_captions_go_out_and_come_back(tmp_path: Path, genin: Json, suffix: str)
     assert rows[1]["text"] == 'says "no", twice' and "text" not in rows[2]
 
 
+def test_a_table_changes_neither_names_nor_splits(tmp_path: Path, genin: Json) -> None:
+    folder, table = dataset(tmp_path / "set"), tmp_path / "edited.csv"
+    table.write_text("file_name,text,split,seed,source_file\na.png,a wolf,train,7,x.mp4\n", encoding="utf-8")
+    assert genin("data", "edit", folder, "--from", table)["changed"] == 1
+    row = json.loads((folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert (row["text"], row["split"]) == ("a wolf", "val") and not {"seed", "source_file"} & set(row)
+
+
 def test_a_table_may_hold_a_part_and_semicolons(tmp_path: Path, genin: Json) -> None:
     folder, table = dataset(tmp_path / "set"), tmp_path / "part.csv"
     table.write_text("file_name;text\nd.png;a frog; quiet\n".replace("frog; quiet", "frog"), encoding="utf-8")

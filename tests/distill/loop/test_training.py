@@ -546,3 +546,12 @@ def test_what_is_alarming(log: list[dict[str, float]], alarm: str, adjustments: 
 )
 def test_what_is_not(log: list[dict[str, float]]) -> None:
     assert watch(log) is None
+
+
+def test_one_good_row_is_no_win_of_the_discriminator() -> None:
+    updates = range(0, 2 * health.PATIENCE, health.PATIENCE // 10)
+    good = [{"update": float(update), "discriminator_accuracy": 0.999} for update in updates]
+    mixed = [row | {"discriminator_accuracy": 0.6} if index % 2 else row for index, row in enumerate(good)]
+    alarm = health._discriminator(good)
+    assert alarm is not None and alarm.name == "discriminator_wins"
+    assert health._discriminator(mixed) is None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conftest import press_ctrl_c
@@ -19,7 +22,7 @@ from genin.distill.loop import training  # noqa: E402
 from genin.distill.loop.training import Training  # noqa: E402
 from genin.distill.models.folder import load_model_folder, save_model_folder  # noqa: E402
 from genin.distill.recipe import DecoderRecipe  # noqa: E402
-from genin.distill.student.decoder import build_tiny  # noqa: E402
+from genin.distill.student.decoder import Pairs, build_tiny, decoder_step  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
 pytestmark = pytest.mark.train
@@ -161,3 +164,23 @@ def test_levels_must_make_the_teachers_factor(tiny_model_folder: Path) -> None:
     vae = load_model_folder(tiny_model_folder).vae
     with pytest.raises(InputError, match=r"3 levels, which enlarge 4 times; this teacher needs 8"):
         build_tiny(vae, DecoderRecipe(), 8)
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.5])
+def test_noise_is_added_to_the_latents_of_true_pictures_only(amount: float) -> None:
+    class Recorder(torch.nn.Module):
+        seen: Any = None
+
+        def forward(self, latents: Any) -> Any:
+            self.seen = latents.detach()
+            return torch.zeros(len(latents), 3, 16, 16, requires_grad=True)
+
+    latents = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 4, 4, 4).half()
+    pairs = Pairs(latents, np.zeros((8, 16, 16, 3), np.uint8), true=4)
+    loop = SimpleNamespace(device=torch.device("cpu"), autocast=nullcontext, optimise=lambda *_: torch.zeros(()))
+    tiny, decoder = SimpleNamespace(config=SimpleNamespace(scaling_factor=1.0)), Recorder()
+    step = decoder_step(loop, tiny, decoder, pairs, DecoderRecipe(latent_noise=amount), None)  # type: ignore[arg-type]
+    step(Update(0, 0, 8, 0, 8, torch.Generator().manual_seed(0), torch.device("cpu")))
+    spread = decoder.seen.flatten(1).std(dim=1)
+    assert (spread[1::2] == 0).all(), "the student's latents bring their own errors along"
+    assert (spread[::2] > 0.2).all() if amount else (spread[::2] == 0).all()
