@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from genin.runtimes.engine import ENGINES
 
+pytestmark = pytest.mark.processes  # builds a wheel
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"genin": "src/genin", **{f"genin/{part}": part for part in ("benchmarks", "distill", "export", "runtimes")}}
 COMMITTED_WEIGHTS_LIMIT_BYTES = 40_000_000
