@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import sys
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,16 +25,16 @@ from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.engine import Array, BundleEngine, Engine
-from genin.runtimes.errors import CancelledError, GeninError, InputError
+from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.manifest import ModelConstants, SingleGraphEntry
 from genin.runtimes.noise import MODES, batch_normal, check_seed
 from genin.runtimes.pictures import Picture
 from genin.runtimes.samplers import Schedule, guide
+from genin.runtimes.stage_clock import OTHER, StageClock
 from genin.runtimes.tokenizer import ClipTokenizer
-from genin.runtimes.vocabulary import COMPONENTS, TEXT_TO_IMAGE, check_choice, nearest
+from genin.runtimes.vocabulary import TEXT_TO_IMAGE, check_choice, nearest
 
 Pictures = NDArray[np.uint8]
-OTHER = "other"
 MAX_SIDE = 2048
 
 
@@ -236,7 +235,7 @@ class Pipeline:
     # --- drawing -----------------------------------------------------------------------------------------------------
 
     def _draw(self, request: Request, cancel: Callable[[], bool]) -> Iterator[StreamStep]:
-        clock = _Clock(cancel)
+        clock = StageClock(cancel)
         x = batch_normal(request.seeds, self._latents_of(request.size), mode=request.noise)
         empty, text = self._embed(request, clock)
         for index, (t, t_next) in enumerate(request.timesteps):
@@ -252,7 +251,7 @@ class Pipeline:
 
     def _draw_at_once(self, request: Request) -> Generation:
         assert isinstance(self._engine, BundleEngine)
-        clock = _Clock(lambda: False)
+        clock = StageClock(lambda: False)
         noise = batch_normal(request.seeds, self.latents.shape, mode=request.noise)
         ids, steps = self._tokenizer(request.prompts), len(request.timesteps)
         clock.begin()
@@ -266,7 +265,7 @@ class Pipeline:
             pictures, request.prompts, request.seeds, steps, request.guidance_scale, request.noise, timings
         )
 
-    def _embed(self, request: Request, clock: _Clock) -> tuple[Array | None, Array]:
+    def _embed(self, request: Request, clock: StageClock) -> tuple[Array | None, Array]:
         """Every distinct prompt is encoded once => (the empty prompt's embedding if guidance needs it, (N, L, D))."""
         guided = request.guidance_scale != 1.0
         distinct = list(dict.fromkeys([*request.prompts, *([""] if guided else [])]))
@@ -279,7 +278,9 @@ class Pipeline:
         text = embeddings[[distinct.index(prompt) for prompt in request.prompts]]
         return (embeddings[[distinct.index("")]] if guided else None), text
 
-    def _predict(self, x: Array, t: int, empty: Array | None, text: Array, request: Request, clock: _Clock) -> Array:
+    def _predict(
+        self, x: Array, t: int, empty: Array | None, text: Array, request: Request, clock: StageClock
+    ) -> Array:
         if empty is None:
             inputs, embeddings = x, text
         else:  # both branches of guidance in one batch, the empty prompt first
@@ -312,7 +313,7 @@ class Pipeline:
         height, width = (side // self._pixels_a_latent for side in size)
         return self.latents.channels, height, width
 
-    def _finish(self, x: Array, request: Request, clock: _Clock) -> Generation:
+    def _finish(self, x: Array, request: Request, clock: StageClock) -> Generation:
         clock.begin()
         images = self._decode(x)
         clock.lap("vae_decoder")
@@ -428,29 +429,6 @@ def to_pictures(images: Array) -> Pictures:
     """(N, 3, H, W) in [−1, 1] => (N, H, W, 3) uint8, values outside clipped."""
     scaled = np.clip(np.rint(images * np.float32(127.5) + np.float32(127.5)), 0, 255)
     return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1), np.uint8)
-
-
-class _Clock:
-    """Milliseconds per stage: what passes between two laps belongs to the stage that the second one names."""
-
-    def __init__(self, cancel: Callable[[], bool]) -> None:
-        self.stages_ms = dict.fromkeys((*COMPONENTS, OTHER), 0.0)
-        self._cancel = cancel
-        self.resume()
-
-    def resume(self) -> None:
-        self._mark = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + (now - self._mark) * 1e3
-        self._mark = now
-
-    def begin(self) -> None:
-        """A network is about to run. Errors: CancelledError if the caller wants no more."""
-        if self._cancel():
-            raise CancelledError("the generation was cancelled")
-        self.lap(OTHER)
 
 
 def _already(pictures: Pictures) -> Callable[[], Pictures]:

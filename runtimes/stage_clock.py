@@ -1,0 +1,34 @@
+"""How long each stage of a drawing takes, and where it may be cancelled: before every network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from genin.runtimes.errors import CancelledError
+from genin.runtimes.vocabulary import COMPONENTS
+
+OTHER = "other"
+
+
+class StageClock:
+    """Milliseconds per stage: what passes between two laps belongs to the stage that the second one names."""
+
+    def __init__(self, cancel: Callable[[], bool]) -> None:
+        self.stages_ms = dict.fromkeys((*COMPONENTS, OTHER), 0.0)
+        self._cancel = cancel
+        self.resume()
+
+    def resume(self) -> None:
+        self._mark = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + (now - self._mark) * 1e3
+        self._mark = now
+
+    def begin(self) -> None:
+        """A network is about to run. Errors: CancelledError if the caller wants no more."""
+        if self._cancel():
+            raise CancelledError("the generation was cancelled")
+        self.lap(OTHER)
