@@ -70,7 +70,10 @@ def section(cls: type[T]) -> type[T]:
     def refusing(self: T, *positional: Any, **values: Any) -> None:
         if len(positional) > len(names):
             raise TypeError(f"{kind.__name__} takes {len(names)} values, not {len(positional)}")
-        values = dict(zip(names, positional, strict=False)) | values
+        by_position = dict(zip(names, positional, strict=False))
+        if twice := by_position.keys() & values.keys():
+            raise TypeError(f"{kind.__name__} got two values for '{min(twice)}'")
+        values = by_position | values
         try:
             construct(self, **values)
         except ValidationError as error:

@@ -47,6 +47,7 @@ Step = Callable[[Update], Metrics]  # performs an update, and reports what is lo
 Preview = Callable[[Path], None]  # writes a grid of samples to a file
 # A network on held-out data => figures: the lowest `kid` is the best, and within `kid_error` of each other two are as good.
 Validate = Callable[[nn.Module], Mapping[str, float]]
+GRAD_NORM = "grad_norm"  # the key of a step's metrics that holds what `optimise` returned
 WARMUP_SHARE = 0.05
 ROW_UPDATES = 50  # that a row of the log is the mean of
 
@@ -88,13 +89,14 @@ class Training:
         self.logbook = Logbook(folder, stage, is_main=self.accelerator.is_main_process)
         self.state = StageState(next_preview=settings.preview_images)
         self.resumed = self.has_updated = False  # in this run
-        self.adjustable: set[str] = set()  # the adjustments that this stage reads: alarms leave others alone
+        self.adjustable = {"lr"}  # settings that this stage reads by `adjustment`; alarms leave others alone
         self.part = 0  # of an update's parts, that being worked on
 
     # --- the networks ----------------------------------------------------------------------------------------------
 
     def add(self, name: str, module: nn.Module, options: NetworkOptions | None = None) -> nn.Module:
         """Register a network that is trained; returns it prepared by accelerate. Its averages start as copies of it."""
+        self.allow_adjustment(f"lr/{name}")
         return self.networks.add(name, module, options or NetworkOptions())
 
     @property
@@ -154,9 +156,13 @@ class Training:
         """The stage's precision, around every forward pass; what comes out of it is bf16, where the stage is."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.mixed_precision == "bf16")
 
-    def adjustment(self, name: str) -> float:
-        """The factor that alarms so far have put on a setting."""
+    def allow_adjustment(self, name: str) -> None:
+        """Let alarms adjust a setting: whoever reads it by `adjustment` calls this first."""
         self.adjustable.add(name)
+
+    def adjustment(self, name: str) -> float:
+        """The factor on a setting, 1 until an alarm changes it."""
+        assert name in self.adjustable, f"call allow_adjustment('{name}') first"
         return self.state.adjustments.get(name, 1.0)
 
     def gathered(self, rows: Tensor) -> Tensor:
@@ -269,7 +275,7 @@ class Training:
         if len(parts) == 1:
             return parts[0]
         total = {name: sum(float(part[name]) for part in parts) for name in parts[-1]}
-        return {name: value if name == "grad_norm" else value / len(parts) for name, value in total.items()}
+        return {name: value if name == GRAD_NORM else value / len(parts) for name, value in total.items()}
 
     def _next_update(self) -> Update:
         """The update's part, with this process's share of it; every part draws for the whole batch anew."""

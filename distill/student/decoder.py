@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from genin.distill.inputs.sources import load_pictures
 from genin.distill.inputs.update import Update
 from genin.distill.loop.previews import save_grid
-from genin.distill.loop.training import Preview, Training
+from genin.distill.loop.training import GRAD_NORM, Preview, Training
 from genin.distill.models.autoencoder import decode_pictures, edge_loss, encode_pictures
 from genin.distill.models.diffusion import plain_attention
 from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
@@ -167,7 +167,7 @@ def decoder_step(
             training.optimise("encoder", distance)
             figures["latents"] = distance.detach()
         norm = training.optimise("decoder", loss)
-        return {"loss": loss.detach(), **figures, "grad_norm": norm}
+        return {"loss": loss.detach(), **figures, GRAD_NORM: norm}
 
     return step
 

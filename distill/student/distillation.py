@@ -108,7 +108,7 @@ def distill(
         try:
             phase.run_on(prepared, student)
         except KeyboardInterrupt:
-            phase.interrupt(student)
+            phase.hand_over_unfinished(student)
             save_model_folder(run.model_folder(student), out)
             raise
         student.unet.requires_grad_(False).zero_grad(set_to_none=True)
@@ -340,7 +340,7 @@ class Phase(ABC):
         """Train the student, or take up what an earlier run has trained of it."""
 
     @abstractmethod
-    def interrupt(self, student: CurrentStudent) -> None:
+    def hand_over_unfinished(self, student: CurrentStudent) -> None:
         """After Ctrl-C: leave in `student` what is best of it so far."""
 
 
@@ -390,7 +390,7 @@ class UnetPhase(Phase):
         student.unet = training.final_weights("student").requires_grad_(False).eval()
         student.images_seen += training.images_seen
 
-    def interrupt(self, student: CurrentStudent) -> None:
+    def hand_over_unfinished(self, student: CurrentStudent) -> None:
         training = self.training
         if "student" in training.averages:
             finished = training.progress >= 1
@@ -426,5 +426,5 @@ class DecoderPhase(Phase):
         counts = trained_step_counts(self.run.recipe)
         student.vae = train_decoder(replace(context, phase=few), student.unet, counts, initial=student.vae)
 
-    def interrupt(self, student: CurrentStudent) -> None:
+    def hand_over_unfinished(self, student: CurrentStudent) -> None:
         """The UNet is as it was, and half a decoder is only in the checkpoint."""

@@ -65,6 +65,7 @@ class TeacherFeatures:
 
     def __init__(self, training: Training, teacher: Guided, max_timestep: int) -> None:
         self.training, self.teacher, self.max_timestep = training, teacher, max_timestep
+        training.allow_adjustment("noise")
         unet = teacher.unet
         widths = list(unet.config.block_out_channels)
         self.channels = (*widths, *([widths[-1]] if unet.mid_block is not None else []))

@@ -1,13 +1,14 @@
-"""What a term of the student's objective is: what it is built from, what it is called with, what it says of itself.
+"""The interface of a loss term: how it is built, what it is called with, what it costs; and the registry of terms.
 
-Not here: the terms, and how to add one (`terms`).
+Not here: the terms themselves, and how to add one (`terms`).
 """
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -17,7 +18,7 @@ from genin.distill.inputs.update import Update
 from genin.distill.loop.memory import Parts, PhaseSizes
 from genin.distill.loop.training import Training
 from genin.distill.models.folder import ModelFolder
-from genin.distill.recipe import Recipe
+from genin.distill.recipe import Recipe, StepsRecipe
 from genin.distill.student.features import FeatureExtractor, Features, Noise, TeacherFeatures
 from genin.distill.student.pool import DistillationData
 
@@ -77,18 +78,15 @@ class Memory:
 
 
 class Term(ABC):
-    """A term of the objective. The class says which recipes have it and what it costs; an instance is one phase's."""
+    """A term of the objective. The class knows which phases have the term and what it costs; an instance belongs to one phase."""
 
-    key: ClassVar[str]  # of the phase's section of the recipe: the term's weight
-
-    @classmethod
-    def weight_in(cls, phase: object) -> float:
-        return float(getattr(phase, cls.key, 0.0))
+    section: ClassVar[type[StepsRecipe]] = StepsRecipe  # the recipe's section that has the key; subclasses have it, too
+    key: ClassVar[str]  # the key of that section that holds the term's weight
 
     @classmethod
     def is_active(cls, phase: object) -> bool:
-        """Whether a phase's section of the recipe asks for it: its networks are not even built elsewhere."""
-        return cls.weight_in(phase) > 0
+        """Whether a phase's section of the recipe gives the term a weight. Otherwise its networks are not even built."""
+        return isinstance(phase, cls.section) and getattr(phase, cls.key) > 0
 
     @classmethod
     def check(cls, recipe: Recipe, phase: Any) -> None:
@@ -133,5 +131,10 @@ TERMS: list[type[Term]] = []  # in the order in which a phase builds and adds th
 
 
 def register(term: AnyTerm) -> AnyTerm:
+    """Add a term to `TERMS`; a class decorator. Errors: TypeError if the term's section of the recipe has no key of that name."""
+    if term.key not in (keys := [f.name for f in fields(term.section)]):
+        near = difflib.get_close_matches(term.key, keys, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise TypeError(f"{term.__name__}.key: {term.section.__name__} has no key '{term.key}'{hint}")
     TERMS.append(term)
     return term

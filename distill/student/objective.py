@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from genin.distill.recipe import Recipe, StepsRecipe
+from genin.distill.recipe import Recipe
 from genin.distill.student import terms as terms  # registers them
 from genin.distill.student.loss_term import TERMS, PhaseContext, Term
 
@@ -17,7 +17,7 @@ Pretrained = dict[type[Term], Any]  # networks of others, by the term that needs
 
 def active_terms(phase: object) -> list[type[Term]]:
     """The registered terms that a phase's section of the recipe asks for, in their order; phases of other kinds have none."""
-    return [term for term in TERMS if term.is_active(phase)] if isinstance(phase, StepsRecipe) else []
+    return [term for term in TERMS if term.is_active(phase)]
 
 
 def check_terms(recipe: Recipe, phases: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from genin.distill.inputs.update import Update
-from genin.distill.loop.training import Preview, Training
+from genin.distill.loop.training import GRAD_NORM, Preview, Training
 from genin.distill.models.diffusion import Process
 from genin.distill.models.unet_features import encoder_features
 from genin.distill.recipe import PruneRecipe, StepsRecipe
@@ -79,7 +79,7 @@ def prune_step(
             metrics["features"] = features.detach()
             loss = loss + recipe.feature_weight * features
         norm = training.optimise("student", loss)
-        return {"loss": loss.detach(), **metrics, "grad_norm": norm}
+        return {"loss": loss.detach(), **metrics, GRAD_NORM: norm}
 
     return step
 
@@ -163,7 +163,7 @@ def steps_step(
             share, figures = term(batch)
             loss, metrics = loss + share, metrics | figures
         norm = training.optimise("student", loss)
-        return {"loss": loss.detach(), **metrics, "grad_norm": norm}
+        return {"loss": loss.detach(), **metrics, GRAD_NORM: norm}
 
     return step
 

@@ -3,8 +3,8 @@
 How to add one:
 1. Its weight is a key of `StepsRecipe` (phases 2 and 3) or `AdversarialRecipe` (3) in `recipe.py`, 0 by default.
 2. Its equation is a function of tensors in `losses`, where a test can hold it against known values.
-3. Here, a class under `@register`: `key` names the weight, `build` makes the term when a phase begins (networks that are trained
-   along go to `training.add`), and calling it gives its share of the loss, weighted, and figures for the log.
+3. Here, a class under `@register`: `section` and `key` name the weight, `build` makes the term when a phase begins (networks that
+   are trained along go to `training.add`), and a call returns its share of the loss, weighted, and figures for the log.
 4. `load` finds networks of others before any work; `check` refuses settings that it cannot work with.
 5. `memory` and `operations` say what it takes, `lighter` how it would take less: for --dry-run, warnings and advice.
 
@@ -163,6 +163,7 @@ class Adversarial(Term):
     """weight·hinge of a discriminator on an extractor's features (ADD's eq. 2). The discriminator is updated first, under the same
     noise: true pictures against the student's."""
 
+    section = AdversarialRecipe
     key = "adversarial_weight"
     training: Training
     data: DistillationData
@@ -178,6 +179,7 @@ class Adversarial(Term):
     @classmethod
     def build(cls, context: PhaseContext) -> Adversarial:
         training, recipe = context.training, context.phase
+        training.allow_adjustment("adversarial")
         extractor: FeatureExtractor = context.teacher_features
         if recipe.discriminator == "dinov2":
             extractor = DinoFeatures(training, context.teacher.vae, context.pretrained[cls])
@@ -284,6 +286,7 @@ def true_pictures(data: DistillationData, real_share: float, update: Update, row
 class AddDistillation(Term):
     """weight·c(t)·‖x0_student − x0_teacher(α_t·sg(x0_student) + σ_t·ε)‖² with c(t) = α_t (ADD's eq. 4)."""
 
+    section = AdversarialRecipe
     key = "distillation_weight"
     training: Training
     teacher: Guided
@@ -313,6 +316,7 @@ class AddDistillation(Term):
 class Matching(Term):
     """weight·distribution matching, after the fake score has learnt on the picture (`matching`)."""
 
+    section = AdversarialRecipe
     key = "matching_weight"
     fake_score: FakeScore
     weight: float
@@ -370,6 +374,7 @@ class Alignment(Term):
     """weight·cross-entropy of each picture's own caption among the batch's, by a frozen model of pictures and texts
     (`alignment`): a CLIP where the recipe names one, else one that is trained on the set when the phase begins."""
 
+    section = AdversarialRecipe
     key = "alignment_weight"
     aligner: Aligner
     data: DistillationData

@@ -34,7 +34,7 @@ from genin.distill.loop.host import check_memory, out_of_memory
 from genin.distill.loop.memory import Others, Parts, Unet, advice, finetune_memory, finetune_options
 from genin.distill.loop.networks import NetworkOptions
 from genin.distill.loop.run_folder import RunOptions, claim_run
-from genin.distill.loop.training import Training, Validate
+from genin.distill.loop.training import GRAD_NORM, Training, Validate
 from genin.distill.models.check import check_family, check_prediction_type, check_schedule, pictures_to_check
 from genin.distill.models.diffusion import Denoiser, Process, plain_attention
 from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
@@ -319,7 +319,7 @@ def tuning_step(
             predicted = network(process.add_noise(x0, noise, t), t, texts.inputs(captions))
         error = (predicted.float() - process.target(x0, noise, t)).square().mean(dim=(1, 2, 3))
         loss = (error * process.min_snr_weight(t, settings.min_snr_gamma)).mean()
-        return {"loss": loss.detach(), "grad_norm": training.optimise("denoiser", loss)}
+        return {"loss": loss.detach(), GRAD_NORM: training.optimise("denoiser", loss)}
 
     return step
 

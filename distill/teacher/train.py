@@ -26,7 +26,7 @@ from genin.distill.inputs.update import Update
 from genin.distill.loop.networks import NetworkOptions
 from genin.distill.loop.previews import save_grid
 from genin.distill.loop.run_folder import RunOptions, claim_run
-from genin.distill.loop.training import Step, Training
+from genin.distill.loop.training import GRAD_NORM, Step, Training
 from genin.distill.models import autoencoder as ae
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Process, plain_attention, predict
 from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
@@ -290,7 +290,7 @@ def unet_step(
         error = (predicted.float() - process.target(x0, noise, t)).square().mean(dim=(1, 2, 3))
         loss = (error * process.min_snr_weight(t, settings.min_snr_gamma)).mean()
         norm = training.optimise("unet", loss)
-        return {"loss": loss.detach(), "grad_norm": norm}
+        return {"loss": loss.detach(), GRAD_NORM: norm}
 
     return step
 

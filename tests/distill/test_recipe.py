@@ -18,6 +18,7 @@ from genin.distill.recipe import (  # noqa: E402
     AdversarialRecipe,
     AutoencoderRecipe,
     Optimisation,
+    PoolRecipe,
     PruneRecipe,
     Recipe,
     StudentRecipe,
@@ -162,6 +163,8 @@ def test_recipes_are_plain_frozen_dataclasses() -> None:
     assert dataclasses.asdict(recipe)["prune"]["ema_decays"] == (0.9,)
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.prune.lr = 2.0  # type: ignore[misc]
+    with pytest.raises(TypeError, match="PoolRecipe got two values for 'size'"):
+        PoolRecipe(5, size=7)  # type: ignore[misc]
     with pytest.raises(TypeError, match="takes 3 values"):
         StudentRecipe("bk-tiny", 0.5, 0.5, 0.5)  # type: ignore[call-arg]
 

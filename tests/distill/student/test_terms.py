@@ -43,7 +43,12 @@ from genin.distill.student.terms import AddDistillation, Adversarial, Alignment,
 from genin.runtimes.errors import InputError  # noqa: E402
 from phase_updates import begin, data_of, updated  # noqa: E402
 
-PLAIN: Any = SimpleNamespace(autocast=nullcontext, device=torch.device("cpu"), adjustment=lambda _name: 1.0)
+PLAIN: Any = SimpleNamespace(
+    autocast=nullcontext,
+    device=torch.device("cpu"),
+    adjustment=lambda _name: 1.0,
+    allow_adjustment=lambda _name: None,
+)
 
 
 def update(count: int, index: int = 0) -> Update:
@@ -458,6 +463,7 @@ class ToyRecipe(StepsRecipe):
 class Toy(Term):
     """weight·|picture|, times what it loaded, by a network that is trained along: all that a term can ask for, in one class."""
 
+    section = ToyRecipe
     key = "toy_weight"
     training: Training
     network: Any
@@ -522,6 +528,25 @@ def test_a_new_term_is_one_class(
     assert more["toy"] == 1_000 and more["activations"] == memory["activations"] + 10_000
     assert distill_flop("steps", toy, sizes) == distill_flop("steps", plain, sizes) + 1_000
     assert "steps.toy_width: 1" in distill_options("steps", toy)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "says"),
+    [
+        (ToyRecipe, "toy_wieght", r"Toy\.key: ToyRecipe has no key 'toy_wieght'; did you mean 'toy_weight'\?"),
+        (StepsRecipe, "toy_weight", "StepsRecipe has no key 'toy_weight'"),
+        (StepsRecipe, "adversarial_weight", "StepsRecipe has no key 'adversarial_weight'"),
+    ],
+)
+def test_a_term_whose_weight_is_no_key_is_refused(
+    section: type[StepsRecipe], key: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would never be active, and nobody would be told."""
+    monkeypatch.setattr(loss_term, "TERMS", [])
+    misspelt = type("Toy", (Toy,), {"section": section, "key": key})
+    with pytest.raises(TypeError, match=says):
+        loss_term.register(misspelt)
+    assert loss_term.TERMS == []
 
 
 OF_A_PART = {"spread", "shift"}  # deviations within a part of the batch, for health
