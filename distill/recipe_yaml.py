@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from genin.files import write_text
 from genin.runtimes.errors import InputError
 
 
@@ -83,4 +84,4 @@ def read_yaml(path: Path) -> YamlFile:
 
 def write_yaml(path: Path, data: Any) -> None:
     """Write plain data in the order of its keys, so that `read_yaml` reads the same back."""
-    path.write_text(yaml.dump(data, Dumper=RecipeDumper, sort_keys=False), encoding="utf-8")
+    write_text(path, yaml.dump(data, Dumper=RecipeDumper, sort_keys=False))

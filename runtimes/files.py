@@ -1,10 +1,10 @@
 """Files that appear whole or not at all: written under another name beside their place, then renamed.
 
-What is decided here, once: the temporary name is unique, so that two commands that write the same file do not write into each
-other's; the data is on the disk before the name is (a power cut leaves the old file or the new one, not an empty one); permissions
-are those of any new file (the umask); what an error leaves is removed.
+Decided here, once: the temporary name is unique, so that two commands that write the same file do not write into each other's; the
+data is on the disk before the name is (a power cut leaves the old file or the new one, not an empty one); permissions are those of
+any new file (the umask); the temporary file is removed after an error.
 
-Also here: whether a file can be written at all, before hours of work. Not here: whole folders (`genin.files`), locks.
+Also here: whether a file can be written, checked before hours of work. Not here: whole folders (`genin.files`), locks.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ NAME_PART = 60  # characters of the name that stand in the temporary one: file s
 
 
 @contextmanager
-def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
+def atomic_path(path: Path, *, sync: bool = True, partial: Path | None = None) -> Iterator[Path]:
     """A temporary path to write to, renamed to `path` when the block ends without an error, and removed otherwise.
 
-    The folder of `path` is made. `sync=False` leaves out waiting for the disk: for files by the thousand that are checked when
-    they are read. Errors: OSError.
+    The folder of `path` is made. `sync=False` does not wait for the disk: for thousands of files that are checked when they are
+    read. `partial` is the temporary path, where only one process writes: what a killed one left there is then overwritten, not
+    left beside the next. Errors: OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name[:NAME_PART]}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    if partial is None:
+        partial = path.with_name(f".{path.name[:NAME_PART]}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         partial.touch()
         mode = partial.stat().st_mode  # safetensors, for one, leaves its files to their owner alone

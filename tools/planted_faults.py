@@ -510,8 +510,8 @@ FAULTS = (
     Fault(
         "checkpoint-not-flushed-to-disk",
         "distill/loop/checkpoints.py",
-        "os.fsync(file.fileno())",
-        "file.flush()",
+        'with atomic_path(path, partial=path.with_suffix(".partial")) as partial:\n            torch.save(',
+        'with atomic_path(path, sync=False, partial=path.with_suffix(".partial")) as partial:\n            torch.save(',
         "distill/loop/test_training.py",
     ),
     Fault(

@@ -31,6 +31,7 @@ from genin.distill.inputs.sources import FolderSource, Shape, Source, map_source
 from genin.distill.inputs.tensor_file import TensorFile, create
 from genin.distill.inputs.update import Update
 from genin.distill.models import autoencoder as ae
+from genin.files import atomic_path
 from genin.processes import broadcast_from_main, is_main_process, main_process_first, rank_and_world, wait_for_all
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.progress import progress
@@ -217,22 +218,20 @@ class Filling:
 
     def begin(self, layout: Layout, key: str, vae: Any) -> None:
         """Make the file; it is renamed last, when it is whole."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.partial.unlink(missing_ok=True)
         for journal in self.journals():
             journal.unlink()
-        fresh = self.path.with_suffix(".new")
         tensors: dict[str, tuple[torch.dtype, Sequence[int]]] = {}
         for shape, (count, channels, *sides) in layout.shapes.items():
             tensors[_name(shape)] = torch.float16, (count, *sides, channels)
             if layout.rows[shape] is not None:
                 tensors[_name(shape) + ROWS] = torch.int64, (count,)
-        create(fresh, tensors, {"key": key, "scaling_factor": repr(float(vae.config.scaling_factor))})
-        file = TensorFile(fresh)
-        for shape, rows in layout.rows.items():
-            if rows is not None:
-                file.write(_name(shape) + ROWS, range(len(rows)), torch.tensor(rows))
-        fresh.replace(self.partial)
+        with atomic_path(self.partial, partial=self.path.with_suffix(".new")) as fresh:
+            create(fresh, tensors, {"key": key, "scaling_factor": repr(float(vae.config.scaling_factor))})
+            file = TensorFile(fresh)
+            for shape, rows in layout.rows.items():
+                if rows is not None:
+                    file.write(_name(shape) + ROWS, range(len(rows)), torch.tensor(rows))
 
     def missing(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """The chunks that no journal has. A line that was cut off is no line."""

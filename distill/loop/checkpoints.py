@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genin.distill.recipe import Optimisation, plain
+from genin.files import atomic_path, write_text
 from genin.runtimes.errors import GeninError, InputError
 
 # How long and how often may change from one run to the next; what was done stays what it was.
@@ -44,14 +44,10 @@ def checkpoint_path(folder: Path, stage: str) -> Path:
 
 def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisation) -> None:
     """Errors: GeninError where it cannot be written; the one before stays."""
-    partial = path.with_suffix(".partial")
     try:
-        torch.save({**state, "settings": plain(dataclasses.asdict(settings))}, partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save says RuntimeError for a disk that is full
-        partial.unlink(missing_ok=True)
+        with atomic_path(path, partial=path.with_suffix(".partial")) as partial:
+            torch.save({**state, "settings": plain(dataclasses.asdict(settings))}, partial)
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
         raise GeninError(
             f"could not save the checkpoint ({' '.join(str(error).split())[:120]})",
             where=path,
@@ -93,9 +89,8 @@ def mismatch_error(path: Path, error: Exception) -> InputError:
 
 def save_average(path: Path, state: Mapping[str, Tensor]) -> None:
     """Weights as they are now, in half precision: a point of a curve, not something to go on from."""
-    partial = path.with_suffix(".partial")
-    save_file({name: value.half().contiguous().cpu() for name, value in state.items()}, partial)
-    partial.replace(path)
+    with atomic_path(path, partial=path.with_suffix(".partial")) as partial:
+        save_file({name: value.half().contiguous().cpu() for name, value in state.items()}, partial)
 
 
 def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: Optimisation) -> None:
@@ -118,9 +113,7 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _row(line: str) -> dict[str, float] | None:

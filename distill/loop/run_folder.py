@@ -15,6 +15,7 @@ from pathlib import Path
 
 from genin.distill.loop.checkpoints import check_settings, checkpoint_path, read_checkpoint, remove_stage
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
+from genin.files import write_text
 from genin.processes import is_main_process, main_process_first
 from genin.runtimes.errors import InputError
 
@@ -69,8 +70,5 @@ def _claim(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: 
         if changed := [key for key in {**earlier, **begun_with} if earlier.get(key) != begun_with.get(key)]:
             what = f"this run was started with another {' and '.join(changed)}"
             raise InputError(what, where=folder, remedy="give what it was started with, or name another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".run.json.partial"
-    partial.write_text(json.dumps(dict(begun_with), indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(dict(begun_with), indent=1) + "\n")
     save_recipe(recipe, folder / "recipe.yaml")

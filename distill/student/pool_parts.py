@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from genin.distill.inputs.tensor_file import TensorFile, create
+from genin.files import atomic_path
 from genin.runtimes.errors import GeninError
 
 COPIED = 64  # rows at once
@@ -68,11 +69,10 @@ class PoolParts:
         facts = {"key": self.key, "timesteps": json.dumps(list(timesteps))}
         facts |= {"rank": str(rank), "seconds": repr(seconds)}
         with self._saving():
-            self.folder.mkdir(exist_ok=True)
-            partial = self.folder / f"{rows[0]:09d}.partial"
             tensors = {"rows": torch.tensor(rows), "states": states.half(), "x0": x0.half()}
-            save_file({name: one.cpu().contiguous() for name, one in tensors.items()}, partial, metadata=facts)
-            partial.replace(partial.with_suffix(".safetensors"))
+            path = self.folder / f"{rows[0]:09d}.safetensors"
+            with atomic_path(path, partial=path.with_suffix(".partial")) as partial:
+                save_file({name: one.cpu().contiguous() for name, one in tensors.items()}, partial, metadata=facts)
 
     def merge(self) -> None:
         """Parts into the pool, up to the first row that is missing.
@@ -84,8 +84,7 @@ class PoolParts:
         while count in done_rows:
             count += 1
         if count > before:
-            with self._saving():
-                partial = self.path.with_suffix(".partial")
+            with self._saving(), atomic_path(self.path, partial=self.path.with_suffix(".partial")) as partial:
                 facts = {"key": self.key, "timesteps": parts[0].facts["timesteps"], "seconds": repr(self.seconds())}
                 shapes = {name: (torch.float16, (count, *parts[0].shapes[name][1:])) for name in TENSORS}
                 create(partial, shapes, facts)
@@ -101,7 +100,6 @@ class PoolParts:
                         if new:
                             places = torch.tensor([at for at, _ in new])
                             merged.write(name, [row for _, row in new], part.tensor(name)[places])
-                partial.replace(self.path)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _parts(self) -> list[TensorFile]:
@@ -122,8 +120,6 @@ class PoolParts:
         try:
             yield
         except (OSError, SafetensorError) as error:
-            for partial in (self.path.with_suffix(".partial"), *self.folder.glob("*.partial")):
-                partial.unlink(missing_ok=True)
             reason = " ".join(str(error).split())[:120]
             remedy = "free some space and run again with --resume; what was saved before is whole"
             raise GeninError(f"could not save the pool ({reason})", where=self.path, remedy=remedy) from error

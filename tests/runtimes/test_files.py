@@ -39,6 +39,15 @@ def test_two_writers_of_one_file_do_not_share_a_name(tmp_path: Path) -> None:
     assert path.read_text() == "first" and [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_what_a_killed_writer_left_under_a_fixed_name_is_overwritten(tmp_path: Path) -> None:
+    path, partial = tmp_path / "a.txt", tmp_path / "a.partial"
+    partial.write_text("a killed writer's half of a longer text")
+    with atomic_path(path, partial=partial) as given:
+        assert given == partial
+        given.write_text("whole")
+    assert path.read_text() == "whole" and [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_a_long_name_fits(tmp_path: Path) -> None:
     path = tmp_path / ("忍" * 80 + ".txt")  # 244 of the 255 bytes that most file systems allow
     write_text(path, "x")
