@@ -158,6 +158,54 @@ for i in range(9):
     assert (done.stdout, done.stderr.splitlines()) == ("", ours)
 
 
+SLOW = """
+import signal, sys, time
+from pathlib import Path
+import click
+from genin import cli, files
+
+def stop_later(*_):
+    print("stops after this update", flush=True)
+    sys.exit(5)
+
+@click.command("slow")
+def slow():
+    if {trains}:  # a training's own handler, as in genin.distill.loop.host
+        signal.signal(signal.SIGINT, stop_later)
+    with files.new_folder(Path({out!r})) as folder, files.atomic_path(folder / "a") as partial:
+        partial.write_text("half")
+        print("ready", flush=True)
+        time.sleep(60)
+
+sys.argv = ["genin", "slow"]
+cli.COMMANDS["slow"] = cli.Row("__main__:slow", "")
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
+@pytest.mark.parametrize(
+    ("trains", "code", "says"),
+    [(False, cli.INTERRUPTED, "genin: interrupted"), (True, 5, "stops after this update")],
+)
+def test_sigterm_does_what_ctrl_c_does_and_leaves_no_temporary_file(
+    tmp_path: Path, trains: bool, code: int, says: str
+) -> None:
+    program = SLOW.format(trains=trains, out=str(tmp_path / "out"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        assert list(tmp_path.glob(".out.*"))
+        process.terminate()
+        said, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, said.strip()) == (code, says)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_page_of_commands_is_current() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert page == cli_docs.markdown(), "run: python -m genin.cli_docs > docs/cli.md"

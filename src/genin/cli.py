@@ -4,7 +4,8 @@ A command is imported only when it runs or prints its own help, so `genin --help
 else, and a torch-free install can list what it cannot run. A row that needs an optional package names the extra that
 installs it.
 
-Exit codes: 0 ok, 1 the job failed, 2 bad usage or input, 130 interrupted. `GENIN_DEBUG=1` adds the Python traceback.
+Exit codes: 0 ok, 1 the job failed, 2 bad usage or input, 130 interrupted. `GENIN_DEBUG=1` adds the Python traceback. SIGTERM,
+from a batch system or `docker stop`, does what Ctrl-C does.
 
 Not here: what any command does; see the module each row names.
 """
@@ -13,10 +14,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -183,7 +186,20 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> NoReturn:
     """The entry point of `genin` and `python -m genin`."""
     quiet_libraries()
+    interrupt_on_sigterm()
     sys.exit(run(sys.argv[1:]))
+
+
+def interrupt_on_sigterm() -> None:
+    """Let SIGTERM do what Ctrl-C does at that moment. By default it ends the process at once, and leaves temporary files behind."""
+
+    def interrupt(_signal: int, frame: FrameType | None) -> None:
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
+        if not callable(on_ctrl_c):
+            raise KeyboardInterrupt
+        on_ctrl_c(signal.SIGINT, frame)
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def _missing_package(error: Exception, arguments: Sequence[str]) -> MissingExtraError | None:
