@@ -27,6 +27,8 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from genin.benchmarks.quality.weights import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     INCEPTION_2015,
     SQUEEZENET,
     MetricUnavailableError,
@@ -39,8 +41,6 @@ from genin.runtimes.errors import InputError
 
 FEATURE_SETS: Final = ("world", "squeezenet", "inception")
 SQUEEZENET_INPUT_PX: Final = 224
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class _SingleLayerExtractor(FeatureExtractorBase):  # type: ignore[misc]
@@ -87,8 +87,8 @@ class SqueezeNetFeatures(_SingleLayerExtractor):
         else:
             tensors = read_tensors(SQUEEZENET, Path(feature_extractor_weights_path))
         self.trunk.load_state_dict(dict(tensors))
-        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
         size = (SQUEEZENET_INPUT_PX, SQUEEZENET_INPUT_PX)

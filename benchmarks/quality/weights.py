@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 ENVIRONMENT_VARIABLE = "GENIN_METRIC_WEIGHTS"
 DOWNLOAD_TIMEOUT_S = 20.0
+# Of RGB in [0, 1]: how networks trained on ImageNet expect their pictures to be normalised.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class MetricUnavailableError(GeninError):

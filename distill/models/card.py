@@ -9,6 +9,7 @@ from huggingface_hub import ModelCardData
 
 from genin.distill.data.dataset import origins_table
 from genin.distill.data.licences import licence_fields
+from genin.runtimes.folder import DEFAULT_GUIDANCE_SCALE
 
 
 def model_card(info: dict[str, Any], parameters: Mapping[str, int], image_size: int, prediction_type: str) -> str:
@@ -76,7 +77,7 @@ def _summary(info: dict[str, Any], image_size: int, prediction_type: str) -> str
     return (
         f"A text-to-image diffusion model for {image_size}×{image_size} pictures "
         f"({prediction_type}); use it with classifier-free guidance "
-        f"around {info.get('guidance_scale', 7.5)}."
+        f"around {info.get('guidance_scale', DEFAULT_GUIDANCE_SCALE)}."
     )
 
 

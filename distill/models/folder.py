@@ -21,7 +21,7 @@ from genin.distill.models.card import model_card
 from genin.distill.models.diffusion import ddim_scheduler
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import AGAIN, GENIN_MODEL, read_info, read_scheduler
+from genin.runtimes.folder import AGAIN, DEFAULT_GUIDANCE_SCALE, GENIN_MODEL, read_info, read_scheduler
 from genin.runtimes.pytorch_engine import read_networks
 
 
@@ -54,6 +54,11 @@ class ModelFolder:
     @property
     def image_size(self) -> int:
         return int(self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def guidance_scale(self) -> float:
+        """The scale it is meant to be sampled at."""
+        return float(self.info.get("guidance_scale", DEFAULT_GUIDANCE_SCALE))
 
 
 def load_model_folder(path: Path, *, dtype: torch.dtype = torch.float32) -> ModelFolder:

@@ -285,7 +285,7 @@ def guided_teacher(run: Run, device: torch.device) -> Guided:
     for network in (model.unet, model.text_encoder, model.vae):
         network.to(device)
     plain_attention(model.unet, device)
-    scale = run.recipe.pool.guidance_scale or float(model.info.get("guidance_scale", 7.5))
+    scale = run.recipe.pool.guidance_scale or model.guidance_scale
     with torch.no_grad():
         empty = embed(model.text_encoder, model.tokenizer, [""], device)
     own, process = (Process(c, device) for c in (model.scheduler_config, student_scheduler(model.scheduler_config)))

@@ -20,13 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genin.benchmarks.quality.weights import IMAGENET_MEAN, IMAGENET_STD
 from genin.distill.inputs.update import Update
 from genin.distill.loop.training import Training
 from genin.distill.models.autoencoder import decode
 from genin.distill.models.guided import Guided
 from genin.runtimes.errors import InputError
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Features(NamedTuple):

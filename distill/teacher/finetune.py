@@ -262,8 +262,8 @@ def as_guided(model: ModelFolder, device: torch.device) -> Guided:
     """The base as a teacher that can be sampled, at the guidance scale that its folder says."""
     with torch.no_grad():
         empty = embed(model.text_encoder, model.tokenizer, [""], device)
-    process, scale = Process(model.scheduler_config, device), float(model.info.get("guidance_scale", 7.5))
-    return Guided(Denoiser(model.unet, process), model.text_encoder, model.tokenizer, empty, device, scale)
+    denoiser = Denoiser(model.unet, Process(model.scheduler_config, device))
+    return Guided(denoiser, model.text_encoder, model.tokenizer, empty, device, model.guidance_scale)
 
 
 def hold_out(

@@ -36,6 +36,7 @@ from genin.distill.models.text import embed
 from genin.distill.recipe import AutoencoderRecipe, Recipe, TeacherRecipe
 from genin.distill.teacher.text_encoder import train_text_encoder, train_tokenizer
 from genin.runtimes.errors import InputError
+from genin.runtimes.folder import DEFAULT_STEPS
 
 PREVIEWS = 20  # captions that a grid shows
 PREVIEW_STEPS = 10  # of DPM-Solver++(2M), guided
@@ -103,7 +104,7 @@ class Run:
             "origins": joined_origins(self.source.origins, earlier.get("origins", ())),
             "guidance": "free",
             "guidance_scale": self.recipe.teacher.guidance_scale,
-            "default_steps": 50,
+            "default_steps": DEFAULT_STEPS,
             "few_step_timesteps": None,
             "image_size": self.recipe.autoencoder.image_size,
             "images_seen": images_seen,
