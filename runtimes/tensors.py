@@ -14,7 +14,7 @@ INPUTS: TensorNames = {
     "vae_decoder": ("latent_sample",),
     TEXT_TO_IMAGE: ("input_ids", "noise"),
 }
-# The first is the one that drawing takes; golden files have all.
+# Drawing uses the first; golden files have all.
 OUTPUTS: TensorNames = {
     "text_encoder": ("last_hidden_state", "pooler_output"),
     "unet": ("out_sample",),
