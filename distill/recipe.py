@@ -84,7 +84,7 @@ class Optimisation:
 
 @section
 class AutoencoderRecipe(Optimisation):
-    """Pictures into latents of a quarter of their side, and back: an `AutoencoderTiny`."""
+    """Pictures into latents, and back: an `AutoencoderTiny`. Every level but the first halves the side."""
 
     image_size: Annotated[int, Strict(), Field(ge=8, le=8192)] = key(
         64, "side of the pictures in pixels; the teacher's, too"
@@ -93,9 +93,34 @@ class AutoencoderRecipe(Optimisation):
     latent_channels: Size = key(4, "numbers a place of the latents; more are sharper")
     encoder_blocks: AtLeastOne[Count] = key((1, 2, 3), "residual blocks a level, going down")
     decoder_blocks: AtLeastOne[Count] = key((4, 4, 0), "residual blocks a level, going up")
+    initial_weights: Text = key(
+        "",
+        "folder with weights to start from: an `AutoencoderTiny` of diffusers, or NAME_encoder.pth and NAME_decoder.pth of the "
+        "TAESD family; channels and blocks must be theirs",
+    )
+    crop: Count = key(0, "side of a random square of each picture that an update sees; 0 is the whole picture")
     edge_weight: Number = key(0.5, "weight of the loss on differences between neighbouring pixels")
     prior_weight: Number = key(0.05, "weight of the pull of latents towards mean 0 and variance 1")
-    latent_noise: Number = key(0.05, "standard deviation of noise on the latents in training, which decoders must bear")
+    scale_weight: Number = key(
+        0.0,
+        "weight of the distance between the shrunk picture and what is decoded from equally shrunk latents, by 2 or 4: latents "
+        "with less high frequency are easier to diffuse (Skorokhodov et al. 2025, arXiv:2502.14831)",
+    )
+    latent_noise: Number = key(0.05, "deviation of noise on the latents, a share of theirs, which decoders must bear")
+    latent_noise_max: Number = key(
+        0.0,
+        "above 0, every other picture gets noise of a deviation between 0 and this instead (cf. Yang et al. 2025, "
+        "arXiv:2507.15856)",
+    )
+    channel_dropout: Share = key(
+        0.0,
+        "share of the pictures that are decoded from their first channels alone, a quarter, half or three quarters of them, so "
+        "that coarse things come first (cf. Chen et al. 2025, arXiv:2508.00413)",
+    )
+    principal_axes: Flag = key(
+        False,
+        "latents in the order of their principal axes and with one scale, in place of unit variance each; set prior_weight to 0",
+    )
     batch_size: int = 32
     lr: float = 1e-3
     images: int = 120_000

@@ -1,10 +1,10 @@
 """Bundles on disk: a folder, or the same packed as one `.genin` file (a zip whose members are stored, not compressed).
 
 `Bundle.open` reads the manifest and checks schema, paths and the size of every file listed, and reads nothing else. A snapshot in
-the cache of the Hugging Face hub may lack files, since only those that a run needs are fetched: they are missed when they are used.
-Hashes are checked when files are used (`local`) or all together (`check_hashes`). Whatever is wrong is a `BundleError`.
-A file of a `.genin` is copied to a private temporary folder when it is first needed, since every engine wants paths and
-Core ML folders; only files that the manifest lists ever are, under the names it gives them, and `close` removes them.
+the Hugging Face cache may lack files, since only those that a run needs are downloaded: a missing one is an error when it is used.
+Hashes are checked when files are used (`local`) or all together (`check_hashes`). Whatever is wrong is a `BundleError`. A file of a
+`.genin` is copied to a private temporary folder when it is first needed, since every engine wants paths and Core ML folders; only
+files listed in the manifest are copied, under the names it gives them, and `close` removes them.
 
 Refused: paths that leave the bundle, links, duplicate or compressed or encrypted members, members that overlap, sizes
 that differ from the manifest. Ignored: files that the manifest does not list. Never read: pickles.
@@ -118,7 +118,7 @@ class Bundle:
     def entry(self, path: str) -> FileEntry:
         """Errors: BundleError if the manifest does not list `path`."""
         if path not in self._files:
-            raise BundleError(f"the manifest lists no '{path}'", where=self.path, remedy=EXPORT_AGAIN)
+            raise BundleError(f"the manifest does not list '{path}'", where=self.path, remedy=EXPORT_AGAIN)
         return self._files[path]
 
     def local(self, path: str) -> Path:
@@ -214,7 +214,7 @@ class _Folder:
         return self._place(path).stat().st_size
 
     def may_lack(self, path: str) -> bool:
-        """Whether `path` is absent and need not be there: it has not been fetched from the hub."""
+        """Whether `path` is absent only because it was not downloaded from the hub."""
         return self._is_hub_snapshot and not (self.root / path).exists()
 
     def stream(self, path: str) -> IO[bytes]:
@@ -306,7 +306,7 @@ def _checked_members(members: Iterable[zipfile.ZipInfo], archive_bytes: int) -> 
 
 
 def is_bundle(path: str | Path) -> bool:
-    """Does `path` look like a bundle (a folder with a manifest, a zip, or so it says)? Says nothing about its being sound."""
+    """Whether `path` looks like a bundle: a folder with a manifest, a zip, or a name that says so. Its content is not checked."""
     path = Path(path)
     if path.is_dir():
         return (path / MANIFEST).is_file()
@@ -325,7 +325,7 @@ def write_manifest(manifest: Manifest, root: Path) -> None:
 
 
 def pack(folder: Path, out: Path) -> None:
-    """Pack a bundle folder as one `.genin`: the same bytes for the same bundle, appearing by rename.
+    """Pack a bundle folder as one `.genin`, written by rename. The same bundle gives the same bytes.
 
     Only the manifest and the files it lists are packed. Errors: BundleError, InputError if `out` cannot be written.
     """

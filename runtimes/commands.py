@@ -24,7 +24,9 @@ from genin.runtimes.vocabulary import AUTO
 @click.argument("prompt")
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Bundle, model folder or built-in name.")
 @click.option("--runtime", default=AUTO, show_default=True, help=f"One of {', '.join(ENGINES)}, or {AUTO}.")
-@click.option("--precision", default=AUTO, show_default=True, help="fp32, fp16, int8, … as the bundle has, or auto.")
+@click.option(
+    "--precision", default=AUTO, show_default=True, help="fp32, fp16, int8 …, whichever the bundle has, or auto."
+)
 @device_option
 @click.option("--steps", type=click.IntRange(min=1), help="Denoising steps. [default: the model's own]")
 @click.option("--seed", type=click.IntRange(0, SEED_LIMIT - 1), default=0, show_default=True, help="The first seed.")
@@ -33,7 +35,7 @@ from genin.runtimes.vocabulary import AUTO
     type=click.IntRange(1, MAX_COUNT),
     default=1,
     show_default=True,
-    help="Pictures; seeds count up from --seed.",
+    help="Number of pictures; seeds count up from --seed.",
 )
 @click.option(
     "--guidance-scale",
@@ -90,7 +92,7 @@ def runtimes_command(as_json: bool) -> None:
 
 
 def runtime_facts(name: str) -> dict[str, Any]:
-    """One runtime as JSON; `install` is null where nothing need or can be installed."""
+    """One runtime as JSON; `install` is null where nothing needs to be, or can be, installed."""
     row = ENGINES[name]
     reason = row.reason()
     return {

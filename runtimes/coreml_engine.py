@@ -1,9 +1,8 @@
 """Core ML packages of a bundle on a Mac, through coremltools.
 
-The packages have the interface of Apple's Swift package: `TextEncoder` (`input_ids` => `last_hidden_state`), `Unet`
-(`sample`, `timestep`, `encoder_hidden_states` as (N, D, 1, L) => `noise_pred`), `VAEDecoder` (`z` => `image`). Shapes
-are fixed, with a batch of one or two (the two branches of guidance); any other number of pictures is run in such
-batches.
+The packages have the interface of Apple's Swift package: `TextEncoder` (`input_ids` => `last_hidden_state`), `Unet` (`sample`,
+`timestep`, `encoder_hidden_states` as (N, D, 1, L) => `noise_pred`), `VAEDecoder` (`z` => `image`). Shapes are fixed, with a batch
+of one or two (the two branches of guidance); other numbers of pictures are run in batches of that size.
 
 Not here: running elsewhere than on macOS (Core ML exists nowhere else), `.mlmodelc`, Swift.
 """
@@ -91,7 +90,7 @@ class CoreMLEngine:
         Errors: InputError elsewhere than on macOS or if `threads` is given, BundleError if a package is refused."""
         if platform.system() != "Darwin":
             raise InputError(
-                f"Core ML runs on macOS only, this is {platform.system()}", remedy="choose onnxruntime or openvino"
+                f"Core ML runs on macOS only; this is {platform.system()}", remedy="choose onnxruntime or openvino"
             )
         if threads is not None:
             raise InputError("Core ML chooses its own threads", remedy="leave out the threads option")

@@ -31,7 +31,7 @@ Array = NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """Three networks, ready to run. `provider` is the device that was actually got, as the engine calls it."""
+    """Three networks, ready to run. `provider` is the device actually in use, as the engine calls it."""
 
     provider: str
 
@@ -64,7 +64,7 @@ class EngineRow:
 
     @property
     def installable(self) -> bool:
-        """Could this system run it at all?"""
+        """Whether it exists for this system."""
         return self.extra != "coreml" or platform.system() == "Darwin"
 
     def missing(self) -> list[str]:
@@ -75,7 +75,7 @@ class EngineRow:
     def reason(self) -> str | None:
         """Why this runtime cannot run here, or None if it can."""
         if not self.installable:
-            return f"Core ML runs on macOS only, this is {platform.system()}"
+            return f"Core ML runs on macOS only; this is {platform.system()}"
         if missing := self.missing():
             return f"'{missing[0]}' is not installed"
         version = self.version() or ""
@@ -129,7 +129,7 @@ def engine_class(runtime: str) -> Any:
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except (ModuleNotFoundError, ValueError):  # how import hooks, and half-loaded modules, say no
+    except (ModuleNotFoundError, ValueError):  # raised by import hooks and half-loaded modules
         return False
 
 
@@ -154,8 +154,8 @@ class Loaded:
 
 
 class BundleEngine:
-    """An engine over the graphs of a bundle: the three networks, and the single graph of each number of steps that has one. What is
-    not loaded when it is first used is then. A subclass names its `provider` and says how a graph is loaded (`loader`)."""
+    """An engine over the graphs of a bundle: the three networks, and the single graph of each number of steps that has one. A graph
+    that is not loaded yet is loaded on first use. A subclass names its `provider` and says how a graph is loaded (`loader`)."""
 
     provider: str
 
@@ -174,7 +174,7 @@ class BundleEngine:
 
     @classmethod
     def loader(cls, bundle: Bundle, threads: int | None) -> Callable[[GraphEntry], Loaded]:
-        """A function that loads one graph. Errors of that: BundleError."""
+        """A function that loads one graph; it raises BundleError."""
         raise NotImplementedError
 
     def __init__(
@@ -243,8 +243,8 @@ def in_batches(
     arrays: Mapping[str, NDArray[Any]],
     size: int | None,
 ) -> dict[str, NDArray[Any]]:
-    """`run` on arrays of any number of rows, where it takes `size` of them at a time: the last batch is filled up with copies. None
-    takes all at once. A single timestep goes into every batch as it is."""
+    """Call `run` on arrays of any number of rows, `size` rows at a time; the last batch is padded with copies. None takes all at
+    once. A single timestep goes into every batch as it is."""
     count = max(len(array) for array in arrays.values())
     parts = [run(batch) for batch in cut(arrays, size)]
     return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
@@ -263,7 +263,8 @@ def cut(arrays: Mapping[str, NDArray[Any]], size: int | None) -> Iterator[dict[s
 
 
 def feed(arrays: Mapping[str, NDArray[Any]], inputs: Mapping[str, GraphInput]) -> dict[str, NDArray[Any]]:
-    """`arrays` in the dtype and rank of `inputs`: a timestep per picture becomes one, or a scalar, where that is wanted."""
+    """`arrays` in the dtype and rank of `inputs`: a timestep per picture becomes one, or a scalar, where the graph declares
+    that."""
     fed = {}
     for name, array in arrays.items():
         wanted = inputs[name]

@@ -1,6 +1,6 @@
 """The errors genin raises: one line each, saying what went wrong, where, and what to do about it.
 
-They stand in `runtimes` because every other part may import from here. The command line turns them into a line on
+They are in `runtimes` because every other part may import from here. The command line turns them into a line on
 stderr and an exit code: 2 for bad usage or input, 1 for a job that failed.
 """
 
@@ -26,7 +26,7 @@ class GeninError(Exception):
 
 
 class InputError(GeninError):
-    """Bad usage or bad input: the user can mend it."""
+    """Bad usage or bad input, which the user can fix."""
 
     exit_code = 2
 

@@ -1,8 +1,8 @@
-"""Which published family of models a folder belongs to, told from its small files, and which of them genin runs.
+"""Which published model family a folder belongs to, judged by its small files, and which families genin runs.
 
 Every command reads model folders through `folder.read_model_index`, so a family that genin does not run is refused by its name
-before any of its weights is read, everywhere in the same words. A custom pipeline of the parts that genin runs is welcome
-whatever it calls itself.
+before any of its weights is read, everywhere in the same words. A custom pipeline made of parts that genin runs is accepted,
+whatever its name.
 
 Not here: damaged folders (`folder`), networks that read but cannot be exported (`genin.export.components`).
 """
@@ -20,9 +20,9 @@ SUPPORTED = (
     "supported: Stable Diffusion 1.x and 2.x text-to-image, that is a UNet2DConditionModel with as many input channels as the "
     "autoencoder's latents have (4, or N), one CLIPTextModel, and an AutoencoderKL or AutoencoderTiny"
 )
-# What the pipeline's class (`_class_name` of model_index.json) begins with, or holds => the family. The first match counts.
+# What the pipeline's class (`_class_name` of model_index.json) begins with, or contains => the family. The first match counts.
 FAMILIES: tuple[tuple[str, str], ...] = (
-    (r"ControlNet|T2IAdapter|StableDiffusion(XL)?Adapter", "ControlNet or another adapter for given shapes"),
+    (r"ControlNet|T2IAdapter|StableDiffusion(XL)?Adapter", "ControlNet or a similar adapter"),
     (r"^StableDiffusionXL", "Stable Diffusion XL"),
     (r"^StableDiffusion3", "Stable Diffusion 3"),
     (r"^StableVideoDiffusion|Video|^AnimateDiff|^CogVideo|^Mochi|^LTX|^Wan|^Hunyuan.*Video|^I2VGen", "a video model"),
@@ -36,7 +36,7 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     (r"InstructPix2Pix", "InstructPix2Pix, which edits pictures"),
     (r"Depth2Img", "a depth-to-image model"),
     (r"Upscale", "an upscaler"),
-    (r"UnCLIP|ImageVariation", "a model that draws from pictures (unCLIP)"),
+    (r"UnCLIP|ImageVariation", "a model conditioned on images (unCLIP)"),
     (r"Img2Img", "an image-to-image pipeline"),
 )
 # Parts of model_index.json that only other families have.
@@ -78,7 +78,7 @@ def refuse_other_networks(
 ) -> None:
     """By the networks' and the scheduler's configurations; `own` are models that genin made, few-step students among them.
 
-    Errors: InputError that names the family, or what the UNet wants beside the text.
+    Errors: InputError that names the family, or what the UNet needs besides the text.
     """
     channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if channels != latents:
@@ -98,11 +98,11 @@ def refuse_other_networks(
         _refuse(path, "a latent consistency model (LCM), distilled to a few steps already", "")
     if "FlowMatch" in kind:
         _refuse(path, "a flow-matching model", kind)
-    # Where a model was saved from is all that tells: a schedule that suits few steps is also what some take many with.
+    # Only the name it was saved under tells: other models take many steps with the same schedule.
     for config in () if own else (index, unet):
         origin = str(config.get("_name_or_path") or "")
         if FEW_STEP_NAMES.search(origin.rstrip("/").rpartition("/")[2]):
-            _refuse(path, "a Turbo model or the like, distilled to a few steps already", f"_name_or_path '{origin}'")
+            _refuse(path, "a Turbo model or similar, already distilled to a few steps", f"_name_or_path '{origin}'")
 
 
 def _entry(index: Mapping[str, Any], part: str) -> list[Any]:

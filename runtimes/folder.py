@@ -1,4 +1,4 @@
-"""What a model folder (diffusers layout, perhaps with `genin.json`) says of itself in its small files, without torch.
+"""What a model folder (diffusers layout, perhaps with `genin.json`) says about itself in its small files, read without torch.
 
 This is the one reader of model folders: the runtimes, the benchmarks (`genin.benchmarks.model_facts`) and training
 (`genin.distill.models.folder`) take from here what they need. The constants are those that a bundle's manifest holds, so that the
@@ -23,7 +23,7 @@ PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 # Component => the folder that holds its weights.
 COMPONENT_FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
-# What a folder has to hold; weights may be in other files (`weight_files`).
+# What a folder must contain; weights may be in other files (`weight_files`).
 MODEL_FILES = (
     *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
     *("text_encoder/config.json", "text_encoder/model.safetensors"),
@@ -41,7 +41,7 @@ def is_model_folder(path: Path) -> bool:
 
 
 def read_json(path: Path, what: str, remedy: str = AGAIN) -> dict[str, Any]:
-    """A JSON object. Errors: InputError saying `what` if there is none, or that it is not valid."""
+    """A JSON object. Errors: InputError saying `what` if the file is missing, or that it is not valid."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_number)
     except OSError as error:
@@ -54,7 +54,7 @@ def read_json(path: Path, what: str, remedy: str = AGAIN) -> dict[str, Any]:
 
 
 def _number(name: str) -> float:
-    """Schedulers of others say -Infinity and mean it; NaN is damage."""
+    """Third-party schedulers have -Infinity on purpose; NaN means damage."""
     if name == "NaN":
         raise ValueError("NaN is not a number")
     return float(name)
@@ -64,7 +64,7 @@ def read_model_index(path: Path) -> dict[str, Any]:
     """`model_index.json`, its parts present and of kinds that genin runs. Errors: InputError."""
     if (path / "manifest.json").is_file() and not (path / "model_index.json").is_file():
         raise InputError(
-            "this is a bundle already", where=path, remedy="give the model folder that it was exported from"
+            "this is already a bundle", where=path, remedy="give the model folder that it was exported from"
         )
     index = read_json(
         path / "model_index.json", "not a model folder (no model_index.json)", "give a diffusers model folder"

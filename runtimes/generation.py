@@ -82,7 +82,7 @@ def generate(
     names: Names | None = None,
     written: Callable[[Path], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """Draw pictures of a prompt and write each as a PNG that says in its text fields how to draw it again.
+    """Draw pictures of a prompt and write each as a PNG whose text fields say how to draw it again.
 
     Args:
         prompt: what to draw.
@@ -128,7 +128,7 @@ def _draw(
     places: dict[int, Path],
     written: Callable[[Path], object],
 ) -> tuple[Generation, dict[str, float]]:
-    """The last batch, and milliseconds per stage over all: only they are kept, so that ten thousand pictures fit."""
+    """The last batch, and milliseconds per stage over all: nothing else is kept, so that ten thousand pictures fit in memory."""
     timings_ms: dict[str, float] = defaultdict(float)
     for first in range(0, options.count, BATCH_SIZE):
         generation = pipeline.generate(
@@ -163,8 +163,8 @@ def describe(pipeline: Pipeline, generation: Generation) -> dict[str, Any]:
 
 
 def output_paths(out: Path | None, prompt: str, seeds: range) -> dict[int, Path]:
-    """Seed => the file for its picture; several get their seed in the name. A name of our own choosing never stands for another
-    picture already. Errors: InputError before any work."""
+    """Seed => the file for its picture; several get their seed in the name. A name that genin chooses never overwrites an existing
+    picture. Errors: InputError before any work."""
     slug = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:60].rstrip("-") or "picture"
     if out is None or out.is_dir() or not out.suffix:
         if out is not None:
@@ -175,7 +175,7 @@ def output_paths(out: Path | None, prompt: str, seeds: range) -> dict[int, Path]
 
 
 def _new_folder(out: Path | None) -> Path | None:
-    """The folder that will be made for `out`: a slip of the pen in its name should not go unnoticed."""
+    """The folder that will be made for `out`, to be reported: its name may be a typo."""
     if out is None or out.is_dir():
         return None
     folder = out.parent if out.suffix else out

@@ -16,8 +16,7 @@ from genin.runtimes.errors import MissingExtraError
 
 
 def lazy_attribute(package: str, homes: Mapping[str, str], name: str, extra: str | None = None) -> Any:
-    """`package.name`, from the module below `package` that `homes` gives; kept, so that it is asked for once. `extra` is what its
-    dependencies are installed by.
+    """`package.name`, imported from the module below `package` that `homes` gives, and cached. `extra` installs its dependencies.
 
     Errors: AttributeError for a name that is not in `homes`, MissingExtraError.
     """
@@ -34,7 +33,7 @@ def lazy_attribute(package: str, homes: Mapping[str, str], name: str, extra: str
 
 
 def missing_extra(error: Exception, extra: str | None) -> MissingExtraError | None:
-    """What to say of a package that is not installed; None for any other error, and for a module of genin's own."""
+    """The error for a package that is not installed; None for any other error, and for a module of genin's own."""
     package = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     return None if extra is None or package in ("", "genin") else MissingExtraError(package, extra)
 

@@ -21,7 +21,7 @@ from genin.runtimes.threads import check_threads
 from genin.runtimes.tokenizer import ClipTokenizer
 from genin.runtimes.vocabulary import AUTO, COMPONENTS, PRECISIONS, check_choice, check_device
 
-# Of several that can run: the first. Core ML is last because its first load compiles for minutes.
+# The first of these that can run. Core ML is last because its first load compiles for minutes.
 AUTO_ORDER = ("openvino", "onnxruntime", "coreml")
 
 
@@ -64,7 +64,7 @@ def load_pipeline(
 def _load_folder(path: Path, runtime: str, precision: str, threads: int | None, device: str) -> Pipeline:
     if runtime not in (AUTO, "pytorch"):
         remedy = f"export it to a bundle (`genin export {path} --out …`), or choose runtime pytorch"
-        raise InputError(f"runtime {runtime} runs bundles, this is a model folder", where=path, remedy=remedy)
+        raise InputError(f"runtime {runtime} runs bundles, but this is a model folder", where=path, remedy=remedy)
     if precision not in (AUTO, "fp32"):
         raise InputError(f"a model folder runs in fp32, not {precision}", where=path, remedy="leave the precision out")
     kind = engine_class("pytorch")
@@ -110,7 +110,7 @@ def _load_bundle(path: Path, runtime: str, precision: str, threads: int | None) 
 def choose(manifest: Manifest, runtime: str, precision: str, path: Path) -> Choice:
     """What runs a bundle. Errors: InputError saying what the bundle has."""
     if runtime == "pytorch":
-        raise InputError("runtime pytorch runs model folders, this is a bundle", where=path, remedy="leave it out")
+        raise InputError("runtime pytorch runs model folders, but this is a bundle", where=path, remedy="leave it out")
     candidates = [
         Choice(name, found, format)
         for name in (AUTO_ORDER if runtime == AUTO else (runtime,))

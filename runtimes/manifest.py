@@ -2,7 +2,7 @@
 
 Reading is strict: a value of the wrong type, a number that is not finite, a path that leaves the bundle, a timestep
 outside the schedule: each is a `BundleError` that names the key. Keys that are not declared here are ignored, so that a
-later genin may add some; a change that readers must know of raises `FORMAT`. The same classes write manifests
+later genin may add some; a change that readers must know about raises `FORMAT`. The same classes write manifests
 (`Manifest.to_json`), and their own checks run on construction, so a bad manifest cannot be written either.
 
 Not here: opening bundles and checking files (`genin.runtimes.bundle`), what the sampler does
@@ -94,8 +94,8 @@ class Parity:
 @dataclass(frozen=True)
 class PictureParity:
     """Pictures of one format and precision, end to end, against PyTorch's of the same prompts and seeds: the median picture's PSNR
-    with peak 255 and the worst's (a seed between two pictures tips to the other), and their mean LPIPS where its weights were to
-    be had."""
+    with peak 255 and the worst's (a seed between two pictures tips to the other), and their mean LPIPS where its weights were
+    available."""
 
     format: str
     precision: str
@@ -151,7 +151,7 @@ class GraphEntry:
 @dataclass(frozen=True, kw_only=True)
 class SingleGraphEntry(GraphEntry):
     """The whole way from token ids and noise to pictures as one graph, for one number of steps and one guidance scale. `golden` has
-    inputs and PyTorch's pictures; `parity` is the median picture's; LPIPS is None where its weights were not to be had."""
+    inputs and PyTorch's pictures; `parity` is the median picture's; LPIPS is None where its weights were not available."""
 
     steps: int
     guidance_scale: float
@@ -261,7 +261,7 @@ class SamplerConstants:
         for steps, timesteps in (self.few_step_timesteps or {}).items():
             _require(steps == str(len(timesteps)), f"few_step_timesteps['{steps}'] has {len(timesteps)} timesteps")
             falling = all(a > b for a, b in itertools.pairwise(timesteps))
-            _require(timesteps and falling, f"few_step_timesteps['{steps}'] does not fall")
+            _require(timesteps and falling, f"few_step_timesteps['{steps}'] is not decreasing")
             _within(timesteps[0], 0, training_steps - 1, "timestep")
             _within(timesteps[-1], 0, training_steps - 1, "timestep")
 
@@ -358,7 +358,7 @@ class Manifest:
             ) from error
         version = data.get("genin_bundle") if isinstance(data, dict) else None
         if type(version) is not int:
-            raise BundleError(f"{MANIFEST} is not of a genin bundle (no 'genin_bundle')")
+            raise BundleError(f"{MANIFEST} is not the manifest of a genin bundle (no 'genin_bundle')")
         if version != FORMAT:
             raise BundleError(f"this bundle has format {version}, this genin reads {FORMAT}", remedy="update genin")
         return decode(cls, data, MANIFEST)
@@ -403,7 +403,7 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _decode_union(arguments, value, where)
     if origin is Literal:
-        _require(value in arguments, f"{where}: {value!r} is none of {', '.join(arguments)}")
+        _require(value in arguments, f"{where}: {value!r} is not one of {', '.join(arguments)}")
         return value
     if origin is tuple:
         _require(isinstance(value, list), f"{where}: not a list")

@@ -1,7 +1,7 @@
-"""What stands where a model, a bundle or a reference is expected, and who knows what it means.
+"""Names that are accepted where a model, a bundle or a reference is expected, and the interface that resolves them.
 
-`Names` is the interface. `genin.names.InstalledNames`, which knows where the shipped files lie and how to ask the hub, stands above
-all that needs it, so it is found by its name, as engines are.
+`Names` is the interface. `genin.names.InstalledNames`, which knows where the shipped files are and how to ask the hub, is in a
+layer above, so it is imported by name, as engines are.
 """
 
 from __future__ import annotations

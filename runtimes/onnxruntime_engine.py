@@ -29,7 +29,7 @@ DTYPES = {
 
 
 class OnnxRuntimeEngine(BundleEngine):
-    """An inference session a graph."""
+    """One inference session per graph."""
 
     provider = PROVIDER
 
@@ -47,8 +47,8 @@ def _session(bundle: Bundle, graph: GraphEntry, threads: int | None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come back as exceptions
-    # Three sessions have three thread pools. One that spins after its work takes a core from the next: 48 ms a picture
-    # instead of 18 on two cores (docs/log.md).
+    # Three sessions have three thread pools. One that spins after its work takes a core from the next: 48 ms per picture instead of
+    # 18 on two cores (docs/log.md).
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if (count := threads or thread_limit()) is not None:
         options.intra_op_num_threads = count

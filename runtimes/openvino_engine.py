@@ -23,11 +23,11 @@ DEVICE = "CPU"
 
 @cache
 def core() -> Any:
-    """OpenVINO's `Core`, one a process and never freed: whoever uses OpenVINO takes it from here.
+    """OpenVINO's `Core`, one per process and never freed: all code that uses OpenVINO takes it from here.
 
-    On Linux a Core moves the main thread's alternate signal stack to memory of its own, and gives back the one before when it is
-    freed (openvino 2026.4). Of two that are freed in the order in which they were made, the second gives back the first one's,
-    which is gone by then: the next signal, a Ctrl-C or the end of a child process, ends the process with a segmentation fault.
+    On Linux a Core moves the main thread's alternate signal stack to memory of its own, and restores the previous one when it is
+    freed (openvino 2026.4). Of two that are freed in the order in which they were made, the second restores the first one's, which
+    is gone by then: the next signal, a Ctrl-C or the end of a child process, ends the process with a segmentation fault.
     """
     import openvino
 
@@ -43,7 +43,7 @@ def exact_settings(threads: int | None = None) -> dict[str, str]:
 
 
 class OpenVinoEngine(BundleEngine):
-    """A compiled model a graph."""
+    """One compiled model per graph."""
 
     provider = DEVICE
 

@@ -1,4 +1,4 @@
-"""What the command line's options have in common: names of runtimes and precisions, lists of choices, model names.
+"""Options that several commands share: names of runtimes and precisions, lists of choices, model names.
 
 Options that take several values take commas, repetition or both (`--format onnx,openvino --format coreml`), keep their
 order, drop repeats, and refuse an unknown value with the list of choices and the nearest one.
@@ -30,7 +30,7 @@ else:  # generic only since click 8.3
 
 def model_path(names: object, name: str, runtime: str | None = AUTO, precision: str | None = AUTO) -> Path:
     """The local folder or file that `name` stands for; `names` is the click context's `obj`, or None for plain paths.
-    `runtime` and `precision` say what is fetched of a bundle on the hub (`Names.model`).
+    `runtime` and `precision` say which graphs of a bundle on the hub are downloaded (`Names.model`).
 
     Errors: InputError if nothing is there.
     """

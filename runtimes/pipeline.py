@@ -41,8 +41,8 @@ MAX_SIDE = 2048
 @dataclass(frozen=True, eq=False)
 class Generation:
     """Finished pictures. `images` is (N, H, W, 3) uint8; `timings` are milliseconds per stage: the three networks, or
-    `text_to_image` for a single graph, and `other` for everything between them (noise, tokens, sampling, conversion); time of the
-    caller's is not counted."""
+    `text_to_image` for a single graph, and `other` for everything between them (noise, tokens, sampling, conversion); time spent in
+    the caller's code is not counted."""
 
     images: Pictures
     prompts: tuple[str, ...]
@@ -91,7 +91,7 @@ class Request:
 
 
 class Options(TypedDict, total=False):
-    """How to draw, beside prompt and seed (`Pipeline.generate`); all may be left out."""
+    """How to draw, besides prompt and seed (`Pipeline.generate`); all may be left out."""
 
     steps: int | None
     guidance_scale: float | None
@@ -154,7 +154,7 @@ class Pipeline:
         """1.0 where guidance is baked into the weights."""
         return 1.0 if self.sampler.guidance == "baked" else self.sampler.guidance_scale
 
-    # A str is a Sequence[str], too: the first that fits is meant.
+    # A str is also a Sequence[str]: the first overload that fits applies.
     @overload
     def __call__(self, prompt: str, *, seed: int = 0, **options: Unpack[Options]) -> Picture: ...  # type: ignore[overload-overlap]
     @overload
@@ -171,7 +171,7 @@ class Pipeline:
         return pictures[0] if isinstance(prompt, str) and isinstance(seed, int | np.integer) else pictures
 
     def pictures(self, generation: Generation) -> list[Picture]:
-        """A generation's pictures, each with what draws it again."""
+        """A generation's pictures, each with the settings that draw it again."""
         common = {"model": self.name, "steps": generation.steps, "guidance_scale": generation.guidance_scale}
         common |= {"noise": generation.noise, "runtime": self.runtime, "precision": self.precision}
         each = zip(generation.images, generation.prompts, generation.seeds, strict=True)
@@ -318,7 +318,7 @@ class Pipeline:
         images = self._decode(x)
         clock.lap("vae_decoder")
         if not np.isfinite(images).all():
-            raise GeninError("the model gave NaN or infinity", where=self.path, remedy="its weights are damaged")
+            raise GeninError("the model returned NaN or infinity", where=self.path, remedy="its weights are damaged")
         pictures = to_pictures(images)
         clock.lap(OTHER)
         timings = dict(clock.stages_ms)

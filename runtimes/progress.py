@@ -1,9 +1,9 @@
-"""How far long work has come, on stderr: a bar with the time left on a terminal, now and then a line anywhere else.
+"""Progress of long work, on stderr: a bar with the time left on a terminal, an occasional line elsewhere.
 
-A training under nohup, in a notebook or on a build machine is as long as one that is watched, so its log gets a line a minute; work
-that ends within one writes nothing there.
+A training under nohup, in a notebook or on a build machine takes as long as one that is watched, so its log gets a line per minute;
+work that takes less than a minute writes nothing there.
 
-Not here: what has been done when it is done (each command's own output).
+Not here: results (each command's own output).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Progress:
         self.reach(self.done + parts)
 
     def reach(self, done: float, note: str | None = None) -> None:
-        """So much is done by now; the note is shown until the next one."""
+        """`done` parts are finished now; the note is shown until the next one."""
         self.done, self.note = min(done, self.total), self.note if note is None else note
         self._show(self.done, self.note)
 
@@ -44,7 +44,7 @@ def progress(
     title: str, total: float = 1.0, *, unit: str = "", done: float = 0, silent: bool = False, even: bool = True
 ) -> Iterator[Progress]:
     """Show work of `total` parts while the block runs: with a unit as "3 of 40 pictures", else as a share. Where the parts are not
-    `even`, nothing is said of the time left: it would jump up and down."""
+    `even`, the time left is not shown: it would jump up and down."""
     # The stream itself, not whatever sys.stderr becomes: converters are silenced by redirecting that.
     stream = sys.stderr
     if silent or stream is None:  # a program without a console has none
@@ -73,7 +73,7 @@ def _bar(title: str, total: float, unit: str, stream: Any, even: bool) -> Iterat
 
 def _lines(title: str, total: float, unit: str, stream: Any, even: bool) -> Callable[[float, str], None]:
     last = time.monotonic()
-    # When something was first reached, and how much: an earlier run's part, perhaps, which says nothing of this one's speed.
+    # When progress was first reported, and how much: perhaps an earlier run's part, which says nothing about this run's speed.
     first: tuple[float, float] | None = None
 
     def show(reached: float, note: str) -> None:

@@ -1,4 +1,4 @@
-"""A diffusers model folder on PyTorch, in fp32 on the CPU; and the reading of its networks, for whoever trains on them.
+"""A diffusers model folder on PyTorch, in fp32 on the CPU; and reading its networks, which training uses, too.
 
 `read_networks` reads what others wrote too: sharded or single safetensors, old `.bin` files (never unpickled beyond
 tensors: `weights_only`). A file that is missing, cut short or lacks weights is an error that names it, never a network
@@ -54,7 +54,7 @@ class PyTorchEngine:
     def open(cls, path: Path, *, threads: int | None = None, device: str = "cpu") -> PyTorchEngine:
         """`threads` pins PyTorch's intra-op threads, which are the whole process's; None leaves them alone.
 
-        Errors: InputError naming the file that is missing or damaged, or the device that is not here.
+        Errors: InputError naming the file that is missing or damaged, or the device that this machine lacks.
         """
         place = find_device(device)
         if threads is not None:
@@ -113,9 +113,9 @@ def find_device(name: str) -> torch.device:
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(index or 0) >= count:
-            raise InputError(f"device {name} is not here ({count} CUDA devices)", remedy="use device cpu")
+            raise InputError(f"device {name} is not available ({count} CUDA devices)", remedy="use device cpu")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device mps is not here", remedy="use device cpu")
+        raise InputError("device mps is not available", remedy="use device cpu")
     return torch.device(name)
 
 
@@ -124,7 +124,7 @@ def read_networks(path: Path, *, dtype: torch.dtype = torch.float32) -> Networks
 
     Errors: InputError naming the part or file that is missing, damaged, incomplete or unsupported.
     """
-    # A line of diffusers' import on which of two distributions is optimum: nothing that a user of genin can act on.
+    # diffusers logs on import which of two distributions is optimum: nothing that a user of genin can act on.
     logging.getLogger("diffusers.utils.import_utils").addFilter(
         lambda record: "Multiple distr" not in record.getMessage()
     )
@@ -169,9 +169,9 @@ def check_weights(folder: Path) -> None:
         raise InputError("no weights here (.safetensors or .bin)", where=folder, remedy=AGAIN)
     for file in files:
         if not file.is_file():
-            raise InputError("a file of weights is missing", where=file, remedy=AGAIN)
+            raise InputError("a weights file is missing", where=file, remedy=AGAIN)
         if file.suffix == ".safetensors" and not _is_whole(file):
-            raise InputError("a file of weights is damaged or cut short", where=file, remedy=AGAIN)
+            raise InputError("a weights file is damaged or truncated", where=file, remedy=AGAIN)
 
 
 def _is_whole(file: Path) -> bool:

@@ -6,7 +6,7 @@ arXiv:2010.02502, eq. 12, η = 0). For a number of steps everything is as in dif
 timestep t goes to t − ⌊T/steps⌋ even where the next timestep of the list differs by one (`trailing`, steps that do not
 divide T) or more (`linspace`). Explicit few-step timesteps go from each to the next, as students are trained.
 
-Configurations of other schedulers (PNDM, Euler, DPM-Solver … in the folders of others) are run with DDIM on the same
+Configurations of other schedulers (PNDM, Euler, DPM-Solver … in third-party folders) are run with DDIM on the same
 betas: the same distribution, not the same picture as their own scheduler's. Arithmetic is float32 on coefficients
 computed in float64.
 
@@ -35,12 +35,12 @@ SPACINGS = ("leading", "trailing", "linspace")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 MAX_TRAINING_STEPS = 100_000
 END = -1  # as a timestep: sampling is over
-SMALLEST = 1e-6  # the least α or σ that is divided by; only a schedule that ends in pure noise goes below
+SMALLEST = 1e-6  # the smallest α or σ to divide by; only a schedule that ends in pure noise goes below
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """ᾱ_t of every training timestep, ᾱ at the end of sampling, and how to read the network.
+    """ᾱ_t of every training timestep, ᾱ at the end of sampling, and how to interpret the network's output.
 
     x_t = √ᾱ_t·x0 + √(1 − ᾱ_t)·ε. `clip` bounds x0 to ±clip where a pixel-like model asks for it.
     """

@@ -1,4 +1,4 @@
-"""How long each stage of a drawing takes, and where it may be cancelled: before every network."""
+"""How long each stage of a generation takes, and where it may be cancelled: before every network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OTHER = "other"
 
 
 class StageClock:
-    """Milliseconds per stage: what passes between two laps belongs to the stage that the second one names."""
+    """Milliseconds per stage: the time between two laps belongs to the stage that the second one names."""
 
     def __init__(self, cancel: Callable[[], bool]) -> None:
         self.stages_ms = dict.fromkeys((*COMPONENTS, OTHER), 0.0)
@@ -28,7 +28,7 @@ class StageClock:
         self._mark = now
 
     def begin(self) -> None:
-        """A network is about to run. Errors: CancelledError if the caller wants no more."""
+        """A network is about to run. Errors: CancelledError if the caller has cancelled."""
         if self._cancel():
             raise CancelledError("the generation was cancelled")
         self.lap(OTHER)

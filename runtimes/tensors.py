@@ -6,28 +6,28 @@ from collections.abc import Mapping
 
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE
 
-Names = Mapping[str, tuple[str, ...]]  # by component
+TensorNames = Mapping[str, tuple[str, ...]]  # by component
 
-INPUTS: Names = {
+INPUTS: TensorNames = {
     "text_encoder": ("input_ids",),
     "unet": ("sample", "timestep", "encoder_hidden_states"),
     "vae_decoder": ("latent_sample",),
     TEXT_TO_IMAGE: ("input_ids", "noise"),
 }
-# The first is the one that drawing takes; golden files have all.
-OUTPUTS: Names = {
+# Drawing uses the first; golden files have all.
+OUTPUTS: TensorNames = {
     "text_encoder": ("last_hidden_state", "pooler_output"),
     "unet": ("out_sample",),
     "vae_decoder": ("sample",),
     TEXT_TO_IMAGE: ("images",),
 }
 # In the same order as those above.
-APPLE_INPUTS: Names = {
+APPLE_INPUTS: TensorNames = {
     "text_encoder": ("input_ids",),
     "unet": ("sample", "timestep", "encoder_hidden_states"),
     "vae_decoder": ("z",),
 }
-APPLE_OUTPUTS: Names = {
+APPLE_OUTPUTS: TensorNames = {
     "text_encoder": ("last_hidden_state", "pooled_outputs"),
     "unet": ("noise_pred",),
     "vae_decoder": ("image",),

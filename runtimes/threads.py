@@ -1,14 +1,13 @@
 """How many threads genin's libraries use in this process, and how PyTorch's threads wait for each other.
 
-PyTorch's operators end in a barrier. OpenMP's threads spin there, which is fastest on an idle machine; but where another
-process wants the core of one of them, all others spin until it is scheduled again, thousands of times a picture. So
-`set_wait_policy` lets threads sleep at barriers (`OMP_WAIT_POLICY=passive`) if other processes are running when genin
-starts, and otherwise bounds the spinning (GNU OpenMP only) in case some start later. ONNX Runtime's threads spin, too:
-`may_spin` tells its adapter. All of this leaves every result as it is, to the bit; measured by tools/busy_machine.py,
-figures in docs/log.md.
+PyTorch's operators end in a barrier. OpenMP's threads spin there, which is fastest on an idle machine; but where another process
+needs the core of one of them, all others spin until it is scheduled again, thousands of times a picture. So `set_wait_policy` lets
+threads sleep at barriers (`OMP_WAIT_POLICY=passive`) if other processes are running when genin starts, and otherwise bounds the
+spinning (GNU OpenMP only) in case some start later. ONNX Runtime's threads spin, too: `may_spin` tells its adapter. None of this
+changes a bit of any result. Measured by tools/busy_machine.py; figures in docs/log.md.
 
 OpenMP reads its variables when its library is loaded, so `import genin` calls it: in a program that imports torch first,
-it has no effect. A value that the user has set stays.
+it has no effect. A value that the user has set is kept.
 
 Not here: threads of a single pipeline (`load_pipeline(threads=…)`), processes (`accelerate`).
 """
@@ -55,7 +54,7 @@ def may_spin() -> bool:
 
 def is_machine_busy(running: Callable[[], int | None] | None = None) -> bool:
     """Whether other processes are running at this moment, on Linux; on other systems, whether they used at least half of the
-    cores in the last minute. False where neither can be told. `running` counts the runnable threads, this one included."""
+    cores in the last minute. False where neither is known. `running` counts the runnable threads, this one included."""
     counts = []
     for _ in range(SAMPLES):
         count = (running or running_threads)()
@@ -67,7 +66,7 @@ def is_machine_busy(running: Callable[[], int | None] | None = None) -> bool:
 
 
 def running_threads() -> int | None:
-    """Threads of all processes that run or wait for a core, the caller's included; None if the system does not tell."""
+    """Threads of all processes that run or wait for a core, the caller's included; None if the system does not report it."""
     try:
         found = re.search(r"^procs_running (\d+)$", Path("/proc/stat").read_text(encoding="ascii"), re.MULTILINE)
     except OSError:
@@ -76,7 +75,7 @@ def running_threads() -> int | None:
 
 
 def _recent_load() -> float:
-    """Share of the cores in use over the last minute; 0 if the system does not tell."""
+    """Share of the cores in use over the last minute; 0 if the system does not report it."""
     try:
         return os.getloadavg()[0] / (os.cpu_count() or 1)
     except (AttributeError, OSError):  # Windows

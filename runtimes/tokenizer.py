@@ -1,10 +1,10 @@
 """CLIP's byte-pair tokenizer from `vocab.json` and `merges.txt`, without transformers.
 
-Ids equal those of transformers' (slow) `CLIPTokenizer` where `ftfy` is not installed: text is cleaned as its
-BasicTokenizer does (control signs dropped, NFC, CJK signs apart, lower case), split by CLIP's pattern, and merged here: the
-`tokenizers` package would do it too, but brings a hub client along, a sixth of a game's download (docs/architecture.md).
-A caption is `<|startoftext|>` … `<|endoftext|>`, padded to `max_length`; one that is too long
-is cut before its end, with a warning that says what was cut.
+Ids equal those of transformers' (slow) `CLIPTokenizer` where `ftfy` is not installed: text is cleaned as its BasicTokenizer does
+(control characters dropped, NFC, spaces around CJK characters, lower case), split by CLIP's pattern, and merged here: the
+`tokenizers` package would do it too, but depends on a hub client, a sixth of a game's download (docs/architecture.md). A caption
+is `<|startoftext|>` … `<|endoftext|>`, padded to `max_length`; one that is too long is cut before its end, with a warning that says
+what was cut.
 
 Not here: other tokenizers (T5, SDXL's second encoder), prompt weighting.
 """
@@ -114,7 +114,7 @@ def _clean_sign(sign: str) -> str:
 
 
 class _BytePairs:
-    """Cleaned text <=> ids: byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) over GPT-2's signs for bytes."""
+    """Cleaned text <=> ids: byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) over GPT-2's characters for bytes."""
 
     def __init__(self, ids: dict[str, int], pairs: list[tuple[str, str]], *, unknown: str) -> None:
         for left, right in pairs:
@@ -169,7 +169,7 @@ class _BytePairs:
 
 
 def split_words(cleaned: str) -> list[str]:
-    """CLIP's pattern: reserved names and contractions, runs of letters, single numbers, runs of other signs."""
+    """CLIP's pattern: reserved names and contractions, runs of letters, single numbers, runs of other characters."""
     words, at = [], 0
     while at < len(cleaned):
         whole = WHOLE.match(cleaned, at)
@@ -185,7 +185,7 @@ def split_words(cleaned: str) -> list[str]:
 
 
 def _kind(sign: str) -> str:
-    """Letter, number, space or another sign: what CLIP's pattern tells apart (Unicode's classes L and N)."""
+    """Letter, number, space or another character: what CLIP's pattern distinguishes (Unicode's classes L and N)."""
     if sign.isspace():
         return " "
     kind = unicodedata.category(sign)[0]
@@ -193,7 +193,7 @@ def _kind(sign: str) -> str:
 
 
 def _byte_signs() -> list[str]:
-    """GPT-2's printable sign for every byte: itself where it is printable Latin-1, else one from U+0100 on."""
+    """GPT-2's printable character for every byte: itself where it is printable Latin-1, else one from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(spare)) for byte in range(256)]

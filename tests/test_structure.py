@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,25 @@ def test_every_folder_of_modules_is_an_installed_package(structure: ModuleType) 
     rooms = {structure.room_of(module, modules) for module in modules}
     assert rooms == set(settings["tool"]["setuptools"]["packages"])
     assert rooms <= modules.keys(), "a folder of modules lacks its __init__.py"
+
+
+def test_the_tree_of_the_architecture_page_lists_every_module(structure: ModuleType) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = page.partition("## The tree")[2].partition("```text\n")[2].partition("```")[0]
+    folders: dict[int, str] = {}  # by indentation
+    listed: list[str] = []
+    for line in tree.splitlines():
+        depth = len(line) - len(line.lstrip())
+        folders = {indent: folder for indent, folder in folders.items() if indent < depth}
+        if folder := re.match(r" *([\w/]+/) ", line):
+            folders[depth] = folder[1]
+        listed += ["".join(folders.values()) + name for name in re.findall(r"[\w-]+\.py\b", line)]
+    assert len(listed) == len(set(listed))
+    packages = ("__init__.py", "__main__.py")
+    exist = [
+        path.relative_to(ROOT).as_posix() for path in structure.modules(ROOT).values() if path.name not in packages
+    ]
+    assert {*listed} - {"src/genin/__init__.py", "tools/structure.py"} == {*exist}
 
 
 def test_type_checkers_see_the_package_as_it_is_installed() -> None:

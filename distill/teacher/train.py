@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genin.benchmarks.model_facts import fingerprint
@@ -31,7 +32,9 @@ from genin.distill.models import autoencoder as ae
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Process, plain_attention, predict
 from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.models.guided import Guided
+from genin.distill.models.latent_axes import turn_latents
 from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
+from genin.distill.models.taesd import load_initial_weights
 from genin.distill.models.text import embed
 from genin.distill.recipe import AutoencoderRecipe, Recipe, TeacherRecipe
 from genin.distill.teacher.text_encoder import train_text_encoder, train_tokenizer
@@ -80,6 +83,8 @@ class Run:
                 where=source.name,
                 remedy="tune a teacher (genin teacher finetune), start from one (--init), or name columns in data prepare",
             )
+        if recipe.autoencoder.images:
+            ae.check_autoencoder(recipe.autoencoder)
         run = cls(source, out, recipe, options, start)
         begun_with = {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"}
         stages = {name: getattr(recipe, name) for name in ("autoencoder", "text_encoder", "teacher")}
@@ -133,6 +138,9 @@ def start_from(network: nn.Module, earlier: nn.Module) -> float:
 # --- stages ------------------------------------------------------------------------------------------------------------
 
 
+AXES_PICTURES = 1_024  # whose latents tell principal axes
+
+
 def train_autoencoder(run: Run) -> Any:
     """The autoencoder stage; returns its average with `scaling_factor` set so that final latents have unit deviation. With no
     images to see, an earlier one stays as it is."""
@@ -141,9 +149,7 @@ def train_autoencoder(run: Run) -> Any:
         return run.start.vae.requires_grad_(False).eval()
     training = Training(run.folder, "autoencoder", settings)
     torch.manual_seed(settings.seed)
-    fresh = ae.build_autoencoder(settings)
-    if run.start is not None:
-        start_from(fresh, run.start.vae)
+    fresh = initial_autoencoder(run, training.device)
     # Channels last: 1.3 times the images a second on a CPU (docs/log.md).
     vae = training.add("vae", fresh.to(memory_format=torch.channels_last))
     if run.options.resume:
@@ -159,10 +165,38 @@ def train_autoencoder(run: Run) -> Any:
 
     training.run(step, preview)
     trained: Any = training.ema_weights("vae").requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
-    with torch.no_grad():
-        latents = ae.encode(trained, to_tensor(source.pictures(0, 256, settings.image_size), training.device))
-    trained.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
+    latents = latents_of(trained, source, settings.image_size, training.device)
+    if settings.principal_axes:
+        turn_latents(trained, latents)
+        latents = latents_of(trained, source, settings.image_size, training.device)
+    trained.register_to_config(scaling_factor=round(1.0 / float(torch.cat(latents).std()), 5))
     return trained
+
+
+def initial_autoencoder(run: Run, device: torch.device) -> nn.Module:
+    """The autoencoder that training begins with: fresh, or with the weights that the recipe or an earlier teacher gives it.
+
+    Errors: InputError for weights that do not fit.
+    """
+    settings = run.recipe.autoencoder
+    vae = ae.build_autoencoder(settings)
+    if run.start is not None:
+        start_from(vae, run.start.vae)
+    if settings.initial_weights:
+        load_initial_weights(vae, Path(settings.initial_weights).expanduser())
+    if settings.principal_axes:
+        vae = vae.to(device)
+        turn_latents(vae, latents_of(vae, run.source, settings.image_size, device))
+    return vae
+
+
+@torch.no_grad()
+def latents_of(vae: Any, source: Source, image_size: int, device: torch.device) -> list[Tensor]:
+    """Raw latents of some of the source's pictures, a few pictures each."""
+    pictures = source.pictures(0, min(AXES_PICTURES, len(source)), image_size)
+    batch = ae.encoder_batch(image_size, image_size)
+    starts = range(0, len(pictures), batch)
+    return [ae.encode(vae, to_tensor(pictures[start : start + batch], device)).cpu() for start in starts]
 
 
 def autoencoder_step(
@@ -175,15 +209,25 @@ def autoencoder_step(
 
     def step(update: Update) -> dict[str, Tensor]:
         assert pictures is not None
-        images = to_tensor(pictures[update.randint(len(pictures)).cpu().numpy()], training.device)
+        shown = random_crops(pictures, settings.crop, update)
+        images = to_tensor(shown, training.device).contiguous(memory_format=torch.channels_last)
         with training.autocast():
-            terms = ae.autoencoder_loss(
-                vae, images.contiguous(memory_format=torch.channels_last), settings, update.randn
-            )
+            terms = ae.autoencoder_loss(vae, images, settings, update)
         training.optimise("vae", terms["loss"])
         return {key: value.detach() for key, value in terms.items()}
 
     return step
+
+
+def random_crops(pictures: NDArray[np.uint8], side: int, update: Update) -> NDArray[np.uint8]:
+    """An update's rows of NHWC pictures; of each a random square of `side` pixels, or all of it for 0."""
+    rows = update.randint(len(pictures)).cpu().numpy()
+    height, width = pictures.shape[1:3]
+    if side in (0, min(height, width)):
+        return pictures[rows]
+    tops, lefts = (update.randint(length - side + 1).tolist() for length in (height, width))
+    places = zip(rows, tops, lefts, strict=True)
+    return np.stack([pictures[row, top : top + side, left : left + side] for row, top, left in places])
 
 
 def train_text(run: Run) -> tuple[Any, nn.Module]:

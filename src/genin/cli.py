@@ -68,7 +68,9 @@ COMMANDS: Mapping[str, Row] = {
     "distill": Row("genin.distill.commands:distill_command", "Distil a teacher into a few-step student.", "distill"),
     "export": Row("genin.export.commands:export_command", "Export a model to ONNX, OpenVINO and Core ML.", "export"),
     "plan": Row(
-        "genin.export.commands:plan_command", "Measure each layer's sensitivity to quantisation, and plan.", "export"
+        "genin.export.commands:plan_command",
+        "Plan each layer's precision from its sensitivity to quantisation.",
+        "export",
     ),
     "verify": Row("genin.export.commands:verify_command", "Check a bundle's hashes, schema and parity.", "onnxruntime"),
     "inspect": Row("genin.export.commands:inspect_command", "Show a model's or bundle's sizes and licence.", "export"),
@@ -78,14 +80,14 @@ COMMANDS: Mapping[str, Row] = {
         "genin.benchmarks.commands:evaluate_command", "Measure picture quality against a reference.", "metrics"
     ),
     "compare": Row(
-        "genin.benchmarks.commands:compare_command", "Lay models side by side on the same prompts.", "metrics"
+        "genin.benchmarks.commands:compare_command", "Show models side by side on the same prompts.", "metrics"
     ),
     "runtimes": Row("genin.runtimes.commands:runtimes_command", "Show what runs here and what is missing."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group whose commands stand in `COMMANDS` under its prefix; help lists them without importing any."""
+    """A group whose commands are listed in `COMMANDS` under its prefix; help lists them without importing any."""
 
     def __init__(self, prefix: str = "", *, help: str, epilog: str | None = None) -> None:
         super().__init__(name=prefix or "genin", help=help, epilog=epilog, no_args_is_help=True)
@@ -133,7 +135,7 @@ def load(path: str) -> click.Command:
 
 
 EPILOG = (
-    "Begin with `genin quickstart`, or at once: "
+    "Start with `genin quickstart`, or draw at once: "
     'genin generate "a happy ninja with a red bun, a blue headband and a green outfit, running in a forest at night"'
 )
 
@@ -168,7 +170,7 @@ def run(arguments: Sequence[str]) -> int:
     except GeninError as error:
         return _fail(_one_line(str(error)), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        # A training says in its own words what it saved and how to go on; click hands that on as the cause of an Abort.
+        # A training's own message says what it saved and how to go on; click passes it on as the cause of an Abort.
         said = _one_line(str(error)) or _one_line(str(error.__cause__ or ""))
         return _fail(said or "interrupted", INTERRUPTED)
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
@@ -203,7 +205,7 @@ def interrupt_on_sigterm() -> None:
 
 
 def _missing_package(error: Exception, arguments: Sequence[str]) -> MissingExtraError | None:
-    """A command met an absent package: the extra that installs it is its row's."""
+    """A package that a command needs is absent: the command's row names the extra that installs it."""
     words = " ".join(arguments) + " "
     extra = next((row.extra for path, row in COMMANDS.items() if row.extra and words.startswith(f"{path} ")), "all")
     return missing_extra(error, extra)

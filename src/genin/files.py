@@ -1,6 +1,6 @@
 """Files and folders that appear whole or not at all: written beside their place, then renamed.
 
-`atomic_path`, `write_text` and `claim_output`, for files, stand in `genin.runtimes.files`, where the runtime needs them, too.
+`atomic_path`, `write_text` and `claim_output`, for files, are in `genin.runtimes.files`, since the runtime needs them, too.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ DEFAULT_REFERENCE_SIZE = 64
 
 
 class InstalledNames:
-    """The names this installation knows; the `Names` protocol of `genin.runtimes.names`. `arguments` are those of the command
-    that asks, for errors that say how to give it again."""
+    """The names this installation knows; the `Names` protocol of `genin.runtimes.names`. `arguments` are those of the running
+    command, for errors that say how to run it again."""
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.arguments = tuple(arguments)
@@ -56,8 +56,8 @@ class InstalledNames:
         raise _no_such(name, "model or bundle")
 
     def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
-        """A dataset folder; `builtin:world` is the world's test split, or `split` where it has such a one: `count` pictures of
-        `size` px, cached."""
+        """A dataset folder; `builtin:world` is the world's test split, or another of its splits: `count` pictures of `size` px,
+        cached."""
         if name == BUILTIN_WORLD:
             part: Literal["train", "val", "test"] = "train" if split == "train" else "val" if split == "val" else "test"
             return _world(part, count, size or DEFAULT_REFERENCE_SIZE, seed)
@@ -99,7 +99,7 @@ def _package_file(package: str, name: str) -> Path:
 
 
 def _world(split: Literal["train", "val", "test"], count: int, size: int, seed: int) -> Path:
-    """Rendered once: the folder's name carries all that its pictures depend on, the renderer's source included."""
+    """Rendered once: the folder's name encodes all that its pictures depend on, the renderer's source included."""
     from genin.distill.world.dataset import write_dataset
 
     out = cache_folder() / "world" / f"{split}-{count}x{size}px-seed{seed}-{_renderer_version()}"
@@ -115,7 +115,7 @@ def _world(split: Literal["train", "val", "test"], count: int, size: int, seed: 
 def _renderer_version() -> str:
     sources = sorted(Path(str(files("genin.distill.world"))).glob("*.py"))
     if not sources:
-        raise AssertionError("the renderer's source is not where it was: cached pictures would never be renewed")
+        raise AssertionError("the renderer's source has moved: cached pictures would never be renewed")
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
 
 

@@ -2,8 +2,8 @@
 
     torchrun --nproc_per_node 2 -m genin distill …
 
-Every process computes; files are written by the first of them, and the others go on when they are there, but for the large ones
-(encoded pictures, the pool), of which each writes its share. A run of one process knows nothing of this.
+Every process computes. Files are written by the first of them, and the others wait for it; of large ones (encoded pictures, the
+pool) each process writes its share. A run of one process is not affected.
 
 Not here: gradients and data (`genin.distill.loop.training`), the shares of an evaluation (`shares`).
 """
@@ -50,7 +50,7 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def broadcast_from_main(value: T) -> T:
-    """The first process's value, in all: what a card has summed up may differ in its last bits from what another has."""
+    """The first process's value, in all: sums on two devices may differ in their last bits."""
     if not several():
         return value
     from accelerate.utils import broadcast_object_list
@@ -67,7 +67,7 @@ def wait_for_all() -> None:
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """The first process goes in alone; the others follow when it has left, and find what it has written."""
+    """The first process enters alone; the others follow when it has left, and find what it has written."""
     if not several():
         yield
         return
@@ -83,8 +83,8 @@ def _state() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError("accelerate", "distill") from error
 
-    # Launchers that share networks out have all but the first process load nothing: transformers then leaves a text encoder
-    # with whatever its memory held, and only networks that are shared out are sent round later.
+    # Launchers of sharded trainings have all but the first process load nothing: transformers then leaves a text encoder
+    # with whatever its memory held, and only sharded networks are broadcast later.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     # Made before any Accelerator, it says how long the others wait for the first: a teacher's pool takes hours.
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))

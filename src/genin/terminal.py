@@ -1,4 +1,4 @@
-"""What reaches the user's terminal while genin runs as a command: genin's own words, and nobody else's.
+"""What reaches the user's terminal while genin runs as a command: genin's own messages only.
 
 Libraries warn, at import and later, about things that a genin user can do nothing about (which of two distributions
 they picked, an argument of theirs that another library still uses). As a command, genin keeps its own warnings and

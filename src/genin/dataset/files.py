@@ -1,4 +1,4 @@
-"""One picture file, whatever it holds, as upright RGB: the same for whoever trains on it, measures it or looks at it.
+"""One picture file of any kind as upright RGB, the same for training, measuring and viewing.
 
 Handled: transparency of every kind (on a background), EXIF orientation, colour profiles (to sRGB), palettes, grey, CMYK, 16 bits,
 animations (the first frame). Not here: floating-point pixels, RAW, HEIC and vector formats.
@@ -26,7 +26,7 @@ class PictureError(InputError):
 
 def read_picture(path: Path, background: str = "white", file: IO[bytes] | None = None) -> Image.Image:
     """An upright sRGB picture, transparency laid on `background`. A path may lead into a shard (`….tar/000123.png`); `file` is the
-    content of what `path` only names.
+    content, where `path` is only its name.
 
     Errors: PictureError with the reason.
     """
@@ -61,7 +61,7 @@ def _reasons(path: Path, *, in_file: bool = True) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         size = path.stat().st_size if in_file and path.is_file() else 1
-        reason = "not a picture, or broken from its first bytes on" if size else "the file is empty"
+        reason = "not a picture, or damaged from its first bytes on" if size else "the file is empty"
         raise PictureError(reason, where=path, remedy="replace or remove it") from error
     except FileNotFoundError as error:
         raise PictureError("the file is missing", where=path, remedy="replace it or remove its row") from error

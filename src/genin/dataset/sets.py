@@ -62,10 +62,10 @@ class PictureSet:
 
 
 def open_picture_set(folder: Path, split: str | None = None) -> PictureSet:
-    """The rows of a folder, without pixels; with `split` those of that split alone. Where there is one folder a split, its name
+    """The rows of a folder, without pixels; with `split` those of that split alone. Where there is one folder per split, its name
     becomes the column `split`.
 
-    Errors: InputError if there is none, or the metadata is wrong.
+    Errors: InputError if there is no such folder, or the metadata is wrong.
     """
     if not folder.is_dir():
         raise InputError("no such folder of pictures", where=folder)

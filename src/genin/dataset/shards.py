@@ -1,11 +1,11 @@
-"""WebDataset shards as folders of pictures: what lies in a tar archive is named like a file in a folder.
+"""WebDataset shards as folders of pictures: a member of a tar archive is addressed like a file in a folder.
 
     train-000000.tar/000000123.png     the picture; 000000123.txt beside it is its caption, 000000123.json its row
 
-The headers of an archive are read once and remembered; a picture is then one read at its place. Nothing is unpacked, so names in an
-archive lead nowhere; links and devices in it are left alone.
+The headers of an archive are read once and remembered; a picture then takes one read at its offset. Nothing is unpacked, so names
+in an archive cannot lead outside; links and devices in it are ignored.
 
-Not here: writing shards (`genin data shard`), compressed archives (they cannot be read at a place).
+Not here: writing shards (`genin data shard`), compressed archives (they allow no random access).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TEXT_LIMIT = 1 << 20  # bytes of a caption or a row
 
 @dataclass(frozen=True)
 class Sample:
-    """What lies under one key of a shard: the picture's file name, its caption, its row."""
+    """What a shard has under one key: the picture's file name, its caption, its row."""
 
     file_name: str
     text: str | None
@@ -67,7 +67,8 @@ def member_size(path: Path) -> int | None:
 
 
 def samples(archive: Path, picture_suffixes: tuple[str, ...]) -> list[Sample]:
-    """The samples of a shard that have a picture, in its order. Errors: InputError for no archive, or a row that is no JSON."""
+    """The samples of a shard that have a picture, in its order. Errors: InputError for a file that is not an archive, or a row that
+    is not JSON."""
     members = _members(archive, archive.stat().st_mtime_ns)
     found = []
     for name in members:
@@ -104,13 +105,11 @@ def _read(archive: Path, name: str, members: Mapping[str, tuple[int, int]]) -> b
 
 @lru_cache(maxsize=4096)
 def _members(archive: Path, changed_ns: int) -> dict[str, tuple[int, int]]:
-    """Regular files: name => (offset, size). `changed_ns` is what makes a changed archive another one."""
+    """Regular files: name => (offset, size). `changed_ns` is part of the cache's key: a changed archive is read again."""
     try:
         with tarfile.open(archive, "r:") as tar:
             return {
                 member.name.removeprefix("./"): (member.offset_data, member.size) for member in tar if member.isreg()
             }
     except tarfile.TarError as error:
-        raise InputError(
-            f"not a tar archive that can be read ({error})", where=archive, remedy="write it again"
-        ) from error
+        raise InputError(f"not a readable tar archive ({error})", where=archive, remedy="write it again") from error

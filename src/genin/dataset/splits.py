@@ -38,7 +38,7 @@ SMALLEST_TO_SPLIT = 40
 
 
 def folders_of(folder: Path) -> list[Path]:
-    """The other layout of `imagefolder`: one folder a split."""
+    """The other layout of `imagefolder`: one folder per split."""
     return [folder / name for name in ALIASES if (folder / name).is_dir()]
 
 

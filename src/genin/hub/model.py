@@ -1,8 +1,8 @@
-"""A model of the Hugging Face hub as a local folder: what is downloaded of it, and what to do where that cannot be.
+"""A model of the Hugging Face hub as a local folder: which files are downloaded, and what to do where that is impossible.
 
-The small files come first, so that a family which genin does not run is refused before its gigabytes are fetched. Of a model's
-weights that are there several times over one copy is taken: safetensors, else their fp16 copy, else `.bin`. Of a bundle only the
-graphs that the run uses are taken; its manifest lists them. Without a network the client's cache is used if it holds all of that.
+The small files come first, so that a family which genin does not run is refused before its gigabytes are fetched. Where weights are
+stored several times, one copy is taken: safetensors, else their fp16 copy, else `.bin`. Of a bundle only the graphs that the run
+uses are taken; its manifest lists them. Without a network the client's cache is used if it holds all of that.
 
 Not here: names and errors of the hub (`repository`), reading the folder (`genin.runtimes.folder`, `genin.runtimes.bundle`).
 """
@@ -30,10 +30,10 @@ def download(
     text: str, arguments: Sequence[str] = (), runtime: str | None = AUTO, precision: str | None = AUTO
 ) -> Path:
     """The local snapshot of the hub model `owner/name` or `owner/name@revision`: what a model folder or a bundle needs, kept by the
-    hub's client. `arguments` are the command's, to say how to give it again. Of a bundle, only the graphs for `runtime` and
-    `precision` are fetched; all of them if either is None.
+    hub's client. `arguments` are the command's, for errors that say how to run it again. Of a bundle, only the graphs for `runtime`
+    and `precision` are fetched; all of them if either is None.
 
-    Errors: InputError for a model that is not there, gated, of another family, without such graphs, or not to be had offline.
+    Errors: InputError for a model that is not there, gated, of another family, without such graphs, or not available offline.
     """
     name = HubName.parse(text, "model")
     available = list_files(name)
@@ -54,10 +54,10 @@ def download(
 
 
 def wanted_files(available: Sequence[str]) -> list[str]:
-    """Of a hub repository's files, those that make a model folder; of weights one copy.
+    """Those of a hub repository's files that make a model folder, with one copy of the weights.
 
-    Single-file checkpoints at the top, other variants and safety checkers are left where they are. Nothing is wanted of a
-    repository that is none.
+    Single-file checkpoints at the top, other variants and safety checkers are left out. Empty for a repository that is not a model
+    folder.
     """
     if INDEX not in available:
         return []
@@ -105,7 +105,7 @@ def _stems(suffix: str) -> tuple[str, str]:
 
 
 def _belongs(index: str, weights: Sequence[str]) -> bool:
-    """Whether a list of shards (`model.safetensors.index.json`, `….index.fp16.json`) is that of these weights."""
+    """Whether a list of shards (`model.safetensors.index.json`, `….index.fp16.json`) belongs to these weights."""
     if not weights or "-of-" not in weights[0]:
         return False
     suffix, fp16 = Path(weights[0]).suffix, ".fp16-" in weights[0]
@@ -123,7 +123,7 @@ def _no_model(name: HubName, available: Sequence[str]) -> InputError:
     single = [file for file in available if "/" not in file and file.endswith(SINGLE_FILES)]
     if not single:
         remedy = "name a repository with a model_index.json (a diffusers model) or a manifest.json (a bundle)"
-        return InputError("not a diffusers model and not a genin bundle", where=f"hub:{name}", remedy=remedy)
+        return InputError("neither a diffusers model nor a genin bundle", where=f"hub:{name}", remedy=remedy)
     more = f" and {len(single) - 2} more" if len(single) > 2 else ""
     return InputError(
         f"the repository holds its model in single files only ({', '.join(single[:2])}{more})",
@@ -158,7 +158,7 @@ def _without_network(
     folder = f"./{name.short}"
     begin = f"put these files of {name.address}{branch} into a folder, say {folder}"
     if where is not None:
-        begin = f"copy the cached folder to {folder}, say, and put into it what it lacks of {name.address}{branch}"
+        begin = f"copy the cached folder to {folder}, say, and add the files it lacks from {name.address}{branch}"
     listed = ", ".join(needed)
     raise InputError(
         what,

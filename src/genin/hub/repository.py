@@ -1,12 +1,12 @@
-"""Repositories of the Hugging Face hub: their names, what they hold, a local snapshot of it, and the client's errors in our words.
+"""Repositories of the Hugging Face hub: their names, what they hold, a local snapshot of it, and the client's errors as genin's.
 
     owner/name              its main branch
     owner/name@revision     a branch, a tag or a commit
 
-What a repository is refused for (it is not there, it is gated, it has no such revision) is an error at once; where the hub cannot
-be reached the answer is None, and the caller says what to do without it.
+A repository that does not exist, is gated or lacks the revision is an error at once; where the hub cannot be reached the result is
+None, and the caller decides what to do.
 
-Not here: which files are wanted (`genin.hub.model`, `data.hub`).
+Not here: which files are needed (`genin.hub.model`, `data.hub`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class HubName:
 
     @classmethod
     def parse(cls, text: str, kind: Kind) -> HubName:
-        """Errors: InputError if it is no such name."""
+        """Errors: InputError if it is not such a name."""
         found = NAME.fullmatch(text)
         if found is None:
             raise InputError("not a name on the hub", where=text, remedy="write owner/name, or owner/name@revision")
@@ -54,7 +54,7 @@ class HubName:
 
     @property
     def address(self) -> str:
-        """Its page; what is said there holds for all revisions."""
+        """Its page, which is the same for all revisions."""
         return f"https://huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.repository}"
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class HubName:
 
 
 def may_be_on_the_hub(text: str) -> bool:
-    """Whether a name that is no local path may be a repository's: what lies in a folder that exists is a path mistyped."""
+    """Whether a name that is no local path may be a repository's: a name inside an existing folder is a mistyped path."""
     return NAME.fullmatch(text) is not None and not Path(text.partition("/")[0]).is_dir()
 
 
@@ -92,7 +92,7 @@ def snapshot(name: HubName, files: Sequence[str]) -> Path | None:
 
 
 def cached(name: HubName) -> Path | None:
-    """The folder of what was downloaded before, perhaps a part of what is wanted; None if nothing was."""
+    """The folder of what was downloaded before, perhaps only some of the files; None if nothing was."""
     hub = _client()
     try:
         return Path(
@@ -126,7 +126,7 @@ def _literal(file: str) -> str:
 
 
 def _refuse(name: HubName, error: BaseException) -> None:
-    """Raise what the hub's answer means; nothing where it gave none (no network, its own failure)."""
+    """Raise the error that the hub's answer means; return where there was none (no network, a failure of the hub's own)."""
     from huggingface_hub.errors import (
         DisabledRepoError,
         GatedRepoError,

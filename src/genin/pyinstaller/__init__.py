@@ -1,4 +1,4 @@
-"""What PyInstaller has to put into a program that draws with genin; it asks by itself (entry point `pyinstaller40`).
+"""What PyInstaller has to put into a program that draws with genin; it finds this by the entry point `pyinstaller40`.
 
 genin imports its engines and its own modules when they are first used, by name, where PyInstaller does not see it. Included are the
 engines for bundles that are installed where the program is built, or those that the environment variable GENIN_ENGINES names
@@ -33,7 +33,8 @@ def hook_dirs() -> list[str]:
 
 
 def engines() -> list[str]:
-    """Those to include. Errors: InputError for a name in GENIN_ENGINES that is none, MissingExtraError if it is not installed."""
+    """Those to include. Errors: InputError for a name in GENIN_ENGINES that is not an engine, MissingExtraError if it is not
+    installed."""
     if chosen := os.environ.get("GENIN_ENGINES"):
         names = [check_choice(name.strip(), BUNDLE_ENGINES, "engine") for name in chosen.split(",")]
         for name in names:

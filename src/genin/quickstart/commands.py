@@ -1,8 +1,8 @@
 """`genin quickstart`: the whole chain once, from the shipped teacher to a page of figures, within ten minutes.
 
-The record of a run is `OUT/quickstart.json`: what was asked for, and each finished stage's result. A stage that stands
-there is not run again, so `--resume` goes on where an error or Ctrl-C ended the run; distillation resumes inside its own
-stage. When interrupted, the page is written of whatever is there.
+The record of a run is `OUT/quickstart.json`: what was asked for, and each finished stage's result. A stage that is recorded there
+is not run again, so `--resume` goes on where an error or Ctrl-C ended the run; distillation resumes inside its own stage. After an
+interruption the page is written from what is there.
 
 Not here: what a stage does (`stages`).
 """
@@ -62,7 +62,7 @@ STAGES: Final = (
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time to distil for.  [default: 3.5]")
 @click.option("--teacher", help="Model folder, hub name or built-in name.  [default: builtin:teacher]")
 @click.option(
-    "--student", help="Which of the teacher's blocks stay: a preset like bk-small.  [default: bk-small-narrow]"
+    "--student", help="Which of the teacher's blocks are kept: a preset like bk-small.  [default: bk-small-narrow]"
 )
 @click.option("--resume", is_flag=True, help="Resume the last run in OUT.")
 @threads_option
@@ -102,7 +102,7 @@ def require_packages() -> None:
 
 
 def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, resume: bool) -> dict[str, Any]:
-    """The run's record: a new one, or the last run's. Errors: InputError for an `out` that is in the way."""
+    """The run's record: a new one, or the last run's. Errors: InputError for an `out` that cannot be used."""
     from genin.distill.models.pruning import PRESETS
     from genin.runtimes.vocabulary import check_choice
 
@@ -161,7 +161,7 @@ def run_stages(run: Run, record: dict[str, Any], display: Display) -> None:
 
 
 def leave_partial(run: Run, record: dict[str, Any], display: Display) -> None:
-    """After Ctrl-C: a page of what is there, and how to go on."""
+    """After Ctrl-C: a page from what is there, and how to go on."""
     done = results_of(record)
     finished = ", ".join(done) or "nothing"
     display.say(f"interrupted; finished: {finished}")
@@ -207,7 +207,7 @@ def clock(seconds: float) -> str:
 
 
 def summarise(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON object: figures that could not be had are null, with the reason in `notes`."""
+    """The JSON object: figures that could not be measured are null, with the reason in `notes`."""
     done = results_of(record)
     notes: dict[str, str] = {}
     summary: dict[str, Any] = {"page": str(run.page_path)}

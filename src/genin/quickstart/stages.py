@@ -1,7 +1,7 @@
 """The stages of `genin quickstart`: each calls one part of genin and returns what is worth keeping, ready for JSON.
 
-A stage gets the run (where, with which teacher, for how long) and the results of the stages before it. Everything bulky
-lies in the run's folder: the student (a model folder), its bundle, the pictures.
+A stage gets the run (where, with which teacher, for how long) and the results of the stages before it. Everything large is in the
+run's folder: the student (a model folder), its bundle, the pictures.
 
 Not here: the order, the record on disk, the display and the command (`commands`).
 """
@@ -94,7 +94,7 @@ class Stage:
 
 
 def load_teacher(run: Run, done: Done) -> Result:
-    """Facts of the teacher, and one picture by it: it runs here."""
+    """Facts about the teacher, and one picture, which shows that it runs here."""
     from genin.benchmarks.model_facts import read_facts
     from genin.runtimes.loading import load_pipeline
 
@@ -135,8 +135,8 @@ def distil_student(run: Run, done: Done) -> Result:
 
 
 def quick_recipe(student: str) -> Recipe:
-    """For a few hundred updates: small batches, warmed up within ten of them, averages that forget the beginning, and no looks at
-    held-out pictures on the way."""
+    """For a few hundred updates: small batches, warmed up within ten of them, averages that forget the beginning, and no validation
+    on held-out pictures."""
     from genin.distill.recipe import AdversarialRecipe, PoolRecipe, PruneRecipe, Recipe, StepsRecipe, StudentRecipe
 
     short: dict[str, Any] = {"batch_size": 16, "lr_warmup_images": 160, "ema_decays": (0.98,)}
@@ -318,7 +318,7 @@ def bench_all(run: Run, done: Done) -> Result:
 
 
 def write_page(run: Run, done: Done) -> Result:
-    """The page, of whatever is there so far."""
+    """The page, from what is there so far."""
     from genin.benchmarks.report.report import Report, write_report
 
     grids = [grid for name in ("pictures", "training") for grid in load_grids(run.out / f"{name}.npz")]
@@ -358,7 +358,7 @@ def save_grids(path: Path, grids: Sequence[Grid]) -> None:
 
 
 def load_grids(path: Path) -> list[Grid]:
-    """The grids of a file, or none where there is no file yet."""
+    """The grids of a file, or an empty result where there is no file yet."""
     import numpy as np
 
     from genin.benchmarks.grids import Grid, GridRow
