@@ -1,4 +1,4 @@
-"""From pictures to a student: datasets, teachers, distillation. What stands in a room imports only rooms below it.
+"""From pictures to a student: datasets, teachers, distillation. A package imports only packages below it.
 
     from genin.distill import distill
     distill("builtin:teacher", "builtin:world", "student", "recipes/pictures.yaml")

@@ -1,6 +1,6 @@
 """`genin teacher train`, `genin teacher finetune`, `genin teacher merge` and `genin distill`.
 
-Each writes a model folder; its training state (checkpoints, logs, curves, pictures) lies in `OUT/training/`.
+Each writes a model folder; its training state (checkpoints, logs, curves, pictures) is in `OUT/training/`.
 
 Not here: the training itself (`teacher.train`, `distillation`), and datasets (`data.commands`).
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from genin.distill.recipe import Recipe
 
 FILE = click.Path(path_type=Path)
-# Scenes of the endless built-in world that a training draws from.
+# Scenes of the (endless) built-in world that a training uses.
 
 
 class Minutes(click.FloatRange):
@@ -50,7 +50,7 @@ class Minutes(click.FloatRange):
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What all trainings are given at the command line."""
+    """The command-line options that all trainings have."""
 
     out: Path | None
     recipe_file: Path | None
@@ -104,8 +104,8 @@ def teacher_train_command(
 ) -> None:
     """Train a teacher from nothing: autoencoder, text encoder, UNet.
 
-    --minutes bounds the UNet; the two stages before it take the images of their recipe. --init goes on from an earlier
-    teacher instead, also into other shapes: more latent channels, more blocks.
+    --minutes bounds the UNet; the two stages before it take the images of their recipe. --init starts from an earlier teacher
+    instead, which may have another shape: fewer latent channels, fewer blocks.
     """
     from genin.distill.teacher.train import train_teacher
 
@@ -127,7 +127,7 @@ def teacher_train_command(
 @click.option(
     "--load-lora", "loras", multiple=True, help="LoRA to merge into the base first: FILE or FOLDER, :SCALE. Repeatable."
 )
-@click.option("--prompts", type=FILE, help="Text file of what the grids of samples show, one prompt a line.")
+@click.option("--prompts", type=FILE, help="Text file of the prompts that the grids of samples show, one per line.")
 @training_options
 @click.pass_context
 def teacher_finetune_command(
@@ -141,8 +141,8 @@ def teacher_finetune_command(
 ) -> None:
     """Tune an existing teacher on your pictures: the whole UNet, or low-rank adapters that are merged into it.
 
-    The base is the built-in teacher or any model of the Stable Diffusion 1.x or 2.x family. Adapters are written to
-    OUT/pytorch_lora_weights.safetensors, too, for whatever else reads LoRAs.
+    The base is the built-in teacher or any model of the Stable Diffusion 1.x or 2.x family. Adapters are also written to
+    OUT/pytorch_lora_weights.safetensors, for other programs that read LoRAs.
     """
     from genin.benchmarks.prompts import read_prompts
     from genin.distill.models.lora import lora_of
@@ -182,7 +182,9 @@ def teacher_merge_command(
     "--teacher", default="builtin:teacher", show_default=True, help="Model folder, hub name or built-in name."
 )
 @click.option("--data", help="Dataset folder, or builtin:world.")
-@click.option("--student", "student_name", help="Which blocks stay: a preset (bk-base, bk-small, bk-small-narrow, …).")
+@click.option(
+    "--student", "student_name", help="Which blocks are kept: a preset (bk-base, bk-small, bk-small-narrow, …)."
+)
 @click.option("--init", help="Start from this student (a model folder of the same preset); it is not pruned again.")
 @click.option(
     "--dry-run", is_flag=True, help="Only estimate parameters, multiply-adds, memory and operations of each phase."
@@ -213,7 +215,7 @@ def distill_command(
     path = model_path(ctx.obj, teacher)
     if dry_run:
         if init is not None:
-            raise InputError("--dry-run estimates a preset, --init has no effect on it", remedy="leave one of them out")
+            raise InputError("--dry-run estimates a preset; --init has no effect on it", remedy="leave one of them out")
         facts: dict[str, Any] = {"student": str(recipe.student), "recipe": str(options.recipe_file or "the defaults")}
         _report_cost({**facts, **_student_cost(path, pruning, recipe)}, recipe, options.as_json)
         return
@@ -264,7 +266,7 @@ def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, 
 
 
 def _report_cost(facts: dict[str, Any], recipe: Recipe, as_json: bool) -> None:
-    """A dry run: what the networks have, then a row a phase."""
+    """A dry run: the networks' sizes, then a row per phase."""
     if as_json:
         _report(facts, as_json)
         return
@@ -293,8 +295,8 @@ def _source(data: str) -> Any:
 
 @contextmanager
 def _output(out: Path | None, resume: bool) -> Iterator[Path]:
-    """Where to write. A folder with something in it is only gone on with, never overwritten; one that was made for a training
-    which is refused before it has begun goes again."""
+    """Where to write. A folder that is not empty can only be resumed, never overwritten; one that was made for a training which is
+    refused before it has begun is removed."""
     target = _target(out, resume)
     fresh = not target.exists()
     try:
@@ -316,7 +318,7 @@ def _target(out: Path | None, resume: bool) -> Path:
         raise InputError("the output is not empty", where=out, remedy="resume it with --resume, or name another --out")
     if resume and not (out / "training").is_dir():
         raise InputError("there is nothing to resume", where=out, remedy="leave out --resume")
-    wait_for_all()  # what one process writes there is no reason for another to refuse it
+    wait_for_all()  # what one process writes there must not make another refuse it
     return out
 
 

@@ -40,7 +40,7 @@ class Networks:
 
 
 class PyTorchEngine:
-    """The three networks in fp32 on one device; arrays come and go on the host.
+    """The three networks in fp32 on one device; arrays enter and leave on the host.
 
     On `cuda`, matrix products and convolutions are in full fp32 (no TF32), so that pictures are those of the CPU to rounding.
     """

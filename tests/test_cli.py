@@ -46,7 +46,7 @@ def test_help_lists_every_command_and_begins_with_quickstart(capsys: pytest.Capt
     assert cli.run(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"  {path.split()[0]} " in shown for path in cli.COMMANDS)
-    assert "Begin with `genin quickstart`" in shown
+    assert "Start with `genin quickstart`" in shown
     assert cli.run(["--version"]) == 0
     assert __version__ in capsys.readouterr().out
 

@@ -209,7 +209,7 @@ def test_a_name_that_is_nowhere(hub: FakeHub, capsys: pytest.CaptureFixture[str]
             ("README.md", "ninja-v3.ckpt", "ninja-v3.safetensors", "ninja-v4.safetensors"),
             r"single files only \(ninja-v3.ckpt, ninja-v3.safetensors and 1 more\).*from_single_file\('ninja-v3.ckpt'\)",
         ),
-        (("README.md", "config.json", "tf_model.h5"), "not a diffusers model and not a genin bundle.*model_index.json"),
+        (("README.md", "config.json", "tf_model.h5"), "neither a diffusers model nor a genin bundle.*model_index.json"),
     ],
 )
 def test_repositories_without_a_model_folder(hub: FakeHub, tmp_path: Path, files: tuple[str, ...], says: str) -> None:

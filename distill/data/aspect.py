@@ -1,7 +1,7 @@
 """Aspect buckets: a few shapes of about the same area, so that wide and tall pictures keep their edges in training.
 
 For squares of side S the buckets have sides that are multiples of S/8 (64 at 512 px), areas of at most S², and aspect ratios up to
-2:1 either way: the scheme of NovelAI's report (2022), with its one rule that a picture goes where it loses least.
+2:1 either way: the scheme of NovelAI's report (2022), with its one rule that a picture goes into the bucket where it loses least.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def buckets(size: int) -> tuple[tuple[int, int], ...]:
 
 @cache
 def buckets_within(size: int, multiple: int) -> tuple[tuple[int, int], ...]:
-    """Those whose sides are multiples of so many pixels, for networks that halve them several times."""
+    """Those whose sides are multiples of `multiple` pixels, for networks that halve them several times."""
     return tuple(shape for shape in buckets(size) if shape[0] % multiple == shape[1] % multiple == 0)
 
 
 def bucket_of(picture: tuple[int, int], size: int, multiple: int = 1) -> tuple[int, int]:
-    """The bucket that keeps most of a (width, height) picture, of those whose sides are multiples of so many pixels."""
+    """The bucket that keeps most of a (width, height) picture, among those whose sides are multiples of `multiple` pixels."""
     width, height = picture
 
     def kept(shape: tuple[int, int]) -> float:

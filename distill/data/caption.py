@@ -1,12 +1,12 @@
 """Captions by a model, for the pictures that have none.
 
-Any image-to-text model that transformers loads without remote code will do (BLIP by default); a local folder needs no
-network. Captions that exist are kept. `metadata.jsonl` is replaced as a whole after every hundred pictures or so, so an
-interrupted run goes on where it stopped; every other column and number in it stays as it was.
+Any image-to-text model that transformers loads without remote code will do (BLIP by default); a local folder needs no network.
+Existing captions are kept. `metadata.jsonl` is replaced as a whole after every hundred pictures or so, so an interrupted run
+continues where it stopped; every other column and number in it stays as it was.
 
 A template asks one thing at a time: "{character}, {action}, {environment}, {emotion}" puts four questions about each picture, joins
-the answers, and keeps each in a column of its name. A model that chats is asked a question; one that captions goes on with the
-beginning of a sentence.
+the answers, and keeps each in a column of its name. A chat model is asked a question; a captioning model completes the beginning of
+a sentence.
 
 Not here: judging captions. A caption model's words are coarse for stylised pictures: read some before training on them.
 """
@@ -36,7 +36,7 @@ SAVE_EVERY = 100
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about a picture: of a model that chats, and of one that goes on with what it is given."""
+    """What is asked about a picture: a question for a chat model, and the beginning of a sentence for a captioning model."""
 
     question: str
     beginning: str
@@ -53,14 +53,14 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Template:
-    """Text with names of questions in braces. `questions` are asked in the order in which they stand in it."""
+    """Text with names of questions in braces. `questions` are asked in their order in the text."""
 
     text: str
     questions: Mapping[str, Question]
 
     @classmethod
     def of(cls, text: str, asked: Mapping[str, str] | None = None) -> Template:
-        """`asked`: questions of one's own, by name. Errors: InputError for a name without a question, or broken braces."""
+        """`asked`: the user's own questions, by name. Errors: InputError for a name without a question, or broken braces."""
         known = {**QUESTIONS, **{name: Question(words, words) for name, words in (asked or {}).items()}}
         try:
             parts = [part for part in Formatter().parse(text) if part[1] is not None]
@@ -69,7 +69,7 @@ class Template:
                 f"the template cannot be read ({error})", where=text, remedy="write {character}"
             ) from error
         if any(form or conversion for _, _, form, conversion in parts):
-            raise InputError("the template gives a format to a name", where=text, remedy="write {character}")
+            raise InputError("the template has a format after a name", where=text, remedy="write {character}")
         names = [str(name) for _, name, _, _ in parts]
         for name in names:
             if name not in known:
@@ -78,7 +78,7 @@ class Template:
         return cls(text, {name: known[name] for name in dict.fromkeys(names)})
 
     def filled(self, answers: Mapping[str, str]) -> str:
-        """The caption; what had no answer leaves no comma behind."""
+        """The caption; a question without an answer leaves no comma behind."""
         said = self.text.format_map({name: answers.get(name, "") for name in self.questions})
         parts = [part.strip() for part in said.split(",")]
         return clean(", ".join(part for part in parts if part))
@@ -94,7 +94,7 @@ class CaptionOptions:
     Attributes:
         model: folder or hub name of an image-to-text model of transformers.
         template: text with names of questions in braces, "{character}, {action}"; None is one sentence about the picture.
-        questions: questions of one's own, by the names that the template uses.
+        questions: your own questions, by the names that the template uses.
         max_tokens: the longest answer.
         batch_size: pictures at a time.
     """
@@ -119,7 +119,7 @@ class CaptionOptions:
 
 @dataclass(frozen=True)
 class CaptionReport:
-    """`captioned` pictures were given a caption; `existing` had one; `failed` have none still."""
+    """`captioned` pictures were given a caption; `existing` had one; `failed` still have none."""
 
     captioned: int
     existing: int
@@ -130,7 +130,8 @@ class CaptionModel:
     """An image-to-text model of transformers, greedy, so that the same picture gets the same caption."""
 
     def __init__(self, name: str, *, max_new_tokens: int = 40) -> None:
-        """Load a local folder or a hub model. Errors: InputError if its weights cannot be had or do not caption."""
+        """Load a local folder or a hub model. Errors: InputError if its weights are unavailable, or are not a captioning
+        model's."""
         folder = _model_folder(name)
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -152,14 +153,14 @@ class CaptionModel:
         self.max_new_tokens = max_new_tokens
 
     def answers(self, pictures: Sequence[Image.Image], question: Question) -> list[str]:
-        """One answer a picture, without the words that it was asked with; empty where the model says nothing."""
+        """One answer per picture, without the words of the question; empty where the model says nothing."""
         import torch
 
         chats = bool(getattr(self.processor, "chat_template", None))
         inputs = (self._chat if chats else self._beginning)(list(pictures), question).to(self.device)
         with torch.inference_mode():
             tokens = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
-        if chats:  # it repeats what it was asked, token by token
+        if chats:  # it repeats the question, token by token
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
         said = [clean(text) for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
         given = "" if chats else question.beginning.lower()
@@ -177,7 +178,7 @@ class CaptionModel:
 
 
 def _model_folder(name: str) -> Path:
-    """A local folder as it is; a hub name => its snapshot, fetched first so that no network is one quick error."""
+    """A local folder as it is; a hub name => its snapshot, downloaded first so that a missing network is one quick error."""
     local = Path(name).expanduser()
     if local.is_dir():
         return local
@@ -208,7 +209,7 @@ def caption(
         report = caption(Path("data/mine"), CaptionOptions(template="{character}, {action}"))
 
     Args:
-        folder: the dataset; answers to the questions of a template are kept in columns of their names, but for what a column holds.
+        folder: the dataset; answers to a template's questions are kept in columns of their names; existing values are kept.
         options: the model, and what it is asked.
         bar: `bar(total)` gives a function that counts pictures done.
 
@@ -241,7 +242,7 @@ def caption(
 def _readable(
     folder: Path, rows: Sequence[dict[str, Any]], failed: list[Dropped]
 ) -> list[tuple[dict[str, Any], Image.Image]]:
-    """The rows whose pictures can be read, with these; the others go to `failed`."""
+    """The rows whose pictures can be read, with their pictures; the others go to `failed`."""
     readable = []
     for row in rows:
         try:

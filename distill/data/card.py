@@ -1,6 +1,6 @@
 """A dataset's card, as the Hugging Face hub has them: `README.md` with front matter, then sizes, sources, rights and licences.
 
-Whoever gets the folder knows by it whose pictures they are. Nothing here asks the hub for anything.
+It tells whoever gets the folder whose pictures they are. Nothing here contacts the hub.
 """
 
 from __future__ import annotations

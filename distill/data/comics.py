@@ -1,10 +1,10 @@
 """The panels of a comic page.
 
-A panel is what its gutters leave: first the parts of the page that the paper does not flow round (frames of any shape, slanted ones
-too), then each of those cut along straight gutters that something bridges, a speech bubble say. A cut goes along rows or columns
-with next to no ink that are paper at both ends: within a frame they would meet its line there.
+A panel is what the gutters leave: first the parts of the page that the paper surrounds (frames of any shape, slanted ones too),
+then each of those is cut along straight gutters that something crosses, a speech bubble for example. A cut goes along rows or
+columns with next to no ink that are paper at both ends: within a frame they would meet its line there.
 
-Works on paper that is nearly white or nearly black; any other page, and one whose drawing fills it, is one picture. Not here:
+Works on paper that is nearly white or nearly black; any other page, and one that its drawing fills, is one picture. Not here:
 reading order, bubbles, pages that are two in one scan (their gutter in the middle is cut like any other).
 """
 
@@ -28,7 +28,7 @@ Box = tuple[int, int, int, int]
 
 
 def panels_of(page: Image.Image) -> list[Image.Image]:
-    """An RGB page => its panels from top to bottom, left to right; the page itself where there are none to tell apart."""
+    """An RGB page => its panels from top to bottom, left to right; the page itself where none can be told apart."""
     boxes = panel_boxes(np.asarray(page.convert("L")))
     return [page.crop(box) for box in boxes] or [page]
 
@@ -74,7 +74,7 @@ def _area(box: Box) -> int:
 
 
 def _without_inner(boxes: list[Box]) -> list[Box]:
-    """Those that do not lie mostly within a larger one: an inset, a sound written over the gutter."""
+    """Those that do not lie mostly within a larger one: an inset, or a sound effect drawn over the gutter."""
     kept: list[Box] = []
     for box in sorted(boxes, key=_area, reverse=True):
         if all(_shared(box, other) <= 0.6 * _area(box) for other in kept):
@@ -119,7 +119,7 @@ def _widest_gutter(ink: Ink, least: int) -> tuple[int, int] | None:
         return None
     runs = np.split(empty, np.flatnonzero(np.diff(empty) > 1) + 1)
     widest = max(runs, key=len)
-    least_part = max(8, height // 20)  # a gutter divides: a strip at the rim is no panel
+    least_part = max(8, height // 20)  # a gutter divides: a strip at the edge is not a panel
     if len(widest) < least or widest[0] < least_part or height - widest[-1] - 1 < least_part:
         return None
     return int(widest[0]), int(widest[-1]) + 1

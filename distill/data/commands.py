@@ -45,15 +45,21 @@ class Colour(click.ParamType):  # type: ignore[type-arg]
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
 @click.option("--size", type=click.IntRange(8, 4096), help="Side of the pictures written, in pixels.  [default: kept]")
-@click.option("--buckets", is_flag=True, help="Five shapes of that size's area instead of squares: less is cut off.")
+@click.option("--buckets", is_flag=True, help="Five shapes of that size's area instead of squares: less is cropped.")
 @click.option(
     "--pages",
     type=CommaNames(),
     metavar="GLOB[,…]",
     multiple=True,
-    help="Comic pages among them: cut into panels.",
+    help="Files to treat as comic pages: cut into panels.",
 )
-@click.option("--min-size", type=click.IntRange(1), default=16, show_default=True, help="Drop shorter sides than this.")
+@click.option(
+    "--min-size",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Drop pictures with a side shorter than this.",
+)
 @click.option("--file-column", metavar="NAME", help="Metadata column with the file.  [default: file_name, file, …]")
 @click.option(
     "--caption-column",
@@ -68,8 +74,10 @@ class Colour(click.ParamType):  # type: ignore[type-arg]
     multiple=True,
     help="Where captions come from, first to last.  [default: metadata,sidecar,name]",
 )
-@click.option("--trigger", metavar="TEXT", default="", help="Words to put before every caption: the style's name.")
-@click.option("--columns", type=CommaNames(), metavar="NAME[,…]", multiple=True, help="Metadata columns to take along.")
+@click.option(
+    "--trigger", metavar="TEXT", default="", help="Words to put before every caption, such as the style's name."
+)
+@click.option("--columns", type=CommaNames(), metavar="NAME[,…]", multiple=True, help="Metadata columns to keep.")
 @click.option("--exclude", type=CommaNames(), metavar="GLOB[,…]", multiple=True, help="Folders or files to leave out.")
 @click.option(
     "--background",
@@ -77,7 +85,7 @@ class Colour(click.ParamType):  # type: ignore[type-arg]
     metavar="COLOUR",
     default="white",
     show_default=True,
-    help="What lies behind transparency.",
+    help="Background behind transparent parts.",
 )
 @click.option(
     "--duplicates",
@@ -86,19 +94,19 @@ class Colour(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="Drop exact and near duplicates, only exact ones, or none.",
 )
-@click.option("--licence", metavar="TEXT", help="The pictures' licence; it goes into the model cards.")
-@click.option("--source", metavar="TEXT", help="Where they come from, for the cards.")
-@click.option("--rights", metavar="TEXT", help="Whose they are, for the cards.")
+@click.option("--licence", metavar="TEXT", help="The pictures' licence, which the cards will state.")
+@click.option("--source", metavar="TEXT", help="Where the pictures come from, for the cards.")
+@click.option("--rights", metavar="TEXT", help="Who holds the rights, for the cards.")
 @json_option
 @click.pass_context
 def prepare_command(ctx: click.Context, /, sources: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Turn pictures, comics, videos and public sets into one clean, captioned dataset folder.
 
-    SRC is a folder or a file, or the hub name of a public set (owner/name, owner/name@revision), whose licence and name come
-    along. Of a parquet file every row's picture is taken, of a video one frame of every shot, without bars and subtitles; of
-    comic pages (--pages, and .cbz archives) their panels. Broken, blank, too small and duplicate pictures are dropped, each
-    one named with its reason. What is kept becomes upright sRGB PNG without transparency, with metadata.jsonl, a card and
-    report.html beside it. Run the same command again to resume.
+    SRC is a folder or a file, or the hub name of a public set (owner/name, owner/name@revision), whose licence and name are kept. A
+    parquet file gives every row's picture, a video one frame of every shot, without bars and subtitles, and comic pages (--pages,
+    and .cbz archives) their panels. Broken, blank, too small and duplicate pictures are dropped, each one listed with its reason.
+    What is kept becomes upright sRGB PNG without transparency, with metadata.jsonl, a card and report.html beside it. Run the same
+    command again to resume.
     """
     from genin.distill.data.prepare import prepare
 
@@ -181,20 +189,20 @@ def inspect_command(
 @click.option(
     "--template",
     metavar="TEXT",
-    help="Ask for one thing at a time: '{character}, {action}, {environment}, {emotion}'.  [default: '{caption}']",
+    help="Ask one question at a time: '{character}, {action}, {environment}, {emotion}'.  [default: '{caption}']",
 )
 @click.option(
     "--ask", "asked", metavar="NAME=QUESTION", multiple=True, help="A question of your own for a name in --template."
 )
 @click.option("--max-tokens", type=click.IntRange(1, 200), default=40, show_default=True, help="Longest answer.")
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pictures at a time.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pictures per batch.")
 @threads_option
 @json_option
 def caption_command(folder: Path, as_json: bool, **options: Any) -> None:
-    """Caption the pictures of a dataset folder that have no caption; captions that exist are kept.
+    """Caption the pictures of a dataset folder that have no caption; existing captions are kept.
 
-    With --template the model is asked one question for every name in it, and the answers are kept in columns of these
-    names: attributes that training and evaluation know.
+    With --template the model is asked one question for every name in it, and the answers are kept in columns of these names, which
+    training and evaluation use as attributes.
     """
     from dataclasses import asdict
 
@@ -236,8 +244,8 @@ def _questions(pairs: Sequence[str]) -> dict[str, str]:
 def edit_command(folder: Path, target: Path | None, source: Path | None, as_json: bool) -> None:
     """Correct captions by hand: write them out as a table or a page, and read them back.
 
-    The page shows every picture above its caption and saves a .jsonl. What is read back changes the rows that it names,
-    and nothing else.
+    The page shows every picture above its caption and saves a .jsonl. Only the rows named in the file that is read back are
+    changed.
     """
     from dataclasses import asdict
 
@@ -260,7 +268,7 @@ def edit_command(folder: Path, target: Path | None, source: Path | None, as_json
 @click.command("shard", epilog="Example: genin data shard data/mine --out data/mine-shards --per-shard 2000")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
-@click.option("--per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Pictures an archive.")
+@click.option("--per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Pictures per archive.")
 @json_option
 def shard_command(folder: Path, out: Path, per_shard: int, as_json: bool) -> None:
     """Write a dataset folder as WebDataset shards, for sets too large to be a million files."""

@@ -1,7 +1,7 @@
 """Dataset folders as training sees them: captioned pictures of one split, read at one size.
 
 A dataset folder follows Hugging Face's `imagefolder` convention: pictures and `metadata.jsonl` with `file_name`, `text`
-and free columns. Two rules are decided here, once for every command (that of splits in `genin.dataset.splits`):
+and free columns. Two rules are defined here, for every command (the rule for splits is in `genin.dataset.splits`):
 
 - **Attribute columns** say what is in the picture: the `columns` of `dataset.json` (`genin data prepare --columns`),
   else the names in `KNOWN_COLUMNS`; with 2 to 64 distinct values. A row without a value has the value "none".
@@ -131,8 +131,8 @@ def attribute_columns(rows: Sequence[PictureRow], named: Sequence[str] | None = 
 
 def origins_of(rows: Sequence[PictureRow], facts: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     """Where pictures come from (`source`), whose they are (`rights`) and under what `licence`, with how many `pictures` there are
-    of each; most first. A row that does not say its licence has the folder's. Where every picture has an address of its own
-    these are counted, not listed: the rows have them."""
+    of each; most first. A row without a licence has the folder's. Where every picture has its own address, these are counted, not
+    listed: the rows have them."""
     whole = str(facts.get("licence") or "")
     counts: Counter[tuple[str, ...]] = Counter()
     for row in rows:
@@ -151,7 +151,7 @@ def origins_of(rows: Sequence[PictureRow], facts: Mapping[str, Any]) -> tuple[Ma
 
 
 def joined_origins(*parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Those of everything that a model was made of, each once; of a set that was used twice the larger count."""
+    """The origins of everything that a model was made from, each once; a set that was used twice has the larger count."""
     found: dict[tuple[str, ...], int] = {}
     for origin in (origin for part in parts for origin in part):
         key = tuple(str(origin.get(name) or "") for name in ORIGIN)

@@ -1,8 +1,8 @@
 """Whether a picture was seen before, or shows nothing.
 
-Exact duplicates have equal pixels. Near ones (recompressed, rescaled) have 16×16 colour thumbnails that differ by at most 2
-levels on average and 12 anywhere, a perceptual hash in which a red and a blue heart, or two clocks with other hands, stay
-different pictures. Crops and mirror images are not found.
+Exact duplicates have equal pixels. Near ones (recompressed, rescaled) have 16×16 colour thumbnails that differ by at most 2 levels
+on average and 12 anywhere, a perceptual hash that distinguishes a red heart from a blue one, or two clocks with different hands.
+Crops and mirror images are not found.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def pixel_digest(picture: Image.Image) -> bytes:
 
 
 def is_blank(picture: Image.Image) -> bool:
-    """Whether an RGB picture is of one colour, noise of compression aside."""
+    """Whether an RGB picture has only one colour, compression noise aside."""
     return bool(np.asarray(picture.resize((64, 64), Image.Resampling.BOX)).std((0, 1)).max() < BLANK)
 
 
 class SeenPictures:
-    """Remembers pictures by name and finds earlier equals; candidates for near ones are searched by mean brightness."""
+    """Remembers pictures by name and finds earlier duplicates; candidates for near ones are searched by mean brightness."""
 
     def __init__(self, *, near: bool = True) -> None:
         self.near = near
@@ -61,7 +61,7 @@ class SeenPictures:
         return None
 
     def _nearest(self, mean: float, fingerprint: NDArray[np.uint8]) -> int | None:
-        # |mean a − mean b| ≤ mean |a − b|: whoever is near lies inside this window.
+        # |mean a − mean b| ≤ mean |a − b|: every near duplicate is inside this window.
         first = bisect.bisect_left(self._by_mean, (mean - NEAR_MEAN, -1))
         last = bisect.bisect_right(self._by_mean, (mean + NEAR_MEAN, len(self._names)))
         indices = np.array([index for _, index in self._by_mean[first:last]], dtype=np.intp)

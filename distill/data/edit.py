@@ -1,8 +1,8 @@
-"""Captions out to where people correct them, and back.
+"""Export captions for people to correct, and read the corrections back.
 
 A CSV for spreadsheets, or a page with every picture above its caption that saves a JSON Lines file; both are read back by file
-name. Only what the file says is changed: rows that are not in it stay, and so do columns that it lacks. An empty caption takes the
-caption away. `metadata.jsonl` is replaced as a whole.
+name. Only what is in the file changes: rows and columns that it lacks stay as they are. An empty caption removes the caption.
+`metadata.jsonl` is replaced as a whole.
 
 Not here: captions by a model (`caption`).
 """
@@ -30,12 +30,12 @@ from genin.distill.data.rows import read_rows, write_rows
 from genin.files import write_text
 from genin.runtimes.errors import InputError, MissingExtraError
 
-FIXED = ("file_name", "split", "seed", "source_file")  # that no correction changes
+FIXED = ("file_name", "split", "seed", "source_file")  # columns that corrections never change
 
 
 @dataclass(frozen=True)
 class Edited:
-    """`changed` rows differ from before; `captions` of all rows have one now."""
+    """`changed` rows differ from before; `captions` is how many of all rows have a caption now."""
 
     changed: int
     unchanged: int
@@ -56,7 +56,7 @@ def write_for_editing(folder: Path, path: Path) -> int:
         table = csv.DictWriter(text, columns, extrasaction="ignore", restval="")
         table.writeheader()
         table.writerows(rows)
-        content = "\ufeff" + text.getvalue()  # without the mark Excel takes it for the system's own code page
+        content = "\ufeff" + text.getvalue()  # without the byte order mark Excel assumes the system's code page
     elif suffix == ".jsonl":
         kept = ({name: row.get(name) or "" for name in columns} for row in rows)
         content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
@@ -71,7 +71,7 @@ def write_for_editing(folder: Path, path: Path) -> int:
 
 
 def read_edited(folder: Path, path: Path) -> Edited:
-    """Take over what a table says. Errors: InputError for a file that is no such table, or names pictures that are not there."""
+    """Apply a table of corrections. Errors: InputError for a file that is not such a table, or names pictures that do not exist."""
     rows = read_rows(folder)
     by_name: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -80,10 +80,12 @@ def read_edited(folder: Path, path: Path) -> Edited:
     said = list(_table(path))
     names = [str(row.get("file_name", "")) for row in said]
     if unknown := [name for name in names if name not in by_name]:
-        what = f"{len(unknown)} rows name no picture of {folder.name}, '{unknown[0]}' the first"
+        what = f"{len(unknown)} rows name no picture of {folder.name}, first '{unknown[0]}'"
         raise InputError(what, where=path, remedy="file_name is the picture's name in the dataset folder")
     if twice := [name for name, count in Counter(names).items() if count > len(by_name[name])]:
-        raise InputError(f"'{twice[0]}' has more rows than it has in the dataset", where=path, remedy="leave one")
+        raise InputError(
+            f"'{twice[0]}' has more rows than it has in the dataset", where=path, remedy="keep one of them"
+        )
     changed = 0
     for name, entry in zip(names, said, strict=True):
         changed += _change(by_name[name].pop(0), entry)  # several captions of one picture keep their order
@@ -129,7 +131,7 @@ def _table(path: Path) -> Iterator[Mapping[str, Any]]:
             yield from _cells(text, path)
         except csv.Error as error:
             raise InputError(
-                f"the table cannot be read ({error})", where=path, remedy="look for a quote too many"
+                f"the table cannot be read ({error})", where=path, remedy="look for a stray quote"
             ) from error
         return
     for number, line in enumerate(text.split("\n"), 1):
@@ -142,7 +144,7 @@ def _cells(text: str, path: Path) -> Iterator[Mapping[str, Any]]:
     delimiter = ";" if head.count(";") > head.count(",") else ","
     table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     if "file_name" not in (table.fieldnames or ()):
-        raise InputError("the table has no column file_name", where=path, remedy="keep the first row as it was written")
+        raise InputError("the table has no column file_name", where=path, remedy="keep the header as it was written")
     for number, row in enumerate(table, 2):
         if None in row:
             raise InputError(f"line {number} has more cells than the first row", where=path, remedy="repair the line")
@@ -156,7 +158,7 @@ def _line(line: str, number: int, path: Path) -> Mapping[str, Any]:
         row = None
     if not isinstance(row, dict) or not all(isinstance(value, str) for value in row.values()):
         remedy = 'every line is an object of texts: {"file_name": "000000.png", "text": "…"}'
-        raise InputError(f"line {number} is no row of captions", where=path, remedy=remedy)
+        raise InputError(f"line {number} is not a row of captions", where=path, remedy=remedy)
     return row
 
 
@@ -166,7 +168,7 @@ def _page(folder: Path, path: Path, rows: Sequence[Mapping[str, Any]], columns: 
     place = quote(Path(os.path.relpath(folder, path.parent)).as_posix())
     pictures = []
     for row in rows:
-        inside = shards.SUFFIX + "/" in row["file_name"]  # where no browser gets at it
+        inside = shards.SUFFIX + "/" in row["file_name"]  # where browsers do not display it
         address = small_jpeg(folder / row["file_name"]) if inside else f"{place}/{quote(row['file_name'])}"
         pictures.append({**row, "address": address})
     values = {"name": folder.name, "rows": pictures, "columns": columns}

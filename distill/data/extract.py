@@ -1,10 +1,10 @@
-"""What one source file gives: a picture itself, a page its panels, a comic archive its pages', a video a frame of every shot,
-a row group of a table the pictures in its rows.
+"""The pictures in one source file: a picture itself, a page's panels, those of a comic archive's pages, a frame of every shot of a
+video, the pictures in the rows of a table's row group.
 
     file ─ open ─▶ pieces ─ check (too small, blank), fit (square, bucket) ─▶ PNG files + records
 
-Pieces of one file that look alike are held together by their `group`, so that no split parts them: all panels of a page, all shots
-of a minute. Nothing raises for a broken file: a record says what is wrong with it, and what came before it is kept.
+Pieces of one file that look alike share a `group`, so that they land in one split: all panels of a page, all shots of a minute. A
+broken file raises nothing: a record says what is wrong with it, and what came before is kept.
 
 Not here: finding files (`find`), duplicates and numbers (`prepare`).
 """
@@ -45,10 +45,10 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class Piece:
-    """One picture out of a file. `where` says which one ("" for the file itself, "panel 2", "shot 7 at 31.2 s"), `reason` why it
-    is no part of the dataset (None if it may be). `digest` and `fingerprint` are those of `duplicates`. A picture that was
-    read has its PNG file even where it is no part, to be looked at. Of a table's row, `row` is what its other columns say and
-    `name` what it calls the picture's file."""
+    """One picture out of a file. `where` says which one ("" for the file itself, "panel 2", "shot 7 at 31.2 s"), `reason` why it is
+    left out of the dataset (None if it is not). `digest` and `fingerprint` are those of `duplicates`. A picture that was read has
+    its PNG file even if it is left out, for the report. For a table's row, `row` holds its other columns and `name` the picture's
+    file name in it."""
 
     where: str
     png: str | None = None
@@ -193,11 +193,11 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _comic(candidate: Candidate, background: str) -> Iterator[Opened]:
-    """A .cbz or .zip of pages. Members are read one at a time and never unpacked to disk, so their names can lead nowhere."""
+    """A .cbz or .zip of pages. Members are read one at a time and never unpacked to disk, so their names are harmless."""
     try:
         archive = zipfile.ZipFile(candidate.path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise PictureError("not a zip archive that can be read", where=candidate.path, remedy="replace it") from error
+        raise PictureError("not a readable zip archive", where=candidate.path, remedy="replace it") from error
     with archive:
         names = sorted(filter(_is_page, archive.namelist()), key=_natural)
         if not names:

@@ -1,9 +1,9 @@
 """Other people's folders: which files hold pictures (videos, comics and tables among them), and what is known about each.
 
-Captions come from metadata (`metadata.jsonl` or `metadata.csv` in any folder, the columns by any name; a table has its
-own), from sidecar text files (`a.txt`, `a.png.txt`, `a.caption`), or from folder and file names; the order is the
-caller's. Nothing is lost silently: a row without its file, a line that cannot be parsed and a picture format that cannot
-be read are listed with their reasons; hidden files are not looked at, and other files are counted by suffix.
+Captions come from metadata (`metadata.jsonl` or `metadata.csv` in any folder, with columns of any name; a table has its own), from
+sidecar text files (`a.txt`, `a.png.txt`, `a.caption`), or from folder and file names, in the order that the caller gives. Nothing
+is lost silently: rows without a file, lines that cannot be parsed and unreadable picture formats are listed with their reasons;
+hidden files are ignored, and other files are counted by suffix.
 
 Not here: opening any picture (`extract`), or a table (`parquet`).
 """
@@ -50,7 +50,7 @@ FOREIGN_SUFFIXES = (
 Kind = Literal["picture", "page", "comic", "video", "table"]
 CAPTION_SOURCES = ("metadata", "sidecar", "name")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
-CARD_NAME = "README.md"  # of a data set: it may say the licence
+CARD_NAME = "README.md"  # a data set's card, which may state the licence
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 SIDECAR_SUFFIXES = (".txt", ".caption")
@@ -67,7 +67,7 @@ NO_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How to read the sources. Empty column names: the usual ones are looked for. `pages`: globs of comic pages."""
+    """How to read the sources. Without column names, the usual ones are looked for. `pages`: globs of comic pages."""
 
     file_column: str | None = None
     caption_columns: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that should hold pictures, of a table the rows of `group`; `caption_from` is one of CAPTION_SOURCES, or None without a
+    """A file that should hold pictures, or the rows `group` of a table; `caption_from` is one of CAPTION_SOURCES, or None without a
     caption."""
 
     path: Path
@@ -113,7 +113,7 @@ class Found:
 def find_pictures(
     sources: Sequence[Path], options: SourceOptions, said: Mapping[Path, Mapping[str, str]] | None = None
 ) -> Found:
-    """List the pictures of folders (or single files). `said` is what a source says of all its pictures whose row does not.
+    """List the pictures of folders (or single files). `said` maps a source to the columns of all its pictures whose rows lack them.
 
     Errors: InputError for no such source, or unknown columns.
     """
@@ -142,7 +142,7 @@ def find_pictures(
 
 
 def clean(text: object) -> str:
-    """One line of normal Unicode that any file can hold: no line breaks, no stray surrogates."""
+    """The text as one line of normalised Unicode without line breaks or stray surrogates, which any file can hold."""
     safe = str(text).encode("utf-8", "replace").decode("utf-8")
     return " ".join(unicodedata.normalize("NFC", safe).replace("\0", " ").split())
 
@@ -166,7 +166,7 @@ def _files(source: Path, top: Path, exclude: Sequence[str], found: Found) -> lis
 
 
 def is_excluded(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a pattern fits. It may match the relative path or any one part of it: `UNUSED`, `*_old.png`, `gui/spells/*`."""
+    """Whether a pattern matches. It may match the relative path or any one part of it: `UNUSED`, `*_old.png`, `gui/spells/*`."""
     return any(fnmatchcase(text, pattern) for pattern in patterns for text in (name, *name.split("/")))
 
 
@@ -185,7 +185,7 @@ def _pictures(files: Sequence[Path], found: Found) -> Iterator[Path]:
 
 
 def _rows(top: Path, files: Sequence[Path], options: SourceOptions, found: Found) -> dict[Path, Mapping[str, Any]]:
-    """File => its row of the metadata file that stands nearest above it, whatever folder that names it from."""
+    """File => its row of the nearest metadata file in or above its folder, whichever folder the paths in it start from."""
     by_name: dict[str, list[Path]] = {}
     for path in files:
         by_name.setdefault(path.name, []).append(path)
@@ -217,7 +217,7 @@ def _is_inside(value: str) -> bool:
 
 
 def _locate(folder: Path, value: str, by_name: Mapping[str, Sequence[Path]]) -> Path | str:
-    """The listed file, also where the metadata leaves out the folder it lies in; or why there is none."""
+    """The listed file, even where the metadata leaves out its folder; or why there is none."""
     value = value.replace("\\", "/")
     if not _is_inside(value):
         return "the row names a file outside its folder"
@@ -233,13 +233,13 @@ def _locate(folder: Path, value: str, by_name: Mapping[str, Sequence[Path]]) -> 
 
 
 def _table(path: Path, found: Found) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(place for messages, row) of a metadata file; lines that are no rows are dropped by name."""
+    """(place for messages, row) of a metadata file; lines that are not rows are reported as dropped."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError("the metadata is not UTF-8", where=path, remedy="save it as UTF-8") from error
     if path.suffix == ".csv":
-        # Cells beyond the header land under None, missing ones are None: neither says anything.
+        # Cells beyond the header are under the key None, and missing ones are None: both are ignored.
         for number, cells in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2):
             yield f"{path}:{number}", {key: value for key, value in cells.items() if key and value is not None}
         return
@@ -260,8 +260,8 @@ def _table(path: Path, found: Found) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _splits_of_tables(tables: Sequence[Path], top: Path) -> dict[Path, Split | None]:
-    """`train-00000-of-00002.parquet`, `default/train/0000.parquet`: their names say the split, if there are several. A set
-    that is all of one split is divided like any other."""
+    """`train-00000-of-00002.parquet`, `default/train/0000.parquet`: their names say the split, if there are several. A set with
+    only one split is divided like any other."""
     splits: dict[Path, Split | None] = {
         path: next(filter(None, map(ALIASES.get, _words(path, top))), None) for path in tables
     }
@@ -298,7 +298,7 @@ def _candidate(
 ) -> Candidate:
     relative = PurePosixPath(path.relative_to(top).as_posix())
     kind = _kind(path, relative.as_posix(), options)
-    # What an episode or a volume is called says nothing about one picture of it.
+    # The name of an episode or a volume says nothing about a single picture in it.
     name = relative if kind == "picture" else None
     caption, caption_from = _caption(row or {}, path, name, options)
     columns = _columns(row or {}, whole)
@@ -315,7 +315,7 @@ def of_row(candidate: Candidate, row: Mapping[str, Any], name: str, options: Sou
 
 
 def _columns(row: Mapping[str, Any], whole: Mapping[str, str]) -> dict[str, str]:
-    """What the row says, and what its source says of all that it leaves out."""
+    """The row's columns, and its source's where the row has none."""
     columns = {clean(key): text for key, value in row.items() if (text := text_of(value))}
     if "license" in columns:
         columns.setdefault("licence", columns.pop("license"))
@@ -325,7 +325,7 @@ def _columns(row: Mapping[str, Any], whole: Mapping[str, str]) -> dict[str, str]
 def _caption(
     row: Mapping[str, Any], path: Path | None, name: PurePosixPath | None, options: SourceOptions
 ) -> tuple[str, str | None]:
-    """The first caption that is found, and where; `path` may have sidecars, `name` may say something."""
+    """The first caption found, and where; `path` may have sidecars, `name` may be a caption."""
     for source in options.captions:
         caption = ""
         if source == "metadata":
@@ -363,7 +363,7 @@ def text_of(value: object) -> str:
 
 
 def caption_beside(path: Path) -> str:
-    """What a text file of the same name says."""
+    """The content of a text file of the same name."""
     for sidecar in (path.with_suffix(".txt"), path.with_name(f"{path.name}.txt"), path.with_suffix(".caption")):
         if sidecar.is_file():
             return clean(sidecar.read_text(encoding="utf-8-sig", errors="replace"))

@@ -1,7 +1,7 @@
-"""Data sets of the Hugging Face hub as local folders: which of their files are wanted, and the licence that their card states.
+"""Data sets of the Hugging Face hub as local folders: which of their files are needed, and the licence that their card states.
 
-Wanted are parquet files, pictures with their metadata and sidecars, videos and comics, and the card. What `data prepare` makes of
-them it makes of any folder, so what cannot be downloaded here can be copied here.
+These are parquet files, pictures with their metadata and sidecars, videos and comics, and the card. `data prepare` treats the
+snapshot like any folder, so files that cannot be downloaded may also be copied.
 
 Not here: names and errors of the hub (`genin.hub.repository`), reading the files (`find`, `parquet`).
 """
@@ -25,9 +25,9 @@ PARQUET_COPY = (
 
 def fetch(text: str, exclude: Sequence[str] = (), arguments: Sequence[str] = ()) -> Path:
     """The local snapshot of the hub's data set `owner/name` or `owner/name@revision`, without what `exclude` matches. `arguments`
-    are the command's, to say how to give it again.
+    are the command's, for errors that say how to run it again.
 
-    Errors: InputError for a set that is not there, gated, of no files that can be read, or not at hand without a network.
+    Errors: InputError for a set that does not exist, is gated, has no usable files, or is not available offline.
     """
     name = HubName.parse(text, "dataset")
     available = list_files(name)
@@ -45,7 +45,7 @@ def fetch(text: str, exclude: Sequence[str] = (), arguments: Sequence[str] = ())
 
 
 def wanted_files(available: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
-    """Of a hub repository's files, those that `data prepare` reads; hidden files and folders are not looked at."""
+    """Of a hub repository's files, those that `data prepare` reads; hidden files and folders are ignored."""
     wanted = []
     for file in available:
         path = PurePosixPath(file)
@@ -66,10 +66,10 @@ def card_licence(folder: Path) -> str | None:
 
     try:
         said = metadata_load(card) or {}
-    except ValueError:  # no YAML, or no mapping: a page that begins with a rule
+    except ValueError:  # not YAML, or not a mapping: a page that begins with a horizontal rule
         return None
     except Exception as error:  # whatever YAML's reader makes of a broken card
-        raise InputError("the card's front matter is not YAML", where=card, remedy="mend or remove the card") from error
+        raise InputError("the card's front matter is not YAML", where=card, remedy="fix or remove the card") from error
     licence = said.get("license")
     if licence == "other":
         licence = said.get("license_name") or said.get("license_link") or licence
@@ -100,7 +100,7 @@ def _without_network(name: HubName, text: str, arguments: Sequence[str]) -> Path
 
 
 def _lacks(folder: Path) -> list[str]:
-    """What a cached snapshot says that it lacks: shards of a numbered set, and downloads that were stopped."""
+    """What a cached snapshot evidently lacks: shards of a numbered set, and interrupted downloads."""
     lacks = []
     sets: dict[tuple[str, str, str], set[int]] = {}
     for path in folder.rglob("*"):

@@ -90,7 +90,7 @@ def caption_tokens(captions: Sequence[str], tokenizer: Any | None, limit: int | 
 
 
 def common_words(captions: Sequence[str], count: int = COMMON_WORDS) -> list[tuple[str, int]]:
-    """The most frequent words that say something, with the number of captions they stand in."""
+    """The most frequent content words, with the number of captions that contain them."""
     words = Counter(word for caption in captions for word in set(re.findall(r"\w*[^\W\d_]\w*", caption.casefold())))
     ordered = sorted(words.items(), key=lambda item: (-item[1], item[0]))
     return [(word, n) for word, n in ordered if word not in STOP_WORDS][:count]
@@ -104,7 +104,7 @@ def load_tokenizer(path: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError("no tokenizer that can be read", where=path, remedy="give a model folder") from error
+        raise InputError("no readable tokenizer", where=path, remedy="give a model folder") from error
 
 
 # --- contact sheet ---------------------------------------------------------------------------------------------------

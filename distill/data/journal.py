@@ -1,11 +1,11 @@
-"""What a preparation has read, so that one that was stopped goes on.
+"""What a preparation has read, so that an interrupted one can continue.
 
     .OUT.partial/journal.jsonl     a line for the options, then one for every file: its size and time, its pieces
     .OUT.partial/pieces/*.png      the pieces' pictures
 
-A line is written when its pictures are on disk. Lines that do not count, so that their files are read again: one that was cut off,
-that of a file that has changed since, and one with a picture that is missing or damaged (after a power cut, say). Other options
-begin anew. One process at a time: the folder is locked.
+A line is written when its pictures are on disk. A line is ignored, and its file read again, if it is incomplete, if the file has
+changed since, or if one of its pictures is missing or damaged (after a power cut, say). With other options everything starts over.
+One process at a time: the folder is locked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VERSION = 1
 
 
 class Journal:
-    """Made by `open`. `resumed` counts the files that an earlier run had read and that are as they were."""
+    """Made by `open`. `resumed` counts the files that an earlier run had read and that have not changed since."""
 
     def __init__(self, folder: Path, file: IO[str], known: Mapping[str, Any]) -> None:
         self.pieces, self._file, self._known = folder / "pieces", file, known
@@ -56,13 +56,14 @@ class Journal:
 
     @staticmethod
     def stem(candidate: Candidate) -> str:
-        """What the names of a file's pictures begin with: its own, whatever else lies in the sources and however it is read."""
+        """The beginning of the names of a file's pictures: unique to the file, whatever else the sources hold and however it is
+        read."""
         rows = f" {candidate.group.number} {candidate.group.column}" if candidate.group else ""
         key = f"{candidate.kind} {candidate.name} {candidate.path}{rows}"
         return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
     def known(self, candidate: Candidate) -> list[Piece] | None:
-        """What was read of a file, if it is as it was and all its pictures are intact."""
+        """What was read from a file, if it has not changed and all its pictures are intact."""
         line = self._known.get(self.stem(candidate))
         if line is None or line["stat"] != self.stat(candidate.path):
             return None
@@ -70,7 +71,7 @@ class Journal:
         return pieces if all(piece.png is None or is_intact(self.pieces / piece.png) for piece in pieces) else None
 
     def write(self, candidate: Candidate, pieces: Sequence[Piece], stat: list[int] | None) -> None:
-        """Note what was read of a file whose size and time were `stat` before. Threads may write at once."""
+        """Note what was read from a file whose size and time were `stat` before. Threads may write at once."""
         line = {"file": self.stem(candidate), "stat": stat, "pieces": [asdict(piece) for piece in pieces]}
         with self._lock:
             self._file.write(json.dumps(line) + "\n")
@@ -87,7 +88,7 @@ class Journal:
 
 
 def _whole_lines(path: Path) -> list[Any]:
-    """The lines up to the first that is not whole."""
+    """The lines before the first incomplete one."""
     lines: list[Any] = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):

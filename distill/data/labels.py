@@ -17,7 +17,7 @@ def labels_of(
     """
     every = [value for values in columns.values() for value in values]
     words = [set(value.split()) for value in every]
-    # "red" of a headband is an outfit's, too, and "black" of an outfit a word of "long black" hair.
+    # The "red" of a headband may also be an outfit's, and an outfit's "black" also occurs in "long black" hair.
     shared = {value for value in every if sum(set(value.split()) <= other for other in words) > 1}
     labels = {}
     for name, values in columns.items():
@@ -31,9 +31,9 @@ def labels_of(
 
 
 def says(caption: str, value: str, phrase: str = "") -> bool:
-    """Whether every word of `value` stands in the caption; with `phrase`, whether that stands there word for word.
+    """Whether the caption contains every word of `value`; with `phrase`, whether it contains that word for word.
 
-    The phrase is for values whose words other values have, too: "red" alone does not say whether a headband or an outfit is.
+    The phrase is for values that share words with others: "red" alone does not say whether it is a headband or an outfit.
     """
     caption = caption.lower()
     if phrase:

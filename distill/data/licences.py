@@ -23,7 +23,7 @@ def licence_fields(licences: Iterable[str]) -> dict[str, str | list[str]]:
     """A card's `license`, and `license_name` where there is one, for something under all of these licences, each of which may
     list several.
 
-    Hub identifiers are written as such; where one of them is none, the whole text becomes the name of an "other" licence.
+    Hub identifiers are written as such; if any of them is not one, the whole text becomes the name of an "other" licence.
     """
     names = sorted({text for text in map(_one_line, licences) if text}) or ["unknown"]
     identifiers = sorted({part.strip().lower().replace(" ", "-") for name in names for part in name.split(",")})

@@ -2,7 +2,7 @@
 
     image: {bytes, path} or bytes  |  text  |  label (a class: its number becomes its name)  |  …
 
-A file is worked on by row groups, and of one only a few rows are in memory at a time, so that its size does not matter.
+A file is read by row groups, with only a few rows in memory at a time, so that its size does not matter.
 
 Not here: opening the pictures (`extract`), which column is the caption (`find`).
 """
@@ -35,7 +35,7 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class Table:
-    """What a file's footer says: its row groups, and the columns that texts or numbers stand in."""
+    """What a file's footer says: its row groups, and the columns that hold texts or numbers."""
 
     groups: tuple[RowGroup, ...]
     columns: tuple[str, ...]
@@ -53,9 +53,9 @@ class TableRow:
 
 
 def open_table(path: Path, wanted: str | None = None) -> Table:
-    """Read a file's footer; pictures stand in the column `wanted`, else in the first that has a usual name, else in the only one.
+    """Read a file's footer. Pictures are in the column `wanted`, else in the first with a usual name, else in the only one.
 
-    Errors: InputError for a file that is no parquet file, or has no such column.
+    Errors: InputError for a file that is not parquet, or has no such column.
     """
     with _open(path) as file:
         schema, metadata = file.schema_arrow, file.metadata
@@ -102,7 +102,7 @@ def _open(path: Path) -> Any:
     try:
         return parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError("not a parquet file, or cut short", where=path, remedy="download it again") from error
+        raise InputError("not a parquet file, or truncated", where=path, remedy="download it again") from error
 
 
 def _holds_files(kind: Any) -> bool:
@@ -131,7 +131,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _classes(schema: Any) -> dict[str, Sequence[str]]:
-    """Column => the names that its numbers stand for (`ClassLabel`), by what the datasets library notes in the file."""
+    """Column => the names that its numbers stand for (`ClassLabel`), as the datasets library notes them in the file."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         known = {name: feature.get("names") for name, feature in features.items() if isinstance(feature, dict)}
@@ -148,5 +148,5 @@ def _row(number: int, row: dict[str, Any], column: str, classes: Mapping[str, Se
             row[key] = names[row[key]] if 0 <= row[key] < len(names) else None
     reason = None
     if not content:
-        reason = "the row names a file and does not hold it" if name else "the row has no picture"
+        reason = "the row names a file but does not contain it" if name else "the row has no picture"
     return TableRow(number, content or None, name if isinstance(name, str) else "", row, reason)

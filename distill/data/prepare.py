@@ -2,9 +2,9 @@
 
     sources ─ find ─▶ files ─ pieces_of (threads) ─▶ .OUT.partial/ (PNG files, journal) ─ duplicates, splits ─▶ OUT/
 
-Pictures are numbered PNG files: names on disk then hold no surprises, and the `source_file` column leads back to the
-original. `dataset.json` keeps the options and the whole report. The folder appears by rename, whole or not at all; what a
-stopped run had read stands in the journal, and the same command goes on from there.
+Pictures are numbered PNG files, so that their names are harmless, and the `source_file` column leads back to the original.
+`dataset.json` keeps the options and the whole report. The folder appears by rename, whole or not at all; what an interrupted run
+had read is in the journal, and the same command continues from there.
 
 Not here: captions by a model (`caption`), the report's page (`report`), the dataset's card (`card`).
 """
@@ -39,7 +39,7 @@ from genin.runtimes.errors import InputError
 Duplicates = Literal["near", "exact", "keep"]
 GENIN_DATASET = 1
 AHEAD = 64  # files that are read before the first of them is needed
-# Columns that come along unasked; any other is named with --columns.
+# Columns that are always kept; others are named with --columns.
 LICENCE_COLUMNS = ("licence", "license", "source", "rights")
 OWN_COLUMNS = ("file_name", "text", "seed", "split", "source_file")
 
@@ -51,8 +51,8 @@ class PrepareOptions:
     Attributes:
         sources: which files and captions are taken (`SourceOptions`).
         fit: size and shape of the pictures written (`FitOptions`).
-        trigger: words to put before every caption: the style's name.
-        columns: metadata columns to take along.
+        trigger: words to put before every caption, such as the style's name.
+        columns: metadata columns to keep.
         duplicates: `near` drops exact and near duplicates, `exact` only exact ones, `keep` none.
         licence, source, rights: of pictures whose row does not say.
     """
@@ -73,7 +73,7 @@ class PrepareOptions:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of everything. `captions_from` counts captions by origin; `columns` lists attributes and values; `taken_from`
+    """What happened to every file. `captions_from` counts captions by origin; `columns` lists attributes and values; `taken_from`
     counts kept pictures by the kind of file, `resumed` the files that an earlier, stopped run had read."""
 
     out: str
@@ -121,14 +121,13 @@ def prepare(
 
     Args:
         sources: folders, files, or hub names of datasets.
-        out: the folder to write; it must not exist. A run that was stopped is gone on with.
-        options: what is taken, and how it is fitted.
-        arguments: the command line, for errors that say how to give it again.
+        out: the folder to write; it must not exist. An interrupted run is continued.
+        options: which pictures are used, and how they are fitted.
+        arguments: the command line, for errors that say how to run it again.
         bar: `bar(total)` gives a function that counts files done.
 
-    Returns: what became of every file.
-    Errors: InputError if nothing usable is there, MissingExtraError for videos and pages without their packages; a broken
-        file is no error, it is in the report's `dropped`.
+    Returns: what happened to every file. Errors: InputError if nothing usable is there, MissingExtraError for videos and pages
+    without their packages; a broken file is not an error but listed in the report's `dropped`.
     """
     options = options or PrepareOptions()
     folders = [_local(source, options.sources.exclude, arguments) for source in sources]
@@ -174,7 +173,7 @@ def _local(source: Path, exclude: Sequence[str], arguments: Sequence[str]) -> Pa
 
 
 def _said_of(source: Path, hub_name: str | None) -> dict[str, str]:
-    """What holds for all pictures of a source whose rows do not say it: its card's licence, and where on the hub it comes from."""
+    """Columns for all pictures of a source whose rows lack them: its card's licence, and where on the hub it comes from."""
     said = {"source": hub_name, "licence": card_licence(source) if source.is_dir() else None}
     return {key: value for key, value in said.items() if value}
 
@@ -208,7 +207,7 @@ def _link(source: Path, target: Path) -> None:
 def _read(
     candidates: Sequence[Candidate], journal: Journal, options: FitOptions, advance: Callable[[int], None]
 ) -> Iterator[tuple[Candidate, list[Piece]]]:
-    """Every file's pieces, in order, read on all cores (decoders release Python's lock); those that the journal has are not read
+    """Every file's pieces, in order, read on all cores (decoders release Python's lock); files in the journal are not read
     again."""
 
     def read(candidate: Candidate) -> tuple[list[Piece], bool]:
@@ -237,7 +236,7 @@ def _read(
 
 
 def _choose(files: Iterator[tuple[Candidate, list[Piece]]], options: PrepareOptions) -> tuple[list[Kept], list[Entry]]:
-    """What is usable and new, numbered, and what is not."""
+    """The usable and new pictures, numbered, and those dropped."""
     seen = SeenPictures(near=options.duplicates == "near")
     kept: list[Kept] = []
     dropped: list[Entry] = []
@@ -286,7 +285,7 @@ def _rows_of(kept: Sequence[Kept], options: PrepareOptions) -> list[PictureRow]:
 
 
 def with_trigger(trigger: str, caption: str) -> str:
-    """The trigger before a caption that does not begin with it; no caption stays none."""
+    """The caption with the trigger before it, unless it begins with it; an absent caption stays absent."""
     trigger = clean(trigger)
     return caption if not caption or not trigger or caption.startswith(trigger) else f"{trigger} {caption}"
 
@@ -335,10 +334,10 @@ def _notes(kept: Sequence[Kept], found: Found, options: PrepareOptions) -> Itera
         yield f"{found.excluded} pictures were left out by --exclude"
     if found.ignored:
         counts = ", ".join(f"{suffix} ×{count}" for suffix, count in found.ignored.most_common())
-        yield f"files that are no pictures were left alone: {counts}"
+        yield f"files that are not pictures were ignored: {counts}"
     known = {*KNOWN_COLUMNS, *LICENCE_COLUMNS, *FILE_COLUMNS, *options.columns, *options.sources.caption_columns}
     if left := sorted(found.columns - known - {*OWN_COLUMNS, options.sources.file_column}):
-        yield f"metadata columns not taken along (--columns takes them): {', '.join(left)}"
+        yield f"metadata columns not kept (--columns keeps them): {', '.join(left)}"
 
 
 def _reasons(dropped: Sequence[Dropped]) -> str:

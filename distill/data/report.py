@@ -1,6 +1,6 @@
 """The page that shows how a dataset came about: what is in it, what was dropped and why.
 
-One HTML file with small pictures in it and nothing that it loads. Not here: markup (`templates/report.html.jinja`), the card
+One HTML file that contains its small pictures and loads nothing. Not here: markup (`templates/report.html.jinja`), the card
 (`card`), deciding anything (`prepare`).
 """
 
@@ -30,7 +30,7 @@ PREVIEW = 96
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that was read and dropped: its picture, where there is one, and that of which it is a duplicate."""
+    """Something that was read and dropped: its picture, where there is one, and the picture that it duplicates."""
 
     path: str
     reason: str
@@ -79,7 +79,7 @@ def write_page(
 
 
 def _kind(reason: str) -> str:
-    """A reason without what is particular to one file."""
+    """The kind of a reason, without the details of one file."""
     return reason.partition(" (")[0].partition(" of ")[0] if "duplicate of" in reason or " (" in reason else reason
 
 

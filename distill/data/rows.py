@@ -1,5 +1,5 @@
-"""The rows of a dataset folder as they stand in `metadata.jsonl`, to be changed and written back: every column and number stays.
-A folder of shards, or of one folder a split, has none until then: it gets one beside them, with their texts.
+"""The rows of a dataset folder as they are in `metadata.jsonl`, to be changed and written back: every column and number is kept. A
+folder of shards, or with one folder per split, has no such file until then: it gets one beside them, with their texts.
 
 Not here: what the columns mean (`dataset`), the checked rows that training reads (`dataset.sets`).
 """
@@ -16,8 +16,8 @@ from genin.files import write_text
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Raw rows, checked by the reader that training uses; a folder without metadata has one row a picture,
-    with what a shard says of it. Errors: InputError."""
+    """Raw rows, checked by the reader that training uses; a folder without metadata has one row per picture, with what a shard says
+    about it. Errors: InputError."""
     checked = open_picture_set(folder).rows
     metadata = folder / METADATA
     if not metadata.is_file():

@@ -1,11 +1,10 @@
 """One picture of every shot of a video: the sharpest frame, without black bars and subtitles.
 
-    pass 1 (all frames, 480 px wide) ─ cuts, sharpness, bars, subtitles ─▶ a frame a shot ─ pass 2 (full size) ─▶ pictures
+    pass 1 (all frames, 480 px wide) ─ cuts, sharpness, bars, subtitles ─▶ one frame per shot ─ pass 2 (full size) ─▶ pictures
 
-Cuts are PySceneDetect's (adaptive: a frame that differs from the one before far more than its neighbours do), so a pan is one
-shot and limited animation, which holds a drawing for three frames, is not cut at every drawing. Bars are rows and columns
-that are dark through the whole film. Of a shot, frames without subtitles come first; where all have them, the
-picture ends above.
+Cuts are PySceneDetect's (adaptive: a frame that differs from the one before far more than its neighbours do), so a pan is one shot
+and limited animation, which holds a drawing for three frames, is not cut at every drawing. Bars are rows and columns that are dark
+through the whole film. Frames without subtitles are preferred; where all frames of a shot have them, the picture is cut above them.
 
 Not here: HDR (taken as it is), interlacing, cross-fades (their middle may be chosen in a shot of half a second).
 """
@@ -29,7 +28,7 @@ from genin.runtimes.errors import MissingExtraError
 
 LOOK_WIDTH = 480
 SHORTEST_SHOT_S = 0.5
-EDGE_FRAMES = 3  # beside a cut, where codecs and fades blur
+EDGE_FRAMES = 3  # next to a cut, where codecs and fades blur
 FLAT = 6.0  # standard deviation of grey below which a frame is empty
 DARK, DARK_SHARE = 28, 0.98  # the brightest twentieth of a row, in how many of the frames
 LEAST_LEFT = 0.6  # of a picture's height that stays when subtitles are cut off
@@ -62,8 +61,8 @@ class Look:
 
 
 def frames_of(path: Path) -> Iterator[Frame]:
-    """The pictures of a video, one a shot, in order. Errors: PictureError for what is no video, or, after the pictures before it,
-    where it breaks off; MissingExtraError."""
+    """The pictures of a video, one per shot, in order. Errors: PictureError for a file that is not a video, or, after the pictures
+    before it, where the video breaks off; MissingExtraError."""
     shots, (left, top, right, bottom), breaks_off_s = _look_through(path)
     chosen = [_best(shot) for shot in shots]
     wanted = [(number, look) for number, look in enumerate(chosen) if look is not None]
@@ -86,7 +85,7 @@ def frames_of(path: Path) -> Iterator[Frame]:
 
 
 def _best(shot: Sequence[Look]) -> Look | None:
-    """The sharpest frame that shows something, before any with subtitles; None for a shot of black."""
+    """The sharpest frame that shows something, preferably without subtitles; None for a black shot."""
     edge = min(EDGE_FRAMES, len(shot) // 4)
     inner = [look for look in shot[edge : len(shot) - edge] if look.spread > FLAT]
     return max(inner, key=lambda look: (look.subtitles_at is None, look.sharpness), default=None)
@@ -138,7 +137,7 @@ def _look_through(path: Path) -> tuple[list[list[Look]], tuple[float, float, flo
 
 
 def _promised_s(container: Any, stream: Any) -> float:
-    """How long the header says that the video is; 0 where it does not say."""
+    """The video's length by its header; 0 where that does not say."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return float(container.duration or 0) / 1e6
@@ -162,7 +161,7 @@ def _bright(grey: Grey, axis: int) -> Grey:
 def _inside_bars(bright: Grey) -> tuple[float, float]:
     """(frames, rows) => where the picture begins and ends, as shares. The second bar may hold subtitles: where there is a first
     one, it is as wide if its rows are dark in half of the frames."""
-    lit = bright[bright.max(1) > DARK]  # frames that are dark all over say nothing
+    lit = bright[bright.max(1) > DARK]  # frames that are dark everywhere tell nothing
     length = bright.shape[1]
     if not len(lit):
         return 0.0, 1.0
@@ -217,10 +216,8 @@ def _runs(marked: NDArray[np.bool_], gap: int) -> list[tuple[int, int]]:
 
 
 def _pictures_at(path: Path, looks: Sequence[Look]) -> Iterator[Image.Image | None]:
-    """The frames of these looks at full size, upright and with square pixels; None for one that cannot be decoded again.
-
-    By seeking to its time, where exactly that frame comes out; from there on by counting through, as in containers whose seeking is
-    a guess.
+    """The frames of these looks at full size, upright and with square pixels; None for one that cannot be decoded again. Found by
+    seeking to its time, if that gives exactly this frame; else by counting frames, as in containers that seek only approximately.
     """
     done = 0
     with _opened(path) as container:
@@ -271,7 +268,7 @@ def _counted(path: Path, looks: Sequence[Look]) -> Iterator[Image.Image | None]:
 def _full(frame: Any, stream: Any) -> Image.Image:
     from av.video.reformatter import Colorspace
 
-    # An unmarked file of HD is BT.709, a smaller one BT.601: the decoder itself takes everything for 601.
+    # An unmarked HD file is BT.709, a smaller one BT.601: the decoder itself assumes 601 for everything.
     known = int(frame.colorspace) in (int(Colorspace.ITU709), int(Colorspace.ITU601), int(Colorspace.SMPTE240M))
     guess = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
     pixels = frame.reformat(format="rgb24", src_colorspace=None if known else guess).to_ndarray()
@@ -303,7 +300,7 @@ def _opened(path: Path) -> Any:
         return av.open(io.FileIO(path), metadata_errors="replace")
     except (av.error.FFmpegError, ValueError, OSError) as error:
         reason = str(getattr(error, "strerror", "") or error)
-        raise PictureError(f"not a video that can be read ({reason})", where=path, remedy="replace it") from error
+        raise PictureError(f"not a readable video ({reason})", where=path, remedy="replace it") from error
 
 
 def _video_stream(container: Any, path: Path) -> Any:

@@ -1,15 +1,15 @@
 """A source's pictures, encoded once: final latents in one mapped file, which all processes fill and train from.
 
     latents.partial            the file at its full length while it is filled
-    latents.0.journal          the chunks that process 0 has finished: a line each, written when their bytes are on the disk
+    latents.0.journal          the chunks that process 0 has finished: a line each, written once their bytes are on disk
     latents.safetensors        the same file when nothing is missing
 
-A chunk is a few hundred neighbouring pictures of one shape. Which chunks there are and what is encoded together depends on the
-pictures alone, so any number of processes, stopped and started again, makes the same bits. Each takes every Nth of the
-chunks that are missing, and decodes pictures on its share of the cores while its encoder works. Memory holds a few chunks.
+A chunk is a few hundred neighbouring pictures of one shape. The chunks, and what is encoded together, depend on the pictures alone,
+so any number of processes, stopped and started again, gives the same bits. Each takes every Nth of the chunks that are missing, and
+decodes pictures on its share of the cores while its encoder works. Memory holds a few chunks.
 
-With aspect buckets a file has one tensor a bucket, and every update draws from one of them. A tensor in the file is (N, h, w, C):
-channels last, as encoders give latents. That order reaches the network, whose last bits depend on it.
+With aspect buckets a file has one tensor per bucket, and every update draws from one of them. A tensor in the file is (N, h, w, C):
+channels last, as encoders return latents. The network's last bits depend on that order.
 
 Not here: what is trained on latents (`teacher.train`, `finetune`, `phases`), the file's format (`tensor_file`).
 """
@@ -36,7 +36,7 @@ from genin.processes import broadcast_from_main, is_main_process, main_process_f
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.progress import progress
 
-SCALE_WITHIN = 4.0  # times unit deviation, or its share, that latents may have
+SCALE_WITHIN = 4.0  # the latents' deviation must be within this factor of 1
 CHUNK = 256  # pictures; fewer of large ones, of which this many encoder batches are a chunk:
 CHUNK_BATCHES = 16
 SCALE_PICTURES = 64  # whose latents' scale is checked before all are encoded
@@ -100,7 +100,7 @@ def cache_latents(
     With `multiple`, pictures fall into aspect buckets (`data.aspect`) whose latents have sides of multiples of it; else all are
     cut to squares. A file of another source, size or encoder, or one that is not whole, is made anew.
 
-    Errors: InputError for latents far from unit deviation, for a picture that cannot be read, for buckets that cannot be had;
+    Errors: InputError for latents far from unit deviation, for a picture that cannot be read, for buckets that are impossible;
     GeninError where the disk is full.
     """
     count = min(count, len(source))
@@ -153,7 +153,7 @@ class Layout:
 
 
 def _layout(source: Source, vae: Any, count: int, size: int, path: Path, multiple: int) -> Layout:
-    """Encode a few pictures, all over the source, to see the shape and scale of latents; read the shapes of all for buckets."""
+    """Encode a few pictures from all over the source to learn the latents' shape and scale; for buckets, read the shapes of all."""
     few = list(islice(range(0, count, max(1, count // SCALE_PICTURES)), SCALE_PICTURES))
     latents = ae.encode_pictures(vae, pictures_at(source, few, (size, size)), vae.device)
     check_scale(latents, float(vae.config.scaling_factor), path.parent)
@@ -169,7 +169,7 @@ def _layout(source: Source, vae: Any, count: int, size: int, path: Path, multipl
 
 
 def _by_bucket(source: Source, count: int, size: int, multiple: int) -> dict[Shape, list[int]]:
-    """Bucket => places of its pictures. `multiple` in pixels. Errors: InputError for buckets that cannot be had."""
+    """Bucket => places of its pictures. `multiple` in pixels. Errors: InputError for buckets that are impossible."""
     remedy = "leave aspect_buckets false"
     if not isinstance(source, FolderSource):
         raise InputError("aspect buckets need a dataset folder; these pictures are all square", remedy=remedy)
@@ -192,7 +192,7 @@ def _by_bucket(source: Source, count: int, size: int, multiple: int) -> dict[Sha
 
 @dataclass(frozen=True)
 class Chunk:
-    """What is finished at once: places [start, stop) of a bucket."""
+    """The unit of work: places [start, stop) of a bucket."""
 
     number: int
     shape: Shape
@@ -210,7 +210,7 @@ class Filling:
         return sorted(self.path.parent.glob(f"{self.path.stem}.*.journal"))
 
     def key(self) -> str | None:
-        """Of the file that was begun; None where there is none, or one that is not whole."""
+        """The key of the file that was begun; None where there is none, or it is incomplete."""
         try:
             return TensorFile(self.partial).facts.get("key")
         except (OSError, ValueError):
@@ -234,7 +234,7 @@ class Filling:
                     file.write(_name(shape) + ROWS, range(len(rows)), torch.tensor(rows))
 
     def missing(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """The chunks that no journal has. A line that was cut off is no line."""
+        """The chunks that no journal lists. An incomplete line does not count."""
         done: set[int] = set()
         for journal in self.journals():
             for line in journal.read_text(encoding="utf-8", errors="replace").split("\n"):
@@ -263,7 +263,7 @@ def _encode(filling: Filling, source: Source, vae: Any, count: int) -> None:
         progress("encoding pictures", count, unit="pictures", done=count - left, silent=not is_main_process()) as shown,
         journal.open("a", encoding="utf-8") as lines,
     ):
-        lines.write("\n")  # ends a line that was cut off
+        lines.write("\n")  # ends an incomplete line
         for chunk, pictures in zip(own, map_source(pictures_at, source, tasks), strict=True):
             try:
                 latents = ae.encode_pictures(vae, pictures, vae.device).permute(0, 2, 3, 1)
@@ -279,7 +279,7 @@ def _encode(filling: Filling, source: Source, vae: Any, count: int) -> None:
 
 
 def _chunks(file: TensorFile) -> Iterator[Chunk]:
-    """All of a file, bucket by bucket. Whole encoder batches, so that what is encoded together never depends on who does it."""
+    """All of a file, bucket by bucket. Whole encoder batches, so that what is encoded together does not depend on the process."""
     number = 0
     for name, shape in file.shapes.items():
         if not name.endswith(ROWS):
@@ -308,7 +308,7 @@ def _read(path: Path, key: str) -> LatentCache | None:
     try:
         file = TensorFile(path)
     except (OSError, ValueError):
-        return None  # not there, or cut short: it is only a cache
+        return None  # missing or truncated: it is only a cache
     if file.facts.get("key") != key:
         return None
     names = [name for name in file.shapes if not name.endswith(ROWS)]

@@ -1,9 +1,8 @@
 """Where training pictures come from: the built-in world or a dataset folder, behind one small interface.
 
 `builtin:world` is rendered, not stored; a dataset folder is anything `genin.distill.data.dataset` reads. A source knows its
-captions (the world's are phrased anew each epoch), its attribute columns if it has any, and renders or reads pictures
-on all cores once, into an array that training indexes. The worker processes import this module, which therefore does without
-torch.
+captions (the world's are phrased anew each epoch), its attribute columns if it has any, and renders or reads pictures on all cores
+once, into an array that training indexes. Worker processes import this module, so it does not import torch.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD
 
 WORLD_SCENES = 200_000  # of the built-in world, which has no end
-CHUNK = 256  # pictures that are made at once
-FEW = 4  # tasks that are sooner done in this process
+CHUNK = 256  # pictures per task
+FEW = 4  # so few tasks are faster in this process
 AHEAD = 2
 Shape = tuple[int, int]  # (width, height) in pixels
 T = TypeVar("T")
@@ -46,8 +45,8 @@ class Source(Protocol):
     columns: Mapping[str, Sequence[str]]
     licence: str
     origins: Sequence[Mapping[str, Any]]  # whose pictures they are: `datasets.origins_of`
-    digest: str  # of what it holds: other pictures or captions, another digest
-    rephrases: bool  # whether captions of later epochs say the same in other words
+    digest: str  # of its content: other pictures or captions give another digest
+    rephrases: bool  # whether later epochs rephrase the captions
 
     def __len__(self) -> int: ...
 
@@ -129,7 +128,7 @@ class FolderSource:
         self.origins: Sequence[Mapping[str, Any]] = self.dataset.origins
         if lacking := [row.file_name for row in self.dataset.rows if not row.text]:
             raise InputError(
-                f"{len(lacking)} of {len(self.dataset)} pictures have no caption, {lacking[0]} the first",
+                f"{len(lacking)} of {len(self.dataset)} pictures have no caption, first {lacking[0]}",
                 where=folder,
                 remedy="write them into metadata.jsonl, or: genin data caption",
             )
@@ -190,7 +189,7 @@ def _files(path: Path) -> Iterable[Path]:
 
 
 def _prepare(name: str) -> str:
-    """The command that makes a dataset folder of it, and what to give then."""
+    """The command that makes a dataset folder from it, and what to give then."""
     short = name.partition("@")[0].rpartition("/")[2]
     path = Path(name)
     out = path.with_name(f"{path.stem if path.is_file() else path.name}-prepared") if path.exists() else f"data/{short}"
@@ -209,8 +208,8 @@ def pictures_at(source: Source, rows: Sequence[int], shape: Shape) -> NDArray[np
 def load_pictures(source: Source, count: int, size: int, folder: Path) -> NDArray[np.uint8]:
     """The first `count` pictures of a source as one uint8 array NHWC, made on all cores.
 
-    The array is mapped from a file in `folder` that has no name and goes with the process: memory holds as much of it as there is
-    room for, the disk 3·size² bytes a picture (20 GB for 24,000 of 512 px), for every process of a run.
+    The array is mapped from an anonymous temporary file in `folder`: memory holds as much of it as fits, the disk 3·size² bytes per
+    picture (20 GB for 24,000 of 512 px), for every process of a run.
     """
     count = min(count, len(source))
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -222,8 +221,8 @@ def load_pictures(source: Source, count: int, size: int, folder: Path) -> NDArra
 
 
 def map_source(function: Callable[..., T], source: Source, tasks: Sequence[tuple[Any, ...]]) -> Iterator[T]:
-    """function(source, *task) for each task, in order, on this process's share of the cores. A few are computed ahead of the
-    one in use, no more: results may be large. A few tasks are not worth other processes.
+    """function(source, *task) for each task, in order, on this process's share of the cores. Only a few are computed ahead of the
+    one in use: results may be large. A few tasks are not worth other processes.
 
     The processes are spawned, not forked: PyTorch's threads and locks do not survive a fork. As everywhere with spawned processes,
     a script that trains needs `if __name__ == "__main__"`."""
@@ -251,7 +250,7 @@ _source: Source | None = None  # of a worker process
 
 def _take_source(source: Source) -> None:
     global _source
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then ends the pool
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and then ends the pool
     _source = source
 
 
@@ -260,6 +259,7 @@ def _with_source(function: Callable[..., T], task: tuple[Any, ...]) -> T:
 
 
 def joined_licences(*licences: str | None) -> str:
-    """All that something was made of, each once; "unknown" is one of them: pictures of unknown licence leave weights of none."""
+    """The licences of everything that something was made from, each once. "unknown" counts as one: it must not disappear beside
+    known ones."""
     parts = [part.strip() for licence in licences if licence is not None for part in (licence or "unknown").split(",")]
     return ", ".join(dict.fromkeys(part for part in parts if part)) or "unknown"

@@ -1,8 +1,8 @@
 """safetensors files that may be larger than memory: made at their full length, filled row by row, read by mapping.
 
-The library writes a file at once, from tensors in memory, and maps it so that it could be written to, which the system refuses
-for more than the machine's memory. Here rows are written at their places, by several processes if need be, and pages that are read
-belong to all processes of the machine. The library checks what is opened: header, offsets, length.
+The library writes a file in one go, from tensors in memory, and maps files writable, which the system refuses for more than the
+machine's memory. Here rows are written in place, by several processes if need be, and pages that are read are shared by all
+processes of the machine. The library still checks every file that is opened: header, offsets, length.
 
 Not here: which rows have been written (`latents`, `pool`).
 """
@@ -43,7 +43,7 @@ def create(path: Path, tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]],
 class TensorFile:
     """A file that exists. `facts` are its metadata, `shapes` those of its tensors.
 
-    Errors: OSError, or ValueError for a file that is no such file or not whole.
+    Errors: OSError, or ValueError for a file that is not safetensors or is incomplete.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,12 +63,12 @@ class TensorFile:
         self._places = {name: 8 + length + one["data_offsets"][0] for name, one in header.items()}
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor, mapped to be read: writing to it ends the process."""
+        """A tensor, mapped read-only: writing to it crashes the process."""
         if 0 in self.shapes[name]:
             return torch.zeros(self.shapes[name], dtype=torch.from_numpy(np.empty(0, self._types[name])).dtype)
         mapped = np.memmap(self.path, self._types[name], "r", self._places[name], self.shapes[name])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch has no tensors that cannot be written to
+            warnings.simplefilter("ignore")  # torch has no read-only tensors
             return torch.from_numpy(mapped)
 
     def write(self, name: str, rows: Sequence[int], values: Tensor) -> None:
@@ -87,7 +87,7 @@ class TensorFile:
 
 
 def _runs(rows: Sequence[int]) -> list[tuple[int, int]]:
-    """Where in `rows` neighbours follow each other: [begin, end) of each such part."""
+    """The runs of consecutive numbers in `rows`: [begin, end) of each."""
     if isinstance(rows, range) and rows.step == 1:
         return [(0, len(rows))]
     cuts = [0, *(i for i in range(1, len(rows)) if rows[i] != rows[i - 1] + 1), len(rows)]

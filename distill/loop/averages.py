@@ -1,7 +1,7 @@
 """The trainable part of a network: its moving average, its state, its optimiser.
 
 Weights that do not learn are shared and never copied, so that adapters on a network of gigabytes cost megabytes in averages and
-checkpoints. States hold whole tensors, also of networks that are shared out over processes (`sharding`).
+checkpoints. States hold whole tensors, even of networks that are sharded over processes (`sharding`).
 
 Not here: when they are updated and saved (`training`).
 """
@@ -25,7 +25,7 @@ class Average(nn.Module):
     """An exponential moving average of a network's weights that train; `module` is the network that has them.
 
     Its frozen weights are the very tensors of the network it was made from: neither copied nor written to checkpoints, so that
-    adapters on a large network cost what the adapters hold. Who changes frozen weights changes them in both.
+    adapters on a large network cost only the adapters' size. Changing frozen weights changes them in both.
     """
 
     n_averaged: Tensor
@@ -40,7 +40,7 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """One step towards the network's present weights; the first is a copy of them. Buffers are always copies."""
+        """One step towards the network's current weights; the first is a copy of them. Buffers are always copies."""
         own, other = dict(self.module.named_parameters()), dict(network.named_parameters())
         averages, current = ([sharding.local(these[name].detach()) for name in self.trained] for these in (own, other))
         # The decay grows as (1 + n)/(10 + n), so that early averages do not hold on to the initial weights: none reaches back
@@ -61,7 +61,7 @@ def learnt_state(network: nn.Module, frozen: Container[str]) -> dict[str, Tensor
 
 
 def load_learnt_state(network: nn.Module, state: Mapping[str, Tensor], frozen: Container[str]) -> None:
-    """The way back from `learnt_state`. Errors: RuntimeError naming weights that are missing or unknown."""
+    """The inverse of `learnt_state`. Errors: RuntimeError naming weights that are missing or unknown."""
     if any(isinstance(weight, DTensor) for weight in network.parameters()):
         own = network.state_dict().keys()
         missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]

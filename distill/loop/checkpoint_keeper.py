@@ -1,4 +1,4 @@
-"""The state of a stage, how it is saved, and the way back to it: at a resume, and after an alarm.
+"""The state of a stage: how it is saved, and restored at a resume or after an alarm.
 
 Not here: the states of networks (`networks`), the file (`checkpoints`), when one is written or returned to (`training`).
 """
@@ -17,7 +17,7 @@ from genin.distill.recipe import Optimisation
 
 @dataclass
 class StageState:
-    """How far a stage is: all of a checkpoint that is not its networks'.
+    """The progress of a stage: everything in a checkpoint but its networks.
 
     `row` collects what the next row of the log is the mean of. `best` is the average to keep so far: its `kid`, `update`, key
     (`average`) and weights (`state`), and the `lowest` kid yet with its `error`. `adjustments` are the factors that alarms have
@@ -48,7 +48,7 @@ class StageState:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], settings: Optimisation) -> StageState:
-        """The way back; checkpoints of earlier versions lack some keys."""
+        """The inverse; checkpoints of earlier versions lack some keys."""
         images_seen, every = int(stored["images_seen"]), settings.preview_images
         as_before = stored.get("settings", {}).get("preview_images") == every and "next_preview" in stored
         health = stored.get("health", {"dials": {}, "rollbacks": 0, "watched_from": 0})
@@ -67,7 +67,7 @@ class StageState:
 
 @dataclass(frozen=True)
 class CheckpointKeeper:
-    """Saves the state of a stage to one file, and finds the way back to it: at a resume, and after an alarm."""
+    """Saves the state of a stage to one file, and restores it at a resume or after an alarm."""
 
     folder: Path
     stage: str
@@ -78,12 +78,12 @@ class CheckpointKeeper:
         return checkpoint_path(self.folder, self.stage)
 
     def save(self, state: StageState, networks: Networks) -> None:
-        """Write all but the weights that do not learn, which whoever goes on has. All processes call it together.
+        """Write everything but frozen weights, which a resumed run has anyway. All processes call it together.
 
-        Errors: GeninError where it cannot be written; the checkpoint before stays.
+        Errors: GeninError where it cannot be written; the previous checkpoint is kept.
         """
         accelerator = networks.accelerator
-        accelerator.wait_for_everyone()  # whoever goes back to the previous checkpoint has read it
+        accelerator.wait_for_everyone()  # processes that go back to the previous checkpoint have read it
         if not accelerator.is_main_process and not networks.unsharded:
             return
         content = {"stage": self.stage, **networks.state(), **state.as_dict()}
@@ -98,7 +98,7 @@ class CheckpointKeeper:
         """
         if not self.path.is_file():
             return None
-        # Mapped, and read on the CPU: beside the live weights a device need not have room for them a second time.
+        # Mapped, and read on the CPU: so a device needs no memory for a second copy of the live weights.
         content = read_checkpoint(self.path)
         if not content["update_index"] and not has_updated:
             return None

@@ -1,8 +1,8 @@
 """The files that a stage is resumed from: its checkpoint, and its log of rows.
 
-Each is written beside the old one and renamed over it: a crash or a full disk leaves the previous one whole. A checkpoint
-holds the settings it was made with, and is refused under others. Beside them, where a recipe asks for it, stand averages of the
-weights at earlier times.
+Each is written beside the old one and renamed over it: a crash or a full disk leaves the previous one whole. A checkpoint holds the
+settings it was made with, and is refused under others. Where a recipe asks for it, averages of the weights at earlier times are
+beside them.
 
 Not here: what is in a checkpoint (`checkpoint_keeper`).
 """
@@ -24,7 +24,7 @@ from genin.distill.recipe import Optimisation, plain
 from genin.files import atomic_path, write_text
 from genin.runtimes.errors import GeninError, InputError
 
-# How long and how often may change from one run to the next; what was done stays what it was.
+# Settings that a resumed run may change: how long and how often, nothing that changes what has been done.
 MAY_CHANGE = {
     "images",
     "preview_images",
@@ -43,7 +43,7 @@ def checkpoint_path(folder: Path, stage: str) -> Path:
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisation) -> None:
-    """Errors: GeninError where it cannot be written; the one before stays."""
+    """Errors: GeninError where it cannot be written; the previous one is kept."""
     try:
         with atomic_path(path, partial=path.with_suffix(".partial")) as partial:
             torch.save({**state, "settings": plain(dataclasses.asdict(settings))}, partial)
@@ -56,7 +56,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisatio
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU, mapped: tensors are read as far as they are used. Keep only `copied` ones: the next
+    """A checkpoint on the CPU, mapped: tensors are read only when they are used. Keep only `copied` ones: the next
     checkpoint replaces the file. Errors: InputError for a file that is damaged."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -88,14 +88,14 @@ def mismatch_error(path: Path, error: Exception) -> InputError:
 
 
 def save_average(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Weights as they are now, in half precision: a point of a curve, not something to go on from."""
+    """Weights as they are now, in half precision: a point of a curve, not a checkpoint to resume from."""
     with atomic_path(path, partial=path.with_suffix(".partial")) as partial:
         save_file({name: value.half().contiguous().cpu() for name, value in state.items()}, partial)
 
 
 def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: Optimisation) -> None:
-    """Errors: InputError for a checkpoint made with another recipe: what was done by then would stand under settings it was not
-    done with."""
+    """Errors: InputError for a checkpoint made with another recipe: the work so far would be attributed to settings it was not done
+    with."""
     if not state.get("update_index"):
         return  # nothing has been done under them
     earlier, now = plain(state.get("settings", {})), plain(dataclasses.asdict(settings))
@@ -107,7 +107,7 @@ def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: O
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """The rows of a log; where the machine went down in the middle of one, without it."""
+    """The rows of a log, without one that was cut off by a crash."""
     rows = [_row(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [row for row in rows if row is not None]
 

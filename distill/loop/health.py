@@ -1,4 +1,4 @@
-"""Alarms: what goes wrong in a training, detected from the rows of its own log, and what is done about it.
+"""Alarms: what can go wrong in a training, how it is detected from the rows of the log, and what is done about it.
 
 | alarm | seen when | done |
 |---|---|---|
@@ -25,14 +25,14 @@ from dataclasses import dataclass, field
 LogRow = Mapping[str, float]
 
 JUMP = 3.0  # times the median of the rows before
-JUMP_ROWS = 10  # as many rows must have been, for a median that means something
-# Deviation of the student's latents over the teacher's, and distance of their means in the teacher's deviations: where they
-# have once been, and where they have drifted away from it. A student that has only begun is in between.
+JUMP_ROWS = 10  # rows needed for a meaningful median
+# Deviation of the student's latents over the teacher's, and distance of their means in the teacher's deviations: the bounds within
+# which they count as in place, and those outside which they count as adrift. A student that has just begun is in between.
 IN_PLACE, ADRIFT = (0.85, 1.2, 0.1), (0.7, 1.4, 0.3)
 DIVERSITY = 0.5  # of the teacher's
 WINS, BLIND, PATIENCE = 0.95, 0.55, 1_000  # accuracy, accuracy, updates
 NOISE_STEP = 1.5
-ROLLBACKS = 3  # in one stage; then something is wrong that a lower rate does not mend
+ROLLBACKS = 3  # in one stage; after that, something is wrong that a lower rate does not fix
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""Held-out captions, drawn by a network while it trains: are its pictures nearer to true ones than they were?
+"""Pictures of held-out captions, drawn while a network trains: are they nearer to true ones than before?
 
 `kid` is the kernel distance (Bińkowski et al. 2018, arXiv:1801.01401) between the network's pictures and true ones of the same
-captions, which no training has seen, in the frozen teacher's own features (for a teacher that is tuned: those of its base). Any
-teacher brings them along, and they need no decoder. It chooses the checkpoint, so it is not a figure to report (`genin evaluate`
-has those, on other captions). `kid_error` is half of its 95 % interval: it sees a network get worse, but not which of two good
-ones is better. Captions, noises and true pictures are the same every time, so that results differ by the network alone.
+captions, which no training has seen, in the frozen teacher's own features (for a teacher that is tuned: those of its base). Every
+teacher has them, and they need no decoder. It chooses the checkpoint, so it is not a figure to report (`genin evaluate` has those,
+on other captions). `kid_error` is half of its 95 % interval: it shows when a network gets worse, but not which of two good ones is
+better. Captions, noises and true pictures are the same every time, so that results differ by the network alone.
 
 Not here: what is special to students (`student.held_out`).
 """
@@ -26,7 +26,7 @@ from genin.distill.models.guided import Guided
 from genin.distill.models.pixels import batch_size_for
 
 BATCH = 64  # of latents of 16×16
-TIMESTEP = 20  # hardly any noise: what a denoiser sees there are the fine parts
+TIMESTEP = 20  # hardly any noise: there a denoiser looks at fine detail
 SEED = 1_000_003
 # Noise (N, C, H, W) of the captions in these rows => their pictures, as final latents.
 Draw = Callable[[Tensor, slice], Tensor]
@@ -60,7 +60,7 @@ class HeldOutPictures:
         return {"kid": kid.value, "kid_error": kid.error}
 
     def drawn(self, draw: Draw, noise: Tensor) -> Tensor:
-        """Latents of the first captions, one a noise, on the CPU."""
+        """Latents of the first captions, one per noise, on the CPU."""
         parts = [draw(noise[rows].to(self.teacher.device), rows).cpu() for rows in _batches(noise)]
         return torch.cat(parts)
 
@@ -75,8 +75,8 @@ def held_out_latents(source: Source, vae: Any, size: int, count: int, cache: Pat
 
 @torch.no_grad()
 def _features(teacher: Guided, latents: Tensor, text: Tensor, noise: Tensor) -> Features:
-    """Final latents (N, C, H, W), row i under caption i => (N, F): all levels' maps of the teacher's encoder, averaged over their
-    places."""
+    """Final latents (N, C, H, W), row i under caption i => (N, F): all levels' maps of the teacher's encoder, averaged over
+    space."""
     features = []
     for rows in _batches(latents):
         x0, part = latents[rows].to(teacher.device), noise[rows].to(teacher.device)
@@ -87,6 +87,6 @@ def _features(teacher: Guided, latents: Tensor, text: Tensor, noise: Tensor) -> 
 
 
 def _batches(latents: Tensor) -> list[slice]:
-    """Rows that are drawn at once."""
+    """Batches of rows to draw."""
     size, count = batch_size_for(BATCH, latents.shape[-1], 16), len(latents)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -21,7 +21,7 @@ NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|b
 
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed blocks: by default every large tensor is mapped and unmapped anew, and on a CPU the kernel's
-    zeroing of those pages can take half of an update (docs/log.md). No effect elsewhere than on Linux with glibc."""
+    zeroing of those pages can take half of an update (docs/log.md). No effect except on Linux with glibc."""
     if not sys.platform.startswith("linux"):
         return
     mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h

@@ -1,6 +1,6 @@
 """What a stage writes about itself while it runs, for people and for `health`.
 
-    STAGE.log.jsonl               a row every so many updates: mean losses, speed, learning rate, held-out figures
+    STAGE.log.jsonl               a row every 50 updates: mean losses, speed, learning rate, held-out figures
     STAGE.events.jsonl            alarms, and what was done about them
     STAGE.curves.png              everything in the log over pictures seen
     STAGE.samples-IMAGES.png      a grid of samples
@@ -45,7 +45,7 @@ class Logbook:
         self._append(self.events_path, event)
 
     def go_back_to(self, images_seen: int) -> None:
-        """Read the log up to there, and drop what was written after it."""
+        """Read the log up to `images_seen`, and drop what was written later."""
         if not self.path.is_file():
             return
         self.rows = [row for row in read_rows(self.path) if row["images_seen"] <= images_seen]
@@ -64,7 +64,7 @@ class Logbook:
             previews.plot_curves(self.rows, self.folder / f"{self.stage}.curves.png", title=self.stage)
 
     def draw_samples(self, images_seen: int, preview: Callable[[Path], None]) -> None:
-        """Have a grid of samples drawn, in every process that calls this (`previews.save_grid` writes it once)."""
+        """Draw a grid of samples, in every process that calls this (`previews.save_grid` writes it once)."""
         preview(self.folder / f"{self.stage}.samples-{images_seen:08d}.png")
 
     def keep_average(self, images_seen: int, weights: Mapping[str, Tensor]) -> None:

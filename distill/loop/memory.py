@@ -1,10 +1,10 @@
 """What networks take in memory and operations when they are trained, estimated from configs before a training begins.
 
 Weights, gradients, moments and averages are counted. Activations are what autograd keeps of a pass, found on tensors without data
-(`FakeTensorMode`): the same kernels' choices, no multiplications. From them follow what `--dry-run` says, the warning before a
-phase that will not fit, and what an out-of-memory error advises (`advice`). docs/scaling.md holds them against measured ones.
+(`FakeTensorMode`): the same choice of kernels, but no arithmetic. `--dry-run`, the warning before a phase that will not fit, and
+the advice in an out-of-memory error (`advice`) are based on them. docs/scaling.md compares them with measurements.
 
-The text encoder and the autoencoder stand beside every phase (`Others`).
+The text encoder and the autoencoder are in memory in every phase (`Others`).
 
 Not counted: the framework itself (1 GB, 2 on a graphics card), what the allocator leaves unused, the text encoder's and the
 autoencoder's passes, which are over before a phase begins. Not here: what the phases of a distillation take (`student.cost`).
@@ -30,14 +30,17 @@ if TYPE_CHECKING:
     from genin.distill.models.folder import ModelFolder
 
 FP32, BF16 = 4, 2
-MOMENTS = {"adamw": 8, "adamw8bit": 2}  # bytes of AdamW's two a weight (8 bits: Dettmers et al. 2021, arXiv:2110.02861)
+MOMENTS = {
+    "adamw": 8,
+    "adamw8bit": 2,
+}  # bytes of AdamW's two per weight (8 bits: Dettmers et al. 2021, arXiv:2110.02861)
 WORTH_SAYING = 50_000_000  # bytes
-PASSES = {False: 3, True: 4}  # forwards that an update is worth: way back twice one; again once where checkpointed
+PASSES = {False: 3, True: 4}  # cost of an update in forward passes: backward is two; checkpointing adds one
 
 
 @dataclass(frozen=True)
 class Unet:
-    """A diffusers UNet's config, asked for costs; `tokens` are those of a caption."""
+    """The costs of a diffusers UNet, by its config; `tokens` are those of a caption."""
 
     config: tuple[tuple[str, Any], ...]
     tokens: int
@@ -53,7 +56,7 @@ class Unet:
 
     @property
     def encoder_parameters(self) -> int:
-        """Those of all but its way up."""
+        """Parameters of all but its up path."""
         return _counts(self)[3]
 
     @property
@@ -63,12 +66,12 @@ class Unet:
 
     @property
     def encoder_macs(self) -> int:
-        """Those of its down path and middle."""
+        """Multiply-adds of its down path and middle."""
         return _counts(self)[2]
 
     def activations(self, batch: int, *, checkpointing: bool, mixed: bool, encoder: bool = False) -> int:
-        """Bytes that autograd keeps of a pass, the weights' copies in bf16 and what a checkpointed block makes again included. The
-        `encoder` alone is taken as frozen: gradients are its pictures'."""
+        """Bytes that autograd keeps of a pass, including bf16 copies of weights and what a checkpointed block recomputes. With
+        `encoder`, only the encoder's, frozen: gradients reach its input alone."""
         return _activations(self, batch, checkpointing, mixed, encoder)
 
 
@@ -86,7 +89,7 @@ class Others(NamedTuple):
 
     @classmethod
     def of_folder(cls, path: Path) -> Others:
-        """The same of a model folder, by its configs. Errors: InputError for a folder that is not one."""
+        """The same for a model folder, by its configs. Errors: InputError for a folder that is not one."""
         import diffusers
         from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -136,7 +139,7 @@ def _activations(unet: Unet, batch: int, checkpointing: bool, mixed: bool, encod
         network.requires_grad_(not encoder)
         x.requires_grad_(encoder)
         weights = {id_of(weight) for weight in network.parameters()}
-        alive: list[torch.Tensor] = []  # a storage's identity is its own as long as it lives
+        alive: list[torch.Tensor] = []  # a storage's id is unique only while it lives
         saved: dict[int, int] = {}  # storage => bytes
         scopes: list[dict[int, int]] = [saved]
         recomputed = 0
@@ -148,7 +151,7 @@ def _activations(unet: Unet, batch: int, checkpointing: bool, mixed: bool, encod
             return tensor
 
         def block(module: Any, *arguments: Any) -> Any:
-            """In place of a checkpoint: its inputs are kept, what is inside it only for a while."""
+            """Stands in for a checkpointed block: its inputs are kept, what is inside it only for a while."""
             nonlocal recomputed
             for argument in arguments:
                 if isinstance(argument, torch.Tensor):
@@ -182,8 +185,8 @@ Parts = dict[str, int]  # what => bytes
 
 
 def network_parts(settings: Optimisation, trained: int, *, kept: int, name: str, shares: int = 1) -> Parts:
-    """Of `trained` weights that learn: themselves, gradients, moments, and `kept` copies (averages, the best of them); of networks
-    that are shared out, one of `shares`."""
+    """For `trained` weights: the weights, gradients, moments, and `kept` copies (averages, the best of them); for a sharded
+    network, one of `shares`."""
     moments = MOMENTS[settings.optimizer]
     parts = {name: FP32 * trained, f"{name}'s gradients": FP32 * trained, f"{name}'s moments": moments * trained}
     parts |= {f"{name}'s averages": FP32 * trained * kept} if kept else {}
@@ -192,8 +195,8 @@ def network_parts(settings: Optimisation, trained: int, *, kept: int, name: str,
 
 @dataclass(frozen=True)
 class PhaseSizes:
-    """What the costs of a distillation's phases follow from: its networks, and over how many processes it runs; `sharded` where
-    those share the networks out."""
+    """What the costs of a distillation's phases depend on: its networks, and the number of processes; `sharded` where the networks
+    are sharded over them."""
 
     teacher: Unet
     student: Unet
@@ -203,7 +206,7 @@ class PhaseSizes:
 
     @property
     def shares(self) -> int:
-        """Of a network that is shared out, a process holds one of these."""
+        """A process holds one of these shares of a sharded network."""
         return self.processes if self.sharded else 1
 
     def activations(self, phase: PruneRecipe | StepsRecipe, unet: Unet, *, encoder: bool = False) -> int:
@@ -222,7 +225,7 @@ def finetune_memory(
     processes: int = 1,
     sharded: bool = False,
 ) -> Parts:
-    """Bytes at the peak of an update in each of `processes`, of tuning a teacher whole (`rank` 0) or by adapters. The text
+    """Peak bytes of an update, in each of `processes`, when a teacher is tuned whole (`rank` 0) or by adapters. The text
     encoder's own adapters are not counted."""
     batch = max(1, settings.batch_size // processes // settings.accumulate)
     mixed, validated = settings.mixed_precision == "bf16", settings.held_out_images > 0
@@ -243,7 +246,7 @@ def finetune_memory(
 
 
 def lora_parameters(unet: Unet, rank: int) -> int:
-    """Weights of adapters of a rank on all attention's projections."""
+    """Weights of adapters of `rank` on all attention projections."""
     from genin.distill.models.lora import is_adapter, low_rank_copy
 
     with torch.device("meta"):
@@ -264,7 +267,7 @@ def finetune_flop(settings: FinetuneRecipe, teacher: Unet, rank: int) -> float:
 
 
 def options_of(section: str, settings: Optimisation, processes: int) -> dict[str, dict[str, Any]]:
-    """What can be written in any section to need less => the settings that it changes."""
+    """What can be written in any section to save memory => the settings that it changes."""
     half, parts = settings.batch_size // 2, 2 * settings.accumulate
     changes: dict[str, dict[str, Any]] = {
         f"{section}.gradient_checkpointing: true": {"gradient_checkpointing": True},
@@ -279,13 +282,13 @@ def options_of(section: str, settings: Optimisation, processes: int) -> dict[str
 
 
 def finetune_options(settings: FinetuneRecipe, rank: int, processes: int = 1) -> dict[str, dict[str, Any]]:
-    """What can be written in a recipe to need less in tuning => the settings that it changes; `lora_rank` is the rank in use."""
+    """What can be written in a recipe to save memory in tuning => the settings that it changes; `lora_rank` is the rank in use."""
     options = options_of("finetune", settings, processes)
     return options if rank else {**options, "finetune.lora_rank: 16": {"lora_rank": 16}}
 
 
 def advice(settings: Any, options: Mapping[str, Mapping[str, Any]], memory: Callable[[Any], Parts]) -> Sequence[str]:
-    """Of options (what to write => changed settings), those that need less, with how much; most first."""
+    """Those of the options (what to write => changed settings) that save memory, and how much; most first."""
     now = sum(memory(settings).values())
     saved = {option: now - sum(memory(replace(settings, **changed)).values()) for option, changed in options.items()}
     return [

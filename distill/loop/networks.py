@@ -1,6 +1,6 @@
 """The networks that a stage trains: each with its optimiser, its averages, and the names of its weights that do not learn.
 
-accelerate prepares them; where the launcher asks for FSDP, a large network that learns whole is shared out over the processes
+accelerate prepares them; where the launcher asks for FSDP, a large network without frozen weights is sharded over the processes
 (`sharding`), and so are its averages.
 
 Not here: when they are updated (`training`), when their states are saved (`checkpoints`), what an average is (`averages`).
@@ -26,11 +26,11 @@ from genin.runtimes.errors import InputError
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """How a network is trained where that is not what the recipe says.
+    """How a network is trained, where that differs from the recipe.
 
     `trains` says by name which weights learn; the others stay as they are. A network without `average` has no moving averages.
-    `compiled` False leaves it out where the recipe compiles: a compiled network has no second derivatives, which R1 takes. A
-    `large` one that learns whole is shared out over the processes where the launcher asks for that.
+    `compiled` False leaves it out where the recipe compiles: a compiled network has no second derivatives, which R1 needs. A
+    `large` one without frozen weights is sharded over the processes where the launcher asks for that.
     """
 
     lr: float | None = None
@@ -51,7 +51,7 @@ class Networks:
         self.base_lrs: dict[str, float] = {}
         self.averages: dict[str, Average] = {}
         self.frozen_names: dict[str, frozenset[str]] = {}  # network => its parameters that do not learn
-        self.unsharded: dict[str, nn.Module] = {}  # of networks that are shared out: what takes the whole weights
+        self.unsharded: dict[str, nn.Module] = {}  # for sharded networks: unsharded copies that take whole weights
 
     def add(self, name: str, module: nn.Module, options: NetworkOptions) -> nn.Module:
         """Register a network; returns it prepared by accelerate. Its averages start as copies of it."""
@@ -79,7 +79,7 @@ class Networks:
             device_ids = [device] if device.type == "cuda" else None
             return nn.parallel.DistributedDataParallel(module, device_ids=device_ids), optimizer
         if self.settings.optimizer != "adamw":
-            what = f"{self.settings.optimizer}'s moments cannot be shared out over processes"
+            what = f"{self.settings.optimizer}'s moments cannot be sharded over processes"
             raise InputError(what, remedy="set optimizer to adamw, or launch without FSDP")
         self.unsharded[name] = copy.deepcopy(module.cpu())
         module.to(device)
@@ -95,7 +95,7 @@ class Networks:
         return [average for key, average in self.averages.items() if key.partition("/")[0] == name]
 
     def average_state(self, key: str) -> dict[str, Tensor]:
-        """What has learnt in one of the averages, whole; all processes call it together."""
+        """The trained weights of one of the averages, whole; all processes call it together."""
         return learnt_state(self.averages[key].module, self.frozen_names[key.partition("/")[0]])
 
     def with_average_state(self, name: str, state: Mapping[str, Tensor]) -> nn.Module:
@@ -105,13 +105,14 @@ class Networks:
         return network
 
     def release(self) -> None:
-        """Drop all of them: another stage needs their memory."""
+        """Drop all networks: another stage needs their memory."""
         for held in (self.modules, self.optimizers, self.averages, self.unsharded):
             held.clear()
         self.accelerator.free_memory()
 
     def state(self) -> dict[str, Any]:
-        """All that learns, as a checkpoint holds it; of networks that are shared out all processes call it together."""
+        """All trained weights and optimiser states, as a checkpoint holds them; for sharded networks all processes call it
+        together."""
         return {
             "modules": {name: learnt_state(self.unwrapped(name), self.frozen_names[name]) for name in self.modules},
             "optimizers": {name: sharding.whole(one.state_dict()) for name, one in self.optimizers.items()},
@@ -119,13 +120,13 @@ class Networks:
         }
 
     def load(self, state: Mapping[str, Any], path: Path) -> None:
-        """The way back from `state`, as read from the checkpoint `path`. Errors: InputError for one of other networks."""
+        """The inverse of `state`, as read from the checkpoint `path`. Errors: InputError for one of other networks."""
         on_cpu = self.accelerator.device.type == "cpu"
         try:
             for name in self.modules:
                 load_learnt_state(self.unwrapped(name), state["modules"][name], self.frozen_names[name])
                 moments = sharding.part_moments(state["optimizers"][name], self.optimizers[name])
-                self.optimizers[name].state.clear()  # the present moments go before the earlier ones come
+                self.optimizers[name].state.clear()  # the current moments are freed before the earlier ones are loaded
                 self.optimizers[name].load_state_dict(copied(moments) if on_cpu else moments)
             for key, average in self.averages.items():
                 load_learnt_state(average, state["averages"][key], self._frozen_in_average(key))

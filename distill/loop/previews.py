@@ -11,7 +11,7 @@ from PIL import Image
 
 from genin.processes import is_main_process
 
-SHOWN_PX = 192  # about the side of a picture in a grid, where it is smaller
+SHOWN_PX = 192  # about the side to which small pictures are enlarged in a grid
 
 
 def grid(rows: Sequence[NDArray[np.uint8]], *, scale: int = 2, gap: int = 2) -> Image.Image:
@@ -51,7 +51,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path, *, title: st
     axes = np.atleast_1d(figure.subplots(lines, columns)).ravel()
     for axis, key in zip(axes, keys, strict=False):
         points = [(row["images_seen"] / 1000, row[key]) for row in history if key in row]
-        marker = "o" if len(points) < FEW_POINTS else ""  # a line of one point is none
+        marker = "o" if len(points) < FEW_POINTS else ""  # a line needs two points
         axis.plot(*zip(*points, strict=True), color="#d9541e", linewidth=1.2, marker=marker, markersize=3)
         axis.set_title(key, fontsize=9)
         axis.tick_params(labelsize=7)

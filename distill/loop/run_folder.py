@@ -1,6 +1,6 @@
-"""The folder of a run: which run it belongs to, and how a command goes on in one.
+"""The folder of a run: which run it belongs to, and how a command resumes one.
 
-    run.json       what the run was begun with: digests of weights and data
+    run.json       what the run was started with: digests of weights and data
     recipe.yaml    its settings
 
 Not here: what a stage writes there (`checkpoints`, `logbook`).
@@ -43,10 +43,10 @@ def claim_run(
     *,
     resume: bool = True,
 ) -> None:
-    """Make `folder` this run's: the recipe beside what the run was begun with (digests of weights and data). Without `resume` an
-    earlier run's checkpoints and logs of these stages are removed: a later `resume` must not take them for this run's.
+    """Claim `folder` for this run: write the recipe, and what the run was started with (digests of weights and data). Without
+    `resume` an earlier run's checkpoints and logs of these stages are removed: a later `resume` must not take them for this run's.
 
-    Errors: InputError if an earlier run there was begun with something else, or one of its `stages` with other settings: its
+    Errors: InputError if an earlier run there was started with something else, or one of its `stages` with other settings: its
     checkpoints would not mean the same. Nothing has been written then.
     """
     with main_process_first():
@@ -66,7 +66,7 @@ def _claim(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: 
             stored = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             stored = {}
-        earlier = stored if isinstance(stored, dict) and stored else begun_with  # a damaged file says nothing
+        earlier = stored if isinstance(stored, dict) and stored else begun_with  # a damaged file is ignored
         if changed := [key for key in {**earlier, **begun_with} if earlier.get(key) != begun_with.get(key)]:
             what = f"this run was started with another {' and '.join(changed)}"
             raise InputError(what, where=folder, remedy="give what it was started with, or name another --out")

@@ -1,14 +1,14 @@
-"""Networks shared out over processes: fully sharded data parallel (FSDP2: Zhao et al. 2023, arXiv:2304.11277), by accelerate.
+"""Networks sharded over processes: fully sharded data parallel (FSDP2: Zhao et al. 2023, arXiv:2304.11277), by accelerate.
 
     accelerate launch --use_fsdp --fsdp_version 2 -m genin distill …
 
-Of a large network that learns whole, and of its averages, each process keeps a part of every weight, gradient and moment, and
-gathers a block when it is that block's turn. Everything else (adapters on frozen weights, a discriminator's heads, which take
-second derivatives) is small and stays whole in every process, as under plain data parallel.
+Each process keeps a part of every weight, gradient and moment of a large network without frozen weights, and of its averages, and
+gathers each block when it is needed. Everything else (adapters on frozen weights, a discriminator's heads, which take second
+derivatives) is small and stays whole in every process, as under plain data parallel.
 
-Checkpoints and model folders hold whole tensors, so a run can go on with any number of processes, sharded or not.
+Checkpoints and model folders hold whole tensors, so a run can be resumed with any number of processes, sharded or not.
 
-Not here: which networks are shared out (`networks`).
+Not here: which networks are sharded (`networks`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-# What is gathered at once; a UNet within another module, since it is called by itself, too.
+# What is gathered at once; also a UNet within another module, since it is called on its own, too.
 BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "CLIPEncoderLayer", "UNet2DConditionModel")
 
 
@@ -31,7 +31,7 @@ def is_requested() -> bool:
 
 
 def plugin() -> Any:
-    """accelerate's settings for networks of this kind; None where nothing is shared out."""
+    """accelerate's settings for networks of this kind; None where nothing is sharded."""
     if not is_requested():
         return None
     from accelerate.utils import FullyShardedDataParallelPlugin
@@ -42,7 +42,7 @@ def plugin() -> Any:
 
 
 def share_out(accelerator: Any, network: nn.Module, optimizer: Any = None) -> tuple[nn.Module, Any]:
-    """The same network, its weights shared out in place; and its optimiser, of those parts."""
+    """The same network, its weights sharded in place; and an optimiser for those parts."""
     from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
     present = {type(module).__name__ for module in network.modules() if module is not network}
@@ -51,13 +51,13 @@ def share_out(accelerator: Any, network: nn.Module, optimizer: Any = None) -> tu
         prepared: Any = fsdp2_prepare_model(accelerator, network)
     else:
         prepared, optimizer = accelerator.prepare(network, optimizer)
-    # The outermost block, too: a pass without gradients has no backward pass that would free it.
+    # The outermost block as well: a pass without gradients has no backward pass that would free it.
     prepared.set_reshard_after_forward(True)
     return prepared, optimizer
 
 
 def whole(tree: Any) -> Any:
-    """Shared-out tensors in nested dictionaries and lists gathered to whole ones, on the CPU; all processes call it together."""
+    """Sharded tensors in nested dictionaries and lists, gathered to whole ones on the CPU; all processes call it together."""
     if isinstance(tree, DTensor):
         return tree.full_tensor().cpu()
     if isinstance(tree, Mapping):
@@ -71,14 +71,14 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def parted(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor shared out as `like` is."""
+    """A whole tensor, sharded as `like` is."""
     if not isinstance(like, DTensor):
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
 def part_moments(state: dict[str, Any], optimizer: Any) -> dict[str, Any]:
-    """An optimiser's state with whole tensors, for one whose weights are shared out."""
+    """An optimiser's state with whole tensors => the state for sharded weights."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     parts = {
         place: {
@@ -92,7 +92,7 @@ def part_moments(state: dict[str, Any], optimizer: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def take_whole(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load whole weights into a network whose weights are shared out."""
+    """Load whole weights into a sharded network."""
     for name, tensor in network.state_dict().items():
         if name in state:
             tensor.copy_(parted(state[name], tensor))

@@ -2,17 +2,17 @@
 
 A stage registers its networks and hands over one function that performs an update; the loop does the rest under Hugging Face
 `accelerate`. All randomness of update n comes from a generator keyed by (seed, stage, n), never from global state, so a resumed
-run draws what the uninterrupted one would have drawn, and each of several processes takes its slice of the same global batch. A
+run draws the same numbers as an uninterrupted one, and each of several processes takes its slice of the same global batch. A
 loss is a mean over rows in which each row's share is its own: then processes and parts of an update (`accumulate`) only change
-the order of sums. What compares rows with each other draws them for the whole batch (`batch_randint`) or gathers them
+the order of sums. Losses that compare rows with each other draw them for the whole batch (`batch_randint`) or gathers them
 (`gathered`); docs/scaling.md lists what differs in parts.
 
-A checkpoint is written after updates that raised no alarm (`health`), so that there is a good one to go back to; what was
-seen and done stands in `STAGE.events.jsonl`. With a budget in minutes the learning rate follows whichever of images and minutes
-is further, so a run cut short still ends annealed (such a run is not bit-reproducible; one bounded by images is).
+A checkpoint is written after updates that raised no alarm (`health`), so that there is a good one to go back to; alarms and answers
+are recorded in `STAGE.events.jsonl`. With a budget in minutes the learning rate follows whichever of images and minutes is further,
+so a run cut short still ends annealed (such a run is not bit-reproducible; one bounded by images is).
 
 Not here: what a stage computes (`teacher`, `student`), its networks (`networks`), the checkpoint (`checkpoint_keeper`), the files
-of the log (`logbook`), which rows are alarming (`health`), whose folder it is (`run_folder`), and the machine (`host`).
+of the log (`logbook`), which rows raise an alarm (`health`), whose folder it is (`run_folder`), and the machine (`host`).
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.progress import progress
 
 Metrics = Mapping[str, Tensor | float]
-Step = Callable[[Update], Metrics]  # performs an update, and reports what is logged of it
+Step = Callable[[Update], Metrics]  # performs an update, and returns what is logged
 Preview = Callable[[Path], None]  # writes a grid of samples to a file
 # A network on held-out data => figures: the lowest `kid` is the best, and within `kid_error` of each other two are as good.
 Validate = Callable[[nn.Module], Mapping[str, float]]
 GRAD_NORM = "grad_norm"  # the key of a step's metrics that holds what `optimise` returned
 WARMUP_SHARE = 0.05
-ROW_UPDATES = 50  # that a row of the log is the mean of
+ROW_UPDATES = 50  # averaged in one row of the log
 
 
 class UnhealthyError(Exception):
-    """Raised within an update that must not be finished."""
+    """Raised in an update that must not be completed."""
 
     def __init__(self, alarm: Alarm) -> None:
         super().__init__(alarm.message)
@@ -72,7 +72,7 @@ class Training:
                 remedy="choose 'no' or 'bf16' (fp16 diverges in adversarial training)",
             )
         self.folder, self.stage, self.settings, self.minutes = folder, stage, settings, minutes
-        # An Accelerator's precision is its whole process's; a stage's is its own (`autocast`).
+        # An Accelerator's precision applies to its whole process; each stage has its own (`autocast`).
         self.accelerator = Accelerator(
             mixed_precision="no",
             cpu=not torch.cuda.is_available(),
@@ -90,7 +90,7 @@ class Training:
         self.state = StageState(next_preview=settings.preview_images)
         self.resumed = self.has_updated = False  # in this run
         self.adjustable = {"lr"}  # settings that this stage reads by `adjustment`; alarms leave others alone
-        self.part = 0  # of an update's parts, that being worked on
+        self.part = 0  # the part of the update in progress
 
     # --- the networks ----------------------------------------------------------------------------------------------
 
@@ -105,12 +105,12 @@ class Training:
 
     def ema_weights(self, name: str) -> nn.Module:
         """The exponential moving average of a registered network (the network itself, averaged, not a wrapper): the first, where
-        the recipe keeps several. What does not learn in it is the registered network's own (`Average`)."""
+        the recipe keeps several. Its frozen weights are the registered network's own (`Average`)."""
         return self.averages[name].module
 
     def final_weights(self, name: str) -> nn.Module:
-        """The last average that no earlier one was better than on held-out data by more than chance; without held-out data, the
-        first at the end."""
+        """The last average that no earlier one surpassed on held-out data by more than chance; without held-out data, the first
+        average at the end."""
         if self.state.best is None:
             return self.current_weights(name)
         return self.networks.with_average_state(name, self.state.best["state"])
@@ -122,13 +122,14 @@ class Training:
         return self.networks.with_average_state(name, self.networks.average_state(name))
 
     def release_memory(self) -> None:
-        """Of networks, optimisers and averages, when the stage is over: another one needs their memory. What `final_weights` or
-        `ema_weights` has returned stays with whoever has it."""
+        """Free networks, optimisers and averages when the stage is over: the next one needs their memory. What `final_weights` or
+        `ema_weights` has returned remains valid."""
         self.state.best = None
         self.networks.release()
 
     def optimise(self, name: str, loss: Tensor) -> float:
-        """Backward, clip, step; returns the gradient norm. Of an update in parts the last one clips and steps, the others return 0.
+        """Backward, clip, step; returns the gradient norm. Of an update in parts, only the last one clips and steps; the others
+        return 0.
 
         Errors: UnhealthyError for a loss that is not finite.
         """
@@ -153,11 +154,11 @@ class Training:
     # --- what steps use --------------------------------------------------------------------------------------------
 
     def autocast(self) -> Any:
-        """The stage's precision, around every forward pass; what comes out of it is bf16, where the stage is."""
+        """The stage's precision, for every forward pass; outputs are bf16 where the stage is."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.mixed_precision == "bf16")
 
     def allow_adjustment(self, name: str) -> None:
-        """Let alarms adjust a setting: whoever reads it by `adjustment` calls this first."""
+        """Let alarms adjust a setting; required before reading it by `adjustment`."""
         self.adjustable.add(name)
 
     def adjustment(self, name: str) -> float:
@@ -188,7 +189,7 @@ class Training:
 
     def lr_factor(self) -> float:
         """Linear warm-up, then a cosine from 1 to the recipe's final fraction."""
-        # A run of few minutes must not end before it is warm: a twentieth of the run is enough at most.
+        # A short run must not end before it is warm: warm-up is at most a twentieth of the run.
         by_images = (self.state.images_seen + 1) / max(1, self.settings.lr_warmup_images)
         warmup = min(1.0, max(by_images, self.progress / WARMUP_SHARE))
         floor = self.settings.lr_final_fraction
@@ -202,7 +203,7 @@ class Training:
         """Update until the images or minutes are spent. Ctrl-C finishes the update, saves, and raises KeyboardInterrupt; not where
         the `last` stage of a run is finished by then.
 
-        A stage that was not resumed begins anew: what an earlier run left of it in the folder is removed.
+        A stage that was not resumed starts over: what an earlier run left of it in the folder is removed.
 
         `preview` writes a grid of samples; `validate` judges an average on held-out data. Both come with the first row of the log
         after every `preview_images`, and with the last.
@@ -252,7 +253,7 @@ class Training:
         self.resumed = True
 
     def _update(self, step: Step) -> Alarm | None:
-        """One update, and what it reports into the row; or the alarm that broke it off."""
+        """Perform one update, and add its metrics to the row; returns the alarm that stopped it, if any."""
         metrics: Metrics = {}
         alarm = None
         try:
@@ -267,7 +268,7 @@ class Training:
         return alarm
 
     def perform_update(self, step: Step) -> Metrics:
-        """`step` in the recipe's number of parts: the means of what they report."""
+        """Run `step` in the recipe's number of parts; returns the means of their metrics."""
         parts = []
         for part in range(self.settings.accumulate):
             self.part = part
@@ -307,7 +308,8 @@ class Training:
         differ by chance only the later has learnt more, at a lower rate."""
         if validate is None:
             return {}
-        # As the first process sees it: last bits must not lead one process into a collective that another does not enter.
+        # The first process's figures, in all: a difference in the last bits must not lead one process into a collective that
+        # another does not enter.
         figures = broadcast_from_main({key: dict(validate(one.module)) for key, one in self.averages.items()})
         key = min(figures, key=lambda key: figures[key]["kid"])
         kid, best = figures[key]["kid"], self.state.best
@@ -323,7 +325,7 @@ class Training:
 
     def _draw(self, preview: Preview | None) -> None:
         """Curves and samples; and the average's weights, where the recipe keeps them."""
-        # A network that is shared out draws with all processes' parts.
+        # A sharded network needs all processes to draw.
         if not self.accelerator.is_main_process and not self.networks.unsharded:
             return
         self.logbook.draw_curves()
@@ -337,14 +339,14 @@ class Training:
         return watch([row for row in rows if row["update"] > self.state.watched_from])
 
     def _is_healthy(self) -> bool:
-        """Whether the row in the making would raise no alarm either: a slow run's checkpoints cannot wait for its end."""
+        """Whether the unfinished row raises no alarm either: a slow run's checkpoints cannot wait for its end."""
         if not self.state.row:
             return True
         row_so_far = {"update": self.state.update_index, **self._means()}
         return self._watch([*self.logbook.rows, row_so_far]) is None
 
     def _answer(self, alarm: Alarm) -> None:
-        """Make the alarm's adjustments, go back where it says so, and record it. Errors: GeninError after too many ways back."""
+        """Make the alarm's adjustments, go back if it says so, and record it. Errors: GeninError after too many rollbacks."""
         seen_at, images_seen, elapsed_s = self.state.update_index, self.state.images_seen, self.state.elapsed_s
         adjusted = {name: self.adjustment(name) * f for name, f in alarm.adjustments.items() if name in self.adjustable}
         adjustments, rollbacks = {**self.state.adjustments, **adjusted}, self.state.rollbacks + alarm.rollback
@@ -356,7 +358,7 @@ class Training:
             )
         if alarm.rollback:
             self.resume()
-            self.state.elapsed_s = elapsed_s  # the minutes are spent all the same
+            self.state.elapsed_s = elapsed_s  # the minutes are spent nonetheless
         self.state.adjustments, self.state.rollbacks = adjustments, rollbacks
         self.state.watched_from = self.state.update_index
         self.save()
@@ -396,7 +398,7 @@ class Training:
     # --- what processes agree on -----------------------------------------------------------------------------------
 
     def _agree(self, seconds: float, save_due: bool, stop: bool) -> tuple[float, bool, bool]:
-        """The same answers in every process, whose clocks and signals differ: an update's mean seconds; yes if one says so."""
+        """Agree on values that differ between processes, such as clocks and signals: the mean of seconds; True if any is."""
         if self.accelerator.num_processes == 1:
             return seconds, save_due, stop
         votes = torch.tensor([seconds, float(save_due), float(stop)], device=self.device)
@@ -404,14 +406,14 @@ class Training:
         return mean[0], mean[1] > 0, mean[2] > 0
 
     def _everywhere(self, fine: bool) -> bool:
-        """Whether it is so in every process: all must go back, or none."""
+        """Whether `fine` is True in every process: all must go back, or none."""
         if self.accelerator.num_processes == 1:
             return fine
         wrong = torch.tensor([0.0 if fine else 1.0], device=self.device)
         return float(self.accelerator.reduce(wrong, "sum")) == 0
 
     def _means(self) -> dict[str, float]:
-        """Of the row so far, over all processes, so that all see the same."""
+        """Means of the row so far, over all processes, so that all see the same."""
         row = self.state.row
         names = sorted(row)
         means = torch.tensor([sum(row[name]) / len(row[name]) for name in names], device=self.device)
@@ -419,7 +421,7 @@ class Training:
 
 
 def _check_batch(stage: str, settings: Optimisation, processes: int) -> None:
-    """Errors: InputError for a batch that processes and parts cannot share evenly."""
+    """Errors: InputError for a batch that does not divide evenly among processes and parts."""
     parts = settings.accumulate
     if settings.batch_size % (processes * parts):
         among = f"{processes} process{'es' if processes > 1 else ''}{f' in {parts} parts' if parts > 1 else ''}"

@@ -24,7 +24,7 @@ from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
 from genin.distill.recipe import AutoencoderRecipe
 from genin.runtimes.errors import InputError
 
-ENCODER_PIXELS = 256 * 64 * 64  # in flight at once
+ENCODER_PIXELS = 256 * 64 * 64  # at once
 
 
 def check_autoencoder(recipe: AutoencoderRecipe) -> None:
@@ -32,14 +32,16 @@ def check_autoencoder(recipe: AutoencoderRecipe) -> None:
     levels, factor = len(recipe.decoder_blocks), 2 ** (len(recipe.decoder_blocks) - 1)
     if len(recipe.encoder_blocks) != levels:
         what = f"autoencoder.encoder_blocks has {len(recipe.encoder_blocks)} levels, decoder_blocks {levels}"
-        raise InputError(what, remedy="give both one number a level")
+        raise InputError(what, remedy="give both one number per level")
     side = recipe.crop or recipe.image_size
     if side > recipe.image_size:
         what = f"autoencoder.crop is {side} px, more than the pictures' {recipe.image_size}"
         raise InputError(what, remedy="set crop to 0 for whole pictures, or image_size to more")
     multiple = factor * 4 if recipe.scale_weight > 0 else factor
     if side % multiple:
-        what = f"autoencoder.{'crop' if recipe.crop else 'image_size'} is {side} px, which is no multiple of {multiple}"
+        what = (
+            f"autoencoder.{'crop' if recipe.crop else 'image_size'} is {side} px, which is not a multiple of {multiple}"
+        )
         why = " and scale_weight shrinks latents by 4" if recipe.scale_weight > 0 else ""
         fitting = side // multiple * multiple or multiple
         raise InputError(what, remedy=f"{levels} levels divide a side by {factor}{why}: choose {fitting}")
@@ -72,7 +74,7 @@ def build_autoencoder(recipe: AutoencoderRecipe) -> nn.Module:
 
 
 def encode(vae: Any, images: Tensor) -> Tensor:
-    """Pictures in [−1, 1], NCHW => raw latents. A variational encoder gives its mean: training data must not jitter."""
+    """Pictures in [−1, 1], NCHW => raw latents. A variational encoder gives its mean, so that training data are deterministic."""
     encoded = vae.encode(images)
     if hasattr(encoded, "latent_dist"):
         return encoded.latent_dist.mean  # type: ignore[no-any-return]

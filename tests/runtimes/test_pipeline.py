@@ -265,10 +265,10 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 @pytest.mark.parametrize(
     ("file", "keep", "says"),
     [
-        (UNET, 0.5, f"damaged or cut short: .*{UNET}"),
-        (UNET, 0.0, f"damaged or cut short: .*{UNET}"),
+        (UNET, 0.5, f"damaged or truncated: .*{UNET}"),
+        (UNET, 0.0, f"damaged or truncated: .*{UNET}"),
         (UNET, None, "no weights here.*unet"),
-        ("text_encoder/model.safetensors", 0.9, "cut short: .*text_encoder/model.safetensors"),
+        ("text_encoder/model.safetensors", 0.9, "truncated: .*text_encoder/model.safetensors"),
         ("vae/config.json", None, "lacks a file: .*vae/config.json"),
         ("unet/config.json", 0.5, "not valid JSON: .*unet/config.json"),
         ("tokenizer/merges.txt", None, "lacks a file: .*merges.txt"),

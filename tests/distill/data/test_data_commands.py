@@ -317,7 +317,7 @@ def test_splits_exclusions_and_hidden_files(tmp_path: Path, genin: Json) -> None
     report = genin("data", "prepare", source, "--out", tmp_path / "out", "--exclude", "old,*_old.png")
     assert report["kept"] == 2 and report["splits"] == {"train": 1, "val": 1} and not report["dropped"]
     assert "2 pictures were left out by --exclude" in report["notes"]
-    assert "files that are no pictures were left alone: .pdf ×1" in report["notes"]
+    assert "files that are not pictures were ignored: .pdf ×1" in report["notes"]
     assert ImageDataset.open(tmp_path / "out", "val").caption(0) == "b"
 
 
@@ -656,12 +656,12 @@ def test_tables_that_are_none_change_nothing(tmp_path: Path, capsys: pytest.Capt
     before = (folder / "metadata.jsonl").read_bytes()
     for name, content, message in (
         ("t.csv", b"name,text\na.png,x\n", "no column file_name"),
-        ("t.csv", b"file_name,text\nz.png,x\n", "1 rows name no picture of set, 'z.png' the first"),
+        ("t.csv", b"file_name,text\nz.png,x\n", "1 rows name no picture of set, first 'z.png'"),
         ("t.csv", b"file_name,text\na.png,x\na.png,y\n", "'a.png' has more rows than it has in the dataset"),
         ("t.csv", b"file_name,text\na.png,x,y\n", "line 2 has more cells"),
         ("t.csv", b"\xff\xfe", "not UTF-8"),
-        ("t.jsonl", b'{"file_name": "a.png", "text": 3}\n', "line 1 is no row of captions"),
-        ("t.jsonl", b"[]\n", "line 1 is no row of captions"),
+        ("t.jsonl", b'{"file_name": "a.png", "text": 3}\n', "line 1 is not a row of captions"),
+        ("t.jsonl", b"[]\n", "line 1 is not a row of captions"),
     ):
         table = tmp_path / name
         table.write_bytes(content)

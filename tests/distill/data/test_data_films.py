@@ -202,9 +202,9 @@ def test_a_comic_archive(tmp_path: Path, genin: Json) -> None:
     report = genin("data", "prepare", tmp_path / "in", "--out", tmp_path / "out")
     assert report["kept"] == 6 and report["taken_from"] == {"comic": 6}
     assert [(Path(entry["path"]).name, entry["reason"]) for entry in report["dropped"]] == [
-        ("broken.cbz", "not a zip archive that can be read"),
+        ("broken.cbz", "not a readable zip archive"),
         ("volume 1.cbz, b.png", "cannot be read (image file is truncated)"),
-        *((f"volume 1.cbz, {name}", "not a picture, or broken from its first bytes on") for name in ORDERED),
+        *((f"volume 1.cbz, {name}", "not a picture, or damaged from its first bytes on") for name in ORDERED),
     ]
     assert not (tmp_path.parent / "escaped.png").exists() and not (tmp_path / "escaped.png").exists()
 

@@ -144,7 +144,7 @@ def test_rows_that_cannot_be_used_are_named(tmp_path: Path, genin: Json) -> None
     assert [row["text"] for row in lines(tmp_path / "out")] == ["no 0", "no 5"]
     said = reasons(report)
     assert said["a.parquet, row 1"] == "the row has no picture"
-    assert said["a.parquet, row 2"] == "the row names a file and does not hold it"
+    assert said["a.parquet, row 2"] == "the row names a file but does not contain it"
     assert said["a.parquet, row 3"].startswith("not a picture")
     assert said["a.parquet, row 4"] == f"exact duplicate of {source}, row 0"
     assert said["a.parquet, row 6"].startswith("cannot be read")
@@ -160,7 +160,7 @@ def test_a_damaged_table_gives_what_can_be_read(tmp_path: Path, genin: Json) -> 
     (folder / "a.parquet").write_bytes(bytes(content[:-100]))
     report = genin("data", "prepare", folder, "--out", tmp_path / "out")
     said = reasons(report)
-    assert said["a.parquet"].startswith("not a parquet file, or cut short")
+    assert said["a.parquet"].startswith("not a parquet file, or truncated")
     assert said["b.parquet"].startswith("row group 2 cannot be read")
     numbers = {int(row["text"].split()[-1]) for row in lines(tmp_path / "out")}
     assert numbers == {*range(20), *range(30, 40)}

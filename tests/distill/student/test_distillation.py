@@ -221,7 +221,7 @@ def test_a_student_goes_on_from_another(
         ("TEACHER", "full", ["--init", "TEACHER", "--dry-run"], "--init has no effect on it"),
         ("STUDENT", "bk-small", [], "cannot teach"),
         ("EMPTY", "bk-small", [], "model_index.json"),
-        ("TEACHER", "bk-small", ["--data", "PICTURES"], "1 of 2 pictures have no caption, b.png the first"),
+        ("TEACHER", "bk-small", ["--data", "PICTURES"], "1 of 2 pictures have no caption, first b.png"),
         ("TEACHER", "bk-small", ["--recipe", "NOTHING"], "trains nothing"),
         ("TEACHER", "bk-small", ["--out", "STUDENT"], "not empty"),
     ],
@@ -316,7 +316,7 @@ def test_a_resume_that_is_refused_leaves_the_student_as_it_was(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"prediction_type": "sample"}, "says that it predicts 'sample', its predictions are of 'v_prediction'"),
+        ({"prediction_type": "sample"}, "says that it predicts 'sample', but its predictions are of 'v_prediction'"),
         ({"prediction_type": "epsilon"}, "ends in pure noise"),
         ({"prediction_type": "epsilon", "rescale_betas_zero_snr": False}, "its predictions are of 'v_prediction'"),
     ],
