@@ -1,8 +1,8 @@
 """Recipes: every training setting of every stage, as frozen dataclasses read from one YAML file.
 
-A recipe file holds one section a stage (`autoencoder`, `text_encoder`, `teacher`, `finetune`, `student`, `pool`, `prune`,
+A recipe file holds one section per stage (`autoencoder`, `text_encoder`, `teacher`, `finetune`, `student`, `pool`, `prune`,
 `steps`, `adversarial`, `alignment`, `decoder`); a section or key left out takes the default written here. An unknown key, or a
-value of the wrong type or out of its limits, is refused before any work, with its line and what would have been right. The
+value of the wrong type or out of its limits, is refused before any work, with its line and the allowed values. The
 resolved recipe is saved beside every result, so that a model folder says by itself how it was made.
 
 Not here: how settings are checked (`recipe_fields`), YAML (`recipe_yaml`), the page and the schema (`recipe_docs`).
@@ -66,10 +66,10 @@ class Optimisation:
     clip_norm: Number = key(1.0, "largest norm of a gradient; longer ones are scaled down to it")
     ema_decays: AtLeastOne[Share] = key(
         (0.999,),
-        "decays of the weights' moving averages; the better on held-out pictures is kept, or the first where none are looked at",
+        "decays of the weights' moving averages; the better on held-out pictures is kept, or the first without held-out pictures",
     )
     mixed_precision: Precision = key("bf16", '"bf16" or "no"; fp16 is refused: adversarial training diverges in it')
-    compile: Flag = key(False, "torch.compile the network; pays on GPUs only")
+    compile: Flag = key(False, "torch.compile the network; worthwhile on GPUs only")
     seed: Count = key(0, "of everything random in the training")
     checkpoint_minutes: Number = key(5.0, "between two checkpoints")
     preview_images: Positive = key(
@@ -90,9 +90,9 @@ class AutoencoderRecipe(Optimisation):
         64, "side of the pictures in pixels; the teacher's, too"
     )
     channels: Size = key(32, "width of encoder and decoder")
-    latent_channels: Size = key(4, "numbers a place of the latents; more are sharper")
-    encoder_blocks: AtLeastOne[Count] = key((1, 2, 3), "residual blocks a level, going down")
-    decoder_blocks: AtLeastOne[Count] = key((4, 4, 0), "residual blocks a level, going up")
+    latent_channels: Size = key(4, "channels of the latents; more are sharper")
+    encoder_blocks: AtLeastOne[Count] = key((1, 2, 3), "residual blocks per level, going down")
+    decoder_blocks: AtLeastOne[Count] = key((4, 4, 0), "residual blocks per level, going up")
     initial_weights: Text = key(
         "",
         "folder with weights to start from: an `AutoencoderTiny` of diffusers, or NAME_encoder.pth and NAME_decoder.pth of the "
@@ -129,7 +129,7 @@ class AutoencoderRecipe(Optimisation):
 
 @section
 class TextEncoderRecipe(Optimisation):
-    """A small CLIP text model, pre-trained to tell the data set's attribute columns; frozen afterwards."""
+    """A small CLIP text model, pre-trained to predict the data set's attribute columns; frozen afterwards."""
 
     vocab_size: Annotated[int, Strict(), Field(ge=300, le=10**6)] = key(1_400, "byte pairs at most")
     max_length: Annotated[int, Strict(), Field(ge=3, le=10_000)] = key(48, "tokens of a caption; longer ones are cut")
@@ -146,7 +146,7 @@ class TeacherRecipe(Optimisation):
     """The teacher's UNet."""
 
     channels: AtLeastOne[Size] = key((64, 128), "width of each level, the finest first")
-    layers_per_block: Size = key(2, "residual blocks a level")
+    layers_per_block: Size = key(2, "residual blocks per level")
     head_dim: Size = key(32, "channels of an attention head")
     norm_groups: Size = key(16, "groups of the normalisations")
     text_in_time: Flag = key(
@@ -179,7 +179,7 @@ class FinetuneRecipe(Optimisation):
     min_snr_gamma: Number = key(0.0, "min-SNR weighting (Hang et al. 2023, arXiv:2303.09556), 5 in the paper; 0 is off")
     noise_offset: Number = key(
         0.0,
-        "deviation of a constant a picture and channel that is added to the noise, for darker darks (Guttenberg 2023, "
+        "deviation of a constant per picture and channel that is added to the noise, for darker darks (Guttenberg 2023, "
         "crosslabs.org/blog/diffusion-with-offset-noise), 0.1 there; 0 is off",
     )
     cache_texts: Flag = key(
@@ -190,8 +190,8 @@ class FinetuneRecipe(Optimisation):
     gradient_checkpointing: Flag = key(False, CHECKPOINTING)
     frozen_precision: Precision = key(
         "bf16",
-        'of the weights that adapters stand beside, in training: "bf16" (the same bits under mixed_precision bf16, and half '
-        'the memory; without that it has no effect) or "no"',
+        'of the weights that adapters stand beside, in training: "bf16" (the same bits under mixed_precision bf16, in half '
+        'the memory; no effect otherwise) or "no"',
     )
     validation_prompts: Several[Text] = key((), "what the grids of samples show; empty: the first captions")
     held_out_images: Count = key(
@@ -221,7 +221,7 @@ class StudentRecipe:
 class PoolRecipe:
     """Pictures of the guided teacher, sampled once: what the student is shown in the phases below."""
 
-    size: Size = key(4_096, "pictures; with too few the student overfits")
+    size: Size = key(4_096, "number of pictures; with too few the student overfits")
     teacher_steps: Annotated[int, Strict(), Field(ge=1, le=64)] = key(8, "of DPM-Solver++(2M), at DDIM's timesteps")
     guidance_scale: Number = key(0.0, "0 is the teacher's own")
     batch_size: Positive = key(64, "pictures sampled at once")
@@ -241,7 +241,9 @@ class PruneRecipe(Optimisation):
         "largest share of pictures shown with another picture's caption, reached at the most noise (arXiv:2504.02011); costs a "
         "guided pass of the teacher for each of them",
     )
-    feature_weight: Number = key(0.0, "weight of the distance between block outputs; above 0 the teacher runs along")
+    feature_weight: Number = key(
+        0.0, "weight of the distance between block outputs; above 0 the teacher runs in every update"
+    )
     gradient_checkpointing: Flag = key(False, CHECKPOINTING)
     batch_size: int = 32
     images: int = 60_000
@@ -250,7 +252,7 @@ class PruneRecipe(Optimisation):
 
 @section
 class StepsRecipe(Optimisation):
-    """Phase 2: at each few-step timestep, from states of its own making, the student aims at the teacher's picture."""
+    """Phase 2: at each few-step timestep, from states that it has produced itself, the student learns the teacher's picture."""
 
     step_counts: AtLeastOne[Timestep] = key(
         (4, 2, 1), "numbers of steps that are trained, in turn; the largest is the default"
@@ -295,7 +297,7 @@ class StepsRecipe(Optimisation):
 @section
 class AdversarialRecipe(StepsRecipe):
     """Phase 3: the second with a discriminator, adversarial diffusion distillation (Sauer et al. 2023, arXiv:2311.17042) in
-    the teacher's features (2024, arXiv:2403.12015). It has the second's keys, and takes over none of its values."""
+    the teacher's features (2024, arXiv:2403.12015). It has the second phase's keys, but not its values."""
 
     backward_distillation: bool = True
     perceptual_weight: float = 4.0
@@ -310,7 +312,7 @@ class AdversarialRecipe(StepsRecipe):
     )
     matching_weight: Number = key(
         0.0,
-        "weight of distribution matching (Yin et al. 2024, arXiv:2311.18828); above 0 a copy of the teacher is trained along on "
+        "weight of distribution matching (Yin et al. 2024, arXiv:2311.18828); above 0 a copy of the teacher is also trained, on "
         "the student's pictures",
     )
     fake_score_rank: Count = key(
@@ -352,7 +354,7 @@ class DecoderRecipe(Optimisation):
 
     channels: Size = key(16, "its width")
     blocks: AtLeastOne[Count] = key(
-        (4, 4, 0), "its residual blocks a level, the coarsest first; each further level doubles the side"
+        (4, 4, 0), "its residual blocks per level, the coarsest first; each further level doubles the side"
     )
     edge_weight: Number = key(0.5, "weight of the loss on differences between neighbouring pixels")
     latent_noise: Number = key(0.05, "standard deviation of noise on the latents of true pictures")

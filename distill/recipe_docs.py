@@ -23,7 +23,7 @@ INTRODUCTION = """# Recipes
 
 Made by `python -m genin.distill.recipe_docs > docs/recipes.md`; do not edit by hand.
 
-A recipe is one YAML file for every training command (`--recipe`). It holds one section a stage; what is left out takes the
+A recipe is one YAML file for every training command (`--recipe`). It holds one section per stage; what is left out takes the
 default below, and an unknown key is refused before any work. The resolved recipe is saved beside every result.
 
 ```yaml
@@ -36,7 +36,7 @@ steps:
   images: 60000
 ```
 
-Ready ones lie in [recipes/](../recipes).
+Ready ones are in [recipes/](../recipes).
 
 [recipe.schema.json](recipe.schema.json) (made by `python -m genin.distill.recipe_docs --schema > docs/recipe.schema.json`) lets an
 editor complete keys, show what they do and underline mistakes. In editors with yaml-language-server (VS Code's YAML extension,
@@ -46,14 +46,14 @@ Neovim, Helix), name it in the first line of a recipe, by its path from the reci
 # yaml-language-server: $schema=../docs/recipe.schema.json
 ```
 
-`genin distill --init STUDENT` goes on from a student's weights, with another teacher of the same shape, other captions or other
-settings, in place of the pruned teacher's. Its `prune` phase is left out: it would teach the student to take many steps again.
-Licence, data and recipe of both stand in the result. STUDENT is a model folder; bundles hold graphs, which cannot be trained.
+`genin distill --init STUDENT` starts from a student's weights in place of the pruned teacher's, with another teacher of the same
+shape, other captions or other settings. Its `prune` phase is left out: it would teach the student to take many steps again.
+The result records licence, data and recipe of both. STUDENT is a model folder; bundles hold graphs, which cannot be trained.
 """
 STUDENTS = """## Students
 
-Presets of `student.name`. `full` is the teacher's UNet. The others keep one pair of residual block and attention a level (going
-up, the first and the last), and lose beyond that:
+Presets of `student.name`. `full` is the teacher's UNet. The others keep one pair of residual block and attention per level (going
+up, the first and the last), and also lose:
 """
 
 

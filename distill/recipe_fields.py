@@ -1,7 +1,7 @@
 """How a recipe's settings are declared: types with their limits, sections that pydantic checks, and refusals in one line.
 
-A setting's type, limits, default and description stand together in its class. From there pydantic takes the check, the allowed
-range in an error, and the JSON schema. Types are strict: a quoted "1e-4", 10.0 for a whole number, or 1 for true is refused.
+A setting's type, limits, default and description are in one place, its class. Pydantic derives from it the check, the allowed range
+in an error, and the JSON schema. Types are strict: a quoted "1e-4", 10.0 for a whole number, or 1 for true is refused.
 
 Not here: the settings (`recipe`), YAML (`recipe_yaml`).
 """
@@ -39,14 +39,14 @@ TYPES = {"float_type": "float", "int_type": "int", "bool_type": "bool", "string_
 
 
 class WithoutTitles(GenerateJsonSchema):
-    """A key's name says as much as the title that pydantic would make of it."""
+    """Without the titles that pydantic would derive from the keys' names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def key(default: T, description: str) -> T:
-    """A setting: its default, and what docs/recipes.md and the JSON schema say of it."""
+    """A setting: its default, and its description in docs/recipes.md and the JSON schema."""
     return dataclasses.field(default=default, metadata={"description": description})
 
 
@@ -93,7 +93,7 @@ def refusal(
 ) -> InputError:
     """The first thing that is wrong with `values` for a section or recipe, in one line: the key, its value and what is allowed.
 
-    `prefix` stands before the key's name; `place` gives the file and line of a value.
+    `prefix` goes before the key's name; `place` gives the file and line of a value.
     """
     found = error.errors(include_url=False)[0]
     owner, keys = _setting(kind, found["loc"])

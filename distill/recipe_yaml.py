@@ -1,4 +1,4 @@
-"""YAML as recipes use it: numbers as people write them, no key twice, and the line that each value stands on.
+"""YAML as recipes use it: numbers as people write them, no duplicate keys, and the line of each value.
 
 Not here: what a recipe may hold (`recipe`).
 """
@@ -18,7 +18,7 @@ from genin.runtimes.errors import InputError
 
 
 class RecipeLoader(yaml.SafeLoader):
-    """PyYAML's safe loader with two rules of YAML 1.2: `1e-4` is a number, and no key stands twice in a mapping."""
+    """PyYAML's safe loader with two rules of YAML 1.2: `1e-4` is a number, and no key occurs twice in a mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -42,14 +42,14 @@ for resolver in (RecipeLoader, RecipeDumper):
 
 @dataclass(frozen=True)
 class YamlFile:
-    """The data of a YAML file (an empty mapping for an empty file) and where in the file each part of it stands."""
+    """The data of a YAML file (an empty mapping for an empty file) and where in the file each part of it is."""
 
     path: Path
     data: Any
     root: yaml.Node | None
 
     def place(self, keys: Sequence[str | int]) -> str:
-        """File and line of what these keys and indices lead to, or of the innermost part of it that the file has."""
+        """File and line of the value that these keys and indices lead to, or of the innermost part that the file has."""
         node, line = self.root, None
         for key in keys:
             if isinstance(node, yaml.MappingNode):

@@ -1,10 +1,10 @@
 """Training of the built-in world's attribute classifier: `python -m genin.distill.world_classifier --out FILE`.
 
-Pictures come from the train split; a second process keeps rendering fresh ones while the network learns, so that it
-rarely sees one twice. Light blur, noise, contrast and shifts make it robust to what a decoder does to a picture without
-teaching it to guess. The file it writes holds fp16 weights and, as metadata, the recipe and the accuracy per attribute
-on fresh renders of the test split, whose attribute combinations it has never seen. Log and checkpoint lie beside it, in
-FILE.training; which pictures are ready at an update depends on the machine, so that no two runs are the same to the bit.
+Pictures come from the train split; a second process keeps rendering fresh ones while the network learns, so that it rarely sees one
+twice. Light blur, noise, contrast and shifts make it robust to what a decoder does to a picture without teaching it to guess. The
+file it writes holds fp16 weights and, as metadata, the recipe and the accuracy per attribute on fresh renders of the test split,
+whose attribute combinations it has never seen. Log and checkpoint are beside it, in FILE.training; which pictures are ready at an
+update depends on the machine, so that no two runs are the same to the bit.
 
 Not here: the loop (`loop.training`), the network (`benchmarks.quality.classifier`).
 """
@@ -65,7 +65,7 @@ class FreshPictures:
     """
 
     def __init__(self, recipe: ClassifierRecipe, pool: ProcessPoolExecutor, first: int = 0) -> None:
-        """`first` is the first scene to render, of the endless row that the split has."""
+        """`first` is the first scene to render, of the split's endless sequence."""
         shape = (recipe.kept_pictures, recipe.image_size, recipe.image_size, 3)
         self.recipe, self.pool, self.first = recipe, pool, first
         self.pictures = np.zeros(shape, np.uint8)
@@ -79,7 +79,7 @@ class FreshPictures:
         return min(self.rendered, len(self.pictures))
 
     def refresh(self, *, wait: bool = False) -> None:
-        """Take in what the other process has finished, and ask it for more."""
+        """Add the pictures that the other process has finished, and ask it for more."""
         if self.pending is not None and (wait or self.pending.done()):
             pictures, labels = self.pending.result()
             rows = (self.rendered + np.arange(len(pictures))) % len(self.pictures)
@@ -138,7 +138,7 @@ def train_classifier(
     training = Training(out.with_name(f"{out.name}.training"), STAGE, recipe, minutes=minutes)
     torch.manual_seed(recipe.seed)
     model = AttributeClassifier(ATTRIBUTES, image_size=recipe.image_size).to(memory_format=torch.channels_last)
-    # No average: its batch statistics would be those of other weights.
+    # No average: its batch statistics would belong to other weights.
     network = training.add(STAGE, model, NetworkOptions(betas=(0.9, 0.999), average=False))
     if resume:
         training.resume()

@@ -1,10 +1,10 @@
 """The diffusion process, once: schedule, parameterisations, guidance and the deterministic DDIM step, in PyTorch.
 
-Every network of the toolkit (teacher, student, a teacher that others trained) is seen as a *denoiser*: it is given a
-noised latent x_t and a timestep and predicts v, ε or x0; `Process.to_x0_eps` turns any of the three into the pair
-(x0, ε), in which all losses and samplers are written. A teacher that predicts ε on a schedule of its own is a `Denoiser` in the
-schedule of its student (`student_scheduler`), so that nothing else has to know. Latents here are *final latents*: raw
-autoencoder latents times the model's `scaling_factor`, close to unit variance.
+Every network of the toolkit (teacher, student, a third-party teacher) is treated as a *denoiser*: given a noised latent x_t and a
+timestep, it predicts v, ε or x0; `Process.to_x0_eps` turns any of the three into the pair (x0, ε), in which all losses and samplers
+are written. A teacher that predicts ε on a schedule of its own is a `Denoiser` in the schedule of its student
+(`student_scheduler`), so that no other code is affected. Latents here are *final latents*: raw autoencoder latents times the
+model's `scaling_factor`, close to unit variance.
 
 Not here: the samplers that ship (numpy, `genin.runtimes.samplers`); this module is their training-time twin and is
 tested against diffusers' DDIMScheduler, whose configuration it reads.
@@ -45,7 +45,7 @@ TEACHER_SCHEDULER: dict[str, Any] = {
 
 
 def ddim_scheduler(config: Mapping[str, Any]) -> Any:
-    """The DDIMScheduler for the schedule of a scheduler's config, whatever class that is of.
+    """The DDIMScheduler with the schedule of a scheduler's config, of whatever class.
 
     It never clips the predicted x0: DDIMScheduler's default, ±1, is meant for pixels, and latents exceed it. `steps_offset` is
     1 as in every Stable Diffusion (trailing spacing ignores it). StableDiffusionPipeline changes both to the same, with warnings.
@@ -97,7 +97,7 @@ class Process:
         """Weight of each sample's loss on what a network of this process predicts: min(SNR, γ)/(SNR + 1) on v, min(SNR, γ)/SNR on
         ε, min(SNR, γ) on x0, scaled to mean 1 over the schedule; 1 for γ = 0 (Hang et al. 2023, arXiv:2303.09556, eq. 6 to 9).
 
-        `t` (N,) => (N,). The three weigh one and the same prediction alike, up to a constant.
+        `t` (N,) => (N,). Up to a constant, the three give the same prediction the same weight.
         """
         if gamma <= 0:
             return torch.ones_like(t, dtype=torch.float32)
@@ -154,12 +154,12 @@ def x0_eps(
 
 def student_scheduler(teacher: Mapping[str, Any]) -> dict[str, Any]:
     """The scheduler's config of a teacher's students: v-prediction on a schedule that ends in pure noise, which one step from
-    noise needs. A teacher that has both hands its own down; any other's betas are rescaled to zero terminal SNR (Lin et al. 2024,
+    noise needs. A teacher that has both passes its own on; any other's betas are rescaled to zero terminal SNR (Lin et al. 2024,
     arXiv:2305.08891, algorithm 1)."""
     process = Process(teacher)
     if process.prediction_type == "v_prediction" and float(process.alphas[-1]) < 1e-4:
         return {**teacher, "timestep_spacing": "trailing"}
-    config = ddim_scheduler(teacher).config  # what a config leaves out has a default of its own
+    config = ddim_scheduler(teacher).config  # keys that a config leaves out have defaults
     betas = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas")
     return {**TEACHER_SCHEDULER, **{key: config[key] for key in betas if config[key] is not None}}
 
@@ -171,7 +171,7 @@ def plain_attention(unet: Any, device: torch.device) -> None:
 
 
 class _ByLength:
-    """Attention of few tokens as two matrix products, of many by PyTorch's fused kernel.
+    """Attention over few tokens as two matrix products, over many by PyTorch's fused kernel.
 
     On a CPU the kernel takes up to five times as long over the short sequences of small latents, forwards and backwards, but a
     third of the time, and none of the memory, over those of 512 px (docs/log.md). The weights and the result are the same.
@@ -197,7 +197,7 @@ def predict(unet: nn.Module, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
 
 
 def autocast_to_weights(unet: nn.Module, device: torch.device) -> AbstractContextManager[Any]:
-    """Weights that are kept in bf16 (`lora.lower_frozen`) are computed with under autocast, wherever that is."""
+    """Autocast for weights that are kept in bf16 (`lora.lower_frozen`), wherever the network is used."""
     weight = next(unet.parameters(), None) if isinstance(unet, nn.Module) else None
     if weight is None or weight.dtype != torch.bfloat16:
         return nullcontext()
@@ -219,9 +219,9 @@ def guided_predict(unet: nn.Module, x_t: Tensor, t: Tensor, text: Tensor, empty:
 class Denoiser:
     """A UNet as x0(x_t, t) in the schedule of `process`, whatever schedule and prediction type are its `own`.
 
-    A noised latent says by its share of noise, not by its timestep, what may be asked of it: a state of `process` is shown
-    to the network at the (fractional) timestep of its own schedule with the same α and σ. Where `process` goes on into more noise
-    than the network has seen, it is asked at its last timestep, as samplers that begin in pure noise do.
+    What matters for a noised latent is its share of noise, not its timestep: a state of `process` is shown to the network at the
+    (fractional) timestep of its own schedule with the same α and σ. Where `process` has more noise than the network has seen, the
+    network's last timestep is used, as by samplers that start from pure noise.
     """
 
     def __init__(self, unet: Any, own: Process, process: Process | None = None) -> None:
@@ -236,7 +236,7 @@ class Denoiser:
             self.times = torch.from_numpy(places).float().to(self.process.alphas.device)
 
     def like(self, unet: Any) -> Denoiser:
-        """Another network that predicts as this one does."""
+        """Another network with the same schedules and prediction type."""
         other = copy.copy(self)
         other.unet = unet
         return other
@@ -257,13 +257,13 @@ class Denoiser:
         alpha, sigma = self.process.alpha_sigma(t)
         if self.times is None:
             return x0_eps(self.own.prediction_type, prediction, x_t, alpha, sigma)
-        # Asked at its last timestep, the network answers for the noise that is there; ε is what remains of the state as it is.
+        # At its last timestep, the network answers for the noise there; ε is what remains of the actual state.
         x0, eps = x0_eps(self.own.prediction_type, prediction, x_t, *self._reading(t))
         beyond = alpha < self.own.alphas[-1]
         return x0, torch.where(beyond, (x_t.float() - alpha * x0) / sigma.clamp_min(1e-4), eps)
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the network should predict at timesteps t of `process`, so that it is read as x0 there."""
+        """What the network should predict at timesteps t of `process`, so that it is interpreted as x0 there."""
         alpha, sigma = self.process.alpha_sigma(t)
         if self.times is None:
             return prediction_of(self.own.prediction_type, x0, noise, alpha, sigma)
@@ -272,14 +272,14 @@ class Denoiser:
         return prediction_of(self.own.prediction_type, x0, (x_t - alpha * x0) / sigma.clamp_min(1e-4), alpha, sigma)
 
     def _reading(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """α and σ by which its predictions are read: beyond its own schedule, those of its last timestep."""
+        """α and σ by which its predictions are interpreted: beyond its own schedule, those of its last timestep."""
         alpha, sigma = self.process.alpha_sigma(t)
         return alpha.maximum(self.own.alphas[-1]), sigma.minimum(self.own.sigmas[-1])
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a sampler passed through: `states` (S + 1, N, C, H, W), noise first, clean latents last; `x0` (S, N, C, H, W), the
+    """A sampler's path: `states` (S + 1, N, C, H, W), noise first, clean latents last; `x0` (S, N, C, H, W), the
     picture predicted at each state; `timesteps` (S,)."""
 
     states: Tensor
@@ -297,7 +297,7 @@ def sample(
     guidance: tuple[Tensor, float] | None = None,
     solver: Solver = "ddim",
 ) -> Trajectory:
-    """The deterministic way from pure noise (N, C, H, W) through `timesteps` of the denoiser's process to clean latents, with
+    """The deterministic path from pure noise (N, C, H, W) through `timesteps` of the denoiser's process to clean latents, with
     `guidance` by the empty caption's states (1, L, D) and a scale.
 
     `ddim` is of first order (Song et al. 2020, arXiv:2010.02502, eq. 12 with η = 0), `dpm-solver++` of second (2M: Lu et al. 2022,

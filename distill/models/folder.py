@@ -1,8 +1,8 @@
 """Model folders: exactly what diffusers writes, plus `genin.json` and a model card.
 
-Teachers and students are both such folders; `DiffusionPipeline.from_pretrained` opens either. `genin.json` holds what
-diffusers has no place for: parent, recipe, metrics, few-step timesteps, guidance, licence. Folders that others wrote are
-read as well (`genin.runtimes.pytorch_engine` reads the networks, `genin.runtimes.folder` the small files).
+Teachers and students are both such folders; `DiffusionPipeline.from_pretrained` opens either. `genin.json` holds what diffusers has
+no place for: parent, recipe, metrics, few-step timesteps, guidance, licence. Third-party folders are read as well
+(`genin.runtimes.pytorch_engine` reads the networks, `genin.runtimes.folder` the small files).
 """
 
 from __future__ import annotations
@@ -72,17 +72,17 @@ def load_model_folder(path: Path, *, dtype: torch.dtype = torch.float32) -> Mode
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot read the tokenizer ({reason})", where=path / "tokenizer", remedy=AGAIN) from error
     positions = int(networks.text_encoder.config.max_position_embeddings)
-    # A folder that does not say how long captions are has a length of 10³⁰.
+    # Where a folder does not state the length of captions, this is 10³⁰.
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     parts = (networks.text_encoder, networks.unet, networks.vae)
     return ModelFolder(path, tokenizer, *parts, read_scheduler(path), info=read_info(path))
 
 
 def save_model_folder(model: ModelFolder, out: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write a model folder, which appears whole, by rename. `dtype` stores a copy in another precision (fp16 to ship).
+    """Write a model folder, which appears whole, by renaming. `dtype` stores a copy in another precision (fp16 to ship).
 
     Where there is a folder already, files of an earlier save are replaced one after another, `model_index.json` the last;
-    anything else in it (a `training` folder) stays.
+    anything else in it (a `training` folder) is kept.
     """
     if is_main_process():
         _write_folder(model, out, dtype)
@@ -121,8 +121,8 @@ def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> N
 
 
 def apply_umask(path: Path) -> None:
-    """Give a file or folder the permissions that the umask grants new ones: safetensors, coremltools and temporary folders leave
-    it to its owner alone."""
+    """Give a file or folder the permissions that the umask grants new ones: what safetensors, coremltools and tempfile make is
+    accessible to the owner alone."""
     mask = os.umask(0)
     os.umask(mask)
     path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

@@ -17,7 +17,7 @@ from genin.distill.models.unet_features import encoder_features
 @dataclass(frozen=True)
 class Guided:
     """A teacher ready to be sampled: its frozen UNet in the schedule of its student, text encoder with tokenizer, the empty
-    caption's states (1, L, D) and the guidance scale at which it is taken as the teacher."""
+    caption's states (1, L, D) and the guidance scale that it is sampled with."""
 
     denoiser: Denoiser
     text_encoder: Any
@@ -44,7 +44,7 @@ class Guided:
         return encoder_features(self.unet, x_t, self.denoiser.timesteps(t), text)
 
     def sample(self, noise: Tensor, text: Tensor, timesteps: Sequence[int], solver: Solver = "ddim") -> Trajectory:
-        """The guided teacher's way from noise (N, C, H, W) through `timesteps` (`diffusion.sample`)."""
+        """The guided teacher's path from noise (N, C, H, W) through `timesteps` (`diffusion.sample`)."""
         guidance = self.empty, self.guidance_scale
         return sample(self.denoiser, noise, text, timesteps=timesteps, guidance=guidance, solver=solver)
 

@@ -1,10 +1,10 @@
 """Low-rank adapters (LoRA: Hu et al. 2021, arXiv:2106.09685): beside a model's weights in training, as a file, and merged.
 
 A model is tuned by adapters on the attention of its UNet, and where asked of its text encoder. They are written in diffusers'
-layout, which `StableDiffusionPipeline.load_lora_weights` opens, and merged into fp32 weights by the same reader that merges other
-people's files (diffusers' and kohya's formats): what genin merges is what the file says, to the bit.
+layout, which `StableDiffusionPipeline.load_lora_weights` opens, and merged into fp32 weights by the same reader that merges
+third-party files (diffusers' and kohya's formats): the merged weights are those of the file, to the bit.
 
-A file of another architecture is refused before anything is touched: the libraries would leave out what they cannot place.
+A file of another architecture is refused before anything is touched: the libraries would skip weights that they cannot place.
 
 Not here: training them (`finetune`).
 """
@@ -28,7 +28,7 @@ from genin.distill.models.folder import ModelFolder, apply_umask
 from genin.runtimes.errors import InputError
 
 FILE = "pytorch_lora_weights.safetensors"
-# A model's part => its modules that get adapters.
+# Component => its modules that get adapters.
 TARGETS: Mapping[str, tuple[str, ...]] = {
     "unet": ("to_q", "to_k", "to_v", "to_out.0"),
     "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
@@ -37,7 +37,7 @@ TARGETS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Lora:
-    """A file of adapters and how much of it is merged: W + scale · (alpha/rank) · B·A."""
+    """A file of adapters and the scale at which it is merged: W + scale · (alpha/rank) · B·A."""
 
     file: Path
     scale: float = 1.0
@@ -70,13 +70,13 @@ def _file(path: Path) -> Path:
     if not path.is_file():
         raise InputError("no such LoRA", where=path, remedy="give a .safetensors file or its folder, FILE:SCALE")
     if path.suffix != ".safetensors":
-        remedy = "convert it to .safetensors: others can run code when they are read"
+        remedy = "convert it to .safetensors: other formats can run code when they are read"
         raise InputError("a LoRA is read from .safetensors only", where=path, remedy=remedy)
     return path
 
 
 def digest(loras: Sequence[Lora]) -> str:
-    """Of what is merged: other files or scales, another digest."""
+    """A digest of what is merged, which depends on the files and the scales."""
     return ", ".join(f"{fingerprint(lora.file)}:{lora.scale:g}" for lora in loras)
 
 
@@ -84,7 +84,7 @@ def digest(loras: Sequence[Lora]) -> str:
 
 
 def add_adapters(network: Any, part: str, rank: int) -> None:
-    """Put adapters of `rank`, scaled by 1 (alpha = rank), on the attention of a model's `part`; they begin at B = 0."""
+    """Put adapters of `rank`, scaled by 1 (alpha = rank), on the attention of a model's `part`; they start at B = 0."""
     from peft import LoraConfig
 
     targets = list(TARGETS[part])
@@ -93,7 +93,7 @@ def add_adapters(network: Any, part: str, rank: int) -> None:
 
 def lower_frozen(network: nn.Module) -> None:
     """Keep the frozen weights of linear and convolutional layers in bf16. Under bf16 autocast these are the numbers that it
-    computes with anyway, so nothing changes but the memory; norms and adapters stay in fp32."""
+    computes with anyway, so only the memory changes; norms and adapters stay in fp32."""
     for module in network.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             for parameter in module.parameters(recurse=False):
@@ -112,7 +112,7 @@ def save_adapters(parts: Mapping[str, Any], out: Path) -> Lora:
         state = {name: value.float().cpu() for name, value in get_peft_model_state_dict(network).items()}
         config = network.peft_config["default"]
         content[f"{part}_lora_layers"] = convert_state_dict_to_diffusers(state)
-        # Only what readers need: a newer peft's further keys would be unknown to an older one.
+        # Only what readers need: an older peft would not know a newer one's keys.
         content[f"{part}_lora_adapter_metadata"] = {
             "r": config.r,
             "lora_alpha": config.lora_alpha,
@@ -148,7 +148,7 @@ def merge_lora(model: ModelFolder, lora: Lora) -> None:
     )
     try:
         pipeline.load_lora_weights(lora.file.parent, weight_name=lora.file.name, local_files_only=True)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:  # of what the file says beside its weights
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:  # the file's metadata
         raise _unreadable(lora.file, error) from error
     pipeline.fuse_lora(lora_scale=lora.scale)
     pipeline.unload_lora_weights()
@@ -219,7 +219,7 @@ def _placed(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str | Non
 
 
 def _as_peft(part: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of one part in the order they have, under the names that diffusers' loaders will give them."""
+    """The weights of one part in their order, under the names that diffusers' loaders will give them."""
     from diffusers.utils.state_dict_utils import (
         convert_state_dict_to_diffusers,
         convert_state_dict_to_peft,
@@ -232,7 +232,7 @@ def _as_peft(part: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
             renamed = convert_unet_state_dict_to_peft(state)
         elif part == "text_encoder":
             renamed = convert_state_dict_to_peft(convert_state_dict_to_diffusers(state))
-    except ValueError:  # none of its formats
+    except ValueError:  # not one of its formats
         return state
     return renamed
 
@@ -254,7 +254,7 @@ def shared_copy(network: nn.Module, shared: Iterable[nn.Parameter]) -> nn.Module
 
 def low_rank_copy(unet: Any, rank: int) -> nn.Module:
     """A UNet of the same weights, not of copies of them, with low-rank adapters of its own (LoRA: Hu et al. 2021, arXiv:2106.09685)
-    in fp32, which are nothing at first. The other one does not know of them.
+    in fp32, which start at zero. The original network is unaffected.
 
     DMD2's fake score of an SD-1.5 is another 860 M weights with their optimiser, 14 GB; of rank 32 it is 6 M.
     """

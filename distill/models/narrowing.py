@@ -1,10 +1,10 @@
 """Narrower levels: which of a level's channels a student keeps, and its teacher's weights cut to them.
 
-One set of channels a level: residual blocks add onto one stream, so whatever writes to it or reads from it must agree on
-who is left. Channels are ranked by the squared norm of the filters that write them (magnitude pruning of filters, Li et al.
-2017, arXiv:1608.08710, with L2 for L1), and the best of every normalisation group stay, so that groups stay groups.
+One set of channels per level: residual blocks add to one stream, so all layers that write to it or read from it must keep the same
+channels. Channels are ranked by the squared norm of the filters that write them (magnitude pruning of filters, Li et al. 2017,
+arXiv:1608.08710, with L2 for L1), and the best of every normalisation group are kept, so that the groups remain.
 
-Stated on diffusers' state-dict names of a `UNet2DConditionModel`, as the block map of `pruning` is.
+Written in terms of diffusers' state-dict names of a `UNet2DConditionModel`, as the block map of `pruning` is.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ BLOCK = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsam
 
 
 def narrowed(width: int, share: float, groups: int) -> int:
-    """About `share` of `width`, in whole channels a group."""
+    """About `share` of `width`, in whole channels per group."""
     return max(1, round(width * share / groups)) * groups
 
 
 @dataclass(frozen=True)
 class Narrowing:
-    """`kept[level]` are the sorted indices of the channels that stay, level 0 at the top; `widths` what there was before,
-    `layers` the pairs of residual block and attention of a level going down."""
+    """`kept[level]` are the sorted indices of the channels that are kept, level 0 at the top; `widths` are the widths before,
+    `layers` the number of pairs of residual block and attention in a level going down."""
 
     kept: Sequence[Tensor]
     widths: Sequence[int]
     layers: int
-    sinusoids: Mapping[str, Any]  # how the config makes the timestep's
+    sinusoids: Mapping[str, Any]  # the config's settings for the timestep's sinusoids
 
     @classmethod
     def to(
         cls, widths: Sequence[int], state: Mapping[str, Tensor], config: Mapping[str, Any], layers: int
     ) -> Narrowing:
-        """The best channels of a UNet with weights `state` and config `config`, `widths[level]` of each level. Of levels below
-        the last width nothing stays: what read them reads that one's stream."""
+        """The best channels of a UNet with weights `state` and config `config`, `widths[level]` of each level. Levels below the
+        last width are dropped: layers that read them read the last one's stream."""
         before = list(config["block_out_channels"])
         scores = [torch.zeros(width) for width in before]
         for key, value in state.items():
@@ -64,7 +64,7 @@ class Narrowing:
         return cls(kept, before, layers, sinusoids)
 
     def cut(self, key: str, value: Tensor) -> Tensor:
-        """The weight `key` without the outputs and inputs that went."""
+        """The weight `key` without the removed outputs and inputs."""
         if key.startswith("time_embedding.linear_1.weight"):
             return _fewer_sinusoids(value, len(self.kept[0]), self.sinusoids)
         if key == "conv_out.weight":
@@ -72,7 +72,7 @@ class Narrowing:
         writes, reads = self._streams(key)
         if writes is None:
             return value
-        if ".norm1." in key and ".resnets." in key:  # a normalisation at the entrance has what it reads
+        if ".norm1." in key and ".resnets." in key:  # a normalisation at the entrance has the channels that it reads
             return self._select(value, 0, reads)
         value = self._select(value, 0, [writes])
         sees_others = re.search(r"time_emb_proj\.|attn2\.to_[kv]\.", key)  # the time embedding, the caption
@@ -81,7 +81,7 @@ class Narrowing:
     def _streams(self, key: str) -> tuple[int | None, list[int]]:
         """The level whose stream a layer writes, and those that it reads, in the order of concatenation. Only the entrance
         of a residual block reads others: going down the level above, going up what comes from below and what was kept on
-        the way down. Outside of the blocks the top's stream begins and ends; time's and the caption's embeddings stay."""
+        the way down. Outside the blocks the top level's stream begins and ends; the time and caption embeddings are kept whole."""
         deepest = len(self.kept) - 1
         match = BLOCK.match(key)
         if match is None:
@@ -97,7 +97,7 @@ class Narrowing:
         return level, [below if index == 0 else level, above if index == self.layers else level]
 
     def _select(self, value: Tensor, dim: int, levels: Sequence[int]) -> Tensor:
-        """Keep the channels of `levels` side by side, repeated as often as they are (scale with shift, feed-forward)."""
+        """Keep the channels of `levels` side by side, repeated as often as they occur (scale with shift, feed-forward)."""
         parts: list[Tensor] = []
         first = 0
         while first < value.shape[dim]:
@@ -110,7 +110,7 @@ class Narrowing:
 def _fewer_sinusoids(weight: Tensor, count: int, sinusoids: Mapping[str, Any]) -> Tensor:
     """The first layer of the time embedding for `count` sinusoids: about what it gave at every timestep, by least squares.
 
-    The slow sinusoids are all but the same over a thousand timesteps. Singular values below a hundredth of the largest are left
+    The slow sinusoids are almost constant over a thousand timesteps. Singular values below a hundredth of the largest are left
     out: with all of them weights reach 10⁶ for a fit that is no better, and such a network does not train (docs/log.md).
     """
     from diffusers.models.embeddings import get_timestep_embedding

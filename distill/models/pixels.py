@@ -1,4 +1,4 @@
-"""Pictures as arrays of bytes and as tensors, and how many are worked on at once."""
+"""Pictures as arrays of bytes and as tensors, and how many are processed at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def batch_size_for(limit: int, side: int, base_side: int) -> int:
-    """How many squares of `side` are worked on together: as many pixels as `limit` squares of `base_side`, and at least one."""
+    """How many squares of `side` are processed together: as many pixels as `limit` squares of `base_side`, and at least one."""
     return max(1, limit * base_side**2 // side**2)
 
 

@@ -1,10 +1,10 @@
 """Students: a teacher's UNet with blocks taken out and the remaining weights copied.
 
-The block map is BK-SDM's (Kim et al. 2023, arXiv:2305.15798), stated on diffusers' state-dict names so that it works for
-any `UNet2DConditionModel`: of each level's pairs of residual block and attention the first stays (going up, the first
-and the last); then the middle block goes; then the deepest level. Beyond it, for latency: attention can go from levels of
-one's choice (what the caption says still arrives with the time embedding where the teacher was built so), and the levels
-below the top can be narrower (`narrowing`). The student's config says all of this by itself, so plain diffusers opens the result.
+The block map is BK-SDM's (Kim et al. 2023, arXiv:2305.15798), written in terms of diffusers' state-dict names so that it works for
+any `UNet2DConditionModel`: of each level's pairs of residual block and attention the first is kept (going up, the first and the
+last); then the middle block is removed; then the deepest level. Beyond BK-SDM, for latency: attention can be removed from chosen
+levels (what the caption says still arrives with the time embedding where the teacher was built so), and the levels below the top
+can be narrower (`narrowing`). The student's config says all of this by itself, so plain diffusers opens the result.
 
 Not here: training the student (`phases`).
 """
@@ -26,7 +26,7 @@ from genin.runtimes.vocabulary import check_choice
 
 @dataclass(frozen=True)
 class Pruning:
-    """What is taken out of the teacher's UNet."""
+    """What is removed from the teacher's UNet."""
 
     one_pair_per_level: bool = True
     middle: bool = False
@@ -50,7 +50,7 @@ PRESETS: Mapping[str, Pruning] = {
     "bk-small-narrow": Pruning(middle=True, attention_levels=(0, 1), width=0.75),
     "bk-small-narrower": Pruning(middle=True, attention_levels=(0, 1), width=0.625),
     "bk-small-slim": Pruning(middle=True, attention_levels=(0, 1), width=0.75, top_width=0.75),
-    # Led by latency, for teachers of Stable Diffusion's four levels: of an SD-1.5's 803 GFLOP a step at 512 px it keeps 215.
+    # Chosen by latency, for teachers with Stable Diffusion's four levels: it keeps 215 of an SD-1.5's 803 GFLOP per step at 512 px.
     "swift": Pruning(middle=True, deepest_level=True, attention_levels=(0,), width=0.75, top_width=0.75),
 }
 
@@ -95,7 +95,7 @@ def student_config(teacher: Mapping[str, Any], pruning: Pruning) -> dict[str, An
 
 
 def pruning_of(recipe: StudentRecipe) -> Pruning:
-    """What a recipe takes out: its preset, with the widths that it gives itself. Errors: InputError for an unknown preset."""
+    """What a recipe removes: its preset, with any widths of its own. Errors: InputError for an unknown preset."""
     preset = PRESETS[check_choice(recipe.name, tuple(PRESETS), "student")]
     return replace(preset, width=recipe.width or preset.width, top_width=recipe.top_width or preset.top_width)
 

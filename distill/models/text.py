@@ -1,4 +1,4 @@
-"""Captions as the text encoder takes and returns them: token ids and hidden states."""
+"""Captions as the text encoder's input and output: token ids and hidden states."""
 
 from __future__ import annotations
 

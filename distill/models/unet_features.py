@@ -1,4 +1,4 @@
-"""Feature maps of a UNet's down path and middle: what discriminators, alignment and held-out figures look at."""
+"""Feature maps of a UNet's down path and middle: the input of discriminators, alignment and held-out figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def encoder_features(unet: Any, x_t: Tensor, t: Tensor, text: Tensor) -> tuple[l
             states = {"encoder_hidden_states": text} if getattr(block, "has_cross_attention", False) else {}
             entered = hidden
             hidden, residuals = block(hidden_states=hidden, temb=emb, **states)
-            # Before the downsampling, where there is one: the finest view this level has.
+            # Before the downsampling, where there is one: the finest features of this level.
             features.append((entered, *residuals)[-2] if block.downsamplers else hidden)
         if unet.mid_block is not None:
             features.append(unet.mid_block(hidden, emb, encoder_hidden_states=text))

@@ -2,11 +2,11 @@
 
 - `SetAligner`: a small convolutional tower on latents, and a linear one on the frozen text encoder's state, trained
   contrastively on the set's own pictures and captions (CLIP's loss: Radford et al. 2021, arXiv:2103.00020, figure 3) before the
-  student needs it. It decodes nothing, and has seen pictures of this kind.
-- `ClipAligner`: a CLIP of transformers, from a folder or a hub, on decoded pictures, where its weights are there.
+  student needs it. It needs no decoder, and has seen pictures of this kind.
+- `ClipAligner`: a CLIP of transformers, from a folder or a hub, on decoded pictures, where its weights are available.
 
-Both embed at unit length. The towers are trained on the batch of all processes together; in parts (`accumulate`) a picture is told
-from the captions of its own part only. Not here: the term (`terms.Alignment`) and the loss (`losses`).
+Both embed at unit length. The towers are trained on the batch of all processes together; in parts (`accumulate`) a picture is
+compared with the captions of its own part only. Not here: the term (`terms.Alignment`) and the loss (`losses`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Towers(nn.Module):
             layers += [nn.Conv2d(wide, wide, 3, padding=1), nn.GroupNorm(1, wide), nn.SiLU()]
         self.picture = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], size))
         self.text = nn.Linear(text_size, size)
-        self.log_scale = nn.Parameter(torch.tensor(2.6592))  # ln(1/0.07), where CLIP's begins
+        self.log_scale = nn.Parameter(torch.tensor(2.6592))  # ln(1/0.07), CLIP's initial value
 
     def forward(self, latents: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         return self.embed_images(latents), self.embed_texts(text)
@@ -82,8 +82,8 @@ class SetAligner:
 def train_set_aligner(
     training: Training, latents: Tensor, texts: Tensor, recipe: AlignmentRecipe, *, resume: bool
 ) -> SetAligner:
-    """Train the towers on latents (N, C, h, w) with their captions' states (N, L, D), row by row; noised, so that they do not
-    learn to tell a student's fine faults."""
+    """Train the towers on latents (N, C, h, w) with their captions' states (N, L, D), row by row; noised, so that they do not learn
+    to recognise a student's small faults."""
     torch.manual_seed(recipe.seed)
     towers: Any = training.add("aligner", Towers(latents.shape[1], texts.shape[-1], recipe.channels, recipe.embedding))
     if resume:
@@ -107,7 +107,7 @@ def train_set_aligner(
 
 
 class ClipAligner:
-    """A frozen CLIP on decoded pictures; its own text tower reads the captions of the pool, each when it is first met."""
+    """A frozen CLIP on decoded pictures; its own text tower reads the captions of the pool, each when it first occurs."""
 
     def __init__(self, training: Training, vae: Any, clip: Any, tokenizer: Any, captions: Any) -> None:
         self.training, self.vae, self.tokenizer, self.captions = training, vae, tokenizer, captions
@@ -135,7 +135,7 @@ class ClipAligner:
 
 
 def load_clip(path: str) -> tuple[Any, Any]:
-    """A CLIP of transformers and its tokenizer, from a folder or a hub name. Errors: InputError saying what is wrong with it."""
+    """A CLIP of transformers and its tokenizer, from a folder or a hub name. Errors: InputError saying what is wrong."""
     from transformers import AutoModel, AutoTokenizer, CLIPModel
 
     remedy = "name one, such as openai/clip-vit-base-patch32, or leave adversarial.alignment_model empty"

@@ -14,7 +14,7 @@ from genin.distill.student.objective import active_terms
 
 
 def distill_memory(phase: str, recipe: Recipe, sizes: PhaseSizes) -> Parts:
-    """Bytes at the peak of a phase's updates in each process. Pool and encoded pictures are mapped from files."""
+    """Peak bytes of a phase's updates in each process. Pool and encoded pictures are mapped from files."""
     settings: PruneRecipe | StepsRecipe = getattr(recipe, phase)
     teacher, student = sizes.teacher, sizes.student
     validated = isinstance(settings, StepsRecipe) and settings.held_out_images > 0
@@ -41,7 +41,7 @@ def learnt_steps(settings: StepsRecipe) -> list[int]:
 
 
 def distill_flop(phase: str, recipe: Recipe, sizes: PhaseSizes) -> float:
-    """Floating-point operations of an update, for one picture (two a multiply-add); of the `pool`, for one row."""
+    """Floating-point operations of an update, for one picture (two per multiply-add); of the `pool`, for one row."""
     teacher, student = sizes.teacher, sizes.student
     if phase == "pool":
         return 2.0 * recipe.pool.teacher_steps * 2 * teacher.macs
@@ -78,7 +78,7 @@ def _rollout_macs(settings: StepsRecipe, sizes: PhaseSizes) -> float:
 
 
 def distill_options(phase: str, recipe: Recipe, processes: int = 1) -> dict[str, dict[str, Any]]:
-    """What can be written in a recipe to need less in a phase => the sections it changes."""
+    """What can be written in a recipe to save memory in a phase => the sections it changes."""
     settings = getattr(recipe, phase)
     changes = options_of(phase, settings, processes)
     for term in active_terms(settings):

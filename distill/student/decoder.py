@@ -1,14 +1,14 @@
 """Phase 4: a tiny decoder, which draws the student's latents in fewer operations than one step of its UNet.
 
-In a pipeline of few steps the decoder is a large part of the time, and the teacher's was made for pictures of many steps.
-This one is diffusers' `AutoencoderTiny` again, narrower, and learns from two sorts of pairs: latents of true pictures with those
-pictures, and latents that the student itself has drawn with the teacher's decoding of them. A discriminator on pictures, as
-VQGAN's decoder has one, was tried and left out: decoders as small as this answer it with patterns (docs/log.md).
+In a pipeline of few steps the decoder is a large part of the time, and the teacher's was made for pictures of many steps. This one
+is diffusers' `AutoencoderTiny` again, narrower, and learns from two kinds of pairs: latents of true pictures with those pictures,
+and latents that the student itself has drawn with the teacher's decoding of them. A discriminator on pictures, as in VQGAN's
+decoder, was tried and left out: decoders as small as this answer it with patterns (docs/log.md).
 
-The encoder stays the teacher's where that is an `AutoencoderTiny`, too; else a tiny one is trained beside the decoder to give
-the teacher's latents, so that the student's folder is whole.
+The encoder stays the teacher's where that is an `AutoencoderTiny`, too; else a tiny one is trained with the decoder to give the
+teacher's latents, so that the student's folder is complete.
 
-Not here: the first autoencoder, whose latents everything lives in (`autoencoder`).
+Not here: the first autoencoder, which defines the latent space (`autoencoder`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from genin.runtimes.errors import InputError
 
 def build_tiny(vae: Any, recipe: DecoderRecipe, factor: int) -> Any:
     """An `AutoencoderTiny` with a small decoder for final latents of `vae`, whose sides are a `factor`th of a picture's. It is
-    untrained, or begins as the teacher's with blocks taken out where that is one of the same width.
+    untrained, or starts as the teacher's with blocks removed where that has the same width.
 
     Errors: InputError if the recipe's levels do not make that factor.
     """
@@ -60,7 +60,7 @@ def build_tiny(vae: Any, recipe: DecoderRecipe, factor: int) -> Any:
         num_decoder_blocks=tuple(recipe.blocks),
         latent_channels=config.latent_channels,
         act_fn="relu",
-        # A decoder of another kind has its own idea of raw latents; the tiny one reads the final ones as they are.
+        # A decoder of another kind has other raw latents; the tiny one takes the final ones as they are.
         scaling_factor=config.scaling_factor if copied else 1.0,
     )
     if copied:
@@ -71,7 +71,7 @@ def build_tiny(vae: Any, recipe: DecoderRecipe, factor: int) -> Any:
 
 
 def copy_blocks(tiny: Any, vae: Any) -> None:
-    """Begin as the teacher's decoder without the blocks that went: of every level the first stay, and all that lies between."""
+    """Copy the teacher's decoder without the removed blocks: the first ones of every level, and all layers between levels."""
     from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 
     def parts(network: Any) -> dict[tuple[int, int], nn.Module]:
@@ -112,7 +112,7 @@ class Pairs:
 def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[int], count: int) -> Pairs:
     """`count` true pictures with their latents, and as many of the student's, at each number of steps in turn.
 
-    All lie in memory, in every process: 6·size² bytes a picture and its pair, 1.6 MB at 512 px.
+    All are in memory, in every process: 6·size² bytes per picture and its pair, 1.6 MB at 512 px.
     """
     training, data, vae = context.training, context.data, context.teacher.vae
     count = min(count, len(data.pool))
@@ -141,7 +141,7 @@ def decoder_step(
 ) -> Callable[[Update], Any]:
     """L1 on pixels + edge_weight·L1 on their differences; every other row of the global batch is a true picture.
 
-    `encoder` is the tiny autoencoder's own where it learns along: L2 to the teacher's latents of the true half.
+    `encoder` is the tiny autoencoder's own where it is trained, too: L2 to the teacher's latents of the true half.
     """
     scale = float(tiny.config.scaling_factor)
 
@@ -150,7 +150,7 @@ def decoder_step(
         rows = update.randint(len(pairs.latents) - pairs.true) + pairs.true
         rows[true] = update.randint(pairs.true)[true]
         latents, pictures = pairs.of(rows, training.device)
-        # The student's latents bring their own errors along; true ones are given some.
+        # The student's latents have errors of their own; noise is added to true ones.
         noise = torch.zeros_like(latents)
         noise[true] = recipe.latent_noise * update.randn(*latents.shape[1:])[true]
         with training.autocast():
@@ -159,7 +159,7 @@ def decoder_step(
         loss = pixel + recipe.edge_weight * edge
         mse = (decoded.detach()[true] - pictures[true]).square().mean()
         psnr = 10 * torch.log10(4.0 / mse)
-        # `last` is what health watches: unlike the whole loss it keeps its sign and scale.
+        # `health` watches `last`: unlike the whole loss, its sign and scale are stable.
         figures: Figures = {"last": pixel.detach(), "edge": edge.detach(), "psnr_db": psnr}
         if encoder is not None:
             with training.autocast():
@@ -173,8 +173,8 @@ def decoder_step(
 
 
 def train_decoder(context: PhaseContext, network: nn.Module, step_counts: Sequence[int], *, initial: Any = None) -> Any:
-    """The phase, with the student's UNet `network`; returns the tiny autoencoder with its averaged weights. `initial` is one to go
-    on from, where its shape fits."""
+    """Run the phase, with the student's UNet `network`; returns the tiny autoencoder with its averaged weights. `initial` is one to
+    start from, where its shape fits."""
     training, recipe, vae = context.training, context.phase, context.teacher.vae
     torch.manual_seed(recipe.seed)
     tiny = build_tiny(vae, recipe, context.teacher.image_size // int(context.data.pool.states.shape[-1]))

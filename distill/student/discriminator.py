@@ -1,7 +1,7 @@
 """Discriminators: small heads on a frozen network's features, conditioned on the caption and on the noise of the picture.
 
 Each feature map goes to its own head: group norm → convolution → FiLM on embedding and caption → patch logits. Only the heads
-learn. A teacher's own down path and middle are such a frozen network, one that works on noised latents.
+learn. The frozen network may be the teacher's own down path and middle, which work on noised latents.
 
 Not here: where features come from (`features`), the losses (`losses`).
 """
@@ -38,7 +38,7 @@ class Head(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """One head a feature map, or on the finest alone. Forward: features, embedding, text states => list of logits."""
+    """One head per feature map, or only one, on the finest. Forward: features, embedding, text states => list of logits."""
 
     def __init__(
         self, channels: Sequence[int], hidden: int, embedding: int, text_size: int, *, multi_scale: bool = True

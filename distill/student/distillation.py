@@ -1,10 +1,9 @@
 """Distillation from end to end: teacher and captions in, a student's model folder out.
 
 Order: prune the teacher's UNet (or take an earlier student's weights), sample the pool, then the phases of `phases`. Each phase
-starts from the average of the one before and has its own checkpoint, log, curves and pictures under `OUT/training/`; a
-finished phase is not run again, so the same command with `resume` goes on wherever the last one stopped. After each phase the
-student is saved as a model folder, so that an interrupted run leaves something usable. A budget in minutes is shared out by
-`SHARES`.
+starts from the average of the one before and has its own checkpoint, log, curves and pictures under `OUT/training/`; a finished
+phase is not run again, so the same command with `resume` continues where the last one stopped. After each phase the student is
+saved as a model folder, so that an interrupted run leaves something usable. A budget in minutes is divided by `SHARES`.
 
 Not here: what a phase computes (`phases`, `decoder`), what the model folder says (`provenance`), and the command line (`commands`).
 """
@@ -58,13 +57,14 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.names import names_or_installed
 from genin.runtimes.progress import progress
 
-# Shares of a budget in minutes; what the pool and phases that the recipe leaves out do not take goes to the others.
+# Shares of a budget in minutes; minutes that the pool leaves over, and those of phases that the recipe leaves out, go to the other
+# phases.
 SHARES = {"pool": 0.3, "prune": 0.3, "steps": 0.3, "adversarial": 0.1, "decoder": 0.1}
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """A distilled student, and how many images it has seen, those of the student it went on from included."""
+    """A distilled student, and how many images it has seen, including those of the student it started from."""
 
     student: ModelFolder
     images_seen: int
@@ -113,7 +113,7 @@ def distill(
             raise
         student.unet.requires_grad_(False).zero_grad(set_to_none=True)
         phase.training.release_memory()
-        # What a phase leaves that was done before stays as it is: a later one may have been saved over it.
+        # A phase that was finished before is not saved again: a later one may have been saved over it.
         if phase.training.has_updated or phase.is_last:
             save_model_folder(run.model_folder(student), out)
     return Distilled(run.model_folder(student), student.images_seen)
@@ -124,8 +124,8 @@ def distill(
 
 @dataclass(frozen=True)
 class Run:
-    """What is the same for a whole distillation. `unet` is the student's as it begins; of a narrower one `kept_channels` says which
-    of its teacher's it has; `phases` are those that the recipe trains, in their order."""
+    """What is the same for a whole distillation. `unet` is the student's initial UNet; for a narrower one `kept_channels` are the
+    channels of the teacher that it has; `phases` are those that the recipe trains, in their order."""
 
     out: Path
     teacher: ModelFolder
@@ -143,7 +143,8 @@ class Run:
     def open(
         cls, teacher_path: Path, source: Source, out: Path, recipe: Recipe, options: RunOptions, init: Path | None
     ) -> Run:
-        """Load the networks and make `out` this run's. All that can be refused is refused here, before anything is written."""
+        """Load the networks and make `out` this run's. Everything that can be refused is refused here, before anything is
+        written."""
         teacher = load_model_folder(teacher_path)
         if teacher.info.get("kind") == "student":
             remedy = "give the teacher it was distilled from"
@@ -189,7 +190,7 @@ class Run:
 
     @property
     def vae(self) -> Any:
-        """The autoencoder that a student begins with: the starting student's, where it decodes this teacher's latents."""
+        """The student's initial autoencoder: the starting student's, where it decodes this teacher's latents."""
         if self.start is not None and shares_encoder(self.start.vae, self.teacher.vae):
             return self.start.vae
         return self.teacher.vae
@@ -204,7 +205,7 @@ class Run:
 
 
 def check_recipe(recipe: Recipe, phases: Sequence[str], start: StartingStudent | None) -> None:
-    """Errors: InputError for settings that cannot be had together, naming them."""
+    """Errors: InputError for settings that exclude each other, naming them."""
     trained = [name for name in phases if name != "decoder"]
     if not phases or (start is None and not trained):
         could_train = [name for name in PHASES[:-1] if start is None or start.is_wider or name != "prune"]
@@ -212,25 +213,25 @@ def check_recipe(recipe: Recipe, phases: Sequence[str], start: StartingStudent |
         names = f"{', '.join(could_train[:-1])} or {could_train[-1]}"
         raise InputError(what, remedy=f"give {names} some images, or an earlier student (--init)")
     if "prune" in phases and recipe.prune.feature_weight > 0 and start is not None:
-        what = "a student cut from another one has channels of that one's choice, which cannot be compared with its teacher's"
+        what = "the channels of a student that is cut from another student cannot be compared with the teacher's"
         raise InputError(what, remedy="set prune.feature_weight to 0")
     for name in phases:
         phase = getattr(recipe, name)
         if recipe.pool.teacher_precision == "bf16" and phase.mixed_precision == "no":
-            what = f"the teacher's weights are in bf16 (pool.teacher_precision), and {name}.mixed_precision is no"
+            what = f"the teacher's weights are in bf16 (pool.teacher_precision), but {name}.mixed_precision is no"
             raise InputError(what, remedy="set both to the same")
         if isinstance(phase, StepsRecipe) and phase.backward_distillation and not phase.rollout:
-            what = f"{name}.backward_distillation starts where a rollout leads, and {name}.rollout is false"
+            what = f"{name}.backward_distillation starts where a rollout leads, but {name}.rollout is false"
             raise InputError(what, remedy="change one of them")
     check_terms(recipe, phases)
 
 
 def check_batches(run: Run, training: Training) -> None:
-    """Errors: InputError for features of a network that FSDP shares out, or a decoder's batch without pictures of both kinds."""
+    """Errors: InputError for features of a network that FSDP shards, or a decoder's batch without pictures of both kinds."""
     processes, recipe = training.accelerator.num_processes, run.recipe
     sharded = sharding.is_requested() and processes > 1
     if "prune" in run.phases and recipe.prune.feature_weight > 0 and sharded:
-        what = "features are taken within a network, which FSDP gathers as a whole only"
+        what = "prune.feature_weight needs features from within a network, which FSDP gathers only as a whole"
         raise InputError(what, remedy="set prune.feature_weight to 0, or launch without FSDP")
     batch = recipe.decoder.batch_size // processes // recipe.decoder.accumulate
     if "decoder" in run.phases and batch < 2:
@@ -238,13 +239,13 @@ def check_batches(run: Run, training: Training) -> None:
 
 
 class Budget:
-    """Minutes for each part, or None for as long as its images take; `phases` are those that the recipe runs."""
+    """Minutes for each part, or None for no limit; `phases` are those that the recipe runs."""
 
     def __init__(self, minutes: float | None, phases: Sequence[str] = PHASES) -> None:
         self.minutes, self.phases = minutes, phases
 
     def of(self, part: str, pool_minutes: float = 0.0) -> float | None:
-        """The pool's share, or a phase's of what the pool has left."""
+        """The pool's share, or a phase's share of what the pool has left."""
         if self.minutes is None:
             return None
         if part == "pool":
@@ -253,7 +254,7 @@ class Budget:
         return left * SHARES[part] / sum(SHARES[name] for name in self.phases)
 
     def pictures(self, count: int) -> int:
-        """How many of `count` pictures to prepare: that is not timed, so few under a budget."""
+        """How many of `count` pictures to prepare: preparing is not timed, so only a few under a budget."""
         return count if self.minutes is None else min(2_000, count)
 
 
@@ -267,7 +268,7 @@ def prepare_data(run: Run, training: Training) -> DistillationData:
     true_side = adversarial.images > 0 and adversarial.adversarial_weight > 0 and adversarial.real_share > 0
     if true_side:
         count = min(run.recipe.pool.size, run.budget.pictures(adversarial.cache_images))
-    # Before the pool, which takes longer: a teacher whose latents or predictions are not what it says is refused here.
+    # Before the pool, which takes longer: a teacher whose latents or predictions contradict its config is refused here.
     cache = cache_latents(source, run.teacher.vae, count, run.teacher.image_size, run.folder / "latents.safetensors")
     captions = source.captions(range(min(pictures_to_check(run.teacher.latent_size), len(cache))))
     check_prediction_type(guided, cache.latents, guided.embed(captions), run.teacher.path / "scheduler")
@@ -315,7 +316,7 @@ def sample_pool(run: Run, guided: Guided, *, silent: bool) -> Pool:
 
 @dataclass
 class CurrentStudent:
-    """What the phases hand on: the student's networks, and the images that its UNet has learnt from."""
+    """What one phase hands to the next: the student's networks, and the images that its UNet has seen."""
 
     unet: Any
     vae: Any
@@ -337,11 +338,11 @@ class Phase(ABC):
 
     @abstractmethod
     def run_on(self, data: DistillationData, student: CurrentStudent) -> None:
-        """Train the student, or take up what an earlier run has trained of it."""
+        """Train the student, or load what an earlier run has trained."""
 
     @abstractmethod
     def hand_over_unfinished(self, student: CurrentStudent) -> None:
-        """After Ctrl-C: leave in `student` what is best of it so far."""
+        """After Ctrl-C: leave its best weights so far in `student`."""
 
 
 class UnetPhase(Phase):
@@ -352,13 +353,13 @@ class UnetPhase(Phase):
         self.train(step, data, student)
 
     def prepare(self, data: DistillationData, student: CurrentStudent) -> Callable[..., Mapping[str, Any]]:
-        """Register the phase's networks, and take up their checkpoint; returns what an update computes."""
+        """Register the phase's networks, and load their checkpoint; returns the function of an update."""
         run, training = self.run, self.training
         plain_attention(student.unet, training.device)
         for network in (student.unet, run.teacher.unet):  # gradients go through the teacher's encoder to the picture
             if getattr(run.recipe, self.name).gradient_checkpointing:
                 network.enable_gradient_checkpointing()
-            else:  # a phase before may have turned it on
+            else:  # an earlier phase may have turned it on
                 network.disable_gradient_checkpointing()
         prepared = training.add("student", student.unet, NetworkOptions(large=True))
         step: Callable[..., Any]
@@ -405,7 +406,7 @@ class UnetPhase(Phase):
         return recipe.adversarial if self.name == "adversarial" else recipe.steps
 
     def _validation(self, data: DistillationData) -> Validate | None:
-        """A student's figures on held-out captions at the most steps it has, where there are such captions."""
+        """A student's figures on held-out captions, at its largest number of steps; None without such captions."""
         recipe, teacher = self._steps_recipe, self.run.teacher
         unfinished = recipe.held_out_images > 0 and self.training.progress < 1
         source = data.source.held_out() if unfinished else None
@@ -427,4 +428,4 @@ class DecoderPhase(Phase):
         student.vae = train_decoder(replace(context, phase=few), student.unet, counts, initial=student.vae)
 
     def hand_over_unfinished(self, student: CurrentStudent) -> None:
-        """The UNet is as it was, and half a decoder is only in the checkpoint."""
+        """Nothing: the UNet is unchanged, and the unfinished decoder is only in the checkpoint."""

@@ -1,10 +1,10 @@
-"""Feature extractors: frozen networks that turn latents into feature maps, for what compares pictures.
+"""Feature extractors: frozen networks that turn latents into feature maps, for terms that compare pictures.
 
-All pictures of an update that are compared with each other (the student's, the one aimed at, true ones) go through one extractor
-under the same noise, so that they differ in nothing but themselves.
+All pictures of an update that are compared with each other (the student's, the target, true ones) go through one extractor
+under the same noise, so that only the pictures differ.
 
-- `TeacherFeatures`: latents noised a little, through the frozen teacher's own encoder: any teacher brings it along, it needs no
-  decoder, and it works where the student does (LADD, Sauer et al. 2024, arXiv:2403.12015).
+- `TeacherFeatures`: latents noised a little, through the frozen teacher's own encoder: every teacher has one, it needs no decoder,
+and it works in the student's latents (LADD, Sauer et al. 2024, arXiv:2403.12015).
 - `DinoFeatures`: decoded pictures through a frozen DINOv2, the discriminator's features of the ADD paper (Sauer et al. 2023,
   arXiv:2311.17042, section 3.1). Its weights come from a folder or a hub.
 
@@ -36,13 +36,13 @@ class Features(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """What pictures are noised by before features are extracted: timesteps (N,) and standard normal noise (N, C, h, w)."""
+    """The noise that is added to pictures before features are extracted: timesteps (N,) and standard normal noise (N, C, h, w)."""
 
     t: Tensor
     noise: Tensor
 
     def of(self, rows: Tensor) -> Noise:
-        """That of some of the pictures."""
+        """The noise of some of the pictures."""
         return Noise(self.t[rows], self.noise[rows])
 
 
@@ -96,7 +96,7 @@ class DinoFeatures:
         self.embedding = 1
 
     def draw_noise(self, update: Update, pictures: Tensor) -> Noise:
-        """None: timestep 0, and nothing of noise."""
+        """No noise: timestep 0."""
         return Noise(torch.zeros(len(pictures), device=pictures.device), pictures.new_zeros(len(pictures), 0))
 
     def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
@@ -109,14 +109,14 @@ class DinoFeatures:
 
 
 def standardised(pictures: Tensor, side: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Pictures in [−1, 1] => (N, 3, side, side), less a mean and over a deviation: what image encoders were trained on."""
+    """Pictures in [−1, 1] => (N, 3, side, side), minus a mean, over a deviation: the inputs that image encoders were trained on."""
     pixels = F.interpolate(pictures.clamp(-1, 1) / 2 + 0.5, size=(side, side), mode="bicubic", antialias=True)
     centre, spread = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (mean, std))
     return (pixels - centre) / spread
 
 
 def load_dino(path: str) -> Any:
-    """A DINOv2 of transformers from a folder or a hub name. Errors: InputError saying what is wrong with it."""
+    """A DINOv2 of transformers from a folder or a hub name. Errors: InputError saying what is wrong."""
     from transformers import AutoModel, Dinov2Model
 
     try:

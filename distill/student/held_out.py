@@ -1,7 +1,7 @@
 """Held-out figures of a student while it trains: `kid` of its pictures (`loop.held_out`), and their `diversity`.
 
-`diversity` is how far apart its pictures of two noises under one caption are, over how far the teacher's are: 1 is as varied as
-the teacher, 0 is a student that ignores its noise.
+`diversity` is the distance between its pictures of two noises under one caption, divided by that between the teacher's: 1 is as
+varied as the teacher, 0 is a student that ignores its noise.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TEACHER_STEPS = 8
 
 @dataclass(frozen=True)
 class HeldOut(HeldOutPictures):
-    """What students are compared with: further noises for the first captions, and the mean distance between the teacher's pictures
+    """The reference for students: further noises for the first captions, and the mean distance between the teacher's pictures
     of two noises under one caption."""
 
     second_noise: Tensor
@@ -41,7 +41,7 @@ class HeldOut(HeldOutPictures):
         plain = HeldOutPictures.seen_by(teacher, source.captions(range(len(latents))), latents)
         text, noise, pairs = plain.text, plain.noise, min(PAIRS, len(latents))
         generator = torch.Generator().manual_seed(SEED)
-        torch.randn(noise.shape, generator=generator)  # the first noises: these come after them
+        torch.randn(noise.shape, generator=generator)  # these come after the first noises
         second = torch.randn(pairs, *noise.shape[1:], generator=generator)
         timesteps = teacher.process.trailing_timesteps(TEACHER_STEPS)
         drawn = [

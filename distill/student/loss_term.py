@@ -27,8 +27,8 @@ Figures = dict[str, Tensor | float]
 
 @dataclass(frozen=True)
 class StudentBatch:
-    """The pictures that a rollout ended with and those it aims at, latents (N, C, h, w), with their captions' states: this
-    process's part of the batch. `batch_rows` are the rows of the pool of the whole global batch; the update it is in."""
+    """The pictures at the end of a rollout and their targets, latents (N, C, h, w), with their captions' states: this process's
+    part of the batch. `batch_rows` are the pool's rows for the whole global batch; `update` is the update in progress."""
 
     picture: Tensor
     target: Tensor
@@ -43,7 +43,7 @@ class StudentBatch:
         return self.batch_rows[self.update.offset : self.update.offset + self.update.batch]
 
     def features_of(self, extractor: FeatureExtractor) -> tuple[Noise, Features]:
-        """This update's noise, and the pictures' features under it, with gradients: once an update, whatever terms ask."""
+        """This update's noise, and the pictures' features under it, with gradients; computed once per update for all terms."""
         if extractor not in self._features:
             noise = extractor.draw_noise(self.update, self.picture)
             self._features[extractor] = noise, extractor(self.picture, self.text, noise, gradients=True)
@@ -52,8 +52,8 @@ class StudentBatch:
 
 @dataclass(frozen=True)
 class PhaseContext:
-    """A phase that begins: its training, what it learns from, its section of the recipe (`phase`). `pretrained` is what `Term.load`
-    has returned, by term; with `resume` trainings go on from their checkpoints."""
+    """A phase that begins: its training, its data, its section of the recipe (`phase`). `pretrained` is what `Term.load` has
+    returned, by term; with `resume`, trainings continue from their checkpoints."""
 
     training: Training
     data: DistillationData
@@ -65,13 +65,14 @@ class PhaseContext:
 
     @cached_property
     def teacher_features(self) -> TeacherFeatures:
-        """One for all terms: those that see pictures through it share its passes."""
+        """One extractor for all terms, so that they share its passes."""
         return TeacherFeatures(self.training, self.data.teacher, self.phase.max_noise_timestep)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a term takes: of networks that are trained along, and of activations. What two terms name alike is one."""
+    """Bytes that a term takes: its own trained networks, and activations. Entries of the same name in two terms are counted
+    once."""
 
     networks: Parts = field(default_factory=dict)
     activations: Parts = field(default_factory=dict)
@@ -95,7 +96,7 @@ class Term(ABC):
 
     @classmethod
     def load(cls, phases: Sequence[Any]) -> Any:
-        """Networks of others that the sections of these phases name, found before any work.
+        """Load the pretrained networks that these phases' sections name, before any work.
 
         Errors: InputError or MetricUnavailableError naming what is missing.
         """
@@ -104,16 +105,16 @@ class Term(ABC):
     @classmethod
     @abstractmethod
     def build(cls, context: PhaseContext) -> Self:
-        """The term of a phase that begins; networks of its own are registered with the phase's training."""
+        """The term for a phase that begins; its own networks are registered with the phase's training."""
 
     @classmethod
     def memory(cls, phase: Any, sizes: PhaseSizes) -> Memory:
-        """What it takes at the peak of an update."""
+        """The memory that it takes at the peak of an update."""
         return Memory()
 
     @classmethod
     def operations(cls, phase: Any, sizes: PhaseSizes) -> Mapping[str, float]:
-        """Multiply-adds of an update for one picture, by pass; what two terms name alike is one pass."""
+        """Multiply-adds of an update for one picture, by pass; passes of the same name in two terms are counted once."""
         return {}
 
     @classmethod

@@ -1,9 +1,9 @@
 """Loss functions of distillation: pure functions of tensors, one equation each.
 
-Shapes: latents (N, C, H, W); logits are lists of (N, 1, h, w), one a discriminator head. All are computed in float32.
+Shapes: latents (N, C, H, W); logits are lists of (N, 1, h, w), one per discriminator head. All are computed in float32.
 
 All but `image_to_text` and `hinge_discriminator` are means over rows that do not depend on each other, so that parts of a batch
-average to the whole; those two take what they need to know of the whole batch (`first`, `mismatched_weight`).
+average to the whole; those two take what they need from the whole batch (`first`, `mismatched_weight`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 def pseudo_huber(x: Tensor, y: Tensor, c: float, weight: Tensor | float = 1.0) -> Tensor:
     """√(‖x − y‖² + c²) − c per element, averaged (Song & Dhariwal 2023, arXiv:2310.14189, eq. 8): L1 far, L2 near.
-    `weight` is one for all or one a row, (N, 1, 1, 1)."""
+    `weight` is one for all or one per row, (N, 1, 1, 1)."""
     difference = (x.float() - y.float()).square()
     return (weight * (difference + c * c).sqrt().sub(c)).mean()
 
@@ -33,8 +33,9 @@ def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor
 
 
 def perceptual_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
-    """Mean over maps of E‖x̂ − ŷ‖², each place's features at unit length: Zhang et al. 2018, arXiv:1801.03924, eq. 1, with all
-    channels weighing the same and maps averaged; on a frozen denoiser's features as in Lin & Yang 2024, arXiv:2401.00110."""
+    """Mean over maps of E‖x̂ − ŷ‖², the features at each position normalised to unit length: Zhang et al. 2018, arXiv:1801.03924,
+    eq. 1, with all channels weighing the same and maps averaged; on a frozen denoiser's features as in Lin & Yang 2024,
+    arXiv:2401.00110."""
     terms = [
         (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(dim=1).mean()
         for a, b in zip(x, y, strict=True)
@@ -60,9 +61,9 @@ def hinge_discriminator(
 ) -> Tensor:
     """mean max(0, 1 − D(real)) + mean max(0, 1 + D(fake)), averaged over heads (Lim & Ye 2017, arXiv:1705.02894).
 
-    With `mismatched`, true pictures under wrong captions, those are `share` of the fakes. The two sides must weigh the
-    same: with more on one of them the constant −1 is a minimum, and the discriminator goes there and stays (docs/log.md).
-    `mismatched_weight` is a factor on their mean, for a part of a batch with more or fewer of them than other parts.
+    With `mismatched`, true pictures under wrong captions, those are `share` of the fakes. The two sides must have equal weight:
+    otherwise the constant −1 is a minimum, where the discriminator ends up and stays (docs/log.md). `mismatched_weight` is a factor
+    on their mean, for a part of a batch with more or fewer of them than other parts.
     """
     terms = [
         F.relu(1 - r.float()).mean() + (1 - share) * F.relu(1 + f.float()).mean()
@@ -96,6 +97,6 @@ def r1_penalty(logits: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
 
 
 def accuracy(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """Share of patches the discriminator sorts right: 0.5 is blind, 1 leaves the student nothing to learn from."""
+    """Share of patches that the discriminator classifies correctly: 0.5 is blind, 1 leaves the student nothing to learn from."""
     right = [((r > 0).float().mean() + (f < 0).float().mean()) / 2 for r, f in zip(real, fake, strict=True)]
     return torch.stack(right).mean()

@@ -1,11 +1,11 @@
 """Distribution matching: the student's pictures, taken together, are moved to where the teacher's pictures are.
 
-A regression onto pairs pulls each picture to one other, and where it cannot reach it, to a blur. Here two denoisers look at
-the student's picture under noise: the guided teacher, and a *fake score*, a copy of the teacher that learns on the student's
-pictures alone. Where they disagree, the picture is more of the student's kind than of the teacher's; their difference
-is the gradient of the KL divergence between the two distributions (DMD: Yin et al. 2024, arXiv:2311.18828), and no pair is needed.
-The fake score must keep up with a student that moves, so it may be updated several times for each of the student's
-(two time scales: DMD2, Yin et al. 2024, arXiv:2405.14867, section 4.2).
+A regression onto pairs pulls each picture towards one other, and to a blur where it cannot reach it. Here two denoisers see the
+student's picture under noise: the guided teacher, and a *fake score*, a copy of the teacher that learns on the student's pictures
+alone. Where they disagree, the picture is more of the student's kind than of the teacher's; their difference is the gradient of the
+KL divergence between the two distributions (DMD: Yin et al. 2024, arXiv:2311.18828), and no pair is needed. The fake score must
+keep up with a student that moves, so it may be updated several times for each of the student's (two time scales: DMD2, Yin et al.
+2024, arXiv:2405.14867, section 4.2).
 
 Not here: the loss as a function of tensors (`losses.distribution_matching`).
 """
@@ -23,7 +23,7 @@ from genin.distill.models.diffusion import predict
 from genin.distill.models.guided import Guided
 from genin.distill.student.losses import distribution_matching
 
-# Shares of the schedule between which pictures are noised: at its ends one of the two sees nothing to judge (DMD, appendix).
+# Shares of the schedule between which pictures are noised: at either end one of the two cannot judge it (DMD, appendix).
 LOWEST, HIGHEST = 0.02, 0.98
 
 

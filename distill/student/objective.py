@@ -1,4 +1,4 @@
-"""From a recipe to the terms of a phase's objective: which it has, what they need, the terms themselves.
+"""From a recipe to the terms of a phase's objective: which ones it has, what they need, and building them.
 
 Not here: the terms (`terms`), the loop (`training`), the order of phases (`distillation`).
 """
@@ -12,7 +12,7 @@ from genin.distill.recipe import Recipe
 from genin.distill.student import terms as terms  # registers them
 from genin.distill.student.loss_term import TERMS, PhaseContext, Term
 
-Pretrained = dict[type[Term], Any]  # networks of others, by the term that needs them
+Pretrained = dict[type[Term], Any]  # pretrained networks, by the term that needs them
 
 
 def active_terms(phase: object) -> list[type[Term]]:
@@ -28,7 +28,7 @@ def check_terms(recipe: Recipe, phases: Sequence[str]) -> None:
 
 
 def load_pretrained(recipe: Recipe, phases: Sequence[str]) -> Pretrained:
-    """What the terms of the named phases need of others, found before any work. Errors: as `Term.load`."""
+    """The pretrained networks that the terms of the named phases need, loaded before any work. Errors: as `Term.load`."""
     needed: dict[type[Term], list[Any]] = {}
     for phase in (getattr(recipe, name) for name in phases):
         for term in active_terms(phase):
@@ -37,6 +37,6 @@ def load_pretrained(recipe: Recipe, phases: Sequence[str]) -> Pretrained:
 
 
 def build_loss_terms(context: PhaseContext) -> list[Term]:
-    """What a phase's recipe asks of the finished picture, beside the regression; networks that learn along are registered with the
-    phase's training."""
+    """The terms that a phase's recipe asks for, besides the regression; their own networks are registered with the phase's
+    training."""
     return [term.build(context) for term in active_terms(context.phase)]

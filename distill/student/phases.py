@@ -1,9 +1,9 @@
 """What an update of each phase of distillation computes: one step function each, on the shared training loop.
 
-1. `prune`: a network with blocks taken out learns the guided teacher's prediction along the pool's trajectories (BK-SDM's
+1. `prune`: a network with blocks removed learns the guided teacher's prediction along the pool's trajectories (BK-SDM's
    output and feature terms; guidance is baked in from here on).
-2. `steps`: the student rolls out from pure noise with the sampler it ships with, and at every state that it arrives at it is
-   pulled towards the teacher's final picture for that noise: regression onto the ODE's end, as in consistency models,
+2. `steps`: the student rolls out from pure noise with the sampler it ships with, and at every state it reaches it is pulled towards
+the teacher's final picture for that noise: regression onto the ODE's end, as in consistency models,
    with exact pairs instead of a bootstrap. Regression alone makes pictures soft; other terms on the last picture join it
    where the recipe has them (`terms`).
 3. `adversarial`: the same update, where a discriminator is one of those terms (ADD, in LADD's features).
@@ -56,8 +56,8 @@ def prune_step(
     recipe: PruneRecipe,
     kept_channels: Sequence[Tensor] | None = None,
 ) -> Callable[[Update], Any]:
-    """output_weight·‖v_s − v_T‖² + feature_weight·mean ‖f_s − f_T‖²/‖f_T‖² at states of the teacher's own trajectories. Of a
-    narrower student the features are compared with those of the channels that it has kept (`pruning.kept_channels`)."""
+    """output_weight·‖v_s − v_T‖² + feature_weight·mean ‖f_s − f_T‖²/‖f_T‖² at states of the teacher's own trajectories. A narrower
+    student's features are compared with those of the channels that it has kept (`pruning.kept_channels`)."""
     process, student = data.teacher.process, Student(network, data.teacher.process)
     timesteps = torch.tensor(data.pool.timesteps)
 
@@ -130,8 +130,7 @@ def steps_step(
     `terms`.
 
     With backward distillation a rollout ends at one of its later steps, each in its turn. Its first prediction aims at the noise's
-    final latents, its last at where the teacher leads from the state that the student has arrived at there; those between only lead
-    the way.
+    final latents, its last at where the teacher leads from the state that the student has reached; those between get no target.
 
     Student: regression_weight·pseudo-Huber + consistency_weight·L_consistency + Σ terms (ADD's eq. 1, and more).
     """
@@ -169,8 +168,8 @@ def steps_step(
 
 
 def _rollout_timesteps(process: Process, recipe: StepsRecipe, update: Update) -> tuple[list[int], bool]:
-    """The timesteps of this update's rollout: step counts take turns, and with backward distillation where it ends, too. Whether it
-    is distilled backwards: a rollout of one step is not."""
+    """The timesteps of this update's rollout: step counts take turns, and with backward distillation so do its ends. And whether it
+    is distilled backwards, which a rollout of one step is not."""
     round_, turn = divmod(update.index, len(recipe.step_counts))
     timesteps = process.trailing_timesteps(recipe.step_counts[turn])
     backward = recipe.backward_distillation and len(timesteps) > 1
@@ -178,7 +177,7 @@ def _rollout_timesteps(process: Process, recipe: StepsRecipe, update: Update) ->
 
 
 def renoise(process: Process, picture: Tensor, update: Update) -> Callable[[Tensor], Tensor]:
-    """Timesteps => the picture noised to them, by noise of this update: a state that no sampler has led to."""
+    """Timesteps => the picture noised to them, by noise of this update: states that no sampler has produced."""
 
     def state(t: Tensor) -> Tensor:
         return process.add_noise(picture, update.randn(*picture.shape[1:]), t)
@@ -213,7 +212,7 @@ def consistency_loss(
     theirs = process.ddim_step(x0_then.float(), eps_then.float(), end)
     arrived = (then == end).view(-1, 1, 1, 1)  # the next state is the end itself: nothing to predict
     theirs = torch.where(arrived, x_then, theirs)
-    # Of the pool, not of the batch: each row's weight is its own.
+    # The pool's mean, not the batch's: a row's weight must not depend on the others.
     mean_gap = (pool.timesteps[0] + 1) / len(pool.timesteps)
     return pseudo_huber(ours, theirs, recipe.huber_c, (mean_gap / (now - then)).view(-1, 1, 1, 1))
 
@@ -230,9 +229,9 @@ def teacher_completion(
 ) -> Tensor:
     """Where the guided teacher leads from the last state of a rollout, by DDIM at the finest timesteps that are trained.
 
-    The pair's picture is where the *noise* leads. A student that has left the teacher's trajectory cannot reach it any more,
-    and regressed onto it regardless learns the mean of what it might have been: a soft picture, and under a caption that leaves
-    things open the same one for every noise.
+    The pair's picture is where the *noise* leads. A student that has left the teacher's trajectory can no longer reach it. If it is
+    regressed onto it regardless, it learns the mean of all candidates: a soft picture, and, under a caption that leaves things
+    open, the same one for every noise.
     """
     teacher, start = data.teacher, int(done.timesteps[-1][0])
     timesteps = [start, *(t for t in teacher.process.trailing_timesteps(max(step_counts)) if t < start)]
@@ -246,7 +245,7 @@ def teacher_completion(
 def student_preview(
     training: Training, data: DistillationData, vae: Any, step_counts: Sequence[int], *, count: int = 10
 ) -> Preview:
-    """A grid writer: the teacher's pictures on top, below them the student's for the same noises, a row a step count."""
+    """A grid writer: the teacher's pictures on top, below them the student's for the same noises, one row per step count."""
     from genin.distill.loop.previews import save_grid
     from genin.distill.models.autoencoder import decode_pictures
 

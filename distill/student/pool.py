@@ -1,16 +1,16 @@
 """The pool: pictures of the guided teacher, sampled once, that every phase of distillation learns from.
 
-Row i is a caption, an initial noise and the trajectory the teacher's ODE takes from it: the states x_t at each of
-`teacher_steps` timesteps and the final latents. Between two states the guided prediction the solver used is known, which is a
-pruned student's target at no further cost. The timesteps are DDIM's: closer together towards clean data the solver ends nearer to
-where the ODE leads, and its pictures are further from true ones (docs/log.md).
+Row i is a caption, an initial noise and the trajectory the teacher's ODE takes from it: the states x_t at each of `teacher_steps`
+timesteps and the final latents. The guided prediction that the solver used between two states is kept: a pruned student's target at
+no further cost. The timesteps are DDIM's: closer together towards clean data the solver ends nearer to where the ODE leads, and its
+pictures are further from true ones (docs/log.md).
 
-All processes of a run sample it, each every Nth row. A batch is on the disk as soon as it is done (`pool_parts`): the next
-run goes on where one stopped, and another run with the same teacher, source and settings finds the pool ready. A pool whose time
-is up stays at the size it has until a run has more time for it. It is read by mapping, so it may be larger than memory.
+All processes of a run sample it, each every Nth row. A batch is on disk as soon as it is done (`pool_parts`): the next run
+continues where one stopped, and another run with the same teacher, source and settings finds the pool ready. A pool whose time is
+up keeps its size until a run has more time for it. It is read by mapping, so it may be larger than memory.
 
-Precision: rows are the same to the bit in whatever order and company they are sampled, as far as the networks' operations are; a
-batch of another size may round otherwise (fp32: 1e-5 or so of a state).
+Precision: rows are the same to the bit in whatever order and batch they are sampled, if the networks' operations are; a batch of
+another size may round differently (fp32: 1e-5 or so of a state).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from genin.distill.student.pool_parts import TENSORS, PoolParts
 from genin.processes import is_main_process, main_process_first, rank_and_world, wait_for_all
 from genin.runtimes.errors import GeninError
 
-# (rows done, size, seconds that sampling has taken over all runs) => whether time is up
+# (rows done, size, seconds of sampling over all runs) => whether time is up
 TimeIsUp = Callable[[int, int, float], bool]
 SOLVER: Solver = "dpm-solver++"
 
@@ -47,7 +47,7 @@ class Pool:
     states: Tensor
     x0: Tensor
     timesteps: tuple[int, ...]
-    seconds: float = 0.0  # what sampling it took, over all runs
+    seconds: float = 0.0  # of sampling, over all runs
 
     def __len__(self) -> int:
         return len(self.states)
@@ -62,7 +62,7 @@ class Pool:
 @dataclass(frozen=True)
 class DistillationData:
     """What all phases learn from. Row i of the pool belongs to caption i of the source; `texts` are the source's captions, embedded
-    once, (M, L, D) float16, and a pool of more rows takes them in turn; `latents` are final latents of true pictures, row i with
+    once, (M, L, D) float16; a pool of more rows reuses them in turn; `latents` are final latents of true pictures, row i with
     caption i, or None."""
 
     teacher: Guided
@@ -85,7 +85,7 @@ def build_pool(
     """
     parts = PoolParts(path, _key(recipe, source, fingerprint))
     whole, done_rows, seconds = parts.whole(), parts.done_rows(), parts.seconds()
-    wait_for_all()  # nobody samples before all have seen the same
+    wait_for_all()  # no process samples before all have seen the same
     missing = [row for row in range(recipe.size) if row not in done_rows]
     done = recipe.size - len(missing)
     if whole is not None and missing and time_is_up(done, recipe.size, seconds):
@@ -125,13 +125,13 @@ def _sample_rows(teacher: Guided, source: Source, recipe: PoolRecipe, rows: Sequ
 
 
 def _generator(seed: int, row: int) -> torch.Generator:
-    return torch.Generator().manual_seed((seed * 0x9E3779B1 + row) & 0xFFFFFFFF)  # of a seed, torch reads 32 bits
+    return torch.Generator().manual_seed((seed * 0x9E3779B1 + row) & 0xFFFFFFFF)  # torch uses 32 bits of a seed
 
 
 def pool_settings(recipe: PoolRecipe) -> dict[str, Any]:
-    """What makes two pools different, their teacher and captions aside: a longer one continues a shorter one."""
+    """The settings in which pools differ, besides teacher and captions. Size is not one: a longer pool continues a shorter one."""
     settings = {k: v for k, v in asdict(recipe).items() if k not in ("size", "batch_size")}
-    if recipe.teacher_precision == "no":  # as before there was a choice
+    if recipe.teacher_precision == "no":  # as before this was a setting
         del settings["teacher_precision"]
     return settings | {"solver": SOLVER, "spacing": "trailing"}
 

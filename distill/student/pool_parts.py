@@ -1,10 +1,10 @@
-"""The files of a pool: parts, as processes sample them, and the pool itself, in which they end up in the order of its rows.
+"""The files of a pool: parts, as processes sample them, and the pool itself, into which they are merged in the order of its rows.
 
     pool.parts/000000128.safetensors    the batch that begins with row 128: its rows, states and predictions
     pool.safetensors                    all rows up to the first that is missing
 
-A part appears by renaming, so whatever stops a run, the batches it has finished are there for the next, of however many processes.
-Merging copies a part at a time: memory holds one.
+A part appears by renaming, so whatever stops a run, the next one finds its finished batches, with any number of processes.
+Merging copies one part at a time, so memory holds only one.
 
 Not here: what a pool is, and sampling it (`pool`).
 """
@@ -51,7 +51,7 @@ class PoolParts:
         return rows.union(*(part.tensor("rows").tolist() for part in self._parts()))
 
     def seconds(self) -> float:
-        """What sampling has taken so far by the clock, over all runs: processes sample at the same time."""
+        """Wall-clock seconds of sampling so far, over all runs: processes sample at the same time."""
         whole, each = self.whole(), Counter[str]()
         for part in self._parts():
             each[part.facts["rank"]] += float(part.facts["seconds"])  # type: ignore[assignment]
@@ -77,7 +77,7 @@ class PoolParts:
     def merge(self) -> None:
         """Parts into the pool, up to the first row that is missing.
 
-        Errors: GeninError where it cannot be written; the parts stay.
+        Errors: GeninError where it cannot be written; the parts are kept.
         """
         whole, parts, done_rows = self.whole(), self._parts(), self.done_rows()
         before = count = 0 if whole is None else whole.shapes["states"][0]
@@ -121,5 +121,5 @@ class PoolParts:
             yield
         except (OSError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:120]
-            remedy = "free some space and run again with --resume; what was saved before is whole"
+            remedy = "free some space and run again with --resume; what was saved before is intact"
             raise GeninError(f"could not save the pool ({reason})", where=self.path, remedy=remedy) from error

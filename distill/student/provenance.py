@@ -1,4 +1,4 @@
-"""What a student is made from, and what its model folder says of that.
+"""What a student is made from, and how its model folder records it.
 
 Not here: the training (`distillation`), how folders are written (`models.folder`).
 """
@@ -26,7 +26,7 @@ PHASES = ("prune", "steps", "adversarial", "decoder")  # in their order; each is
 
 @dataclass(frozen=True)
 class StartingStudent:
-    """What a student hands down to the one that goes on from its weights; `recipe` is what made it, with its name and
+    """What a student passes on to the one that starts from its weights; `recipe` is what made it, with its name and
     fingerprint; `is_wider` says that it had more channels."""
 
     data: str
@@ -39,8 +39,8 @@ class StartingStudent:
 
 
 def load_starting_student(unet: Any, path: Path, name: str) -> StartingStudent:
-    """Copy the weights of the student at `path` into a UNet of preset `name`; of a wider one the best channels stay.
-    Errors: InputError if it is no such student."""
+    """Copy the weights of the student at `path` into a UNet of preset `name`; of a wider one the best channels are kept. Errors:
+    InputError if it is not such a student."""
     start = load_model_folder(path)
     remedy = "give a student of the same preset and teacher, or another --student"
     if start.info.get("kind") != "student":
@@ -78,7 +78,7 @@ def trained_step_counts(recipe: Recipe) -> list[int]:
 
 @dataclass(frozen=True)
 class Provenance:
-    """The teacher, pictures and recipe of a student, and the student whose weights it went on from."""
+    """The teacher, pictures and recipe of a student, and the student whose weights it started from."""
 
     teacher: ModelFolder
     source: Source
@@ -86,8 +86,8 @@ class Provenance:
     start: StartingStudent | None = None
 
     def model_folder(self, unet: Any, vae: Any, path: Path, images_seen: int) -> ModelFolder:
-        """The student as a model folder: the teacher's text encoder and schedule, its own UNet and decoder. `images_seen` counts
-        those of the student that it went on from, too."""
+        """The student as a model folder: the teacher's text encoder and schedule, its own UNet and decoder. `images_seen` includes
+        those of the student that it started from."""
         teacher, start = self.teacher, self.start
         scheduler = student_scheduler(teacher.scheduler_config)
         process, counts = Process(scheduler), trained_step_counts(self.recipe)

@@ -1,6 +1,6 @@
 """A student in use: its predictions, and the few-step rollout that it is trained with and ships with.
 
-Not here: what is learnt of a rollout (`phases`).
+Not here: what is learnt from a rollout (`phases`).
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Student:
         grad_steps: Container[int] = (),
         replace_state: Callable[[Tensor], Tensor] | None = None,
     ) -> Rollout:
-        """Deterministic DDIM (η = 0) from noise through `timesteps`. The predictions of the steps in `grad_steps` carry gradients,
-        no state does: each step learns from where the student really arrives, and no gradient runs through the sampler.
-        `replace_state` gives other states, by timestep, to all steps but the first."""
+        """Deterministic DDIM (η = 0) from noise through `timesteps`. Only the predictions of the steps in `grad_steps` carry
+        gradients, the states do not: each step learns from the state that the student really reaches, and no gradient passes
+        through the sampler. `replace_state` gives other states, by timestep, to all steps but the first."""
         x, states, times, pictures = noise, [], [], []
         for i, t_now in enumerate(timesteps):
             t = torch.full((len(x),), t_now, dtype=torch.long, device=x.device)

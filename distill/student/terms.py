@@ -2,22 +2,22 @@
 
 How to add one:
 1. Its weight is a key of `StepsRecipe` (phases 2 and 3) or `AdversarialRecipe` (3) in `recipe.py`, 0 by default.
-2. Its equation is a function of tensors in `losses`, where a test can hold it against known values.
+2. Its equation is a function of tensors in `losses`, where a test can compare it with known values.
 3. Here, a class under `@register`: `section` and `key` name the weight, `build` makes the term when a phase begins (networks that
    are trained along go to `training.add`), and a call returns its share of the loss, weighted, and figures for the log.
-4. `load` finds networks of others before any work; `check` refuses settings that it cannot work with.
-5. `memory` and `operations` say what it takes, `lighter` how it would take less: for --dry-run, warnings and advice.
+4. `load` finds pretrained networks before any work; `check` refuses settings that it cannot work with.
+5. `memory` and `operations` estimate its costs, `lighter` names settings that lower them: for --dry-run, warnings and advice.
 
 | term | recipe | the student's picture should be |
 |---|---|---|
-| `Perceptual` | `perceptual_weight` | near to the one aimed at, in a frozen network's features |
+| `Perceptual` | `perceptual_weight` | near the target, in a frozen network's features |
 | `LpipsTerm` | the same, `perceptual_features: lpips` | the same by LPIPS, on decoded pictures |
-| `Adversarial` | `adversarial_weight` | taken for a true one by a discriminator |
+| `Adversarial` | `adversarial_weight` | classified as true by a discriminator |
 | `AddDistillation` | `distillation_weight` | what the teacher makes of it, noised (ADD) |
 | `Matching` | `matching_weight` | as likely among the teacher's pictures as among the student's |
 | `Alignment` | `alignment_weight` | recognised by its own caption among others |
 
-Not here: what all terms are (`loss_term`), which of them a recipe has (`objective`), the regression onto the aim (`phases`), a
+Not here: what all terms are (`loss_term`), which of them a recipe has (`objective`), the regression onto the target (`phases`), a
 phase's other costs (`cost`).
 """
 
@@ -58,7 +58,7 @@ from genin.distill.student.matching import FakeScore
 from genin.distill.student.pool import DistillationData
 from genin.runtimes.errors import InputError
 
-# Share of the phase over which the adversarial loss gains its weight: at first the discriminator knows nothing.
+# Share of the phase over which the adversarial weight rises to its full value: at first the discriminator knows nothing.
 RAMP_SHARE = 0.1
 ALIGNMENT_SHARE = 0.2  # of the third phase's minutes, where the alignment's model is trained on the set
 # The student's picture in the teacher's encoder: terms that see it there share the pass.
@@ -71,7 +71,7 @@ PICTURE_FEATURES = "features of the student's picture"
 @register
 @dataclass(frozen=True)
 class Perceptual(Term):
-    """weight·distance to the aim in an extractor's features."""
+    """weight·distance to the target in an extractor's features."""
 
     key = "perceptual_weight"
     extractor: FeatureExtractor
@@ -92,7 +92,7 @@ class Perceptual(Term):
     @classmethod
     def operations(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
         encoder = sizes.teacher.encoder_macs
-        learnt = (PASSES[phase.gradient_checkpointing] - 1) * encoder  # gradients of the picture alone
+        learnt = (PASSES[phase.gradient_checkpointing] - 1) * encoder  # gradients reach the picture alone
         return {PICTURE_FEATURES: learnt, "features of the aim": encoder}
 
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
@@ -104,8 +104,8 @@ class Perceptual(Term):
 @register
 @dataclass(frozen=True)
 class LpipsTerm(Term):
-    """weight·LPIPS between the decoded picture and the decoded aim (Zhang et al. 2018, arXiv:1801.03924). `network` maps two
-    batches of pictures in [−1, 1] to distances. What was trained on LPIPS must not be evaluated by it."""
+    """weight·LPIPS between the decoded picture and the decoded target (Zhang et al. 2018, arXiv:1801.03924). `network` maps two
+    batches of pictures in [−1, 1] to distances. A student that was trained on LPIPS must not be evaluated by it."""
 
     key = "perceptual_weight"
     training: Training
@@ -224,8 +224,8 @@ class Adversarial(Term):
             real_logits = self.network(inputs, true.embedding, text)
         wrong_logits, wrong_weight = None, 1.0
         if recipe.mismatched_captions > 0:
-            # A true picture under another's caption is as false as a drawn one (unless that says so little that it fits): the
-            # discriminator must read. Which pictures and captions does not depend on how many processes share the batch.
+            # A true picture under another's caption counts as a fake, too (unless that caption says so little that it fits), so
+            # that the discriminator must read. Which pictures and captions does not depend on how many processes share the batch.
             others = update.randint(len(self.data.pool))
             wrong, wrong_weight = update.rows_every(max(1, round(1 / recipe.mismatched_captions)))
             if len(wrong):
@@ -247,8 +247,8 @@ class Adversarial(Term):
 
 @contextmanager
 def frozen_weights(training: Training, network: nn.Module) -> Iterator[nn.Module]:
-    """A discriminator for the generator's step: gradients for its inputs only, and unwrapped, so that no process waits for any of
-    its own."""
+    """A discriminator for the generator's step: gradients for its inputs only, and unwrapped, so that no process waits for
+    gradients of its weights."""
     inner: nn.Module = training.accelerator.unwrap_model(network)
     inner.requires_grad_(False)
     try:
@@ -258,15 +258,15 @@ def frozen_weights(training: Training, network: nn.Module) -> Iterator[nn.Module
 
 
 def ramp(training: Training) -> float:
-    """The factor on an adversarial loss by how far the phase is, and by what alarms have adjusted."""
+    """The factor on an adversarial loss, by the phase's progress and the adjustments of alarms."""
     return min(1.0, training.progress / RAMP_SHARE) * training.adjustment("adversarial")
 
 
 def true_pictures(data: DistillationData, real_share: float, update: Update, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Latents of true pictures with their captions' text states; a share of them the teacher's.
 
-    As far as pictures are cached it is the one of the rollout's own caption, so that true and false differ in nothing else:
-    a caption met on one side only would give the answer away.
+    Where it is cached, the true picture is that of the rollout's own caption, so that true and false differ in nothing else: a
+    caption that occurs on one side only would give the answer away.
     """
     device = data.teacher.device
     true, text = data.pool.final(rows).to(device), data.text(rows)
@@ -324,7 +324,7 @@ class Matching(Term):
     @classmethod
     def check(cls, recipe: Recipe, phase: AdversarialRecipe) -> None:
         if phase.fake_score_updates > 1 < phase.accumulate:
-            what = "adversarial.accumulate works for one update of the fake score at a time"
+            what = "adversarial.accumulate works with one update of the fake score at a time only"
             raise InputError(what, remedy="set fake_score_updates to 1, or accumulate to 1")
 
     @classmethod
@@ -346,7 +346,7 @@ class Matching(Term):
         weights = lora_parameters(teacher, rank) if rank else teacher.parameters
         shares = 1 if rank else sizes.shares
         networks = network_parts(phase, weights, kept=0, name="fake score", shares=shares)
-        # It learns while the student's pass waits.
+        # It learns while the student's activations are held.
         return Memory(networks, {"the fake score's pass": sizes.activations(phase, teacher)})
 
     @classmethod
@@ -383,7 +383,7 @@ class Alignment(Term):
     @classmethod
     def check(cls, recipe: Recipe, phase: AdversarialRecipe) -> None:
         if not phase.alignment_model and not recipe.alignment.images:
-            what = "adversarial.alignment_weight asks for a model that alignment.images: 0 leaves untrained"
+            what = "adversarial.alignment_weight needs a model, which alignment.images: 0 leaves untrained"
             raise InputError(what, remedy="give alignment some images, or name a CLIP (adversarial.alignment_model)")
 
     @classmethod

@@ -62,8 +62,8 @@ class Texts:
 
 
 def prepare_texts(training: Training, guided: Guided, source: Source, pictures: int, others: Sequence[str]) -> Texts:
-    """The table of the first `pictures` captions and of `others`, where the recipe wants one and captions stay as they are; the
-    text encoder leaves the device then."""
+    """The table of the first `pictures` captions and of `others`, where the recipe asks for it and captions do not change; the text
+    encoder then leaves the device."""
     settings: Any = training.settings
     table = None
     if settings.cache_texts and not settings.train_text_encoder and not source.rephrases:
@@ -81,7 +81,7 @@ def prepare_denoiser(model: ModelFolder, settings: FinetuneRecipe, rank: int, te
     """The denoiser that learns: with adapters of `rank`, if any, and as little memory as the recipe asks for."""
     text = settings.train_text_encoder
     if rank:
-        torch.manual_seed(settings.seed)  # of the adapters' beginnings
+        torch.manual_seed(settings.seed)  # for the adapters' initial weights
         add_adapters(model.unet, "unet", rank)
         if text:
             add_adapters(model.text_encoder, "text_encoder", rank)

@@ -1,10 +1,10 @@
-"""Tuning a teacher on new pictures: the whole UNet or low-rank adapters, and by choice its text encoder and autoencoder.
+"""Tuning a teacher on new pictures: the whole UNet or low-rank adapters, and optionally its text encoder and autoencoder.
 
-A Stable Diffusion teacher needs its UNet tuned, or adapters on it (`lora`: a file of their own, and merged, so that pruning and
-export see plain weights); its text encoder and autoencoder know the world already. A small teacher that has only ever seen one
-universe needs all three: new words in its text encoder, new shapes in its autoencoder (`autoencoder_images`, `train_text_encoder`).
+A Stable Diffusion teacher needs its UNet tuned, or adapters on it (`lora`: in a file of their own, and merged, so that pruning and
+export see plain weights); its text encoder and autoencoder are general enough. A small teacher that has only ever seen one world
+needs all three: new words in its text encoder, new shapes in its autoencoder (`autoencoder_images`, `train_text_encoder`).
 
-What does not learn costs little: captions are embedded once and the text encoder leaves the device (`inputs.texts`), weights under
+Frozen weights cost little: captions are embedded once and the text encoder leaves the device (`inputs.texts`), weights under
 adapters are kept in bf16, and the averages and checkpoints hold only what learns (`averages`).
 
 Stages, checkpoints and `resume` work as in `train`. Not here: the network that learns, and how captions reach it
@@ -57,7 +57,7 @@ from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
 
 HELD_OUT_STEPS = 8  # of DPM-Solver++(2M), guided
-SLOW = 32  # a side of latents beyond which held-out pictures take hours on a CPU
+SLOW = 32  # side of latents beyond which held-out pictures take hours on a CPU
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Base:
     loras: Sequence[Lora] = ()
 
     def load(self) -> ModelFolder:
-        """It with its LoRAs merged into it, in fp32: `info` names them. Their files do not say under which licence they are, so
-        that its own is joined by "unknown".
+        """The base with its LoRAs merged into it, in fp32; `info` names them. Their files do not state a licence, so "unknown" is
+        added to the base's.
 
         Errors: InputError for a model that cannot be tuned, or LoRAs that do not fit it.
         """
@@ -93,8 +93,8 @@ def finetune_teacher(
     *,
     lora_rank: int | None = None,
 ) -> ModelFolder:
-    """Tune `base` on `source` into `out`; `lora_rank` overrides the recipe's. Returns what was saved. Where a rank is given its
-    adapters are saved too, as `out/pytorch_lora_weights.safetensors`.
+    """Tune `base` on `source` into `out`; `lora_rank` overrides the recipe's. Returns what was saved. With a rank, the adapters are
+    also saved, as `out/pytorch_lora_weights.safetensors`.
 
     Errors: InputError for a base that cannot be tuned, or LoRAs that do not fit it, before anything is written.
     """
@@ -144,7 +144,7 @@ class Run:
         return self.recipe.finetune
 
     def info(self, guidance_scale: float, images_seen: int) -> dict[str, Any]:
-        """What the tuned folder says of itself: what it was made from, and how."""
+        """The tuned folder's `genin.json`: what it was made from, and how."""
         info, source = self.model.info, self.source
         finetune = {**self.recipe.as_dict()["finetune"], "lora_rank": self.rank}
         return {
@@ -165,8 +165,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Stage:
-    """The tuning of the UNet, prepared: its training, what it learns from, and what it is judged by. `prompts` are those that
-    previews show, `others` the networks that stand beside it."""
+    """The tuning of the UNet, prepared: its training, what it learns from, and what it is validated on. `prompts` are those that
+    previews show, `others` the other networks in memory."""
 
     training: Training
     guided: Guided
@@ -179,7 +179,7 @@ class Stage:
 
 
 def prepare_stage(run: Run) -> Stage:
-    """Encode pictures and captions, register the network, take up its checkpoint."""
+    """Encode pictures and captions, register the network, load its checkpoint."""
     model, source, settings = run.model, run.source, run.settings
     training = Training(run.folder, "finetune", settings, minutes=run.options.minutes)
     for part in (model.vae, model.unet, model.text_encoder):
@@ -242,7 +242,7 @@ def tuned_model(run: Run, stage: Stage) -> ModelFolder:
         if is_main_process():
             save_adapters(adapted, run.out)
         wait_for_all()
-        # Into the weights as they came: those under adapters may have been kept in fewer bits.
+        # Into the weights as loaded: those under adapters may have been kept in fewer bits.
         merged = Base(run.base.path, [*run.base.loras, Lora(run.out / FILE)]).load()
         unet, text_encoder = merged.unet, merged.text_encoder
     info = run.info(stage.guided.guidance_scale, training.images_seen)
@@ -259,7 +259,7 @@ def merge_teacher(base: Base, out: Path) -> ModelFolder:
 
 
 def as_guided(model: ModelFolder, device: torch.device) -> Guided:
-    """The base as a teacher that can be sampled, at the guidance scale that its folder says."""
+    """The base as a teacher that can be sampled, at its folder's guidance scale."""
     with torch.no_grad():
         empty = embed(model.text_encoder, model.tokenizer, [""], device)
     denoiser = Denoiser(model.unet, Process(model.scheduler_config, device))
@@ -293,7 +293,7 @@ def hold_out(
 
 
 def encoder_of(unet: Any) -> nn.Module:
-    """A copy of a UNet without its way up, which takes most of its weights and no part in features."""
+    """A copy of a UNet without its up path, which has most of its weights and no part in features."""
     up, unet.up_blocks = unet.up_blocks, nn.ModuleList()
     try:
         return shared_copy(unet, ())
@@ -313,7 +313,7 @@ def tuning_step(
         t, dropped = update.randint(process.num_train_timesteps), update.rand() < settings.caption_dropout
         captions = source.captions(rows.tolist(), epoch=update.index)
         captions = ["" if drop else text for drop, text in zip(dropped.tolist(), captions, strict=True)]
-        if settings.noise_offset > 0:  # drawn last: all else is as it is without
+        if settings.noise_offset > 0:  # drawn last, so that all other random numbers stay the same
             noise = noise + settings.noise_offset * update.randn(x0.shape[1], 1, 1)
         with training.autocast():
             predicted = network(process.add_noise(x0, noise, t), t, texts.inputs(captions))
@@ -348,7 +348,7 @@ def autoencoder_settings(recipe: Recipe, model: ModelFolder) -> AutoencoderRecip
 
 
 def tune_autoencoder(run: Run) -> Any:
-    """Go on training the base's autoencoder on the new pictures; its latents keep their scale (the UNet expects it).
+    """Continue training the base's autoencoder on the new pictures; its latents keep their scale (the UNet expects it).
 
     Errors: InputError for an autoencoder other than AutoencoderTiny (others have seen more than a small set can teach).
     """

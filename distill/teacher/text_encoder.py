@@ -1,12 +1,12 @@
 """Tokenizer and text encoder of a teacher that is trained from nothing: CLIP's formats at a fraction of CLIP's size.
 
-The tokenizer is a CLIP byte-pair encoding learnt from the data set's captions (any other word is spelt in bytes, so no
-prompt is refused). The encoder is a small CLIPTextModel. Where the data set has attribute columns (character, action,
-environment …), the encoder is first trained to read them out of the caption, one linear head a column on the
-end-of-text state: minutes of work on captions alone, after which it stays frozen, as Stable Diffusion's does, and its
-output can be trusted to hold what the caption says. A column that the caption leaves out has the label "unsaid".
+The tokenizer is a CLIP byte-pair encoding learnt from the data set's captions (any other word is spelt in bytes, so no prompt is
+refused). The encoder is a small CLIPTextModel. Where the data set has attribute columns (character, action, environment …), the
+encoder is first trained to read them out of the caption, one linear head per column on the end-of-text state. This takes minutes,
+on captions alone; afterwards the encoder stays frozen, as Stable Diffusion's does, and its output is known to contain what the
+caption says. A column that the caption leaves out has the label "unsaid".
 
-Not here: encoders that others trained (they come with their model folder), or training it with the UNet (`finetune`).
+Not here: third-party encoders (they come with their model folder), or training it with the UNet (`finetune`).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def build_text_encoder(tokenizer: Any, recipe: TextEncoderRecipe) -> nn.Module:
 
 
 class AttributeHeads(nn.Module):
-    """The text encoder with one linear read-out a column; index 0 of each is "unsaid"."""
+    """The text encoder with one linear head per column; index 0 of each is "unsaid"."""
 
     def __init__(self, text_encoder: nn.Module, columns: Mapping[str, Sequence[str]], hidden_size: int) -> None:
         super().__init__()

@@ -96,7 +96,7 @@ class Run:
         return self.out / "training"
 
     def info(self, images_seen: int) -> dict[str, Any]:
-        """What the teacher's folder says of itself."""
+        """The teacher folder's `genin.json`."""
         start, recipe = self.start, self.recipe.as_dict()
         earlier: Mapping[str, Any] = {} if start is None else start.info
         return {
@@ -138,7 +138,7 @@ def start_from(network: nn.Module, earlier: nn.Module) -> float:
 # --- stages ------------------------------------------------------------------------------------------------------------
 
 
-AXES_PICTURES = 1_024  # whose latents tell principal axes
+AXES_PICTURES = 1_024  # whose latents determine the principal axes
 
 
 def train_autoencoder(run: Run) -> Any:
@@ -150,7 +150,7 @@ def train_autoencoder(run: Run) -> Any:
     training = Training(run.folder, "autoencoder", settings)
     torch.manual_seed(settings.seed)
     fresh = initial_autoencoder(run, training.device)
-    # Channels last: 1.3 times the images a second on a CPU (docs/log.md).
+    # Channels last: 1.3 times the images per second on a CPU (docs/log.md).
     vae = training.add("vae", fresh.to(memory_format=torch.channels_last))
     if run.options.resume:
         training.resume()
@@ -250,7 +250,7 @@ def train_text(run: Run) -> tuple[Any, nn.Module]:
 
 
 def build_unet(recipe: TeacherRecipe, latent_channels: int, latent_size: int, text_size: int) -> nn.Module:
-    """A diffusers UNet without attention at the top resolution, where it costs most and gives least."""
+    """A diffusers UNet without attention at the top resolution, where it costs most and helps least."""
     from diffusers import UNet2DConditionModel
 
     levels = len(recipe.channels)
