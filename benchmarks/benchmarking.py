@@ -34,14 +34,14 @@ class BenchOptions:
     Attributes:
         runtimes, precisions: to measure bundles with; empty is all that each has.
         device: where PyTorch runs model folders: `cpu`, `cuda`, `cuda:1`, `mps`.
-        steps: of students; of each those it was trained for, if any. Empty is the model's own number.
+        steps: of students; each is measured at those it was trained for, if any. Empty is the model's own number.
         teacher_steps: of teachers; None is the model's own number.
         runs, warmup: timed and untimed pictures of each configuration.
         cold_starts: processes started for each configuration; the last one counts.
         threads: of every engine; None is all usable cores.
         prompts: a text file with one prompt per line, or the prompts.
         seed: the first of the seeds.
-        samples: also measure FD on so many pictures of each configuration.
+        samples: also measure FD on this many pictures of each configuration.
         reference: dataset folder for FD, or `builtin:world`.
         metric_weights: folder that is searched first for the metrics' weights.
         report: FILE.html for one self-contained page.

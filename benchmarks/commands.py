@@ -21,7 +21,7 @@ COUNT = click.IntRange(min=1)
 
 
 class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.3
-    """One or several positive whole numbers, separated by commas: "1,4" => (1, 4)."""
+    """One or several positive integers, separated by commas: "1,4" => (1, 4)."""
 
     name = "numbers"
 
@@ -35,7 +35,7 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
         except ValueError:
             numbers = ()
         if not numbers or min(numbers) < 1:
-            self.fail(f"'{value}' is not a list of positive whole numbers like 1,4", param, ctx)
+            self.fail(f"'{value}' is not a list of positive integers like 1,4", param, ctx)
         return numbers
 
 
@@ -62,7 +62,9 @@ SPLIT_OPTION = click.option(
 @click.option("--seed", type=click.IntRange(0, 2**43), default=0, show_default=True, help="First of the seeds.")
 @click.option("--steps", type=COUNT, help="Sampling steps.  [default: the model's]")
 @click.option("--guidance-scale", type=click.FloatRange(min=0), help="Guidance scale.  [default: the model's]")
-@click.option("--runtime", type=click.Choice([AUTO, *RUNTIMES]), default=AUTO, show_default=True, help="What runs it.")
+@click.option(
+    "--runtime", type=click.Choice([AUTO, *RUNTIMES]), default=AUTO, show_default=True, help="Runtime to use."
+)
 @click.option(
     "--precision", default=AUTO, show_default=True, help="Of weights: fp32, fp16, int8, … as the bundle has, or auto."
 )
@@ -93,7 +95,7 @@ def evaluate_command(ctx: click.Context, /, subject: str, as_json: bool, **optio
 
 
 def evaluation_text(result: dict[str, Any]) -> str:
-    """A result for people: one figure a line, with its interval, and the reasons of what is missing."""
+    """A result for people: one figure per line, with its interval, and the reasons for missing ones."""
     lines = [
         f"{result['model']}: {result['samples']} pictures against {result['reference_count']} of {result['reference']}"
     ]
@@ -110,7 +112,7 @@ def evaluation_text(result: dict[str, Any]) -> str:
     for name, value in (result.get("attribute_accuracy") or {}).items():
         if isinstance(value, float):
             lines.append(f"  {'attribute ' + name:<22} {value:.4f}")
-    said: dict[str, list[str]] = {}  # one line a reason: missing weights are often several figures'
+    said: dict[str, list[str]] = {}  # one line per reason: several figures may lack the same weights
     for name, reason in result["notes"].items():
         missing = name in result and result[name] is None
         said.setdefault(f"not available, {reason}" if missing else reason, []).append(name)
@@ -133,16 +135,22 @@ def evaluation_text(result: dict[str, Any]) -> str:
     "--steps",
     type=CommaNumbers(),
     multiple=True,
-    help="Of students; of each those it was trained for, if any.  [default: the model's]",
+    help="Steps of students; each is measured at those it was trained for, if any.  [default: the model's]",
 )
-@click.option("--teacher-steps", type=COUNT, help="Of teachers.  [default: the model's]")
+@click.option("--teacher-steps", type=COUNT, help="Steps of teachers.  [default: the model's]")
 @click.option("--runs", type=COUNT, default=20, show_default=True, help="Timed pictures per configuration.")
-@click.option("--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Untimed pictures before.")
+@click.option(
+    "--warmup",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Untimed warm-up pictures per configuration.",
+)
 @click.option("--cold-starts", type=COUNT, default=2, show_default=True, help="Processes started; the last one counts.")
 @click.option("--threads", type=COUNT, help="Processor threads of every engine.  [default: all usable cores]")
 @click.option("--prompts", type=FOLDER, help="Text file with one prompt per line.")
 @click.option("--seed", type=click.IntRange(0, 2**43), default=0, show_default=True, help="First of the seeds.")
-@click.option("--samples", type=COUNT, help="Also measure FD on so many pictures per configuration.")
+@click.option("--samples", type=COUNT, help="Also measure FD on this many pictures per configuration.")
 @click.option("--reference", default=BUILTIN_WORLD, show_default=True, help="Dataset folder for FD.")
 @click.option("--metric-weights", type=FOLDER, help="Folder searched first for the metrics' weights.")
 @click.option("--report", type=FOLDER, help="Write one self-contained HTML page.")
@@ -181,18 +189,18 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], as_json: bool,
 @click.option("--prompts", type=FOLDER, help="Text file with one prompt per line.  [default: a few built in]")
 @click.option("--reference", help="Draw the captions of a dataset folder or builtin:world, below its true pictures.")
 @SPLIT_OPTION
-@click.option("--count", type=COUNT, default=8, show_default=True, help="Captions of the reference.")
+@click.option("--count", type=COUNT, default=8, show_default=True, help="Number of captions of the reference.")
 @click.option(
     "--layout",
     type=click.Choice(["rows", "blocks"]),
     default="rows",
     show_default=True,
-    help="A row with captions or a square for each model.",
+    help="One row with captions, or one square, per model.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**43), default=0, show_default=True, help="Seed of the first column.")
 @click.option("--steps", type=COUNT, help="Sampling steps of every model.  [default: the model's]")
 @click.option(
-    "--runtime", type=click.Choice([AUTO, *RUNTIMES]), default=AUTO, show_default=True, help="What runs them."
+    "--runtime", type=click.Choice([AUTO, *RUNTIMES]), default=AUTO, show_default=True, help="Runtime to use."
 )
 @click.option(
     "--precision", default=AUTO, show_default=True, help="Of weights: fp32, fp16, int8, … as the bundle has, or auto."
@@ -203,7 +211,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], as_json: bool,
 @json_option
 @click.pass_context
 def compare_command(ctx: click.Context, /, models: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
-    """Lay models side by side: one row per model, one column per prompt, the same seeds."""
+    """Show models side by side: one row per model, one column per prompt, the same seeds."""
     from genin.benchmarks.comparison import CompareOptions, compare
 
     grid = compare(models, out, CompareOptions(**options), names=ctx.obj)

@@ -62,7 +62,7 @@ class CompareOptions:
         check_choice(self.layout, LAYOUTS, "layout")
         check_device(self.device)
         if self.reference is None and self.split is not None:
-            raise InputError("--split is of a reference", remedy="name one (--reference), or leave it out")
+            raise InputError("--split needs a reference", remedy="name one (--reference), or leave it out")
         if self.prompts is not None and self.reference is not None:
             raise InputError("--prompts and --reference both say what to draw", remedy="leave one of them out")
 
@@ -73,12 +73,12 @@ def compare(
     """Draw the same prompts from the same seeds with every model, and write one sheet.
 
     Args:
-        models: built-in names, model folders, bundles or hub names; a row each.
+        models: built-in names, model folders, bundles or hub names; one row each.
         out: the PNG file to write.
         options: what to draw, and how.
         names: what names mean; None is those of this installation.
 
-    Returns: the pictures, N×H×W×3 uint8 a row, with the captions.
+    Returns: the pictures, N×H×W×3 uint8 per row, with the captions.
     Errors: InputError for names, paths and options that are wrong.
     """
     options, names, out = options or CompareOptions(), names_or_installed(names), Path(out)

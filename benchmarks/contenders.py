@@ -1,4 +1,4 @@
-"""Which model is meant: names on the command line and from Python => local paths, with what each is called in a result.
+"""Names of models, from the command line or Python => local paths, with each model's label in results.
 
 Not here: what names mean (`genin.names`), measuring.
 """
@@ -30,10 +30,10 @@ def contenders(
     names: Names, models: Sequence[str | Path], runtime: str | None = None, precision: str | None = None
 ) -> list[Contender]:
     """The named models with their local paths; labels are what the user wrote, shortened to the last part of a path.
-    `runtime` and `precision` say what is fetched of a bundle on the hub (`Names.model`)."""
+    `runtime` and `precision` say which graphs of a bundle on the hub are downloaded (`Names.model`)."""
     written = [str(model) for model in models]
     if not written:
-        raise InputError("no model is named", remedy="give one at least")
+        raise InputError("no model is named", remedy="give at least one")
     short = [name if name.startswith("builtin:") else Path(name).name or name for name in written]
     labels = [label if short.count(label) == 1 else name for label, name in zip(short, written, strict=True)]
     paths = [names.model(name, runtime, precision) for name in written]

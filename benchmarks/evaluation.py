@@ -1,10 +1,10 @@
-"""Evaluate a model by name, as `genin evaluate` does: options checked, names resolved, the work shared out over processes.
+"""Evaluate a model by name, as `genin evaluate` does: options checked, names resolved, the work divided among processes.
 
 
     result = evaluate("student.genin", EvaluateOptions(reference="builtin:world", samples=1000))
     print(result["fd_world"], result["notes"])
 
-Not here: measuring (`evaluator`), sharing out (`shares`), the command (`commands`).
+Not here: measuring (`evaluator`), dividing the work (`shares`), the command (`commands`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class EvaluateOptions:
         batch_size: pictures drawn at once.
         against: a teacher to compare with: a model, saved pictures or saved statistics.
         against_steps: of that teacher; None is its own.
-        save_images: folder to keep the pictures in; an interrupted run goes on from them.
+        save_images: folder to keep the pictures in; an interrupted run continues from them.
         save_statistics: FILE.safetensors for the features, or a folder for them and pairs of pictures.
         floor: measure the model folder's autoencoder alone: the reference, encoded and decoded.
         metric_weights: folder that is searched first for the metrics' weights.
@@ -87,16 +87,16 @@ def evaluate(
         options: what to compare with, and how.
         names: what names mean; None is those of this installation.
 
-    Returns: the object that `genin evaluate --json` prints (docs/benchmarks.md has the keys); a figure that cannot be had is None
-        and has its reason in `notes`. Under `torchrun`, None in all processes but the first.
-    Errors: InputError for names, paths and options that are wrong; MissingExtraError for a runtime that is not installed.
+    Returns: the object that `genin evaluate --json` prints (docs/benchmarks.md has the keys); a figure that is unavailable is None
+    and has its reason in `notes`. Under `torchrun`, None in all processes but the first. Errors: InputError for names, paths and
+    options that are wrong; MissingExtraError for a runtime that is not installed.
     """
     options, names, model = options or EvaluateOptions(), names_or_installed(names), str(model)
     if options.reference is None and not model.startswith("builtin:"):
         raise InputError("--reference is missing", remedy=f"give the pictures to compare with, or {BUILTIN_WORLD}")
     if options.save_statistics is not None:
         _claim_statistics(options.save_statistics)
-    with main_process_first():  # what is downloaded or rendered is so once
+    with main_process_first():  # so that downloads and renders happen once
         path = names.model(model, options.runtime, options.precision)
         against = None if options.against is None else _against(names.model(str(options.against)), options)
         evaluator = _evaluator(path, options, names)

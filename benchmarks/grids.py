@@ -21,7 +21,7 @@ class GridRow:
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows over common columns; `captions` stand below the columns. A page shows a folded grid when asked to."""
+    """Rows over common columns; `captions` go below the columns. A page shows a folded grid when asked to."""
 
     title: str
     captions: tuple[str, ...]

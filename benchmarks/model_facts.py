@@ -1,8 +1,8 @@
-"""What a model folder or bundle says of itself: size of its pictures, default steps, parameters, multiply-adds, bytes.
+"""Facts about a model folder or bundle: size of its pictures, default steps, parameters, multiply-adds, bytes.
 
 Read from the small JSON files, the headers of safetensors and a forward pass on PyTorch's `meta` device, so that no
 weights are loaded. `parameters` and `macs` are the UNet's, and `macs` those of one step for one picture without
-guidance. Not covered: multiply-adds of graphs whose model folder is not at hand, unless the manifest states them.
+guidance. Not covered: multiply-adds of graphs without their model folder, unless the manifest states them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ModelFacts:
 
     @property
     def source_sha256(self) -> str | None:
-        """Fingerprint of the model folder: this one, or that which a bundle was exported from, as far as it says so."""
+        """Fingerprint of the model folder: this one, or the one that a bundle was exported from, if it says so."""
         return self.sha256 if self.kind == "model" else self.exported_from
 
     def choices(self) -> list[tuple[str, str]]:
@@ -85,7 +85,7 @@ class ModelFacts:
 
 
 def read_facts(path: Path) -> ModelFacts:
-    """The facts of a model folder, a bundle folder or a packed `.genin` file. InputError if it is none of them."""
+    """The facts of a model folder, a bundle folder or a packed `.genin` file. InputError if it is none of these."""
     if path.is_file() or ((path / "manifest.json").is_file() and not (path / "model_index.json").is_file()):
         with Bundle.open(path) as bundle:
             return _bundle_facts(path, bundle.manifest)
@@ -108,7 +108,7 @@ def fingerprint(path: Path) -> str:
         folders = [
             path,
             *(path / part for part in parts if (path / part).is_dir()),
-        ]  # not `training`, not whatever else
+        ]  # not `training` or anything else
         files = sorted(file for folder in folders for name in names for file in folder.glob(name))
     return _hash(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
@@ -230,6 +230,6 @@ def cost_of(module: Any, call: Callable[[], object]) -> tuple[int, int]:
 
 
 def max_tokens(path: Path) -> int:
-    """The length of a model folder's prompts, in tokens; CLIP's 77 where it does not say."""
+    """The length of a model folder's prompts, in tokens; CLIP's 77 where it does not state one."""
     config = path / "text_encoder" / "config.json"
     return int(read_json(config, UNREADABLE).get("max_position_embeddings", 77)) if config.is_file() else 77

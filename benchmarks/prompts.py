@@ -1,6 +1,6 @@
 """Prompts: one per line of a text file, or the `text` of each line of a `.jsonl` file.
 
-`DEFAULT_PROMPTS` stand in where none are given: captions of the built-in world, in its own words.
+`DEFAULT_PROMPTS`, captions of the built-in world, are used where none are given.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A game loop that goes on while pictures are drawn: no torch, `pip install 'genin[onnxruntime]'`.
 
-One thread owns the pipeline; the game asks for pictures, looks each frame whether something has changed, and may change its mind.
+One thread owns the pipeline; the game asks for pictures, checks every frame whether something has changed, and may change its mind.
 This one has no window: it prints what a game would show, and writes the finished picture.
 
     python examples/game.py "a ninja in an orange outfit running through a forest at noon" --out ninja.png

@@ -1,11 +1,11 @@
-"""All graphs of a bundle, measured, and its manifest, in a folder that nobody else sees yet.
+"""All graphs of a bundle, measured, and its manifest, in a folder that is not visible yet.
 
 One network is converted to everything and its weights released before its graphs are run, one after another, and before the next:
 the peak of memory is one converter's, or one engine's, with the largest network. At the end pictures are drawn through each format
 and precision and compared with PyTorch's.
 
 Not here: options and the place where the bundle appears (`exporter`), one conversion (`conversion`), what is good enough
-(`checks.acceptance`), what the manifest says of the model (`manifest_of`).
+(`checks.acceptance`), what the manifest says about the model (`manifest_of`).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _check_model(job: Job, model: ModelFolder) -> None:
             check_layers(plan, name, network)
     for steps in job.single_graphs:
         check_unrollable(model, steps)
-    copies = 2 if job.name.endswith(SUFFIX) else 1  # packed, it lies there twice for a while
+    copies = 2 if job.name.endswith(SUFFIX) else 1  # packing needs the space twice for a while
     formats = [*job.formats, *formats_of_single(job.formats) * len(job.single_graphs)]
     check_space(modules(model), formats, job.plans, copies, job.root)
 
@@ -121,7 +121,7 @@ def _write_golden(root: Path, component: Component) -> GoldenEntry:
 
 
 def _graphs_of(job: Job, component: Component) -> list[GraphEntry]:
-    """One network in every format and precision, each above its floor of parity."""
+    """One network in every format and precision, each above its parity floor."""
     written: dict[tuple[str, str], Written] = {}
     for format in job.formats:
         job.progress(f"{component.name} to {format}")
@@ -147,7 +147,7 @@ def _draw_with_each(job: Job, graphs: Sequence[GraphEntry], reference: Drawn, am
         for plan in job.plans:
             job.progress(f"drawing with {format} {plan.name}")
             kind = [graph for graph in graphs if (graph.format, graph.precision) == (format, plan.name)]
-            if all(graph.parity for graph in kind):  # where nothing runs a graph, nothing draws with it
+            if all(graph.parity for graph in kind):  # a graph that nothing here runs cannot draw
                 pictures.append(acceptance.require_pictures(job.root, kind, job.model, reference.pictures, amount))
     return pictures
 

@@ -2,7 +2,7 @@
 openvino/PRECISION in OpenVINO GenAI's Text2ImagePipeline and optimum-intel's OVStableDiffusionPipeline, coreml/PRECISION in
 Apple's Swift package once it is compiled.
 
-The decoder is declared an AutoencoderKL whatever it is: OpenVINO GenAI opens nothing else, and a graph has no class.
+The decoder is always declared as an AutoencoderKL: OpenVINO GenAI opens nothing else, and a graph has no class.
 
 Not here: the graphs.
 """
@@ -21,7 +21,7 @@ CONFIGS = ("text_encoder", "unet", "vae_decoder")
 
 
 def write_client_files(folder: Path, format: str, model: ModelFolder, tokenizer: Path) -> None:
-    """Write what `format`'s clients want into FORMAT/PRECISION; `tokenizer` is the bundle's own tokenizer folder."""
+    """Write the files that `format`'s clients need into FORMAT/PRECISION; `tokenizer` is the bundle's own tokenizer folder."""
     if format == "coreml":
         for name in ("vocab.json", "merges.txt"):
             shutil.copyfile(tokenizer / name, folder / name)

@@ -55,19 +55,19 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     multiple=True,
     metavar="STEPS",
-    help="Also write token ids and noise to picture as one graph with this many steps; repeatable.",
+    help="Also write the whole pipeline, from token ids and noise to the picture, as one graph with this many steps; repeatable.",
 )
 @click.option("--batch", type=click.IntRange(1, 64), help="Fix the batch of ONNX graphs.  [default: any]")
-@click.option("--any-size", is_flag=True, help="Free height and width in ONNX and OpenVINO.")
+@click.option("--any-size", is_flag=True, help="Leave height and width free in ONNX and OpenVINO.")
 @threads_option
 @json_option
 @click.pass_context
 def export_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, **options: Any) -> None:
     """Export MODEL, a diffusers model folder, to a bundle of ONNX, OpenVINO and Core ML graphs.
 
-    Every graph is measured against PyTorch before the bundle appears: at least 90 dB for fp32, 60 for fp16, 40 for int8,
-    or there is no bundle. 8-bit activations (w8a8) and palettes (in Core ML) are judged by the pictures they draw. A format whose
-    packages are not installed is left out and named.
+    Every graph is measured against PyTorch before the bundle appears: at least 90 dB for fp32, 60 for fp16, 40 for int8, or there
+    is no bundle. 8-bit activations (w8a8) and palettes (in Core ML) are judged by the pictures they draw. A format whose packages
+    are not installed is left out, with a note.
     """
     from genin.export.exporter import ExportOptions, export
 
@@ -80,7 +80,7 @@ def export_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, 
         if graph.parity is None:
             name = f"{graph.component} as {graph.format} {graph.precision}"
             click.echo(
-                f"genin: {name} was not run, it has operations that cannot be run here: run it on a Mac", err=True
+                f"genin: {name} was not run: it has operations that cannot be run here; run it on a Mac", err=True
             )
     if as_json:
         click.echo(json.dumps(_export_facts(result)))
@@ -91,7 +91,7 @@ def export_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, 
 @click.command("plan", epilog="Example: genin plan runs/student --out plan.json --target-lpips 0.01 --plot plan.png")
 @click.argument("model")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The plan, FILE.json.")
-@click.option("--name", default="mixed", show_default=True, help="What bundles call this precision.")
+@click.option("--name", default="mixed", show_default=True, help="Name of this precision in bundles.")
 @click.option(
     "--weights",
     type=CommaChoice(WEIGHTS),
@@ -101,22 +101,26 @@ def export_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, 
 )
 @click.option("--activations", is_flag=True, help="8-bit activations in as many layers as the pictures allow.")
 @click.option(
-    "--target-size", type=Bytes(), metavar="SIZE", help="Most bytes of weights: 2.5MB. The best plan within them."
+    "--target-size",
+    type=Bytes(),
+    metavar="SIZE",
+    help="Largest size of the weights, such as 2.5MB: the best plan within it.",
 )
 @click.option(
     "--target-lpips",
     type=click.FloatRange(min=0, min_open=True),
-    help="Farthest from the model's pictures.  [default: 0.02]",
+    help="Largest distance from the model's pictures.  [default: 0.02]",
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Every layer's sensitivity as FILE.png.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Plot every layer's sensitivity to FILE.png.")
 @threads_option
 @json_option
 @click.pass_context
 def plan_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, **options: Any) -> None:
     """Measure each layer's sensitivity to quantisation, and write the precision plan that export --plan applies.
 
-    Layers are measured one at a time while the student draws. The plan is the smallest whose pictures are within --target-lpips of
-    the model's own (drawn, not estimated; LPIPS's weights are needed), or the best of at most --target-size.
+    Layers are measured one at a time, on what the student's networks are given as it draws. The plan is the smallest whose pictures
+    are within --target-lpips of the model's own (drawn, not estimated; LPIPS's weights are needed), or the best of at most
+    --target-size.
     """
     from genin.export.plan.search import PlanOptions, make_plan
 
@@ -304,7 +308,7 @@ def _db(value: float | None) -> str:
 
 
 def _operations(counts: dict[str, int] | None) -> str:
-    """How many of how many kinds: "889 of 31 kinds"."""
+    """The numbers of operations and of kinds: "889 of 31 kinds"."""
     return "–" if counts is None else f"{sum(counts.values()):,} of {len(counts)} kinds"
 
 

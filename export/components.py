@@ -1,4 +1,4 @@
-"""The three networks of a model as graphs will see them: plain tensors in, plain tensors out, with golden cases.
+"""The three networks of a model as they are exported: plain tensors in, plain tensors out, with golden cases.
 
 Names are those of diffusers and optimum, so that their clients find them: `input_ids` => `last_hidden_state`,
 `pooler_output`; `sample`, `timestep`, `encoder_hidden_states` => `out_sample`; `latent_sample` => `sample`. The batch is
@@ -7,8 +7,8 @@ dynamic, everything else fixed. The decoder is given latents / scaling_factor, a
 A golden case is a set of realistic inputs (tokens of prompts, unit-variance latents at the model's own timesteps) with
 PyTorch's fp32 outputs. Cases differ in batch size, so that parity also proves that the batch is dynamic.
 
-Not here: conversion (`to_onnx`, `to_openvino`, `to_coreml`), and models whose UNet wants more than text (SDXL's sizes,
-image prompts): those are refused.
+Not here: conversion (`to_onnx`, `to_openvino`, `to_coreml`), and models whose UNet needs more than text (SDXL's sizes, image
+prompts): those are refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PROMPTS = (
     "",
     "a happy samurai in a red cloak running through a snowy forest at night",
 )
-SIZED = ("sample", "latent_sample", "out_sample")  # a picture's height and width in them, or those of its latents
+SIZED = ("sample", "latent_sample", "out_sample")  # the axes of a picture's height and width, or its latents'
 FOUR = (4, 3, 2, 1)  # quarters of the schedule, for models without timesteps of their own
 
 Case = Mapping[str, NDArray[Any]]
@@ -91,7 +91,7 @@ class Component:
     size_step: int = 1  # what a free height and width are multiples of
 
     def example(self) -> dict[str, Tensor]:
-        """The inputs to trace with, in the fixed batch, or in one of 2: with a batch of 1 a tracer would take it for a constant."""
+        """The inputs to trace with, in the fixed batch, or in one of 2: a tracer would treat a batch of 1 as a constant."""
         size = self.shapes.batch or 2
         case = {name: self.cases[0][name] for name in self.inputs}
         rows = {
@@ -100,7 +100,7 @@ class Component:
         return {name: torch.from_numpy(value[rows[name]]) for name, value in case.items()}
 
     def free_axes(self, name: str) -> dict[int, str]:
-        """The axes of an input or output that a graph of ONNX or OpenVINO leaves free, and what they are called."""
+        """The axes of an input or output that ONNX and OpenVINO graphs leave free, and their names."""
         axes = {} if self.shapes.batch or name == "timestep" else {0: "batch"}
         if self.shapes.any_size and name in SIZED:
             axes |= {2: "height", 3: "width"}
@@ -108,7 +108,7 @@ class Component:
 
 
 def components(model: ModelFolder, shapes: Shapes = ANY_BATCH) -> list[Component]:
-    """Text encoder, UNet and decoder of a model in fp32. Errors: InputError for weights or networks of no use."""
+    """Text encoder, UNet and decoder of a model in fp32. Errors: InputError for unusable weights or networks."""
     check_supported(model)
     networks = modules(model)
     for name, module in networks.items():
@@ -139,7 +139,7 @@ def _component(name: str, module: nn.Module, inputs: Sequence[Case]) -> Componen
     for case in cases:
         for output in outputs:
             if not np.isfinite(case[output]).all():
-                raise InputError(f"the {name} gives NaN or infinity on ordinary input", remedy="train it again")
+                raise InputError(f"the {name} returns NaN or infinity for ordinary input", remedy="train it again")
     return Component(name, module, tuple(inputs[0]), outputs, cases)
 
 
@@ -175,7 +175,8 @@ def token_ids(model: ModelFolder, prompts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _unet_cases(model: ModelFolder, states: Sequence[NDArray[Any]], any_size: bool) -> list[Case]:
-    """One case a timestep; the first has batch 2, the others 1. Where any size may be, the last is wider than the model's own."""
+    """One case per timestep; the first has batch 2, the others 1. Where the size is free, the last is wider than the model's
+    own."""
     cases: list[Case] = []
     timesteps, side = own_timesteps(model), model.latent_size
     channels, wider = int(model.unet.config.in_channels), side + size_step(model)
@@ -198,12 +199,12 @@ def _decoder_cases(model: ModelFolder, any_size: bool) -> list[Case]:
 
 
 def size_step(model: ModelFolder) -> int:
-    """What the height and width of latents are multiples of: the UNet halves them once a level but for the last."""
+    """The number that the height and width of latents must be multiples of: the UNet halves them once per level except the last."""
     return int(2 ** (len(model.unet.config.block_out_channels) - 1))
 
 
 def max_length(model: ModelFolder) -> int:
-    """Tokens of a prompt, padded: what the tokenizer says, never more than the encoder has positions for."""
+    """Tokens of a prompt, padded: the tokenizer's length, at most the encoder's number of positions."""
     positions = int(model.text_encoder.config.max_position_embeddings)
     return min(int(model.tokenizer.model_max_length), positions)
 
@@ -219,7 +220,7 @@ def check_finite(name: str, module: nn.Module) -> None:
 
 
 def check_supported(model: ModelFolder) -> None:
-    """Errors: InputError for a UNet that wants conditions other than text, or whose channels the decoder lacks."""
+    """Errors: InputError for a UNet that needs conditions other than text, or has other channels than the decoder."""
     config = model.unet.config
     if config.get("addition_embed_type") not in (None, "text") or config.get("class_embed_type") is not None:
         raise InputError(

@@ -1,4 +1,5 @@
-"""One network to the graphs of one format, and what a bundle says of each; errors that name the layer, the place or the disk.
+"""One network to the graphs of one format, and a bundle's description of each; errors that name the layer, the operation or the
+disk.
 
 Not here: the converters (`converters`), whether a graph is good enough (`checks.acceptance`), the whole bundle (`assembly`).
 """
@@ -24,18 +25,18 @@ if TYPE_CHECKING:
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_BYTES = 1 << 20
-LARGE_WEIGHTS_BYTES = 1 << 28  # of smaller networks what PyTorch keeps hold of may stay
+LARGE_WEIGHTS_BYTES = 1 << 28  # smaller networks may stay in memory where PyTorch holds on to them
 
 
 def convert(root: Path, component: Component, format: str, targets: Sequence[Target]) -> dict[str, Written]:
     """Write the component's graph for every target => precision => what was written.
 
-    Errors: InputError naming the operation and the layer that the format lacks, or a full disk."""
+    Errors: InputError naming an operation that the format lacks and the layer, or a full disk."""
     try:
         return converter(format)(component, targets)
     except (GeninError, OSError, MemoryError):
         raise
-    except Exception as error:  # converters raise types of their own, OpenVINO "iostream error" for a full disk
+    except Exception as error:  # converters raise their own types; OpenVINO says "iostream error" for a full disk
         if shutil.disk_usage(root).free < FULL_BYTES:
             raise disk_full(root.parent) from error
         raise not_convertible(component, format, str(error)) from error
@@ -51,7 +52,7 @@ def not_convertible(component: Component, format: str, message: str) -> InputErr
     name, remedy = f"{component.name} as {format}", "leave this format out, or replace that layer"
     try:
         found = modules_with(component, message)
-    except Exception:  # a network that PyTorch cannot trace either: the converter's own words must do
+    except Exception:  # PyTorch cannot trace the network either, so the converter's own message must do
         found = None
     if found is None:
         reason = " ".join(message.split())[:300]
@@ -73,13 +74,13 @@ def check_space(
                 bits += sizes[layer] * sum(BITS[storable(storage.weights, TABLE[format].stores)] for format in formats)
     needed, free = copies * bits / 8, shutil.disk_usage(where).free
     if needed > free:
-        what = f"the graphs take about {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free"
+        what = f"the graphs take about {needed / 1e9:.2g} GB, but only {free / 1e9:.2g} GB are free"
         raise InputError(what, where=where.parent, remedy="free some space, or name fewer formats and precisions")
 
 
 def release_weights(network: nn.Module) -> None:
-    """Free a network's weights; its config stays, for client files. They are emptied in place, because PyTorch's exporter keeps
-    hold of the last network that it saw, and a mapped file stays in memory as long as one of its tensors does."""
+    """Free a network's weights; its config stays, for client files. They are emptied in place, because PyTorch's exporter holds on
+    to the last network that it saw, and a mapped file stays in memory as long as one of its tensors does."""
     tensors = (*network.parameters(), *network.buffers())
     if sum(tensor.nbytes for tensor in tensors) > LARGE_WEIGHTS_BYTES:
         for tensor in tensors:
@@ -89,7 +90,7 @@ def release_weights(network: nn.Module) -> None:
 
 
 def graph_facts(root: Path, component: Component, format: str, precision: str, written: Written) -> dict[str, Any]:
-    """What an entry of the manifest says of any graph, but for its parity."""
+    """The fields of a manifest entry that all graphs share, except parity."""
     return {
         "component": component.name,
         "format": format,

@@ -34,7 +34,7 @@ from genin.runtimes.vocabulary import FORMATS, MORE_PRECISIONS, PRECISIONS, chec
 if TYPE_CHECKING:
     from genin.export.assembly import Job
 
-NO_BUNDLES = (".onnx", ".xml", ".mlpackage", ".zip", ".tar", ".gz")  # names that promise something else
+NO_BUNDLES = (".onnx", ".xml", ".mlpackage", ".zip", ".tar", ".gz")  # suffixes that suggest another kind of file
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class ExportOptions:
         return Shapes(self.batch, self.any_size)
 
     def all_plans(self) -> list[Plan]:
-        """The precisions as plans, and the plans beside them. Errors: InputError for a file that is no plan, or a name twice."""
+        """The precisions as plans, and the plans beside them. Errors: InputError for a file that is not a plan, or two precisions
+        of one name."""
         plans = [read_plan(plan) if isinstance(plan, Path) else plan for plan in self.plans]
         for plan in plans:
             check_name(plan.name)
@@ -152,8 +153,8 @@ def _write(job: Job, out: Path) -> Manifest:
 
 
 def _check_use(options: ExportOptions, usable: Sequence[str]) -> None:
-    """Errors: InputError for an option that none of the formats can follow."""
-    free = formats_of_single(usable)  # those whose shapes are free, too
+    """Errors: InputError for an option that none of the formats supports."""
+    free = formats_of_single(usable)  # these also have free shapes
     for wanted, option in ((options.single_graphs, "--single-graph"), (options.any_size, "--any-size")):
         if wanted and not free:
             raise InputError(f"{option} has no effect on {', '.join(usable)}", remedy="export onnx or openvino, too")

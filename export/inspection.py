@@ -102,7 +102,7 @@ def _inspect_model(path: Path) -> Facts:
 
 
 def _stored(folder: Path) -> Facts:
-    """Bytes of a component's weights, and in which precision they are stored."""
+    """Bytes of a component's weights, and the precision in which they are stored."""
     files = [file for suffix in ("*.safetensors", "*.bin") for file in sorted(folder.glob(suffix))]
     kinds = {kind for file in files if file.suffix == ".safetensors" for kind in _kinds(file)}
     names = sorted(PRECISION_OF.get(kind, kind.lower()) for kind in kinds)
@@ -110,5 +110,5 @@ def _stored(folder: Path) -> Facts:
 
 
 def _kinds(file: Path) -> set[str]:
-    """The element types of a safetensors file, but for integers (position ids)."""
+    """The element types of a safetensors file, except integers (position ids)."""
     return {kind for kind, _ in stored_tensors(file).values() if "F" in kind}

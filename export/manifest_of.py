@@ -1,4 +1,4 @@
-"""What a bundle says of itself: the manifest from a model folder and its graphs, and the model card of the bundle.
+"""A bundle's description of itself: the manifest, from a model folder and its graphs, and the model card.
 
 Sizes, tokens and the sampler's constants are read as the PyTorch runtime reads them from the model folder, so that the
 bundle draws what the folder draws.
@@ -23,7 +23,7 @@ from genin.runtimes.folder import read_constants, read_info
 from genin.runtimes.manifest import GoldenEntry, GraphEntry, Manifest, ModelInfo, PictureParity
 from genin.version import __version__
 
-# Keys of genin.json that the manifest has places for; what is left is provenance.
+# Keys of genin.json that have fields of their own in the manifest; the rest is provenance.
 PLACED = (
     *("genin_model", "kind", "parent", "licence", "title", "recipe"),
     *("few_step_timesteps", "default_steps", "guidance", "guidance_scale", "image_size"),

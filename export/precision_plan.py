@@ -1,13 +1,13 @@
 """The precision plan: how each layer's weights are stored, and whether it computes on 8-bit activations, for every format at once.
 
 A layer is a module with a weight (a convolution, a linear map, an embedding) under its path in the component:
-"unet.down_blocks.0.resnets.0.conv1". A plan has one rule for all layers, and others for those named. As JSON:
+"unet.down_blocks.0.resnets.0.conv1". A plan has one rule for all layers, and exceptions for named ones. As JSON:
 
     {"genin_plan": 1, "name": "mixed", "weights": "int8", "activations": "float",
      "layers": {"unet": {"unet.conv_in": {"weights": "fp16"}}}}
 
-The uniform plans are those that `--precision` names; `sensitivity` measures what others should say. A format that cannot store
-a layer as the plan has it takes the next wider storage (`storable`): 6- and 4-bit palettes exist in Core ML only.
+The uniform plans are those that `--precision` names; `sensitivity` finds others. A format that cannot store a layer as planned
+takes the next wider storage (`storable`): 6- and 4-bit palettes exist in Core ML only.
 
 Not here: how a format stores weights (its converter), the measuring (`sensitivity`).
 """
@@ -36,7 +36,7 @@ NAME = re.compile(r"(?!auto$|con$|prn$|aux$|nul$|com\d$|lpt\d$)[a-z][a-z0-9]{1,1
 FLOAT_ACTIVATIONS = re.compile(
     r"conv_in$|conv_out$|time_embedding|time_emb_proj|add_embedding|conv_shortcut|attn2\.to_[kv]$|quant_conv|embeddings|^encoder\."
 )
-# How the paths of a component's layers begin.
+# The first part of the paths of a component's layers.
 PREFIXES: Mapping[str, str] = {"text_encoder": "encoder.", "unet": "unet.", "vae_decoder": "vae."}
 ENCODES = re.compile(r"vae\.(encoder|quant_conv)\b")
 
@@ -52,13 +52,13 @@ class Storage:
         check_choice(self.weights, WEIGHTS, "way to store weights")
         check_choice(self.activations, ACTIVATIONS, "kind of activations")
         if self.activations == "int8" and BITS[self.weights] != 8:
-            what = f"8-bit activations want 8-bit weights, not {self.weights}"
+            what = f"8-bit activations need 8-bit weights, not {self.weights}"
             raise InputError(what, remedy="set the layer's weights to int8, or its activations to float")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`name` is the precision that the bundle calls it; `default` holds for every layer that `layers` does not name under its
+    """`name` is the precision's name in the bundle; `default` applies to every layer that `layers` does not name under its
     component. `notes` is free: how the plan was found."""
 
     name: str
@@ -67,8 +67,8 @@ class Plan:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def storage_per_layer(self, component: str, network: Any) -> dict[str, Storage]:
-        """How each layer of a network is stored, in its own order: as the plan says of it by name, else by its default, whose 8-bit
-        activations leave out the first and last layer and every other that reads something with a range of its own. The layers of a
+        """How each layer of a network is stored, in its own order: by the plan's rule for its name, else by the default, whose
+        8-bit activations leave out the first and last layer and every other whose input has a range of its own. The layers of a
         single graph are stored as those of the networks in it."""
         layers = list(layers_of(network))
         if component == TEXT_TO_IMAGE:
@@ -86,7 +86,7 @@ class Plan:
 
     @property
     def judged_by_pictures(self) -> bool:
-        """Has it 8-bit activations or palettes, which are judged by pictures?"""
+        """Whether it has 8-bit activations or palettes, which are judged by pictures."""
         every = [self.default, *(storage for layers in self.layers.values() for storage in layers.values())]
         return any(storage.activations == "int8" or storage.weights in PALETTES for storage in every)
 
@@ -107,7 +107,7 @@ def uniform(precision: str) -> Plan:
 
 
 def may_have_eight(layer: str, layers: Sequence[str]) -> bool:
-    """May a layer, one of a network's in order, compute on 8-bit activations without being named for it?"""
+    """Whether a layer, one of a network's in order, may compute on 8-bit activations without being named."""
     return layer not in (layers[0], layers[-1]) and not FLOAT_ACTIVATIONS.search(layer)
 
 
@@ -133,7 +133,7 @@ def read_plan(path: Path) -> Plan:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"the plan is not valid JSON ({error})", where=path) from error
     if not isinstance(data, dict) or data.get("genin_plan") != PLAN:
-        raise InputError(f"this is no precision plan (no 'genin_plan': {PLAN})", where=path)
+        raise InputError(f"this is not a precision plan (no 'genin_plan': {PLAN})", where=path)
     name, layers, notes = (_of_type(data, key, kind, path) for key, kind in _KINDS.items())
     try:
         check_name(name)
@@ -150,24 +150,24 @@ def read_plan(path: Path) -> Plan:
 
 
 def check_name(name: str) -> str:
-    """Errors: InputError for what cannot name a plan: it names a folder, and none of genin's own precisions."""
+    """Errors: InputError for an invalid name: it must suit a folder, and not be one of genin's own precisions."""
     if not NAME.fullmatch(name) or name in (*PRECISIONS, *MORE_PRECISIONS):
-        remedy = "small letters and digits, 2 to 16, and none of genin's own precisions"
+        remedy = "use 2 to 16 small letters and digits, and not one of genin's own precisions"
         raise InputError(f"'{name}' cannot be the name of a plan", remedy=remedy)
     return name
 
 
 def check_layers(plan: Plan, component: str, network: Any) -> None:
-    """Errors: InputError for a plan that names a layer which the network has not, or 8-bit activations for an embedding."""
+    """Errors: InputError for a plan that names a layer which the network lacks, or 8-bit activations for an embedding."""
     named, layers = plan.layers.get(component, {}), layers_of(network)
     for layer in sorted(set(named) & set(layers)):
         if named[layer].activations == "int8" and hasattr(network.get_submodule(layer), "num_embeddings"):
             what = f"the plan '{plan.name}' has 8-bit activations for {layer}, an embedding, which computes nothing"
-            raise InputError(what, remedy="let its activations be float")
+            raise InputError(what, remedy="set its activations to float")
     unknown = sorted(set(named) - set(layers))
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        what = f"the plan '{plan.name}' names a layer that the {component} has not: {unknown[0]}{more}"
+        what = f"the plan '{plan.name}' names a layer that the {component} lacks: {unknown[0]}{more}"
         raise InputError(what, remedy="make the plan from this model: genin plan MODEL --out PLAN.json")
 
 
@@ -183,7 +183,7 @@ def _of_type(data: Mapping[str, Any], key: str, kind: type, path: Path) -> Any:
 
 def _storage(entry: Any, default: Storage, of: str, path: Path) -> Storage:
     if not isinstance(entry, dict):
-        raise InputError(f"what the plan says of {of} is not an object", where=path)
+        raise InputError(f"the plan's rule for {of} is not an object", where=path)
     weights, activations = entry.get("weights", default.weights), entry.get("activations")
     if not isinstance(weights, str) or not isinstance(activations, str | None):
         raise InputError(f"weights and activations of {of} must be strings ({weights!r}, {activations!r})", where=path)

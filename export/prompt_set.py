@@ -1,4 +1,4 @@
-"""Which pictures an export draws to calibrate and to compare: prompts, seeds, how many."""
+"""The pictures that an export draws to calibrate and to compare: prompts, seeds, how many."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from genin.benchmarks.prompts import DEFAULT_PROMPTS
 from genin.distill.models.folder import ModelFolder
 
-STEPS = 4  # at most: a teacher's hundred would show no more of its networks
-BATCH = 8  # of 12 pictures: that a second batch differs in size shows that it is free
+STEPS = 4  # at most: a teacher's hundred steps would add nothing
+BATCH = 8  # for 12 pictures: a second batch of another size shows that the batch is free
 FIRST_SEED = 40_000  # not those of the golden inputs
-SMALL_LATENTS = 32  # px: up to here a picture takes milliseconds
+SMALL_LATENTS = 32  # px: up to this size a picture takes milliseconds
 
 
 @dataclass(frozen=True)

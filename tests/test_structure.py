@@ -1,4 +1,4 @@
-"""Who may import whom (the contracts of pyproject.toml), no circles, and a package for every folder of modules."""
+"""Who may import whom (the contracts of pyproject.toml), no import cycles, and a package for every folder of modules."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_every_room_imports_only_what_stands_below_it() -> None:
+def test_every_package_imports_only_packages_below_it() -> None:
     done = lint_imports(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -88,21 +88,21 @@ def test_imports_against_the_contracts_are_found(tmp_path: Path) -> None:
     assert not [found for _, found in PLANTED.values() if found not in done.stdout], done.stdout
 
 
-def test_no_circle_between_files(structure: ModuleType, tmp_path: Path) -> None:
-    assert structure.structure(ROOT).circles == []
+def test_no_import_cycle_between_files(structure: ModuleType, tmp_path: Path) -> None:
+    assert structure.structure(ROOT).cycles == []
     (tmp_path / "runtimes").mkdir()
     (tmp_path / "runtimes" / "a.py").write_text("from genin.runtimes import b")
     (tmp_path / "runtimes" / "b.py").write_text("def late() -> None:\n    import genin.runtimes.a")
-    assert structure.structure(tmp_path).circles == [["genin.runtimes.a", "genin.runtimes.b"]]
+    assert structure.structure(tmp_path).cycles == [["genin.runtimes.a", "genin.runtimes.b"]]
 
 
 def test_every_folder_of_modules_is_an_installed_package(structure: ModuleType) -> None:
     """One that is not listed would import from a checkout and be missing from the wheel."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     modules: dict[str, Path] = structure.modules(ROOT)
-    rooms = {structure.room_of(module, modules) for module in modules}
-    assert rooms == set(settings["tool"]["setuptools"]["packages"])
-    assert rooms <= modules.keys(), "a folder of modules lacks its __init__.py"
+    packages = {structure.package_of(module, modules) for module in modules}
+    assert packages == set(settings["tool"]["setuptools"]["packages"])
+    assert packages <= modules.keys(), "a folder of modules lacks its __init__.py"
 
 
 def test_the_tree_of_the_architecture_page_lists_every_module(structure: ModuleType) -> None:

@@ -2,11 +2,11 @@
 
     python tools/ablation.py --teacher runs/teacher --student runs/student --out runs/ablation --images 9600
 
-`--student` is a distilled student with its `training/` folder: every arm starts from its weights, sees the same pool and the
-same number of pictures, and differs from `all` in what its line in `ARMS` says. Arms are interleaved over the seeds, each is
-measured on the same held-out captions, and its figures are kept in its folder, so the command can be interrupted and given
-again, or run twice at once with arms or seeds that do not overlap. It prints a table of all there is: mean over seeds ± standard
-error, and in standard errors how far an arm is from `all`; OUT/results.json holds its numbers.
+`--student` is a distilled student with its `training/` folder: every arm starts from its weights, sees the same pool and the same
+number of pictures, and differs from `all` as its line in `ARMS` says. Arms are interleaved over the seeds, each is measured on the
+same held-out captions, and its figures are kept in its folder, so the command can be interrupted and run again, or run twice at
+once with arms or seeds that do not overlap. It prints a table of all results: mean over seeds ± standard error, and in standard
+errors how far an arm is from `all`; OUT/results.json holds its numbers.
 
 Random conditioning belongs to the first phase: its two arms (`--phase prune`) start from the teacher's weights, are pruned and
 taught the steps with the same images each.
@@ -174,11 +174,11 @@ def main(
 
 
 def check_question(path: Path, asked: Mapping[str, Any]) -> None:
-    """One folder answers one question: figures of other budgets or recipes do not belong into one table."""
+    """One folder answers one question: figures of different budgets or recipes do not belong in one table."""
     if not path.is_file():
         write(path, asked)
     elif json.loads(path.read_text()) != json.loads(json.dumps(asked)):
-        raise click.ClickException(f"{path} is another question; name another --out")
+        raise click.ClickException(f"{path} has other settings; name another --out")
 
 
 def of_arm(recipe: Recipe, phase: str, changes: Mapping[str, Any], images: int, seed: int) -> Recipe:

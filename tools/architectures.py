@@ -1,12 +1,12 @@
-"""Which student? A dozen UNets and half a dozen decoders by measured latency, not by parameters, and what each learns from as
-many images.
+"""Which student? A dozen UNets and half a dozen decoders by measured latency, not by parameters, and by what each learns from the
+same number of images.
 
     python tools/architectures.py --out runs/architectures                     # latency, two minutes
-    python tools/architectures.py --out runs/architectures --images 12800      # and quality, three minutes a UNet more
+    python tools/architectures.py --out runs/architectures --images 12800      # and quality, three more minutes per UNet
 
 Latency: each network alone, exported as genin exports it (ONNX on ONNX Runtime, OpenVINO; fp16 weights, batch 1), interleaved in
 rounds, medians. Quality of a UNet: the phases `prune` and `steps` on one pool of the teacher's pictures, the same images
-for all, then `fd_world` at four steps. Results are kept in OUT/results.json: give the command again to go on.
+for all, then `fd_world` at four steps. Results are kept in OUT/results.json: run the command again to continue.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Run = Callable[[], object]
 
 
 def opened(format: str, path: Path, case: Mapping[str, Any], inputs: tuple[str, ...]) -> Run:
-    """A graph on its engine, ready to be timed on one case: fixed threads, none of which spins on into another's turn."""
+    """A graph on its engine, ready to be timed on one case: with fixed threads that do not spin during another's turn."""
     feeds = {name: case[name] for name in inputs}
     if format == "onnx":
         import onnxruntime

@@ -2,11 +2,11 @@
 
     python tools/busy_machine.py --work runs/busy --rounds 3 --out docs/runs/busy-machine.json
 
-Every case is a command. It is run on the idle machine and beside one computing process per core, with OpenMP's own way of
-waiting ("before": 300,000 spins, what GNU OpenMP does by itself) and with genin's choice ("after"), in turns. Printed are
-medians and two ratios: idle after / idle before (1.03 at most), and busy after / (2 × idle before), since a process that
-shares every core with one other is due half of it (1.5 at most). What a case writes (pictures, losses) must be the same to
-the byte in all runs. Run it on a machine that has nothing else to do. Linux only.
+Every case is a command. It is run on the idle machine and beside one computing process per core, with OpenMP's own way of waiting
+("before": 300,000 spins, what GNU OpenMP does by itself) and with genin's choice ("after"), in turns. Printed are medians and two
+ratios: idle after / idle before (1.03 at most), and busy after / (2 × idle before), since a process that shares every core with
+another gets half of it (1.5 at most). What a case writes (pictures, losses) must be byte-identical in all runs. Run it on an
+otherwise idle machine. Linux only.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ TESTS = (
 
 @dataclass(frozen=True)
 class Case:
-    """A command; `{out}` in it is a new folder. `results` are glob patterns of what must not change, `volatile` keys of JSON lines
-    that may."""
+    """A command; `{out}` in it is a new folder. `results` are glob patterns of files that must not change, `volatile` keys of JSON
+    lines that may."""
 
     name: str
     command: Sequence[str]
@@ -127,7 +127,9 @@ def measure(case: Case, work: Path, rounds: int, loads: Sequence[str]) -> dict[s
     for index in range(rounds):
         for load in loads:
             with computing_processes(os.cpu_count() or 1) if load == "busy" else contextlib.nullcontext():
-                for when in ("before", "after") if index % 2 == 0 else ("after", "before"):  # a drift favours neither
+                for when in (
+                    ("before", "after") if index % 2 == 0 else ("after", "before")
+                ):  # so that a drift favours neither
                     if load == "busy" and when == "before" and None in seconds["busy_before"]:
                         continue  # once is enough
                     took, found = run(case, work, before=when == "before")

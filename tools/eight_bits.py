@@ -1,11 +1,11 @@
-"""8 bits by several hands, side by side on one student: genin's int8 and w8a8, every layer in 8 bits as the libraries do it when
-nothing is protected, and optimum-intel's hybrid quantisation. One command:
+"""Several ways to 8 bits, side by side on one student: genin's int8 and w8a8, the libraries' own quantisation of every layer, and
+optimum-intel's hybrid quantisation. One command:
 
     python tools/eight_bits.py --model runs/student --out docs/runs/eight-bits.json
 
 Each is a bundle; pictures of the same prompts and seeds are compared with PyTorch's, and `genin bench` times all of them in turn.
-optimum-intel is calibrated as genin is, on the student's own few steps (its own default, 50 guided steps, is not what a student
-does). Needs LPIPS's weights and the packages of the `clients` group.
+optimum-intel is calibrated as genin is, on the student's own few steps (its own default, 50 guided steps, does not suit a student).
+Needs LPIPS's weights and the packages of the `clients` group.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def pictures(path: Path, count: int, *choice: str) -> Any:
 
 
 def latency_ms(bundle: Path, others: Sequence[Path], engine: str, precisions: Sequence[str], runs: int) -> list[float]:
-    """Of the bundle's precisions, then of the others' fp32, all asked in turn."""
+    """For the bundle's precisions, then the others' fp32, all in turn."""
     asked = ["--runtime", engine, "--precision", ",".join(precisions), "--runs", str(runs), "--json"]
     command = [sys.executable, "-m", "genin", "bench", str(bundle), *map(str, others), *asked]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

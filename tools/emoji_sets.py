@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-VARIATION_SELECTOR = "\ufe0f"  # asks for the coloured form of a character; one set writes it where the other does not
+VARIATION_SELECTOR = "\ufe0f"  # selects the coloured form of a character; only one of the sets writes it
 
 
 def rows(folder: Path, glyph: str) -> dict[str, dict[str, Any]]:

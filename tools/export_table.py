@@ -5,7 +5,7 @@ that draws the built-in world, its figures. One command:
 
 Each format of a model is one `genin export` in a process of its own, whose peak memory is its own. Latency is that of
 one step and a prompt; Core ML has none where there is no Mac. `--judge` draws 1,024 pictures with every graph set. Rows are written
-as they come, and those that OUT has are not made again. `--keep` prints what it has.
+as they come, and those in OUT are not made again. `--keep` prints what it has.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def latency_ms(bundle: Path, runtime: str, precision: str, runs: int) -> float:
 
 
 def rows_of(name: str, path: Path, format: str, judge: bool, runs: int, extra: tuple[str, ...]) -> list[dict[str, Any]]:
-    """One format of a model: a row a precision."""
+    """One format of a model: one row per precision."""
     folder = Path(tempfile.mkdtemp(prefix="genin-"))
     try:
         bundle = folder / "bundle"

@@ -1,8 +1,8 @@
-"""Kill a run at random moments, go on with it each time, and compare where it leads with the run that was left alone.
+"""Kill a run at random moments, resume it each time, and compare its result with that of an undisturbed run.
 
     python tools/kills.py --kills 20 --out kills -- distill --teacher MODEL --data builtin:world --recipe RECIPE
 
-The command, of any that know --out and --resume (`teacher train`, `teacher finetune`, `distill`), runs once into OUT/whole, and
+The command, any that has --out and --resume (`teacher train`, `teacher finetune`, `distill`), runs once into OUT/whole, and
 once into OUT/killed with SIGKILL at N moments: one in five while it starts, the others at any time after it has first written
 something, in the middle of writing a checkpoint too. Then every tensor of every checkpoint (weights, optimisers, averages, the
 best one), every weight of the model and the log's rows must be the same to the last bit; clocks may differ. Exit code 1 if

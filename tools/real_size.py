@@ -1,13 +1,14 @@
-"""Tuning and distillation at Stable Diffusion's real size on this machine: seconds an update, peak memory, and what was reckoned.
+"""Tuning and distillation at Stable Diffusion's real size on this machine: seconds per update, and measured and estimated peak
+memory.
 
     python tools/real_size.py --teacher SD15 --work WORK --out docs/runs/real-size.json [--student bk-tiny] [--updates 2]
 
-SD15 is a model folder of that architecture; random weights do (their autoencoder's `scaling_factor` has to give latents of unit
-deviation: genin's own error says which). LoRA tuning, then every phase of distillation by itself, then all of them in one command,
-each in a process of its own whose resident memory is looked at ten times a second: while it updates, and until its end (grids of
-samples, the autoencoder at full size, the folder that is written). The adversarial phase has all that it can have: teacher in bf16,
-discriminator, distribution matching with a fake score of low rank, checkpointed activations. `--keep` prints the table of an
-earlier run.
+SD15 is a model folder of that architecture; random weights will do (their autoencoder's `scaling_factor` has to give latents of
+unit deviation: genin's error message states it). LoRA tuning, then every phase of distillation by itself, then all of them in one
+command, each in a process of its own whose resident memory is sampled ten times a second: while it updates, and until its end
+(grids of samples, the autoencoder at full size, the folder that is written). The adversarial phase has everything switched on:
+teacher in bf16, discriminator, distribution matching with a fake score of low rank, checkpointed activations. `--keep` prints the
+table of an earlier run.
 """
 
 from __future__ import annotations

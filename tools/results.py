@@ -63,14 +63,14 @@ def measure(samples: int, runtime: str, bundle: Path | None) -> dict[str, Any]:
 
 
 def without_paths(value: Any) -> Any:
-    """A result that says nothing of the machine's folders; hashes say which weights they were."""
+    """A result without the machine's paths; hashes identify the weights."""
     if isinstance(value, dict):
         return {key: without_paths(item) for key, item in value.items() if key != "path"}
     return [without_paths(item) for item in value] if isinstance(value, list) else value
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Markdown: a row a model, figures with their 95 % intervals."""
+    """Markdown: one row per model, figures with their 95 % intervals."""
     teacher = results["student, 4 steps"]["against"]
     rows = {"teacher, 100 guided steps": teacher, **{row: results[row] for row in (*TEACHERS, *STUDENTS)}}
     rows["autoencoder alone"] = results["autoencoder alone"]

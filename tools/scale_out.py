@@ -1,4 +1,4 @@
-"""Carry what a recipe takes to other machines and larger sets, on paper: Markdown for docs/scaling.md.
+"""Extrapolate a recipe's costs to other machines and larger sets: Markdown for docs/scaling.md.
 
     python tools/scale_out.py --teacher SD15 [--recipe recipes/naruto-sd15.yaml] [--peak 989] [--share 0.35] [--gpus 8] [--price 3]
 
@@ -21,12 +21,12 @@ from genin.distill.models.pruning import pruning_of, student_config
 from genin.distill.recipe import Recipe, load_recipe
 from genin.distill.student.cost import distill_flop, distill_memory
 
-LINK_GB_S = 300.0  # that a card sends and takes at once, NVLink's effective rate
+LINK_GB_S = 300.0  # that a card sends and receives at once, NVLink's effective rate
 PICTURE_KB, SHARD_GB = 100, 1.0  # a JPEG of 512 px at quality 95, a WebDataset shard
 
 
 def encoder_flop(teacher: Path) -> float:
-    """Of the autoencoder's way from a picture of the teacher's size to latents."""
+    """Operations of the autoencoder's encoder for a picture of the teacher's size."""
     import torch
     from diffusers import AutoencoderKL
 
@@ -39,7 +39,7 @@ def encoder_flop(teacher: Path) -> float:
 
 
 def one_card(recipe: Recipe, teacher: Unet, student: Unet, others: Others, rate: float) -> list[str]:
-    """A row a phase: memory, work, images a second, hours."""
+    """One row per phase: memory, work, images per second, hours."""
     phases = [name for name in ("prune", "steps", "adversarial") if getattr(recipe, name).images > 0]
     memory = {"finetune": finetune_memory(recipe.finetune, teacher, recipe.finetune.lora_rank, others)}
     sizes = PhaseSizes(teacher, student, others)
@@ -62,7 +62,7 @@ def one_card(recipe: Recipe, teacher: Unet, student: Unet, others: Others, rate:
 
 
 def many_cards(recipe: Recipe, teacher: Unet, others: Others, rate: float, gpus: int, batch: int) -> list[str]:
-    """DDP and FSDP of tuning the whole teacher: memory a card, seconds an update in work and on the wire."""
+    """DDP and FSDP of tuning the whole teacher: memory per card, seconds per update of computing and of communication."""
     from dataclasses import replace
 
     settings = replace(recipe.finetune, batch_size=batch * gpus)

@@ -1,9 +1,9 @@
-"""Put trained weights where the package ships them from: the teacher as a half-precision model folder, the student as
+"""Put trained weights into the package: the teacher as a half-precision model folder, the student as
 bundles of ONNX graphs whose weights are stored in half precision.
 
     python tools/ship_weights.py --teacher runs/teacher --student runs/student --student-1step runs/student-1step
 
-The recipe lies in each folder's `genin.json` (bundle: `manifest.json`); the logs of the runs go to docs/runs/.
+The recipe is in each folder's `genin.json` (bundle: `manifest.json`); the logs of the runs go to docs/runs/.
 """
 
 from __future__ import annotations

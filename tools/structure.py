@@ -1,11 +1,11 @@
-"""How the code is laid out: rooms with their files and lines, who imports whom, circles, the longest modules and functions.
+"""How the code is laid out: packages with their files and lines, imports between them, import cycles, the longest of each.
 
-    python tools/structure.py                   tables of rooms and arrows, circles, the longest of each
-    python tools/structure.py --json            the same as one JSON object
+    python tools/structure.py                   as tables
+    python tools/structure.py --json            as one JSON object
     python tools/structure.py --root CHECKOUT   of another commit
 
-An arrow is one file's import of another, at the top, inside a function or for type checking only. A circle is a set of files
-each of which reaches all others along arrows.
+Counted is one file's import of another: at the top, inside a function, or for type checking only. A cycle is a set of files
+each of which reaches all others along imports.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def functions_of(module: str, tree: ast.AST) -> Iterator[Function]:
             yield Function(module, node.name, (node.end_lineno or node.lineno) - node.lineno + 1, count)
 
 
-def circles(arrows: Mapping[str, set[str]]) -> list[list[str]]:
+def cycles(imports: Mapping[str, set[str]]) -> list[list[str]]:
     """The strongly connected sets of more than one file (Tarjan 1972)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
@@ -75,7 +75,7 @@ def circles(arrows: Mapping[str, set[str]]) -> list[list[str]]:
     def visit(node: str) -> None:
         index[node] = low[node] = len(index)
         stack.append(node)
-        for target in arrows.get(node, ()):
+        for target in imports.get(node, ()):
             if target not in index:
                 visit(target)
                 low[node] = min(low[node], low[target])
@@ -88,22 +88,22 @@ def circles(arrows: Mapping[str, set[str]]) -> list[list[str]]:
                 found.append(sorted(members))
 
     sys.setrecursionlimit(10_000)
-    for node in sorted(arrows):
+    for node in sorted(imports):
         if node not in index:
             visit(node)
     return found
 
 
-def room_of(module: str, known: Mapping[str, Path]) -> str:
+def package_of(module: str, known: Mapping[str, Path]) -> str:
     return module if known[module].name == "__init__.py" else module.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
 class Structure:
-    rooms: dict[str, dict[str, int]]
-    arrows: int
-    arrows_between_rooms: dict[str, int]
-    circles: list[list[str]]
+    packages: dict[str, dict[str, int]]
+    imports: int
+    imports_between_packages: dict[str, int]
+    cycles: list[list[str]]
     long_modules: dict[str, int]
     long_functions: int
     longest_functions: list[Function]
@@ -114,21 +114,23 @@ def structure(root: Path = ROOT) -> Structure:
     known = modules(root)
     texts = {module: path.read_text(encoding="utf-8") for module, path in known.items()}
     trees = {module: ast.parse(text) for module, text in texts.items()}
-    arrows = {module: imports_of(tree, known) - {module} for module, tree in trees.items()}
+    imports = {module: imports_of(tree, known) - {module} for module, tree in trees.items()}
     lines = {module: text.count("\n") for module, text in texts.items()}
-    rooms: dict[str, dict[str, int]] = defaultdict(lambda: {"files": 0, "lines": 0})
+    packages: dict[str, dict[str, int]] = defaultdict(lambda: {"files": 0, "lines": 0})
     for module in known:
-        rooms[room_of(module, known)]["files"] += known[module].name != "__init__.py"
-        rooms[room_of(module, known)]["lines"] += lines[module]
+        packages[package_of(module, known)]["files"] += known[module].name != "__init__.py"
+        packages[package_of(module, known)]["lines"] += lines[module]
     between = Counter(
-        (room_of(source, known), room_of(target, known)) for source, targets in arrows.items() for target in targets
+        (package_of(source, known), package_of(target, known))
+        for source, targets in imports.items()
+        for target in targets
     )
     functions = [function for module, tree in trees.items() for function in functions_of(module, tree)]
     return Structure(
-        rooms=dict(sorted(rooms.items())),
-        arrows=sum(map(len, arrows.values())),
-        arrows_between_rooms={f"{a} -> {b}": count for (a, b), count in sorted(between.items()) if a != b},
-        circles=circles(arrows),
+        packages=dict(sorted(packages.items())),
+        imports=sum(map(len, imports.values())),
+        imports_between_packages={f"{a} -> {b}": count for (a, b), count in sorted(between.items()) if a != b},
+        cycles=cycles(imports),
         long_modules={module: count for module, count in lines.items() if count > MAX_MODULE_LINES},
         long_functions=sum(each.lines > MAX_FUNCTION_LINES for each in functions),
         longest_functions=sorted(functions, key=lambda each: -each.lines)[:10],
@@ -145,10 +147,10 @@ def main(as_json: bool, root: Path) -> None:
     if as_json:
         click.echo(json.dumps(asdict(found)))
         return
-    for room, size in found.rooms.items():
-        click.echo(f"{room:28} {size['files']:4} files {size['lines']:6} lines")
-    click.echo(f"\n{found.arrows} arrows between files, {len(found.arrows_between_rooms)} between rooms")
-    click.echo(f"circles: {found.circles or 'none'}")
+    for package, size in found.packages.items():
+        click.echo(f"{package:28} {size['files']:4} files {size['lines']:6} lines")
+    click.echo(f"\n{found.imports} imports between files, {len(found.imports_between_packages)} between packages")
+    click.echo(f"cycles: {found.cycles or 'none'}")
     click.echo(f"modules over {MAX_MODULE_LINES} lines: {found.long_modules or 'none'}")
     click.echo(f"functions over {MAX_FUNCTION_LINES} lines: {found.long_functions}; the longest:")
     for function in found.longest_functions:

@@ -2,8 +2,8 @@
 
     python tools/training_curve.py --student runs/student --out docs/runs/student-curve.json --plot docs/images/student-curve.png
 
-One row an average: images seen, minutes of training at the median rate, `fd_world` and `fd_squeezenet` on held-out captions at
-four steps and one, beside the teacher's. Finished rows are kept, so the command can be given again while the run goes on. All
+One row per average: images seen, minutes of training at the median rate, `fd_world` and `fd_squeezenet` on held-out captions at
+four steps and one, beside the teacher's. Finished rows are kept, so the command can be repeated while the run continues. All
 are decoded by the teacher's decoder: the curve is the UNet's.
 """
 
@@ -89,7 +89,7 @@ def _scale(rows: list[dict[str, Any]]) -> tuple[Any, Any]:
 @click.option("--samples", default=2048, show_default=True)
 @click.option("--every", default=1, show_default=True, help="Measure every n-th average.")
 def main(student: Path, teacher: Path, out: Path, picture: Path | None, samples: int, every: int) -> None:
-    # Minutes at the median rate: a run on a shared machine stands still now and then.
+    # Minutes at the median rate: a run on a shared machine stalls now and then.
     rate = statistics.median(r["images_per_s"] for r in read_rows(student / "training" / "adversarial.log.jsonl"))
     evaluator = world_evaluator(samples, FEATURES)
     kept: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {"samples": samples, "rows": []}

@@ -1,4 +1,4 @@
-"""What the tools of this folder measure a student with: held-out captions of the built-in world."""
+"""The evaluator that the tools of this folder use for students: held-out captions of the built-in world."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A small convolutional network that names the attributes of a picture, and whose features give `fd_world`.
 
-One trunk, one linear head per attribute. The network knows no data set: which attributes there are, their values, how
-it was trained and how well it tests stand in the metadata of its safetensors file, so a file made for another captioned
-world loads just as well. Pictures of any size are brought to the trained size by area averaging (bilinear upwards).
+One trunk, one linear head per attribute. The network knows no data set: which attributes there are, their values, how it was
+trained and its test accuracies are in the metadata of its safetensors file, so a file made for another captioned world loads just
+as well. Pictures of any size are brought to the trained size by area averaging (bilinear upwards).
 
 Not here: the training, which belongs with the data (`genin.distill.world_classifier` for the built-in world).
 """
@@ -28,7 +28,7 @@ FEATURES = 192
 
 
 class _Residual(nn.Module):
-    """Two 3×3 convolutions added to what they were given."""
+    """Two 3×3 convolutions, added to their input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

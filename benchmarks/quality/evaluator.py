@@ -3,7 +3,7 @@
 The rules that make figures comparable (docs/benchmarks.md) live here:
 
 - picture i is drawn from reference caption i (cycled) and seed `seed · 1,000,000 + i`, for every model alike;
-- the reference is its first `samples` pictures, brought to the subject's size; both facts stand in the result;
+- the reference is its first `samples` pictures, brought to the subject's size; both facts are in the result;
 - a ratio to another model (`against`) needs equal numbers of pictures, the same weights and the same resize;
 - LPIPS is taken on pairs only: same caption, same seed. Diversity is LPIPS between two seeds of one caption.
 
@@ -78,9 +78,9 @@ class SaveTo:
 
 
 class Evaluator:
-    """A reference, the metrics that can be had (`load_suite`), and how many pictures to compare.
+    """A reference, the available metrics (`load_suite`), and how many pictures to compare.
 
-    `samples` None means as many as the reference has, at most 5,000. Errors: InputError for a folder that is no dataset.
+    `samples` None means as many as the reference has, at most 5,000. Errors: InputError for a folder that is not a dataset.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Evaluator:
         """Measure one subject. See docs/benchmarks.md for the keys; a null has its reason in `notes`. With `floor` it is the
         model's autoencoder alone: the reference, encoded and decoded.
 
-        Errors: InputError for paths that are not what they should be, or a folder that holds other pictures.
+        Errors: InputError for unusable paths, or a folder that holds other pictures.
         """
         save = save or SaveTo()
         saved = load_statistics(against.path) if against is not None and is_statistics(against.path) else None
@@ -156,7 +156,9 @@ class Evaluator:
             )
         figures.values["attribute_accuracy"] = accumulator.accuracy()
         if figures.values["attribute_accuracy"] is None:
-            figures.notes.setdefault("attribute_accuracy", "no column of the metadata is an attribute it knows")
+            figures.notes.setdefault(
+                "attribute_accuracy", "no column of the metadata is an attribute that the classifier knows"
+            )
         if to_originals:
             figures.values["lpips_squeeze"] = float(np.concatenate(to_originals).mean())
         self._diversity(subject, rows, accumulator, folder, figures)
@@ -183,7 +185,7 @@ class Evaluator:
         return (self.reference if isinstance(subject, AutoencoderSubject) else subject.pictures).rows[: self.samples]
 
     def reference_at(self, size: int) -> tuple[StatisticsAccumulator, dict[str, Any]]:
-        """The reference at `size` px, and what a result says of it."""
+        """The reference at `size` px, and its fields in a result."""
         if size not in self._references:
             accumulator = StatisticsAccumulator(self.suite, keep=0)
             broken: list[str] = []
@@ -288,7 +290,7 @@ class Evaluator:
         return found
 
     def _paired(self, subject: Subject | AutoencoderSubject, scored: Scored, other: Scored) -> None:
-        """LPIPS over the pictures that both drew from the same caption and seed; a model draws what it lacks."""
+        """LPIPS over the pictures that both drew from the same caption and seed; a model draws missing ones."""
         result, ours = scored.result, dict(scored.pictures)
         missing = [key for key in other.pictures if key not in ours]
         if isinstance(subject, ModelSubject) and missing and other.statistics is not None:

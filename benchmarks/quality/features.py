@@ -2,7 +2,7 @@
 
 Three sets, all uint8 pictures in, float32 features out:
 
-- `world`: 192 features of an attribute classifier that genin trained (always at hand; resizes by itself);
+- `world`: 192 features of an attribute classifier that genin trained (always available; does its own resizing);
 - `squeezenet`: torchvision's squeezenet1_1, last feature map averaged over place, 512 features. Pictures are brought to
   224 px (bilinear, anti-aliased), the size the network was trained at, as FID brings them to 299;
 - `inception`: torch-fidelity's Inception-2015 `2048`, its own resize. Only this one makes a number called FID.
@@ -158,7 +158,7 @@ def load_features(name: str, weights: str | Path | None = None) -> FeatureSet:
     """The extractor called `name`.
 
     `weights` is the classifier file for `world`, and the folder of metric weights (or None) for the others.
-    Raises InputError for an unknown name and MetricUnavailableError, with the reason, where the weights cannot be had.
+    Raises InputError for an unknown name and MetricUnavailableError, with the reason, where the weights are unavailable.
     """
     if name == "world":
         return _load_world(None if weights is None else Path(weights))
@@ -177,7 +177,9 @@ def load_features(name: str, weights: str | Path | None = None) -> FeatureSet:
 def _load_world(classifier: Path | None) -> FeatureSet:
     if classifier is None or not classifier.is_file():
         where = "this installation" if classifier is None else classifier
-        raise MetricUnavailableError("the attribute classifier of the built-in world is not here", where=where)
+        raise MetricUnavailableError(
+            "the attribute classifier of the built-in world is not part of this installation", where=where
+        )
     digest = sha256_of(classifier)
     record = {
         "title": "attribute classifier (genin)",
@@ -191,7 +193,7 @@ def _load_world(classifier: Path | None) -> FeatureSet:
 
 
 def register_extractors() -> None:
-    """Make `genin-squeezenet` and `genin-world` known to torch-fidelity; calling it again changes nothing."""
+    """Register `genin-squeezenet` and `genin-world` with torch-fidelity; calling it again changes nothing."""
     for name, extractor in (("genin-squeezenet", SqueezeNetFeatures), ("genin-world", WorldFeatures)):
         if name not in FEATURE_EXTRACTORS_REGISTRY:
             register_feature_extractor(name, extractor)

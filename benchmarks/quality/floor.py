@@ -1,7 +1,7 @@
 """The autoencoder's floor: the reference's pictures, encoded and decoded by a model folder's own VAE, as a subject.
 
-No latent diffusion model can be closer to the reference than its decoder lets it; so the distance of reconstructions
-belongs beside every model's. The encoder gives its distribution's mode, without noise.
+No latent diffusion model can be closer to the reference than its decoder allows, so the distance of reconstructions belongs beside
+every model's. The encoder gives its distribution's mode, without noise.
 
 Not here: bundles (they ship no encoder), and what is measured (`evaluate`).
 """
@@ -32,7 +32,7 @@ class AutoencoderSubject:
         self.facts: ModelFacts = read_facts(path)
         if self.facts.kind != "model":
             raise InputError(
-                "a bundle has no encoder to measure", where=path, remedy="give the model folder it was made of"
+                "a bundle has no encoder to measure", where=path, remedy="give the model folder it was exported from"
             )
         self.image_size = self.facts.image_size
         self.originals: Pictures = np.zeros((0, self.image_size, self.image_size, 3), np.uint8)
@@ -61,7 +61,7 @@ class AutoencoderSubject:
                 shown.advance(BATCH_SIZE)
 
     def record(self) -> dict[str, Any]:
-        """What a result says of it: no sampling, and how near the reconstructions come (peak 255)."""
+        """Its fields in a result: no sampling, and how near the reconstructions are (peak 255)."""
         error = self._squared_error / max(1, self._count)
         unknown = ("steps", "guidance_scale", "runtime", "provider", "precision", "parameters", "macs")
         return {

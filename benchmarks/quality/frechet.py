@@ -1,14 +1,14 @@
 """Distances between two sets of features: Fréchet distance, KID, precision and recall, each with its interval.
 
-The numbers come from torch-fidelity's own functions, so they are FID's and KID's published definitions; here stand only
-the questions around them: are there enough pictures, and how far would the number move with other pictures?
+The numbers come from torch-fidelity's own functions, so they are FID's and KID's published definitions; this module only adds: are
+there enough pictures, and how far would the number move with other pictures?
 
-- FD (Heusel et al. 2017, eq. 6): ‖μ₁−μ₂‖² + tr(Σ₁+Σ₂−2(Σ₁Σ₂)^½). With N ≤ features a covariance is singular and the
-  number says little: refused, or warned about where the caller asks. Interval: delete-a-group jackknife over ten groups
+- FD (Heusel et al. 2017, eq. 6): ‖μ₁−μ₂‖² + tr(Σ₁+Σ₂−2(Σ₁Σ₂)^½). With N ≤ features a covariance is singular and the number means
+little: it is refused, or only warned about if the caller asks for that. Interval: delete-a-group jackknife over ten groups
   of the first set, the second held fixed. FD is biased upwards at small N; compare at equal N only.
 - KID (Bińkowski et al. 2018): unbiased MMD² with kernel (x·y/F+1)³, mean over random subsets. Interval: the spread over
-  subsets of size m rescaled to all n pictures, s·√(m/n)/√(1−m/n) (subsampling; conservative where both sets agree). Sets that
-  show the same captions are no independent samples: `kid_of_pairs`.
+  subsets of size m rescaled to all n pictures, s·√(m/n)/√(1−m/n) (subsampling; conservative where both sets agree). Sets that show
+  the same captions are not independent samples: `kid_of_pairs`.
 - precision/recall (Kynkäänniemi et al. 2019), k = 3.
 
 Not covered: FD extrapolated to infinite N.
@@ -98,7 +98,7 @@ def frechet_interval(first: Features, second: Features | Moments) -> Estimate:
 
 
 def kid(first: Features, second: Features, *, seed: int = 2020) -> Estimate:
-    """Mean KID over subsets of at most 1,000 pictures, with a 95 % interval; at least four pictures a side."""
+    """Mean KID over subsets of at most 1,000 pictures, with a 95 % interval; at least four pictures per set."""
     smaller = min(len(first), len(second))
     if smaller < MIN_KID_PICTURES:
         raise TooFewPicturesError(f"{smaller} pictures are too few for KID", remedy=f"use {MIN_KID_PICTURES} or more")
@@ -121,10 +121,10 @@ def kid_of_pairs(
     first: Features, second: Features, first_captions: Sequence[str | None], second_captions: Sequence[str | None]
 ) -> Estimate:
     """KID of two sets that show the same captions: one half of the captions in the one set against the other half in the other,
-    and the other way round, averaged. A picture without a caption goes by its place.
+    and the other way round, averaged. Pictures without captions are split by position.
 
     KID's estimate is unbiased for independent samples. Pictures of one caption resemble each other more than those of two do:
-    with one in either set the estimate comes out too low, below zero for good models; with two in one set, too high. Errors:
+    with one in each set the estimate comes out too low, below zero for good models; with two in one set, too high. Errors:
     TooFewPicturesError.
     """
     fewest = 2 * MIN_KID_PICTURES

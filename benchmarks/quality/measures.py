@@ -1,11 +1,11 @@
-"""The metrics of a set of pictures, gathered while the pictures stream by, under names that say what made them.
+"""The metrics of a set of pictures, gathered while the pictures stream by, under names that say which features they use.
 
 A `Suite` is what can be measured here: feature extractors, LPIPS and the attribute classifier, each loaded once, and a
 reason for each that is missing. A `StatisticsAccumulator` takes batches and keeps features, hits per attribute and the first few
 pictures (for LPIPS), never all pixels. `distances` turns two gatherings into figures.
 
-Naming rule: only Inception-2015 features make `fid` and `kid`; others are `fd_<features>` and `kid_<features>`. A
-figure that cannot be had is None, and its reason stands in `notes` under its name; nothing takes its place.
+Naming rule: only Inception-2015 features make `fid` and `kid`; others are `fd_<features>` and `kid_<features>`. An unavailable
+figure is None, and its reason is in `notes` under its name; nothing takes its place.
 
 Not here: where pictures come from (`subjects`), and the distances' mathematics (`frechet`, `perceptual`).
 """
@@ -41,7 +41,7 @@ FD_NAMES: Final = {"world": "fd_world", "squeezenet": "fd_squeezenet", "inceptio
 KID_NAMES: Final = {"world": "kid_world", "squeezenet": "kid_squeezenet", "inception": "kid"}
 LPIPS_NAME: Final = "lpips_squeeze"
 KEPT_PICTURES: Final = 1000
-MAX_INTERVAL_FEATURES: Final = 512  # eleven matrix roots of 2,048 features take minutes
+MAX_INTERVAL_FEATURES: Final = 512  # eleven square roots of 2,048 × 2,048 matrices take minutes
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ class Suite:
 def load_suite(
     weights: Path | None = None, classifier: Path | None = None, *, features: Sequence[str] = FEATURE_SETS
 ) -> Suite:
-    """Load what can be had of `features`, LPIPS and the classifier.
+    """Load those of `features`, LPIPS and the classifier that are available.
 
-    `weights` is the folder of metric weights, searched before `GENIN_METRIC_WEIGHTS`. Errors: InputError if that is no
-    folder or a feature set is unknown; missing weights are no error but a reason in `unavailable`.
+    `weights` is the folder of metric weights, searched before `GENIN_METRIC_WEIGHTS`. Errors: InputError if that is not a folder or
+    a feature set is unknown; missing weights are not an error but a reason in `unavailable`.
     """
     found: dict[str, FeatureSet] = {}
     unavailable: dict[str, str] = {}
@@ -112,7 +112,7 @@ class StatisticsAccumulator:
         self._digest = hashlib.sha256()
 
     def add(self, pictures: Pictures, rows: Sequence[PictureRow]) -> None:
-        """Take in one batch, N×H×W×3 uint8 and its rows."""
+        """Add one batch, N×H×W×3 uint8, and its rows."""
         if not len(pictures):
             return
         for name, collector in self.collectors.items():
@@ -137,11 +137,11 @@ class StatisticsAccumulator:
             self.asked[name] = self.asked.get(name, 0) + len(answered)
 
     def sha256(self) -> str:
-        """Digest of all pixels in order: identifies the set whatever its files are called."""
+        """Digest of all pixels in order: identifies the set, whatever its file names."""
         return self._digest.hexdigest()
 
     def captions(self) -> list[str | None]:
-        """Of every picture; None where nobody says."""
+        """The caption of every picture; None where it is unknown."""
         return [row.text for row in self.rows]
 
     def features(self, name: str) -> Features:
@@ -198,7 +198,7 @@ def distances(subject: StatisticsAccumulator, reference: StatisticsAccumulator) 
 
 
 def statistics_distances(saved: Mapping[str, SetStatistics], reference: StatisticsAccumulator) -> Figures:
-    """The same of saved statistics: FD from their moments, KID from the features they keep; no interval for FD."""
+    """The same for saved statistics: FD from their moments, KID from the features they keep; no interval for FD."""
     figures = Figures(values={name: None for names in (FD_NAMES, KID_NAMES) for name in names.values()})
     for name, collector in reference.collectors.items():
         if name not in saved or saved[name].fingerprint != collector.fingerprint:
@@ -213,7 +213,7 @@ def statistics_distances(saved: Mapping[str, SetStatistics], reference: Statisti
             figures.mark_unavailable(FD_NAMES[name], str(error))
         kept = saved[name].features
         if kept is not None:
-            captions = reference.captions()  # those that were drawn, in their order
+            captions = reference.captions()  # the drawn ones, in their order
             _kid(figures, KID_NAMES[name], (kept, captions[: len(kept)]), (real, captions))
     return figures
 
@@ -233,8 +233,8 @@ def _frechet(figures: Figures, name: str, own: Features, real: Features) -> None
 def _note_bias(figures: Figures, name: str, pictures: int, features: int) -> None:
     if pictures < 4 * features:
         figures.notes[name] = (
-            f"{pictures} pictures for {features} features make it too large: compare it at this number of pictures alone, "
-            f"or use {4 * features} and more"
+            f"{pictures} pictures for {features} features make it too large: compare it only at this number of pictures, "
+            f"or use at least {4 * features}"
         )
 
 

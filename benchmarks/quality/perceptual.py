@@ -1,8 +1,8 @@
 """LPIPS between paired pictures, diversity between seeds, and PSNR.
 
-`lpips_squeeze` is the lpips package's network with net `squeeze`, version 0.1, and the published weights (see
-`weights`); built offline: trunk and heads are loaded by hand. LPIPS means something only for *pairs* (same caption,
-same initial noise); between unrelated pictures it is 0.6–0.75 whatever the models are.
+`lpips_squeeze` is the lpips package's network with net `squeeze`, version 0.1, and the published weights (see `weights`); built
+offline: trunk and heads are loaded by hand. LPIPS is meaningful only for *pairs* (same caption, same initial noise); between
+unrelated pictures it is 0.6–0.75 for any models.
 
 Resize rule, named in every result: **pictures are measured at their own size** (`native`), since the human judgements
 behind LPIPS were made on 64 px patches; only pictures with a side under 64 px are first enlarged to 64 px on the
@@ -67,7 +67,7 @@ class Lpips:
 
 
 def why_no_lpips() -> str:
-    """Why LPIPS cannot be had here, and what to do; empty if it can be."""
+    """Why LPIPS is unavailable here, and what to do; empty if it is available."""
     try:
         folder = weights_folder(None)
         for part in (SQUEEZENET, LPIPS_SQUEEZE_HEADS):
@@ -80,7 +80,7 @@ def why_no_lpips() -> str:
 def load_lpips(net: str = "squeeze", weights: str | Path | None = None) -> Lpips:
     """LPIPS v0.1 with the published weights, from the folder `weights` or as `weights.find_weights` searches.
 
-    Raises InputError for another net, MetricUnavailableError (with the reason) where the weights cannot be had.
+    Raises InputError for another net, MetricUnavailableError (with the reason) where the weights are unavailable.
     """
     if net not in LPIPS_NETS:
         raise InputError(f"unknown LPIPS net '{net}'", remedy=f"choose from: {', '.join(LPIPS_NETS)}")
@@ -106,7 +106,7 @@ def resize_rule(height: int, width: int) -> str:
 def diversity(lpips: Lpips, pictures_by_seed: Sequence[Pictures]) -> float:
     """Mean LPIPS between seeds of the same caption: S stacks of N pictures, row i of each drawn from caption i."""
     if len(pictures_by_seed) < 2:
-        raise InputError("diversity needs pictures of two seeds or more per caption")
+        raise InputError("diversity needs pictures of at least two seeds per caption")
     return float(np.mean([lpips(one, other).mean() for one, other in combinations(pictures_by_seed, 2)]))
 
 

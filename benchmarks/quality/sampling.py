@@ -1,7 +1,7 @@
 """Draw many pictures from one model, in batches, with progress, resumable after any interruption.
 
 Picture i is drawn from caption i (cycled) and the seed `seed · 1,000,000 + i`, so pictures of different models with the
-same settings are pairs; another batch size, or an interruption within a batch, changes them by rounding alone.
+same settings are pairs; another batch size, or an interruption within a batch, changes them only by rounding.
 With a folder, every finished
 picture is a PNG there (written by rename) that carries its caption and seed; `samples.json` holds the settings they depend
 on. A later run with the same settings, captions and seeds reuses them, also with more samples; others it refuses.
@@ -44,7 +44,7 @@ DEFAULT_BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """All that the pictures of one model depend on; `model` is the fingerprint of its weights."""
+    """Everything that the pictures of one model depend on; `model` is the fingerprint of its weights."""
 
     model: str
     steps: int
@@ -55,7 +55,7 @@ class SamplingSettings:
     device: str = "cpu"
 
     def as_json(self) -> dict[str, Any]:
-        """What the folder of pictures keeps; a device is named where it is another than cpu."""
+        """The settings as the folder of pictures keeps them; the device only if it is not cpu."""
         facts = asdict(self)
         return facts if self.device != "cpu" else {key: value for key, value in facts.items() if key != "device"}
 
@@ -105,7 +105,8 @@ def sample(
 
 @dataclass(frozen=True)
 class Share:
-    """Of the batches, those whose number is `number` modulo `of`: each is whole, and drawn as one process would draw it."""
+    """The batches whose number is `number` modulo `of`. Batches are never divided, so each is drawn as one process would draw
+    it."""
 
     number: int
     of: int
@@ -121,8 +122,8 @@ def draw_share(
     *,
     title: str = "sampling",
 ) -> None:
-    """Draw a share of the rows into `folder`, which is claimed; those that are there stay. `sample` over all rows then writes the
-    metadata."""
+    """Draw a share of the rows into `folder`, which has been claimed; existing pictures are kept. `sample` over all rows then
+    writes the metadata."""
     starts = range(0, len(rows), share.batch_size)[share.number :: share.of]
     with progress(title, len(starts), unit=f"batches of 1/{share.of}", silent=share.number > 0) as shown:
         for start in starts:
@@ -132,12 +133,12 @@ def draw_share(
 
 
 def _listed(folder: Path) -> Sequence[PictureRow]:
-    """What an earlier, perhaps longer, run left in the folder."""
+    """The pictures that an earlier, perhaps longer, run left in the folder."""
     return open_picture_set(folder).rows if (folder / METADATA).is_file() else ()
 
 
 def claim_folder(folder: Path, settings: SamplingSettings) -> None:
-    """Make `folder` hold pictures of these settings. InputError if it holds others, or files that are not ours."""
+    """Make `folder` hold pictures of these settings. InputError if it holds others, or files that are not genin's."""
     record = folder / SETTINGS_FILE
     wanted: dict[str, Any] = {"genin_samples": 1, **settings.as_json()}
     if record.is_file():
@@ -174,10 +175,10 @@ def _draw(
 
 
 def save_picture(path: Path, picture: Pictures, row: PictureRow) -> None:
-    """Write one PNG by rename, with what it was drawn from as a text chunk."""
+    """Write one PNG by rename, with its caption and seed as a text chunk."""
     note = PngInfo()
     note.add_text(NOTE, _drawn_from(row))
-    with atomic_path(path, sync=False) as partial:  # `is_intact` finds what a power cut has cut off
+    with atomic_path(path, sync=False) as partial:  # `is_intact` detects files that a power cut truncated
         Image.fromarray(picture).save(partial, format="PNG", optimize=False, pnginfo=note)
 
 
@@ -186,7 +187,7 @@ def _drawn_from(row: PictureRow) -> str:
 
 
 def _read_own(path: Path, row: PictureRow) -> Pictures:
-    """A saved picture. Errors: InputError if it was drawn from something else than `row`."""
+    """A saved picture. Errors: InputError if it was not drawn from `row`."""
     with Image.open(path) as image:
         found = image.info.get(NOTE)
     if found != _drawn_from(row):
@@ -202,5 +203,5 @@ def _read_present(folder: Path | None, rows: Sequence[PictureRow]) -> dict[str, 
 
 
 def _is_present(folder: Path, row: PictureRow) -> bool:
-    """Whether the row's picture need not be drawn. One that is empty or cut off (after a power cut, say) has to be."""
+    """Whether the row's picture is there and intact. One that is empty or truncated (after a power cut, say) is not."""
     return is_intact(folder / row.file_name)

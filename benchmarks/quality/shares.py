@@ -1,10 +1,10 @@
-"""An evaluation whose pictures several processes draw, each its share, and the first of them measures.
+"""An evaluation in several processes: each draws its share of the pictures, and the first measures.
 
     torchrun --nproc_per_node 2 -m genin evaluate …
 
-Whole batches are shared out, so that each is drawn as one process would draw it, and pictures are PNG files in one folder:
-the first process finds them there and goes on as if an earlier run had drawn them. The figures are those of one process.
-Where the machines share no folder, the first draws what it does not find.
+Whole batches are distributed, so that each is drawn as one process would draw it, and pictures are PNG files in one folder: the
+first process finds them there and continues as if an earlier run had drawn them. The figures are those of one process. Where the
+machines share no folder, the first draws the missing ones.
 
 Not here: who is first, and waiting (`processes`), drawing (`sampling`), measuring (`evaluate`).
 """
@@ -49,7 +49,7 @@ def evaluate_in_shares(
 
 
 def _draw(evaluator: Evaluator, model: Path, sampling: Sampling, folder: Path) -> None:
-    """This process's share of all that the evaluation of a model draws; nothing for a folder of pictures."""
+    """Draw this process's share of the pictures for a model's evaluation; nothing for a folder of pictures."""
     if not is_model(model):
         return
     with open_subject(model, sampling) as subject:
@@ -66,7 +66,7 @@ def _draw(evaluator: Evaluator, model: Path, sampling: Sampling, folder: Path) -
 
 @contextmanager
 def _folder(named: Path | None) -> Iterator[Path]:
-    """Where the pictures lie: the folder that is to keep them, else one that the first process makes and removes."""
+    """The folder of the pictures: the one that is to keep them, else one that the first process makes and removes."""
     if named is not None:
         yield named
     elif not is_main_process():

@@ -1,12 +1,11 @@
 """Feature statistics of a set of pictures in one hashed file, so that an expensive sampling is done once.
 
-A teacher's 100 guided steps cost hours on a CPU. `genin evaluate TEACHER --save-statistics FILE.safetensors` keeps what
-later comparisons need: per feature set the mean and covariance (float64, upper triangle), the first features
-themselves (float16, at most 2,048; for KID and precision/recall), and beside them how the pictures were made and how
-they scored. Given a folder instead of a file, `statistics.safetensors` is written there together with `pairs/`, the
-first pictures with captions and seeds, for paired LPIPS.
+A teacher's 100 guided steps cost hours on a CPU. `genin evaluate TEACHER --save-statistics FILE.safetensors` keeps what later
+comparisons need: per feature set the mean and covariance (float64, upper triangle), the first features themselves (float16, at most
+2,048; for KID and precision/recall), and how the pictures were made and how they scored. Given a folder instead of a file,
+`statistics.safetensors` is written there together with `pairs/`, the first pictures with captions and seeds, for paired LPIPS.
 
-The sha256 of the tensors stands in the metadata and is checked on reading; feature sets are only compared when weights
+The sha256 of the tensors is in the metadata and is checked on reading; feature sets are only compared when weights
 and resize are the same. Not covered: signatures.
 """
 
@@ -56,7 +55,7 @@ class Statistics:
 
 @dataclass
 class FeatureCollector:
-    """Gathers one feature set's batches while pictures stream by."""
+    """Collects one feature set's batches as pictures are drawn."""
 
     fingerprint: str
     parts: list[Features] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """What can be evaluated: a model folder or bundle (its pictures are drawn), or a folder of pictures (they are read).
 
 Both yield batches of pictures with the rows they were made from, so that everything downstream is the same for a
-model, for its saved pictures and for other people's samples.
+model, for its saved pictures and for third-party samples.
 
 Not here: which captions and seeds to draw (`sampling.plan`), and what is measured (`measures`).
 """
@@ -104,7 +104,7 @@ class ModelSubject:
             yield pictures, rows[index * size : index * size + len(pictures)]
 
     def record(self) -> dict[str, Any]:
-        """What a result says of it."""
+        """Its fields in a result."""
         settings = self.settings()
         return {
             "model": self.facts.name,
@@ -152,7 +152,7 @@ class FolderSubject:
             yield loaded.pictures, loaded.rows
 
     def record(self) -> dict[str, Any]:
-        """What a result says of it."""
+        """Its fields in a result."""
         unknown = (
             "role",
             "model_sha256",

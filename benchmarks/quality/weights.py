@@ -35,7 +35,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class MetricUnavailableError(GeninError):
-    """A metric that cannot be had here; `str()` is the reason that goes into a result's `notes`."""
+    """A metric that is unavailable here; `str()` is the reason that goes into a result's `notes`."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def weights_folder(given: str | Path | None = None) -> Path | None:
 def find_weights(published: Published, folder: Path | None = None) -> FoundWeights:
     """Search folder, cache and download for `published`.
 
-    Raises MetricUnavailableError with the reason if it cannot be had, is broken, or is not the published file.
+    Raises MetricUnavailableError with the reason if it is missing, broken, or not the published file.
     """
     path = _in_folder(published, folder) or _bundled_heads(published) or _cached_or_downloaded(published)
     file_sha256 = sha256_of(path)
@@ -178,14 +178,14 @@ def _cached_or_downloaded(published: Published) -> Path:
     remedy = f"put {published.names[0]} into a folder and name it with {ENVIRONMENT_VARIABLE} or --metric-weights"
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         raise MetricUnavailableError(
-            f"weights of {published.title} are not here and HF_HUB_OFFLINE is set", remedy=remedy
+            f"weights of {published.title} were not found and HF_HUB_OFFLINE is set", remedy=remedy
         )
     cached.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _socket_timeout(DOWNLOAD_TIMEOUT_S):
             torch.hub.download_url_to_file(address, str(cached), hash_prefix=_address_sha256(address), progress=False)
     except (OSError, urllib.error.URLError, RuntimeError) as error:
-        reason = f"weights of {published.title} are not here and could not be downloaded ({_first_line(error)})"
+        reason = f"weights of {published.title} were not found and could not be downloaded ({_first_line(error)})"
         raise MetricUnavailableError(reason, remedy=remedy) from error
     return cached
 

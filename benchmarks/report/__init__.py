@@ -1,1 +1,1 @@
-"""Tables, plots and pages of what was measured."""
+"""Tables, plots and pages of measurements."""

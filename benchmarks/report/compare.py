@@ -1,10 +1,10 @@
 """Models side by side on the same prompts and seeds: one picture sheet, models as rows, captions below each column.
 
-Every model draws prompt i from seed `seed + i`, so a column shows what each makes of the same noise. Prompts may be a data
-set's captions, whose true pictures are the first row then. Small pictures are enlarged to be seen; long lists of prompts are
-set in several bands, or, as *blocks*, in one square a model without captions: for seeing what sixty-four have in common. The
-font is the one Pillow carries; it knows ASCII only, so other texts are set in matplotlib's DejaVu Sans (Latin, Greek,
-Cyrillic, Arabic; other scripts show as boxes).
+Every model draws prompt i from seed `seed + i`, so a column shows what each model draws from the same noise. Prompts may be a data
+set's captions, whose true pictures are then the first row. Small pictures are enlarged; long lists of prompts are laid out in
+several bands, or, as *blocks*, in one square per model without captions, to see what sixty-four pictures have in common. The font
+is Pillow's own; it has ASCII only, so other texts are set in matplotlib's DejaVu Sans (Latin, Greek, Cyrillic, Arabic; other
+scripts show as boxes).
 
 Not here: figures (`evaluate`, `bench`).
 """
@@ -38,7 +38,7 @@ PAPER, INK, SOFT = (250, 249, 246), (28, 27, 25), (117, 113, 106)
 
 @dataclass(frozen=True)
 class SheetModel:
-    """A model of the sheet: what it is called there, where it lies, and how it draws."""
+    """A model of the sheet: its label, its path, and how it draws."""
 
     label: str
     path: Path
@@ -86,7 +86,7 @@ def draw_grid(models: Sequence[SheetModel], prompts: Sequence[str], seed: int, f
 
 
 def draw_blocks(grid: Grid) -> Image.Image:
-    """The grid as one RGB picture of squares: two models a line, three where there are three, each with its name above."""
+    """The grid as one RGB picture of squares: two models per line, three where there are three, each with its name above."""
     count = len(grid.captions)
     columns = math.ceil(count**0.5)
     cell = max(BLOCK_CELL_PX, 0 if columns > 4 else CELL_PX)
@@ -169,7 +169,7 @@ def wrap(text: str, font: Font, width: int, *, max_lines: int = 6) -> list[str]:
 
 
 def _fitting(word: str, font: Font, width: int) -> int:
-    """How many letters of a long word fit: up to its last hyphen or the like if there is one, else as many as can."""
+    """How many letters of a long word fit: up to its last hyphen or similar if there is one, else as many as possible."""
     most = next(n for n in range(len(word) - 1, 0, -1) if font.getlength(word[:n]) <= width or n == 1)
     return next((n for n in range(most, 1, -1) if word[n - 1] in "-_/.:"), most)
 

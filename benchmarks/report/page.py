@@ -1,6 +1,6 @@
-"""HTML pages from the jinja2 templates that lie beside the code, in the folders `templates`.
+"""HTML pages from the jinja2 templates beside the code, in folders called `templates`.
 
-A page is one file that loads nothing: its style sheet and script are included. What goes in is escaped.
+A page is one file that loads nothing: its style sheet and script are included. Values are escaped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def render_page(package: str, name: str, values: Mapping[str, Any]) -> str:
         loader=loader,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,  # of what is included
+        keep_trailing_newline=True,  # for included files
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template(name).render(values).removesuffix("\n")

@@ -1,7 +1,7 @@
 """Quality against latency as an inline SVG that takes its colours and type from the page around it.
 
 matplotlib draws with stand-in colours, which become CSS variables afterwards, so one drawing serves light and dark
-pages. Namespaces, metadata and prologue are cut: HTML needs none of them, and the page then holds no address at all.
+pages. Namespaces, metadata and prologue are cut: HTML does not need them, and without them the page contains no addresses.
 
 Not here: the page (`report`).
 """
@@ -28,7 +28,7 @@ QUALITIES: Final = (
 
 
 def quality_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """The first quality that two rows or more have, and its title."""
+    """The first quality that at least two rows have, and its title."""
     return next((axis for axis in QUALITIES if sum(row.get(axis[0]) is not None for row in rows) >= 2), None)
 
 
@@ -82,7 +82,7 @@ def _style(axes: Any, title: str) -> None:
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     else:
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("milliseconds a picture, p50", color=SOFT)
+    axes.set_xlabel("milliseconds per picture, p50", color=SOFT)
     axes.set_ylabel(title, color=SOFT)
     axes.margins(x=0.12, y=0.16)
     axes.grid(color=RULE, linewidth=0.8)
@@ -93,7 +93,7 @@ def _style(axes: Any, title: str) -> None:
 
 
 def _legend(axes: Any, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Colour says model and steps, shape the runtime, filling the precision."""
+    """Colour shows model and steps, shape the runtime, fill the precision."""
     from matplotlib.lines import Line2D
 
     def sample(label: str, colour: str, marker: str, fill: str) -> Any:

@@ -1,1 +1,1 @@
-"""Latency and memory: one process a configuration, in turns."""
+"""Latency and memory: one process per configuration, in turns."""

@@ -50,7 +50,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Quality:
-    """What quality is measured with; `samples` None leaves FD out."""
+    """What is needed to measure quality; `samples` None leaves FD out."""
 
     samples: int | None = None
     reference: Path | None = None
@@ -60,7 +60,7 @@ class Quality:
 
 @dataclass
 class _Context:
-    """What rows are made from."""
+    """The inputs of the result's rows."""
 
     facts: Mapping[Path, ModelFacts]
     measured: Sequence[Measured]
@@ -79,7 +79,7 @@ def measure_models(
 ) -> tuple[dict[str, Any], list[Grid]]:
     """Measure all models side by side => the JSON-ready result of `genin bench`, and the pictures it drew, as grids for a report.
 
-    Errors: InputError for what is no model; GeninError if no configuration runs here, with the first one's reason.
+    Errors: InputError for a path that is not a model; GeninError if no configuration runs here, with the first one's reason.
     """
     choices, protocol, quality = choices or Choices(), protocol or Protocol(), quality or Quality()
     machine = describe_machine()
@@ -132,13 +132,11 @@ def _steps_note(facts: ModelFacts, choices: Choices) -> str | None:
         return None
     trained, said = (", ".join(map(str, counts)) for counts in (facts.trained_steps, strange))
     only = len(strange) == len(choices.steps)
-    return f"trained for {trained} steps, " + (
-        f"measured at {said} all the same" if only else f"not measured at {said}"
-    )
+    return f"trained for {trained} steps, " + (f"measured at {said} anyway" if only else f"not measured at {said}")
 
 
 def is_teacher(facts: ModelFacts) -> bool:
-    """Whether it says so; a model folder that says nothing is someone else's teacher."""
+    """Whether the folder says so; a model folder without a role is a third-party teacher."""
     return facts.role == "teacher" or (facts.role is None and facts.kind == "model")
 
 
@@ -172,7 +170,7 @@ def _component_bytes(facts: ModelFacts, runtime: str, precision: str) -> tuple[d
 
 
 def _context(facts: Mapping[Path, ModelFacts], quality: Quality, seed: int) -> _Context:
-    """What can be wrong with it is wrong before an hour of measuring."""
+    """Made before an hour of measuring, so that errors come first."""
     lpips, reason = None, ""
     try:
         lpips = load_lpips("squeeze", quality.metric_weights)
@@ -225,7 +223,7 @@ def _row(measured: Measured, context: _Context) -> dict[str, Any]:
     notes: dict[str, str] = {}
     if in_one_graph:
         notes["encoded_prompt_ms"] = "drawn by a single graph, which encodes the prompt as well"
-        notes["component_bytes"] = notes["size_bytes"] = "of the three networks, which the single graph stands for"
+        notes["component_bytes"] = notes["size_bytes"] = "of the three networks, which the single graph replaces"
     row |= _paired_quality(measured, context, notes)
     row |= _fd(configuration, context, notes)
     row["notes"] = notes
@@ -284,7 +282,7 @@ def _fd(configuration: Configuration, context: _Context, notes: dict[str, str]) 
     )
     try:
         found = context.evaluator.evaluate(configuration.path, sampling)
-    except (GeninError, MemoryError, RuntimeError) as error:  # torch's own lack of memory is a RuntimeError
+    except (GeninError, MemoryError, RuntimeError) as error:  # torch raises RuntimeError when out of memory
         notes |= dict.fromkeys(FD_KEYS, str(error) or "out of memory")
         return values
     notes |= {key: reason for key, reason in found["notes"].items() if key in FD_KEYS}

@@ -44,7 +44,7 @@ def main(request: Mapping[str, Any]) -> int:
 
 
 def _take_stdout() -> IO[str]:
-    """Keep the real stdout for answers, and send everybody else's prints to stderr."""
+    """Keep the real stdout for answers, and redirect all other output to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers

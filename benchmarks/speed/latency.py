@@ -2,11 +2,11 @@
 
 Every configuration (model × runtime × precision × steps) runs in a fresh process, so that one engine's threads, caches
 and memory never touch another's figures. The processes stay up and are asked in turn, one picture each per round:
-whatever else the machine does meets all of them alike. Threads are fixed, and told to every engine.
+whatever else the machine does affects all of them alike. The number of threads is fixed for every engine.
 
-- cold start: from starting the process to its first picture in hand, on a warm disk (the last of `cold_starts` starts);
-- latency: wall time of one whole `generate` call, after warm-up; percentiles over the rounds. It is that of one picture after
-  another: a fast process, which others' turns have left with cores asleep and caches gone, draws one uncounted first;
+- cold start: from starting the process to its first picture, on a warm disk (the last of `cold_starts` starts);
+- latency: wall time of one whole `generate` call, after warm-up; percentiles over the rounds. It is measured with pictures back to
+back: a fast process, whose cores are asleep and caches cold after the others' turns, first draws one that is not counted;
 - stages: text encoder, UNet (all steps), decoder, or a single graph for all of it, and everything else, so that they add up;
 - peak memory: of the process, after all its pictures.
 
@@ -43,11 +43,11 @@ GRAPHS: Final = (*COMPONENTS, TEXT_TO_IMAGE)
 STAGES: Final = (*GRAPHS, "other")
 PERCENTILES: Final = (50, 90, 99)
 MIN_RUNS: Final = 3
-PROCESS_BYTES: Final = 400_000_000  # interpreter, engine and activations, for deciding what fits side by side
+PROCESS_BYTES: Final = 400_000_000  # for interpreter, engine and activations, in deciding what fits side by side
 GRID_SEED: Final = 1000
-QUICK_MS: Final = 100.0  # a picture in less than this is drawn twice a turn
+QUICK_MS: Final = 100.0  # pictures faster than this are drawn twice per turn
 EXIT_TIMEOUT_S: Final = 20.0
-KILLED: Final = -9  # what subprocess reports of a process that SIGKILL ended
+KILLED: Final = -9  # subprocess's return code after SIGKILL
 ANSWER_TIMEOUT_S = 1800.0  # for one picture, or for loading the model (Core ML compiles for minutes)
 WORKER_MODULE = "genin.benchmarks.speed.bench_worker"
 
@@ -83,7 +83,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if self.runs < 1 or self.threads < 1 or self.cold_starts < 1 or not self.prompts:
-            raise InputError("a benchmark needs one run, one thread, one start and one prompt at least")
+            raise InputError("a benchmark needs at least one run, one thread, one start and one prompt")
 
     def grid(self) -> tuple[list[str], list[int]]:
         """Prompts and seeds of the pictures that every configuration draws alike."""
@@ -93,7 +93,7 @@ class Protocol:
 
 @dataclass
 class Measured:
-    """What one configuration's process gave; milliseconds per run, and its pictures of the grid, N×H×W×3."""
+    """Results of one configuration's process: milliseconds per run, and its pictures of the grid, N×H×W×3."""
 
     configuration: Configuration
     facts: Mapping[str, Any]
@@ -104,7 +104,7 @@ class Measured:
     pictures: NDArray[np.uint8] | None = None
 
     def add(self, answer: Mapping[str, Any]) -> None:
-        """Take in one timed run; what the graphs did not take is `other`."""
+        """Add one timed run; time outside the graphs is `other`."""
         total, stages = float(answer["total_ms"]), answer["stages_ms"]
         graphs = {stage: float(stages.get(stage, 0.0)) for stage in GRAPHS}
         self.total_ms.append(total)
@@ -162,12 +162,12 @@ class Worker:
         self.cold_start_s = time.perf_counter() - started
 
     def ask(self, *, pictures: int = 1, **request: Any) -> dict[str, Any]:
-        """One request, one answer; the time limit grows with the number of `pictures` that it asks for.
+        """Send a request and read the answer; the time limit grows with the number of `pictures` asked for.
 
         Errors: WorkerError with the process's own reason, also if the process has ended or does not answer.
         """
         assert self.process.stdin is not None
-        with suppress(OSError):  # the process has ended; reading tells why
+        with suppress(OSError):  # the process has ended; reading finds out why
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         return self._read(pictures * ANSWER_TIMEOUT_S)
@@ -207,10 +207,10 @@ class Worker:
         return f"its process ended with code {code}" + (f" ({lines[-1][:200]})" if lines else "")
 
     def close(self) -> None:
-        """End the process: its input ends, so it leaves by itself."""
+        """End the process by closing its input."""
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
-                with suppress(OSError):  # a request that a killed process has not read cannot be flushed
+                with suppress(OSError):  # a request to a killed process cannot be flushed
                     stream.close()
         self._wait()
         self.errors.close()
@@ -224,7 +224,7 @@ class Worker:
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """The process's environment: thread pools of every library at `threads`, no chatter."""
+    """The process's environment: thread pools of every library at `threads`, and no log output."""
     pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     return {**os.environ, **pools, "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
 
@@ -292,7 +292,7 @@ def _measure_group(
 
 @contextmanager
 def _noted(died: dict[Configuration, str], configuration: Configuration) -> Iterator[None]:
-    """A process that dies half-way (out of memory, say) costs its own figures, not those of the others."""
+    """A process that dies (out of memory, say) loses only its own figures."""
     try:
         yield
     except WorkerError as error:

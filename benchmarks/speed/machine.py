@@ -1,6 +1,6 @@
 """The machine a figure was measured on: processor, cores, memory, system, packages, and how busy it was.
 
-Not here: graphics cards (no runtime of genin's benchmarks uses one), and anything that names a person or host.
+Not here: graphics cards (no runtime of genin's benchmarks uses one), and anything that identifies a person or host.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def usable_cores() -> int:
 
 
 def processor_name() -> str:
-    """The processor's marketing name where the system tells it."""
+    """The processor's marketing name where the system reports it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():

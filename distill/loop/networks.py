@@ -64,18 +64,18 @@ class Networks:
         self.frozen_names[name] = frozenset(key for key, p in module.named_parameters() if not p.requires_grad)
         for i, decay in enumerate(self.settings.ema_decays if options.average else ()):
             self.averages[name if i == 0 else f"{name}/{decay}"] = Average(module, decay)
-        share_out = options.large and not self.frozen_names[name]
-        prepared, optimizer = self._prepare(name, module, optimizer, share_out)
+        sharded = options.large and not self.frozen_names[name]
+        prepared, optimizer = self._prepare(name, module, optimizer, sharded)
         self.modules[name], self.optimizers[name], self.base_lrs[name] = prepared, optimizer, lr
         compiled = self.settings.compile and options.compiled
         return torch.compile(prepared) if compiled else prepared  # type: ignore[return-value]
 
-    def _prepare(self, name: str, module: nn.Module, optimizer: Any, share_out: bool) -> tuple[nn.Module, Any]:
+    def _prepare(self, name: str, module: nn.Module, optimizer: Any, sharded: bool) -> tuple[nn.Module, Any]:
         device = self.accelerator.device
         if not sharding.is_requested() or self.accelerator.num_processes == 1:
             prepared: tuple[nn.Module, Any] = self.accelerator.prepare(module, optimizer)
             return prepared
-        if not share_out:
+        if not sharded:
             device_ids = [device] if device.type == "cuda" else None
             return nn.parallel.DistributedDataParallel(module, device_ids=device_ids), optimizer
         if self.settings.optimizer != "adamw":
@@ -84,8 +84,8 @@ class Networks:
         self.unsharded[name] = copy.deepcopy(module.cpu())
         module.to(device)
         for average in self.averages_of(name):
-            sharding.share_out(self.accelerator, average.module)
-        return sharding.share_out(self.accelerator, module, optimizer)
+            sharding.shard(self.accelerator, average.module)
+        return sharding.shard(self.accelerator, module, optimizer)
 
     def unwrapped(self, name: str) -> nn.Module:
         module: nn.Module = self.accelerator.unwrap_model(self.modules[name])

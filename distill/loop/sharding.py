@@ -41,7 +41,7 @@ def plugin() -> Any:
     )
 
 
-def share_out(accelerator: Any, network: nn.Module, optimizer: Any = None) -> tuple[nn.Module, Any]:
+def shard(accelerator: Any, network: nn.Module, optimizer: Any = None) -> tuple[nn.Module, Any]:
     """The same network, its weights sharded in place; and an optimiser for those parts."""
     from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 

@@ -1,1 +1,1 @@
-"""What an exported graph is measured by: parity with PyTorch, layers, pictures, hashes."""
+"""How an exported graph is measured: parity with PyTorch, layers, pictures, hashes."""

@@ -1,6 +1,6 @@
-"""Whether a graph may be shipped: its parity above the floor, or its pictures like PyTorch's, or there is no bundle.
+"""Whether a graph may be shipped: its parity must be above the floor, or its pictures like PyTorch's; otherwise there is no bundle.
 
-Not here: measuring parity (`parity`), drawing (`pictures`), looking for the layer at fault (`layers`).
+Not here: measuring parity (`parity`), drawing (`pictures`), finding the layer at fault (`layers`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from genin.export.prompt_set import Amount
 from genin.runtimes.errors import GeninError
 from genin.runtimes.manifest import GraphEntry, Parity, PictureParity
 
-LPIPS_LIMIT, PSNR_LIMIT_DB = 0.02, 30.0  # of pictures by 8-bit activations or palettes; PSNR where LPIPS has no weights
+LPIPS_LIMIT, PSNR_LIMIT_DB = (
+    0.02,
+    30.0,
+)  # limits for 8-bit activations and palettes; PSNR counts where LPIPS has no weights
 
 
 def require_parity(
@@ -51,7 +54,7 @@ def require_pictures(
 ) -> PictureParity:
     """How the pictures drawn with the three `graphs` of a format and precision compare with PyTorch's.
 
-    Errors: GeninError for pictures that differ by more than they may, of graphs whose own parity does not say it."""
+    Errors: GeninError for pictures that differ by more than the limit, from graphs that are not judged by parity."""
     of = {graph.component: graph for graph in graphs}
 
     def open_graph(name: str) -> parity.Run:
@@ -66,12 +69,12 @@ def require_pictures(
 
 
 def require_alike(psnr_db: float, lpips: float | None, where: str) -> None:
-    """Errors: GeninError for pictures that differ by more than they may."""
+    """Errors: GeninError for pictures that differ by more than the limit."""
     if psnr_db >= PSNR_LIMIT_DB if lpips is None else lpips <= LPIPS_LIMIT:
         return
-    said = f"PSNR is {psnr_db:.1f} dB, {PSNR_LIMIT_DB:g} at least are wanted"
+    said = f"PSNR is {psnr_db:.1f} dB, at least {PSNR_LIMIT_DB:g} is required"
     if lpips is not None:
-        said = f"LPIPS is {lpips:.3f}, {LPIPS_LIMIT:g} at most is allowed"
+        said = f"LPIPS is {lpips:.3f}, at most {LPIPS_LIMIT:g} is allowed"
     raise GeninError(
         f"its pictures differ too much from PyTorch's: {said}",
         where=where,
@@ -80,6 +83,6 @@ def require_alike(psnr_db: float, lpips: float | None, where: str) -> None:
 
 
 def _with_weights(component: Component, model_path: Path) -> Component:
-    """The component, read again: its weights were released."""
+    """The component, loaded again: its weights were released."""
     with quiet():
         return replace(component, module=modules(load_model_folder(model_path))[component.name].eval())

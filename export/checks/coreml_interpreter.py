@@ -1,9 +1,9 @@
 """Runs a saved Core ML program with PyTorch, on any system: parity for a format that only a Mac executes.
 
 The `.mlpackage` is read back through coremltools' own reader into its operations, and each of them is computed here by its
-definition (coremltools' MIL ops, iOS 17). An operation that the program holds in fp16 is computed in fp32 and its result rounded
-to fp16, so that what an fp16 program cannot hold (a square above 65,504) shows as the infinity it will be. What this proves is
-the graph and its weights as they lie on disk; not Apple's kernels, whose sums may run in another order or width.
+definition (coremltools' MIL ops, iOS 17). An operation that the program holds in fp16 is computed in fp32 and its result rounded to
+fp16, so that what an fp16 program cannot hold (a square above 65,504) shows as the infinity it will be. This checks the graph and
+its weights as stored on disk, not Apple's kernels, whose sums may run in another order or precision.
 
 Not here: control flow, states, and every operation that genin's own exports have not needed: `UnknownOperationError`.
 """
@@ -75,13 +75,13 @@ class Program:
         return {name: values[name].float().numpy() for name in self.outputs}
 
     def keeping(self, outputs: Sequence[str]) -> Program:
-        """The same program with other values as its outputs: any that an operation gives."""
+        """The same program with other values as its outputs: any results of operations."""
         other = copy.copy(self)
         other.outputs = tuple(outputs)
         return other
 
     def _given(self, value: Any, values: Mapping[str, Any]) -> Any:
-        """What an operation is handed: activations and weights as tensors (fp16 widened), settings as Python values."""
+        """An operation's inputs: activations and weights as tensors (fp16 widened), settings as Python values."""
         if isinstance(value, (list, tuple)):
             return [self._given(item, values) for item in value]
         if value.name in values:
@@ -96,7 +96,7 @@ def _read(path: Path) -> Any:
     from coremltools.converters.mil.frontend.milproto.load import load
 
     try:
-        # coremltools tells stderr that its macOS library is absent, on every import of a model.
+        # coremltools reports on stderr that its macOS library is absent, at every import of a model.
         with quiet(), contextlib.redirect_stderr(io.StringIO()):
             model = coremltools.models.MLModel(str(path), skip_model_load=True)
             spec = model.get_spec()
@@ -116,7 +116,7 @@ def _vars(op: Any) -> list[Any]:
 
 
 def _is_weight(op: Any) -> bool:
-    """Compressed weights are operations of their own, on constants alone."""
+    """Compressed weights are separate operations, on constants alone."""
     return bool(op.op_type.startswith("constexpr_"))
 
 
@@ -179,7 +179,7 @@ def _split(x: Tensor, axis: int, num_splits: int | None = None, split_sizes: Any
 
 
 def _slice_by_index(x: Tensor, begin: Any, end: Any, stride: Any = None, **masks: Any) -> Tensor:
-    """`masks`: begin_mask, end_mask, squeeze_mask, a flag an axis."""
+    """`masks`: begin_mask, end_mask, squeeze_mask, one flag per axis."""
     rank = x.ndim
     begins, ends = _ints(begin), _ints(end)
     strides = [1] * rank if stride is None else _ints(stride)
@@ -277,7 +277,7 @@ def _reduce_mean(x: Tensor, axes: Any = None, keep_dims: bool = False) -> Tensor
 
 
 def _reduce_argmax(x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
-    # Of several largest the first; MIL leaves open which. (CLIP asks it for the first end of text.)
+    # The first of several equal maxima; MIL leaves open which. (CLIP needs the first end of text.)
     return (x if x.is_floating_point() else x.to(torch.int64)).argmax(dim=axis, keepdim=bool(keep_dims))
 
 

@@ -1,6 +1,6 @@
-"""Which layer is it? Of a graph that is below its floor, the layers at which it leaves PyTorch's way: the output of every one is
-compared in the order in which they run, and those are named at which the agreement falls most. Of a network that a format
-cannot express, the modules that hold the operation.
+"""The layers at fault. For a graph below its floor, those at which it departs from PyTorch: the outputs of all layers are compared
+in the order in which they run, and those where the agreement falls most are named. For a network that a format cannot express, the
+modules that use the operation.
 
 A layer is a convolution or a linear map, under its path in the component ("unet.down_blocks.0.resnets.0.conv1"). Converters keep
 that path: as the name of an ONNX node, of an OpenVINO operation, of a Core ML weight. All outputs of one case are held
@@ -49,17 +49,16 @@ class ParityDrop:
 def worst_layers(
     format: str, component: Component, path: Path, case: Case, floor_db: float, *, count: int = 3
 ) -> list[ParityDrop]:
-    """The layers at which a graph on disk loses most against PyTorch on one case, the worst first. Errors: whatever its engine
-    raises.
+    """The layers at which a graph on disk loses most against PyTorch on one case, the worst first. Errors: those of its engine.
 
-    What a layer loses above floor_db + MARGIN_DB is what its precision costs, and no fall.
+    A loss that stays above floor_db + MARGIN_DB is the cost of the precision, not a fault.
     """
     reference = torch_outputs(component, case)
     got = READERS[format](path, component, case, reference.keys())
     falls, lowest = [], floor_db + MARGIN_DB
     for layer, expected in reference.items():
         if layer not in got or got[layer].size != expected.size:
-            continue  # a converter may merge layers, or split them
+            continue  # converters may merge or split layers
         agreement = psnr_db(expected, got[layer].reshape(expected.shape))
         if agreement < lowest:
             falls.append(ParityDrop(layer, agreement, lowest - agreement))
@@ -68,7 +67,7 @@ def worst_layers(
 
 
 def modules_with(component: Component, message: str) -> tuple[str, list[str]] | None:
-    """The operation that a converter's message complains of, and the modules that use it; None if it names none."""
+    """The operation named in a converter's message, and the modules that use it; None if it names none."""
     named = COMPLAINT.search(message)
     if named is None:
         return None
@@ -91,7 +90,7 @@ def torch_outputs(component: Component, case: Case) -> Outputs:
     def keep(layer: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             found.pop(layer, None)
-            found[layer] = output.numpy().copy()  # what follows may work in place
+            found[layer] = output.numpy().copy()  # later operations may work in place
 
         return hook
 
@@ -118,7 +117,7 @@ def _onnx_outputs(path: Path, component: Component, case: Case, layers: Iterable
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = thread_limit() or 0  # 0: ONNX Runtime's own choice
-    copy = path.with_name(".layers.onnx")  # external weights lie beside the graph
+    copy = path.with_name(".layers.onnx")  # external weights are beside the graph
     try:
         copy.write_bytes(model.SerializeToString())
         session = onnxruntime.InferenceSession(str(copy), options, providers=["CPUExecutionProvider"])

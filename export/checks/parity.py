@@ -1,11 +1,11 @@
-"""Does a graph compute what PyTorch computes? Measured on the golden cases, at export and again wherever a bundle lands.
+"""Does a graph compute what PyTorch computes? Measured on the golden cases, at export and again wherever a bundle is used.
 
-PSNR's peak is the reference's own max − min, so a figure says the same of latents and pictures. A graph counts as good
-as its worst output in its worst case. The floors are what each way of storing weights can hold; below its floor a graph
-is refused and no bundle appears. Graphs of 8-bit activations or palettes are judged end to end (`pictures`).
+PSNR's peak is the reference's own max − min, so a figure means the same for latents and pictures. A graph's figure is that of its
+worst output in its worst case. The floors are what each way of storing weights can reach; below its floor a graph is refused and no
+bundle appears. Graphs of 8-bit activations or palettes are judged end to end (`pictures`).
 
-Works without PyTorch: the references come from `golden/COMPONENT.npz`, arrays named CASE.TENSOR. Only Core ML programs off a Mac
-want it: they run through `coreml_interpreter`.
+Works without PyTorch: the references come from `golden/COMPONENT.npz`, arrays named CASE.TENSOR. Only Core ML programs on other
+systems than macOS need it: they run through `coreml_interpreter`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from genin.runtimes.threads import thread_limit
 FLOORS_DB: Mapping[str, float] = {"fp32": 90.0, "fp16": 60.0, "int8": 40.0}
 # 8-bit activations and palettes are judged by their pictures; below this a graph is broken.
 LOW_PRECISION_FLOOR_DB = 20.0
-# Of pictures of bytes, where a value on the edge between two is off by one: 1 in 100 of them are 68 dB.
+# For 8-bit pictures, where rounding may be off by one: 1 in 100 values off is 68 dB.
 PICTURE_FLOORS_DB: Mapping[str, float] = {"fp32": 60.0, "fp16": 40.0, "int8": 35.0}
 
 
@@ -64,8 +64,8 @@ def cosine(reference: NDArray[Any], got: NDArray[Any]) -> float:
 
 
 def floor_db(format: str, precision: str, stored: str, compute: str, floors: Mapping[str, float] = FLOORS_DB) -> float:
-    """What parity must be of a graph: as its precision's name says, else by the narrowest way in which it stores weights. Rough is
-    only what its format can have. `floors` are PICTURE_FLOORS_DB for the median picture of a single graph."""
+    """The parity that a graph must have: by its precision's name, else by the narrowest way in which it stores weights. Only
+    formats with coarser storage have a lower floor. `floors` are PICTURE_FLOORS_DB for the median picture of a single graph."""
     if precision in floors:
         return floors[precision]
     kinds = stored.split(", ")
@@ -131,14 +131,12 @@ def worst_case(run: Run, cases: Iterable[Case], outputs: Sequence[str]) -> Case:
 
 
 def require(parity: Parity, graph: str, lost_at: Callable[[], Sequence[object]] = tuple) -> None:
-    """Errors: GeninError if a graph is below its floor; `lost_at` is asked then for the layers at which it loses most."""
+    """Errors: GeninError if a graph is below its floor; then `lost_at` is called for the layers at which it loses most."""
     if parity.psnr_db >= parity.floor_db:
         return
     try:
         layers = ", ".join(map(str, lost_at()))
-    except (
-        Exception
-    ):  # an engine that refuses so many outputs, memory that does not suffice: the verdict stands without
+    except Exception:  # too many outputs for the engine, or too little memory: the error comes without them
         layers = ""
     raise GeninError(
         f"parity with PyTorch is {parity.psnr_db:.1f} dB, the floor is {parity.floor_db:.0f} dB"
@@ -176,13 +174,13 @@ def open_graph(
         raise MissingExtraError((error.name or format).partition(".")[0], _EXTRAS[format], broken) from error
     except (MissingExtraError, UnknownOperationError, BundleError):
         raise
-    except Exception as error:  # engines raise types of their own, which cannot be named without importing them
+    except Exception as error:  # engines raise their own types, which cannot be named without importing them
         what = f"{format} cannot load the graph ({_one_line(error)})"
         raise BundleError(what, where=path, remedy="export it again") from error
 
 
 def _checked(run: Run, path: Path) -> Run:
-    """`run`, with whatever an engine raises as a GeninError."""
+    """`run`, with the engine's own errors as GeninError."""
 
     def checked(case: Case) -> dict[str, NDArray[Any]]:
         try:
@@ -201,7 +199,7 @@ def _one_line(error: Exception) -> str:
 
 
 def fitting(cases: Iterable[Case], inputs: Sequence[TensorSpec]) -> list[Case]:
-    """The golden cases of a size that a graph takes: Core ML's have one, where the others may have any."""
+    """The golden cases of a size that a graph takes: Core ML graphs have one size, where others may take any."""
     sizes = {spec.shape[-2:] for spec in inputs if spec.name in ("sample", "z") and isinstance(spec.shape[-1], int)}
     return [
         case
@@ -254,7 +252,7 @@ def _open_coreml(component: str, path: Path, outputs: Sequence[str]) -> tuple[Ru
     from genin.runtimes.coreml_engine import Package, open_package
 
     if platform.system() == "Darwin":
-        # The other units compute fp32 programs in fp16, too.
+        # The other compute units run even fp32 programs in fp16.
         package, engine = open_package(path, units="CPU_ONLY"), f"Core ML, macOS {platform.mac_ver()[0]}, CPU"
     else:
         import torch
@@ -309,7 +307,7 @@ def write_golden(path: Path, cases: Sequence[Case]) -> None:
 
 
 def read_golden(data: bytes, names: Iterable[str]) -> list[dict[str, NDArray[Any]]]:
-    """The cases of a golden file, each with all of `names`. Errors: BundleError; pickles and zip bombs are such."""
+    """The cases of a golden file, each with all of `names`. Errors: BundleError, also for pickles and zip bombs."""
     try:
         cases = _read_cases(data)
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:

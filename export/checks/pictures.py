@@ -1,10 +1,10 @@
-"""Pictures drawn through the networks of an export: by PyTorch, whose inputs on the way are what 8-bit activations are calibrated
-on, and by each format and precision for comparison, the same seeds, end to end.
+"""Pictures drawn through the networks of an export: by PyTorch, whose intermediate inputs calibrate 8-bit activations, and by each
+format and precision for comparison, from the same seeds, end to end.
 
-They are drawn in the model's own few steps by the runtime's own pipeline; only the networks are exchanged. Of the graphs on disk
-one is open at a time, so that a model's graphs need the memory of the largest.
+They are drawn in the model's own few steps by the runtime's own pipeline; only the networks are exchanged. One graph is open at a
+time, so that a model's graphs need only the memory of the largest.
 
-Not here: parity of single networks (`parity`), what is done with a calibration (the converters).
+Not here: parity of single networks (`parity`), the use of a calibration (the converters).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def draw(path: Path, engine: Engine, amount: Amount) -> Drawn:
         steps = min(pipeline.default_steps, amount.steps)
         for rows in batches(amount.pictures):
             prompts, seeds = prompts_and_seeds(rows)
-            with warnings.catch_warnings():  # a step count that the student was not trained for is no news here
+            with warnings.catch_warnings():  # the warning about a step count that the student was not trained for
                 warnings.simplefilter("ignore")
                 parts.append(pipeline.generate(prompts, seeds, steps=steps).images)
     return Drawn(np.concatenate(parts), {component: tuple(cases) for component, cases in noted.items()})
@@ -67,7 +67,7 @@ def draw_with_graphs(path: Path, open_graph: Callable[[str], Run], amount: Amoun
 
 
 def compare(pictures: Pictures, reference: Pictures, format: str, precision: str) -> PictureParity:
-    """The median and the lowest PSNR, the mean LPIPS where its weights are to be had."""
+    """The median and the lowest PSNR, and the mean LPIPS where its weights are available."""
     each = [psnr_db(pictures[i : i + 1], reference[i : i + 1]) for i in range(len(pictures))]
     every = [EXACT_PSNR_DB if value is None else value for value in each]
     median, worst = round(float(np.median(every)), 2), round(min(every), 2)
@@ -75,7 +75,7 @@ def compare(pictures: Pictures, reference: Pictures, format: str, precision: str
 
 
 def mean_lpips(pictures: Pictures, reference: Pictures) -> float | None:
-    """None where its weights are not to be had."""
+    """None where its weights are not available."""
     try:
         return round(float(load_lpips("squeeze")(pictures, reference).mean()), 5)
     except MetricUnavailableError:
@@ -83,7 +83,7 @@ def mean_lpips(pictures: Pictures, reference: Pictures) -> float | None:
 
 
 class _Noting:
-    """An engine that notes what it is given."""
+    """An engine that records its inputs."""
 
     def __init__(self, engine: Engine, noted: Mapping[str, list[Case]]) -> None:
         self.provider, self._engine, self._noted = engine.provider, engine, noted
@@ -108,7 +108,7 @@ class _Noting:
 
 
 class _OneAtATime:
-    """An engine over graphs of which the one in use is open."""
+    """An engine that keeps only the graph in use open."""
 
     provider = "one graph at a time"
 

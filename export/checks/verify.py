@@ -1,7 +1,7 @@
 """Is a bundle what it says? Hashes of all files, then every graph that can run here against the golden files.
 
-Works with numpy and the engines alone. With `against`, references are computed anew by PyTorch from a model folder, so
-that the bundle's own golden files need not be trusted: its inputs are used, its outputs are not.
+Works with numpy and the engines alone. With `against`, references are computed by PyTorch from a model folder, so that the bundle's
+own golden files need not be trusted: only their inputs are used.
 
 A graph whose engine is absent is neither good nor bad: its `ok` is None and `notes` says why. If no graph could be run, the
 bundle is not verified, whatever its hashes. Core ML programs run on a Mac, and elsewhere through an interpreter that needs
@@ -135,7 +135,7 @@ def _usable_model(path: Path) -> Any:
 
 
 def _anew(model: Any, graph: GraphEntry, golden: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The cases with PyTorch's outputs in the place of the bundle's; of a single graph drawn step by step, network by network."""
+    """The cases with PyTorch's outputs in place of the bundle's; a single graph's are drawn step by step, network by network."""
     from genin.export.components import modules, run_module
     from genin.export.converters.quiet import quiet
     from genin.export.converters.single_graph import step_by_step

@@ -1,9 +1,9 @@
-"""The formats a bundle may hold: what each needs installed, where its graphs lie, and what a converter hands back.
+"""The formats a bundle may hold: which packages each needs, where its graphs are, and what a converter returns.
 
 A converter is a module with `convert(component, targets)`, a target being a precision plan and the path to write; it is
-imported only when its packages are there. A format whose packages are absent is left out of the bundle and reported.
+imported only when its packages are installed. A format whose packages are absent is left out of the bundle and reported.
 
-Not here: the converters (`to_onnx`, `to_openvino`, `to_coreml`), the files other clients want beside (`client_files`).
+Not here: the converters (`to_onnx`, `to_openvino`, `to_coreml`), the additional files for other clients (`client_files`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from genin.runtimes.vocabulary import COMPONENTS
 if TYPE_CHECKING:
     from genin.export.components import Component
 
-# Tensors of at least this many elements are stored in fewer bits. Below lie biases, norms and, above all, the
-# frequencies of the timestep embedding, which at timestep 999 are useless with the 11 bits of an fp16.
+# Tensors of at least this many elements are stored in fewer bits. Smaller ones are biases, norms and, above all, the frequencies of
+# the timestep embedding, which at timestep 999 are useless with the 11 bits of fp16.
 STORED_SMALL_FROM = 1024
 FP16_MAX = 65504.0
 
@@ -62,7 +62,7 @@ Convert = Callable[["Component", Sequence[Target]], dict[str, Written]]  # by th
 @dataclass(frozen=True)
 class Format:
     """`places` is the graph of each component, relative to FORMAT/PRECISION/, `stores` the ways in which it can store weights,
-    `single` the file of a single graph; None where the format has no pictures of bytes."""
+    `single` the file of a single graph; None where the format has no 8-bit pictures."""
 
     module: str
     packages: tuple[str, ...]
@@ -103,7 +103,8 @@ def count_operations(names: Iterable[str], besides: Sequence[str] = ()) -> dict[
 
 
 def is_large(shape: Sequence[int]) -> bool:
-    """Is a tensor worth storing in fewer bits? Not what is long in one direction only: a bias, the scales of a channel each."""
+    """Whether a tensor is worth storing in fewer bits: not if only one dimension is above 1, as in biases and per-channel
+    scales."""
     size = math.prod(shape)
     return size >= STORED_SMALL_FROM and size > max(shape)
 

@@ -1,19 +1,19 @@
-"""A model's whole way from token ids and noise to pictures as one network, for hosts that want one session and nothing else.
+"""A model's whole pipeline, from token ids and noise to pictures, as one network, for hosts that want a single session.
 
-The steps are unrolled, and what a fixed number of them makes constant or common is worked out once:
+The steps are unrolled, and everything that is constant or common to all steps is computed once:
 
 - time: each timestep's embedding is a constant. Its projections into all residual blocks are one matrix product for all
   steps together, and constants where no text is added to the embedding;
-- text: keys and values of cross-attention, and the text's part of the embedding, are computed once a prompt;
+- text: keys and values of cross-attention, and the text's part of the embedding, are computed once per prompt;
 - norms: the scale and shift of a norm that the embedding modulates are folded into that product;
 - guidance: the scale and the empty prompt's text are constants; both branches go through as one batch, and neither where a student
   has it in its weights;
-- sampling: one DDIM step is a·x + b·prediction, with a and b worked out.
+- sampling: one DDIM step is a·x + b·prediction, with a and b computed in advance.
 
-All of it is exact but for rounding. Layers keep the paths that they have in the three networks, so a precision plan of the
-model holds here, too, but for the projections of time, which are one layer and stored by the plan's default.
+All of this is exact except for rounding. Layers keep their paths in the three networks, so a precision plan of the model applies
+here, too, except to the projections of time, which are one layer and stored by the plan's default.
 
-Not here: conversion (`to_onnx`, `to_openvino`); tokens and noise, which stay outside: a seed draws what it draws elsewhere.
+Not here: conversion (`to_onnx`, `to_openvino`); tokens and noise, which stay outside: a seed gives the same picture as elsewhere.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from genin.runtimes.tensors import INPUTS, OUTPUTS
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE
 
 Ids = NDArray[np.int64]
-# What one step puts into each residual block: a summand, or a scale and a shift, each (batch or 1, channels, 1, 1).
+# One step's input to each residual block: a summand, or a scale and a shift, each (batch or 1, channels, 1, 1).
 Modulation = Sequence[Sequence[Tensor]]
 
 
@@ -121,7 +121,7 @@ def timesteps_of(model: ModelFolder, steps: int) -> tuple[tuple[int, int], ...]:
 
 
 def check_unrollable(model: ModelFolder, steps: int) -> None:
-    """Errors: InputError for what a single graph cannot have."""
+    """Errors: InputError for a model or steps that a single graph cannot express."""
     schedule, remedy = Schedule.from_config(model.scheduler_config), "export it without --single-graph"
     few = model.info.get("few_step_timesteps") or {}
     if few and str(steps) not in few:
@@ -130,10 +130,10 @@ def check_unrollable(model: ModelFolder, steps: int) -> None:
     if not 1 <= steps <= MAX_UNROLLED:
         raise InputError(f"{steps} steps are not unrolled into one graph", remedy=f"name 1 to {MAX_UNROLLED}")
     if schedule.clip is not None:
-        raise InputError("its scheduler clips, which a single graph does not", where="scheduler", remedy=remedy)
+        raise InputError("its scheduler clips, which a single graph does not support", where="scheduler", remedy=remedy)
     for name, block in model.unet.named_modules():
         if isinstance(block, ResnetBlock2D) and (block.upsample is not None or block.downsample is not None):
-            raise InputError("a residual block that changes the size is not known here", where=name, remedy=remedy)
+            raise InputError("a residual block that changes the size is not supported", where=name, remedy=remedy)
 
 
 def single_graph(model: ModelFolder, steps: int, amount: Amount, shapes: Shapes = ANY_BATCH) -> tuple[Component, float]:
@@ -165,7 +165,7 @@ def _cases(model: ModelFolder, steps: int, guidance_scale: float, amount: Amount
 
 
 def step_by_step(model: ModelFolder, steps: int, guidance_scale: float) -> Callable[[Ids, Array], NDArray[np.uint8]]:
-    """What a single graph of the model should give, by its networks as they are: token ids and noise => pictures."""
+    """The reference for a single graph of the model, drawn by its separate networks: token ids and noise => pictures."""
     networks = PyTorchEngine(Networks(model.text_encoder, model.unet, model.vae))
     schedule = Schedule.from_config(model.scheduler_config)
     pairs = timesteps_of(model, steps)
@@ -215,7 +215,7 @@ class Conditions(nn.Module):
         if not self._text:
             times = self._project(times)
             del self.time_emb_proj
-        self.register_buffer("times", times)  # (steps, 1, width), or what a step puts into every block
+        self.register_buffer("times", times)  # (steps, 1, width), or one step's input to every block
 
     def forward(self, text: Tensor) -> Iterator[Modulation]:
         every = self.times
@@ -232,7 +232,7 @@ class Conditions(nn.Module):
 
 
 def _projection(block: ResnetBlock2D) -> tuple[Tensor, Tensor]:
-    """Weight and bias of what a block makes of the embedding, its norm's own scale and shift folded in."""
+    """Weight and bias of a block's projection of the embedding, with its norm's own scale and shift folded in."""
     weight, bias = block.time_emb_proj.weight.data, block.time_emb_proj.bias.data
     if block.time_embedding_norm == "default":
         return weight, bias
@@ -249,7 +249,7 @@ class _Step:
 
 
 class ModulatedBlock(nn.Module):
-    """A ResnetBlock2D that is given what the embedding puts into it; the layers and their names are its own."""
+    """A ResnetBlock2D that is given its modulation; the layers and their names are unchanged."""
 
     def __init__(self, block: ResnetBlock2D, index: int, step: _Step) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ class ModulatedBlock(nn.Module):
         self._index, self._step = index, step
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """`embedding` is what the UNet would give; it is in the modulation already."""
+        """`embedding` is ignored: the modulation contains it."""
         given = self._step.modulation[self._index]
         hidden = self.conv1(self.nonlinearity(self.norm1(x)))
         hidden = (
@@ -272,15 +272,15 @@ class ModulatedBlock(nn.Module):
 
 
 def normalise(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """A GroupNorm without its scale and shift. As a LayerNorm of rows, whose shape is known: converters make of it what they have a
-    kernel for, and nothing that asks for shapes as it runs."""
+    """A GroupNorm without its scale and shift. As a LayerNorm of rows, whose shape is known: converters map this to a kernel,
+    without operations that read shapes at run time."""
     channels, height, width = (int(n) for n in x.shape[1:])
     row = channels // norm.num_groups * height * width
     return F.layer_norm(x.reshape(-1, norm.num_groups, row), (row,), eps=norm.eps).reshape(-1, channels, height, width)
 
 
 def _modulate(unet: nn.Module, step: _Step) -> None:
-    """Every residual block by its modulated form, in the order in which `Conditions` has them."""
+    """Replace every residual block by its modulated form, in the order of `Conditions`."""
     found = [name for name, module in unet.named_modules() if isinstance(module, ResnetBlock2D)]
     for index, name in enumerate(found):
         parent, _, own = name.rpartition(".")

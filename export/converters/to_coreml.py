@@ -6,13 +6,13 @@ That package's names, shapes and types, all float32, with a fixed batch:
 - Unet: `sample` (b, C, H, W), `timestep` (b), `encoder_hidden_states` (b, hidden, 1, length) => `noise_pred`;
 - VAEDecoder: `z` (1, C, h, w), latents / scaling_factor => `image` (1, 3, H, W) in [−1, 1].
 
-b is 2 for classifier-free guidance, as that package expects, and 1 for a student whose guidance is baked in. Target: iOS 17
-and macOS 14. `fp16` and `int8` compute in fp16 but for norms, whose squares overflow, and the timestep embedding, whose
-angles reach 999 radians; `int8` stores weights with one scale an output channel, `palette6` and `palette4` as indices into a table
-of 64 or 16 values a tensor (k-means).
+b is 2 for classifier-free guidance, as that package expects, and 1 for a student whose guidance is baked in. Target: iOS 17 and
+macOS 14. `fp16` and `int8` compute in fp16 except norms, whose squares overflow, and the timestep embedding, whose angles reach 999
+radians; `int8` stores weights with one scale per output channel, `palette6` and `palette4` as indices into a table of 64 or 16
+values per tensor (k-means).
 
 Not here: compiling to `.mlmodelc` and running, which need a Mac (see docs/export.md), and 8-bit activations, whose calibration
-does: layers that a plan has them for store their weights in int8 and compute in fp16.
+does, too: layers for which a plan has them store their weights in int8 and compute in fp16.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def apple_example(component: Component, batch: int) -> tuple[nn.Module, dict[str
 
 
 def convert(component: Component, targets: Sequence[Target]) -> dict[str, Written]:
-    """Write one `.mlpackage` a target. Plans that differ only in how weights are compressed share a program in fp16."""
+    """Write one `.mlpackage` per target. Plans that differ only in how weights are compressed share a program in fp16."""
     with quiet():
         import coremltools
 
@@ -102,7 +102,7 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
             asked = frozenset(name for name, storage in kept.items() if storage == "fp32")
             everything = len(asked) == len(kept)
             if made is None or asked != wide:
-                made, wide = None, asked  # the old one goes first
+                made, wide = None, asked  # the old one is freed first
                 gc.collect()
                 made = _program(program, component.name, inputs, None if everything else wide)
             model = _compressed(made, kept)
@@ -133,7 +133,8 @@ def _trace(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
 
 
 def _program(program: Any, component: str, inputs: Mapping[str, Tensor], wide: frozenset[str] | None) -> Any:
-    """In fp16 but for norms, the timestep embedding and the layers whose weights are named in `wide`; all in fp32 without them."""
+    """In fp16 except norms, the timestep embedding and the layers whose weights are named in `wide`; all in fp32 if `wide` is
+    None."""
     import coremltools as ct
     import numpy as np
 
@@ -165,9 +166,10 @@ def _weight_name(layer: str) -> str:
 
 
 def _compressed(model: Any, storages: Mapping[str, str]) -> Any:
-    """Weights by name (without what coremltools adds: "_to_fp16") in int8 and palettes, each scale and table as wide as they allow.
+    """Weights by name (without what coremltools adds: "_to_fp16") in int8 and palettes, scales and tables in the widest type
+    allowed.
 
-    An int8 weight has one scale an output channel, a palette is one for the whole tensor.
+    An int8 weight has one scale per output channel, a palette is one per tensor.
     """
     import coremltools.optimize.coreml as cto
 

@@ -3,14 +3,14 @@
 The networks are traced once; the plans differ in how each layer's weights are stored, and compute is fp32 unless they say so:
 
 - `fp16`: weights in fp16, each behind a Cast to fp32;
-- `int8`: weights of layers in int8 with one scale an output channel, behind Cast and Mul; other large tensors in fp16;
+- `int8`: weights of layers in int8 with one scale per output channel, behind Cast and Mul; other large tensors in fp16;
 - 8-bit activations: `onnxruntime.quantization` puts QuantizeLinear and DequantizeLinear around those layers, ranges from the
   model's own trajectories. Activations are unsigned: ONNX Runtime's kernels on x86 are made for that.
 
 ONNX Runtime folds Cast and Mul of constants when it loads a graph, so the small files run at full speed. (DequantizeLinear
 it does not fold, and fp16 arithmetic has no fast kernels on a CPU.) OpenVINO reads the same pattern as compressed weights.
 
-Not here: palettes, which ONNX has none of: int8 stands for them.
+Not here: palettes, which ONNX lacks; int8 takes their place.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from genin.export.components import Component
 
 OPSET = 20
-# protobuf cannot hold 2 GB; beyond this the weights lie beside the graph, in model.onnx_data.
+# protobuf cannot hold 2 GB; beyond this the weights are beside the graph, in model.onnx_data.
 SINGLE_FILE_BYTES = 1 << 30
 EXTERNAL = "model.onnx_data"
 LAYERS = ("Conv", "MatMul", "Gemm")
@@ -54,7 +54,7 @@ STORES = TABLE["onnx"].stores
 
 
 def convert(component: Component, targets: Sequence[Target]) -> dict[str, Written]:
-    """Write one ONNX file (and its external weights, if large) a target."""
+    """Write one ONNX file (and its external weights, if large) per target."""
     import torch
 
     with quiet():
@@ -134,11 +134,11 @@ def _name_by_layer(graph: Any) -> None:
         if node.op_type in LAYERS and len(node.inputs) > 1:
             weight = node.inputs[1]
             if weight.is_initializer() and f"{layer}.weight" not in graph.initializers:
-                weight.name = f"{layer}.weight"  # it has lost it where it was transposed
+                weight.name = f"{layer}.weight"  # transposed weights have lost their names
 
 
 def _strip(model: Any) -> None:
-    """Remove the exporter's notes: a stack trace a node, with this machine's paths, a quarter of a small model's file."""
+    """Remove the exporter's notes: a stack trace per node, with this machine's paths, a quarter of a small model's file."""
     for part in (model, model.graph, *model.graph, *model.graph.inputs, *model.graph.initializers.values()):
         part.metadata_props.clear()
         part.doc_string = None
@@ -148,7 +148,7 @@ def _strip(model: Any) -> None:
 
 
 def _forget_weights(model: Any) -> None:
-    """PyTorch keeps hold of a part of the last graph that it exported, and through it of all the weights."""
+    """PyTorch holds on to a part of the last graph that it exported, and through it to all the weights."""
     for value in model.graph.initializers.values():
         value.const_value = None
 
@@ -216,7 +216,7 @@ def _eight_bits(graph: Any, value: Any, axis: int) -> None:
 
 
 def _replace(graph: Any, value: Any, stored: NDArray[Any], scale: NDArray[np.float32] | None = None) -> None:
-    """Put `stored` in the place of an initialiser, behind Cast to fp32 and, if there is a scale, Mul by it."""
+    """Put `stored` in place of an initialiser, behind Cast to fp32 and, if there is a scale, Mul by it."""
     import onnx_ir as ir
 
     constant = partial(_constant, graph)
@@ -243,9 +243,8 @@ def _constant(graph: Any, name: str, array: NDArray[Any]) -> Any:
 
 
 def _with_eight_bit_activations(model: Any, component: Component, layers: Sequence[str], place: Path) -> Any:
-    """The model with QuantizeLinear and DequantizeLinear around `layers`; weights signed, one scale an output channel.
-
-    Copies lie in `place` for a while.
+    """The model with QuantizeLinear and DequantizeLinear around `layers`; weights signed, one scale per output channel. Temporary
+    copies are in `place`.
     """
     import onnx_ir as ir
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -269,7 +268,7 @@ def _with_eight_bit_activations(model: Any, component: Component, layers: Sequen
             use_external_data_format=size > SINGLE_FILE_BYTES,
         )
         found = ir.load(quantised)
-        for value in found.graph.initializers.values():  # their files go with the folder
+        for value in found.graph.initializers.values():  # their files are removed with the folder
             assert value.const_value is not None
             value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
     return found

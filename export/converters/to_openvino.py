@@ -4,15 +4,15 @@ The networks are traced once; the plans differ in how each layer's weights are s
 
 - `fp16`: large tensors in fp16 behind a Convert. Not `save_model(compress_to_fp16=True)`, which also rounds the
   frequencies of the timestep embedding to 11 bits: measured on one model, 61 dB with, 80 dB without, at timestep 999;
-- `int8`: `nncf.compress_weights`, asymmetric, one scale an output channel; other large tensors in fp16;
+- `int8`: `nncf.compress_weights`, asymmetric, one scale per output channel; other large tensors in fp16;
 - 8-bit activations: `nncf.quantize` for those layers, ranges from the model's own trajectories.
 
-The batch is free always: a host may fix it when it loads a graph (`Model.reshape`), and compiling a fixed one ends the process in
-OpenVINO 2026.4 where a UNet pools its text.
+The batch is always free: a host may fix it when it loads a graph (`Model.reshape`), and compiling a fixed one crashes OpenVINO
+2026.4 where a UNet pools its text.
 
 In which precision the graph computes is the device's choice at load (`INFERENCE_PRECISION_HINT`); parity is measured in f32.
 
-Not here: palettes, which OpenVINO has none of: int8 stands for them.
+Not here: palettes, which OpenVINO lacks; int8 takes their place.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WEIGHTED = ("Convolution", "MatMul", "Gather")
 
 
 def convert(component: Component, targets: Sequence[Target]) -> dict[str, Written]:
-    """Write one IR (`.xml` and `.bin`) a target, whose path is that of the `.xml`."""
+    """Write one IR (`.xml` and `.bin`) per target, whose path is that of the `.xml`."""
     import openvino as ov
 
     component = replace(component, shapes=replace(component.shapes, batch=None))
@@ -107,7 +107,7 @@ def _layer(node: Any) -> str:
 
 
 def _compressed(model: Any, storages: Mapping[str, Storage], done: set[str]) -> Any:
-    """Weights in int8 where the plan has them so, but for layers that are `done`."""
+    """Weights in int8 where the plan says so, except layers that are `done`."""
     import nncf
 
     wanted = {layer for layer, storage in storages.items() if storable(storage.weights, STORES) == "int8"} - done
@@ -120,8 +120,8 @@ def _compressed(model: Any, storages: Mapping[str, Storage], done: set[str]) -> 
 
 
 def _enlarged(model: Any) -> set[str]:
-    """Layers that read an enlarged map. What OpenVINO 2026.4 computes of one in 8 bits is another picture: 18 dB at such a layer,
-    40 at those before it (docs/log.md)."""
+    """Layers that read an upsampled map. OpenVINO 2026.4 computes them wrongly in 8 bits: 18 dB at such a layer, 40 at those before
+    it (docs/log.md)."""
     return {
         _layer(user.get_node())
         for node in model.get_ordered_ops()
@@ -149,8 +149,8 @@ def _with_eight_bit_activations(model: Any, component: Component, layers: set[st
 
 
 def _store_fp16(model: Any, storages: Mapping[str, Storage], default: Storage) -> None:
-    """Large fp32 constants become fp16 behind a Convert, which every device folds at load or decompresses as it runs, but for those
-    that the plan has in fp32."""
+    """Large fp32 constants become fp16 behind a Convert, which every device folds at load or decompresses at run time, except those
+    that the plan keeps in fp32."""
     import openvino.opset13 as ops
     from openvino import Type
 

@@ -1,1 +1,1 @@
-"""Which layer is stored in how many bits."""
+"""How many bits each layer is stored in."""

@@ -1,4 +1,4 @@
-"""A sensitivity pass as a picture: how good pictures are with one layer, and no other, stored in fewer bits."""
+"""A plot of a sensitivity pass: the quality of pictures with a single layer stored in fewer bits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genin.runtimes.vocabulary import COMPONENTS
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#9c6b4e", "#a463f2")
 NAME_WIDTH = 15  # layers
-BEST_DB = 90.0  # the top of the page: nothing is lost that could be seen
+BEST_DB = 90.0  # the top of the plot: above it no loss is visible
 
 
 def label(storage: Storage) -> str:
@@ -21,7 +21,7 @@ def label(storage: Storage) -> str:
 
 
 def plot(found: Sensitivity, plan: Plan, path: Path) -> None:
-    """Write a PNG: PSNR of pictures with one layer stored so, a filled mark where the plan does."""
+    """Write a PNG: PSNR of pictures with one layer in each storage; the plan's own choices are filled."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -54,10 +54,10 @@ def plot(found: Sensitivity, plan: Plan, path: Path) -> None:
         layer = found.layers[x]
         short = layer.name.partition(".")[2]
         low = _db(max(layer.error.values()))
-        crowded = any(0 < other - x < NAME_WIDTH for other in worst)  # then its name stands on the other side
+        crowded = any(0 < other - x < NAME_WIDTH for other in worst)  # then its name goes on the other side
         side, where = ("right", (-5, -3)) if crowded else ("left", (5, -3))
         axes.annotate(short, (x, low), xytext=where, ha=side, textcoords="offset points", fontsize=7, color="#333333")
-    axes.set_ylabel("PSNR of pictures with this layer alone stored so, dB")
+    axes.set_ylabel("PSNR of pictures with only this layer quantised, dB")
     axes.set_xlabel("layers, in the order of the networks")
     axes.set_title(f"Sensitivity of each layer; filled: the plan '{plan.name}'", loc="left", fontsize=11, pad=18)
     axes.spines[["top", "right"]].set_visible(False)

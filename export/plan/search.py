@@ -31,7 +31,7 @@ from genin.runtimes.names import Names, names_or_installed
 from genin.runtimes.progress import progress
 from genin.runtimes.vocabulary import COMPONENTS, check_choice
 
-DEFAULT_LPIPS = 0.02  # what may be lost where nothing else is asked for
+DEFAULT_LPIPS = 0.02  # the default limit
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PlanOptions:
     """What `make_plan` looks for; the defaults are those of `genin plan`.
 
     Attributes:
-        name: what bundles call this precision.
+        name: the precision's name in bundles.
         weights: ways of storing weights to choose from: `fp32`, `fp16`, `int8`, `palette6`, `palette4`.
         activations: 8-bit activations in as many layers as the pictures allow.
         target_size: bytes of weights at most: the best plan within them.
@@ -61,7 +61,7 @@ class PlanOptions:
         if not self.weights:
             raise InputError("there is no precision to choose from", remedy="--weights fp16,int8")
         if self.activations and "int8" not in self.weights:
-            raise InputError("8-bit activations want 8-bit weights", remedy="add int8 to --weights")
+            raise InputError("8-bit activations need 8-bit weights", remedy="add int8 to --weights")
 
     def kinds(self) -> list[Storage]:
         return [Storage(kind) for kind in self.weights]
@@ -78,15 +78,15 @@ def make_plan(model: str | Path, options: PlanOptions | None = None, *, names: N
         options: what to choose from, and by what.
         names: what names mean; None is those of this installation.
 
-    Returns: the plan, with how it was found in `notes`.
-    Errors: InputError for a model or targets that cannot be met; MetricUnavailableError where LPIPS has no weights to choose by.
+    Returns: the plan, with how it was found in `notes`. Errors: InputError for a model or targets that cannot be met;
+    MetricUnavailableError where LPIPS, which the choice needs, has no weights.
     """
     options = options or PlanOptions()
     if options.plot is not None:
         claim_output(options.plot, ".png")
     path = names_or_installed(names).model(str(model))
     if options.target_size is None or options.activations or options.target_lpips is not None:
-        load_lpips("squeeze")  # before the measuring: without its weights there is nothing to choose by
+        load_lpips("squeeze")  # before measuring: without its weights no plan can be chosen
     found = _measure(path, options)
     plan = _choose(found, options)
     if options.plot is not None:

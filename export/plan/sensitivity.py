@@ -1,13 +1,13 @@
 """How sensitive is each layer to quantisation? Measured on the student's own trajectories, and turned into a precision plan.
 
 One layer at a time is stored in fewer bits (its input too, for 8-bit activations), everything else left in fp32, and its
-component's output compared with its own on what the networks were given while the student drew. That error, as a share of the
-output's variance, becomes one of pictures by a factor a component, measured by drawing with noise on the component's output. Errors
-of independent layers add up, so a plan is a choice a layer that minimises error + λ·bytes (Shoham & Gersho 1988,
+component's output is compared with the fp32 output on the inputs recorded while the student drew. That error, as a share of the
+output's variance, is converted to an error of pictures by a factor per component, measured by drawing with noise on the component's
+output. Errors of independent layers add up, so a plan is a choice per layer that minimises error + λ·bytes (Shoham & Gersho 1988,
 doi:10.1109/29.90373), and λ is found by bisection: for a size by adding up bytes, for an LPIPS by drawing.
 
-Inputs are held at the student's own: through a rollout a picture between two may tip to the other, and a mean would see little
-else.
+Inputs are fixed to the student's own: in a free rollout a picture between two outcomes may tip to the other, which would dominate
+the mean.
 
 Not here: storing (the converters), the plan's file (`plan`).
 """
@@ -49,7 +49,7 @@ Span = tuple[tuple[float, float], tuple[float, float]]
 @dataclass(frozen=True)
 class Layer:
     """One layer: how many numbers and output channels its weight has, and the mean squared error of pictures (in [−1, 1]) that each
-    storage costs; `macs` of one picture; `span` the ranges of what it is given and gives."""
+    storage costs; `macs` for one picture; `span` the ranges of its input and output."""
 
     component: str
     name: str
@@ -60,7 +60,7 @@ class Layer:
     error: Mapping[Storage, float]
 
     def bytes(self, storage: Storage) -> float:
-        """Its weights as stored, scales and tables with them."""
+        """The size of its weights as stored, including scales and tables."""
         table = (
             2 * 2 ** BITS[storage.weights]
             if storage.weights in PALETTES
@@ -71,7 +71,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """All layers of a model; `others` is the size of what is no layer's weight, `reference` what PyTorch drew."""
+    """All layers of a model; `others` is the size of all other tensors, `reference` are PyTorch's pictures."""
 
     model: ModelFolder
     reference: Drawn
@@ -82,11 +82,11 @@ class Sensitivity:
         return self.others + sum(layer.bytes(storage) for layer, storage in self.storage_per_layer(plan))
 
     def error(self, plan: Plan) -> float:
-        """Of pictures, by adding up: what was not measured counts as nothing."""
+        """The error of pictures, as a sum over layers; layers that were not measured count as 0."""
         return sum(layer.error.get(storage, 0.0) for layer, storage in self.storage_per_layer(plan))
 
     def lpips(self, plan: Plan) -> float:
-        """Of the pictures that a plan draws in PyTorch. Errors: MetricUnavailableError without LPIPS's weights."""
+        """LPIPS of the pictures that a plan draws in PyTorch. Errors: MetricUnavailableError without LPIPS's weights."""
         metric, networks = load_lpips("squeeze"), modules(self.model)
         with ExitStack() as stack:
             for layer, storage in self.storage_per_layer(plan):
@@ -101,7 +101,7 @@ class Sensitivity:
 
 
 def measure(model: ModelFolder, kinds: Sequence[Storage], progress: Progress = lambda _: None) -> Sensitivity:
-    """Run every layer in every storage of `kinds`. `progress` is told of each layer; see `count_layers`.
+    """Run every layer in every storage of `kinds`. `progress` is called for each layer; see `count_layers`.
 
     Errors: InputError for a network whose output is constant: errors are shares of its variance.
     """
@@ -116,7 +116,7 @@ def measure(model: ModelFolder, kinds: Sequence[Storage], progress: Progress = l
         variance = float(np.mean([np.var(array) for array in wanted]))
         if variance == 0:
             raise InputError(
-                f"the {component} gives the same number everywhere, so its layers cannot be compared",
+                f"the {component}'s output is constant, so its layers cannot be compared",
                 where=model.path,
                 remedy="train the model first",
             )
@@ -152,8 +152,8 @@ def count_layers(model: ModelFolder) -> int:
 
 @contextmanager
 def stored_as(module: nn.Module, storage: Storage, span: Span) -> Iterator[None]:
-    """Inside the block a layer computes as it would if stored so; 8-bit activations are what it is given and what it gives, over
-    the ranges of `span`."""
+    """Inside the block a layer computes as if it were stored that way; 8-bit activations apply to its input and output, over the
+    ranges of `span`."""
     weight: Any = module.weight
     exact = weight.data
     hooks = []
@@ -190,7 +190,7 @@ def _narrow(weights: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
 
 
 def _ranges(component: str, network: nn.Module, names: Sequence[str], cases: Sequence[Case]) -> dict[str, Span]:
-    """Lowest and highest value that each layer is given, and gives."""
+    """Lowest and highest value of each layer's input, and of its output."""
     found: dict[str, Span] = {}
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -212,7 +212,7 @@ def _ranges(component: str, network: nn.Module, names: Sequence[str], cases: Seq
 
 
 def _macs(component: str, network: nn.Module, names: Sequence[str], case: Case) -> dict[str, int]:
-    """Multiply-adds of each layer for one row of a batch: of a weight, one a number and place that it is applied at."""
+    """Multiply-adds of each layer for one row of a batch: the elements of a weight times the positions that it is applied at."""
     found, outputs = dict.fromkeys(names, 0), OUTPUTS[component]
 
     def note(name: str) -> Callable[..., None]:
@@ -235,7 +235,7 @@ def _macs(component: str, network: nn.Module, names: Sequence[str], case: Case) 
 
 
 def _factors(model: ModelFolder, reference: Drawn) -> dict[str, float]:
-    """Component => mean squared error of pictures, in [−1, 1], for noise of its output's variance: the median picture's."""
+    """Component => mean squared error of pictures, in [−1, 1], for noise with its output's variance, of the median picture."""
     engine = PyTorchEngine(Networks(model.text_encoder, model.unet, model.vae))
     found = {}
     for component in COMPONENTS:
@@ -246,7 +246,7 @@ def _factors(model: ModelFolder, reference: Drawn) -> dict[str, float]:
 
 
 class _Noisy:
-    """An engine one of whose networks adds noise."""
+    """An engine that adds noise to one network's output."""
 
     def __init__(self, engine: Engine, component: str) -> None:
         self.provider, self._engine, self._component = engine.provider, engine, component
@@ -262,7 +262,7 @@ class _Noisy:
         return self._with_noise("vae_decoder", self._engine.decode(latents))
 
     def close(self) -> None:
-        pass  # the engine is drawn with again
+        pass  # the engine is used again
 
     def _with_noise(self, component: str, values: Array) -> Array:
         if component != self._component:
@@ -275,10 +275,10 @@ class _Noisy:
 
 
 def plan_for_size(found: Sensitivity, kinds: Sequence[Storage], size_bytes: float, name: str) -> Plan:
-    """The plan of least error among those of at most `size_bytes`. Errors: InputError if none is so small."""
+    """The plan of least error among those of at most `size_bytes`. Errors: InputError if none is that small."""
     smallest = _at(found, kinds, float("inf"), name)
     if found.bytes(smallest) > size_bytes:
-        what = f"the weights take {found.bytes(smallest) / 1e6:.2f} MB at least, not {size_bytes / 1e6:.2f} MB"
+        what = f"the weights take at least {found.bytes(smallest) / 1e6:.2f} MB, more than {size_bytes / 1e6:.2f} MB"
         raise InputError(what, remedy="allow fewer bits (--weights palette6,palette4), or a larger size")
     best = smallest
     low, high = _prices(found, kinds)
@@ -315,8 +315,8 @@ def plan_for_lpips(found: Sensitivity, kinds: Sequence[Storage], limit: float, n
 
 
 def with_eight_bit_activations(found: Sensitivity, plan: Plan, limit: float) -> Plan:
-    """The plan with 8-bit activations in as many layers as pictures within `limit` allow: those first of which a multiply-add costs
-    least."""
+    """The plan with 8-bit activations in as many layers as pictures within `limit` allow: starting with those that cost the least
+    error per multiply-add."""
     eight = Storage("int8", "int8")
     able = [
         layer
@@ -361,7 +361,7 @@ def _at(found: Sensitivity, kinds: Sequence[Storage], price: float, name: str) -
 
 
 def _prices(found: Sensitivity, kinds: Sequence[Storage]) -> tuple[float, float]:
-    """Prices of a byte between which every choice lies."""
+    """The range of prices per byte that contains every choice."""
     ratios = [
         abs(layer.error.get(one, 0.0) - layer.error.get(other, 0.0)) / abs(layer.bytes(one) - layer.bytes(other))
         for layer in found.layers

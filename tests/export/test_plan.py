@@ -48,7 +48,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"layers": {"vae": {}}}, "unknown component in plan.json 'vae'"),
         ({"layers": {"unet": []}}, "'layers.unet' is not an object"),
         ({"layers": {"unet": {"unet.conv_in": 8}}}, "unet.conv_in is not an object"),
-        ({"layers": {"unet": {"a": {"weights": "fp16", "activations": "int8"}}}}, "a: 8-bit activations want"),
+        ({"layers": {"unet": {"a": {"weights": "fp16", "activations": "int8"}}}}, "a: 8-bit activations need"),
         ({"notes": "none"}, "'notes' is not an object"),
     ],
 )
@@ -205,7 +205,7 @@ def test_the_command_writes_a_plan_and_says_what_it_is(
     [
         (["--target-size", "much"], "is no size"),
         (["--name", "fp16", "--target-size", "1MB"], "'fp16' cannot be the name"),
-        (["--weights", "fp16", "--activations"], "8-bit activations want 8-bit weights"),
+        (["--weights", "fp16", "--activations"], "8-bit activations need 8-bit weights"),
         (["--weights", "int7", "--target-size", "1MB"], "int7"),
     ],
 )

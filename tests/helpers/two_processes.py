@@ -1,7 +1,7 @@
 """All that two processes are tried at, in one launch: `torchrun --nproc_per_node 2 tests/helpers/two_processes.py CASES RESULTS`.
 
 CASES is a JSON list of `{name, arguments, sharded}`, each a genin command; process N writes RESULTS.N.json: of each
-command the exit code, what was printed, and where networks are shared out how many of a network's numbers it kept.
+command the exit code, what was printed, and where networks are sharded how many of a network's numbers it kept.
 
 accelerate shares networks out on graphics cards only; everything below that runs on processors just as well, so its state is
 told here that it may. Nothing of genin is changed, but that it draws no curves, which takes longer than these trainings.
@@ -25,7 +25,7 @@ from genin.distill.loop import previews, sharding
 
 # As `accelerate launch --use_fsdp` has them, which would let all processes but the first load no text encoder.
 LAUNCHER = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
-initialise, share_out = AcceleratorState.__init__, sharding.share_out
+initialise, shard = AcceleratorState.__init__, sharding.shard
 kept: list[tuple[int, int]] = []
 
 
@@ -37,9 +37,9 @@ def sharded_on_cpu(self: Any, *arguments: Any, fsdp_plugin: Any = None, **keywor
 
 
 def counted(accelerator: Any, network: Any, optimizer: Any = None) -> Any:
-    """`share_out`, which notes a network's numbers and how many of them this process keeps."""
+    """`shard`, which notes a network's numbers and how many of them this process keeps."""
     whole = sum(weight.numel() for weight in network.parameters())
-    shared = share_out(accelerator, network, optimizer)
+    shared = shard(accelerator, network, optimizer)
     kept.append((whole, sum(sharding.local(weight).numel() for weight in shared[0].parameters())))
     return shared
 
@@ -59,7 +59,7 @@ def result_of(arguments: list[str], sharded: bool) -> dict[str, Any]:
 
 def main(cases: Path, results: Path) -> None:
     AcceleratorState.__init__ = sharded_on_cpu  # type: ignore[method-assign]
-    sharding.share_out = counted
+    sharding.shard = counted
     previews.plot_curves = lambda *_, **__: None
     os.environ["ACCELERATE_USE_CPU"] = "true"
     every = {
