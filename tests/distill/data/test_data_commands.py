@@ -594,7 +594,7 @@ def test_templates_that_cannot_be_filled(tmp_path: Path, capsys: pytest.CaptureF
     for options, message in (
         (["--template", "{hair}"], "asks for 'hair', which has no question: {hair}; ask it with --ask 'hair=…'"),
         (["--template", "{character"], "the template cannot be read"),
-        (["--template", "{character:>3}"], "gives a format to a name"),
+        (["--template", "{character:>3}"], "has a format after a name"),
         (["--ask", "hair"], "'hair' is not NAME=QUESTION"),
         (["--ask", "hair=the hair is"], "--ask needs a --template"),
     ):

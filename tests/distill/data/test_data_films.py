@@ -136,7 +136,7 @@ def test_films_that_are_none_and_one_that_breaks_off(tmp_path: Path, genin: Json
     report = genin("data", "prepare", tmp_path / "in", "--out", tmp_path / "out")
     reasons = {Path(entry["path"]).name: entry["reason"] for entry in report["dropped"]}
     assert set(reasons) >= {"a.mp4", "b.mkv", "c.avi"}
-    assert "not a video" in reasons["a.mp4"] and "not a video" in reasons["b.mkv"]
+    assert "not a readable video" in reasons["a.mp4"] and "not a readable video" in reasons["b.mkv"]
     assert reasons["c.avi"] == "the file has no video"
     assert 1 <= report["kept"] < 4 and "the video breaks off at" in reasons["d.mkv"]
 

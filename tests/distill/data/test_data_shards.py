@@ -102,7 +102,7 @@ def test_strange_archives(tmp_path: Path) -> None:
         read_picture(tmp_path / "a" / "x.tar" / "1.png")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "x.tar").write_bytes(b"no archive at all" * 100)
-    with pytest.raises(InputError, match="not a tar archive"):
+    with pytest.raises(InputError, match="not a readable tar archive"):
         open_picture_set(tmp_path / "b")
 
 
