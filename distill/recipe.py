@@ -196,7 +196,7 @@ class FinetuneRecipe(Optimisation):
     validation_prompts: Several[Text] = key((), "what the grids of samples show; empty: the first captions")
     held_out_images: Count = key(
         64,
-        "captions of the val split, as far as it has them, that are drawn in 8 guided steps at every grid of samples, to choose "
+        "captions of the val split, at most all of them, that are drawn in 8 guided steps at every grid of samples, to choose "
         "the best checkpoint by; 0 for none",
     )
     images: int = 60_000

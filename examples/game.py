@@ -1,4 +1,4 @@
-"""A game loop that goes on while pictures are drawn: no torch, `pip install 'genin[onnxruntime]'`.
+"""A game loop that keeps running while pictures are drawn: no torch, `pip install 'genin[onnxruntime]'`.
 
 One thread owns the pipeline; the game asks for pictures, checks every frame whether something has changed, and may change its mind.
 This one has no window: it prints what a game would show, and writes the finished picture.

@@ -199,7 +199,7 @@ class _Folder:
             raise BundleError(absent)
         actual = place.resolve()
         if actual != place and not self._is_hub_blob(actual):
-            raise BundleError(f"'{path}' is a link, or lies behind one")
+            raise BundleError(f"'{path}' is a link, or behind one")
         return place
 
     @property

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from genin.runtimes.errors import InputError
 
-NAME_PART = 60  # characters of the name that stand in the temporary one: file systems allow 255 bytes
+NAME_PART = 60  # characters of the name that the temporary one begins with: file systems allow 255 bytes
 
 
 @contextmanager

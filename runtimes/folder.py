@@ -2,7 +2,7 @@
 
 This is the one reader of model folders: the runtimes, the benchmarks (`genin.benchmarks.model_facts`) and training
 (`genin.distill.models.folder`) take from here what they need. The constants are those that a bundle's manifest holds, so that the
-pipeline sees one kind of model. A folder without `genin.json` is somebody else's teacher: guidance is free, at 7.5, in 50 steps.
+pipeline sees one kind of model. A folder without `genin.json` is a third-party teacher: guidance is free, at 7.5, in 50 steps.
 
 Not here: weights (`genin.runtimes.pytorch_engine`), writing folders (`genin.distill.models.folder`).
 """
@@ -99,7 +99,7 @@ def read_scheduler(path: Path) -> dict[str, Any]:
 
 
 def read_info(path: Path) -> dict[str, Any]:
-    """`genin.json`, or an empty dictionary where somebody else wrote the folder. Errors: InputError."""
+    """`genin.json`, or an empty dictionary for a third-party folder. Errors: InputError."""
     file = path / "genin.json"
     info = read_json(file, "unreadable genin.json") if file.is_file() else {}
     if info and info.get("genin_model") != GENIN_MODEL:

@@ -147,7 +147,7 @@ def _draw(
 
 
 def describe(pipeline: Pipeline, generation: Generation) -> dict[str, Any]:
-    """What the report says of the pipeline and of any of its generations."""
+    """The report's fields about the pipeline and any of its generations."""
     height, width = generation.images.shape[1:3]
     return {
         "prompt": generation.prompts[0],

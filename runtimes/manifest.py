@@ -1,4 +1,4 @@
-"""The manifest of a bundle, format 1, as frozen dataclasses: what `manifest.json` says, not what lies on disk.
+"""The manifest of a bundle, format 1, as frozen dataclasses: what `manifest.json` says, not what is on disk.
 
 Reading is strict: a value of the wrong type, a number that is not finite, a path that leaves the bundle, a timestep
 outside the schedule: each is a `BundleError` that names the key. Keys that are not declared here are ignored, so that a

@@ -86,7 +86,7 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             number = 0.0
         if number <= 0:
-            self.fail(f"'{value}' is no size; write 2.5MB", param, ctx)
+            self.fail(f"'{value}' is not a size; write 2.5MB", param, ctx)
         return number
 
 
@@ -98,7 +98,7 @@ class PixelSize(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         parts = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", str(value).strip().lower())
         if parts is None:
-            self.fail(f"'{value}' is no size; write 512x768, the width first", param, ctx)
+            self.fail(f"'{value}' is not a size; write 512x768, the width first", param, ctx)
         return int(parts[2]), int(parts[1])
 
 

@@ -1,7 +1,7 @@
 """A diffusers model folder on PyTorch, in fp32 on the CPU; and reading its networks, which training uses, too.
 
 `read_networks` reads what others wrote too: sharded or single safetensors, old `.bin` files (never unpickled beyond
-tensors: `weights_only`). A file that is missing, cut short or lacks weights is an error that names it, never a network
+tensors: `weights_only`). A file that is missing, truncated or lacks weights is an error that names it, never a network
 with random weights.
 
 Not here: bundles, the tokenizer and scheduler (`genin.runtimes.folder`), saving and training (`genin.distill`).
@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genin.runtimes.engine import Array
-from genin.runtimes.errors import InputError
+from genin.runtimes.engine import Array, graph_failed
+from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.folder import AGAIN, read_json, read_model_index, weight_files
 from genin.runtimes.vocabulary import check_device
 
@@ -68,13 +68,19 @@ class PyTorchEngine:
         return cls(networks)
 
     @contextmanager
-    def _inference(self) -> Iterator[None]:
+    def _inference(self, component: str) -> Iterator[None]:
+        """Errors: GeninError for whatever PyTorch raises, such as a lack of memory."""
         # cuDNN would round the inputs of convolutions to 10 bits (TF32), matrix products are exact by default.
         exact = (
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if self._device.type == "cuda" else nullcontext()
         )
-        with torch.inference_mode(), exact:
-            yield
+        try:
+            with torch.inference_mode(), exact:
+                yield
+        except GeninError:
+            raise
+        except Exception as error:  # PyTorch raises RuntimeError, IndexError and others
+            raise graph_failed(component, error) from error
 
     def _on_device(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
@@ -85,17 +91,17 @@ class PyTorchEngine:
         return self._networks
 
     def encode(self, ids: NDArray[np.int64]) -> Array:
-        with self._inference():
+        with self._inference("text_encoder"):
             return _to_numpy(self._get().text_encoder(self._on_device(ids))[0])
 
     def predict(self, latents: Array, timestep: int, text: Array) -> Array:
-        x, embeddings = self._on_device(latents), self._on_device(text)
-        steps = torch.full((len(x),), timestep, dtype=torch.int64, device=self._device)
-        with self._inference():
+        with self._inference("unet"):
+            x, embeddings = self._on_device(latents), self._on_device(text)
+            steps = torch.full((len(x),), timestep, dtype=torch.int64, device=self._device)
             return _to_numpy(self._get().unet(x, steps, encoder_hidden_states=embeddings, return_dict=False)[0])
 
     def decode(self, latents: Array) -> Array:
-        with self._inference():
+        with self._inference("vae_decoder"):
             return _to_numpy(self._get().vae.decode(self._on_device(latents), return_dict=False)[0])
 
     def close(self) -> None:

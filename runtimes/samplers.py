@@ -59,7 +59,9 @@ class Schedule:
         if config.get("thresholding"):
             raise InputError("the scheduler asks for dynamic thresholding, which latent models do not use")
         offset = _number(config, "steps_offset", 0)
-        own = config.get("_class_name", "DDIMScheduler") == "DDIMScheduler"  # others' configurations do not clip
+        own = (
+            config.get("_class_name", "DDIMScheduler") == "DDIMScheduler"
+        )  # configurations of other schedulers do not clip
         clips = config.get("clip_sample", own)
         return cls(
             alphas_cumprod,

@@ -302,7 +302,7 @@ class Evaluator:
         if self.suite.lpips is None:
             return
         if not shared:
-            reason = "the two share no picture of the same caption and seed"
+            reason = "the two have no picture of the same caption and seed in common"
             result["notes"]["lpips_squeeze_paired"] = reason
             return
         first, second = (np.stack([side[key] for key in shared]) for side in (ours, other.pictures))

@@ -130,7 +130,7 @@ def _look_through(path: Path) -> tuple[list[list[Look]], tuple[float, float, flo
     edges = [0, *sorted(cut for cut in cuts if 0 < cut < len(looks)), len(looks)]
     shots = [looks[start:end] for start, end in pairwise(edges)]
     (top, bottom), (left, right) = _inside_bars(np.array(rows)), _inside_bars(np.array(columns))
-    # A file that was cut off often just ends, as far as the decoder is concerned.
+    # To the decoder, a truncated file often just ends.
     ends_s = looks[-1].time_s
     broken = broken or ends_s + max(1.0, 0.02 * promised_s) < promised_s
     return shots, (left, top, right, bottom), ends_s if broken else None

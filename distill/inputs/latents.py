@@ -253,7 +253,7 @@ def _encode(filling: Filling, source: Source, vae: Any, count: int) -> None:
     file, (rank, world) = TensorFile(filling.partial), rank_and_world()
     chunks = list(_chunks(file))
     missing = filling.missing(chunks)
-    wait_for_all()  # nobody writes until all have read the same journals
+    wait_for_all()  # no process writes until all have read the same journals
     own = missing[rank::world]
     rows = {shape: _rows(file, shape) for shape in dict.fromkeys(chunk.shape for chunk in own)}
     tasks = [(_places(rows[chunk.shape], chunk), chunk.shape) for chunk in own]
@@ -272,7 +272,7 @@ def _encode(filling: Filling, source: Source, vae: Any, count: int) -> None:
                 lines.flush()
             except OSError as error:
                 what = f"could not save the encoded pictures ({error.strerror})"
-                remedy = "free some space and run again with --resume, which goes on from there"
+                remedy = "free some space and run again with --resume, which continues from there"
                 raise GeninError(what, where=filling.path.parent, remedy=remedy) from error
             shown.advance(len(pictures) * world)
     wait_for_all()

@@ -376,7 +376,7 @@ class Training:
             when = f"after {self.state.images_seen:,} images of stage {self.stage}"
             self._draw(preview)
         raise KeyboardInterrupt(
-            f"interrupted {when}; all is saved in {self.folder}, the same command with --resume goes on"
+            f"interrupted {when}; all is saved in {self.folder}; the same command with --resume continues"
         )
 
     # --- checkpoints -----------------------------------------------------------------------------------------------

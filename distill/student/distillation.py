@@ -307,7 +307,9 @@ def sample_pool(run: Run, guided: Guided, *, silent: bool) -> Pool:
         try:
             return build_pool(guided, run.source, run.recipe.pool, path, fingerprint=teacher, time_is_up=time_is_up)
         except KeyboardInterrupt as error:
-            what = f"interrupted while sampling the teacher; the pictures so far are in {run.folder}, --resume goes on"
+            what = (
+                f"interrupted while sampling the teacher; the pictures so far are in {run.folder}; --resume continues"
+            )
             raise KeyboardInterrupt(what) from error
 
 

@@ -129,7 +129,7 @@ def steps_step(
     """One rollout; every prediction of it is regressed onto the teacher's final latents for its noise, and the last one goes to
     `terms`.
 
-    With backward distillation a rollout ends at one of its later steps, each in its turn. Its first prediction aims at the noise's
+    With backward distillation a rollout ends at one of its later steps, in turn. Its first prediction aims at the noise's
     final latents, its last at where the teacher leads from the state that the student has reached; those between get no target.
 
     Student: regression_weight·pseudo-Huber + consistency_weight·L_consistency + Σ terms (ADD's eq. 1, and more).

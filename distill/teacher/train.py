@@ -65,7 +65,7 @@ def train_teacher(
 
 @dataclass(frozen=True)
 class Run:
-    """What all stages of a teacher's training share. `start` is an earlier teacher to go on from."""
+    """What all stages of a teacher's training share. `start` is an earlier teacher to start from."""
 
     source: Source
     out: Path

@@ -103,6 +103,16 @@ def test_coreml_engine_feeds_apples_shapes(
         pipeline.generate("ninja")
 
 
+def test_what_pytorch_raises_is_one_line(reference: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("CUDA out of\nmemory.")
+
+    engine: Any = reference._engine
+    monkeypatch.setattr(engine._get().unet, "forward", fail)
+    with pytest.raises(GeninError, match=r"the unet graph failed \(CUDA out of memory\.\)"):
+        reference.generate("ninja")
+
+
 @pytest.mark.export
 @pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML runs here")
 def test_coreml_is_refused_elsewhere(tiny_bundle: Path) -> None:

@@ -1,7 +1,7 @@
 """Which pictures of a dataset folder are for training, and which are held out: one rule for every command.
 
 A `split` column decides; else folders called `train`, `val` and `test`; else a hash of the caption sends 5 % to val and 5 % to
-test, so that equal captions (the same thing in two styles, say) never stand in two splits. Where captions repeat too much to be
+test, so that equal captions (the same thing in two styles, say) are never in two splits. Where captions repeat too much to be
 concepts the file name is hashed, and a set of under 40 pictures is all `train`.
 
 Not here: reading the rows (`sets`), the built-in world's own splits.

@@ -62,7 +62,7 @@ class HubName:
 
 
 def may_be_on_the_hub(text: str) -> bool:
-    """Whether a name that is no local path may be a repository's: a name inside an existing folder is a mistyped path."""
+    """Whether a name that is not a local path may be a repository's: a name inside an existing folder is a mistyped path."""
     return NAME.fullmatch(text) is not None and not Path(text.partition("/")[0]).is_dir()
 
 

@@ -1,8 +1,8 @@
 """`genin quickstart`: the whole chain once, from the shipped teacher to a page of figures, within ten minutes.
 
 The record of a run is `OUT/quickstart.json`: what was asked for, and each finished stage's result. A stage that is recorded there
-is not run again, so `--resume` goes on where an error or Ctrl-C ended the run; distillation resumes inside its own stage. After an
-interruption the page is written from what is there.
+is not run again, so `--resume` continues where an error or Ctrl-C ended the run; distillation resumes inside its own stage. After
+an interruption the page is written from what is there.
 
 Not here: what a stage does (`stages`).
 """
@@ -71,7 +71,7 @@ STAGES: Final = (
 def quickstart_command(ctx: click.Context, /, out: Path, resume: bool, as_json: bool, **settings: Any) -> None:
     """The whole chain in ten minutes: distil a student from the shipped teacher, export it, run it, measure it.
 
-    Ends with a page of pictures and figures. Ctrl-C leaves what is finished; --resume goes on from there.
+    Ends with a page of pictures and figures. Ctrl-C keeps what is finished; --resume continues from there.
     """
     require_packages()
     names = ctx.obj if isinstance(ctx.obj, InstalledNames) else InstalledNames()
