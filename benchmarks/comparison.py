@@ -62,7 +62,7 @@ class CompareOptions:
         check_choice(self.layout, LAYOUTS, "layout")
         check_device(self.device)
         if self.reference is None and self.split is not None:
-            raise InputError("--split needs a reference", remedy="name one (--reference), or leave it out")
+            raise InputError("--split is of a reference", remedy="name one (--reference), or leave it out")
         if self.prompts is not None and self.reference is not None:
             raise InputError("--prompts and --reference both say what to draw", remedy="leave one of them out")
 

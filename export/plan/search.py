@@ -61,7 +61,7 @@ class PlanOptions:
         if not self.weights:
             raise InputError("there is no precision to choose from", remedy="--weights fp16,int8")
         if self.activations and "int8" not in self.weights:
-            raise InputError("8-bit activations need 8-bit weights", remedy="add int8 to --weights")
+            raise InputError("8-bit activations want 8-bit weights", remedy="add int8 to --weights")
 
     def kinds(self) -> list[Storage]:
         return [Storage(kind) for kind in self.weights]

@@ -292,7 +292,7 @@ def test_refusals(tiny_model_folder: Path, tmp_path: Path, capsys: pytest.Captur
         assert run(["bench", *map(str, arguments)]) == 2
         return capsys.readouterr().err
 
-    assert "list of positive whole numbers" in refused(tiny_model_folder, "--steps", "1,x")
+    assert "list of positive integers" in refused(tiny_model_folder, "--steps", "1,x")
     assert "did you mean openvino" in refused(tiny_model_folder, "--runtime", "openvin")
     assert "no such" in refused(tmp_path / "absent")
     (tmp_path / "none.txt").write_text("\n")

@@ -34,7 +34,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"genin_plan": 2}, "no precision plan"),
+        ({"genin_plan": 2}, "not a precision plan"),
         ({"name": "Mixed!"}, "'Mixed!' cannot be the name"),
         ({"name": "fp32"}, "'fp32' cannot be the name"),
         ({"name": "auto"}, "'auto' cannot be the name"),
@@ -205,7 +205,7 @@ def test_the_command_writes_a_plan_and_says_what_it_is(
     [
         (["--target-size", "much"], "is not a size"),
         (["--name", "fp16", "--target-size", "1MB"], "'fp16' cannot be the name"),
-        (["--weights", "fp16", "--activations"], "8-bit activations need 8-bit weights"),
+        (["--weights", "fp16", "--activations"], "8-bit activations want 8-bit weights"),
         (["--weights", "int7", "--target-size", "1MB"], "int7"),
     ],
 )
@@ -251,5 +251,5 @@ def test_a_network_whose_output_is_constant_has_no_plan(
     save_file(tensors, path, metadata={"format": "pt"})
     command = ["plan", str(model), "--out", str(tmp_path / "plan.json"), "--target-size", "0.5MB"]
     assert run(command) == 2
-    assert "the unet gives the same number everywhere" in capsys.readouterr().err
+    assert "the unet's output is constant" in capsys.readouterr().err
     assert [item.name for item in tmp_path.iterdir()] == ["model"]

@@ -69,7 +69,7 @@ PIPELINES: Mapping[str, tuple[Mapping[str, Any], str]] = {
         "a depth-to-image model",
     ),
     "StableDiffusionUpscalePipeline": (SD, "an upscaler"),
-    "StableUnCLIPImg2ImgPipeline": (SD, "a model that draws from pictures"),
+    "StableUnCLIPImg2ImgPipeline": (SD, "a model conditioned on images"),
     "StableDiffusionControlNetPipeline": (SD | {"controlnet": ["diffusers", "ControlNetModel"]}, "ControlNet"),
     "StableDiffusionXLControlNetPipeline": (XL | {"controlnet": ["diffusers", "ControlNetModel"]}, "ControlNet"),
     "StableVideoDiffusionPipeline": (
