@@ -52,8 +52,9 @@ class TestPrincipalAxes:
         assert torch.allclose(covariance, torch.diag(variances), atol=1e-8 * float(variances[0]))
         assert (variances.diff() <= 0).all()
 
-    def test_turned_latents_draw_the_same_pictures(self, vae: Any, images: Any) -> None:
-        inner = (slice(None), slice(None), slice(8, -8), slice(8, -8))  # the border sees the padding of other latents
+    def test_turned_latents_draw_the_same_pictures(self, vae: Any) -> None:
+        images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        inner = (slice(None), slice(None), slice(36, -36), slice(36, -36))  # what no padding of latents reaches
         with torch.no_grad():
             latents = ae.encode(vae, images)
             before = _decode_without_bend(vae, latents)
