@@ -88,8 +88,8 @@ def evaluate(
         names: what names mean; None is those of this installation.
 
     Returns: the object that `genin evaluate --json` prints (docs/benchmarks.md has the keys); a figure that is unavailable is None
-    and has its reason in `notes`. Under `torchrun`, None in all processes but the first. Errors: InputError for names, paths and
-    options that are wrong; MissingExtraError for a runtime that is not installed.
+        and has its reason in `notes`. Under `torchrun`, None in all processes but the first.
+    Errors: InputError for names, paths and options that are wrong; MissingExtraError for a runtime that is not installed.
     """
     options, names, model = options or EvaluateOptions(), names_or_installed(names), str(model)
     if options.reference is None and not model.startswith("builtin:"):

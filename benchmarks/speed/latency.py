@@ -5,8 +5,8 @@ and memory never touch another's figures. The processes stay up and are asked in
 whatever else the machine does affects all of them alike. The number of threads is fixed for every engine.
 
 - cold start: from starting the process to its first picture, on a warm disk (the last of `cold_starts` starts);
-- latency: wall time of one whole `generate` call, after warm-up; percentiles over the rounds. It is measured with pictures back to
-back: a fast process, whose cores are asleep and caches cold after the others' turns, first draws one that is not counted;
+- latency: wall time of one whole `generate` call, after warm-up; percentiles over the rounds. It is measured with pictures
+  back to back: a fast process, whose cores are asleep and caches cold after the others' turns, first draws one that is not counted;
 - stages: text encoder, UNet (all steps), decoder, or a single graph for all of it, and everything else, so that they add up;
 - peak memory: of the process, after all its pictures.
 

@@ -126,8 +126,9 @@ def prepare(
         arguments: the command line, for errors that say how to run it again.
         bar: `bar(total)` gives a function that counts files done.
 
-    Returns: what happened to every file. Errors: InputError if nothing usable is there, MissingExtraError for videos and pages
-    without their packages; a broken file is not an error but listed in the report's `dropped`.
+    Returns: what happened to every file.
+    Errors: InputError if nothing usable is there, MissingExtraError for videos and pages without their packages; a broken
+        file is not an error but listed in the report's `dropped`.
     """
     options = options or PrepareOptions()
     folders = [_local(source, options.sources.exclude, arguments) for source in sources]

@@ -216,8 +216,10 @@ def _runs(marked: NDArray[np.bool_], gap: int) -> list[tuple[int, int]]:
 
 
 def _pictures_at(path: Path, looks: Sequence[Look]) -> Iterator[Image.Image | None]:
-    """The frames of these looks at full size, upright and with square pixels; None for one that cannot be decoded again. Found by
-    seeking to its time, if that gives exactly this frame; else by counting frames, as in containers that seek only approximately.
+    """The frames of these looks at full size, upright and with square pixels; None for one that cannot be decoded again.
+
+    Found by seeking to its time, if that gives exactly this frame; else by counting frames, as in containers that seek only
+    approximately.
     """
     done = 0
     with _opened(path) as container:

@@ -39,8 +39,10 @@ class StartingStudent:
 
 
 def load_starting_student(unet: Any, path: Path, name: str) -> StartingStudent:
-    """Copy the weights of the student at `path` into a UNet of preset `name`; of a wider one the best channels are kept. Errors:
-    InputError if it is not such a student."""
+    """Copy the weights of the student at `path` into a UNet of preset `name`; of a wider one the best channels are kept.
+
+    Errors: InputError if it is not such a student.
+    """
     start = load_model_folder(path)
     remedy = "give a student of the same preset and teacher, or another --student"
     if start.info.get("kind") != "student":

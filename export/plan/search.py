@@ -78,8 +78,9 @@ def make_plan(model: str | Path, options: PlanOptions | None = None, *, names: N
         options: what to choose from, and by what.
         names: what names mean; None is those of this installation.
 
-    Returns: the plan, with how it was found in `notes`. Errors: InputError for a model or targets that cannot be met;
-    MetricUnavailableError where LPIPS, which the choice needs, has no weights.
+    Returns: the plan, with how it was found in `notes`.
+    Errors: InputError for a model or targets that cannot be met; MetricUnavailableError where LPIPS, which the choice needs, has no
+        weights.
     """
     options = options or PlanOptions()
     if options.plot is not None:
