@@ -11,6 +11,7 @@ from pathlib import Path
 
 from genin.benchmarks.model_facts import read_facts
 from genin.benchmarks.quality.subjects import is_model
+from genin.runtimes.arguments import several
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import is_model_folder
 from genin.runtimes.names import BUILTIN_WORLD, Names
@@ -27,11 +28,11 @@ class Contender:
 
 
 def contenders(
-    names: Names, models: Sequence[str | Path], runtime: str | None = None, precision: str | None = None
+    names: Names, models: str | Path | Sequence[str | Path], runtime: str | None = None, precision: str | None = None
 ) -> list[Contender]:
     """The named models with their local paths; labels are what the user wrote, shortened to the last part of a path.
     `runtime` and `precision` say what is fetched of a bundle on the hub (`Names.model`)."""
-    written = [str(model) for model in models]
+    written = [str(model) for model in several(models)]
     if not written:
         raise InputError("no model is named", remedy="give one at least")
     short = [name if name.startswith("builtin:") else Path(name).name or name for name in written]

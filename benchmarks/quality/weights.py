@@ -173,7 +173,7 @@ def _cached_or_downloaded(published: Published) -> Path:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / address.rsplit("/", 1)[-1]
     if cached.is_file():
         return cached
-    remedy = f"put {published.names[0]} into a folder and name it with {ENVIRONMENT_VARIABLE} or --metric-weights"
+    remedy = f"put {published.names[0]} into a folder and name it as metric weights, or in {ENVIRONMENT_VARIABLE}"
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         raise MetricUnavailableError(
             f"weights of {published.title} are not here and HF_HUB_OFFLINE is set", remedy=remedy

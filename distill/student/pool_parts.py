@@ -125,5 +125,5 @@ class PoolParts:
             for partial in (self.path.with_suffix(".partial"), *self.folder.glob("*.partial")):
                 partial.unlink(missing_ok=True)
             reason = " ".join(str(error).split())[:120]
-            remedy = "free some space and run again with --resume; what was saved before is whole"
+            remedy = "free some space and run it again with resume; what was saved before is whole"
             raise GeninError(f"could not save the pool ({reason})", where=self.path, remedy=remedy) from error

@@ -42,7 +42,7 @@ def load_starting_student(unet: Any, path: Path, name: str) -> StartingStudent:
     """Copy the weights of the student at `path` into a UNet of preset `name`; of a wider one the best channels stay.
     Errors: InputError if it is no such student."""
     start = load_model_folder(path)
-    remedy = "give a student of the same preset and teacher, or another --student"
+    remedy = "give a student of the same preset and teacher, or name another student in the recipe"
     if start.info.get("kind") != "student":
         raise InputError("not a student", where=path, remedy=remedy)
     state = narrowed_state(unet, start.unet)

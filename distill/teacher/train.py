@@ -77,7 +77,7 @@ class Run:
             raise InputError(
                 "the data has no attribute columns to train a text encoder on",
                 where=source.name,
-                remedy="tune a teacher (genin teacher finetune), start from one (--init), or name columns in data prepare",
+                remedy="tune a teacher (genin teacher finetune), start from one (init), or name columns in data prepare",
             )
         run = cls(source, out, recipe, options, start)
         begun_with = {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"}

@@ -122,7 +122,7 @@ def timesteps_of(model: ModelFolder, steps: int) -> tuple[tuple[int, int], ...]:
 
 def check_unrollable(model: ModelFolder, steps: int) -> None:
     """Errors: InputError for what a single graph cannot have."""
-    schedule, remedy = Schedule.from_config(model.scheduler_config), "export it without --single-graph"
+    schedule, remedy = Schedule.from_config(model.scheduler_config), "export it without a single graph"
     few = model.info.get("few_step_timesteps") or {}
     if few and str(steps) not in few:
         known = ", ".join(sorted(few, key=int))

@@ -145,7 +145,7 @@ def test_ctrl_c_in_any_stage_leads_to_the_same_student(
         if run([*arguments, *["--resume"][: len(says)]]) != 130:
             break
         says.append(capsys.readouterr().err.splitlines()[-1])
-    assert len(says) == 4 and all("the same command with --resume goes on" in line for line in says)
+    assert len(says) == 4 and all("the same again with resume goes on" in line for line in says)
     assert "interrupted at the end of stage alignment" in says[1]
     launches = [
         {"prune": 0, "steps": 0}, {"steps": 1, "alignment": 0}, {"adversarial": 0}, {"adversarial": 1, "decoder": 0},
