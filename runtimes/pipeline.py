@@ -111,10 +111,15 @@ class Choice:
 
 
 class Pipeline:
-    """A loaded model. Made by `genin.load` or `load_pipeline`; a context manager that frees the networks.
+    """A loaded model, made by `genin.load`; a context manager that frees the networks. `pipe("a ninja", seed=7)` is a `Picture`.
 
-    `pipe("a ninja", seed=7)` is a `Picture`. Attributes: `name` is what the model was called when it was loaded, `runtime`,
-    `precision` and `provider` (the device) are what draws, `load_s` the seconds that loading took.
+    Attributes:
+        name: what the model was called when it was loaded.
+        path: where it lies.
+        runtime, precision: what draws, and how the weights are stored.
+        provider: the device that the runtime got, as it calls it.
+        load_s: seconds that loading took.
+        image, latents, text, sampler: sizes and settings of the model, as in a bundle's manifest.
     """
 
     def __init__(

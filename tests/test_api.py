@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import re
 import subprocess
@@ -16,6 +17,7 @@ from PIL import Image
 
 import genin
 from genin import api_docs
+from genin.runtimes.engine import ENGINES
 
 ROOT = Path(__file__).parents[1]
 NOT_AT_IMPORT = ("torch", "click", "numpy", "PIL", "rich")
@@ -200,6 +202,41 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
 def test_the_page_is_what_the_docstrings_say() -> None:
     written = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     assert written == api_docs.markdown(), "run: python -m genin.api_docs > docs/api.md"
+
+
+def test_what_the_page_names_is_there_and_described() -> None:
+    """Every heading and every row of types can be imported, and no signature or table shows a type that is not on the page."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    described = re.findall(r"^## (genin[.\w]*)\.(\w+)$", page, re.MULTILINE)
+    described += [
+        (module, name) for name, module in re.findall(r"^\| `(\w+)` \| `(genin[.\w]+)` \|", page, re.MULTILINE)
+    ]
+    assert len(described) > 40
+    for module, name in described:
+        assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+    signatures = re.findall(r"```python\n((?:\w+\().*?)```", page, re.DOTALL)
+    shown = " ".join([*signatures, *re.findall(r"^\| `\w+` \| (`.*`) \| (?:`|required)", page, re.MULTILINE)])
+    names = set(re.findall(r"(?<![.'\w])[A-Z][A-Za-z]+", shown)) | set(re.findall(r"[A-Z]\w+Error", page))
+    known = {name for _, name in described} | set(api_docs.ERRORS)
+    of_python = {
+        "Any",
+        "Callable",
+        "False",
+        "Iterator",
+        "Literal",
+        "Mapping",
+        "NDArray",
+        "None",
+        "Path",
+        "Sequence",
+        "True",
+    }
+    assert names - of_python - known == {"Image"}, "Pillow's"
+
+
+def test_every_runtime_is_named_where_one_is_chosen() -> None:
+    for documented in (genin.load.__doc__ or "", (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")):
+        assert not [name for name in ENGINES if name not in documented]
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,15 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
+from genin import HOMES
 from genin.runtimes.engine import ENGINES
+from genin.runtimes.names import INSTALLED
 from genin.runtimes.vocabulary import check_choice
 
-# What `genin.load` and a `Picture` import by name.
+# What `genin` and `genin.load` import by name; a program that draws verifies no bundles.
 LAZY_MODULES = (
-    "genin.api",
-    "genin.names",
-    "genin.runtimes.errors",
-    "genin.runtimes.pictures",
-    "genin.runtimes.pipeline",
+    INSTALLED.partition(":")[0],
+    *sorted({f"genin.{home}" for home in HOMES.values() if not home.startswith("export.")}),
 )
 BUNDLE_ENGINES = tuple(name for name, row in ENGINES.items() if row.formats)
 
