@@ -113,10 +113,8 @@ def weights_folder(given: str | Path | None = None) -> Path | None:
         return None
     folder = Path(value).expanduser()
     if not folder.is_dir():
-        origin = "--metric-weights" if given is not None else ENVIRONMENT_VARIABLE
-        raise InputError(
-            f"{origin} names no folder", where=folder, remedy="name the folder that holds the weight files"
-        )
+        what = "no such folder of weights" if given is not None else f"{ENVIRONMENT_VARIABLE} names no folder"
+        raise InputError(what, where=folder, remedy="name the folder that holds the weight files")
     return folder
 
 

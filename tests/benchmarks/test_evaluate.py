@@ -327,7 +327,9 @@ def test_refusals_say_what_where_and_the_remedy(
     tiny_student_folder: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tiny_student_folder
-    assert "--metric-weights" in refused(capsys, model, "--reference", world, "--metric-weights", tmp_path / "absent")
+    assert "no such folder of weights" in refused(
+        capsys, model, "--reference", world, "--metric-weights", tmp_path / "absent"
+    )
     assert "absent" in refused(capsys, model, "--reference", tmp_path / "absent")
     bare = tmp_path / "bare"
     shutil.copytree(world, bare)

@@ -389,7 +389,7 @@ def test_a_handful_of_pictures_is_enough_and_licences_add_up(
     assert "name" not in info
     # Text encoders are trained on attribute columns only: without them a teacher cannot start from nothing.
     assert run(["teacher", "train", "--data", str(data), "--out", str(tmp_path / "new")]) == 2
-    assert "--init" in capfd.readouterr().err and not (tmp_path / "new").exists()
+    assert "start from one (init)" in capfd.readouterr().err and not (tmp_path / "new").exists()
 
 
 def test_a_pool_of_another_seed_is_of_other_noise() -> None:
