@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from genin.benchmarks.benchmarking import BenchOptions, bench
     from genin.benchmarks.comparison import CompareOptions, compare
     from genin.benchmarks.evaluation import EvaluateOptions, evaluate
+    from genin.benchmarks.grids import Grid
 
-__all__ = ["BenchOptions", "CompareOptions", "EvaluateOptions", "bench", "compare", "evaluate"]
+__all__ = ["BenchOptions", "CompareOptions", "EvaluateOptions", "Grid", "bench", "compare", "evaluate"]
 
 _HOME = {
     "BenchOptions": "benchmarking",
     "CompareOptions": "comparison",
     "EvaluateOptions": "evaluation",
+    "Grid": "grids",
     "bench": "benchmarking",
     "compare": "comparison",
     "evaluate": "evaluation",

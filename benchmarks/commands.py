@@ -80,8 +80,7 @@ SPLIT_OPTION = click.option(
 )
 @click.option("--metric-weights", type=FOLDER, help="Folder searched first for the metrics' weights.")
 @json_option
-@click.pass_context
-def evaluate_command(ctx: click.Context, /, subject: str, as_json: bool, **options: Any) -> None:
+def evaluate_command(subject: str, as_json: bool, **options: Any) -> None:
     """Measure the picture quality of a model, a bundle or a folder of pictures against a reference.
 
     Prints FD, KID, attribute accuracy, precision, recall and diversity; with --against also paired LPIPS and the ratio
@@ -89,7 +88,7 @@ def evaluate_command(ctx: click.Context, /, subject: str, as_json: bool, **optio
     """
     from genin.benchmarks.evaluation import EvaluateOptions, evaluate
 
-    result = evaluate(subject, EvaluateOptions(**options), names=ctx.obj)
+    result = evaluate(subject, EvaluateOptions(**options))
     if result is not None:  # None in the other processes of a torchrun
         click.echo(json.dumps(result) if as_json else evaluation_text(result))
 
@@ -155,8 +154,7 @@ def evaluation_text(result: dict[str, Any]) -> str:
 @click.option("--metric-weights", type=FOLDER, help="Folder searched first for the metrics' weights.")
 @click.option("--report", type=FOLDER, help="Write one self-contained HTML page.")
 @json_option
-@click.pass_context
-def bench_command(ctx: click.Context, /, models: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def bench_command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Measure latency, start, memory, size and quality of models and bundles, side by side.
 
     Model folders run on PyTorch, bundles on every runtime and precision they have. Name the teacher too, to see how
@@ -167,7 +165,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], as_json: bool,
 
     for name in ("runtimes", "precisions", "steps"):
         options[name] = flatten(options[name])
-    results = bench(models, BenchOptions(**options), names=ctx.obj)
+    results = bench(models, BenchOptions(**options))
     if as_json:
         click.echo(json.dumps(results))
         return
@@ -209,12 +207,11 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], as_json: bool,
 @threads_option
 @click.option("--out", type=FOLDER, required=True, help="PNG file to write.")
 @json_option
-@click.pass_context
-def compare_command(ctx: click.Context, /, models: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
+def compare_command(models: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Show models side by side: one row per model, one column per prompt, the same seeds."""
     from genin.benchmarks.comparison import CompareOptions, compare
 
-    grid = compare(models, out, CompareOptions(**options), names=ctx.obj)
+    grid = compare(models, out, CompareOptions(**options))
     if as_json:
         labels, prompts = [row.label for row in grid.rows[-len(models) :]], list(grid.captions)
         click.echo(json.dumps({"out": str(out), "models": labels, "prompts": prompts, "seed": options["seed"]}))

@@ -2,7 +2,7 @@
 
     from genin.benchmarks import CompareOptions, compare
 
-    compare(["builtin:teacher", "student.genin"], Path("sheet.png"), CompareOptions(seed=7))
+    compare(["builtin:teacher", "student.genin"], "sheet.png", CompareOptions(seed=7))
 
 Not here: the sheet (`report.compare`), the command (`commands`).
 """
@@ -16,14 +16,16 @@ from typing import Literal
 
 from genin.benchmarks.contenders import contenders, device_of, reference_folder, refuse_device_without_folders
 from genin.benchmarks.grids import Grid
-from genin.benchmarks.prompts import DEFAULT_PROMPTS, read_prompts
+from genin.benchmarks.prompts import prompts_of
 from genin.benchmarks.quality.sampling import MAX_SEED
 from genin.benchmarks.quality.subjects import Sampling
 from genin.benchmarks.report.compare import SheetModel, draw_grid, save_sheet, true_row
+from genin.dataset.splits import check_split
 from genin.files import claim_output
+from genin.runtimes.arguments import local_path, settle, whole
 from genin.runtimes.errors import InputError
-from genin.runtimes.names import Names, names_or_installed
-from genin.runtimes.vocabulary import AUTO, check_choice, check_device, check_whole
+from genin.runtimes.names import installed_names
+from genin.runtimes.vocabulary import AUTO, RUNTIMES, check_choice, check_device, check_text
 
 LAYOUTS = ("rows", "blocks")
 
@@ -56,35 +58,33 @@ class CompareOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check_whole(self.count, "count")
-        check_whole(self.steps, "steps")
-        check_whole(self.seed, "seed", 0, MAX_SEED)
+        settle(self, **{name: whole(getattr(self, name), name) for name in ("count", "steps")})
+        settle(self, seed=whole(self.seed, "seed", 0, MAX_SEED))
         check_choice(self.layout, LAYOUTS, "layout")
+        check_choice(self.runtime, (AUTO, *RUNTIMES), "runtime")
+        check_text(self.precision, "precision")
+        check_split(self.split)
         check_device(self.device)
         if self.reference is None and self.split is not None:
-            raise InputError("--split is of a reference", remedy="name one (--reference), or leave it out")
+            raise InputError("a split is a part of a reference", remedy="name the reference, or leave the split out")
         if self.prompts is not None and self.reference is not None:
-            raise InputError("--prompts and --reference both say what to draw", remedy="leave one of them out")
+            raise InputError("prompts and a reference both say what to draw", remedy="leave one of them out")
 
 
-def compare(
-    models: Sequence[str | Path], out: str | Path, options: CompareOptions | None = None, *, names: Names | None = None
-) -> Grid:
+def compare(models: str | Path | Sequence[str | Path], out: str | Path, options: CompareOptions | None = None) -> Grid:
     """Draw the same prompts from the same seeds with every model, and write one sheet.
 
     Args:
-        models: built-in names, model folders, bundles or hub names; one row each.
+        models: built-in names, model folders, bundles, hub names, one or several; one row each.
         out: the PNG file to write.
         options: what to draw, and how.
-        names: what names mean; None is those of this installation.
 
     Returns: the pictures, N×H×W×3 uint8 per row, with the captions.
     Errors: InputError for names, paths and options that are wrong.
     """
-    options, names, out = options or CompareOptions(), names_or_installed(names), Path(out)
+    options, names, out = options or CompareOptions(), installed_names(), local_path(out, "out")
+    texts: Sequence[str] = prompts_of(options.prompts)
     claim_output(out, ".png")
-    prompts = DEFAULT_PROMPTS if options.prompts is None else options.prompts
-    texts = list(read_prompts(Path(prompts)) if isinstance(prompts, str | Path) else prompts)
     chosen, true = contenders(names, models, options.runtime, options.precision), None
     refuse_device_without_folders(options.device, chosen)
     if options.reference is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from genin.benchmarks.model_facts import read_facts
 from genin.benchmarks.quality.subjects import is_model
+from genin.runtimes.arguments import several
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import is_model_folder
 from genin.runtimes.names import BUILTIN_WORLD, Names
@@ -27,13 +28,13 @@ class Contender:
 
 
 def contenders(
-    names: Names, models: Sequence[str | Path], runtime: str | None = None, precision: str | None = None
+    names: Names, models: str | Path | Sequence[str | Path], runtime: str | None = None, precision: str | None = None
 ) -> list[Contender]:
     """The named models with their local paths; labels are what the user wrote, shortened to the last part of a path.
     `runtime` and `precision` say which graphs of a bundle on the hub are downloaded (`Names.model`)."""
-    written = [str(model) for model in models]
+    written = [str(model) for model in several(models)]
     if not written:
-        raise InputError("no model is named", remedy="give at least one")
+        raise InputError("no model is given", remedy="give at least one")
     short = [name if name.startswith("builtin:") else Path(name).name or name for name in written]
     labels = [label if short.count(label) == 1 else name for label, name in zip(short, written, strict=True)]
     paths = [names.model(name, runtime, precision) for name in written]

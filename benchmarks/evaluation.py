@@ -1,5 +1,6 @@
 """Evaluate a model by name, as `genin evaluate` does: options checked, names resolved, the work divided among processes.
 
+    from genin.benchmarks import EvaluateOptions, evaluate
 
     result = evaluate("student.genin", EvaluateOptions(reference="builtin:world", samples=1000))
     print(result["fd_world"], result["notes"])
@@ -21,11 +22,16 @@ from genin.benchmarks.quality.shares import evaluate_in_shares
 from genin.benchmarks.quality.statistics_file import FILE_NAME
 from genin.benchmarks.quality.subjects import Sampling
 from genin.benchmarks.speed.machine import usable_cores
+from genin.dataset.splits import check_split
 from genin.files import claim_output
 from genin.processes import main_process_first, processes_here, several
+from genin.runtimes.arguments import local_path, number, settle, whole
 from genin.runtimes.errors import InputError
-from genin.runtimes.names import BUILTIN_WORLD, Names, names_or_installed
-from genin.runtimes.vocabulary import AUTO, check_device, check_whole
+from genin.runtimes.names import BUILTIN_WORLD, Names, installed_names
+from genin.runtimes.threads import check_threads
+from genin.runtimes.vocabulary import AUTO, RUNTIMES, check_choice, check_device, check_text
+
+PATHS = ("save_images", "save_statistics", "metric_weights")
 
 
 @dataclass(frozen=True)
@@ -63,44 +69,55 @@ class EvaluateOptions:
     batch_size: int = DEFAULT_BATCH_SIZE
     against: str | Path | None = None
     against_steps: int | None = None
-    save_images: Path | None = None
-    save_statistics: Path | None = None
+    save_images: str | Path | None = None
+    save_statistics: str | Path | None = None
     floor: bool = False
-    metric_weights: Path | None = None
+    metric_weights: str | Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("samples", "steps", "threads", "batch_size", "against_steps"):
-            check_whole(getattr(self, name), name)
-        check_whole(self.seed, "seed", 0, MAX_SEED)
+        settle(
+            self,
+            seed=whole(self.seed, "seed", 0, MAX_SEED),
+            guidance_scale=number(self.guidance_scale, "guidance_scale"),
+            threads=check_threads(self.threads),
+            **{name: whole(getattr(self, name), name) for name in ("samples", "steps", "batch_size", "against_steps")},
+            **{name: local_path(getattr(self, name), name) for name in PATHS},
+        )
+        check_choice(self.runtime, (AUTO, *RUNTIMES), "runtime")
+        check_text(self.precision, "precision")
+        check_split(self.split)
         check_device(self.device)
         if self.floor and self.save_images is not None:
-            raise InputError("--floor draws no samples to save", remedy="leave out --save-images")
+            raise InputError(
+                "the floor needs no drawing, which leaves no pictures to save",
+                remedy="leave one of the two out",
+            )
 
 
-def evaluate(
-    model: str | Path, options: EvaluateOptions | None = None, *, names: Names | None = None
-) -> dict[str, Any] | None:
+def evaluate(model: str | Path, options: EvaluateOptions | None = None) -> dict[str, Any] | None:
     """Measure the picture quality of a model, a bundle or a folder of pictures against a reference.
 
     Args:
         model: a built-in name, a model folder, a bundle, a hub name, or a folder of pictures.
         options: what to compare with, and how.
-        names: what names mean; None is those of this installation.
 
     Returns: the object that `genin evaluate --json` prints (docs/benchmarks.md has the keys); a figure that is unavailable is None
         and has its reason in `notes`. Under `torchrun`, None in all processes but the first.
     Errors: InputError for names, paths and options that are wrong; MissingExtraError for a runtime that is not installed.
     """
-    options, names, model = options or EvaluateOptions(), names_or_installed(names), str(model)
+    options, names, model = options or EvaluateOptions(), installed_names(), str(model)
+    images, statistics = (local_path(getattr(options, name), name) for name in ("save_images", "save_statistics"))
     if options.reference is None and not model.startswith("builtin:"):
-        raise InputError("--reference is missing", remedy=f"give the pictures to compare with, or {BUILTIN_WORLD}")
-    if options.save_statistics is not None:
-        _claim_statistics(options.save_statistics)
+        raise InputError(
+            "the reference is missing", remedy=f"name a dataset folder to compare with, or {BUILTIN_WORLD}"
+        )
+    if statistics is not None:
+        _claim_statistics(statistics)
     with main_process_first():  # so that downloads and renders happen once
         path = names.model(model, options.runtime, options.precision)
         against = None if options.against is None else _against(names.model(str(options.against)), options)
         evaluator = _evaluator(path, options, names)
-    save = SaveTo(options.save_images, options.save_statistics)
+    save = SaveTo(images, statistics)
     if several():
         return evaluate_in_shares(evaluator, path, _sampling(options), against=against, save=save, floor=options.floor)
     return evaluator.evaluate(path, _sampling(options), against=against, save=save, floor=options.floor)
@@ -110,7 +127,7 @@ def _evaluator(path: Path, options: EvaluateOptions, names: Names) -> Evaluator:
     reference = str(options.reference or BUILTIN_WORLD)
     return Evaluator(
         reference_folder(names, reference, options.samples, path, options.split),
-        load_suite(options.metric_weights, names.classifier()),
+        load_suite(local_path(options.metric_weights, "metric_weights"), names.classifier()),
         samples=options.samples,
         seed=options.seed,
         reference_name=reference,
@@ -137,12 +154,10 @@ def _against(path: Path, options: EvaluateOptions) -> Against:
 
 def _threads(options: EvaluateOptions) -> int | None:
     """Threads of the engine; of several processes on one machine each takes its share of the cores."""
-
     if options.threads is None and several():
         return max(1, usable_cores() // processes_here())
     return options.threads
 
 
 def _claim_statistics(target: Path) -> None:
-
     claim_output(target if target.suffix == ".safetensors" else target / FILE_NAME)

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
 
 DEFAULT_PROMPTS = (
@@ -19,6 +21,19 @@ DEFAULT_PROMPTS = (
     "a sad ninja with a teal bob, a yellow headband and a red outfit, guarding with a sword at a shrine in the mist",
     "a surprised ninja with pink twintails, a purple headband and a green outfit, waving by a waterfall at noon",
 )
+NO_FILE = "name a text file with one prompt per line (in Python, prompts themselves are given as a list)"
+
+
+def prompts_of(given: str | Path | Sequence[str] | None) -> tuple[str, ...]:
+    """The prompts of a file, those of a sequence, or the built-in ones for None. Errors: InputError if there is none."""
+    if given is None:
+        return DEFAULT_PROMPTS
+    if isinstance(given, str | Path):
+        return tuple(read_prompts(local_path(given, "prompts")))
+    texts = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"prompts must be a file or a list of texts, at least one; got {given!r}")
+    return texts
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -26,7 +41,7 @@ def read_prompts(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except FileNotFoundError as error:
-        raise InputError("no such file of prompts", where=path, remedy="one prompt per line") from error
+        raise InputError("no such file of prompts", where=path, remedy=NO_FILE) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("the prompts cannot be read as text", where=path, remedy="one prompt per line") from error
     prompts = [_text(line, path, number) for number, line in enumerate(lines, 1)] if path.suffix == ".jsonl" else lines

@@ -24,7 +24,8 @@ import click
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_model_index
-from genin.runtimes.options import model_path, threads_option
+from genin.runtimes.names import installed_names
+from genin.runtimes.options import threads_option
 
 if TYPE_CHECKING:
     from genin.distill.loop.run_folder import RunOptions
@@ -95,9 +96,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--data", required=True, help="Dataset folder, or builtin:world.")
 @click.option("--init", help="Start from this teacher's weights, and keep its text encoder (folder or built-in name).")
 @training_options
-@click.pass_context
 def teacher_train_command(
-    ctx: click.Context,
     data: str,
     init: str | None,
     options: TrainingOptions,
@@ -111,7 +110,7 @@ def teacher_train_command(
 
     recipe, started = options.recipe(), time.perf_counter()
     with _output(options.out, options.resume) as target:
-        start = None if init is None else model_path(ctx.obj, init)
+        start = None if init is None else installed_names().model(init)
         train_teacher(_source(data), target, recipe, options.run, init=start)
     _report({"out": str(target), "seconds": round(time.perf_counter() - started, 1)}, options.as_json)
 
@@ -129,9 +128,7 @@ def teacher_train_command(
 )
 @click.option("--prompts", type=FILE, help="Text file of the prompts that the grids of samples show, one per line.")
 @training_options
-@click.pass_context
 def teacher_finetune_command(
-    ctx: click.Context,
     data: str,
     base: str,
     lora_rank: int | None,
@@ -153,7 +150,7 @@ def teacher_finetune_command(
         shown = dataclasses.replace(recipe.finetune, validation_prompts=tuple(read_prompts(prompts)))
         recipe = dataclasses.replace(recipe, finetune=shown)
     with _output(options.out, options.resume) as target:
-        tuned = Base(model_path(ctx.obj, base), [lora_of(lora) for lora in loras])
+        tuned = Base(installed_names().model(base), [lora_of(lora) for lora in loras])
         finetune_teacher(tuned, _source(data), target, recipe, options.run, lora_rank=lora_rank)
     _report({"out": str(target), "base": base, "seconds": round(time.perf_counter() - started, 1)}, options.as_json)
 
@@ -163,17 +160,14 @@ def teacher_finetune_command(
 @click.option("--lora", "loras", multiple=True, required=True, help="FILE or FOLDER, :SCALE. Repeatable.")
 @click.option("--out", type=FILE, help="Model folder to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
-@click.pass_context
-def teacher_merge_command(
-    ctx: click.Context, base: str, loras: tuple[str, ...], out: Path | None, as_json: bool
-) -> None:
+def teacher_merge_command(base: str, loras: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Merge LoRAs into the teacher BASE (folder, hub name or built-in name): diffusers' and kohya's .safetensors."""
     from genin.distill.models.lora import lora_of
     from genin.distill.teacher.finetune import Base, merge_teacher
 
     chosen = [lora_of(lora) for lora in loras]
     with _output(out, resume=False) as target:
-        merge_teacher(Base(model_path(ctx.obj, base), chosen), target)
+        merge_teacher(Base(installed_names().model(base), chosen), target)
     _report({"out": str(target), "base": base, "merged": ", ".join(map(str, chosen))}, as_json)
 
 
@@ -190,9 +184,7 @@ def teacher_merge_command(
     "--dry-run", is_flag=True, help="Only estimate parameters, multiply-adds, memory and operations of each phase."
 )
 @training_options
-@click.pass_context
 def distill_command(
-    ctx: click.Context,
     teacher: str,
     data: str | None,
     student_name: str | None,
@@ -212,7 +204,7 @@ def distill_command(
     if student_name is not None:
         recipe = dataclasses.replace(recipe, student=StudentRecipe(name=student_name))
     pruning = pruning_of(recipe.student)
-    path = model_path(ctx.obj, teacher)
+    path = installed_names().model(teacher)
     if dry_run:
         if init is not None:
             raise InputError("--dry-run estimates a preset; --init has no effect on it", remedy="leave one of them out")
@@ -225,7 +217,7 @@ def distill_command(
 
     started = time.perf_counter()
     with _output(options.out, options.resume) as target:
-        start = None if init is None else model_path(ctx.obj, init)
+        start = None if init is None else installed_names().model(init)
         done = distill(path, _source(data), target, recipe, options.run, init=start)
     facts = {"out": str(target), "teacher": teacher, "images_seen": done.images_seen}
     _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, options.as_json)

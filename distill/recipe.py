@@ -34,6 +34,7 @@ from genin.distill.recipe_fields import (
     section,
 )
 from genin.distill.recipe_yaml import read_yaml, write_yaml
+from genin.runtimes.arguments import local_path
 
 Precision = Literal["bf16", "no"]
 Timestep = Annotated[int, Strict(), Field(ge=1, le=1000)]
@@ -389,7 +390,7 @@ def load_recipe(path: str | Path | None) -> Recipe:
     """The recipe in a YAML file, or the defaults. Errors: InputError naming key, value, line and what is allowed there."""
     if path is None:
         return Recipe()
-    file = read_yaml(Path(path))
+    file = read_yaml(local_path(path, "the recipe"))
     try:
         return TypeAdapter(Recipe).validate_python(file.data)
     except ValidationError as error:

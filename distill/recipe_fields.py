@@ -136,7 +136,13 @@ def _requirement(error_type: str, allowed: Mapping[str, Any]) -> str | None:
     if "minimum" not in limits:
         return None
     low, high = limits["minimum"], limits.get("maximum")
-    return f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+    low, high = (None if limit is None else _plain(limit) for limit in (low, high))
+    return f"at least {low}" if high is None else f"from {low} to {high}"
+
+
+def _plain(limit: float) -> str:
+    """Without an exponent where it is a whole number: 1,000,000,000 in the place of 1e+09."""
+    return f"{int(limit):,}" if limit == int(limit) else f"{limit:g}"
 
 
 def _nearest(value: Any, choices: Sequence[str]) -> str | None:

@@ -16,7 +16,8 @@ import click
 from genin.export.precision_plan import WEIGHTS
 from genin.files import claim_output, write_text
 from genin.runtimes.errors import InputError
-from genin.runtimes.options import Bytes, CommaChoice, flatten, json_option, model_path, threads_option
+from genin.runtimes.names import installed_names
+from genin.runtimes.options import Bytes, CommaChoice, flatten, json_option, threads_option
 from genin.runtimes.vocabulary import FORMATS, MORE_PRECISIONS, PRECISIONS
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ if TYPE_CHECKING:
 @click.option("--any-size", is_flag=True, help="Leave height and width free in ONNX and OpenVINO.")
 @threads_option
 @json_option
-@click.pass_context
-def export_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, **options: Any) -> None:
+def export_command(model: str, out: Path, as_json: bool, **options: Any) -> None:
     """Export MODEL, a diffusers model folder, to a bundle of ONNX, OpenVINO and Core ML graphs.
 
     Every graph is measured against PyTorch before the bundle appears: at least 90 dB for fp32, 60 for fp16, 40 for int8, or there
@@ -73,7 +73,7 @@ def export_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, 
 
     options["formats"] = flatten(options["formats"])
     options["precisions"] = flatten(options["precisions"]) or None
-    result = export(model, out, ExportOptions(**options), names=ctx.obj)
+    result = export(model, out, ExportOptions(**options))
     for format, reason in result.skipped.items():
         click.echo(f"genin: {format} is left out: {reason}", err=True)
     for graph in result.manifest.graphs:
@@ -114,8 +114,7 @@ def export_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, 
 @click.option("--plot", type=click.Path(path_type=Path), help="Plot every layer's sensitivity to FILE.png.")
 @threads_option
 @json_option
-@click.pass_context
-def plan_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, **options: Any) -> None:
+def plan_command(model: str, out: Path, as_json: bool, **options: Any) -> None:
     """Measure each layer's sensitivity to quantisation, and write the precision plan that export --plan applies.
 
     Layers are measured one at a time, on what the student's networks are given as it draws. The plan is the smallest whose pictures
@@ -126,7 +125,7 @@ def plan_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, **
 
     claim_output(out, ".json")
     options["weights"] = flatten(options["weights"])
-    plan = make_plan(model, PlanOptions(**options), names=ctx.obj)
+    plan = make_plan(model, PlanOptions(**options))
     write_text(out, plan.to_json())
     notes = plan.notes
     if as_json:
@@ -145,8 +144,7 @@ def plan_command(ctx: click.Context, /, model: str, out: Path, as_json: bool, **
 @click.argument("bundle")
 @click.option("--against", metavar="MODEL", help="Take the reference from this model's PyTorch networks instead.")
 @json_option
-@click.pass_context
-def verify_command(ctx: click.Context, bundle: str, against: str | None, as_json: bool) -> int:
+def verify_command(bundle: str, against: str | None, as_json: bool) -> int:
     """Check BUNDLE: its schema, the hash of every file, and the parity of every graph that can run here.
 
     The reference is the bundle's golden files, PyTorch's own outputs, so PyTorch is not needed. Exit code 1 if anything
@@ -154,8 +152,8 @@ def verify_command(ctx: click.Context, bundle: str, against: str | None, as_json
     """
     from genin.export.checks.verify import verify_bundle
 
-    model = None if against is None else model_path(ctx.obj, against)
-    report = verify_bundle(model_path(ctx.obj, bundle, runtime=None), against=model)
+    model = None if against is None else installed_names().model(against)
+    report = verify_bundle(installed_names().model(bundle, runtime=None), against=model)
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:
@@ -177,12 +175,11 @@ def verify_command(ctx: click.Context, bundle: str, against: str | None, as_json
 @click.command("inspect", epilog="Example: genin inspect builtin:student --json")
 @click.argument("model")
 @json_option
-@click.pass_context
-def inspect_command(ctx: click.Context, model: str, as_json: bool) -> None:
+def inspect_command(model: str, as_json: bool) -> None:
     """Show what MODEL, a bundle or a model folder, consists of: parameters, multiply-adds, sizes, licence, provenance."""
     from genin.export.inspection import inspect_path
 
-    facts = inspect_path(model_path(ctx.obj, model))
+    facts = inspect_path(installed_names().model(model))
     if as_json:
         click.echo(json.dumps(facts))
         return

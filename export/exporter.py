@@ -2,7 +2,7 @@
 
     from genin.export import ExportOptions, export
 
-    result = export("runs/student", "student.genin", ExportOptions(formats=("onnx",), precisions=("fp16",)))
+    result = export("runs/student", "student.genin", ExportOptions(formats="onnx", precisions="fp16"))
     print(result.manifest.graphs[0].parity)
 
 The bundle is assembled in a hidden folder beside `out` and appears by one rename when all of it is good: no graph below its
@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING
 from genin.export.conversion import FULL, disk_full
 from genin.export.converters.formats import formats_of_single, missing_package
 from genin.export.precision_plan import Plan, check_name, read_plan, uniform
-from genin.export.shapes import Shapes
+from genin.export.shapes import MAX_BATCH, Shapes
+from genin.runtimes.arguments import local_path, settle, several, whole
 from genin.runtimes.bundle import SUFFIX, pack
 from genin.runtimes.errors import InputError
 from genin.runtimes.manifest import Manifest
-from genin.runtimes.names import Names, names_or_installed
+from genin.runtimes.names import installed_names
 from genin.runtimes.progress import progress
-from genin.runtimes.vocabulary import FORMATS, MORE_PRECISIONS, PRECISIONS, check_choice, check_whole
+from genin.runtimes.vocabulary import FORMATS, MORE_PRECISIONS, PRECISIONS, check_choice
 
 if TYPE_CHECKING:
     from genin.export.assembly import Job
@@ -39,7 +40,7 @@ NO_BUNDLES = (".onnx", ".xml", ".mlpackage", ".zip", ".tar", ".gz")  # suffixes 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `export` writes; the defaults are those of `genin export`.
+    """What `export` writes; the defaults are those of `genin export`. One value may stand where several are taken.
 
     Attributes:
         formats: `onnx`, `openvino`, `coreml`. One whose packages are not installed is left out and named in the result.
@@ -51,33 +52,36 @@ class ExportOptions:
         any_size: leave the size of pictures free, in ONNX and OpenVINO.
     """
 
-    formats: Sequence[str] = FORMATS
-    precisions: Sequence[str] | None = None
-    plans: Sequence[Plan | Path] = ()
-    single_graphs: Sequence[int] = ()
+    formats: str | Sequence[str] = FORMATS
+    precisions: str | Sequence[str] | None = None
+    plans: Plan | str | Path | Sequence[Plan | str | Path] = ()
+    single_graphs: int | Sequence[int] = ()
     batch: int | None = None
     any_size: bool = False
 
     def __post_init__(self) -> None:
-        for format in self.formats:
-            check_choice(format, FORMATS, "format")
-        for precision in self.precisions or ():
-            check_choice(precision, (*PRECISIONS, *MORE_PRECISIONS), "precision")
-        for steps in self.single_graphs:
-            check_whole(steps, "number of steps")
-        self.shapes()
+        every = (*PRECISIONS, *MORE_PRECISIONS)
+        wanted = None if self.precisions is None else several(self.precisions)
+        settle(
+            self,
+            formats=tuple(check_choice(format, FORMATS, "format") for format in several(self.formats)),
+            precisions=None if wanted is None else tuple(check_choice(one, every, "precision") for one in wanted),
+            plans=tuple(plan if isinstance(plan, Plan) else local_path(plan, "a plan") for plan in several(self.plans)),
+            single_graphs=tuple(whole(steps, "a single graph's steps") for steps in several(self.single_graphs)),
+            batch=whole(self.batch, "batch", 1, MAX_BATCH),
+        )
 
     def shapes(self) -> Shapes:
-        """Batch and size of the graphs. Errors: InputError for a batch out of range."""
+        """Batch and size of the graphs."""
         return Shapes(self.batch, self.any_size)
 
     def all_plans(self) -> list[Plan]:
         """The precisions as plans, and the plans beside them. Errors: InputError for a file that is not a plan, or two precisions
         of one name."""
-        plans = [read_plan(plan) if isinstance(plan, Path) else plan for plan in self.plans]
+        plans = [plan if isinstance(plan, Plan) else read_plan(Path(plan)) for plan in several(self.plans)]
         for plan in plans:
             check_name(plan.name)
-        wanted = (() if plans else PRECISIONS) if self.precisions is None else self.precisions
+        wanted = (() if plans else PRECISIONS) if self.precisions is None else several(self.precisions)
         ordered = [*(uniform(name) for name in (*PRECISIONS, *MORE_PRECISIONS) if name in wanted), *plans]
         names = [plan.name for plan in ordered]
         if twice := {name for name in names if names.count(name) > 1}:
@@ -94,29 +98,26 @@ class ExportResult:
     skipped: Mapping[str, str]
 
 
-def export(
-    model: str | Path, out: str | Path, options: ExportOptions | None = None, *, names: Names | None = None
-) -> ExportResult:
+def export(model: str | Path, out: str | Path, options: ExportOptions | None = None) -> ExportResult:
     """Export a model folder to a bundle folder, or to one file if `out` ends in `.genin`.
 
     Args:
         model: a model folder, a built-in name of one, or a hub name.
         out: the bundle to write; it must not exist.
         options: formats, precisions, shapes.
-        names: what names mean; None is those of this installation.
 
     Returns: the bundle's path and manifest, and what was left out.
     Errors: InputError for an unusable model or an `out` that exists, MissingExtraError if no format can be made here, GeninError if
         a graph is below its parity floor, or pictures differ by more than 8-bit activations and palettes may.
     """
-    options, out = options or ExportOptions(), Path(out)
+    options, out = options or ExportOptions(), local_path(out, "out")
     plans = options.all_plans()
-    usable, skipped = usable_formats(options.formats)
+    usable, skipped = usable_formats(several(options.formats))
     _check_use(options, usable)
     _check_out(out)
     if not (options.formats and plans):
         raise InputError("nothing to export", remedy="name a format and a precision")
-    source = names_or_installed(names).model(str(model))
+    source = installed_names().model(str(model))
     from genin.export.assembly import Job
 
     try:
@@ -125,7 +126,7 @@ def export(
     except OSError as error:
         raise InputError(f"cannot write here ({error.strerror})", where=out, remedy="name another place") from error
     try:
-        steps = tuple(dict.fromkeys(options.single_graphs))
+        steps = tuple(dict.fromkeys(several(options.single_graphs)))
         job = Job(source, partial, out.name, usable, plans, steps, options.shapes())
         return ExportResult(out, _write(job, out), skipped)
     except OSError as error:
@@ -155,16 +156,18 @@ def _write(job: Job, out: Path) -> Manifest:
 def _check_use(options: ExportOptions, usable: Sequence[str]) -> None:
     """Errors: InputError for an option that none of the formats supports."""
     free = formats_of_single(usable)  # these also have free shapes
-    for wanted, option in ((options.single_graphs, "--single-graph"), (options.any_size, "--any-size")):
+    for wanted, what in ((options.single_graphs, "a single graph"), (options.any_size, "a free size")):
         if wanted and not free:
-            raise InputError(f"{option} has no effect on {', '.join(usable)}", remedy="export onnx or openvino, too")
+            raise InputError(f"{what} is not available in {', '.join(usable)}", remedy="export onnx or openvino, too")
     if options.batch and "onnx" not in usable:
-        raise InputError(f"--batch has no effect on {', '.join(usable)}", remedy="leave it out, or export onnx, too")
+        raise InputError(
+            f"a fixed batch has no effect on {', '.join(usable)}", remedy="leave it out, or export onnx, too"
+        )
 
 
 def _check_out(out: Path) -> None:
     if out.exists():
-        raise InputError("the output exists already", where=out, remedy="name a new one, or remove it")
+        raise InputError("the output already exists", where=out, remedy="name a new one, or remove it")
     if out.suffix.lower() in NO_BUNDLES:
         raise InputError("a bundle is a folder or one .genin file", where=out, remedy=f"name it {out.stem}{SUFFIX}")
 

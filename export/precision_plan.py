@@ -129,7 +129,7 @@ def read_plan(path: Path) -> Plan:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError("no such plan", where=path, remedy="make one: genin plan MODEL --out PLAN.json") from error
+        raise InputError("no such plan", where=path, remedy="make one with `genin plan`") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"the plan is not valid JSON ({error})", where=path) from error
     if not isinstance(data, dict) or data.get("genin_plan") != PLAN:
@@ -168,7 +168,7 @@ def check_layers(plan: Plan, component: str, network: Any) -> None:
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         what = f"the plan '{plan.name}' names a layer that the {component} lacks: {unknown[0]}{more}"
-        raise InputError(what, remedy="make the plan from this model: genin plan MODEL --out PLAN.json")
+        raise InputError(what, remedy="make the plan from this model, with `genin plan`")
 
 
 _KINDS: Mapping[str, type] = {"name": str, "layers": dict, "notes": dict}

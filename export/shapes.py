@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genin.runtimes.errors import InputError
-
 MAX_BATCH = 64
 
 
@@ -15,10 +13,6 @@ class Shapes:
 
     batch: int | None = None
     any_size: bool = False
-
-    def __post_init__(self) -> None:
-        if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
-            raise InputError(f"a batch of {self.batch} is outside 1 … {MAX_BATCH}")
 
 
 ANY_BATCH = Shapes()

@@ -53,14 +53,13 @@ from genin.runtimes.vocabulary import AUTO
     "--out", type=click.Path(path_type=Path), help="PNG file, or an existing folder. [default: named after the prompt]"
 )
 @json_option
-@click.pass_context
-def generate_command(context: click.Context, /, prompt: str, as_json: bool, **options: Any) -> None:
+def generate_command(prompt: str, as_json: bool, **options: Any) -> None:
     """Draw a picture of PROMPT.
 
     The same prompt, seed and steps give the same picture on every runtime. Prints the path of each picture.
     """
     written = (lambda _: None) if as_json else click.echo
-    report = generate(prompt, GenerateOptions(**options), names=context.obj, written=written)
+    report = generate(prompt, GenerateOptions(**options), written=written)
     for note in report["notes"]:
         click.echo(f"genin: {note}", err=True)
     if as_json:

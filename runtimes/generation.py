@@ -2,7 +2,7 @@
 
     from genin.runtimes.generation import GenerateOptions, generate
 
-    report = generate("a ninja", GenerateOptions(seed=7, count=4, out=Path("ninjas")))
+    report = generate("a ninja", GenerateOptions(seed=7, count=4, out="ninjas"))
     print(report["images"])
 
 For pictures in memory, `genin.load(…)(prompt)` is shorter. Not here: drawing (`pipeline`), the command (`commands`).
@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genin.runtimes.arguments import local_path, settle, whole
 from genin.runtimes.files import claim_output
-from genin.runtimes.names import Names, names_or_installed
+from genin.runtimes.names import installed_names
 from genin.runtimes.noise import MODES, check_seed
 from genin.runtimes.threads import check_threads
-from genin.runtimes.vocabulary import AUTO, check_choice, check_device, check_whole
+from genin.runtimes.vocabulary import AUTO, check_choice, check_device
 
 if TYPE_CHECKING:
     from genin.runtimes.pipeline import Generation, Pipeline
@@ -59,14 +60,18 @@ class GenerateOptions:
     count: int = 1
     size: tuple[int, int] | None = None
     noise: str = "philox"
-    out: Path | None = None
+    out: str | Path | None = None
 
     def __post_init__(self) -> None:
-        check_whole(self.count, "count", 1, MAX_COUNT)
-        check_whole(self.steps, "steps")
-        check_seed(self.seed)
+        settle(
+            self,
+            count=whole(self.count, "count", 1, MAX_COUNT),
+            steps=whole(self.steps, "steps"),
+            seed=check_seed(self.seed),
+            threads=check_threads(self.threads),
+            out=local_path(self.out, "out"),
+        )
         check_seed(self.seed + self.count - 1)
-        check_threads(self.threads)
         check_device(self.device)
         check_choice(self.noise, MODES, "noise mode")
 
@@ -79,7 +84,6 @@ def generate(
     prompt: str,
     options: GenerateOptions | None = None,
     *,
-    names: Names | None = None,
     written: Callable[[Path], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Draw pictures of a prompt and write each as a PNG whose text fields say how to draw it again.
@@ -87,7 +91,6 @@ def generate(
     Args:
         prompt: what to draw.
         options: which model, how many, where to.
-        names: what names mean; None is those of this installation.
         written: called with the path of every picture.
 
     Returns: the object that `genin generate --json` prints; warnings are its `notes`.
@@ -97,9 +100,10 @@ def generate(
 
     options = options or GenerateOptions()
     model, runtime, precision = str(options.model), options.runtime, options.precision
-    path = names_or_installed(names).model(model, runtime, precision)
-    new_folder = _new_folder(options.out)
-    places = output_paths(options.out, prompt, options.seeds)
+    path = installed_names().model(model, runtime, precision)
+    out = local_path(options.out, "out")
+    new_folder = _new_folder(out)
+    places = output_paths(out, prompt, options.seeds)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module=r"genin\.")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from genin.runtimes.arguments import local_path
 from genin.runtimes.bundle import TOKENIZER, Bundle, Manifest, is_bundle
 from genin.runtimes.engine import ENGINES, BundleEngine, Engine, engine_class
 from genin.runtimes.errors import InputError
@@ -35,14 +36,14 @@ def load_pipeline(
     within an operator.
     Errors: InputError (BundleError for a bundle that is refused, MissingExtraError with the line that installs).
     """
-    start, path = time.perf_counter(), Path(path)
+    start, path = time.perf_counter(), local_path(path, "the model")
     check_choice(runtime, (AUTO, *ENGINES), "runtime")
     if not isinstance(precision, str):
         raise InputError(
             f"precision {precision!r} is not a text", remedy=f"choose from {', '.join((AUTO, *PRECISIONS))}"
         )
     check_device(device)
-    check_threads(threads)
+    threads = check_threads(threads)
     if path.is_dir() and is_model_folder(path):
         pipeline = _load_folder(path, runtime, precision, threads, device)
     elif is_bundle(path):
@@ -63,7 +64,7 @@ def load_pipeline(
 
 def _load_folder(path: Path, runtime: str, precision: str, threads: int | None, device: str) -> Pipeline:
     if runtime not in (AUTO, "pytorch"):
-        remedy = f"export it to a bundle (`genin export {path} --out …`), or choose runtime pytorch"
+        remedy = "export it to a bundle (`genin export`), or choose runtime pytorch"
         raise InputError(f"runtime {runtime} runs bundles, but this is a model folder", where=path, remedy=remedy)
     if precision not in (AUTO, "fp32"):
         raise InputError(f"a model folder runs in fp32, not {precision}", where=path, remedy="leave the precision out")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, cast
 
 from genin.runtimes.vocabulary import AUTO
 
@@ -16,9 +16,8 @@ BUILTIN_WORLD = "builtin:world"
 INSTALLED = "genin.names:InstalledNames"
 
 
-@runtime_checkable
 class Names(Protocol):
-    """Resolves names; on the command line it is `click.Context.obj`."""
+    """Resolves names."""
 
     def model(self, name: str, runtime: str | None = AUTO, precision: str | None = AUTO) -> Path:
         """`builtin:…`, a path or a hub name => local folder or `.genin` file; InputError lists the nearest names.
@@ -33,9 +32,7 @@ class Names(Protocol):
         """The shipped attribute classifier, if this installation has one."""
 
 
-def names_or_installed(names: object = None) -> Names:
-    """`names` if it resolves names, else those of this installation."""
-    if isinstance(names, Names):
-        return names
+def installed_names() -> Names:
+    """The names of this installation."""
     module, _, kind = INSTALLED.partition(":")
     return cast(Names, getattr(importlib.import_module(module), kind)())

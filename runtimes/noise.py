@@ -14,12 +14,14 @@ Not here: noise between steps (shipped samplers are deterministic; `step` is in 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genin.runtimes.arguments import is_whole
 from genin.runtimes.errors import InputError
 from genin.runtimes.vocabulary import check_choice
 
@@ -140,6 +142,6 @@ def batch_normal(
 
 def check_seed(seed: Any) -> int:
     """`seed` as an int. Errors: InputError outside [0, 2⁶⁴)."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= int(seed) < SEED_LIMIT:
-        raise InputError(f"seed {seed!r} is not an integer in [0, 2**64)")
-    return int(seed)
+    if not is_whole(seed) or not 0 <= operator.index(seed) < SEED_LIMIT:
+        raise InputError(f"seed must be a whole number from 0 to 2**64 - 1; got {seed!r}")
+    return operator.index(seed)

@@ -1,24 +1,22 @@
-"""Options that several commands share: names of runtimes and precisions, lists of choices, model names.
+"""Options that several commands share: names of runtimes and precisions, lists of choices.
 
 Options that take several values take commas, repetition or both (`--format onnx,openvino --format coreml`), keep their
 order, drop repeats, and refuse an unknown value with the list of choices and the nearest one.
 
-Not here: the commands, and what `builtin:` names mean (`names`).
+Not here: the commands.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from genin.runtimes.errors import InputError
-from genin.runtimes.names import Names
 from genin.runtimes.threads import MAX_THREADS, limit_threads
-from genin.runtimes.vocabulary import AUTO, split_choices
+from genin.runtimes.vocabulary import split_choices
 
 Value = TypeVar("Value")
 
@@ -26,20 +24,6 @@ if TYPE_CHECKING:
     ListParameter = click.ParamType[tuple[str, ...]]
 else:  # generic only since click 8.3
     ListParameter = click.ParamType
-
-
-def model_path(names: object, name: str, runtime: str | None = AUTO, precision: str | None = AUTO) -> Path:
-    """The local folder or file that `name` stands for; `names` is the click context's `obj`, or None for plain paths.
-    `runtime` and `precision` say which graphs of a bundle on the hub are downloaded (`Names.model`).
-
-    Errors: InputError if nothing is there.
-    """
-    if isinstance(names, Names):
-        return names.model(name, runtime, precision)
-    path = Path(name)
-    if not path.exists():
-        raise InputError("no such model or bundle", where=name, remedy="give a folder or a .genin file")
-    return path
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ Not here: drawing (`pipeline`), what the command line calls a file (`commands`).
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
 from genin.runtimes.files import atomic_path
 from genin.runtimes.vocabulary import nearest
@@ -23,15 +24,55 @@ if TYPE_CHECKING:
 
 # Suffix => Pillow's name of the format. Only a PNG holds the settings as text fields.
 FORMATS: Mapping[str, str] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+SOFTWARE = "genin"
+
+
+# Text fields of a PNG => how each is read again. Those of `settings` are arguments of a pipeline, the others its own.
+SETTINGS: Mapping[str, Callable[[str], Any]] = {
+    "prompt": str,
+    "seed": int,
+    "steps": int,
+    "guidance_scale": float,
+    "size": lambda text: tuple(map(int, reversed(text.split("x")))),
+    "noise": str,
+}
+ORIGIN = ("model", "runtime", "precision")
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """`array` is (H, W, 3) uint8, RGB; `settings` is what draws it again: prompt, seed, steps, guidance scale, noise, model,
-    runtime and precision. numpy takes it as an array, Jupyter shows it."""
+    """A picture: `array` is (H, W, 3) uint8, RGB. `settings` are the arguments that draw it again: `pipe(**picture.settings)`.
+    `origin` says what drew it: model, runtime and precision.
+
+    numpy takes it as an array, Jupyter shows it. Two are equal if their pixels and settings are.
+    """
 
     array: NDArray[np.uint8]
-    settings: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Picture:
+        """Read a picture file; of a PNG that `save` wrote, its settings and origin, too.
+
+        Errors: InputError if there is no such picture, or its settings were damaged.
+        """
+        from PIL import Image
+
+        path = local_path(path, "the picture")
+        try:
+            with Image.open(path) as image:
+                array = np.array(image.convert("RGB"))
+                info = image.info if image.info.get("Software") == SOFTWARE else {}
+        except FileNotFoundError as error:
+            raise InputError("no such picture", where=path) from error
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InputError("this cannot be read as a picture", where=path) from error
+        try:
+            settings = {name: read(info[name]) for name, read in SETTINGS.items() if name in info}
+        except ValueError as error:
+            raise InputError("the picture's settings are damaged", where=path) from error
+        return cls(array, settings, {name: str(info[name]) for name in ORIGIN if name in info})
 
     @property
     def prompt(self) -> str:
@@ -41,14 +82,19 @@ class Picture:
     @property
     def seed(self) -> int:
         """Of its noise."""
-        return int(str(self.settings.get("seed", 0)))
+        return int(self.settings.get("seed", 0))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array: (height, width, 3)."""
+        return self.array.shape
 
     def save(self, path: str | Path) -> Path:
         """Write a PNG with the settings as text fields, a JPEG or a WebP, by the suffix; whole or not at all. Returns the path.
 
         Errors: InputError for another suffix, or if it cannot be written.
         """
-        path = Path(path)
+        path = local_path(path, "the picture")
         if path.suffix.lower() not in FORMATS:
             remedy = nearest(path.suffix, tuple(FORMATS)) if path.suffix else "let the name end in .png"
             raise InputError(f"a picture cannot be saved as '{path.suffix}'", where=path, remedy=remedy)
@@ -68,9 +114,10 @@ class Picture:
         from PIL.PngImagePlugin import PngInfo
 
         info = PngInfo()
-        info.add_text("Software", "genin")
-        for name, value in self.settings.items():
-            info.add_itxt(name, str(value))
+        info.add_text("Software", SOFTWARE)
+        for name, value in {**self.settings, **self.origin}.items():
+            # a size as pictures are named, the width first
+            info.add_itxt(name, "x".join(map(str, reversed(value))) if name == "size" else str(value))
         stream = io.BytesIO()
         options: dict[str, Any] = {"pnginfo": info} if format == "PNG" else {"quality": 95}
         self.to_pil().save(stream, format=format, **options)
@@ -81,6 +128,13 @@ class Picture:
         from PIL import Image
 
         return Image.fromarray(self.array)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Picture):
+            return NotImplemented
+        return np.array_equal(self.array, other.array) and dict(self.settings) == dict(other.settings)
+
+    __hash__ = None  # type: ignore[assignment]  # its pixels can be changed
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.array, dtype=dtype) if copy else np.asarray(self.array, dtype=dtype)

@@ -9,7 +9,7 @@ Not here: opening models and bundles (`loading`), what an engine does (`engine`)
 
 from __future__ import annotations
 
-import math
+import operator
 import sys
 import threading
 import warnings
@@ -23,6 +23,7 @@ from typing import TypedDict, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from genin.runtimes.arguments import is_whole, number, several, whole
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.engine import Array, BundleEngine, Engine
 from genin.runtimes.errors import GeninError, InputError
@@ -110,10 +111,15 @@ class Choice:
 
 
 class Pipeline:
-    """A loaded model. Made by `genin.load` or `load_pipeline`; a context manager that frees the networks.
+    """A loaded model, made by `genin.load`; a context manager that frees the networks. `pipe("a ninja", seed=7)` is a `Picture`.
 
-    `pipe("a ninja", seed=7)` is a `Picture`. Attributes: `name` is what the model was called when it was loaded, `runtime`,
-    `precision` and `provider` (the device) are what draws, `load_s` the seconds that loading took.
+    Attributes:
+        name: what the model was called when it was loaded.
+        path: where it lies.
+        runtime, precision: what draws, and how the weights are stored.
+        provider: the device that the runtime got, as it calls it.
+        load_s: seconds that loading took.
+        image, latents, text, sampler: sizes and settings of the model, as in a bundle's manifest.
     """
 
     def __init__(
@@ -168,14 +174,22 @@ class Pipeline:
     ) -> Picture | list[Picture]:
         """Draw one picture, or a list where `prompt` or `seed` is a sequence. Options and errors are those of `generate`."""
         pictures = self.pictures(self.generate(prompt, seed, **options))
-        return pictures[0] if isinstance(prompt, str) and isinstance(seed, int | np.integer) else pictures
+        return pictures[0] if isinstance(prompt, str) and is_whole(seed) else pictures
 
     def pictures(self, generation: Generation) -> list[Picture]:
         """A generation's pictures, each with the settings that draw it again."""
-        common = {"model": self.name, "steps": generation.steps, "guidance_scale": generation.guidance_scale}
-        common |= {"noise": generation.noise, "runtime": self.runtime, "precision": self.precision}
+        height, width = generation.images.shape[1:3]
+        common: dict[str, object] = {"steps": generation.steps, "guidance_scale": generation.guidance_scale}
+        common |= {"size": (height, width), "noise": generation.noise}
+        origin = {"model": self._shown_name(), "runtime": self.runtime, "precision": self.precision}
         each = zip(generation.images, generation.prompts, generation.seeds, strict=True)
-        return [Picture(image.copy(), {"prompt": prompt, "seed": seed, **common}) for image, prompt, seed in each]
+        return [
+            Picture(image.copy(), {"prompt": prompt, "seed": seed, **common}, origin) for image, prompt, seed in each
+        ]
+
+    def _shown_name(self) -> str:
+        """What pictures say of the model: of a local path only the last part, as they may go to other people."""
+        return self.path.resolve().name if Path(self.name).expanduser() == self.path else self.name
 
     def generate(
         self, prompt: str | Sequence[str], seed: int | Sequence[int] = 0, **options: Unpack[Options]
@@ -348,11 +362,11 @@ class Pipeline:
         cancel = options.get("cancel")
         if cancel is not None and not callable(cancel):
             raise InputError("cancel must be a function without arguments, or None")
-        if isinstance(seeds, Iterable):
-            seeds = tuple(check_seed(seed) for seed in seeds)
-        else:
+        if is_whole(seeds) or not isinstance(seeds, Iterable):
             first = check_seed(seeds)
             seeds = tuple(check_seed(first + index) for index in range(len(prompts)))
+        else:
+            seeds = tuple(check_seed(seed) for seed in seeds)
         if len(prompts) == 1 and seeds:
             prompts = prompts * len(seeds)
         if len(seeds) != len(prompts):
@@ -364,16 +378,19 @@ class Pipeline:
     def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         if size is None:
             return self.image_size
-        if not isinstance(size, Sequence) or [type(side) for side in size] != [int, int]:
-            raise InputError(f"size {size!r} is not (height, width)")
-        height, width = size
+        sides = several(size)
+        if len(sides) != 2 or not all(map(is_whole, sides)):
+            raise InputError(f"size must be (height, width) in whole pixels; got {size!r}")
+        height, width = map(operator.index, sides)
         if (height, width) == self.image_size:
             return self.image_size
         step = self.image.multiple
         if step is None:
             own = f"{self.image.width}x{self.image.height}"
             raise InputError(
-                f"this bundle draws {own} only", where=self.path, remedy="leave the size out, or export with --any-size"
+                f"this bundle draws {own} only",
+                where=self.path,
+                remedy="leave the size out, or export it again for any size",
             )
         if not all(step <= side <= MAX_SIDE and side % step == 0 for side in (height, width)):
             raise InputError(
@@ -382,9 +399,7 @@ class Pipeline:
         return height, width
 
     def _timesteps(self, steps: int | None) -> tuple[tuple[int, int], ...]:
-        steps = self.default_steps if steps is None else steps
-        if type(steps) is not int:
-            raise InputError(f"steps {steps!r} is not a number")
+        steps = self.default_steps if steps is None else whole(steps, "steps")
         few = self.sampler.few_step_timesteps or {}
         if str(steps) in few:
             return self._schedule.explicit_steps(few[str(steps)])
@@ -398,15 +413,14 @@ class Pipeline:
     def _guidance(self, scale: float | None) -> float:
         if scale is None:
             return self.default_guidance_scale
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
-            raise InputError(f"guidance scale {scale!r} is not a number")
+        scale = number(scale, "guidance_scale")
         if self.sampler.guidance == "baked" and scale != 1.0:
             raise InputError(
                 f"guidance scale {scale:g}: guidance is baked into this student's weights",
                 where=self.path,
                 remedy="leave the guidance scale out",
             )
-        return float(scale)
+        return scale
 
     def _check_open(self) -> None:
         if self._closed:

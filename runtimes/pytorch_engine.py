@@ -119,9 +119,9 @@ def find_device(name: str) -> torch.device:
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(index or 0) >= count:
-            raise InputError(f"device {name} is not here ({count} CUDA devices)", remedy="use device cpu")
+            raise InputError(f"device {name} is not available ({count} CUDA devices)", remedy="use device cpu")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device mps is not here", remedy="use device cpu")
+        raise InputError("device mps is not available", remedy="use device cpu")
     return torch.device(name)
 
 

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from genin.runtimes.arguments import whole
 from genin.runtimes.errors import InputError
 
 MAX_THREADS = 1024
@@ -98,10 +99,8 @@ def thread_limit() -> int | None:
 
 
 def check_threads(count: int | None) -> int | None:
-    """Errors: InputError unless None or 1 … `MAX_THREADS`."""
-    if count is not None and (type(count) is not int or not 1 <= count <= MAX_THREADS):
-        raise InputError(f"threads {count!r} is not a number from 1 to {MAX_THREADS}")
-    return count
+    """`count` as an int. Errors: InputError unless None or 1 … `MAX_THREADS`."""
+    return whole(count, "threads", 1, MAX_THREADS)
 
 
 def check_environment() -> None:

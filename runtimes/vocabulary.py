@@ -1,4 +1,4 @@
-"""Names of runtimes, precisions, formats and components, and what is said of a name that is none. No click.
+"""Names of runtimes, precisions, formats and components, and the errors for unknown ones. No click.
 
 Not here: options of the command line (`options`), what a runtime or a format is (`engine`, `genin.export.converters.formats`).
 """
@@ -38,21 +38,19 @@ def check_choice(value: str, choices: Sequence[str], what: str) -> str:
     return value
 
 
+def check_text(value: str, what: str) -> str:
+    """`value` if it is a text with something in it. Errors: InputError naming `what`."""
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{what} must be a text; got {value!r}")
+    return value
+
+
 def check_device(name: str) -> str:
     """`name` if it is `cpu`, `cuda`, `cuda:1` or `mps`, here or not. Errors: InputError naming the nearest device."""
     kind, colon, index = name.partition(":")
     if kind not in DEVICES or (colon and not index.isdigit()):
         raise InputError(f"unknown device '{name}'", remedy=nearest(kind, DEVICES))
     return name
-
-
-def check_whole(value: object, what: str, least: int = 1, most: int | None = None) -> None:
-    """Errors: InputError if `value` is no whole number from `least` to `most`; None, a default, passes."""
-    if value is None:
-        return
-    if type(value) is not int or value < least or (most is not None and value > most):
-        limits = f"from {least:,} to {most:,}" if most is not None else f"of {least} at least"
-        raise InputError(f"{what} {value!r} is not a whole number {limits}")
 
 
 def split_choices(values: str | Iterable[str], choices: Sequence[str], what: str = "value") -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import re
 import subprocess
@@ -16,6 +17,7 @@ from PIL import Image
 
 import genin
 from genin import api_docs
+from genin.runtimes.engine import ENGINES
 
 ROOT = Path(__file__).parents[1]
 NOT_AT_IMPORT = ("torch", "click", "numpy", "PIL", "rich")
@@ -46,9 +48,66 @@ def test_one_prompt_is_one_picture(pipe: genin.Pipeline, tmp_path: Path) -> None
 
 def test_a_picture_is_drawn_again_from_its_settings(pipe: genin.Pipeline) -> None:
     first = pipe("a ninja", seed=3, steps=2)
-    steps = int(str(first.settings["steps"]))
-    again = pipe(first.prompt, seed=first.seed, steps=steps, noise=str(first.settings["noise"]))
-    assert steps == 2 and np.array_equal(first.array, again.array)
+    again = pipe(**first.settings)
+    assert first.settings["steps"] == 2 and again == first and first.shape == (64, 64, 3)
+    assert first != pipe("a ninja", seed=4, steps=2) and first != "a ninja"
+    assert dict(first.origin) == {"model": "builtin:student", "runtime": pipe.runtime, "precision": pipe.precision}
+
+
+def test_a_picture_is_read_back_with_what_draws_it_again(pipe: genin.Pipeline, tmp_path: Path) -> None:
+    picture = pipe("a ninja, drawn “so”", seed=3, steps=2)
+    again = genin.Picture.open(str(picture.save(tmp_path / "a.png")))
+    assert again == picture and again.origin == picture.origin and again.settings == picture.settings
+    assert pipe(**again.settings) == picture
+    assert genin.Picture.open(picture.save(tmp_path / "a.jpg")).settings == {}
+    Image.fromarray(picture.array).save(tmp_path / "other.png")  # by another program
+    assert np.array_equal(genin.Picture.open(tmp_path / "other.png").array, picture.array)
+    (tmp_path / "text.png").write_text("no picture")
+    genin.Picture(picture.array, {"seed": "many"}).save(tmp_path / "damaged.png")
+    for name, says in {"text": "cannot be read", "damaged": "settings are damaged", "absent": "no such"}.items():
+        with pytest.raises(genin.InputError, match=says):
+            genin.Picture.open(tmp_path / f"{name}.png")
+
+
+def test_a_picture_does_not_say_where_its_model_lies(tiny_student_folder: Path, tmp_path: Path) -> None:
+    with genin.load(tiny_student_folder) as pipe:
+        assert pipe.name == str(tiny_student_folder)
+        saved = pipe("ninja", steps=1).save(tmp_path / "a.png")
+    with Image.open(saved) as image:
+        assert image.info["model"] == tiny_student_folder.name
+    assert str(tiny_student_folder.parent).encode() not in saved.read_bytes()
+
+
+def test_numbers_of_numpy_are_numbers(pipe: genin.Pipeline) -> None:
+    plain = pipe("a ninja", seed=3, steps=2, size=(64, 64), guidance_scale=1.0)
+    size: typing.Any = np.array([64, 64])
+    seed: typing.Any = np.array(3)
+    given: dict[str, typing.Any] = {"steps": np.int64(2), "size": size, "guidance_scale": np.float32(1)}
+    picture = pipe("a ninja", seed=seed, **given)
+    assert isinstance(picture, genin.Picture) and picture == plain
+    assert {type(value) for value in picture.settings.values()} == {str, int, float, tuple}
+    (first, _) = pipe("a ninja", seed=np.array([3, 4]), **given)  # type: ignore[call-overload]
+    assert first.seed == 3 and type(first.seed) is int
+
+
+def test_a_home_folder_is_found(pipe: genin.Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert pipe("a ninja").save("~/new/a.png") == tmp_path / "new" / "a.png"
+    assert genin.Picture.open("~/new/a.png").prompt == "a ninja"
+
+
+@pytest.mark.parametrize(
+    ("name", "near", "far"),
+    [("studnet", "did you mean {}/student?", "other"), ("qqqq", "give a path, or one of", "student.genin")],
+)
+def test_only_the_last_part_of_a_path_is_compared(tmp_path: Path, name: str, near: str, far: str) -> None:
+    folder = tmp_path / "a-long-folder-that-all-have"
+    for other in ("student", "other.txt"):
+        (folder / other).mkdir(parents=True)
+    with pytest.raises(genin.InputError) as caught:
+        genin.load(folder / name)
+    assert near.format(folder) in str(caught.value) and far not in str(caught.value)
 
 
 def test_several_prompts_or_seeds_are_a_list(pipe: genin.Pipeline) -> None:
@@ -97,7 +156,7 @@ def test_a_picture_that_cannot_be_saved(pipe: genin.Pipeline, tmp_path: Path, na
         ("builtin:student", {"threads": 0}, "threads"),
         ("builtin:student", {"device": "cuda"}, "a bundle runs on the cpu, not on cuda"),
         ("builtin:teacher", {"device": "gpu"}, "unknown device 'gpu'.*cpu, cuda, mps"),
-        ("builtin:teacher", {"device": "cuda:99"}, "device cuda:99 is not here"),
+        ("builtin:teacher", {"device": "cuda:99"}, "device cuda:99 is not available"),
         ("no/such/folder", {}, "no such model"),
         ("builtin:world", {}, "this is a dataset, not a model.*models are builtin:student"),
         ("builtin:student", {"runtime": None}, "runtime None is not a text; choose from auto"),
@@ -145,16 +204,55 @@ def test_the_page_is_what_the_docstrings_say() -> None:
     assert written == api_docs.markdown(), "run: python -m genin.api_docs > docs/api.md"
 
 
+def test_what_the_page_names_is_there_and_described() -> None:
+    """Every heading and every row of types can be imported, and no signature or table shows a type that is not on the page."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    described = re.findall(r"^## (genin[.\w]*)\.(\w+)$", page, re.MULTILINE)
+    described += [
+        (module, name) for name, module in re.findall(r"^\| `(\w+)` \| `(genin[.\w]+)` \|", page, re.MULTILINE)
+    ]
+    assert len(described) > 40
+    for module, name in described:
+        assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+    signatures = re.findall(r"```python\n((?:\w+\().*?)```", page, re.DOTALL)
+    shown = " ".join([*signatures, *re.findall(r"^\| `\w+` \| (`.*`) \| (?:`|required)", page, re.MULTILINE)])
+    names = set(re.findall(r"(?<![.'\w])[A-Z][A-Za-z]+", shown)) | set(re.findall(r"[A-Z]\w+Error", page))
+    known = {name for _, name in described} | set(api_docs.ERRORS)
+    of_python = {
+        "Any",
+        "Callable",
+        "False",
+        "Iterator",
+        "Literal",
+        "Mapping",
+        "NDArray",
+        "None",
+        "Path",
+        "Sequence",
+        "True",
+    }
+    assert names - of_python - known == {"Image"}, "Pillow's"
+
+
+def test_every_runtime_is_named_where_one_is_chosen() -> None:
+    for documented in (genin.load.__doc__ or "", (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")):
+        assert not [name for name in ENGINES if name not in documented]
+
+
 @pytest.mark.parametrize(
     ("prompt", "options", "says"),
     [
         ({"a": 1}, {}, "one text or several, not {'a': 1}"),
         (None, {}, "one text or several, not None"),
-        ("a ninja", {"size": 128}, r"size 128 is not \(height, width\)"),
-        ("a ninja", {"size": (64, 64.0)}, r"is not \(height, width\)"),
+        ("a ninja", {"size": 128}, r"size must be \(height, width\) in whole pixels; got 128"),
+        ("a ninja", {"size": (64, 64.0)}, r"in whole pixels; got \(64, 64.0\)"),
         ("a ninja", {"cancel": True}, "cancel must be a function"),
-        ("a ninja", {"seed": 1.5}, "seed"),
-        ("a ninja", {"seed": None}, "seed"),
+        ("a ninja", {"seed": 1.5}, r"seed must be a whole number from 0 to 2\*\*64 - 1; got 1.5"),
+        ("a ninja", {"seed": None}, "seed must be"),
+        ("a ninja", {"seed": True}, "seed must be.*got True"),
+        ("a ninja", {"steps": 2.5}, "steps must be a whole number, at least 1; got 2.5"),
+        ("a ninja", {"steps": True}, "steps must be.*got True"),
+        ("a ninja", {"guidance_scale": "1"}, "guidance_scale must be a number; got '1'"),
     ],
 )
 def test_arguments_of_a_wrong_type_are_named(

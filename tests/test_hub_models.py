@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,31 @@ def test_a_name_that_is_nowhere(hub: FakeHub, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().err
     assert "no such model: neither a local path nor on the hub, or private" in said and "huggingface-cli login" in said
     assert said.count("nobody/nothing") == 1
+
+
+def test_the_hub_is_not_asked_in_silence(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`runs/studnet` where there is no folder `runs`: a slip in a path looks like a name."""
+    said: list[str] = []
+
+    @contextmanager
+    def shown(title: str, **_: object) -> Iterator[None]:
+        said.append(title)
+        yield
+
+    monkeypatch.setattr("genin.hub.model.progress", shown)
+    with pytest.raises(InputError, match="neither a local path nor on the hub"):
+        InstalledNames().model("runs/studnet")
+    assert said == ["'runs/studnet' is no local path: asking the Hugging Face hub"]
+
+
+def test_python_is_told_no_command_to_run_again(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.online = False
+    with pytest.raises(InputError) as caught:
+        InstalledNames().model(NAME)
+    folder = NAME.rpartition("/")[2]
+    assert str(caught.value).endswith(f"; and give its path, ./{folder}") and "genin generate" not in str(caught.value)
+    assert run(["generate", "a ninja", "-m", NAME]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"; and run: genin generate 'a ninja' -m ./{folder}")
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ class Evaluator:
         }
         result |= {"weights": self.suite.weights(), "intervals": figures.intervals, "notes": figures.notes}
         result["lpips_squeeze_paired"] = None
-        result["notes"].setdefault("lpips_squeeze_paired", "needs the teacher's pictures: give --against")
+        result["notes"].setdefault("lpips_squeeze_paired", "needs the teacher's pictures: name what to compare against")
         return Scored(result, accumulator.by_caption_and_seed(), accumulator)
 
     def _rows_of(self, subject: Subject | AutoencoderSubject) -> Sequence[PictureRow]:

@@ -115,10 +115,8 @@ def weights_folder(given: str | Path | None = None) -> Path | None:
         return None
     folder = Path(value).expanduser()
     if not folder.is_dir():
-        origin = "--metric-weights" if given is not None else ENVIRONMENT_VARIABLE
-        raise InputError(
-            f"{origin} names no folder", where=folder, remedy="name the folder that holds the weight files"
-        )
+        what = "no such folder of weights" if given is not None else f"{ENVIRONMENT_VARIABLE} names no folder"
+        raise InputError(what, where=folder, remedy="name the folder that holds the weight files")
     return folder
 
 
@@ -175,7 +173,7 @@ def _cached_or_downloaded(published: Published) -> Path:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / address.rsplit("/", 1)[-1]
     if cached.is_file():
         return cached
-    remedy = f"put {published.names[0]} into a folder and name it with {ENVIRONMENT_VARIABLE} or --metric-weights"
+    remedy = f"put {published.names[0]} into a folder and name it as metric weights, or in {ENVIRONMENT_VARIABLE}"
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         raise MetricUnavailableError(
             f"weights of {published.title} were not found and HF_HUB_OFFLINE is set", remedy=remedy

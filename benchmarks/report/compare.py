@@ -60,7 +60,7 @@ def true_row(reference: Path, name: str, count: int, split: str | None = None) -
     picture_set = open_picture_set(reference, split)
     loaded = load_pictures(picture_set, limit=count)
     if loaded.broken:
-        raise InputError(f"cannot read {loaded.broken[0]}", where=reference, remedy="remove it, or lower --count")
+        raise InputError(f"cannot read {loaded.broken[0]}", where=reference, remedy="remove it, or lower the count")
     captions = PictureSet(reference, loaded.rows).captions()
     return captions, GridRow("true pictures", name, loaded.pictures)
 

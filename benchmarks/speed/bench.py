@@ -14,7 +14,7 @@ Not here: measuring time (`latency`), the page (`report`).
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from genin.benchmarks.quality.weights import MetricUnavailableError
 from genin.benchmarks.speed.latency import STAGES, Configuration, Measured, Protocol, Skipped, measure, percentiles
 from genin.benchmarks.speed.machine import describe_machine
 from genin.runtimes.errors import GeninError, InputError
-from genin.runtimes.vocabulary import AUTO, TEXT_TO_IMAGE
+from genin.runtimes.vocabulary import AUTO, TEXT_TO_IMAGE, nearest
 
 FD_KEYS = ("fid", "fd_squeezenet", "fd_world")
 
@@ -84,6 +84,7 @@ def measure_models(
     choices, protocol, quality = choices or Choices(), protocol or Protocol(), quality or Quality()
     machine = describe_machine()
     facts = {model.path: read_facts(model.path) for model in models}
+    _check_precisions(choices.precisions, facts.values())
     configurations = list(
         dict.fromkeys(one for model in models for one in configure(model, facts[model.path], choices))
     )
@@ -158,6 +159,14 @@ def _pairs(facts: ModelFacts, choices: Choices) -> list[tuple[str, str]]:
     return list(dict.fromkeys(pairs))
 
 
+def _check_precisions(precisions: Sequence[str], models: Iterable[ModelFacts]) -> None:
+    """Errors: InputError for a precision that none of the bundles has."""
+    known = list(dict.fromkeys(name for facts in models if facts.kind != "model" for _, name in facts.choices()))
+    for name in precisions:
+        if known and name not in (AUTO, *known):
+            raise InputError(f"no bundle has the precision '{name}'", remedy=nearest(name, (AUTO, *known)))
+
+
 def _component_bytes(facts: ModelFacts, runtime: str, precision: str) -> tuple[dict[str, int | None], list[int]]:
     """Bytes per component, and those that are known."""
     sizes = facts.component_bytes(runtime, precision)
@@ -179,7 +188,7 @@ def _context(facts: Mapping[Path, ModelFacts], quality: Quality, seed: int) -> _
     evaluator = None
     if quality.samples is not None:
         if quality.reference is None:
-            raise InputError("samples for FD need a reference", remedy="give --reference")
+            raise InputError("samples for FD need a reference", remedy="name one")
         suite = load_suite(quality.metric_weights, quality.classifier)
         evaluator = Evaluator(quality.reference, suite, samples=quality.samples, seed=seed)
         evaluator.reference.captions()
@@ -187,7 +196,7 @@ def _context(facts: Mapping[Path, ModelFacts], quality: Quality, seed: int) -> _
     if lpips is None:
         context.notes["lpips_squeeze_to_fp32"] = context.notes["lpips_squeeze_to_teacher"] = reason
     if evaluator is None:
-        context.notes |= dict.fromkeys((*FD_KEYS, "samples"), "FD is measured only with --samples N")
+        context.notes |= dict.fromkeys((*FD_KEYS, "samples"), "FD is measured only where a number of samples is given")
     return context
 
 

@@ -26,8 +26,8 @@ from genin.distill.data.dataset import read_facts
 from genin.distill.data.find import Dropped, clean
 from genin.distill.data.prepare import with_trigger
 from genin.distill.data.rows import read_rows, write_rows
+from genin.runtimes.arguments import settle, whole
 from genin.runtimes.errors import InputError
-from genin.runtimes.vocabulary import check_whole
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickles
@@ -106,8 +106,11 @@ class CaptionOptions:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        check_whole(self.max_tokens, "max_tokens", 1, 200)
-        check_whole(self.batch_size, "batch_size")
+        settle(
+            self,
+            max_tokens=whole(self.max_tokens, "max_tokens", 1, 200),
+            batch_size=whole(self.batch_size, "batch_size"),
+        )
         if self.questions and self.template is None:
             raise InputError("--ask needs a --template that uses its name")
         self.parsed()

@@ -15,7 +15,8 @@ import click
 
 from genin.distill.data.find import CAPTION_SOURCES, Dropped
 from genin.files import atomic_path, claim_output
-from genin.runtimes.options import CommaChoice, CommaNames, flatten, json_option, model_path, threads_option
+from genin.runtimes.names import installed_names
+from genin.runtimes.options import CommaChoice, CommaNames, flatten, json_option, threads_option
 
 if TYPE_CHECKING:
     from genin.distill.data.prepare import PrepareOptions, Report
@@ -98,8 +99,7 @@ class Colour(click.ParamType):  # type: ignore[type-arg]
 @click.option("--source", metavar="TEXT", help="Where the pictures come from, for the cards.")
 @click.option("--rights", metavar="TEXT", help="Who holds the rights, for the cards.")
 @json_option
-@click.pass_context
-def prepare_command(ctx: click.Context, /, sources: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
+def prepare_command(sources: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Turn pictures, comics, videos and public sets into one clean, captioned dataset folder.
 
     SRC is a folder or a file, or the hub name of a public set (owner/name, owner/name@revision), whose licence and name are kept. A
@@ -111,7 +111,7 @@ def prepare_command(ctx: click.Context, /, sources: tuple[Path, ...], out: Path,
     from genin.distill.data.prepare import prepare
 
     with _bar("Preparing") as bar:
-        report = prepare(sources, out, _prepare_options(options), arguments=getattr(ctx.obj, "arguments", ()), bar=bar)
+        report = prepare(sources, out, _prepare_options(options), bar=bar)
     if as_json:
         click.echo(json.dumps(report.to_json(), ensure_ascii=False))
     else:
@@ -169,7 +169,7 @@ def inspect_command(
 
     if sheet:
         claim_output(sheet, ".png")
-    loaded = load_tokenizer(model_path(click.get_current_context().obj, tokenizer)) if tokenizer else None
+    loaded = load_tokenizer(installed_names().model(tokenizer)) if tokenizer else None
     with _bar("Inspecting") as bar:
         advance = bar(len(open_picture_set(folder).rows))
         facts = inspect_dataset(folder, tokenizer=loaded, limit=max_tokens, advance=advance)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from genin.distill.data.find import CARD_NAME, KNOWN_SUFFIXES, METADATA_NAMES, SIDECAR_SUFFIXES, clean, is_excluded
-from genin.hub.repository import HubName, again, cached, list_files, snapshot
+from genin.hub.repository import HubName, OfflineError, cached, list_files, snapshot
 from genin.runtimes.errors import InputError
 
 SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<rest>[.-].*)")
@@ -23,16 +23,15 @@ PARQUET_COPY = (
 )
 
 
-def fetch(text: str, exclude: Sequence[str] = (), arguments: Sequence[str] = ()) -> Path:
-    """The local snapshot of the hub's data set `owner/name` or `owner/name@revision`, without what `exclude` matches. `arguments`
-    are the command's, for errors that say how to run it again.
+def fetch(text: str, exclude: Sequence[str] = ()) -> Path:
+    """The local snapshot of the hub's data set `owner/name` or `owner/name@revision`, without what `exclude` matches.
 
     Errors: InputError for a set that does not exist, is gated, has no usable files, or is not available offline.
     """
     name = HubName.parse(text, "dataset")
     available = list_files(name)
     if available is None:
-        return _without_network(name, text, arguments)
+        return _without_network(name, text)
     wanted = wanted_files(available, exclude)
     if not any(PurePosixPath(file).suffix.lower() in KNOWN_SUFFIXES for file in wanted):
         kinds = Counter(PurePosixPath(file).suffix or "no suffix" for file in available).most_common(5)
@@ -41,7 +40,7 @@ def fetch(text: str, exclude: Sequence[str] = (), arguments: Sequence[str] = ())
         raise InputError(
             f"the dataset holds no parquet files and no pictures ({listed})", where=f"hub:{name}", remedy=remedy
         )
-    return snapshot(name, wanted) or _without_network(name, text, arguments)
+    return snapshot(name, wanted) or _without_network(name, text)
 
 
 def wanted_files(available: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
@@ -80,7 +79,7 @@ def card_licence(folder: Path) -> str | None:
 # --- without a network -----------------------------------------------------------------------------------------------
 
 
-def _without_network(name: HubName, text: str, arguments: Sequence[str]) -> Path:
+def _without_network(name: HubName, text: str) -> Path:
     where = cached(name)
     lacks = () if where is None else _lacks(where)
     if where is not None and not lacks:
@@ -91,11 +90,13 @@ def _without_network(name: HubName, text: str, arguments: Sequence[str]) -> Path
             f"'{text}' is only partly in the hub's cache ({where}; {', '.join(lacks)}), and the hub cannot be reached"
         )
     folder, revision = f"./{name.short}", f" --revision {name.revision}" if name.revision else ""
-    raise InputError(
+    raise OfflineError(
         what,
-        remedy=f"put the files of {name.address} into a folder, say {folder}: its .parquet files, or its pictures with their "
+        f"put the files of {name.address} into a folder, say {folder}: its .parquet files, or its pictures with their "
         f"metadata.jsonl, and README.md for the licence (where there is a network: huggingface-cli download {name.repository} "
-        f"--repo-type dataset{revision} --local-dir {folder}); {again(arguments, text, folder)}",
+        f"--repo-type dataset{revision} --local-dir {folder})",
+        name=text,
+        folder=folder,
     )
 
 

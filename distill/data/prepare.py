@@ -111,7 +111,6 @@ def prepare(
     out: Path,
     options: PrepareOptions | None = None,
     *,
-    arguments: Sequence[str] = (),
     bar: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
 ) -> Report:
     """Turn pictures, comics, videos and tables into one clean, captioned dataset folder.
@@ -123,7 +122,6 @@ def prepare(
         sources: folders, files, or hub names of datasets.
         out: the folder to write; it must not exist. An interrupted run is continued.
         options: which pictures are used, and how they are fitted.
-        arguments: the command line, for errors that say how to run it again.
         bar: `bar(total)` gives a function that counts files done.
 
     Returns: what happened to every file.
@@ -131,7 +129,7 @@ def prepare(
         file is not an error but listed in the report's `dropped`.
     """
     options = options or PrepareOptions()
-    folders = [_local(source, options.sources.exclude, arguments) for source in sources]
+    folders = [_local(source, options.sources.exclude) for source in sources]
     names = {path: str(source) for path, source in zip(folders, sources, strict=True) if path != source}
     refuse_existing(out)
     sources = folders
@@ -167,10 +165,10 @@ def prepare(
     return report
 
 
-def _local(source: Path, exclude: Sequence[str], arguments: Sequence[str]) -> Path:
+def _local(source: Path, exclude: Sequence[str]) -> Path:
     """A path as it is; what may be a set's name on the hub => its snapshot."""
     name = source.as_posix()
-    return source if source.exists() or not may_be_on_the_hub(name) else fetch(name, exclude, arguments)
+    return source if source.exists() or not may_be_on_the_hub(name) else fetch(name, exclude)
 
 
 def _said_of(source: Path, hub_name: str | None) -> dict[str, str]:

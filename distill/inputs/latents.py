@@ -120,7 +120,7 @@ def cache_latents(
             filling.finish()
         cache = _read(path, key)
     if cache is None:
-        raise GeninError("the encoded pictures could not be read again", where=path, remedy="run again with --resume")
+        raise GeninError("the encoded pictures could not be read again", where=path, remedy="run it again with resume")
     return cache
 
 
@@ -272,7 +272,7 @@ def _encode(filling: Filling, source: Source, vae: Any, count: int) -> None:
                 lines.flush()
             except OSError as error:
                 what = f"could not save the encoded pictures ({error.strerror})"
-                remedy = "free some space and run again with --resume, which continues from there"
+                remedy = "free some space and run it again with resume, which continues from there"
                 raise GeninError(what, where=filling.path.parent, remedy=remedy) from error
             shown.advance(len(pictures) * world)
     wait_for_all()

@@ -26,6 +26,7 @@ from genin.distill.data.aspect import bucket_of
 from genin.distill.data.labels import labels_of
 from genin.distill.data.parquet import SUFFIXES as TABLE_SUFFIXES
 from genin.hub.repository import may_be_on_the_hub
+from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD
 
@@ -164,11 +165,20 @@ class FolderSource:
             return None
 
 
+def source_of(data: str | Path | Source) -> Source:
+    """An open source as it is, else what `open_source` makes of the name. Errors: InputError for what is neither."""
+    if isinstance(data, str | Path):
+        return open_source(str(data))
+    if not hasattr(data, "pictures"):
+        raise InputError(f"data must be a dataset folder, '{BUILTIN_WORLD}' or an open source; got {data!r}")
+    return data
+
+
 def open_source(name: str, split: Split = "train", *, count: int = WORLD_SCENES, seed: int = 0) -> Source:
     """`builtin:world` (of which `count` scenes are used), or a dataset folder (used whole)."""
     if name == BUILTIN_WORLD:
         return WorldSource(split, count, seed)
-    folder = Path(name)
+    folder = local_path(name, "data")
     if not folder.exists() and may_be_on_the_hub(name):
         raise InputError(
             "no such dataset folder", where=name, remedy=f"if it is a set of the hub, first: {_prepare(name)}"
@@ -193,7 +203,7 @@ def _prepare(name: str) -> str:
     short = name.partition("@")[0].rpartition("/")[2]
     path = Path(name)
     out = path.with_name(f"{path.stem if path.is_file() else path.name}-prepared") if path.exists() else f"data/{short}"
-    return f"genin data prepare {shlex.quote(name)} --out {shlex.quote(str(out))}; then give --data {shlex.quote(str(out))}"
+    return f"genin data prepare {shlex.quote(name)} --out {shlex.quote(str(out))}; then give {shlex.quote(str(out))}"
 
 
 def pictures_at(source: Source, rows: Sequence[int], shape: Shape) -> NDArray[np.uint8]:

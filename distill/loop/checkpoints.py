@@ -51,7 +51,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisatio
         raise GeninError(
             f"could not save the checkpoint ({' '.join(str(error).split())[:120]})",
             where=path,
-            remedy="free some space and run again with --resume; the previous checkpoint is intact",
+            remedy="free some space and run it again with resume; the previous checkpoint is intact",
         ) from error
 
 
@@ -84,7 +84,7 @@ def mismatch_error(path: Path, error: Exception) -> InputError:
     """A checkpoint that is damaged, or of other networks."""
     reason = " ".join(str(error).split())[:160]
     what = f"this checkpoint does not fit the recipe ({reason})"
-    return InputError(what, where=path, remedy="use the recipe it was made with, or another --out")
+    return InputError(what, where=path, remedy="use the recipe it was made with, or another output folder")
 
 
 def save_average(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -102,7 +102,7 @@ def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: O
     changed = [key for key in earlier if key in now and key not in MAY_CHANGE and earlier[key] != now[key]]
     if changed:
         begun_with = ", ".join(f"{stage}.{key} {earlier[key]}" for key in changed)
-        remedy = "use the recipe it was started with, or name another --out"
+        remedy = "use the recipe it was started with, or name another output folder"
         raise InputError(f"this run was started with {begun_with}", where=path, remedy=remedy)
 
 

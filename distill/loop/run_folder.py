@@ -17,6 +17,7 @@ from genin.distill.loop.checkpoints import check_settings, checkpoint_path, read
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
 from genin.files import write_text
 from genin.processes import is_main_process, main_process_first
+from genin.runtimes.arguments import number, settle
 from genin.runtimes.errors import InputError
 
 
@@ -30,9 +31,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.resume, bool):
-            raise InputError(f"resume {self.resume!r} is neither True nor False")
-        if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            raise InputError(f"minutes {self.minutes!r} is not a positive number")
+            raise InputError(f"resume must be True or False; got {self.resume!r}")
+        settle(self, minutes=number(self.minutes, "minutes", above=0))
 
 
 def claim_run(
@@ -69,6 +69,6 @@ def _claim(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: 
         earlier = stored if isinstance(stored, dict) and stored else begun_with  # a damaged file is ignored
         if changed := [key for key in {**earlier, **begun_with} if earlier.get(key) != begun_with.get(key)]:
             what = f"this run was started with another {' and '.join(changed)}"
-            raise InputError(what, where=folder, remedy="give what it was started with, or name another --out")
+            raise InputError(what, where=folder, remedy="give what it was started with, or name another output folder")
     write_text(path, json.dumps(dict(begun_with), indent=1) + "\n")
     save_recipe(recipe, folder / "recipe.yaml")

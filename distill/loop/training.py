@@ -354,7 +354,7 @@ class Training:
             raise GeninError(
                 f"stage '{self.stage}' is unstable: {alarm.message} at update {seen_at}, after going back {ROLLBACKS} times",
                 where=self.logbook.events_path,
-                remedy="lower this stage's lr (or adversarial_weight) in the recipe, and name another --out",
+                remedy="lower this stage's lr (or adversarial_weight) in the recipe, and name another output folder",
             )
         if alarm.rollback:
             self.resume()
@@ -376,7 +376,7 @@ class Training:
             when = f"after {self.state.images_seen:,} images of stage {self.stage}"
             self._draw(preview)
         raise KeyboardInterrupt(
-            f"interrupted {when}; all is saved in {self.folder}; the same command with --resume continues"
+            f"interrupted {when}; all is saved in {self.folder}; the same again with resume continues"
         )
 
     # --- checkpoints -----------------------------------------------------------------------------------------------

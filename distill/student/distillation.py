@@ -23,7 +23,7 @@ from torch import Tensor
 
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill.inputs.latents import cache_latents
-from genin.distill.inputs.sources import Source, open_source
+from genin.distill.inputs.sources import Source, source_of
 from genin.distill.loop import sharding
 from genin.distill.loop.host import check_memory, out_of_memory
 from genin.distill.loop.memory import Others, Parts, PhaseSizes, Unet, advice
@@ -53,8 +53,9 @@ from genin.distill.student.provenance import (
     shares_encoder,
     trained_step_counts,
 )
+from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
-from genin.runtimes.names import names_or_installed
+from genin.runtimes.names import installed_names
 from genin.runtimes.progress import progress
 
 # Shares of a budget in minutes; minutes that the pool leaves over, and those of phases that the recipe leaves out, go to the other
@@ -94,9 +95,8 @@ def distill(
     Errors: InputError for a teacher that cannot be pruned as asked, an `init` of another shape, a recipe without a phase to
         train, or a checkpoint that does not fit it. KeyboardInterrupt after Ctrl-C, once everything is saved.
     """
-    names, out = names_or_installed(), Path(out)
-    source = open_source(str(data)) if isinstance(data, str | Path) else data
-    settings = recipe if isinstance(recipe, Recipe) else load_recipe(None if recipe is None else Path(recipe))
+    names, out, source = installed_names(), local_path(out, "out"), source_of(data)
+    settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     start = None if init is None else names.model(str(init))
     run = Run.open(names.model(str(teacher)), source, out, settings, options or RunOptions(), start)
     phases = [DecoderPhase(run, name) if name == "decoder" else UnetPhase(run, name) for name in run.phases]
@@ -211,7 +211,7 @@ def check_recipe(recipe: Recipe, phases: Sequence[str], start: StartingStudent |
         could_train = [name for name in PHASES[:-1] if start is None or start.is_wider or name != "prune"]
         what = "the recipe trains nothing" if not phases else "there is no trained student to make a decoder for"
         names = f"{', '.join(could_train[:-1])} or {could_train[-1]}"
-        raise InputError(what, remedy=f"give {names} some images, or an earlier student (--init)")
+        raise InputError(what, remedy=f"give {names} some images, or start from an earlier student (init)")
     if "prune" in phases and recipe.prune.feature_weight > 0 and start is not None:
         what = "the channels of a student that is cut from another student cannot be compared with the teacher's"
         raise InputError(what, remedy="set prune.feature_weight to 0")
@@ -307,10 +307,8 @@ def sample_pool(run: Run, guided: Guided, *, silent: bool) -> Pool:
         try:
             return build_pool(guided, run.source, run.recipe.pool, path, fingerprint=teacher, time_is_up=time_is_up)
         except KeyboardInterrupt as error:
-            what = (
-                f"interrupted while sampling the teacher; the pictures so far are in {run.folder}; --resume continues"
-            )
-            raise KeyboardInterrupt(what) from error
+            kept = f"the pictures so far are in {run.folder}; the same again with resume continues"
+            raise KeyboardInterrupt(f"interrupted while sampling the teacher; {kept}") from error
 
 
 # --- the phases --------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def build_pool(
             parts.merge()
         whole = parts.whole()
     if whole is None:
-        raise GeninError("the pool could not be read again", where=path, remedy="run again with --resume")
+        raise GeninError("the pool could not be read again", where=path, remedy="run it again with resume")
     states, x0 = (whole.tensor(name)[: recipe.size] for name in TENSORS)
     return Pool(states, x0, tuple(json.loads(whole.facts["timesteps"])), float(whole.facts.get("seconds", 0)))
 

@@ -121,5 +121,5 @@ class PoolParts:
             yield
         except (OSError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:120]
-            remedy = "free some space and run again with --resume; what was saved before is intact"
+            remedy = "free some space and run it again with resume; what was saved before is intact"
             raise GeninError(f"could not save the pool ({reason})", where=self.path, remedy=remedy) from error

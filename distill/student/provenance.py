@@ -44,7 +44,7 @@ def load_starting_student(unet: Any, path: Path, name: str) -> StartingStudent:
     Errors: InputError if it is not such a student.
     """
     start = load_model_folder(path)
-    remedy = "give a student of the same preset and teacher, or another --student"
+    remedy = "give a student of the same preset and teacher, or name another student in the recipe"
     if start.info.get("kind") != "student":
         raise InputError("not a student", where=path, remedy=remedy)
     state = narrowed_state(unet, start.unet)

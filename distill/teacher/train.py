@@ -81,7 +81,7 @@ class Run:
             raise InputError(
                 "the data has no attribute columns to train a text encoder on",
                 where=source.name,
-                remedy="tune a teacher (genin teacher finetune), start from one (--init), or name columns in data prepare",
+                remedy="tune a teacher (genin teacher finetune), start from one (init), or name columns in data prepare",
             )
         if recipe.autoencoder.images:
             ae.check_autoencoder(recipe.autoencoder)

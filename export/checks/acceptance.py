@@ -78,7 +78,7 @@ def require_alike(psnr_db: float, lpips: float | None, where: str) -> None:
     raise GeninError(
         f"its pictures differ too much from PyTorch's: {said}",
         where=where,
-        remedy="keep the sensitive layers wider: genin plan MODEL --out PLAN.json; no bundle was written",
+        remedy="keep the sensitive layers wider by a plan (`genin plan`); no bundle was written",
     )
 
 

@@ -50,7 +50,13 @@ class GraphReport:
 
 @dataclass(frozen=True)
 class Report:
-    """`files`: path => has it the manifest's hash?"""
+    """What `genin.verify` found.
+
+    Attributes:
+        files: path => whether it has the manifest's hash.
+        graphs: what each graph gave.
+        notes: what else there is to say.
+    """
 
     files: Mapping[str, bool]
     graphs: tuple[GraphReport, ...] = ()

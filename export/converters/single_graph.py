@@ -122,7 +122,7 @@ def timesteps_of(model: ModelFolder, steps: int) -> tuple[tuple[int, int], ...]:
 
 def check_unrollable(model: ModelFolder, steps: int) -> None:
     """Errors: InputError for a model or steps that a single graph cannot express."""
-    schedule, remedy = Schedule.from_config(model.scheduler_config), "export it without --single-graph"
+    schedule, remedy = Schedule.from_config(model.scheduler_config), "export it without a single graph"
     few = model.info.get("few_step_timesteps") or {}
     if few and str(steps) not in few:
         known = ", ".join(sorted(few, key=int))
@@ -130,7 +130,9 @@ def check_unrollable(model: ModelFolder, steps: int) -> None:
     if not 1 <= steps <= MAX_UNROLLED:
         raise InputError(f"{steps} steps are not unrolled into one graph", remedy=f"name 1 to {MAX_UNROLLED}")
     if schedule.clip is not None:
-        raise InputError("its scheduler clips, which a single graph does not support", where="scheduler", remedy=remedy)
+        raise InputError(
+            "its scheduler clips, which a single graph does not support support", where="scheduler", remedy=remedy
+        )
     for name, block in model.unet.named_modules():
         if isinstance(block, ResnetBlock2D) and (block.upsample is not None or block.downsample is not None):
             raise InputError("a residual block that changes the size is not supported", where=name, remedy=remedy)

@@ -26,8 +26,9 @@ from genin.export.plan.sensitivity import (
 )
 from genin.export.precision_plan import WEIGHTS, Plan, Storage, check_name
 from genin.files import claim_output
+from genin.runtimes.arguments import local_path, number, settle, several
 from genin.runtimes.errors import InputError
-from genin.runtimes.names import Names, names_or_installed
+from genin.runtimes.names import installed_names
 from genin.runtimes.progress import progress
 from genin.runtimes.vocabulary import COMPONENTS, check_choice
 
@@ -40,7 +41,7 @@ class PlanOptions:
 
     Attributes:
         name: the precision's name in bundles.
-        weights: ways of storing weights to choose from: `fp32`, `fp16`, `int8`, `palette6`, `palette4`.
+        weights: ways of storing weights to choose from, one or several: `fp32`, `fp16`, `int8`, `palette6`, `palette4`.
         activations: 8-bit activations in as many layers as the pictures allow.
         target_size: bytes of weights at most: the best plan within them.
         target_lpips: how far the plan's pictures may be from the model's own; None is 0.02.
@@ -48,26 +49,31 @@ class PlanOptions:
     """
 
     name: str = "mixed"
-    weights: Sequence[str] = ("fp16", "int8")
+    weights: str | Sequence[str] = ("fp16", "int8")
     activations: bool = False
     target_size: float | None = None
     target_lpips: float | None = None
-    plot: Path | None = None
+    plot: str | Path | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        for kind in self.weights:
-            check_choice(kind, WEIGHTS, "way of storing weights")
+        settle(
+            self,
+            weights=tuple(check_choice(kind, WEIGHTS, "way of storing weights") for kind in several(self.weights)),
+            target_size=number(self.target_size, "target_size", above=0),
+            target_lpips=number(self.target_lpips, "target_lpips", above=0),
+            plot=local_path(self.plot, "plot"),
+        )
         if not self.weights:
-            raise InputError("there is no precision to choose from", remedy="--weights fp16,int8")
+            raise InputError("there is no precision to choose from", remedy="name weights: fp16, int8")
         if self.activations and "int8" not in self.weights:
-            raise InputError("8-bit activations want 8-bit weights", remedy="add int8 to --weights")
+            raise InputError("8-bit activations need 8-bit weights", remedy="add int8 to the weights")
 
     def kinds(self) -> list[Storage]:
-        return [Storage(kind) for kind in self.weights]
+        return [Storage(kind) for kind in several(self.weights)]
 
 
-def make_plan(model: str | Path, options: PlanOptions | None = None, *, names: Names | None = None) -> Plan:
+def make_plan(model: str | Path, options: PlanOptions | None = None) -> Plan:
     """Measure how sensitive each layer of a model is to quantisation, and choose how to store it.
 
         plan = make_plan("runs/student", PlanOptions(target_lpips=0.01))
@@ -76,22 +82,22 @@ def make_plan(model: str | Path, options: PlanOptions | None = None, *, names: N
     Args:
         model: a model folder, a built-in name of one, or a hub name.
         options: what to choose from, and by what.
-        names: what names mean; None is those of this installation.
 
     Returns: the plan, with how it was found in `notes`.
     Errors: InputError for a model or targets that cannot be met; MetricUnavailableError where LPIPS, which the choice needs, has no
         weights.
     """
     options = options or PlanOptions()
-    if options.plot is not None:
-        claim_output(options.plot, ".png")
-    path = names_or_installed(names).model(str(model))
+    plot = local_path(options.plot, "plot")
+    if plot is not None:
+        claim_output(plot, ".png")
+    path = installed_names().model(str(model))
     if options.target_size is None or options.activations or options.target_lpips is not None:
         load_lpips("squeeze")  # before measuring: without its weights no plan can be chosen
     found = _measure(path, options)
     plan = _choose(found, options)
-    if options.plot is not None:
-        draw_plot(found, plan, options.plot)
+    if plot is not None:
+        draw_plot(found, plan, plot)
     return Plan(plan.name, plan.default, plan.layers, _notes(path, found, plan))
 
 

@@ -279,7 +279,7 @@ def plan_for_size(found: Sensitivity, kinds: Sequence[Storage], size_bytes: floa
     smallest = _at(found, kinds, float("inf"), name)
     if found.bytes(smallest) > size_bytes:
         what = f"the weights take at least {found.bytes(smallest) / 1e6:.2f} MB, more than {size_bytes / 1e6:.2f} MB"
-        raise InputError(what, remedy="allow fewer bits (--weights palette6,palette4), or a larger size")
+        raise InputError(what, remedy="allow weights of fewer bits (palette6, palette4), or a larger size")
     best = smallest
     low, high = _prices(found, kinds)
     for price in (0.0, low):
@@ -300,7 +300,7 @@ def plan_for_lpips(found: Sensitivity, kinds: Sequence[Storage], limit: float, n
     exact = _at(found, kinds, 0.0, name)
     if (least := found.lpips(exact)) > limit:
         what = f"the widest weights allowed are at LPIPS {least:.4f} already, not within {limit:g}"
-        raise InputError(what, remedy="allow wider ones (--weights fp16,int8)")
+        raise InputError(what, remedy="allow wider ones (fp16, int8)")
     best = exact
     low, high = _prices(found, kinds)
     for _ in range(ROUNDS_DRAWN):

@@ -18,6 +18,7 @@ from genin.version import __version__
 
 if TYPE_CHECKING:
     from genin.api import load, verify
+    from genin.export.checks.verify import Report
     from genin.runtimes.errors import BundleError, CancelledError, GeninError, InputError, MissingExtraError
     from genin.runtimes.pictures import Picture
     from genin.runtimes.pipeline import Generation, Pipeline, StreamStep
@@ -31,13 +32,15 @@ __all__ = [
     "MissingExtraError",
     "Picture",
     "Pipeline",
+    "Report",
     "StreamStep",
     "__version__",
     "load",
     "verify",
 ]
 
-_HOME = {
+# Name => the module it is in. Also read by the PyInstaller hook.
+HOMES = {
     "BundleError": "runtimes.errors",
     "CancelledError": "runtimes.errors",
     "Generation": "runtimes.pipeline",
@@ -46,6 +49,7 @@ _HOME = {
     "MissingExtraError": "runtimes.errors",
     "Picture": "runtimes.pictures",
     "Pipeline": "runtimes.pipeline",
+    "Report": "export.checks.verify",
     "StreamStep": "runtimes.pipeline",
     "load": "api",
     "verify": "api",
@@ -57,7 +61,7 @@ set_wait_policy()  # here, since OpenMP reads it when torch is imported
 def __getattr__(name: str) -> Any:
     if name in ("benchmarks", "distill", "export"):
         return importlib.import_module(f"genin.{name}")
-    return lazy_attribute(__name__, _HOME, name)
+    return lazy_attribute(__name__, HOMES, name)
 
 
 def __dir__() -> list[str]:

@@ -9,12 +9,14 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
 import click
 
 import genin
+from genin.distill.recipe import Recipe
+from genin.runtimes.pipeline import Options
 
 INTRODUCTION = """# The Python API
 
@@ -55,10 +57,28 @@ their call ends in a `MissingExtraError`, which names the extra.
 from genin.benchmarks import BenchOptions, bench
 from genin.export import ExportOptions, export
 
-result = export("student", "student.genin", ExportOptions(formats=["onnx"], precisions=["fp16", "int8"]))
-figures = bench([result.path], BenchOptions(runs=20))
+result = export("student", "student.genin", ExportOptions(formats="onnx", precisions=["fp16", "int8"]))
+figures = bench(result.path, BenchOptions(runs=20, report="bench.html"))
 ```
 """
+OTHER_TYPES_INTRODUCTION = """# Other types
+
+What signatures and fields above name beside these, where it is imported from, and what it is.
+
+| type | from | |
+|---|---|---|
+"""
+OTHER_TYPES = {
+    "genin.export.checks.verify": ("GraphReport",),
+    "genin.runtimes.manifest": ("Manifest", "ImageSize", "Latents", "TextConstants", "SamplerConstants"),
+    "genin.export.precision_plan": ("Storage",),
+    "genin.benchmarks.grids": ("GridRow",),
+    "genin.benchmarks.quality.weights": ("MetricUnavailableError",),
+    "genin.distill.models.folder": ("ModelFolder",),
+    "genin.distill.inputs.sources": ("Source",),
+    "genin.distill.recipe": tuple(str(field.type) for field in fields(Recipe)),
+}
+ALIASES = {"Array": "NDArray[np.float32]", "Pictures": "NDArray[np.uint8]"}
 ERRORS = ("GeninError", "InputError", "BundleError", "MissingExtraError", "CancelledError")
 
 
@@ -73,6 +93,8 @@ def markdown() -> str:
     for package in PARTS:
         module = importlib.import_module(package)
         parts += [_part(f"{package}.{name}", getattr(module, name)) for name in module.__all__]
+    rows = (_other(module, name) for module, names in OTHER_TYPES.items() for name in names)
+    parts.append(OTHER_TYPES_INTRODUCTION + "".join(rows))
     return "\n".join(parts)
 
 
@@ -97,6 +119,7 @@ def _class(kind: type[Any]) -> str:
 def _members(kind: type[Any]) -> Iterator[tuple[str, Any]]:
     """Public methods and properties with a docstring, in the order of the code."""
     for name, member in vars(kind).items():
+        member = member.__func__ if isinstance(member, classmethod) else member
         public = name == "__call__" or not name.startswith("_")
         if public and (inspect.isfunction(member) or isinstance(member, property)) and member.__doc__:
             yield name, member
@@ -107,10 +130,22 @@ def _error(name: str) -> str:
     return f"| `{name}` | `{kind.__mro__[1].__name__}` | {' '.join((kind.__doc__ or '').split())} |\n"
 
 
+def _other(module: str, name: str) -> str:
+    """A row of a type's name, module and first sentence."""
+    said = " ".join((getattr(importlib.import_module(module), name).__doc__ or "").split())
+    first = re.split(r"(?<=\.) (?=[A-Z`])", said)[0]
+    return f"| `{name}` | `{module}` | {first} |\n"
+
+
 def _signature(function: Any) -> str:
     """One parameter a line where a line would not hold them all."""
     signature = inspect.signature(function)
-    parameters = [p for p in signature.parameters.values() if p.name != "self"]
+    parameters = [
+        one
+        for parameter in signature.parameters.values()
+        if parameter.name not in ("self", "cls")
+        for one in (_options() if parameter.kind is parameter.VAR_KEYWORD else [parameter])
+    ]
     name = "pipe" if function.__name__ == "__call__" else function.__name__
     plain = _unquoted(f"{name}{signature.replace(parameters=parameters)}")
     if len(plain) <= 100:
@@ -125,13 +160,31 @@ def _signature(function: Any) -> str:
     return "\n".join([f"{name}(", *lines, f"){returns}"])
 
 
+def _options() -> list[inspect.Parameter]:
+    """The options that drawing takes, one by one."""
+    kind, hints = inspect.Parameter.KEYWORD_ONLY, Options.__annotations__
+    return [inspect.Parameter(n, kind, default=..., annotation=hint.__forward_arg__) for n, hint in hints.items()]
+
+
 def _unquoted(text: str) -> str:
     """Annotations are strings here; defaults keep their quotes."""
-    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text).replace("= Ellipsis", "= ...")
+    return re.sub(r"\b(Array|Pictures)\b", lambda found: ALIASES[found[0]], text)
+
+
+def _field(field: Field[Any]) -> str:
+    """A row of a dataclass's table; what has no default is required."""
+    if field.default_factory is not MISSING:
+        made = field.default_factory()
+        default = repr(made) if isinstance(made, dict | list | tuple) else f"{field.type}()"
+    else:
+        default = "" if field.default is MISSING else repr(field.default)
+    kind = _unquoted(str(field.type)).replace("|", "\\|")
+    return f"| `{field.name}` | `{kind}` | {f'`{default}`' if default else 'required'} |"
 
 
 def _text(documented: Any) -> str:
-    """A docstring in Markdown: arguments become a list, indented code a block. Fields of a dataclass get a table of their types."""
+    """A docstring in Markdown: arguments become a list, indented code a block. Fields of a dataclass get a table."""
     lines: list[str] = []
     listed = False
     for line in (inspect.getdoc(documented) or "").split("\n"):
@@ -153,8 +206,8 @@ def _text(documented: Any) -> str:
             lines.append(line)
     text = "\n".join(lines).replace("```\n```python\n", "")
     if inspect.isclass(documented) and is_dataclass(documented):
-        rows = (f"| `{name}` | `{kind}` |" for name, kind in documented.__annotations__.items() if name[0] != "_")
-        text += "\n\n| field | type |\n|---|---|\n" + "\n".join(rows)
+        rows = (_field(field) for field in fields(documented) if field.name[0] != "_")
+        text += "\n\n| field | type | default |\n|---|---|---|\n" + "\n".join(rows)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 

@@ -24,6 +24,7 @@ from typing import NoReturn
 
 import click
 
+from genin.hub.repository import OfflineError
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
 from genin.runtimes.lazy import missing_extra
 from genin.runtimes.threads import check_environment
@@ -152,13 +153,10 @@ def command_line() -> click.Command:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. Errors go to stderr as one line."""
-    from genin.names import InstalledNames
-
     try:
         # Outside its standalone mode click returns the code of `ctx.exit(code)`, else what the command returns.
         check_environment()
-        names = InstalledNames(arguments)
-        code = command_line().main(list(arguments), prog_name="genin", standalone_mode=False, obj=names)
+        code = command_line().main(list(arguments), prog_name="genin", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as stop:
         click.echo(stop.format_message())
         return InputError.exit_code
@@ -167,6 +165,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(_one_line(error.format_message()).rstrip(".") + where, InputError.exit_code)
     except click.ClickException as error:
         return _fail(_one_line(error.format_message()), error.exit_code)
+    except OfflineError as error:
+        return _fail(_one_line(error.for_command(arguments)), error.exit_code)
     except GeninError as error:
         return _fail(_one_line(str(error)), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:

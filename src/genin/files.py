@@ -43,4 +43,4 @@ def move_into_place(folder: Path, out: Path) -> None:
 def refuse_existing(out: Path) -> None:
     """Errors: InputError if `out` exists."""
     if out.exists():
-        raise InputError("the output already exists", where=out, remedy="choose another --out or remove it")
+        raise InputError("the output already exists", where=out, remedy="choose another name, or remove it")

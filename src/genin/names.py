@@ -12,12 +12,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 from genin.hub.repository import NoRepositoryError, may_be_on_the_hub
+from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.vocabulary import AUTO
@@ -32,25 +33,21 @@ DEFAULT_REFERENCE_SIZE = 64
 
 
 class InstalledNames:
-    """The names this installation knows; the `Names` protocol of `genin.runtimes.names`. `arguments` are those of the running
-    command, for errors that say how to run it again."""
-
-    def __init__(self, arguments: Sequence[str] = ()) -> None:
-        self.arguments = tuple(arguments)
+    """The names this installation knows; the `Names` protocol of `genin.runtimes.names`."""
 
     def model(self, name: str, runtime: str | None = AUTO, precision: str | None = AUTO) -> Path:
         """The local folder or `.genin` file of a model or bundle. Of a bundle on the hub, only the graphs for `runtime` and
         `precision` are fetched; all of them if either is None. Errors: InputError with the nearest names."""
         if name.startswith("builtin:"):
             return _builtin_model(name)
-        path = Path(name).expanduser()
+        path = local_path(name, "a model")
         if path.exists():
             return path
         if may_be_on_the_hub(name) and path.suffix != ".genin":
             from genin.hub.model import download
 
             try:
-                return download(name, self.arguments, runtime, precision)
+                return download(name, runtime, precision)
             except NoRepositoryError as error:
                 raise _no_such(name, f"model: {error.what}") from error
         raise _no_such(name, "model or bundle")
@@ -61,7 +58,7 @@ class InstalledNames:
         if name == BUILTIN_WORLD:
             part: Literal["train", "val", "test"] = "train" if split == "train" else "val" if split == "val" else "test"
             return _world(part, count, size or DEFAULT_REFERENCE_SIZE, seed)
-        path = Path(name).expanduser()
+        path = local_path(name, "a reference")
         if path.is_dir():
             return path
         raise _no_such(name, "dataset folder", [BUILTIN_WORLD])
@@ -82,7 +79,7 @@ class InstalledNames:
 
 def _builtin_model(name: str) -> Path:
     if name == BUILTIN_WORLD:
-        remedy = f"give it as --data or --reference; models are {', '.join(BUILTIN_MODELS)}"
+        remedy = f"name it as data or as a reference; models are {', '.join(BUILTIN_MODELS)}"
         raise InputError("this is a dataset, not a model", where=name, remedy=remedy)
     if name not in BUILTIN_MODELS:
         raise _no_such(name, "built-in model")
@@ -128,8 +125,11 @@ def cache_folder() -> Path:
 
 
 def _no_such(name: str, what: str, known: Iterable[str] = BUILTIN_MODELS) -> InputError:
-    parent = Path(name).expanduser().parent
-    siblings = [str(path) for path in parent.iterdir()] if parent.is_dir() and not name.startswith("builtin:") else []
-    close = difflib.get_close_matches(name, [*known, *siblings], n=3, cutoff=0.5)
+    """The nearest names: built-in ones by the whole, neighbours on the disk by the last part alone."""
+    path = Path(name).expanduser()
+    beside = path.parent.iterdir() if path.parent.is_dir() and not name.startswith("builtin:") else ()
+    siblings = {sibling.name: str(sibling) for sibling in beside}
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close += [siblings[one] for one in difflib.get_close_matches(path.name, siblings, n=3, cutoff=0.5)]
     remedy = f"did you mean {' or '.join(close)}?" if close else f"give a path, or one of: {', '.join(known)}"
     return InputError(f"no such {what}", where=name, remedy=remedy)

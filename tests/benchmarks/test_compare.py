@@ -77,7 +77,7 @@ def test_captions_of_a_reference_are_drawn_below_its_true_pictures(
     assert sheet.shape[1] == 3 * MARGIN_PX + 2 * (2 * CELL_PX + BLOCK_GAP_PX)
     assert run([*command, "--reference", str(folder), "--prompts", str(folder / "metadata.jsonl")]) == 2
     assert run([*command, "--split", "val"]) == 2
-    assert "--split is of a reference" in capsys.readouterr().err
+    assert "a split is a part of a reference" in capsys.readouterr().err
     for row, split in zip(rows, ("train", "validation", "test", "train", "validation"), strict=True):
         row["split"] = split
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

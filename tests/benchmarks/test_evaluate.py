@@ -264,8 +264,8 @@ def test_the_floor_is_the_autoencoders(
     assert floor["samples"] == 8 and 0 < floor["psnr_db"] < 60 and floor["kid_world"] is not None
     samples = evaluate(capsys, *common, "--steps", "1")
     assert samples["pictures_sha256"] != floor["pictures_sha256"]
-    assert "--save-images" in refused(capsys, *common, "--floor", "--save-images", world.parent / "kept")
-    assert "--reference is missing" in refused(capsys, tiny_model_folder)
+    assert "leaves no pictures to save" in refused(capsys, *common, "--floor", "--save-images", world.parent / "kept")
+    assert "the reference is missing; name a dataset folder" in refused(capsys, tiny_model_folder)
 
 
 def test_weights_are_hashed_once(
@@ -327,7 +327,9 @@ def test_refusals_say_what_where_and_the_remedy(
     tiny_student_folder: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tiny_student_folder
-    assert "--metric-weights" in refused(capsys, model, "--reference", world, "--metric-weights", tmp_path / "absent")
+    assert "no such folder of weights" in refused(
+        capsys, model, "--reference", world, "--metric-weights", tmp_path / "absent"
+    )
     assert "absent" in refused(capsys, model, "--reference", tmp_path / "absent")
     bare = tmp_path / "bare"
     shutil.copytree(world, bare)

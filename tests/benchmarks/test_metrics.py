@@ -160,7 +160,7 @@ def test_folder_comes_from_the_option_then_the_environment(monkeypatch: pytest.M
     monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, str(tmp_path))
     assert weights_folder() == tmp_path
     assert weights_folder(Path("/")) == Path("/")
-    with pytest.raises(InputError, match="--metric-weights"):
+    with pytest.raises(InputError, match="no such folder of weights"):
         weights_folder(tmp_path / "absent")
 
 

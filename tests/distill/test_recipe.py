@@ -104,7 +104,7 @@ def test_a_wrong_recipe_is_refused_in_one_line(
         ("prune:\n  images: true", 2, "'prune.images' must be int, not True"),
         ("prune:\n  compile: 1", 2, "'prune.compile' must be bool, not 1"),
         ("student:\n  name: 5", 2, "'student.name' must be str, not 5"),
-        ("pool:\n  size: 0", 2, "'pool.size' must be from 1 to 1e+06, not 0"),
+        ("pool:\n  size: 0", 2, "'pool.size' must be from 1 to 1,000,000, not 0"),
         ("pool:\n  teacher_precision: bf61", 2, "'pool.teacher_precision' must be bf16 or no, not 'bf61'"),
         ("pool:\n  teacher_precision: bf61", 2, "; did you mean: bf16"),
         ("prune:\n  optimizer: adamw8bits", 2, "; did you mean: adamw8bit"),

@@ -205,7 +205,7 @@ def test_the_command_writes_a_plan_and_says_what_it_is(
     [
         (["--target-size", "much"], "is not a size"),
         (["--name", "fp16", "--target-size", "1MB"], "'fp16' cannot be the name"),
-        (["--weights", "fp16", "--activations"], "8-bit activations want 8-bit weights"),
+        (["--weights", "fp16", "--activations"], "8-bit activations need 8-bit weights"),
         (["--weights", "int7", "--target-size", "1MB"], "int7"),
     ],
 )

@@ -66,7 +66,7 @@ def test_sizes_that_cannot_be_drawn(tiny_bundle: Path, size: tuple[int, int]) ->
 
 
 def test_a_bundle_of_one_size_says_so(threes: Path) -> None:
-    with load_pipeline(threes) as pipeline, pytest.raises(InputError, match=r"draws 32x32 only.*--any-size"):
+    with load_pipeline(threes) as pipeline, pytest.raises(InputError, match=r"draws 32x32 only.*for any size"):
         pipeline.generate("a ninja", size=SIZE)
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from genin.runtimes.engine import ENGINES
 from genin.runtimes.errors import InputError, MissingExtraError
 from genin.runtimes.files import claim_output
-from genin.runtimes.options import CommaChoice, flatten, model_path
+from genin.runtimes.options import CommaChoice, flatten
 from genin.runtimes.vocabulary import RUNTIMES, split_choices
 
 
@@ -44,24 +44,6 @@ def test_comma_choice_in_a_command() -> None:
     wrong = CliRunner().invoke(command, ["--format", "onx"])
     assert wrong.exit_code == 2
     assert "did you mean onnx" in wrong.output
-
-
-class _Names:
-    def model(self, name: str, runtime: str | None, precision: str | None) -> Path:
-        return Path("/models") / name
-
-    def reference(self, name: str, *, count: int, size: int | None, seed: int) -> Path:
-        return Path(name)
-
-    def classifier(self) -> Path | None:
-        return None
-
-
-def test_model_names_fall_back_to_paths(tmp_path: Path) -> None:
-    assert model_path(_Names(), "student") == Path("/models/student")
-    assert model_path(None, str(tmp_path)) == tmp_path
-    with pytest.raises(InputError, match="no such model or bundle"):
-        model_path(None, str(tmp_path / "absent"))
 
 
 @pytest.mark.parametrize(("name", "suffix"), [("page.pdf", ".html"), ("sheet", ".png"), ("sheet.jpg", ".png")])

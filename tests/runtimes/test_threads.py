@@ -155,7 +155,7 @@ def test_impossible_thread_numbers_are_refused(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("count", [0, -1, True, 1.5, MAX_THREADS + 1])
 def test_impossible_thread_numbers_of_the_library_are_refused(count: int) -> None:
-    with pytest.raises(InputError, match=f"not a number from 1 to {MAX_THREADS}"):
+    with pytest.raises(InputError, match=f"threads must be a whole number from 1 to {MAX_THREADS:,}; got"):
         check_threads(count)
 
 

@@ -29,9 +29,27 @@ def previews(pipe: genin.Pipeline) -> Iterator[NDArray[np.uint8]]:
         yield step.preview()
 
 
+def read_back(path: str) -> genin.Picture:
+    picture = genin.Picture.open(path)
+    assert_type(picture.shape, tuple[int, ...])
+    assert picture == genin.Picture(picture.array, picture.settings, picture.origin)
+    return picture
+
+
+def exported(student: str) -> genin.benchmarks.Grid:
+    from genin.benchmarks import BenchOptions, bench, compare
+    from genin.export import ExportOptions, export
+
+    result = export(student, "student.genin", ExportOptions(formats="onnx", single_graphs=4, plans="plan.json"))
+    bench(result.path, BenchOptions(runtimes=["onnxruntime"], precisions="fp16", steps=4, report="bench.html"))
+    return compare(result.path, "sheet.png")
+
+
 def checked(bundle: str) -> bool:
     try:
-        return genin.verify(bundle).ok
+        report = genin.verify(bundle)
+        assert_type(report, genin.Report)
+        return report.ok
     except genin.MissingExtraError as error:
         assert_type(error.extra, str)
         return False

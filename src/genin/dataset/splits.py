@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from genin.runtimes.errors import InputError
+from genin.runtimes.vocabulary import check_choice
 
 if TYPE_CHECKING:
     from genin.dataset.rows import PictureRow
@@ -35,6 +36,12 @@ ALIASES: Mapping[str, Split] = {
     "test": "test",
 }
 SMALLEST_TO_SPLIT = 40
+
+
+def check_split(name: str | None) -> None:
+    """Errors: InputError for a split that cannot be asked for; None, all of them, can be."""
+    if name is not None:
+        check_choice(name, tuple(CHOICES), "split")
 
 
 def folders_of(folder: Path) -> list[Path]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from genin.hub.repository import HubName, again, cached, list_files, snapshot
+from genin.hub.repository import HubName, OfflineError, cached, list_files, snapshot
 from genin.runtimes.bundle import MANIFEST, Bundle
 from genin.runtimes.errors import InputError
 from genin.runtimes.families import refuse_other_families
 from genin.runtimes.folder import AGAIN, MODEL_FILES, PARTS, WEIGHT_KINDS, missing_files, read_json, read_model_index
 from genin.runtimes.loading import choose
+from genin.runtimes.progress import progress
 from genin.runtimes.vocabulary import AUTO
 
 TOP_FILES = ("model_index.json", "genin.json", "README.md", "LICENSE")
@@ -26,31 +27,29 @@ SINGLE_FILES = (".ckpt", ".safetensors", ".pt", ".gguf")
 INDEX = "model_index.json"
 
 
-def download(
-    text: str, arguments: Sequence[str] = (), runtime: str | None = AUTO, precision: str | None = AUTO
-) -> Path:
+def download(text: str, runtime: str | None = AUTO, precision: str | None = AUTO) -> Path:
     """The local snapshot of the hub model `owner/name` or `owner/name@revision`: what a model folder or a bundle needs, kept by the
-    hub's client. `arguments` are the command's, for errors that say how to run it again. Of a bundle, only the graphs for `runtime`
-    and `precision` are fetched; all of them if either is None.
+    hub's client. Of a bundle, only the graphs for `runtime` and `precision` are fetched; all of them if either is None.
 
     Errors: InputError for a model that is not there, gated, of another family, without such graphs, or not available offline.
     """
     name = HubName.parse(text, "model")
-    available = list_files(name)
+    with progress(f"'{text}' is no local path: asking the Hugging Face hub", even=False):
+        available = list_files(name)
     if available is None:
-        return _without_network(name, text, arguments, runtime, precision)
+        return _without_network(name, text, runtime, precision)
     is_bundle = MANIFEST in available
     wanted = [MANIFEST] if is_bundle else wanted_files(available)
     if not wanted:
         raise _no_model(name, available)
     small = snapshot(name, [file for file in wanted if not _is_weights(file)])
     if small is None:
-        return _without_network(name, text, arguments, runtime, precision)
+        return _without_network(name, text, runtime, precision)
     if is_bundle:
         wanted = [file for file in bundle_files(small, name, runtime, precision) if file in available]
     else:
         read_model_index(small)
-    return snapshot(name, wanted) or _without_network(name, text, arguments, runtime, precision)
+    return snapshot(name, wanted) or _without_network(name, text, runtime, precision)
 
 
 def wanted_files(available: Sequence[str]) -> list[str]:
@@ -133,9 +132,7 @@ def _no_model(name: HubName, available: Sequence[str]) -> InputError:
     )
 
 
-def _without_network(
-    name: HubName, text: str, arguments: Sequence[str], runtime: str | None, precision: str | None
-) -> Path:
+def _without_network(name: HubName, text: str, runtime: str | None, precision: str | None) -> Path:
     """What the cache holds, if that is all of it. Errors: InputError saying which files to put where."""
     where = cached(name)
     needed: Sequence[str] = MODEL_FILES
@@ -160,7 +157,5 @@ def _without_network(
     if where is not None:
         begin = f"copy the cached folder to {folder}, say, and add the files it lacks from {name.address}{branch}"
     listed = ", ".join(needed)
-    raise InputError(
-        what,
-        remedy=f"{begin}: {listed} (weights may be .fp16.safetensors or .bin); {again(arguments, text, folder)}",
-    )
+    files = f"{begin}: {listed} (weights may be .fp16.safetensors or .bin)"
+    raise OfflineError(what, files, name=text, folder=folder)

@@ -27,6 +27,22 @@ REFUSED = (401, 403)
 CANNOT_WRITE = (errno.ENOSPC, errno.EACCES, errno.EROFS)
 
 
+class OfflineError(InputError):
+    """The hub cannot be reached. The remedy says which files to put into a folder by hand (`folder`, say), whose path then takes
+    the place of the `name` that was asked for."""
+
+    def __init__(self, what: str, files: str, *, name: str, folder: str) -> None:
+        super().__init__(what, remedy=f"{files}; and give its path, {folder}")
+        self.files, self.name, self.folder = files, name, folder
+
+    def for_command(self, arguments: Sequence[str]) -> str:
+        """The line, ending in the command that was given, with the folder in the place of the name."""
+        if not any(self.name in argument for argument in arguments):
+            return str(self)
+        command = ["genin", *(argument.replace(self.name, self.folder) for argument in arguments)]
+        return f"{self.what}; {self.files}; and run: {shlex.join(command)}"
+
+
 class NoRepositoryError(InputError):
     """The hub has no such repository, or does not show it."""
 
@@ -100,13 +116,6 @@ def cached(name: HubName) -> Path | None:
         )
     except (OSError, ValueError):
         return None
-
-
-def again(arguments: Sequence[str], text: str, folder: str) -> str:
-    """The command that was given, with `folder` in the place of the name `text`."""
-    if not any(text in argument for argument in arguments):
-        return f"and give its path, {folder}"
-    return f"and run: {shlex.join(['genin', *(argument.replace(text, folder) for argument in arguments)])}"
 
 
 # --- the client ------------------------------------------------------------------------------------------------------

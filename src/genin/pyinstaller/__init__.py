@@ -9,20 +9,22 @@ Not here: the libraries of an engine's package (PyInstaller and pyinstaller-hook
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
 from genin.runtimes.engine import ENGINES
+from genin.runtimes.names import INSTALLED
 from genin.runtimes.vocabulary import check_choice
 
-# What `genin.load` and a `Picture` import by name.
+# By name: a static import of `genin` would be one of all that it offers.
+HOMES: Mapping[str, str] = importlib.import_module("genin").HOMES
+# What `genin` and `genin.load` import by name; a program that draws verifies no bundles.
 LAZY_MODULES = (
-    "genin.api",
-    "genin.names",
-    "genin.runtimes.errors",
-    "genin.runtimes.pictures",
-    "genin.runtimes.pipeline",
+    INSTALLED.partition(":")[0],
+    *sorted({f"genin.{home}" for home in HOMES.values() if not home.startswith("export.")}),
 )
 BUNDLE_ENGINES = tuple(name for name, row in ENGINES.items() if row.formats)
 

@@ -74,7 +74,7 @@ def quickstart_command(ctx: click.Context, /, out: Path, resume: bool, as_json: 
     Ends with a page of pictures and figures. Ctrl-C keeps what is finished; --resume continues from there.
     """
     require_packages()
-    names = ctx.obj if isinstance(ctx.obj, InstalledNames) else InstalledNames()
+    names = InstalledNames()
     chosen = {name: value for name, value in settings.items() if value is not None}
     record = open_record(out, chosen, names, resume=resume)
     run = Run(out, names=names, **record["settings"])

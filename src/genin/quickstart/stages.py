@@ -207,11 +207,11 @@ def export_student(run: Run, done: Done) -> Result:
     for path in (run.bundle_path, run.teacher_bundle_path):
         if path.exists():  # exported, but interrupted before it was recorded
             shutil.rmtree(path)
-    exported = export(run.student_path, run.bundle_path, ExportOptions(FORMATS, PRECISIONS), names=run.names)
+    exported = export(run.student_path, run.bundle_path, ExportOptions(FORMATS, PRECISIONS))
     engines, _ = usable_formats(TEACHER_FORMATS)
     if engines:
         options = ExportOptions(engines, TEACHER_PRECISIONS)
-        export(run.teacher_path, run.teacher_bundle_path, options, names=run.names)
+        export(run.teacher_path, run.teacher_bundle_path, options)
     graphs = exported.manifest.graphs
     sizes: dict[str, int] = {}
     for graph in graphs:

@@ -429,7 +429,7 @@ def test_training_says_what_to_prepare_first(
     data = {"hub": NAME, "folder": "repository", "file": "repository/data/train-00000-of-00002.parquet"}[kind]
     assert run([*command, "--data", data]) == 2
     said = capsys.readouterr().err
-    first, then = said.split("first: ")[1].split("; then give --data ")
+    first, then = said.split("first: ")[1].split("; then give ")
     assert not hub.calls, "nothing is downloaded silently"
     assert run(shlex.split(first)[1:]) == 0
     assert open_picture_set(Path(then.strip())).captions()

@@ -145,7 +145,7 @@ def test_ctrl_c_in_any_stage_leads_to_the_same_student(
         if run([*arguments, *["--resume"][: len(says)]]) != 130:
             break
         says.append(capsys.readouterr().err.splitlines()[-1])
-    assert len(says) == 4 and all("the same command with --resume continues" in line for line in says)
+    assert len(says) == 4 and all("the same again with resume continues" in line for line in says)
     assert "interrupted at the end of stage alignment" in says[1]
     launches = [
         {"prune": 0, "steps": 0}, {"steps": 1, "alignment": 0}, {"adversarial": 0}, {"adversarial": 1, "decoder": 0},
@@ -389,7 +389,7 @@ def test_a_handful_of_pictures_is_enough_and_licences_add_up(
     assert "name" not in info
     # Text encoders are trained on attribute columns only: without them a teacher cannot start from nothing.
     assert run(["teacher", "train", "--data", str(data), "--out", str(tmp_path / "new")]) == 2
-    assert "--init" in capfd.readouterr().err and not (tmp_path / "new").exists()
+    assert "start from one (init)" in capfd.readouterr().err and not (tmp_path / "new").exists()
 
 
 def test_a_pool_of_another_seed_is_of_other_noise() -> None:
