@@ -225,6 +225,15 @@ class PoolRecipe:
     teacher_steps: Annotated[int, Strict(), Field(ge=1, le=64)] = key(8, "of DPM-Solver++(2M), at DDIM's timesteps")
     guidance_scale: Number = key(0.0, "0 is the teacher's own")
     batch_size: Positive = key(64, "pictures sampled at once")
+    inverted: Count = key(
+        0,
+        "further pairs, of true pictures: each with the noise that the teacher's ODE leads back to (Balanced Conic Rectified Flow, "
+        "2025, arXiv:2510.25229)",
+    )
+    inverted_steps: Annotated[int, Strict(), Field(ge=1, le=64)] = key(16, "steps of that way back")
+    inverted_jitter: Share = key(
+        0.2, "largest share of fresh noise that is mixed into an inverted one whenever it is used, along the sphere"
+    )
     teacher_precision: Precision = key(
         "no", '"bf16" keeps the frozen teacher\'s weights in half the memory, throughout the distillation; "no" in fp32'
     )
@@ -258,6 +267,11 @@ class StepsRecipe(Optimisation):
         (4, 2, 1), "numbers of steps that are trained, in turn; the largest is the default"
     )
     regression_weight: Number = key(1.0, "weight of the distance to the teacher's picture, per latent value")
+    regression_final_share: Share = key(
+        1.0,
+        "share of regression_weight that is left at the end: it falls over the last third, since pairs bind a student to optima of "
+        "its teacher that it cannot reach (Zheng & Yang 2024, arXiv:2405.20750)",
+    )
     huber_c: Number = key(0.05, "threshold of that pseudo-Huber distance between quadratic and linear")
     backward_distillation: Flag = key(
         False,
@@ -273,6 +287,15 @@ class StepsRecipe(Optimisation):
         "weight of guided consistency along the pool's trajectories: from two neighbouring states of one the student must reach "
         "the same next few-step state (Song et al. 2023, arXiv:2303.01469; in segments, Kim et al. 2024, arXiv:2310.02279)",
     )
+    kernel_weight: Number = key(
+        0.0,
+        "weight of the kernel distance between the student's pictures of a caption and true ones of the same, in the teacher's "
+        "features: a conditional MMD (Gretton et al. 2012; as a loss of few-step generators cf. arXiv:2602.04770)",
+    )
+    kernel_captions: Size = key(4, "captions in an update of that distance")
+    kernel_samples: Annotated[int, Strict(), Field(ge=2, le=1024)] = key(8, "the student's pictures of each of them")
+    kernel_true: Annotated[int, Strict(), Field(ge=2, le=1024)] = key(16, "true pictures of each of them")
+    kernel_bank: Size = key(256, "captions whose true pictures are encoded when the phase begins")
     perceptual_weight: Number = key(0.0, "weight of the distance to the teacher's picture in features; 0 leaves it out")
     perceptual_features: Literal["teacher", "lpips"] = key(
         "teacher", '"teacher": those of its own encoder; "lpips": the published network on decoded pictures'
@@ -302,10 +325,14 @@ class AdversarialRecipe(StepsRecipe):
     backward_distillation: bool = True
     perceptual_weight: float = 4.0
     adversarial_weight: Number = key(0.1, "weight of the adversarial loss")
-    discriminator: Literal["teacher", "dinov2"] = key(
-        "teacher", 'where it looks: "teacher", its encoder on noised latents; "dinov2", on decoded pictures'
+    discriminator: Literal["teacher", "dinov2", "efficientnet"] = key(
+        "teacher",
+        'where it looks: "teacher", its encoder on noised latents; "dinov2" or "efficientnet" (Lite0, as Projected GAN has it: '
+        "Sauer et al. 2021, arXiv:2111.01007), on decoded pictures",
     )
-    discriminator_weights: Text = key("facebook/dinov2-small", "folder or hub name of the DINOv2")
+    discriminator_weights: Text = key(
+        "facebook/dinov2-small", "folder or hub name of the DINOv2, or the file of EfficientNet-Lite0's weights"
+    )
     multi_scale: Flag = key(True, "a head on every one of those feature maps; false: on the finest alone")
     distillation_weight: Number = key(
         0.0, "weight of the paper's distillation term; costs a guided pass of the teacher"
@@ -314,6 +341,11 @@ class AdversarialRecipe(StepsRecipe):
         0.0,
         "weight of distribution matching (Yin et al. 2024, arXiv:2311.18828); above 0 a copy of the teacher is also trained, on "
         "the student's pictures",
+    )
+    matching_decoupled: Flag = key(
+        False,
+        "guidance's part of that gradient at more noise than the student's last step sees, the rest at every noise (Liu et al. "
+        "2025, arXiv:2511.22677); costs two more passes of the teacher",
     )
     fake_score_rank: Count = key(
         0,
@@ -358,6 +390,11 @@ class DecoderRecipe(Optimisation):
     )
     edge_weight: Number = key(0.5, "weight of the loss on differences between neighbouring pixels")
     latent_noise: Number = key(0.05, "standard deviation of noise on the latents of true pictures")
+    true_targets: Flag = key(
+        False,
+        "the student's own latents are its last step from true pictures noised to that step, and should look like these: the "
+        "decoder learns to undo what the student softens",
+    )
     batch_size: int = 32
     lr: float = 1e-3
     images: int = 0

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill.inputs.latents import cache_latents
@@ -41,10 +42,11 @@ from genin.distill.recipe import Optimisation, Recipe, StepsRecipe, load_recipe
 from genin.distill.student.cost import distill_memory, distill_options
 from genin.distill.student.decoder import build_tiny, train_decoder
 from genin.distill.student.held_out import HeldOut
+from genin.distill.student.inversion import build_inverted
 from genin.distill.student.loss_term import PhaseContext
 from genin.distill.student.objective import Pretrained, build_loss_terms, check_terms, load_pretrained
 from genin.distill.student.phases import prune_step, steps_step, student_preview
-from genin.distill.student.pool import DistillationData, Pool, build_pool, pool_settings
+from genin.distill.student.pool import DistillationData, Pool, TimeIsUp, build_pool, pool_settings
 from genin.distill.student.provenance import (
     PHASES,
     Provenance,
@@ -104,7 +106,7 @@ def distill(
     prepared = prepare_data(run, phases[0].training)
     student = CurrentStudent(run.unet, run.vae, 0 if run.start is None else run.start.images_seen)
     for phase in phases:
-        phase.training.minutes = run.budget.of(phase.name, prepared.pool.seconds / 60)
+        phase.training.minutes = run.budget.of(phase.name, prepared.seconds / 60)
         try:
             phase.run_on(prepared, student)
         except KeyboardInterrupt:
@@ -262,22 +264,27 @@ class Budget:
 
 
 def prepare_data(run: Run, training: Training) -> DistillationData:
-    """Encode the true pictures that the discriminator will see, sample (or find) the pool, embed its captions."""
-    guided, source = guided_teacher(run, training.device), run.source
-    adversarial, count = run.recipe.adversarial, pictures_to_check(run.teacher.latent_size)
+    """Encode the true pictures that are needed, sample (or find) the pool, invert what is asked for, embed the captions."""
+    guided, source, recipe = guided_teacher(run, training.device), run.source, run.recipe
+    adversarial, count = recipe.adversarial, pictures_to_check(run.teacher.latent_size)
     true_side = adversarial.images > 0 and adversarial.adversarial_weight > 0 and adversarial.real_share > 0
     if true_side:
-        count = min(run.recipe.pool.size, run.budget.pictures(adversarial.cache_images))
+        count = min(recipe.pool.size, run.budget.pictures(adversarial.cache_images))
+    inverted_count = min(recipe.pool.inverted, len(source))
+    count = max(count, inverted_count)
     # Before the pool, which takes longer: a teacher whose latents or predictions contradict its config is refused here.
     cache = cache_latents(source, run.teacher.vae, count, run.teacher.image_size, run.folder / "latents.safetensors")
     captions = source.captions(range(min(pictures_to_check(run.teacher.latent_size), len(cache))))
     check_prediction_type(guided, cache.latents, guided.embed(captions), run.teacher.path / "scheduler")
+    silent = not training.accelerator.is_main_process
     with training.autocast():
-        pool = sample_pool(run, guided, silent=not training.accelerator.is_main_process)
-    texts, captions = [], source.captions(range(min(len(pool), len(source))))
+        pool = sample_pool(run, guided, silent=silent)
+        inverted = invert_pictures(run, guided, cache.latents, silent=silent) if inverted_count else None
+    texts, captions = [], source.captions(range(min(max(len(pool), inverted_count), len(source))))
     for start in range(0, len(captions), 256):
         texts.append(guided.embed(captions[start : start + 256]).half().cpu())
-    return DistillationData(guided, pool, source, torch.cat(texts), cache.latents if true_side else None)
+    latents = cache.latents if true_side else None
+    return DistillationData(guided, pool, source, torch.cat(texts), latents, inverted, recipe.pool.inverted_jitter)
 
 
 def guided_teacher(run: Run, device: torch.device) -> Guided:
@@ -295,20 +302,36 @@ def guided_teacher(run: Run, device: torch.device) -> Guided:
 
 def sample_pool(run: Run, guided: Guided, *, silent: bool) -> Pool:
     """The run's pool, in its share of the budget, with a progress line."""
-    minutes = run.budget.of("pool")
-    with progress("sampling the teacher", silent=silent) as shown:
+    with _filling(run, "sampling the teacher", run.recipe.pool.size, silent) as time_is_up:
+        path, teacher = run.folder / "pool.safetensors", run.teacher_fingerprint
+        return build_pool(guided, run.source, run.recipe.pool, path, fingerprint=teacher, time_is_up=time_is_up)
+
+
+def invert_pictures(run: Run, guided: Guided, latents: Tensor, *, silent: bool) -> Pool:
+    """The noises of true pictures, in their share of the budget, with a progress line."""
+    recipe = run.recipe.pool
+    with _filling(run, "inverting true pictures", recipe.inverted, silent) as time_is_up:
+        path, teacher = run.folder / "inverted.safetensors", run.teacher_fingerprint
+        return build_inverted(guided, run.source, recipe, latents, path, fingerprint=teacher, time_is_up=time_is_up)
+
+
+@contextmanager
+def _filling(run: Run, what: str, rows: int, silent: bool) -> Iterator[TimeIsUp]:
+    """A progress line, and whether the time for these rows is up: the pool's minutes are shared out by rows."""
+    minutes, recipe = run.budget.of("pool"), run.recipe.pool
+    own = None if minutes is None else minutes * rows / (recipe.size + recipe.inverted)
+    with progress(what, silent=silent) as shown:
 
         def time_is_up(done: int, size: int, seconds: float) -> bool:
-            spent = 0.0 if minutes is None else seconds / (60 * minutes)
+            spent = 0.0 if own is None else seconds / (60 * own)
             shown.reach(max(done / size, spent), f"{done} of {size} pictures")
             return spent >= 1
 
-        path, teacher = run.folder / "pool.safetensors", run.teacher_fingerprint
         try:
-            return build_pool(guided, run.source, run.recipe.pool, path, fingerprint=teacher, time_is_up=time_is_up)
+            yield time_is_up
         except KeyboardInterrupt as error:
-            what = f"interrupted while sampling the teacher; the pictures so far are in {run.folder}, --resume goes on"
-            raise KeyboardInterrupt(what) from error
+            where = f"interrupted while {what}; the pictures so far are in {run.folder}, --resume goes on"
+            raise KeyboardInterrupt(where) from error
 
 
 # --- the phases --------------------------------------------------------------------------------------------------------
@@ -331,10 +354,10 @@ class Phase(ABC):
         self.training = Training(run.folder, name, run.settings(name))
         self.is_last = name == run.phases[-1]
 
-    def context(self, data: DistillationData) -> PhaseContext:
+    def context(self, data: DistillationData, student: nn.Module | None = None) -> PhaseContext:
         run = self.run
         phase, resume = run.settings(self.name), run.options.resume
-        return PhaseContext(self.training, data, run.teacher, run.recipe, phase, run.pretrained, resume)
+        return PhaseContext(self.training, data, run.teacher, run.recipe, phase, run.pretrained, resume, student)
 
     @abstractmethod
     def run_on(self, data: DistillationData, student: CurrentStudent) -> None:
@@ -366,7 +389,9 @@ class UnetPhase(Phase):
         if self.name == "prune":
             step = prune_step(training, prepared, data, run.recipe.prune, run.kept_channels)
         else:
-            step = steps_step(training, prepared, data, self._steps_recipe, build_loss_terms(self.context(data)))
+            step = steps_step(
+                training, prepared, data, self._steps_recipe, build_loss_terms(self.context(data, prepared))
+            )
         if run.options.resume:
             training.resume()
         return step

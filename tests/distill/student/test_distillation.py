@@ -267,7 +267,8 @@ def test_true_pictures_are_those_of_the_rollouts_captions(pool: int, scenes: int
     number = torch.arange(pool) % scenes
     states = number.half().view(-1, 1, 1, 1, 1).expand(-1, 2, 1, 1, 1)
     teacher = SimpleNamespace(device=torch.device("cpu"))
-    texts, latents = number.half().view(-1, 1, 1), (torch.arange(cached).half() + 0.5).view(-1, 1, 1, 1)
+    texts = torch.arange(min(pool, scenes)).half().view(-1, 1, 1)
+    latents = (torch.arange(cached).half() + 0.5).view(-1, 1, 1, 1)
     data: Any = DistillationData(teacher, Pool(states, states[:, 1:], (999,)), range(scenes), texts, latents)  # type: ignore[arg-type]
     update = Update(0, 0, pool, 0, pool, torch.Generator().manual_seed(0), teacher.device)
     picture, text = true_pictures(data, 1.0, update, torch.arange(pool))
