@@ -3,7 +3,7 @@
 Order: prune the teacher's UNet (or take an earlier student's weights), sample the pool, then the phases of `phases`. Each phase
 starts from the average of the one before and has its own checkpoint, log, curves and pictures under `OUT/training/`; a finished
 phase is not run again, so the same command with `resume` continues where the last one stopped. After each phase the student is
-saved as a model folder, so that an interrupted run leaves something usable. A budget in minutes is divided by `SHARES`.
+saved as a model folder, so that an interrupted run leaves something usable. A budget in minutes is divided by `budget`.
 
 Not here: what a phase computes (`phases`, `decoder`), what the model folder says (`provenance`), and the command line (`commands`).
 """
@@ -39,14 +39,16 @@ from genin.distill.models.lora import lower_frozen
 from genin.distill.models.pruning import build_student, kept_channels, pruning_of
 from genin.distill.models.text import embed
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe, load_recipe
+from genin.distill.student.budget import Budget
 from genin.distill.student.cost import distill_memory, distill_options
 from genin.distill.student.decoder import build_tiny, train_decoder
 from genin.distill.student.held_out import HeldOut
-from genin.distill.student.inversion import build_inverted
+from genin.distill.student.inversion import build_inverted, inversion_settings
 from genin.distill.student.loss_term import PhaseContext
 from genin.distill.student.objective import Pretrained, build_loss_terms, check_terms, load_pretrained
 from genin.distill.student.phases import prune_step, steps_step, student_preview
-from genin.distill.student.pool import DistillationData, Pool, TimeIsUp, build_pool, pool_settings
+from genin.distill.student.pool import DistillationData, Pool, TimeIsUp, build_pool, pool_key, pool_settings
+from genin.distill.student.pool_parts import PoolParts
 from genin.distill.student.provenance import (
     PHASES,
     Provenance,
@@ -58,10 +60,6 @@ from genin.distill.student.provenance import (
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import names_or_installed
 from genin.runtimes.progress import progress
-
-# Shares of a budget in minutes; minutes that the pool leaves over, and those of phases that the recipe leaves out, go to the other
-# phases.
-SHARES = {"pool": 0.3, "prune": 0.3, "steps": 0.3, "adversarial": 0.1, "decoder": 0.1}
 
 
 @dataclass(frozen=True)
@@ -240,26 +238,6 @@ def check_batches(run: Run, training: Training) -> None:
         raise InputError(f"decoder.batch_size leaves a process {batch} picture; it needs 2", remedy="make it larger")
 
 
-class Budget:
-    """Minutes for each part, or None for no limit; `phases` are those that the recipe runs."""
-
-    def __init__(self, minutes: float | None, phases: Sequence[str] = PHASES) -> None:
-        self.minutes, self.phases = minutes, phases
-
-    def of(self, part: str, pool_minutes: float = 0.0) -> float | None:
-        """The pool's share, or a phase's share of what the pool has left."""
-        if self.minutes is None:
-            return None
-        if part == "pool":
-            return self.minutes * SHARES["pool"]
-        left = max(0.0, self.minutes - pool_minutes)
-        return left * SHARES[part] / sum(SHARES[name] for name in self.phases)
-
-    def pictures(self, count: int) -> int:
-        """How many of `count` pictures to prepare: preparing is not timed, so only a few under a budget."""
-        return count if self.minutes is None else min(2_000, count)
-
-
 # --- what the phases learn from ----------------------------------------------------------------------------------------
 
 
@@ -311,8 +289,9 @@ def invert_pictures(run: Run, guided: Guided, latents: Tensor, *, silent: bool) 
     """The noises of true pictures, in their share of the budget, with a progress line."""
     recipe = run.recipe.pool
     with _filling(run, "inverting true pictures", recipe.inverted, silent) as time_is_up:
-        path, teacher = run.folder / "inverted.safetensors", run.teacher_fingerprint
-        return build_inverted(guided, run.source, recipe, latents, path, fingerprint=teacher, time_is_up=time_is_up)
+        key = pool_key(inversion_settings(recipe, latents), run.source, run.teacher_fingerprint)
+        parts = PoolParts(run.folder / "inverted.safetensors", key)
+        return build_inverted(guided, run.source, recipe, latents, parts, time_is_up)
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from genin.distill.inputs.sources import Source
 from genin.distill.models.diffusion import Denoiser, Trajectory
 from genin.distill.models.guided import Guided
 from genin.distill.recipe import PoolRecipe
-from genin.distill.student.pool import Pool, TimeIsUp, fill_pool, pool_key
+from genin.distill.student.pool import Pool, TimeIsUp, fill_pool
 from genin.distill.student.pool_parts import PoolParts
 
 FIRST = 0  # the timestep at which the network looks at clean latents
@@ -53,21 +52,17 @@ def invert(denoiser: Denoiser, latents: Tensor, text: Tensor, timesteps: Sequenc
 
 
 def build_inverted(
-    teacher: Guided,
-    source: Source,
-    recipe: PoolRecipe,
-    latents: Tensor,
-    path: Path,
-    *,
-    fingerprint: str,
-    time_is_up: TimeIsUp,
+    teacher: Guided, source: Source, recipe: PoolRecipe, latents: Tensor, parts: PoolParts, time_is_up: TimeIsUp
 ) -> Pool:
-    """Invert (or read, or finish) the first `recipe.inverted` true pictures, final latents (N, C, H, W) float16, into the file
-    `path`; all processes call it together. A row's states are its noise and its latents. Errors: as `build_pool`."""
-    settings = {"inverted_steps": recipe.inverted_steps, "of": float(latents[:64].float().abs().sum())}
-    parts = PoolParts(path, pool_key(settings, source, fingerprint))
+    """Invert (or read, or finish) the first `recipe.inverted` true pictures, final latents (N, C, H, W) float16; all processes call
+    it together. A row's states are its noise and its latents. Errors: GeninError where the disk is full."""
     sample = partial(_invert_rows, teacher, source, recipe.inverted_steps, latents)
     return fill_pool(parts, min(recipe.inverted, len(latents)), recipe.batch_size, sample, time_is_up)
+
+
+def inversion_settings(recipe: PoolRecipe, latents: Tensor) -> dict[str, Any]:
+    """The settings in which inverted pairs differ, besides teacher and captions."""
+    return {"inverted_steps": recipe.inverted_steps, "of": float(latents[:64].float().abs().sum())}
 
 
 def _invert_rows(teacher: Guided, source: Source, steps: int, latents: Tensor, rows: Sequence[int]) -> Trajectory:

@@ -30,7 +30,7 @@ from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Predicti
 from genin.distill.models.folder import load_model_folder, save_model_folder  # noqa: E402
 from genin.distill.models.guided import Guided  # noqa: E402
 from genin.distill.recipe import Recipe, load_recipe  # noqa: E402
-from genin.distill.student.distillation import Budget  # noqa: E402
+from genin.distill.student.budget import Budget  # noqa: E402
 from genin.distill.student.pool import DistillationData, Pool, _generator  # noqa: E402
 from genin.distill.student.terms import true_pictures  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
@@ -540,7 +540,7 @@ def test_a_world_grows_to_twice_the_side_and_the_student_with_it(
 
 
 def test_what_two_networks_share_is_copied_and_the_rest_left_alone() -> None:
-    from genin.distill.teacher.train import start_from
+    from genin.distill.teacher.run import start_from
 
     torch.manual_seed(0)
     narrow, wide = torch.nn.Conv2d(2, 3, 1), torch.nn.Conv2d(4, 5, 1)

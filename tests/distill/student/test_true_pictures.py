@@ -27,6 +27,7 @@ from genin.distill.student.losses import kernel_distance  # noqa: E402
 from genin.distill.student.matching import FakeScore  # noqa: E402
 from genin.distill.student.phases import regression_weight  # noqa: E402
 from genin.distill.student.pool import DistillationData, Pool  # noqa: E402
+from genin.distill.student.pool_parts import PoolParts  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 from phase_updates import begin, data_of, updated  # noqa: E402
 
@@ -70,8 +71,8 @@ class TestInversion:
             asked.append(done)
             return False
 
-        arguments = (data.teacher, source, recipe, latents, tmp_path / "inverted.safetensors")
-        found = build_inverted(*arguments, fingerprint="f", time_is_up=time_is_up)
+        parts = PoolParts(tmp_path / "inverted.safetensors", "key")
+        found = build_inverted(data.teacher, source, recipe, latents, parts, time_is_up)
         assert len(found) == 6 and asked == [4, 6]
         assert torch.equal(found.final(torch.arange(6)), latents[:6].float())
         text = data.texts[:6].float()
@@ -83,7 +84,7 @@ class TestInversion:
             x = process.ddim_step(x0, eps, torch.full((6,), t_next)).detach()
         error = (x - latents[:6].float()).square().mean().sqrt() / latents[:6].float().std()
         assert float(error) < 0.1
-        again = build_inverted(*arguments, fingerprint="f", time_is_up=time_is_up)
+        again = build_inverted(data.teacher, source, recipe, latents, parts, time_is_up)
         assert torch.equal(again.states, found.states) and asked == [4, 6]  # read, not made again
 
 
