@@ -156,7 +156,7 @@ def kept_channels(channels: int, share: float, update: Update) -> Tensor:
 
 
 def scale_loss(vae: Any, latents: Tensor, images: Tensor, update: Update) -> Tensor:
-    """|decode(shrunk latents) − shrunk picture|, by averages over squares of 2 or 4 (Skorokhodov et al. 2025, arXiv:2502.14831)."""
+    """|decode(shrunk latents) − shrunk picture|, by averages over squares of 2 or 4 (arXiv:2502.14831)."""
     factor = 2 * (update.shared_randint(2) + 1)
     decoded = vae.decode(F.avg_pool2d(latents, factor), return_dict=False)[0].float()
     return (decoded - F.avg_pool2d(images, factor)).abs().mean()
