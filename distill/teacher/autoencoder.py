@@ -1,9 +1,9 @@
 """The autoencoder's stage and its objective: pictures ⇄ latents.
 
-The network (`models.autoencoder`) is trained on L1 of pixels, L1 of finite differences at two scales (edges are what a cartoon is
-made of, and plain L1 blurs them), and a pull of the latents towards zero mean and unit variance, so that diffusion starts from a space
-whose scale is known. What makes latents easier to diffuse is optional: agreement with shrunk pictures, noise, channels in the order
-of their variance (`models.latent_axes`).
+The network (`models.autoencoder`) is trained on L1 of pixels, L1 of finite differences at two scales (edges are what a cartoon
+is made of, and plain L1 blurs them), and a pull of the latents towards zero mean and unit variance, so that diffusion starts from
+a space whose scale is known. What makes latents easier to diffuse is optional: agreement with shrunk pictures, noise, channels in
+the order of their variance (`models.latent_axes`).
 
 Not here: a perceptual or adversarial term.
 """

@@ -160,7 +160,7 @@ class TestLoss:
         ({"encoder_blocks": (1, 1)}, "encoder_blocks has 2 levels, decoder_blocks 3"),
         ({"crop": 64}, "crop is 64 px, more than the pictures' 32"),
         ({"crop": 18}, "crop is 18 px, which is not a multiple of 4"),
-        ({"crop": 24, "scale_weight": 0.1}, "no multiple of 16"),
+        ({"crop": 24, "scale_weight": 0.1}, "not a multiple of 16"),
         ({"latent_channels": 3, "channel_dropout": 0.5}, "quarters of 3 latent channels"),
         ({"principal_axes": True, "prior_weight": 0.05}, "prior_weight"),
     ],
