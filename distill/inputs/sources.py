@@ -64,6 +64,10 @@ class Source(Protocol):
         """The val split of the same, or None where it has none."""
         ...
 
+    def caption_groups(self, captions: int, pictures: int, size: int) -> tuple[list[str], NDArray[np.uint8]]:
+        """Captions that several pictures share, at most so many, and `pictures` of each: (captions, pictures, size, size, 3)."""
+        ...
+
 
 class WorldSource:
     """`count` scenes of one split of the built-in world."""
@@ -114,6 +118,24 @@ class WorldSource:
     def held_out(self) -> Source | None:
         return WorldSource("val", self.count, self.seed)
 
+    def caption_groups(self, captions: int, pictures: int, size: int) -> tuple[list[str], NDArray[np.uint8]]:
+        tasks = [(number, pictures, size) for number in range(captions)]
+        groups = list(map_source(WorldSource.caption_group, self, tasks))
+        return [caption for caption, _ in groups], np.stack([drawn for _, drawn in groups])
+
+    def caption_group(self, number: int, pictures: int, size: int) -> tuple[str, NDArray[np.uint8]]:
+        """A caption, and pictures of scenes that it describes: what it does not say is drawn anew for each."""
+        from genin.distill.world.captions import caption
+        from genin.distill.world.render import render
+        from genin.distill.world.scene import scene_at, scenes_like
+
+        place = self.count + number  # beyond the scenes that are trained on with pictures of their own
+        scene, row = scene_at(self.split, self.seed, place), self.row(place)
+        text = caption(scene, seed=number)
+        said = [name for name, label in self.labels([text], [row]).items() if label[0] or row[name] == "none"]
+        alike = scenes_like(scene, said, self.split, self.seed, pictures)
+        return text, np.stack([render(one, size) for one in alike])
+
 
 class FolderSource:
     """A dataset folder: imagefolder with metadata, or what `genin data prepare` wrote."""
@@ -163,6 +185,20 @@ class FolderSource:
             return FolderSource(self.folder, "val")
         except InputError:  # too few pictures to split
             return None
+
+    def caption_groups(self, captions: int, pictures: int, size: int) -> tuple[list[str], NDArray[np.uint8]]:
+        """Errors: InputError where no caption has as many pictures."""
+        rows: dict[str, list[int]] = {}
+        for index, row in enumerate(self.dataset.rows):
+            rows.setdefault(row.text, []).append(index)
+        shared = {text: places for text, places in rows.items() if len(places) >= pictures}
+        if not shared:
+            most = max(map(len, rows.values()), default=0)
+            what = f"no caption has {pictures} pictures (at most {most}), which kernel_weight compares with"
+            raise InputError(what, where=self.name, remedy=f"set kernel_true to {most} or less, or kernel_weight to 0")
+        texts = list(shared)[:captions]
+        groups = [self.pictures_of(shared[text][:pictures], (size, size)) for text in texts]
+        return texts, np.stack(groups)
 
 
 def source_of(data: str | Path | Source) -> Source:

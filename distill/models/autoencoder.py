@@ -1,12 +1,9 @@
-"""The autoencoder's objective: pictures ⇄ latents, small enough that decoding costs about as much as one UNet step.
+"""The autoencoder: pictures ⇄ latents, small enough that decoding costs about as much as one UNet step.
 
-The network is diffusers' `AutoencoderTiny` (plain convolutions, no attention, no normalisation: every pipeline opens
-it and every exporter knows its operators). It is trained on three terms: L1 on pixels, L1 on finite differences at two
-scales (edges are what a cartoon is made of, and plain L1 blurs them), and a pull of the latents towards zero mean and unit
-variance, so that diffusion starts from a space whose scale is known. What makes latents easier to diffuse is optional: agreement
-with shrunk pictures, noise, channels in order (`latent_axes`).
+It is diffusers' `AutoencoderTiny`: plain convolutions, no attention, no normalisation. Every pipeline opens it and every exporter
+knows its operators.
 
-Not here: a perceptual or adversarial term.
+Not here: its training (`teacher.autoencoder`), a student's own decoder (`student.decoder`).
 """
 
 from __future__ import annotations
@@ -19,7 +16,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genin.distill.inputs.update import Update
 from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
 from genin.distill.recipe import AutoencoderRecipe
 from genin.runtimes.errors import InputError
@@ -119,60 +115,3 @@ def edge_loss(a: Tensor, b: Tensor) -> Tensor:
         x, y = (F.avg_pool2d(z, scale) if scale > 1 else z for z in (a, b))
         total = total + sum((p - q).abs().mean() for p, q in zip(_differences(x), _differences(y), strict=True))
     return total
-
-
-def latent_prior(latents: Tensor) -> Tensor:
-    """Squared distance of the batch's per-channel mean and log-deviation from those of a unit Gaussian."""
-    mean = latents.mean(dim=(0, 2, 3))
-    log_std = latents.std(dim=(0, 2, 3)).clamp_min(1e-4).log()
-    return (mean.square() + log_std.square()).mean()
-
-
-def spread(latents: Tensor) -> Tensor:
-    """Root mean square of the latents about each channel's mean, over the batch: a number."""
-    return latents.detach().var(dim=(0, 2, 3), correction=0).mean().sqrt()
-
-
-def noise_levels(recipe: AutoencoderRecipe, update: Update) -> Tensor:
-    """The deviation of each picture's latent noise, as a share of the latents' own, (N, 1, 1, 1)."""
-    levels = torch.full((update.batch,), float(recipe.latent_noise), device=update.device)
-    if recipe.latent_noise_max > 0:
-        every_other, _ = update.rows_every(2)
-        levels[every_other] = recipe.latent_noise_max * update.rand()[every_other]
-    return levels.view(-1, 1, 1, 1)
-
-
-def kept_channels(channels: int, share: float, update: Update) -> Tensor:
-    """1 for the channels that each picture is decoded from and 0 for the others, (N, C, 1, 1): `share` of the pictures keep only
-    the first one, two or three quarters."""
-    quarters = update.randint(3) + 1
-    kept = torch.where(update.rand() < share, quarters * channels // 4, channels)
-    return (torch.arange(channels, device=kept.device) < kept[:, None]).float()[..., None, None]
-
-
-def scale_loss(vae: Any, latents: Tensor, images: Tensor, update: Update) -> Tensor:
-    """|decode(shrunk latents) − shrunk picture|, by averages over squares of 2 or 4 (Skorokhodov et al. 2025, arXiv:2502.14831)."""
-    factor = 2 * (update.shared_randint(2) + 1)
-    decoded = vae.decode(F.avg_pool2d(latents, factor), return_dict=False)[0].float()
-    return (decoded - F.avg_pool2d(images, factor)).abs().mean()
-
-
-def autoencoder_loss(vae: Any, images: Tensor, recipe: AutoencoderRecipe, update: Update) -> dict[str, Tensor]:
-    """Loss terms for pictures in [−1, 1], NCHW; `loss` is their weighted sum, `psnr_db` a by-product (peak 2)."""
-    latents = encode(vae, images).float()
-    # A little noise on the latents: the decoder must forgive what a diffusion model gets slightly wrong.
-    shown = latents + noise_levels(recipe, update) * spread(latents) * update.randn(*latents.shape[1:])
-    if recipe.channel_dropout > 0:
-        shown = shown * kept_channels(latents.shape[1], recipe.channel_dropout, update)
-    decoded = vae.decode(shown, return_dict=False)[0].float()
-    mse = (decoded.detach() - images).square().mean()
-    terms = {
-        "pixel": (decoded - images).abs().mean(),
-        "edge": edge_loss(decoded, images),
-        "prior": latent_prior(latents),
-    }
-    loss = terms["pixel"] + recipe.edge_weight * terms["edge"] + recipe.prior_weight * terms["prior"]
-    if recipe.scale_weight > 0:
-        terms["scale"] = scale_loss(vae, latents, images, update)
-        loss = loss + recipe.scale_weight * terms["scale"]
-    return {"loss": loss, **terms, "psnr_db": 10 * torch.log10(4.0 / mse)}

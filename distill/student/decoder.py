@@ -124,11 +124,23 @@ def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[
         rows = torch.arange(start, min(start + size, count))
         timesteps = student.process.trailing_timesteps(step_counts[index % len(step_counts)])
         with training.autocast():
-            done = student.rollout(data.pool.noise(rows).to(training.device), data.text(rows), timesteps)
-        final = done.pictures[-1].float()
+            if context.phase.true_targets:
+                true = latents[rows].float().to(training.device)
+                final = last_step(student, true, data.text(rows), timesteps[-1], start)
+            else:
+                final = student.rollout(data.pool.noise(rows).to(training.device), data.text(rows), timesteps).pictures[
+                    -1
+                ]
         drawn.append(final.half().cpu())
-        decoded.append(decode_pictures(vae, final))
+        decoded.append(pictures[rows.numpy()] if context.phase.true_targets else decode_pictures(vae, final.float()))
     return Pairs(torch.cat([latents, *drawn]), np.concatenate([pictures, *decoded]), len(pictures))
+
+
+def last_step(student: Student, latents: Tensor, text: Tensor, timestep: int, seed: int) -> Tensor:
+    """What the student makes of true latents, (N, C, h, w), that are noised to the timestep of its last step."""
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents.device)
+    t = torch.full((len(latents),), timestep, dtype=torch.long, device=latents.device)
+    return student(student.process.add_noise(latents, noise, t), t, text)[0]
 
 
 def decoder_step(

@@ -3,7 +3,7 @@
 Order: prune the teacher's UNet (or take an earlier student's weights), sample the pool, then the phases of `phases`. Each phase
 starts from the average of the one before and has its own checkpoint, log, curves and pictures under `OUT/training/`; a finished
 phase is not run again, so the same command with `resume` continues where the last one stopped. After each phase the student is
-saved as a model folder, so that an interrupted run leaves something usable. A budget in minutes is divided by `SHARES`.
+saved as a model folder, so that an interrupted run leaves something usable. A budget in minutes is divided by `budget`.
 
 Not here: what a phase computes (`phases`, `decoder`), what the model folder says (`provenance`), and the command line (`commands`).
 """
@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genin.benchmarks.model_facts import fingerprint
 from genin.distill.inputs.latents import cache_latents
@@ -38,13 +39,16 @@ from genin.distill.models.lora import lower_frozen
 from genin.distill.models.pruning import build_student, kept_channels, pruning_of
 from genin.distill.models.text import embed
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe, load_recipe
+from genin.distill.student.budget import Budget
 from genin.distill.student.cost import distill_memory, distill_options
 from genin.distill.student.decoder import build_tiny, train_decoder
 from genin.distill.student.held_out import HeldOut
+from genin.distill.student.inversion import build_inverted, inversion_settings
 from genin.distill.student.loss_term import PhaseContext
 from genin.distill.student.objective import Pretrained, build_loss_terms, check_terms, load_pretrained
 from genin.distill.student.phases import prune_step, steps_step, student_preview
-from genin.distill.student.pool import DistillationData, Pool, build_pool, pool_settings
+from genin.distill.student.pool import DistillationData, Pool, TimeIsUp, build_pool, pool_key, pool_settings
+from genin.distill.student.pool_parts import PoolParts
 from genin.distill.student.provenance import (
     PHASES,
     Provenance,
@@ -57,10 +61,6 @@ from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
 from genin.runtimes.progress import progress
-
-# Shares of a budget in minutes; minutes that the pool leaves over, and those of phases that the recipe leaves out, go to the other
-# phases.
-SHARES = {"pool": 0.3, "prune": 0.3, "steps": 0.3, "adversarial": 0.1, "decoder": 0.1}
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def distill(
     prepared = prepare_data(run, phases[0].training)
     student = CurrentStudent(run.unet, run.vae, 0 if run.start is None else run.start.images_seen)
     for phase in phases:
-        phase.training.minutes = run.budget.of(phase.name, prepared.pool.seconds / 60)
+        phase.training.minutes = run.budget.of(phase.name, prepared.seconds / 60)
         try:
             phase.run_on(prepared, student)
         except KeyboardInterrupt:
@@ -238,46 +238,31 @@ def check_batches(run: Run, training: Training) -> None:
         raise InputError(f"decoder.batch_size leaves a process {batch} picture; it needs 2", remedy="make it larger")
 
 
-class Budget:
-    """Minutes for each part, or None for no limit; `phases` are those that the recipe runs."""
-
-    def __init__(self, minutes: float | None, phases: Sequence[str] = PHASES) -> None:
-        self.minutes, self.phases = minutes, phases
-
-    def of(self, part: str, pool_minutes: float = 0.0) -> float | None:
-        """The pool's share, or a phase's share of what the pool has left."""
-        if self.minutes is None:
-            return None
-        if part == "pool":
-            return self.minutes * SHARES["pool"]
-        left = max(0.0, self.minutes - pool_minutes)
-        return left * SHARES[part] / sum(SHARES[name] for name in self.phases)
-
-    def pictures(self, count: int) -> int:
-        """How many of `count` pictures to prepare: preparing is not timed, so only a few under a budget."""
-        return count if self.minutes is None else min(2_000, count)
-
-
 # --- what the phases learn from ----------------------------------------------------------------------------------------
 
 
 def prepare_data(run: Run, training: Training) -> DistillationData:
-    """Encode the true pictures that the discriminator will see, sample (or find) the pool, embed its captions."""
-    guided, source = guided_teacher(run, training.device), run.source
-    adversarial, count = run.recipe.adversarial, pictures_to_check(run.teacher.latent_size)
+    """Encode the true pictures that are needed, sample (or find) the pool, invert what is asked for, embed the captions."""
+    guided, source, recipe = guided_teacher(run, training.device), run.source, run.recipe
+    adversarial, count = recipe.adversarial, pictures_to_check(run.teacher.latent_size)
     true_side = adversarial.images > 0 and adversarial.adversarial_weight > 0 and adversarial.real_share > 0
     if true_side:
-        count = min(run.recipe.pool.size, run.budget.pictures(adversarial.cache_images))
+        count = min(recipe.pool.size, run.budget.pictures(adversarial.cache_images))
+    inverted_count = min(recipe.pool.inverted, len(source))
+    count = max(count, inverted_count)
     # Before the pool, which takes longer: a teacher whose latents or predictions contradict its config is refused here.
     cache = cache_latents(source, run.teacher.vae, count, run.teacher.image_size, run.folder / "latents.safetensors")
     captions = source.captions(range(min(pictures_to_check(run.teacher.latent_size), len(cache))))
     check_prediction_type(guided, cache.latents, guided.embed(captions), run.teacher.path / "scheduler")
+    silent = not training.accelerator.is_main_process
     with training.autocast():
-        pool = sample_pool(run, guided, silent=not training.accelerator.is_main_process)
-    texts, captions = [], source.captions(range(min(len(pool), len(source))))
+        pool = sample_pool(run, guided, silent=silent)
+        inverted = invert_pictures(run, guided, cache.latents, silent=silent) if inverted_count else None
+    texts, captions = [], source.captions(range(min(max(len(pool), inverted_count), len(source))))
     for start in range(0, len(captions), 256):
         texts.append(guided.embed(captions[start : start + 256]).half().cpu())
-    return DistillationData(guided, pool, source, torch.cat(texts), cache.latents if true_side else None)
+    latents = cache.latents if true_side else None
+    return DistillationData(guided, pool, source, torch.cat(texts), latents, inverted, recipe.pool.inverted_jitter)
 
 
 def guided_teacher(run: Run, device: torch.device) -> Guided:
@@ -295,20 +280,37 @@ def guided_teacher(run: Run, device: torch.device) -> Guided:
 
 def sample_pool(run: Run, guided: Guided, *, silent: bool) -> Pool:
     """The run's pool, in its share of the budget, with a progress line."""
-    minutes = run.budget.of("pool")
-    with progress("sampling the teacher", silent=silent) as shown:
+    with _filling(run, "sampling the teacher", run.recipe.pool.size, silent) as time_is_up:
+        path, teacher = run.folder / "pool.safetensors", run.teacher_fingerprint
+        return build_pool(guided, run.source, run.recipe.pool, path, fingerprint=teacher, time_is_up=time_is_up)
+
+
+def invert_pictures(run: Run, guided: Guided, latents: Tensor, *, silent: bool) -> Pool:
+    """The noises of true pictures, in their share of the budget, with a progress line."""
+    recipe = run.recipe.pool
+    with _filling(run, "inverting true pictures", recipe.inverted, silent) as time_is_up:
+        key = pool_key(inversion_settings(recipe, latents), run.source, run.teacher_fingerprint)
+        parts = PoolParts(run.folder / "inverted.safetensors", key)
+        return build_inverted(guided, run.source, recipe, latents, parts, time_is_up)
+
+
+@contextmanager
+def _filling(run: Run, what: str, rows: int, silent: bool) -> Iterator[TimeIsUp]:
+    """A progress line, and whether the time for these rows is up: the pool's minutes are shared out by rows."""
+    minutes, recipe = run.budget.of("pool"), run.recipe.pool
+    own = None if minutes is None else minutes * rows / (recipe.size + recipe.inverted)
+    with progress(what, silent=silent) as shown:
 
         def time_is_up(done: int, size: int, seconds: float) -> bool:
-            spent = 0.0 if minutes is None else seconds / (60 * minutes)
+            spent = 0.0 if own is None else seconds / (60 * own)
             shown.reach(max(done / size, spent), f"{done} of {size} pictures")
             return spent >= 1
 
-        path, teacher = run.folder / "pool.safetensors", run.teacher_fingerprint
         try:
-            return build_pool(guided, run.source, run.recipe.pool, path, fingerprint=teacher, time_is_up=time_is_up)
+            yield time_is_up
         except KeyboardInterrupt as error:
             kept = f"the pictures so far are in {run.folder}; the same again with resume continues"
-            raise KeyboardInterrupt(f"interrupted while sampling the teacher; {kept}") from error
+            raise KeyboardInterrupt(f"interrupted while {what}; {kept}") from error
 
 
 # --- the phases --------------------------------------------------------------------------------------------------------
@@ -331,10 +333,10 @@ class Phase(ABC):
         self.training = Training(run.folder, name, run.settings(name))
         self.is_last = name == run.phases[-1]
 
-    def context(self, data: DistillationData) -> PhaseContext:
+    def context(self, data: DistillationData, student: nn.Module | None = None) -> PhaseContext:
         run = self.run
         phase, resume = run.settings(self.name), run.options.resume
-        return PhaseContext(self.training, data, run.teacher, run.recipe, phase, run.pretrained, resume)
+        return PhaseContext(self.training, data, run.teacher, run.recipe, phase, run.pretrained, resume, student)
 
     @abstractmethod
     def run_on(self, data: DistillationData, student: CurrentStudent) -> None:
@@ -366,7 +368,9 @@ class UnetPhase(Phase):
         if self.name == "prune":
             step = prune_step(training, prepared, data, run.recipe.prune, run.kept_channels)
         else:
-            step = steps_step(training, prepared, data, self._steps_recipe, build_loss_terms(self.context(data)))
+            step = steps_step(
+                training, prepared, data, self._steps_recipe, build_loss_terms(self.context(data, prepared))
+            )
         if run.options.resume:
             training.resume()
         return step

@@ -5,6 +5,7 @@ under the same noise, so that only the pictures differ.
 
 - `TeacherFeatures`: latents noised a little, through the frozen teacher's own encoder: every teacher has one, it needs no decoder,
 and it works in the student's latents (LADD, Sauer et al. 2024, arXiv:2403.12015).
+- `EfficientNetFeatures`: decoded pictures through a frozen EfficientNet-Lite0, as in Projected GAN; small enough for a CPU.
 - `DinoFeatures`: decoded pictures through a frozen DINOv2, the discriminator's features of the ADD paper (Sauer et al. 2023,
   arXiv:2311.17042, section 3.1). Its weights come from a folder or a hub.
 
@@ -18,13 +19,14 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from genin.benchmarks.quality.weights import IMAGENET_MEAN, IMAGENET_STD
 from genin.distill.inputs.update import Update
 from genin.distill.loop.training import Training
 from genin.distill.models.autoencoder import decode
 from genin.distill.models.guided import Guided
+from genin.distill.student.efficientnet import DEVIATION, MEAN, EfficientNetLite0
 from genin.runtimes.errors import InputError
 
 
@@ -106,6 +108,56 @@ class DinoFeatures:
             places = self.side // self.dino.config.patch_size
             maps = [states[layer][:, 1:].transpose(1, 2).unflatten(2, (places, places)) for layer in self.layers]
         return Features(maps, pictures.new_zeros(len(pictures), 1))
+
+
+class EfficientNetFeatures:
+    """Four maps of EfficientNet-Lite0 on decoded pictures, mixed at random across channels and scales, without noise: what
+    Projected GAN's discriminator sees (Sauer et al. 2021, arXiv:2111.01007, section 3.2). Mixed features leave a discriminator
+    no channel to lean on; a mixing that learnt would undo that."""
+
+    def __init__(self, training: Training, vae: Any, network: EfficientNetLite0, width: int = 64) -> None:
+        self.training, self.vae = training, vae
+        self.network = network.to(training.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same in every run
+            self.mixing = RandomMixing(network.channels, width).to(training.device).requires_grad_(False).eval()
+        self.channels = (width,) * len(network.channels)
+        self.embedding = 1
+
+    def draw_noise(self, update: Update, pictures: Tensor) -> Noise:
+        """None: timestep 0, and nothing of noise."""
+        return Noise(torch.zeros(len(pictures), device=pictures.device), pictures.new_zeros(len(pictures), 0))
+
+    def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
+        with torch.set_grad_enabled(gradients), self.training.autocast():
+            pixels = decode(self.vae, pictures).float().clamp(-1, 1) / 2 + 0.5
+            mean, deviation = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+            maps = self.mixing(self.network((pixels - mean) / deviation))
+        return Features(maps, pictures.new_zeros(len(pictures), 1))
+
+
+class RandomMixing(nn.Module):
+    """Maps, the finest first => as many of `width` channels: a random 1×1 convolution each, then from coarse to fine the sum with
+    what comes enlarged from below, by a random 3×3 convolution."""
+
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.across_channels = nn.ModuleList(nn.Conv2d(count, width, 1, bias=False) for count in channels)
+        self.across_scales = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in channels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        mixed: list[Tensor] = []
+        below: Tensor | None = None
+        for one, channels, scales in reversed(list(zip(maps, self.across_channels, self.across_scales, strict=True))):
+            x = channels(one)
+            if below is not None:
+                x = x + F.interpolate(below, size=x.shape[-2:], mode="bilinear", align_corners=False)
+            below = scales(x)
+            mixed.insert(0, below)
+        return mixed
 
 
 def standardised(pictures: Tensor, side: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Self, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from genin.distill.inputs.update import Update
 from genin.distill.loop.memory import Parts, PhaseSizes
@@ -35,6 +35,7 @@ class StudentBatch:
     text: Tensor
     batch_rows: Tensor
     update: Update
+    timestep: int = 0  # of the last step, which has predicted the picture
     _features: dict[FeatureExtractor, tuple[Noise, Features]] = field(default_factory=dict, repr=False)
 
     @property
@@ -62,6 +63,7 @@ class PhaseContext:
     phase: Any
     pretrained: Mapping[type[Term], Any] = field(default_factory=dict)
     resume: bool = False
+    student: nn.Module | None = None  # the phase's network, as it is trained
 
     @cached_property
     def teacher_features(self) -> TeacherFeatures:

@@ -52,6 +52,28 @@ def distribution_matching(picture: Tensor, real_x0: Tensor, fake_x0: Tensor) -> 
     return 0.5 * (picture - aim).square().mean()
 
 
+def kernel_distance(drawn: Tensor, true: Tensor, bandwidths: Sequence[float] = (0.5, 1.0, 2.0)) -> Tensor:
+    """MMD² of two sets of features a group, drawn (G, M, D) and true (G, R, D), averaged over groups: mean k(x, x') over other
+    pairs + the same of true ones − 2·mean k(x, y) (Gretton et al. 2012, jmlr.org/papers/v13/gretton12a, eq. 3, unbiased).
+
+    k is the mean of exp(−‖x − y‖ / (h·s)) over the bandwidths h, and s a group's mean distance between true features: by it a set
+    attracts where the true features are and repels itself, at the scale of what differs under one caption.
+    """
+    x, y = drawn.float(), true.float().detach()
+    between, own, others = torch.cdist(x, y), torch.cdist(x, x), torch.cdist(y, y)
+    scale = (others.sum(dim=(1, 2), keepdim=True) / (y.shape[1] * (y.shape[1] - 1))).clamp_min(1e-6)
+
+    def kernel(distances: Tensor) -> Tensor:
+        return torch.stack([(-distances / (h * scale)).exp() for h in bandwidths]).mean(dim=0)
+
+    def among_others(distances: Tensor) -> Tensor:
+        count = distances.shape[1]
+        same = torch.eye(count, dtype=torch.bool, device=distances.device)
+        return kernel(distances).masked_fill(same, 0.0).sum(dim=(1, 2)) / (count * (count - 1))
+
+    return (among_others(own) + among_others(others) - 2 * kernel(between).mean(dim=(1, 2))).mean()
+
+
 def hinge_discriminator(
     real: Sequence[Tensor],
     fake: Sequence[Tensor],

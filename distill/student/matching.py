@@ -45,6 +45,22 @@ class FakeScore:
             fake, _ = self.teacher.denoiser.like(self.network)(x_t, t, text)
         return distribution_matching(picture, real, fake)
 
+    def decoupled_loss(self, picture: Tensor, text: Tensor, update: Update, above: int) -> Tensor:
+        """The same in two parts with a noise each (Liu et al. 2025, arXiv:2511.22677): what moves the distribution, the teacher
+        without guidance against the fake score, at every noise; and guidance, which makes few steps look right, only at more noise
+        than the timestep `above`, where the student's last step has not decided yet."""
+        denoiser, process = self.teacher.denoiser, self.teacher.process
+        t, noise = self._noise(picture, update)
+        t_guidance, noise_guidance = self._noise(picture, update, above)
+        with torch.no_grad(), self.training.autocast():
+            x_t = process.add_noise(picture.detach(), noise, t)
+            real, _ = denoiser(x_t, t, text)
+            fake, _ = denoiser.like(self.network)(x_t, t, text)
+            x_t = process.add_noise(picture.detach(), noise_guidance, t_guidance)
+            guided, _ = self.teacher(x_t, t_guidance, text)
+            unguided, _ = denoiser(x_t, t_guidance, text)
+        return distribution_matching(picture, real, fake) + distribution_matching(picture, guided, unguided)
+
     def learn(self, picture: Tensor, text: Tensor, update: Update) -> Tensor:
         """Learn to denoise the student's pictures; returns the mean loss."""
         denoiser, losses = self.teacher.denoiser, []
@@ -58,7 +74,9 @@ class FakeScore:
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
-    def _noise(self, picture: Tensor, update: Update) -> tuple[Tensor, Tensor]:
+    def _noise(self, picture: Tensor, update: Update, above: int = 0) -> tuple[Tensor, Tensor]:
+        """Timesteps from the lowest one, or `above`, to the highest, and noise."""
         count = self.teacher.process.num_train_timesteps
-        low, high = round(LOWEST * count), round(HIGHEST * count)
+        high = round(HIGHEST * count)
+        low = min(max(round(LOWEST * count), above), high - 1)
         return low + update.randint(high - low), update.randn(*picture.shape[1:])

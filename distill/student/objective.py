@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from genin.distill.recipe import Recipe
-from genin.distill.student import terms as terms  # registers them
+from genin.distill.student import kernel as kernel  # these two register them
+from genin.distill.student import terms as terms
 from genin.distill.student.loss_term import TERMS, PhaseContext, Term
 
 Pretrained = dict[type[Term], Any]  # pretrained networks, by the term that needs them

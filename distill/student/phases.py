@@ -137,10 +137,9 @@ def steps_step(
     student = Student(network, data.teacher.process)
 
     def step(update: Update) -> Figures:
-        batch_rows = update.batch_randint(len(data.pool))
+        batch_rows = update.batch_randint(data.pairs)
         rows = batch_rows[update.offset : update.offset + update.batch]
-        noise, target = (part.to(training.device) for part in (data.pool.noise(rows), data.pool.final(rows)))
-        text = data.text(rows)
+        noise, target, text = data.noise(rows, update), data.final(rows), data.text(rows)
         timesteps, backward = _rollout_timesteps(student.process, recipe, update)
         last = len(timesteps) - 1
         aims = {0: target, last: target} if backward else dict.fromkeys(range(len(timesteps)), target)
@@ -150,14 +149,14 @@ def steps_step(
         if backward:
             aims[last] = target = teacher_completion(training, data, done, text, recipe.step_counts)
         losses = [pseudo_huber(done.pictures[i], aim, recipe.huber_c) for i, aim in aims.items()]
-        loss = recipe.regression_weight * torch.stack(losses).mean()
+        loss = regression_weight(recipe, training.progress) * torch.stack(losses).mean()
         picture = done.pictures[-1]
         metrics: Figures = {"first": losses[0].detach(), "last": losses[-1].detach(), **_against(picture, target)}
         if recipe.consistency_weight > 0:
             consistency = consistency_loss(training, network, data, recipe, update)
             loss = loss + recipe.consistency_weight * consistency
             metrics["consistency"] = consistency.detach()
-        batch = StudentBatch(picture, target, text, batch_rows, update)
+        batch = StudentBatch(picture, target, text, batch_rows, update, timesteps[last])
         for term in terms:
             share, figures = term(batch)
             loss, metrics = loss + share, metrics | figures
@@ -165,6 +164,13 @@ def steps_step(
         return {"loss": loss.detach(), **metrics, GRAD_NORM: norm}
 
     return step
+
+
+def regression_weight(recipe: StepsRecipe, progress: float) -> float:
+    """The weight of the pairs when the share `progress` of the phase is done: over the last third it falls in a straight line to
+    `regression_final_share` of itself."""
+    left = min(1.0, 3 * (1 - progress))
+    return recipe.regression_weight * (recipe.regression_final_share + (1 - recipe.regression_final_share) * left)
 
 
 def _rollout_timesteps(process: Process, recipe: StepsRecipe, update: Update) -> tuple[list[int], bool]:

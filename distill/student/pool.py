@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ import torch
 from torch import Tensor
 
 from genin.distill.inputs.sources import Source
+from genin.distill.inputs.update import Update
 from genin.distill.models.diffusion import Solver, Trajectory
 from genin.distill.models.guided import Guided
 from genin.distill.recipe import PoolRecipe
@@ -61,8 +64,11 @@ class Pool:
 
 @dataclass(frozen=True)
 class DistillationData:
-    """What all phases learn from. Row i of the pool belongs to caption i of the source; `texts` are the source's captions, embedded
-    once, (M, L, D) float16; a pool of more rows reuses them in turn; `latents` are final latents of true pictures, row i with
+    """What all phases learn from: pairs of a noise and the final latents that it belongs to, and their captions.
+
+    Pair i belongs to row i of the pool; those from `len(pool)` on are true pictures with the noise that `inversion` has found,
+    mixed with up to `jitter` of fresh noise. `texts` are the source's captions, embedded once, (M, L, D) float16: row i of either
+    belongs to caption i, and more rows than captions reuse them in turn. `latents` are final latents of true pictures, row i with
     caption i, or None."""
 
     teacher: Guided
@@ -70,9 +76,46 @@ class DistillationData:
     source: Source
     texts: Tensor
     latents: Tensor | None = None
+    inverted: Pool | None = None
+    jitter: float = 0.0
+
+    @property
+    def pairs(self) -> int:
+        return len(self.pool) + (0 if self.inverted is None else len(self.inverted))
+
+    @property
+    def seconds(self) -> float:
+        """What making the pairs has taken, over all runs."""
+        return self.pool.seconds + (0.0 if self.inverted is None else self.inverted.seconds)
+
+    def caption_rows(self, rows: Tensor) -> Tensor:
+        """The captions of these pairs, as places in the source, (N,), on the CPU."""
+        rows = rows.cpu()
+        return torch.where(rows < len(self.pool), rows, rows - len(self.pool)) % len(self.texts)
 
     def text(self, rows: Tensor) -> Tensor:
-        return self.texts[rows.cpu() % len(self.texts)].float().to(self.teacher.device)
+        return self.texts[self.caption_rows(rows)].float().to(self.teacher.device)
+
+    def final(self, rows: Tensor) -> Tensor:
+        """Final latents of these pairs, (N, C, H, W), on the device."""
+        return self._column(rows, -1)
+
+    def noise(self, rows: Tensor, update: Update | None = None) -> Tensor:
+        """The noises of these pairs, (N, C, H, W), on the device; inverted ones with the jitter of an `update`."""
+        noise = self._column(rows, 0)
+        if self.inverted is None or update is None:
+            return noise
+        # Along the sphere, so that the norm of a Gaussian stays: arXiv:2510.25229 perturbs by spherical interpolation.
+        angle = 0.5 * math.pi * self.jitter * update.rand().view(-1, 1, 1, 1)
+        jittered = angle.cos() * noise + angle.sin() * update.randn(*noise.shape[1:])
+        return torch.where((rows.to(noise.device) < len(self.pool)).view(-1, 1, 1, 1), noise, jittered)
+
+    def _column(self, rows: Tensor, column: int) -> Tensor:
+        rows, count = rows.cpu(), len(self.pool)
+        values = self.pool.states[rows.clamp(max=count - 1), column].float()
+        if self.inverted is not None and bool((own := rows >= count).any()):
+            values[own] = self.inverted.states[rows[own] - count, column].float()
+        return values.to(self.teacher.device)
 
 
 def build_pool(
@@ -83,25 +126,37 @@ def build_pool(
 
     Errors: GeninError where the disk is full.
     """
-    parts = PoolParts(path, _key(recipe, source, fingerprint))
+    key = pool_key(pool_settings(recipe), source, fingerprint)
+    return fill_pool(
+        PoolParts(path, key), recipe.size, recipe.batch_size, partial(_sample_rows, teacher, source, recipe), time_is_up
+    )
+
+
+def fill_pool(
+    parts: PoolParts, size: int, batch_size: int, sample: Callable[[Sequence[int]], Trajectory], time_is_up: TimeIsUp
+) -> Pool:
+    """Let `sample` make the rows of a pool that are missing, batch by batch, shared out over the processes.
+
+    Errors: GeninError where the disk is full.
+    """
     whole, done_rows, seconds = parts.whole(), parts.done_rows(), parts.seconds()
     wait_for_all()  # no process samples before all have seen the same
-    missing = [row for row in range(recipe.size) if row not in done_rows]
-    done = recipe.size - len(missing)
-    if whole is not None and missing and time_is_up(done, recipe.size, seconds):
+    missing = [row for row in range(size) if row not in done_rows]
+    done = size - len(missing)
+    if whole is not None and missing and time_is_up(done, size, seconds):
         missing = []
     rank, world = rank_and_world()
     own = missing[rank::world]
     last = time.perf_counter()
-    for start in range(0, len(own), recipe.batch_size):
-        rows = own[start : start + recipe.batch_size]
-        trajectory = _sample_rows(teacher, source, recipe, rows)
+    for start in range(0, len(own), batch_size):
+        rows = own[start : start + batch_size]
+        trajectory = sample(rows)
         now = time.perf_counter()
         states, x0 = trajectory.states.transpose(0, 1), trajectory.x0.transpose(0, 1)
         parts.add(rows, states, x0, trajectory.timesteps, rank=rank, seconds=now - last)
         seconds += now - last
-        done, last = min(recipe.size, done + len(rows) * world), now
-        if time_is_up(done, recipe.size, seconds):
+        done, last = min(size, done + len(rows) * world), now
+        if time_is_up(done, size, seconds):
             break
     wait_for_all()
     with main_process_first():
@@ -109,8 +164,8 @@ def build_pool(
             parts.merge()
         whole = parts.whole()
     if whole is None:
-        raise GeninError("the pool could not be read again", where=path, remedy="run it again with resume")
-    states, x0 = (whole.tensor(name)[: recipe.size] for name in TENSORS)
+        raise GeninError("the pool could not be read again", where=parts.path, remedy="run it again with resume")
+    states, x0 = (whole.tensor(name)[:size] for name in TENSORS)
     return Pool(states, x0, tuple(json.loads(whole.facts["timesteps"])), float(whole.facts.get("seconds", 0)))
 
 
@@ -130,13 +185,14 @@ def _generator(seed: int, row: int) -> torch.Generator:
 
 def pool_settings(recipe: PoolRecipe) -> dict[str, Any]:
     """The settings in which pools differ, besides teacher and captions. Size is not one: a longer pool continues a shorter one."""
-    settings = {k: v for k, v in asdict(recipe).items() if k not in ("size", "batch_size")}
+    settings = {
+        k: v for k, v in asdict(recipe).items() if k not in ("size", "batch_size") and not k.startswith("inverted")
+    }
     if recipe.teacher_precision == "no":  # as before this was a setting
         del settings["teacher_precision"]
     return settings | {"solver": SOLVER, "spacing": "trailing"}
 
 
-def _key(recipe: PoolRecipe, source: Source, fingerprint: str) -> str:
-    return hashlib.sha256(
-        json.dumps([pool_settings(recipe), source.digest, fingerprint], sort_keys=True).encode()
-    ).hexdigest()
+def pool_key(settings: Mapping[str, Any], source: Source, fingerprint: str) -> str:
+    """What a pool's file must have been made of."""
+    return hashlib.sha256(json.dumps([settings, source.digest, fingerprint], sort_keys=True).encode()).hexdigest()

@@ -15,6 +15,7 @@ How to add one:
 | `Adversarial` | `adversarial_weight` | classified as true by a discriminator |
 | `AddDistillation` | `distillation_weight` | what the teacher makes of it, noised (ADD) |
 | `Matching` | `matching_weight` | as likely among the teacher's pictures as among the student's |
+| `kernel.Kernel` | `kernel_weight` | in a set of them, spread as true pictures of the caption are |
 | `Alignment` | `alignment_weight` | recognised by its own caption among others |
 
 Not here: what all terms are (`loss_term`), which of them a recipe has (`objective`), the regression onto the target (`phases`), a
@@ -44,7 +45,8 @@ from genin.distill.models.lora import is_adapter, low_rank_copy
 from genin.distill.recipe import AdversarialRecipe, Recipe, StepsRecipe
 from genin.distill.student.alignment import Aligner, ClipAligner, load_clip, train_set_aligner
 from genin.distill.student.discriminator import Discriminator
-from genin.distill.student.features import DinoFeatures, FeatureExtractor, load_dino
+from genin.distill.student.efficientnet import load_efficientnet
+from genin.distill.student.features import DinoFeatures, EfficientNetFeatures, FeatureExtractor, load_dino
 from genin.distill.student.loss_term import Figures, Memory, PhaseContext, StudentBatch, Term, register
 from genin.distill.student.losses import (
     accuracy,
@@ -173,8 +175,11 @@ class Adversarial(Term):
 
     @classmethod
     def load(cls, phases: Sequence[Any]) -> Any:
-        paths = [phase.discriminator_weights for phase in phases if phase.discriminator == "dinov2"]
-        return load_dino(paths[0]) if paths else None
+        chosen = [phase for phase in phases if phase.discriminator != "teacher"]
+        if not chosen:
+            return None
+        load = load_dino if chosen[0].discriminator == "dinov2" else load_efficientnet
+        return load(chosen[0].discriminator_weights)
 
     @classmethod
     def build(cls, context: PhaseContext) -> Adversarial:
@@ -183,6 +188,8 @@ class Adversarial(Term):
         extractor: FeatureExtractor = context.teacher_features
         if recipe.discriminator == "dinov2":
             extractor = DinoFeatures(training, context.teacher.vae, context.pretrained[cls])
+        elif recipe.discriminator == "efficientnet":
+            extractor = EfficientNetFeatures(training, context.teacher.vae, context.pretrained[cls])
         torch.manual_seed(recipe.seed)
         heads = Discriminator(
             extractor.channels, recipe.discriminator_hidden, extractor.embedding, context.data.texts.shape[-1],
@@ -269,10 +276,10 @@ def true_pictures(data: DistillationData, real_share: float, update: Update, row
     caption that occurs on one side only would give the answer away.
     """
     device = data.teacher.device
-    true, text = data.pool.final(rows).to(device), data.text(rows)
+    true, text = data.final(rows), data.text(rows)
     if data.latents is None:
         return true, text
-    own = rows % len(data.source) % len(data.latents)
+    own = data.caption_rows(rows) % len(data.latents)
     use = (update.rand() < real_share).view(-1, 1, 1, 1)
     true = torch.where(use, data.latents[own].float().to(device), true)
     return true, torch.where(use[..., 0], data.text(own), text)
@@ -320,6 +327,7 @@ class Matching(Term):
     key = "matching_weight"
     fake_score: FakeScore
     weight: float
+    decoupled: bool = False
 
     @classmethod
     def check(cls, recipe: Recipe, phase: AdversarialRecipe) -> None:
@@ -338,7 +346,7 @@ class Matching(Term):
         options = NetworkOptions(lr=recipe.fake_score_lr, average=False, large=True, trains=trains)
         prepared = training.add("fake_score", network, options)
         fake_score = FakeScore(training, context.data.teacher, prepared, recipe.fake_score_updates)
-        return cls(fake_score, recipe.matching_weight)
+        return cls(fake_score, recipe.matching_weight, recipe.matching_decoupled)
 
     @classmethod
     def memory(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Memory:
@@ -353,7 +361,8 @@ class Matching(Term):
     def operations(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
         passes, macs = PASSES[phase.gradient_checkpointing], sizes.teacher.macs
         learns = passes - 1 if phase.fake_score_rank else passes
-        return {"both scores": 3 * macs, "the fake score's updates": phase.fake_score_updates * learns * macs}
+        scores = (2 + 3 if phase.matching_decoupled else 3) * macs
+        return {"both scores": scores, "the fake score's updates": phase.fake_score_updates * learns * macs}
 
     @classmethod
     def lighter(cls, phase: AdversarialRecipe) -> Mapping[str, Any]:
@@ -361,7 +370,10 @@ class Matching(Term):
 
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
         fake_score_loss = self.fake_score.learn(batch.picture, batch.text, batch.update)
-        loss = self.fake_score.loss(batch.picture, batch.text, batch.update)
+        if self.decoupled:
+            loss = self.fake_score.decoupled_loss(batch.picture, batch.text, batch.update, batch.timestep)
+        else:
+            loss = self.fake_score.loss(batch.picture, batch.text, batch.update)
         return self.weight * loss, {"fake_score": fake_score_loss, "matching": loss.detach()}
 
 
@@ -409,7 +421,7 @@ def _clip_aligner(context: PhaseContext, clip: Any, tokenizer: Any) -> Aligner:
     source = context.data.source
 
     def captions(rows: Sequence[int]) -> list[str]:
-        return source.captions([row % len(source) for row in rows])
+        return source.captions(context.data.caption_rows(torch.tensor(rows)).tolist())
 
     return ClipAligner(context.training, context.teacher.vae, clip, tokenizer, captions)
 

@@ -51,8 +51,9 @@ from genin.distill.models.lora import (
 from genin.distill.models.pixels import batch_size_for
 from genin.distill.models.text import embed
 from genin.distill.recipe import AutoencoderRecipe, FinetuneRecipe, Recipe
+from genin.distill.teacher.autoencoder import autoencoder_step
 from genin.distill.teacher.captioned import Texts, prepare_denoiser, prepare_texts, trained_weights
-from genin.distill.teacher.train import PREVIEWS, autoencoder_step, teacher_preview
+from genin.distill.teacher.train import PREVIEWS, teacher_preview
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
 

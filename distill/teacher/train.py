@@ -9,37 +9,31 @@ indexes cached latents, and captions are embedded on the fly by the frozen text 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genin.benchmarks.model_facts import fingerprint
-from genin.distill.data.dataset import joined_origins
 from genin.distill.inputs.latents import LatentCache, cache_latents, latent_shape
-from genin.distill.inputs.sources import Source, joined_licences, load_pictures
+from genin.distill.inputs.sources import Source
 from genin.distill.inputs.update import Update
 from genin.distill.loop.networks import NetworkOptions
 from genin.distill.loop.previews import save_grid
-from genin.distill.loop.run_folder import RunOptions, claim_run
+from genin.distill.loop.run_folder import RunOptions
 from genin.distill.loop.training import GRAD_NORM, Step, Training
 from genin.distill.models import autoencoder as ae
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Process, plain_attention, predict
-from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
+from genin.distill.models.folder import ModelFolder, save_model_folder
 from genin.distill.models.guided import Guided
-from genin.distill.models.latent_axes import turn_latents
-from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
-from genin.distill.models.taesd import load_initial_weights
+from genin.distill.models.pixels import batch_size_for
 from genin.distill.models.text import embed
-from genin.distill.recipe import AutoencoderRecipe, Recipe, TeacherRecipe
+from genin.distill.recipe import Recipe, TeacherRecipe
+from genin.distill.teacher.autoencoder import train_autoencoder
+from genin.distill.teacher.run import Run, start_from
 from genin.distill.teacher.text_encoder import train_text_encoder, train_tokenizer
-from genin.runtimes.errors import InputError
-from genin.runtimes.folder import DEFAULT_STEPS
 
 PREVIEWS = 20  # captions that a grid shows
 PREVIEW_STEPS = 10  # of DPM-Solver++(2M), guided
@@ -63,171 +57,7 @@ def train_teacher(
     return model
 
 
-@dataclass(frozen=True)
-class Run:
-    """What all stages of a teacher's training share. `start` is an earlier teacher to start from."""
-
-    source: Source
-    out: Path
-    recipe: Recipe
-    options: RunOptions
-    start: ModelFolder | None
-
-    @classmethod
-    def open(cls, source: Source, out: Path, recipe: Recipe, options: RunOptions, init: Path | None) -> Run:
-        """Refuse what can be refused, then make `out` this run's."""
-        start = load_model_folder(init) if init is not None else None
-        if start is None and not source.columns:
-            raise InputError(
-                "the data has no attribute columns to train a text encoder on",
-                where=source.name,
-                remedy="tune a teacher (genin teacher finetune), start from one (init), or name columns in data prepare",
-            )
-        if recipe.autoencoder.images:
-            ae.check_autoencoder(recipe.autoencoder)
-        run = cls(source, out, recipe, options, start)
-        begun_with = {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"}
-        stages = {name: getattr(recipe, name) for name in ("autoencoder", "text_encoder", "teacher")}
-        claim_run(run.folder, recipe, begun_with, stages, resume=options.resume)
-        return run
-
-    @property
-    def folder(self) -> Path:
-        return self.out / "training"
-
-    def info(self, images_seen: int) -> dict[str, Any]:
-        """The teacher folder's `genin.json`."""
-        start, recipe = self.start, self.recipe.as_dict()
-        earlier: Mapping[str, Any] = {} if start is None else start.info
-        return {
-            "kind": "teacher",
-            "parent": None if start is None else str(earlier.get("name") or start.path.name),
-            "data": self.source.name,
-            "licence": joined_licences(
-                self.source.licence, None if start is None else earlier.get("licence", "unknown")
-            ),
-            "origins": joined_origins(self.source.origins, earlier.get("origins", ())),
-            "guidance": "free",
-            "guidance_scale": self.recipe.teacher.guidance_scale,
-            "default_steps": DEFAULT_STEPS,
-            "few_step_timesteps": None,
-            "image_size": self.recipe.autoencoder.image_size,
-            "images_seen": images_seen,
-            "recipe": recipe if start is None else {**recipe, "init": earlier.get("recipe")},
-            "metrics": {},
-        }
-
-
-@torch.no_grad()
-def start_from(network: nn.Module, earlier: nn.Module) -> float:
-    """Copy an earlier network's weights wherever names agree, and of each tensor the part that both have.
-
-    Rows and columns that only the new network has keep their fresh values. Returns the share of the weights copied.
-    """
-    source, copied, total = earlier.state_dict(), 0, 0
-    for name, value in network.state_dict().items():
-        total += value.numel()
-        old = source.get(name)
-        if old is not None and old.ndim == value.ndim:
-            shared = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, value.shape, strict=True))
-            value[shared] = old[shared].to(value)
-            copied += value[shared].numel()
-    return copied / max(1, total)
-
-
 # --- stages ------------------------------------------------------------------------------------------------------------
-
-
-AXES_PICTURES = 1_024  # whose latents determine the principal axes
-
-
-def train_autoencoder(run: Run) -> Any:
-    """The autoencoder stage; returns its average with `scaling_factor` set so that final latents have unit deviation. With no
-    images to see, an earlier one stays as it is."""
-    settings, source = run.recipe.autoencoder, run.source
-    if run.start is not None and settings.images == 0:
-        return run.start.vae.requires_grad_(False).eval()
-    training = Training(run.folder, "autoencoder", settings)
-    torch.manual_seed(settings.seed)
-    fresh = initial_autoencoder(run, training.device)
-    # Channels last: 1.3 times the images per second on a CPU (docs/log.md).
-    vae = training.add("vae", fresh.to(memory_format=torch.channels_last))
-    if run.options.resume:
-        training.resume()
-    step = autoencoder_step(training, vae, source, settings)
-
-    def preview(path: Path) -> None:
-        average = training.ema_weights("vae")
-        images = to_tensor(source.pictures(0, 10, settings.image_size), training.device)
-        with torch.no_grad():
-            decoded = average.decode(ae.encode(average, images), return_dict=False)[0]  # type: ignore[operator]
-        save_grid([to_uint8(images.cpu().numpy()), to_uint8(decoded.float().cpu().numpy())], path)
-
-    training.run(step, preview)
-    trained: Any = training.ema_weights("vae").requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
-    latents = latents_of(trained, source, settings.image_size, training.device)
-    if settings.principal_axes:
-        turn_latents(trained, latents)
-        latents = latents_of(trained, source, settings.image_size, training.device)
-    trained.register_to_config(scaling_factor=round(1.0 / float(torch.cat(latents).std()), 5))
-    return trained
-
-
-def initial_autoencoder(run: Run, device: torch.device) -> nn.Module:
-    """The autoencoder that training begins with: fresh, or with the weights that the recipe or an earlier teacher gives it.
-
-    Errors: InputError for weights that do not fit.
-    """
-    settings = run.recipe.autoencoder
-    vae = ae.build_autoencoder(settings)
-    if run.start is not None:
-        start_from(vae, run.start.vae)
-    if settings.initial_weights:
-        load_initial_weights(vae, Path(settings.initial_weights).expanduser())
-    if settings.principal_axes:
-        vae = vae.to(device)
-        turn_latents(vae, latents_of(vae, run.source, settings.image_size, device))
-    return vae
-
-
-@torch.no_grad()
-def latents_of(vae: Any, source: Source, image_size: int, device: torch.device) -> list[Tensor]:
-    """Raw latents of some of the source's pictures, a few pictures each."""
-    pictures = source.pictures(0, min(AXES_PICTURES, len(source)), image_size)
-    batch = ae.encoder_batch(image_size, image_size)
-    starts = range(0, len(pictures), batch)
-    return [ae.encode(vae, to_tensor(pictures[start : start + batch], device)).cpu() for start in starts]
-
-
-def autoencoder_step(
-    training: Training, vae: nn.Module, source: Source, settings: AutoencoderRecipe
-) -> Callable[[Update], dict[str, Tensor]]:
-    """One update of the autoencoder on the source's first pictures, which are loaded here, once, if any are still needed."""
-    pictures = None
-    if training.progress < 1:
-        pictures = load_pictures(source, settings.cache_images, settings.image_size, training.folder)
-
-    def step(update: Update) -> dict[str, Tensor]:
-        assert pictures is not None
-        shown = random_crops(pictures, settings.crop, update)
-        images = to_tensor(shown, training.device).contiguous(memory_format=torch.channels_last)
-        with training.autocast():
-            terms = ae.autoencoder_loss(vae, images, settings, update)
-        training.optimise("vae", terms["loss"])
-        return {key: value.detach() for key, value in terms.items()}
-
-    return step
-
-
-def random_crops(pictures: NDArray[np.uint8], side: int, update: Update) -> NDArray[np.uint8]:
-    """An update's rows of NHWC pictures; of each a random square of `side` pixels, or all of it for 0."""
-    rows = update.randint(len(pictures)).cpu().numpy()
-    height, width = pictures.shape[1:3]
-    if side in (0, min(height, width)):
-        return pictures[rows]
-    tops, lefts = (update.randint(length - side + 1).tolist() for length in (height, width))
-    places = zip(rows, tops, lefts, strict=True)
-    return np.stack([pictures[row, top : top + side, left : left + side] for row, top, left in places])
 
 
 def train_text(run: Run) -> tuple[Any, nn.Module]:

@@ -10,7 +10,7 @@ Not here: how a scene looks (`render`) and how it is described (`captions`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from genin.dataset.splits import SPLITS, Split
 from genin.runtimes.errors import InputError
+
+ATTEMPTS = 10_000  # at a scene of the split that is asked for
 
 CaptionKind = Literal["mixed", "complete", "short"]
 
@@ -71,10 +73,30 @@ def scene_at(split: Split, seed: int, index: int) -> Scene:
     """Scene `index` of an endless split: uniform over the attribute combinations that the split owns."""
     if split not in SPLITS:
         raise InputError(f"unknown split '{split}'", remedy=f"choose from: {', '.join(SPLITS)}")
-    for attempt in range(10_000):
+    for attempt in range(ATTEMPTS):
         words = [int(word) for word in _words(split, seed, index, attempt)]
         values = [options[word % len(options)] for options, word in zip(ATTRIBUTES.values(), words, strict=False)]
         scene = Scene(**dict(zip(ATTRIBUTES, values, strict=True)), variation=words[8] & 0x7FFFFFFF)
         if split_of(scene) == split:
             return scene
     raise AssertionError("unreachable: every split owns a twentieth of the combinations")
+
+
+def scenes_like(scene: Scene, kept: Collection[str], split: Split, seed: int, count: int) -> list[Scene]:
+    """`count` scenes of a split that have the scene's values of the attributes `kept`; all else is drawn anew.
+
+    Errors: InputError where the split has no such scene.
+    """
+    found: list[Scene] = []
+    for attempt in range(ATTEMPTS):
+        words = [int(word) for word in _words("like", *scene.attributes().values(), scene.variation, seed, attempt)]
+        drawn = {
+            name: values[word % len(values)] for (name, values), word in zip(ATTRIBUTES.items(), words, strict=False)
+        }
+        drawn |= {name: getattr(scene, name) for name in kept}
+        one = Scene(**drawn, variation=words[8] & 0x7FFFFFFF)
+        if split_of(one) == split:
+            found.append(one)
+        if len(found) == count:
+            return found
+    raise InputError(f"split {split} has no scenes with {', '.join(kept)} as these", remedy="keep fewer attributes")

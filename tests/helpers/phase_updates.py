@@ -81,7 +81,7 @@ def begin(
     if isinstance(settings, PruneRecipe):
         return training, prune_step(training, prepared, data, settings)
     assert isinstance(settings, StepsRecipe)
-    terms = build_loss_terms(PhaseContext(training, data, model, recipe, settings, pretrained or {}))
+    terms = build_loss_terms(PhaseContext(training, data, model, recipe, settings, pretrained or {}, student=prepared))
     return training, steps_step(training, prepared, data, settings, terms)
 
 

@@ -30,7 +30,7 @@ from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Predicti
 from genin.distill.models.folder import load_model_folder, save_model_folder  # noqa: E402
 from genin.distill.models.guided import Guided  # noqa: E402
 from genin.distill.recipe import Recipe, load_recipe  # noqa: E402
-from genin.distill.student.distillation import Budget  # noqa: E402
+from genin.distill.student.budget import Budget  # noqa: E402
 from genin.distill.student.pool import DistillationData, Pool, _generator  # noqa: E402
 from genin.distill.student.terms import true_pictures  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
@@ -267,7 +267,8 @@ def test_true_pictures_are_those_of_the_rollouts_captions(pool: int, scenes: int
     number = torch.arange(pool) % scenes
     states = number.half().view(-1, 1, 1, 1, 1).expand(-1, 2, 1, 1, 1)
     teacher = SimpleNamespace(device=torch.device("cpu"))
-    texts, latents = number.half().view(-1, 1, 1), (torch.arange(cached).half() + 0.5).view(-1, 1, 1, 1)
+    texts = torch.arange(min(pool, scenes)).half().view(-1, 1, 1)
+    latents = (torch.arange(cached).half() + 0.5).view(-1, 1, 1, 1)
     data: Any = DistillationData(teacher, Pool(states, states[:, 1:], (999,)), range(scenes), texts, latents)  # type: ignore[arg-type]
     update = Update(0, 0, pool, 0, pool, torch.Generator().manual_seed(0), teacher.device)
     picture, text = true_pictures(data, 1.0, update, torch.arange(pool))
@@ -539,7 +540,7 @@ def test_a_world_grows_to_twice_the_side_and_the_student_with_it(
 
 
 def test_what_two_networks_share_is_copied_and_the_rest_left_alone() -> None:
-    from genin.distill.teacher.train import start_from
+    from genin.distill.teacher.run import start_from
 
     torch.manual_seed(0)
     narrow, wide = torch.nn.Conv2d(2, 3, 1), torch.nn.Conv2d(4, 5, 1)

@@ -22,7 +22,8 @@ from genin.distill.models.guided import Guided  # noqa: E402
 from genin.distill.models.text import embed  # noqa: E402
 from genin.distill.recipe import PoolRecipe, Recipe  # noqa: E402
 from genin.distill.student import pool as pools  # noqa: E402
-from genin.distill.student.distillation import SHARES, Budget, sample_pool  # noqa: E402
+from genin.distill.student.budget import SHARES, Budget  # noqa: E402
+from genin.distill.student.distillation import sample_pool  # noqa: E402
 from genin.distill.student.pool import Pool, build_pool  # noqa: E402
 from genin.runtimes.errors import GeninError  # noqa: E402
 

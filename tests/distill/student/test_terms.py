@@ -574,7 +574,10 @@ def test_an_update_in_parts_is_that_of_the_whole_batch(
             "steps: {perceptual_weight: 1, perceptual_features: lpips, perceptual_weights: /nowhere}",
             "no such folder of weights",
         ),
-        ("adversarial: {discriminator: vgg}", "'adversarial.discriminator' must be teacher or dinov2, not 'vgg'"),
+        (
+            "adversarial: {discriminator: vgg}",
+            "'adversarial.discriminator' must be teacher or dinov2 or efficientnet, not 'vgg'",
+        ),
         ("prune: {random_conditioning: 1.5}", "'prune.random_conditioning' must be from 0 to 1"),
         ("decoder: {images: 8, blocks: [1, 0]}", "decoder.blocks has 2 levels"),
         ("steps: {rollout: false, backward_distillation: true}", "steps.rollout is false"),

@@ -16,7 +16,8 @@ from genin.distill.models import autoencoder as ae  # noqa: E402
 from genin.distill.models.latent_axes import RMS, principal_axes, turn_latents  # noqa: E402
 from genin.distill.models.taesd import load_initial_weights  # noqa: E402
 from genin.distill.recipe import AutoencoderRecipe  # noqa: E402
-from genin.distill.teacher.train import random_crops  # noqa: E402
+from genin.distill.teacher import autoencoder as stage  # noqa: E402
+from genin.distill.teacher.autoencoder import random_crops  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
 TINY = AutoencoderRecipe(
@@ -121,20 +122,20 @@ class TestInitialWeights:
 
 class TestLoss:
     def test_each_weight_adds_its_term(self, vae: Any, images: Any) -> None:
-        plain = ae.autoencoder_loss(vae, images, replace(TINY, edge_weight=0.0), update())
+        plain = stage.autoencoder_loss(vae, images, replace(TINY, edge_weight=0.0), update())
         assert torch.equal(plain["loss"], plain["pixel"]) and "scale" not in plain
-        scaled = ae.autoencoder_loss(vae, images, replace(TINY, edge_weight=0.0, scale_weight=0.5), update())
+        scaled = stage.autoencoder_loss(vae, images, replace(TINY, edge_weight=0.0, scale_weight=0.5), update())
         assert float(scaled["loss"]) == pytest.approx(float(scaled["pixel"] + 0.5 * scaled["scale"]), rel=1e-6)
 
     def test_noise_is_a_share_of_the_latents_spread(self, vae: Any, images: Any) -> None:
         latents = ae.encode(vae, images).float()
         per_channel = latents.detach().var(dim=(0, 2, 3), correction=0)
-        assert float(ae.spread(latents)) == pytest.approx(float(per_channel.mean().sqrt()))
-        levels = ae.noise_levels(replace(TINY, latent_noise=0.05, latent_noise_max=0.3), update(64)).flatten()
+        assert float(stage.spread(latents)) == pytest.approx(float(per_channel.mean().sqrt()))
+        levels = stage.noise_levels(replace(TINY, latent_noise=0.05, latent_noise_max=0.3), update(64)).flatten()
         assert (levels[1::2] == 0.05).all() and levels[::2].max() <= 0.3 and levels[::2].std() > 0.05
 
     def test_channel_dropout_keeps_the_first(self) -> None:
-        kept = ae.kept_channels(8, 0.5, update(400))[..., 0, 0]
+        kept = stage.kept_channels(8, 0.5, update(400))[..., 0, 0]
         counts = kept.sum(dim=1)
         assert set(counts.tolist()) == {2, 4, 6, 8} and 150 < (counts < 8).sum() < 250
         assert (kept.diff(dim=1) <= 0).all()  # never a later one without an earlier one
@@ -149,8 +150,8 @@ class TestLoss:
         latents = torch.randn(2, 3, 2, 2).repeat_interleave(4, 2).repeat_interleave(4, 3)
         images = latents.repeat_interleave(4, 2).repeat_interleave(4, 3)
         for seed in range(4):
-            assert float(ae.scale_loss(Enlarging(), latents, images, update(2, seed))) == pytest.approx(0, abs=1e-6)
-            assert float(ae.scale_loss(Enlarging(), latents, images.flip(3), update(2, seed))) > 0.1
+            assert float(stage.scale_loss(Enlarging(), latents, images, update(2, seed))) == pytest.approx(0, abs=1e-6)
+            assert float(stage.scale_loss(Enlarging(), latents, images.flip(3), update(2, seed))) > 0.1
 
 
 @pytest.mark.parametrize(

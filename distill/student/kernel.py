@@ -1,0 +1,132 @@
+"""The kernel term: of one caption the student draws several pictures, which should lie where several true ones do.
+
+Pairs and discriminators judge one picture at a time, so that a student may draw the same one for every noise. Here a set is
+compared with a set: a conditional MMD, whose gradient attracts each picture to the true ones and repels it from its siblings.
+Few-step generators learn from such a field alone (Drifting, 2026, arXiv:2602.04770; that a scalar kernel loss does as well:
+arXiv:2604.06333). It needs captions that several pictures share: the built-in world draws them, and a dataset folder may
+have them.
+
+Features are the frozen teacher's own, at four quarters of each map, without noise. The student's pictures are those of its
+longest rollout; gradients reach its last step.
+
+Not here: the distance as a function of tensors (`losses.kernel_distance`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genin.distill.inputs.update import Update
+from genin.distill.loop.memory import PASSES, PhaseSizes
+from genin.distill.loop.training import Training
+from genin.distill.models.autoencoder import encode_pictures
+from genin.distill.models.guided import Guided
+from genin.distill.recipe import StepsRecipe
+from genin.distill.student.loss_term import Figures, Memory, PhaseContext, StudentBatch, Term, register
+from genin.distill.student.losses import kernel_distance
+from genin.distill.student.rollout import Student
+
+TIMESTEP = 20  # hardly any noise: what a denoiser sees there are the fine parts
+QUARTERS = 2  # places a side that a map is averaged to
+ENCODED = 64  # pictures whose features are made at once
+
+
+@dataclass(frozen=True)
+class CaptionBank:
+    """G captions: their states (G, L, D), and features of R true pictures of each, (G, R, F), each feature at the bank's mean 0 and
+    deviation 1 by `mean` and `deviation`, (F,)."""
+
+    texts: Tensor
+    features: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+
+@register
+@dataclass(frozen=True)
+class Kernel(Term):
+    """weight·MMD² between sets of the student's and of true pictures under one caption."""
+
+    section = StepsRecipe
+    key = "kernel_weight"
+    training: Training
+    teacher: Guided
+    student: Student
+    bank: CaptionBank
+    recipe: StepsRecipe
+    latent_shape: torch.Size
+
+    @classmethod
+    def build(cls, context: PhaseContext) -> Kernel:
+        assert context.student is not None
+        teacher = context.data.teacher
+        student = Student(context.student, teacher.process)
+        shape = context.data.pool.states.shape[2:]
+        return cls(context.training, teacher, student, build_bank(context), context.phase, shape)
+
+    @classmethod
+    def memory(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Memory:
+        own = sizes.activations(phase, sizes.student) + sizes.activations(phase, sizes.teacher, encoder=True)
+        rows = phase.kernel_captions * phase.kernel_samples
+        return Memory(activations={"the kernel term's pictures": round(own * rows / phase.batch_size)})
+
+    @classmethod
+    def operations(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
+        passes, rows = PASSES[phase.gradient_checkpointing], phase.kernel_captions * phase.kernel_samples
+        rollout = (passes + max(phase.step_counts) - 1) * sizes.student.macs + (passes - 1) * sizes.teacher.encoder_macs
+        return {"the kernel term's pictures": rollout * rows / phase.batch_size}
+
+    def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
+        recipe, update = self.recipe, batch.update
+        # Groups are shared out like pictures: each process has its own, drawn for all of them.
+        groups = torch.randint(len(self.bank.texts), (recipe.kernel_captions,), generator=self._generator(update))
+        text = self.bank.texts[groups].repeat_interleave(recipe.kernel_samples, dim=0)
+        noise = torch.randn(len(text), *self.latent_shape, generator=self._generator(update, 1)).to(
+            self.training.device
+        )
+        timesteps = self.student.process.trailing_timesteps(max(recipe.step_counts))
+        with self.training.autocast():
+            done = self.student.rollout(noise, text, timesteps, grad_steps=(len(timesteps) - 1,))
+            features = features_of(self.teacher, done.pictures[-1], text)
+        drawn = ((features - self.bank.mean) / self.bank.deviation).unflatten(0, (len(groups), recipe.kernel_samples))
+        distance = kernel_distance(drawn, self.bank.features[groups])
+        return recipe.kernel_weight * distance, {"kernel": distance.detach()}
+
+    @staticmethod
+    def _generator(update: Update, number: int = 0) -> torch.Generator:
+        """Of its own, so that the term changes nothing else that an update draws; another one in every process."""
+        return torch.Generator().manual_seed((2 * update.index + number) * 1_000_003 + update.offset)
+
+
+def features_of(teacher: Guided, pictures: Tensor, text: Tensor) -> Tensor:
+    """Final latents (N, C, h, w) => (N, F): every map of the teacher's encoder, averaged over its four quarters."""
+    t = torch.full((len(pictures),), TIMESTEP, dtype=torch.long, device=pictures.device)
+    maps, _ = teacher.features(pictures, t, text)
+    return torch.cat([F.adaptive_avg_pool2d(one.float(), QUARTERS).flatten(1) for one in maps], dim=1)
+
+
+@torch.no_grad()
+def build_bank(context: PhaseContext) -> CaptionBank:
+    """Draw or read, encode, and look at the true pictures. Errors: InputError for data whose captions no pictures share."""
+    phase, training, teacher = context.phase, context.training, context.data.teacher
+    source: Any = context.data.source
+    captions, pictures = source.caption_groups(phase.kernel_bank, phase.kernel_true, context.teacher.image_size)
+    count = pictures.shape[1]
+    latents = encode_pictures(context.teacher.vae, np.concatenate(pictures), training.device)
+    texts = torch.cat([teacher.embed(captions[i : i + ENCODED]) for i in range(0, len(captions), ENCODED)])
+    features = []
+    for start in range(0, len(latents), ENCODED):
+        rows = torch.arange(start, min(start + ENCODED, len(latents)))
+        with training.autocast():
+            shown = latents[rows].float().to(training.device)
+            features.append(features_of(teacher, shown, texts[rows.to(texts.device) // count]))
+    found = torch.cat(features)
+    mean, deviation = found.mean(dim=0), found.std(dim=0) + 1e-6
+    return CaptionBank(texts, ((found - mean) / deviation).unflatten(0, (len(captions), count)), mean, deviation)

@@ -1,0 +1,96 @@
+"""What all stages of a teacher's training share, and how one goes on from an earlier teacher.
+
+Not here: the stages (`train`, `autoencoder`, `text_encoder`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from genin.benchmarks.model_facts import fingerprint
+from genin.distill.data.dataset import joined_origins
+from genin.distill.inputs.sources import Source, joined_licences
+from genin.distill.loop.run_folder import RunOptions, claim_run
+from genin.distill.models.autoencoder import check_autoencoder
+from genin.distill.models.folder import ModelFolder, load_model_folder
+from genin.distill.recipe import Recipe
+from genin.runtimes.errors import InputError
+from genin.runtimes.folder import DEFAULT_STEPS
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all stages of a teacher's training share. `start` is an earlier teacher to start from."""
+
+    source: Source
+    out: Path
+    recipe: Recipe
+    options: RunOptions
+    start: ModelFolder | None
+
+    @classmethod
+    def open(cls, source: Source, out: Path, recipe: Recipe, options: RunOptions, init: Path | None) -> Run:
+        """Refuse what can be refused, then make `out` this run's."""
+        start = load_model_folder(init) if init is not None else None
+        if start is None and not source.columns:
+            raise InputError(
+                "the data has no attribute columns to train a text encoder on",
+                where=source.name,
+                remedy="tune a teacher (genin teacher finetune), start from one (init), or name columns in data prepare",
+            )
+        if recipe.autoencoder.images:
+            check_autoencoder(recipe.autoencoder)
+        run = cls(source, out, recipe, options, start)
+        begun_with = {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"}
+        stages = {name: getattr(recipe, name) for name in ("autoencoder", "text_encoder", "teacher")}
+        claim_run(run.folder, recipe, begun_with, stages, resume=options.resume)
+        return run
+
+    @property
+    def folder(self) -> Path:
+        return self.out / "training"
+
+    def info(self, images_seen: int) -> dict[str, Any]:
+        """The teacher folder's `genin.json`."""
+        start, recipe = self.start, self.recipe.as_dict()
+        earlier: Mapping[str, Any] = {} if start is None else start.info
+        return {
+            "kind": "teacher",
+            "parent": None if start is None else str(earlier.get("name") or start.path.name),
+            "data": self.source.name,
+            "licence": joined_licences(
+                self.source.licence, None if start is None else earlier.get("licence", "unknown")
+            ),
+            "origins": joined_origins(self.source.origins, earlier.get("origins", ())),
+            "guidance": "free",
+            "guidance_scale": self.recipe.teacher.guidance_scale,
+            "default_steps": DEFAULT_STEPS,
+            "few_step_timesteps": None,
+            "image_size": self.recipe.autoencoder.image_size,
+            "images_seen": images_seen,
+            "recipe": recipe if start is None else {**recipe, "init": earlier.get("recipe")},
+            "metrics": {},
+        }
+
+
+@torch.no_grad()
+def start_from(network: nn.Module, earlier: nn.Module) -> float:
+    """Copy an earlier network's weights wherever names agree, and of each tensor the part that both have.
+
+    Rows and columns that only the new network has keep their fresh values. Returns the share of the weights copied.
+    """
+    source, copied, total = earlier.state_dict(), 0, 0
+    for name, value in network.state_dict().items():
+        total += value.numel()
+        old = source.get(name)
+        if old is not None and old.ndim == value.ndim:
+            shared = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, value.shape, strict=True))
+            value[shared] = old[shared].to(value)
+            copied += value[shared].numel()
+    return copied / max(1, total)
