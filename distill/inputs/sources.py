@@ -190,7 +190,7 @@ class FolderSource:
         """Errors: InputError where no caption has as many pictures."""
         rows: dict[str, list[int]] = {}
         for index, row in enumerate(self.dataset.rows):
-            rows.setdefault(row.text, []).append(index)
+            rows.setdefault(row.text or "", []).append(index)
         shared = {text: places for text, places in rows.items() if len(places) >= pictures}
         if not shared:
             most = max(map(len, rows.values()), default=0)

@@ -58,7 +58,8 @@ def _read(folder: Path) -> dict[str, Tensor]:
         raise InputError("no weights of an autoencoder here", where=folder, remedy=remedy)
     from safetensors.torch import load_file
 
-    return load_file(weights)
+    loaded: dict[str, Tensor] = load_file(weights)
+    return loaded
 
 
 def _layers(part: str, path: Path, first: int) -> dict[str, Tensor]:

@@ -95,7 +95,8 @@ class Kernel(Term):
         with self.training.autocast():
             done = self.student.rollout(noise, text, timesteps, grad_steps=(len(timesteps) - 1,))
             features = features_of(self.teacher, done.pictures[-1], text)
-        drawn = ((features - self.bank.mean) / self.bank.deviation).unflatten(0, (len(groups), recipe.kernel_samples))
+        drawn = (features - self.bank.mean) / self.bank.deviation
+        drawn = drawn.view(len(groups), recipe.kernel_samples, -1)
         distance = kernel_distance(drawn, self.bank.features[groups])
         return recipe.kernel_weight * distance, {"kernel": distance.detach()}
 
@@ -129,4 +130,4 @@ def build_bank(context: PhaseContext) -> CaptionBank:
             features.append(features_of(teacher, shown, texts[rows.to(texts.device) // count]))
     found = torch.cat(features)
     mean, deviation = found.mean(dim=0), found.std(dim=0) + 1e-6
-    return CaptionBank(texts, ((found - mean) / deviation).unflatten(0, (len(captions), count)), mean, deviation)
+    return CaptionBank(texts, ((found - mean) / deviation).view(len(captions), count, -1), mean, deviation)

@@ -117,7 +117,7 @@ def random_crops(pictures: NDArray[np.uint8], side: int, update: Update) -> NDAr
     rows = update.randint(len(pictures)).cpu().numpy()
     height, width = pictures.shape[1:3]
     if side in (0, min(height, width)):
-        return pictures[rows]
+        return np.asarray(pictures[rows])
     tops, lefts = (update.randint(length - side + 1).tolist() for length in (height, width))
     places = zip(rows, tops, lefts, strict=True)
     return np.stack([pictures[row, top : top + side, left : left + side] for row, top, left in places])
@@ -158,7 +158,7 @@ def kept_channels(channels: int, share: float, update: Update) -> Tensor:
 def scale_loss(vae: Any, latents: Tensor, images: Tensor, update: Update) -> Tensor:
     """|decode(shrunk latents) − shrunk picture|, by averages over squares of 2 or 4 (arXiv:2502.14831)."""
     factor = 2 * (update.shared_randint(2) + 1)
-    decoded = vae.decode(F.avg_pool2d(latents, factor), return_dict=False)[0].float()
+    decoded: Tensor = vae.decode(F.avg_pool2d(latents, factor), return_dict=False)[0].float()
     return (decoded - F.avg_pool2d(images, factor)).abs().mean()
 
 
