@@ -159,7 +159,7 @@ def test_a_home_folder_is_found_wherever_a_path_is_taken(tmp_path: Path, monkeyp
     (tmp_path / "a.yaml").write_text("prune: {images: 7}\n")
     assert genin.distill.load_recipe("~/a.yaml").prune.images == 7
     (tmp_path / "bundle").mkdir()
-    with pytest.raises(genin.InputError, match="the output exists already"):
+    with pytest.raises(genin.InputError, match="the output already exists"):
         export("builtin:teacher", "~/bundle")
     (tmp_path / "a.txt").write_text("a ninja\n")
     compare("builtin:student", "~/sheet.png", CompareOptions(prompts="~/a.txt", steps=1))
@@ -208,14 +208,14 @@ def test_compare_from_python(tiny_student_folder: Path, tmp_path: Path) -> None:
     grid = compare([tiny_student_folder], tmp_path / "sheet.png", options)
     assert grid.captions == ("a ninja", "a monk") and (tmp_path / "sheet.png").is_file()
     assert grid.rows[0].pictures.shape == (2, 32, 32, 3) and grid.rows[0].pictures.dtype == np.uint8
-    with pytest.raises(genin.InputError, match="no model is named"):
+    with pytest.raises(genin.InputError, match="no model is given"):
         compare([], tmp_path / "sheet.png")
 
 
 def test_export_refuses_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(genin.InputError, match=r"a bundle is a folder or one \.genin file"):
         export("builtin:teacher", tmp_path / "x.onnx")
-    with pytest.raises(genin.InputError, match="the output exists already"):
+    with pytest.raises(genin.InputError, match="the output already exists"):
         export("builtin:teacher", tmp_path)
     with pytest.raises(genin.InputError, match="a single graph is not available in coreml"):
         export("builtin:teacher", tmp_path / "x", ExportOptions(formats=["coreml"], single_graphs=[4]))
