@@ -50,7 +50,7 @@ SPLIT_OPTION = click.option(
 
 @click.command(
     "evaluate",
-    epilog="Example: genin evaluate builtin:student --reference builtin:world --against builtin:teacher --samples 5000",
+    epilog="Example: genin evaluate builtin:student --reference builtin:world --against builtin:teacher --samples 2048",
 )
 @click.argument("subject", metavar="MODEL|BUNDLE|IMAGES")
 @click.option(

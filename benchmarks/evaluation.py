@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from genin.benchmarks.contenders import device_of, reference_folder
+from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.quality.evaluator import Against, Evaluator, SaveTo
 from genin.benchmarks.quality.measures import load_suite
 from genin.benchmarks.quality.sampling import DEFAULT_BATCH_SIZE, MAX_SEED
 from genin.benchmarks.quality.shares import evaluate_in_shares
-from genin.benchmarks.quality.statistics_file import FILE_NAME
+from genin.benchmarks.quality.statistics_file import FILE_NAME, load_statistics
 from genin.benchmarks.quality.subjects import Sampling
 from genin.benchmarks.speed.machine import usable_cores
 from genin.dataset.splits import check_split
@@ -48,7 +49,8 @@ class EvaluateOptions:
         device: where PyTorch runs model folders: `cpu`, `cuda`, `cuda:1`, `mps`.
         threads: of the engine; None is its own choice.
         batch_size: pictures drawn at once.
-        against: a teacher to compare with: a model, saved pictures or saved statistics.
+        against: a teacher to compare with: a model, saved pictures or saved statistics. Of `builtin:teacher` the package has the
+            statistics, which are used where captions, seeds, reference and steps are the same.
         against_steps: of that teacher; None is its own.
         save_images: folder to keep the pictures in; an interrupted run continues from them.
         save_statistics: FILE.safetensors for the features, or a folder for them and pairs of pictures.
@@ -115,8 +117,8 @@ def evaluate(model: str | Path, options: EvaluateOptions | None = None) -> dict[
         _claim_statistics(statistics)
     with main_process_first():  # so that downloads and renders happen once
         path = names.model(model, options.runtime, options.precision)
-        against = None if options.against is None else _against(names.model(str(options.against)), options)
         evaluator = _evaluator(path, options, names)
+        against = None if options.against is None else _against(str(options.against), options, names, evaluator)
     save = SaveTo(images, statistics)
     if several():
         return evaluate_in_shares(evaluator, path, _sampling(options), against=against, save=save, floor=options.floor)
@@ -147,9 +149,32 @@ def _sampling(options: EvaluateOptions) -> Sampling:
     )
 
 
-def _against(path: Path, options: EvaluateOptions) -> Against:
+def _against(name: str, options: EvaluateOptions, names: Names, evaluator: Evaluator) -> Against:
+    path = names.model(name)
+    if (shipped := _shipped_statistics(path, options, names, evaluator)) is not None:
+        return Against(shipped)
     threads, device = _threads(options) if several() else None, device_of(path, options.device)
     return Against(path, Sampling(options.against_steps, batch_size=options.batch_size, threads=threads, device=device))
+
+
+def _shipped_statistics(path: Path, options: EvaluateOptions, names: Names, evaluator: Evaluator) -> Path | None:
+    """The statistics in the package, if they are of this model's pictures, of the captions, seeds, steps and reference asked for:
+    drawing them again would take a CPU an hour."""
+    shipped = names.teacher_statistics()
+    if shipped is None or not path.is_dir():
+        return None
+    source = load_statistics(shipped).source
+    wanted = {
+        "samples": evaluator.samples,
+        "seed": evaluator.seed,
+        "steps": options.against_steps or source.get("steps"),
+        "source_sha256": fingerprint(path),
+        "reference": evaluator.reference_name,
+    }
+    if any(source.get(key) != value for key, value in wanted.items()):
+        return None
+    _, facts = evaluator.reference_at(int(source["picture_size"]))
+    return shipped if facts["reference_sha256"] == source.get("reference_sha256") else None
 
 
 def _threads(options: EvaluateOptions) -> int | None:

@@ -16,11 +16,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fake_hub import write_fake_bundle
+from genin.benchmarks import evaluation
 from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.quality.evaluator import Against, Evaluator, SaveTo
 from genin.benchmarks.quality.measures import FD_NAMES, KID_NAMES, StatisticsAccumulator, Suite, load_suite
 from genin.benchmarks.quality.sampling import SEED_STRIDE
-from genin.benchmarks.quality.statistics_file import load_statistics
+from genin.benchmarks.quality.statistics_file import load_statistics, save_statistics
 from genin.cli import run
 from genin.dataset.files import is_intact
 from genin.dataset.rows import PictureRow
@@ -372,3 +373,37 @@ def test_broken_pictures_are_named(world: Path, tmp_path: Path, capsys: pytest.C
     (folder / "000003.png").write_bytes(b"not a picture")
     result = evaluate(capsys, folder, "--reference", world)
     assert result["samples"] == 11 and "000003.png" in result["notes"]["broken"]
+
+
+@pytest.mark.parametrize(
+    ("change", "used"),
+    [
+        ({}, True),
+        ({"against_steps": 100}, True),
+        ({"against_steps": 50}, False),
+        ({"samples": 7}, False),
+        ({"seed": 3}, False),
+        ({"source_sha256": "another model"}, False),
+        ({"reference_sha256": "another world"}, False),
+    ],
+)
+def test_statistics_in_the_package_are_used_where_they_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], used: bool
+) -> None:
+    model = tmp_path / "teacher"
+    model.mkdir()
+    source = {"samples": 8, "seed": 0, "steps": 100, "source_sha256": "teacher", "picture_size": 64}
+    source |= {"reference": "builtin:world", "reference_sha256": "world"}
+    saved = save_statistics(tmp_path / "shipped.safetensors", {}, source)
+    found = {"source_sha256": "teacher", "reference_sha256": "world", **change}
+    monkeypatch.setattr(evaluation, "fingerprint", lambda _path: found["source_sha256"])
+    evaluator: Any = SimpleNamespace(
+        samples=change.get("samples", 8),
+        seed=change.get("seed", 0),
+        reference_name="builtin:world",
+        reference_at=lambda size: (None, {"reference_sha256": found["reference_sha256"]}),
+    )
+    names: Any = SimpleNamespace(teacher_statistics=lambda: saved, model=lambda _name: model)
+    options = evaluation.EvaluateOptions(against="builtin:teacher", against_steps=change.get("against_steps"))
+    against = evaluation._against("builtin:teacher", options, names, evaluator)
+    assert against.path == (saved if used else model)
