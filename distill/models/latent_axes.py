@@ -4,9 +4,7 @@ A rotation of the latents is a product with the encoder's last convolution and w
 nothing at run time. In this order noise drowns detail first and a diffusion model learns from coarse to fine, without channels
 that are all of unit variance (docs/log.md); it is also the order in which `channel_dropout` takes channels away.
 
-`AutoencoderTiny` bends latents softly at ±3. Before training they are therefore made small (`RMS`), where that bend is nearly a
-straight line; after training they keep their size, since what was learnt counts on the bend, and turning them a little more in it
-is all but exact.
+`AutoencoderTiny` bends latents softly at ±3. Turned latents are therefore made small (`RMS`), where that bend is a straight line.
 """
 
 from __future__ import annotations
@@ -34,15 +32,14 @@ def principal_axes(latents: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def turn_latents(vae: Any, latents: Sequence[Tensor], *, rms: float | None = None) -> Tensor:
+def turn_latents(vae: Any, latents: Sequence[Tensor]) -> Tensor:
     """Turn the latents of an `AutoencoderTiny` into the principal axes of `latents`, which are some of its own, with mean 0 and a
-    root mean square of `rms` (None: their own). Pictures that it decodes stay as they are, but for the border of one latent and
-    the soft bend.
+    root mean square of `RMS`. Pictures that it decodes stay as they are, but for the border of one latent and the soft bend.
 
     Returns: the share of the variance that each channel now has, (C,).
     """
     mean, axes, variances = principal_axes(latents)
-    scale = 1.0 if rms is None else rms / float(variances.mean().sqrt())
+    scale = RMS / variances.mean().sqrt()
     last, first = vae.encoder.layers[-1], vae.decoder.layers[0]
     assert (
         isinstance(last, nn.Conv2d)

@@ -25,7 +25,7 @@ from genin.distill.inputs.update import Update
 from genin.distill.loop.previews import save_grid
 from genin.distill.loop.training import Training
 from genin.distill.models import autoencoder as ae
-from genin.distill.models.latent_axes import RMS, turn_latents
+from genin.distill.models.latent_axes import turn_latents
 from genin.distill.models.pixels import to_tensor, to_uint8
 from genin.distill.models.taesd import load_initial_weights
 from genin.distill.recipe import AutoencoderRecipe
@@ -79,7 +79,7 @@ def initial_autoencoder(run: Run, device: torch.device) -> nn.Module:
         load_initial_weights(vae, Path(settings.initial_weights).expanduser())
     if settings.principal_axes:
         vae = vae.to(device)
-        turn_latents(vae, latents_of(vae, run.source, settings.image_size, device), rms=RMS)
+        turn_latents(vae, latents_of(vae, run.source, settings.image_size, device))
     return vae
 
 
