@@ -51,22 +51,26 @@ def decomposed(sign: str) -> tuple[int, ...]:
     return tuple(map(ord, whole)) if whole != sign and ord(sign) not in HANGUL else ()
 
 
-def print_table(name: str, kind_of: str, rows: list[str]) -> None:
-    print(f"static const {kind_of} {name}[] = {{")
+def write(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def write_table(name: str, kind_of: str, rows: list[str]) -> None:
+    write(f"static const {kind_of} {name}[] = {{")
     for start in range(0, len(rows), 12):
-        print("    " + ", ".join(rows[start : start + 12]) + ",")
-    print("};\n")
+        write("    " + ", ".join(rows[start : start + 12]) + ",")
+    write("};\n")
 
 
 def main() -> None:
-    print(f"// Made by tools/make_unicode_tables.py from Unicode {unicodedata.unidata_version}. Do not edit.\n")
-    print(f'#define GENIN_UNICODE_VERSION "{unicodedata.unidata_version}"\n')
+    write(f"// Made by tools/make_unicode_tables.py from Unicode {unicodedata.unidata_version}. Do not edit.\n")
+    write(f'#define GENIN_UNICODE_VERSION "{unicodedata.unidata_version}"\n')
     for name, value in (("kKinds", kind), ("kCasing", casing), ("kCombining", unicodedata.combining)):
-        print_table(name, "Range", [f"{{{code:#x}, {now}}}" for code, now in ranges(value)])
+        write_table(name, "Range", [f"{{{code:#x}, {now}}}" for code, now in ranges(value)])
 
     lower = [(code, chr(code).lower()) for code in CODES if chr(code).lower() != chr(code)]
     single = [f"{{{code:#x}, {ord(text):#x}}}" for code, text in lower if len(text) == 1]
-    print_table("kLower", "Pair", single)
+    write_table("kLower", "Pair", single)
     assert [(code, [*map(ord, text)]) for code, text in lower if len(text) > 1] == [(0x130, [0x69, 0x307])]
 
     parts: list[int] = []
@@ -75,15 +79,15 @@ def main() -> None:
         if decomposition := decomposed(chr(code)):
             index.append(f"{{{code:#x}, {len(parts)}, {len(decomposition)}}}")
             parts += decomposition
-    print_table("kDecompositions", "Slice", index)
-    print_table("kDecomposed", "uint32_t", [f"{code:#x}" for code in parts])
+    write_table("kDecompositions", "Slice", index)
+    write_table("kDecomposed", "uint32_t", [f"{code:#x}" for code in parts])
 
     composed = []
     for code in CODES:
         fields = unicodedata.decomposition(chr(code)).split()
         if len(fields) == 2 and not fields[0].startswith("<") and unicodedata.normalize("NFC", chr(code)) == chr(code):
             composed.append((int(fields[0], 16), int(fields[1], 16), code))
-    print_table("kCompositions", "Triple", [f"{{{a:#x}, {b:#x}, {c:#x}}}" for a, b, c in sorted(composed)])
+    write_table("kCompositions", "Triple", [f"{{{a:#x}, {b:#x}, {c:#x}}}" for a, b, c in sorted(composed)])
 
 
 if __name__ == "__main__":
