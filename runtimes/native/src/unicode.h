@@ -1,5 +1,5 @@
 // What the tokenizer has to know of Unicode: classes of characters, NFC, lower case. The tables are generated, and their version is
-// that of the Python that made them (tools/make_unicode_tables.py), so that all of genin's tokenizers agree.
+// that of the Python that made them (tools/unicode_tables.py), so that all of genin's tokenizers agree.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
-"""Write src/unicode_tables.inc, what the tokenizer has to know of Unicode, from this Python's own tables.
+"""Write what the native tokenizer has to know of Unicode, from this Python's own tables.
 
-    python runtimes/native/tools/make_unicode_tables.py > runtimes/native/src/unicode_tables.inc
+    python tools/unicode_tables.py > runtimes/native/src/unicode_tables.inc
 
 Python's tokenizer is the reference, so the tables are read out of what Python does: classes of characters, canonical decompositions
 and compositions (NFC), lower case with its two special cases. The version of Unicode is Python's and is part of the output.
@@ -63,7 +63,7 @@ def write_table(name: str, kind_of: str, rows: list[str]) -> None:
 
 
 def main() -> None:
-    write(f"// Made by tools/make_unicode_tables.py from Unicode {unicodedata.unidata_version}. Do not edit.\n")
+    write(f"// Made by tools/unicode_tables.py from Unicode {unicodedata.unidata_version}. Do not edit.\n")
     write(f'#define GENIN_UNICODE_VERSION "{unicodedata.unidata_version}"\n')
     for name, value in (("kKinds", kind), ("kCasing", casing), ("kCombining", unicodedata.combining)):
         write_table(name, "Range", [f"{{{code:#x}, {now}}}" for code, now in ranges(value)])
