@@ -309,7 +309,8 @@ void Worker::finish(const Request &request, genin_result result, const std::stri
     event.result = result;
     event.drawing_ns = drawing_ns;
     event.queued_ns = now_ns() - request.queued_at - drawing_ns;
-    if (bundle_ && result == GENIN_OK) event.width = bundle_->width, event.height = bundle_->height;
+    // Only the drawing thread finishes with good news, and the bundle is its own.
+    if (result == GENIN_OK && bundle_) event.width = bundle_->width, event.height = bundle_->height;
     set_message(event, message);
     if (request.ticket != loading_) {
         if (result == GENIN_OK) ++stats_.done;
