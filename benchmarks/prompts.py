@@ -56,5 +56,5 @@ def _text(line: str, path: Path, number: int) -> str:
     text = (json_object(line) or {}).get("text")
     if not isinstance(text, str) or not text.strip():
         remedy = 'every line is an object: {"text": "a prompt"}'
-        raise InputError(f'line {number} is not a JSON object with a "text"', where=path, remedy=remedy)
+        raise InputError(f'row {number} is not a JSON object with "text"', where=path, remedy=remedy)
     return text

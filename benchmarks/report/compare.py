@@ -56,7 +56,7 @@ class Sheet:
 
 
 def true_row(reference: Path, name: str, count: int, split: str | None = None) -> tuple[list[str], GridRow, list[str]]:
-    """The first captions of a folder of pictures, or of one of its splits, those pictures as a row, and notes on what was left out."""
+    """The first captions of a folder of pictures, or of one of its splits, those pictures as a row, and what was left out."""
     picture_set = open_picture_set(reference, split)
     loaded = load_pictures(picture_set, limit=count)
     captions = PictureSet(reference, loaded.rows).captions()

@@ -265,11 +265,12 @@ def edit_command(folder: Path, target: Path | None, source: Path | None, as_json
         return
     assert source is not None
     edited = read_edited(folder, source)
+    facts = asdict(edited)
+    for note in facts.pop("notes"):
+        click.echo(f"note: {note}", err=True)
     if as_json:
-        click.echo(json.dumps(asdict(edited)))
+        click.echo(json.dumps(facts))
     else:
-        for note in edited.notes:
-            click.echo(f"note: {note}")
         click.echo(f"{edited.changed} rows changed, {edited.unchanged} as before; {edited.missing} have no caption")
 
 

@@ -130,11 +130,11 @@ def _table(path: Path) -> Table:
         ) from error
     if table.bad:
         number, reason = table.bad[0]
-        raise InputError(f"line {number} cannot be used ({reason})", where=path, remedy="repair the line")
+        raise InputError(f"line {number} is not a row of captions ({reason})", where=path, remedy="repair the line")
     for row in table.rows:
         if not isinstance(row.values.get("file_name"), str):
-            what = f"line {row.number} has no file_name"
-            raise InputError(what, where=path, remedy="keep the column, and the header, as they were written")
+            what = f"the table has no column file_name (line {row.number})"
+            raise InputError(what, where=path, remedy="keep the header as it was written")
         if not all(isinstance(value, str) for value in row.values.values()):
             remedy = 'every line is an object of texts: {"file_name": "000000.png", "text": "…"}'
             raise InputError(f"line {row.number} is not a row of captions", where=path, remedy=remedy)

@@ -1,9 +1,9 @@
 """Other people's folders: which files hold pictures (videos, comics and tables among them), and what is known about each.
 
-Captions come from metadata (`metadata.jsonl`, `.csv` or `.parquet` in any folder, with columns of any name; a table has its own), from
-sidecar text files (`a.txt`, `a.png.txt`, `a.caption`), or from folder and file names, in the order that the caller gives. Nothing
-is lost silently: rows without a file, lines that cannot be parsed, captions that cannot be decoded, folders and picture formats that
-cannot be read are listed with their reasons; hidden, other and unused files are counted.
+Captions come from metadata (`metadata.jsonl`, `.csv` or `.parquet` in any folder, with columns of any name; a table has its own),
+from sidecar text files (`a.txt`, `a.png.txt`, `a.caption`), or from folder and file names, in the order that the caller gives.
+Nothing is lost silently: rows without a file, lines that cannot be parsed, captions that cannot be decoded, folders and picture
+formats that cannot be read are listed with their reasons; hidden, other and unused files are counted.
 
 Not here: names and links (`genin.dataset.folders`), opening any picture (`extract`), or a table of pictures (`parquet`).
 """
@@ -346,8 +346,8 @@ def _caption(
     options: SourceOptions,
     sidecars: Sidecars | None = None,
 ) -> tuple[str, str | None]:
-    """The first caption found, and where; `path` may have sidecars, `name` may be a caption. Where a sidecar cannot be decoded there
-    is none: what stands in it is not known to be what the name says."""
+    """The first caption found, and where; `path` may have sidecars, `name` may be a caption. Where a sidecar cannot be decoded
+    there is none: what stands in it is not known to be what the name says."""
     for source in options.captions:
         caption: str | None = ""
         if source == "metadata":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
 from genin.dataset.shards import open_member
 from genin.runtimes.errors import InputError
@@ -33,13 +33,29 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What a file begins with (after how many bytes) => what it is, and the package that reads it.
+# What a file begins with (after how many bytes) => its usual suffix.
 KINDS = (
-    (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"), "HEIC", "pillow-heif"),
-    (4, (b"ftypavif", b"ftypavis"), "AVIF", "pillow>=11.3"),
-    (0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), "JPEG XL", "pillow-jxl-plugin"),
+    (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"), ".heic"),
+    (4, (b"ftypavif", b"ftypavis"), ".avif"),
+    (0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), ".jxl"),
 )
-PLUGINS = {"HEIC": ("pillow_heif", "register_heif_opener"), "JPEG XL": ("pillow_jxl", "")}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A package that teaches Pillow a kind of file: on import, or by calling one of its functions."""
+
+    package: str
+    module: str = ""
+    function: str = ""
+
+
+PLUGINS = {
+    ".heic": Plugin("pillow-heif", "pillow_heif", "register_heif_opener"),
+    ".heif": Plugin("pillow-heif", "pillow_heif", "register_heif_opener"),
+    ".avif": Plugin("pillow>=11.3"),
+    ".jxl": Plugin("pillow-jxl-plugin", "pillow_jxl"),
+}
 NO_PICTURES = (
     (b"version https://git-lfs", "a Git LFS pointer, not the picture: run git lfs pull"),
     (b"<!doctype html", "a web page, not a picture"),
@@ -120,8 +136,9 @@ def _instead(path: Path, content: IO[bytes] | None) -> str:
     start = _start(path, content)
     if not start:
         return "the file is empty"
-    if kind := _kind(start):
-        return f"{kind[0]} needs a decoder that is not installed (pip install '{kind[1]}'), or convert it to PNG"
+    kind = _kind(start) or path.suffix.lower()
+    if kind in PLUGINS and not _can_decode(kind):
+        return f"{kind} is not supported here: pip install '{PLUGINS[kind].package}', or convert it to PNG"
     text = start.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     said = next((what for begins, what in NO_PICTURES if text.startswith(begins)), None)
     return said or "not a picture, or damaged from its first bytes on"
@@ -140,11 +157,8 @@ def _start(path: Path, content: IO[bytes] | None) -> bytes:
         return b"?"
 
 
-def _kind(start: bytes) -> tuple[str, str] | None:
-    for place, begins, name, package in KINDS:
-        if start[place:].startswith(begins):
-            return name, package
-    return None
+def _kind(start: bytes) -> str | None:
+    return next((suffix for place, begins, suffix in KINDS if start[place:].startswith(begins)), None)
 
 
 def _content(path: Path) -> IO[bytes] | None:
@@ -160,7 +174,7 @@ def _opened(path: Path, content: IO[bytes] | None) -> Image.Image:
         return Image.open(content or path)
     except UnidentifiedImageError:
         kind = _kind(_start(path, content))
-        if kind is None or not _has_plugin(kind[0]):
+        if kind is None or not _can_decode(kind):
             raise
     if content is not None:
         content.seek(0)
@@ -168,16 +182,19 @@ def _opened(path: Path, content: IO[bytes] | None) -> Image.Image:
 
 
 @cache
-def _has_plugin(kind: str) -> bool:
-    """Whether Pillow's plugin for a kind of file is there; it is registered then. Only asked once such a file is met."""
-    module, function = PLUGINS.get(kind, ("", ""))
+def _can_decode(suffix: str) -> bool:
+    """Whether Pillow, or a plugin that is installed, decodes such files; the plugin is registered then. Asked once such a file is
+    met."""
+    plugin = PLUGINS[suffix]
+    if not plugin.module:
+        return features.check("avif") is True
     try:
-        plugin = import_module(module) if module else None
+        module = import_module(plugin.module)
     except ImportError:
         return False
-    if plugin is not None and function:
-        getattr(plugin, function)()
-    return plugin is not None
+    if plugin.function:
+        getattr(module, plugin.function)()
+    return True
 
 
 def _orientation(file: Image.Image) -> int:

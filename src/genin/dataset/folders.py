@@ -1,8 +1,8 @@
 """Which files of a folder are pictures, and which of them a name means: one rule for every reader.
 
-Suffixes count in any case. Files whose names begin with a dot, and what macOS and network storage put beside pictures, are hidden. A
-name is looked for as it is written first, then with `/` for `\\`, in the other Unicode form (NFC, NFD) and in the other case, as long
-as only one file is meant: tables are written on one system and read on another.
+Suffixes count in any case. Files whose names begin with a dot, and what macOS and network storage put beside pictures, are hidden.
+A name is looked for as it is written first, then with `/` for `\\`, in the other Unicode form (NFC, NFD) and in the other case, as
+long as only one file is meant: tables are written on one system and read on another.
 
 `walk` follows links to folders, each folder once. Not here: opening pictures (`files`), tables (`tables`).
 """

@@ -2,9 +2,9 @@
 
 A folder is read by the `imagefolder` convention: `metadata.jsonl` (or `.csv`, `.parquet`) with `file_name`, `text` and free
 columns; `seed` is the noise a picture was drawn from, and every other text column may be an attribute. A folder without metadata is
-just its pictures, sorted by name, with the text files beside them as captions. All pictures are brought to one square size (Lanczos, shorter
-side, centre cut; transparency on white), which is stated in every result, because FD compares only at equal size. A folder of
-WebDataset shards is read like one of pictures (`shards`).
+just its pictures, sorted by name, with the text files beside them as captions. All pictures are brought to one square size
+(Lanczos, shorter side, centre cut; transparency on white), which is stated in every result, because FD compares only at equal size.
+A folder of WebDataset shards is read like one of pictures (`shards`).
 
 Broken pictures are named, counted and skipped; `PictureSet.notes` says what else was left out or taken for something else. Not
 covered: preparing data sets (`genin data prepare`).

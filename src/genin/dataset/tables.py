@@ -124,12 +124,14 @@ def _read_cells(text: str, known: Sequence[str], table: Table) -> None:
         number = lines[-1][0] if lines else first
         what = f"a quote that is opened in line {number} is never closed"
         raise InputError(what, where=table.path, remedy="close it, or write two quotes for one inside a text")
+    if len(lines) == 1:
+        raise InputError("the table is empty", where=table.path, remedy="its first row names the columns")
     header = [name.strip() for name in lines[0][1]]
     if twice := next((name for name in header if name and header.count(name) > 1), None):
         raise InputError(f"the table has two columns '{twice}'", where=table.path, remedy="rename one of them")
     for number, cells in lines[1:-1]:
         if len(cells) > len(header):
-            reason = f"the row has {len(cells)} cells, the first row {len(header)}: put texts with commas into quotes"
+            reason = f"the line has more cells ({len(cells)}) than the first row ({len(header)}): put texts with commas into quotes"
             table.bad.append((number, reason))
         elif any(cells):
             table.rows.append(TableRow(number, {name: cell for name, cell in zip(header, cells, strict=False) if name}))

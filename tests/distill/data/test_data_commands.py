@@ -658,8 +658,10 @@ def test_tables_that_are_none_change_nothing(tmp_path: Path, capsys: pytest.Capt
         ("t.csv", b"name,text\na.png,x\n", "no column file_name"),
         ("t.csv", b"file_name,text\nz.png,x\n", "1 rows name no picture of set, first 'z.png'"),
         ("t.csv", b"file_name,text\na.png,x\na.png,y\n", "'a.png' has more rows than it has in the dataset"),
-        ("t.csv", b"file_name,text\na.png,x,y\n", "line 2 has more cells"),
-        ("t.csv", b"\xff\xfe", "not UTF-8"),
+        ("t.csv", b"file_name,text\na.png,x,y\n", "line 2 is not a row of captions (the line has more cells"),
+        ("t.csv", b"file_name,text\na.png,ni\xf1o\n", "not UTF-8"),
+        ("t.csv", b"\xff\xfe", "the table is empty"),
+        ("t.csv", b'file_name,text\na.png,"x\nb.png,y\n', "opened in line 2 is never closed"),
         ("t.jsonl", b'{"file_name": "a.png", "text": 3}\n', "line 1 is not a row of captions"),
         ("t.jsonl", b"[]\n", "line 1 is not a row of captions"),
     ):
