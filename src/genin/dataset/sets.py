@@ -45,6 +45,7 @@ from genin.runtimes.vocabulary import check_choice
 
 Pictures = NDArray[np.uint8]
 METADATA = METADATA_NAMES[0]  # what is written
+LOOKED_AT = 5_000  # pictures whose headers say which size is usual
 
 
 class UnreadableError(InputError):
@@ -246,11 +247,11 @@ class LoadedPictures:
     resize: str
 
 
-def usual_size(picture_set: PictureSet, limit: int | None = None) -> tuple[int, str | None]:
-    """The shorter side that most of the first pictures have (of equally many the smaller one, so that nothing is enlarged), and a
-    note where there are others. InputError if none can be read."""
+def usual_size(picture_set: PictureSet) -> tuple[int, str | None]:
+    """The shorter side that most of the first 5,000 pictures have (of equally many the smaller one, so that nothing is
+    enlarged), and a note where there are others. InputError if none can be read."""
     sides: Counter[int] = Counter()
-    for row in picture_set.rows[:limit]:
+    for row in picture_set.rows[:LOOKED_AT]:
         try:
             sides[min(stored_size(picture_set.folder / row.file_name))] += 1
         except PictureError:
@@ -270,7 +271,7 @@ def load_pictures(picture_set: PictureSet, *, size: int | None = None, limit: in
     rows: list[PictureRow] = []
     broken: list[str] = []
     resized: set[tuple[int, int]] = set()
-    size = size or usual_size(picture_set, limit)[0]
+    size = size or usual_size(picture_set)[0]
     for row in picture_set.rows:
         if limit is not None and len(rows) >= limit:
             break

@@ -71,9 +71,9 @@ def check_encoding(name: str | None) -> None:
 
 
 def _is_damaged_utf8(content: bytes) -> bool:
-    """Whether most of what is not ASCII is UTF-8: then a byte was lost, or a file was cut."""
+    """Whether nearly all that is not ASCII is UTF-8: then a byte was lost, or a file was cut."""
     foreign = sum(byte > 127 for byte in content)
-    return 2 * sum(map(len, UTF8_SIGN.findall(content))) > foreign
+    return 5 * sum(map(len, UTF8_SIGN.findall(content))) > 4 * foreign
 
 
 def _readings(content: bytes) -> dict[str, str]:
