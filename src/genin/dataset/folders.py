@@ -47,6 +47,9 @@ class Names:
         self._exact = frozenset(names)
         self._alike: list[tuple[Callable[[str], str], dict[str, list[str]]]] = []
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._exact
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._exact)
 
@@ -93,6 +96,9 @@ class Tree:
 
     def find(self, path: str) -> str | None:
         """The relative path on disk that is meant; None where there is no such file."""
+        inside, _, name = path.rpartition("/")
+        if (names := self._names.get(inside)) is not None and name in names:
+            return path  # nearly always: a set may have millions of rows
         return self._descend(path) or (self._descend(path.replace("\\", "/")) if "\\" in path else None)
 
     def _descend(self, path: str) -> str | None:

@@ -16,6 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from genin.dataset.tables import (
     CAPTION_COLUMNS,
     FILE_COLUMNS,
     METADATA_NAMES,
+    NULLS,
     TableRow,
     column_of,
     holds_metadata,
@@ -126,9 +128,9 @@ def _of_shard(sample: Sample) -> PictureRow:
 def metadata_of(folder: Path, notes: list[str] | None = None) -> Path | None:
     """The table that says what the folder's pictures are; None without one. Where there are several, the others are noted."""
     order = {name: place for place, name in enumerate(METADATA_NAMES)}
-    found = [
-        path for path in folder.iterdir() if path.name.lower() in order and path.is_file() and holds_metadata(path)
-    ]
+    names = [entry.name for entry in os.scandir(folder) if entry.name[:8].lower() == "metadata"]
+    found = [folder / name for name in names if name.lower() in order and (folder / name).is_file()]
+    found = [path for path in found if holds_metadata(path)]
     found.sort(key=lambda path: (order[path.name.lower()], path.name))
     if notes is not None and len(found) > 1:
         others = listed([path.name for path in found[1:]])
@@ -166,38 +168,49 @@ ROW = 'every row has "file_name", and a caption in "text"'
 def _row(row: TableRow, metadata: Path, tree: Tree, before: Counter[str]) -> PictureRow:
     """A checked row. `before` counts what was otherwise in the file."""
     values, place = row.values, f"line {row.number}"
-    column = column_of(values, FILE_COLUMNS)
+    column, captions = _layout(tuple(values))
     name = None if column is None else values[column]
     if not isinstance(name, str) or not name:
         raise InputError(f"{place} is not a picture's row", where=metadata, remedy=ROW)
     on_disk = tree.find(name)
-    if (on_disk is None and leads_outside(name)) or ".." in Path(name).parts or Path(name).is_absolute():
+    if on_disk is None and leads_outside(name):
         raise InputError(f"{place} names a file outside the folder", where=metadata)
-    before["name"] += on_disk is not None and on_disk != Path(name).as_posix()
-    captions = [name for name in (column_of(values, (known,)) for known in CAPTION_COLUMNS) if name is not None]
-    used = next((name for name in captions if not is_null(values[name])), None)
+    before["name"] += on_disk is not None and on_disk != name and on_disk != Path(name).as_posix()
+    used = next((caption for caption in captions if not is_null(values[caption])), None)
     text = None if used is None else values[used]
     if not isinstance(text, str | None):
         raise InputError(f"{place}: '{used}' is not text", where=metadata, remedy="put the caption in quotes")
-    before["null"] += text is None and any(isinstance(values[name], str) and values[name].strip() for name in captions)
+    if text is None:
+        before["null"] += any(isinstance(values[known], str) and values[known].strip() for known in captions)
     seed = values.get("seed")
     if isinstance(seed, str) and seed.isascii() and seed.isdigit():  # a table of texts
         seed = int(seed)
-    known = {column, used, "text", *(("seed",) if isinstance(seed, int) else ())}
+    known = (column, used, "text", *(("seed",) if isinstance(seed, int) else ()))
     file_name = on_disk or name.replace("\\", "/")
     return PictureRow(file_name, text, seed if isinstance(seed, int) else None, _columns(values, known))
 
 
+@lru_cache(maxsize=256)
+def _layout(columns: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """Of a row's columns, the one with the file and those that may be the caption, first to last."""
+    row = dict.fromkeys(columns)
+    captions = (column_of(row, (known,)) for known in CAPTION_COLUMNS)
+    return column_of(row, FILE_COLUMNS), tuple(caption for caption in captions if caption is not None)
+
+
 def _columns(values: Mapping[str, Any], without: Collection[str | None]) -> dict[str, str]:
-    kept = {key: value for key, value in values.items() if isinstance(value, str) and key not in without}
-    return {key: value for key, value in kept.items() if not value or not is_null(value)}
+    return {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, str) and key not in without and value.strip() not in NULLS
+    }
 
 
 def _rows(folder: Path, notes: list[str]) -> list[PictureRow]:
     rows = table_rows(folder, notes)
     if rows is not None:
         return [row for row, _ in rows]
-    names = sorted(entry.name for entry in os.scandir(folder) if is_picture(entry.name) and entry.is_file())
+    names = sorted(entry.name for entry in os.scandir(folder) if is_picture(entry.name) and not entry.is_dir())
     sidecars = Sidecars(folder)
     found = [PictureRow(name, sidecars.read(name) or None) for name in names]
     notes += sidecars.notes()

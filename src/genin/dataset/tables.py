@@ -78,7 +78,8 @@ def read_table(path: Path, *, encoding: str | None = None, known: Sequence[str] 
     """The table in a file, by its suffix. `encoding` is that of files that are not Unicode, `known` names a column of which tables
     have one, to tell the delimiter.
 
-    Errors: InputError for a file that cannot be decoded or parsed, MissingExtraError for parquet without pyarrow, OSError.
+    Errors: InputError for a file that cannot be read, decoded or parsed, FileNotFoundError, MissingExtraError for parquet without
+    pyarrow.
     """
     table = Table(path)
     if path.suffix.lower() == ".parquet":
@@ -86,6 +87,12 @@ def read_table(path: Path, *, encoding: str | None = None, known: Sequence[str] 
         return table
     try:
         decoded = decode_any(path.read_bytes(), encoding)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"the table cannot be read ({error.strerror})", where=path, remedy="check its rights"
+        ) from error
     except ValueError as error:
         remedy = f"{SAVE_AS_UTF8}, or: genin data prepare --encoding NAME"
         raise InputError(f"the table is {error}", where=path, remedy=remedy) from error
