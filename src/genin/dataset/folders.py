@@ -58,16 +58,18 @@ class Names:
         if name in self._exact:
             return name
         if not self._alike:  # only now: most names are found at once
-            for key in (_composed, _folded):
-                alike: dict[str, list[str]] = {}
-                for known in self._exact:
-                    alike.setdefault(key(known), []).append(known)
-                self._alike.append((key, alike))
+            self._alike = [(spelling, self._by(spelling)) for spelling in (_composed, _folded)]
         for key, alike in self._alike:
             found = alike.get(key(name), [])
             if len(found) == 1:
                 return found[0]
         return None
+
+    def _by(self, spelling: Callable[[str], str]) -> dict[str, list[str]]:
+        alike: dict[str, list[str]] = {}
+        for name in self._exact:
+            alike.setdefault(spelling(name), []).append(name)
+        return alike
 
 
 def _composed(name: str) -> str:
