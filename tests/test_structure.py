@@ -142,3 +142,9 @@ def test_no_top_level_module_is_named_like_a_dependency() -> None:
     taken = {*ABSENT_IN_A_GAME, "numpy", "PIL", "click", "rich"}
     modules = {path.stem for part in PARTS for path in (ROOT / part).glob("*.py")}
     assert not modules & taken
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports them by their names alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))
