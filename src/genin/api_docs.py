@@ -16,7 +16,7 @@ import click
 
 import genin
 from genin.distill.recipe import Recipe
-from genin.runtimes.pipeline import Options
+from genin.runtimes.requests import Options
 
 INTRODUCTION = """# The Python API
 
