@@ -151,7 +151,7 @@ def generate(
 
 
 def _drawing_options(options: GenerateOptions) -> Options:
-    """What the pipeline is asked for, besides prompt and seeds; files are read once. Errors: InputError for one that is unusable."""
+    """What the pipeline is asked for, besides prompt and seeds; files are read once. Errors: InputError for an unusable one."""
     drawing: Options = {
         "steps": options.steps,
         "guidance_scale": options.guidance_scale,

@@ -1,8 +1,9 @@
 """A picture of any kind as upright RGB, and pictures brought to a size: the same for training, measuring, viewing and drawing from.
 
 Handled: transparency of every kind (on a background), EXIF orientation, colour profiles (to sRGB), palettes, grey, CMYK, 16 bits,
-animations (the first frame). Not here: floating-point pixels, RAW, HEIC and vector formats; files inside shards
-(`genin.dataset.files`).
+animations (the first frame). Pillow is imported when it is used.
+
+Not here: floating-point pixels, RAW, HEIC and vector formats; files inside shards (`genin.dataset.files`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from genin.runtimes.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class PictureError(InputError):
@@ -27,6 +30,8 @@ class PictureError(InputError):
 @contextmanager
 def reasons(path: Path, *, in_file: bool = True) -> Iterator[None]:
     """Whatever a reader or decoder raises, as a PictureError with the reason. `in_file`: the content is the file `path` itself."""
+    from PIL import UnidentifiedImageError
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures (too large ones are errors), and of odd metadata
@@ -49,6 +54,8 @@ def read_rgb(path: Path, background: str = "white", file: IO[bytes] | None = Non
 
     Errors: PictureError with the reason.
     """
+    from PIL import Image
+
     with reasons(path, in_file=file is None), Image.open(file or path) as opened:
         opened.load()
         return to_rgb(opened, path, background)
@@ -56,6 +63,8 @@ def read_rgb(path: Path, background: str = "white", file: IO[bytes] | None = Non
 
 def to_rgb(picture: Image.Image, path: Path, background: str = "white") -> Image.Image:
     """`read_rgb` of a picture that is open already; `path` is what errors call it. Errors: PictureError with the reason."""
+    from PIL import Image, ImageOps
+
     if picture.mode == "F":
         raise PictureError("floating-point pixels are not supported", where=path, remedy="convert it to PNG")
     profile = picture.info.get("icc_profile")
@@ -78,6 +87,8 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """Colours by the picture's own profile; as they are where it has none, or one that is broken or of other channels."""
     if not profile:
         return picture
+    from PIL import ImageCms
+
     if picture.mode == "P":
         picture = picture.convert("RGB")
     try:
@@ -90,6 +101,8 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 
 def _from_16_bits(picture: Image.Image) -> Image.Image:
     """Pillow's own conversion clips 16 bits to white; modes `I;16…` are 16 bits, `I` may also hold 8."""
+    from PIL import Image
+
     values = np.asarray(picture).astype(np.float64)
     top = 65535 if picture.mode != "I" or values.max() > 255 else 255
     return Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
@@ -102,4 +115,6 @@ def fit_square(picture: Image.Image, size: int) -> Image.Image:
 
 def fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Lanczos until the picture covers (width, height), then the centre."""
+    from PIL import Image, ImageOps
+
     return picture if picture.size == size else ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
