@@ -58,7 +58,8 @@ class Start:
         assert self.mask is not None
         height, width = (side // pixels_a_latent for side in self.mask.shape)
         blocks = self.mask.reshape(height, pixels_a_latent, width, pixels_a_latent)
-        return (blocks.max(axis=(1, 3)).astype(np.float32) / np.float32(255))[None, None]
+        most: Array = blocks.max(axis=(1, 3)).astype(np.float32) / np.float32(255)
+        return most[None, None]
 
 
 @dataclass(frozen=True, eq=False)
