@@ -212,8 +212,11 @@ def compare_command(models: tuple[str, ...], out: Path, as_json: bool, **options
     from genin.benchmarks.comparison import CompareOptions, compare
 
     grid = compare(models, out, CompareOptions(**options))
+    for note in grid.notes:
+        click.echo(f"note: {note}", err=True)
     if as_json:
         labels, prompts = [row.label for row in grid.rows[-len(models) :]], list(grid.captions)
-        click.echo(json.dumps({"out": str(out), "models": labels, "prompts": prompts, "seed": options["seed"]}))
+        said = {"out": str(out), "models": labels, "prompts": prompts, "seed": options["seed"]}
+        click.echo(json.dumps(said | {"notes": list(grid.notes)}))
     else:
         click.echo(f"{len(models)} models × {len(grid.captions)} prompts in {out}")

@@ -10,7 +10,7 @@ Not here: the sheet (`report.compare`), the command (`commands`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -85,12 +85,12 @@ def compare(models: str | Path | Sequence[str | Path], out: str | Path, options:
     options, names, out = options or CompareOptions(), installed_names(), local_path(out, "out")
     texts: Sequence[str] = prompts_of(options.prompts)
     claim_output(out, ".png")
-    chosen, true = contenders(names, models, options.runtime, options.precision), None
+    chosen, true, notes = contenders(names, models, options.runtime, options.precision), None, list[str]()
     refuse_device_without_folders(options.device, chosen)
     if options.reference is not None:
         reference = str(options.reference)
         folder = reference_folder(names, reference, options.count, chosen[0].path, options.split)
-        texts, true = true_row(folder, reference, options.count, options.split)
+        texts, true, notes = true_row(folder, reference, options.count, options.split)
     sheet_models = [
         SheetModel(model.label, model.path, Sampling(
             steps=options.steps, runtime=options.runtime, precision=options.precision,
@@ -98,6 +98,6 @@ def compare(models: str | Path | Sequence[str | Path], out: str | Path, options:
         ))
         for model in chosen
     ]  # fmt: skip
-    grid = draw_grid(sheet_models, texts, options.seed, true)
+    grid = replace(draw_grid(sheet_models, texts, options.seed, true), notes=tuple(notes))
     save_sheet(grid, out, options.layout)
     return grid

@@ -21,9 +21,11 @@ class GridRow:
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows over common columns; `captions` go below the columns. A page shows a folded grid when asked to."""
+    """Rows over common columns; `captions` go below the columns. A page shows a folded grid when asked to. `notes`: what was left
+    out of the folder that the first row is from."""
 
     title: str
     captions: tuple[str, ...]
     rows: tuple[GridRow, ...]
     folded: bool = False
+    notes: tuple[str, ...] = ()

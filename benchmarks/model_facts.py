@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.folder import (
     AGAIN,
     COMPONENT_FOLDERS,
+    read_config,
     read_constants,
     read_info,
     read_json,
@@ -169,11 +171,9 @@ def stored_tensors(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _unet_macs(path: Path) -> int | None:
-    try:
-        from diffusers import UNet2DConditionModel
-    except ImportError:
+    if find_spec("diffusers") is None:
         return None
-    return unet_cost(UNet2DConditionModel.load_config(path / "unet"), tokens=max_tokens(path))[1]
+    return unet_cost(read_config(path, "unet"), tokens=max_tokens(path))[1]
 
 
 def unet_cost(config: Mapping[str, Any], *, tokens: int) -> tuple[int, int]:

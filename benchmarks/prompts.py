@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
+from genin.runtimes.text import json_object, lines_of, read_text
 
 DEFAULT_PROMPTS = (
     "a happy ninja with spiky blond hair, a blue headband and an orange outfit, running through a forest at noon",
@@ -39,19 +39,22 @@ def prompts_of(given: str | Path | Sequence[str] | None) -> tuple[str, ...]:
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a file, blank lines left out. InputError if it cannot be read or has none."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = read_text(path, remedy="save it as UTF-8, one prompt per line")
     except FileNotFoundError as error:
         raise InputError("no such file of prompts", where=path, remedy=NO_FILE) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("the prompts cannot be read as text", where=path, remedy="one prompt per line") from error
-    prompts = [_text(line, path, number) for number, line in enumerate(lines, 1)] if path.suffix == ".jsonl" else lines
+    except OSError as error:
+        raise InputError(f"the prompts cannot be read ({error.strerror})", where=path, remedy=NO_FILE) from error
+    lines = [(number, line.strip()) for number, line in enumerate(lines_of(text), 1) if line.strip()]
+    rows = path.suffix.lower() == ".jsonl"
+    prompts = [_text(line, path, number) if rows else line for number, line in lines]
     if not prompts:
         raise InputError("the file has no prompts", where=path, remedy="one prompt per line")
     return prompts
 
 
 def _text(line: str, path: Path, number: int) -> str:
-    try:
-        return str(json.loads(line)["text"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f'row {number} is not a JSON object with "text"', where=path) from error
+    text = (json_object(line) or {}).get("text")
+    if not isinstance(text, str) or not text.strip():
+        remedy = 'every line is an object: {"text": "a prompt"}'
+        raise InputError(f'row {number} is not a JSON object with "text"', where=path, remedy=remedy)
+    return text

@@ -23,7 +23,7 @@ import click
 
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import read_model_index
+from genin.runtimes.folder import read_config, read_model_index
 from genin.runtimes.names import installed_names
 from genin.runtimes.options import threads_option
 
@@ -227,15 +227,13 @@ def distill_command(
 
 def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, Any]:
     """Parameters and multiply-adds of teacher and student, and what the recipe's phases take, from the teacher's config alone."""
-    from diffusers import UNet2DConditionModel
-
     from genin.benchmarks.model_facts import max_tokens, unet_cost
     from genin.distill.loop.memory import Others, PhaseSizes, Unet
     from genin.distill.models.pruning import student_config
     from genin.distill.student.cost import distill_flop, distill_memory
 
     read_model_index(teacher)
-    config = dict(UNet2DConditionModel.load_config(teacher / "unet"))
+    config = read_config(teacher, "unet")
     tokens = max_tokens(teacher)
     smaller = student_config(config, pruning)
     before, after = unet_cost(config, tokens=tokens), unet_cost(smaller, tokens=tokens)
@@ -282,7 +280,10 @@ def _report_cost(facts: dict[str, Any], recipe: Recipe, as_json: bool) -> None:
 def _source(data: str) -> Any:
     from genin.distill.inputs.sources import open_source
 
-    return open_source(data)
+    source = open_source(data)
+    for note in getattr(source, "notes", ()):
+        click.echo(f"note: {note}", err=True)
+    return source
 
 
 @contextmanager

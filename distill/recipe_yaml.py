@@ -15,6 +15,7 @@ import yaml
 
 from genin.files import write_text
 from genin.runtimes.errors import InputError
+from genin.runtimes.text import read_text
 
 
 class RecipeLoader(yaml.SafeLoader):
@@ -67,7 +68,7 @@ class YamlFile:
 def read_yaml(path: Path) -> YamlFile:
     """Errors: InputError for a file that cannot be read or is not YAML, with the line where that is known."""
     try:
-        loader = RecipeLoader(path.read_text(encoding="utf-8"))
+        loader = RecipeLoader(read_text(path))
         root = loader.get_single_node()
         data = {} if root is None else loader.construct_document(root)
     except OSError as error:
@@ -77,7 +78,7 @@ def read_yaml(path: Path) -> YamlFile:
         where = path if mark is None else f"{path}, line {mark.line + 1}"
         remedy = " ".join(f"{error.problem or error.context}".split())
         raise InputError("the recipe is not valid YAML", where=where, remedy=remedy) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise InputError("the recipe is not valid YAML", where=path, remedy=" ".join(str(error).split())) from error
     return YamlFile(path, {} if data is None else data, root)
 

@@ -8,7 +8,6 @@ Not here: facts of bundles (their manifest states them, as measured here at expo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import nn
 from genin.benchmarks.model_facts import cost_of
 from genin.export.components import VaeDecoder, VaeEncoder
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import AGAIN
+from genin.runtimes.folder import AGAIN, read_config, read_json
 
 Facts = dict[str, dict[str, int]]
 
@@ -37,11 +36,11 @@ def _facts(path: Path) -> Facts:
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+    index = read_json(path / "model_index.json", "not a model folder (no model_index.json)")
     with torch.device("meta"):
-        text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(path, subfolder="text_encoder")).eval()
-        unet = _from_config(diffusers.UNet2DConditionModel, path / "unet")
-        vae = _from_config(getattr(diffusers, index["vae"][1]), path / "vae")
+        text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(read_config(path, "text_encoder"))).eval()
+        unet = _from_config(diffusers.UNet2DConditionModel, read_config(path, "unet"))
+        vae = _from_config(getattr(diffusers, index["vae"][1]), read_config(path, "vae"))
         decoder, encoder = VaeDecoder(vae), VaeEncoder(vae)
         length, size = text_encoder.config.max_position_embeddings, unet.config.sample_size
         ids = torch.zeros(1, length, dtype=torch.int64)
@@ -57,11 +56,11 @@ def _facts(path: Path) -> Facts:
         }
 
 
-def _from_config(kind: Any, folder: Path) -> Any:
+def _from_config(kind: Any, config: dict[str, Any]) -> Any:
     from genin.export.converters.quiet import quiet
 
     with quiet():
-        return kind.from_config(kind.load_config(folder)).eval()
+        return kind.from_config(config).eval()
 
 
 def _count(module: nn.Module, call: Callable[[], object]) -> dict[str, int]:

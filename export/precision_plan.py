@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from genin.runtimes.errors import InputError
+from genin.runtimes.text import decode_text
 from genin.runtimes.vocabulary import (
     ALL_COMPONENTS,
     COMPONENTS,
@@ -136,7 +137,7 @@ def storable(kind: str, kinds: tuple[str, ...]) -> str:
 def read_plan(path: Path) -> Plan:
     """A plan from its file. Errors: InputError that names the key."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(decode_text(path.read_bytes()))
     except FileNotFoundError as error:
         raise InputError("no such plan", where=path, remedy="make one with `genin plan`") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -10,12 +10,17 @@ Not here: weights (`genin.runtimes.pytorch_engine`), writing folders (`genin.dis
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from genin.runtimes.errors import BundleError, InputError
 from genin.runtimes.families import SUPPORTED, refuse_other_families, refuse_other_networks
 from genin.runtimes.manifest import ImageSize, Latents, ModelConstants, SamplerConstants, TextConstants, decode
+from genin.runtimes.text import decode_text, is_marked
 
 T = TypeVar("T")
 GENIN_MODEL = 1
@@ -43,7 +48,7 @@ def is_model_folder(path: Path) -> bool:
 def read_json(path: Path, what: str, remedy: str = AGAIN) -> dict[str, Any]:
     """A JSON object. Errors: InputError saying `what` if the file is missing, or that it is not valid."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_number)
+        data = json.loads(decode_text(path.read_bytes()), parse_constant=_number)
     except OSError as error:
         raise InputError(what, where=path, remedy=remedy) from error
     except (ValueError, RecursionError) as error:
@@ -51,6 +56,32 @@ def read_json(path: Path, what: str, remedy: str = AGAIN) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError("not a JSON object", where=path, remedy=remedy)
     return data
+
+
+@contextmanager
+def plain_json(folder: Path) -> Iterator[Path]:
+    """The folder, or where a JSON or text file in it begins with a byte-order mark (editors on Windows write one) a copy without,
+    for libraries that refuse it: other files are linked. The copy is gone after the block."""
+    marked = [path for path in folder.iterdir() if path.suffix in (".json", ".txt") and path.is_file()]
+    marked = [path for path in marked if is_marked(path.read_bytes())]
+    if not marked:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="genin-") as name:
+        for path in folder.iterdir():
+            target = Path(name) / path.name
+            if path in marked:
+                target.write_text(decode_text(path.read_bytes()), encoding="utf-8")
+            elif path.is_file():
+                _link(path, target)
+        yield Path(name)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        target.symlink_to(path.resolve())
+    except OSError:  # Windows without the right to make links
+        shutil.copyfile(path, target)
 
 
 def _number(name: str) -> float:

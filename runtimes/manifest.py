@@ -22,6 +22,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from genin.runtimes.errors import BundleError
+from genin.runtimes.text import decode_text
 from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, TEXT_TO_IMAGE
 
 FORMAT = 1
@@ -351,6 +352,7 @@ class Manifest:
     def from_json(cls, text: str | bytes) -> Manifest:
         """Errors: BundleError naming the key that is missing or wrong."""
         try:
+            text = text if isinstance(text, str) else decode_text(text)
             data = json.loads(text, parse_constant=_not_finite)
         except (ValueError, RecursionError) as error:
             raise BundleError(

@@ -31,6 +31,9 @@ class Names(Protocol):
     def classifier(self) -> Path | None:
         """The shipped attribute classifier, if this installation has one."""
 
+    def teacher_statistics(self) -> Path | None:
+        """The shipped statistics of the pictures of `builtin:teacher`, if this installation has them."""
+
 
 def installed_names() -> Names:
     """The names of this installation."""

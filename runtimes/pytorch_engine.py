@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from genin.runtimes.engine import Array, graph_failed
 from genin.runtimes.errors import GeninError, InputError
-from genin.runtimes.folder import AGAIN, read_json, read_model_index, weight_files
+from genin.runtimes.folder import AGAIN, plain_json, read_json, read_model_index, weight_files
 from genin.runtimes.vocabulary import VAE_ENCODER, check_device
 
 HEADER_LIMIT_BYTES = 100 << 20
@@ -164,9 +164,10 @@ def _read_network(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
     check_weights(folder)
     variant = "fp16" if ".fp16" in weight_files(folder)[0].name else None
     try:
-        network, found = kind.from_pretrained(
-            folder, torch_dtype=dtype, variant=variant, local_files_only=True, output_loading_info=True
-        )
+        with plain_json(folder) as plain:
+            network, found = kind.from_pretrained(
+                plain, torch_dtype=dtype, variant=variant, local_files_only=True, output_loading_info=True
+            )
     except Exception as error:  # whatever torch's reader, diffusers or transformers make of a damaged file
         files = ", ".join(file.name for file in weight_files(folder))
         reason = " ".join(str(error).split())[:200]

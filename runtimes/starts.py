@@ -12,6 +12,7 @@ Not here: encoding and steps (`pipeline`), reading files (`picture_files`).
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Mapping
@@ -166,13 +167,13 @@ def open_image(image: ImageLike, what: str, background: str = "white") -> Image.
     """A path, `Picture`, Pillow image or (H, W, 3) uint8 array as RGB. Errors: InputError."""
     from PIL import Image
 
-    from genin.runtimes.picture_files import PictureError, read_rgb, reasons, to_rgb
+    from genin.runtimes.picture_files import PictureError, open_rgb, reasons, to_rgb
 
     try:
         if isinstance(image, str | os.PathLike):
-            return read_rgb(local_path(image, f"the {what}"), background)
+            return open_rgb(local_path(image, f"the {what}"), background).image
         if isinstance(image, Image.Image):
-            with reasons(Path(what), in_file=False):
+            with reasons(Path(what), io.BytesIO()):
                 return to_rgb(image, Path(what), background)
     except PictureError as error:
         raise InputError(f"the {what} cannot be used: {error.what}", where=error.where) from error

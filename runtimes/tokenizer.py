@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from genin.runtimes.errors import InputError
 from genin.runtimes.manifest import TextConstants
+from genin.runtimes.text import decode_text
 
 # What transformers reads: the line after `#version`, up to CLIP's own number of merges.
 MERGES = slice(1, 49152 - 256 - 2 + 1)
@@ -209,7 +210,7 @@ def _as_text(signs: str) -> str:
 
 def _read_vocabulary(content: bytes) -> dict[str, int]:
     try:
-        ids = json.loads(content)
+        ids = json.loads(decode_text(content))
     except (ValueError, RecursionError) as error:
         raise InputError(f"the tokenizer's vocab.json is not valid JSON ({error})") from error
     if not isinstance(ids, dict) or not all(type(i) is int and 0 <= i < 1 << 31 for i in ids.values()):
@@ -219,9 +220,9 @@ def _read_vocabulary(content: bytes) -> dict[str, int]:
 
 def _read_merges(content: bytes) -> list[tuple[str, str]]:
     try:
-        lines = content.decode("utf-8").strip().split("\n")[MERGES]
-    except UnicodeDecodeError as error:
-        raise InputError("the tokenizer's merges.txt is not UTF-8") from error
+        lines = decode_text(content).strip().split("\n")[MERGES]
+    except ValueError as error:
+        raise InputError(f"the tokenizer's merges.txt is {error}") from error
     pairs = [tuple(line.split()) for line in lines]
     if not all(len(pair) == 2 for pair in pairs):
         raise InputError("the tokenizer's merges.txt does not list pairs")

@@ -480,9 +480,9 @@ FAULTS = (
     ),
     Fault(
         "metadata-may-name-files-outside",
-        "src/genin/dataset/sets.py",
-        'if Path(file_name).is_absolute() or ".." in Path(file_name).parts:',
-        "if Path(file_name).is_absolute():",
+        "src/genin/dataset/folders.py",
+        'return plain.is_absolute() or ".." in plain.parts or',
+        "return plain.is_absolute() or",
         "distill/data/test_datasets.py",
     ),
     Fault(

@@ -162,6 +162,8 @@ class Evaluator:
         if to_originals:
             figures.values["lpips_squeeze"] = float(np.concatenate(to_originals).mean())
         self._diversity(subject, rows, accumulator, folder, figures)
+        if self.reference.notes:
+            figures.notes["reference"] = "; ".join(self.reference.notes)
         if isinstance(subject, FolderSubject) and subject.broken:
             figures.notes["broken"] = f"{len(subject.broken)} unreadable pictures: {', '.join(subject.broken[:5])}"
         result = {**subject.record(), "samples": accumulator.count, "seed": self.seed, **facts, **figures.values}

@@ -18,6 +18,7 @@ from genin.benchmarks.model_facts import ModelFacts, read_facts
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import Pictures, PictureSet, picture_batches
 from genin.runtimes.errors import InputError, MissingExtraError
+from genin.runtimes.folder import plain_json
 from genin.runtimes.progress import progress
 
 BATCH_SIZE = 16
@@ -87,9 +88,8 @@ def load_vae(model: Path) -> Any:
     except ImportError as error:
         raise MissingExtraError("diffusers", "distill") from error
     try:
-        return (
-            AutoModel.from_pretrained(str(model), subfolder="vae", local_files_only=True).eval().requires_grad_(False)
-        )
+        with plain_json(model / "vae") as plain:
+            return AutoModel.from_pretrained(str(plain), local_files_only=True).eval().requires_grad_(False)
     except (OSError, ValueError) as error:
         raise InputError("the model's autoencoder cannot be loaded", where=model / "vae") from error
 

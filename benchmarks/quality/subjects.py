@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from genin.benchmarks.model_facts import ModelFacts, read_facts
 from genin.benchmarks.quality.sampling import DEFAULT_BATCH_SIZE, SamplingSettings, sample
 from genin.dataset.rows import PictureRow
-from genin.dataset.sets import Pictures, PictureSet, open_picture_set, picture_batches
-from genin.runtimes.errors import InputError
+from genin.dataset.sets import Pictures, PictureSet, open_picture_set, picture_batches, usual_size
 
 if TYPE_CHECKING:
     from genin.runtimes.pipeline import Pipeline
@@ -134,10 +133,7 @@ class FolderSubject:
         self.path = path
         self.pictures: PictureSet = open_picture_set(path)
         self.broken: list[str] = []
-        first = next(picture_batches(self.pictures, batch_size=1, limit=1))
-        if not len(first.pictures):
-            raise InputError("the first picture cannot be read", where=path / first.broken[0])
-        self.image_size = int(first.pictures.shape[1])
+        self.image_size, self._mixed = usual_size(self.pictures)
 
     def __enter__(self) -> FolderSubject:
         return self
@@ -167,9 +163,14 @@ class FolderSubject:
         return facts | dict.fromkeys((*unknown, "parameters", "macs"))
 
     def notes(self) -> dict[str, str]:
-        """Why some of `record` is null."""
+        """Why some of `record` is null, and what of the folder was left out or brought to another size."""
         reason = "a folder of pictures does not say how they were made"
-        return dict.fromkeys(("steps", "guidance_scale", "parameters", "macs"), reason)
+        notes = dict.fromkeys(("steps", "guidance_scale", "parameters", "macs"), reason)
+        if self._mixed:
+            notes["picture_size"] = self._mixed
+        if self.pictures.notes:
+            notes["pictures"] = "; ".join(self.pictures.notes)
+        return notes
 
 
 Subject = ModelSubject | FolderSubject

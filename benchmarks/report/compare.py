@@ -23,8 +23,8 @@ from PIL import Image, ImageDraw, ImageFont
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.quality.subjects import ModelSubject, Sampling
 from genin.dataset.sets import Pictures, PictureSet, load_pictures, open_picture_set
+from genin.dataset.text import listed
 from genin.files import atomic_path
-from genin.runtimes.errors import InputError
 from genin.runtimes.progress import progress
 
 if TYPE_CHECKING:
@@ -55,14 +55,13 @@ class Sheet:
     line: int
 
 
-def true_row(reference: Path, name: str, count: int, split: str | None = None) -> tuple[list[str], GridRow]:
-    """The first captions of a folder of pictures, or of one of its splits, and those pictures as a row."""
+def true_row(reference: Path, name: str, count: int, split: str | None = None) -> tuple[list[str], GridRow, list[str]]:
+    """The first captions of a folder of pictures, or of one of its splits, those pictures as a row, and what was left out."""
     picture_set = open_picture_set(reference, split)
     loaded = load_pictures(picture_set, limit=count)
-    if loaded.broken:
-        raise InputError(f"cannot read {loaded.broken[0]}", where=reference, remedy="remove it, or lower the count")
     captions = PictureSet(reference, loaded.rows).captions()
-    return captions, GridRow("true pictures", name, loaded.pictures)
+    left_out = [f"{len(loaded.broken)} unreadable pictures: {listed(loaded.broken)}"] if loaded.broken else []
+    return captions, GridRow("true pictures", name, loaded.pictures), [*picture_set.notes, *left_out]
 
 
 def draw_grid(models: Sequence[SheetModel], prompts: Sequence[str], seed: int, first: GridRow | None = None) -> Grid:

@@ -22,8 +22,9 @@ from typing import Any
 from PIL import Image
 
 from genin.dataset.files import PictureError, read_picture
+from genin.dataset.text import clean
 from genin.distill.data.dataset import read_facts
-from genin.distill.data.find import Dropped, clean
+from genin.distill.data.find import Dropped
 from genin.distill.data.prepare import with_trigger
 from genin.distill.data.rows import read_rows, write_rows
 from genin.runtimes.arguments import settle, whole

@@ -81,6 +81,11 @@ class Colour(click.ParamType):  # type: ignore[type-arg]
 @click.option("--columns", type=CommaNames(), metavar="NAME[,…]", multiple=True, help="Metadata columns to keep.")
 @click.option("--exclude", type=CommaNames(), metavar="GLOB[,…]", multiple=True, help="Folders or files to leave out.")
 @click.option(
+    "--encoding",
+    metavar="NAME",
+    help="Encoding of captions and tables that are not Unicode, such as cp1252.  [default: told apart]",
+)
+@click.option(
     "--background",
     type=Colour(),
     metavar="COLOUR",
@@ -131,6 +136,7 @@ def _prepare_options(options: Mapping[str, Any]) -> PrepareOptions:
             captions=flatten(options["captions"]) or CAPTION_SOURCES,
             exclude=flatten(options["exclude"]),
             pages=flatten(options["pages"]),
+            encoding=options["encoding"],
         ),
         fit=FitOptions(**{name: options[name] for name in ("size", "buckets", "min_size", "background")}),
         columns=flatten(options["columns"]),
@@ -259,8 +265,11 @@ def edit_command(folder: Path, target: Path | None, source: Path | None, as_json
         return
     assert source is not None
     edited = read_edited(folder, source)
+    facts = asdict(edited)
+    for note in facts.pop("notes"):
+        click.echo(f"note: {note}", err=True)
     if as_json:
-        click.echo(json.dumps(asdict(edited)))
+        click.echo(json.dumps(facts))
     else:
         click.echo(f"{edited.changed} rows changed, {edited.unchanged} as before; {edited.missing} have no caption")
 
@@ -306,6 +315,8 @@ def _echo_files(what: str, files: Sequence[Dropped]) -> None:
 def _echo_facts(facts: Mapping[str, Any]) -> None:
     for entry in facts["broken"]:
         click.echo(f"broken: {entry['path']}: {entry['reason']}")
+    for note in facts["notes"]:
+        click.echo(f"note: {note}")
     sizes = dict(list(facts["sizes"].items())[:8])
     click.echo(f"pictures  {facts['pictures']}, broken {len(facts['broken'])}; splits {_counts(facts['splits'])}")
     click.echo(f"sizes     {_counts(sizes)}{', …' if len(sizes) < len(facts['sizes']) else ''}")

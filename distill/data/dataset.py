@@ -13,7 +13,6 @@ Not here: decoding (`duplicates`), cleaning other people's folders (`prepare`), 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from genin.dataset.shards import member_size
 from genin.dataset.splits import SPLITS, Split
 from genin.distill.world.scene import ATTRIBUTES
 from genin.runtimes.errors import InputError
+from genin.runtimes.text import json_object, read_text
 from genin.runtimes.vocabulary import check_choice
 
 DATASET_FILE = "dataset.json"
@@ -42,13 +42,14 @@ MAX_ORIGINS = 40
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """The rows of one split, in the folder's order; `columns`, `licence` and `origins` are those of the whole folder."""
+    """The rows of one split, in the folder's order; the other attributes are those of the whole folder."""
 
     folder: Path
     rows: tuple[PictureRow, ...]
     columns: Mapping[str, tuple[str, ...]]
     licence: str
     origins: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, folder: Path, split: Split = "train") -> ImageDataset:
@@ -57,7 +58,7 @@ class ImageDataset:
         whole, facts = open_picture_set(folder), read_facts(folder)
         rows, chosen = whole.rows, whole.only(split).rows
         columns = attribute_columns(rows, facts.get("columns"))
-        return cls(folder, chosen, columns, licence_of(rows, facts), origins_of(rows, facts))
+        return cls(folder, chosen, columns, licence_of(rows, facts), origins_of(rows, facts), whole.notes)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -108,10 +109,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json_object(read_text(path), strict=True)
     except ValueError as error:
         raise InputError("not valid JSON", where=path, remedy="prepare the dataset again") from error
-    if not isinstance(facts, dict):
+    if facts is None:
         raise InputError("not a JSON object", where=path, remedy="prepare the dataset again")
     return facts
 

@@ -14,7 +14,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,8 +23,9 @@ from urllib.parse import quote
 
 from genin.benchmarks.report.page import render_page
 from genin.dataset import shards
+from genin.dataset.tables import Table, read_table
+from genin.dataset.text import clean
 from genin.distill.data.dataset import KNOWN_COLUMNS, read_facts
-from genin.distill.data.find import clean
 from genin.distill.data.report import small_jpeg
 from genin.distill.data.rows import read_rows, write_rows
 from genin.files import write_text
@@ -35,12 +36,14 @@ FIXED = ("file_name", "split", "seed", "source_file")  # columns that correction
 
 @dataclass(frozen=True)
 class Edited:
-    """`changed` rows differ from before; `captions` is how many of all rows have a caption now."""
+    """`changed` rows differ from before; `captions` is how many of all rows have a caption now, `notes` what of the table
+    was read otherwise than it is written."""
 
     changed: int
     unchanged: int
     captions: int
     missing: int
+    notes: tuple[str, ...] = ()
 
 
 def write_for_editing(folder: Path, path: Path) -> int:
@@ -77,8 +80,9 @@ def read_edited(folder: Path, path: Path) -> Edited:
     for row in rows:
         by_name.setdefault(row["file_name"], []).append(row)
     before = json.dumps(rows, sort_keys=True)
-    said = list(_table(path))
-    names = [str(row.get("file_name", "")) for row in said]
+    table = _table(path)
+    said = [row.values for row in table.rows]
+    names = [row["file_name"] for row in said]
     if unknown := [name for name in names if name not in by_name]:
         what = f"{len(unknown)} rows name no picture of {folder.name}, first '{unknown[0]}'"
         raise InputError(what, where=path, remedy="file_name is the picture's name in the dataset folder")
@@ -92,7 +96,7 @@ def read_edited(folder: Path, path: Path) -> Edited:
     if json.dumps(rows, sort_keys=True) != before:
         write_rows(folder, rows)
     captions = sum(bool(row.get("text")) for row in rows)
-    return Edited(changed, len(rows) - changed, captions, len(rows) - captions)
+    return Edited(changed, len(rows) - changed, captions, len(rows) - captions, tuple(table.notes))
 
 
 def _change(row: dict[str, Any], said: Mapping[str, Any]) -> bool:
@@ -117,49 +121,24 @@ def _columns(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in present if all(isinstance(row.get(name) or "", str) for row in rows)]
 
 
-def _table(path: Path) -> Iterator[Mapping[str, Any]]:
+def _table(path: Path) -> Table:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError("the table is not UTF-8", where=path, remedy='save it as "CSV UTF-8"') from error
+        table = read_table(path, known=("file_name",))
     except OSError as error:
         raise InputError(
             "no such table of captions", where=path, remedy="genin data edit DIR --to FILE writes one"
         ) from error
-    if path.suffix.lower() == ".csv":
-        try:
-            yield from _cells(text, path)
-        except csv.Error as error:
-            raise InputError(
-                f"the table cannot be read ({error})", where=path, remedy="look for a stray quote"
-            ) from error
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield _line(line, number, path)
-
-
-def _cells(text: str, path: Path) -> Iterator[Mapping[str, Any]]:
-    head = text.split("\n", 1)[0]
-    delimiter = ";" if head.count(";") > head.count(",") else ","
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    if "file_name" not in (table.fieldnames or ()):
-        raise InputError("the table has no column file_name", where=path, remedy="keep the header as it was written")
-    for number, row in enumerate(table, 2):
-        if None in row:
-            raise InputError(f"line {number} has more cells than the first row", where=path, remedy="repair the line")
-        yield {name: value for name, value in row.items() if value is not None}
-
-
-def _line(line: str, number: int, path: Path) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict) or not all(isinstance(value, str) for value in row.values()):
-        remedy = 'every line is an object of texts: {"file_name": "000000.png", "text": "…"}'
-        raise InputError(f"line {number} is not a row of captions", where=path, remedy=remedy)
-    return row
+    if table.bad:
+        number, reason = table.bad[0]
+        raise InputError(f"line {number} is not a row of captions ({reason})", where=path, remedy="repair the line")
+    for row in table.rows:
+        if not isinstance(row.values.get("file_name"), str):
+            what = f"the table has no column file_name (line {row.number})"
+            raise InputError(what, where=path, remedy="keep the header as it was written")
+        if not all(isinstance(value, str) for value in row.values.values()):
+            remedy = 'every line is an object of texts: {"file_name": "000000.png", "text": "…"}'
+            raise InputError(f"line {row.number} is not a row of captions", where=path, remedy=remedy)
+    return table
 
 
 def _page(folder: Path, path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

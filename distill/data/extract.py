@@ -19,16 +19,19 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from genin.dataset.files import PictureError, fit, read_picture
+from genin.dataset.files import PictureError, fit, open_picture, read_picture
+from genin.dataset.folders import is_picture
+from genin.dataset.tables import text_of
+from genin.dataset.text import clean
 from genin.distill.data.aspect import bucket_of
 from genin.distill.data.duplicates import THUMBNAIL, is_blank, pixel_digest, thumbnail
-from genin.distill.data.find import PICTURE_SUFFIXES, Candidate, clean, text_of
+from genin.distill.data.find import Candidate
 
 ARCHIVE_MEMBER_BYTES = 256 << 20
 
@@ -48,7 +51,7 @@ class Piece:
     """One picture out of a file. `where` says which one ("" for the file itself, "panel 2", "shot 7 at 31.2 s"), `reason` why it is
     left out of the dataset (None if it is not). `digest` and `fingerprint` are those of `duplicates`. A picture that was read has
     its PNG file even if it is left out, for the report. For a table's row, `row` holds its other columns and `name` the picture's
-    file name in it."""
+    file name in it. `frames`: how many the file has, of which this is the first."""
 
     where: str
     png: str | None = None
@@ -61,6 +64,7 @@ class Piece:
     reason: str | None = None
     row: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
+    frames: int = 1
 
     def fitted(self, options: FitOptions) -> tuple[int, int]:
         """(width, height) of the PNG file."""
@@ -83,6 +87,7 @@ class Opened:
     reason: str | None = None
     row: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
+    frames: int = 1
 
 
 def pieces_of(candidate: Candidate, options: FitOptions, folder: Path, stem: str) -> list[Piece]:
@@ -120,6 +125,7 @@ def _piece(opened: Opened, options: FitOptions, folder: Path, name: str) -> Piec
         reason=reason,
         row=opened.row,
         name=opened.name,
+        frames=opened.frames,
     )
 
 
@@ -142,7 +148,8 @@ def _open(candidate: Candidate, options: FitOptions) -> Iterator[Opened]:
     elif candidate.kind == "page":
         yield from _panels(read_picture(candidate.path, options.background), candidate.name)
     else:
-        yield Opened(read_picture(candidate.path, options.background))
+        opened = open_picture(candidate.path, options.background)
+        yield Opened(opened.image, frames=opened.frames)
 
 
 def _shots(candidate: Candidate) -> Iterator[Opened]:
@@ -164,11 +171,11 @@ def _rows(candidate: Candidate, background: str) -> Iterator[Opened]:
             yield Opened(None, where, reason=row.reason)
             continue
         try:
-            picture = read_picture(candidate.path / where, background, io.BytesIO(row.content))
+            picture = open_picture(candidate.path / where, background, io.BytesIO(row.content))
         except PictureError as error:
             yield Opened(None, where, reason=error.what)
         else:
-            yield Opened(picture, where, row=said, name=row.name)
+            yield Opened(picture.image, where, row=said, name=row.name, frames=picture.frames)
 
 
 def _panels(
@@ -178,12 +185,6 @@ def _panels(
 
     for number, panel in enumerate(panels_of(page)):
         yield Opened(panel, f"{prefix}panel {number}", group, {**(columns or {}), "panel": str(number)})
-
-
-def _is_page(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in PICTURE_SUFFIXES and not hidden
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -199,7 +200,7 @@ def _comic(candidate: Candidate, background: str) -> Iterator[Opened]:
     except (zipfile.BadZipFile, OSError) as error:
         raise PictureError("not a readable zip archive", where=candidate.path, remedy="replace it") from error
     with archive:
-        names = sorted(filter(_is_page, archive.namelist()), key=_natural)
+        names = sorted(filter(is_picture, archive.namelist()), key=_natural)
         if not names:
             raise PictureError("the archive has no pages", where=candidate.path, remedy="replace or remove it")
         for name in names:

@@ -1,59 +1,57 @@
 """Other people's folders: which files hold pictures (videos, comics and tables among them), and what is known about each.
 
-Captions come from metadata (`metadata.jsonl` or `metadata.csv` in any folder, with columns of any name; a table has its own), from
-sidecar text files (`a.txt`, `a.png.txt`, `a.caption`), or from folder and file names, in the order that the caller gives. Nothing
-is lost silently: rows without a file, lines that cannot be parsed and unreadable picture formats are listed with their reasons;
-hidden files are ignored, and other files are counted by suffix.
+Captions come from metadata (`metadata.jsonl`, `.csv` or `.parquet` in any folder, with columns of any name; a table has its own),
+from sidecar text files (`a.txt`, `a.png.txt`, `a.caption`), or from folder and file names, in the order that the caller gives.
+Nothing is lost silently: rows without a file, lines that cannot be parsed, captions that cannot be decoded, folders and picture
+formats that cannot be read are listed with their reasons; hidden, other and unused files are counted.
 
-Not here: opening any picture (`extract`), or a table (`parquet`).
+Not here: names and links (`genin.dataset.folders`), opening any picture (`extract`), or a table of pictures (`parquet`).
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from genin.dataset.sets import SUFFIXES
+from genin.dataset.folders import (
+    FOREIGN_SUFFIXES,
+    PICTURE_SUFFIXES,
+    SIDECAR_SUFFIXES,
+    Names,
+    Sidecars,
+    Tree,
+    leads_outside,
+    walk,
+)
 from genin.dataset.splits import ALIASES, Split
+from genin.dataset.tables import (
+    FILE_COLUMNS,
+    METADATA_NAMES,
+    caption_in_row,
+    column_of,
+    holds_metadata,
+    is_metadata,
+    is_null,
+    read_table,
+    text_of,
+)
+from genin.dataset.text import check_encoding, clean, listed
 from genin.distill.data.parquet import SUFFIXES as TABLE_SUFFIXES
 from genin.distill.data.parquet import RowGroup, open_table
 from genin.runtimes.errors import InputError
 from genin.runtimes.vocabulary import nearest
 
-PICTURE_SUFFIXES = (*SUFFIXES, ".gif", ".tif", ".tiff", ".avif", ".jfif", ".tga", ".ppm", ".jp2")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
 COMIC_SUFFIXES = (".cbz",)
-FOREIGN_SUFFIXES = (
-    ".heic",
-    ".heif",
-    ".jxl",
-    ".svg",
-    ".psd",
-    ".xcf",
-    ".cr2",
-    ".nef",
-    ".arw",
-    ".dng",
-    ".exr",
-    ".hdr",
-    ".cbr",
-)
+OTHER_SUFFIXES = (*FOREIGN_SUFFIXES, ".cbr")
 Kind = Literal["picture", "page", "comic", "video", "table"]
 CAPTION_SOURCES = ("metadata", "sidecar", "name")
-METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 CARD_NAME = "README.md"  # a data set's card, which may state the licence
-FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
-CAPTION_COLUMNS = ("text", "caption", "prompt")
-SIDECAR_SUFFIXES = (".txt", ".caption")
 KNOWN_SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES, *COMIC_SUFFIXES, *TABLE_SUFFIXES)
 # Words of file and folder names that say where a picture comes from, not what it shows.
 NO_WORDS = frozenset(
@@ -67,13 +65,18 @@ NO_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How to read the sources. Without column names, the usual ones are looked for. `pages`: globs of comic pages."""
+    """How to read the sources. Without column names, the usual ones are looked for. `pages`: globs of comic pages.
+    `encoding`: of captions and tables that are not Unicode."""
 
     file_column: str | None = None
     caption_columns: tuple[str, ...] = ()
     captions: tuple[str, ...] = CAPTION_SOURCES
     exclude: tuple[str, ...] = ()
     pages: tuple[str, ...] = ()
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        check_encoding(self.encoding)
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,19 @@ class Found:
     ignored: Counter[str] = field(default_factory=Counter)
     columns: set[str] = field(default_factory=set)
     excluded: int = 0
+    hidden: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder (or the folder of a single file), its files, and what is said about all its pictures."""
+
+    top: Path
+    files: Sequence[Path]
+    options: SourceOptions
+    said: Mapping[str, str]
+    sidecars: Sidecars
 
 
 def find_pictures(
@@ -118,20 +134,10 @@ def find_pictures(
     Errors: InputError for no such source, or unknown columns.
     """
     found = Found()
-    for source in sources:
-        if not source.exists():
-            raise InputError("no such source of pictures", where=source, remedy="give a folder of pictures")
-        top = source if source.is_dir() else source.parent
-        files = _files(source, top, options.exclude, found) if source.is_dir() else [source]
-        rows = _rows(top, files, options, found)
-        whole = (said or {}).get(source, {})
-        tables = [path for path in files if path.suffix.lower() in TABLE_SUFFIXES]
-        split_of = _splits_of_tables(tables, top)
-        for path in sorted({*_pictures(files, found), *rows}):
-            if path in split_of:
-                found.candidates.extend(_row_groups(path, top, split_of[path], whole, options, found))
-            else:
-                found.candidates.append(_candidate(path, top, rows.get(path), whole, options))
+    for path in sources:
+        if not path.exists():
+            raise InputError("no such source of pictures", where=path, remedy="give a folder of pictures")
+        _search(path, options, (said or {}).get(path, {}), found)
     wanted = [name for name in (options.file_column, *options.caption_columns) if name]
     for name in wanted:
         if name not in found.columns:
@@ -141,24 +147,50 @@ def find_pictures(
     return found
 
 
-def clean(text: object) -> str:
-    """The text as one line of normalised Unicode without line breaks or stray surrogates, which any file can hold."""
-    safe = str(text).encode("utf-8", "replace").decode("utf-8")
-    return " ".join(unicodedata.normalize("NFC", safe).replace("\0", " ").split())
+def _search(path: Path, options: SourceOptions, said: Mapping[str, str], found: Found) -> None:
+    """Everything in one source."""
+    top = path if path.is_dir() else path.parent
+    files = _files(path, options.exclude, found) if path.is_dir() else [path]
+    source = Source(top, files, options, said, Sidecars(top, options.encoding))
+    metadata = [file for file in files if is_metadata(file.name) and holds_metadata(file)]
+    rows = _rows(source, metadata, found)
+    pictures = _pictures(files, metadata, found)
+    tables = [file for file in pictures if file.suffix.lower() in TABLE_SUFFIXES]
+    split_of = _splits_of_tables(tables, top)
+    for file in sorted({*pictures, *rows}):
+        if file in split_of:
+            found.candidates.extend(_row_groups(file, source, split_of[file], found))
+        else:
+            found.candidates.append(_candidate(file, source, rows.get(file)))
+    _say_what_sidecars_were(source, found)
+
+
+def _say_what_sidecars_were(source: Source, found: Found) -> None:
+    sidecars = source.sidecars
+    remedy = "save it as UTF-8, or say what it is with --encoding"
+    for file, reason in sorted(sidecars.unreadable.items()):
+        found.dropped.append(Dropped(clean(source.top / file), f"the caption is {reason}: {remedy}"))
+    if sidecars.decoded:
+        files = listed([f"{file} as {encoding}" for file, encoding in sorted(sidecars.decoded.items())])
+        found.notes.append(
+            f"{len(sidecars.decoded)} captions are not UTF-8 and were read by code page, check them: {files}"
+        )
+    texts = [
+        file.relative_to(source.top).as_posix() for file in source.files if file.suffix.lower() in SIDECAR_SUFFIXES
+    ]
+    if unused := [name for name in texts if name not in sidecars.used]:
+        found.notes.append(f"{len(unused)} text files were not used as captions: {listed(unused)}")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _files(source: Path, top: Path, exclude: Sequence[str], found: Found) -> list[Path]:
-    files = []
-    for path in sorted(source.rglob("*")):
-        relative = path.relative_to(top)
-        if any(part.startswith(".") or part == "__MACOSX" for part in relative.parts):
-            continue
-        if not path.is_file() and not path.is_symlink():
-            continue
-        if is_excluded(relative.as_posix(), exclude):
+def _files(source: Path, exclude: Sequence[str], found: Found) -> list[Path]:
+    walked, files = walk(source), []
+    found.hidden += walked.hidden
+    found.dropped += [Dropped(clean(path), reason) for path, reason in walked.unread]
+    for path in walked.files:
+        if is_excluded(path.relative_to(source).as_posix(), exclude):
             found.excluded += path.suffix.lower() in KNOWN_SUFFIXES
         else:
             files.append(path)
@@ -170,90 +202,79 @@ def is_excluded(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(text, pattern) for pattern in patterns for text in (name, *name.split("/")))
 
 
-def _pictures(files: Sequence[Path], found: Found) -> Iterator[Path]:
+def _pictures(files: Sequence[Path], metadata: Sequence[Path], found: Found) -> list[Path]:
+    """The files that should hold pictures."""
+    pictures = []
     for path in files:
         suffix = path.suffix.lower()
+        if path in metadata or path.name == CARD_NAME or suffix in SIDECAR_SUFFIXES:
+            continue
         if suffix in KNOWN_SUFFIXES:
-            yield path
-        elif suffix in FOREIGN_SUFFIXES:
+            pictures.append(path)
+        elif suffix in OTHER_SUFFIXES:
             found.dropped.append(Dropped(clean(path), f"{suffix} is not supported: convert it to PNG or JPEG"))
-        elif path.name not in (*METADATA_NAMES, CARD_NAME) and suffix not in SIDECAR_SUFFIXES:
+        elif path.is_symlink() and not path.exists():
+            found.dropped.append(Dropped(clean(path), "a link that leads nowhere"))
+        else:
             found.ignored[suffix or "no suffix"] += 1
+    return pictures
 
 
 # --- metadata --------------------------------------------------------------------------------------------------------
 
 
-def _rows(top: Path, files: Sequence[Path], options: SourceOptions, found: Found) -> dict[Path, Mapping[str, Any]]:
+def _rows(source: Source, metadata: Sequence[Path], found: Found) -> dict[Path, Mapping[str, Any]]:
     """File => its row of the nearest metadata file in or above its folder, whichever folder the paths in it start from."""
     by_name: dict[str, list[Path]] = {}
-    for path in files:
+    for path in source.files:
         by_name.setdefault(path.name, []).append(path)
+    names, tree, options = Names(by_name), Tree(source.top), source.options
     rows: dict[Path, Mapping[str, Any]] = {}
-    for table in (path for path in files if path.name in METADATA_NAMES):
-        for place, row in _table(table, found):
-            found.columns.update(row)
-            column = options.file_column or next((name for name in FILE_COLUMNS if name in row), "")
-            value = row.get(column)
-            if not isinstance(value, str) or not value:
+    columns = (options.file_column,) if options.file_column else FILE_COLUMNS
+    for path in sorted(metadata, key=lambda path: METADATA_NAMES.index(path.name.lower())):
+        table = read_table(path, encoding=options.encoding, known=columns)
+        found.notes += table.notes
+        found.dropped += [Dropped(clean(f"{path}:{number}"), reason) for number, reason in table.bad]
+        for row in table.rows:
+            place = f"{path}:{row.number}"
+            found.columns.update(row.values)
+            column = column_of(row.values, columns)
+            value = None if column is None else row.values[column]
+            if not isinstance(value, str) or is_null(value):
                 found.dropped.append(Dropped(place, "the row names no file (--file-column says which column does)"))
                 continue
-            inside = (table.parent / value).relative_to(top).as_posix() if _is_inside(value) else value
+            inside = value if leads_outside(value) else (path.parent / value).relative_to(source.top).as_posix()
             if is_excluded(inside, options.exclude):
                 continue
-            match = _locate(table.parent, value, by_name)
+            match = _locate(path.parent, value, tree, names, by_name)
             if isinstance(match, str):
                 found.dropped.append(Dropped(clean(f"{place}: {value}"), match))
             elif match in rows:
                 found.dropped.append(Dropped(clean(f"{place}: {value}"), "a second row for the same file"))
             else:
-                rows[match] = row
+                rows[match] = row.values
     return rows
 
 
-def _is_inside(value: str) -> bool:
-    path = PurePosixPath(value)
-    return not path.is_absolute() and ".." not in path.parts
-
-
-def _locate(folder: Path, value: str, by_name: Mapping[str, Sequence[Path]]) -> Path | str:
+def _locate(folder: Path, value: str, tree: Tree, names: Names, by_name: Mapping[str, Sequence[Path]]) -> Path | str:
     """The listed file, even where the metadata leaves out its folder; or why there is none."""
-    value = value.replace("\\", "/")
-    if not _is_inside(value):
-        return "the row names a file outside its folder"
-    path = folder / value
-    same_name = by_name.get(path.name, ())
-    if path in same_name:
+    inside = folder.relative_to(tree.folder).as_posix()
+    on_disk = None if leads_outside(value) else tree.find(value if inside == "." else f"{inside}/{value}")
+    if on_disk is not None and (path := tree.folder / on_disk) in by_name.get(path.name, ()):
         return path
-    tail = "/" + value.removeprefix("./")
-    matches = [other for other in same_name if folder in other.parents and f"/{other.as_posix()}".endswith(tail)]
+    if leads_outside(value):
+        return "the row names a file outside its folder"
+    wanted = PurePosixPath(value.replace("\\", "/"))
+    alike = by_name.get(names.find(wanted.name) or "", ())
+    matches = [path for path in alike if folder in path.parents and _ends_alike(path, wanted)]
     if len(matches) > 1:
         return f"the row could mean {len(matches)} files of that name"
     return matches[0] if matches else "listed in the metadata, but there is no such file"
 
 
-def _table(path: Path, found: Found) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(place for messages, row) of a metadata file; lines that are not rows are reported as dropped."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError("the metadata is not UTF-8", where=path, remedy="save it as UTF-8") from error
-    if path.suffix == ".csv":
-        # Cells beyond the header are under the key None, and missing ones are None: both are ignored.
-        for number, cells in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2):
-            yield f"{path}:{number}", {key: value for key, value in cells.items() if key and value is not None}
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            yield f"{path}:{number}", row
-        else:
-            found.dropped.append(Dropped(clean(f"{path}:{number}"), "the line is not a JSON object"))
+def _ends_alike(path: Path, wanted: PurePosixPath) -> bool:
+    """Whether a path ends as a table's does, in any spelling."""
+    return Names(["/".join(path.parts[-len(wanted.parts) :])]).find(wanted.as_posix()) is not None
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -274,34 +295,30 @@ def _words(path: Path, top: Path) -> list[str]:
     return [relative.stem.split("-")[0].lower(), *(part.lower() for part in reversed(relative.parent.parts))]
 
 
-def _row_groups(
-    path: Path, top: Path, split: Split | None, whole: Mapping[str, str], options: SourceOptions, found: Found
-) -> Iterator[Candidate]:
+def _row_groups(path: Path, source: Source, split: Split | None, found: Found) -> list[Candidate]:
     try:
-        table = open_table(path, options.file_column)
+        table = open_table(path, source.options.file_column)
     except InputError as error:
         found.dropped.append(Dropped(clean(path), f"{error.what} ({error.remedy})"))
-        return
+        return []
     found.columns.update(table.columns)
-    name = clean(path.relative_to(top).as_posix())
-    for group in table.groups:
-        if group.column == options.file_column:
-            found.columns.add(group.column)
-        yield Candidate(path, name, columns=whole, split=split, kind="table", group=group)
+    found.columns.update(group.column for group in table.groups if group.column == source.options.file_column)
+    name = clean(path.relative_to(source.top).as_posix())
+    return [
+        Candidate(path, name, columns=source.said, split=split, kind="table", group=group) for group in table.groups
+    ]
 
 
 # --- captions --------------------------------------------------------------------------------------------------------
 
 
-def _candidate(
-    path: Path, top: Path, row: Mapping[str, Any] | None, whole: Mapping[str, str], options: SourceOptions
-) -> Candidate:
-    relative = PurePosixPath(path.relative_to(top).as_posix())
-    kind = _kind(path, relative.as_posix(), options)
+def _candidate(path: Path, source: Source, row: Mapping[str, Any] | None) -> Candidate:
+    relative = PurePosixPath(path.relative_to(source.top).as_posix())
+    kind = _kind(path, relative.as_posix(), source.options)
     # The name of an episode or a volume says nothing about a single picture in it.
     name = relative if kind == "picture" else None
-    caption, caption_from = _caption(row or {}, path, name, options)
-    columns = _columns(row or {}, whole)
+    caption, caption_from = _caption(row or {}, relative, name, source.options, source.sidecars)
+    columns = _columns(row or {}, source.said)
     split = ALIASES.get(columns.get("split", relative.parts[0] if len(relative.parts) > 1 else "").lower())
     return Candidate(path, clean(relative.as_posix()), caption, caption_from, columns, split, kind)
 
@@ -323,18 +340,25 @@ def _columns(row: Mapping[str, Any], whole: Mapping[str, str]) -> dict[str, str]
 
 
 def _caption(
-    row: Mapping[str, Any], path: Path | None, name: PurePosixPath | None, options: SourceOptions
+    row: Mapping[str, Any],
+    path: PurePosixPath | None,
+    name: PurePosixPath | None,
+    options: SourceOptions,
+    sidecars: Sidecars | None = None,
 ) -> tuple[str, str | None]:
-    """The first caption found, and where; `path` may have sidecars, `name` may be a caption."""
+    """The first caption found, and where; `path` may have sidecars, `name` may be a caption. Where a sidecar cannot be decoded
+    there is none: what stands in it is not known to be what the name says."""
     for source in options.captions:
-        caption = ""
+        caption: str | None = ""
         if source == "metadata":
             caption = caption_in_row(row, options.caption_columns)
-        elif source == "sidecar" and path is not None:
-            caption = caption_beside(path)
+        elif source == "sidecar" and sidecars is not None:
+            caption = sidecars.read(str(path))
         elif source == "name" and name is not None:
             caption = caption_in_name(name)
-        if caption:
+        if caption is None:
+            break
+        if not is_null(caption) and (caption := clean(caption)):
             return caption, source
     return "", None
 
@@ -346,28 +370,6 @@ def _kind(path: Path, relative: str, options: SourceOptions) -> Kind:
     if suffix in COMIC_SUFFIXES:
         return "comic"
     return "page" if is_excluded(relative, options.pages) else "picture"
-
-
-def caption_in_row(row: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """The caption a metadata row holds: the first usual column, or the named ones, joined."""
-    if columns:
-        return " ".join(text for text in (text_of(row.get(name)) for name in columns) if text)
-    return next((text for text in (text_of(row.get(name)) for name in CAPTION_COLUMNS) if text), "")
-
-
-def text_of(value: object) -> str:
-    """Texts and numbers as they are, lists joined; anything else says nothing."""
-    if isinstance(value, list):
-        return " ".join(filter(None, map(text_of, value)))
-    return clean(value) if isinstance(value, str | int | float) else ""
-
-
-def caption_beside(path: Path) -> str:
-    """The content of a text file of the same name."""
-    for sidecar in (path.with_suffix(".txt"), path.with_name(f"{path.name}.txt"), path.with_suffix(".caption")):
-        if sidecar.is_file():
-            return clean(sidecar.read_text(encoding="utf-8-sig", errors="replace"))
-    return ""
 
 
 def caption_in_name(relative: PurePosixPath) -> str:

@@ -9,11 +9,15 @@ Not here: names and errors of the hub (`genin.hub.repository`), reading the file
 from __future__ import annotations
 
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from genin.distill.data.find import CARD_NAME, KNOWN_SUFFIXES, METADATA_NAMES, SIDECAR_SUFFIXES, clean, is_excluded
+from genin.dataset.folders import SIDECAR_SUFFIXES, is_hidden
+from genin.dataset.tables import is_metadata
+from genin.dataset.text import clean, decode_any
+from genin.distill.data.find import CARD_NAME, KNOWN_SUFFIXES, is_excluded
 from genin.hub.repository import HubName, OfflineError, cached, list_files, snapshot
 from genin.runtimes.errors import InputError
 
@@ -48,9 +52,9 @@ def wanted_files(available: Sequence[str], exclude: Sequence[str] = ()) -> list[
     wanted = []
     for file in available:
         path = PurePosixPath(file)
-        if any(part.startswith(".") for part in path.parts) or is_excluded(file, exclude):
+        if is_hidden(file) or is_excluded(file, exclude):
             continue
-        known = path.suffix.lower() in (*KNOWN_SUFFIXES, *SIDECAR_SUFFIXES) or path.name in METADATA_NAMES
+        known = path.suffix.lower() in (*KNOWN_SUFFIXES, *SIDECAR_SUFFIXES) or is_metadata(path.name)
         if known or file == CARD_NAME:
             wanted.append(file)
     return wanted
@@ -59,12 +63,15 @@ def wanted_files(available: Sequence[str], exclude: Sequence[str] = ()) -> list[
 def card_licence(folder: Path) -> str | None:
     """What the card of a data set (the front matter of its README.md) says its licence is; None where it says nothing."""
     card = folder / CARD_NAME
-    if not card.is_file() or not card.read_text(encoding="utf-8", errors="replace").lstrip("\ufeff").startswith("---"):
+    if not card.is_file() or not (text := _card_text(card)).startswith("---"):
         return None
     from huggingface_hub import metadata_load
 
     try:
-        said = metadata_load(card) or {}
+        with tempfile.TemporaryDirectory(prefix="genin-") as folder_of_copy:
+            copy = Path(folder_of_copy) / CARD_NAME  # in UTF-8 without a mark, as the hub's reader wants it
+            copy.write_text(text, encoding="utf-8")
+            said = metadata_load(copy) or {}
     except ValueError:  # not YAML, or not a mapping: a page that begins with a horizontal rule
         return None
     except Exception as error:  # whatever YAML's reader makes of a broken card
@@ -74,6 +81,15 @@ def card_licence(folder: Path) -> str | None:
         licence = said.get("license_name") or said.get("license_link") or licence
     licences = licence if isinstance(licence, list) else [licence]
     return ", ".join(clean(one) for one in licences if one and one != "unknown") or None
+
+
+def _card_text(card: Path) -> str:
+    """The licence's name is ASCII in every encoding of cards, so that what cannot be decoded is no loss."""
+    content = card.read_bytes()
+    try:
+        return decode_any(content).text
+    except ValueError:
+        return content.decode("utf-8", "replace")
 
 
 # --- without a network -----------------------------------------------------------------------------------------------

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from genin.dataset.files import PictureError, fit_square, read_picture
+from genin.dataset.files import PictureError, fit_square, open_picture, read_picture
 from genin.dataset.rows import PictureRow
-from genin.dataset.sets import open_picture_set
+from genin.dataset.sets import left_out, open_picture_set
 from genin.dataset.splits import SPLITS, splits_of
+from genin.dataset.text import listed
 from genin.distill.data.dataset import attribute_columns, licence_of, read_facts
 from genin.distill.data.find import Dropped
 from genin.runtimes.errors import InputError
+from genin.runtimes.folder import plain_json
 
 CLIP_LIMIT = 77
 COMMON_WORDS = 20
@@ -41,14 +43,17 @@ def inspect_dataset(
     advance: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
     """The facts of a dataset folder, ready for JSON. `limit`: tokens a model reads. Errors: InputError."""
-    rows = open_picture_set(folder).rows
-    facts = read_facts(folder)
+    pictures = open_picture_set(folder)
+    rows, facts = pictures.rows, read_facts(folder)
     sizes: Counter[str] = Counter()
     broken: list[Dropped] = []
+    several: list[str] = []
     for row in rows:
         try:
-            width, height = read_picture(folder / row.file_name).size
+            opened = open_picture(folder / row.file_name)
+            width, height = opened.image.size
             sizes[f"{width}x{height}"] += 1
+            several += [row.file_name] if opened.frames > 1 else []
         except PictureError as error:
             broken.append(Dropped(row.file_name, error.what))
         advance(1)
@@ -66,7 +71,15 @@ def inspect_dataset(
         "words": [list(pair) for pair in common_words(captions)],
         "columns": {name: dict(Counter(row.columns.get(name, "none") for row in rows)) for name in columns},
         "licence": licence_of(rows, facts),
+        "notes": [*pictures.notes, *left_out(folder, rows), *_notes(rows, several)],
     }
+
+
+def _notes(rows: Sequence[PictureRow], several: Sequence[str]) -> Iterator[str]:
+    if several:
+        yield f"{len(several)} files hold several pictures, of which the first is used (animations, pages): {listed(several)}"
+    if damaged := [row.file_name for row in rows if "\ufffd" in (row.text or "")]:
+        yield f"{len(damaged)} captions hold replacement characters (an earlier program could not read them): {listed(damaged)}"
 
 
 def caption_tokens(captions: Sequence[str], tokenizer: Any | None, limit: int | None) -> dict[str, Any]:
@@ -102,7 +115,8 @@ def load_tokenizer(path: Path) -> Any:
 
     folder = path / "tokenizer" if (path / "tokenizer").is_dir() else path
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with plain_json(folder) as plain:
+            return AutoTokenizer.from_pretrained(plain, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise InputError("no readable tokenizer", where=path, remedy="give a model folder") from error
 

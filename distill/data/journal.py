@@ -26,7 +26,7 @@ from genin.distill.data.find import Candidate
 from genin.files import write_text
 from genin.runtimes.errors import InputError
 
-VERSION = 1
+VERSION = 2
 
 
 class Journal:

@@ -21,14 +21,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import write_metadata
 from genin.dataset.splits import Split, splits_by_chance
+from genin.dataset.tables import FILE_COLUMNS
+from genin.dataset.text import clean, listed
 from genin.distill.data.card import dataset_card
 from genin.distill.data.dataset import DATASET_FILE, KNOWN_COLUMNS, attribute_columns, licence_of, origins_of
 from genin.distill.data.duplicates import SeenPictures
 from genin.distill.data.extract import FitOptions, Piece, pieces_of
-from genin.distill.data.find import FILE_COLUMNS, Candidate, Dropped, Found, SourceOptions, clean, find_pictures, of_row
+from genin.distill.data.find import Candidate, Dropped, Found, SourceOptions, find_pictures, of_row
 from genin.distill.data.hub import card_licence, fetch
 from genin.distill.data.journal import Journal
 from genin.distill.data.report import PAGE, Entry, write_page
@@ -142,7 +146,7 @@ def prepare(
     read = {"fit": asdict(options.fit), "pages": options.sources.pages}
     with Journal.open(work, read) as journal:
         read_files = _read(found.candidates, journal, options.fit, bar(len(found.candidates)))
-        kept, entries = _choose(read_files, options)
+        kept, entries = _choose(read_files, options, journal.pieces)
         if kept:
             rows = _rows_of(kept, options)
             report = replace(_report(out, kept, rows, found, entries, options), resumed=journal.resumed)
@@ -234,23 +238,30 @@ def _read(
             yield finished(*pending.popleft())
 
 
-def _choose(files: Iterator[tuple[Candidate, list[Piece]]], options: PrepareOptions) -> tuple[list[Kept], list[Entry]]:
+def _choose(
+    files: Iterator[tuple[Candidate, list[Piece]]], options: PrepareOptions, pieces_folder: Path
+) -> tuple[list[Kept], list[Entry]]:
     """The usable and new pictures, numbered, and those dropped."""
-    seen = SeenPictures(near=options.duplicates == "near")
     kept: list[Kept] = []
     dropped: list[Entry] = []
     png_of: dict[str, str | None] = {}
+
+    def look(path: str) -> Image.Image:
+        with Image.open(pieces_folder / (png_of[path] or "")) as picture:
+            return picture.convert("RGB")
+
+    seen = SeenPictures(near=options.duplicates == "near", look=look)
     for candidate, pieces in files:
         for piece in pieces:
             path = clean(candidate.path) + (f", {piece.where}" if piece.where else "")
             reason, like = piece.reason, None
+            png_of.setdefault(path, piece.png)
             if reason is None and options.duplicates != "keep":
                 reason = seen.add(path, bytes.fromhex(piece.digest), piece.thumbnail())
                 like = png_of.get((reason or "").partition(" duplicate of ")[2])
             if reason is not None:
                 dropped.append(Entry(path, reason, piece.png, like))
                 continue
-            png_of[path] = piece.png
             of = of_row(candidate, piece.row, piece.name, options.sources) if candidate.kind == "table" else candidate
             kept.append(Kept(f"{len(kept):06d}.png", of, replace(piece, fingerprint="", row={})))
     return kept, dropped
@@ -327,8 +338,18 @@ def _notes(kept: Sequence[Kept], found: Found, options: PrepareOptions) -> Itera
         yield f"{named} captions were made from folder and file names: check them"
     if size and (small := sum(min(pair) < size for pair in sides)):
         yield f"{small} pictures were smaller than {size} px and enlarged (--min-size {size} drops them)"
+    if size and options.fit.buckets and (cut := sum(_lost(picture.piece, options.fit) > 0.5 for picture in kept)):
+        yield f"{cut} pictures are so long that they lost more than half of their longer side even to the nearest of the shapes"
     if size and not options.fit.buckets and (cut := sum(max(pair) > 2 * min(pair) for pair in sides)):
         yield f"{cut} pictures lost more than half of their longer side to the centre cut (--buckets keeps most of it)"
+    yield from found.notes
+    several = [picture.source_file for picture in kept if picture.piece.frames > 1]
+    if several:
+        yield f"{len(several)} files hold several pictures, of which the first is kept (animations, pages): {listed(several)}"
+    if damaged := [picture.source_file for picture in kept if "\ufffd" in picture.candidate.caption]:
+        yield f"{len(damaged)} captions hold replacement characters (an earlier program could not read them): {listed(damaged)}"
+    if found.hidden:
+        yield f"{found.hidden} hidden pictures (their names begin with a dot) were left out"
     if found.excluded:
         yield f"{found.excluded} pictures were left out by --exclude"
     if found.ignored:
@@ -337,6 +358,13 @@ def _notes(kept: Sequence[Kept], found: Found, options: PrepareOptions) -> Itera
     known = {*KNOWN_COLUMNS, *LICENCE_COLUMNS, *FILE_COLUMNS, *options.columns, *options.sources.caption_columns}
     if left := sorted(found.columns - known - {*OWN_COLUMNS, options.sources.file_column}):
         yield f"metadata columns not kept (--columns keeps them): {', '.join(left)}"
+
+
+def _lost(piece: Piece, options: FitOptions) -> float:
+    """The share of a picture that the centre cut takes away."""
+    width, height = piece.fitted(options)
+    ratio = (piece.width * height) / (piece.height * width)
+    return 1 - min(ratio, 1 / ratio)
 
 
 def _reasons(dropped: Sequence[Dropped]) -> str:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from genin.dataset.sets import SUFFIXES, open_picture_set
+from genin.dataset.folders import PICTURE_SUFFIXES
+from genin.dataset.sets import open_picture_set
 from genin.dataset.shards import open_member
 from genin.dataset.splits import splits_of
 from genin.distill.data.dataset import DATASET_FILE
@@ -71,8 +72,8 @@ def _sample(folder: Path, index: int, row: dict[str, Any], split: str) -> dict[s
         raise InputError(
             "the picture is missing", where=path, remedy="genin data inspect lists what is broken"
         ) from error
-    if path.suffix.lower() not in SUFFIXES:
-        what = f"readers of shards know {', '.join(SUFFIXES)}, not {path.suffix or 'files without a suffix'}"
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        what = f"readers of shards know {', '.join(PICTURE_SUFFIXES)}, not {path.suffix or 'files without a suffix'}"
         raise InputError(what, where=path, remedy="genin data prepare writes PNG")
     said = {key: value for key, value in row.items() if key not in ("file_name", "text")} | {"split": split}
     suffix = path.suffix.lower().lstrip(".")

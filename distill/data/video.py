@@ -61,8 +61,8 @@ class Look:
 
 
 def frames_of(path: Path) -> Iterator[Frame]:
-    """The pictures of a video, one per shot, in order. Errors: PictureError for a file that is not a video, or, after the pictures
-    before it, where the video breaks off; MissingExtraError."""
+    """The pictures of a video, one per shot, in order. Errors: PictureError for a file that is not a video, or, after the pictures,
+    where none shows anything or the video breaks off; MissingExtraError."""
     shots, (left, top, right, bottom), breaks_off_s = _look_through(path)
     chosen = [_best(shot) for shot in shots]
     wanted = [(number, look) for number, look in enumerate(chosen) if look is not None]
@@ -78,10 +78,15 @@ def frames_of(path: Path) -> Iterator[Frame]:
         ends = bottom if look.subtitles_at is None else min(bottom, max(look.subtitles_at, top + LEAST_LEFT))
         box = (round(left * width), round(top * height), round(right * width), round(ends * height))
         yield Frame(number, look.time_s, group, image.crop(box))
+    wrong = []
+    if not wanted:
+        wrong.append("no frame shows anything: dark, or of one colour, all the way")
     if lost:
-        raise PictureError(f"{lost} of {len(wanted)} shots cannot be decoded a second time", where=path)
+        wrong.append(f"{lost} of {len(wanted)} shots cannot be decoded a second time")
     if breaks_off_s is not None:
-        raise PictureError(f"the video breaks off at {breaks_off_s:.1f} s; what came before is kept", where=path)
+        wrong.append(f"the video breaks off at {breaks_off_s:.1f} s; what came before is kept")
+    if wrong:
+        raise PictureError("; ".join(wrong), where=path)
 
 
 def _best(shot: Sequence[Look]) -> Look | None:
@@ -306,9 +311,14 @@ def _opened(path: Path) -> Any:
 
 
 def _video_stream(container: Any, path: Path) -> Any:
-    if not container.streams.video:
-        raise PictureError("the file has no video", where=path, remedy="replace or remove it")
-    stream = container.streams.video[0]
+    from av.stream import Disposition
+
+    still = Disposition.attached_pic | Disposition.timed_thumbnails  # the cover of an album or a film
+    films = [stream for stream in container.streams.video if not stream.disposition & still]
+    if not films:
+        what = "the file has no video, only a cover picture" if container.streams.video else "the file has no video"
+        raise PictureError(what, where=path, remedy="replace or remove it")
+    stream = next((film for film in films if film.disposition & Disposition.default), films[0])
     stream.thread_type = "AUTO"
     return stream
 

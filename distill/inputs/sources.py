@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from genin.dataset.sets import METADATA
+from genin.dataset.sets import metadata_of
 from genin.distill.data.aspect import bucket_of
 from genin.distill.data.labels import labels_of
 from genin.distill.data.parquet import SUFFIXES as TABLE_SUFFIXES
@@ -149,11 +149,12 @@ class FolderSource:
         self.name, self.licence = folder.name, self.dataset.licence
         self.columns: Mapping[str, Sequence[str]] = self.dataset.columns
         self.origins: Sequence[Mapping[str, Any]] = self.dataset.origins
+        self.notes: Sequence[str] = self.dataset.notes
         if lacking := [row.file_name for row in self.dataset.rows if not row.text]:
             raise InputError(
                 f"{len(lacking)} of {len(self.dataset)} pictures have no caption, first {lacking[0]}",
                 where=folder,
-                remedy="write them into metadata.jsonl, or: genin data caption",
+                remedy="; ".join((*self.notes, "write them into metadata.jsonl, or: genin data caption")),
             )
         self.digest = self.dataset.digest()
 
@@ -224,7 +225,9 @@ def open_source(name: str, split: Split = "train", *, count: int = WORLD_SCENES,
             raise InputError("no such dataset folder", where=name, remedy=f"give a folder or '{BUILTIN_WORLD}'")
         return FolderSource(folder, split)
     except InputError as error:
-        if not (folder / METADATA).is_file() and any(file.suffix.lower() in TABLE_SUFFIXES for file in _files(folder)):
+        if not (folder.is_dir() and metadata_of(folder)) and any(
+            file.suffix.lower() in TABLE_SUFFIXES for file in _files(folder)
+        ):
             remedy = f"first: {_prepare(name)}"
             raise InputError("parquet files are prepared before training", where=name, remedy=remedy) from error
         raise

@@ -21,7 +21,7 @@ from genin.distill.models.card import model_card
 from genin.distill.models.diffusion import ddim_scheduler
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import AGAIN, DEFAULT_GUIDANCE_SCALE, GENIN_MODEL, read_info, read_scheduler
+from genin.runtimes.folder import AGAIN, DEFAULT_GUIDANCE_SCALE, GENIN_MODEL, plain_json, read_info, read_scheduler
 from genin.runtimes.pytorch_engine import read_networks
 
 
@@ -67,7 +67,8 @@ def load_model_folder(path: Path, *, dtype: torch.dtype = torch.float32) -> Mode
 
     networks = read_networks(path, dtype=dtype)
     try:
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
+        with plain_json(path / "tokenizer") as plain:
+            tokenizer = transformers.CLIPTokenizer.from_pretrained(plain, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot read the tokenizer ({reason})", where=path / "tokenizer", remedy=AGAIN) from error

@@ -30,6 +30,7 @@ from genin.distill.loop.previews import save_grid
 from genin.distill.loop.training import GRAD_NORM, Preview, Training
 from genin.distill.models.autoencoder import decode_pictures, edge_loss, encode_pictures
 from genin.distill.models.diffusion import plain_attention
+from genin.distill.models.narrow_decoder import start_as
 from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
 from genin.distill.recipe import DecoderRecipe
 from genin.distill.student.loss_term import Figures, PhaseContext
@@ -39,7 +40,7 @@ from genin.runtimes.errors import InputError
 
 def build_tiny(vae: Any, recipe: DecoderRecipe, factor: int) -> Any:
     """An `AutoencoderTiny` with a small decoder for final latents of `vae`, whose sides are a `factor`th of a picture's. It is
-    untrained, or starts as the teacher's with blocks removed where that has the same width.
+    untrained, or starts as the teacher's with fewer channels and blocks where that is an `AutoencoderTiny` of at least its width.
 
     Errors: InputError if the recipe's levels do not make that factor.
     """
@@ -65,33 +66,9 @@ def build_tiny(vae: Any, recipe: DecoderRecipe, factor: int) -> Any:
     )
     if copied:
         tiny.encoder.load_state_dict(vae.encoder.state_dict())
-        if config.decoder_block_out_channels[0] == recipe.channels:
-            copy_blocks(tiny, vae)
+        if config.decoder_block_out_channels[0] >= recipe.channels:
+            start_as(tiny.decoder, vae.decoder)
     return tiny
-
-
-def copy_blocks(tiny: Any, vae: Any) -> None:
-    """Copy the teacher's decoder without the removed blocks: the first ones of every level, and all layers between levels."""
-    from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
-
-    def parts(network: Any) -> dict[tuple[int, int], nn.Module]:
-        """(level, number within it) => module with weights; a level ends where it is enlarged."""
-        modules: dict[tuple[int, int], nn.Module] = {}
-        level = blocks = 0
-        for module in network.decoder.layers:
-            if isinstance(module, AutoencoderTinyBlock):
-                modules[level, blocks] = module
-                blocks += 1
-            elif isinstance(module, nn.Conv2d):
-                modules[level, -1 if (level, -1) not in modules else -2] = module
-            elif isinstance(module, nn.Upsample):
-                level, blocks = level + 1, 0
-        return modules
-
-    teacher_parts = parts(vae)
-    for place, module in parts(tiny).items():
-        if place in teacher_parts:
-            module.load_state_dict(teacher_parts[place].state_dict())
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,11 @@ def test_captions_of_a_reference_are_drawn_below_its_true_pictures(
     assert run([*command, "--reference", str(folder), "--split", "held-out", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["prompts"] == ["ninja 1", "ninja 2", "ninja 4"]
     (folder / "2.png").write_bytes(b"no picture")
-    assert run([*command, "--reference", str(folder), "--count", "4"]) == 2
-    assert "cannot read 2.png" in capsys.readouterr().err
+    assert run([*command, "--reference", str(folder), "--count", "4", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "1 unreadable pictures: 2.png" in said.err
+    facts = json.loads(said.out.splitlines()[-1])
+    assert facts["notes"] == ["1 unreadable pictures: 2.png"] and "ninja 2" not in facts["prompts"]
 
 
 def test_rows_are_models_columns_are_prompts_captions_stand_below() -> None:

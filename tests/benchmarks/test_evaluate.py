@@ -118,7 +118,7 @@ def test_without_weights_figures_are_null_not_replaced(
     monkeypatch.delenv("GENIN_METRIC_WEIGHTS", raising=False)
     result = evaluate(capsys, tiny_student_folder, "--reference", world, "--samples", "4", "--steps", "1")
     for name in ("fid", "fd_squeezenet", "kid_squeezenet", "lpips_squeeze_paired", "diversity"):
-        assert result[name] is None and "not here" in result["notes"][name], name
+        assert result[name] is None and "not found" in result["notes"][name], name
     assert set(result["weights"]) == {"world"}
 
 

@@ -124,7 +124,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("offline")
 def test_absent_weights_are_unavailable_with_reason_and_remedy() -> None:
     for load in (lambda: load_features("squeezenet"), lambda: load_features("inception"), load_lpips):
-        with pytest.raises(MetricUnavailableError, match=r"not here.*GENIN_METRIC_WEIGHTS"):
+        with pytest.raises(MetricUnavailableError, match=r"not found.*GENIN_METRIC_WEIGHTS"):
             load()
     with pytest.raises(MetricUnavailableError, match="attribute classifier"):
         load_features("world")

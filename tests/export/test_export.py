@@ -173,7 +173,7 @@ def test_an_existing_output_is_left_alone(
 ) -> None:
     (tmp_path / "out").mkdir()
     assert run(["export", str(tiny_student_folder), "--out", str(tmp_path / "out")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_a_missing_engine_is_reported_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,10 @@ def main(folder: Path) -> int:
         with contextlib.redirect_stdout(printed):
             code = cli.run(["evaluate", *arguments, "--json"])
         found[name] = [printed.getvalue(), list(saved)]
-        (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found), encoding="utf-8")
+        # In one step: torchrun ends this process when another one has failed, whatever it is doing.
+        partial = folder / f"{os.environ['RANK']}.partial"
+        partial.write_text(json.dumps(found), encoding="utf-8")
+        partial.replace(partial.with_suffix(".json"))
         if code:
             return code
     return 0

@@ -1,6 +1,6 @@
-"""Picture files of datasets, which may lie in shards; reading and fitting are those of `genin.runtimes.picture_files`.
+"""Picture files of datasets, which may lie in shards; what is read, and how, is that of `genin.runtimes.picture_files`.
 
-Not here: what a picture is converted to (`genin.runtimes.picture_files`).
+Not here: reading and converting a file of any kind (`genin.runtimes.picture_files`).
 """
 
 from __future__ import annotations
@@ -8,25 +8,59 @@ from __future__ import annotations
 from pathlib import Path
 from typing import IO
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from genin.dataset.shards import open_member
-from genin.runtimes.picture_files import PictureError, fit, fit_square, read_rgb, reasons
+from genin.runtimes.picture_files import (
+    OpenedPicture,
+    PictureError,
+    fit,
+    fit_square,
+    open_rgb,
+    opened,
+    orientation,
+    reasons,
+)
 
-__all__ = ["PictureError", "fit", "fit_square", "is_intact", "picture_size", "read_picture"]
+__all__ = [
+    "OpenedPicture",
+    "PictureError",
+    "fit",
+    "fit_square",
+    "is_intact",
+    "open_picture",
+    "picture_size",
+    "read_picture",
+    "stored_size",
+]
 
 
 def read_picture(path: Path, background: str = "white", file: IO[bytes] | None = None) -> Image.Image:
-    """`read_rgb` of a path that may lead into a shard (`….tar/000123.png`). Errors: PictureError with the reason."""
-    with reasons(path, in_file=file is None):
-        return read_rgb(path, background, file or open_member(path))
+    """An upright sRGB picture, transparency laid on `background`. A path may lead into a shard (`….tar/000123.png`); `file` is the
+    content, where `path` is only its name.
+
+    Errors: PictureError with the reason.
+    """
+    return open_picture(path, background, file).image
+
+
+def open_picture(path: Path, background: str = "white", file: IO[bytes] | None = None) -> OpenedPicture:
+    """`read_picture`, with what else the file holds. Errors: as there."""
+    return open_rgb(path, background, file or _content(path))
 
 
 def picture_size(path: Path) -> tuple[int, int]:
     """(width, height) of an upright picture, from its header alone. Errors: PictureError with the reason."""
-    with reasons(path), Image.open(open_member(path) or path) as file:
-        turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return (file.height, file.width) if turned else (file.width, file.height)
+    content = _content(path)
+    with reasons(path, content), opened(path, content) as file:
+        return (file.height, file.width) if orientation(file) >= 5 else (file.width, file.height)
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """(width, height) as the file has it, upright or not: of a PNG file `picture_size` reads every pixel. Errors: as above."""
+    content = _content(path)
+    with reasons(path, content), opened(path, content) as file:
+        return file.size
 
 
 def is_intact(path: Path) -> bool:
@@ -37,3 +71,9 @@ def is_intact(path: Path) -> bool:
     except PictureError:
         return False
     return True
+
+
+def _content(path: Path) -> IO[bytes] | None:
+    """A shard's member; None for a file. Errors: PictureError with the reason."""
+    with reasons(path):
+        return open_member(path)

@@ -1,35 +1,53 @@
 """Folders of pictures: references, other people's samples, and the pictures an evaluation saved.
 
-A folder is read by the `imagefolder` convention: `metadata.jsonl` with `file_name`, `text` and free columns; `seed` is
-the noise a picture was drawn from, and every other text column may be an attribute. A folder without metadata is
-just its pictures, sorted by name. All pictures are brought to one square size (Lanczos, shorter side, centre cut;
-transparency on white), which is stated in every result, because FD compares only at equal size. A folder of WebDataset
-shards is read like one of pictures (`shards`).
+A folder is read by the `imagefolder` convention: `metadata.jsonl` (or `.csv`, `.parquet`) with `file_name`, `text` and free
+columns; `seed` is the noise a picture was drawn from, and every other text column may be an attribute. A folder without metadata is
+just its pictures, sorted by name, with the text files beside them as captions. All pictures are brought to one square size
+(Lanczos, shorter side, centre cut; transparency on white), which is stated in every result, because FD compares only at equal size.
+A folder of WebDataset shards is read like one of pictures (`shards`).
 
-Broken pictures are named, counted and skipped. Not covered: preparing data sets (`genin data prepare`).
+Broken pictures are named, counted and skipped; `PictureSet.notes` says what else was left out or taken for something else. Not
+covered: preparing data sets (`genin data prepare`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genin.dataset.files import PictureError, fit_square, read_picture
+from genin.dataset.files import PictureError, fit_square, read_picture, stored_size
+from genin.dataset.folders import PICTURE_SUFFIXES, Sidecars, Tree, is_hidden, is_picture, leads_outside
 from genin.dataset.rows import PictureRow
-from genin.dataset.shards import Sample, samples, shards_of
+from genin.dataset.shards import COMPRESSED, Sample, Shards
 from genin.dataset.splits import ALIASES, CHOICES, SMALLEST_TO_SPLIT, folders_of, splits_of
+from genin.dataset.tables import (
+    CAPTION_COLUMNS,
+    FILE_COLUMNS,
+    METADATA_NAMES,
+    NULLS,
+    TableRow,
+    column_of,
+    holds_metadata,
+    is_null,
+    json_line,
+    read_table,
+)
+from genin.dataset.text import listed
 from genin.files import write_text
 from genin.runtimes.errors import InputError
 from genin.runtimes.vocabulary import check_choice
 
 Pictures = NDArray[np.uint8]
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-METADATA = "metadata.jsonl"
+METADATA = METADATA_NAMES[0]  # what is written
+LOOKED_AT = 5_000  # pictures whose headers say which size is usual
 
 
 class UnreadableError(InputError):
@@ -38,10 +56,11 @@ class UnreadableError(InputError):
 
 @dataclass(frozen=True)
 class PictureSet:
-    """A folder and its rows, in the folder's order."""
+    """A folder and its rows, in the folder's order. `notes`: what was left out of it, or read otherwise than it is written."""
 
     folder: Path
     rows: tuple[PictureRow, ...]
+    notes: tuple[str, ...] = ()
 
     def captions(self) -> list[str]:
         """Every row's caption. InputError if one has none."""
@@ -69,12 +88,24 @@ def open_picture_set(folder: Path, split: str | None = None) -> PictureSet:
     """
     if not folder.is_dir():
         raise InputError("no such folder of pictures", where=folder)
-    rows = _rows(folder) or [_of_part(row, part) for part in folders_of(folder) for row in _rows(part)]
-    rows = rows or [_of_shard(sample) for shard in shards_of(folder) for sample in samples(shard, SUFFIXES)]
+    notes: list[str] = []
+    rows = _rows(folder, notes) or [_of_part(row, part) for part in folders_of(folder) for row in _rows(part, notes)]
     if not rows:
-        raise InputError("the folder has no pictures", where=folder, remedy=f"known suffixes: {', '.join(SUFFIXES)}")
-    whole = PictureSet(folder, tuple(rows))
+        shards = Shards(folder)
+        rows = [_of_shard(sample) for sample in shards.samples()]
+        notes += shards.notes()
+    if not rows:
+        raise InputError("the folder has no pictures", where=folder, remedy=_instead(folder, notes))
+    whole = PictureSet(folder, tuple(rows), tuple(dict.fromkeys(notes)))
     return whole if split is None else whole.only(split)
+
+
+def _instead(folder: Path, notes: Sequence[str]) -> str:
+    """What may help with a folder in which nothing was found."""
+    if compressed := [path.name for path in folder.iterdir() if path.name.lower().endswith(COMPRESSED)]:
+        return f"compressed archives allow no random access: unpack {listed(compressed)} to .tar"
+    known = f"known suffixes: {', '.join(PICTURE_SUFFIXES)}"
+    return "; ".join((*notes, f"{known}; folders inside folders: genin data prepare"))
 
 
 def _of_part(row: PictureRow, part: Path) -> PictureRow:
@@ -83,7 +114,7 @@ def _of_part(row: PictureRow, part: Path) -> PictureRow:
 
 def _of_shard(sample: Sample) -> PictureRow:
     """A shard's name begins with its split where the row does not say it."""
-    columns = {key: value for key, value in sample.columns.items() if isinstance(value, str) and key != "text"}
+    columns = _columns(sample.columns, ("text",))
     begins = Path(sample.file_name).parent.name.split("-")[0]
     if begins in ALIASES:
         columns.setdefault("split", begins)
@@ -91,31 +122,123 @@ def _of_shard(sample: Sample) -> PictureRow:
     return PictureRow(sample.file_name, sample.text, seed if isinstance(seed, int) else None, columns)
 
 
-def _rows(folder: Path) -> list[PictureRow]:
-    metadata = folder / METADATA
-    if not metadata.is_file():
-        return [PictureRow(path.name) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
-    try:
-        lines = metadata.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 ({error.reason})", where=metadata, remedy="save it as UTF-8") from error
-    return [_row(line, metadata, number) for number, line in enumerate(lines, 1) if line.strip()]
+# --- rows of a folder ------------------------------------------------------------------------------------------------
 
 
-def _row(line: str, metadata: Path, number: int) -> PictureRow:
-    try:
-        data = json.loads(line)
-        file_name = str(data["file_name"])
-    except (ValueError, KeyError, TypeError) as error:
-        remedy = 'every line is a JSON object with "file_name"'
-        raise InputError(f"line {number} is not a picture's row", where=metadata, remedy=remedy) from error
-    if Path(file_name).is_absolute() or ".." in Path(file_name).parts:
-        raise InputError(f"line {number} names a file outside the folder", where=metadata)
-    text, seed = data.get("text"), data.get("seed")
+def metadata_of(folder: Path, notes: list[str] | None = None) -> Path | None:
+    """The table that says what the folder's pictures are; None without one. Where there are several, the others are noted."""
+    order = {name: place for place, name in enumerate(METADATA_NAMES)}
+    names = [entry.name for entry in os.scandir(folder) if entry.name[:8].lower() == "metadata"]
+    found = [folder / name for name in names if name.lower() in order and (folder / name).is_file()]
+    found = [path for path in found if holds_metadata(path)]
+    found.sort(key=lambda path: (order[path.name.lower()], path.name))
+    if notes is not None and len(found) > 1:
+        others = listed([path.name for path in found[1:]])
+        notes.append(f"{others} is not read, because there is a {found[0].name}: {folder}")
+    return found[0] if found else None
+
+
+def table_rows(folder: Path, notes: list[str]) -> list[tuple[PictureRow, Mapping[str, Any]]] | None:
+    """The rows of the folder's metadata, checked and as they are; None without metadata. Errors: InputError."""
+    metadata = metadata_of(folder, notes)
+    if metadata is None:
+        return None
+    table = read_table(metadata)
+    notes += table.notes
+    if table.bad:
+        raise InputError(
+            f"line {table.bad[0][0]} is not a picture's row ({table.bad[0][1]})", where=metadata, remedy=ROW
+        )
+    tree, rows, before = Tree(folder), [], Counter[str]()
+    for row in table.rows:
+        rows.append((_row(row, metadata, tree, before), row.values))
+    if before["name"]:
+        how = "backslashes, capitals or Unicode forms differ"
+        notes.append(
+            f"{before['name']} rows of {metadata} name their files otherwise than the disk ({how}); they were found"
+        )
+    if before["null"]:
+        notes.append(f"{before['null']} captions of {metadata} only stand for none (null, NaN) and count as missing")
+    return rows
+
+
+ROW = 'every row has "file_name", and a caption in "text"'
+
+
+def _row(row: TableRow, metadata: Path, tree: Tree, before: Counter[str]) -> PictureRow:
+    """A checked row. `before` counts what was otherwise in the file."""
+    values, place = row.values, f"line {row.number}"
+    column, captions = _layout(tuple(values))
+    name = None if column is None else values[column]
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{place} is not a picture's row", where=metadata, remedy=ROW)
+    on_disk = tree.find(name)
+    if on_disk is None and leads_outside(name):
+        raise InputError(f"{place} names a file outside the folder", where=metadata)
+    before["name"] += on_disk is not None and on_disk != name and on_disk != Path(name).as_posix()
+    used = next((caption for caption in captions if not is_null(values[caption])), None)
+    text = None if used is None else values[used]
     if not isinstance(text, str | None):
-        raise InputError(f"line {number}: 'text' is not text", where=metadata, remedy="put the caption in quotes")
-    columns = {key: value for key, value in data.items() if isinstance(value, str) and key not in ("file_name", "text")}
-    return PictureRow(file_name, text, seed if isinstance(seed, int) else None, columns)
+        raise InputError(f"{place}: '{used}' is not text", where=metadata, remedy="put the caption in quotes")
+    if text is None:
+        before["null"] += any(isinstance(values[known], str) and values[known].strip() for known in captions)
+    seed = values.get("seed")
+    if isinstance(seed, str) and seed.isascii() and seed.isdigit():  # a table of texts
+        seed = int(seed)
+    known = (column, used, "text", *(("seed",) if isinstance(seed, int) else ()))
+    file_name = on_disk or name.replace("\\", "/")
+    return PictureRow(file_name, text, seed if isinstance(seed, int) else None, _columns(values, known))
+
+
+@lru_cache(maxsize=256)
+def _layout(columns: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """Of a row's columns, the one with the file and those that may be the caption, first to last."""
+    row = dict.fromkeys(columns)
+    captions = (column_of(row, (known,)) for known in CAPTION_COLUMNS)
+    return column_of(row, FILE_COLUMNS), tuple(caption for caption in captions if caption is not None)
+
+
+def _columns(values: Mapping[str, Any], without: Collection[str | None]) -> dict[str, str]:
+    return {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, str) and key not in without and value.strip() not in NULLS
+    }
+
+
+def _rows(folder: Path, notes: list[str]) -> list[PictureRow]:
+    rows = table_rows(folder, notes)
+    if rows is not None:
+        return [row for row, _ in rows]
+    names = sorted(entry.name for entry in os.scandir(folder) if is_picture(entry.name) and not entry.is_dir())
+    sidecars = Sidecars(folder)
+    found = [PictureRow(name, sidecars.read(name) or None) for name in names]
+    notes += sidecars.notes()
+    return found
+
+
+def left_out(folder: Path, rows: Sequence[PictureRow]) -> list[str]:
+    """What a folder has and its rows do not: pictures without a row, pictures in folders that are not read, hidden ones."""
+    used = {row.file_name for row in rows}
+    tree = Tree(folder)
+    notes = []
+    inside = {""} | {Path(name).parent.as_posix() for name in used if "/" in name and ".tar/" not in name.lower()}
+    present = [
+        f"{place}/{name}" if place not in ("", ".") else name
+        for place in sorted(inside)
+        for name in tree.names(place) or ()
+    ]
+    if rest := sorted(name for name in present if is_picture(name) and name not in used):
+        notes.append(f"{len(rest)} pictures have no row in the metadata and are not used: {listed(rest)}")
+    if hidden := [name for name in present if is_hidden(name) and Path(name).suffix.lower() in PICTURE_SUFFIXES]:
+        notes.append(f"{len(hidden)} hidden files with a picture's suffix were left out")
+    unread = sorted(name for name in present if name not in inside and not is_hidden(name) and (folder / name).is_dir())
+    if unread := [name for name in unread if any(map(is_picture, tree.names(name) or ()))]:
+        notes.append(f"pictures in {listed(unread)} are not read (genin data prepare reads folders inside folders)")
+    return notes
+
+
+# --- writing and loading ---------------------------------------------------------------------------------------------
 
 
 def write_metadata(folder: Path, rows: Sequence[PictureRow]) -> None:
@@ -123,9 +246,8 @@ def write_metadata(folder: Path, rows: Sequence[PictureRow]) -> None:
     lines = []
     for row in rows:
         known = {"file_name": row.file_name, "text": row.text, "seed": row.seed}
-        data = {key: value for key, value in known.items() if value is not None} | dict(row.columns)
-        lines.append(json.dumps(data, ensure_ascii=False))
-    write_text(folder / METADATA, "\n".join(lines) + "\n")
+        lines.append(json_line({key: value for key, value in known.items() if value is not None} | dict(row.columns)))
+    write_text(folder / METADATA, "".join(lines))
 
 
 @dataclass(frozen=True)
@@ -138,20 +260,39 @@ class LoadedPictures:
     resize: str
 
 
+def usual_size(picture_set: PictureSet) -> tuple[int, str | None]:
+    """The shorter side that most of the first 5,000 pictures have (of equally many the smaller one, so that nothing is
+    enlarged), and a note where there are others. InputError if none can be read."""
+    sides: Counter[int] = Counter()
+    for row in picture_set.rows[:LOOKED_AT]:
+        try:
+            sides[min(stored_size(picture_set.folder / row.file_name))] += 1
+        except PictureError:
+            continue
+    if not sides:
+        raise UnreadableError("none of the pictures can be read", where=picture_set.folder)
+    most = min(sides, key=lambda side: (-sides[side], side))
+    if len(sides) == 1:
+        return most, None
+    others = listed([f"{count} of {side} px" for side, count in sorted(sides.items()) if side != most])
+    return most, f"mixed sizes ({others}, {sides[most]} of {most} px): all are measured at {most} px"
+
+
 def load_pictures(picture_set: PictureSet, *, size: int | None = None, limit: int | None = None) -> LoadedPictures:
-    """Read up to `limit` pictures at `size` px (None: the size of the first). InputError if none can be read."""
-    wanted = picture_set.rows[:limit]
+    """Read `limit` pictures at `size` px (None: the usual size), passing over broken ones. InputError if none can be read."""
     loaded: list[Pictures] = []
     rows: list[PictureRow] = []
     broken: list[str] = []
     resized: set[tuple[int, int]] = set()
-    for row in wanted:
+    size = size or usual_size(picture_set)[0]
+    for row in picture_set.rows:
+        if limit is not None and len(rows) >= limit:
+            break
         try:
             picture = read_picture(picture_set.folder / row.file_name)
         except PictureError:
             broken.append(row.file_name)
             continue
-        size = size or min(picture.size)
         if picture.size != (size, size):
             resized.add(picture.size)
             picture = fit_square(picture, size)
@@ -164,16 +305,17 @@ def load_pictures(picture_set: PictureSet, *, size: int | None = None, limit: in
 
 
 def picture_batches(
-    picture_set: PictureSet, *, size: int | None = None, limit: int | None = None, batch_size: int = 64
+    picture_set: PictureSet, *, size: int, limit: int | None = None, batch_size: int = 64
 ) -> Iterator[LoadedPictures]:
-    """`load_pictures` in batches, for sets larger than memory; a batch whose every picture is broken is empty."""
-    rows = picture_set.rows[:limit]
-    for start in range(0, len(rows), batch_size):
-        batch = PictureSet(picture_set.folder, rows[start : start + batch_size])
+    """`load_pictures` in batches, for sets larger than memory, until `limit` pictures are read; a batch whose every picture is
+    broken is empty."""
+    rows, start, left = picture_set.rows, 0, len(picture_set.rows) if limit is None else limit
+    while left > 0 and start < len(rows):
+        batch = replace(picture_set, rows=rows[start : start + min(batch_size, left)])
         try:
             loaded = load_pictures(batch, size=size)
         except UnreadableError:
             names = tuple(row.file_name for row in batch.rows)
-            loaded = LoadedPictures(np.zeros((0, size or 1, size or 1, 3), np.uint8), (), names, "none")
-        size = size or (loaded.pictures.shape[1] if len(loaded.pictures) else None)
+            loaded = LoadedPictures(np.zeros((0, size, size, 3), np.uint8), (), names, "none")
+        start, left = start + len(batch.rows), left - len(loaded.rows)
         yield loaded

@@ -2,6 +2,9 @@
 
     train-000000.tar/000000123.png     the picture; 000000123.txt beside it is its caption, 000000123.json its row
 
+A sample is what has one key: the name up to its first dot. Of several pictures in it (a mask, a depth map) one is the sample's: the
+only one without a second suffix, or the one that is called the image. The others are counted by suffix, and are not read.
+
 The headers of an archive are read once and remembered; a picture then takes one read at its offset. Nothing is unpacked, so names
 in an archive cannot lead outside; links and devices in it are ignored.
 
@@ -11,17 +14,23 @@ Not here: writing shards (`genin data shard`), compressed archives (they allow n
 from __future__ import annotations
 
 import io
-import json
 import tarfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from genin.dataset.folders import SIDECAR_SUFFIXES, Names, is_hidden, is_picture
+from genin.dataset.tables import caption_in_row, is_null
+from genin.dataset.text import decode_any, listed
 from genin.runtimes.errors import InputError
+from genin.runtimes.text import decode_text, json_object
 
 SUFFIX = ".tar"
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+MAIN = ("image", "img", "picture", "input", "rgb", "original")  # what a sample's picture is called among others
 TEXT_LIMIT = 1 << 20  # bytes of a caption or a row
 
 
@@ -35,7 +44,11 @@ class Sample:
 
 
 def shards_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"*{SUFFIX}") if path.is_file())
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() == SUFFIX and not is_hidden(path.name) and path.is_file()
+    )
 
 
 def open_member(path: Path) -> io.BytesIO | None:
@@ -54,7 +67,7 @@ def open_member(path: Path) -> io.BytesIO | None:
 
 def _place(path: Path) -> tuple[Path, tuple[int, int] | None] | None:
     """The archive that a path leads into and its member's place there; None where no part of it is an archive."""
-    archive = next((parent for parent in path.parents if parent.suffix == SUFFIX and parent.is_file()), None)
+    archive = next((parent for parent in path.parents if parent.suffix.lower() == SUFFIX and parent.is_file()), None)
     if archive is None:
         return None
     return archive, _members(archive, archive.stat().st_mtime_ns).get(path.relative_to(archive).as_posix())
@@ -66,35 +79,115 @@ def member_size(path: Path) -> int | None:
     return None if found is None or found[1] is None else found[1][1]
 
 
-def samples(archive: Path, picture_suffixes: tuple[str, ...]) -> list[Sample]:
-    """The samples of a shard that have a picture, in its order. Errors: InputError for a file that is not an archive, or a row that
-    is not JSON."""
-    members = _members(archive, archive.stat().st_mtime_ns)
-    found = []
-    for name in members:
-        if PurePosixPath(name).suffix.lower() not in picture_suffixes:
-            continue
-        path = PurePosixPath(name)
-        key = (path.parent / path.name.split(".", 1)[0]).as_posix()  # up to the first dot, as webdataset has it
-        text = _read(archive, f"{key}.txt", members)
-        row = _read(archive, f"{key}.json", members)
+@dataclass
+class Shards:
+    """The samples of a folder's archives, and what was met in reading them: `others` counts further pictures by suffix, `unclear`
+    are samples of which no picture is plainly the sample's, `unreadable` captions that cannot be decoded, `decoded` those of a
+    code page."""
+
+    folder: Path
+    others: Counter[str] = field(default_factory=Counter)
+    unclear: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    decoded: Counter[str] = field(default_factory=Counter)
+
+    def samples(self) -> Iterator[Sample]:
+        """Of every archive, in its order. Errors: InputError for a file that is not an archive, or a row that is not JSON."""
+        for archive in shards_of(self.folder):
+            members = _members(archive, archive.stat().st_mtime_ns)
+            names = Names(members)
+            for pictures in _keys(members).values():
+                yield from self._of_key(archive, members, names, pictures)
+
+    def notes(self) -> list[str]:
+        """What was left out, and what was guessed."""
+        notes = []
+        if self.others:
+            counts = ", ".join(f"{suffix} ×{count}" for suffix, count in self.others.most_common())
+            notes.append(f"further pictures of samples are not read: {counts}")
+        if self.unclear:
+            notes.append(
+                f"{len(self.unclear)} samples have several pictures, none plainly the main one: {listed(self.unclear)}"
+            )
+        if self.unreadable:
+            notes.append(
+                f"{len(self.unreadable)} captions are in an unknown encoding and count as missing: {listed(self.unreadable)}"
+            )
+        if self.decoded:
+            counts = ", ".join(f"{encoding} ×{count}" for encoding, count in self.decoded.most_common())
+            notes.append(f"captions that are not UTF-8 were read by their code page, check them: {counts}")
+        return notes
+
+    def _of_key(
+        self, archive: Path, members: Mapping[str, tuple[int, int]], names: Names, pictures: Sequence[str]
+    ) -> Iterator[Sample]:
+        """One sample, or one for every picture that has a text or row of its own."""
+        own = [name for name in pictures if len(pictures) > 1 and _beside(names, PurePosixPath(name).with_suffix(""))]
+        main = _main(pictures)
+        chosen = own if own and (main is None or len(own) == len(pictures)) else [main] if main else []
+        if not chosen:
+            self.unclear.append(f"{archive.name}/{pictures[0]}")
+        self.others.update(_suffixes(name) for name in pictures if chosen and name not in chosen)
+        for name in chosen:
+            key = PurePosixPath(name).with_suffix("") if own == chosen else _key(name)
+            columns = self._row(archive, members, names.find(f"{key}.json"))
+            text = self._caption(archive, members, _beside(names, key))
+            text = (caption_in_row(columns) or None) if text == "" else text
+            yield Sample(f"{archive.name}/{name}", text, columns)
+
+    def _caption(self, archive: Path, members: Mapping[str, tuple[int, int]], name: str | None) -> str | None:
+        """ "" without a caption, None for one that cannot be decoded."""
+        if name is None:
+            return ""
         try:
-            columns = json.loads(row) if row else {}
+            decoded = decode_any(_read(archive, name, members))
+        except ValueError:
+            self.unreadable.append(f"{archive.name}/{name}")
+            return None
+        self.decoded.update([decoded.encoding] if decoded.encoding else [])
+        return "" if is_null(decoded.text) else decoded.text.strip()
+
+    def _row(self, archive: Path, members: Mapping[str, tuple[int, int]], name: str | None) -> Mapping[str, Any]:
+        if name is None:
+            return {}
+        try:
+            return json_object(decode_text(_read(archive, name, members)), strict=True) or {}
         except ValueError as error:
-            raise InputError(
-                f"'{key}.json' is not valid JSON", where=archive, remedy="write the shard again"
-            ) from error
-        columns = columns if isinstance(columns, dict) else {}
-        caption = text.decode("utf-8", "replace").strip() if text is not None else columns.get("text")
-        found.append(
-            Sample(f"{archive.name}/{name}", caption if isinstance(caption, str) and caption else None, columns)
-        )
-    return found
+            raise InputError(f"'{name}' is not valid JSON", where=archive, remedy="write the shard again") from error
 
 
-def _read(archive: Path, name: str, members: Mapping[str, tuple[int, int]]) -> bytes | None:
-    if name not in members:
-        return None
+def _keys(members: Mapping[str, tuple[int, int]]) -> dict[PurePosixPath, list[str]]:
+    """Key => its pictures, hidden ones aside."""
+    keys: dict[PurePosixPath, list[str]] = {}
+    for name in members:
+        if is_picture(name):
+            keys.setdefault(_key(name), []).append(name)
+    return keys
+
+
+def _key(name: str) -> PurePosixPath:
+    """Up to the first dot of the file's name, as webdataset has it."""
+    path = PurePosixPath(name)
+    return path.parent / path.name.split(".", 1)[0]
+
+
+def _suffixes(name: str) -> str:
+    return "." + PurePosixPath(name).name.split(".", 1)[1].lower()
+
+
+def _main(pictures: Sequence[str]) -> str | None:
+    """The picture of a sample: the only one, the only one with one suffix, the one that is called the image."""
+    plain = [name for name in pictures if _suffixes(name).count(".") == 1]
+    named = [name for name in pictures if _suffixes(name).split(".")[1] in MAIN]
+    return next((found[0] for found in (pictures, plain, named) if len(found) == 1), None)
+
+
+def _beside(names: Names, key: PurePosixPath) -> str | None:
+    """The text of a key: `.txt` or `.caption`."""
+    return next(filter(None, (names.find(f"{key}{suffix}") for suffix in SIDECAR_SUFFIXES)), None)
+
+
+def _read(archive: Path, name: str, members: Mapping[str, tuple[int, int]]) -> bytes:
     offset, size = members[name]
     if size > TEXT_LIMIT:
         raise InputError(f"'{name}' is larger than a caption can be", where=archive, remedy="write the shard again")

@@ -45,8 +45,10 @@ def check_split(name: str | None) -> None:
 
 
 def folders_of(folder: Path) -> list[Path]:
-    """The other layout of `imagefolder`: one folder per split."""
-    return [folder / name for name in ALIASES if (folder / name).is_dir()]
+    """The other layout of `imagefolder`: one folder per split, their names in any case."""
+    order = {name: place for place, name in enumerate(ALIASES)}
+    parts = [path for path in folder.iterdir() if path.name.lower() in order and path.is_dir()]
+    return sorted(parts, key=lambda path: (order[path.name.lower()], path.name))
 
 
 def splits_of(rows: Sequence[PictureRow]) -> list[Split]:

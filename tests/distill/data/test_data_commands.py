@@ -16,13 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageDraw
 
 from genin.cli import run
 from genin.dataset.files import read_picture
 from genin.dataset.sets import open_picture_set
 from genin.distill.data.dataset import ImageDataset
-from genin.distill.data.duplicates import SeenPictures, pixel_digest, thumbnail
+from genin.distill.data.duplicates import SeenPictures, differ_in_detail, pixel_digest, thumbnail
 from genin.distill.data.find import caption_in_name
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -255,6 +255,36 @@ def test_near_duplicates_are_found_among_many() -> None:
         if not expected:
             kept.append(index)
     assert 40 < len(kept) < 250
+
+
+def drawing(seed: int, *, moved: bool = False, ink: str = "black") -> Image.Image:
+    """Six thin lines on white paper."""
+    points = np.random.default_rng(seed).integers(0, 1024, (6, 4)).tolist()
+    if moved:
+        points[0][2:] = [(points[0][2] + 400) % 1024, points[0][3]]
+    page = Image.new("RGB", (1024, 1024), "white")
+    for line in points:
+        ImageDraw.Draw(page).line(line, ink, 2)
+    return page
+
+
+def test_thin_drawings_are_told_apart_and_their_copies_are_found(tmp_path: Path, genin: Json) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for seed in range(24):
+        drawing(seed).save(source / f"{seed:02}.png")
+    drawing(3, moved=True).save(source / "one line moved.png")
+    drawing(4, ink="red").save(source / "red.png")
+    drawing(0).save(source / "z.jpg", quality=80)
+    drawing(0).resize((800, 800), Image.Resampling.LANCZOS).save(source / "z.png")
+    report = genin("data", "prepare", source, "--out", tmp_path / "out")
+    assert set(reasons(report)) == {"z.jpg", "z.png"} and report["kept"] == 26
+
+
+def test_details_are_compared_at_the_size_that_both_have() -> None:
+    page = drawing(1)
+    assert differ_in_detail(page, drawing(2)) and not differ_in_detail(page, page.resize((300, 300)))
+    assert not differ_in_detail(page, page.resize((40, 40)))  # too small to see lines: the thumbnail decides
 
 
 # --- captions ---------------------------------------------------------------------------------------------------------
@@ -658,8 +688,10 @@ def test_tables_that_are_none_change_nothing(tmp_path: Path, capsys: pytest.Capt
         ("t.csv", b"name,text\na.png,x\n", "no column file_name"),
         ("t.csv", b"file_name,text\nz.png,x\n", "1 rows name no picture of set, first 'z.png'"),
         ("t.csv", b"file_name,text\na.png,x\na.png,y\n", "'a.png' has more rows than it has in the dataset"),
-        ("t.csv", b"file_name,text\na.png,x,y\n", "line 2 has more cells"),
-        ("t.csv", b"\xff\xfe", "not UTF-8"),
+        ("t.csv", b"file_name,text\na.png,x,y\n", "line 2 is not a row of captions (the line has more cells"),
+        ("t.csv", b"file_name,text\na.png,ni\xf1o\n", "not UTF-8"),
+        ("t.csv", b"\xff\xfe", "the table is empty"),
+        ("t.csv", b'file_name,text\na.png,"x\nb.png,y\n', "opened in line 2 is never closed"),
         ("t.jsonl", b'{"file_name": "a.png", "text": 3}\n', "line 1 is not a row of captions"),
         ("t.jsonl", b"[]\n", "line 1 is not a row of captions"),
     ):

@@ -478,3 +478,61 @@ def test_a_page_needs_its_packages(tmp_path: Path, capsys: pytest.CaptureFixture
     monkeypatch.setitem(sys.modules, "av", None)
     assert run(["data", "prepare", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
     assert "pip install 'genin[data]'" in capsys.readouterr().err
+
+
+# --- what a film's file says of itself ---------------------------------------------------------------------------------
+
+
+def write_music_with_cover(path: Path) -> None:
+    import av
+    from av.stream import Disposition
+
+    with av.open(str(path), "w") as container:
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 96, 96, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        sound = container.add_stream("aac", rate=44100, layout="mono")
+        container.mux(cover.encode(av.VideoFrame.from_image(Image.new("RGB", (96, 96), "red"))))
+        container.mux(cover.encode())
+        for index in range(10):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            frame.sample_rate, frame.pts = 44100, index * 1024
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+
+
+def test_a_cover_is_no_film_and_a_film_that_shows_nothing_is_named(tmp_path: Path, genin: Json) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    scene(0).save(source / "a.png")
+    write_music_with_cover(source / "song.mp4")
+    for name, colour in {"flat.mp4": (40, 80, 160), "dark.mp4": (3, 3, 3)}.items():
+        write_film(source / name, [Image.new("RGB", (96, 64), colour)] * 30)
+    report = genin("data", "prepare", source, "--out", tmp_path / "out")
+    assert report["kept"] == 1
+    said = {Path(entry["path"]).name: entry["reason"] for entry in report["dropped"]}
+    assert said["song.mp4"] == "the file has no video, only a cover picture"
+    assert said["flat.mp4"] == said["dark.mp4"] == "no frame shows anything: dark, or of one colour, all the way"
+
+
+def test_the_film_is_read_wherever_its_cover_stands() -> None:
+    from types import SimpleNamespace
+
+    from av.stream import Disposition
+
+    from genin.distill.data.video import _video_stream
+
+    cover = SimpleNamespace(disposition=Disposition.attached_pic | Disposition.default)
+    other, film = SimpleNamespace(disposition=Disposition(0)), SimpleNamespace(disposition=Disposition.default)
+    for streams in ([cover, film], [film, cover], [cover, other, film]):
+        assert _video_stream(SimpleNamespace(streams=SimpleNamespace(video=streams)), Path("a.mp4")) is film
+
+
+def test_pages_are_in_order_whatever_counts_as_a_digit(tmp_path: Path, genin: Json) -> None:
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "a.cbz", "w") as archive:
+        for seed, name in enumerate(("1.png", "5²3.png", "①.png", "३.png", "10.png")):
+            scene(seed).save(tmp_path / "page.png")
+            archive.write(tmp_path / "page.png", name)
+    report = genin("data", "prepare", tmp_path / "in", "--duplicates", "keep", "--out", tmp_path / "out")
+    assert report["kept"] >= 5 and not report["dropped"]

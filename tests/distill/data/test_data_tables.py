@@ -22,7 +22,7 @@ from fake_hub import FakeHub
 from genin.cli import run
 from genin.dataset.files import read_picture
 from genin.dataset.sets import open_picture_set
-from genin.distill.data.find import clean
+from genin.dataset.text import clean
 from genin.distill.data.hub import card_licence, fetch, wanted_files
 from genin.distill.data.parquet import open_table, rows_of
 from genin.runtimes.errors import InputError

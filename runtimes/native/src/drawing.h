@@ -1,0 +1,38 @@
+// One picture: prompt and seed => pixels, over an engine. The same arithmetic as genin's Python pipeline, to the rounding.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "engine.h"
+
+namespace genin {
+
+struct Picture {
+    uint32_t width = 0, height = 0;
+    std::vector<uint8_t> rgb;
+};
+
+struct Drawing {
+    std::string prompt;
+    uint64_t seed = 0;
+    uint32_t steps = 0;         // 0: the bundle's own
+    float guidance_scale = 0;   // 0: the bundle's own
+    uint32_t previews = 0;      // 0: none; n: after every n-th step
+};
+
+struct Progress {
+    // Called after a step that is previewed. Throws to end the drawing.
+    std::function<void(uint32_t step, uint32_t steps, Picture preview)> preview;
+    // Called between networks; throws to end the drawing.
+    std::function<void()> check;
+    uint64_t engine_ns = 0;
+};
+
+// Throws Failure, and whatever `progress` throws.
+Picture draw(const Bundle &bundle, const Tokenizer &tokenizer, Engine &engine, const Drawing &drawing, Progress &progress);
+
+uint64_t now_ns();
+
+}  // namespace genin

@@ -1,0 +1,210 @@
+#include "files.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <unordered_map>
+
+#include "failure.h"
+
+namespace genin {
+namespace {
+
+constexpr uint64_t kDirectoryLimit = 64u << 20;  // of a zip's directory
+
+[[noreturn]] void fail(const std::string &where, const std::string &what) { throw Failure(GENIN_E_BUNDLE, where + ": " + what); }
+
+// A file of the host's file system that is read at offsets.
+class Stream {
+public:
+    explicit Stream(const std::string &path) : path_(path), file_(std::fopen(path.c_str(), "rb")) {
+        if (!file_) fail(path, "no such file; give a bundle's folder or .genin file");
+#if defined(_WIN32)
+        _fseeki64(file_, 0, SEEK_END);
+        size_ = static_cast<uint64_t>(_ftelli64(file_));
+#else
+        fseeko(file_, 0, SEEK_END);
+        size_ = static_cast<uint64_t>(ftello(file_));
+#endif
+    }
+    ~Stream() { std::fclose(file_); }
+    Stream(const Stream &) = delete;
+    Stream &operator=(const Stream &) = delete;
+
+    uint64_t size() const { return size_; }
+
+    void read(uint64_t offset, void *to, size_t bytes) const {
+#if defined(_WIN32)
+        const bool sought = _fseeki64(file_, static_cast<long long>(offset), SEEK_SET) == 0;
+#else
+        const bool sought = fseeko(file_, static_cast<off_t>(offset), SEEK_SET) == 0;
+#endif
+        if (!sought || std::fread(to, 1, bytes, file_) != bytes) fail(path_, "it ends too soon; copy the bundle again");
+    }
+
+private:
+    std::string path_;
+    std::FILE *file_;
+    uint64_t size_ = 0;
+};
+
+class Folder : public Files {
+public:
+    explicit Folder(std::string path) : path_(std::move(path)) {}
+
+    Bytes read(const std::string &path, uint64_t limit) const override {
+        const Stream stream(local_path(path));
+        if (stream.size() > limit) fail(path, "longer than it may be");
+        Bytes bytes(static_cast<size_t>(stream.size()));
+        stream.read(0, bytes.data(), bytes.size());
+        return bytes;
+    }
+
+    std::string local_path(const std::string &path) const override { return path_ + "/" + path; }
+
+private:
+    std::string path_;
+};
+
+class HostFiles : public Files {
+public:
+    HostFiles(std::string path, const genin_io &io) : path_(std::move(path)), io_(io) {}
+
+    Bytes read(const std::string &path, uint64_t limit) const override {
+        const std::string whole = path_.empty() ? path : path_ + "/" + path;
+        const int64_t length = io_.length(io_.user, whole.c_str());
+        if (length < 0) fail(path, "the host has no such file");
+        if (static_cast<uint64_t>(length) > limit) fail(path, "longer than it may be");
+        Bytes bytes(static_cast<size_t>(length));
+        for (size_t done = 0; done < bytes.size();) {
+            const int64_t got = io_.read(io_.user, whole.c_str(), done, bytes.data() + done, bytes.size() - done);
+            if (got <= 0 || static_cast<uint64_t>(got) > bytes.size() - done) fail(path, "the host's read function failed");
+            done += static_cast<size_t>(got);
+        }
+        return bytes;
+    }
+
+private:
+    std::string path_;
+    genin_io io_;
+};
+
+uint64_t little(const uint8_t *at, int bytes) {
+    uint64_t value = 0;
+    for (int i = bytes - 1; i >= 0; --i) value = value << 8 | at[i];
+    return value;
+}
+
+// A zip archive (PKWARE's APPNOTE 6.3.10) whose members are stored: no compression, no encryption, with Zip64 sizes.
+class Archive : public Files {
+public:
+    explicit Archive(const std::string &path) : path_(path), stream_(path) { read_directory(); }
+
+    Bytes read(const std::string &path, uint64_t limit) const override {
+        const auto found = members_.find(path);
+        if (found == members_.end()) fail(path_, "it lacks " + path);
+        const auto &[header, size] = found->second;
+        if (size > limit) fail(path, "longer than it may be");
+        uint8_t local[30];
+        if (header > stream_.size() || stream_.size() - header < sizeof local) fail(path_, "damaged");
+        stream_.read(header, local, sizeof local);
+        const uint64_t start = header + sizeof local + little(local + 26, 2) + little(local + 28, 2);
+        if (little(local, 4) != 0x04034b50 || start > stream_.size() || stream_.size() - start < size) fail(path_, "damaged at " + path);
+        Bytes bytes(static_cast<size_t>(size));
+        stream_.read(start, bytes.data(), bytes.size());
+        return bytes;
+    }
+
+private:
+    void read_directory() {
+        uint8_t tail[22 + 65535];
+        const size_t length = static_cast<size_t>(std::min<uint64_t>(stream_.size(), sizeof tail));
+        if (length < 22) fail(path_, "not a .genin file");
+        stream_.read(stream_.size() - length, tail, length);
+        size_t at = length - 22;
+        while (little(tail + at, 4) != 0x06054b50) {
+            if (at-- == 0) fail(path_, "not a .genin file");
+        }
+        uint64_t count = little(tail + at + 10, 2), size = little(tail + at + 12, 4), offset = little(tail + at + 16, 4);
+        const uint64_t end = stream_.size() - length + at;
+        if ((count == 0xFFFF || offset == 0xFFFFFFFF) && end >= 20) read_zip64(end, count, size, offset);
+        if (size > kDirectoryLimit || offset > stream_.size() || stream_.size() - offset < size) fail(path_, "damaged");
+        Bytes directory(static_cast<size_t>(size));
+        stream_.read(offset, directory.data(), directory.size());
+        size_t entry = 0;
+        for (uint64_t i = 0; i < count; ++i) entry = read_entry(directory, entry);
+    }
+
+    void read_zip64(uint64_t end, uint64_t &count, uint64_t &size, uint64_t &offset) const {
+        uint8_t locator[20], record[56];
+        stream_.read(end - sizeof locator, locator, sizeof locator);
+        const uint64_t at = little(locator + 8, 8);
+        if (little(locator, 4) != 0x07064b50 || at > stream_.size() || stream_.size() - at < sizeof record) fail(path_, "damaged");
+        stream_.read(at, record, sizeof record);
+        if (little(record, 4) != 0x06064b50) fail(path_, "damaged");
+        count = little(record + 32, 8), size = little(record + 40, 8), offset = little(record + 48, 8);
+    }
+
+    size_t read_entry(const Bytes &directory, size_t at) {
+        if (directory.size() < at + 46 || little(&directory[at], 4) != 0x02014b50) fail(path_, "damaged");
+        const uint8_t *entry = &directory[at];
+        const size_t name = little(entry + 28, 2), extra = little(entry + 30, 2), comment = little(entry + 32, 2);
+        if (directory.size() < at + 46 + name + extra + comment) fail(path_, "damaged");
+        const std::string path(reinterpret_cast<const char *>(entry) + 46, name);
+        uint64_t packed = little(entry + 20, 4), size = little(entry + 24, 4), header = little(entry + 42, 4);
+        for (size_t field = 0; field + 4 <= extra;) {
+            const uint8_t *data = entry + 46 + name + field;
+            const size_t length = little(data + 2, 2);
+            if (field + 4 + length > extra) fail(path_, "damaged");
+            if (little(data, 2) == 1) {
+                const uint8_t *value = data + 4, *last = value + length;
+                for (uint64_t *wide : {&size, &packed, &header}) {
+                    if (*wide == 0xFFFFFFFF && last - value >= 8) *wide = little(value, 8), value += 8;
+                }
+            }
+            field += 4 + length;
+        }
+        if (path.empty() || path.back() != '/') {
+            if (little(entry + 10, 2) != 0 || packed != size) fail(path_, "member " + path + " is compressed; pack the bundle with genin export");
+            if (little(entry + 8, 2) & 1) fail(path_, "member " + path + " is encrypted");
+            if (!is_inside(path)) fail(path_, "member '" + path + "' would lie outside of the bundle");
+            if (!members_.emplace(path, std::make_pair(header, size)).second) fail(path_, "member " + path + " occurs twice");
+        }
+        return at + 46 + name + extra + comment;
+    }
+
+    std::string path_;
+    Stream stream_;
+    std::unordered_map<std::string, std::pair<uint64_t, uint64_t>> members_;  // path => offset of its header, size
+};
+
+bool is_folder(const std::string &path) {
+    struct stat info {};
+    return stat(path.c_str(), &info) == 0 && (info.st_mode & S_IFMT) == S_IFDIR;
+}
+
+}  // namespace
+
+bool is_inside(const std::string &path) {
+    if (path.empty() || path[0] == '/' || path.find('\\') != std::string::npos || path.find(':') != std::string::npos ||
+        path.find('\0') != std::string::npos) {
+        return false;
+    }
+    for (size_t start = 0; start <= path.size();) {
+        const size_t end = std::min(path.find('/', start), path.size());
+        const std::string part = path.substr(start, end - start);
+        if (part.empty() || part == "." || part == "..") return false;
+        start = end + 1;
+    }
+    return true;
+}
+
+std::unique_ptr<Files> open_files(const std::string &path, const genin_io *io) {
+    if (io) return std::make_unique<HostFiles>(path, *io);
+    if (is_folder(path)) return std::make_unique<Folder>(path);
+    return std::make_unique<Archive>(path);
+}
+
+}  // namespace genin

@@ -1,0 +1,76 @@
+// As much of ONNX Runtime's C interface as is used, declared by hand: a table of function pointers that is only ever appended to, so that
+// a function's number never changes. tests/check_ort_abi compares these numbers with the published header.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace genin::ort {
+
+constexpr uint32_t kApiVersion = 17;  // the oldest that has all of these
+
+enum Slot : size_t {
+    kGetErrorMessage = 2,
+    kCreateEnv = 3,
+    kCreateSession = 7,
+    kCreateSessionFromArray = 8,
+    kRun = 9,
+    kCreateSessionOptions = 10,
+    kSetSessionLogSeverityLevel = 22,
+    kSetIntraOpNumThreads = 24,
+    kSetInterOpNumThreads = 25,
+    kCreateRunOptions = 39,
+    kRunOptionsSetTerminate = 46,
+    kRunOptionsUnsetTerminate = 47,
+    kCreateTensorWithDataAsOrtValue = 49,
+    kGetTensorMutableData = 51,
+    kGetTensorShapeElementCount = 64,
+    kGetTensorTypeAndShape = 65,
+    kCreateCpuMemoryInfo = 69,
+    kReleaseEnv = 92,
+    kReleaseStatus = 93,
+    kReleaseMemoryInfo = 94,
+    kReleaseSession = 95,
+    kReleaseValue = 96,
+    kReleaseRunOptions = 97,
+    kReleaseTensorTypeAndShapeInfo = 99,
+    kReleaseSessionOptions = 100,
+    kAddSessionConfigEntry = 130,
+};
+
+constexpr int kLogFatal = 4, kFloat = 1, kInt64 = 7, kArenaAllocator = 1, kDefaultMemory = 0;
+
+struct ApiBase {
+    const void *(*GetApi)(uint32_t version);
+    const char *(*GetVersionString)();
+};
+
+#if defined(_WIN32)
+#define GENIN_ORT_CALL __stdcall
+using PathChar = wchar_t;
+#else
+#define GENIN_ORT_CALL
+using PathChar = char;
+#endif
+
+using Status = void;
+using Handle = void;
+
+using GetErrorMessage = const char *(GENIN_ORT_CALL *)(const Status *);
+using CreateEnv = Status *(GENIN_ORT_CALL *)(int level, const char *name, Handle **out);
+using CreateSession = Status *(GENIN_ORT_CALL *)(const Handle *env, const PathChar *path, const Handle *options, Handle **out);
+using CreateSessionFromArray = Status *(GENIN_ORT_CALL *)(const Handle *env, const void *data, size_t bytes, const Handle *options, Handle **out);
+using Run = Status *(GENIN_ORT_CALL *)(Handle *session, const Handle *run_options, const char *const *inputs, const Handle *const *values, size_t count,
+                                      const char *const *outputs, size_t output_count, Handle **results);
+using Create = Status *(GENIN_ORT_CALL *)(Handle **out);
+using SetInt = Status *(GENIN_ORT_CALL *)(Handle *options, int value);
+using Mark = Status *(GENIN_ORT_CALL *)(Handle *run_options);
+using CreateTensorWithData = Status *(GENIN_ORT_CALL *)(const Handle *info, void *data, size_t bytes, const int64_t *shape, size_t rank, int type, Handle **out);
+using GetTensorMutableData = Status *(GENIN_ORT_CALL *)(Handle *value, void **out);
+using GetTensorTypeAndShape = Status *(GENIN_ORT_CALL *)(const Handle *value, Handle **out);
+using GetTensorShapeElementCount = Status *(GENIN_ORT_CALL *)(const Handle *info, size_t *out);
+using CreateCpuMemoryInfo = Status *(GENIN_ORT_CALL *)(int allocator, int memory, Handle **out);
+using AddConfigEntry = Status *(GENIN_ORT_CALL *)(Handle *options, const char *key, const char *value);
+using Release = void(GENIN_ORT_CALL *)(Handle *);
+
+}  // namespace genin::ort

@@ -1,0 +1,104 @@
+#include "shared_library.h"
+
+#include <cstdlib>
+#include <utility>
+#include <vector>
+
+#include "failure.h"
+
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#else
+#include <dlfcn.h>
+#endif
+
+namespace genin {
+namespace {
+
+#if defined(_WIN32)
+std::vector<std::string> names_of(const std::string &engine) { return {engine + ".dll"}; }
+
+std::string folder_of_this_library() {
+    HMODULE module = nullptr;
+    wchar_t path[MAX_PATH];
+    GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT,
+                       reinterpret_cast<LPCWSTR>(&folder_of_this_library), &module);
+    const DWORD length = GetModuleFileNameW(module, path, MAX_PATH);
+    std::string text;
+    for (DWORD i = 0; i < length; ++i) text += path[i] < 128 ? static_cast<char>(path[i]) : '?';
+    const size_t end = text.find_last_of('\\');
+    return end == std::string::npos ? "" : text.substr(0, end);
+}
+#else
+#if defined(__APPLE__)
+std::vector<std::string> names_of(const std::string &engine) { return {"lib" + engine + ".dylib"}; }
+#else
+std::vector<std::string> names_of(const std::string &engine) { return {"lib" + engine + ".so.1", "lib" + engine + ".so"}; }
+#endif
+
+std::string folder_of_this_library() {
+    Dl_info info{};
+    if (!dladdr(reinterpret_cast<void *>(&folder_of_this_library), &info) || !info.dli_fname) return "";
+    const std::string path = info.dli_fname;
+    const size_t end = path.find_last_of('/');
+    return end == std::string::npos ? "." : path.substr(0, end);
+}
+#endif
+
+}  // namespace
+
+#if defined(_WIN32)
+
+std::wstring widen(const std::string &utf8) {
+    std::wstring wide(static_cast<size_t>(MultiByteToWideChar(CP_UTF8, 0, utf8.data(), static_cast<int>(utf8.size()), nullptr, 0)), L'\0');
+    MultiByteToWideChar(CP_UTF8, 0, utf8.data(), static_cast<int>(utf8.size()), wide.data(), static_cast<int>(wide.size()));
+    return wide;
+}
+
+SharedLibrary::SharedLibrary(std::string path) : path_(std::move(path)) {
+    handle_ = LoadLibraryExW(widen(path_).c_str(), nullptr, LOAD_WITH_ALTERED_SEARCH_PATH);
+    if (!handle_) throw Failure(GENIN_E_ENGINE, path_ + ": cannot be loaded (Windows error " + std::to_string(GetLastError()) + ")");
+}
+
+SharedLibrary::~SharedLibrary() {
+    if (handle_) FreeLibrary(static_cast<HMODULE>(handle_));
+}
+
+void *SharedLibrary::symbol(const char *name) const { return reinterpret_cast<void *>(GetProcAddress(static_cast<HMODULE>(handle_), name)); }
+
+#else
+
+SharedLibrary::SharedLibrary(std::string path) : path_(std::move(path)) {
+    handle_ = dlopen(path_.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!handle_) throw Failure(GENIN_E_ENGINE, std::string(dlerror()));
+}
+
+SharedLibrary::~SharedLibrary() {
+    if (handle_) dlclose(handle_);
+}
+
+void *SharedLibrary::symbol(const char *name) const { return dlsym(handle_, name); }
+
+#endif
+
+SharedLibrary::SharedLibrary(SharedLibrary &&other) noexcept : path_(std::move(other.path_)), handle_(std::exchange(other.handle_, nullptr)) {}
+
+SharedLibrary open_engine_library(const std::string &path, const std::string &engine) {
+    if (!path.empty()) return SharedLibrary(path);
+    if (const char *named = std::getenv("GENIN_ENGINE_PATH"); named && *named) return SharedLibrary(named);
+    std::string tried;
+    const std::string beside = folder_of_this_library();
+    for (const std::string &name : names_of(engine)) {
+        for (const std::string &place : {beside + "/" + name, name}) {
+            try {
+                return SharedLibrary(place);
+            } catch (const Failure &failure) {
+                tried += (tried.empty() ? "" : "; ") + failure.message;
+            }
+        }
+    }
+    throw Failure(GENIN_E_ENGINE, "no library of " + engine + " was found; put it beside genin's, or name it in engine_path or GENIN_ENGINE_PATH (" + tried + ")");
+}
+
+}  // namespace genin

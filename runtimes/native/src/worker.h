@@ -1,0 +1,91 @@
+// A worker: one drawing thread, a queue of requests, and what has become of them. The public functions take one short lock and never touch
+// the engine; the drawing thread holds the lock only to change state (docs/embedding.md has the states of a ticket).
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "drawing.h"
+#include "genin.h"
+
+namespace genin {
+
+struct OpenOptions {
+    std::string bundle;
+    EngineOptions engine;
+    uint64_t max_memory = 0;
+    int32_t priority = 0;
+    uint32_t queue_capacity = 64, check_hashes = 0;
+    bool has_io = false;
+    genin_io io{};
+    void (*wake)(void *) = nullptr;
+    void *wake_user = nullptr;
+};
+
+class Worker {
+public:
+    Worker(OpenOptions options, genin_ticket loading);
+    ~Worker();
+
+    genin_ticket submit(const genin_request &request);
+    void cancel(genin_ticket ticket);
+    uint32_t poll(genin_event *events, uint32_t room, uint32_t event_size);
+    genin_result wait(genin_ticket ticket, uint64_t timeout_ns);
+    void pause(bool paused);
+    // Copies the pixels; a finished picture is given away once.
+    genin_result take(genin_ticket ticket, bool preview, void *rgba, int64_t stride, uint64_t room);
+    void stats(genin_stats &out);
+
+private:
+    struct Request {
+        genin_ticket ticket = 0;
+        Drawing drawing;
+        uint32_t slot = 0;
+        int32_t urgency = 0;
+        uint64_t tag = 0, queued_at = 0;
+    };
+    struct Cancelled {
+        genin_result reason;
+    };
+
+    void run();
+    void load();
+    void draw_next(Request request);
+    bool next(Request &out);
+    void finish(const Request &request, genin_result result, const std::string &message, uint64_t drawing_ns);
+    void add_event(genin_event event);
+    void end_running(genin_result reason);
+    void set_priority() const;
+    bool is_known(genin_ticket ticket) const;
+
+    const OpenOptions options_;
+    const genin_ticket loading_;
+    std::unique_ptr<Bundle> bundle_;  // these three belong to the drawing thread
+    std::unique_ptr<Tokenizer> tokenizer_;
+    std::unique_ptr<Engine> engine_;
+
+    std::mutex mutex_;
+    std::condition_variable work_, done_;
+    std::vector<Request> queue_;
+    std::deque<genin_event> events_;
+    std::unordered_map<genin_ticket, genin_result> results_;
+    std::unordered_map<genin_ticket, Picture> pictures_, previews_;
+    std::deque<genin_ticket> finished_;  // pictures in the order in which they were finished
+    std::deque<genin_ticket> remembered_;
+    genin_ticket running_ = 0;
+    uint32_t running_slot_ = 0;
+    genin_result ending_ = GENIN_OK;  // why the running drawing ends early
+    bool interrupted_ = false, closing_ = false, paused_ = false, failed_ = false;
+    std::string failure_;
+    genin_stats stats_{};
+    std::thread thread_;
+};
+
+genin_ticket new_ticket();
+
+}  // namespace genin

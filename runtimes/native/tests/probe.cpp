@@ -1,0 +1,73 @@
+// What the golden vectors are checked with: prompts on standard input (4-byte little-endian length, then UTF-8), ids or noise on standard
+// output as raw little-endian numbers.
+//
+//     probe tokens VOCAB MERGES MAX_LENGTH BEGIN END PAD < prompts > int64 ids
+//     probe words SEED STEP FIRST COUNT > uint32
+//     probe normals SEED STEP COUNT > float32
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "failure.h"
+#include "noise.h"
+#include "tokenizer.h"
+
+namespace {
+
+std::string contents(const char *path) {
+    std::ifstream file(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+template <class T>
+void write(const std::vector<T> &values) {
+    std::fwrite(values.data(), sizeof(T), values.size(), stdout);
+}
+
+int tokens(char **argv) {
+    genin::TextConstants text;
+    text.max_length = std::strtoull(argv[4], nullptr, 10);
+    text.begin = std::strtoll(argv[5], nullptr, 10);
+    text.end = std::strtoll(argv[6], nullptr, 10);
+    text.pad = std::strtoll(argv[7], nullptr, 10);
+    const genin::Tokenizer tokenizer(contents(argv[2]), contents(argv[3]), text);
+    unsigned char head[4];
+    while (std::fread(head, 1, 4, stdin) == 4) {
+        std::string prompt(head[0] | head[1] << 8 | head[2] << 16 | static_cast<size_t>(head[3]) << 24, '\0');
+        if (std::fread(prompt.data(), 1, prompt.size(), stdin) != prompt.size()) return 1;
+        write(tokenizer(prompt));
+    }
+    return 0;
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+    const std::string command = argc > 1 ? argv[1] : "";
+    try {
+        if (command == "tokens" && argc == 8) return tokens(argv);
+        if (command == "words" && argc == 6) {
+            std::vector<uint32_t> words(std::strtoull(argv[5], nullptr, 10));
+            genin::philox_words(std::strtoull(argv[2], nullptr, 10), static_cast<uint32_t>(std::strtoul(argv[3], nullptr, 10)),
+                                std::strtoull(argv[4], nullptr, 10), words.size(), words.data());
+            write(words);
+            return 0;
+        }
+        if (command == "normals" && argc == 5) {
+            std::vector<float> normals(std::strtoull(argv[4], nullptr, 10));
+            genin::philox_normal(std::strtoull(argv[2], nullptr, 10), static_cast<uint32_t>(std::strtoul(argv[3], nullptr, 10)),
+                                 normals.size(), normals.data());
+            write(normals);
+            return 0;
+        }
+    } catch (const genin::Failure &failure) {
+        std::fprintf(stderr, "%s\n", failure.message.c_str());
+        return 2;
+    }
+    std::fprintf(stderr, "see the head of probe.cpp\n");
+    return 1;
+}

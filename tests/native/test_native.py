@@ -1,0 +1,202 @@
+"""The native library: built from source, its own tests, and the same tokens, noise and pictures as Python."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import shutil
+import struct
+import subprocess
+import unicodedata
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import genin
+from genin.runtimes.noise import philox_normal, philox_words
+from genin.runtimes.tokenizer import ClipTokenizer
+
+ROOT = Path(__file__).parents[2]
+NATIVE = ROOT / "runtimes" / "native"
+STUDENT = ROOT / "runtimes" / "weights" / "student"
+ONE_STEP = ROOT / "runtimes" / "weights" / "student-1step"
+PROMPTS = 3_000
+SPECIAL = (
+    *(
+        "<|endoftext|>",
+        "<|startoftext|>",
+        "'s",
+        "'ſ",
+        "'RE",
+        "ΑΣ",
+        "ΑΣΑ",
+        "Σ",
+        "İ",
+        "ß",
+        "e\u0301",
+        "각",
+        "\u1100\u1161\u11a8",
+    ),
+    *(
+        "忍者",
+        "\u200d",
+        "👩\u200d👧",
+        "\u2028",
+        "\u00a0",
+        "\x00",
+        "\x1c",
+        "\t",
+        "…",
+        "''",
+        "<|",
+        "½",
+        "²",
+        "\u0345",
+        "\u0f73",
+        "\u0344",
+    ),
+)
+
+pytestmark = [
+    pytest.mark.export,
+    pytest.mark.skipif(shutil.which("cmake") is None or shutil.which("g++") is None, reason="needs cmake and g++"),
+]
+
+
+def done(*command: str | Path, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*map(str, command)], input=stdin, capture_output=True, check=False, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("native")
+    for command in (
+        ["cmake", "-S", NATIVE, "-B", folder, "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Werror"],
+        ["cmake", "--build", folder, "-j2"],
+    ):
+        result = done(*command)
+        assert result.returncode == 0, result.stdout.decode() + result.stderr.decode()
+    return folder
+
+
+def fuzzed_prompts(count: int) -> list[str]:
+    chance = random.Random(0)
+    codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    marks = [code for code in codes if unicodedata.combining(chr(code))]
+
+    def part() -> str:
+        kind = chance.random()
+        if kind < 0.3:
+            return chr(chance.choice(codes))
+        if kind < 0.45:
+            return chr(chance.choice(marks))
+        if kind < 0.7:
+            return chance.choice(SPECIAL)
+        return "".join(chr(chance.randint(32, 126)) for _ in range(chance.randint(1, 8)))
+
+    fixed = ["", "a" * 5_000, " ".join(["ninja"] * 300), "".join(map(chr, range(0x300, 0x370)))]
+    return fixed + ["".join(part() for _ in range(chance.randint(0, 12))) for _ in range(count)]
+
+
+def test_its_own_tests(build: Path) -> None:
+    result = done(build / "genin_tests")
+    assert result.returncode == 0, result.stderr.decode()
+
+
+def test_tokens_are_those_of_python(build: Path) -> None:
+    text: Any = SimpleNamespace(**json.loads((STUDENT / "manifest.json").read_text(encoding="utf-8"))["text"])
+    files = [STUDENT / "tokenizer" / name for name in ("vocab.json", "merges.txt")]
+    prompts = fuzzed_prompts(PROMPTS)
+    encoded = [prompt.encode() for prompt in prompts]
+    stdin = b"".join(struct.pack("<I", len(one)) + one for one in encoded)
+    numbers = [str(n) for n in (text.max_length, text.bos_token_id, text.eos_token_id, text.pad_token_id)]
+    result = done(build / "genin_probe", "tokens", *files, *numbers, stdin=stdin)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # prompts that are cut
+        wanted = ClipTokenizer(files[0].read_bytes(), files[1].read_bytes(), text)(prompts)
+    found = np.frombuffer(result.stdout, np.int64).reshape(-1, text.max_length)
+    wrong = [ascii(prompts[i])[:120] for i in np.flatnonzero((found != wanted).any(axis=1))]
+    assert not wrong
+
+
+@pytest.mark.parametrize(("seed", "step"), [(0, 0), (42, 0), (2**64 - 1, 7)])
+def test_words_are_equal_and_normals_to_the_bit(build: Path, seed: int, step: int) -> None:
+    words = np.frombuffer(done(build / "genin_probe", "words", str(seed), str(step), "0", "10001").stdout, np.uint32)
+    assert np.array_equal(words, philox_words(seed, step, 10_001))
+    normals = np.frombuffer(done(build / "genin_probe", "normals", str(seed), str(step), "100001").stdout, np.float32)
+    assert np.array_equal(normals.view(np.uint32), philox_normal(seed, step, 100_001).view(np.uint32))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Path:
+    found = importlib.util.find_spec("onnxruntime")
+    if found is None or found.origin is None:
+        pytest.skip("needs onnxruntime")
+    [library] = (Path(found.origin).parent / "capi").glob("libonnxruntime.so.*")
+    return library
+
+
+@pytest.mark.parametrize(("bundle", "packed"), [(ONE_STEP, False), (STUDENT, False), (ONE_STEP, True)])
+def test_pictures_are_those_of_python(build: Path, engine: Path, tmp_path: Path, bundle: Path, packed: bool) -> None:
+    path = bundle
+    if packed:
+        from genin.runtimes.bundle import pack
+
+        path = tmp_path / "student.genin"
+        pack(bundle, path)
+    out = tmp_path / "picture.ppm"
+    result = done(build / "genin_draw", path, "a ninja, 忍者", "--seed", "7", "--engine-path", engine, "--out", out)
+    assert result.returncode == 0, result.stderr.decode()
+    with genin.load(bundle, runtime="onnxruntime", threads=1) as pipe:
+        wanted = np.asarray(pipe("a ninja, 忍者", seed=7)).astype(float)
+    error = np.square(np.asarray(Image.open(out)).astype(float) - wanted).mean()
+    assert error == 0 or 10 * np.log10(255**2 / error) >= 60
+
+
+def test_what_is_wrong_is_one_line(build: Path, engine: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(ONE_STEP, damaged)
+    model = damaged / "onnx" / "fp16" / "unet" / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    for arguments, says in (
+        ([tmp_path / "nowhere"], "no such file"),
+        ([damaged, "--engine-path", engine], "its content is not what the manifest says"),
+        ([ONE_STEP, "--engine-path", tmp_path / "engine.so"], "engine.so"),
+        ([ONE_STEP, "--precision", "int8", "--engine-path", engine], "no precision 'int8'; it has fp16"),
+        ([ONE_STEP, "--steps", "5000", "--engine-path", engine], "5000 steps cannot be taken"),
+    ):
+        result = done(build / "genin_draw", arguments[0], "a ninja", *arguments[1:], "--out", tmp_path / "x.ppm")
+        lines = [line for line in result.stderr.decode().splitlines() if not line.startswith("loaded in")]
+        assert result.returncode == 2 and len(lines) == 1 and says in lines[0], (arguments, lines)
+    assert not (tmp_path / "x.ppm").exists()
+
+
+def test_nothing_but_genin_is_exported(build: Path) -> None:
+    names = [
+        line.split()[-1]
+        for line in done("nm", "-D", "--defined-only", build / "libgenin.so").stdout.decode().splitlines()
+    ]
+    assert names and all(name.startswith(("genin_", "GENIN_1")) for name in names)
+
+
+@pytest.mark.parametrize("compiler", [("gcc", "-std=c99", "-xc"), ("g++", "-std=c++17", "-xc++")])
+def test_the_header_is_clean(compiler: tuple[str, ...], tmp_path: Path) -> None:
+    flags = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "-I", NATIVE / "include"]
+    result = done(*compiler, *flags, "-", stdin=b'#include "genin.h"\n#include "genin.h"\n')
+    assert result.returncode == 0, result.stderr.decode()
+
+
+def test_the_tables_are_those_of_the_script() -> None:
+    """On a Python of another Unicode version they would differ: the committed ones are the contract."""
+    import sys
+
+    tables = (NATIVE / "src" / "unicode_tables.inc").read_text(encoding="utf-8")
+    if f'"{unicodedata.unidata_version}"' not in tables:
+        pytest.skip("made from another version of Unicode")
+    assert done(sys.executable, ROOT / "tools" / "unicode_tables.py").stdout.decode() == tables
