@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from genin.benchmarks.contenders import device_of, reference_folder
-from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.quality.evaluator import Against, Evaluator, SaveTo
 from genin.benchmarks.quality.measures import load_suite
 from genin.benchmarks.quality.sampling import DEFAULT_BATCH_SIZE, MAX_SEED
@@ -29,6 +28,7 @@ from genin.processes import main_process_first, processes_here, several
 from genin.runtimes.arguments import local_path, number, settle, whole
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD, Names, installed_names
+from genin.runtimes.origin import fingerprint
 from genin.runtimes.threads import check_threads
 from genin.runtimes.vocabulary import AUTO, RUNTIMES, check_choice, check_device, check_text
 

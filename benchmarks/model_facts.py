@@ -7,11 +7,10 @@ guidance. Not covered: multiply-adds of graphs without their model folder, unles
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from genin.runtimes.folder import (
     weights_bytes,
 )
 from genin.runtimes.manifest import Manifest
+from genin.runtimes.origin import fingerprint
 
 UNREADABLE = "cannot be read as JSON"
 RUNTIME_OF_FORMAT = {"onnx": "onnxruntime", "openvino": "openvino", "coreml": "coreml"}
@@ -81,7 +81,7 @@ class ModelFacts:
         there = {graph["format"] for graph in graphs}
         format = next((format for format in ENGINES[runtime].formats if format in there), None)
         for graph in graphs:
-            if graph["format"] == format:
+            if graph["format"] == format and graph["component"] in sizes:
                 sizes[graph["component"]] = sum(int(file["size_bytes"]) for file in graph["files"])
         return sizes
 
@@ -95,36 +95,6 @@ def read_facts(path: Path) -> ModelFacts:
         return _folder_facts(path)
     remedy = "give a model folder (model_index.json), a bundle (manifest.json or .genin) or a built-in name"
     raise InputError("neither a model folder nor a bundle", where=path, remedy=remedy)
-
-
-def fingerprint(path: Path) -> str:
-    """sha256 that changes with the weights: over a model's weight files, or a bundle's manifest, which has theirs."""
-    if path.is_file():
-        files = [path]
-    elif (path / "manifest.json").is_file():
-        files = [path / "manifest.json"]
-    else:
-        names = ("*.safetensors", "*.bin", "scheduler_config.json", "genin.json")
-        index = path / "model_index.json"
-        parts = read_json(index, UNREADABLE) if index.is_file() else {}
-        folders = [
-            path,
-            *(path / part for part in parts if (path / part).is_dir()),
-        ]  # not `training` or anything else
-        files = sorted(file for folder in folders for name in names for file in folder.glob(name))
-    return _hash(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
-
-
-@lru_cache(maxsize=64)
-def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Over names and contents. A command asks for the same model's several times, and weights are gigabytes: files of the same size
-    and time are not read again."""
-    digest = hashlib.sha256()
-    for file, _, _ in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _folder_facts(path: Path) -> ModelFacts:

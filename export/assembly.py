@@ -40,7 +40,7 @@ from genin.runtimes.manifest import (
     PictureParity,
     SingleGraphEntry,
 )
-from genin.runtimes.vocabulary import COMPONENTS, MORE_PRECISIONS, PRECISIONS, TEXT_TO_IMAGE
+from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, MORE_PRECISIONS, PRECISIONS, TEXT_TO_IMAGE
 
 Progress = Callable[[str], None]
 
@@ -48,7 +48,7 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class Job:
     """One export: the model folder `model` in `formats` and by `plans`, assembled in the folder `root` for a bundle called `name`.
-    `single_graphs` are numbers of steps that are also written as one graph."""
+    `single_graphs` are numbers of steps that are also written as one graph; `components` are COMPONENTS, or ALL_COMPONENTS."""
 
     model: Path
     root: Path
@@ -57,6 +57,7 @@ class Job:
     plans: Sequence[Plan]
     single_graphs: Sequence[int]
     shapes: Shapes
+    components: Sequence[str] = ALL_COMPONENTS
     progress: Progress = lambda _: None
 
     @property
@@ -64,7 +65,7 @@ class Job:
         """How often `progress` is called."""
         count, kinds = len(self.plans), len(self.formats)
         single = len(self.single_graphs) * (1 + len(formats_of_single(self.formats)) * (1 + count))
-        return len(COMPONENTS) * kinds * (1 + count) + kinds * count + single + 2
+        return len(self.components) * kinds * (1 + count) + kinds * count + single + 2
 
 
 @dataclass
@@ -86,7 +87,7 @@ def assemble(job: Job) -> Manifest:
     with quiet():
         model = load_model_folder(job.model)
         _check_model(job, model)
-        waiting = components(model, job.shapes)
+        waiting = components(model, job.shapes, job.components)
         amount = Amount.of(model, single_step=not any(plan.judged_by_pictures for plan in job.plans))
         reference = draw_with_pytorch(model, amount)
     model.tokenizer.save_pretrained(job.root / "tokenizer")
@@ -103,14 +104,15 @@ def assemble(job: Job) -> Manifest:
 
 def _check_model(job: Job, model: ModelFolder) -> None:
     """Errors: InputError for a plan or a number of steps that does not fit the model, or too little space on the disk."""
-    for name, network in modules(model).items():
+    networks = modules(model)
+    for name, network in networks.items():
         for plan in job.plans:
             check_layers(plan, name, network)
     for steps in job.single_graphs:
         check_unrollable(model, steps)
     copies = 2 if job.name.endswith(SUFFIX) else 1  # packing needs the space twice for a while
     formats = [*job.formats, *formats_of_single(job.formats) * len(job.single_graphs)]
-    check_space(modules(model), formats, job.plans, copies, job.root)
+    check_space({name: networks[name] for name in job.components}, formats, job.plans, copies, job.root)
 
 
 def _write_golden(root: Path, component: Component) -> GoldenEntry:
@@ -146,7 +148,11 @@ def _draw_with_each(job: Job, graphs: Sequence[GraphEntry], reference: Drawn, am
     for format in job.formats:
         for plan in job.plans:
             job.progress(f"drawing with {format} {plan.name}")
-            kind = [graph for graph in graphs if (graph.format, graph.precision) == (format, plan.name)]
+            kind = [
+                graph
+                for graph in graphs
+                if (graph.format, graph.precision) == (format, plan.name) and graph.component in COMPONENTS
+            ]
             if all(graph.parity for graph in kind):  # a graph that nothing here runs cannot draw
                 pictures.append(acceptance.require_pictures(job.root, kind, job.model, reference.pictures, amount))
     return pictures
@@ -190,7 +196,7 @@ def _measure_single(
 ) -> tuple[Parity, float | None]:
     """Parity and LPIPS of a single graph's pictures. Errors: GeninError for one that is not good enough."""
     run, engine = parity.open_graph(format, component.name, graph.path, graph.inputs, graph.outputs)
-    floor = parity.floor_db(format, precision, graph.stored, graph.compute, parity.PICTURE_FLOORS_DB)
+    floor = parity.floor_db(component.name, format, precision, graph.stored, graph.compute)
     measured, drawn = parity.measure_pictures(run, component.cases, floor, engine)
     del run
     gc.collect()
@@ -208,7 +214,7 @@ def _describe(job: Job, model: ModelFolder, made: Made) -> Manifest:
     names = [plan.name for plan in job.plans]
     for format in job.formats:
         for name in names:
-            write_client_files(job.root / format / name, format, model, job.root / "tokenizer")
+            write_client_files(job.root / format / name, format, model, job.root / "tokenizer", job.components)
     for plan in job.plans:
         if plan.name not in (*PRECISIONS, *MORE_PRECISIONS):
             (job.root / f"{plan.name}.plan.json").write_text(plan.to_json(), encoding="utf-8")

@@ -2,7 +2,7 @@
 openvino/PRECISION in OpenVINO GenAI's Text2ImagePipeline and optimum-intel's OVStableDiffusionPipeline, coreml/PRECISION in
 Apple's Swift package once it is compiled.
 
-The decoder is always declared as an AutoencoderKL: OpenVINO GenAI opens nothing else, and a graph has no class.
+The autoencoder is always declared as an AutoencoderKL: OpenVINO GenAI opens nothing else, and a graph has no class.
 
 Not here: the graphs.
 """
@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from genin.distill.models.folder import ModelFolder
+from genin.runtimes.vocabulary import VAE_ENCODER
 
-CONFIGS = ("text_encoder", "unet", "vae_decoder")
 
-
-def write_client_files(folder: Path, format: str, model: ModelFolder, tokenizer: Path) -> None:
-    """Write the files that `format`'s clients need into FORMAT/PRECISION; `tokenizer` is the bundle's own tokenizer folder."""
+def write_client_files(
+    folder: Path, format: str, model: ModelFolder, tokenizer: Path, components: Sequence[str]
+) -> None:
+    """Write the files that `format`'s clients need into FORMAT/PRECISION, where the graphs of `components` are; `tokenizer` is the
+    bundle's own tokenizer folder."""
     if format == "coreml":
         for name in ("vocab.json", "merges.txt"):
             shutil.copyfile(tokenizer / name, folder / name)
@@ -29,9 +31,9 @@ def write_client_files(folder: Path, format: str, model: ModelFolder, tokenizer:
     _write(folder / "model_index.json", model_index())
     _write(folder / "scheduler" / "scheduler_config.json", scheduler_config(model))
     shutil.copytree(tokenizer, folder / "tokenizer")
-    configs = zip(CONFIGS, (model.text_encoder, model.unet, model.vae), strict=True)
-    for name, module in configs:
-        _write(folder / name / "config.json", component_config(name, module))
+    networks = {"text_encoder": model.text_encoder, "unet": model.unet}
+    for name in components:
+        _write(folder / name / "config.json", component_config(name, networks.get(name, model.vae)))
     if format == "openvino":
         from genin.export.converters.to_openvino import convert_tokenizer
 
@@ -74,7 +76,7 @@ def component_config(name: str, module: Any) -> dict[str, Any]:
     own = module if hasattr(module, "to_json_string") else module.config  # diffusers' models, transformers' configs
     plain: dict[str, Any] = json.loads(own.to_json_string())
     plain.pop("_name_or_path", None)
-    if name == "vae_decoder":
+    if name in ("vae_decoder", VAE_ENCODER):
         plain["_class_name"] = "AutoencoderKL"
         plain.setdefault("block_out_channels", list(module.config.block_out_channels))
     return plain

@@ -60,6 +60,11 @@ if TYPE_CHECKING:
 )
 @click.option("--batch", type=click.IntRange(1, 64), help="Fix the batch of ONNX graphs.  [default: any]")
 @click.option("--any-size", is_flag=True, help="Leave height and width free in ONNX and OpenVINO.")
+@click.option(
+    "--vae-encoder/--no-vae-encoder",
+    default=True,
+    help="The graph that drawing from an image needs.  [default: with it]",
+)
 @threads_option
 @json_option
 def export_command(model: str, out: Path, as_json: bool, **options: Any) -> None:
@@ -176,12 +181,18 @@ def verify_command(bundle: str, against: str | None, as_json: bool) -> int:
 @click.argument("model")
 @json_option
 def inspect_command(model: str, as_json: bool) -> None:
-    """Show what MODEL, a bundle or a model folder, consists of: parameters, multiply-adds, sizes, licence, provenance."""
+    """Show what MODEL, a bundle or a model folder, consists of: parameters, multiply-adds, sizes, licence, provenance.
+
+    Of a picture that genin has drawn, show the settings and the model that drew it.
+    """
     from genin.export.inspection import inspect_path
 
     facts = inspect_path(installed_names().model(model))
     if as_json:
-        click.echo(json.dumps(facts))
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    if facts["kind"] == "picture":
+        _echo_picture(facts)
         return
     rows = [
         (name, f"{_count(part['parameters'])}", _count(part["macs"]), _megabytes(part["size_bytes"]), part["precision"])
@@ -198,8 +209,30 @@ def inspect_command(model: str, as_json: bool) -> None:
     if graphs:
         _table(["format", "precision", "component", "size", "operations", "parity"], graphs)
     lines = [f"{key}: {_or_dash(facts[key])}" for key in ("licence", "parent", "image_size", "steps", "guidance")]
+    lines.append(f"from an image: {_image_to_image(facts)}")
     kind = f"{facts['kind']}{'' if facts['provenance'] else ' (not by genin: it has no genin.json)'}"
     click.echo("\n".join([f"kind: {kind}", *lines, *(f"note: {note}" for note in facts["notes"].values())]))
+
+
+def _echo_picture(facts: dict[str, Any]) -> None:
+    click.echo(f"picture: {facts['width']}x{facts['height']}")
+    for key, value in {**facts["settings"], **facts["origin"]}.items():
+        if key != "size":
+            click.echo(f"{key}: {value}")
+    for note in facts["notes"].values():
+        click.echo(f"note: {note}")
+
+
+def _image_to_image(facts: dict[str, Any]) -> str:
+    if not facts["takes_images"]:
+        return "no (it has no vae_encoder graph)"
+    if facts["strengths"] is None:
+        return "yes, at any strength"
+    each = (
+        f"{', '.join(f'{value:.3g}' for value in known)} in {steps} step{'s' if steps != '1' else ''}"
+        for steps, known in facts["strengths"].items()
+    )
+    return f"yes, at strength {'; '.join(each)}"
 
 
 # --- how it looks ----------------------------------------------------------------------------------------------------

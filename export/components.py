@@ -1,8 +1,9 @@
-"""The three networks of a model as they are exported: plain tensors in, plain tensors out, with golden cases.
+"""The networks of a model as they are exported: plain tensors in, plain tensors out, with golden cases.
 
 Names are those of diffusers and optimum, so that their clients find them: `input_ids` => `last_hidden_state`,
-`pooler_output`; `sample`, `timestep`, `encoder_hidden_states` => `out_sample`; `latent_sample` => `sample`. The batch is
-dynamic, everything else fixed. The decoder is given latents / scaling_factor, as diffusers does.
+`pooler_output`; `sample`, `timestep`, `encoder_hidden_states` => `out_sample`; `latent_sample` => `sample` (decoder); `sample` =>
+`latent_sample` (encoder). The batch is dynamic, everything else fixed. The decoder is given latents / scaling_factor, as diffusers
+does, and the encoder gives such latents.
 
 A golden case is a set of realistic inputs (tokens of prompts, unit-variance latents at the model's own timesteps) with
 PyTorch's fp32 outputs. Cases differ in batch size, so that parity also proves that the batch is dynamic.
@@ -13,6 +14,7 @@ prompts): those are refused.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +28,9 @@ from genin.distill.models.folder import ModelFolder
 from genin.export.shapes import ANY_BATCH, Shapes
 from genin.runtimes.errors import InputError
 from genin.runtimes.noise import normal
+from genin.runtimes.pytorch_engine import mean_latents
 from genin.runtimes.tensors import OUTPUTS
+from genin.runtimes.vocabulary import ALL_COMPONENTS, VAE_ENCODER
 
 PROMPTS = (
     "a ninja in an orange outfit meditating on a mountain at sunset",
@@ -68,11 +72,38 @@ class VaeDecoder(nn.Module):
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
-        self.vae = vae
+        self.vae = decoding_half(vae)
 
     def forward(self, latent_sample: Tensor) -> Tensor:
         out: Tensor = self.vae.decode(latent_sample, return_dict=False)[0]  # type: ignore[operator]
         return out
+
+
+class VaeEncoder(nn.Module):
+    """sample (batch, 3, H, W) in [−1, 1] => latent_sample (batch, C, h, w), of a variational encoder the mean."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae = encoding_half(vae)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        return mean_latents(self.vae, sample)
+
+
+def decoding_half(vae: nn.Module) -> nn.Module:
+    """The same autoencoder, sharing its weights, without what encodes: each half is measured, stored and released alone."""
+    return _without(vae, "encoder", "quant_conv")
+
+
+def encoding_half(vae: nn.Module) -> nn.Module:
+    """The same autoencoder, sharing its weights, without what decodes."""
+    return _without(vae, "decoder", "post_quant_conv")
+
+
+def _without(vae: nn.Module, *parts: str) -> nn.Module:
+    half = copy.copy(vae)
+    half._modules = {name: None if name in parts else part for name, part in vae._modules.items()}
+    return half
 
 
 @dataclass(frozen=True)
@@ -107,10 +138,12 @@ class Component:
         return axes
 
 
-def components(model: ModelFolder, shapes: Shapes = ANY_BATCH) -> list[Component]:
-    """Text encoder, UNet and decoder of a model in fp32. Errors: InputError for unusable weights or networks."""
+def components(
+    model: ModelFolder, shapes: Shapes = ANY_BATCH, names: Sequence[str] = ALL_COMPONENTS
+) -> list[Component]:
+    """The networks of a model in fp32, with or without the encoder. Errors: InputError for unusable weights or networks."""
     check_supported(model)
-    networks = modules(model)
+    networks = {name: network for name, network in modules(model).items() if name in names}
     for name, module in networks.items():
         check_finite(name, module)
     text_cases = _text_cases(model)
@@ -120,7 +153,11 @@ def components(model: ModelFolder, shapes: Shapes = ANY_BATCH) -> list[Component
     guided = model.info.get("guidance") != "baked"
     unet = replace(unet, guidance_batch=2 if guided else 1, size_step=size_step(model))
     decoder = _component("vae_decoder", networks["vae_decoder"], _decoder_cases(model, shapes.any_size))
-    return [replace(component, shapes=shapes) for component in (encoder, unet, decoder)]
+    found = [encoder, unet, decoder]
+    if VAE_ENCODER in networks:
+        cases = [{"sample": np.clip(case["sample"], -1, 1)} for case in decoder.cases]
+        found.append(_component(VAE_ENCODER, networks[VAE_ENCODER], cases))
+    return [replace(component, shapes=shapes) for component in found]
 
 
 def modules(model: ModelFolder) -> dict[str, nn.Module]:
@@ -129,6 +166,7 @@ def modules(model: ModelFolder) -> dict[str, nn.Module]:
         "text_encoder": TextEncoder(model.text_encoder),
         "unet": Unet(model.unet),
         "vae_decoder": VaeDecoder(model.vae),
+        VAE_ENCODER: VaeEncoder(model.vae),
     }
 
 

@@ -30,7 +30,7 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.manifest import Manifest
 from genin.runtimes.names import installed_names
 from genin.runtimes.progress import progress
-from genin.runtimes.vocabulary import FORMATS, MORE_PRECISIONS, PRECISIONS, check_choice
+from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, FORMATS, MORE_PRECISIONS, PRECISIONS, check_choice
 
 if TYPE_CHECKING:
     from genin.export.assembly import Job
@@ -50,6 +50,7 @@ class ExportOptions:
         single_graphs: numbers of steps to write as one graph as well, from token ids and noise to the picture.
         batch: of ONNX graphs, 1 to 64; None leaves it free.
         any_size: leave the size of pictures free, in ONNX and OpenVINO.
+        vae_encoder: also write the graph that drawing from an image needs.
     """
 
     formats: str | Sequence[str] = FORMATS
@@ -58,6 +59,7 @@ class ExportOptions:
     single_graphs: int | Sequence[int] = ()
     batch: int | None = None
     any_size: bool = False
+    vae_encoder: bool = True
 
     def __post_init__(self) -> None:
         every = (*PRECISIONS, *MORE_PRECISIONS)
@@ -127,7 +129,8 @@ def export(model: str | Path, out: str | Path, options: ExportOptions | None = N
         raise InputError(f"cannot write here ({error.strerror})", where=out, remedy="name another place") from error
     try:
         steps = tuple(dict.fromkeys(several(options.single_graphs)))
-        job = Job(source, partial, out.name, usable, plans, steps, options.shapes())
+        parts = ALL_COMPONENTS if options.vae_encoder else COMPONENTS
+        job = Job(source, partial, out.name, usable, plans, steps, options.shapes(), parts)
         return ExportResult(out, _write(job, out), skipped)
     except OSError as error:
         if error.errno not in FULL:

@@ -1,6 +1,6 @@
-"""Parameters and multiply-adds of a model's three networks, from their configs alone: built on PyTorch's `meta` device.
+"""Parameters and multiply-adds of a model's networks, from their configs alone: built on PyTorch's `meta` device.
 
-Multiply-adds are those of one picture, without guidance: text encoder once, UNet one step, decoder once. They count
+Multiply-adds are those of one picture, without guidance: text encoder once, UNet one step, decoder once; encoder once. They count
 convolutions, linear layers and attention products.
 
 Not here: facts of bundles (their manifest states them, as measured here at export).
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from genin.benchmarks.model_facts import cost_of
+from genin.export.components import VaeDecoder, VaeEncoder
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import AGAIN, read_config, read_json
 
@@ -23,7 +24,7 @@ Facts = dict[str, dict[str, int]]
 
 
 def network_facts(path: Path) -> Facts:
-    """text_encoder, unet and vae_decoder of a model folder => parameters, macs. Errors: InputError for a bad config."""
+    """Each network of a model folder (by component) => parameters, macs. Errors: InputError for a bad config."""
     try:
         return _facts(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -40,17 +41,18 @@ def _facts(path: Path) -> Facts:
         text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(read_config(path, "text_encoder"))).eval()
         unet = _from_config(diffusers.UNet2DConditionModel, read_config(path, "unet"))
         vae = _from_config(getattr(diffusers, index["vae"][1]), read_config(path, "vae"))
-        vae.encoder = nn.Identity()
-        if hasattr(vae, "quant_conv"):
-            vae.quant_conv = nn.Identity()
+        decoder, encoder = VaeDecoder(vae), VaeEncoder(vae)
         length, size = text_encoder.config.max_position_embeddings, unet.config.sample_size
         ids = torch.zeros(1, length, dtype=torch.int64)
         latents = torch.zeros(1, unet.config.in_channels, size, size)
         states = torch.zeros(1, length, unet.config.cross_attention_dim)
+        side = size * 2 ** (len(vae.config.block_out_channels) - 1)
+        picture = torch.zeros(1, 3, side, side)
         return {
             "text_encoder": _count(text_encoder, lambda: text_encoder(ids)),
             "unet": _count(unet, lambda: unet(latents, torch.zeros(1), encoder_hidden_states=states)),
-            "vae_decoder": _count(vae, lambda: vae.decode(latents)),
+            "vae_decoder": _count(decoder, lambda: decoder(latents)),
+            "vae_encoder": _count(encoder, lambda: encoder(picture)),
         }
 
 

@@ -1,4 +1,4 @@
-"""What a model folder or bundle consists of, read from small files: nothing is loaded, converted or run.
+"""What a model folder or bundle consists of, and how a picture was drawn, read from small files: nothing is loaded or run.
 
 Not here: measurements (`genin bench`, `genin evaluate`).
 """
@@ -12,7 +12,11 @@ from genin.benchmarks.model_facts import stored_tensors
 from genin.runtimes.bundle import Bundle, is_bundle
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import COMPONENT_FOLDERS, is_model_folder, read_constants, read_info
-from genin.runtimes.vocabulary import COMPONENTS
+from genin.runtimes.manifest import SamplerConstants
+from genin.runtimes.pictures import FORMATS as PICTURES
+from genin.runtimes.pictures import Picture
+from genin.runtimes.starts import strengths
+from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, VAE_ENCODER
 
 PRECISION_OF = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 MACS = "multiply-adds are for one picture, one step, without guidance"
@@ -20,13 +24,31 @@ Facts = dict[str, Any]
 
 
 def inspect_path(path: Path) -> Facts:
-    """Facts of a bundle (folder or `.genin`) or a model folder. Errors: InputError if it is neither."""
+    """Facts of a bundle (folder or `.genin`), a model folder or a picture. Errors: InputError if it is none of them."""
     if is_model_folder(path):
         return _inspect_model(path)
     if is_bundle(path):
         return _inspect_bundle(path)
-    remedy = "give a model folder (model_index.json) or a bundle (manifest.json or .genin)"
-    raise InputError("neither a model folder nor a bundle", where=path, remedy=remedy)
+    if path.is_file() and path.suffix.lower() in PICTURES:
+        return _inspect_picture(path)
+    remedy = "give a model folder (model_index.json), a bundle (manifest.json or .genin) or a picture (.png)"
+    raise InputError("neither a model folder nor a bundle nor a picture", where=path, remedy=remedy)
+
+
+def _inspect_picture(path: Path) -> Facts:
+    picture = Picture.open(path)
+    height, width = picture.shape[:2]
+    notes = {} if picture.settings else {"settings": "it holds no settings: not a PNG that genin has drawn"}
+    return {
+        "kind": "picture",
+        "name": path.name,
+        "width": width,
+        "height": height,
+        "settings": {**picture.settings},
+        "origin": {**picture.origin},
+        "size_bytes": path.stat().st_size,
+        "notes": notes,
+    }
 
 
 def _inspect_bundle(path: Path) -> Facts:
@@ -34,7 +56,7 @@ def _inspect_bundle(path: Path) -> Facts:
         manifest = bundle.manifest
     known = (manifest.model.provenance or {}).get("components") or {}
     components: Facts = {}
-    for name in COMPONENTS:
+    for name in ALL_COMPONENTS if any(graph.component == VAE_ENCODER for graph in manifest.graphs) else COMPONENTS:
         own = [graph for graph in manifest.graphs if graph.component == name]
         stated = known.get(name) or {}
         components[name] = {
@@ -69,6 +91,8 @@ def _inspect_bundle(path: Path) -> Facts:
         "image_size": manifest.image.height,
         "steps": manifest.sampler.default_steps,
         "guidance": manifest.sampler.guidance,
+        "takes_images": VAE_ENCODER in components,
+        "strengths": _strengths(manifest.sampler),
         "provenance": manifest.model.provenance,
         "recipe": manifest.model.recipe,
         "notes": {"macs": MACS},
@@ -80,7 +104,8 @@ def _inspect_model(path: Path) -> Facts:
 
     info, constants = read_info(path), read_constants(path)
     networks = network_facts(path)
-    components = {name: {**networks[name], **_stored(path / folder)} for name, folder in COMPONENT_FOLDERS.items()}
+    folders = {**COMPONENT_FOLDERS, VAE_ENCODER: COMPONENT_FOLDERS["vae_decoder"]}
+    components = {name: {**networks[name], **_stored(path / folder)} for name, folder in folders.items()}
     return {
         "kind": info.get("kind", "teacher"),
         "name": path.name,
@@ -92,13 +117,22 @@ def _inspect_model(path: Path) -> Facts:
         "image_size": constants.image.height,
         "steps": constants.sampler.default_steps,
         "guidance": constants.sampler.guidance,
+        "takes_images": True,
+        "strengths": _strengths(constants.sampler),
         "provenance": {key: value for key, value in info.items() if key != "recipe"},
         "recipe": info.get("recipe"),
         "notes": {
             "macs": MACS,
             "vae_decoder": "parameters are the decoder's, size_bytes the whole autoencoder's",
+            VAE_ENCODER: "parameters are the encoder's, size_bytes the whole autoencoder's",
         },
     }
+
+
+def _strengths(sampler: SamplerConstants) -> dict[str, tuple[float, ...]] | None:
+    """Number of steps => the strengths that exist for drawing from an image; None where any does."""
+    few = sampler.few_step_timesteps
+    return {steps: strengths(int(steps)) for steps in few} if few else None
 
 
 def _stored(folder: Path) -> Facts:

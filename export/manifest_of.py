@@ -14,13 +14,13 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from genin.benchmarks.model_facts import fingerprint
 from genin.distill.data.dataset import origins_table
 from genin.distill.data.licences import licence_fields
 from genin.export.facts import network_facts
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_constants, read_info
 from genin.runtimes.manifest import GoldenEntry, GraphEntry, Manifest, ModelInfo, PictureParity
+from genin.runtimes.origin import fingerprint
 from genin.version import __version__
 
 # Keys of genin.json that have fields of their own in the manifest; the rest is provenance.

@@ -23,7 +23,15 @@ from typing import Any
 
 from genin.runtimes.errors import InputError
 from genin.runtimes.text import decode_text
-from genin.runtimes.vocabulary import COMPONENTS, MORE_PRECISIONS, PRECISIONS, TEXT_TO_IMAGE, check_choice
+from genin.runtimes.vocabulary import (
+    ALL_COMPONENTS,
+    COMPONENTS,
+    MORE_PRECISIONS,
+    PRECISIONS,
+    TEXT_TO_IMAGE,
+    VAE_ENCODER,
+    check_choice,
+)
 
 PLAN = 1  # the version of the file
 WEIGHTS = ("fp32", "fp16", "int8", "palette6", "palette4")  # the widest first
@@ -39,7 +47,6 @@ FLOAT_ACTIVATIONS = re.compile(
 )
 # The first part of the paths of a component's layers.
 PREFIXES: Mapping[str, str] = {"text_encoder": "encoder.", "unet": "unet.", "vae_decoder": "vae."}
-ENCODES = re.compile(r"vae\.(encoder|quant_conv)\b")
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,9 @@ class Plan:
 
     def storage_per_layer(self, component: str, network: Any) -> dict[str, Storage]:
         """How each layer of a network is stored, in its own order: by the plan's rule for its name, else by the default, whose
-        8-bit activations leave out the first and last layer and every other whose input has a range of its own. The layers of a
-        single graph are stored as those of the networks in it."""
+        8-bit activations leave out the first and last layer and every other whose input has a range of its own. The encoder of
+        pictures has neither 8-bit activations nor palettes by default. The layers of a single graph are stored as those of the
+        networks in it."""
         layers = list(layers_of(network))
         if component == TEXT_TO_IMAGE:
             parts = {name: [layer for layer in layers if layer.startswith(PREFIXES[name])] for name in COMPONENTS}
@@ -83,6 +91,9 @@ class Plan:
 
     def _storage_per_layer(self, component: str, layers: Sequence[str]) -> dict[str, Storage]:
         named, kept = self.layers.get(component, {}), Storage(self.default.weights)
+        if component == VAE_ENCODER:  # no picture judges it, so unless a layer is named, parity has to
+            kept = Storage("int8") if self.default.weights in PALETTES else kept
+            return {layer: named.get(layer, kept) for layer in layers}
         return {layer: named.get(layer, self.default if may_have_eight(layer, layers) else kept) for layer in layers}
 
     @property
@@ -113,10 +124,8 @@ def may_have_eight(layer: str, layers: Sequence[str]) -> bool:
 
 
 def layers_of(network: Any) -> dict[str, int]:
-    """The layers of a network (an `nn.Module`) in its own order => how many numbers their weights are. An autoencoder's encoder
-    is not among them."""
-    modules = ((name, module) for name, module in network.named_modules() if not ENCODES.match(name))
-    found = {name: getattr(module, "weight", None) for name, module in modules}
+    """The layers of a network (an `nn.Module`) in its own order => how many numbers their weights are."""
+    found = {name: getattr(module, "weight", None) for name, module in network.named_modules()}
     return {name: weight.numel() for name, weight in found.items() if weight is not None and weight.dim() > 1}
 
 
@@ -143,7 +152,7 @@ def read_plan(path: Path) -> Plan:
     default = _storage(data, Storage("int8"), "the plan", path)
     named: dict[str, dict[str, Storage]] = {}
     for component, entries in layers.items():
-        check_choice(component, COMPONENTS, f"component in {path.name}")
+        check_choice(component, ALL_COMPONENTS, f"component in {path.name}")
         if not isinstance(entries, dict):
             raise InputError(f"'layers.{component}' is not an object", where=path)
         named[component] = {layer: _storage(entry, default, layer, path) for layer, entry in entries.items()}

@@ -49,6 +49,17 @@ from genin.runtimes.vocabulary import AUTO
 @click.option(
     "--noise", type=click.Choice(MODES), default="philox", show_default=True, help="torch: as diffusers draws it."
 )
+@click.option("--image", type=click.Path(path_type=Path), help="Picture to start from.")
+@click.option(
+    "--strength",
+    type=float,
+    help="How much of --image is drawn anew, up to 1: that share of the steps is taken.  [default: 0.8, or 1 with a mask]",
+)
+@click.option(
+    "--mask",
+    type=click.Path(path_type=Path),
+    help="Picture in grey, of --image's size: white is drawn anew, black kept.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="PNG file, or an existing folder. [default: named after the prompt]"
 )
@@ -56,7 +67,8 @@ from genin.runtimes.vocabulary import AUTO
 def generate_command(prompt: str, as_json: bool, **options: Any) -> None:
     """Draw a picture of PROMPT.
 
-    The same prompt, seed and steps give the same picture on every runtime. Prints the path of each picture.
+    The same prompt, seed and steps give the same picture on every runtime. With --image it starts from a picture instead of noise
+    alone, with --mask only a part of it is drawn. Prints the path of each picture.
     """
     written = (lambda _: None) if as_json else click.echo
     report = generate(prompt, GenerateOptions(**options), written=written)

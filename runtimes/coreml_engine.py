@@ -1,8 +1,9 @@
 """Core ML packages of a bundle on a Mac, through coremltools.
 
 The packages have the interface of Apple's Swift package: `TextEncoder` (`input_ids` => `last_hidden_state`), `Unet` (`sample`,
-`timestep`, `encoder_hidden_states` as (N, D, 1, L) => `noise_pred`), `VAEDecoder` (`z` => `image`). Shapes are fixed, with a batch
-of one or two (the two branches of guidance); other numbers of pictures are run in batches of that size.
+`timestep`, `encoder_hidden_states` as (N, D, 1, L) => `noise_pred`), `VAEDecoder` (`z` => `image`), and perhaps `VAEEncoder`
+(`z` => `latent`: mean and log variance, of which we take the mean), which is loaded when it is first used. Shapes are fixed, with a
+batch of one or two (the two branches of guidance); other numbers of pictures are run in batches of that size.
 
 Not here: running elsewhere than on macOS (Core ML exists nowhere else), `.mlmodelc`, Swift.
 """
@@ -10,8 +11,9 @@ Not here: running elsewhere than on macOS (Core ML exists nowhere else), `.mlmod
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.engine import Array, graph_error, graph_failed, in_batches
 from genin.runtimes.errors import BundleError, GeninError, InputError
 from genin.runtimes.tensors import APPLE_INPUTS, APPLE_OUTPUTS, INPUTS
+from genin.runtimes.vocabulary import COMPONENTS, VAE_ENCODER
 
 
 class Predictor(Protocol):
@@ -48,33 +51,37 @@ class Package:
                 for name, array in apple_names(component, batch).items()
             }
             predicted = self.model.predict(given)
-            return {name: np.asarray(predicted[name], np.float32) for name in outputs}
+            found = {name: np.asarray(predicted[name], np.float32) for name in outputs}
+            if component == VAE_ENCODER and latent in found:
+                found[latent] = found[latent][:, : found[latent].shape[1] // 2]
+            return found
 
+        [latent] = APPLE_OUTPUTS[VAE_ENCODER]
         return in_batches(run, arrays, size)
 
 
 def apple_names(component: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """A component's inputs under diffusers' names and shapes => Apple's."""
-    if component == "vae_decoder":
-        return {"z": arrays["latent_sample"]}
-    if component == "text_encoder":
-        return {"input_ids": arrays["input_ids"]}
+    if component != "unet":
+        [ours], [apples] = INPUTS[component], APPLE_INPUTS[component]
+        return {apples: arrays[ours]}
     sample, timestep, text = (arrays[name] for name in INPUTS["unet"])
     times = np.broadcast_to(timestep, (len(sample),))
     return {"sample": sample, "timestep": times, "encoder_hidden_states": text.transpose(0, 2, 1)[:, :, None]}
 
 
 class CoreMLEngine:
-    """Three packages. Core ML chooses threads and compute units itself."""
+    """A model's packages. Core ML chooses threads and compute units itself."""
 
     provider = "Core ML, all compute units"
 
-    def __init__(self, packages: Mapping[str, Package]) -> None:
-        for component, names in APPLE_INPUTS.items():
-            if missing := [name for name in names if name not in packages[component].shapes]:
-                have = ", ".join(packages[component].shapes)
-                raise BundleError(f"the {component} package has no input '{missing[0]}' (it has: {have})")
-        self._packages = dict(packages)
+    def __init__(
+        self, packages: Mapping[str, Package], waiting: Mapping[str, Callable[[], Package]] | None = None
+    ) -> None:
+        """`waiting` loads what is not needed for drawing from text, when it is first used."""
+        for component, package in packages.items():
+            _check_inputs(component, package)
+        self._packages, self._waiting = dict(packages), dict(waiting or {})
 
     @classmethod
     def open(
@@ -94,7 +101,8 @@ class CoreMLEngine:
             )
         if threads is not None:
             raise InputError("Core ML chooses its own threads", remedy="leave out the threads option")
-        return cls({component: _load(bundle, graph) for component, graph in graphs.items()})
+        waiting = {name: partial(_load, bundle, graph) for name, graph in graphs.items() if name not in COMPONENTS}
+        return cls({name: _load(bundle, graphs[name]) for name in COMPONENTS}, waiting)
 
     def encode(self, ids: NDArray[np.int64]) -> Array:
         return self._run("text_encoder", {"input_ids": ids})
@@ -105,6 +113,13 @@ class CoreMLEngine:
 
     def decode(self, latents: Array) -> Array:
         return self._run("vae_decoder", {"latent_sample": latents})
+
+    def encode_picture(self, pictures: Array) -> Array:
+        if VAE_ENCODER in self._waiting:
+            package = self._waiting.pop(VAE_ENCODER)()
+            _check_inputs(VAE_ENCODER, package)
+            self._packages[VAE_ENCODER] = package
+        return self._run(VAE_ENCODER, {"sample": pictures})
 
     def _run(self, component: str, arrays: Mapping[str, NDArray[Any]]) -> Array:
         if component not in self._packages:
@@ -117,6 +132,14 @@ class CoreMLEngine:
 
     def close(self) -> None:
         self._packages.clear()
+        self._waiting.clear()
+
+
+def _check_inputs(component: str, package: Package) -> None:
+    """Errors: BundleError for a package of another component."""
+    if missing := [name for name in APPLE_INPUTS[component] if name not in package.shapes]:
+        have = ", ".join(package.shapes)
+        raise BundleError(f"the {component} package has no input '{missing[0]}' (it has: {have})")
 
 
 def _load(bundle: Bundle, graph: GraphEntry) -> Package:

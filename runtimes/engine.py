@@ -1,7 +1,7 @@
-"""What runs the three networks: the small interface of an engine, and the table of those that genin knows.
+"""What runs a model's networks: the small interface of an engine, and the table of those that genin knows.
 
-An engine is three callables on numpy arrays (`encode`, `predict`, `decode`); the pipeline does all the rest. An adapter
-module imports its engine when it is opened, never before: the table holds strings, so a process that runs ONNX never
+An engine is four callables on numpy arrays (`encode`, `predict`, `decode`, `encode_picture`); the pipeline does the rest. An
+adapter module imports its engine when it is opened, never before: the table holds strings, so a process that runs ONNX never
 imports OpenVINO or PyTorch, and a package that is missing is an error with the line that installs it.
 
 Also here, for engines that are fed by tensor names: `feed` puts arrays into the dtype and rank a graph declares.
@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.errors import BundleError, GeninError, InputError, MissingExtraError
 from genin.runtimes.tensors import INPUTS
-from genin.runtimes.vocabulary import check_choice
+from genin.runtimes.vocabulary import VAE_ENCODER, check_choice
 
 Array = NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """Three networks, ready to run. `provider` is the device actually in use, as the engine calls it."""
+    """A model's networks, ready to run. `provider` is the device actually in use, as the engine calls it."""
 
     provider: str
 
@@ -43,6 +43,9 @@ class Engine(Protocol):
 
     def decode(self, latents: Array) -> Array:
         """Latents divided by the scaling factor (N, C, H, W) => pictures (N, 3, H, W) in about [−1, 1]."""
+
+    def encode_picture(self, pictures: Array) -> Array:
+        """Pictures (N, 3, H, W) in [−1, 1] => latents (N, C, h, w) that `decode` takes. Only for models with an encoder."""
 
     def close(self) -> None:
         """Free the networks."""
@@ -154,8 +157,8 @@ class Loaded:
 
 
 class BundleEngine:
-    """An engine over the graphs of a bundle: the three networks, and the single graph of each number of steps that has one. A graph
-    that is not loaded yet is loaded on first use. A subclass names its `provider` and says how a graph is loaded (`loader`)."""
+    """An engine over the graphs of a bundle: its networks, and the single graph of each number of steps that has one. A graph that
+    is not loaded yet is loaded on first use. A subclass names its `provider` and says how a graph is loaded (`loader`)."""
 
     provider: str
 
@@ -196,6 +199,9 @@ class BundleEngine:
 
     def decode(self, latents: Array) -> Array:
         return self._numbers("vae_decoder", {"latent_sample": latents})
+
+    def encode_picture(self, pictures: Array) -> Array:
+        return self._numbers(VAE_ENCODER, {"sample": pictures})
 
     def draw(self, ids: NDArray[np.int64], noise: Array, steps: int) -> NDArray[np.uint8]:
         """Token ids (N, L) and noise (N, C, H, W) through the single graph of `steps` => pictures (N, H, W, 3)."""

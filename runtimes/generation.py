@@ -19,15 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from genin.runtimes.arguments import local_path, settle, whole
 from genin.runtimes.files import claim_output
 from genin.runtimes.names import installed_names
 from genin.runtimes.noise import MODES, check_seed
+from genin.runtimes.starts import check_start_options, check_strength, open_image, open_mask
 from genin.runtimes.threads import check_threads
 from genin.runtimes.vocabulary import AUTO, check_choice, check_device
 
 if TYPE_CHECKING:
-    from genin.runtimes.pipeline import Generation, Pipeline
+    from genin.runtimes.pictures import Picture
+    from genin.runtimes.pipeline import Pipeline
+    from genin.runtimes.requests import Options
+    from genin.runtimes.results import Generation
 
 DEFAULT_MODEL = "builtin:student"
 BATCH_SIZE = 8
@@ -46,6 +52,9 @@ class GenerateOptions:
         count: number of pictures, at most 10,000.
         size: (height, width) in pixels; None is the model's own.
         noise: `philox`, or `torch` for noise as diffusers draws it.
+        image: picture file to start from; None starts from noise alone.
+        strength: how much of the image is drawn anew, above 0 and at most 1; None is the model's default.
+        mask: picture file of the image's size in grey: white is drawn anew, black is kept.
         out: PNG file, or a folder; None is a file named after the prompt.
     """
 
@@ -60,6 +69,9 @@ class GenerateOptions:
     count: int = 1
     size: tuple[int, int] | None = None
     noise: str = "philox"
+    image: str | Path | None = None
+    strength: float | None = None
+    mask: str | Path | None = None
     out: str | Path | None = None
 
     def __post_init__(self) -> None:
@@ -69,8 +81,12 @@ class GenerateOptions:
             steps=whole(self.steps, "steps"),
             seed=check_seed(self.seed),
             threads=check_threads(self.threads),
+            image=local_path(self.image, "image"),
+            mask=local_path(self.mask, "mask"),
+            strength=check_strength(self.strength),
             out=local_path(self.out, "out"),
         )
+        check_start_options({"image": self.image, "mask": self.mask, "strength": self.strength})
         check_seed(self.seed + self.count - 1)
         check_device(self.device)
         check_choice(self.noise, MODES, "noise mode")
@@ -100,17 +116,24 @@ def generate(
 
     options = options or GenerateOptions()
     model, runtime, precision = str(options.model), options.runtime, options.precision
+    drawing = _drawing_options(options)
     path = installed_names().model(model, runtime, precision)
     out = local_path(options.out, "out")
     new_folder = _new_folder(out)
     places = output_paths(out, prompt, options.seeds)
+
+    def save(picture: Picture) -> Path:
+        return picture.save(places[picture.seed])
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module=r"genin\.")
         with load_pipeline(path, runtime, precision, threads=options.threads, device=options.device) as pipeline:
             pipeline.name = model
             start = time.perf_counter()
-            generation, timings_ms = _draw(pipeline, prompt, options, places, written)
+            generation, timings_ms = _draw(
+                pipeline, prompt, options.seeds, drawing, lambda picture: written(save(picture))
+            )
             seconds = time.perf_counter() - start
     notes = [] if new_folder is None else [f"made the folder {new_folder}"]
     return {
@@ -118,6 +141,8 @@ def generate(
         "model": model,
         "seeds": list(options.seeds),
         "noise": options.noise,
+        "image": None if options.image is None else str(options.image),
+        "mask": None if options.mask is None else str(options.mask),
         **describe(pipeline, generation),
         "timings_ms": {stage: round(total, 3) for stage, total in timings_ms.items()},
         "seconds": round(seconds, 4),
@@ -125,26 +150,31 @@ def generate(
     }
 
 
+def _drawing_options(options: GenerateOptions) -> Options:
+    """What the pipeline is asked for, besides prompt and seeds; files are read once. Errors: InputError for an unusable one."""
+    drawing: Options = {
+        "steps": options.steps,
+        "guidance_scale": options.guidance_scale,
+        "noise": options.noise,
+        "size": options.size,
+        "strength": options.strength,
+    }
+    if options.image is not None:
+        drawing["image"] = np.asarray(open_image(options.image, "image"))
+    if options.mask is not None:
+        drawing["mask"] = np.asarray(open_mask(options.mask))
+    return drawing
+
+
 def _draw(
-    pipeline: Pipeline,
-    prompt: str,
-    options: GenerateOptions,
-    places: dict[int, Path],
-    written: Callable[[Path], object],
+    pipeline: Pipeline, prompt: str, seeds: range, drawing: Options, drawn: Callable[[Picture], object]
 ) -> tuple[Generation, dict[str, float]]:
     """The last batch, and milliseconds per stage over all: nothing else is kept, so that ten thousand pictures fit in memory."""
     timings_ms: dict[str, float] = defaultdict(float)
-    for first in range(0, options.count, BATCH_SIZE):
-        generation = pipeline.generate(
-            prompt,
-            options.seeds[first : first + BATCH_SIZE],
-            steps=options.steps,
-            guidance_scale=options.guidance_scale,
-            noise=options.noise,
-            size=options.size,
-        )
+    for first in range(0, len(seeds), BATCH_SIZE):
+        generation = pipeline.generate(prompt, seeds[first : first + BATCH_SIZE], **drawing)
         for picture in pipeline.pictures(generation):
-            written(picture.save(places[picture.seed]))
+            drawn(picture)
         for stage, spent_ms in generation.timings.items():
             timings_ms[stage] += spent_ms
     return generation, timings_ms
@@ -157,6 +187,7 @@ def describe(pipeline: Pipeline, generation: Generation) -> dict[str, Any]:
         "prompt": generation.prompts[0],
         "steps": generation.steps,
         "guidance_scale": generation.guidance_scale,
+        "strength": generation.strength,
         "runtime": pipeline.runtime,
         "provider": pipeline.provider,
         "precision": pipeline.precision,

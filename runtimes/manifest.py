@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar
 
 from genin.runtimes.errors import BundleError
 from genin.runtimes.text import decode_text
-from genin.runtimes.vocabulary import COMPONENTS, TEXT_TO_IMAGE
+from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, TEXT_TO_IMAGE
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -61,7 +61,7 @@ class GoldenEntry(FileEntry):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.component in COMPONENTS, f"unknown component '{self.component}'")
+        _require(self.component in ALL_COMPONENTS, f"unknown component '{self.component}'")
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class GraphEntry:
 
     @staticmethod
     def known_components() -> tuple[str, ...]:
-        return COMPONENTS
+        return ALL_COMPONENTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +204,7 @@ class ImageSize:
 
 @dataclass(frozen=True)
 class Latents:
-    """Shape of the latents, and the factor that the decoder's input is divided by."""
+    """Shape of the latents, and the factor that the decoder's input is divided by and the encoder's output multiplied by."""
 
     channels: int
     height: int
@@ -328,12 +328,12 @@ class Manifest:
         return {entry.path: entry for entry in self._entries()}
 
     def precisions(self, format: str) -> tuple[str, ...]:
-        """The precisions in which this format has all three components, in the order of the manifest."""
+        """The precisions in which this format has all that drawing from text needs, in the order of the manifest."""
         found: dict[str, set[str]] = {}
         for graph in self.graphs:
             if graph.format == format:
                 found.setdefault(graph.precision, set()).add(graph.component)
-        return tuple(name for name, components in found.items() if components == set(COMPONENTS))
+        return tuple(name for name, components in found.items() if components >= set(COMPONENTS))
 
     def components(self, format: str, precision: str) -> dict[str, GraphEntry]:
         """Component => graph, of one format and precision; empty if there are none."""

@@ -35,14 +35,16 @@ SETTINGS: Mapping[str, Callable[[str], Any]] = {
     "guidance_scale": float,
     "size": lambda text: tuple(map(int, reversed(text.split("x")))),
     "noise": str,
+    "strength": float,
 }
-ORIGIN = ("model", "runtime", "precision")
+ORIGIN = ("model", "runtime", "precision", "licence", "model_sha256")
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture: `array` is (H, W, 3) uint8, RGB. `settings` are the arguments that draw it again: `pipe(**picture.settings)`.
-    `origin` says what drew it: model, runtime and precision.
+    """A picture: `array` is (H, W, 3) uint8, RGB. `settings` are the arguments that draw it again: `pipe(**picture.settings)`, with
+    `image` and `mask` where it was drawn from an image. `origin` says what drew it: model, runtime and precision, the model's
+    licence and the sha256 of its weights.
 
     numpy takes it as an array, Jupyter shows it. Two are equal if their pixels and settings are.
     """

@@ -1,10 +1,11 @@
 """From prompts to pictures with one interface over engines: text, noise, sampling, guidance, previews, timings.
 
-`generate` draws a batch, and `stream` does the same step by step. Everything outside the three networks is numpy and the same
+`generate` draws a batch, and `stream` does the same step by step. Everything outside the networks is numpy and the same
 for every engine, so the same prompt, seed and steps give the same picture to rounding. Several threads may use one pipeline: its
 networks run one at a time.
 
-Not here: opening models and bundles (`loading`), what an engine does (`engine`), img2img, inpainting, LoRA at run time.
+Not here: opening models and bundles (`loading`), what an engine does (`engine`), checks of arguments (`requests`), images and masks
+to start from (`starts`), LoRA at run time.
 """
 
 from __future__ import annotations
@@ -14,91 +15,31 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypedDict, Unpack, overload
+from typing import Unpack, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genin.runtimes.arguments import is_whole, number, several, whole
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.engine import Array, BundleEngine, Engine
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.manifest import ModelConstants, SingleGraphEntry
-from genin.runtimes.noise import MODES, batch_normal, check_seed
+from genin.runtimes.noise import batch_normal
+from genin.runtimes.origin import origin_of
 from genin.runtimes.pictures import Picture
-from genin.runtimes.samplers import Schedule, guide
+from genin.runtimes.requests import Options, Request, check_options, prompts_and_seeds
+from genin.runtimes.results import Generation, Pictures, StreamStep, generation_of, to_pictures
+from genin.runtimes.samplers import END, Schedule, guide
 from genin.runtimes.stage_clock import OTHER, StageClock
+from genin.runtimes.starts import KnownLatents, Start, encoder_input, read_start, settled_strength, strengths
 from genin.runtimes.tokenizer import ClipTokenizer
-from genin.runtimes.vocabulary import TEXT_TO_IMAGE, check_choice, nearest
+from genin.runtimes.vocabulary import TEXT_TO_IMAGE, VAE_ENCODER
 
-Pictures = NDArray[np.uint8]
 MAX_SIDE = 2048
-
-
-@dataclass(frozen=True, eq=False)
-class Generation:
-    """Finished pictures. `images` is (N, H, W, 3) uint8; `timings` are milliseconds per stage: the three networks, or
-    `text_to_image` for a single graph, and `other` for everything between them (noise, tokens, sampling, conversion); time spent in
-    the caller's code is not counted."""
-
-    images: Pictures
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    steps: int
-    guidance_scale: float
-    noise: str
-    timings: Mapping[str, float]
-
-    @property
-    def total_ms(self) -> float:
-        return sum(self.timings.values())
-
-    def __repr__(self) -> str:
-        count, height, width = self.images.shape[:3]
-        pictures = f"{count} picture{'s' if count != 1 else ''} of {width}x{height}"
-        seeds = ", ".join(map(str, self.seeds[:4])) + (", …" if count > 4 else "")
-        return f"<Generation: {pictures}, seed {seeds}, {self.steps} steps, {self.total_ms:.1f} ms>"
-
-
-@dataclass(frozen=True, eq=False)
-class StreamStep:
-    """One step done. `latents` (N, C, H, W) float32 is the sampler's state; the last step carries the `generation`."""
-
-    index: int
-    steps: int
-    latents: Array = field(repr=False)
-    generation: Generation | None
-    _preview: Callable[[], Pictures] = field(repr=False)
-
-    def preview(self) -> Pictures:
-        """The pictures as they are now, (N, H, W, 3) uint8: the step's estimate of the end, through the decoder."""
-        return self._preview()
-
-
-@dataclass(frozen=True)
-class Request:
-    """A call's arguments, checked and filled in."""
-
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    timesteps: tuple[tuple[int, int], ...]
-    guidance_scale: float
-    noise: str
-    size: tuple[int, int]  # height and width in pixels
-
-
-class Options(TypedDict, total=False):
-    """How to draw, besides prompt and seed (`Pipeline.generate`); all may be left out."""
-
-    steps: int | None
-    guidance_scale: float | None
-    noise: str
-    size: tuple[int, int] | None
-    cancel: Callable[[], bool] | None
 
 
 @dataclass(frozen=True)
@@ -138,7 +79,9 @@ class Pipeline:
         self.sampler = constants.sampler
         self._engine, self._tokenizer, self._bundle = engine, tokenizer, bundle
         self._single: Mapping[int, SingleGraphEntry] = {}
+        self._takes_images = True
         if bundle is not None:
+            self._takes_images = VAE_ENCODER in bundle.manifest.components(choice.format, choice.precision)
             self._single = bundle.manifest.steps_of_single_graphs(choice.format, choice.precision)
         self._schedule = Schedule.from_config(self.sampler.scheduler)
         self._closed = False
@@ -160,6 +103,19 @@ class Pipeline:
         """1.0 where guidance is baked into the weights."""
         return 1.0 if self.sampler.guidance == "baked" else self.sampler.guidance_scale
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether drawing may start from an image: bundles may lack the encoder."""
+        return self._takes_images
+
+    def strengths(self, steps: int | None = None) -> tuple[float, ...]:
+        """The strengths at which 1, 2, … `steps` steps are taken from an image. For a few-step student no others exist; for other
+        models, those between take as many steps as the next lower.
+
+        Errors: InputError for a number of steps that cannot be taken."""
+        steps = self.default_steps if steps is None else whole(steps, "steps", 1, self._schedule.training_steps)
+        return strengths(steps)
+
     # A str is also a Sequence[str]: the first overload that fits applies.
     @overload
     def __call__(self, prompt: str, *, seed: int = 0, **options: Unpack[Options]) -> Picture: ...  # type: ignore[overload-overlap]
@@ -177,11 +133,14 @@ class Pipeline:
         return pictures[0] if isinstance(prompt, str) and is_whole(seed) else pictures
 
     def pictures(self, generation: Generation) -> list[Picture]:
-        """A generation's pictures, each with the settings that draw it again."""
+        """A generation's pictures, each with the settings that draw it again; the image and the mask are not among them."""
         height, width = generation.images.shape[1:3]
         common: dict[str, object] = {"steps": generation.steps, "guidance_scale": generation.guidance_scale}
         common |= {"size": (height, width), "noise": generation.noise}
+        if generation.strength is not None:
+            common["strength"] = generation.strength
         origin = {"model": self._shown_name(), "runtime": self.runtime, "precision": self.precision}
+        origin |= origin_of(self.path, self._bundle)
         each = zip(generation.images, generation.prompts, generation.seeds, strict=True)
         return [
             Picture(image.copy(), {"prompt": prompt, "seed": seed, **common}, origin) for image, prompt, seed in each
@@ -203,18 +162,21 @@ class Pipeline:
             guidance_scale: of classifier-free guidance; the model's own by default.
             size: (height, width) in pixels; the model's own by default.
             noise: `philox`, the default, or `torch` for noise as diffusers draws it.
+            image: what to start from, in place of noise alone: a path, a `Picture`, a Pillow image or an array (H, W, 3) uint8. It
+                is converted to RGB as `genin data prepare` does, scaled until it covers the size, and cut around its centre.
+            strength: how much of the image is drawn anew, above 0 and at most 1: min(⌊steps · strength⌋, steps) steps are taken. By
+                default 0.8, or 1 with a mask. A few-step student knows only those of `strengths`; its default is the nearest below.
+            mask: of the image's size, in grey: white is drawn anew, black keeps the image's own pixels to the bit.
             cancel: asked before every network runs; the drawing ends where it returns True. Without it, a bundle that has a single
-                graph for so many steps, this guidance and this size draws with that one.
+                graph for so many steps, this guidance and this size draws with that one, unless it starts from an image.
 
-        Errors: InputError for arguments out of range, CancelledError, GeninError if the networks fail.
+        Errors: InputError for arguments out of range, or an image for a bundle without an encoder (`takes_images`), CancelledError,
+            GeninError if the networks fail.
         """
         request, cancel = self._request(prompt, seed, options), options.get("cancel")
-        single = self._single.get(len(request.timesteps))
-        as_made = single is not None and (single.guidance_scale, self.image_size) == (
-            request.guidance_scale,
-            request.size,
-        )
-        if cancel is None and as_made:
+        single, asked = self._single.get(request.steps), (request.guidance_scale, request.size)
+        as_made = single is not None and (single.guidance_scale, self.image_size) == asked
+        if cancel is None and as_made and request.start is None:
             return self._draw_at_once(request)
         done = deque(self._draw(request, cancel or (lambda: False)), maxlen=1)
         generation = done[-1].generation
@@ -252,10 +214,18 @@ class Pipeline:
         clock = StageClock(cancel)
         x = batch_normal(request.seeds, self._latents_of(request.size), mode=request.noise)
         empty, text = self._embed(request, clock)
+        known = None
+        if request.start is not None:
+            known = KnownLatents(
+                self._encode(request.start, clock), x, self._schedule, self._latent_mask(request.start)
+            )
+            x = known.at(request.timesteps[0][0])
         for index, (t, t_next) in enumerate(request.timesteps):
             x, x0 = self._schedule.step(self._predict(x, t, empty, text, request, clock), x, t, t_next)
+            if known is not None:
+                x, x0 = known.keep(x, t_next), known.keep(x0, END)
             generation = None
-            preview = self._preview_of(x0)
+            preview = self._preview_of(x0, request.start)
             if index + 1 == len(request.timesteps):
                 generation = self._finish(x, request, clock)
                 preview = _already(generation.images)
@@ -267,17 +237,14 @@ class Pipeline:
         assert isinstance(self._engine, BundleEngine)
         clock = StageClock(lambda: False)
         noise = batch_normal(request.seeds, self.latents.shape, mode=request.noise)
-        ids, steps = self._tokenizer(request.prompts), len(request.timesteps)
+        ids, steps = self._tokenizer(request.prompts), request.steps
         clock.begin()
         with self._one_at_a_time:
             pictures = self._engine.draw(ids, noise, steps)
         clock.lap(TEXT_TO_IMAGE)
         self._check_shape(TEXT_TO_IMAGE, pictures, (len(noise), self.image.height, self.image.width, 3))
         clock.lap(OTHER)
-        timings = dict(clock.stages_ms)
-        return Generation(
-            pictures, request.prompts, request.seeds, steps, request.guidance_scale, request.noise, timings
-        )
+        return generation_of(request, pictures, clock)
 
     def _embed(self, request: Request, clock: StageClock) -> tuple[Array | None, Array]:
         """Every distinct prompt is encoded once => (the empty prompt's embedding if guidance needs it, (N, L, D))."""
@@ -309,6 +276,19 @@ class Pipeline:
             return prediction
         return guide(prediction[: len(x)], prediction[len(x) :], request.guidance_scale)
 
+    def _encode(self, start: Start, clock: StageClock) -> Array:
+        """The image's latents (1, C, h, w), scaled as the UNet sees them."""
+        pictures = encoder_input(start.image[None])
+        clock.begin()
+        with self._one_at_a_time:
+            latents = self._engine.encode_picture(pictures)
+        clock.lap(VAE_ENCODER)
+        self._check_shape(VAE_ENCODER, latents, (1, *self._latents_of((pictures.shape[2], pictures.shape[3]))))
+        return latents * np.float32(self.latents.scaling_factor)
+
+    def _latent_mask(self, start: Start) -> Array | None:
+        return None if start.mask is None else start.latent_mask(self._pixels_a_latent)
+
     def _decode(self, latents: Array) -> Array:
         with self._one_at_a_time:
             images = self._engine.decode(latents * np.float32(1.0 / self.latents.scaling_factor))
@@ -334,17 +314,16 @@ class Pipeline:
         if not np.isfinite(images).all():
             raise GeninError("the model returned NaN or infinity", where=self.path, remedy="its weights are damaged")
         pictures = to_pictures(images)
+        if request.start is not None:
+            pictures = request.start.composite(pictures)
         clock.lap(OTHER)
-        timings = dict(clock.stages_ms)
-        steps = len(request.timesteps)
-        return Generation(
-            pictures, request.prompts, request.seeds, steps, request.guidance_scale, request.noise, timings
-        )
+        return generation_of(request, pictures, clock)
 
-    def _preview_of(self, x0: Array) -> Callable[[], Pictures]:
+    def _preview_of(self, x0: Array, start: Start | None) -> Callable[[], Pictures]:
         def preview() -> Pictures:
             self._check_open()
-            return to_pictures(np.nan_to_num(self._decode(x0)))
+            pictures = to_pictures(np.nan_to_num(self._decode(x0)))
+            return pictures if start is None else start.composite(pictures)
 
         return preview
 
@@ -352,28 +331,19 @@ class Pipeline:
 
     def _request(self, prompts: str | Sequence[str], seeds: int | Sequence[int], options: Options) -> Request:
         self._check_open()
-        if unknown := sorted(set(options) - set(Options.__annotations__)):
-            remedy = nearest(unknown[0], ("seed", *Options.__annotations__))
-            raise TypeError(f"unexpected keyword argument '{unknown[0]}'; {remedy}")
-        given = prompts
-        prompts = (prompts,) if isinstance(prompts, str) or not isinstance(prompts, Iterable) else tuple(prompts)
-        if not prompts or isinstance(given, Mapping) or not all(isinstance(prompt, str) for prompt in prompts):
-            raise InputError(f"prompts must be one text or several, not {given!r}")
-        cancel = options.get("cancel")
-        if cancel is not None and not callable(cancel):
-            raise InputError("cancel must be a function without arguments, or None")
-        if is_whole(seeds) or not isinstance(seeds, Iterable):
-            first = check_seed(seeds)
-            seeds = tuple(check_seed(first + index) for index in range(len(prompts)))
-        else:
-            seeds = tuple(check_seed(seed) for seed in seeds)
-        if len(prompts) == 1 and seeds:
-            prompts = prompts * len(seeds)
-        if len(seeds) != len(prompts):
-            raise InputError(f"{len(prompts)} prompts and {len(seeds)} seeds", remedy="give one seed per prompt")
-        noise = check_choice(options.get("noise", "philox"), MODES, "noise mode")
-        timesteps, guidance_scale = self._timesteps(options.get("steps")), self._guidance(options.get("guidance_scale"))
-        return Request(prompts, seeds, timesteps, guidance_scale, noise, self._size(options.get("size")))
+        check_options(options)
+        prompts, seeds = prompts_and_seeds(prompts, seeds)
+        size, steps = self._size(options.get("size")), options.get("steps")
+        steps = self.default_steps if steps is None else whole(steps, "steps")
+        timesteps, guidance_scale = self._timesteps(steps), self._guidance(options.get("guidance_scale"))
+        image, mask, start, strength = options.get("image"), options.get("mask"), None, None
+        if image is not None:
+            self._check_takes_images()
+            few, masked = str(steps) in self._few_steps, mask is not None
+            strength, taken = settled_strength(options.get("strength"), steps, few=few, masked=masked)
+            start, timesteps = read_start(image, mask, size), timesteps[len(timesteps) - taken :]
+        noise = options.get("noise", "philox")
+        return Request(prompts, seeds, steps, timesteps, guidance_scale, noise, size, start, strength)
 
     def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         if size is None:
@@ -398,9 +368,12 @@ class Pipeline:
             )
         return height, width
 
-    def _timesteps(self, steps: int | None) -> tuple[tuple[int, int], ...]:
-        steps = self.default_steps if steps is None else whole(steps, "steps")
-        few = self.sampler.few_step_timesteps or {}
+    @property
+    def _few_steps(self) -> Mapping[str, tuple[int, ...]]:
+        return self.sampler.few_step_timesteps or {}
+
+    def _timesteps(self, steps: int) -> tuple[tuple[int, int], ...]:
+        few = self._few_steps
         if str(steps) in few:
             return self._schedule.explicit_steps(few[str(steps)])
         timesteps = self._schedule.steps(steps)
@@ -422,6 +395,11 @@ class Pipeline:
             )
         return scale
 
+    def _check_takes_images(self) -> None:
+        if not self.takes_images:
+            what = f"this bundle has no {VAE_ENCODER} graph, which an image needs"
+            raise InputError(what, where=self.path, remedy="make one that has it: genin export MODEL --out BUNDLE")
+
     def _check_open(self) -> None:
         if self._closed:
             raise InputError("the pipeline is closed", where=self.path, remedy="load it again")
@@ -437,12 +415,6 @@ def _stacklevel_of_caller() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
         level, frame = level + 1, frame.f_back
     return level
-
-
-def to_pictures(images: Array) -> Pictures:
-    """(N, 3, H, W) in [−1, 1] => (N, H, W, 3) uint8, values outside clipped."""
-    scaled = np.clip(np.rint(images * np.float32(127.5) + np.float32(127.5)), 0, 255)
-    return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1), np.uint8)
 
 
 def _already(pictures: Pictures) -> Callable[[], Pictures]:

@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from genin.runtimes.engine import Array, graph_failed
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.folder import AGAIN, plain_json, read_json, read_model_index, weight_files
-from genin.runtimes.vocabulary import check_device
+from genin.runtimes.vocabulary import VAE_ENCODER, check_device
 
 HEADER_LIMIT_BYTES = 100 << 20
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The three networks of a model folder, frozen, in evaluation mode."""
+    """The three networks of a model folder, frozen, in evaluation mode. The autoencoder encodes and decodes."""
 
     text_encoder: Any
     unet: Any
@@ -104,8 +104,19 @@ class PyTorchEngine:
         with self._inference("vae_decoder"):
             return _to_numpy(self._get().vae.decode(self._on_device(latents), return_dict=False)[0])
 
+    def encode_picture(self, pictures: Array) -> Array:
+        with self._inference(VAE_ENCODER):
+            return _to_numpy(mean_latents(self._get().vae, self._on_device(pictures)))
+
     def close(self) -> None:
         self._networks = None
+
+
+def mean_latents(vae: Any, pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures in [−1, 1], NCHW => raw latents. A variational encoder gives its mean: the same picture, the same latents."""
+    encoded = vae.encode(pictures)
+    latents: torch.Tensor = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
+    return latents
 
 
 def _to_numpy(tensor: torch.Tensor) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from genin.runtimes.vocabulary import TEXT_TO_IMAGE
+from genin.runtimes.vocabulary import TEXT_TO_IMAGE, VAE_ENCODER
 
 TensorNames = Mapping[str, tuple[str, ...]]  # by component
 
@@ -12,6 +12,7 @@ INPUTS: TensorNames = {
     "text_encoder": ("input_ids",),
     "unet": ("sample", "timestep", "encoder_hidden_states"),
     "vae_decoder": ("latent_sample",),
+    VAE_ENCODER: ("sample",),
     TEXT_TO_IMAGE: ("input_ids", "noise"),
 }
 # Drawing uses the first; golden files have all.
@@ -19,6 +20,7 @@ OUTPUTS: TensorNames = {
     "text_encoder": ("last_hidden_state", "pooler_output"),
     "unet": ("out_sample",),
     "vae_decoder": ("sample",),
+    VAE_ENCODER: ("latent_sample",),
     TEXT_TO_IMAGE: ("images",),
 }
 # In the same order as those above.
@@ -26,9 +28,11 @@ APPLE_INPUTS: TensorNames = {
     "text_encoder": ("input_ids",),
     "unet": ("sample", "timestep", "encoder_hidden_states"),
     "vae_decoder": ("z",),
+    VAE_ENCODER: ("z",),
 }
 APPLE_OUTPUTS: TensorNames = {
     "text_encoder": ("last_hidden_state", "pooled_outputs"),
     "unet": ("noise_pred",),
     "vae_decoder": ("image",),
+    VAE_ENCODER: ("latent",),  # mean and log variance, one after the other
 }

@@ -51,7 +51,9 @@ def test_a_picture_is_drawn_again_from_its_settings(pipe: genin.Pipeline) -> Non
     again = pipe(**first.settings)
     assert first.settings["steps"] == 2 and again == first and first.shape == (64, 64, 3)
     assert first != pipe("a ninja", seed=4, steps=2) and first != "a ninja"
-    assert dict(first.origin) == {"model": "builtin:student", "runtime": pipe.runtime, "precision": pipe.precision}
+    drawn_by = {"model": "builtin:student", "runtime": pipe.runtime, "precision": pipe.precision}
+    assert dict(first.origin) == {**drawn_by, "licence": "Apache-2.0", "model_sha256": first.origin["model_sha256"]}
+    assert len(first.origin["model_sha256"]) == 64
 
 
 def test_a_picture_is_read_back_with_what_draws_it_again(pipe: genin.Pipeline, tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ import click
 import numpy as np
 from world_evaluator import SCENES, world_evaluator
 
-from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.quality.evaluator import Evaluator
 from genin.benchmarks.quality.subjects import Sampling
 from genin.distill.inputs.sources import open_source
@@ -33,6 +32,7 @@ from genin.distill.loop.run_folder import RunOptions
 from genin.distill.recipe import Recipe, load_recipe
 from genin.distill.student.distillation import distill
 from genin.runtimes.names import BUILTIN_WORLD
+from genin.runtimes.origin import fingerprint
 
 FIGURES_FILE = "figures.json"
 FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "accuracy", "diversity")

@@ -1,4 +1,4 @@
-"""Plant 60 faults in the code, one at a time, and see how many the default test suite finds.
+"""Plant 64 faults in the code, one at a time, and see how many the default test suite finds.
 
     python tools/planted_faults.py                 every fault against the tests that should find it
     python tools/planted_faults.py --all           and those they miss against the whole default suite
@@ -233,7 +233,7 @@ FAULTS = (
     ),
     Fault(
         "one-seed-for-all-prompts",
-        "runtimes/pipeline.py",
+        "runtimes/requests.py",
         "check_seed(first + index) for index",
         "check_seed(first) for index",
         "runtimes/test_pipeline.py::test_one_seed_for_several_prompts_is_the_first_of_as_many",
@@ -307,6 +307,34 @@ FAULTS = (
         '{"prompt": prompt, "seed": seed, **common}',
         '{"prompt": prompt, "seed": generation.seeds[0], **common}',
         "runtimes/test_pipeline.py::test_generate_command",
+    ),
+    Fault(
+        "image-latents-not-scaled",
+        "runtimes/pipeline.py",
+        "return latents * np.float32(self.latents.scaling_factor)",
+        "return latents",
+        "runtimes/test_starts.py",
+    ),
+    Fault(
+        "known-latents-at-the-old-timestep",
+        "runtimes/pipeline.py",
+        "known.keep(x, t_next)",
+        "known.keep(x, t)",
+        "runtimes/test_starts.py",
+    ),
+    Fault(
+        "pixels-outside-a-mask-decoded",
+        "runtimes/pipeline.py",
+        "pictures = request.start.composite(pictures)",
+        "request.start.composite(pictures)",
+        "runtimes/test_starts.py",
+    ),
+    Fault(
+        "encoder-gives-a-sample",
+        "runtimes/pytorch_engine.py",
+        "encoded.latent_dist.mean",
+        "encoded.latent_dist.sample()",
+        "runtimes/test_starts.py",
     ),
     # --- export ------------------------------------------------------------------------------------------------------
     Fault(

@@ -22,10 +22,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from genin.benchmarks.model_facts import fingerprint
 from genin.distill.models.diffusion import ddim_scheduler
 from genin.distill.models.folder import ModelFolder, apply_umask
 from genin.runtimes.errors import InputError
+from genin.runtimes.origin import fingerprint
 
 FILE = "pytorch_lora_weights.safetensors"
 # Component => its modules that get adapters.

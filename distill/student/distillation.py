@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genin.benchmarks.model_facts import fingerprint
 from genin.distill.inputs.latents import cache_latents
 from genin.distill.inputs.sources import Source, source_of
 from genin.distill.loop import sharding
@@ -60,6 +59,7 @@ from genin.distill.student.provenance import (
 from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
+from genin.runtimes.origin import fingerprint
 from genin.runtimes.progress import progress
 
 

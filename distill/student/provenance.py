@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from genin.benchmarks.model_facts import fingerprint
 from genin.distill.data.dataset import joined_origins
 from genin.distill.inputs.sources import Source, joined_licences
 from genin.distill.models.diffusion import Process, student_scheduler
@@ -20,6 +19,7 @@ from genin.distill.models.folder import ModelFolder, load_model_folder
 from genin.distill.models.pruning import narrowed_state
 from genin.distill.recipe import Recipe
 from genin.runtimes.errors import InputError
+from genin.runtimes.origin import fingerprint
 
 PHASES = ("prune", "steps", "adversarial", "decoder")  # in their order; each is a section of the recipe
 

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genin.benchmarks.model_facts import fingerprint
 from genin.distill.data.dataset import joined_origins
 from genin.distill.inputs.latents import LatentCache, cache_latents
 from genin.distill.inputs.sources import Source, joined_licences
@@ -56,6 +55,7 @@ from genin.distill.teacher.captioned import Texts, prepare_denoiser, prepare_tex
 from genin.distill.teacher.train import PREVIEWS, teacher_preview
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
+from genin.runtimes.origin import fingerprint
 
 HELD_OUT_STEPS = 8  # of DPM-Solver++(2M), guided
 SLOW = 32  # side of latents beyond which held-out pictures take hours on a CPU

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from genin.benchmarks.model_facts import fingerprint
 from genin.distill.data.dataset import joined_origins
 from genin.distill.inputs.sources import Source, joined_licences
 from genin.distill.loop.run_folder import RunOptions, claim_run
@@ -22,6 +21,7 @@ from genin.distill.models.folder import ModelFolder, load_model_folder
 from genin.distill.recipe import Recipe
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import DEFAULT_STEPS
+from genin.runtimes.origin import fingerprint
 
 
 @dataclass(frozen=True)

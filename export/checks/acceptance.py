@@ -35,8 +35,8 @@ def require_parity(
     Errors: GeninError for one below its floor, with the layers where it is lost."""
     try:
         run, engine = parity.open_graph(format, component.name, written.path, written.inputs, written.outputs)
-        floor = parity.floor_db(format, precision, written.stored, written.compute)
-        cases = parity.fitting(component.cases, written.inputs)
+        floor = parity.floor_db(component.name, format, precision, written.stored, written.compute)
+        cases = parity.fitting(component.name, component.cases, written.inputs)
         measured = parity.measure(run, cases, component.outputs, floor, engine)
     except UnknownOperationError:
         return None

@@ -240,6 +240,14 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, **shape: Any) -
     return F.conv2d(x, weight, bias, _ints(strides), 0, _ints(dilations), groups)
 
 
+def _pad(x: Tensor, pad: Any, mode: str = "constant", constant_val: float = 0.0) -> Tensor:
+    """`pad`: (before, after) of the last axes in their order; PyTorch wants the last axis first."""
+    if mode != "constant":
+        raise UnknownOperationError(f"pad with mode {mode}")
+    pairs = [_ints(pad)[i : i + 2] for i in range(0, len(_ints(pad)), 2)]
+    return F.pad(x, [size for pair in reversed(pairs) for size in pair], value=constant_val)
+
+
 def _batch_norm(
     x: Tensor,
     mean: Tensor,
@@ -304,6 +312,7 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "cos": _unary(torch.cos),
     "equal": _binary(torch.eq),
     "expand_dims": _expand_dims,
+    "fill_like": lambda ref_tensor, value=0.0: torch.full_like(ref_tensor, value),
     "gather": _gather,
     "gather_nd": _gather_nd,
     "gelu": _gelu,
@@ -313,6 +322,7 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "linear": _linear,
     "matmul": _matmul,
     "mul": _binary(torch.mul),
+    "pad": _pad,
     "real_div": _binary(torch.div),
     "reduce_argmax": _reduce_argmax,
     "reduce_mean": _reduce_mean,

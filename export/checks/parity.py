@@ -26,8 +26,9 @@ from genin.export.precision_plan import PALETTES
 from genin.runtimes.engine import ENGINES, in_batches
 from genin.runtimes.errors import BundleError, GeninError, MissingExtraError
 from genin.runtimes.manifest import EXACT_PSNR_DB, Parity, TensorSpec
-from genin.runtimes.tensors import OUTPUTS
+from genin.runtimes.tensors import INPUTS, OUTPUTS
 from genin.runtimes.threads import thread_limit
+from genin.runtimes.vocabulary import TEXT_TO_IMAGE, VAE_ENCODER
 
 FLOORS_DB: Mapping[str, float] = {"fp32": 90.0, "fp16": 60.0, "int8": 40.0}
 # 8-bit activations and palettes are judged by their pictures; below this a graph is broken.
@@ -63,13 +64,15 @@ def cosine(reference: NDArray[Any], got: NDArray[Any]) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def floor_db(format: str, precision: str, stored: str, compute: str, floors: Mapping[str, float] = FLOORS_DB) -> float:
+def floor_db(component: str, format: str, precision: str, stored: str, compute: str) -> float:
     """The parity that a graph must have: by its precision's name, else by the narrowest way in which it stores weights. Only
-    formats with coarser storage have a lower floor. `floors` are PICTURE_FLOORS_DB for the median picture of a single graph."""
+    formats with coarser storage have a lower floor, and not for the encoder, which no picture judges. Of a single graph it is the
+    median picture's."""
+    floors = PICTURE_FLOORS_DB if component == TEXT_TO_IMAGE else FLOORS_DB
     if precision in floors:
         return floors[precision]
     kinds = stored.split(", ")
-    if compute.startswith("int8") if format != "coreml" else set(kinds) & set(PALETTES):
+    if component != VAE_ENCODER and (compute.startswith("int8") if format != "coreml" else set(kinds) & set(PALETTES)):
         return LOW_PRECISION_FLOOR_DB
     return min(floors.get(kind, floors["int8"]) for kind in kinds)
 
@@ -198,19 +201,11 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def fitting(cases: Iterable[Case], inputs: Sequence[TensorSpec]) -> list[Case]:
+def fitting(component: str, cases: Iterable[Case], inputs: Sequence[TensorSpec]) -> list[Case]:
     """The golden cases of a size that a graph takes: Core ML graphs have one size, where others may take any."""
-    sizes = {spec.shape[-2:] for spec in inputs if spec.name in ("sample", "z") and isinstance(spec.shape[-1], int)}
-    return [
-        case
-        for case in cases
-        if all(case[name].shape[-2:] in sizes for name in ("sample", "latent_sample") if sizes and _given(case, name))
-    ]
-
-
-def _given(case: Case, name: str) -> bool:
-    """Is it an input of the case? The decoder's output is a "sample", too."""
-    return name in case and not (name == "sample" and "latent_sample" in case)
+    name, shape = INPUTS[component][0], inputs[0].shape
+    fixed = len(shape) == 4 and all(isinstance(size, int) for size in shape[-2:])
+    return [case for case in cases if not fixed or case[name].shape[-2:] == shape[-2:]]
 
 
 def _open_onnx(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Run, str]:

@@ -28,15 +28,17 @@ from genin.runtimes.engine import Array, Engine
 from genin.runtimes.loading import folder_pipeline
 from genin.runtimes.manifest import EXACT_PSNR_DB, PictureParity
 from genin.runtimes.pytorch_engine import Networks, PyTorchEngine
+from genin.runtimes.starts import encoder_input
 from genin.runtimes.tensors import INPUTS, OUTPUTS
-from genin.runtimes.vocabulary import COMPONENTS
+from genin.runtimes.vocabulary import COMPONENTS, VAE_ENCODER
 
 Pictures = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures, and what the networks were given while they were drawn: component => batches by input name."""
+    """Pictures, and what the networks were given while they were drawn: component => batches by input name. The encoder's are the
+    pictures themselves."""
 
     pictures: Pictures
     inputs: Mapping[str, tuple[Case, ...]]
@@ -53,6 +55,7 @@ def draw(path: Path, engine: Engine, amount: Amount) -> Drawn:
             with warnings.catch_warnings():  # the warning about a step count that the student was not trained for
                 warnings.simplefilter("ignore")
                 parts.append(pipeline.generate(prompts, seeds, steps=steps).images)
+    noted[VAE_ENCODER] = [{"sample": encoder_input(pictures)} for pictures in parts]
     return Drawn(np.concatenate(parts), {component: tuple(cases) for component, cases in noted.items()})
 
 
@@ -103,6 +106,9 @@ class _Noting:
         self._noted["vae_decoder"].append({"latent_sample": np.ascontiguousarray(latents)})
         return self._engine.decode(latents)
 
+    def encode_picture(self, pictures: Array) -> Array:
+        return self._engine.encode_picture(pictures)
+
     def close(self) -> None:
         self._engine.close()
 
@@ -127,6 +133,9 @@ class _OneAtATime:
 
     def decode(self, latents: Array) -> Array:
         return self._through("vae_decoder", {"latent_sample": latents})
+
+    def encode_picture(self, pictures: Array) -> Array:
+        return self._through(VAE_ENCODER, {"sample": pictures})
 
     def close(self) -> None:
         self._run = None

@@ -156,8 +156,7 @@ def _anew(model: Any, graph: GraphEntry, golden: list[dict[str, Any]]) -> list[d
 
 def _check(bundle: Bundle, graph: GraphEntry, files: Mapping[str, bool], cases: Cases) -> GraphReport:
     single = isinstance(graph, SingleGraphEntry)
-    floors = parity.PICTURE_FLOORS_DB if single else parity.FLOORS_DB
-    floor = parity.floor_db(graph.format, graph.precision, graph.stored, graph.compute, floors)
+    floor = parity.floor_db(graph.component, graph.format, graph.precision, graph.stored, graph.compute)
     report = GraphReport(graph.name, graph.component, graph.format, graph.precision, None, None, floor, None)
     damaged = [file.path for file in graph.files if not files[file.path]]
     if damaged:
@@ -172,7 +171,7 @@ def _check(bundle: Bundle, graph: GraphEntry, files: Mapping[str, bool], cases: 
         if single:
             measured, _ = parity.measure_pictures(run, cases, floor, engine)
         else:
-            fitting = parity.fitting(cases, graph.inputs)
+            fitting = parity.fitting(graph.component, cases, graph.inputs)
             measured = parity.measure(run, fitting, OUTPUTS[graph.component], floor, engine)
     except MissingExtraError as error:
         return replace(report, note=str(error))

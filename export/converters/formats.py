@@ -23,7 +23,7 @@ from genin.export.precision_plan import WEIGHTS, Plan, Storage, storable
 from genin.runtimes.engine import ENGINES
 from genin.runtimes.errors import MissingExtraError
 from genin.runtimes.manifest import TensorSpec
-from genin.runtimes.vocabulary import COMPONENTS
+from genin.runtimes.vocabulary import ALL_COMPONENTS
 
 if TYPE_CHECKING:
     from genin.export.components import Component
@@ -72,7 +72,7 @@ class Format:
 
 
 def _diffusers_places(file: str) -> dict[str, str]:
-    return {name: f"{name}/{file}" for name in COMPONENTS}
+    return {name: f"{name}/{file}" for name in ALL_COMPONENTS}
 
 
 TABLE: Mapping[str, Format] = {
@@ -91,7 +91,12 @@ TABLE: Mapping[str, Format] = {
     "coreml": Format(
         "genin.export.converters.to_coreml",
         ("coremltools",),
-        {"text_encoder": "TextEncoder.mlpackage", "unet": "Unet.mlpackage", "vae_decoder": "VAEDecoder.mlpackage"},
+        {
+            "text_encoder": "TextEncoder.mlpackage",
+            "unet": "Unet.mlpackage",
+            "vae_decoder": "VAEDecoder.mlpackage",
+            "vae_encoder": "VAEEncoder.mlpackage",
+        },
         WEIGHTS,
     ),
 }

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genin.distill.models.folder import ModelFolder
-from genin.export.components import Case, Component, token_ids
+from genin.export.components import Case, Component, decoding_half, token_ids
 from genin.export.prompt_set import Amount, batches, prompts_and_seeds
 from genin.export.shapes import ANY_BATCH, Shapes
 from genin.runtimes.engine import Array
@@ -39,8 +39,8 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_constants
 from genin.runtimes.manifest import MAX_UNROLLED
 from genin.runtimes.noise import batch_normal
-from genin.runtimes.pipeline import to_pictures
 from genin.runtimes.pytorch_engine import Networks, PyTorchEngine
+from genin.runtimes.results import to_pictures
 from genin.runtimes.samplers import Schedule, guide
 from genin.runtimes.tensors import INPUTS, OUTPUTS
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE
@@ -144,7 +144,7 @@ def single_graph(model: ModelFolder, steps: int, amount: Amount, shapes: Shapes 
     scale = 1.0 if sampler.guidance == "baked" else sampler.guidance_scale
     cases = _cases(model, steps, scale, amount)
     module = SingleGraph(
-        Networks(model.text_encoder, model.unet, model.vae),
+        Networks(model.text_encoder, model.unet, decoding_half(model.vae)),
         Schedule.from_config(model.scheduler_config),
         timesteps_of(model, steps),
         scale,

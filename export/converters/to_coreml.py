@@ -4,7 +4,9 @@ That package's names, shapes and types, all float32, with a fixed batch:
 
 - TextEncoder: `input_ids` (1, length) => `last_hidden_state` (1, length, hidden), `pooled_outputs`;
 - Unet: `sample` (b, C, H, W), `timestep` (b), `encoder_hidden_states` (b, hidden, 1, length) => `noise_pred`;
-- VAEDecoder: `z` (1, C, h, w), latents / scaling_factor => `image` (1, 3, H, W) in [−1, 1].
+- VAEDecoder: `z` (1, C, h, w), latents / scaling_factor => `image` (1, 3, H, W) in [−1, 1];
+- VAEEncoder: `z` (1, 3, H, W) in [−1, 1] => `latent` (1, 2·C, h, w): mean and log variance. The package draws from that
+  distribution; the log variance is always −30, so that it gets the mean.
 
 b is 2 for classifier-free guidance, as that package expects, and 1 for a student whose guidance is baked in. Target: iOS 17 and
 macOS 14. `fp16` and `int8` compute in fp16 except norms, whose squares overflow, and the timestep embedding, whose angles reach 999
@@ -30,10 +32,12 @@ from genin.export.converters.quiet import quiet
 from genin.export.precision_plan import BITS, PALETTES, WEIGHTS, layers_of
 from genin.runtimes.manifest import TensorSpec
 from genin.runtimes.tensors import APPLE_OUTPUTS
+from genin.runtimes.vocabulary import VAE_ENCODER
 
 if TYPE_CHECKING:
     from genin.export.components import Component
 
+LOWEST_LOG_VARIANCE = -30.0  # below it, that package cuts off
 COMPRESSED_FROM = 2048  # elements; coremltools' own default
 # In fp16 a square overflows from 256 on.
 WIDE_OPS = ("layer_norm", "instance_norm", "reduce_mean", "square", "sub", "sqrt", "rsqrt", "sin", "cos")
@@ -72,6 +76,18 @@ class AppleDecoder(nn.Module):
         return self.module(z)
 
 
+class AppleEncoder(nn.Module):
+    """`VaeEncoder` as a distribution of hardly any variance."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, z: Tensor) -> Any:
+        mean = self.module(z)
+        return torch.cat([mean, torch.full_like(mean, LOWEST_LOG_VARIANCE)], dim=1)
+
+
 def apple_example(component: Component, batch: int) -> tuple[nn.Module, dict[str, Tensor]]:
     """The component behind Apple's interface, and inputs of the shapes it will have."""
     case = {name: torch.from_numpy(component.cases[0][name]) for name in component.inputs}
@@ -79,6 +95,8 @@ def apple_example(component: Component, batch: int) -> tuple[nn.Module, dict[str
         return AppleTextEncoder(component.module), {"input_ids": case["input_ids"][:1].float()}
     if component.name == "vae_decoder":
         return AppleDecoder(component.module), {"z": case["latent_sample"][:1]}
+    if component.name == VAE_ENCODER:
+        return AppleEncoder(component.module), {"z": case["sample"][:1]}
     text = case["encoder_hidden_states"][:batch].transpose(1, 2).unsqueeze(2).contiguous()
     timestep = case["timestep"].float().expand(batch).contiguous()
     inputs = {"sample": case["sample"][:batch], "timestep": timestep, "encoder_hidden_states": text}

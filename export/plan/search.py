@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.quality.perceptual import load_lpips
 from genin.benchmarks.quality.weights import MetricUnavailableError
 from genin.distill.models.folder import load_model_folder
@@ -29,6 +28,7 @@ from genin.files import claim_output
 from genin.runtimes.arguments import local_path, number, settle, several
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
+from genin.runtimes.origin import fingerprint
 from genin.runtimes.progress import progress
 from genin.runtimes.vocabulary import COMPONENTS, check_choice
 

@@ -9,7 +9,8 @@ doi:10.1109/29.90373), and λ is found by bisection: for a size by adding up byt
 Inputs are fixed to the student's own: in a free rollout a picture between two outcomes may tip to the other, which would dominate
 the mean.
 
-Not here: storing (the converters), the plan's file (`plan`).
+Not here: storing (the converters), the plan's file (`plan`), the encoder of pictures, which the student does not use as it draws
+from text: plans store it by their default.
 """
 
 from __future__ import annotations
@@ -136,15 +137,14 @@ def measure(model: ModelFolder, kinds: Sequence[Storage], progress: Progress = l
             weight = module.weight
             found.append(Layer(component, name, weight.numel(), len(weight), macs[name], ranges[name], error))
     inside = sum(layer.numbers for layer in found)
-    total = sum(
-        p.numel() for name in COMPONENTS for key, p in networks[name].named_parameters() if "vae.encoder" not in key
-    )
+    total = sum(p.numel() for name in COMPONENTS for p in networks[name].parameters())
     return Sensitivity(model, reference, tuple(found), 4 * (total - inside))
 
 
 def count_layers(model: ModelFolder) -> int:
     """How often `measure` calls `progress`."""
-    return 1 + sum(len(layers_of(network)) for network in modules(model).values())
+    networks = modules(model)
+    return 1 + sum(len(layers_of(networks[name])) for name in COMPONENTS)
 
 
 # --- a layer in fewer bits -------------------------------------------------------------------------------------------
@@ -260,6 +260,9 @@ class _Noisy:
 
     def decode(self, latents: Array) -> Array:
         return self._with_noise("vae_decoder", self._engine.decode(latents))
+
+    def encode_picture(self, pictures: Array) -> Array:
+        return self._engine.encode_picture(pictures)
 
     def close(self) -> None:
         pass  # the engine is used again

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from genin.export.checks.verify import Report
     from genin.runtimes.errors import BundleError, CancelledError, GeninError, InputError, MissingExtraError
     from genin.runtimes.pictures import Picture
-    from genin.runtimes.pipeline import Generation, Pipeline, StreamStep
+    from genin.runtimes.pipeline import Pipeline
+    from genin.runtimes.results import Generation, StreamStep
 
 __all__ = [
     "BundleError",
@@ -43,14 +44,14 @@ __all__ = [
 HOMES = {
     "BundleError": "runtimes.errors",
     "CancelledError": "runtimes.errors",
-    "Generation": "runtimes.pipeline",
+    "Generation": "runtimes.results",
     "GeninError": "runtimes.errors",
     "InputError": "runtimes.errors",
     "MissingExtraError": "runtimes.errors",
     "Picture": "runtimes.pictures",
     "Pipeline": "runtimes.pipeline",
     "Report": "export.checks.verify",
-    "StreamStep": "runtimes.pipeline",
+    "StreamStep": "runtimes.results",
     "load": "api",
     "verify": "api",
 }

@@ -16,7 +16,7 @@ import click
 
 import genin
 from genin.distill.recipe import Recipe
-from genin.runtimes.pipeline import Options
+from genin.runtimes.requests import Options
 
 INTRODUCTION = """# The Python API
 
@@ -78,7 +78,11 @@ OTHER_TYPES = {
     "genin.distill.inputs.sources": ("Source",),
     "genin.distill.recipe": tuple(str(field.type) for field in fields(Recipe)),
 }
-ALIASES = {"Array": "NDArray[np.float32]", "Pictures": "NDArray[np.uint8]"}
+ALIASES = {
+    "Array": "NDArray[np.float32]",
+    "Pictures": "NDArray[np.uint8]",
+    "ImageLike": "str | Path | Picture | Image.Image | NDArray[np.uint8]",
+}
 ERRORS = ("GeninError", "InputError", "BundleError", "MissingExtraError", "CancelledError")
 
 
@@ -169,7 +173,7 @@ def _options() -> list[inspect.Parameter]:
 def _unquoted(text: str) -> str:
     """Annotations are strings here; defaults keep their quotes."""
     text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text).replace("= Ellipsis", "= ...")
-    return re.sub(r"\b(Array|Pictures)\b", lambda found: ALIASES[found[0]], text)
+    return re.sub(rf"\b({'|'.join(ALIASES)})\b", lambda found: ALIASES[found[0]], text)
 
 
 def _field(field: Field[Any]) -> str:

@@ -17,7 +17,6 @@ from PIL.PngImagePlugin import PngInfo
 
 from fake_hub import write_fake_bundle
 from genin.benchmarks import evaluation
-from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.quality.evaluator import Against, Evaluator, SaveTo
 from genin.benchmarks.quality.measures import FD_NAMES, KID_NAMES, StatisticsAccumulator, Suite, load_suite
 from genin.benchmarks.quality.sampling import SEED_STRIDE
@@ -26,6 +25,7 @@ from genin.cli import run
 from genin.dataset.files import is_intact
 from genin.dataset.rows import PictureRow
 from genin.runtimes.errors import InputError
+from genin.runtimes.origin import fingerprint
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "lpips_squeezenet"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/lpips_squeezenet is not here")

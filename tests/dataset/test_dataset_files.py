@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genin.dataset import files
 from genin.dataset.files import PictureError, open_picture, picture_size, read_picture, stored_size
 from genin.dataset.folders import is_picture
+from genin.runtimes import picture_files
 
 
 def picture(seed: int, width: int = 60, height: int = 40) -> Image.Image:
@@ -116,13 +116,13 @@ def test_a_plugin_is_used_where_there_is_one(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
     monkeypatch.setattr(Image, "ID", list(Image.ID))
-    files._can_decode.cache_clear()
+    picture_files._can_decode.cache_clear()
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
     assert read_picture(tmp_path / "a.heic").size == (60, 40)
-    files._can_decode.cache_clear()
+    picture_files._can_decode.cache_clear()
 
 
-@pytest.mark.skipif(not files._can_decode(".avif"), reason="this Pillow has no AVIF")
+@pytest.mark.skipif(not picture_files._can_decode(".avif"), reason="this Pillow has no AVIF")
 def test_avif_is_read(tmp_path: Path) -> None:
     picture(2).save(tmp_path / "a.AVIF", "AVIF")
     assert is_picture("a.AVIF") and read_picture(tmp_path / "a.AVIF").size == (60, 40)

@@ -82,6 +82,7 @@ VALUES = np.random.default_rng(5).normal(size=(2, 3, 4)).astype(np.float32)
                 "squeeze_mask": [True, False, False],
             },
         ),
+        ("pad", {"x": VALUES, "pad": [1, 0, 0, 2], "mode": "constant", "constant_val": 0.5}),
         ("select", {"cond": VALUES > 0, "a": VALUES, "b": VALUES * 3}),
     ],
 )

@@ -29,7 +29,8 @@ from genin.export.precision_plan import read_plan
 from genin.runtimes import engine
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import InputError
-from genin.runtimes.vocabulary import COMPONENTS, FORMATS, PRECISIONS
+from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, FORMATS, PRECISIONS
+from tiny_bundle import garbage_left_alone
 
 Json = dict[str, Any]
 
@@ -78,6 +79,21 @@ def test_a_genin_file_holds_what_the_folder_would(threes: Path) -> None:
         bundle.check_hashes()
         assert bundle.manifest.precisions("onnx") == ("fp32", "w8a8") and bundle.manifest.precisions("openvino") == ()
         assert bundle.manifest.latents.scaling_factor == 0.18215
+
+
+@pytest.mark.export
+def test_the_encoder_may_be_left_out(tiny_student_folder: Path, matrix: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with garbage_left_alone():
+        assert run([*export_of(tiny_student_folder, out, "onnx", "fp16"), "--no-vae-encoder"]) == 0
+    with Bundle.open(out) as bundle:
+        assert {graph.component for graph in bundle.manifest.graphs} == set(COMPONENTS)
+        assert {entry.component for entry in bundle.manifest.golden} == set(COMPONENTS)
+        assert bundle.manifest.precisions("onnx") == ("fp16",)
+    assert not list(out.rglob("*vae_encoder*"))
+    for format in ("onnx", "openvino"):  # other clients read its config beside the graph
+        config = json.loads((matrix / format / "fp16" / "vae_encoder" / "config.json").read_text(encoding="utf-8"))
+        assert config["_class_name"] == "AutoencoderKL"
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -225,7 +241,7 @@ def test_inspect_counts_what_the_model_has(
     assert run(["inspect", str(matrix), "--json"]) == 0
     bundle = last_json(capsys.readouterr().out)
     assert model["components"]["unet"]["parameters"] == sum(p.numel() for p in unet.parameters())
-    for component in COMPONENTS:
+    for component in ALL_COMPONENTS:
         for key in ("parameters", "macs"):
             assert model["components"][component][key] == bundle["components"][component][key] > 0
     assert model["components"]["unet"]["precision"] == "fp32"
@@ -254,7 +270,7 @@ def test_a_model_that_does_not_say_is_exported_for_free_guidance(tiny_model_fold
     for guidance in ("baked", "free", None):
         model.info["guidance"] = guidance
         batches[guidance] = [component.guidance_batch for component in components(model)]
-    assert batches == {"baked": [1, 1, 1], "free": [1, 2, 1], None: [1, 2, 1]}
+    assert batches == {"baked": [1, 1, 1, 1], "free": [1, 2, 1, 1], None: [1, 2, 1, 1]}
 
 
 def test_int8_has_one_scale_an_output_channel() -> None:

@@ -28,7 +28,7 @@ from genin.runtimes.errors import BundleError
 from genin.runtimes.manifest import GraphEntry
 from genin.runtimes.openvino_engine import core
 from genin.runtimes.tensors import OUTPUTS
-from genin.runtimes.vocabulary import COMPONENTS, FORMATS, PRECISIONS
+from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, FORMATS, PRECISIONS
 from tiny_bundle import garbage_left_alone
 
 pytestmark = pytest.mark.export
@@ -76,7 +76,7 @@ class FormatContract:
         return parity.open_graph(self.format, graph.component, matrix / graph.path, graph.inputs, graph.outputs)[0]
 
     def test_parity(self, graphs: Graphs) -> None:
-        assert set(graphs) == {(p, c) for p in (*PRECISIONS, MIXED.name, EIGHT.name) for c in COMPONENTS}
+        assert set(graphs) == {(p, c) for p in (*PRECISIONS, MIXED.name, EIGHT.name) for c in ALL_COMPONENTS}
         for (precision, _), graph in graphs.items():
             assert graph.parity is not None, graph.path
             assert graph.parity.psnr_db >= graph.parity.floor_db
@@ -91,7 +91,7 @@ class FormatContract:
     def test_any_batch(
         self, matrix: Path, graphs: Graphs, compact_networks: Mapping[str, torch.nn.Module], rows: int
     ) -> None:
-        for component in COMPONENTS:
+        for component in ALL_COMPONENTS:
             graph, outputs = graphs["fp32", component], OUTPUTS[component]
             golden = np.load(matrix / "golden" / f"{component}.npz")
             inputs = [key.partition(".")[2] for key in golden.files if key.startswith("0.")]
@@ -111,13 +111,19 @@ class FormatContract:
 
     def test_plan(self, matrix: Path, graphs: Graphs) -> None:
         text = "int8, palette6" if "palette6" in TABLE[self.format].stores else "int8"
-        stored = {component: graphs[MIXED.name, component].stored for component in COMPONENTS}
-        assert stored == {"text_encoder": text, "unet": "fp32, int8", "vae_decoder": "fp16, int8"}
+        stored = {component: graphs[MIXED.name, component].stored for component in ALL_COMPONENTS}
+        vae = dict.fromkeys(("vae_decoder", "vae_encoder"), "fp16, int8")
+        assert stored == {"text_encoder": text, "unet": "fp32, int8", **vae}
         self.check_mixed_storage(matrix, graphs)
 
     def test_eight_bit_activations(self, matrix: Path, graphs: Graphs) -> None:
         assert graphs[EIGHT.name, "unet"].stored == "fp16, int8"
         assert "int8" not in graphs[EIGHT.name, "vae_decoder"].compute
+        encoder = graphs[
+            EIGHT.name, "vae_encoder"
+        ]  # calibrated on pictures; held to int8's floor, for no picture judges it
+        assert encoder.stored == "fp16, int8" and encoder.compute == graphs[EIGHT.name, "unet"].compute
+        assert encoder.parity is not None and encoder.parity.floor_db == parity.FLOORS_DB["int8"]
         self.check_eight_bit_activations(matrix, graphs)
 
     @pytest.mark.parametrize("content", [b"", b"not a graph"])
@@ -268,10 +274,11 @@ class TestCoreML(FormatContract):
 
     def test_has_the_interface_of_apples_package(self, matrix: Path, graphs: Graphs) -> None:
         names = {c: [[t.name for t in ports] for ports in (g.inputs, g.outputs)]
-                 for c in COMPONENTS for g in [graphs["fp16", c]]}  # fmt: skip
+                 for c in ALL_COMPONENTS for g in [graphs["fp16", c]]}  # fmt: skip
         assert names["text_encoder"] == [["input_ids"], ["last_hidden_state", "pooled_outputs"]]
         assert names["unet"] == [["sample", "timestep", "encoder_hidden_states"], ["noise_pred"]]
-        assert names["vae_decoder"] == [["z"], ["image"]]
+        assert names["vae_decoder"] == [["z"], ["image"]] and names["vae_encoder"] == [["z"], ["latent"]]
+        assert graphs["fp16", "vae_encoder"].outputs[0].shape == (1, 2 * 4, 8, 8)
         assert [tensor.shape for tensor in graphs["fp16", "unet"].inputs] == [(1, 4, 8, 8), (1,), (1, 32, 1, 32)]
         folder = matrix / "coreml" / "fp16"
         assert (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()

@@ -150,7 +150,7 @@ def test_8_bit_activations_of_an_embedding_are_refused(
 def test_a_manifest_cannot_talk_its_floor_down(
     format: str, precision: str, stored: str, compute: str, floor: float
 ) -> None:
-    assert parity.floor_db(format, precision, stored, compute) == floor
+    assert parity.floor_db("unet", format, precision, stored, compute) == floor
 
 
 def test_a_plan_of_another_model_leaves_no_bundle(

@@ -67,7 +67,7 @@ def test_verify_against_another_model_fails(
     part = part_of(matrix, tmp_path / "part", format="onnx", precision="fp16", single=single)
     assert verify(capsys, part, "--against", str(compact_model), code=0)["ok"]
     bad = {name for _, _, name in bad_graphs(verify(capsys, part, "--against", str(tiny_student_folder), code=1))}
-    assert bad == ({SINGLE} if single else {"unet", "vae_decoder"})
+    assert bad == ({SINGLE} if single else {"unet", "vae_decoder", "vae_encoder"})
 
 
 @needs_bundle
@@ -246,12 +246,16 @@ def test_a_graph_of_one_size_takes_the_golden_inputs_of_that_size() -> None:
     def cases(*names: str) -> list[dict[str, Any]]:
         return [{name: np.zeros((1, 4, 8, width)) for name in names} for width in (8, 16)]
 
-    fixed, free = (TensorSpec("sample", (1, 4, 8, width), "float32") for width in (8, "width"))
-    assert [case["sample"].shape[-1] for case in parity.fitting(cases("sample"), [fixed])] == [8]
-    assert [case["sample"].shape[-1] for case in parity.fitting(cases("sample"), [free])] == [8, 16]
-    decoder = [TensorSpec("z", (1, 4, 8, 8), "float32")]
-    found = parity.fitting(cases("latent_sample", "sample"), decoder)
-    assert [case["latent_sample"].shape[-1] for case in found] == [8]
+    def widths(component: str, name: str, found: list[Any]) -> list[int]:
+        return [case[name].shape[-1] for case in parity.fitting(component, found, [fixed])]
+
+    fixed, free = (TensorSpec("z", (1, 4, 8, width), "float32") for width in (8, "width"))
+    assert widths("unet", "sample", cases("sample")) == [8]
+    assert widths("vae_decoder", "latent_sample", cases("latent_sample", "sample")) == [8]
+    assert widths("vae_encoder", "sample", cases("sample", "latent_sample")) == [8]
+    assert len(parity.fitting("unet", cases("sample"), [free])) == 2
+    ids = TensorSpec("input_ids", ("batch", 8), "int64")
+    assert len(parity.fitting("text_encoder", [{"input_ids": np.zeros((2, 16))}], [ids])) == 1
 
 
 # --- measures --------------------------------------------------------------------------------------------------------

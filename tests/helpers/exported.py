@@ -28,10 +28,18 @@ MIXED = Plan(
         "text_encoder": {"encoder.text_model.embeddings.token_embedding": Storage("palette6")},
         "unet": {"unet.conv_in": Storage("fp32")},
         "vae_decoder": {"vae.decoder.conv_in": Storage("fp16")},
+        "vae_encoder": {"vae.encoder.conv_in": Storage("fp16")},
     },
     {"by": "hand"},
 )
-EIGHT = Plan("eight", Storage("fp16"), {"unet": {"unet.up_blocks.0.resnets.0.conv1": Storage("int8", "int8")}})
+EIGHT = Plan(
+    "eight",
+    Storage("fp16"),
+    {
+        "unet": {"unet.up_blocks.0.resnets.0.conv1": Storage("int8", "int8")},
+        "vae_encoder": {"vae.encoder.down_blocks.1.resnets.0.conv1": Storage("int8", "int8")},
+    },
+)
 STEPS = 2  # of the single graphs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
@@ -39,6 +40,16 @@ def edit_manifest(bundle: Path, *path: str | int, value: object) -> None:
         place = place[key]
     place[path[-1]] = value
     file.write_text(json.dumps(data), encoding="utf-8")
+
+
+def without_encoder(bundle: Path, out: Path) -> Path:
+    """A copy of a bundle folder whose manifest lists no encoder graphs, as those that were made before there were any."""
+    shutil.copytree(bundle, out)
+    data = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    for key in ("graphs", "golden"):
+        kept = [entry for entry in data[key] if entry["component"] != "vae_encoder"]
+        edit_manifest(out, key, value=kept)
+    return out
 
 
 def update_hash(bundle: Path, path: str) -> None:

@@ -26,7 +26,7 @@ from genin.runtimes.errors import CancelledError, GeninError, InputError
 from genin.runtimes.loading import load_pipeline
 from genin.runtimes.noise import batch_normal
 from genin.runtimes.pipeline import Pipeline
-from tiny_bundle import edit_manifest, update_hash, write_tiny_bundle
+from tiny_bundle import edit_manifest, update_hash, without_encoder, write_tiny_bundle
 
 pytest.importorskip("torch")
 
@@ -138,6 +138,36 @@ class EngineContract:
         far, near = (psnr_db(steps[index].preview(), last.images) for index in (0, 2))
         assert near > far
 
+    def test_draws_from_an_image(self, path: Path, reference: Pipeline) -> None:
+        """As PyTorch does, from every start that exists, in every precision, and independently of the batch."""
+        image = reference("orange sunset", seed=1)
+        for precision in self.precisions:
+            with load_pipeline(path, self.runtime, precision, threads=self.threads) as pipeline:
+                for strength in pipeline.strengths():
+                    ours, theirs = (
+                        drawn.generate("ninja", [3, 9], image=image, strength=strength)
+                        for drawn in (pipeline, reference)
+                    )
+                    assert ours.strength == theirs.strength == strength
+                    assert psnr_db(ours.images, theirs.images) > (50 if precision == "fp32" else 35)
+                    assert psnr_db(theirs.images[0], theirs.images[1]) < 40
+                if precision == "fp32":
+                    alone = pipeline.generate("ninja", 9, image=image, strength=1.0)
+                    assert psnr_db(alone.images[0], ours.images[1]) > 50
+        assert ours.timings["vae_encoder"] > 0
+
+    def test_draws_inside_a_mask(self, pipeline: Pipeline, reference: Pipeline) -> None:
+        image, mask = reference("orange sunset", seed=1).array, np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+        mask[8:20, 5:17] = 255
+        for strength in (0.5, 1.0):
+            ours, theirs = (
+                drawn("ninja", seed=3, image=image, mask=mask, strength=strength).array
+                for drawn in (pipeline, reference)
+            )
+            assert np.array_equal(ours[mask == 0], image[mask == 0])
+            assert psnr_db(ours[mask > 0], image[mask > 0]) < 30
+            assert psnr_db(ours, theirs) > 50
+
     def test_times_every_stage(self, pipeline: Pipeline) -> None:
         generation = pipeline.generate("ninja")
         assert set(generation.timings) == {"text_encoder", "unet", "vae_decoder", "other"}
@@ -180,11 +210,12 @@ class EngineContract:
         ids = pipeline._tokenizer(["ninja"])
         text = engine.encode(ids)
         pipeline.close()
-        latents = step.latents
+        latents, picture = step.latents, np.zeros((1, 3, IMAGE_SIZE, IMAGE_SIZE), np.float32)
         for call in (
             lambda: engine.encode(ids),
             lambda: engine.predict(latents, 1, text),
             lambda: engine.decode(latents),
+            lambda: engine.encode_picture(picture),
             step.preview,
         ):
             with pytest.raises(GeninError, match="closed"):
@@ -209,6 +240,30 @@ class BundleEngineContract(EngineContract):
         damaged = super().with_unet(path, out, content)
         update_hash(damaged, self.unet_file)
         return damaged
+
+    def test_the_encoder_is_loaded_when_an_image_is_given(self, path: Path, tmp_path: Path) -> None:
+        """Drawing from text costs nothing for it, not even the reading of its file."""
+        pack(path, tmp_path / "b.genin")
+        with load_pipeline(tmp_path / "b.genin", self.runtime) as pipeline:
+            picture = pipeline("ninja", steps=1)
+            assert not self.loaded_encoder(pipeline)
+            pipeline("ninja", image=picture)
+            assert self.loaded_encoder(pipeline)
+
+    def loaded_encoder(self, pipeline: Pipeline) -> bool:
+        assert isinstance(pipeline._engine, BundleEngine) and pipeline._bundle is not None
+        read = any("vae_encoder/" in path for path in pipeline._bundle._checked)
+        assert read == ("vae_encoder" in pipeline._engine._loaded)
+        return read
+
+    def test_a_bundle_without_an_encoder_draws_from_text_alone(
+        self, path: Path, tmp_path: Path, pipeline: Pipeline
+    ) -> None:
+        with load_pipeline(without_encoder(path, tmp_path / "old"), self.runtime) as old:
+            picture = old("ninja", seed=3)
+            assert picture == pipeline("ninja", seed=3) and pipeline.takes_images and not old.takes_images
+            with pytest.raises(InputError, match=r"no vae_encoder graph.*genin export"):
+                old("ninja", image=picture)
 
     def test_wrong_shapes_are_errors(self, path: Path, tmp_path: Path) -> None:
         """Constants that do not fit the graphs: those of what a graph gives, and of what it is given."""
@@ -323,6 +378,10 @@ class TestCoreML(BundleEngineContract):
 
     def test_draws_with_a_single_graph(self, matrix: Path, compact_model: Path) -> None:
         pytest.skip("the format has no single graphs")
+
+    def loaded_encoder(self, pipeline: Pipeline) -> bool:
+        assert isinstance(pipeline._engine, CoreMLEngine)
+        return "vae_encoder" in pipeline._engine._packages
 
 
 def test_every_engine_has_a_contract() -> None:

@@ -44,6 +44,9 @@ def test_draws_a_picture(tiny_bundle: Path, tmp_path: Path, runtime: str) -> Non
     done = run("generate", "a ninja", "-m", str(tiny_bundle), "--runtime", runtime, "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert out.read_bytes().startswith(b"\x89PNG")
+    again, start = tmp_path / "again.png", ("--image", str(out), "--strength", "0.5")
+    done = run("generate", "a ninja", "-m", str(tiny_bundle), "--runtime", runtime, "--out", str(again), *start)
+    assert done.returncode == 0 and again.is_file(), done.stderr
 
 
 def test_says_how_to_install_what_model_folders_need(tiny_student_folder: Path) -> None:

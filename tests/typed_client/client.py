@@ -20,6 +20,9 @@ def one(model: str) -> genin.Picture:
         assert_type(pipe(["a ninja", "a monk"], seed=[1, 2]), list[genin.Picture])
         assert_type(pipe("a ninja", seed=[1, 2]), list[genin.Picture])
         assert_type(pipe.generate("a ninja", 7), genin.Generation)
+        assert_type(
+            pipe("a monk", image=picture, strength=pipe.strengths()[0], mask=picture.array[:, :, 0]), genin.Picture
+        )
         return picture
 
 

@@ -256,8 +256,8 @@ def measure_quality(run: Run, done: Done) -> Result:
 
 def teacher_statistics(run: Run) -> Path | None:
     """The shipped statistics of the teacher's pictures, if they are this teacher's."""
-    from genin.benchmarks.model_facts import fingerprint
     from genin.benchmarks.quality.statistics_file import load_statistics
+    from genin.runtimes.origin import fingerprint
 
     path = run.names.teacher_statistics()
     if path is None or load_statistics(path).source.get("source_sha256") != fingerprint(run.teacher_path):
