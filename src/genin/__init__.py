@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from genin.runtimes.lazy import lazy_attribute
+from genin.runtimes.telemetry import switch_off_telemetry
 from genin.runtimes.threads import set_wait_policy
 from genin.version import __version__
 
@@ -55,6 +56,7 @@ HOMES = {
     "verify": "api",
 }
 
+switch_off_telemetry()  # here, since libraries report when they are imported
 set_wait_policy()  # here, since OpenMP reads it when torch is imported
 
 
