@@ -18,7 +18,7 @@ from torch import nn
 
 from genin.benchmarks.model_facts import cost_of
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import AGAIN
+from genin.runtimes.folder import AGAIN, latent_size
 
 Facts = dict[str, dict[str, int]]
 
@@ -44,9 +44,9 @@ def _facts(path: Path) -> Facts:
         vae.encoder = nn.Identity()
         if hasattr(vae, "quant_conv"):
             vae.quant_conv = nn.Identity()
-        length, size = text_encoder.config.max_position_embeddings, unet.config.sample_size
+        length, size = text_encoder.config.max_position_embeddings, latent_size(unet.config)
         ids = torch.zeros(1, length, dtype=torch.int64)
-        latents = torch.zeros(1, unet.config.in_channels, size, size)
+        latents = torch.zeros(1, unet.config.in_channels, *size)
         states = torch.zeros(1, length, unet.config.cross_attention_dim)
         return {
             "text_encoder": _count(text_encoder, lambda: text_encoder(ids)),

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from genin.runtimes.engine import Array, graph_failed
 from genin.runtimes.errors import GeninError, InputError
-from genin.runtimes.folder import AGAIN, read_json, read_model_index, weight_files
+from genin.runtimes.folder import AGAIN, latent_size, read_json, read_model_index, weight_files
 from genin.runtimes.vocabulary import check_device
 
 HEADER_LIMIT_BYTES = 100 << 20
@@ -146,6 +146,11 @@ def read_networks(path: Path, *, dtype: torch.dtype = torch.float32) -> Networks
     }
     with _quiet():
         networks = {part: _read_network(path / part, kind, dtype) for part, kind in classes.items()}
+    height, width = latent_size(networks["unet"].config, path / "unet" / "config.json")
+    if (
+        height == width
+    ):  # a list of two is as valid; everything after this, and the folders that are saved, has one number
+        networks["unet"].register_to_config(sample_size=height)
     return Networks(**networks)
 
 

@@ -26,9 +26,10 @@ import click
 
 from genin.hub.repository import OfflineError
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
+from genin.runtimes.files import refused_write
 from genin.runtimes.lazy import missing_extra
 from genin.runtimes.threads import check_environment
-from genin.terminal import debugging, quiet_libraries
+from genin.terminal import debugging, quiet_libraries, show_all_letters
 from genin.version import __version__
 
 INTERRUPTED = 130
@@ -176,17 +177,20 @@ def run(arguments: Sequence[str]) -> int:
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
         hint = "" if debugging() else "; GENIN_DEBUG=1 shows the traceback"
         return _fail(f"{error.strerror or 'cannot be used'}: {error.filename}{hint}", InputError.exit_code)
+    except OSError as error:
+        if (refused := refused_write(error)) is None:
+            return _unexpected(error)
+        return _fail(str(refused), refused.exit_code)
     except Exception as error:
         if missing := _missing_package(error, arguments):
             return _fail(str(missing), missing.exit_code)
-        reason = _one_line(f"{type(error).__name__}: {error}")
-        hint = "" if debugging() else "; GENIN_DEBUG=1 shows the traceback"
-        return _fail(f"unexpected {reason}{hint}", 1)
+        return _unexpected(error)
     return code if isinstance(code, int) else 0
 
 
 def main() -> NoReturn:
     """The entry point of `genin` and `python -m genin`."""
+    show_all_letters()
     quiet_libraries()
     interrupt_on_sigterm()
     sys.exit(run(sys.argv[1:]))
@@ -216,6 +220,12 @@ def _fail(line: str, exit_code: int) -> int:
         traceback.print_exc()
     click.echo(f"genin: {line}", err=True)
     return exit_code
+
+
+def _unexpected(error: Exception) -> int:
+    reason = _one_line(f"{type(error).__name__}: {error}")
+    hint = "" if debugging() else "; GENIN_DEBUG=1 shows the traceback"
+    return _fail(f"unexpected {reason}{hint}", 1)
 
 
 def _one_line(text: str) -> str:

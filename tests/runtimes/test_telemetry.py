@@ -48,7 +48,12 @@ def test_drawing_asks_no_host_and_leaves_nothing_in_the_home_folder(tmp_path: Pa
     environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"HOME": str(home)}
     watched = [str(STRACE), "-f", "-e", f"trace={CALLS}", "-s", "200", "-o", str(trace)]
     done = subprocess.run(
-        [*watched, sys.executable, "-c", DRAW], env=environment, capture_output=True, text=True, check=False, timeout=120
+        [*watched, sys.executable, "-c", DRAW],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     if "ptrace" in done.stderr:
         pytest.skip("strace is not allowed here")
