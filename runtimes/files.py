@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from genin.runtimes.errors import GeninError, InputError
 
@@ -55,6 +56,18 @@ def refusal_of_size(folder: Path, size_bytes: int) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def reserve(file: IO[bytes], size_bytes: int) -> None:
+    """Make a file that long, and its space ours, where the system can: a hole that is mapped into memory ends the process, with
+    SIGBUS, when it is written to on a full disk. Errors: OSError."""
+    if size_bytes == 0 or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot
+            raise
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from genin.processes import is_main_process
 from genin.runtimes.added_tokens import spell_vectors
 
-if TYPE_CHECKING:
-    from genin.distill.inputs.sources import Source
-
 COUNTED = 20_000  # captions: a second or two
+
+
+class Captioned(Protocol):
+    """Captions by number."""
+
+    def __len__(self) -> int: ...
+    def captions(self, indices: Sequence[int]) -> list[str]: ...
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tensor:
@@ -42,7 +46,7 @@ def embed(
     return text_encoder(tokenize(tokenizer, captions).to(device))[0]  # type: ignore[no-any-return]
 
 
-def warn_of_long_captions(tokenizer: Any, source: Source) -> None:
+def warn_of_long_captions(tokenizer: Any, source: Captioned) -> None:
     """Warn once, in the main process, if the text encoder does not read all of some captions: their end is not learnt.
 
     The first `COUNTED` are counted.
