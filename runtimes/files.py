@@ -118,6 +118,8 @@ def claim_output(path: Path, suffix: str = "") -> None:
         kind = suffix.removeprefix(".").upper()
         raise InputError(f"this is written as {kind}", where=path, remedy=f"let the name end in {suffix}")
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(path)  # a name that is too long
         if path.is_dir():
             raise InputError("the output is a folder", where=path, remedy="name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
