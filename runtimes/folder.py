@@ -33,7 +33,9 @@ MODEL_FILES = (
     *("tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"),
 )
 # (variant, suffix), in the order in which weights are looked for.
-WEIGHT_KINDS = (("", ".safetensors"), (".fp16", ".safetensors"), ("", ".bin"), (".fp16", ".bin"))
+VARIANTS = ("", ".fp16", ".bf16")
+WEIGHT_KINDS = tuple((variant, suffix) for suffix in (".safetensors", ".bin") for variant in VARIANTS)
+LFS_POINTER = b"version https://git-lfs"
 DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE = 50, 7.5
 AGAIN = "re-create or re-download it"
 
@@ -235,7 +237,8 @@ def _token(entry: Any, default: str) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a network's weights: safetensors, else their fp16 copy, else `.bin`; the shards that an index names.
+    """The files that hold a network's weights: safetensors, else their fp16 or bf16 copy, else `.bin`; the shards that an index
+    names.
 
     Errors: InputError for an index that cannot be read.
     """
@@ -249,6 +252,15 @@ def weight_files(folder: Path) -> list[Path]:
             if (folder / f"{stem}{variant}{suffix}").is_file():
                 return [folder / f"{stem}{variant}{suffix}"]
     return []
+
+
+def refuse_pointer(file: Path) -> None:
+    """Errors: InputError for a file that stands for one in Git LFS: the repository was cloned without its large files."""
+    with file.open("rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise InputError(
+                "this is a pointer of Git LFS, not the file", where=file, remedy="run `git lfs pull` in its folder"
+            )
 
 
 def weights_bytes(folder: Path) -> int | None:

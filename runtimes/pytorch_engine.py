@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 
 from genin.runtimes.engine import Array, graph_failed
 from genin.runtimes.errors import GeninError, InputError
-from genin.runtimes.folder import AGAIN, latent_size, read_json, read_model_index, weight_files
+from genin.runtimes.folder import (
+    AGAIN,
+    VARIANTS,
+    latent_size,
+    read_json,
+    read_model_index,
+    refuse_pointer,
+    weight_files,
+)
 from genin.runtimes.vocabulary import check_device
 
 HEADER_LIMIT_BYTES = 100 << 20
@@ -156,7 +164,7 @@ def read_networks(path: Path, *, dtype: torch.dtype = torch.float32) -> Networks
 
 def _read_network(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
     check_weights(folder)
-    variant = "fp16" if ".fp16" in weight_files(folder)[0].name else None
+    variant = next((kind[1:] for kind in VARIANTS if kind and kind in weight_files(folder)[0].name), None)
     try:
         network, found = kind.from_pretrained(
             folder, torch_dtype=dtype, variant=variant, local_files_only=True, output_loading_info=True
@@ -181,6 +189,7 @@ def check_weights(folder: Path) -> None:
     for file in files:
         if not file.is_file():
             raise InputError("a weights file is missing", where=file, remedy=AGAIN)
+        refuse_pointer(file)
         if file.suffix == ".safetensors" and not _is_whole(file):
             raise InputError("a weights file is damaged or truncated", where=file, remedy=AGAIN)
 

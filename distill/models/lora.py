@@ -31,6 +31,7 @@ from genin.benchmarks.model_facts import fingerprint
 from genin.distill.models.diffusion import ddim_scheduler
 from genin.distill.models.folder import ModelFolder, apply_umask
 from genin.runtimes.errors import InputError
+from genin.runtimes.folder import refuse_pointer
 
 FILE = "pytorch_lora_weights.safetensors"
 # Component => its modules that get adapters.
@@ -185,6 +186,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
     """A file's weights under diffusers' names, and whether they were the first layout's, without a prefix."""
     from diffusers import StableDiffusionPipeline
 
+    refuse_pointer(file)
     try:
         with safe_open(file, framework="pt") as opened:
             names = list(opened.keys())
