@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -32,17 +33,20 @@ REFUSALS = {
     errno.EDQUOT: "free some of your quota",
     errno.EFBIG: "write to another disk, or raise the limit on the size of files (ulimit -f)",
     errno.EROFS: "name another place",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EIO: "check the disk",
 }
 
 
-def refused_write(error: OSError, where: Path | None = None) -> GeninError | None:
+def refused_write(error: Exception, where: Path | None = None) -> GeninError | None:
     """The error for a write that the system refused: no space, a limit, a disk that is read-only. None for any other error."""
-    if error.errno not in REFUSALS:
+    if isinstance(error, OSError):
+        number, name = error.errno, error.filename
+    else:  # safetensors quotes the system
+        found = re.search(r"\(os error (\d+)\)|\bcode: (\d+)\b", str(error))
+        number, name = (int(found[1] or found[2]) if found else None), None
+    if number not in REFUSALS:
         return None
-    where = where or (None if error.filename is None else Path(os.fsdecode(error.filename)))
-    return GeninError(f"cannot write ({os.strerror(error.errno)})", where=where, remedy=REFUSALS[error.errno])
+    where = where or (None if name is None else Path(os.fsdecode(name)))
+    return GeninError(f"cannot write ({os.strerror(number)})", where=where, remedy=REFUSALS[number])
 
 
 def refusal_of_size(folder: Path, size_bytes: int) -> OSError | None:

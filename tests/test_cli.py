@@ -233,7 +233,7 @@ def test_a_terminal_that_lacks_letters_shows_their_numbers(encoding: str, tmp_pa
         (errno.ENOSPC, 1, "genin: cannot write (No space left on device): a/b; free some space\n"),
         (errno.EFBIG, 1, "genin: cannot write (File too large): a/b; "),
         (errno.EROFS, 1, "genin: cannot write (Read-only file system): a/b; "),
-        (errno.ENAMETOOLONG, 1, "genin: cannot write (File name too long): a/b; "),
+        (errno.ENAMETOOLONG, 2, "genin: File name too long: a/b; choose a shorter name\n"),
         (errno.EBADF, 1, "genin: unexpected OSError"),
     ],
 )
@@ -247,3 +247,14 @@ def test_a_write_that_the_system_refuses_is_one_line(
     assert cli.run([]) == code
     error = capsys.readouterr().err
     assert error.startswith(says) and len(error.splitlines()) == 1
+
+
+def test_safetensors_words_for_a_refused_write_are_understood(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise RuntimeError("Error while serializing: I/O error: File too large (os error 27)")
+
+    monkeypatch.setattr(cli, "command_line", lambda: click.Command("genin", callback=refuse))
+    assert cli.run([]) == 1
+    assert capsys.readouterr().err.startswith("genin: cannot write (File too large); ")

@@ -13,6 +13,7 @@ Not here: what any command does; see the module each row names.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import signal
 import sys
@@ -177,14 +178,16 @@ def run(arguments: Sequence[str]) -> int:
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
         hint = "" if debugging() else "; GENIN_DEBUG=1 shows the traceback"
         return _fail(f"{error.strerror or 'cannot be used'}: {error.filename}{hint}", InputError.exit_code)
-    except OSError as error:
-        if (refused := refused_write(error)) is None:
-            return _unexpected(error)
-        return _fail(str(refused), refused.exit_code)
     except Exception as error:
         if missing := _missing_package(error, arguments):
             return _fail(str(missing), missing.exit_code)
-        return _unexpected(error)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return _fail(f"{error.strerror}: {error.filename}; choose a shorter name", InputError.exit_code)
+        if refused := refused_write(error):
+            return _fail(str(refused), refused.exit_code)
+        reason = _one_line(f"{type(error).__name__}: {error}")
+        hint = "" if debugging() else "; GENIN_DEBUG=1 shows the traceback"
+        return _fail(f"unexpected {reason}{hint}", 1)
     return code if isinstance(code, int) else 0
 
 
@@ -220,12 +223,6 @@ def _fail(line: str, exit_code: int) -> int:
         traceback.print_exc()
     click.echo(f"genin: {line}", err=True)
     return exit_code
-
-
-def _unexpected(error: Exception) -> int:
-    reason = _one_line(f"{type(error).__name__}: {error}")
-    hint = "" if debugging() else "; GENIN_DEBUG=1 shows the traceback"
-    return _fail(f"unexpected {reason}{hint}", 1)
 
 
 def _one_line(text: str) -> str:
