@@ -21,9 +21,9 @@ from genin.benchmarks.quality.sampling import MAX_SEED
 from genin.benchmarks.report.report import Report, write_report
 from genin.benchmarks.speed.bench import Choices, Quality, measure_models
 from genin.benchmarks.speed.latency import Protocol
-from genin.benchmarks.speed.machine import usable_cores
 from genin.files import claim_output
 from genin.runtimes.arguments import local_path, settle, several, whole
+from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD, Names, installed_names
 from genin.runtimes.threads import check_threads
 from genin.runtimes.vocabulary import AUTO, RUNTIMES, check_choice, check_device, check_text

@@ -21,12 +21,12 @@ from genin.benchmarks.quality.sampling import DEFAULT_BATCH_SIZE, MAX_SEED
 from genin.benchmarks.quality.shares import evaluate_in_shares
 from genin.benchmarks.quality.statistics_file import FILE_NAME, load_statistics
 from genin.benchmarks.quality.subjects import Sampling
-from genin.benchmarks.speed.machine import usable_cores
 from genin.dataset.splits import check_split
 from genin.files import claim_output
 from genin.processes import main_process_first, processes_here, several
 from genin.runtimes.arguments import local_path, number, settle, whole
 from genin.runtimes.errors import InputError
+from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD, Names, installed_names
 from genin.runtimes.origin import fingerprint
 from genin.runtimes.threads import check_threads

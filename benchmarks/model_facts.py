@@ -21,6 +21,7 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.folder import (
     AGAIN,
     COMPONENT_FOLDERS,
+    latent_size,
     read_config,
     read_constants,
     read_info,
@@ -183,9 +184,8 @@ def unet_cost(config: Mapping[str, Any], *, tokens: int) -> tuple[int, int]:
 
     with torch.device("meta"):
         unet: Any = UNet2DConditionModel.from_config(dict(config))
-        size, width = int(unet.config.sample_size), unet.config.cross_attention_dim
-        latents = torch.zeros(1, unet.config.in_channels, size, size)
-        states = torch.zeros(1, tokens, width)
+        latents = torch.zeros(1, unet.config.in_channels, *latent_size(unet.config))
+        states = torch.zeros(1, tokens, unet.config.cross_attention_dim)
         return cost_of(unet, lambda: unet(latents, torch.zeros(1), encoder_hidden_states=states))
 
 

@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genin.distill.models.folder import ModelFolder
+from genin.distill.models.text import spelled
 from genin.export.shapes import ANY_BATCH, Shapes
 from genin.runtimes.errors import InputError
+from genin.runtimes.folder import square_latent_size
 from genin.runtimes.noise import normal
 from genin.runtimes.pytorch_engine import mean_latents
 from genin.runtimes.tensors import OUTPUTS
@@ -209,7 +211,7 @@ def _text_cases(model: ModelFolder) -> list[Case]:
 def token_ids(model: ModelFolder, prompts: Sequence[str]) -> NDArray[np.int64]:
     """(prompts, length), padded."""
     options = {"padding": "max_length", "max_length": max_length(model), "truncation": True, "return_tensors": "np"}
-    return np.asarray(model.tokenizer(list(prompts), **options).input_ids, np.int64)
+    return np.asarray(model.tokenizer(spelled(model.tokenizer, prompts), **options).input_ids, np.int64)
 
 
 def _unet_cases(model: ModelFolder, states: Sequence[NDArray[Any]], any_size: bool) -> list[Case]:
@@ -270,10 +272,7 @@ def check_supported(model: ModelFolder) -> None:
             where=model.path,
             remedy="inpainting and depth UNets do not export",
         )
-    if not isinstance(config.sample_size, int):
-        raise InputError(
-            "the UNet's sample_size is not one number", where=model.path, remedy="only square pictures export"
-        )
+    square_latent_size(config, model.path / "unet" / "config.json")
     width, hidden = config.cross_attention_dim, model.text_encoder.config.hidden_size
     if width != hidden:
         raise InputError(f"the UNet reads text of width {width}, the encoder gives {hidden}", where=model.path)

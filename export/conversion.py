@@ -6,9 +6,9 @@ Not here: the converters (`converters`), whether a graph is good enough (`checks
 
 from __future__ import annotations
 
-import errno
 import gc
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,13 @@ from genin.export.converters.formats import TABLE, Target, Written, converter
 from genin.export.precision_plan import BITS, Plan, layers_of, storable
 from genin.runtimes.bundle import file_entry
 from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.files import refusal_of_size, refused_write
 
 if TYPE_CHECKING:
     from torch import nn
 
     from genin.export.components import Component
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_BYTES = 1 << 20
 LARGE_WEIGHTS_BYTES = 1 << 28  # smaller networks may stay in memory where PyTorch holds on to them
 
@@ -31,19 +31,22 @@ LARGE_WEIGHTS_BYTES = 1 << 28  # smaller networks may stay in memory where PyTor
 def convert(root: Path, component: Component, format: str, targets: Sequence[Target]) -> dict[str, Written]:
     """Write the component's graph for every target => precision => what was written.
 
-    Errors: InputError naming an operation that the format lacks and the layer, or a full disk."""
+    Errors: InputError naming an operation that the format lacks and the layer; GeninError where the system refuses to write."""
     try:
         return converter(format)(component, targets)
     except (GeninError, OSError, MemoryError):
         raise
     except Exception as error:  # converters raise their own types; OpenVINO says "iostream error" for a full disk
-        if shutil.disk_usage(root).free < FULL_BYTES:
-            raise disk_full(root.parent) from error
+        size_bytes = sum(weights.nbytes for weights in component.module.parameters())
+        for place in (root, Path(tempfile.gettempdir())):
+            if (refusal := refusal_of_size(place, max(size_bytes, FULL_BYTES))) and (refused := refused_write(refusal)):
+                raise not_written(root.parent, refused) from error
         raise not_convertible(component, format, str(error)) from error
 
 
-def disk_full(where: Path) -> InputError:
-    return InputError("the disk is full", where=where, remedy="free some space; no bundle was written")
+def not_written(where: Path, refused: GeninError) -> GeninError:
+    """`refused` with the place of the bundle."""
+    return GeninError(refused.what, where=where, remedy=f"{refused.remedy}; no bundle was written")
 
 
 def not_convertible(component: Component, format: str, message: str) -> InputError:

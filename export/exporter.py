@@ -20,13 +20,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genin.export.conversion import FULL, disk_full
+from genin.export.conversion import not_written
 from genin.export.converters.formats import formats_of_single, missing_package
 from genin.export.precision_plan import Plan, check_name, read_plan, uniform
 from genin.export.shapes import MAX_BATCH, Shapes
 from genin.runtimes.arguments import local_path, settle, several, whole
 from genin.runtimes.bundle import SUFFIX, pack
 from genin.runtimes.errors import InputError
+from genin.runtimes.files import hidden_prefix, refused_write
 from genin.runtimes.manifest import Manifest
 from genin.runtimes.names import installed_names
 from genin.runtimes.progress import progress
@@ -124,7 +125,7 @@ def export(model: str | Path, out: str | Path, options: ExportOptions | None = N
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=hidden_prefix(out)))
     except OSError as error:
         raise InputError(f"cannot write here ({error.strerror})", where=out, remedy="name another place") from error
     try:
@@ -133,9 +134,9 @@ def export(model: str | Path, out: str | Path, options: ExportOptions | None = N
         job = Job(source, partial, out.name, usable, plans, steps, options.shapes(), parts)
         return ExportResult(out, _write(job, out), skipped)
     except OSError as error:
-        if error.errno not in FULL:
+        if (refused := refused_write(error)) is None:
             raise
-        raise disk_full(out.parent) from error
+        raise not_written(out.parent, refused) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

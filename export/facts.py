@@ -18,7 +18,7 @@ from torch import nn
 from genin.benchmarks.model_facts import cost_of
 from genin.export.components import VaeDecoder, VaeEncoder
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import AGAIN, read_config, read_json
+from genin.runtimes.folder import AGAIN, latent_size, read_config, read_json
 
 Facts = dict[str, dict[str, int]]
 
@@ -42,12 +42,12 @@ def _facts(path: Path) -> Facts:
         unet = _from_config(diffusers.UNet2DConditionModel, read_config(path, "unet"))
         vae = _from_config(getattr(diffusers, index["vae"][1]), read_config(path, "vae"))
         decoder, encoder = VaeDecoder(vae), VaeEncoder(vae)
-        length, size = text_encoder.config.max_position_embeddings, unet.config.sample_size
+        length, size = text_encoder.config.max_position_embeddings, latent_size(unet.config)
         ids = torch.zeros(1, length, dtype=torch.int64)
-        latents = torch.zeros(1, unet.config.in_channels, size, size)
+        latents = torch.zeros(1, unet.config.in_channels, *size)
         states = torch.zeros(1, length, unet.config.cross_attention_dim)
-        side = size * 2 ** (len(vae.config.block_out_channels) - 1)
-        picture = torch.zeros(1, 3, side, side)
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        picture = torch.zeros(1, 3, *(side * factor for side in size))
         return {
             "text_encoder": _count(text_encoder, lambda: text_encoder(ids)),
             "unet": _count(unet, lambda: unet(latents, torch.zeros(1), encoder_hidden_states=states)),

@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import IO, Protocol, cast
 
 from genin.runtimes.errors import BundleError, InputError
-from genin.runtimes.files import atomic_path, write_text
+from genin.runtimes.files import atomic_path, refused_write, write_text
 from genin.runtimes.manifest import (
     EXACT_PSNR_DB,
     FORMAT,
@@ -341,7 +341,7 @@ def pack(folder: Path, out: Path) -> None:
                     with (folder / name).open("rb") as source, archive.open(member, "w") as target:
                         shutil.copyfileobj(source, target, CHUNK_BYTES)
         except OSError as error:
-            raise InputError(f"cannot write ({error.strerror})", where=out) from error
+            raise refused_write(error, out) or InputError(f"cannot write ({error.strerror})", where=out) from error
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------

@@ -4,22 +4,74 @@ Decided here, once: the temporary name is unique, so that two commands that writ
 data is on the disk before the name is (a power cut leaves the old file or the new one, not an empty one); permissions are those of
 any new file (the umask); the temporary file is removed after an error.
 
-Also here: whether a file can be written, checked before hours of work. Not here: whole folders (`genin.files`), locks.
+Also here: whether a file can be written, checked before hours of work; what is said where the system refuses to write.
+Not here: whole folders (`genin.files`), locks.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from genin.runtimes.errors import InputError
+from genin.runtimes.errors import GeninError, InputError
 
-NAME_PART = 60  # characters of the name that the temporary one begins with: file systems allow 255 bytes
+NAME_BYTES = 160  # of a name that is made longer: file systems allow 255
+
+
+# What the system says where a file cannot be written, through no fault of ours => what the user can do.
+REFUSALS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EFBIG: "write to another disk, or raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "name another place",
+}
+
+
+def refused_write(error: Exception, where: Path | None = None) -> GeninError | None:
+    """The error for a write that the system refused: no space, a limit, a disk that is read-only. None for any other error."""
+    if isinstance(error, OSError):
+        number, name = error.errno, error.filename
+    else:  # safetensors quotes the system
+        found = re.search(r"\(os error (\d+)\)|\bcode: (\d+)\b", str(error))
+        number, name = (int(found[1] or found[2]) if found else None), None
+    if number not in REFUSALS:
+        return None
+    where = where or (None if name is None else Path(os.fsdecode(name)))
+    return GeninError(f"cannot write ({os.strerror(number)})", where=where, remedy=REFUSALS[number])
+
+
+def refusal_of_size(folder: Path, size_bytes: int) -> OSError | None:
+    """What the system would say to a file of this size in `folder`, for libraries that only say that they could not write. Nothing
+    is written: the file gets a hole of that size."""
+    try:
+        if shutil.disk_usage(folder).free < size_bytes:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.truncate(size_bytes)
+    except OSError as error:
+        return error
+    return None
+
+
+def reserve(file: IO[bytes], size_bytes: int) -> None:
+    """Make a file that long, and its space ours, where the system can: a hole that is mapped into memory ends the process, with
+    SIGBUS, when it is written to on a full disk. Errors: OSError."""
+    if size_bytes == 0 or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot
+            raise
 
 
 @contextmanager
@@ -32,7 +84,7 @@ def atomic_path(path: Path, *, sync: bool = True, partial: Path | None = None) -
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if partial is None:
-        partial = path.with_name(f".{path.name[:NAME_PART]}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+        partial = path.with_name(f"{hidden_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         partial.touch()
         mode = partial.stat().st_mode  # safetensors, for one, leaves its files to their owner alone
@@ -48,6 +100,16 @@ def atomic_path(path: Path, *, sync: bool = True, partial: Path | None = None) -
         raise
 
 
+def hidden_prefix(path: Path) -> str:
+    """What the temporary file or folder beside `path` is called, up to something unique: `.NAME.`"""
+    return f".{cut_to_bytes(path.name, NAME_BYTES)}."
+
+
+def cut_to_bytes(name: str, limit: int) -> str:
+    """The beginning of a file name that takes at most so many bytes, in whole characters."""
+    return name.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
+
+
 def write_text(path: Path, text: str, *, newline: str | None = None) -> None:
     """Write a text file in UTF-8, whole or not at all. Errors: OSError."""
     with atomic_path(path) as partial:
@@ -59,9 +121,11 @@ def claim_output(path: Path, suffix: str = "") -> None:
     if suffix and path.suffix.lower() != suffix:
         kind = suffix.removeprefix(".").upper()
         raise InputError(f"this is written as {kind}", where=path, remedy=f"let the name end in {suffix}")
-    if path.is_dir():
-        raise InputError("the output is a folder", where=path, remedy="name a file")
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(path)  # a name that is too long
+        if path.is_dir():
+            raise InputError("the output is a folder", where=path, remedy="name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass

@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from genin.runtimes.added_tokens import AddedToken, read_added_tokens
 from genin.runtimes.errors import BundleError, InputError
 from genin.runtimes.families import SUPPORTED, refuse_other_families, refuse_other_networks
 from genin.runtimes.manifest import ImageSize, Latents, ModelConstants, SamplerConstants, TextConstants, decode
@@ -36,7 +37,9 @@ MODEL_FILES = (
     *("tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"),
 )
 # (variant, suffix), in the order in which weights are looked for.
-WEIGHT_KINDS = (("", ".safetensors"), (".fp16", ".safetensors"), ("", ".bin"), (".fp16", ".bin"))
+VARIANTS = ("", ".fp16", ".bf16")
+WEIGHT_KINDS = tuple((variant, suffix) for suffix in (".safetensors", ".bin") for variant in VARIANTS)
+LFS_POINTER = b"version https://git-lfs"
 DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE = 50, 7.5
 AGAIN = "re-create or re-download it"
 
@@ -145,7 +148,7 @@ def read_info(path: Path) -> dict[str, Any]:
 def read_constants(path: Path) -> ModelConstants:
     """All that sampling needs to know of a model folder. Errors: InputError naming the file."""
     index, unet, vae = read_model_index(path), read_config(path, "unet"), read_config(path, "vae")
-    height, width = _pair(unet.get("sample_size"), path / "unet" / "config.json")
+    height, width = latent_size(unet, path / "unet" / "config.json")
     scale = 2 ** (len(vae.get("block_out_channels") or [0] * 4) - 1)
     multiple = scale * 2 ** (len(unet.get("block_out_channels") or [0] * 4) - 1)
     size = {"height": height * scale, "width": width * scale, "multiple": multiple}
@@ -177,7 +180,9 @@ def _read_text(path: Path) -> TextConstants:
             settings |= read_json(folder / name, "unreadable")
     begin = _token(settings.get("bos_token"), "<|startoftext|>")
     end = _token(settings.get("eos_token"), "<|endoftext|>")
+    check_token_rows(path)
     longest, limit = config.get("max_position_embeddings", 77), settings.get("model_max_length")
+    vocabulary |= {token.name: token.number for token in added_tokens(path)}
     constants = {
         "max_length": min(longest, limit) if type(longest) is type(limit) is int else longest,
         "hidden_size": config.get("hidden_size", 512),
@@ -186,6 +191,30 @@ def _read_text(path: Path) -> TextConstants:
         "eos_token_id": vocabulary.get(end),
     }
     return _decode(TextConstants, constants, path, "text_encoder, tokenizer")
+
+
+def added_tokens(path: Path) -> list[AddedToken]:
+    """The tokens that a model folder's tokenizer has beside `vocab.json`. Errors: InputError naming the folder."""
+    folder = path / "tokenizer"
+    try:
+        return read_added_tokens(lambda name: (folder / name).read_bytes() if (folder / name).is_file() else None)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(error.filename)) from error
+    except InputError as error:
+        raise InputError(error.what, where=folder, remedy=AGAIN) from error
+
+
+def check_token_rows(path: Path) -> None:
+    """Whether the text encoder has a row for every token that was added to the tokenizer.
+
+    Errors: InputError naming the first that has none: it was added, but the encoder was not saved with it.
+    """
+    rows = read_config(path, "text_encoder").get("vocab_size")
+    for token in added_tokens(path):
+        if type(rows) is int and token.number >= rows:
+            what = f"the text encoder has {rows} rows, none for the added token '{token.name}' ({token.number})"
+            remedy = "save the text encoder that was trained with it (resize_token_embeddings), or remove the token"
+            raise InputError(what, where=path / "tokenizer", remedy=remedy)
 
 
 def _read_sampler(path: Path) -> SamplerConstants:
@@ -202,11 +231,30 @@ def _read_sampler(path: Path) -> SamplerConstants:
     return _decode(SamplerConstants, constants, path, "scheduler, genin.json")
 
 
-def _pair(size: Any, where: Path) -> tuple[int, int]:
-    pair = size if isinstance(size, list) else [size, size]
+def latent_size(unet: Mapping[str, Any], where: str | Path = "unet/config.json") -> tuple[int, int]:
+    """(height, width) of the latents by a UNet's config, whose `sample_size` is one number or a list of two.
+
+    Errors: InputError naming `where` if it is neither: some folders leave it to the caller of a pipeline.
+    """
+    size = unet.get("sample_size")
+    if size is None:
+        remedy = "write the side of the latents there, 64 for Stable Diffusion's 512 px"
+        raise InputError("sample_size is not stated", where=where, remedy=remedy)
+    pair = size if isinstance(size, list | tuple) else [size, size]
     if len(pair) != 2 or not all(type(side) is int and 1 <= side <= 1024 for side in pair):
-        raise InputError("sample_size is not a size", where=where, remedy=AGAIN)
+        raise InputError(
+            f"sample_size {size!r} is not a size", where=where, remedy="write one number, or two in a list"
+        )
     return pair[0], pair[1]
+
+
+def square_latent_size(unet: Mapping[str, Any], where: str | Path = "unet/config.json") -> int:
+    """The side of the latents. Errors: InputError if they are not square, or `sample_size` is no size."""
+    height, width = latent_size(unet, where)
+    if height != width:
+        what = f"sample_size {[height, width]} is not square: only square models are trained and exported"
+        raise InputError(what, where=where, remedy="write one number there")
+    return height
 
 
 def _token(entry: Any, default: str) -> str:
@@ -219,7 +267,8 @@ def _token(entry: Any, default: str) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a network's weights: safetensors, else their fp16 copy, else `.bin`; the shards that an index names.
+    """The files that hold a network's weights: safetensors, else their fp16 or bf16 copy, else `.bin`; the shards that an index
+    names.
 
     Errors: InputError for an index that cannot be read.
     """
@@ -233,6 +282,15 @@ def weight_files(folder: Path) -> list[Path]:
             if (folder / f"{stem}{variant}{suffix}").is_file():
                 return [folder / f"{stem}{variant}{suffix}"]
     return []
+
+
+def refuse_pointer(file: Path) -> None:
+    """Errors: InputError for a file that stands for one in Git LFS: the repository was cloned without its large files."""
+    with file.open("rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise InputError(
+                "this is a pointer of Git LFS, not the file", where=file, remedy="run `git lfs pull` in its folder"
+            )
 
 
 def weights_bytes(folder: Path) -> int | None:

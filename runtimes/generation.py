@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genin.runtimes.arguments import local_path, settle, whole
-from genin.runtimes.files import claim_output
+from genin.runtimes.files import NAME_BYTES, claim_output, cut_to_bytes
 from genin.runtimes.names import installed_names
 from genin.runtimes.noise import MODES, check_seed
 from genin.runtimes.starts import check_start_options, check_strength, open_image, open_mask
@@ -200,7 +200,8 @@ def describe(pipeline: Pipeline, generation: Generation) -> dict[str, Any]:
 def output_paths(out: Path | None, prompt: str, seeds: range) -> dict[int, Path]:
     """Seed => the file for its picture; several get their seed in the name. A name that genin chooses never overwrites an existing
     picture. Errors: InputError before any work."""
-    slug = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:60].rstrip("-") or "picture"
+    slug = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:60]
+    slug = cut_to_bytes(slug, NAME_BYTES).rstrip("-") or "picture"
     if out is None or out.is_dir() or not out.suffix:
         if out is not None:
             claim_output(out / slug)

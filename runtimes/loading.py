@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from genin.runtimes.added_tokens import read_added_tokens
 from genin.runtimes.arguments import local_path
 from genin.runtimes.bundle import TOKENIZER, Bundle, Manifest, is_bundle
 from genin.runtimes.engine import ENGINES, BundleEngine, Engine, engine_class
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import is_model_folder, read_constants
+from genin.runtimes.folder import added_tokens, is_model_folder, read_constants
 from genin.runtimes.pipeline import Choice, Pipeline
 from genin.runtimes.samplers import Schedule
 from genin.runtimes.threads import check_threads
@@ -81,7 +82,7 @@ def folder_pipeline(path: Path, open_engine: Callable[[], Engine], *, runtime: s
         vocabulary, merges = ((path / TOKENIZER / name).read_bytes() for name in ("vocab.json", "merges.txt"))
     except OSError as error:
         raise InputError("the model folder's tokenizer lacks a file", where=str(error.filename)) from error
-    tokenizer = ClipTokenizer(vocabulary, merges, constants.text)
+    tokenizer = ClipTokenizer(vocabulary, merges, constants.text, added_tokens(path))
     Schedule.from_config(constants.sampler.scheduler)  # refuse before the weights are read
     return Pipeline(path, open_engine(), tokenizer, constants, Choice(runtime, precision))
 
@@ -95,7 +96,8 @@ def _load_bundle(path: Path, runtime: str, precision: str, threads: int | None) 
         if choice.format == "coreml":
             constants = replace(constants, image=replace(constants.image, multiple=None))
         vocabulary, merges = (bundle.read_bytes(f"{TOKENIZER}/{name}") for name in ("vocab.json", "merges.txt"))
-        tokenizer = ClipTokenizer(vocabulary, merges, manifest.text)
+        added = read_added_tokens(lambda name: _listed(bundle, f"{TOKENIZER}/{name}"))
+        tokenizer = ClipTokenizer(vocabulary, merges, manifest.text, added)
         graphs = manifest.components(choice.format, choice.precision)
         single = manifest.steps_of_single_graphs(choice.format, choice.precision)
         engine = engine_class(choice.runtime).open(bundle, graphs, single=single, threads=threads)
@@ -106,6 +108,10 @@ def _load_bundle(path: Path, runtime: str, precision: str, threads: int | None) 
     except BaseException:
         bundle.close()
         raise
+
+
+def _listed(bundle: Bundle, path: str) -> bytes | None:
+    return bundle.read_bytes(path) if path in bundle.manifest.all_files() else None
 
 
 def choose(manifest: Manifest, runtime: str, precision: str, path: Path) -> Choice:

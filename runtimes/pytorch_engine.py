@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 
 from genin.runtimes.engine import Array, graph_failed
 from genin.runtimes.errors import GeninError, InputError
-from genin.runtimes.folder import AGAIN, plain_json, read_json, read_model_index, weight_files
+from genin.runtimes.folder import (
+    AGAIN,
+    VARIANTS,
+    latent_size,
+    plain_json,
+    read_json,
+    read_model_index,
+    refuse_pointer,
+    weight_files,
+)
 from genin.runtimes.vocabulary import VAE_ENCODER, check_device
 
 HEADER_LIMIT_BYTES = 100 << 20
@@ -157,12 +166,17 @@ def read_networks(path: Path, *, dtype: torch.dtype = torch.float32) -> Networks
     }
     with _quiet():
         networks = {part: _read_network(path / part, kind, dtype) for part, kind in classes.items()}
+    height, width = latent_size(networks["unet"].config, path / "unet" / "config.json")
+    if (
+        height == width
+    ):  # a list of two is as valid; everything after this, and the folders that are saved, has one number
+        networks["unet"].register_to_config(sample_size=height)
     return Networks(**networks)
 
 
 def _read_network(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
     check_weights(folder)
-    variant = "fp16" if ".fp16" in weight_files(folder)[0].name else None
+    variant = next((kind[1:] for kind in VARIANTS if kind and kind in weight_files(folder)[0].name), None)
     try:
         with plain_json(folder) as plain:
             network, found = kind.from_pretrained(
@@ -188,6 +202,7 @@ def check_weights(folder: Path) -> None:
     for file in files:
         if not file.is_file():
             raise InputError("a weights file is missing", where=file, remedy=AGAIN)
+        refuse_pointer(file)
         if file.suffix == ".safetensors" and not _is_whole(file):
             raise InputError("a weights file is damaged or truncated", where=file, remedy=AGAIN)
 

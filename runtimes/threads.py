@@ -24,6 +24,7 @@ from pathlib import Path
 
 from genin.runtimes.arguments import whole
 from genin.runtimes.errors import InputError
+from genin.runtimes.limits import available_cores, usable_cores
 
 MAX_THREADS = 1024
 WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -94,8 +95,21 @@ def limit_threads(count: int) -> None:
 
 
 def thread_limit() -> int | None:
-    """What `limit_threads` has set, or None."""
-    return _limit
+    """What `limit_threads` has set; else the cores of a CPU quota, which engines do not read; else None."""
+    return usable_cores() if _limit is None and has_quota() else _limit
+
+
+def has_quota() -> bool:
+    """Whether control groups grant fewer cores than this process may run on: more threads would only wait for each other."""
+    return usable_cores() < available_cores()
+
+
+@functools.cache
+def respect_quota() -> None:
+    """Let libraries that size their pools when they are loaded use no more threads than a CPU quota has cores, unless the user has
+    set one of `POOL_VARIABLES`."""
+    if has_quota() and not any(name in os.environ for name in POOL_VARIABLES):
+        os.environ.update(dict.fromkeys(POOL_VARIABLES, str(usable_cores())))
 
 
 def check_threads(count: int | None) -> int | None:

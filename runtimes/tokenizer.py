@@ -6,7 +6,7 @@ Ids equal those of transformers' (slow) `CLIPTokenizer` where `ftfy` is not inst
 is `<|startoftext|>` … `<|endoftext|>`, padded to `max_length`; one that is too long is cut before its end, with a warning that says
 what was cut.
 
-Not here: other tokenizers (T5, SDXL's second encoder), prompt weighting.
+Not here: tokens that were added to the vocabulary (`added_tokens`), other tokenizers (T5, SDXL's second encoder), prompt weighting.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from genin.runtimes.added_tokens import AddedToken, pattern, spell_vectors, split_at
 from genin.runtimes.errors import InputError
 from genin.runtimes.manifest import TextConstants
 from genin.runtimes.text import decode_text
@@ -50,18 +51,19 @@ CJK_BLOCKS = (
 class ClipTokenizer:
     """Text => token ids of a fixed length."""
 
-    def __init__(self, vocabulary: bytes, merges: bytes, text: TextConstants) -> None:
-        """`vocabulary` and `merges` are the files' content. Errors: InputError if they are not a CLIP vocabulary."""
+    def __init__(self, vocabulary: bytes, merges: bytes, text: TextConstants, added: Sequence[AddedToken] = ()) -> None:
+        """`vocabulary` and `merges` are the files' content, `added` further tokens. Errors: InputError if they are not a CLIP
+        vocabulary."""
         ids, pairs = _read_vocabulary(vocabulary), _read_merges(merges)
-        names = {number: piece for piece, number in ids.items()}
+        names = {number: piece for piece, number in ids.items()} | {token.number: token.name for token in added}
         special = [text.bos_token_id, text.eos_token_id, text.pad_token_id]
         if not set(special) <= set(names):
             raise InputError(f"the tokenizer's vocabulary lacks a special token (ids {special})")
         self.text = text
-        self._special = {names[number]: number for number in special}
-        self._words = _BytePairs(ids, pairs, unknown=names[text.eos_token_id])
-        longest_first = sorted(self._special, key=len, reverse=True)
-        self._split_special = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+        self._added = {names[number]: AddedToken(names[number], number) for number in special}
+        self._added |= {token.name: token for token in added}
+        self._names = pattern(self._added)
+        self._words = _BytePairs(ids, pairs, names, unknown=text.eos_token_id)
 
     def __call__(self, prompts: Sequence[str]) -> NDArray[np.int64]:
         """Captions => ids (N, max_length). Warns of captions that are cut."""
@@ -74,9 +76,9 @@ class ClipTokenizer:
         except UnicodeEncodeError as error:
             raise InputError("the prompt is not valid Unicode", remedy="remove the lone surrogate") from error
         found: list[int] = []
-        for part in self._split_special.split(prompt):
-            if part in self._special:
-                found.append(self._special[part])
+        for part in split_at(spell_vectors(prompt, self._added), self._added, self._names):
+            if part in self._added:
+                found.append(self._added[part].number)
             elif cleaned := clean(part):
                 found += self._words.encode(cleaned)
         return found
@@ -117,13 +119,16 @@ def _clean_sign(sign: str) -> str:
 class _BytePairs:
     """Cleaned text <=> ids: byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) over GPT-2's characters for bytes."""
 
-    def __init__(self, ids: dict[str, int], pairs: list[tuple[str, str]], *, unknown: str) -> None:
+    def __init__(
+        self, ids: dict[str, int], pairs: list[tuple[str, str]], names: dict[int, str], *, unknown: int
+    ) -> None:
+        """`names` are the pieces and added tokens of all ids; `unknown` is the id of what no piece stands for."""
         for left, right in pairs:
             if not {left, right, left + right} <= ids.keys():
                 raise InputError(f"the tokenizer's vocabulary and merges do not fit ('{left} {right}')")
-        self._ids, self._pieces = ids, {number: piece for piece, number in ids.items()}
+        self._ids, self._pieces = ids, names
         self._ranks = {pair: rank for rank, pair in enumerate(pairs)}
-        self._unknown = ids[unknown]
+        self._unknown = unknown
         # Captions share their words: merging them anew took a thirtieth of a one-step picture (docs/log.md).
         self._word = functools.lru_cache(WORDS_KEPT)(self._merged_word)
 

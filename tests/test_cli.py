@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from huggingface_hub import DatasetCard
 from PIL import Image
@@ -209,3 +212,49 @@ def test_sigterm_does_what_ctrl_c_does_and_leaves_no_temporary_file(
 def test_the_page_of_commands_is_current() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert page == cli_docs.markdown(), "run: python -m genin.cli_docs > docs/cli.md"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
+def test_a_terminal_that_lacks_letters_shows_their_numbers(encoding: str, tmp_path: Path) -> None:
+    """Also half a surrogate pair, which a file name that is not UTF-8 has, on any terminal."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    program = "import sys; from genin.terminal import show_all_letters as show; show(); print('忍 \\udcff'); sys.stderr.write('忍')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, check=False, timeout=60
+    )
+    letter = "忍" if encoding == "utf-8" else "\\u5fcd"
+    assert (done.returncode, done.stderr.decode(encoding)) == (0, letter)
+    assert done.stdout.decode(encoding).strip() == f"{letter} \\udcff"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [
+        (errno.ENOSPC, 1, "genin: cannot write (No space left on device): a/b; free some space\n"),
+        (errno.EFBIG, 1, "genin: cannot write (File too large): a/b; "),
+        (errno.EROFS, 1, "genin: cannot write (Read-only file system): a/b; "),
+        (errno.ENAMETOOLONG, 2, "genin: File name too long: a/b; choose a shorter name\n"),
+        (errno.EBADF, 1, "genin: unexpected OSError"),
+    ],
+)
+def test_a_write_that_the_system_refuses_is_one_line(
+    number: int, code: int, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise OSError(number, os.strerror(number), "a/b")
+
+    monkeypatch.setattr(cli, "command_line", lambda: click.Command("genin", callback=refuse))
+    assert cli.run([]) == code
+    error = capsys.readouterr().err
+    assert error.startswith(says) and len(error.splitlines()) == 1
+
+
+def test_safetensors_words_for_a_refused_write_are_understood(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise RuntimeError("Error while serializing: I/O error: File too large (os error 27)")
+
+    monkeypatch.setattr(cli, "command_line", lambda: click.Command("genin", callback=refuse))
+    assert cli.run([]) == 1
+    assert capsys.readouterr().err.startswith("genin: cannot write (File too large); ")

@@ -27,7 +27,6 @@ from world_evaluator import SCENES, world_evaluator
 
 from genin.benchmarks.model_facts import cost_of, unet_cost
 from genin.benchmarks.quality.subjects import Sampling
-from genin.benchmarks.speed.machine import usable_cores
 from genin.distill.inputs.sources import open_source
 from genin.distill.loop.run_folder import RunOptions
 from genin.distill.models.folder import ModelFolder, load_model_folder
@@ -37,6 +36,7 @@ from genin.distill.student.decoder import build_tiny
 from genin.distill.student.distillation import distill
 from genin.export.components import Component, components, max_length
 from genin.export.converters.formats import converter
+from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD
 
 UNETS: Mapping[str, StudentRecipe] = {

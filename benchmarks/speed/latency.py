@@ -32,8 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.benchmarks.prompts import DEFAULT_PROMPTS
-from genin.benchmarks.speed.machine import usable_cores
+from genin.benchmarks.speed.machine import usable_memory_bytes
 from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.limits import usable_cores
 from genin.runtimes.progress import progress
 from genin.runtimes.vocabulary import COMPONENTS, TEXT_TO_IMAGE
 
@@ -250,7 +251,8 @@ def memory_groups(
     """Consecutive groups whose estimated memory (twice the weights, and the process) fits into what is free."""
     import psutil
 
-    free = int(psutil.virtual_memory().available * 0.8) if budget is None else budget
+    available = min(psutil.virtual_memory().available, usable_memory_bytes())
+    free = int(available * 0.8) if budget is None else budget
     groups: list[list[Configuration]] = []
     used = 0
     for configuration in configurations:

@@ -12,19 +12,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from genin.runtimes.limits import memory_limit_bytes, usable_cores
+
 PACKAGES = ("genin", "numpy", "torch", "diffusers", "onnxruntime", "openvino", "coremltools")
 
 
 def describe_machine() -> dict[str, Any]:
     """JSON-ready facts; `load_average` is the one-minute value before measuring, None where the system has none."""
-    import psutil
-
     return {
         "processor": processor_name(),
         "architecture": platform.machine(),
         "logical_cores": os.cpu_count(),
         "usable_cores": usable_cores(),
-        "memory_bytes": int(psutil.virtual_memory().total),
+        "memory_bytes": usable_memory_bytes(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
@@ -32,9 +32,12 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def usable_memory_bytes() -> int:
+    """The machine's memory, or less where control groups limit it (a container, a batch job)."""
+    import psutil
+
+    total, limit = int(psutil.virtual_memory().total), memory_limit_bytes()
+    return total if limit is None else min(total, limit)
 
 
 def processor_name() -> str:

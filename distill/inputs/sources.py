@@ -8,7 +8,6 @@ once, into an array that training indexes. Worker processes import this module, 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shlex
 import signal
 import tempfile
@@ -26,8 +25,11 @@ from genin.distill.data.aspect import bucket_of
 from genin.distill.data.labels import labels_of
 from genin.distill.data.parquet import SUFFIXES as TABLE_SUFFIXES
 from genin.hub.repository import may_be_on_the_hub
+from genin.processes import processes_here
 from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
+from genin.runtimes.files import reserve
+from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD
 
 WORLD_SCENES = 200_000  # of the built-in world, which has no end
@@ -262,6 +264,7 @@ def load_pictures(source: Source, count: int, size: int, folder: Path) -> NDArra
     """
     count = min(count, len(source))
     with tempfile.TemporaryFile(dir=folder) as file:
+        reserve(file, 3 * count * size**2)
         pictures = np.memmap(file, np.uint8, "w+", shape=(count, size, size, 3))
     tasks = [(range(start, min(start + CHUNK, count)), (size, size)) for start in range(0, count, CHUNK)]
     for (rows, _), part in zip(tasks, map_source(pictures_at, source, tasks), strict=True):
@@ -275,7 +278,7 @@ def map_source(function: Callable[..., T], source: Source, tasks: Sequence[tuple
 
     The processes are spawned, not forked: PyTorch's threads and locks do not survive a fork. As everywhere with spawned processes,
     a script that trains needs `if __name__ == "__main__"`."""
-    workers = min(len(tasks), max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
+    workers = min(len(tasks), max(1, usable_cores() // processes_here()))
     if workers <= 1 or len(tasks) < FEW:
         yield from (function(source, *task) for task in tasks)
         return

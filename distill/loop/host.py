@@ -14,7 +14,9 @@ from types import FrameType
 
 import torch
 
+from genin.benchmarks.speed.machine import usable_memory_bytes
 from genin.runtimes.errors import GeninError
+from genin.runtimes.limits import memory_limit_bytes
 
 NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
@@ -34,14 +36,14 @@ def keep_freed_memory() -> None:
 def check_memory(what: str, needed: int, device: torch.device, remedies: Callable[[], Sequence[str]]) -> None:
     """Warn before a training that is estimated to need more bytes than the machine has: an operating system that runs out of
     memory ends a process without a message."""
-    import psutil
-
     cuda = device.type == "cuda"
-    available = torch.cuda.get_device_properties(device).total_memory if cuda else psutil.virtual_memory().total
+    available = torch.cuda.get_device_properties(device).total_memory if cuda else usable_memory_bytes()
     if needed > available:
         options = remedies()
         advice = f"; it needs less with {', '.join(options)}" if options else ""
-        machine = f"this {'device' if cuda else 'machine'} has {available / 1e9:.1f}"
+        limited = not cuda and memory_limit_bytes() == available
+        what_has = "device" if cuda else "container" if limited else "machine"
+        machine = f"this {what_has} has {available / 1e9:.1f}"
         warnings.warn(f"{what} needs about {needed / 1e9:.1f} GB, and {machine}{advice}", stacklevel=2)
 
 

@@ -24,7 +24,7 @@ import torch
 from genin.distill.models.unet_features import encoder_features
 from genin.distill.recipe import FinetuneRecipe, Optimisation, PruneRecipe, StepsRecipe
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import AGAIN, read_json, read_model_index
+from genin.runtimes.folder import AGAIN, read_json, read_model_index, square_latent_size
 
 if TYPE_CHECKING:
     from genin.distill.models.folder import ModelFolder
@@ -125,7 +125,7 @@ def _inputs(unet: Unet, batch: int) -> tuple[Any, torch.Tensor, torch.Tensor, to
     from diffusers import UNet2DConditionModel
 
     network: Any = UNet2DConditionModel.from_config(dict(unet.config))
-    side, width = int(network.config.sample_size), network.config.cross_attention_dim
+    side, width = square_latent_size(network.config), network.config.cross_attention_dim
     x = torch.zeros(batch, network.config.in_channels, side, side)
     return network, x, torch.zeros(batch), torch.zeros(batch, unet.tokens, width)
 

@@ -19,9 +19,19 @@ import torch
 
 from genin.distill.models.card import model_card
 from genin.distill.models.diffusion import ddim_scheduler
+from genin.files import hidden_prefix
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import AGAIN, DEFAULT_GUIDANCE_SCALE, GENIN_MODEL, plain_json, read_info, read_scheduler
+from genin.runtimes.folder import (
+    AGAIN,
+    DEFAULT_GUIDANCE_SCALE,
+    GENIN_MODEL,
+    check_token_rows,
+    plain_json,
+    read_info,
+    read_scheduler,
+    square_latent_size,
+)
 from genin.runtimes.pytorch_engine import read_networks
 
 
@@ -49,7 +59,8 @@ class ModelFolder:
 
     @property
     def latent_size(self) -> int:
-        return int(self.unet.config.sample_size)
+        """Side. Errors: InputError if they are not square."""
+        return square_latent_size(self.unet.config, self.path / "unet" / "config.json")
 
     @property
     def image_size(self) -> int:
@@ -65,6 +76,7 @@ def load_model_folder(path: Path, *, dtype: torch.dtype = torch.float32) -> Mode
     """Read a model folder in `dtype`, frozen, in evaluation mode. Errors: InputError naming the file that is wrong."""
     import transformers
 
+    check_token_rows(path)
     networks = read_networks(path, dtype=dtype)
     try:
         with plain_json(path / "tokenizer") as plain:
@@ -95,7 +107,7 @@ def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> N
 
     out.parent.mkdir(parents=True, exist_ok=True)
     parts = {"unet": model.unet, "vae": model.vae, "text_encoder": model.text_encoder}
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=hidden_prefix(out)) as name:
         partial = Path(name) / out.name
         pipeline = StableDiffusionPipeline(
             **{key: _copy(module, dtype) for key, module in parts.items()},

@@ -4,6 +4,9 @@ A model is tuned by adapters on the attention of its UNet, and where asked of it
 layout, which `StableDiffusionPipeline.load_lora_weights` opens, and merged into fp32 weights by the same reader that merges
 third-party files (diffusers' and kohya's formats): the merged weights are those of the file, to the bit.
 
+Of third-party files, diffusers' layouts (from the first, whose names do not say which network they belong to) and kohya's are
+read. Other kinds of adapters (`OTHER_KINDS`) are refused by name: they are no sum of a low-rank product.
+
 A file of another architecture is refused before anything is touched: the libraries would skip weights that they cannot place.
 
 Not here: training them (`finetune`).
@@ -12,6 +15,7 @@ Not here: training them (`finetune`).
 from __future__ import annotations
 
 import copy
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +24,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from genin.distill.models.diffusion import ddim_scheduler
 from genin.distill.models.folder import ModelFolder, apply_umask
 from genin.runtimes.errors import InputError
+from genin.runtimes.folder import refuse_pointer
 from genin.runtimes.origin import fingerprint
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -33,6 +39,22 @@ TARGETS: Mapping[str, tuple[str, ...]] = {
     "unet": ("to_q", "to_k", "to_v", "to_out.0"),
     "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
 }
+# Part of a weight's name => the kind of adapter.
+OTHER_KINDS: Mapping[str, str] = {
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "oft_": "OFT",
+    "lora_mid": "LoCon with Tucker decomposition",
+    "lora_ia3": "(IA)³",
+    "on_input": "(IA)³",
+    "_custom_diffusion": "Custom Diffusion",
+    "emb_params": "textual inversion",
+    "string_to_param": "textual inversion",
+}
+# diffusers 0.12 to 0.15 wrote the UNet's attention processors, without a prefix: `….attn1.processor.to_q_lora.down.weight`.
+PROCESSORS = re.compile(r"(down_blocks|mid_block|up_blocks)\..+\.processor\.\w+_lora\.(down|up)\.weight")
 
 
 @dataclass(frozen=True)
@@ -135,7 +157,8 @@ def merge_lora(model: ModelFolder, lora: Lora) -> None:
     or of another architecture, naming the first weight that does not fit."""
     from diffusers import StableDiffusionPipeline
 
-    check_fits(model, lora.file, _read(lora.file))
+    weights, unprefixed = _read(lora.file)
+    check_fits(model, lora.file, weights)
     pipeline = StableDiffusionPipeline(
         vae=model.vae,
         unet=model.unet,
@@ -147,7 +170,10 @@ def merge_lora(model: ModelFolder, lora: Lora) -> None:
         requires_safety_checker=False,
     )
     try:
-        pipeline.load_lora_weights(lora.file.parent, weight_name=lora.file.name, local_files_only=True)
+        if unprefixed:
+            pipeline.load_lora_weights(weights)
+        else:
+            pipeline.load_lora_weights(lora.file.parent, weight_name=lora.file.name, local_files_only=True)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:  # the file's metadata
         raise _unreadable(lora.file, error) from error
     pipeline.fuse_lora(lora_scale=lora.scale)
@@ -156,24 +182,36 @@ def merge_lora(model: ModelFolder, lora: Lora) -> None:
         network.requires_grad_(False).eval()
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    """A file's weights under diffusers' names."""
+def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
+    """A file's weights under diffusers' names, and whether they were the first layout's, without a prefix."""
     from diffusers import StableDiffusionPipeline
 
+    refuse_pointer(file)
     try:
         with safe_open(file, framework="pt") as opened:
             names = list(opened.keys())
-        if dora := [name for name in names if "dora_scale" in name]:
-            raise InputError(
-                f"this is a DoRA ('{dora[0]}'), which cannot be merged as a sum", where=file, remedy="give a LoRA"
-            )
+        _refuse_other_kinds(file, names)
+        if names and all(PROCESSORS.fullmatch(name) for name in names):
+            return {f"unet.{name}": value for name, value in load_file(file).items()}, True
         weights: dict[str, Tensor]
         weights, _alphas = StableDiffusionPipeline.lora_state_dict(
             file.parent, weight_name=file.name, use_safetensors=True, local_files_only=True
         )
     except (SafetensorError, OSError, ValueError, KeyError, IndexError) as error:
         raise _unreadable(file, error) from error
-    return weights
+    return weights, False
+
+
+def _refuse_other_kinds(file: Path, names: Sequence[str]) -> None:
+    """Errors: InputError naming the kind of adapter, if it is another than LoRA."""
+    for name in names:
+        for part, kind in OTHER_KINDS.items():
+            if part in name:
+                remedy = "merge it with the tool that trained it and give the model, or give a LoRA"
+                if kind == "textual inversion":
+                    remedy = "load it into diffusers (load_textual_inversion), save the pipeline and give that folder"
+                what = f"this is {kind} ('{name[:200]}'), which is not merged as a LoRA is"
+                raise InputError(what, where=file, remedy=remedy)
 
 
 def _unreadable(file: Path, error: Exception) -> InputError:

@@ -36,7 +36,7 @@ from genin.distill.models.folder import ModelFolder, load_model_folder, save_mod
 from genin.distill.models.guided import Guided
 from genin.distill.models.lora import lower_frozen
 from genin.distill.models.pruning import build_student, kept_channels, pruning_of
-from genin.distill.models.text import embed
+from genin.distill.models.text import embed, warn_of_long_captions
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe, load_recipe
 from genin.distill.student.budget import Budget
 from genin.distill.student.cost import distill_memory, distill_options
@@ -167,6 +167,7 @@ class Run:
             out, teacher, fingerprint(teacher_path), source, recipe, phases, unet, channels, start, pretrained, options
         )
         run._claim(init)
+        warn_of_long_captions(teacher.tokenizer, source)
         return run
 
     def _claim(self, init: Path | None) -> None:

@@ -36,6 +36,7 @@ from genin.distill.recipe import PoolRecipe
 from genin.distill.student.pool_parts import TENSORS, PoolParts
 from genin.processes import is_main_process, main_process_first, rank_and_world, wait_for_all
 from genin.runtimes.errors import GeninError
+from genin.runtimes.folder import square_latent_size
 
 # (rows done, size, seconds of sampling over all runs) => whether time is up
 TimeIsUp = Callable[[int, int, float], bool]
@@ -172,7 +173,7 @@ def fill_pool(
 def _sample_rows(teacher: Guided, source: Source, recipe: PoolRecipe, rows: Sequence[int]) -> Trajectory:
     """The teacher's trajectories for these rows of the pool."""
     captions = source.captions([row % len(source) for row in rows])
-    shape = (teacher.unet.config.in_channels, *(teacher.unet.config.sample_size,) * 2)
+    shape = (teacher.unet.config.in_channels, *(square_latent_size(teacher.unet.config),) * 2)
     # Keyed by row, so that batch size, interruptions and the number of processes change nothing.
     noise = torch.stack([torch.randn(shape, generator=_generator(recipe.seed, row)) for row in rows])
     timesteps = teacher.process.trailing_timesteps(recipe.teacher_steps)

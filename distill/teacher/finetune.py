@@ -48,7 +48,7 @@ from genin.distill.models.lora import (
     shared_copy,
 )
 from genin.distill.models.pixels import batch_size_for
-from genin.distill.models.text import embed
+from genin.distill.models.text import embed, warn_of_long_captions
 from genin.distill.recipe import AutoencoderRecipe, FinetuneRecipe, Recipe
 from genin.distill.teacher.autoencoder import autoencoder_step
 from genin.distill.teacher.captioned import Texts, prepare_denoiser, prepare_texts, trained_weights
@@ -134,6 +134,7 @@ class Run:
             begun_with["merged LoRA"] = digest(base.loras)
         stages = {"autoencoder": autoencoder_settings(recipe, run.model), "finetune": recipe.finetune}
         claim_run(run.folder, recipe, begun_with, stages, resume=options.resume)
+        warn_of_long_captions(run.model.tokenizer, source)
         return run
 
     @property

@@ -29,7 +29,7 @@ from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Process,
 from genin.distill.models.folder import ModelFolder, save_model_folder
 from genin.distill.models.guided import Guided
 from genin.distill.models.pixels import batch_size_for
-from genin.distill.models.text import embed
+from genin.distill.models.text import embed, warn_of_long_captions
 from genin.distill.recipe import Recipe, TeacherRecipe
 from genin.distill.teacher.autoencoder import train_autoencoder
 from genin.distill.teacher.run import Run, start_from
@@ -65,6 +65,7 @@ def train_text(run: Run) -> tuple[Any, nn.Module]:
     from transformers import CLIPTokenizer
 
     if run.start is not None:
+        warn_of_long_captions(run.start.tokenizer, run.source)
         return run.start.tokenizer, run.start.text_encoder.requires_grad_(False).eval()
     settings, source, resume = run.recipe.text_encoder, run.source, run.options.resume
     tokens = run.folder / "tokenizer"
@@ -74,6 +75,7 @@ def train_text(run: Run) -> tuple[Any, nn.Module]:
         captions = source.captions(range(min(len(source), 20_000)))
         tokenizer = train_tokenizer(captions, tokens, settings)
         tokenizer.save_pretrained(tokens)
+    warn_of_long_captions(tokenizer, source)
     torch.manual_seed(settings.seed)
     training = Training(run.folder, "text_encoder", settings)
     return tokenizer, train_text_encoder(training, source, tokenizer, settings, resume=resume)

@@ -13,7 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from genin.runtimes.lazy import lazy_attribute
-from genin.runtimes.threads import set_wait_policy
+from genin.runtimes.telemetry import switch_off_telemetry
+from genin.runtimes.threads import respect_quota, set_wait_policy
 from genin.version import __version__
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ HOMES = {
     "verify": "api",
 }
 
+switch_off_telemetry()  # here, since libraries report when they are imported
+respect_quota()
 set_wait_policy()  # here, since OpenMP reads it when torch is imported
 
 

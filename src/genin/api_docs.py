@@ -33,7 +33,8 @@ with genin.load("builtin:student") as pipe:
 ```
 
 `import genin` takes a few milliseconds and imports neither PyTorch nor an engine; both come when they are used. Everything is typed
-(`py.typed`). Several threads may use one pipeline; its networks run one at a time. On import, genin chooses how OpenMP's threads
+(`py.typed`). Several threads may use one pipeline; its networks run one at a time. On import, genin switches off the
+usage statistics of ONNX Runtime, OpenVINO, NNCF and the hub's client (import it before them), and chooses how OpenMP's threads
 wait (`OMP_WAIT_POLICY` or `GOMP_SPINCOUNT`), unless the environment says it ([threads](scaling.md#threads-on-a-busy-machine)).
 
 Every error that genin raises is a `GeninError`, whose text is one line: what, where, what to do.

@@ -13,6 +13,7 @@ Not here: what any command does; see the module each row names.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import signal
 import sys
@@ -26,9 +27,10 @@ import click
 
 from genin.hub.repository import OfflineError
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
+from genin.runtimes.files import refused_write
 from genin.runtimes.lazy import missing_extra
 from genin.runtimes.threads import check_environment
-from genin.terminal import debugging, quiet_libraries
+from genin.terminal import debugging, quiet_libraries, show_all_letters
 from genin.version import __version__
 
 INTERRUPTED = 130
@@ -179,6 +181,10 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if missing := _missing_package(error, arguments):
             return _fail(str(missing), missing.exit_code)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return _fail(f"{error.strerror}: {error.filename}; choose a shorter name", InputError.exit_code)
+        if refused := refused_write(error):
+            return _fail(str(refused), refused.exit_code)
         reason = _one_line(f"{type(error).__name__}: {error}")
         hint = "" if debugging() else "; GENIN_DEBUG=1 shows the traceback"
         return _fail(f"unexpected {reason}{hint}", 1)
@@ -187,6 +193,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """The entry point of `genin` and `python -m genin`."""
+    show_all_letters()
     quiet_libraries()
     interrupt_on_sigterm()
     sys.exit(run(sys.argv[1:]))

@@ -11,9 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from genin.runtimes.errors import InputError
-from genin.runtimes.files import atomic_path, claim_output, write_text
+from genin.runtimes.files import atomic_path, claim_output, hidden_prefix, write_text
 
-__all__ = ["atomic_path", "claim_output", "move_into_place", "new_folder", "refuse_existing", "write_text"]
+__all__ = [
+    "atomic_path",
+    "claim_output",
+    "hidden_prefix",
+    "move_into_place",
+    "new_folder",
+    "refuse_existing",
+    "write_text",
+]
 
 
 @contextmanager
@@ -24,7 +32,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     refuse_existing(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=hidden_prefix(out)) as beside:
         folder = Path(beside) / "folder"
         folder.mkdir()
         yield folder

@@ -9,6 +9,7 @@ Not here: progress displays, and the line an error becomes (`cli`).
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -27,6 +28,13 @@ QUIET_ENVIRONMENT = {
 def debugging() -> bool:
     """Whether the user asked to see everything."""
     return os.environ.get("GENIN_DEBUG", "") not in ("", "0")
+
+
+def show_all_letters() -> None:
+    """Let a terminal or pipe whose encoding lacks a letter show its number (`\\u5fcd`), where it would end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def quiet_libraries() -> None:

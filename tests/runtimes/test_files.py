@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 
 import pytest
 
-from genin.runtimes.files import atomic_path, write_text
+from genin.files import new_folder
+from genin.runtimes.errors import InputError
+from genin.runtimes.files import (
+    atomic_path,
+    claim_output,
+    cut_to_bytes,
+    refusal_of_size,
+    refused_write,
+    reserve,
+    write_text,
+)
+from genin.runtimes.generation import output_paths
+from genin.runtimes.manifest import check_path
 
 
 def test_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -62,3 +75,61 @@ def test_permissions_are_those_of_a_new_file_whatever_the_writer_gives(tmp_path:
         partial.write_text("x")
         partial.chmod(0o600)
     assert (tmp_path / "a").stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize("name", ["忍" * 85, "𝓷" * 63 + "abc", "a" * 255, "é" * 127 + "a"])
+def test_names_of_255_bytes_fit(tmp_path: Path, name: str) -> None:
+    assert len(name.encode()) == 255
+    write_text(tmp_path / name, "x")
+    with new_folder(tmp_path / "beside" / name) as folder:
+        (folder / "a.txt").write_text("y")
+    assert (tmp_path / name).read_text() == "x" and (tmp_path / "beside" / name / "a.txt").read_text() == "y"
+    assert [entry.name for entry in (tmp_path / "beside").iterdir()] == [name]
+
+
+def test_a_cut_name_ends_with_a_whole_character() -> None:
+    assert [cut_to_bytes("a忍b", limit) for limit in range(6)] == ["", "a", "a", "a", "a忍", "a忍b"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limits")
+def test_what_the_system_refuses_is_told_apart(tmp_path: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        too_large = refusal_of_size(tmp_path, 1 << 21)
+        with pytest.raises(OSError) as raised, atomic_path(tmp_path / "a") as partial:
+            partial.write_bytes(bytes(1 << 21))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert too_large is not None and too_large.errno == raised.value.errno == errno.EFBIG
+    refused = refused_write(raised.value, tmp_path / "a")
+    assert refused is not None and refused.exit_code == 1
+    assert str(refused).startswith(f"cannot write (File too large): {tmp_path / 'a'}; ")
+    assert refusal_of_size(tmp_path, 1 << 21) is None and list(tmp_path.iterdir()) == []
+    full = refusal_of_size(tmp_path, 1 << 60)
+    assert full is not None and full.errno == errno.ENOSPC
+    assert refused_write(FileNotFoundError(errno.ENOENT, "No such file")) is None
+
+
+def test_reserved_space_is_the_files(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("w+b") as file:
+        reserve(file, 0)
+        reserve(file, 5000)
+        assert file.seek(0, 2) in (0, 5000)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["𝓷𝓲𝓷𝓳𝓪" * 12, "忍" * 60, "é" * 200, "a" * 5000, "con", "../../etc", "a:b\\c. .", "", "NUL.txt"]
+)
+def test_pictures_named_after_a_prompt_have_names_for_every_system(prompt: str, tmp_path: Path) -> None:
+    places = output_paths(tmp_path, prompt, range(2**64 - 3, 2**64 - 1))
+    for place in places.values():
+        assert place.parent == tmp_path and len(place.name.encode()) <= 220
+        assert check_path(place.name) == place.name
+
+
+def test_an_output_whose_name_is_too_long_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="too long"):
+        claim_output(tmp_path / f"{'a' * 300}.png", ".png")

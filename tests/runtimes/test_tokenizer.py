@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genin.runtimes.added_tokens import read_added_tokens
 from genin.runtimes.errors import InputError
 from genin.runtimes.manifest import TextConstants
 from genin.runtimes.tokenizer import ClipTokenizer
@@ -128,3 +129,86 @@ def test_wrong_files_are_refused(vocabulary: bytes, merges: bytes, says: str) ->
 def test_half_a_surrogate_is_refused(both: tuple[Any, ClipTokenizer]) -> None:
     with pytest.raises(InputError, match="Unicode"):
         both[1].ids("ninja \ud83e")
+
+
+# --- added tokens ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_added(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ClipTokenizer, Path]:
+    """Both tokenizers with tokens of textual inversions; one is a single word, one has three vectors."""
+    transformers = pytest.importorskip("transformers")
+    from conftest import write_tiny_tokenizer
+
+    folder = tmp_path_factory.mktemp("added")
+    theirs = write_tiny_tokenizer(folder)
+    theirs.add_tokens(["<ninja>", "sks", "<cat>", "<cat>_1", "<cat>_2", "<Ninja>s"])
+    theirs.add_tokens([transformers.AddedToken("xyz", single_word=True)])
+    theirs.save_pretrained(folder)
+    return theirs, ours_of(folder, theirs), folder
+
+
+def ours_of(folder: Path, theirs: Any) -> ClipTokenizer:
+    text = TextConstants(24, 8, theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id)
+    added = read_added_tokens(lambda name: (folder / name).read_bytes() if (folder / name).is_file() else None)
+    return ClipTokenizer((folder / "vocab.json").read_bytes(), (folder / "merges.txt").read_bytes(), text, added)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "the <ninja> under the mountain",
+        "<ninja><ninja>, <NINJA> and a<ninja>b",
+        "<Ninja>s sks tasks",
+        "xyz wxyz xyz! xyz xyz<ninja>xyz",
+        "<|endoftext|> <ninja",
+        "sksxyz xyzsks",
+    ],
+)
+def test_added_tokens_are_those_of_transformers(with_added: tuple[Any, ClipTokenizer, Path], prompt: str) -> None:
+    theirs, ours, _ = with_added
+    assert ours.ids(prompt) == theirs(prompt, add_special_tokens=False)["input_ids"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from(["<ninja>", "sks", "xyz", "<Ninja>s", " ", "a", "é", "!", "<|endoftext|>"]), max_size=8)
+)
+def test_added_tokens_in_any_company(with_added: tuple[Any, ClipTokenizer, Path], parts: list[str]) -> None:
+    theirs, ours, _ = with_added
+    assert ours.ids("".join(parts)) == theirs("".join(parts), add_special_tokens=False)["input_ids"]
+
+
+def test_all_vectors_of_a_token_are_read(with_added: tuple[Any, ClipTokenizer, Path]) -> None:
+    theirs, ours, _ = with_added
+    written_out = theirs("a <cat> <cat>_1 <cat>_2!", add_special_tokens=False)["input_ids"]
+    assert ours.ids("a <cat>!") == ours.ids("a <cat> <cat>_1 <cat>_2!") == written_out
+
+
+def test_older_folders_state_added_tokens_elsewhere(
+    with_added: tuple[Any, ClipTokenizer, Path], tmp_path: Path
+) -> None:
+    theirs, ours, folder = with_added
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<ninja>": theirs.convert_tokens_to_ids("<ninja>")}))
+    assert ours_of(tmp_path, theirs).ids("a <ninja>") == ours.ids("a <ninja>")
+    entry = {"id": theirs.convert_tokens_to_ids("xyz"), "content": "xyz", "single_word": True}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": [entry]}))
+    assert ours_of(tmp_path, theirs).ids("a <ninja> xyz wxyz") == ours.ids("a <ninja> xyz wxyz")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("added_tokens.json", "[1]"),
+        ("added_tokens.json", '{"<a>": -1}'),
+        ("added_tokens.json", "{"),
+        ("tokenizer.json", '{"added_tokens": 3}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "<a>"}}}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"7": {"content": ""}}}'),
+    ],
+)
+def test_damaged_lists_of_added_tokens_are_named(name: str, content: str) -> None:
+    with pytest.raises(InputError, match=name):
+        read_added_tokens(lambda asked: content.encode() if asked == name else None)

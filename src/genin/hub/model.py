@@ -16,7 +16,16 @@ from genin.hub.repository import HubName, OfflineError, cached, list_files, snap
 from genin.runtimes.bundle import MANIFEST, Bundle
 from genin.runtimes.errors import InputError
 from genin.runtimes.families import refuse_other_families
-from genin.runtimes.folder import AGAIN, MODEL_FILES, PARTS, WEIGHT_KINDS, missing_files, read_json, read_model_index
+from genin.runtimes.folder import (
+    AGAIN,
+    MODEL_FILES,
+    PARTS,
+    VARIANTS,
+    WEIGHT_KINDS,
+    missing_files,
+    read_json,
+    read_model_index,
+)
 from genin.runtimes.loading import choose
 from genin.runtimes.progress import progress
 from genin.runtimes.vocabulary import AUTO
@@ -107,8 +116,8 @@ def _belongs(index: str, weights: Sequence[str]) -> bool:
     """Whether a list of shards (`model.safetensors.index.json`, `….index.fp16.json`) belongs to these weights."""
     if not weights or "-of-" not in weights[0]:
         return False
-    suffix, fp16 = Path(weights[0]).suffix, ".fp16-" in weights[0]
-    return f"{suffix}.index{'.fp16' if fp16 else ''}.json" in index
+    variant = next((kind for kind in VARIANTS if kind and f"{kind}-" in weights[0]), "")
+    return f"{Path(weights[0]).suffix}.index{variant}.json" in index
 
 
 def _is_weights(name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -190,7 +189,7 @@ def test_shards_are_read_from_end_to_end(
     assert run(["data", "shard", str(folder), "--out", str(shards), "--per-shard", "15"]) == 0
     open_member = picture_files.open_member
     monkeypatch.setattr(picture_files, "open_member", lambda path: (read.append(path), open_member(path))[1])
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # in this process, where it can be seen
+    monkeypatch.setattr(sources, "usable_cores", lambda: 1)  # in this process, where it can be seen
     found = cache_latents(FolderSource(shards), vae, 40, 64, tmp_path / "shards.safetensors")
     order = []
     for archive in sorted(shards.glob("*.tar")):
@@ -306,7 +305,7 @@ def test_a_file_larger_than_memory_is_mapped(tmp_path: Path) -> None:
 
 
 def test_work_on_all_cores_comes_in_order_and_not_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(sources, "usable_cores", lambda: 2)
     monkeypatch.setattr(sources, "FEW", 4)
     source, taken = WorldSource("train", 3), 0
 
@@ -325,7 +324,7 @@ def test_work_on_all_cores_comes_in_order_and_not_far_ahead(monkeypatch: pytest.
 
 def test_workers_are_not_forked_and_load_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork would take over the locks of PyTorch's and rich's threads, but not the threads."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(sources, "usable_cores", lambda: 2)
     monkeypatch.setattr(sources, "FEW", 4)
     found = set(map_source(about_the_worker, WorldSource("train", 3), [(n,) for n in range(5)]))
     assert found == {("spawn", False, True)}

@@ -19,7 +19,7 @@ from torch import Tensor  # noqa: E402
 
 from genin.cli import run  # noqa: E402
 from genin.distill.models.folder import load_model_folder  # noqa: E402
-from genin.distill.models.lora import FILE, lora_of  # noqa: E402
+from genin.distill.models.lora import FILE, _read, lora_of  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
 Json = Callable[..., dict[str, Any]]
@@ -92,6 +92,40 @@ def test_other_peoples_files_merge_as_they_say(
     assert info["merged_loras"] == ["style.safetensors:0.5"] and "unknown" in info["licence"]
 
 
+@pytest.mark.parametrize("spot", ["to_q", "to_out"])
+def test_the_first_layout_which_names_no_network_merges(
+    tiny_model_folder: Path, tmp_path: Path, genin: Json, spot: str
+) -> None:
+    """`….attn1.processor.to_q_lora.down.weight`, as diffusers 0.12 to 0.15 saved attention processors."""
+    processor = f"{QUERY.removesuffix('to_q')}processor.{spot}_lora"
+    down, up = draw(4, 32), draw(32, 4, seed=1)
+    save_file({f"{processor}.down.weight": down, f"{processor}.up.weight": up}, tmp_path / "old.safetensors")
+    genin("teacher", "merge", tiny_model_folder, "--lora", tmp_path / "old.safetensors", "--out", tmp_path / "out")
+    after, before = (weights_of(folder)[0] for folder in (tmp_path / "out", tiny_model_folder))
+    layer = QUERY.removesuffix("to_q") + {"to_q": "to_q", "to_out": "to_out.0"}[spot] + ".weight"
+    assert torch.allclose(after[layer], before[layer] + up @ down, atol=1e-6)
+    assert all(torch.equal(after[name], before[name]) for name in before if name != layer)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        ("hada_w1_a", "LoHa"),
+        ("lokr_w1", "LoKr"),
+        ("dora_scale", "DoRA"),
+        ("lora_magnitude_vector", "DoRA"),
+        ("oft_blocks", "OFT"),
+        ("lora_mid.weight", "Tucker"),
+        ("processor.to_k_custom_diffusion.weight", "Custom Diffusion"),
+    ],
+)
+def test_other_kinds_of_adapters_are_refused_by_name(tmp_path: Path, suffix: str, kind: str) -> None:
+    file = tmp_path / "other.safetensors"
+    save_file({f"lora_unet_{QUERY.replace('.', '_')}.{suffix}": draw(2, 2)}, file)
+    with pytest.raises(InputError, match=rf"this is .*{kind}.*other\.safetensors"):
+        _read(file)
+
+
 @pytest.mark.train
 def test_loras_are_merged_before_tuning_and_a_run_goes_on_with_the_same_ones_only(
     tiny_model_folder: Path, tmp_path: Path, genin: Json, capsys: pytest.CaptureFixture[str]
@@ -149,7 +183,7 @@ def planted(fault: str) -> dict[str, Tensor]:
         ("NaN or infinite", "NaN or infinite"),
         ("dora", "DoRA"),
         ("sdxl", "'text_encoder_2."),
-        ("loha", "cannot read the LoRA"),
+        ("loha", "LoHa"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_by_the_name_of_its_first_wrong_weight(
