@@ -256,13 +256,10 @@ def measure_quality(run: Run, done: Done) -> Result:
 
 def teacher_statistics(run: Run) -> Path | None:
     """The shipped statistics of the teacher's pictures, if they are this teacher's."""
-    from genin.benchmarks.model_facts import fingerprint
     from genin.benchmarks.quality.statistics_file import load_statistics
 
     path = run.names.teacher_statistics()
-    if path is None or load_statistics(path).source.get("source_sha256") != fingerprint(run.teacher_path):
-        return None
-    return path
+    return path if path is not None and load_statistics(path).is_of(run.teacher_path) else None
 
 
 def quality_evaluator(run: Run, statistics: Path | None, size: int) -> Evaluator:
