@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.quality.frechet import Features, Moments, moments
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import Pictures, PictureSet, open_picture_set, write_metadata
@@ -51,6 +52,10 @@ class Statistics:
     pairs: PictureSet | None = None
     sha256: str | None = None
     path: Path | None = None
+
+    def is_of(self, model: Path) -> bool:
+        """Whether a model folder drew the pictures; all of its weights are hashed for that."""
+        return bool(self.source.get("source_sha256") == fingerprint(model))
 
 
 @dataclass

@@ -22,7 +22,7 @@ from genin.dataset.folders import (
     FOREIGN_SUFFIXES,
     PICTURE_SUFFIXES,
     SIDECAR_SUFFIXES,
-    Names,
+    FileNames,
     Sidecars,
     Tree,
     leads_outside,
@@ -228,7 +228,7 @@ def _rows(source: Source, metadata: Sequence[Path], found: Found) -> dict[Path, 
     by_name: dict[str, list[Path]] = {}
     for path in source.files:
         by_name.setdefault(path.name, []).append(path)
-    names, tree, options = Names(by_name), Tree(source.top), source.options
+    names, tree, options = FileNames(by_name), Tree(source.top), source.options
     rows: dict[Path, Mapping[str, Any]] = {}
     columns = (options.file_column,) if options.file_column else FILE_COLUMNS
     for path in sorted(metadata, key=lambda path: METADATA_NAMES.index(path.name.lower())):
@@ -256,7 +256,9 @@ def _rows(source: Source, metadata: Sequence[Path], found: Found) -> dict[Path, 
     return rows
 
 
-def _locate(folder: Path, value: str, tree: Tree, names: Names, by_name: Mapping[str, Sequence[Path]]) -> Path | str:
+def _locate(
+    folder: Path, value: str, tree: Tree, names: FileNames, by_name: Mapping[str, Sequence[Path]]
+) -> Path | str:
     """The listed file, even where the metadata leaves out its folder; or why there is none."""
     inside = folder.relative_to(tree.folder).as_posix()
     on_disk = None if leads_outside(value) else tree.find(value if inside == "." else f"{inside}/{value}")
@@ -274,7 +276,7 @@ def _locate(folder: Path, value: str, tree: Tree, names: Names, by_name: Mapping
 
 def _ends_alike(path: Path, wanted: PurePosixPath) -> bool:
     """Whether a path ends as a table's does, in any spelling."""
-    return Names(["/".join(path.parts[-len(wanted.parts) :])]).find(wanted.as_posix()) is not None
+    return FileNames(["/".join(path.parts[-len(wanted.parts) :])]).find(wanted.as_posix()) is not None
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

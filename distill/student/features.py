@@ -48,6 +48,11 @@ class Noise(NamedTuple):
         return Noise(self.t[rows], self.noise[rows])
 
 
+def no_noise(pictures: Tensor) -> Noise:
+    """That of an extractor which sees pictures as they are: timestep 0."""
+    return Noise(torch.zeros(len(pictures), device=pictures.device), pictures.new_zeros(len(pictures), 0))
+
+
 class FeatureExtractor(Protocol):
     """`channels` are those of its maps, `embedding` is the size of its embedding of the noise."""
 
@@ -98,8 +103,7 @@ class DinoFeatures:
         self.embedding = 1
 
     def draw_noise(self, update: Update, pictures: Tensor) -> Noise:
-        """No noise: timestep 0."""
-        return Noise(torch.zeros(len(pictures), device=pictures.device), pictures.new_zeros(len(pictures), 0))
+        return no_noise(pictures)
 
     def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
         with torch.set_grad_enabled(gradients), self.training.autocast():
@@ -125,8 +129,7 @@ class EfficientNetFeatures:
         self.embedding = 1
 
     def draw_noise(self, update: Update, pictures: Tensor) -> Noise:
-        """None: timestep 0, and nothing of noise."""
-        return Noise(torch.zeros(len(pictures), device=pictures.device), pictures.new_zeros(len(pictures), 0))
+        return no_noise(pictures)
 
     def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
         with torch.set_grad_enabled(gradients), self.training.autocast():

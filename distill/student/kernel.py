@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genin.distill.inputs.update import Update
+from genin.distill.loop.held_out import TIMESTEP
 from genin.distill.loop.memory import PASSES, PhaseSizes
-from genin.distill.loop.training import Training
 from genin.distill.models.autoencoder import encode_pictures
 from genin.distill.models.guided import Guided
 from genin.distill.recipe import StepsRecipe
@@ -33,7 +34,6 @@ from genin.distill.student.loss_term import Figures, Memory, PhaseContext, Stude
 from genin.distill.student.losses import kernel_distance
 from genin.distill.student.rollout import Student
 
-TIMESTEP = 20  # hardly any noise: what a denoiser sees there are the fine parts
 QUARTERS = 2  # places a side that a map is averaged to
 ENCODED = 64  # pictures whose features are made at once
 
@@ -56,20 +56,18 @@ class Kernel(Term):
 
     section = StepsRecipe
     key = "kernel_weight"
-    training: Training
-    teacher: Guided
+    context: PhaseContext
     student: Student
-    bank: CaptionBank
-    recipe: StepsRecipe
-    latent_shape: torch.Size
 
     @classmethod
     def build(cls, context: PhaseContext) -> Kernel:
         assert context.student is not None
-        teacher = context.data.teacher
-        student = Student(context.student, teacher.process)
-        shape = context.data.pool.states.shape[2:]
-        return cls(context.training, teacher, student, build_bank(context), context.phase, shape)
+        return cls(context, Student(context.student, context.data.teacher.process))
+
+    @cached_property
+    def bank(self) -> CaptionBank:
+        """Made when the first update asks for it: a phase that is resumed after its end never does."""
+        return build_bank(self.context)
 
     @classmethod
     def memory(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Memory:
@@ -84,17 +82,14 @@ class Kernel(Term):
         return {"the kernel term's pictures": rollout * rows / phase.batch_size}
 
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
-        recipe, update = self.recipe, batch.update
-        # Groups are shared out like pictures: each process has its own, drawn for all of them.
+        recipe, training, data, update = self.context.phase, self.context.training, self.context.data, batch.update
         groups = torch.randint(len(self.bank.texts), (recipe.kernel_captions,), generator=self._generator(update))
         text = self.bank.texts[groups].repeat_interleave(recipe.kernel_samples, dim=0)
-        noise = torch.randn(len(text), *self.latent_shape, generator=self._generator(update, 1)).to(
-            self.training.device
-        )
+        noise = torch.randn(len(text), *data.pool.states.shape[2:], generator=self._generator(update, 1))
         timesteps = self.student.process.trailing_timesteps(max(recipe.step_counts))
-        with self.training.autocast():
-            done = self.student.rollout(noise, text, timesteps, grad_steps=(len(timesteps) - 1,))
-            features = features_of(self.teacher, done.pictures[-1], text)
+        with training.autocast():
+            done = self.student.rollout(noise.to(training.device), text, timesteps, grad_steps=(len(timesteps) - 1,))
+            features = features_of(data.teacher, done.pictures[-1], text)
         drawn = (features - self.bank.mean) / self.bank.deviation
         drawn = drawn.view(len(groups), recipe.kernel_samples, -1)
         distance = kernel_distance(drawn, self.bank.features[groups])
@@ -102,7 +97,7 @@ class Kernel(Term):
 
     @staticmethod
     def _generator(update: Update, number: int = 0) -> torch.Generator:
-        """Of its own, so that the term changes nothing else that an update draws; another one in every process."""
+        """Of its own, so that the term changes nothing else that an update draws; each process draws groups of its own."""
         return torch.Generator().manual_seed((2 * update.index + number) * 1_000_003 + update.offset)
 
 

@@ -31,7 +31,7 @@ from genin.distill.models.taesd import load_initial_weights
 from genin.distill.recipe import AutoencoderRecipe
 from genin.distill.teacher.run import Run, start_from
 
-AXES_PICTURES = 1_024  # whose latents determine the principal axes
+AXES_PICTURES = 256  # whose latents determine the principal axes
 
 
 def train_autoencoder(run: Run) -> Any:

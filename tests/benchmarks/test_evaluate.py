@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from fake_hub import write_fake_bundle
 from genin.benchmarks import evaluation
+from genin.benchmarks.quality import statistics_file
 from genin.benchmarks.quality.evaluator import Against, Evaluator, SaveTo
 from genin.benchmarks.quality.measures import FD_NAMES, KID_NAMES, StatisticsAccumulator, Suite, load_suite
 from genin.benchmarks.quality.sampling import SEED_STRIDE
@@ -396,7 +397,7 @@ def test_statistics_in_the_package_are_used_where_they_fit(
     source |= {"reference": "builtin:world", "reference_sha256": "world"}
     saved = save_statistics(tmp_path / "shipped.safetensors", {}, source)
     found = {"source_sha256": "teacher", "reference_sha256": "world", **change}
-    monkeypatch.setattr(evaluation, "fingerprint", lambda _path: found["source_sha256"])
+    monkeypatch.setattr(statistics_file, "fingerprint", lambda _path: found["source_sha256"])
     evaluator: Any = SimpleNamespace(
         samples=change.get("samples", 8),
         seed=change.get("seed", 0),

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from genin.cli import run
-from genin.dataset.folders import Names, Tree, leads_outside, walk
+from genin.dataset.folders import FileNames, Tree, leads_outside, walk
 from genin.dataset.sets import load_pictures, open_picture_set, picture_batches, usual_size
 from genin.dataset.tables import is_null, read_table, text_of
 from genin.distill.inputs.sources import FolderSource
@@ -67,9 +67,9 @@ def prepared(folder: Path) -> dict[str, str | None]:
 
 def test_a_name_is_found_in_any_spelling_and_exactly_first() -> None:
     nfc, nfd = (unicodedata.normalize(form, "café.png") for form in ("NFC", "NFD"))
-    assert Names([nfd]).find(nfc) == nfd and Names([nfc, nfd]).find(nfd) == nfd
-    assert Names(["A.PNG"]).find("a.png") == "A.PNG" and Names(["A.PNG", "a.png"]).find("a.png") == "a.png"
-    assert Names(["A.png", "a.PNG"]).find("a.png") is None
+    assert FileNames([nfd]).find(nfc) == nfd and FileNames([nfc, nfd]).find(nfd) == nfd
+    assert FileNames(["A.PNG"]).find("a.png") == "A.PNG" and FileNames(["A.PNG", "a.png"]).find("a.png") == "a.png"
+    assert FileNames(["A.png", "a.PNG"]).find("a.png") is None
 
 
 def test_paths_of_other_systems_are_found_and_stay_inside(tmp_path: Path) -> None:

@@ -1,10 +1,7 @@
 // The engine over ONNX Runtime, found at run time: nothing of it is needed to build this library.
-#include <algorithm>
-#include <array>
-#include <cstdlib>
 #include <cstring>
 #include <map>
-#include <mutex>
+#include <utility>
 
 #include "engine.h"
 #include "failure.h"

@@ -174,24 +174,22 @@ void Worker::run() {
     Request loading;
     loading.ticket = loading_;
     loading.queued_at = now_ns();
+    genin_result result = GENIN_OK;
+    std::string message;
     try {
         load();
     } catch (const Cancelled &cancelled) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        failed_ = true, failure_ = "loading was cancelled";
-        finish(loading, cancelled.reason, failure_, now_ns() - loading.queued_at);
+        result = cancelled.reason, message = "loading was cancelled";
     } catch (const Failure &failure) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        failed_ = true, failure_ = failure.message;
-        finish(loading, failure.code, failure.message, now_ns() - loading.queued_at);
+        result = failure.code, message = failure.message;
     } catch (const std::bad_alloc &) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        failed_ = true, failure_ = "not enough memory to load the bundle";
-        finish(loading, GENIN_E_MEMORY, failure_, now_ns() - loading.queued_at);
+        result = GENIN_E_MEMORY, message = "not enough memory to load the bundle";
     }
-    if (!failed_) {
+    {
         const std::lock_guard<std::mutex> lock(mutex_);
-        finish(loading, GENIN_OK, "", now_ns() - loading.queued_at);
+        failed_ = result != GENIN_OK;
+        failure_ = message;
+        finish(loading, result, message, now_ns() - loading.queued_at);
     }
     Request request;
     while (next(request)) draw_next(std::move(request));

@@ -40,7 +40,7 @@ def is_picture(name: str) -> bool:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-class Names:
+class FileNames:
     """Names of files, found in any spelling that means one of them."""
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -85,13 +85,13 @@ class Tree:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._names: dict[str, Names | None] = {}
+        self._names: dict[str, FileNames | None] = {}
 
-    def names(self, inside: str = "") -> Names | None:
+    def names(self, inside: str = "") -> FileNames | None:
         """What the folder has at the relative path `inside`; None where that is no folder."""
         if inside not in self._names:
             try:
-                self._names[inside] = Names(entry.name for entry in os.scandir(self.folder / inside))
+                self._names[inside] = FileNames(entry.name for entry in os.scandir(self.folder / inside))
             except OSError:
                 self._names[inside] = None
         return self._names[inside]

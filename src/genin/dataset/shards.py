@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from genin.dataset.folders import SIDECAR_SUFFIXES, Names, is_hidden, is_picture
+from genin.dataset.folders import SIDECAR_SUFFIXES, FileNames, is_hidden, is_picture
 from genin.dataset.tables import caption_in_row, is_null
 from genin.dataset.text import decode_any, listed
 from genin.runtimes.errors import InputError
@@ -95,7 +95,7 @@ class Shards:
         """Of every archive, in its order. Errors: InputError for a file that is not an archive, or a row that is not JSON."""
         for archive in shards_of(self.folder):
             members = _members(archive, archive.stat().st_mtime_ns)
-            names = Names(members)
+            names = FileNames(members)
             for pictures in _keys(members).values():
                 yield from self._of_key(archive, members, names, pictures)
 
@@ -119,7 +119,7 @@ class Shards:
         return notes
 
     def _of_key(
-        self, archive: Path, members: Mapping[str, tuple[int, int]], names: Names, pictures: Sequence[str]
+        self, archive: Path, members: Mapping[str, tuple[int, int]], names: FileNames, pictures: Sequence[str]
     ) -> Iterator[Sample]:
         """One sample, or one for every picture that has a text or row of its own."""
         own = [name for name in pictures if len(pictures) > 1 and _beside(names, PurePosixPath(name).with_suffix(""))]
@@ -182,7 +182,7 @@ def _main(pictures: Sequence[str]) -> str | None:
     return next((found[0] for found in (pictures, plain, named) if len(found) == 1), None)
 
 
-def _beside(names: Names, key: PurePosixPath) -> str | None:
+def _beside(names: FileNames, key: PurePosixPath) -> str | None:
     """The text of a key: `.txt` or `.caption`."""
     return next(filter(None, (names.find(f"{key}{suffix}") for suffix in SIDECAR_SUFFIXES)), None)
 

@@ -260,9 +260,7 @@ def teacher_statistics(run: Run) -> Path | None:
     from genin.runtimes.origin import fingerprint
 
     path = run.names.teacher_statistics()
-    if path is None or load_statistics(path).source.get("source_sha256") != fingerprint(run.teacher_path):
-        return None
-    return path
+    return path if path is not None and load_statistics(path).is_of(run.teacher_path) else None
 
 
 def quality_evaluator(run: Run, statistics: Path | None, size: int) -> Evaluator:
