@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import LATENT_SIZE, MAX_LENGTH
+from conftest import IMAGE_SIZE, LATENT_SIZE, MAX_LENGTH
 from exported import compact_teacher, exported
 from genin.cli import run
 from genin.runtimes.bundle import Bundle
@@ -73,7 +73,8 @@ def test_a_bundle_of_one_size_says_so(threes: Path) -> None:
 def test_a_fixed_batch_draws_any_number(threes: Path, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Bundle.open(threes) as bundle:
         shapes = {spec.shape for graph in bundle.manifest.graphs for spec in graph.inputs}
-    assert shapes == {(3, MAX_LENGTH), (3, 4, LATENT_SIZE, LATENT_SIZE), (1,), (3, MAX_LENGTH, 32)}
+    pictures = (3, 3, IMAGE_SIZE, IMAGE_SIZE)
+    assert shapes == {(3, MAX_LENGTH), (3, 4, LATENT_SIZE, LATENT_SIZE), (1,), (3, MAX_LENGTH, 32), pictures}
     prompts, seeds = ["a ninja", "a samurai", "a ninja", "a monk"], [1, 2, 3, 4]
     for steps in (2, 4):  # as one graph, and as three
         for count in (1, 3, 4):
