@@ -28,7 +28,6 @@ from genin.runtimes.arguments import local_path, number, settle, whole
 from genin.runtimes.errors import InputError
 from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD, Names, installed_names
-from genin.runtimes.origin import fingerprint
 from genin.runtimes.threads import check_threads
 from genin.runtimes.vocabulary import AUTO, RUNTIMES, check_choice, check_device, check_text
 

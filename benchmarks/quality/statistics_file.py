@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genin.benchmarks.model_facts import fingerprint
 from genin.benchmarks.quality.frechet import Features, Moments, moments
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import Pictures, PictureSet, open_picture_set, write_metadata
 from genin.files import atomic_path
 from genin.runtimes.errors import InputError
+from genin.runtimes.origin import fingerprint
 
 FORMAT = 1
 FILE_NAME = "statistics.safetensors"

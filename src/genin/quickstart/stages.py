@@ -257,7 +257,6 @@ def measure_quality(run: Run, done: Done) -> Result:
 def teacher_statistics(run: Run) -> Path | None:
     """The shipped statistics of the teacher's pictures, if they are this teacher's."""
     from genin.benchmarks.quality.statistics_file import load_statistics
-    from genin.runtimes.origin import fingerprint
 
     path = run.names.teacher_statistics()
     return path if path is not None and load_statistics(path).is_of(run.teacher_path) else None
