@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
-from genin.runtimes.engine import Array, graph_error, graph_failed, in_batches
+from genin.runtimes.cancellation import Interruption
+from genin.runtimes.engine import DEFAULT_SETTINGS, Array, EngineSettings, graph_error, graph_failed, in_batches
 from genin.runtimes.errors import BundleError, GeninError, InputError
 from genin.runtimes.tensors import APPLE_INPUTS, APPLE_OUTPUTS, INPUTS
 from genin.runtimes.vocabulary import COMPONENTS, VAE_ENCODER
@@ -82,6 +83,7 @@ class CoreMLEngine:
         for component, package in packages.items():
             _check_inputs(component, package)
         self._packages, self._waiting = dict(packages), dict(waiting or {})
+        self._interruption = Interruption()
 
     @classmethod
     def open(
@@ -90,16 +92,16 @@ class CoreMLEngine:
         graphs: Mapping[str, GraphEntry],
         *,
         single: Mapping[int, GraphEntry] | None = None,
-        threads: int | None = None,
+        settings: EngineSettings = DEFAULT_SETTINGS,
     ) -> CoreMLEngine:
         """No Core ML bundle has a `single` graph.
 
-        Errors: InputError elsewhere than on macOS or if `threads` is given, BundleError if a package is refused."""
+        Errors: InputError elsewhere than on macOS or if threads are given, BundleError if a package is refused."""
         if platform.system() != "Darwin":
             raise InputError(
                 f"Core ML runs on macOS only; this is {platform.system()}", remedy="choose onnxruntime or openvino"
             )
-        if threads is not None:
+        if settings.threads is not None:
             raise InputError("Core ML chooses its own threads", remedy="leave out the threads option")
         waiting = {name: partial(_load, bundle, graph) for name, graph in graphs.items() if name not in COMPONENTS}
         return cls({name: _load(bundle, graphs[name]) for name in COMPONENTS}, waiting)
@@ -125,10 +127,17 @@ class CoreMLEngine:
         if component not in self._packages:
             raise GeninError("the engine is closed", remedy="load the bundle again")
         name = APPLE_OUTPUTS[component][0]
+        self._interruption.check()  # Core ML cannot stop inside a network
         try:
             return self._packages[component].run(component, arrays, (name,))[name]
         except Exception as error:  # coremltools hands on whatever Core ML throws
             raise graph_failed(component, error) from error
+
+    def interrupt(self) -> None:
+        self._interruption.interrupt()
+
+    def proceed(self) -> None:
+        self._interruption.proceed()
 
     def close(self) -> None:
         self._packages.clear()

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
+from genin.runtimes.cancellation import Interruption
 from genin.runtimes.errors import BundleError, GeninError, InputError, MissingExtraError
 from genin.runtimes.tensors import INPUTS
 from genin.runtimes.vocabulary import VAE_ENCODER, check_choice
@@ -47,8 +48,27 @@ class Engine(Protocol):
     def encode_picture(self, pictures: Array) -> Array:
         """Pictures (N, 3, H, W) in [−1, 1] => latents (N, C, h, w) that `decode` takes. Only for models with an encoder."""
 
+    def interrupt(self) -> None:
+        """End the network that runs, and whatever begins until `proceed`, with any error. From any thread; never waits. An engine
+        that cannot stop inside a network lets it finish."""
+
+    def proceed(self) -> None:
+        """Run networks again."""
+
     def close(self) -> None:
         """Free the networks."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How an engine is opened. `threads` within an operator; None leaves them to the engine. With `background`, threads that wait
+    do not spin and are not pinned to cores: other work in the process matters more."""
+
+    threads: int | None = None
+    background: bool = False
+
+
+DEFAULT_SETTINGS = EngineSettings()
 
 
 @dataclass(frozen=True)
@@ -156,6 +176,14 @@ class Loaded:
     inputs: Mapping[str, GraphInput]
 
 
+@dataclass(frozen=True)
+class Loader:
+    """How an engine loads one graph, and what stops graphs that it has loaded."""
+
+    load: Callable[[GraphEntry], Loaded]
+    interruption: Interruption
+
+
 class BundleEngine:
     """An engine over the graphs of a bundle: its networks, and the single graph of each number of steps that has one. A graph that
     is not loaded yet is loaded on first use. A subclass names its `provider` and says how a graph is loaded (`loader`)."""
@@ -169,24 +197,23 @@ class BundleEngine:
         graphs: Mapping[str, GraphEntry],
         *,
         single: Mapping[int, GraphEntry] | None = None,
-        threads: int | None = None,
+        settings: EngineSettings = DEFAULT_SETTINGS,
     ) -> Self:
-        """An engine over `graphs` and, by steps, `single` graphs. `threads` pins the threads within an operator; None leaves them
-        to the engine. Errors: BundleError if the engine refuses a graph."""
-        return cls(cls.loader(bundle, threads), graphs, single)
+        """An engine over `graphs` and, by steps, `single` graphs. Errors: BundleError if the engine refuses a graph."""
+        return cls(cls.loader(bundle, settings), graphs, single)
 
     @classmethod
-    def loader(cls, bundle: Bundle, threads: int | None) -> Callable[[GraphEntry], Loaded]:
-        """A function that loads one graph; it raises BundleError."""
+    def loader(cls, bundle: Bundle, settings: EngineSettings) -> Loader:
+        """What loads a graph, which may raise BundleError, and what stops those that it has loaded."""
         raise NotImplementedError
 
     def __init__(
         self,
-        load: Callable[[GraphEntry], Loaded],
+        loader: Loader,
         graphs: Mapping[str, GraphEntry],
         single: Mapping[int, GraphEntry] | None = None,
     ) -> None:
-        self._load, self._single = load, dict(single or {})
+        self._loader, self._single = loader, dict(single or {})
         self._graphs: dict[Any, GraphEntry] = {**graphs, **self._single}
         self._loaded: dict[Any, Loaded] = {}
 
@@ -220,6 +247,7 @@ class BundleEngine:
         size = loaded.inputs[next(iter(arrays))].batch
 
         def run(batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            self._loader.interruption.check()
             return {"": loaded.run(feed(batch, loaded.inputs))}
 
         try:
@@ -232,12 +260,18 @@ class BundleEngine:
             if key not in self._graphs:
                 raise GeninError("the engine is closed", remedy="load the bundle again")
             graph = self._graphs[key]
-            loaded = self._load(graph)
+            loaded = self._loader.load(graph)
             if missing := [name for name in INPUTS[graph.component] if name not in loaded.inputs]:
                 have = ", ".join(loaded.inputs)
                 raise BundleError(f"the {graph.component} graph has no input '{missing[0]}' (it has: {have})")
             self._loaded[key] = loaded
         return self._loaded[key]
+
+    def interrupt(self) -> None:
+        self._loader.interruption.interrupt()
+
+    def proceed(self) -> None:
+        self._loader.interruption.proceed()
 
     def close(self) -> None:
         self._loaded.clear()

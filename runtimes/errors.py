@@ -47,6 +47,10 @@ class CancelledError(GeninError):
     """The caller cancelled the generation."""
 
 
+class QueueFullError(GeninError):
+    """More requests wait than a painter's queue holds: nothing was taken."""
+
+
 def _restored(kind: type[GeninError], args: tuple[Any, ...], state: dict[str, Any]) -> GeninError:
     error = kind.__new__(kind)
     error.args = args

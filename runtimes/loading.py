@@ -14,7 +14,7 @@ from pathlib import Path
 from genin.runtimes.added_tokens import read_added_tokens
 from genin.runtimes.arguments import local_path
 from genin.runtimes.bundle import TOKENIZER, Bundle, Manifest, is_bundle
-from genin.runtimes.engine import ENGINES, BundleEngine, Engine, engine_class
+from genin.runtimes.engine import ENGINES, BundleEngine, Engine, EngineSettings, engine_class
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import added_tokens, is_model_folder, read_constants
 from genin.runtimes.pipeline import Choice, Pipeline
@@ -28,13 +28,19 @@ AUTO_ORDER = ("openvino", "onnxruntime", "coreml")
 
 
 def load_pipeline(
-    path: str | Path, runtime: str = AUTO, precision: str = AUTO, *, threads: int | None = None, device: str = "cpu"
+    path: str | Path,
+    runtime: str = AUTO,
+    precision: str = AUTO,
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+    background: bool = False,
 ) -> Pipeline:
     """Open a model folder, a bundle folder or a `.genin` file.
 
     `auto` takes the first runtime that is installed and has graphs (OpenVINO, then ONNX Runtime) and the most exact
     precision; a model folder runs on `pytorch` in fp32, on `device` (cpu, cuda, cuda:1, mps). `threads` pins the engine's threads
-    within an operator.
+    within an operator; with `background` those that wait do not spin and are not pinned to cores.
     Errors: InputError (BundleError for a bundle that is refused, MissingExtraError with the line that installs).
     """
     start, path = time.perf_counter(), local_path(path, "the model")
@@ -44,14 +50,14 @@ def load_pipeline(
             f"precision {precision!r} is not a text", remedy=f"choose from {', '.join((AUTO, *PRECISIONS))}"
         )
     check_device(device)
-    threads = check_threads(threads)
+    settings = EngineSettings(check_threads(threads), background)
     if path.is_dir() and is_model_folder(path):
-        pipeline = _load_folder(path, runtime, precision, threads, device)
+        pipeline = _load_folder(path, runtime, precision, settings, device)
     elif is_bundle(path):
         if device != "cpu":
             remedy = "leave the device out, or give the model folder that the bundle was exported from"
             raise InputError(f"a bundle runs on the cpu, not on {device}", where=path, remedy=remedy)
-        pipeline = _load_bundle(path, runtime, precision, threads)
+        pipeline = _load_bundle(path, runtime, precision, settings)
     else:
         remedy = "give a model folder (model_index.json), a bundle folder (manifest.json) or a .genin file"
         if str(path).startswith("builtin:"):
@@ -63,7 +69,7 @@ def load_pipeline(
     return pipeline
 
 
-def _load_folder(path: Path, runtime: str, precision: str, threads: int | None, device: str) -> Pipeline:
+def _load_folder(path: Path, runtime: str, precision: str, settings: EngineSettings, device: str) -> Pipeline:
     if runtime not in (AUTO, "pytorch"):
         remedy = "export it to a bundle (`genin export`), or choose runtime pytorch"
         raise InputError(f"runtime {runtime} runs bundles, but this is a model folder", where=path, remedy=remedy)
@@ -71,7 +77,7 @@ def _load_folder(path: Path, runtime: str, precision: str, threads: int | None, 
         raise InputError(f"a model folder runs in fp32, not {precision}", where=path, remedy="leave the precision out")
     kind = engine_class("pytorch")
     return folder_pipeline(
-        path, lambda: kind.open(path, threads=threads, device=device), runtime="pytorch", precision="fp32"
+        path, lambda: kind.open(path, settings=settings, device=device), runtime="pytorch", precision="fp32"
     )
 
 
@@ -87,7 +93,7 @@ def folder_pipeline(path: Path, open_engine: Callable[[], Engine], *, runtime: s
     return Pipeline(path, open_engine(), tokenizer, constants, Choice(runtime, precision))
 
 
-def _load_bundle(path: Path, runtime: str, precision: str, threads: int | None) -> Pipeline:
+def _load_bundle(path: Path, runtime: str, precision: str, settings: EngineSettings) -> Pipeline:
     bundle = Bundle.open(path)
     try:
         manifest = bundle.manifest
@@ -100,7 +106,7 @@ def _load_bundle(path: Path, runtime: str, precision: str, threads: int | None) 
         tokenizer = ClipTokenizer(vocabulary, merges, manifest.text, added)
         graphs = manifest.components(choice.format, choice.precision)
         single = manifest.steps_of_single_graphs(choice.format, choice.precision)
-        engine = engine_class(choice.runtime).open(bundle, graphs, single=single, threads=threads)
+        engine = engine_class(choice.runtime).open(bundle, graphs, single=single, settings=settings)
         if isinstance(engine, BundleEngine):
             steps = manifest.sampler.default_steps
             engine.load([steps] if steps in single else COMPONENTS)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
-from genin.runtimes.engine import BundleEngine, GraphInput, Loaded, graph_error
+from genin.runtimes.cancellation import Interruption
+from genin.runtimes.engine import BundleEngine, EngineSettings, GraphInput, Loaded, Loader, graph_error
 from genin.runtimes.errors import BundleError
 from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.threads import may_spin, thread_limit
@@ -34,15 +35,36 @@ class OnnxRuntimeEngine(BundleEngine):
     provider = PROVIDER
 
     @classmethod
-    def loader(cls, bundle: Bundle, threads: int | None) -> Callable[[GraphEntry], Loaded]:
+    def loader(cls, bundle: Bundle, settings: EngineSettings) -> Loader:
+        terminate = _Terminate()
+
         def load(graph: GraphEntry) -> Loaded:
-            session = _session(bundle, graph, threads)
-            return Loaded(_runner(graph.component, session), _inputs(session))
+            session = _session(bundle, graph, settings)
+            return Loaded(_runner(graph.component, session, terminate.options), _inputs(session))
 
-        return load
+        return Loader(load, terminate)
 
 
-def _session(bundle: Bundle, graph: GraphEntry, threads: int | None) -> Any:
+class _Terminate(Interruption):
+    """ONNX Runtime looks at the flag of a run's options between nodes. All runs of an engine share one object."""
+
+    def __init__(self) -> None:
+        import onnxruntime
+
+        super().__init__()
+        self.options = onnxruntime.RunOptions()
+        self.options.log_severity_level = 4  # being interrupted is no news
+
+    def interrupt(self) -> None:
+        super().interrupt()
+        self.options.terminate = True
+
+    def proceed(self) -> None:
+        self.options.terminate = False
+        super().proceed()
+
+
+def _session(bundle: Bundle, graph: GraphEntry, settings: EngineSettings) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -50,9 +72,9 @@ def _session(bundle: Bundle, graph: GraphEntry, threads: int | None) -> Any:
     # Three sessions have three thread pools. One that spins after its work takes a core from the next: 48 ms per picture instead of
     # 18 on two cores (docs/log.md).
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if (count := threads or thread_limit()) is not None:
+    if (count := settings.threads or thread_limit()) is not None:
         options.intra_op_num_threads = count
-    if not may_spin():
+    if settings.background or not may_spin():
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     path = bundle.local_graph(graph)
     try:
@@ -73,12 +95,12 @@ def _inputs(session: Any) -> dict[str, GraphInput]:
     return inputs
 
 
-def _runner(component: str, session: Any) -> Callable[[dict[str, NDArray[Any]]], NDArray[Any]]:
+def _runner(component: str, session: Any, options: Any) -> Callable[[dict[str, NDArray[Any]]], NDArray[Any]]:
     names = [item.name for item in session.get_outputs()]
     output = OUTPUTS[component][0] if OUTPUTS[component][0] in names else names[0]
 
     def run(arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        [result] = session.run([output], arrays)
+        [result] = session.run([output], arrays, options)
         return np.asarray(result)
 
     return run

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
-from genin.runtimes.engine import BundleEngine, GraphInput, Loaded, graph_error
+from genin.runtimes.cancellation import Interruption
+from genin.runtimes.engine import BundleEngine, EngineSettings, GraphInput, Loaded, Loader, graph_error
 from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.threads import thread_limit
 
@@ -48,14 +49,32 @@ class OpenVinoEngine(BundleEngine):
     provider = DEVICE
 
     @classmethod
-    def loader(cls, bundle: Bundle, threads: int | None) -> Callable[[GraphEntry], Loaded]:
-        settings = {"PERFORMANCE_HINT": "LATENCY"} | exact_settings(threads)
+    def loader(cls, bundle: Bundle, settings: EngineSettings) -> Loader:
+        properties = {"PERFORMANCE_HINT": "LATENCY"} | exact_settings(settings.threads)
+        if settings.background:
+            properties["ENABLE_CPU_PINNING"] = "NO"
+        requests = _Requests()
 
         def load(graph: GraphEntry) -> Loaded:
-            model = _compile(bundle, graph, settings)
-            return Loaded(_runner(graph.component, model), _inputs(model))
+            model = _compile(bundle, graph, properties)
+            request = model.create_infer_request()
+            requests.all.append(request)
+            return Loaded(_runner(graph.component, model, request), _inputs(model))
 
-        return load
+        return Loader(load, requests)
+
+
+class _Requests(Interruption):
+    """OpenVINO looks between nodes whether a request was cancelled; cancelling one that does not run has no effect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[Any] = []
+
+    def interrupt(self) -> None:
+        super().interrupt()
+        for request in list(self.all):
+            request.cancel()
 
 
 def _compile(bundle: Bundle, graph: GraphEntry, settings: Mapping[str, str]) -> Any:
@@ -80,8 +99,7 @@ def _inputs(model: Any) -> dict[str, GraphInput]:
     return inputs
 
 
-def _runner(component: str, model: Any) -> Callable[[dict[str, NDArray[Any]]], NDArray[Any]]:
-    request = model.create_infer_request()
+def _runner(component: str, model: Any, request: Any) -> Callable[[dict[str, NDArray[Any]]], NDArray[Any]]:
     named = [port for port in model.outputs if OUTPUTS[component][0] in port.get_names()]
     output = (named or model.outputs)[0]
 

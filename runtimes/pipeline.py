@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Unpack, overload
+from typing import TypeVar, Unpack, overload
 
 import numpy as np
 
 from genin.runtimes.arguments import is_whole, number, several, whole
 from genin.runtimes.bundle import Bundle
+from genin.runtimes.cancellation import Cancellation, check, interruptible, never
 from genin.runtimes.engine import Array, BundleEngine, Engine
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.manifest import ModelConstants, SingleGraphEntry
@@ -40,6 +41,8 @@ from genin.runtimes.tokenizer import ClipTokenizer
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE, VAE_ENCODER
 
 MAX_SIDE = 2048
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,9 @@ class Pipeline:
             strength: how much of the image is drawn anew, above 0 and at most 1: min(⌊steps · strength⌋, steps) steps are taken. By
                 default 0.8, or 1 with a mask. A few-step student knows only those of `strengths`; its default is the nearest below.
             mask: of the image's size, in grey: white is drawn anew, black keeps the image's own pixels to the bit.
-            cancel: asked before every network runs; the drawing ends where it returns True. Without it, a bundle that has a single
-                graph for so many steps, this guidance and this size draws with that one, unless it starts from an image.
+            cancel: asked before every network runs; the drawing ends where it returns True. A `Cancellation` ends a network inside,
+                too. Unless it is another function, a bundle that has a single graph for so many steps, this guidance and this size
+                draws with that one, if it does not start from an image.
 
         Errors: InputError for arguments out of range, or an image for a bundle without an encoder (`takes_images`), CancelledError,
             GeninError if the networks fail.
@@ -176,9 +180,9 @@ class Pipeline:
         request, cancel = self._request(prompt, seed, options), options.get("cancel")
         single, asked = self._single.get(request.steps), (request.guidance_scale, request.size)
         as_made = single is not None and (single.guidance_scale, self.image_size) == asked
-        if cancel is None and as_made and request.start is None:
-            return self._draw_at_once(request)
-        done = deque(self._draw(request, cancel or (lambda: False)), maxlen=1)
+        if (cancel is None or isinstance(cancel, Cancellation)) and as_made and request.start is None:
+            return self._draw_at_once(request, cancel or never)
+        done = deque(self._draw(request, cancel or never), maxlen=1)
         generation = done[-1].generation
         assert generation is not None
         return generation
@@ -187,7 +191,7 @@ class Pipeline:
         self, prompt: str | Sequence[str], seed: int | Sequence[int] = 0, **options: Unpack[Options]
     ) -> Iterator[StreamStep]:
         """`generate`, yielding after every step; its options. Arguments are checked at once, before the first step is asked for."""
-        return self._draw(self._request(prompt, seed, options), options.get("cancel") or (lambda: False))
+        return self._draw(self._request(prompt, seed, options), options.get("cancel") or never)
 
     def close(self) -> None:
         """Free the networks and remove what was unpacked."""
@@ -225,7 +229,7 @@ class Pipeline:
             if known is not None:
                 x, x0 = known.keep(x, t_next), known.keep(x0, END)
             generation = None
-            preview = self._preview_of(x0, request.start)
+            preview = self._preview_of(x0, request.start, cancel)
             if index + 1 == len(request.timesteps):
                 generation = self._finish(x, request, clock)
                 preview = _already(generation.images)
@@ -233,15 +237,13 @@ class Pipeline:
             yield StreamStep(index, len(request.timesteps), x, generation, preview)
             clock.resume()
 
-    def _draw_at_once(self, request: Request) -> Generation:
+    def _draw_at_once(self, request: Request, cancel: Callable[[], bool]) -> Generation:
         assert isinstance(self._engine, BundleEngine)
-        clock = StageClock(lambda: False)
+        clock = StageClock(cancel)
         noise = batch_normal(request.seeds, self.latents.shape, mode=request.noise)
         ids, steps = self._tokenizer(request.prompts), request.steps
-        clock.begin()
-        with self._one_at_a_time:
-            pictures = self._engine.draw(ids, noise, steps)
-        clock.lap(TEXT_TO_IMAGE)
+        engine = self._engine
+        pictures = self._run(TEXT_TO_IMAGE, lambda: engine.draw(ids, noise, steps), clock)
         self._check_shape(TEXT_TO_IMAGE, pictures, (len(noise), self.image.height, self.image.width, 3))
         clock.lap(OTHER)
         return generation_of(request, pictures, clock)
@@ -251,10 +253,7 @@ class Pipeline:
         guided = request.guidance_scale != 1.0
         distinct = list(dict.fromkeys([*request.prompts, *([""] if guided else [])]))
         ids = self._tokenizer(distinct)
-        clock.begin()
-        with self._one_at_a_time:
-            embeddings = self._engine.encode(ids)
-        clock.lap("text_encoder")
+        embeddings = self._run("text_encoder", lambda: self._engine.encode(ids), clock)
         self._check_shape("text_encoder", embeddings, (len(distinct), self.text.max_length, self.text.hidden_size))
         text = embeddings[[distinct.index(prompt) for prompt in request.prompts]]
         return (embeddings[[distinct.index("")]] if guided else None), text
@@ -267,10 +266,7 @@ class Pipeline:
         else:  # both branches of guidance in one batch, the empty prompt first
             inputs = np.concatenate([x, x])
             embeddings = np.concatenate([np.broadcast_to(empty, text.shape), text])
-        clock.begin()
-        with self._one_at_a_time:
-            prediction = self._engine.predict(inputs, t, embeddings)
-        clock.lap("unet")
+        prediction = self._run("unet", lambda: self._engine.predict(inputs, t, embeddings), clock)
         self._check_shape("unet", prediction, inputs.shape)
         if empty is None:
             return prediction
@@ -279,19 +275,25 @@ class Pipeline:
     def _encode(self, start: Start, clock: StageClock) -> Array:
         """The image's latents (1, C, h, w), scaled as the UNet sees them."""
         pictures = encoder_input(start.image[None])
-        clock.begin()
-        with self._one_at_a_time:
-            latents = self._engine.encode_picture(pictures)
-        clock.lap(VAE_ENCODER)
+        latents = self._run(VAE_ENCODER, lambda: self._engine.encode_picture(pictures), clock)
         self._check_shape(VAE_ENCODER, latents, (1, *self._latents_of((pictures.shape[2], pictures.shape[3]))))
         return latents * np.float32(self.latents.scaling_factor)
+
+    def _run(self, stage: str, network: Callable[[], Result], clock: StageClock) -> Result:
+        """Run a network, whose time is the stage's. Errors: CancelledError."""
+        check(clock.cancel)
+        clock.lap(OTHER)
+        with self._one_at_a_time, interruptible(clock.cancel, self._engine):
+            result = network()
+        clock.lap(stage)
+        return result
 
     def _latent_mask(self, start: Start) -> Array | None:
         return None if start.mask is None else start.latent_mask(self._pixels_a_latent)
 
-    def _decode(self, latents: Array) -> Array:
-        with self._one_at_a_time:
-            images = self._engine.decode(latents * np.float32(1.0 / self.latents.scaling_factor))
+    def _decode(self, latents: Array, clock: StageClock) -> Array:
+        scaled = latents * np.float32(1.0 / self.latents.scaling_factor)
+        images = self._run("vae_decoder", lambda: self._engine.decode(scaled), clock)
         own = latents.shape[1:] == self.latents.shape
         size = self.image_size if own else tuple(side * self._pixels_a_latent for side in latents.shape[2:])
         self._check_shape("vae_decoder", images, (len(latents), 3, *size))
@@ -308,9 +310,7 @@ class Pipeline:
         return self.latents.channels, height, width
 
     def _finish(self, x: Array, request: Request, clock: StageClock) -> Generation:
-        clock.begin()
-        images = self._decode(x)
-        clock.lap("vae_decoder")
+        images = self._decode(x, clock)
         if not np.isfinite(images).all():
             raise GeninError("the model returned NaN or infinity", where=self.path, remedy="its weights are damaged")
         pictures = to_pictures(images)
@@ -319,10 +319,11 @@ class Pipeline:
         clock.lap(OTHER)
         return generation_of(request, pictures, clock)
 
-    def _preview_of(self, x0: Array, start: Start | None) -> Callable[[], Pictures]:
+    def _preview_of(self, x0: Array, start: Start | None, cancel: Callable[[], bool]) -> Callable[[], Pictures]:
         def preview() -> Pictures:
             self._check_open()
-            pictures = to_pictures(np.nan_to_num(self._decode(x0)))
+            clock = StageClock(cancel if isinstance(cancel, Cancellation) else never)
+            pictures = to_pictures(np.nan_to_num(self._decode(x0, clock)))
             return pictures if start is None else start.composite(pictures)
 
         return preview

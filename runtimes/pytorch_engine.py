@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genin.runtimes.engine import Array, graph_failed
+from genin.runtimes.cancellation import Interruption
+from genin.runtimes.engine import DEFAULT_SETTINGS, Array, EngineSettings, graph_failed
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.folder import (
     AGAIN,
@@ -58,23 +59,28 @@ class PyTorchEngine:
         self._networks: Networks | None = networks
         self._device = next(networks.unet.parameters()).device
         self.provider = str(self._device)
+        self._interruption = Interruption()
 
     @classmethod
-    def open(cls, path: Path, *, threads: int | None = None, device: str = "cpu") -> PyTorchEngine:
-        """`threads` pins PyTorch's intra-op threads, which are the whole process's; None leaves them alone.
+    def open(cls, path: Path, *, settings: EngineSettings = DEFAULT_SETTINGS, device: str = "cpu") -> PyTorchEngine:
+        """Threads are PyTorch's within an operator, which are the whole process's; None leaves them alone.
 
         Errors: InputError naming the file that is missing or damaged, or the device that this machine lacks.
         """
         place = find_device(device)
-        if threads is not None:
-            torch.set_num_threads(threads)
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
         networks = read_networks(path)
         try:
             for network in (networks.text_encoder, networks.unet, networks.vae):
                 network.to(place)
         except torch.OutOfMemoryError as error:
             raise InputError(f"the model does not fit on {device}", where=path, remedy="use device cpu") from error
-        return cls(networks)
+        engine = cls(networks)
+        for network in (networks.text_encoder, networks.unet, networks.vae):
+            for block in _blocks(network):
+                block.register_forward_pre_hook(lambda *_: engine._interruption.check())
+        return engine
 
     @contextmanager
     def _inference(self, component: str) -> Iterator[None]:
@@ -83,6 +89,7 @@ class PyTorchEngine:
         exact = (
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if self._device.type == "cuda" else nullcontext()
         )
+        self._interruption.check()
         try:
             with torch.inference_mode(), exact:
                 yield
@@ -117,8 +124,21 @@ class PyTorchEngine:
         with self._inference(VAE_ENCODER):
             return _to_numpy(mean_latents(self._get().vae, self._on_device(pictures)))
 
+    def interrupt(self) -> None:
+        self._interruption.interrupt()
+
+    def proceed(self) -> None:
+        self._interruption.proceed()
+
     def close(self) -> None:
         self._networks = None
+
+
+def _blocks(network: Any) -> Iterator[torch.nn.Module]:
+    """What a network runs one after the other. A check before every layer would cost more than it is worth."""
+    for module in network.modules():
+        if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)):
+            yield from module
 
 
 def mean_latents(vae: Any, pictures: torch.Tensor) -> torch.Tensor:

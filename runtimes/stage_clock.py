@@ -1,11 +1,10 @@
-"""How long each stage of a generation takes, and where it may be cancelled: before every network."""
+"""How long each stage of a generation takes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-from genin.runtimes.errors import CancelledError
 from genin.runtimes.vocabulary import COMPONENTS
 
 OTHER = "other"
@@ -16,7 +15,7 @@ class StageClock:
 
     def __init__(self, cancel: Callable[[], bool]) -> None:
         self.stages_ms = dict.fromkeys((*COMPONENTS, OTHER), 0.0)
-        self._cancel = cancel
+        self.cancel = cancel
         self.resume()
 
     def resume(self) -> None:
@@ -26,9 +25,3 @@ class StageClock:
         now = time.perf_counter()
         self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + (now - self._mark) * 1e3
         self._mark = now
-
-    def begin(self) -> None:
-        """A network is about to run. Errors: CancelledError if the caller has cancelled."""
-        if self._cancel():
-            raise CancelledError("the generation was cancelled")
-        self.lap(OTHER)

@@ -12,10 +12,12 @@ mean to interrupt genin call `press_ctrl_c`.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -28,6 +30,7 @@ from genin.runtimes.threads import limit_threads
 
 limit_threads(1)  # before torch is imported: the workers share the cores, and tiny networks gain nothing from threads
 
+NATIVE = Path(__file__).parents[1] / "runtimes" / "native"
 WORDS = (
     "ninja",
     "orange",
@@ -236,6 +239,31 @@ def threes(compact_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     from exported import export_fixed_batch
 
     return export_fixed_batch(tmp_path_factory, compact_model)
+
+
+@pytest.fixture(scope="session")
+def native_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The native library, built from source: `libgenin`, `genin_draw` and its tests."""
+
+    def build(folder: Path) -> None:
+        for command in (
+            ["cmake", "-S", NATIVE, "-B", folder, "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Werror"],
+            ["cmake", "--build", folder, "-j2"],
+        ):
+            result = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=300)
+            assert result.returncode == 0, result.stdout + result.stderr
+
+    return built_once(tmp_path_factory, "native", build)
+
+
+@pytest.fixture(scope="session")
+def ort() -> Path:
+    """ONNX Runtime's shared library, as its wheel has it."""
+    found = importlib.util.find_spec("onnxruntime")
+    if found is None or found.origin is None:
+        pytest.skip("needs onnxruntime")
+    [library] = (Path(found.origin).parent / "capi").glob("libonnxruntime.so.*")
+    return library
 
 
 def psnr_db(a: Any, b: Any) -> float:

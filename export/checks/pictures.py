@@ -24,6 +24,7 @@ from genin.benchmarks.quality.weights import MetricUnavailableError
 from genin.distill.models.folder import ModelFolder
 from genin.export.checks.parity import Case, Run
 from genin.export.prompt_set import Amount, batches, prompts_and_seeds
+from genin.runtimes.cancellation import Uninterruptible
 from genin.runtimes.engine import Array, Engine
 from genin.runtimes.loading import folder_pipeline
 from genin.runtimes.manifest import EXACT_PSNR_DB, PictureParity
@@ -85,7 +86,7 @@ def mean_lpips(pictures: Pictures, reference: Pictures) -> float | None:
         return None
 
 
-class _Noting:
+class _Noting(Uninterruptible):
     """An engine that records its inputs."""
 
     def __init__(self, engine: Engine, noted: Mapping[str, list[Case]]) -> None:
@@ -113,7 +114,7 @@ class _Noting:
         self._engine.close()
 
 
-class _OneAtATime:
+class _OneAtATime(Uninterruptible):
     """An engine that keeps only the graph in use open."""
 
     provider = "one graph at a time"

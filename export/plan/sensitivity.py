@@ -32,6 +32,7 @@ from genin.export.components import Case, modules, run_module
 from genin.export.converters.quantise import activations, eight_bits, palette
 from genin.export.precision_plan import BITS, PALETTES, Plan, Storage, layers_of, may_have_eight
 from genin.export.prompt_set import Amount
+from genin.runtimes.cancellation import Uninterruptible
 from genin.runtimes.engine import Array, Engine
 from genin.runtimes.errors import InputError
 from genin.runtimes.pytorch_engine import Networks, PyTorchEngine
@@ -245,7 +246,7 @@ def _factors(model: ModelFolder, reference: Drawn) -> dict[str, float]:
     return found
 
 
-class _Noisy:
+class _Noisy(Uninterruptible):
     """An engine that adds noise to one network's output."""
 
     def __init__(self, engine: Engine, component: str) -> None:

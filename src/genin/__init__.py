@@ -20,22 +20,37 @@ from genin.version import __version__
 if TYPE_CHECKING:
     from genin.api import load, verify
     from genin.export.checks.verify import Report
-    from genin.runtimes.errors import BundleError, CancelledError, GeninError, InputError, MissingExtraError
+    from genin.runtimes.cancellation import Cancellation
+    from genin.runtimes.errors import (
+        BundleError,
+        CancelledError,
+        GeninError,
+        InputError,
+        MissingExtraError,
+        QueueFullError,
+    )
+    from genin.runtimes.painting.painter import Painter
+    from genin.runtimes.painting.tickets import Event, Ticket
     from genin.runtimes.pictures import Picture
     from genin.runtimes.pipeline import Pipeline
     from genin.runtimes.results import Generation, StreamStep
 
 __all__ = [
     "BundleError",
+    "Cancellation",
     "CancelledError",
+    "Event",
     "Generation",
     "GeninError",
     "InputError",
     "MissingExtraError",
+    "Painter",
     "Picture",
     "Pipeline",
+    "QueueFullError",
     "Report",
     "StreamStep",
+    "Ticket",
     "__version__",
     "load",
     "verify",
@@ -44,15 +59,20 @@ __all__ = [
 # Name => the module it is in. Also read by the PyInstaller hook.
 HOMES = {
     "BundleError": "runtimes.errors",
+    "Cancellation": "runtimes.cancellation",
     "CancelledError": "runtimes.errors",
+    "Event": "runtimes.painting.tickets",
     "Generation": "runtimes.results",
     "GeninError": "runtimes.errors",
     "InputError": "runtimes.errors",
     "MissingExtraError": "runtimes.errors",
+    "Painter": "runtimes.painting.painter",
     "Picture": "runtimes.pictures",
     "Pipeline": "runtimes.pipeline",
+    "QueueFullError": "runtimes.errors",
     "Report": "export.checks.verify",
     "StreamStep": "runtimes.results",
+    "Ticket": "runtimes.painting.tickets",
     "load": "api",
     "verify": "api",
 }

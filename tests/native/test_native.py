@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import shutil
@@ -73,18 +72,6 @@ def done(*command: str | Path, stdin: bytes | None = None) -> subprocess.Complet
     return subprocess.run([*map(str, command)], input=stdin, capture_output=True, check=False, timeout=300)
 
 
-@pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("native")
-    for command in (
-        ["cmake", "-S", NATIVE, "-B", folder, "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Werror"],
-        ["cmake", "--build", folder, "-j2"],
-    ):
-        result = done(*command)
-        assert result.returncode == 0, result.stdout.decode() + result.stderr.decode()
-    return folder
-
-
 def fuzzed_prompts(count: int) -> list[str]:
     chance = random.Random(0)
     codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
@@ -104,19 +91,19 @@ def fuzzed_prompts(count: int) -> list[str]:
     return fixed + ["".join(part() for _ in range(chance.randint(0, 12))) for _ in range(count)]
 
 
-def test_its_own_tests(build: Path) -> None:
-    result = done(build / "genin_tests")
+def test_its_own_tests(native_build: Path) -> None:
+    result = done(native_build / "genin_tests")
     assert result.returncode == 0, result.stderr.decode()
 
 
-def test_tokens_are_those_of_python(build: Path) -> None:
+def test_tokens_are_those_of_python(native_build: Path) -> None:
     text: Any = SimpleNamespace(**json.loads((STUDENT / "manifest.json").read_text(encoding="utf-8"))["text"])
     files = [STUDENT / "tokenizer" / name for name in ("vocab.json", "merges.txt")]
     prompts = fuzzed_prompts(PROMPTS)
     encoded = [prompt.encode() for prompt in prompts]
     stdin = b"".join(struct.pack("<I", len(one)) + one for one in encoded)
     numbers = [str(n) for n in (text.max_length, text.bos_token_id, text.eos_token_id, text.pad_token_id)]
-    result = done(build / "genin_probe", "tokens", *files, *numbers, stdin=stdin)
+    result = done(native_build / "genin_probe", "tokens", *files, *numbers, stdin=stdin)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # prompts that are cut
         wanted = ClipTokenizer(files[0].read_bytes(), files[1].read_bytes(), text)(prompts)
@@ -126,24 +113,21 @@ def test_tokens_are_those_of_python(build: Path) -> None:
 
 
 @pytest.mark.parametrize(("seed", "step"), [(0, 0), (42, 0), (2**64 - 1, 7)])
-def test_words_are_equal_and_normals_to_the_bit(build: Path, seed: int, step: int) -> None:
-    words = np.frombuffer(done(build / "genin_probe", "words", str(seed), str(step), "0", "10001").stdout, np.uint32)
+def test_words_are_equal_and_normals_to_the_bit(native_build: Path, seed: int, step: int) -> None:
+    words = np.frombuffer(
+        done(native_build / "genin_probe", "words", str(seed), str(step), "0", "10001").stdout, np.uint32
+    )
     assert np.array_equal(words, philox_words(seed, step, 10_001))
-    normals = np.frombuffer(done(build / "genin_probe", "normals", str(seed), str(step), "100001").stdout, np.float32)
+    normals = np.frombuffer(
+        done(native_build / "genin_probe", "normals", str(seed), str(step), "100001").stdout, np.float32
+    )
     assert np.array_equal(normals.view(np.uint32), philox_normal(seed, step, 100_001).view(np.uint32))
 
 
-@pytest.fixture(scope="module")
-def engine() -> Path:
-    found = importlib.util.find_spec("onnxruntime")
-    if found is None or found.origin is None:
-        pytest.skip("needs onnxruntime")
-    [library] = (Path(found.origin).parent / "capi").glob("libonnxruntime.so.*")
-    return library
-
-
 @pytest.mark.parametrize(("bundle", "packed"), [(ONE_STEP, False), (STUDENT, False), (ONE_STEP, True)])
-def test_pictures_are_those_of_python(build: Path, engine: Path, tmp_path: Path, bundle: Path, packed: bool) -> None:
+def test_pictures_are_those_of_python(
+    native_build: Path, ort: Path, tmp_path: Path, bundle: Path, packed: bool
+) -> None:
     path = bundle
     if packed:
         from genin.runtimes.bundle import pack
@@ -151,7 +135,17 @@ def test_pictures_are_those_of_python(build: Path, engine: Path, tmp_path: Path,
         path = tmp_path / "student.genin"
         pack(bundle, path)
     out = tmp_path / "picture.ppm"
-    result = done(build / "genin_draw", path, "a ninja, 忍者", "--seed", "7", "--engine-path", engine, "--out", out)
+    result = done(
+        native_build / "genin_draw",
+        path,
+        "a ninja, 忍者",
+        "--seed",
+        "7",
+        "--engine-path",
+        ort,
+        "--out",
+        out,
+    )
     assert result.returncode == 0, result.stderr.decode()
     with genin.load(bundle, runtime="onnxruntime", threads=1) as pipe:
         wanted = np.asarray(pipe("a ninja, 忍者", seed=7)).astype(float)
@@ -159,28 +153,28 @@ def test_pictures_are_those_of_python(build: Path, engine: Path, tmp_path: Path,
     assert error == 0 or 10 * np.log10(255**2 / error) >= 60
 
 
-def test_what_is_wrong_is_one_line(build: Path, engine: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_is_one_line(native_build: Path, ort: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(ONE_STEP, damaged)
     model = damaged / "onnx" / "fp16" / "unet" / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1] + b"\0")
     for arguments, says in (
         ([tmp_path / "nowhere"], "no such file"),
-        ([damaged, "--engine-path", engine], "its content is not what the manifest says"),
+        ([damaged, "--engine-path", ort], "its content is not what the manifest says"),
         ([ONE_STEP, "--engine-path", tmp_path / "engine.so"], "engine.so"),
-        ([ONE_STEP, "--precision", "int8", "--engine-path", engine], "no precision 'int8'; it has fp16"),
-        ([ONE_STEP, "--steps", "5000", "--engine-path", engine], "5000 steps cannot be taken"),
+        ([ONE_STEP, "--precision", "int8", "--engine-path", ort], "no precision 'int8'; it has fp16"),
+        ([ONE_STEP, "--steps", "5000", "--engine-path", ort], "5000 steps cannot be taken"),
     ):
-        result = done(build / "genin_draw", arguments[0], "a ninja", *arguments[1:], "--out", tmp_path / "x.ppm")
+        result = done(native_build / "genin_draw", arguments[0], "a ninja", *arguments[1:], "--out", tmp_path / "x.ppm")
         lines = [line for line in result.stderr.decode().splitlines() if not line.startswith("loaded in")]
         assert result.returncode == 2 and len(lines) == 1 and says in lines[0], (arguments, lines)
     assert not (tmp_path / "x.ppm").exists()
 
 
-def test_nothing_but_genin_is_exported(build: Path) -> None:
+def test_nothing_but_genin_is_exported(native_build: Path) -> None:
     names = [
         line.split()[-1]
-        for line in done("nm", "-D", "--defined-only", build / "libgenin.so").stdout.decode().splitlines()
+        for line in done("nm", "-D", "--defined-only", native_build / "libgenin.so").stdout.decode().splitlines()
     ]
     assert names and all(name.startswith(("genin_", "GENIN_1")) for name in names)
 

@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +22,7 @@ import pytest
 
 from conftest import IMAGE_SIZE, LATENT_SIZE, psnr_db
 from genin.runtimes.bundle import pack
+from genin.runtimes.cancellation import Cancellation
 from genin.runtimes.coreml_engine import CoreMLEngine
 from genin.runtimes.engine import ENGINES, BundleEngine
 from genin.runtimes.errors import CancelledError, GeninError, InputError
@@ -179,6 +182,26 @@ class EngineContract:
             left = iter([False] * asked + [True] * 9)
             with pytest.raises(CancelledError):
                 pipeline.generate("ninja", steps=2, cancel=lambda left=left: next(left))
+        pipeline.generate("ninja", steps=1)
+
+    def test_a_cancellation_reaches_a_network_that_runs(self, pipeline: Pipeline) -> None:
+        """Drawings last 1,000 steps of one network; each is cancelled somewhere in the middle."""
+        before = pipeline.generate("ninja", 5, steps=1).images
+        for wait_s in np.random.default_rng(0).uniform(0.0, 0.03, 10):
+            stop = Cancellation()
+            timer = threading.Timer(wait_s, stop.cancel)
+            timer.start()
+            with pytest.raises(CancelledError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                pipeline.generate("ninja", steps=1000, cancel=stop)
+            timer.join()
+        assert np.array_equal(pipeline.generate("ninja", 5, steps=1).images, before)
+
+    def test_an_interrupted_engine_runs_nothing_until_it_may_proceed(self, pipeline: Pipeline) -> None:
+        pipeline._engine.interrupt()
+        with pytest.raises(GeninError):
+            pipeline.generate("ninja", steps=1)
+        pipeline._engine.proceed()
         pipeline.generate("ninja", steps=1)
 
     def test_warns_of_steps_that_a_student_has_not_learnt(self, pipeline: Pipeline) -> None:

@@ -60,7 +60,7 @@ typedef struct genin_open_options {
   const char *engine_path; /* the engine's shared library; NULL: GENIN_ENGINE_PATH, else beside this library, else the system's */
   const char *precision;   /* "fp16", "int8", ...; NULL: the first that the bundle lists */
   uint64_t max_memory;     /* bytes that the bundle's graphs may take; 0: no limit */
-  int32_t priority;        /* 0 as the caller, -1 below it, -2 only when nothing else wants the processor */
+  int32_t thread_priority; /* 0 as the caller, -1 below it, -2 only when nothing else wants the processor */
   uint32_t queue_capacity; /* requests that may wait; 0 is 64 */
   uint32_t check_hashes;   /* 0: of what is read; 1: of every file before it is ready; 2: never */
   uint32_t reserved;
@@ -76,7 +76,7 @@ typedef struct genin_request {
   uint64_t prompt_bytes;
   uint64_t seed;         /* the same seed draws the same picture in every language */
   uint32_t slot;         /* not 0: a newer request of this slot replaces a waiting one and cancels a running one */
-  int32_t urgency;       /* higher first, then first come */
+  int32_t priority;      /* higher first, then first come */
   uint32_t previews;     /* 0: none; n: after every n-th step */
   float guidance_scale;  /* 0: the bundle's own */
   uint64_t tag;          /* yours; comes back with every event */
@@ -115,6 +115,7 @@ GENIN_API genin_result genin_cancel(genin_worker *worker, genin_ticket ticket); 
 GENIN_API uint32_t genin_poll(genin_worker *worker, genin_event *events, uint32_t room, uint32_t event_size);
 GENIN_API genin_result genin_wait(genin_worker *worker, genin_ticket ticket, uint64_t timeout_ns); /* its result, or TIMEOUT */
 GENIN_API genin_result genin_pause(genin_worker *worker, uint32_t paused); /* nothing new begins; what is drawn is finished */
+GENIN_API genin_result genin_set_share(genin_worker *worker, uint32_t percent); /* of the time that networks may run, 1 to 100 */
 
 /* Pixels go into the caller's memory: RGBA, 8 bits, rows `stride` bytes apart; a negative stride starts at the bottom row. */
 GENIN_API genin_result genin_take(genin_worker *worker, genin_ticket ticket, void *rgba, int64_t stride, uint64_t room);

@@ -32,10 +32,12 @@ uint64_t now_ns() {
 
 Picture draw(const Bundle &bundle, const Tokenizer &tokenizer, Engine &engine, const Drawing &drawing, Progress &progress) {
     const auto timed = [&progress](auto &&work) {
-        progress.check();
+        progress.before();
         const uint64_t start = now_ns();
         auto result = work();
-        progress.engine_ns += now_ns() - start;
+        const uint64_t spent = now_ns() - start;
+        progress.engine_ns += spent;
+        progress.after(spent);
         return result;
     };
     const float scale = drawing.guidance_scale > 0 ? drawing.guidance_scale : bundle.guidance_scale;

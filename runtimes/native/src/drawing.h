@@ -25,8 +25,10 @@ struct Drawing {
 struct Progress {
     // Called after a step that is previewed. Throws to end the drawing.
     std::function<void(uint32_t step, uint32_t steps, Picture preview)> preview;
-    // Called between networks; throws to end the drawing.
-    std::function<void()> check;
+    // Called before every network; throws to end the drawing.
+    std::function<void()> before;
+    // Called after every network, with the time that it took.
+    std::function<void(uint64_t network_ns)> after;
     uint64_t engine_ns = 0;
 };
 

@@ -73,10 +73,10 @@ genin::OpenOptions options_of(const char *bundle, const genin_open_options *give
     if (own.threads > 1024) refuse("threads is more than 1,024");
     if (own.queue_capacity > 1 << 20) refuse("queue_capacity is more than 1,048,576");
     if (own.check_hashes > 2) refuse("check_hashes is not 0, 1 or 2");
-    if (own.priority > 0) refuse("priority is above the caller's");
+    if (own.thread_priority > 0) refuse("thread_priority is above the caller's");
     options.engine = {own.engine_path ? own.engine_path : "", own.precision ? own.precision : "", own.threads ? own.threads : 1};
     options.max_memory = own.max_memory;
-    options.priority = own.priority;
+    options.thread_priority = own.thread_priority;
     if (own.queue_capacity) options.queue_capacity = own.queue_capacity;
     options.check_hashes = own.check_hashes;
     options.wake = own.wake;
@@ -170,6 +170,15 @@ genin_result genin_pause(genin_worker *worker, uint32_t paused) {
     return guarded([&] {
         if (!worker) refuse("worker is NULL");
         worker->worker.pause(paused != 0);
+        return GENIN_OK;
+    });
+}
+
+genin_result genin_set_share(genin_worker *worker, uint32_t percent) {
+    return guarded([&] {
+        if (!worker) refuse("worker is NULL");
+        if (percent < 1 || percent > 100) refuse("percent is not from 1 to 100");
+        worker->worker.set_share(percent);
         return GENIN_OK;
     });
 }

@@ -57,7 +57,7 @@ genin_ticket Worker::submit(const genin_request &request) {
     Request own;
     own.drawing = {std::string(request.prompt, static_cast<size_t>(request.prompt_bytes)), request.seed, request.steps, request.guidance_scale, request.previews};
     own.slot = request.slot;
-    own.urgency = request.urgency;
+    own.priority = request.priority;
     own.tag = request.tag;
     own.queued_at = now_ns();
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -77,7 +77,7 @@ genin_ticket Worker::submit(const genin_request &request) {
     own.ticket = new_ticket();
     if (own.slot && running_ && running_slot_ == own.slot) end_running(GENIN_E_SUPERSEDED);
     const genin_ticket ticket = own.ticket;
-    const auto place = std::find_if(queue_.begin(), queue_.end(), [&own](const Request &other) { return other.urgency < own.urgency; });
+    const auto place = std::find_if(queue_.begin(), queue_.end(), [&own](const Request &other) { return other.priority < own.priority; });
     queue_.insert(place, std::move(own));
     work_.notify_one();
     return ticket;
@@ -131,6 +131,11 @@ void Worker::pause(bool paused) {
     const std::lock_guard<std::mutex> lock(mutex_);
     paused_ = paused;
     work_.notify_all();
+}
+
+void Worker::set_share(uint32_t percent) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    share_ = percent;
 }
 
 genin_result Worker::take(genin_ticket ticket, bool preview, void *rgba, int64_t stride, uint64_t room) {
@@ -252,9 +257,10 @@ bool Worker::next(Request &out) {
 void Worker::draw_next(Request request) {
     const uint64_t start = now_ns();
     Progress progress;
-    progress.check = [this] {
+    progress.before = [this] { rest(); };
+    progress.after = [this](uint64_t network_ns) {
         const std::lock_guard<std::mutex> lock(mutex_);
-        if (ending_ != GENIN_OK) throw Cancelled{ending_};
+        owed_ns_ = network_ns * 100 / share_ - network_ns;
     };
     progress.preview = [&](uint32_t step, uint32_t steps, Picture preview) {
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -264,6 +270,8 @@ void Worker::draw_next(Request request) {
         event.tag = request.tag;
         event.step = step, event.steps = steps;
         event.width = preview.width, event.height = preview.height;
+        const auto old = std::find_if(events_.begin(), events_.end(), [&](const genin_event &other) { return other.kind == GENIN_PREVIEW && other.ticket == request.ticket; });
+        if (old != events_.end()) events_.erase(old);  // nobody has looked at it
         previews_[request.ticket] = std::move(preview);
         add_event(event);
     };
@@ -296,6 +304,13 @@ void Worker::draw_next(Request request) {
         }
     }
     finish(request, result, message, spent);
+}
+
+// Sleep for as long as the share of the time asks for, unless the drawing ends.
+void Worker::rest() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    ended_.wait_for(lock, std::chrono::nanoseconds(std::exchange(owed_ns_, 0)), [this] { return ending_ != GENIN_OK; });
+    if (ending_ != GENIN_OK) throw Cancelled{ending_};
 }
 
 // With the lock: record a request's result, and tell it.
@@ -334,6 +349,7 @@ void Worker::finish(const Request &request, genin_result result, const std::stri
 void Worker::add_event(genin_event event) {
     event.size = sizeof event;
     events_.push_back(event);
+    if (events_.size() > 2 * kRemembered) events_.pop_front();  // nobody polls
     if (options_.wake) options_.wake(options_.wake_user);
 }
 
@@ -341,6 +357,7 @@ void Worker::add_event(genin_event event) {
 void Worker::end_running(genin_result reason) {
     if (!running_ || ending_ != GENIN_OK) return;
     ending_ = reason;
+    ended_.notify_all();
     if (engine_) {
         interrupted_ = true;
         engine_->interrupt();
@@ -354,11 +371,11 @@ bool Worker::is_known(genin_ticket ticket) const {
 
 // Of this thread; the engine's own threads are started by it and inherit it.
 void Worker::set_priority() const {
-    if (options_.priority >= 0) return;
+    if (options_.thread_priority >= 0) return;
 #if defined(_WIN32)
-    SetThreadPriority(GetCurrentThread(), options_.priority == -1 ? THREAD_PRIORITY_BELOW_NORMAL : THREAD_PRIORITY_IDLE);
+    SetThreadPriority(GetCurrentThread(), options_.thread_priority == -1 ? THREAD_PRIORITY_BELOW_NORMAL : THREAD_PRIORITY_IDLE);
 #elif defined(__linux__)
-    if (options_.priority <= -2) {
+    if (options_.thread_priority <= -2) {
         const sched_param none{};
         sched_setscheduler(0, SCHED_IDLE, &none);
     } else {

@@ -19,7 +19,7 @@ struct OpenOptions {
     std::string bundle;
     EngineOptions engine;
     uint64_t max_memory = 0;
-    int32_t priority = 0;
+    int32_t thread_priority = 0;
     uint32_t queue_capacity = 64, check_hashes = 0;
     bool has_io = false;
     genin_io io{};
@@ -37,6 +37,7 @@ public:
     uint32_t poll(genin_event *events, uint32_t room, uint32_t event_size);
     genin_result wait(genin_ticket ticket, uint64_t timeout_ns);
     void pause(bool paused);
+    void set_share(uint32_t percent);
     // Copies the pixels; a finished picture is given away once.
     genin_result take(genin_ticket ticket, bool preview, void *rgba, int64_t stride, uint64_t room);
     void stats(genin_stats &out);
@@ -46,7 +47,7 @@ private:
         genin_ticket ticket = 0;
         Drawing drawing;
         uint32_t slot = 0;
-        int32_t urgency = 0;
+        int32_t priority = 0;
         uint64_t tag = 0, queued_at = 0;
     };
     struct Cancelled {
@@ -60,6 +61,7 @@ private:
     void finish(const Request &request, genin_result result, const std::string &message, uint64_t drawing_ns);
     void add_event(genin_event event);
     void end_running(genin_result reason);
+    void rest();
     void set_priority() const;
     bool is_known(genin_ticket ticket) const;
 
@@ -70,7 +72,7 @@ private:
     std::unique_ptr<Engine> engine_;
 
     std::mutex mutex_;
-    std::condition_variable work_, done_;
+    std::condition_variable work_, done_, ended_;
     std::vector<Request> queue_;
     std::deque<genin_event> events_;
     std::unordered_map<genin_ticket, genin_result> results_;
@@ -80,6 +82,8 @@ private:
     genin_ticket running_ = 0;
     uint32_t running_slot_ = 0;
     genin_result ending_ = GENIN_OK;  // why the running drawing ends early
+    uint32_t share_ = 100;            // percent of the time that networks may run
+    uint64_t owed_ns_ = 0;            // to be slept before the next network
     bool interrupted_ = false, closing_ = false, paused_ = false, failed_ = false;
     std::string failure_;
     genin_stats stats_{};

@@ -1,0 +1,9 @@
+"""Drawing beside a program that must not wait: requests go in, tickets come out, events are polled.
+
+    tickets.py    the states of a ticket: queue, slots, events, pictures that wait (no threads, no engines)
+    drawing.py    one request on a pipeline of this process
+    helper.py     the same in a process of its own
+    painter.py    `Painter`: the public class and its drawing thread
+
+The native library (`runtimes/native`) behaves the same; tests/painting/cases.json is run on both. docs/embedding.md has the rules.
+"""

@@ -1,0 +1,148 @@
+"""Drawing one request, in this process: what `Painter`'s thread does, and what a helper process does.
+
+Not here: whose turn it is (`tickets`), the process around it (`helper`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypedDict
+
+from genin.runtimes.cancellation import Cancellation, Interruptible
+from genin.runtimes.names import installed_names
+from genin.runtimes.pictures import Picture
+from genin.runtimes.pipeline import Pipeline
+from genin.runtimes.vocabulary import AUTO
+
+Show = Callable[[Picture, int, int], object]  # a preview, the step it is of, and of how many
+Priority = Literal["normal", "low", "idle"]
+PRIORITIES: tuple[Priority, ...] = ("normal", "low", "idle")
+LOW_NICENESS = 5
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What to draw, and what may end it."""
+
+    prompt: str
+    seed: int
+    options: Mapping[str, Any]
+    previews: int
+    cancellation: Cancellation = field(default_factory=Cancellation)
+
+
+class Drawer(Protocol):
+    """Draws one request at a time, in the thread that has opened it."""
+
+    def open(self) -> None:
+        """Load the model. Errors: those of `genin.load`."""
+
+    def draw(self, drawing: Drawing, show: Show) -> Picture:
+        """Errors: those of a pipeline, CancelledError."""
+
+    def close(self) -> None: ...
+
+
+class LoadOptions(TypedDict, total=False):
+    """How a model is loaded, as by `genin.load`; all may be left out. `threads` is 1 here: the other cores are the program's."""
+
+    runtime: str
+    precision: str
+    threads: int | None
+    device: str
+
+
+def load_in_background(name: str, options: LoadOptions) -> Pipeline:
+    """A pipeline whose engine leaves the other threads of the machine alone. Errors: those of `genin.load`."""
+    from genin.runtimes.loading import load_pipeline
+
+    path = installed_names().model(name, options.get("runtime", AUTO), options.get("precision", AUTO))
+    pipeline = load_pipeline(path, **options, background=True)
+    pipeline.name = name
+    return pipeline
+
+
+class PipelineDrawer:
+    """Draws on a pipeline that is loaded, or on one that it loads and closes."""
+
+    def __init__(self, load: Callable[[], Pipeline], *, own: bool) -> None:
+        self._load, self._own = load, own
+        self._pipeline: Pipeline | None = None
+
+    def open(self) -> None:
+        self._pipeline = self._load()
+
+    def draw(self, drawing: Drawing, show: Show) -> Picture:
+        pipeline = self._pipeline
+        assert pipeline is not None
+        asked: dict[str, Any] = {**drawing.options, "cancel": drawing.cancellation}
+        with warnings.catch_warnings():  # of a number of steps that a student was not trained for
+            warnings.simplefilter("ignore")
+            if not drawing.previews:
+                return pipeline.pictures(pipeline.generate(drawing.prompt, drawing.seed, **asked))[0]
+            steps = pipeline.stream(drawing.prompt, drawing.seed, **asked)
+            for step in steps:
+                if step.generation is not None:
+                    return pipeline.pictures(step.generation)[0]
+                if (step.index + 1) % drawing.previews == 0:
+                    show(Picture(step.preview()[0].copy()), step.index + 1, step.steps)
+        raise AssertionError("a stream ends with a picture")
+
+    def close(self) -> None:
+        if self._own and self._pipeline is not None:
+            self._pipeline.close()
+
+
+@dataclass
+class Pace:
+    """The share of the time that networks may run, above 0 and at most 1; it may change while they do."""
+
+    share: float
+    owed_s: float = 0.0  # to be slept before the next network
+
+
+class Paced(Cancellation):
+    """A cancellation that sleeps between networks as its pace says."""
+
+    def __init__(self, pace: Pace) -> None:
+        super().__init__()
+        self._pace = pace
+
+    def __call__(self) -> bool:
+        owed_s, self._pace.owed_s = self._pace.owed_s, 0.0
+        return self.wait(owed_s) if owed_s > 0 else super().__call__()
+
+    @contextmanager
+    def running(self, what: Interruptible) -> Iterator[None]:
+        begun = time.perf_counter()
+        with super().running(what):
+            yield
+        self._pace.owed_s = (time.perf_counter() - begun) * (1 / self._pace.share - 1)
+
+
+def lower_priority(priority: Priority) -> None:
+    """Let this thread, and those that it starts, give way to others. Where the system does not let it, it runs as before.
+
+    On Linux threads have a niceness of their own; elsewhere on POSIX only processes do, which is left to the helper process.
+    """
+    if priority == "normal":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        if sys.platform == "win32":
+            import ctypes
+
+            level = -15 if priority == "idle" else -1  # THREAD_PRIORITY_IDLE, THREAD_PRIORITY_BELOW_NORMAL
+            kernel = ctypes.windll.kernel32
+            kernel.SetThreadPriority(kernel.GetCurrentThread(), level)
+        elif sys.platform == "linux" and priority == "idle":
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        elif sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_NICENESS)

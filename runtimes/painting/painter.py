@@ -1,0 +1,272 @@
+"""`genin.Painter`: pictures for a program with a loop that must not wait.
+
+    painter = genin.Painter("builtin:student-1step")
+    ticket = painter.submit("a ninja in a forest", seed=7)
+    ...
+    for event in painter.poll():                    # every frame; takes microseconds
+        if event.kind == "done":
+            show(painter.take(event.ticket))
+
+One thread loads the model and draws, with a lower priority than its maker; or a helper process does. Closing, also by leaving
+the program, ends what is being drawn.
+
+Not here: the states of a ticket (`tickets`), drawing (`drawing`, `helper`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Unpack
+
+from genin.runtimes.arguments import number, whole
+from genin.runtimes.cancellation import check
+from genin.runtimes.errors import CancelledError, InputError
+from genin.runtimes.noise import check_seed
+from genin.runtimes.painting.drawing import (
+    PRIORITIES,
+    Drawer,
+    Drawing,
+    LoadOptions,
+    Pace,
+    Paced,
+    PipelineDrawer,
+    Priority,
+    load_in_background,
+    lower_priority,
+)
+from genin.runtimes.painting.helper import HelperDrawer, Model
+from genin.runtimes.painting.tickets import Board, Counts, Event, Result, Submission, Ticket, new_ticket
+from genin.runtimes.pictures import Picture
+from genin.runtimes.pipeline import Pipeline
+from genin.runtimes.requests import Options, check_options
+from genin.runtimes.threads import check_threads
+from genin.runtimes.vocabulary import check_choice
+
+CAPACITY = 64
+MAX_CAPACITY = 4096
+PRIORITY_LIMIT = 2**31 - 1
+
+
+class Painter:
+    """Draws beside a program: `submit` gives a ticket at once, `poll` tells what has become of tickets, `take` gives the pictures.
+
+    Every method may be called from any thread. A context manager that closes. `await painter.submit(…)` gives the picture.
+    """
+
+    def __init__(
+        self,
+        model: Pipeline | str | Path = "builtin:student",
+        process: bool = False,
+        *,
+        thread_priority: Priority = "low",
+        share: float = 1.0,
+        capacity: int = CAPACITY,
+        **load: Unpack[LoadOptions],
+    ) -> None:
+        """Returns at once; the model is loaded meanwhile (`ready`).
+
+        Args:
+            model: a pipeline, which stays the caller's and is not closed; or a name, as of `genin.load`.
+            process: draw in a helper process: a crash there fails one ticket, and the next picture starts another process.
+            thread_priority: of the drawing thread: `normal`, `low`, or `idle`: only when nothing else wants the processor.
+            share: of the time that networks may run, above 0 and at most 1: between them the thread sleeps.
+            capacity: requests that may wait, and finished pictures that are kept.
+            load: runtime, precision, threads, device.
+
+        Errors: InputError for arguments that cannot be; a model that cannot be loaded is an event (`failed`).
+        """
+        check_choice(thread_priority, PRIORITIES, "thread_priority")
+        capacity = whole(capacity, "capacity", 1, MAX_CAPACITY)
+        self._pace = Pace(_check_share(share))
+        drawer = _drawer(model, Model(str(model), {"threads": 1, **load}, thread_priority), self._pace, process=process)
+        self.loading = new_ticket(self)
+        self._board = Board(Submission(self.loading, Drawing("", 0, {}, 0)), capacity)
+        thread = threading.Thread(
+            target=_work,
+            args=(self._board, drawer, "normal" if process else thread_priority),
+            name="genin.Painter",
+            daemon=True,
+        )
+        # Also when the program ends or forgets the painter: an engine that still runs then would end it with a crash.
+        self._close = weakref.finalize(self, _close, self._board, thread)
+        thread.start()
+
+    def submit(
+        self,
+        prompt: str,
+        seed: int = 0,
+        *,
+        slot: object = None,
+        priority: int = 0,
+        previews: int = 0,
+        tag: object = None,
+        **options: Unpack[Options],
+    ) -> Ticket:
+        """Ask for a picture; returns its ticket at once.
+
+        Args:
+            prompt: one text.
+            seed: the same seed draws the same picture, on every runtime.
+            slot: anything that can be compared: a newer request of this slot takes the place of one that waits, and ends one that
+                is being drawn.
+            priority: higher ones are drawn first, equal ones in the order in which they came.
+            previews: 0 for none; n for a preview after every n-th step.
+            tag: comes back with every event.
+            options: as of a pipeline: steps, guidance_scale, size, noise, image, strength, mask.
+
+        Errors: QueueFullError; InputError for arguments that cannot be, a painter that is closed, or a model that could not be
+            loaded. What only the model knows (steps, sizes) fails as an event.
+        """
+        if not isinstance(prompt, str):
+            raise InputError(f"prompt must be one text, not {prompt!r}")
+        if options.get("cancel") is not None:
+            raise InputError("a painter's requests are cancelled by their ticket", remedy="call cancel(ticket)")
+        check_options(options)
+        drawing = Drawing(prompt, check_seed(seed), options, whole(previews, "previews", 0), Paced(self._pace))
+        ticket = new_ticket(self)
+        self._board.submit(
+            Submission(ticket, drawing, slot, whole(priority, "priority", -PRIORITY_LIMIT, PRIORITY_LIMIT), tag)
+        )
+        return ticket
+
+    def poll(self) -> list[Event]:
+        """What has happened since the last call. Never waits."""
+        return self._board.poll()
+
+    def take(self, ticket: int) -> Picture | None:
+        """The picture of a finished ticket, once; None if there is none, any more or yet."""
+        return self._board.take(ticket)
+
+    def preview(self, ticket: int) -> Picture | None:
+        """The latest preview of a ticket that is being drawn, or None."""
+        return self._board.preview(ticket)
+
+    def cancel(self, ticket: int | None = None) -> bool:
+        """End a ticket, or all; inside a network, too. Never waits: the event comes when it has happened. Returns whether there was
+        anything to end."""
+        return self._board.cancel(ticket)
+
+    def wait(self, ticket: int, seconds: float | None = None) -> Result:
+        """Sleep until a ticket is finished. Returns its result, `timeout`, or `gone` for a ticket that is not known any more."""
+        return self._board.wait(ticket, seconds)
+
+    def pause(self, paused: bool = True) -> None:
+        """Begin nothing new until `pause(False)`; what is being drawn is finished."""
+        self._board.pause(paused)
+
+    def set_share(self, share: float) -> None:
+        """The share of the time that networks may run, from the next picture on."""
+        self._pace.share = _check_share(share)
+
+    def counts(self) -> Counts:
+        """How many requests wait, and how many were done, cancelled or failed."""
+        return self._board.counts()
+
+    async def picture(self, ticket: Ticket) -> Picture:
+        """The picture of a ticket, when it is finished. A task that is cancelled cancels its ticket.
+
+        Errors: CancelledError for one that was cancelled or superseded, or whose picture was taken; the error of one that failed.
+        """
+        loop = asyncio.get_running_loop()
+        finished: asyncio.Future[None] = loop.create_future()
+
+        def finish() -> None:
+            if not finished.done():
+                finished.set_result(None)
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(finish)
+
+        if self._board.when_finished(ticket, tell):
+            try:
+                await finished
+            except asyncio.CancelledError:
+                self.cancel(ticket)
+                raise
+        event, picture = self._board.outcome(ticket), self.take(ticket)
+        if picture is not None:
+            return picture
+        if event is not None and event.error is not None:
+            raise event.error
+        raise CancelledError(
+            "the picture was taken" if event is None or event.result == "ok" else f"the request was {event.result}"
+        )
+
+    def close(self) -> None:
+        """End everything and wait for the drawing thread. Calling it again does nothing."""
+        self._close()
+
+    def __enter__(self) -> Painter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        counts = self.counts()
+        state = "closed" if not self._close.alive else f"{counts.waiting} waiting"
+        return f"<Painter: {state}, {counts.done} done, {counts.cancelled} cancelled, {counts.failed} failed>"
+
+
+def _drawer(model: Pipeline | str | Path, named: Model, pace: Pace, *, process: bool) -> Drawer:
+    """Errors: InputError for what contradicts itself."""
+    if isinstance(model, Pipeline):
+        if process or named.options != {"threads": 1}:
+            what = "a pipeline that is loaded draws in this process, as it was loaded"
+            raise InputError(what, remedy="give the painter the model's name")
+        pipeline = model
+        return PipelineDrawer(lambda: pipeline, own=False)
+    if unknown := sorted(set(named.options) - set(LoadOptions.__annotations__)):
+        raise TypeError(f"unexpected keyword argument '{unknown[0]}'")
+    check_threads(named.options["threads"])
+    if process:
+        return HelperDrawer(named, pace)
+    return PipelineDrawer(lambda: load_in_background(named.name, named.options), own=True)
+
+
+def _work(board: Board, drawer: Drawer, priority: Priority) -> None:
+    """The drawing thread."""
+    lower_priority(priority)
+    begun = time.perf_counter()
+    try:
+        drawer.open()
+        check(board.loading.drawing.cancellation)
+        board.finish(board.loading, time.perf_counter() - begun, None)
+    except Exception as error:
+        board.finish(board.loading, time.perf_counter() - begun, error)
+    while (next_one := board.next()) is not None:
+        _draw(board, drawer, next_one)
+    drawer.close()
+
+
+def _draw(board: Board, drawer: Drawer, submission: Submission) -> None:
+    def show(preview: Picture, step: int, steps: int) -> None:
+        board.show(submission, preview, step, steps)
+
+    begun = time.perf_counter()
+    outcome: Picture | Exception
+    try:
+        outcome = drawer.draw(submission.drawing, show)
+    except Exception as error:
+        outcome = error
+    board.finish(submission, time.perf_counter() - begun, outcome)
+
+
+def _close(board: Board, thread: threading.Thread) -> None:
+    board.close()
+    if thread is not threading.current_thread():  # the last reference may go in the drawing thread itself
+        thread.join()
+
+
+def _check_share(share: float) -> float:
+    share = number(share, "share")
+    if not 0 < share <= 1:
+        raise InputError(f"share {share:g} is no share of the time", remedy="give a number above 0 and at most 1")
+    return share

@@ -1,0 +1,174 @@
+"""The native library through ctypes, with the methods of `genin.Painter`, so that both can be run by the same tests."""
+
+from __future__ import annotations
+
+import ctypes as c
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genin.runtimes.errors import InputError, QueueFullError
+from genin.runtimes.pictures import Picture
+
+CODES = {
+    0: "ok",
+    -1: "argument",
+    -2: "bundle",
+    -3: "engine",
+    -4: "memory",
+    -5: "cancelled",
+    -6: "superseded",
+    -7: "full",
+    -8: "gone",
+    -9: "timeout",
+    -10: "prompt",
+}
+KINDS = {1: "ready", 2: "preview", 3: "done", 4: "failed"}
+YEAR_NS = 365 * 86400 * 10**9
+
+
+class OpenOptions(c.Structure):
+    _fields_ = (
+        ("size", c.c_uint32),
+        ("threads", c.c_uint32),
+        ("engine_path", c.c_char_p),
+        ("precision", c.c_char_p),
+        ("max_memory", c.c_uint64),
+        ("thread_priority", c.c_int32),
+        ("queue_capacity", c.c_uint32),
+        ("check_hashes", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("io", c.c_void_p),
+        ("wake", c.c_void_p),
+        ("wake_user", c.c_void_p),
+    )
+
+
+class Request(c.Structure):
+    _fields_ = (
+        ("size", c.c_uint32),
+        ("steps", c.c_uint32),
+        ("prompt", c.c_char_p),
+        ("prompt_bytes", c.c_uint64),
+        ("seed", c.c_uint64),
+        ("slot", c.c_uint32),
+        ("priority", c.c_int32),
+        ("previews", c.c_uint32),
+        ("guidance_scale", c.c_float),
+        ("tag", c.c_uint64),
+    )
+
+
+class RawEvent(c.Structure):
+    _fields_ = (
+        ("size", c.c_uint32),
+        ("kind", c.c_int32),
+        ("ticket", c.c_uint64),
+        ("tag", c.c_uint64),
+        ("result", c.c_int32),
+        ("step", c.c_uint32),
+        ("steps", c.c_uint32),
+        ("width", c.c_uint32),
+        ("height", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("queued_ns", c.c_uint64),
+        ("drawing_ns", c.c_uint64),
+        ("message", c.c_char * 192),
+    )
+
+
+@dataclass(frozen=True)
+class NativeEvent:
+    kind: str
+    ticket: int
+    result: str
+    message: str
+    step: int
+    steps: int
+    tag: int
+
+
+class NativePainter:
+    """A worker of `libgenin`."""
+
+    def __init__(self, library: Path, engine: Path, bundle: str, *, capacity: int = 64) -> None:
+        self._library = c.CDLL(str(library))
+        for name in ("open", "submit", "cancel", "wait", "pause", "set_share", "take", "preview", "close"):
+            getattr(self._library, f"genin_{name}").restype = c.c_int32
+        self._library.genin_last_error.restype = c.c_uint64
+        options = OpenOptions(
+            c.sizeof(OpenOptions), 1, str(engine).encode(), queue_capacity=capacity, thread_priority=-1
+        )
+        self._worker, ticket = c.c_void_p(), c.c_uint64()
+        code = self._library.genin_open(bundle.encode(), c.byref(options), c.byref(self._worker), c.byref(ticket))
+        self._check(code)
+        self.loading = ticket.value
+        self._side = 0
+
+    def submit(self, prompt: str, seed: int = 0, **options: Any) -> int:
+        text, ticket = prompt.encode(), c.c_uint64()
+        request = Request(c.sizeof(Request), prompt=text, prompt_bytes=len(text), seed=seed, **options)
+        self._check(self._library.genin_submit(self._worker, c.byref(request), c.byref(ticket)))
+        return ticket.value
+
+    def poll(self) -> list[NativeEvent]:
+        found: list[NativeEvent] = []
+        room = (RawEvent * 16)()
+        while count := self._library.genin_poll(self._worker, room, 16, c.sizeof(RawEvent)):
+            for event in room[:count]:
+                if event.kind == 3:
+                    self._side = max(self._side, event.width)
+                found.append(
+                    NativeEvent(
+                        KINDS[event.kind],
+                        event.ticket,
+                        CODES[event.result],
+                        event.message.decode(),
+                        event.step,
+                        event.steps,
+                        event.tag,
+                    )
+                )
+        return found
+
+    def take(self, ticket: int, side: int = 64) -> Picture | None:
+        rgba = np.zeros((side, side, 4), np.uint8)
+        code = self._library.genin_take(
+            self._worker,
+            c.c_uint64(ticket),
+            rgba.ctypes.data_as(c.c_void_p),
+            c.c_int64(side * 4),
+            c.c_uint64(rgba.nbytes),
+        )
+        if CODES[code] == "gone":
+            return None
+        self._check(code)
+        return Picture(rgba[..., :3].copy())
+
+    def cancel(self, ticket: int | None = None) -> bool:
+        return CODES[self._library.genin_cancel(self._worker, c.c_uint64(ticket or 0))] == "ok"
+
+    def wait(self, ticket: int, seconds: float | None = None) -> str:
+        nanoseconds = YEAR_NS if seconds is None else int(seconds * 1e9)
+        return CODES[self._library.genin_wait(self._worker, c.c_uint64(ticket), c.c_uint64(nanoseconds))]
+
+    def pause(self, paused: bool = True) -> None:
+        self._check(self._library.genin_pause(self._worker, c.c_uint32(paused)))
+
+    def set_share(self, share: float) -> None:
+        self._check(self._library.genin_set_share(self._worker, c.c_uint32(round(share * 100))))
+
+    def close(self) -> None:
+        if self._worker:
+            self._library.genin_close(self._worker)
+            self._worker = c.c_void_p()
+
+    def _check(self, code: int) -> None:
+        if code == 0:
+            return
+        text = c.create_string_buffer(512)
+        self._library.genin_last_error(text, c.c_uint64(512))
+        kind = QueueFullError if CODES[code] == "full" else InputError
+        raise kind(f"{CODES[code]}: {text.value.decode()}")

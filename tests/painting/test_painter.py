@@ -1,0 +1,441 @@
+"""Painters: one table of cases for the native library and both kinds of `genin.Painter`, then what is Python's own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import genin
+from genin import CancelledError, Event, InputError, Painter, QueueFullError
+from genin.runtimes.painting import helper
+from genin.runtimes.painting.tickets import REMEMBERED
+from native_painter import NativePainter
+
+HERE = Path(__file__).parent
+ONE_STEP = HERE.parents[1] / "runtimes" / "weights" / "student-1step"
+CASES = json.loads((HERE / "cases.json").read_text(encoding="utf-8"))["cases"]
+LONG = {"steps": 1000, "previews": 1}
+PATIENCE_S = 60.0
+CLOSING_S = 10.0
+
+Open = Callable[..., Any]
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(params=["thread", "process", "native"])
+def open_painter(request: pytest.FixtureRequest) -> Iterator[Open]:
+    """Opens painters of one kind, and closes them."""
+    pytest.importorskip("onnxruntime")
+    opened: list[Any] = []
+
+    def open_one(bundle: str = str(ONE_STEP), **options: Any) -> Any:
+        if request.param == "native":
+            library = request.getfixturevalue("native_build") / "libgenin.so"
+            painter: Any = NativePainter(library, request.getfixturevalue("ort"), bundle, **options)
+        else:
+            painter = Painter(bundle, process=request.param == "process", runtime="onnxruntime", **options)
+        opened.append(painter)
+        return painter
+
+    yield open_one
+    for painter in opened:
+        painter.close()
+
+
+class Script:
+    """Runs a case on a painter."""
+
+    def __init__(self, painter: Any) -> None:
+        self.painter = painter
+        self.tickets: dict[str, Any] = {"loading": painter.loading, "unknown": 1 << 60}
+        self.events: list[Any] = []
+
+    def run(self, script: list[list[Any]]) -> None:
+        for step in script:
+            action, *arguments = step
+            getattr(self, f"do_{action}")(*arguments)
+
+    def poll(self) -> None:
+        self.events += self.painter.poll()
+
+    def do_submit(self, name: str, options: dict[str, Any], expected: str) -> None:
+        asked = dict(options)
+        prompt = asked.pop("prompt", "a ninja") * asked.pop("repeat", 1)
+        if asked.pop("long", False):
+            asked |= LONG
+        try:
+            self.tickets[name] = self.painter.submit(prompt, **asked)
+            found = "ok"
+        except QueueFullError:
+            found = "full"
+        except InputError:
+            found = "refused"
+        assert expected in (found, "any"), name
+
+    def do_wait(self, name: str, expected: str) -> None:
+        seconds = 0.1 if expected == "timeout" else PATIENCE_S
+        assert self.painter.wait(self.tickets[name], seconds) == expected, name
+
+    def do_preview(self, name: str) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while not any(event.kind == "preview" and event.ticket == self.tickets[name] for event in self.events):
+            assert time.monotonic() < until, "no preview"
+            time.sleep(0.002)
+            self.poll()
+
+    def do_cancel(self, name: str, expected: str) -> None:
+        found = self.painter.cancel(None if name == "all" else self.tickets[name])
+        assert found == (expected == "ok"), name
+
+    def do_take(self, name: str, expected: str) -> None:
+        assert (self.painter.take(self.tickets[name]) is not None) == (expected == "picture"), name
+
+    def do_same(self, one: str, other: str, expected: bool) -> None:
+        first, second = (self.painter.take(self.tickets[name]).array for name in (one, other))
+        assert (first == second).all() == expected
+
+    def do_pause(self) -> None:
+        self.painter.pause(True)
+
+    def do_resume(self) -> None:
+        self.painter.pause(False)
+
+    def do_share(self, percent: int) -> None:
+        self.painter.set_share(percent / 100)
+
+    def do_close(self) -> None:
+        begun = time.monotonic()
+        self.painter.close()
+        assert time.monotonic() - begun < CLOSING_S
+
+    def do_events(self, expected: list[list[str]]) -> None:
+        self.poll()
+        names = {ticket: name for name, ticket in self.tickets.items()}
+        found = [[event.kind, names[event.ticket], event.result] for event in self.events if event.kind != "preview"]
+        assert found == expected
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_case(open_painter: Open, case: dict[str, Any], tmp_path: Path) -> None:
+    options = dict(case.get("open", {}))
+    if "bundle" in options:
+        options["bundle"] = str(tmp_path / options["bundle"])
+    Script(open_painter(**options)).run(case["script"])
+
+
+def test_pictures_are_the_pipelines(open_painter: Open) -> None:
+    painter = open_painter()
+    ticket = painter.submit("a ninja, 忍者", seed=7)
+    assert painter.wait(ticket, PATIENCE_S) == "ok"
+    with genin.load(ONE_STEP, runtime="onnxruntime", threads=1) as pipe:
+        assert (painter.take(ticket).array == pipe("a ninja, 忍者", seed=7).array).all()
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_at_random(open_painter: Open, count: int) -> None:
+    """Submit, cancel, supersede, pause, take and reopen at random: every ticket ends exactly once, and nothing hangs."""
+    chance = random.Random(count)
+    painter = open_painter()
+    submitted: dict[int, int] = {}
+
+    def poll() -> None:
+        ended = [event for event in painter.poll() if event.kind in ("done", "failed")]
+        for event in ended:
+            submitted[event.ticket] += 1
+            if event.result == "ok" and chance.random() < 0.8:
+                painter.take(event.ticket)
+
+    for _ in range(count):
+        kind = chance.random()
+        if kind < 0.5:
+            slow = {"steps": 50, "previews": chance.choice([0, 7])} if chance.random() < 0.05 else {}
+            try:
+                ticket = painter.submit(
+                    "a ninja", chance.randrange(99), slot=chance.randrange(3), priority=chance.randrange(3), **slow
+                )
+                submitted[ticket] = 0
+            except QueueFullError:
+                time.sleep(0.01)
+        elif kind < 0.7 and submitted:
+            painter.cancel(chance.choice(list(submitted)))
+        elif kind < 0.72:
+            painter.cancel()
+        elif kind < 0.76:
+            painter.pause(chance.random() < 0.5)
+        elif kind < 0.762 and count > 1000:
+            painter.close()
+            for ticket, seen in submitted.items():
+                assert seen <= 1, ticket
+            submitted.clear()
+            painter = open_painter()
+        else:
+            poll()
+    painter.pause(False)
+    for ticket in submitted:
+        assert painter.wait(ticket, PATIENCE_S) != "timeout"
+    poll()
+    assert set(submitted.values()) <= {1}
+
+
+# --- Python's own ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["thread", "process"])
+def painter(request: pytest.FixtureRequest) -> Iterator[Painter]:
+    pytest.importorskip("onnxruntime")
+    with Painter(ONE_STEP, process=request.param == "process", runtime="onnxruntime") as opened:
+        yield opened
+
+
+def test_tickets_can_be_awaited(painter: Painter) -> None:
+    async def draw() -> None:
+        first, second = painter.submit("a ninja", seed=7), painter.submit("a ninja", seed=7, steps=5000)
+        assert (await first).seed == 7
+        with pytest.raises(InputError, match="5000"):
+            await second
+        superseded = painter.submit("a ninja", slot="hero", **LONG)
+        newer = painter.submit("a ninja", slot="hero")
+        with pytest.raises(CancelledError, match="superseded"):
+            await superseded
+        await newer
+        with pytest.raises(CancelledError, match="taken"):
+            await newer
+
+    asyncio.run(draw())
+
+
+def test_a_task_that_is_cancelled_cancels_its_ticket(painter: Painter) -> None:
+    async def draw() -> None:
+        ticket = painter.submit("a ninja", **LONG)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(_awaited(ticket), 0.3)
+        assert painter.wait(ticket, PATIENCE_S) == "cancelled"
+
+    asyncio.run(draw())
+
+
+async def _awaited(ticket: genin.Ticket) -> genin.Picture:
+    return await ticket
+
+
+def test_events_say_what_happened(painter: Painter) -> None:
+    ticket = painter.submit("a ninja", seed=3, tag="hero", steps=4, previews=2)
+    wrong = painter.submit("a ninja", size=(99, 99), tag="villain")
+    painter.wait(wrong, PATIENCE_S)
+    events: dict[str, Event] = {f"{event.tag} {event.kind}": event for event in painter.poll()}
+    done, failed = events["hero done"], events["villain failed"]
+    assert done.ticket == ticket and done.size == (64, 64) and done.drawing_s > 0 and done.queued_s >= 0
+    assert isinstance(failed.error, InputError) and "99" in failed.message and failed.result == "argument"
+    picture = painter.take(ticket)
+    assert picture is not None and picture.settings["steps"] == 4 and picture.origin["model"] == ONE_STEP.name
+    assert painter.counts().done == 1 and painter.counts().failed == 1
+    assert "1 done" in repr(painter)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"previews": -1}, "previews"),
+        ({"priority": 1e300}, "priority"),
+        ({"cancel": lambda: True}, "ticket"),
+        ({"noise": "white"}, "noise"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_once(painter: Painter, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        painter.submit(**{"prompt": "a ninja", **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"share": 0},
+        {"share": 1.5},
+        {"capacity": 0},
+        {"thread_priority": "high"},
+        {"threads": 0},
+        {"process": True, "threads": "two"},
+    ],
+)
+def test_a_painter_that_cannot_be_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        Painter(ONE_STEP, **options)
+    with pytest.raises(TypeError, match="runtme"):
+        Painter(ONE_STEP, runtme="onnxruntime")  # type: ignore[call-arg]
+
+
+def test_a_closed_painter_takes_nothing(painter: Painter) -> None:
+    painter.close()
+    painter.close()
+    with pytest.raises(InputError, match="closed"):
+        painter.submit("a ninja")
+    assert painter.poll() is not None
+
+
+def test_events_that_nobody_polls_are_bounded(painter: Painter) -> None:
+    painter.pause()
+    for _ in range(2 * REMEMBERED + 50):
+        painter.cancel(painter.submit("a ninja"))
+    assert len(painter.poll()) <= 2 * REMEMBERED + 1
+
+
+def test_a_pipeline_stays_its_owners() -> None:
+    pytest.importorskip("onnxruntime")
+    with genin.load(ONE_STEP, runtime="onnxruntime", threads=1) as pipe:
+        with Painter(pipe) as painter:
+            ticket = painter.submit("a ninja", **LONG)
+            time.sleep(0.05)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                own = threading.Thread(target=lambda: pipe("a ninja", seed=1, steps=20))
+                own.start()
+                painter.cancel(ticket)
+                own.join()
+        assert pipe("a ninja", seed=7).seed == 7
+        with pytest.raises(InputError, match="loaded"):
+            Painter(pipe, process=True)
+
+
+def test_a_forgotten_painter_closes() -> None:
+    pytest.importorskip("onnxruntime")
+    before = set(threading.enumerate())
+    painter = Painter(ONE_STEP, runtime="onnxruntime")
+    painter.submit("a ninja", **LONG)
+    del painter
+    gc.collect()
+    until = time.monotonic() + PATIENCE_S
+    while set(threading.enumerate()) - before:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+# --- the helper process ------------------------------------------------------------------------------------------------
+
+
+def _pid_of(painter: Painter) -> int:
+    """The helper process of a painter, once it is there."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        for found in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+            for pid in map(int, found.read_text().split()):
+                if helper.MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+        time.sleep(0.01)
+    raise AssertionError("no helper process")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_killed_helper_fails_one_ticket(kills: int) -> None:
+    pytest.importorskip("onnxruntime")
+    chance = random.Random(kills)
+    with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
+        assert painter.wait(painter.loading, PATIENCE_S) == "ok"
+        for _ in range(kills):
+            ticket = painter.submit("a ninja", **LONG)
+            time.sleep(chance.uniform(0, 0.3))
+            os.kill(_pid_of(painter), signal.SIGKILL)
+            assert painter.wait(ticket, PATIENCE_S) == "engine"
+            [failed] = [event for event in painter.poll() if event.kind == "failed"]
+            assert failed.ticket == ticket and "SIGKILL" in failed.message
+            after = painter.submit("a ninja", seed=7)
+            assert painter.wait(after, PATIENCE_S) == "ok" and painter.take(after) is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_helper_that_is_killed_while_its_drawing_is_cancelled_harms_no_other() -> None:
+    pytest.importorskip("onnxruntime")
+    with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
+        painter.wait(painter.loading, PATIENCE_S)
+        ticket = painter.submit("a ninja", **LONG)
+        os.kill(_pid_of(painter), signal.SIGSTOP)
+        painter.cancel(ticket)
+        os.kill(_pid_of(painter), signal.SIGKILL)
+        after = painter.submit("a ninja")
+        assert painter.wait(ticket, PATIENCE_S) == "cancelled"
+        assert painter.wait(after, PATIENCE_S) == "ok"
+
+
+def test_options_that_cannot_be_sent_are_named() -> None:
+    pytest.importorskip("onnxruntime")
+    with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
+        ticket = painter.submit("a ninja", image=(lambda: None))  # type: ignore[arg-type]
+        assert painter.wait(ticket, PATIENCE_S) == "argument"
+
+
+def test_a_frozen_program_uses_multiprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", None, raising=False)
+    with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
+        ticket = painter.submit("a ninja")
+        assert painter.wait(ticket, PATIENCE_S) == "ok"
+
+
+GAME = """
+import sys, time
+import genin
+painter = genin.Painter(sys.argv[1], process=sys.argv[2] == "process", runtime="onnxruntime")
+painter.submit("a ninja", steps=1000, previews=1)
+while not any(event.kind == "preview" for event in painter.poll()):
+    time.sleep(0.01)
+print("drawing", flush=True)
+end = sys.argv[3]
+if end == "exit":
+    sys.exit(3)
+elif end == "raise":
+    raise ValueError("the game's own")
+elif end == "loop":
+    while True:
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+@pytest.mark.parametrize(
+    ("end", "code"), [("return", 0), ("exit", 3), ("raise", 1), ("loop", -signal.SIGINT), ("loop", -signal.SIGTERM)]
+)
+def test_a_game_that_ends_while_it_draws_ends_cleanly(kind: str, end: str, code: int) -> None:
+    pytest.importorskip("onnxruntime")
+    command = [sys.executable, "-c", GAME, str(ONE_STEP), kind, end]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as game:
+        assert game.stdout is not None and game.stderr is not None
+        assert game.stdout.readline() == "drawing\n"
+        if code < 0:
+            game.send_signal(-code)
+        assert game.wait(PATIENCE_S) == code
+        said = game.stderr.read()
+    assert ("ValueError" in said) == (end == "raise") and "terminate" not in said and "Fatal" not in said
+
+
+def test_painters_are_cheap_to_ask(painter: Painter) -> None:
+    """submit, poll, cancel and take, in CPU time of the calling thread, while pictures are drawn."""
+    painter.wait(painter.loading, PATIENCE_S)
+    spent: list[float] = []
+    for seed in range(300):
+        begun = time.thread_time()
+        ticket = painter.submit("a ninja", seed, slot="hero")
+        painter.poll()
+        painter.cancel(ticket)
+        painter.take(ticket)
+        spent.append(time.thread_time() - begun)
+    assert sorted(spent)[150] < 0.002
