@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from genin.runtimes.errors import GeninError
+import genin
 from genin.runtimes.loading import load_pipeline
 from genin.runtimes.pipeline import Pipeline
 from programs import load_program
@@ -32,24 +32,21 @@ def pipeline(tiny_bundle: Path) -> Iterator[Pipeline]:
 @pytest.mark.export
 def test_the_game_goes_on_while_the_picture_is_drawn(pipeline: Pipeline) -> None:
     game = example("game")
-    painter = game.Painter(pipeline)
-    pixels, frames = game.play(painter, "a ninja on a mountain", 7)
-    painter.close()
-    assert np.array_equal(pixels, pipeline.generate("a ninja on a mountain", 7).images[0])
+    with genin.Painter(pipeline) as painter:
+        for seed in range(20):  # the last thought wins
+            painter.submit("the first thought", seed, slot="the hero")
+        picture, frames = game.play(painter, "a ninja on a mountain", 7)
+    assert np.array_equal(picture.array, pipeline.generate("a ninja on a mountain", 7).images[0])
     assert frames >= 1
 
 
 @pytest.mark.export
-def test_a_newer_prompt_wins_and_an_error_reaches_the_game(pipeline: Pipeline) -> None:
-    game = example("game")
-    painter = game.Painter(pipeline, steps=1)
-    for seed in range(20):
-        painter.ask("the first thought", seed)
-    pixels, _ = game.play(painter, "the second thought", 3)
-    assert np.array_equal(pixels, pipeline.generate("the second thought", 3, steps=1).images[0])
-    with pytest.raises(GeninError):
-        game.play(painter, "a seed out of range", -1)
-    painter.close()
+@pytest.mark.parametrize("options", [[], ["--process"]])
+def test_the_game_writes_its_picture(tiny_bundle: Path, tmp_path: Path, options: list[str]) -> None:
+    arguments = ["a ninja", "-m", str(tiny_bundle), "--seed", "5", "--out", str(tmp_path / "game.png"), *options]
+    done = CliRunner().invoke(example("game").main, arguments)
+    assert done.exit_code == 0, done.output
+    assert "frames went by" in done.output and genin.Picture.open(tmp_path / "game.png").seed == 5
 
 
 @pytest.mark.export

@@ -148,8 +148,8 @@ class Painter:
         return self._board.preview(ticket)
 
     def cancel(self, ticket: int | None = None) -> bool:
-        """End a ticket, or all; inside a network, too. Never waits: the event comes when it has happened. Returns whether there was
-        anything to end."""
+        """End a ticket, or all requests; inside a network, too. Never waits: the event comes when it has happened. Returns whether
+        there was anything to end."""
         return self._board.cancel(ticket)
 
     def wait(self, ticket: int, seconds: float | None = None) -> Result:

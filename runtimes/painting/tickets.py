@@ -153,15 +153,16 @@ class Board:
             self._work.notify()
 
     def cancel(self, ticket: int | None) -> bool:
-        """Of a ticket, or of all. Returns whether there was anything to cancel."""
+        """Of a ticket, or of all requests; loading ends by its own ticket only. Returns whether there was anything to cancel."""
         with self._lock:
             found = [waiting for waiting in self._queue if ticket is None or waiting.ticket == ticket]
             for waiting in found:
                 self._drop(waiting, "cancelled")
-            if self._running is None or ticket not in (None, self._running.ticket):
-                return bool(found)
-            self._end(self._running, "cancelled")
-            return True
+            running = self._running
+            if running is not None and (running.ticket == ticket or (ticket is None and running is not self.loading)):
+                self._end(running, "cancelled")
+                return True
+            return bool(found)
 
     def poll(self) -> list[Event]:
         with self._lock:

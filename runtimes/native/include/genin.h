@@ -111,7 +111,7 @@ GENIN_API void genin_request_init(genin_request *request, uint32_t size);
 GENIN_API genin_result genin_open(const char *bundle, const genin_open_options *options, genin_worker **out, genin_ticket *loading);
 
 GENIN_API genin_result genin_submit(genin_worker *worker, const genin_request *request, genin_ticket *out);
-GENIN_API genin_result genin_cancel(genin_worker *worker, genin_ticket ticket); /* 0: all; inside a network at the next node */
+GENIN_API genin_result genin_cancel(genin_worker *worker, genin_ticket ticket); /* 0: all requests; inside a network at the next node */
 GENIN_API uint32_t genin_poll(genin_worker *worker, genin_event *events, uint32_t room, uint32_t event_size);
 GENIN_API genin_result genin_wait(genin_worker *worker, genin_ticket ticket, uint64_t timeout_ns); /* its result, or TIMEOUT */
 GENIN_API genin_result genin_pause(genin_worker *worker, uint32_t paused); /* nothing new begins; what is drawn is finished */

@@ -96,7 +96,7 @@ void Worker::cancel(genin_ticket ticket) {
         finish(old, GENIN_E_CANCELLED, "cancelled", 0);
         found = true;
     }
-    if (running_ && (ticket == 0 || running_ == ticket)) {
+    if (running_ && (ticket == 0 ? running_ != loading_ : running_ == ticket)) {
         end_running(GENIN_E_CANCELLED);
         found = true;
     }
