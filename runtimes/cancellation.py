@@ -79,7 +79,7 @@ class Cancellation:
         return self._cancelled.wait(seconds)
 
     @contextmanager
-    def running(self, what: Interruptible) -> Iterator[None]:
+    def _interrupting(self, what: Interruptible) -> Iterator[None]:
         """While the body runs, `cancel` interrupts `what`. Errors: CancelledError in place of any, once cancelled."""
         with self._lock:
             if self._cancelled.is_set():
@@ -106,7 +106,7 @@ def check(cancel: Callable[[], bool]) -> None:
 
 def interruptible(cancel: Callable[[], bool], what: Interruptible) -> AbstractContextManager[None]:
     """While the body runs, a `Cancellation` interrupts `what`; other functions have no effect on it. Errors: CancelledError."""
-    return cancel.running(what) if isinstance(cancel, Cancellation) else nullcontext()
+    return cancel._interrupting(what) if isinstance(cancel, Cancellation) else nullcontext()
 
 
 def never() -> bool:

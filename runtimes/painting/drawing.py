@@ -121,9 +121,9 @@ class Paced(Cancellation):
         return self.wait(owed_s) if owed_s > 0 else super().__call__()
 
     @contextmanager
-    def running(self, what: Interruptible) -> Iterator[None]:
+    def _interrupting(self, what: Interruptible) -> Iterator[None]:
         begun = time.perf_counter()
-        with super().running(what):
+        with super()._interrupting(what):
             yield
         self._pace.owed_s = (time.perf_counter() - begun) * (1 / self._pace.share - 1)
 

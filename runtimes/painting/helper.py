@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from genin.runtimes.cancellation import interruptible
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.painting.drawing import (
     Drawing,
@@ -125,7 +126,7 @@ class HelperDrawer:
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             what = f"an option cannot be sent to the helper process ({error})"
             raise InputError(what, remedy="use process=False") from error
-        with drawing.cancellation.running(ending):
+        with interruptible(drawing.cancellation, ending):
             try:
                 child.send(message)
                 return _picture_of(child, ending.number, show)

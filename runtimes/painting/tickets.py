@@ -19,14 +19,11 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from genin.runtimes.errors import BundleError, CancelledError, GeninError, InputError, MissingExtraError, QueueFullError
 from genin.runtimes.painting.drawing import Drawing
 from genin.runtimes.pictures import Picture
-
-if TYPE_CHECKING:
-    from genin.runtimes.painting.painter import Painter
 
 REMEMBERED = 4096  # tickets whose results and events are kept
 
@@ -38,10 +35,16 @@ ENDED_EARLY = ("cancelled", "superseded")  # which is no fault
 _numbers = itertools.count(1)
 
 
+class Waiting(Protocol):
+    """What a ticket asks of its painter."""
+
+    async def picture(self, ticket: Ticket) -> Picture: ...
+
+
 class Ticket(int):
     """The number of a request, never used twice in a process. `await ticket` gives its picture, or raises what went wrong."""
 
-    _painter: weakref.ref[Painter]
+    _painter: weakref.ref[Waiting]
 
     def __await__(self) -> Generator[Any, None, Picture]:
         painter = self._painter()
@@ -302,7 +305,7 @@ class Board:
             self._events.popleft()
 
 
-def new_ticket(painter: Painter) -> Ticket:
+def new_ticket(painter: Waiting) -> Ticket:
     ticket = Ticket(next(_numbers))
     ticket._painter = weakref.ref(painter)
     return ticket

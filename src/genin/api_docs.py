@@ -16,6 +16,7 @@ import click
 
 import genin
 from genin.distill.recipe import Recipe
+from genin.runtimes.painting.drawing import LoadOptions
 from genin.runtimes.requests import Options
 
 INTRODUCTION = """# The Python API
@@ -71,6 +72,7 @@ What signatures and fields above name beside these, where it is imported from, a
 """
 OTHER_TYPES = {
     "genin.export.checks.verify": ("GraphReport",),
+    "genin.runtimes.painting.tickets": ("Counts",),
     "genin.runtimes.manifest": ("Manifest", "ImageSize", "Latents", "TextConstants", "SamplerConstants"),
     "genin.export.precision_plan": ("Storage",),
     "genin.benchmarks.grids": ("GridRow",),
@@ -82,9 +84,12 @@ OTHER_TYPES = {
 ALIASES = {
     "Array": "NDArray[np.float32]",
     "Pictures": "NDArray[np.uint8]",
+    "Priority": '"normal" | "low" | "idle"',
+    "Kind": '"ready" | "preview" | "done" | "failed"',
+    "Result": '"ok" | "argument" | "bundle" | "engine" | "memory" | "cancelled" | "superseded" | "gone" | "timeout"',
     "ImageLike": "str | Path | Picture | Image.Image | NDArray[np.uint8]",
 }
-ERRORS = ("GeninError", "InputError", "BundleError", "MissingExtraError", "CancelledError")
+ERRORS = ("GeninError", "InputError", "BundleError", "MissingExtraError", "CancelledError", "QueueFullError")
 
 
 def markdown() -> str:
@@ -103,8 +108,8 @@ def markdown() -> str:
     return "\n".join(parts)
 
 
-def _function(title: str, function: Any, level: str) -> str:
-    return f"{level} {title}\n\n```python\n{_signature(function)}\n```\n\n{_text(function)}\n"
+def _function(title: str, function: Any, level: str, name: str | None = None) -> str:
+    return f"{level} {title}\n\n```python\n{_signature(function, name)}\n```\n\n{_text(function)}\n"
 
 
 def _part(title: str, member: Any) -> str:
@@ -117,7 +122,8 @@ def _class(kind: type[Any]) -> str:
         if isinstance(member, property):
             parts.append(f"### {kind.__name__}.{name}\n\n{_text(member) or 'A property.'}\n")
         else:
-            parts.append(_function(f"{kind.__name__}.{name}".replace(".__call__", "(…)"), member, "###"))
+            title = f"{kind.__name__}.{name}".replace(".__call__", "(…)").replace(".__init__", "(…)")
+            parts.append(_function(title, member, "###", kind.__name__ if name == "__init__" else None))
     return "\n".join(parts)
 
 
@@ -125,7 +131,7 @@ def _members(kind: type[Any]) -> Iterator[tuple[str, Any]]:
     """Public methods and properties with a docstring, in the order of the code."""
     for name, member in vars(kind).items():
         member = member.__func__ if isinstance(member, classmethod) else member
-        public = name == "__call__" or not name.startswith("_")
+        public = name in ("__init__", "__call__") or not name.startswith("_")
         if public and (inspect.isfunction(member) or isinstance(member, property)) and member.__doc__:
             yield name, member
 
@@ -142,16 +148,21 @@ def _other(module: str, name: str) -> str:
     return f"| `{name}` | `{module}` | {first} |\n"
 
 
-def _signature(function: Any) -> str:
-    """One parameter a line where a line would not hold them all."""
+def _signature(function: Any, name: str | None) -> str:
+    """One parameter a line where a line would not hold them all. `name` of a class stands for its `__init__`."""
     signature = inspect.signature(function)
     parameters = [
         one
         for parameter in signature.parameters.values()
         if parameter.name not in ("self", "cls")
-        for one in (_options() if parameter.kind is parameter.VAR_KEYWORD else [parameter])
+        for one in (_options(parameter) if parameter.kind is parameter.VAR_KEYWORD else [parameter])
     ]
-    name = "pipe" if function.__name__ == "__call__" else function.__name__
+    if name is not None:
+        signature = signature.replace(return_annotation=signature.empty)
+    elif inspect.iscoroutinefunction(function):
+        name = f"async {function.__name__}"
+    else:
+        name = "pipe" if function.__name__ == "__call__" else function.__name__
     plain = _unquoted(f"{name}{signature.replace(parameters=parameters)}")
     if len(plain) <= 100:
         return plain
@@ -161,13 +172,16 @@ def _signature(function: Any) -> str:
             lines.append("    *,")
             star = True
         lines.append(_unquoted(f"    {parameter},"))
-    returns = "" if signature.return_annotation is signature.empty else f" -> {signature.return_annotation}"
+    returns = "" if signature.return_annotation is signature.empty else _unquoted(f" -> {signature.return_annotation}")
     return "\n".join([f"{name}(", *lines, f"){returns}"])
 
 
-def _options() -> list[inspect.Parameter]:
-    """The options that drawing takes, one by one."""
-    kind, hints = inspect.Parameter.KEYWORD_ONLY, Options.__annotations__
+def _options(unpacked: inspect.Parameter) -> list[inspect.Parameter]:
+    """What `**options: Unpack[…]` stands for, one by one."""
+    hints = next(
+        table.__annotations__ for table in (Options, LoadOptions) if f"[{table.__name__}]" in unpacked.annotation
+    )
+    kind = inspect.Parameter.KEYWORD_ONLY
     return [inspect.Parameter(n, kind, default=..., annotation=hint.__forward_arg__) for n, hint in hints.items()]
 
 
