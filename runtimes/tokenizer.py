@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.added_tokens import AddedToken, pattern, spell_vectors, split_at
+from genin.runtimes.assigned import is_assigned
 from genin.runtimes.errors import InputError
 from genin.runtimes.manifest import TextConstants
 from genin.runtimes.text import decode_text
@@ -109,7 +110,7 @@ def _clean_sign(sign: str) -> str:
     if code < 0x7F:
         return sign if code > 0x1F else ""
     category = unicodedata.category(sign)
-    if code == 0xFFFD or category.startswith("C"):
+    if code == 0xFFFD or category.startswith("C") or not is_assigned(sign):
         return ""
     if category == "Zs":
         return " "

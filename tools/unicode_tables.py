@@ -1,6 +1,7 @@
-"""Write what the native tokenizer has to know of Unicode, from this Python's own tables.
+"""Write what the tokenizers have to know of Unicode, from this Python's own tables.
 
     python tools/unicode_tables.py > runtimes/native/src/unicode_tables.inc
+    python tools/unicode_tables.py --assigned > runtimes/assigned.py
 
 Python's tokenizer is the reference, so the tables are read out of what Python does: classes of characters, canonical decompositions
 and compositions (NFC), lower case with its two special cases. The version of Unicode is Python's and is part of the output.
@@ -51,6 +52,42 @@ def decomposed(sign: str) -> tuple[int, ...]:
     return tuple(map(ord, whole)) if whole != sign and ord(sign) not in HANGUL else ()
 
 
+def write_assigned() -> None:
+    """What Python's own tokenizer needs: tables of later versions know more characters."""
+    at = [code for code, _ in ranges(lambda sign: int(unicodedata.category(sign) == "Cn"))]
+    assert at[0] == 0 and unicodedata.category("\0") != "Cn"
+    lines, line = [], ""
+    for word in (f"{code:x}" for code in at):
+        if len(line) + len(word) > 110:
+            lines.append(line)
+            line = ""
+        line += f"{word} "
+    write(ASSIGNED_HEAD.format(version=unicodedata.unidata_version))
+    write('TABLE = """')
+    for part in [*lines, line]:
+        write(part.rstrip())
+    write('"""\nCHANGES = [int(code, 16) for code in TABLE.split()]\n\n')
+    write(ASSIGNED_TAIL)
+
+
+ASSIGNED_HEAD = '''"""The characters of Unicode {version}. Made by `python tools/unicode_tables.py --assigned`; do not edit.
+
+The same prompt must give the same tokens under every version of Python. Later versions of Unicode (up to 18.0 looked at) give no
+character of this one another class, composition or lower case; they only add some, which the tokenizer drops as not assigned.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+VERSION = "{version}"
+# Codes at which characters begin and end in turn.'''
+ASSIGNED_TAIL = '''
+def is_assigned(sign: str) -> bool:
+    """Whether this is a character of Unicode `VERSION`."""
+    return bisect_right(CHANGES, ord(sign)) % 2 == 1'''
+
+
 def write(line: str) -> None:
     sys.stdout.write(line + "\n")
 
@@ -63,6 +100,9 @@ def write_table(name: str, kind_of: str, rows: list[str]) -> None:
 
 
 def main() -> None:
+    if "--assigned" in sys.argv:
+        write_assigned()
+        return
     write(f"// Made by tools/unicode_tables.py from Unicode {unicodedata.unidata_version}. Do not edit.\n")
     write(f'#define GENIN_UNICODE_VERSION "{unicodedata.unidata_version}"\n')
     for name, value in (("kKinds", kind), ("kCasing", casing), ("kCombining", unicodedata.combining)):

@@ -56,7 +56,8 @@ PRIORITY_LIMIT = 2**31 - 1
 class Painter:
     """Draws beside a program: `submit` gives a ticket at once, `poll` tells what has become of tickets, `take` gives the pictures.
 
-    Every method may be called from any thread. A context manager that closes. `loading` is the ticket of the model itself. `await painter.submit(…)` gives the picture.
+    Every method may be called from any thread. A context manager that closes. `await painter.submit(…)` gives the picture.
+    `loading` is the ticket of the model itself.
     """
 
     def __init__(

@@ -4,6 +4,7 @@
 //     probe tokens VOCAB MERGES MAX_LENGTH BEGIN END PAD < prompts > int64 ids
 //     probe words SEED STEP FIRST COUNT > uint32
 //     probe normals SEED STEP COUNT > float32
+//     probe schedule < {"scheduler": …, "steps": … or "timesteps": […], "x": […]} > the walk's int64 pairs, then its last state as float32
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -13,7 +14,9 @@
 #include <vector>
 
 #include "failure.h"
+#include "json.h"
 #include "noise.h"
+#include "schedule.h"
 #include "tokenizer.h"
 
 namespace {
@@ -44,12 +47,40 @@ int tokens(char **argv) {
     return 0;
 }
 
+// A state of normals of seed 0 through predictions of normals of seed 1, a step each: as tools/golden_vectors.py does.
+int schedule() {
+    std::string text;
+    for (int c = std::getchar(); c != EOF; c = std::getchar()) text += static_cast<char>(c);
+    const genin::json::Value asked = genin::json::parse(text, "standard input");
+    const genin::Schedule schedule(asked["scheduler"]);
+    genin::Schedule::Steps steps;
+    if (asked.has("steps")) {
+        steps = schedule.steps(static_cast<long>(asked["steps"].as_number("steps")));
+    } else {
+        std::vector<long> timesteps;
+        for (const auto &value : asked["timesteps"].array) timesteps.push_back(static_cast<long>(value.number));
+        steps = schedule.explicit_steps(timesteps);
+    }
+    std::vector<float> x(asked["x"].array.size()), x0(x.size()), prediction(x.size());
+    std::vector<int64_t> pairs;
+    genin::philox_normal(0, 0, x.size(), x.data());
+    for (size_t i = 0; i < steps.size(); ++i) {
+        pairs.push_back(steps[i].first), pairs.push_back(steps[i].second);
+        genin::philox_normal(1, static_cast<uint32_t>(i), prediction.size(), prediction.data());
+        schedule.step(prediction.data(), x.data(), x0.data(), x.size(), steps[i]);
+    }
+    write(pairs);
+    write(x);
+    return 0;
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
     const std::string command = argc > 1 ? argv[1] : "";
     try {
         if (command == "tokens" && argc == 8) return tokens(argv);
+        if (command == "schedule" && argc == 2) return schedule();
         if (command == "words" && argc == 6) {
             std::vector<uint32_t> words(std::strtoull(argv[5], nullptr, 10));
             genin::philox_words(std::strtoull(argv[2], nullptr, 10), static_cast<uint32_t>(std::strtoul(argv[3], nullptr, 10)),
