@@ -94,6 +94,23 @@ def test_the_header_is_clean(compiler: tuple[str, ...], tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr.decode()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm, whose registry has the headers (150 MB)")
+def test_function_numbers_are_those_of_the_published_header(tmp_path: Path) -> None:
+    package = "com.github.asus4.onnxruntime@0.4.9"
+    subprocess.run(["npm", "pack", package], cwd=tmp_path, check=True, capture_output=True, timeout=600)
+    [archive] = tmp_path.glob("*.tgz")
+    subprocess.run(["tar", "xzf", archive], cwd=tmp_path, check=True, timeout=300)
+    headers = next(path for path in tmp_path.rglob("onnxruntime_c_api.h") if "ios-arm64" in str(path)).parent
+    source = NATIVE / "tests" / "check_ort_abi.cpp"
+    flags = ["-std=c++17", "-fsyntax-only", "-I", NATIVE / "src", "-I", headers]
+    assert done("g++", *flags, source).returncode == 0
+    wrong = (NATIVE / "src" / "ort_abi.h").read_text(encoding="utf-8").replace("kRun = 9,", "kRun = 10,")
+    (tmp_path / "ort_abi.h").write_text(wrong, encoding="utf-8")
+    (tmp_path / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    assert b"Run has another number" in done("g++", "-I", tmp_path, *flags, tmp_path / source.name).stderr
+
+
 def test_the_tables_are_those_of_the_script() -> None:
     """On a Python of another Unicode version they would differ: the committed ones are the contract."""
     import sys

@@ -1,5 +1,5 @@
 // As much of ONNX Runtime's C interface as is used, declared by hand: a table of function pointers that is only ever appended to, so that
-// a function's number never changes. tests/check_ort_abi compares these numbers with the published header.
+// a function's number never changes. tests/check_ort_abi.cpp compares these numbers with the published header.
 #pragma once
 
 #include <cstddef>
