@@ -4,9 +4,9 @@
     python tools/frame_times.py --library build/libgenin.so     # and the native library
 
 A frame is 8 ms of work of the main thread (a fixed amount, calibrated once), the calls of a painter, and sleep until a sixtieth of
-a second is over. Measured are whole frames, start to start, with drawing off and on in turns: games are judged by their slow frames,
-not by a timer around the engine. `engine defaults` is what a thread without a painter does: all cores, spinning, normal priority.
-Run it on an otherwise idle machine.
+a second is over. Measured are whole frames, start to start, with drawing off and on in turns: games are judged by their slow
+frames, not by a timer around the engine. `engine defaults` is what a thread without a painter does: all cores, spinning, normal
+priority. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
