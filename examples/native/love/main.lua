@@ -1,4 +1,5 @@
 -- A scroll of ninjas that is painted while it rolls by: love examples/native/love BUNDLE [LIBRARY] [FRAMES SCREENSHOT.png]
+-- With the last two it ends by itself, after so many frames and at least three pictures.
 local genin = require("genin")
 
 local HAIR = { "spiky blond hair", "long black hair", "a silver ponytail", "a red bun", "pink twintails" }
@@ -6,7 +7,8 @@ local PLACE = { "in a forest", "by a waterfall", "on a rooftop at night", "at a 
 local SIDE, GAP, SPEED = 216, 24, 60
 
 local painter, cards, offset, number = nil, {}, 0, 0
-local frames, late, pictures, last = 0, 0, 0, nil
+local frames, late, pictures = 0, 0, 0
+local frames_asked, screenshot
 
 local function add()
   number = number + 1
@@ -41,7 +43,8 @@ function love.update(seconds)
     painter:cancel(table.remove(cards, 1).ticket)
     add()
   end
-  if frames == frames_asked then
+  if frames_asked and frames >= frames_asked and pictures >= 3 then
+    frames_asked = nil
     love.graphics.captureScreenshot(function(image)
       local file = assert(io.open(screenshot, "wb"))
       file:write(image:encode("png"):getString())
