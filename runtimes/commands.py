@@ -6,13 +6,17 @@ Not here: what the calls do (`generation`, `engine`), what the names of models m
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from genin.runtimes.engine import ENGINES
+from genin.runtimes.bundle import is_bundle
+from genin.runtimes.engine import ENGINES, EngineSettings
+from genin.runtimes.errors import InputError
 from genin.runtimes.generation import DEFAULT_MODEL, MAX_COUNT, GenerateOptions, generate
+from genin.runtimes.names import installed_names
 from genin.runtimes.noise import MODES, SEED_LIMIT
 from genin.runtimes.options import PixelSize, device_option, json_option
 from genin.runtimes.vocabulary import AUTO
@@ -81,10 +85,18 @@ def generate_command(prompt: str, as_json: bool, **options: Any) -> None:
         click.echo(f"{report['seconds']:.2f} s on {runtime}, loaded in {report['load_s']:.2f} s", err=True)
 
 
-@click.command("runtimes", epilog="Example: genin runtimes --json")
+@click.command("runtimes", epilog="Example: genin runtimes --explain builtin:student")
+@click.option("--explain", metavar="BUNDLE", help="Show what --runtime auto takes for this bundle, and why.")
+@click.option("--again", is_flag=True, help="With --explain: measure anew.")
 @json_option
-def runtimes_command(as_json: bool) -> None:
-    """Show which runtimes work here, their versions, and how to install the others."""
+def runtimes_command(explain: str | None, again: bool, as_json: bool) -> None:
+    """Show which runtimes work here, their versions, and how to install the
+    others."""
+    if again and explain is None:
+        raise click.UsageError("--again needs --explain BUNDLE")
+    if explain is not None:
+        _explain(explain, again, as_json)
+        return
     rows = [runtime_facts(name) for name in ENGINES]
     if as_json:
         click.echo(json.dumps({"runtimes": rows}))
@@ -100,6 +112,32 @@ def runtimes_command(as_json: bool) -> None:
         # rich reads [brackets] as markup, and install lines have them
         table.add_row(row["runtime"], row["version"] or "–", ", ".join(row["runs"]), here.replace("[", "\\["))
     Console().print(table)
+
+
+def _explain(name: str, again: bool, as_json: bool) -> None:
+    from genin.runtimes.loading import decide_for
+
+    path = installed_names().model(name, AUTO, AUTO)
+    if not is_bundle(path):
+        raise InputError("a model folder runs on PyTorch alone", where=path, remedy="name a bundle")
+    decision = decide_for(path, AUTO, AUTO, EngineSettings(), again=again)
+    choice, threads = decision.way.choice, decision.way.threads
+    if as_json:
+        chosen = {"runtime": choice.runtime, "precision": choice.precision, "threads": threads, "why": decision.why}
+        click.echo(json.dumps({**chosen, "measured": [asdict(timing) for timing in decision.timings]}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    click.echo(f"{choice.runtime} {choice.precision}, threads: {threads or 'its own'} ({decision.why})")
+    if decision.timings:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("runtime", "precision", "threads", "a picture", "loading"):
+            table.add_column(heading, justify="right" if heading in ("a picture", "loading") else "left")
+        for timing in sorted(decision.timings, key=lambda timing: timing.picture_ms):
+            cells = (timing.runtime, timing.precision, str(timing.threads or "its own"))
+            table.add_row(*cells, f"{timing.picture_ms:.1f} ms", f"{timing.load_s:.2f} s")
+        Console().print(table)
 
 
 def runtime_facts(name: str) -> dict[str, Any]:

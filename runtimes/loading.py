@@ -6,6 +6,7 @@ Not here: drawing (`pipeline`), what an engine is (`engine`), reading a bundle (
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from genin.runtimes.bundle import TOKENIZER, Bundle, Manifest, is_bundle
 from genin.runtimes.engine import ENGINES, BundleEngine, Engine, EngineSettings, engine_class
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import added_tokens, is_model_folder, read_constants
+from genin.runtimes.measured import Decision, Way, decide, forget
 from genin.runtimes.pipeline import Choice, Pipeline
 from genin.runtimes.samplers import Schedule
 from genin.runtimes.threads import check_threads
@@ -38,7 +40,7 @@ def load_pipeline(
 ) -> Pipeline:
     """Open a model folder, a bundle folder or a `.genin` file.
 
-    `auto` takes the first runtime that is installed and has graphs (OpenVINO, then ONNX Runtime) and the most exact
+    `auto` takes the runtime and the number of threads that draw a bundle fastest here (`measured`), in its most exact
     precision; a model folder runs on `pytorch` in fp32, on `device` (cpu, cuda, cuda:1, mps). `threads` pins the engine's threads
     within an operator; with `background` those that wait do not spin and are not pinned to cores.
     Errors: InputError (BundleError for a bundle that is refused, MissingExtraError with the line that installs).
@@ -94,10 +96,30 @@ def folder_pipeline(path: Path, open_engine: Callable[[], Engine], *, runtime: s
 
 
 def _load_bundle(path: Path, runtime: str, precision: str, settings: EngineSettings) -> Pipeline:
+    way = decide_for(path, runtime, precision, settings).way
+    return _open_bundle(path, way.choice, replace(settings, threads=way.threads))
+
+
+def decide_for(path: Path, runtime: str, precision: str, settings: EngineSettings, *, again: bool = False) -> Decision:
+    """What runs a bundle, and why; with `again`, measured anew. Errors: InputError saying what the bundle has."""
+    with Bundle.open(path) as bundle:
+        manifest = bundle.manifest
+    choices = runnable(manifest, runtime, precision, path)
+    if runtime != AUTO:
+        return Decision(Way(choices[0], settings.threads), "as asked for")
+    files = sorted((name, entry.sha256) for name, entry in manifest.all_files().items())
+    identity = hashlib.sha256(repr(files).encode()).hexdigest()
+    if again:
+        forget(identity, choices, settings)
+    graphs = manifest.components(choices[0].format, choices[0].precision).values()
+    graph_bytes = sum(file.size_bytes for graph in graphs for file in graph.files)
+    return decide(identity, choices, settings, graph_bytes, lambda choice, own: _open_bundle(path, choice, own))
+
+
+def _open_bundle(path: Path, choice: Choice, settings: EngineSettings) -> Pipeline:
     bundle = Bundle.open(path)
     try:
         manifest = bundle.manifest
-        choice = choose(manifest, runtime, precision, path)
         constants = manifest.constants
         if choice.format == "coreml":
             constants = replace(constants, image=replace(constants.image, multiple=None))
@@ -121,7 +143,12 @@ def _listed(bundle: Bundle, path: str) -> bytes | None:
 
 
 def choose(manifest: Manifest, runtime: str, precision: str, path: Path) -> Choice:
-    """What runs a bundle. Errors: InputError saying what the bundle has."""
+    """What runs a bundle, where nothing is measured. Errors: InputError saying what the bundle has."""
+    return runnable(manifest, runtime, precision, path)[0]
+
+
+def runnable(manifest: Manifest, runtime: str, precision: str, path: Path) -> Sequence[Choice]:
+    """What could run a bundle here, at least one. Errors: InputError saying what the bundle has."""
     if runtime == "pytorch":
         raise InputError("runtime pytorch runs model folders, but this is a bundle", where=path, remedy="leave it out")
     candidates = [
@@ -136,9 +163,9 @@ def choose(manifest: Manifest, runtime: str, precision: str, path: Path) -> Choi
         remedy = f"choose from what it has: {', '.join(have)}" if have else "export it again"
         raise InputError(f"the bundle has no graphs for {wanted}", where=path, remedy=remedy)
     # If none is installed, the error (from `engine_class`) should name the smallest: ONNX Runtime.
-    runnable = [candidate for candidate in candidates if ENGINES[candidate.runtime].reason() is None]
+    here = [candidate for candidate in candidates if ENGINES[candidate.runtime].reason() is None]
     smallest = [candidate for candidate in candidates if candidate.runtime == "onnxruntime"]
-    return (runnable or smallest or candidates)[0]
+    return here or smallest or candidates
 
 
 def _choose_precision(have: Sequence[str], wanted: str) -> str | None:

@@ -28,6 +28,9 @@ class Names(Protocol):
     def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
         """`builtin:world` (rendered; its test split unless `split` is another) or a path => a dataset folder."""
 
+    def cache(self) -> Path:
+        """The folder for what can be made again."""
+
     def classifier(self) -> Path | None:
         """The shipped attribute classifier, if this installation has one."""
 

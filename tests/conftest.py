@@ -28,6 +28,7 @@ from filelock import FileLock
 
 from genin.runtimes.threads import limit_threads
 
+os.environ["GENIN_AUTO"] = "order"  # what is fastest here must decide no test
 limit_threads(1)  # before torch is imported: the workers share the cores, and tiny networks gain nothing from threads
 
 NATIVE = Path(__file__).parents[1] / "runtimes" / "native"

@@ -63,6 +63,9 @@ class InstalledNames:
             return path
         raise _no_such(name, "dataset folder", [BUILTIN_WORLD])
 
+    def cache(self) -> Path:
+        return cache_folder()
+
     def classifier(self) -> Path | None:
         """The shipped attribute classifier of the built-in world, if this installation has it."""
         path = _package_file("genin.distill", "weights/world_classifier.safetensors")
