@@ -209,8 +209,10 @@ def check_token_rows(path: Path) -> None:
 
     Errors: InputError naming the first that has none: it was added, but the encoder was not saved with it.
     """
+    if not (tokens := added_tokens(path)):
+        return
     rows = read_config(path, "text_encoder").get("vocab_size")
-    for token in added_tokens(path):
+    for token in tokens:
         if type(rows) is int and token.number >= rows:
             what = f"the text encoder has {rows} rows, none for the added token '{token.name}' ({token.number})"
             remedy = "save the text encoder that was trained with it (resize_token_embeddings), or remove the token"
