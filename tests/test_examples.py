@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -50,6 +51,45 @@ def test_the_game_writes_its_picture(tiny_bundle: Path, tmp_path: Path, options:
 
 
 @pytest.mark.export
+@pytest.mark.parametrize("options", [[], ["--process"]])
+def test_wanted_plays_by_itself(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    arguments = [
+        "--word",
+        "dragon",
+        "-m",
+        str(tiny_bundle),
+        "--demo",
+        "--rounds",
+        "2",
+        "--record",
+        str(tmp_path),
+        *options,
+    ]
+    done = CliRunner().invoke(example("wanted").main, arguments)
+    assert done.exit_code == 0, done.output
+    points, frames, _ = (int(word.replace(",", "")) for word in done.output.split() if word.replace(",", "").isdigit())
+    assert points >= 100 and frames == len(json.loads((tmp_path / "frames.json").read_text(encoding="utf-8")))
+    with Image.open(tmp_path / "table.png") as table:
+        assert table.size == (1120, 660)
+
+
+def test_wanted_deals_the_same_cards_to_everybody() -> None:
+    pytest.importorskip("pygame")
+    wanted = example("wanted")
+    for number in range(wanted.ROUNDS):
+        deal, other = wanted.deal("Dragon", number), wanted.deal("dragon", number)
+        assert [(card.scene, card.seed) for card in deal.cards] == [(card.scene, card.seed) for card in other.cards]
+        assert (
+            len({tuple(card.scene.items()) for card in deal.cards}) == len(deal.cards) and deal.wanted == other.wanted
+        )
+    assert wanted.deal("dragon", 0).cards[0].seed != wanted.deal("river", 0).cards[0].seed
+
+
+@pytest.mark.export
 def test_the_batch_draws_each_line_with_each_seed(tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path) -> None:
     batch = example("batch")
     (tmp_path / "prompts.txt").write_text("a ninja\n\na mountain\n", encoding="utf-8")
@@ -62,10 +102,16 @@ def test_the_batch_draws_each_line_with_each_seed(tiny_bundle: Path, pipeline: P
         assert sheet.size == (5 * picture.width, 2 * picture.height)
 
 
-@pytest.mark.parametrize("name", ["game", "batch"])
-def test_a_model_that_is_not_there_is_a_line_and_not_a_traceback(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["game", "batch", "wanted"])
+def test_a_model_that_is_not_there_is_a_line_and_not_a_traceback(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "prompts.txt").write_text("a ninja\n", encoding="utf-8")
-    words = {"game": "a ninja", "batch": str(tmp_path / "prompts.txt")}
-    arguments = [words[name], "-m", str(tmp_path / "absent"), "--out", str(tmp_path / "out")]
+    out = ["--out", str(tmp_path / "out")]
+    own = {"game": ["a ninja", *out], "batch": [str(tmp_path / "prompts.txt"), *out], "wanted": ["--demo"]}
+    if name == "wanted":
+        pytest.importorskip("pygame")
+        monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    arguments = [*own[name], "-m", str(tmp_path / "absent")]
     done = CliRunner().invoke(example(name).main, arguments)
     assert done.exit_code == 1 and "no such" in done.output and isinstance(done.exception, SystemExit)
