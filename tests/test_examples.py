@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -71,7 +72,9 @@ def test_wanted_plays_by_itself(
     ]
     done = CliRunner().invoke(example("wanted").main, arguments)
     assert done.exit_code == 0, done.output
-    points, frames, _ = (int(word.replace(",", "")) for word in done.output.split() if word.replace(",", "").isdigit())
+    said = re.fullmatch(r"([\d,]+) points; ([\d,]+) frames, .*\n", done.output)
+    assert said is not None, done.output
+    points, frames = (int(number.replace(",", "")) for number in said.groups())
     assert points >= 100 and frames == len(json.loads((tmp_path / "frames.json").read_text(encoding="utf-8")))
     with Image.open(tmp_path / "table.png") as table:
         assert table.size == (1120, 660)
