@@ -38,8 +38,6 @@ def test_pictures_are_those_of_python(
 ) -> None:
     path = bundle
     if packed:
-        from genin.runtimes.bundle import pack
-
         path = tmp_path / "student.genin"
         pack(bundle, path)
     out = tmp_path / "picture.ppm"
@@ -92,6 +90,31 @@ def test_the_header_is_clean(compiler: tuple[str, ...], tmp_path: Path) -> None:
     flags = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "-I", NATIVE / "include"]
     result = done(*compiler, *flags, "-", stdin=b'#include "genin.h"\n#include "genin.h"\n')
     assert result.returncode == 0, result.stderr.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+def test_under_sanitizers(sanitizers: str, ort: Path, tmp_path: Path) -> None:
+    """10,000 requests from three threads, and a million inputs of bytes that others have written."""
+    build = tmp_path / "build"
+    made = (
+        ["cmake", "-S", NATIVE, "-B", build, "-DCMAKE_BUILD_TYPE=RelWithDebInfo", f"-DGENIN_SANITIZE={sanitizers}"],
+        ["cmake", "--build", build, "-j2", "--target", "genin_stress", "genin_fuzz"],
+    )
+    for command in made:
+        result = done(*command)
+        assert result.returncode == 0, result.stderr.decode()
+    write_fake_bundle(tmp_path / "fake")
+    pack(tmp_path / "fake", tmp_path / "fake.genin")
+    inputs = 1_000_000 if "address" in sanitizers else 10_000
+    programs: tuple[list[object], ...] = (
+        [build / "genin_stress", ONE_STEP, ort, 10_000, 1],
+        [build / "genin_fuzz", ONE_STEP, tmp_path / "fake.genin", tmp_path / "scratch.genin", inputs, 1],
+    )
+    for program in programs:
+        ran = subprocess.run([*map(str, program)], capture_output=True, text=True, check=False, timeout=3000)
+        assert ran.returncode == 0, ran.stdout + ran.stderr[-5000:]
 
 
 @pytest.mark.slow

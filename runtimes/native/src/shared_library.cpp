@@ -61,16 +61,15 @@ SharedLibrary::SharedLibrary(std::string path) : path_(std::move(path)) {
     if (!handle_) throw Failure(GENIN_E_ENGINE, path_ + ": cannot be loaded (Windows error " + std::to_string(GetLastError()) + ")");
 }
 
-SharedLibrary::~SharedLibrary() {
-    if (handle_) FreeLibrary(static_cast<HMODULE>(handle_));
-}
+SharedLibrary::~SharedLibrary() {}  // see below
 
 void *SharedLibrary::symbol(const char *name) const { return reinterpret_cast<void *>(GetProcAddress(static_cast<HMODULE>(handle_), name)); }
 
 #else
 
 SharedLibrary::SharedLibrary(std::string path) : path_(std::move(path)) {
-    handle_ = dlopen(path_.c_str(), RTLD_NOW | RTLD_LOCAL);
+    // Engines keep memory for as long as the process lives: one that is unloaded and loaded again leaves it behind each time.
+    handle_ = dlopen(path_.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!handle_) throw Failure(GENIN_E_ENGINE, std::string(dlerror()));
 }
 
