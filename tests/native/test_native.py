@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 import genin
+from fake_hub import write_fake_bundle
+from genin.runtimes.bundle import pack
 
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "runtimes" / "native"
