@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypedDict
 
-from genin.runtimes.cancellation import Cancellation, Interruptible
+from genin.runtimes.cancellation import Cancellation, Interruptible, check
 from genin.runtimes.names import installed_names
 from genin.runtimes.pictures import Picture
 from genin.runtimes.pipeline import Pipeline
@@ -42,8 +42,8 @@ class Drawing:
 class Drawer(Protocol):
     """Draws one request at a time, in the thread that has opened it."""
 
-    def open(self) -> None:
-        """Load the model. Errors: those of `genin.load`."""
+    def open(self, cancellation: Cancellation) -> None:
+        """Load the model. Errors: those of `genin.load`; CancelledError where loading can be ended."""
 
     def draw(self, drawing: Drawing, show: Show) -> Picture:
         """Errors: those of a pipeline, CancelledError."""
@@ -77,8 +77,9 @@ class PipelineDrawer:
         self._load, self._own = load, own
         self._pipeline: Pipeline | None = None
 
-    def open(self) -> None:
+    def open(self, cancellation: Cancellation) -> None:
         self._pipeline = self._load()
+        check(cancellation)
 
     def draw(self, drawing: Drawing, show: Show) -> Picture:
         pipeline = self._pipeline

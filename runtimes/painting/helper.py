@@ -1,6 +1,6 @@
 """A helper process that draws: what crashes or runs out of memory there ends a ticket, not the program.
 
-    program ──► ("draw", number, prompt, seed, options, previews, share), ("end", number), ("close",)
+    program ──► ("draw", number, the pickled (prompt, seed, options, previews, share)), ("end", number), ("close",)
     helper  ──► ("open", error | None), ("preview", number, picture, step, steps), ("done", number, picture),
                 ("failed", number, error)
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from genin.runtimes.cancellation import interruptible
+from genin.runtimes.cancellation import Cancellation, interruptible
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.painting.drawing import (
     Drawing,
@@ -102,30 +102,32 @@ class HelperDrawer:
         self._child: Child | None = None
         self._number = 0
 
-    def open(self) -> None:
+    def open(self, cancellation: Cancellation) -> None:
         child = Child(self._model)
         self._child = child
-        try:
-            error = child.recv()[1]
-        except EOFError:
-            error = self._died()
-        if error is not None:
-            self.close()
-            raise error
+        with interruptible(cancellation, child):
+            try:
+                error = child.recv()[1]
+            except EOFError:
+                error = self._died()
+            if error is not None:
+                self.close()
+                raise error
 
     def draw(self, drawing: Drawing, show: Show) -> Picture:
+        if self._child is not None and not self._child.is_alive():  # it has died between two pictures
+            self._died()
         if self._child is None:
-            self.open()
+            self.open(drawing.cancellation)
         child = self._child
         assert child is not None
         self._number += 1
         ending = Ending(child, self._number)
         request = (drawing.prompt, drawing.seed, dict(drawing.options), drawing.previews, self._pace.share)
         try:
-            message = pickled(("draw", ending.number, *request))
+            message = pickled(("draw", ending.number, pickled(request)))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            what = f"an option cannot be sent to the helper process ({error})"
-            raise InputError(what, remedy="use process=False") from error
+            raise _unsendable(error) from error
         with interruptible(drawing.cancellation, ending):
             try:
                 child.send(message)
@@ -186,6 +188,16 @@ class Child:
         message: tuple[Any, ...] = pickle.loads(self._channel.recv_bytes())
         return message
 
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def interrupt(self) -> None:
+        """While it loads: it can only be killed."""
+        self._process.kill()
+
+    def proceed(self) -> None:
+        pass
+
     def end(self) -> int | None:
         """Let it end, or kill it; its exit code, below 0 for a signal."""
         with suppress(OSError, ValueError):
@@ -212,6 +224,8 @@ class Ending:
 class Process(Protocol):
     @property
     def pid(self) -> int | None: ...
+    def is_alive(self) -> bool: ...
+    def kill(self) -> None: ...
     def end(self) -> int | None: ...
 
 
@@ -220,6 +234,12 @@ class ModuleProcess:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process, self.pid = process, process.pid
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def end(self) -> int | None:
         try:
@@ -235,6 +255,12 @@ class FrozenProcess:
     def __init__(self, process: Any) -> None:
         self._process, self.pid = process, process.pid
 
+    def is_alive(self) -> bool:
+        return bool(self._process.is_alive())
+
+    def kill(self) -> None:
+        self._process.kill()
+
     def end(self) -> int | None:
         self._process.join(CLOSING_S)
         if self._process.is_alive():
@@ -242,6 +268,11 @@ class FrozenProcess:
             self._process.join()
         code: int | None = self._process.exitcode
         return code
+
+
+def _unsendable(error: Exception) -> InputError:
+    what = f"an option cannot be sent to the helper process ({error})"
+    return InputError(what, remedy="use process=False, or plain arrays and paths")
 
 
 def is_frozen() -> bool:
@@ -299,7 +330,7 @@ class _Helper:
 
     def __init__(self, channel: Channel, model: Model) -> None:
         self._channel, self._model = channel, model
-        self._requests: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._drawing: tuple[int, Paced] | None = None
         self._ended = 0  # the last number that was ended
@@ -310,19 +341,24 @@ class _Helper:
         model = self._model
         drawer = PipelineDrawer(lambda: load_in_background(model.name, model.options), own=True)
         try:
-            drawer.open()
+            drawer.open(Cancellation())
         except Exception as error:
             self._send("open", _portable(error))
             return
         self._send("open", None)
         threading.Thread(target=self._listen, daemon=True).start()
         while (request := self._requests.get()) is not None:
-            self._draw(drawer, *request)
+            number, content = request
+            try:
+                asked = pickle.loads(content)
+            except Exception as error:  # of a class that only the program knows
+                self._send("failed", number, _unsendable(error))
+            else:
+                self._draw(drawer, number, *asked)
         drawer.close()
 
     def _draw(self, drawer: PipelineDrawer, number: int, prompt: str, seed: int, *rest: Any) -> None:
-        options, previews, share = rest
-        self._pace.share = share
+        options, previews, self._pace.share = rest
         cancellation = Paced(self._pace)
         with self._lock:
             self._drawing = number, cancellation
@@ -349,7 +385,7 @@ class _Helper:
             while (message := pickle.loads(self._channel.recv_bytes()))[0] != "close":
                 kind, number, *rest = message
                 if kind == "draw":
-                    self._requests.put((number, *rest))
+                    self._requests.put((number, rest[0]))
                 else:
                     self._end(number)
         self._end(sys.maxsize)

@@ -25,7 +25,6 @@ from types import TracebackType
 from typing import Unpack
 
 from genin.runtimes.arguments import number, whole
-from genin.runtimes.cancellation import check
 from genin.runtimes.errors import CancelledError, InputError
 from genin.runtimes.noise import check_seed
 from genin.runtimes.painting.drawing import (
@@ -237,8 +236,7 @@ def _work(board: Board, drawer: Drawer, priority: Priority) -> None:
     lower_priority(priority)
     begun = time.perf_counter()
     try:
-        drawer.open()
-        check(board.loading.drawing.cancellation)
+        drawer.open(board.loading.drawing.cancellation)
         board.finish(board.loading, time.perf_counter() - begun, None)
     except Exception as error:
         board.finish(board.loading, time.perf_counter() - begun, error)

@@ -370,8 +370,9 @@ def test_a_killed_helper_fails_one_ticket(kills: int) -> None:
 def test_a_helper_that_is_killed_while_its_drawing_is_cancelled_harms_no_other() -> None:
     pytest.importorskip("onnxruntime")
     with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
-        painter.wait(painter.loading, PATIENCE_S)
         ticket = painter.submit("a ninja", **LONG)
+        while painter.preview(ticket) is None:
+            time.sleep(0.01)
         os.kill(_pid_of(painter), signal.SIGSTOP)
         painter.cancel(ticket)
         os.kill(_pid_of(painter), signal.SIGKILL)
@@ -380,11 +381,46 @@ def test_a_helper_that_is_killed_while_its_drawing_is_cancelled_harms_no_other()
         assert painter.wait(after, PATIENCE_S) == "ok"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_helper_that_dies_between_two_pictures_harms_none() -> None:
+    pytest.importorskip("onnxruntime")
+    with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
+        assert painter.wait(painter.submit("a ninja"), PATIENCE_S) == "ok"
+        pid = _pid_of(painter)
+        os.kill(pid, signal.SIGKILL)
+        while Path(f"/proc/{pid}/status").read_text().split("State:")[1].split()[0] != "Z":
+            time.sleep(0.01)
+        assert painter.wait(painter.submit("a ninja"), PATIENCE_S) == "ok"
+
+
 def test_options_that_cannot_be_sent_are_named() -> None:
     pytest.importorskip("onnxruntime")
     with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
         ticket = painter.submit("a ninja", image=(lambda: None))  # type: ignore[arg-type]
         assert painter.wait(ticket, PATIENCE_S) == "argument"
+
+
+class OnlyHere:
+    """A class that the helper process cannot import."""
+
+
+def test_options_that_only_the_program_knows_are_named() -> None:
+    pytest.importorskip("onnxruntime")
+    with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
+        ticket = painter.submit("a ninja", image=OnlyHere())  # type: ignore[arg-type]
+        assert painter.wait(ticket, PATIENCE_S) == "argument"
+        [failed] = [event for event in painter.poll() if event.kind == "failed"]
+        assert "cannot be sent" in failed.message
+        assert painter.wait(painter.submit("a ninja"), PATIENCE_S) == "ok"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_closing_does_not_wait_for_a_helper_that_loads() -> None:
+    begun = time.monotonic()
+    with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
+        os.kill(_pid_of(painter), signal.SIGSTOP)  # it will never be ready
+    assert time.monotonic() - begun < CLOSING_S
+    assert painter.wait(painter.loading, 0) == "cancelled"
 
 
 def test_a_frozen_program_uses_multiprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
