@@ -348,6 +348,13 @@ def _pid_of(painter: Painter) -> int:
     raise AssertionError("no helper process")
 
 
+def _is_running(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_killed_helper_fails_one_ticket(kills: int) -> None:
@@ -388,7 +395,7 @@ def test_a_helper_that_dies_between_two_pictures_harms_none() -> None:
         assert painter.wait(painter.submit("a ninja"), PATIENCE_S) == "ok"
         pid = _pid_of(painter)
         os.kill(pid, signal.SIGKILL)
-        while Path(f"/proc/{pid}/status").read_text().split("State:")[1].split()[0] != "Z":
+        while _is_running(pid):
             time.sleep(0.01)
         assert painter.wait(painter.submit("a ninja"), PATIENCE_S) == "ok"
 
@@ -404,8 +411,10 @@ class OnlyHere:
     """A class that the helper process cannot import."""
 
 
-def test_options_that_only_the_program_knows_are_named() -> None:
+def test_options_that_only_the_program_knows_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(OnlyHere, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "OnlyHere", OnlyHere, raising=False)
     with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
         ticket = painter.submit("a ninja", image=OnlyHere())  # type: ignore[arg-type]
         assert painter.wait(ticket, PATIENCE_S) == "argument"
