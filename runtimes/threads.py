@@ -20,6 +20,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from genin.runtimes.arguments import whole
@@ -56,10 +57,10 @@ def may_spin() -> bool:
 
 def is_machine_busy(running: Callable[[], int | None] | None = None) -> bool:
     """Whether other processes are running at this moment, on Linux; on other systems, whether they used at least half of the
-    cores in the last minute. False where neither is known. `running` counts the runnable threads, this one included."""
+    cores in the last minute. False where neither is known. `running` counts the runnable threads of others, and this one."""
     counts = []
     for _ in range(SAMPLES):
-        count = (running or running_threads)()
+        count = (running or others_and_this)()
         if count is None:
             return _recent_load() >= 0.5
         counts.append(count)
@@ -74,6 +75,21 @@ def running_threads() -> int | None:
     except OSError:
         return None
     return int(found[1]) if found else None
+
+
+def others_and_this() -> int | None:
+    """The same without this process's other threads: OpenBLAS's spin for a while after numpy is imported."""
+    count = running_threads()
+    return None if count is None else max(1, count - _own_others())
+
+
+def _own_others() -> int:
+    """How many other threads of this process run."""
+    running = 0
+    for task in Path("/proc/self/task").glob("*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            running += task.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0] == "R"
+    return max(0, running - 1)
 
 
 def _recent_load() -> float:

@@ -159,9 +159,16 @@ def summary(times_ms: list[float]) -> dict[str, float]:
 @click.option("--rounds", default=4)
 @click.option("--seconds", default=5.0, help="Of each kind in each round.")
 @click.option("--library", type=click.Path(path_type=Path), help="libgenin.so, to measure it, too.")
+@click.option(
+    "--switch-interval", type=float, help="Seconds after which Python's threads give way; Python's own are 0.005."
+)
 @click.option("--out", type=click.Path(path_type=Path))
-def main(bundle: str, rounds: int, seconds: float, library: Path | None, out: Path | None) -> None:
+def main(
+    bundle: str, rounds: int, seconds: float, library: Path | None, switch_interval: float | None, out: Path | None
+) -> None:
     """Measure the frames of a game."""
+    if switch_interval is not None:
+        sys.setswitchinterval(switch_interval)
     amount = calibrate()
     calls: dict[str, dict[str, list[float]]] = {"thread": {}, "process": {}, "native": {}}
     kinds: dict[str, Any] = {

@@ -83,6 +83,23 @@ def test_a_machine_is_busy_where_others_run_most_of_the_time(counts: list[int], 
     assert is_machine_busy(iter(counts).__next__) is busy
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_threads_of_this_process_are_no_other_work() -> None:
+    """Three that spin, outside Python's lock, as OpenBLAS's do after numpy is imported."""
+    program = (
+        "import threading, zlib\n"
+        "from genin.runtimes.threads import others_and_this, running_threads\n"
+        "content = bytes(50_000_000)\n"
+        "spinning = [threading.Thread(target=zlib.crc32, args=(content * 4,), daemon=True) for _ in range(3)]\n"
+        "[thread.start() for thread in spinning]\n"
+        "samples = [(running_threads(), others_and_this()) for _ in range(200)]\n"
+        "print(max(a - b for a, b in samples), min(b for _, b in samples))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    hidden, least = map(int, done.stdout.split())
+    assert hidden >= 2 and least >= 1
+
+
 @pytest.mark.parametrize(("load", "busy"), [(0.9, True), (0.1, False)])
 def test_where_running_threads_are_not_told_the_load_of_the_last_minute_decides(
     monkeypatch: pytest.MonkeyPatch, load: float, busy: bool
