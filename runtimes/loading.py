@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,14 +97,19 @@ def folder_pipeline(path: Path, open_engine: Callable[[], Engine], *, runtime: s
 
 
 def _load_bundle(path: Path, runtime: str, precision: str, settings: EngineSettings) -> Pipeline:
-    way = decide_for(path, runtime, precision, settings).way
-    return _open_bundle(path, way.choice, replace(settings, threads=way.threads))
+    with _closed_on_failure(Bundle.open(path)) as bundle:
+        way = _decide(bundle, runtime, precision, settings, again=False).way
+        return _pipeline_of(bundle, way.choice, replace(settings, threads=way.threads))
 
 
 def decide_for(path: Path, runtime: str, precision: str, settings: EngineSettings, *, again: bool = False) -> Decision:
     """What runs a bundle, and why; with `again`, measured anew. Errors: InputError saying what the bundle has."""
     with Bundle.open(path) as bundle:
-        manifest = bundle.manifest
+        return _decide(bundle, runtime, precision, settings, again=again)
+
+
+def _decide(bundle: Bundle, runtime: str, precision: str, settings: EngineSettings, *, again: bool) -> Decision:
+    path, manifest = bundle.path, bundle.manifest
     choices = runnable(manifest, runtime, precision, path)
     if runtime != AUTO:
         return Decision(Way(choices[0], settings.threads), "as asked for")
@@ -117,25 +123,35 @@ def decide_for(path: Path, runtime: str, precision: str, settings: EngineSetting
 
 
 def _open_bundle(path: Path, choice: Choice, settings: EngineSettings) -> Pipeline:
-    bundle = Bundle.open(path)
+    with _closed_on_failure(Bundle.open(path)) as bundle:
+        return _pipeline_of(bundle, choice, settings)
+
+
+@contextmanager
+def _closed_on_failure(bundle: Bundle) -> Iterator[Bundle]:
+    """The bundle, which a pipeline keeps open, unless the body fails."""
     try:
-        manifest = bundle.manifest
-        constants = manifest.constants
-        if choice.format == "coreml":
-            constants = replace(constants, image=replace(constants.image, multiple=None))
-        vocabulary, merges = (bundle.read_bytes(f"{TOKENIZER}/{name}") for name in ("vocab.json", "merges.txt"))
-        added = read_added_tokens(lambda name: _listed(bundle, f"{TOKENIZER}/{name}"))
-        tokenizer = ClipTokenizer(vocabulary, merges, manifest.text, added)
-        graphs = manifest.components(choice.format, choice.precision)
-        single = manifest.steps_of_single_graphs(choice.format, choice.precision)
-        engine = engine_class(choice.runtime).open(bundle, graphs, single=single, settings=settings)
-        if isinstance(engine, BundleEngine):
-            steps = manifest.sampler.default_steps
-            engine.load([steps] if steps in single else COMPONENTS)
-        return Pipeline(path, engine, tokenizer, constants, choice, bundle)
+        yield bundle
     except BaseException:
         bundle.close()
         raise
+
+
+def _pipeline_of(bundle: Bundle, choice: Choice, settings: EngineSettings) -> Pipeline:
+    manifest = bundle.manifest
+    constants = manifest.constants
+    if choice.format == "coreml":
+        constants = replace(constants, image=replace(constants.image, multiple=None))
+    vocabulary, merges = (bundle.read_bytes(f"{TOKENIZER}/{name}") for name in ("vocab.json", "merges.txt"))
+    added = read_added_tokens(lambda name: _listed(bundle, f"{TOKENIZER}/{name}"))
+    tokenizer = ClipTokenizer(vocabulary, merges, manifest.text, added)
+    graphs = manifest.components(choice.format, choice.precision)
+    single = manifest.steps_of_single_graphs(choice.format, choice.precision)
+    engine = engine_class(choice.runtime).open(bundle, graphs, single=single, settings=settings)
+    if isinstance(engine, BundleEngine):
+        steps = manifest.sampler.default_steps
+        engine.load([steps] if steps in single else COMPONENTS)
+    return Pipeline(bundle.path, engine, tokenizer, constants, choice, bundle)
 
 
 def _listed(bundle: Bundle, path: str) -> bytes | None:

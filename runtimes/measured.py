@@ -26,7 +26,7 @@ from typing import Any
 from genin.runtimes.engine import ENGINES, EngineSettings
 from genin.runtimes.errors import GeninError
 from genin.runtimes.files import atomic_path
-from genin.runtimes.limits import usable_cores
+from genin.runtimes.limits import processor_name, usable_cores
 from genin.runtimes.names import installed_names
 from genin.runtimes.pipeline import Choice, Pipeline
 from genin.runtimes.threads import is_machine_busy, thread_limit
@@ -177,18 +177,10 @@ def _place(bundle: str, ways: Sequence[Way]) -> Path:
         "bundle": bundle,
         "ways": [(*asdict(way.choice).values(), way.threads) for way in ways],
         "engines": {way.choice.runtime: ENGINES[way.choice.runtime].version() for way in ways},
-        "machine": (platform.machine(), platform.system(), _processor(), usable_cores()),
+        "machine": (platform.machine(), platform.system(), processor_name(), usable_cores()),
     }
     name = hashlib.sha256(json.dumps(question).encode()).hexdigest()[:32]
     return installed_names().cache() / "measured" / f"{name}.json"
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(("model name", "Hardware")):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _read(place: Path) -> tuple[Timing, ...] | None:

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from genin.runtimes.limits import memory_limit_bytes, usable_cores
+from genin.runtimes.limits import memory_limit_bytes, processor_name, usable_cores
 
 PACKAGES = ("genin", "numpy", "torch", "diffusers", "onnxruntime", "openvino", "coremltools")
 
@@ -38,16 +38,6 @@ def usable_memory_bytes() -> int:
 
     total, limit = int(psutil.virtual_memory().total), memory_limit_bytes()
     return total if limit is None else min(total, limit)
-
-
-def processor_name() -> str:
-    """The processor's marketing name where the system reports it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(("model name", "Hardware")):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def peak_rss_bytes() -> int:
