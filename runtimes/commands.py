@@ -18,7 +18,7 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.generation import DEFAULT_MODEL, MAX_COUNT, GenerateOptions, generate
 from genin.runtimes.names import installed_names
 from genin.runtimes.noise import MODES, SEED_LIMIT
-from genin.runtimes.options import PixelSize, device_option, json_option
+from genin.runtimes.options import Bytes, PixelSize, device_option, json_option
 from genin.runtimes.vocabulary import AUTO
 
 
@@ -49,6 +49,13 @@ from genin.runtimes.vocabulary import AUTO
 @click.option("--size", type=PixelSize(), metavar="WIDTHxHEIGHT", help="Pixels. [default: the model's own]")
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="Threads of the engine. [default: the engine's own choice]"
+)
+@click.option(
+    "--max-memory",
+    type=Bytes(),
+    callback=lambda _context, _option, size: None if size is None else int(size),
+    metavar="SIZE",
+    help="Memory that a bundle's networks may take, as 500MB; those that do not fit together are loaded one by one.",
 )
 @click.option(
     "--noise", type=click.Choice(MODES), default="philox", show_default=True, help="torch: as diffusers draws it."

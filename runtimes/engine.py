@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.cancellation import Interruption
 from genin.runtimes.errors import BundleError, GeninError, InputError, MissingExtraError
+from genin.runtimes.memory import MemoryLimit
 from genin.runtimes.tensors import INPUTS
 from genin.runtimes.vocabulary import VAE_ENCODER, check_choice
 
@@ -62,10 +63,12 @@ class Engine(Protocol):
 @dataclass(frozen=True)
 class EngineSettings:
     """How an engine is opened. `threads` within an operator; None leaves them to the engine. With `background`, threads that wait
-    do not spin and are not pinned to cores: other work in the process matters more."""
+    do not spin and are not pinned to cores: other work in the process matters more. `max_memory` is the bytes that the networks of
+    a bundle may take."""
 
     threads: int | None = None
     background: bool = False
+    max_memory: int | None = None
 
 
 DEFAULT_SETTINGS = EngineSettings()
@@ -170,10 +173,12 @@ class GraphInput:
 
 @dataclass(frozen=True)
 class Loaded:
-    """One graph in memory: a function from named arrays to one array, and what it declares of its inputs."""
+    """One graph in memory: a function from named arrays to one array, what it declares of its inputs, and what must be done before
+    it can be freed."""
 
     run: Callable[[dict[str, NDArray[Any]]], NDArray[Any]]
     inputs: Mapping[str, GraphInput]
+    let_go: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,12 @@ class BundleEngine:
         settings: EngineSettings = DEFAULT_SETTINGS,
     ) -> Self:
         """An engine over `graphs` and, by steps, `single` graphs. Errors: BundleError if the engine refuses a graph."""
-        return cls(cls.loader(bundle, settings), graphs, single)
+        memory = None
+        if settings.max_memory is not None:
+            entries: dict[Any, GraphEntry] = {**graphs, **(single or {})}
+            sizes = {key: entry.size_bytes for key, entry in entries.items()}
+            memory = MemoryLimit(settings.max_memory, sizes, {key: entry.name for key, entry in entries.items()})
+        return cls(cls.loader(bundle, settings), graphs, single, memory)
 
     @classmethod
     def loader(cls, bundle: Bundle, settings: EngineSettings) -> Loader:
@@ -212,8 +222,9 @@ class BundleEngine:
         loader: Loader,
         graphs: Mapping[str, GraphEntry],
         single: Mapping[int, GraphEntry] | None = None,
+        memory: MemoryLimit | None = None,
     ) -> None:
-        self._loader, self._single = loader, dict(single or {})
+        self._loader, self._single, self._memory = loader, dict(single or {}), memory
         self._graphs: dict[Any, GraphEntry] = {**graphs, **self._single}
         self._loaded: dict[Any, Loaded] = {}
 
@@ -235,7 +246,13 @@ class BundleEngine:
         return np.asarray(self._run(steps, {"input_ids": ids, "noise": noise}), np.uint8)
 
     def load(self, graphs: Iterable[str | int]) -> None:
-        """Load these now: components, or numbers of steps. Errors: BundleError for a graph that is refused."""
+        """Load these now: components, or numbers of steps. With a limit of memory they are loaded when they run.
+
+        Errors: BundleError for a graph that is refused, InputError for one that is beyond the limit.
+        """
+        if self._memory is not None:
+            self._memory.check(graphs)
+            return
         for key in graphs:
             self._graph(key)
 
@@ -243,8 +260,19 @@ class BundleEngine:
         return np.asarray(self._run(component, arrays), np.float32)
 
     def _run(self, key: str | int, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        if self._memory is None:
+            return self._run_in_batches(key, arrays, None)
+        shapes = [array.shape[1:] for array in arrays.values()]
+        with self._memory.running(key, shapes, self._drop):
+            return self._run_in_batches(key, arrays, 1)
+
+    def _drop(self, key: Any) -> None:
+        if (loaded := self._loaded.pop(key, None)) is not None:
+            loaded.let_go()
+
+    def _run_in_batches(self, key: str | int, arrays: dict[str, NDArray[Any]], size: int | None) -> NDArray[Any]:
         loaded = self._graph(key)
-        size = loaded.inputs[next(iter(arrays))].batch
+        size = loaded.inputs[next(iter(arrays))].batch or size
 
         def run(batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             self._loader.interruption.check()

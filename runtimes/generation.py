@@ -23,6 +23,7 @@ import numpy as np
 
 from genin.runtimes.arguments import local_path, settle, whole
 from genin.runtimes.files import NAME_BYTES, claim_output, cut_to_bytes
+from genin.runtimes.memory import check_max_memory
 from genin.runtimes.names import installed_names
 from genin.runtimes.noise import MODES, check_seed
 from genin.runtimes.starts import check_start_options, check_strength, open_image, open_mask
@@ -46,7 +47,7 @@ class GenerateOptions:
 
     Attributes:
         model: built-in name, bundle, model folder or hub name.
-        runtime, precision, device, threads: as of `genin.load`.
+        runtime, precision, device, threads, max_memory: as of `genin.load`.
         steps, guidance_scale: of the sampler; None is the model's own.
         seed: the first seed; picture i is drawn from `seed + i`.
         count: number of pictures, at most 10,000.
@@ -63,6 +64,7 @@ class GenerateOptions:
     precision: str = AUTO
     device: str = "cpu"
     threads: int | None = None
+    max_memory: int | None = None
     steps: int | None = None
     guidance_scale: float | None = None
     seed: int = 0
@@ -81,6 +83,7 @@ class GenerateOptions:
             steps=whole(self.steps, "steps"),
             seed=check_seed(self.seed),
             threads=check_threads(self.threads),
+            max_memory=check_max_memory(self.max_memory),
             image=local_path(self.image, "image"),
             mask=local_path(self.mask, "mask"),
             strength=check_strength(self.strength),
@@ -128,7 +131,8 @@ def generate(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module=r"genin\.")
-        with load_pipeline(path, runtime, precision, threads=options.threads, device=options.device) as pipeline:
+        limits = {"threads": options.threads, "max_memory": options.max_memory}
+        with load_pipeline(path, runtime, precision, device=options.device, **limits) as pipeline:
             pipeline.name = model
             start = time.perf_counter()
             generation, timings_ms = _draw(

@@ -20,6 +20,7 @@ from genin.runtimes.engine import ENGINES, BundleEngine, Engine, EngineSettings,
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import added_tokens, is_model_folder, read_constants
 from genin.runtimes.measured import Decision, Way, decide, forget
+from genin.runtimes.memory import check_max_memory
 from genin.runtimes.pipeline import Choice, Pipeline
 from genin.runtimes.samplers import Schedule
 from genin.runtimes.threads import check_threads
@@ -38,12 +39,14 @@ def load_pipeline(
     threads: int | None = None,
     device: str = "cpu",
     background: bool = False,
+    max_memory: int | None = None,
 ) -> Pipeline:
     """Open a model folder, a bundle folder or a `.genin` file.
 
     `auto` takes the runtime and the number of threads that draw a bundle fastest here (`measured`), in its most exact
     precision; a model folder runs on `pytorch` in fp32, on `device` (cpu, cuda, cuda:1, mps). `threads` pins the engine's threads
-    within an operator; with `background` those that wait do not spin and are not pinned to cores.
+    within an operator; with `background` those that wait do not spin and are not pinned to cores. `max_memory` is the bytes that
+    a bundle's networks may take: as many stay loaded as fit, the others are loaded for every picture.
     Errors: InputError (BundleError for a bundle that is refused, MissingExtraError with the line that installs).
     """
     start, path = time.perf_counter(), local_path(path, "the model")
@@ -53,8 +56,10 @@ def load_pipeline(
             f"precision {precision!r} is not a text", remedy=f"choose from {', '.join((AUTO, *PRECISIONS))}"
         )
     check_device(device)
-    settings = EngineSettings(check_threads(threads), background)
+    settings = EngineSettings(check_threads(threads), background, check_max_memory(max_memory))
     if path.is_dir() and is_model_folder(path):
+        if max_memory is not None:
+            raise InputError("max_memory is for bundles", where=path, remedy="export the model folder (genin export)")
         pipeline = _load_folder(path, runtime, precision, settings, device)
     elif is_bundle(path):
         if device != "cpu":
@@ -113,6 +118,10 @@ def _decide(bundle: Bundle, runtime: str, precision: str, settings: EngineSettin
     choices = runnable(manifest, runtime, precision, path)
     if runtime != AUTO:
         return Decision(Way(choices[0], settings.threads), "as asked for")
+    if settings.max_memory is not None:
+        return Decision(
+            Way(choices[0], settings.threads), "memory is limited, not measured: the first that is installed"
+        )
     files = sorted((name, entry.sha256) for name, entry in manifest.all_files().items())
     identity = hashlib.sha256(repr(files).encode()).hexdigest()
     if again:

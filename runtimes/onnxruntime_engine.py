@@ -76,6 +76,8 @@ def _session(bundle: Bundle, graph: GraphEntry, settings: EngineSettings) -> Any
         options.intra_op_num_threads = count
     if settings.background or not may_spin():
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if settings.max_memory is not None:
+        options.enable_cpu_mem_arena = False  # an arena keeps the peak of its session for as long as that lives
     path = bundle.local_graph(graph)
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER])

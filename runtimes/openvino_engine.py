@@ -59,7 +59,9 @@ class OpenVinoEngine(BundleEngine):
             model = _compile(bundle, graph, properties)
             request = model.create_infer_request()
             requests.all.append(request)
-            return Loaded(_runner(graph.component, model, request), _inputs(model))
+            return Loaded(
+                _runner(graph.component, model, request), _inputs(model), lambda: requests.all.remove(request)
+            )
 
         return Loader(load, requests)
 

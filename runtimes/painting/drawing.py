@@ -58,6 +58,7 @@ class LoadOptions(TypedDict, total=False):
     precision: str
     threads: int | None
     device: str
+    max_memory: int | None
 
 
 def load_in_background(name: str, options: LoadOptions) -> Pipeline:

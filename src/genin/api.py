@@ -25,6 +25,7 @@ def load(
     precision: str = AUTO,
     threads: int | None = None,
     device: str = "cpu",
+    max_memory: int | None = None,
 ) -> Pipeline:
     """A pipeline that draws: `genin.load("builtin:student")("a ninja", seed=7).save("ninja.png")`.
 
@@ -37,12 +38,14 @@ def load(
         precision: `fp32`, `fp16`, `int8` or what else the bundle has; `auto` is its most exact.
         threads: of the engine; None is its own choice, or what was measured.
         device: `cpu`, `cuda`, `cuda:1`, `mps`: where PyTorch runs a model folder. Bundles run on `cpu`.
+        max_memory: bytes that a bundle's networks may take, weights and all. As many stay loaded as fit; the others are loaded for
+            every picture, one after the other. Refused where a network's weights alone are larger.
 
     Errors: InputError if the name, runtime, precision, threads or device is wrong, with the nearest right one; BundleError for a
         bundle that is damaged or of another version; MissingExtraError with the line that installs what is missing.
     """
     path = InstalledNames().model(str(name), runtime, precision)
-    pipeline = load_pipeline(path, runtime, precision, threads=threads, device=device)
+    pipeline = load_pipeline(path, runtime, precision, threads=threads, device=device, max_memory=max_memory)
     pipeline.name = str(name)
     return pipeline
 
