@@ -43,6 +43,7 @@ class OpenOptions(c.Structure):
         ("io", c.c_void_p),
         ("wake", c.c_void_p),
         ("wake_user", c.c_void_p),
+        ("engine", c.c_char_p),
     )
 
 
@@ -58,6 +59,15 @@ class Request(c.Structure):
         ("previews", c.c_uint32),
         ("guidance_scale", c.c_float),
         ("tag", c.c_uint64),
+        ("width", c.c_uint32),
+        ("height", c.c_uint32),
+        ("image", c.c_void_p),
+        ("mask", c.c_void_p),
+        ("image_stride", c.c_int64),
+        ("mask_stride", c.c_int64),
+        ("image_width", c.c_uint32),
+        ("image_height", c.c_uint32),
+        ("strength", c.c_double),
     )
 
 
