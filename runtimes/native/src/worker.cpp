@@ -69,7 +69,7 @@ genin_ticket Worker::submit(Drawing drawing, const genin_request &request) {
     own.tag = request.tag;
     own.queued_at = now_ns();
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (failed_) throw Failure(GENIN_E_BUNDLE, "the bundle could not be loaded: " + failure_);
+    if (failed_ != GENIN_OK) throw Failure(failed_, "the bundle could not be loaded: " + failure_);
     if (own.slot) {
         for (size_t i = 0; i < queue_.size();) {
             if (queue_[i].slot != own.slot) {
@@ -184,7 +184,7 @@ void Worker::stats(genin_stats &out) {
 
 void Worker::info(genin_info &out) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (failed_) throw Failure(GENIN_E_BUNDLE, "the bundle could not be loaded: " + failure_);
+    if (failed_ != GENIN_OK) throw Failure(failed_, "the bundle could not be loaded: " + failure_);
     if (!info_.steps) throw Failure(GENIN_E_TIMEOUT, "the bundle is not loaded yet");
     give(info_, out);
 }
@@ -208,9 +208,9 @@ void Worker::run() {
     }
     {
         const std::lock_guard<std::mutex> lock(mutex_);
-        failed_ = outcome.result != GENIN_OK;
+        failed_ = outcome.result;
         failure_ = outcome.message;
-        if (!failed_) fill_info();
+        if (failed_ == GENIN_OK) fill_info();
         outcome.drawing_ns = now_ns() - loading.queued_at;
         outcome.width = info_.width, outcome.height = info_.height;
         finish(loading, outcome);
@@ -251,9 +251,9 @@ void Worker::fill_info() {
 bool Worker::next(Request &out) {
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
-        if (closing_ || failed_) {
+        if (closing_ || failed_ != GENIN_OK) {
             for (const Request &request : std::exchange(queue_, {})) {
-                finish(request, closing_ ? Outcome{GENIN_E_CANCELLED, "the worker was closed"} : Outcome{GENIN_E_BUNDLE, failure_});
+                finish(request, closing_ ? Outcome{GENIN_E_CANCELLED, "the worker was closed"} : Outcome{failed_, failure_});
             }
             if (closing_) return false;
         }

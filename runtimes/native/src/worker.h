@@ -94,7 +94,8 @@ private:
     genin_result ending_ = GENIN_OK;  // why the running drawing ends early
     uint32_t share_ = 100;            // percent of the time that networks may run
     uint64_t owed_ns_ = 0;            // to be slept before the next network
-    bool interrupted_ = false, closing_ = false, paused_ = false, failed_ = false;
+    bool interrupted_ = false, closing_ = false, paused_ = false;
+    genin_result failed_ = GENIN_OK;  // how loading ended, and why
     std::string failure_;
     genin_stats stats_{};
     genin_info info_{};  // steps is 0 until the bundle is loaded
