@@ -190,6 +190,23 @@ void Worker::info(genin_info &out) {
 
 // --- the drawing thread ------------------------------------------------------------------------------------------------------------------
 
+// How work ends, whatever it throws.
+template <class Work>
+Worker::Outcome Worker::outcome_of(Work &&work, const char *no_memory) {
+    try {
+        work();
+        return {};
+    } catch (const Cancelled &cancelled) {
+        return {cancelled.reason, "cancelled"};
+    } catch (const Failure &failure) {
+        return {failure.code, failure.message};
+    } catch (const std::bad_alloc &) {
+        return {GENIN_E_MEMORY, no_memory};
+    } catch (const std::exception &failure) {
+        return {GENIN_E_ENGINE, failure.what()};
+    }
+}
+
 void Worker::run() {
     set_priority();
     Outcome outcome = outcome_of([this] { load(); }, "not enough memory to load the bundle");
@@ -204,22 +221,6 @@ void Worker::run() {
     for (std::list<Request> one = next(); !one.empty(); one = next()) draw_next(one.front());
     networks_.reset();
     engine_.reset();
-}
-
-// How work ends, whatever it throws.
-Worker::Outcome Worker::outcome_of(const std::function<void()> &work, const char *no_memory) {
-    try {
-        work();
-        return {};
-    } catch (const Cancelled &cancelled) {
-        return {cancelled.reason, "cancelled"};
-    } catch (const Failure &failure) {
-        return {failure.code, failure.message};
-    } catch (const std::bad_alloc &) {
-        return {GENIN_E_MEMORY, no_memory};
-    } catch (const std::exception &failure) {
-        return {GENIN_E_ENGINE, failure.what()};
-    }
 }
 
 void Worker::load() {

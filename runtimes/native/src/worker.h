@@ -83,7 +83,8 @@ private:
     void draw_next(Request &request);
     // The next request, in a list of one; an empty list when the worker is closed.
     std::list<Request> next();
-    Outcome outcome_of(const std::function<void()> &work, const char *no_memory);
+    template <class Work>
+    static Outcome outcome_of(Work &&work, const char *no_memory);
     void finish(Request &request, const Outcome &outcome);
     void preview(const Request &request, uint32_t step, uint32_t steps, Picture picture);
     void add_event(std::list<genin_event> &event);
