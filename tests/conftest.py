@@ -12,6 +12,7 @@ mean to interrupt genin call `press_ctrl_c`.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
@@ -117,6 +118,14 @@ def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
             build(out)
             built.touch()
     return out
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imports_are_no_garbage() -> None:
+    """genin and its libraries collect garbage between networks, each time among a million objects of what was imported: a quarter
+    of a tiny training. They are set aside before each file."""
+    gc.collect()
+    gc.freeze()
 
 
 class CtrlC:
