@@ -19,6 +19,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,8 @@ from filelock import FileLock
 from genin.runtimes.threads import limit_threads
 
 os.environ["GENIN_AUTO"] = "order"  # what is fastest here must decide no test
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every worker and every process of a test compiles torch anew
+sys.dont_write_bytecode = False
 limit_threads(1)  # before torch is imported: the workers share the cores, and tiny networks gain nothing from threads
 
 NATIVE = Path(__file__).parents[1] / "runtimes" / "native"
