@@ -25,8 +25,8 @@ OFTEN = "checkpoint_minutes: 0.002, ema_decays: [0.9, 0.99]"
 RECIPE = f"""
 pool: {{size: 16, teacher_steps: 2, batch_size: 8}}
 prune: {{images: 0}}
-steps: {{images: 120, batch_size: 2, step_counts: [2, 1], held_out_images: 8, preview_images: 70, {OFTEN}}}
-adversarial: {{images: IMAGES, batch_size: 2, step_counts: [2, 1], cache_images: 8, held_out_images: 8, preview_images: 50,
+steps: {{images: STEPS, batch_size: 2, step_counts: [2, 1], held_out_images: 8, preview_images: 35, {OFTEN}}}
+adversarial: {{images: JUDGED, batch_size: 2, step_counts: [2, 1], cache_images: 8, held_out_images: 8, preview_images: 15,
   matching_weight: 0.1, fake_score_updates: 1, {OFTEN}}}
 """
 
@@ -68,8 +68,9 @@ class Forked:
 
 def run_command(command: list[str], errors: str) -> None:
     from genin.cli import run
-    from genin.distill.loop import previews
+    from genin.distill.loop import previews, training
 
+    training.ROW_UPDATES = 10  # so that a phase of few updates has rows, and looks at held-out pictures, in between
     previews.plot_curves = lambda *_, **__: None  # takes longer than the training, and is not what is compared
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -78,12 +79,12 @@ def run_command(command: list[str], errors: str) -> None:
 
 @pytest.mark.processes
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("count", "images"), [(2, 40), pytest.param(20, 80, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("count", "steps", "judged"), [(2, 60, 24), pytest.param(20, 120, 80, marks=pytest.mark.slow)])
 def test_a_killed_training_leads_to_the_same_bits(
-    kills: ModuleType, tiny_model_folder: Path, tmp_path: Path, count: int, images: int
+    kills: ModuleType, tiny_model_folder: Path, tmp_path: Path, count: int, steps: int, judged: int
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE.replace("IMAGES", str(images)), encoding="utf-8")
+    recipe.write_text(RECIPE.replace("STEPS", str(steps)).replace("JUDGED", str(judged)), encoding="utf-8")
     command = ["distill", "--teacher", str(tiny_model_folder), "--data", "builtin:world", "--student", "bk-small"]
     options = ["--kills", str(count), "--out", str(tmp_path / "runs"), "--"]
     done = CliRunner().invoke(kills.main, [*options, *command, "--recipe", str(recipe)])

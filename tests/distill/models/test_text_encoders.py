@@ -35,8 +35,22 @@ def test_captions_that_are_cut_are_counted(tmp_path: Path, monkeypatch: pytest.M
     limit = tokenizer.model_max_length - 2
     assert line.startswith(f"2 of 4 captions have more than the {limit} tokens") and f"has {2 * limit + 2})" in line
     monkeypatch.setattr(text, "COUNTED", 2)
-    [line] = said(tokenizer, Captions([fits, long, long]))
-    assert line.startswith("1 of the first 2 captions have")
+    [line] = said(tokenizer, Captions([fits, fits, long]))
+    assert line.startswith("1 of 2 captions, evenly spaced among 3, have")
+
+
+def test_words_one_by_one_have_as_many_tokens_as_the_caption(tmp_path: Path) -> None:
+    tokenizer = write_tiny_tokenizer(tmp_path)
+    tokenizer.add_tokens(["<cat>", "<cat>_1"])
+    for caption in (
+        "The ninja's 2 mountains,  on-fire!! (and\tsunset)",
+        "a <cat>, x<cat>y",
+        "日本の忍者 über naïve Ωmega",
+        "it's we'll 1234 <|endoftext|>",
+    ):
+        tokenizer.model_max_length = len(tokenizer([caption.replace("<cat>", "<cat> <cat>_1")])["input_ids"][0]) - 1
+        [line] = said(tokenizer, Captions([caption]))
+        assert f"(the longest has {tokenizer.model_max_length - 1})" in line
 
 
 def test_training_reads_all_vectors_of_an_added_token(tmp_path: Path) -> None:
