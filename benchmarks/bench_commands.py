@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.options import CommaChoice, CommaNames, device_option, flatten, json_option
@@ -17,6 +18,7 @@ from genin.runtimes.vocabulary import AUTO, RUNTIMES
 
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
+EXPORT_FORMATS = ("csv", "runs-csv", "markdown", "pyperf", "optimum", "card", "badge", "bibtex")
 DEFAULT_MODELS = ("builtin:student", "builtin:student-1step")
 
 
@@ -80,6 +82,7 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
 @click.option(
     "--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Untimed warm-up pictures per process."
 )
+@click.option("--suite", metavar="quick|standard|paper|FILE.yaml", help="Models, prompts and options from a file.")
 @click.option("--prompts", type=FILE, help="Text file with one prompt per line.")
 @click.option("--seed", type=click.IntRange(0, 2**43), default=0, show_default=True, help="First of the seeds.")
 @click.option("--samples", type=COUNT, help="Also measure FD on this many pictures per configuration.")
@@ -90,7 +93,8 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
 )
 @click.option("--report", type=FILE, help="Write one self-contained HTML page.")
 @json_option
-def bench_command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@click.pass_context
+def bench_command(context: click.Context, models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Measure latency, start, memory, size and quality of models and bundles, side by side.
 
     Model folders run on PyTorch, bundles on every runtime and precision they have. Name the teacher too, to see how
@@ -102,6 +106,8 @@ def bench_command(models: tuple[str, ...], as_json: bool, **options: Any) -> Non
 
     for name in ("runtimes", "precisions", "steps", "threads"):
         options[name] = flatten(options[name])
+    if options["suite"] is not None:
+        models, options = _with_suite(context, models, options)
     results = bench(models or DEFAULT_MODELS, BenchOptions(**options))
     if as_json:
         click.echo(json.dumps(results))
@@ -114,9 +120,17 @@ def bench_command(models: tuple[str, ...], as_json: bool, **options: Any) -> Non
             click.echo(f"\n{path}")
 
 
-def warn(sentence: str) -> None:
-    """On stderr, in red where it shows colours."""
-    click.secho(f"genin: {sentence}", err=True, fg="red", bold=True)
+def _with_suite(
+    context: click.Context, models: tuple[str, ...], options: dict[str, Any]
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The suite's models and options, where the command line gives no others."""
+    from genin.benchmarks.suites import NOT_IN_A_SUITE, read_suite
+
+    of_suite, suite = read_suite(options["suite"])
+    given = [name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    changed = bool(models) or bool(set(given) - set(NOT_IN_A_SUITE))
+    chosen = {**options, **suite, **{name: options[name] for name in given}}
+    return models or of_suite, chosen | {"suite": f"{suite['suite']}, changed" if changed else suite["suite"]}
 
 
 class Share(click.ParamType):  # type: ignore[type-arg]
@@ -173,7 +187,96 @@ def compare_command(
     else:
         comparison = compare_results(read_results(old), read_results(new), margin, strict=strict)
     click.echo(json.dumps(comparison.to_json()) if as_json else markdown(comparison))
-    if as_json:
-        for said in comparison.warnings:
-            warn(said)
     context.exit(1 if comparison.failed else 0)
+
+
+# --- merge -----------------------------------------------------------------------------------------------------------
+
+
+@click.command("merge", epilog="Example: genin bench merge laptop.json phone.json --report devices.html")
+@click.argument("files", metavar="RESULTS.json...", type=FILE, nargs=-1, required=True)
+@click.option("--report", type=FILE, help="Write one self-contained HTML page.")
+@json_option
+def merge_command(files: tuple[Path, ...], report: Path | None, as_json: bool) -> None:
+    """Show results of several devices in one table, and on one page."""
+    from genin.benchmarks.results.files import read_results
+    from genin.benchmarks.results.merge import merge
+    from genin.benchmarks.results.table import results_table
+
+    merged = merge([(file.name, read_results(file)) for file in files])
+    if report is not None:
+        from genin.benchmarks.report.report import Report, write_report
+        from genin.files import claim_output
+
+        claim_output(report, ".htm" if report.suffix.lower() == ".htm" else ".html")
+        write_report(Report(devices=merged), report)
+    if as_json:
+        click.echo(json.dumps(merged.to_json()))
+        return
+    if merged.busy:
+        click.secho(f"**{merged.busy}**\n", fg="red", bold=True)
+    click.echo(results_table({"results": merged.rows, "skipped": merged.skipped}))
+    if report is not None:
+        click.echo(f"\n{report}")
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+@click.command("export", epilog="Example: genin bench export results.json --format card")
+@click.argument("results", metavar="RESULTS.json", type=FILE)
+@click.option("--format", type=CommaChoice(EXPORT_FORMATS), required=True, help="What to write.")
+@click.option("--out", type=FILE, help="File to write.  [default: print it]")
+def export_command(results: Path, format: tuple[str, ...], out: Path | None) -> None:
+    """Write a result in another format: csv and runs-csv (every picture), markdown, pyperf (JSON), optimum (the keys of
+    optimum-benchmark), card (Hugging Face model card), badge (SVG), bibtex.
+    """
+    from genin.benchmarks.results.exports import export
+    from genin.benchmarks.results.files import read_results
+    from genin.files import claim_output, write_text
+
+    if len(format) > 1:
+        raise click.UsageError("one format at a time")
+    text = export(read_results(results), format[0])
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    claim_output(out)
+    write_text(out, text)
+    click.echo(str(out))
+
+
+# --- selftest --------------------------------------------------------------------------------------------------------
+
+
+@click.command("selftest", epilog="Example: genin bench selftest builtin:student")
+@click.argument("model", metavar="[BUNDLE|MODEL]", default=DEFAULT_MODELS[0])
+@click.option("--runtime", type=click.Choice([AUTO, *RUNTIMES]), help="[default: the first it has]")
+@click.option("--threads", type=COUNT, help="Processor threads.  [default: all usable cores]")
+@click.option("--runs", type=COUNT, default=40, show_default=True, help="Timed pictures of each of the two.")
+@click.option("--processes", type=click.IntRange(min=2), default=5, show_default=True, help="Fresh processes of each.")
+@json_option
+def selftest_command(
+    model: str, runtime: str | None, threads: int | None, runs: int, processes: int, as_json: bool
+) -> None:
+    """Measure a model against itself, and say which differences can be seen on this machine."""
+    from genin.benchmarks.contenders import contenders
+    from genin.benchmarks.speed.configurations import Choices
+    from genin.benchmarks.speed.protocol import Protocol
+    from genin.benchmarks.speed.selftest import measure_resolution
+    from genin.runtimes.names import installed_names
+
+    [contender] = contenders(installed_names(), model, runtime)
+    choices = Choices([runtime] if runtime else (), threads=[threads] if threads else ())
+    found, about = measure_resolution(contender, choices, Protocol(runs=runs, processes=processes))
+    if as_json:
+        click.echo(json.dumps(found.to_json() | about))
+        return
+    if about["busy"]:
+        click.secho(f"**{about['busy']}**\n", fg="red", bold=True)
+    click.echo(f"Differences of {found.resolves_percent:.1f} % can be seen here, between models of one run;")
+    click.echo(f"of {found.resolves_percent_two_runs:.1f} % between two runs.")
+    click.echo(
+        f"{about['configuration']}: {about['processes']} processes of each of two, {about['runs'][0]} pictures; "
+        f"{found.false_alarms} false alarms in {found.tries} comparisons of it with itself."
+    )

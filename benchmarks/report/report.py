@@ -20,6 +20,7 @@ from PIL import Image
 from genin.benchmarks.grids import Grid
 from genin.benchmarks.report.page import render_page
 from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
+from genin.benchmarks.results.merge import Merged
 from genin.benchmarks.results.table import LEFT, columns_of, is_ranked, number, reasons_of
 from genin.benchmarks.speed.picture_quality import FD_NOT_ASKED
 from genin.dataset.sets import Pictures
@@ -59,8 +60,9 @@ EVALUATION_COLUMNS = (
 class Report:
     """What a page shows; all but one part may be left out.
 
-    `results` is what `bench` returned, `evaluations` what `evaluate` did; `plots` are (title, SVG element) pairs, for example from
-    `plots.embed_svg`. Without `title` and `lead`, the first sentence, it is about the fastest model."""
+    `results` is what `bench` returned, `devices` the results of several, `evaluations` what `evaluate` did; `plots` are
+    (title, SVG element) pairs, for example from `plots.embed_svg`. Without `title` and `lead`, the first sentence, it is about the
+    fastest model."""
 
     results: Mapping[str, Any] | None = None
     grids: Sequence[Grid] = ()
@@ -68,6 +70,7 @@ class Report:
     plots: Sequence[tuple[str, str]] = ()
     title: str | None = None
     lead: str | None = None
+    devices: Merged | None = None
 
 
 def write_report(report: Report, path: Path) -> Path:
@@ -80,16 +83,18 @@ def render(report: Report) -> str:
     """The page as text."""
     from markupsafe import Markup
 
-    results, evaluations = report.results, report.evaluations
-    rows = list(results["results"]) if results else []
+    evaluations, measured = report.evaluations, _measured(report)
+    rows = [row for results in measured.values() for row in results["results"]]
+    if report.devices is not None:
+        rows = report.devices.rows
     ranked = [row for row in rows if is_ranked(row)]
     best = min(ranked, key=lambda row: row["latency_ms"]["p50"]) if ranked else None
     axis, svg = quality_axis(rows), quality_latency_svg(rows)
     values = {
         "title": report.title or (_headline(best) if best else "Pictures and figures"),
-        "lead": report.lead or (_lead(best, results) if best and results else None),
+        "lead": report.lead or (_lead(best, measured) if best else None),
         "version": __version__,
-        "busy": results["notes"].get("busy") if results else None,
+        "busy": "; ".join(busy for results in measured.values() if (busy := results["notes"].get("busy"))),
         "facts": _facts(best) if best else [],
         "grids": [_grid(grid) for grid in report.grids],
         "plot": Markup(svg) if svg else None,
@@ -101,10 +106,17 @@ def render(report: Report) -> str:
         "bars": _bars(sorted(rows, key=lambda row: row["latency_ms"]["p50"])),
         "evaluations": _evaluations(evaluations) if evaluations else None,
         "evaluations_note": _evaluations_note(evaluations),
-        "machine": _machine(results) if results else [],
-        "notes": _notes(results, evaluations),
+        "machines": [(device, _machine(results)) for device, results in measured.items()],
+        "notes": _notes(list(measured.values()), evaluations),
     }
     return render_page("genin.benchmarks.report", "report.html.jinja", values)
+
+
+def _measured(report: Report) -> Mapping[str, Mapping[str, Any]]:
+    """Results by device; one device needs no name."""
+    if report.devices is not None:
+        return report.devices.devices
+    return {"": report.results} if report.results else {}
 
 
 # --- head ------------------------------------------------------------------------------------------------------------
@@ -117,11 +129,14 @@ def _headline(best: Mapping[str, Any]) -> str:
     return headline
 
 
-def _lead(best: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    machine = results["machine"]
+def _lead(best: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> str:
     compared = best["speedup_baseline"] and best["role"] != "teacher"
     against = f" The teacher is {best['speedup_baseline']}." if compared else ""
-    return f"{best['name']}, on {machine['processor']} with {best['threads']} threads.{against}"
+    if len(measured) > 1:
+        return f"The fastest of {len(measured)} devices: {best['name']}.{against}"
+    [results] = measured.values()
+    threads = f"with {best['threads']} threads" if "threads" in best else ""
+    return f"{best['name']}, on {results['machine']['processor']} {threads}".rstrip() + f".{against}"
 
 
 def _facts(best: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -257,14 +272,14 @@ def _clock(machine: Mapping[str, Any]) -> str | None:
     return f"{frequency['current']:,.0f} MHz" + (f", governor {governor}" if governor else "")
 
 
-def _notes(results: Mapping[str, Any] | None, evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+def _notes(measured: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
     """Every reason once."""
     notes: dict[str, None] = {}
-    for one in results["skipped"] if results else []:
+    for one in (one for results in measured for one in results["skipped"]):
         notes[f"{one['bundle']} on {one['runtime']} {one['precision']}: {one['reason']}"] = None
-    for row in results["results"] if results else []:
+    for row in (row for results in measured for row in results["results"]):
         notes |= {f"{row['name']}: not valid: {reason}": None for reason in reasons_of(row)}
-    for found in [*([results["notes"]] if results else []), *(one["notes"] for one in evaluations)]:
+    for found in [one["notes"] for one in (*measured, *evaluations)]:
         by_reason: dict[str, list[str]] = {}
         for name, reason in found.items():
             if name == "busy" or reason == FD_NOT_ASKED:  # said at the top; what nobody asked for is not missing

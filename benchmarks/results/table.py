@@ -11,6 +11,7 @@ from typing import Any, Final
 Row = Mapping[str, Any]
 
 COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
+    ("device", lambda row: row.get("device_name") or "–"),
     ("model", lambda row: row["bundle"]),
     ("runtime", lambda row: row["runtime"]),
     ("precision", lambda row: row["precision"]),
@@ -28,7 +29,7 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("LPIPS to teacher", lambda row: number(row.get("lpips_squeeze_to_teacher"), 3)),
     ("FD ratio", lambda row: number(row.get("fd_ratio"), 3)),
 )
-LEFT: Final = ("model", "runtime", "precision")
+LEFT: Final = ("device", "model", "runtime", "precision")
 
 
 def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

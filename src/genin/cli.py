@@ -82,6 +82,11 @@ COMMANDS: Mapping[str, Row] = {
         "genin.benchmarks.bench_commands:bench_command", "Measure latency, memory, size and quality.", "metrics"
     ),
     "bench compare": Row("genin.benchmarks.bench_commands:compare_command", "Compare two results: faster or slower."),
+    "bench merge": Row("genin.benchmarks.bench_commands:merge_command", "Show results of several devices.", "metrics"),
+    "bench export": Row("genin.benchmarks.bench_commands:export_command", "Write a result in another format."),
+    "bench selftest": Row(
+        "genin.benchmarks.bench_commands:selftest_command", "Say which differences this machine shows.", "onnxruntime"
+    ),
     "evaluate": Row(
         "genin.benchmarks.commands:evaluate_command", "Measure picture quality against a reference.", "metrics"
     ),
@@ -220,8 +225,9 @@ def interrupt_on_sigterm() -> None:
 def _missing_package(error: Exception, arguments: Sequence[str]) -> MissingExtraError | None:
     """A package that a command needs is absent: the command's row names the extra that installs it."""
     words = " ".join(arguments) + " "
-    extra = next((row.extra for path, row in COMMANDS.items() if row.extra and words.startswith(f"{path} ")), "all")
-    return missing_extra(error, extra)
+    named = [path for path in COMMANDS if words.startswith(f"{path} ")]
+    extra = COMMANDS[max(named, key=len)].extra if named else None
+    return missing_extra(error, extra or "all")
 
 
 def _fail(line: str, exit_code: int) -> int:
