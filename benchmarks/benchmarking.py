@@ -97,6 +97,10 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
     chosen = contenders(names, models, _only(runtimes), _only(precisions))
     refuse_device_without_folders(options.device, chosen)
     if report is not None:
+        from genin.benchmarks.report.page import import_page_packages
+        from genin.benchmarks.report.report import Report, write_report
+
+        import_page_packages()  # now, not after an hour of measuring
         claim_output(report, ".htm" if report.suffix.lower() == ".htm" else ".html")
     if out is not None:
         claim_output(out, ".json")
@@ -112,8 +116,6 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
         write_results(results, out)
         remove(partial)
     if report is not None:
-        from genin.benchmarks.report.report import Report, write_report  # needs jinja2
-
         write_report(Report(results, grids), report)
     return results
 
