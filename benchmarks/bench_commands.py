@@ -94,12 +94,13 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
 @click.option("--report", type=FILE, help="Write one self-contained HTML page.")
 @json_option
 @click.pass_context
-def bench_command(context: click.Context, models: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Measure latency, start, memory, size and quality of models and bundles, side by side.
 
     Model folders run on PyTorch, bundles on every runtime and precision they have. Name the teacher too, to see how
     many times faster the others are. Without a model the built-in students are measured. Latency needs no PyTorch;
-    quality figures do.
+    quality figures do. `genin bench compare`, `merge` and `export` work on the results that --out writes, `genin bench
+    selftest` says which differences this machine shows; a model folder of such a name is ./compare.
     """
     from genin.benchmarks.benchmarking import BenchOptions, bench
     from genin.benchmarks.results.table import results_table

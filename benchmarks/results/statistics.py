@@ -135,7 +135,7 @@ def _reach(parts: Sequence[_Uncertainty]) -> float:
     if variance == 0:
         return 0.0
     freedom = variance**2 / sum(part.variance**2 / part.freedom for part in parts)
-    return t_quantile((1 + CONFIDENCE) / 2, freedom) * variance**0.5
+    return t_quantile((1 + CONFIDENCE) / 2, freedom) * float(np.sqrt(variance))
 
 
 def _uncertainty(groups: Sequence[Values], rank: float) -> _Uncertainty:

@@ -34,7 +34,7 @@ class Configuration:
     threads: int = field(default_factory=usable_cores)
 
     def __str__(self) -> str:
-        return f"{self.label} · {self.runtime} {self.precision} · {self.steps} steps"
+        return f"{self.label} · {self.runtime} {self.precision} · {self.steps} step{'s' if self.steps != 1 else ''}"
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ def _total_memory_bytes() -> int:
 
 def rss_bytes() -> int | None:
     """Memory that this process holds now; None where only psutil could tell and it is not installed."""
-    if sys.platform == "linux":
-        return (_kilobytes(Path("/proc/self/status"), "VmRSS") or 0) * 1024
+    if (kilobytes := _kilobytes(Path("/proc/self/status"), "VmRSS")) is not None:
+        return kilobytes * 1024
     with suppress(ModuleNotFoundError):
         import psutil
 
@@ -54,8 +54,8 @@ def peak_rss_bytes() -> int | None:
 
     Linux keeps it per address space in /proc; `getrusage` there would count the process that started this one.
     """
-    if sys.platform == "linux":
-        return (_kilobytes(Path("/proc/self/status"), "VmHWM") or 0) * 1024
+    if (kilobytes := _kilobytes(Path("/proc/self/status"), "VmHWM")) is not None:
+        return kilobytes * 1024
     if sys.platform == "win32":
         with suppress(ModuleNotFoundError):
             import psutil
