@@ -5,7 +5,7 @@
     results = bench(["builtin:teacher", "student.genin"], BenchOptions(steps=(1, 4), report="bench.html"))
     print(results["results"][0]["latency_ms"]["p50"])
 
-Not here: choosing configurations and their rows (`speed.bench`), measuring (`speed.latency`), the command (`commands`).
+Not here: measuring (`speed.bench`), comparing and exporting results (`results`), the command (`bench_commands`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from typing import Any
 from genin.benchmarks.contenders import Contender, contenders, reference_folder, refuse_device_without_folders
 from genin.benchmarks.prompts import prompts_of
 from genin.benchmarks.quality.sampling import MAX_SEED
-from genin.benchmarks.report.report import Report, write_report
-from genin.benchmarks.speed.bench import Choices, Quality, measure_models
-from genin.benchmarks.speed.latency import Protocol
+from genin.benchmarks.results.files import write_results
+from genin.benchmarks.speed.bench import measure_models
+from genin.benchmarks.speed.configurations import Choices
+from genin.benchmarks.speed.journal import remove
+from genin.benchmarks.speed.picture_quality import Quality
+from genin.benchmarks.speed.protocol import Protocol
 from genin.files import claim_output
 from genin.runtimes.arguments import local_path, settle, several, whole
-from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD, Names, installed_names
-from genin.runtimes.threads import check_threads
+from genin.runtimes.threads import MAX_THREADS
 from genin.runtimes.vocabulary import AUTO, RUNTIMES, check_choice, check_device, check_text
 
 
@@ -36,12 +38,13 @@ class BenchOptions:
     Attributes:
         runtimes, precisions: to measure bundles with, one or several; empty is all that each has. device: where PyTorch runs model
         folders: `cpu`, `cuda`, `cuda:1`, `mps`. steps: of students, one number or several; each is measured at those it was trained
-        for, if any. Empty is the model's own number. teacher_steps: of teachers; None is the model's own number. runs, warmup:
-        timed and untimed pictures of each configuration. cold_starts: processes started for each configuration; the last one
-        counts. threads: of every engine; None is all usable cores. prompts: a text file with one prompt per line, or the prompts.
-        seed: the first of the seeds. samples: also measure FD on this many pictures of each configuration. reference: dataset
-        folder for FD, or `builtin:world`. metric_weights: folder that is searched first for the metrics' weights. report: FILE.html
-        for one self-contained page.
+        for, if any. Empty is the model's own number. teacher_steps: of teachers; None is the model's own number. threads: of every
+        engine, one number or several, each measured; empty is all usable cores. runs: timed pictures of each configuration, shared
+        out over its processes. processes: fresh processes of each configuration. warmup: untimed pictures of each process.
+        prompts: a text file with one prompt per line, or the prompts. seed: the first of the seeds. samples: also measure FD on
+        this many pictures of each configuration. reference: dataset folder for FD, or `builtin:world`. metric_weights: folder that
+        is searched first for the metrics' weights. out: FILE.json for the results; an interrupted run continues there. report:
+        FILE.html for one self-contained page. suite: the name of the suite that these options are from, for the record.
     """
 
     runtimes: str | Sequence[str] = ()
@@ -49,16 +52,18 @@ class BenchOptions:
     device: str = "cpu"
     steps: int | Sequence[int] = ()
     teacher_steps: int | None = None
-    runs: int = 20
+    threads: int | Sequence[int] = ()
+    runs: int = 40
+    processes: int = 5
     warmup: int = 2
-    cold_starts: int = 2
-    threads: int | None = None
     prompts: str | Path | Sequence[str] | None = None
     seed: int = 0
     samples: int | None = None
     reference: str | Path = BUILTIN_WORLD
     metric_weights: str | Path | None = None
+    out: str | Path | None = None
     report: str | Path | None = None
+    suite: str | None = None
 
     def __post_init__(self) -> None:
         settle(
@@ -68,9 +73,9 @@ class BenchOptions:
             steps=tuple(whole(count, "steps") for count in several(self.steps)),
             warmup=whole(self.warmup, "warmup", 0),
             seed=whole(self.seed, "seed", 0, MAX_SEED),
-            threads=check_threads(self.threads),
-            **{name: whole(getattr(self, name), name) for name in ("teacher_steps", "runs", "cold_starts", "samples")},
-            **{name: local_path(getattr(self, name), name) for name in ("metric_weights", "report")},
+            threads=tuple(whole(count, "threads", 1, MAX_THREADS) for count in several(self.threads or ())),
+            **{name: whole(getattr(self, name), name) for name in ("teacher_steps", "runs", "processes", "samples")},
+            **{name: local_path(getattr(self, name), name) for name in ("metric_weights", "out", "report")},
         )
         check_device(self.device)
 
@@ -87,18 +92,29 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
     Errors: InputError for names and options that are wrong; GeninError if no configuration runs here.
     """
     options, names = options or BenchOptions(), installed_names()
-    report = local_path(options.report, "report")
+    out, report = local_path(options.out, "out"), local_path(options.report, "report")
     runtimes, precisions, steps = several(options.runtimes), several(options.precisions), several(options.steps)
     chosen = contenders(names, models, _only(runtimes), _only(precisions))
     refuse_device_without_folders(options.device, chosen)
     if report is not None:
-        claim_output(report, ".html")
+        from genin.benchmarks.report.page import import_page_packages
+        from genin.benchmarks.report.report import Report, write_report
+
+        import_page_packages()  # now, not after an hour of measuring
+        claim_output(report, ".htm" if report.suffix.lower() == ".htm" else ".html")
+    if out is not None:
+        claim_output(out, ".json")
+    partial = None if out is None else out.with_name(f"{out.name}.partial")
     results, grids = measure_models(
         chosen,
-        choices=Choices(runtimes, precisions, steps, options.teacher_steps, device=options.device),
+        choices=Choices(runtimes, precisions, steps, options.teacher_steps, options.device, several(options.threads)),
         protocol=_protocol(options),
         quality=_quality(options, names, chosen),
+        partial=partial,
     )
+    if out is not None and partial is not None:
+        write_results(results, out)
+        remove(partial)
     if report is not None:
         write_report(Report(results, grids), report)
     return results
@@ -107,11 +123,11 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
 def _protocol(options: BenchOptions) -> Protocol:
     return Protocol(
         runs=options.runs,
+        processes=options.processes,
         warmup=options.warmup,
-        cold_starts=options.cold_starts,
-        threads=options.threads or usable_cores(),
         prompts=prompts_of(options.prompts),
         seed=options.seed,
+        suite=options.suite,
     )
 
 

@@ -1,6 +1,6 @@
-"""`genin bench`, `genin evaluate`, `genin compare`: options in, one library call, JSON or a table out.
+"""`genin evaluate`, `genin compare`: options in, one library call, JSON or a table out.
 
-Not here: what the calls do (`benchmarking`, `evaluation`, `comparison`).
+Not here: what the calls do (`evaluation`, `comparison`), `genin bench` (`bench_commands`).
 """
 
 from __future__ import annotations
@@ -12,31 +12,11 @@ from typing import Any
 import click
 
 from genin.dataset.splits import CHOICES
-from genin.runtimes.names import BUILTIN_WORLD
-from genin.runtimes.options import CommaChoice, CommaNames, device_option, flatten, json_option, threads_option
+from genin.runtimes.options import device_option, json_option, threads_option
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
 
 FOLDER = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
-
-
-class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.3
-    """One or several positive integers, separated by commas: "1,4" => (1, 4)."""
-
-    name = "numbers"
-
-    def convert(
-        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(int(part) for part in value.split(",") if part.strip())
-        except ValueError:
-            numbers = ()
-        if not numbers or min(numbers) < 1:
-            self.fail(f"'{value}' is not a list of positive integers like 1,4", param, ctx)
-        return numbers
 
 
 SPLIT_OPTION = click.option(
@@ -117,63 +97,6 @@ def evaluation_text(result: dict[str, Any]) -> str:
         said.setdefault(f"not available, {reason}" if missing else reason, []).append(name)
     lines += [f"  {', '.join(names)}: {what}" for what, names in said.items()]
     return "\n".join(lines)
-
-
-# --- bench -----------------------------------------------------------------------------------------------------------
-
-
-@click.command(
-    "bench",
-    epilog="Example: genin bench builtin:teacher student.genin --steps 1,4 --runtime openvino --report bench.html",
-)
-@click.argument("models", metavar="BUNDLE|MODEL...", nargs=-1, required=True)
-@click.option("--runtime", "runtimes", type=CommaChoice([AUTO, *RUNTIMES]), multiple=True, help="[default: all it has]")
-@click.option("--precision", "precisions", type=CommaNames(), multiple=True, help="[default: all it has]")
-@device_option
-@click.option(
-    "--steps",
-    type=CommaNumbers(),
-    multiple=True,
-    help="Steps of students; each is measured at those it was trained for, if any.  [default: the model's]",
-)
-@click.option("--teacher-steps", type=COUNT, help="Steps of teachers.  [default: the model's]")
-@click.option("--runs", type=COUNT, default=20, show_default=True, help="Timed pictures per configuration.")
-@click.option(
-    "--warmup",
-    type=click.IntRange(min=0),
-    default=2,
-    show_default=True,
-    help="Untimed warm-up pictures per configuration.",
-)
-@click.option("--cold-starts", type=COUNT, default=2, show_default=True, help="Processes started; the last one counts.")
-@click.option("--threads", type=COUNT, help="Processor threads of every engine.  [default: all usable cores]")
-@click.option("--prompts", type=FOLDER, help="Text file with one prompt per line.")
-@click.option("--seed", type=click.IntRange(0, 2**43), default=0, show_default=True, help="First of the seeds.")
-@click.option("--samples", type=COUNT, help="Also measure FD on this many pictures per configuration.")
-@click.option("--reference", default=BUILTIN_WORLD, show_default=True, help="Dataset folder for FD.")
-@click.option("--metric-weights", type=FOLDER, help="Folder searched first for the metrics' weights.")
-@click.option("--report", type=FOLDER, help="Write one self-contained HTML page.")
-@json_option
-def bench_command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Measure latency, start, memory, size and quality of models and bundles, side by side.
-
-    Model folders run on PyTorch, bundles on every runtime and precision they have. Name the teacher too, to see how
-    many times faster the others are.
-    """
-    from genin.benchmarks.benchmarking import BenchOptions, bench
-    from genin.benchmarks.speed.bench import markdown_table
-
-    for name in ("runtimes", "precisions", "steps"):
-        options[name] = flatten(options[name])
-    results = bench(models, BenchOptions(**options))
-    if as_json:
-        click.echo(json.dumps(results))
-        return
-    click.echo(markdown_table(results))
-    for one in results["skipped"]:
-        click.echo(f"skipped: {one['bundle']} on {one['runtime']} {one['precision']}: {one['reason']}")
-    if options["report"] is not None:
-        click.echo(f"\n{options['report']}")
 
 
 # --- compare ---------------------------------------------------------------------------------------------------------

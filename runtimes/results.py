@@ -22,7 +22,8 @@ Pictures = NDArray[np.uint8]
 class Generation:
     """Finished pictures. `images` is (N, H, W, 3) uint8; `timings` are milliseconds per stage: the networks, or `text_to_image` for
     a single graph, and `other` for everything between them (noise, tokens, sampling, conversion); time spent in the caller's code
-    is not counted. `strength` is None where no image was given; with one, fewer than `steps` steps may have been taken."""
+    is not counted. `strength` is None where no image was given; with one, fewer than `steps` steps may have been taken.
+    `step_timings` are the milliseconds of the UNet at each step, none for a single graph."""
 
     images: Pictures
     prompts: tuple[str, ...]
@@ -32,6 +33,7 @@ class Generation:
     noise: str
     timings: Mapping[str, float]
     strength: float | None = None
+    step_timings: tuple[float, ...] = ()
 
     @property
     def total_ms(self) -> float:
@@ -62,7 +64,7 @@ class StreamStep:
 def generation_of(request: Request, pictures: Pictures, clock: StageClock) -> Generation:
     """The result of a call, as far as its clock has run."""
     kept = (request.prompts, request.seeds, request.steps, request.guidance_scale, request.noise)
-    return Generation(pictures, *kept, dict(clock.stages_ms), request.strength)
+    return Generation(pictures, *kept, dict(clock.stages_ms), request.strength, tuple(clock.steps_ms))
 
 
 def to_pictures(images: Array) -> Pictures:

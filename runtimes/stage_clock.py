@@ -7,14 +7,16 @@ from collections.abc import Callable
 
 from genin.runtimes.vocabulary import COMPONENTS
 
-OTHER = "other"
+OTHER, UNET = "other", "unet"
 
 
 class StageClock:
-    """Milliseconds per stage: the time between two laps belongs to the stage that the second one names."""
+    """Milliseconds per stage: the time between two laps belongs to the stage that the second one names. `steps_ms` has each of the
+    UNet's calls."""
 
     def __init__(self, cancel: Callable[[], bool]) -> None:
         self.stages_ms = dict.fromkeys((*COMPONENTS, OTHER), 0.0)
+        self.steps_ms: list[float] = []
         self.cancel = cancel
         self.resume()
 
@@ -23,5 +25,8 @@ class StageClock:
 
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
-        self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + (now - self._mark) * 1e3
+        passed_ms = (now - self._mark) * 1e3
+        self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + passed_ms
+        if stage == UNET:
+            self.steps_ms.append(passed_ms)
         self._mark = now

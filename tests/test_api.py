@@ -292,7 +292,7 @@ except genin.MissingExtraError as error:
     ("code", "extra"),
     [
         ("from genin.distill import distill", "distill"),
-        ("from genin.benchmarks import bench; bench(['builtin:student'])", "metrics"),
+        ("from genin.benchmarks import bench, BenchOptions as O; bench('builtin:student', O(samples=600))", "metrics"),
         ("genin.load('builtin:teacher')", "distill"),
     ],
 )

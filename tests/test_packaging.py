@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -110,6 +111,10 @@ def test_all_templates_are_in_the_wheel(wheel: Path) -> None:
     assert templates <= names_in(wheel)
 
 
+def test_all_suites_are_in_the_wheel(wheel: Path) -> None:
+    assert expected("suites/*.yaml") and expected("suites/*.yaml") <= names_in(wheel)
+
+
 def test_nothing_but_genin_stands_at_the_top(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in names_in(wheel)} == {"genin", f"genin-{version()}.dist-info"}
 
@@ -164,15 +169,56 @@ def version() -> str:
     return __version__
 
 
-@pytest.mark.slow
-def test_the_readme_s_example_runs_where_only_onnxruntime_is_installed(wheel: Path, tmp_path: Path) -> None:
-    """In a new virtual environment, with packages from the index; 20 seconds and a network."""
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+@pytest.fixture(scope="module")
+def bare_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a new virtual environment with onnxruntime alone, from the index; 20 seconds and a network."""
+    venv = tmp_path_factory.mktemp("bare") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    python = venv / ("Scripts" if os.name == "nt" else "bin") / "python"
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", f"{wheel}[onnxruntime]"], check=True)
+    return python
+
+
+def bare_environment() -> dict[str, str]:
+    """Without the checkout on the path."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+@pytest.mark.slow
+def test_the_readme_s_example_runs_where_only_onnxruntime_is_installed(bare_python: Path, tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     code += "import sys; assert not {'torch', 'click'} & set(sys.modules)\n"
-    subprocess.run([str(python), "-c", code], cwd=tmp_path, check=True)
+    subprocess.run([str(bare_python), "-c", code], cwd=tmp_path, check=True, env=bare_environment())
     assert (tmp_path / "ninja.png").read_bytes().startswith(b"\x89PNG")
-    listed = subprocess.run([str(python), "-m", "pip", "list"], check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run([str(bare_python), "-m", "pip", "list"], check=True, capture_output=True, text=True).stdout
     assert "torch" not in listed and "onnxruntime" in listed
+
+
+@pytest.mark.slow
+def test_latency_is_measured_where_only_onnxruntime_is_installed(bare_python: Path, tmp_path: Path) -> None:
+    """`genin bench` alone, its results compared and exported; rows of quality say what they lack."""
+
+    def genin(*arguments: str) -> str:
+        command = [str(bare_python), "-m", "genin", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=False, env=bare_environment()
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    printed = genin("bench", "--runs", "6", "--processes", "2", "--out", "r.json")
+    assert printed.count("builtin:student") == 2 and "onnxruntime" in printed
+    results = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert results["notes"]["lpips_squeeze_to_fp32"] == "LPIPS needs PyTorch: pip install 'genin[metrics]'"
+    for row in results["results"]:
+        assert row["valid"] is True and len(row["samples_ms"]) == 6 and row["peak_rss_bytes"] > 50e6
+        assert row["lpips_squeeze_to_fp32"] is None and row["macs"] > 0
+    assert genin("bench", "compare", "r.json", "r.json").startswith("**2 same**")
+    assert "can be seen here" in genin("bench", "selftest", "--runs", "4", "--processes", "2")
+    for format in ("csv", "card", "badge", "bibtex", "pyperf"):
+        assert genin("bench", "export", "r.json", "--format", format)
+    refused = subprocess.run(
+        [str(bare_python), "-m", "genin", "bench", "--report", "p.html", "--runs", "1", "--warmup", "0"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, env=bare_environment(),
+    )  # fmt: skip
+    assert refused.returncode == 2 and "pip install 'genin[metrics]'" in refused.stderr

@@ -16,8 +16,7 @@ from genin import cli
 from genin.benchmarks.contenders import Contender
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.model_facts import ModelFacts
-from genin.benchmarks.speed.bench import Choices, configure
-from genin.benchmarks.speed.latency import Configuration
+from genin.benchmarks.speed.configurations import Choices, Configuration, configure
 from genin.distill.recipe import Recipe
 from genin.export.exporter import ExportOptions, export
 from genin.names import InstalledNames

@@ -23,7 +23,8 @@ from typing import Any
 import click
 
 from genin.benchmarks.prompts import DEFAULT_PROMPTS
-from genin.benchmarks.quality.perceptual import load_lpips, psnr_db
+from genin.benchmarks.quality.perceptual import load_lpips
+from genin.benchmarks.quality.validity import psnr_db
 from genin.distill.models.folder import load_model_folder
 from genin.export import ExportOptions, export
 from genin.export.checks.pictures import draw_with_pytorch

@@ -452,17 +452,31 @@ FAULTS = (
     # --- benchmarks --------------------------------------------------------------------------------------------------
     Fault(
         "last-warm-up-is-timed",
-        "benchmarks/speed/latency.py",
-        "if turn >= protocol.warmup:",
-        "if turn >= protocol.warmup - 1:",
+        "benchmarks/speed/rounds.py",
+        "        if turn >= 0:\n            process.runs.append",
+        "        if turn >= -1:\n            process.runs.append",
         "benchmarks/test_bench.py::test_processes_are_asked_in_turn",
     ),
     Fault(
         "speed-up-upside-down",
-        "benchmarks/speed/bench.py",
+        "benchmarks/speed/rows.py",
         'base["latency_ms"]["p50"] / row["latency_ms"]["p50"] if base',
         'row["latency_ms"]["p50"] / base["latency_ms"]["p50"] if base',
         "benchmarks/test_bench.py::test_speed_up_and_quality_are_relative_to_the_teacher",
+    ),
+    Fault(
+        "edited-results-taken-for-measured",
+        "benchmarks/results/files.py",
+        "if results[HASH] != digest(results):",
+        "if results[HASH] == digest({}):",
+        "benchmarks/test_results.py::test_a_damaged_file_is_one_line_that_names_it",
+    ),
+    Fault(
+        "processes-taken-for-runs-of-one",
+        "benchmarks/results/statistics.py",
+        "    if count == 1:  # how processes differ is not known",
+        "    if count >= 1:  # how processes differ is not known",
+        "benchmarks/test_statistics.py::test_processes_that_differ_raise_no_false_alarm",
     ),
     Fault(
         "fd-of-unequal-numbers-compared",

@@ -1,4 +1,4 @@
-"""LPIPS between paired pictures, diversity between seeds, and PSNR.
+"""LPIPS between paired pictures, and diversity between seeds.
 
 `lpips_squeeze` is the lpips package's network with net `squeeze`, version 0.1, and the published weights (see `weights`); built
 offline: trunk and heads are loaded by hand. LPIPS is meaningful only for *pairs* (same caption, same initial noise); between
@@ -36,7 +36,6 @@ from genin.runtimes.errors import InputError
 Pictures = NDArray[np.uint8]
 LPIPS_NETS: Final = ("squeeze",)
 SMALLEST_SIDE_PX: Final = 64
-PEAK: Final = 255.0
 
 
 @dataclass(frozen=True)
@@ -108,14 +107,6 @@ def diversity(lpips: Lpips, pictures_by_seed: Sequence[Pictures]) -> float:
     if len(pictures_by_seed) < 2:
         raise InputError("diversity needs pictures of at least two seeds per caption")
     return float(np.mean([lpips(one, other).mean() for one, other in combinations(pictures_by_seed, 2)]))
-
-
-def psnr_db(pictures: Pictures, reference: Pictures) -> float | None:
-    """Peak signal-to-noise ratio of a whole stack in dB, peak 255; None if the stacks are identical."""
-    if pictures.shape != reference.shape:
-        raise InputError(f"PSNR needs equal shapes, not {pictures.shape} and {reference.shape}")
-    error = float(np.mean((pictures.astype(np.float64) - reference.astype(np.float64)) ** 2))
-    return None if error == 0 else float(10 * np.log10(PEAK**2 / error))
 
 
 def _to_input(pictures: Pictures) -> torch.Tensor:

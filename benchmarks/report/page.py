@@ -9,6 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def import_page_packages() -> None:
+    """Errors: ModuleNotFoundError where pages cannot be made."""
+    import jinja2
+    import matplotlib
+
+    del jinja2, matplotlib
+
+
 def render_page(package: str, name: str, values: Mapping[str, Any]) -> str:
     """The template `name` of a package with these values; it may include those of this package (`style.css`), too.
 

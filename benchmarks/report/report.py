@@ -20,7 +20,9 @@ from PIL import Image
 from genin.benchmarks.grids import Grid
 from genin.benchmarks.report.page import render_page
 from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
-from genin.benchmarks.speed.bench import COLUMNS, number, title_of
+from genin.benchmarks.results.merge import Merged
+from genin.benchmarks.results.table import LEFT, columns_of, is_ranked, number, reasons_of
+from genin.benchmarks.speed.picture_quality import FD_NOT_ASKED
 from genin.dataset.sets import Pictures
 from genin.files import write_text
 from genin.version import __version__
@@ -58,8 +60,9 @@ EVALUATION_COLUMNS = (
 class Report:
     """What a page shows; all but one part may be left out.
 
-    `results` is what `bench` returned, `evaluations` what `evaluate` did; `plots` are (title, SVG element) pairs, for example from
-    `plots.embed_svg`. Without `title` and `lead`, the first sentence, it is about the fastest model."""
+    `results` is what `bench` returned, `devices` the results of several, `evaluations` what `evaluate` did; `plots` are
+    (title, SVG element) pairs, for example from `plots.embed_svg`. Without `title` and `lead`, the first sentence, it is about the
+    fastest model."""
 
     results: Mapping[str, Any] | None = None
     grids: Sequence[Grid] = ()
@@ -67,6 +70,7 @@ class Report:
     plots: Sequence[tuple[str, str]] = ()
     title: str | None = None
     lead: str | None = None
+    devices: Merged | None = None
 
 
 def write_report(report: Report, path: Path) -> Path:
@@ -79,14 +83,18 @@ def render(report: Report) -> str:
     """The page as text."""
     from markupsafe import Markup
 
-    results, evaluations = report.results, report.evaluations
-    rows = list(results["results"]) if results else []
-    best = min(rows, key=lambda row: row["latency_ms"]["p50"]) if rows else None
+    evaluations, measured = report.evaluations, _measured(report)
+    rows = [row for results in measured.values() for row in results["results"]]
+    if report.devices is not None:
+        rows = report.devices.rows
+    ranked = [row for row in rows if is_ranked(row)]
+    best = min(ranked, key=lambda row: row["latency_ms"]["p50"]) if ranked else None
     axis, svg = quality_axis(rows), quality_latency_svg(rows)
     values = {
         "title": report.title or (_headline(best) if best else "Pictures and figures"),
-        "lead": report.lead or (_lead(best, results) if best and results else None),
+        "lead": report.lead or (_lead(best, measured) if best else None),
         "version": __version__,
+        "busy": "; ".join(busy for results in measured.values() if (busy := results["notes"].get("busy"))),
         "facts": _facts(best) if best else [],
         "grids": [_grid(grid) for grid in report.grids],
         "plot": Markup(svg) if svg else None,
@@ -95,13 +103,20 @@ def render(report: Report) -> str:
         "table": _table(rows, best) if rows else None,
         "runs": _runs(rows),
         "stages": [(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(rows, stage)],
-        "bars": [_bar(row) for row in sorted(rows, key=lambda row: row["latency_ms"]["p50"])],
+        "bars": _bars(sorted(rows, key=lambda row: row["latency_ms"]["p50"])),
         "evaluations": _evaluations(evaluations) if evaluations else None,
         "evaluations_note": _evaluations_note(evaluations),
-        "machine": _machine(results) if results else [],
-        "notes": _notes(results, evaluations),
+        "machines": [(device, _machine(results)) for device, results in measured.items()],
+        "notes": _notes(list(measured.values()), evaluations),
     }
     return render_page("genin.benchmarks.report", "report.html.jinja", values)
+
+
+def _measured(report: Report) -> Mapping[str, Mapping[str, Any]]:
+    """Results by device; one device needs no name."""
+    if report.devices is not None:
+        return report.devices.devices
+    return {"": report.results} if report.results else {}
 
 
 # --- head ------------------------------------------------------------------------------------------------------------
@@ -114,11 +129,14 @@ def _headline(best: Mapping[str, Any]) -> str:
     return headline
 
 
-def _lead(best: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    machine = results["machine"]
+def _lead(best: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> str:
     compared = best["speedup_baseline"] and best["role"] != "teacher"
     against = f" The teacher is {best['speedup_baseline']}." if compared else ""
-    return f"{title_of(best)}, on {machine['processor']} with {results['protocol']['threads']} threads.{against}"
+    if len(measured) > 1:
+        return f"The fastest of {len(measured)} devices: {best['name']}.{against}"
+    [results] = measured.values()
+    threads = f"with {best['threads']} threads" if "threads" in best else ""
+    return f"{best['name']}, on {results['machine']['processor']} {threads}".rstrip() + f".{against}"
 
 
 def _facts(best: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -126,8 +144,9 @@ def _facts(best: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [
         (f"{number(best['latency_ms']['p50'])} ms", "a picture, p50"),
         (f"{number(best['cold_start_s'])} s", "cold start"),
-        (f"{number(best['peak_rss_bytes'] / 1e6)} MB", "peak memory"),
     ]
+    if best["peak_rss_bytes"] is not None:
+        facts.append((f"{number(best['peak_rss_bytes'] / 1e6)} MB", "peak memory"))
     if best["size_bytes"] is not None:
         facts.append((f"{number(best['size_bytes'] / 1e6)} MB", "on disk"))
     for key, name in (("lpips_squeeze_to_teacher", "LPIPS to the teacher"), ("fd_ratio", "FD relative to the teacher")):
@@ -158,14 +177,13 @@ def data_uri(picture: Pictures) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> dict[str, Any]:
-    cells = [[str(value(row)) for _, value in COLUMNS] for row in rows]
-    used = [index for index in range(len(COLUMNS)) if any(row[index] != "–" for row in cells)]
-    names = [COLUMNS[index][0] for index in used]
+    names, cells = columns_of(rows)
     return {
         "names": names,
-        "left": [place for place, name in enumerate(names) if name in ("model", "runtime", "precision")],
-        "rows": [[row[index] for index in used] for row in cells],
+        "left": [place for place, name in enumerate(names) if name in LEFT],
+        "rows": cells,
         "best": next((index for index, row in enumerate(rows) if row is best), None) if len(rows) > 1 else None,
+        "invalid": [index for index, row in enumerate(rows) if not is_ranked(row)],
     }
 
 
@@ -178,14 +196,19 @@ def _took(rows: Sequence[Mapping[str, Any]], stage: str) -> bool:
     return any(row["stages_ms"].get(stage, 0.0) for row in rows)
 
 
-def _bar(row: Mapping[str, Any]) -> dict[str, Any]:
+def _bars(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """On one scale: the longest fills the width."""
+    longest = max((sum(row["stages_ms"].values()) for row in rows), default=0.0) or 1.0
+    return [_bar(row, longest) for row in rows]
+
+
+def _bar(row: Mapping[str, Any], longest: float) -> dict[str, Any]:
     stages = {stage: value for stage in STAGE_COLOURS if (value := row["stages_ms"].get(stage, 0.0)) > 0}
-    total = sum(stages.values()) or 1.0
     parts = [
-        (f"{100 * value / total:.2f}", STAGE_COLOURS[stage], f"{STAGE_NAMES[stage]}: {number(value)} ms")
+        (f"{100 * value / longest:.2f}", STAGE_COLOURS[stage], f"{STAGE_NAMES[stage]}: {number(value)} ms")
         for stage, value in stages.items()
     ]
-    return {"label": title_of(row), "parts": parts, "time": f"{number(row['latency_ms']['p50'])} ms"}
+    return {"label": row["name"], "parts": parts, "time": f"{number(row['latency_ms']['p50'])} ms"}
 
 
 def _evaluations(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -218,28 +241,49 @@ def _machine(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     rows = [
         ("processor", f"{machine['processor']} ({machine['usable_cores']} usable cores, {machine['architecture']})"),
-        ("memory", f"{machine['memory_bytes'] / 1e9:.0f} GB"),
         ("system", f"{machine['system']}, Python {machine['python']}"),
         ("packages", packages),
-        ("threads", str(protocol["threads"])),
-        (
-            "method",
-            f"a fresh process per configuration, asked in turn; {protocol['warmup']} pictures of warm-up, batch size 1",
-        ),
+        ("threads", str(protocol.get("threads", "–"))),
+        ("method", _method(protocol)),
     ]
+    if machine["memory_bytes"] is not None:
+        rows.insert(1, ("memory", f"{machine['memory_bytes'] / 1e9:.0f} GB"))
+    if (clock := _clock(machine)) is not None:
+        rows.insert(1, ("clock", clock))
     if machine["load_average"] is not None:
-        rows.append(("load before", f"{machine['load_average']:.2f} processes wanted a core"))
+        rows.append(("load average before", f"{machine['load_average']:.2f}"))
+    if results.get("command"):
+        rows.append(("command", results["command"]))
     return rows
 
 
-def _notes(results: Mapping[str, Any] | None, evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+def _method(protocol: Mapping[str, Any]) -> str:
+    return (
+        f"{protocol.get('processes', 1)} fresh processes per configuration, asked in turn; "
+        f"{protocol['warmup']} pictures of warm-up in each, batch size 1; intervals of 95 %"
+    )
+
+
+def _clock(machine: Mapping[str, Any]) -> str | None:
+    """Frequency and governor, as far as the system tells."""
+    frequency, governor = machine.get("frequency_mhz"), machine.get("governor")
+    if not frequency or frequency.get("current") is None:
+        return None
+    return f"{frequency['current']:,.0f} MHz" + (f", governor {governor}" if governor else "")
+
+
+def _notes(measured: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
     """Every reason once."""
     notes: dict[str, None] = {}
-    for one in results["skipped"] if results else []:
+    for one in (one for results in measured for one in results["skipped"]):
         notes[f"{one['bundle']} on {one['runtime']} {one['precision']}: {one['reason']}"] = None
-    for found in [*([results["notes"]] if results else []), *(one["notes"] for one in evaluations)]:
+    for row in (row for results in measured for row in results["results"]):
+        notes |= {f"{row['name']}: not valid: {reason}": None for reason in reasons_of(row)}
+    for found in [one["notes"] for one in (*measured, *evaluations)]:
         by_reason: dict[str, list[str]] = {}
         for name, reason in found.items():
+            if name == "busy" or reason == FD_NOT_ASKED:  # said at the top; what nobody asked for is not missing
+                continue
             by_reason.setdefault(reason, []).append(name)
         notes |= {f"{', '.join(names)}: {reason}": None for reason, names in by_reason.items()}
     return list(notes)

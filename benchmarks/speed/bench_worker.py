@@ -1,10 +1,11 @@
 """One configuration in a process of its own: `python -m genin.benchmarks.speed.bench_worker JSON`.
 
 It loads a pipeline, draws a first picture, says so, and then answers one request per line of stdin, so that its cold
-start, peak memory and timings are its own while several such processes are asked in turn. Answers are JSON lines on
+start, memory and timings are its own while several such processes are asked in turn. Answers are JSON lines on
 the stdout it was started with; whatever engines print goes to stderr.
 
-Only `genin.runtimes` is imported, so the cold start is the one an application sees. Not here: statistics (`latency`).
+Between the two readings of the clock there is one call of `generate`. Only `genin.runtimes` is imported before the first picture,
+so the cold start is the one an application sees. Not here: statistics (`genin.benchmarks.results`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from genin.benchmarks.speed.memory import peak_rss_bytes, rss_bytes
+
 
 def main(request: Mapping[str, Any]) -> int:
     """Serve until stdin ends. `request`: path, runtime, precision, steps, threads, device, prompt, seed."""
     answers = _take_stdout()
+    before_load = rss_bytes()
     from genin.runtimes.errors import GeninError
 
     try:
@@ -33,14 +37,54 @@ def main(request: Mapping[str, Any]) -> int:
             threads=request["threads"],
             device=request["device"],
         ) as pipeline:
-            pipeline.generate(request["prompt"], seed=request["seed"], steps=request["steps"])
-            _send(answers, _ready(pipeline))
+            loaded = rss_bytes()
+            session = Session(pipeline, request["steps"])
+            first = session.time(request["prompt"], request["seed"])
+            facts = ("runtime", "provider", "precision", "load_s", "default_steps", "default_guidance_scale")
+            memory = {"before_load": before_load, "loaded": loaded}
+            ready = {name: getattr(pipeline, name) for name in facts}
+            _send(answers, ready | {"first_run_ms": first["total_ms"], "memory_bytes": memory})
             for line in sys.stdin:
-                _send(answers, _answer(pipeline, request["steps"], json.loads(line)))
+                _send(answers, session.answer(json.loads(line)))
     except GeninError as error:
         _send(answers, {"error": str(error)})
         return error.exit_code
     return 0
+
+
+class Session:
+    """A loaded pipeline, asked for pictures of `steps` steps; it keeps those that count."""
+
+    def __init__(self, pipeline: Any, steps: int) -> None:
+        self.pipeline, self.steps = pipeline, steps
+        self.pictures: list[Any] = []
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """`time`: one picture, timed, and kept if `keep`; `draw`: pictures into a .npy file, not timed; `finish`: the kept pictures
+        into a file, and memory."""
+        if request["do"] == "time":
+            return self.time(request["prompt"], request["seed"], keep=request["keep"])
+        if request["do"] == "draw":
+            for prompt, seed in zip(request["prompts"], request["seeds"], strict=True):
+                self.time(prompt, seed, keep=True)
+        steady, peak = rss_bytes(), peak_rss_bytes()
+        if self.pictures:
+            import numpy as np
+
+            np.save(request["out"], np.stack(self.pictures))
+        return {"pictures": len(self.pictures), "memory_bytes": {"steady": steady, "peak": peak}}
+
+    def time(self, prompt: str, seed: int, keep: bool = False) -> dict[str, Any]:
+        started = time.perf_counter()
+        generation = self.pipeline.generate(prompt, seed=seed, steps=self.steps)
+        total_ms = (time.perf_counter() - started) * 1000
+        if keep:
+            self.pictures.append(generation.images[0])
+        return {
+            "total_ms": total_ms,
+            "stages_ms": dict(generation.timings),
+            "steps_ms": list(generation.step_timings),
+        }
 
 
 def _take_stdout() -> IO[str]:
@@ -53,29 +97,6 @@ def _take_stdout() -> IO[str]:
 def _send(answers: IO[str], answer: Mapping[str, Any]) -> None:
     answers.write(json.dumps(answer) + "\n")
     answers.flush()
-
-
-def _ready(pipeline: Any) -> dict[str, Any]:
-    facts = ("runtime", "provider", "precision", "load_s", "default_steps", "default_guidance_scale")
-    return {name: getattr(pipeline, name) for name in facts}
-
-
-def _answer(pipeline: Any, steps: int, request: Mapping[str, Any]) -> dict[str, Any]:
-    """`time`: one picture, timed; `draw`: pictures one by one into a .npy file; `memory`: the peak so far."""
-    if request["do"] == "time":
-        started = time.perf_counter()
-        generation = pipeline.generate(request["prompt"], seed=request["seed"], steps=steps)
-        return {"total_ms": (time.perf_counter() - started) * 1000, "stages_ms": dict(generation.timings)}
-    if request["do"] == "memory":
-        from genin.benchmarks.speed.machine import peak_rss_bytes
-
-        return {"peak_rss_bytes": peak_rss_bytes()}
-    import numpy as np
-
-    pairs = zip(request["prompts"], request["seeds"], strict=True)
-    pictures = [pipeline.generate(prompt, seed=seed, steps=steps).images[0] for prompt, seed in pairs]
-    np.save(request["out"], np.stack(pictures))
-    return {"out": request["out"]}
 
 
 if __name__ == "__main__":

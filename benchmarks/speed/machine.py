@@ -1,65 +1,207 @@
-"""The machine a figure was measured on: processor, cores, memory, system, packages, and how busy it was.
+"""The machine a figure was measured on: processor, clock, memory, system, engines, and how busy it was.
 
-Not here: graphics cards (no runtime of genin's benchmarks uses one), and anything that identifies a person or host.
+All of it comes from the standard library and Linux's /proc and /sys, with psutil where it is installed; what a system does not
+tell is None. `sha256` is equal on equal machines, so that results of two are not compared unawares.
+
+A busy machine spoils every figure, so that is said before all others: `busy_before` by the load average, `OtherWork` by the time
+that other processes took while measuring. Not here: graphics cards (no runtime of genin's benchmarks uses one), and anything that
+identifies a person or host.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
-import sys
+import re
+import subprocess
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from genin.runtimes.limits import memory_limit_bytes, processor_name, usable_cores
+from genin.benchmarks.speed.memory import usable_memory_bytes
+from genin.runtimes.limits import processor_name, usable_cores
+from genin.runtimes.vocabulary import RUNTIMES
 
-PACKAGES = ("genin", "numpy", "torch", "diffusers", "onnxruntime", "openvino", "coremltools")
+ENGINE_PACKAGES: Final = {
+    "pytorch": ("torch", "diffusers"),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "coreml": ("coremltools",),
+}
+INSTRUCTIONS: Final = re.compile(r"^(avx2|avx512f|avx512_vnni|avx512_bf16|avx_vnni|amx_\w+|asimd\w*|sve2?|i8mm|bf16)$")
+BUSY_SHARE: Final = 0.5  # of the cores, before measuring
+OTHER_SHARE: Final = 0.25  # of the cores, while measuring
+CPU, POWER = Path("/sys/devices/system/cpu"), Path("/sys/class/power_supply")
 
 
-def describe_machine() -> dict[str, Any]:
-    """JSON-ready facts; `load_average` is the one-minute value before measuring, None where the system has none."""
-    return {
+def describe_machine(runtimes: Iterable[str] = RUNTIMES) -> dict[str, Any]:
+    """JSON-ready facts, with the versions of these runtimes' packages; `load_average` is the one-minute value."""
+    packages = ["genin", "numpy", *(package for runtime in runtimes for package in ENGINE_PACKAGES[runtime])]
+    lasting = {
         "processor": processor_name(),
         "architecture": platform.machine(),
         "logical_cores": os.cpu_count(),
         "usable_cores": usable_cores(),
-        "memory_bytes": usable_memory_bytes(),
+        "memory_bytes": _memory_bytes(),
         "system": f"{platform.system()} {platform.release()}",
+    }
+    return {
+        **lasting,
+        "sha256": hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest(),
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "packages": {name: found for name in packages if (found := version_of(name))},
+        "load_average": load_average(),
+        **_clock(),
+        "on_battery": _on_battery(),
     }
 
 
-def usable_memory_bytes() -> int:
-    """The machine's memory, or less where control groups limit it (a container, a batch job)."""
-    import psutil
-
-    total, limit = int(psutil.virtual_memory().total), memory_limit_bytes()
-    return total if limit is None else min(total, limit)
+def engine_version(runtime: str) -> str | None:
+    """The release of a runtime's package."""
+    return version_of(ENGINE_PACKAGES[runtime][0])
 
 
-def peak_rss_bytes() -> int:
-    """The most memory this process has held so far.
-
-    Linux keeps it per address space in /proc; `getrusage` there would count the process that started this one.
-    """
-    if sys.platform == "linux":
-        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS
-
-
-def _version(name: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed release of a package; None without it."""
     try:
-        return version(name)
+        return version(package)
     except PackageNotFoundError:
+        return None
+
+
+def checkout_commit() -> str | None:
+    """The commit of the checkout that genin runs from; None for an installed wheel."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip() or None
+    return None
+
+
+# --- how busy --------------------------------------------------------------------------------------------------------
+
+
+def load_average() -> float | None:
+    """Processes that wanted a core, over the last minute; None where the system does not count them."""
+    with suppress(AttributeError, OSError):
+        return round(os.getloadavg()[0], 2)
+    return None
+
+
+def busy_before(load: float | None, cores: int) -> str | None:
+    """What to say of a load average before measuring; None if the machine was idle enough."""
+    if load is None or load <= BUSY_SHARE * cores:
+        return None
+    return f"Load average before the run: {load:.2f} on {_cores(cores)} (timings unreliable)"
+
+
+def busy_during(other_cores: float | None, cores: int) -> str | None:
+    """What to say of other processes' work while measuring; None if they did little."""
+    if other_cores is None or other_cores <= OTHER_SHARE * cores:
+        return None
+    return f"Other processes kept {other_cores:.1f} of {_cores(cores)} busy during the run (timings unreliable)"
+
+
+class OtherWork:
+    """Time of the processor that went to others since this was made: neither to this process nor to those that it started and that
+    have ended."""
+
+    def __init__(self) -> None:
+        self._began, self._all, self._own = time.perf_counter(), _busy_seconds(), _own_seconds()
+
+    def cores(self) -> float | None:
+        """Cores that others kept busy, on average; None where the system does not say."""
+        now, passed = _busy_seconds(), time.perf_counter() - self._began
+        if now is None or self._all is None or passed <= 0:
+            return None
+        return round(max(0.0, (now - self._all - (_own_seconds() - self._own)) / passed), 2)
+
+
+def _own_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+def _busy_seconds() -> float | None:
+    """Of all cores since the start of the system, with what a hypervisor took: on Linux."""
+    with suppress(OSError, ValueError, AttributeError):
+        fields = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]
+        user, nice, system, _idle, _waiting, irq, softirq, stolen = map(int, fields)
+        return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
+    return None
+
+
+def _cores(count: int) -> str:
+    return f"{count} core{'s' if count != 1 else ''}"
+
+
+# --- clock and power -------------------------------------------------------------------------------------------------
+
+
+def _clock() -> dict[str, Any]:
+    flags = _cpuinfo("flags", "Features").split()
+    scaling = CPU / "cpu0" / "cpufreq"
+    frequency = {name: _megahertz(scaling / f"scaling_{key}_freq") for name, key in _FREQUENCIES.items()}
+    if frequency["current"] is None and (shown := _cpuinfo("cpu MHz")):
+        frequency["current"] = round(float(shown), 1)
+    boost, no_turbo = _read(CPU / "cpufreq" / "boost"), _read(CPU / "intel_pstate" / "no_turbo")
+    return {
+        "instructions": sorted({flag for flag in flags if INSTRUCTIONS.match(flag)}),
+        "virtual_machine": "hypervisor" in flags if flags else None,
+        "frequency_mhz": frequency if any(value is not None for value in frequency.values()) else None,
+        "governor": _read(scaling / "scaling_governor"),
+        "boost": boost == "1" if boost is not None else no_turbo == "0" if no_turbo is not None else None,
+        "temperature_c": _temperature(),
+    }
+
+
+_FREQUENCIES: Final = {"current": "cur", "min": "min", "max": "max"}
+
+
+def _cpuinfo(*keys: str) -> str:
+    """The value of the first line of /proc/cpuinfo with one of these keys, or nothing."""
+    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in keys:
+            return value.strip()
+    return ""
+
+
+def _megahertz(file: Path) -> float | None:
+    text = _read(file)
+    return int(text) / 1000 if text and text.isdigit() else None
+
+
+def _temperature() -> float | None:
+    """Of the hottest zone."""
+    zones = [_read(zone) or "" for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
+    found = [int(text) / 1000 for text in zones if text.lstrip("-").isdigit()]
+    return max(found, default=None)
+
+
+def _on_battery() -> bool | None:
+    """Whether no mains supply is connected; None for a machine without a battery, or one that does not tell."""
+    kinds = {supply: _read(supply / "type") for supply in POWER.glob("*")} if POWER.is_dir() else {}
+    if "Battery" not in kinds.values():
+        return None
+    return not any(_read(supply / "online") == "1" for supply, kind in kinds.items() if kind != "Battery")
+
+
+def _memory_bytes() -> int | None:
+    with suppress(ModuleNotFoundError):
+        return usable_memory_bytes()
+    return None
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
         return None

@@ -14,7 +14,7 @@ from types import FrameType
 
 import torch
 
-from genin.benchmarks.speed.machine import usable_memory_bytes
+from genin.benchmarks.speed.memory import usable_memory_bytes
 from genin.runtimes.errors import GeninError
 from genin.runtimes.limits import memory_limit_bytes
 

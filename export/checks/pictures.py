@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genin.benchmarks.quality.perceptual import load_lpips, psnr_db
+from genin.benchmarks.quality.perceptual import load_lpips
+from genin.benchmarks.quality.validity import psnr_db
 from genin.benchmarks.quality.weights import MetricUnavailableError
 from genin.distill.models.folder import ModelFolder
 from genin.export.checks.parity import Case, Run

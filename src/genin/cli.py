@@ -78,7 +78,15 @@ COMMANDS: Mapping[str, Row] = {
     "verify": Row("genin.export.commands:verify_command", "Check a bundle's hashes, schema and parity.", "onnxruntime"),
     "inspect": Row("genin.export.commands:inspect_command", "Show a model's or bundle's sizes and licence.", "export"),
     "generate": Row("genin.runtimes.commands:generate_command", "Make a picture from a prompt.", "onnxruntime"),
-    "bench": Row("genin.benchmarks.commands:bench_command", "Measure latency, memory, size and quality.", "metrics"),
+    "bench": Row(
+        "genin.benchmarks.bench_commands:bench_command", "Measure latency, memory, size and quality.", "metrics"
+    ),
+    "bench compare": Row("genin.benchmarks.bench_commands:compare_command", "Compare two results: faster or slower."),
+    "bench merge": Row("genin.benchmarks.bench_commands:merge_command", "Show results of several devices.", "metrics"),
+    "bench export": Row("genin.benchmarks.bench_commands:export_command", "Write a result in another format."),
+    "bench selftest": Row(
+        "genin.benchmarks.bench_commands:selftest_command", "Say which differences this machine shows.", "onnxruntime"
+    ),
     "evaluate": Row(
         "genin.benchmarks.commands:evaluate_command", "Measure picture quality against a reference.", "metrics"
     ),
@@ -102,7 +110,7 @@ class LazyGroup(click.Group):
         for path, row in COMMANDS.items():
             if path.startswith(self.prefix):
                 name, *rest = path.removeprefix(self.prefix).split(" ")
-                rows.setdefault(name, GROUPS[name] if rest else row.help)
+                rows.setdefault(name, GROUPS.get(name, "") if rest else row.help)
         return rows
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -122,6 +130,9 @@ class LazyGroup(click.Group):
             close = difflib.get_close_matches(args[0], names, n=2)
             hint = f"did you mean {' or '.join(close)}?" if close else f"choose from: {', '.join(names)}"
             raise click.UsageError(f"no command '{self.prefix}{args[0]}'; {hint}", ctx)
+        if len(args) > 1 and f"{args[0]} {args[1]}" in COMMANDS and args[0] in COMMANDS:  # genin bench compare
+            below = f"{args[0]} {args[1]}"
+            return below, load(below), args[2:]
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -214,8 +225,9 @@ def interrupt_on_sigterm() -> None:
 def _missing_package(error: Exception, arguments: Sequence[str]) -> MissingExtraError | None:
     """A package that a command needs is absent: the command's row names the extra that installs it."""
     words = " ".join(arguments) + " "
-    extra = next((row.extra for path, row in COMMANDS.items() if row.extra and words.startswith(f"{path} ")), "all")
-    return missing_extra(error, extra)
+    named = [path for path in COMMANDS if words.startswith(f"{path} ")]
+    extra = COMMANDS[max(named, key=len)].extra if named else None
+    return missing_extra(error, extra or "all")
 
 
 def _fail(line: str, exit_code: int) -> int:

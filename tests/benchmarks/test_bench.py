@@ -1,4 +1,4 @@
-"""`genin bench` through the command line: keys, interleaving, percentiles, speed-ups, and a page that loads nothing."""
+"""`genin bench` through the command line: keys, turns, processes, speed-ups, wrong pictures, and a page that loads nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,18 @@ from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.model_facts import ModelFacts
 from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
 from genin.benchmarks.report.report import Report, write_report
-from genin.benchmarks.speed import bench, latency
-from genin.benchmarks.speed.bench import Choices, configure, markdown_table
-from genin.benchmarks.speed.latency import Configuration, Measured, Protocol, measure, memory_groups, percentiles
-from genin.benchmarks.speed.machine import describe_machine
+from genin.benchmarks.results.files import read_results
+from genin.benchmarks.results.table import results_table
+from genin.benchmarks.speed import rounds, worker
+from genin.benchmarks.speed.bench_worker import Session
+from genin.benchmarks.speed.configurations import Choices, Configuration, configure
+from genin.benchmarks.speed.journal import Journal
+from genin.benchmarks.speed.machine import OtherWork, busy_before, busy_during, describe_machine
+from genin.benchmarks.speed.picture_quality import PictureQuality
+from genin.benchmarks.speed.protocol import Protocol
+from genin.benchmarks.speed.rounds import measure, memory_groups
+from genin.benchmarks.speed.samples import Run
+from genin.benchmarks.speed.worker import WorkerError
 from genin.cli import run
 from genin.runtimes.errors import InputError
 from tiny_bundle import edit_manifest
@@ -53,14 +62,17 @@ def measured(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     prompts = out / "prompts.txt"
     prompts.write_text('ninja on the mountain\n\nninja & "sunset" <b>\n', encoding="utf-8")
     arguments = [teacher, student, "--steps", "1", "--teacher-steps", "4", "--runs", "3", "--warmup", "1"]
-    arguments += ["--runtime", "onnxruntime", "--precision", "fp32", "--cold-starts", "1", "--threads", "1"]
-    arguments += ["--prompts", prompts, "--report", out / "bench.html", "--json"]
+    arguments += ["--runtime", "onnxruntime", "--precision", "fp32", "--processes", "1", "--threads", "1"]
+    arguments += ["--prompts", prompts, "--out", out / "bench.json", "--report", out / "bench.html", "--json"]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
         patch.setenv("TORCH_HOME", str(out / "empty"))
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("GENIN_METRIC_WEIGHTS", str(SHARED) if SHARED.is_dir() else "")
         assert run(["bench", *map(str, arguments)]) == 0
-    return json.loads(printed.getvalue().splitlines()[-1]), (out / "bench.html").read_text(encoding="utf-8")
+    results = json.loads(printed.getvalue().splitlines()[-1])
+    assert read_results(out / "bench.json") == results
+    assert not list(out.glob("*.partial"))
+    return results, (out / "bench.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.export
@@ -71,13 +83,24 @@ def test_every_configuration_has_every_promised_key(measured: tuple[dict[str, An
     for row in rows:
         assert set(row) >= ROW_KEYS
         assert (row["runtime"], row["precision"], row["runs"]) == ("onnxruntime", "fp32", 3)
-        assert row["latency_ms"]["p50"] <= row["latency_ms"]["p90"] <= row["latency_ms"]["p99"]
+        assert row["latency_ms"]["p50"] <= row["latency_ms"]["p90"] <= row["latency_ms"]["p95"]
+        assert row["latency_ms"]["p99"] is None and "p99" in row["notes"]["latency_ms"]
+        assert len(row["samples_ms"]) == 3 and row["samples_round"] == [0, 1, 2] and row["samples_process"] == [0] * 3
+        low, high = row["intervals_ms"]["p50"]
+        assert low <= row["latency_ms"]["p50"] <= high
+        by_stage = [sum(column) for column in zip(*row["stages_samples_ms"].values(), strict=True)]
+        assert by_stage == pytest.approx(row["samples_ms"], abs=0.001)
+        assert len(row["steps_ms"]) == row["steps"] and 0 < sum(row["steps_ms"]) < row["latency_ms"]["max"]
+        memory = row["memory_bytes"]
+        assert 5e6 < memory["before_load"] < memory["loaded"] <= memory["peak"] == row["peak_rss_bytes"]
+        assert row["first_run_ms"] > 0 and len(row["cold_starts_s"]) == 1
+        assert row["valid"] is True and row["validity"]["pictures"] == 3 and len(row["pictures_sha256"]) == 64
         assert set(row["stages_ms"]) == {"text_encoder", "unet", "vae_decoder", "text_to_image", "other"}
         assert row["cold_start_s"] > row["load_s"] > 0 and row["peak_rss_bytes"] > 50e6
         assert row["size_bytes"] == sum(row["component_bytes"].values()) > 0
         assert row["fid"] is row["fd_world"] is row["samples"] is None
     assert results["machine"]["usable_cores"] >= 1 and results["protocol"]["interleaved"] is True
-    assert results["protocol"]["threads"] == 1 and "samples" in results["notes"]
+    assert results["protocol"]["threads"] == 1 and "samples" in results["notes"] and results["run_id"]
 
 
 @pytest.mark.export
@@ -97,7 +120,7 @@ def test_the_page_is_whole_and_loads_nothing(measured: tuple[dict[str, Any], str
     page = measured[1]
     assert "http:" not in page and "https:" not in page and "//" not in re.sub(r"base64,[^\"]+", "", page)
     assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)"', page))
-    assert page.count("<img") == 2 * 6  # every configuration draws every picture of the grid
+    assert page.count("<img") == 2 * 3  # every configuration's timed pictures
     for forbidden in ("<script", "<link", "@import", "url(http"):
         assert forbidden not in page
     assert "prefers-color-scheme: dark" in page and "ninja &amp; &#34;sunset&#34; &lt;b&gt;" in page
@@ -107,61 +130,118 @@ def test_the_page_is_whole_and_loads_nothing(measured: tuple[dict[str, Any], str
 
 @pytest.mark.export
 def test_the_table_is_markdown(measured: tuple[dict[str, Any], str]) -> None:
-    lines = markdown_table(measured[0]).splitlines()
+    lines = results_table(measured[0]).splitlines()
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert "p50 ms" in lines[0] and "FD ratio" not in lines[0]  # a column without a value is left out
 
 
+class Recorder:
+    """In place of a process: it writes down what it is asked; "slow" takes 10 s a picture, "dies" is killed in its second round."""
+
+    order: ClassVar[list[str]] = []
+    facts: ClassVar[dict[str, Any]] = {"first_run_ms": 5.0, "load_s": 0.1}
+    cold_start_s = 1.0
+
+    def __init__(self, configuration: Configuration, protocol: Protocol) -> None:
+        self.label = configuration.label
+        if self.label == "broken":
+            raise WorkerError("it does not run here")
+        self.order.append(f"start {self.label}")
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        if request["do"] != "time":
+            return {"memory_bytes": {"peak": 7}}
+        if self.label == "dies" and request["seed"] == 1:
+            raise WorkerError("killed")
+        self.order.append(f"{self.label}{request['seed']}{'' if request['keep'] else ' warm'}")
+        slow = 10_000 if self.label == "slow" else 5
+        return {"total_ms": slow, "stages_ms": {"unet": 3}, "steps_ms": [3]}
+
+    def close(self) -> None:
+        self.order.append(f"close {self.label}")
+
+
+def recorded(labels: str, protocol: Protocol, monkeypatch: pytest.MonkeyPatch, **more: Any) -> Any:
+    monkeypatch.setattr(rounds, "Worker", Recorder)
+    monkeypatch.setattr(Recorder, "order", [])
+    configurations = [Configuration(name, Path(name), "pytorch", "fp32", 1) for name in labels.split()]
+    return (*measure(configurations, protocol, {}, **more), Recorder.order)
+
+
 def test_processes_are_asked_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-
-    class Recorder:
-        facts: ClassVar[dict[str, Any]] = {}
-        cold_start_s = 1.0
-
-        def __init__(self, configuration: Configuration, protocol: Protocol) -> None:
-            self.label = configuration.label
-            if self.label == "broken":
-                raise latency.WorkerError("it does not run here")
-
-        def ask(self, **request: Any) -> dict[str, Any]:
-            if request["do"] == "time":
-                if self.label == "dies" and request["seed"] == 2:
-                    raise latency.WorkerError("killed")
-                order.append(f"{self.label}{request['seed']}")
-                slow = 10_000 if self.label == "slow" else 5
-                return {"total_ms": slow, "stages_ms": {"unet": 3}}
-            return {"peak_rss_bytes": 7}
-
-        def close(self) -> None:
-            order.append(f"close {self.label}")
-
-    monkeypatch.setattr(latency, "Worker", Recorder)
-    configurations = [Configuration(name, Path(name), "pytorch", "fp32", 1) for name in ("slow", "broken", "fast")]
-    protocol = Protocol(runs=5, warmup=1, cold_starts=1, threads=1, pictures=0, max_s=25)
-    measured, skipped = measure(configurations, protocol, {})
-    assert list(dict.fromkeys(order))[:6] == ["slow0", "fast0", "slow1", "fast1", "slow2", "fast2"]
+    protocol = Protocol(runs=5, warmup=1, processes=1, max_s=25)
+    measured, skipped, order = recorded("slow broken fast", protocol, monkeypatch)
+    timed = [one for one in order if one[-1].isdigit()]
+    assert [sorted(timed[at : at + 2]) for at in (0, 2, 4)] == [[f"fast{turn}", f"slow{turn}"] for turn in range(3)]
     assert (
-        order.count("fast1") == 2 and order.count("slow1") == 1
+        order.count("fast1 warm") == 1 and "slow1 warm" not in order
     )  # a fast one is woken by a picture that does not count
-    assert [len(one.total_ms) for one in measured] == [3, 5]  # the slow one ends early, but not before three
-    assert measured[1].stages_ms["other"] == [2.0] * 5 and measured[0].peak_rss_bytes == 7
+    assert order.count("fast0 warm") == 3  # the warm-up and the first round, each woken
+    assert [len(one.total_ms()) for one in measured] == [3, 5]  # the slow one ends early, but not before three
+    assert measured[1].stages_ms()["other"] == [2.0] * 5 and measured[0].processes[0].memory_bytes == {"peak": 7}
     assert [(one.configuration.label, one.reason) for one in skipped] == [("broken", "it does not run here")]
     assert order[-2:] == ["close slow", "close fast"]
 
-    order.clear()
-    configurations = [Configuration(name, Path(name), "pytorch", "fp32", 1) for name in ("dies", "fast")]
-    measured, skipped = measure(configurations, protocol, {})
-    assert [one.configuration.label for one in measured] == ["fast"] and len(measured[0].total_ms) == 5
+
+def test_every_configuration_gets_fresh_processes_and_a_dead_one_ends_only_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured, skipped, order = recorded("dies fast", Protocol(runs=5, warmup=0, processes=2), monkeypatch)
+    assert [one.configuration.label for one in measured] == ["fast"]
+    assert [len(process.runs) for process in measured[0].processes] == [3, 2]
+    assert [process for process, _ in measured[0].runs()] == [0, 0, 0, 1, 1]
+    assert [run.round for _, run in measured[0].runs()] == [0, 1, 2, 0, 1]  # every process draws the same pictures
     assert [(one.configuration.label, one.reason) for one in skipped] == [("dies", "killed")]
-    assert list(dict.fromkeys(order))[:4] == ["dies0", "fast0", "dies1", "fast1"] and "close dies" in order
+    assert (order.count("start fast"), order.count("start dies"), order.count("close dies")) == (2, 1, 1)
+
+
+def test_every_round_has_another_order_and_the_next_is_its_reverse() -> None:
+    turns = Protocol().turns(3, process=0)
+    orders = [next(turns) for _ in range(40)]
+    assert all(second == first[::-1] for first, second in zip(orders[::2], orders[1::2], strict=True))
+    assert len({tuple(order) for order in orders}) == 6  # all of them come
+    first = Counter(order[0] for order in orders)
+    assert min(first.values()) >= 8
+    again = Protocol().turns(3, process=0)
+    assert [next(again) for _ in range(40)] == orders
+    assert [Protocol(runs=r, processes=p).shares() for r, p in ((40, 5), (7, 3), (2, 5))] == [
+        [8] * 5,
+        [3, 2, 2],
+        [1, 1],
+    ]
+
+
+def test_an_interrupted_benchmark_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the second process: the first is not measured again, and nothing is counted twice."""
+    protocol, folder = Protocol(runs=4, warmup=0, processes=2), tmp_path / "r.json.partial"
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        write, calls = Journal.write, iter([False, True])
+        patch.setattr(Journal, "write", lambda *given: interrupt() if next(calls) else write(*given))
+        with pytest.raises(KeyboardInterrupt):
+            recorded("fast broken", protocol, patch, journal=Journal(folder, {"asked": 1}))
+    measured, skipped, order = recorded("fast broken", protocol, monkeypatch, journal=Journal(folder, {"asked": 1}))
+    assert order.count("start fast") == 1 and [len(one.runs) for one in measured[0].processes] == [2, 2]
+    assert [one.configuration.label for one in skipped] == ["broken"]
+    again = recorded("fast broken", protocol, monkeypatch, journal=Journal(folder, {"asked": 1}))
+    assert again[2] == [] and again[0][0].total_ms() == measured[0].total_ms()
+    with pytest.raises(
+        InputError, match=r"an interrupted benchmark of something else is in the way: .*r\.json\.partial"
+    ):
+        Journal(folder, {"asked": 2})
+    Journal(folder, {"asked": 1}).remove()
+    assert not folder.exists()
 
 
 STAND_IN = """
 import json, os, signal, sys, time
 request = json.loads(sys.argv[1])
 end = request["path"].rpartition("/")[2]
-print(json.dumps({"runtime": "pytorch", "provider": "CPU", "precision": "fp32", "load_s": 0.1}), flush=True)
+facts = {"runtime": "pytorch", "provider": "CPU", "precision": "fp32", "load_s": 0.1, "first_run_ms": 200.0}
+print(json.dumps(facts), flush=True)
 for number, line in enumerate(sys.stdin):
     if number == 1 and end == "silent":
         time.sleep(60)
@@ -169,7 +249,7 @@ for number, line in enumerate(sys.stdin):
         print('{"total_ms": 1', end="", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.2)
-    print(json.dumps({"total_ms": 200.0, "stages_ms": {}, "peak_rss_bytes": 1}), flush=True)
+    print(json.dumps({"total_ms": 200.0, "stages_ms": {}, "memory_bytes": {"peak": 1}}), flush=True)
     if number == 1 and end == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -179,13 +259,13 @@ def test_a_lost_worker_costs_its_own_row_only(tmp_path: Path, monkeypatch: pytes
     """Killed between two pictures (as for lack of memory), killed within an answer, and one that does not answer any more."""
     (tmp_path / "stand_in_worker.py").write_text(STAND_IN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(latency, "WORKER_MODULE", "stand_in_worker")
-    monkeypatch.setattr(latency, "ANSWER_TIMEOUT_S", 2.0, raising=False)
+    monkeypatch.setattr(worker, "WORKER_MODULE", "stand_in_worker")
+    monkeypatch.setattr(worker, "ANSWER_TIMEOUT_S", 2.0)
     names = ("killed", "fine", "half", "silent", "fine too")
     configurations = [Configuration(name, tmp_path / name, "pytorch", "fp32", 1) for name in names]
-    protocol = Protocol(runs=3, warmup=1, cold_starts=1, threads=1, pictures=0)
+    protocol = Protocol(runs=3, warmup=1, processes=1)
     measured, skipped = measure(configurations, protocol, {})
-    assert [(one.configuration.label, len(one.total_ms)) for one in measured] == [("fine", 3), ("fine too", 3)]
+    assert [(one.configuration.label, len(one.total_ms())) for one in measured] == [("fine", 3), ("fine too", 3)]
     assert {one.configuration.label: one.reason for one in skipped} == {
         "killed": "its process was killed (SIGKILL), perhaps for lack of memory",
         "half": "its process was killed (SIGKILL), perhaps for lack of memory",
@@ -197,9 +277,9 @@ def test_a_worker_that_cannot_be_started_costs_its_own_row_only(monkeypatch: pyt
     def refuse(*_: object, **__: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(latency.subprocess, "Popen", refuse)
+    monkeypatch.setattr(worker.subprocess, "Popen", refuse)
     configuration = Configuration("m", Path("m"), "pytorch", "fp32", 1)
-    measured, skipped = measure([configuration], Protocol(cold_starts=1), {})
+    measured, skipped = measure([configuration], Protocol(processes=1), {})
     assert not measured
     assert skipped[0].reason == "its process cannot be started (Resource temporarily unavailable)"
 
@@ -211,9 +291,10 @@ def test_a_distance_that_cannot_be_measured_costs_no_timings(error: Exception) -
     def fail(*_: object) -> None:
         raise error
 
-    context: Any = SimpleNamespace(evaluator=SimpleNamespace(evaluate=fail))
+    evaluator: Any = SimpleNamespace(evaluate=fail)
     notes: dict[str, str] = {}
-    found = bench._fd(Configuration("m", Path("m"), "pytorch", "fp32", 1), context, notes)
+    quality = PictureQuality(None, evaluator)
+    found = quality._fd(Configuration("m", Path("m"), "pytorch", "fp32", 1), notes)
     assert set(found.values()) == {None} and set(notes.values()) == {str(error)} and "fd_world" in notes
 
 
@@ -252,22 +333,46 @@ def test_configurations_follow_what_a_bundle_has(openvino: bool, monkeypatch: py
     teacher = ModelFacts(Path("t"), "model", "t", None, 64, 50, 7.5)  # someone else's: its own steps, on PyTorch
     (only,) = configure(Contender("t", Path("t")), teacher, Choices(runtimes=["openvino"], steps=[1]))
     assert (only.runtime, only.steps, only.role) == ("pytorch", 50, "teacher")
+    sweep = configure(Contender("t", Path("t")), teacher, Choices(threads=[1, 2]))
+    assert [one.threads for one in sweep] == [1, 2]
 
 
-def test_percentiles_and_memory() -> None:
-    assert percentiles([1.0, 2.0, 3.0]) == {"p50": 2.0, "p90": 2.8, "p99": 2.98}
+def test_memory_and_machine() -> None:
     code = (
-        "import numpy as np; from genin.benchmarks.speed.machine import peak_rss_bytes as peak; before = peak();"
+        "import numpy as np; from genin.benchmarks.speed.memory import peak_rss_bytes as peak; before = peak();"
         "block = np.ones(30_000_000); print(peak() - before)"
     )  # in a process of its own: a peak only grows
     grown = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
     assert 200_000_000 < grown < 400_000_000
-    assert describe_machine()["packages"]["numpy"] == np.__version__
+    machine = describe_machine(["onnxruntime"])
+    assert machine["packages"]["numpy"] == np.__version__ and "torch" not in machine["packages"]
+    assert machine["sha256"] == describe_machine([])["sha256"] and len(machine["sha256"]) == 64
     with pytest.raises(InputError):
         Protocol(runs=0)
-    one = Measured(Configuration("m", Path(), "pytorch", "fp32", 1), {}, 1.0)
-    one.add({"total_ms": 10.0, "stages_ms": {"unet": 6.0, "text_encoder": 1.0, "vae_decoder": 2.0, "other": 99.0}})
-    assert sum(values[0] for values in one.stages_ms.values()) == 10  # stages add up to the whole
+
+
+def test_stages_add_up() -> None:
+    stages = {"unet": 6.0, "text_encoder": 1.0, "vae_decoder": 2.0, "other": 99.0}
+    one = Run.of_answer({"total_ms": 10.0, "stages_ms": stages}, round=0, at_s=0.0)
+    assert sum(one.stages_ms.values()) == 10 and one.stages_ms["other"] == 1
+
+
+def test_a_busy_machine_is_said() -> None:
+    assert busy_before(1.0, 2) is None and busy_before(None, 2) is None
+    assert busy_before(4.13, 2) == "Load average before the run: 4.13 on 2 cores (timings unreliable)"
+    assert busy_during(0.4, 2) is None and busy_during(None, 2) is None
+    assert str(busy_during(1.3, 2)).startswith("Other processes kept 1.3 of 2 cores busy during the run")
+    if sys.platform == "linux":
+        other = OtherWork()
+        subprocess.run([sys.executable, "-c", "sum(range(10**6))"], check=True)  # our own process is no other work
+        assert (other.cores() or 0.0) >= 0
+
+
+def test_the_harness_adds_less_than_50_microseconds() -> None:
+    """What a worker reports for a picture that takes no time, at best of 200."""
+    nothing = SimpleNamespace(images=[np.zeros((8, 8, 3), np.uint8)], timings={"unet": 0.0}, step_timings=())
+    session = Session(SimpleNamespace(generate=lambda *_, **__: nothing), steps=1)
+    assert min(session.time("a", seed)["total_ms"] for seed in range(200)) < 0.05
 
 
 def test_a_page_of_evaluations_and_pictures_alone(tmp_path: Path) -> None:
@@ -292,7 +397,8 @@ def test_refusals(tiny_model_folder: Path, tmp_path: Path, capsys: pytest.Captur
         assert run(["bench", *map(str, arguments)]) == 2
         return capsys.readouterr().err
 
-    assert "list of positive integers" in refused(tiny_model_folder, "--steps", "1,x")
+    for wrong in ("1,x", "4-1", "0-2", ""):
+        assert "list of positive integers" in refused(tiny_model_folder, "--steps", wrong)
     assert "did you mean openvino" in refused(tiny_model_folder, "--runtime", "openvin")
     assert "no such" in refused(tmp_path / "absent")
     (tmp_path / "none.txt").write_text("\n")

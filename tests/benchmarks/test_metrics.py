@@ -21,7 +21,8 @@ from genin.benchmarks.quality.frechet import (
     moments,
     precision_recall,
 )
-from genin.benchmarks.quality.perceptual import diversity, load_lpips, psnr_db, resize_rule
+from genin.benchmarks.quality.perceptual import diversity, load_lpips, resize_rule
+from genin.benchmarks.quality.validity import psnr_db
 from genin.benchmarks.quality.weights import MetricUnavailableError, find_weights, weights_folder
 from genin.runtimes.errors import InputError
 

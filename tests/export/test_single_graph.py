@@ -166,7 +166,26 @@ def test_the_manifest_and_the_other_commands_know_them(bundle: Path, capsys: pyt
     assert all(e.parity is not None and e.parity.psnr_db >= e.parity.floor_db for e in entries)
     assert run(["inspect", str(bundle)]) == 0
     assert "text_to_image_2" in capsys.readouterr().out
-    assert run(["bench", str(bundle), "--runtime", "onnxruntime", "--precision", "fp32", "--steps", "2", "--json"]) == 0
+    assert (
+        run(
+            [
+                "bench",
+                str(bundle),
+                "--runtime",
+                "onnxruntime",
+                "--precision",
+                "fp32",
+                "--steps",
+                "2",
+                "--runs",
+                "2",
+                "--processes",
+                "1",
+                "--json",
+            ]
+        )
+        == 0
+    )
     [row] = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["results"]
     assert row["stages_ms"]["text_to_image"] > 0 and row["stages_ms"]["unet"] == 0
     assert row["encoded_prompt_ms"] is None

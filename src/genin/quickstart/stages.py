@@ -36,7 +36,8 @@ TEACHER_STEPS: Final = 100
 TEACHER_FORMATS, TEACHER_PRECISIONS = ("onnx", "openvino"), ("fp16",)
 BETTER_BY: Final = 0.3  # share of its own pruned initialisation's fd_world that a student must lose
 FD_SAMPLES: Final = 256  # enough for 192 features; too few for a figure to quote
-BENCH_RUNS, BENCH_WARMUP, BENCH_MAX_S = 6, 1, 8.0
+BENCH_RUNS, BENCH_PROCESSES, BENCH_WARMUP, BENCH_MAX_S = 6, 1, 1, 8.0
+GRID_SEED: Final = 1000  # of the pictures before and after training
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,6 @@ def measure_improvement(run: Run, done: Done) -> Result:
     from genin.benchmarks.quality.measures import load_suite
     from genin.benchmarks.quality.subjects import Sampling
     from genin.benchmarks.report.compare import SheetModel, draw_grid
-    from genin.benchmarks.speed.latency import GRID_SEED
 
     suite = load_suite(None, run.names.classifier(), features=("world",))
     reference = run.reference(FD_SAMPLES, done["teacher"]["image_size"])
@@ -290,8 +290,9 @@ def shipped_student(run: Run) -> Path | None:
 def bench_all(run: Run, done: Done) -> Result:
     """Latency, memory and size of teacher, student (PyTorch and every exported form) and shipped student."""
     from genin.benchmarks.contenders import Contender
-    from genin.benchmarks.speed.bench import Choices, measure_models
-    from genin.benchmarks.speed.latency import Protocol
+    from genin.benchmarks.speed.bench import measure_models
+    from genin.benchmarks.speed.configurations import Choices
+    from genin.benchmarks.speed.protocol import Protocol
 
     models = [
         Contender(TEACHER, run.teacher_path),
@@ -305,7 +306,7 @@ def bench_all(run: Run, done: Done) -> Result:
     results, grids = measure_models(
         models,
         choices=Choices(steps=STEPS, teacher_steps=TEACHER_STEPS),
-        protocol=Protocol(runs=BENCH_RUNS, warmup=BENCH_WARMUP, cold_starts=1, max_s=BENCH_MAX_S),
+        protocol=Protocol(runs=BENCH_RUNS, processes=BENCH_PROCESSES, warmup=BENCH_WARMUP, max_s=BENCH_MAX_S),
     )
     save_grids(run.out / "pictures.npz", grids)
     return results

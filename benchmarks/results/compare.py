@@ -1,0 +1,228 @@
+"""Two results compared, row by row: faster, slower, the same within a margin, or unclear.
+
+    genin bench compare OLD.json NEW.json
+
+The same rows of two files are compared as independent runs; rows of one run took turns, so they are compared round by round. The
+ratio is `new / old`, its interval the hierarchical bootstrap's (`statistics`). With the margin m:
+
+- same: the whole interval is between 1/(1 + m) and 1 + m (two one-sided tests, each at 2.5 %);
+- slower, faster: the whole interval is above, below 1;
+- unclear: it holds 1 and reaches beyond the margin. More processes or a quieter machine narrow it.
+
+A new row whose pictures are not right has no speed that could be compared: it is unclear, and counts as a failure.
+
+Not here: measuring, reading the files (`files`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from genin.benchmarks.results.files import Results
+from genin.benchmarks.results.statistics import by_process, paired_runs, ratio_interval
+from genin.benchmarks.results.table import is_ranked, markdown_table, number
+from genin.runtimes.errors import InputError
+from genin.runtimes.vocabulary import nearest
+
+Row = Mapping[str, Any]
+Verdict = Literal["faster", "slower", "same", "unclear"]
+
+MARGIN: Final = 0.02
+SHOWN: Final = {"faster": "faster", "slower": "**slower**", "same": "same", "unclear": "unclear"}
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """`ratio` is the new time ÷ the old, with its 95 % interval."""
+
+    name: str
+    ratio: float
+    low: float
+    high: float
+    verdict: Verdict
+    paired: bool
+    old_p50_ms: float
+    new_p50_ms: float
+    valid: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows that both results have; `warnings` say why the comparison may mislead."""
+
+    rows: tuple[ComparedRow, ...]
+    margin: float
+    warnings: tuple[str, ...] = ()
+    only_in_old: tuple[str, ...] = ()
+    only_in_new: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a row is slower, or draws wrong pictures."""
+        return any(row.verdict == "slower" or not row.valid for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"failed": self.failed}
+
+
+def compare_results(old: Results, new: Results, margin: float = MARGIN, *, strict: bool = False) -> Comparison:
+    """The rows of the same name in two files, or the only rows of both.
+
+    Errors: InputError if they have no row in common, for files without runs, and with `strict` for two machines.
+    """
+    warnings = list(_differences(old, new))
+    if strict and (machine := next((said for said in warnings if said.startswith("other machine")), None)):
+        raise InputError(machine, remedy="measure both on one machine, or compare without --strict")
+    names = {row["name"]: row for row in old["results"]}
+    pairs = [(names[row["name"]], row) for row in new["results"] if row["name"] in names]
+    if not pairs and len(old["results"]) == len(new["results"]) == 1:
+        pairs = [(old["results"][0], new["results"][0])]
+    if not pairs:
+        shown = [", ".join(row["name"] for row in one["results"]) for one in (old, new)]
+        raise InputError(f"the results have no configuration in common: {shown[0]}; and {shown[1]}")
+    paired = old.get("run_id") is not None and old.get("run_id") == new.get("run_id")
+    compared = [id(row) for pair in pairs for row in pair]
+    return Comparison(
+        tuple(_compare(*pair, margin, paired=paired) for pair in pairs),
+        margin,
+        tuple(warnings),
+        *(tuple(row["name"] for row in one["results"] if id(row) not in compared) for one in (old, new)),
+    )
+
+
+def compare_with(results: Results, baseline: str, margin: float = MARGIN) -> Comparison:
+    """All other models of one run against `baseline`, a model of it, on the same runtime, precision and threads, at the same steps
+    if it was measured at them. They took turns, so rounds are compared.
+
+    Errors: InputError for a model that was not measured, or is the only one.
+    """
+    models = list(dict.fromkeys(row["bundle"] for row in results["results"]))
+    if baseline not in models:
+        raise InputError(f"no model '{baseline}' in these results", remedy=nearest(baseline, models))
+    bases = [row for row in results["results"] if row["bundle"] == baseline]
+    others = [row for row in results["results"] if row["bundle"] != baseline]
+    pairs = [(base, row) for row in others if (base := _base_of(row, bases)) is not None]
+    if not pairs:
+        raise InputError(f"nothing was measured beside '{baseline}' on the same runtime and precision")
+    busy = [f"busy machine: {said}" for said in [results["notes"].get("busy")] if said]
+    compared = {id(row) for _, row in pairs}
+    return Comparison(
+        tuple(_compare(*pair, margin, paired=True) for pair in pairs),
+        margin,
+        tuple(busy),
+        only_in_new=tuple(row["name"] for row in others if id(row) not in compared),
+    )
+
+
+def verdict_of(low: float, high: float, margin: float) -> Verdict:
+    """What the interval of a ratio says."""
+    if 1 / (1 + margin) <= low and high <= 1 + margin:
+        return "same"
+    return "slower" if low > 1 else "faster" if high < 1 else "unclear"
+
+
+def markdown(comparison: Comparison) -> str:
+    """For a pull request."""
+    rows = comparison.rows
+    counts = [f"{count} {word}" for word in SHOWN if (count := sum(row.verdict == word for row in rows))]
+    lines = [f"**{', '.join(counts)}**, of {len(rows)}; same: within {100 * comparison.margin:g} %", ""]
+    lines += [f"> {warning}" for warning in comparison.warnings]
+    lines += [""] if comparison.warnings else []
+    names = ["configuration", "old p50 ms", "new p50 ms", "ratio", "95 % interval", "verdict"]
+    cells = [
+        [
+            row.name,
+            number(row.old_p50_ms),
+            number(row.new_p50_ms),
+            f"{row.ratio:.3f}",
+            f"{row.low:.3f} to {row.high:.3f}",
+            SHOWN[row.verdict] if row.valid else "**not valid**",
+        ]
+        for row in rows
+    ]
+    lines.append(markdown_table(names, cells, ("configuration", "verdict")))
+    notes = [f"- {row.name}: {note}" for row in rows for note in row.notes]
+    notes += [f"- only in the old results: {name}" for name in comparison.only_in_old]
+    notes += [f"- only in the new results: {name}" for name in comparison.only_in_new]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def _compare(old: Row, new: Row, margin: float, *, paired: bool) -> ComparedRow:
+    groups, as_pairs = _runs_of_both(old, new, paired)
+    found = ratio_interval(*groups, paired=as_pairs)
+    verdict = verdict_of(found.low, found.high, margin) if is_ranked(new) else "unclear"
+    notes = list(_notes(old, new))
+    if min(len(group) for group in groups) == 1:
+        notes.append("one process: how processes differ is not in the interval")
+    return ComparedRow(
+        name=new["name"],
+        ratio=round(found.estimate, 5),
+        low=round(found.low, 5),
+        high=round(found.high, 5),
+        verdict=verdict,
+        paired=as_pairs,
+        old_p50_ms=old["latency_ms"]["p50"],
+        new_p50_ms=new["latency_ms"]["p50"],
+        valid=is_ranked(new),
+        notes=tuple(notes),
+    )
+
+
+def _runs_of_both(old: Row, new: Row, paired: bool) -> tuple[Any, bool]:
+    """Arrays of both, one for each process, and whether they are pairs."""
+    for row in (old, new):
+        if not row["samples_ms"]:
+            reason = row["notes"].get("samples_ms", "it has no runs")
+            raise InputError(f"'{row['name']}' cannot be compared: {reason}", remedy="measure it again")
+    if paired:
+        pairs = paired_runs(*(_by_round(row) for row in (old, new)))
+        if pairs[0]:
+            return pairs, True
+    return tuple(by_process(row["samples_ms"], row["samples_process"]) for row in (old, new)), False
+
+
+def _by_round(row: Row) -> dict[tuple[int, int], float]:
+    keys = zip(row["samples_process"], row["samples_round"], strict=True)
+    return dict(zip(keys, row["samples_ms"], strict=True))
+
+
+def _base_of(row: Row, bases: Sequence[Row]) -> Row | None:
+    same = [one for one in bases if all(one.get(key) == row.get(key) for key in ("runtime", "precision", "threads"))]
+    at_steps = [one for one in same if one["steps"] == row["steps"]]
+    return next(iter(at_steps), same[0] if len(same) == 1 else None)
+
+
+def _differences(old: Results, new: Results) -> Iterator[str]:
+    """What the files do not have in common, and what makes either unreliable."""
+    machines = [one["machine"] for one in (old, new)]
+    shown = [f"{one['processor']}, {one['usable_cores']} cores, {one['system']}" for one in machines]
+    if machines[0].get("sha256", shown[0]) != machines[1].get("sha256", shown[1]):
+        yield f"other machine: {shown[0]}; and {shown[1]}"
+    for name in sorted(machines[0]["packages"].keys() & machines[1]["packages"].keys()):
+        releases = [one["packages"][name] for one in machines]
+        if releases[0] != releases[1]:
+            yield f"{name} {releases[0]} and {releases[1]}"
+    for key in ("warmup", "prompts_sha256", "batch_size"):
+        values = [one["protocol"].get(key) for one in (old, new)]
+        if values[0] != values[1] and None not in values:
+            yield f"measured with another {key.removesuffix('_sha256')}"
+    for name, one in (("old", old), ("new", new)):
+        if busy := one["notes"].get("busy"):
+            yield f"busy machine ({name}): {busy}"
+
+
+def _notes(old: Row, new: Row) -> Iterator[str]:
+    if new["valid"] is False:
+        yield f"its pictures are not right: {'; '.join(new['validity']['reasons'])}"
+    if old["valid"] is False:
+        yield "the old row's pictures are not right"
+    for key, what in (("threads", "threads"), ("provider", "provider"), ("image_size", "picture size")):
+        if old.get(key) != new.get(key) and None not in (old.get(key), new.get(key)):
+            yield f"another {what}: {old[key]}, now {new[key]}"
+    if old.get("weights_sha256") == new.get("weights_sha256") and old.get("pictures_sha256") != new.get(
+        "pictures_sha256"
+    ):
+        yield "the same weights draw other pictures"

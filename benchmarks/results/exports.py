@@ -1,0 +1,250 @@
+"""A result file in other formats: tables, other tools' JSON, and what is pasted into a model card, a README or a paper.
+
+Every export says where it is from: the hash of the result file, which a reader can be given beside it. Rows whose pictures are not
+right are in the raw formats (CSV, JSON) with `valid` false, and are left out where one figure speaks for itself.
+
+pyperf's file format and the keys of optimum-benchmark's report are theirs; tests load the former with pyperf itself. Not here: the
+page (`genin.benchmarks.report`), several devices (`merge`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any, Final
+
+import numpy as np
+
+from genin.benchmarks.results.files import digest
+from genin.benchmarks.results.table import is_ranked, number, results_table
+from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.vocabulary import nearest
+
+Results = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+CSV_COLUMNS: Final = (
+    *("name", "bundle", "runtime", "engine_version", "provider", "precision", "steps", "threads", "image_size"),
+    *("runs", "processes", "valid"),
+)
+CSV_FIGURES: Final = ("p50", "p90", "p95", "p99", "mean", "sd", "min", "max")
+CSV_MORE: Final = ("first_run_ms", "cold_start_s", "load_s", "peak_rss_bytes", "size_bytes", "speedup",
+                   "psnr_db_to_fp32", "lpips_squeeze_to_fp32", "lpips_squeeze_to_teacher", "weights_sha256")  # fmt: skip
+CHARACTER_PX: Final = 6.6  # of Verdana at 11 px, on average
+PAD_PX: Final = 10
+
+
+def export(results: Results, format: str) -> str:
+    """The results in one of `FORMATS`. Errors: InputError for another format, GeninError if no row may be shown."""
+    if format not in FORMATS:
+        raise InputError(f"unknown format '{format}'", remedy=nearest(format, FORMATS))
+    return FORMATS[format](results)
+
+
+def to_csv(results: Results) -> str:
+    """One line for each configuration."""
+    names = [*CSV_COLUMNS, *(f"{name}_ms" for name in CSV_FIGURES), "p50_low_ms", "p50_high_ms", *CSV_MORE]
+    lines = []
+    for row in results["results"]:
+        low, high = (row.get("intervals_ms") or {}).get("p50") or (None, None)
+        figures = [row["latency_ms"].get(name) for name in CSV_FIGURES]
+        own, more = ([row.get(name) for name in part] for part in (CSV_COLUMNS, CSV_MORE))
+        lines.append([*own, *figures, low, high, *more])
+    return _csv(names, lines)
+
+
+def to_runs_csv(results: Results) -> str:
+    """One line for each timed picture."""
+    stages = list(dict.fromkeys(stage for row in results["results"] for stage in row["stages_samples_ms"]))
+    columns = ("samples_process", "samples_round", "samples_at_s", "samples_ms")
+    lines = []
+    for row in results["results"]:
+        of_stages = [row["stages_samples_ms"].get(stage, [None] * len(row["samples_ms"])) for stage in stages]
+        lines += [[row["name"], *values] for values in zip(*(row[name] for name in columns), *of_stages, strict=True)]
+    return _csv(["name", "process", "round", "at_s", "total_ms", *(f"{stage}_ms" for stage in stages)], lines)
+
+
+def to_markdown(results: Results) -> str:
+    """The table, what it was measured on, and the hash."""
+    busy = results["notes"].get("busy")
+    warning = [f"**{busy}**", ""] if busy else []
+    command = f", `{results['command']}`" if results.get("command") else ""
+    source = f"{device_of(results)}{command}, results sha256 {digest(results)[:16]}"
+    return "\n".join([*warning, results_table(results), "", source]) + "\n"
+
+
+def to_pyperf(results: Results) -> str:
+    """A suite as `python -m pyperf compare_to` reads it: a benchmark for each configuration, a run for each of its processes, in
+    seconds."""
+    benchmarks = []
+    for row in results["results"]:
+        processes = np.array(row["samples_process"])
+        values = np.array(row["samples_ms"]) / 1000
+        runs = [
+            {"values": values[processes == process].tolist(), "metadata": {"load_avg_1min": load} if load else {}}
+            for process in np.unique(processes)
+            for load in [results["machine"]["load_average"]]
+        ]
+        if runs:
+            metadata = {"name": row["name"], "unit": "second", "runtime": row["runtime"], "valid": str(row["valid"])}
+            benchmarks.append({"metadata": metadata, "runs": runs})
+    machine = results["machine"]
+    common = {
+        "cpu_model_name": machine["processor"],
+        "platform": machine["system"],
+        "cpu_count": machine["logical_cores"],
+    }
+    common |= {"python_version": machine["python"], "genin_results_sha256": digest(results)}
+    metadata = {key: value for key, value in common.items() if value is not None}
+    return json.dumps({"version": "1.0", "metadata": metadata, "benchmarks": benchmarks}) + "\n"
+
+
+def to_optimum(results: Results) -> str:
+    """optimum-benchmark's report of an image-diffusion task for each configuration: load_model, first_call, call, per_step, in
+    seconds and MB."""
+    reports = {}
+    for row in results["results"]:
+        steps = [step / 1000 for run in row["steps_samples_ms"] for step in run]
+        calls = [one / 1000 for one in row["samples_ms"]]
+        memory = row.get("memory_bytes") or {}
+        reports[row["name"]] = {
+            "load_model": _optimum(row["loads_s"], memory.get("loaded")),
+            "first_call": _optimum([one / 1000 for one in row["first_runs_ms"]], None),
+            "call": _optimum(calls, row["peak_rss_bytes"])
+            | {"throughput": {"unit": "images/s", "value": float(1 / np.mean(calls))} if calls else None},
+            "per_step": _optimum(steps, None),
+        }
+    return json.dumps(reports, indent=1) + "\n"
+
+
+def to_card(results: Results) -> str:
+    """The `model-index` of a Hugging Face model card, as YAML: one result for each configuration whose pictures are right."""
+    lines = ["model-index:"]
+    rows = _shown(results)
+    for bundle in dict.fromkeys(row["bundle"] for row in rows):
+        lines += [f"- name: {_text(bundle)}", "  results:"]
+        for row in (one for one in rows if one["bundle"] == bundle):
+            lines += _card_result(row, results)
+    return "\n".join(lines) + "\n"
+
+
+def to_badge(results: Results) -> str:
+    """An SVG badge of the fastest row whose pictures are right, with the results' hash in its title."""
+    best = min(_shown(results), key=lambda row: row["latency_ms"]["p50"])
+    busy = " (busy machine)" if results["notes"].get("busy") else ""
+    label, value = "genin bench", f"{number(best['latency_ms']['p50'])} ms{busy}"
+    about = f"{best['name']} on {device_of(results)}: {value} a picture; results sha256 {digest(results)[:16]}"
+    left, right = (round(CHARACTER_PX * len(text) + 2 * PAD_PX) for text in (label, value))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" '
+        f'aria-label="{escape(label)}: {escape(value)}">'
+        f"<title>{escape(about)}</title>"
+        f'<rect width="{left + right}" height="20" rx="3" fill="#444"/>'
+        f'<path d="M{left} 0h{right - 3}a3 3 0 0 1 3 3v14a3 3 0 0 1-3 3H{left}z" fill="#b4431f"/>'
+        f'<g fill="#fff" text-anchor="middle" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">'
+        f'<text x="{left / 2:g}" y="14">{escape(label)}</text>'
+        f'<text x="{left + right / 2:g}" y="14">{escape(value)}</text></g></svg>\n'
+    )
+
+
+def to_bibtex(results: Results) -> str:
+    """An entry for the results, by their hash."""
+    sha256, created = digest(results), str(results.get("created") or "")
+    models = ", ".join(dict.fromkeys(row["bundle"] for row in results["results"]))
+    year = f"  year = {{{created[:4]}}},\n" if created[:4].isdigit() else ""
+    title = _bibtex(f"genin bench of {models} on {device_of(results)}")
+    version = results["machine"]["packages"].get("genin", "?")
+    return (
+        f"@misc{{genin-bench-{sha256[:8]},\n  title = {{{title}}},\n{year}"
+        f"  note = {{genin {version}, schema {results['schema_version']}, results SHA-256 {sha256}}}\n}}\n"
+    )
+
+
+FORMATS: Final[Mapping[str, Callable[[Results], str]]] = {
+    "csv": to_csv,
+    "runs-csv": to_runs_csv,
+    "markdown": to_markdown,
+    "pyperf": to_pyperf,
+    "optimum": to_optimum,
+    "card": to_card,
+    "badge": to_badge,
+    "bibtex": to_bibtex,
+}
+
+
+def device_of(results: Results) -> str:
+    """A machine in a few words."""
+    machine = results["machine"]
+    cores = machine["usable_cores"]
+    return f"{machine['processor']}, {cores} core{'s' if cores != 1 else ''}"
+
+
+def _shown(results: Results) -> list[Row]:
+    rows = [row for row in results["results"] if is_ranked(row)]
+    if not rows:
+        raise GeninError("no row has valid pictures, so no figure can be shown")
+    return rows
+
+
+def _card_result(row: Row, results: Results) -> list[str]:
+    busy = ", busy machine" if results["notes"].get("busy") else ""
+    where = f"{row['runtime']} {row['precision']}, {row['steps']} steps, {device_of(results)}{busy}"
+    protocol = results["protocol"]
+    prompts = f"{len(protocol['prompts'])} prompts, sha256 {str(protocol.get('prompts_sha256'))[:16]}"
+    metrics: list[tuple[str, str, Any]] = [
+        ("latency_p50_ms", f"latency p50 in ms ({where})", row["latency_ms"]["p50"]),
+        ("latency_p95_ms", f"latency p95 in ms ({where})", row["latency_ms"]["p95"]),
+        ("cold_start_s", f"cold start in s ({where})", row["cold_start_s"]),
+        ("peak_memory_mb", f"peak memory in MB ({where})", row["peak_rss_bytes"] and row["peak_rss_bytes"] / 1e6),
+        ("lpips_squeeze_to_fp32", f"LPIPS to fp32 ({where})", row.get("lpips_squeeze_to_fp32")),
+    ]
+    lines = ["  - task:", "      type: text-to-image", "    dataset:", "      type: prompts"]
+    lines += [f"      name: {_text(prompts)}", "    metrics:"]
+    for kind, name, value in metrics:
+        if value is not None:
+            lines += [f"    - type: {kind}", f"      name: {_text(name)}", f"      value: {value:.6g}"]
+            lines += ["      args:", f"        results_sha256: {digest(results)}"]
+    return lines
+
+
+def _optimum(values: Sequence[float], memory_bytes: int | None) -> dict[str, Any]:
+    column = np.asarray(values, np.float64)
+    latency = None
+    if len(column):
+        mean, deviation = float(column.mean()), float(column.std()) if len(column) > 1 else 0.0
+        ranks = {f"p{rank}": float(np.percentile(column, rank)) for rank in (50, 90, 95, 99)}
+        latency = {
+            "unit": "s",
+            "values": column.tolist(),
+            "count": len(column),
+            "total": float(column.sum()),
+            "mean": mean,
+        }
+        latency |= {**ranks, "stdev": deviation, "stdev_": 100 * deviation / mean if mean else 0.0}
+    memory = None
+    if memory_bytes is not None:
+        unknown = dict.fromkeys(("max_global_vram", "max_process_vram", "max_reserved", "max_allocated"))
+        memory = {"unit": "MB", "max_ram": memory_bytes / 1e6, **unknown}
+    return {"memory": memory, "latency": latency, "throughput": None, "energy": None, "efficiency": None}
+
+
+def _csv(names: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def _text(text: str) -> str:
+    """A YAML string: JSON's double quotes are YAML's."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _bibtex(text: str) -> str:
+    for sign in "\\{}%&#$_^~":
+        text = text.replace(sign, " " if sign in "\\{}^~" else f"\\{sign}")
+    return text

@@ -1,0 +1,68 @@
+"""Results of several devices in one: a table and a page with a row for every device.
+
+    genin bench merge laptop.json phone.json --report devices.html
+
+Files keep what they say; nothing is averaged. Speed-ups are those measured on each device. Not here: whether one is faster
+(`compare`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from genin.benchmarks.results.exports import device_of
+from genin.benchmarks.results.files import Results
+from genin.runtimes.errors import InputError
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Results by device; `rows` are all of them, each with its `device_name`."""
+
+    devices: Mapping[str, Results]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {**row, "device_name": device, "name": f"{row['name']} · {device}"}
+            for device, results in self.devices.items()
+            for row in results["results"]
+        ]
+
+    @property
+    def skipped(self) -> list[dict[str, Any]]:
+        return [
+            {**one, "bundle": f"{one['bundle']} ({device})"}
+            for device, results in self.devices.items()
+            for one in results["skipped"]
+        ]
+
+    @property
+    def busy(self) -> str | None:
+        """Which devices were busy."""
+        said = [f"{device}: {busy}" for device, one in self.devices.items() if (busy := one["notes"].get("busy"))]
+        return "; ".join(said) or None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"devices": dict(self.devices), "results": self.rows, "skipped": self.skipped}
+
+
+def merge(files: Sequence[tuple[str, Results]]) -> Merged:
+    """(name of the file, results) => all of them by device: its processor and cores, with the file's name where they are the same.
+
+    Errors: InputError for one result given twice.
+    """
+    hashes = [results.get("sha256") for _, results in files]
+    for (name, _), sha256 in zip(files, hashes, strict=True):
+        if hashes.count(sha256) > 1:
+            raise InputError("the same results are given twice", where=name, remedy="name each file once")
+    labels = [device_of(results) for _, results in files]
+    named = [
+        label if labels.count(label) == 1 else f"{label} ({name})"
+        for label, (name, _) in zip(labels, files, strict=True)
+    ]
+    if len(set(named)) < len(named):
+        raise InputError("two files of one device have the same name", remedy="rename one")
+    return Merged({label: results for label, (_, results) in zip(named, files, strict=True)})

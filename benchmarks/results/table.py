@@ -1,0 +1,89 @@
+"""A result file as a Markdown table: what genin bench prints, and what goes into a pull request or a README.
+
+A row whose pictures are not right is struck through. Not here: other formats (`exports`), the page (`genin.benchmarks.report`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+Row = Mapping[str, Any]
+
+COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
+    ("device", lambda row: row.get("device_name") or "–"),
+    ("model", lambda row: row["bundle"]),
+    ("runtime", lambda row: row["runtime"]),
+    ("precision", lambda row: row["precision"]),
+    ("steps", lambda row: row["steps"]),
+    ("threads", lambda row: row.get("threads") or "–"),
+    ("p50 ms", lambda row: number(row["latency_ms"]["p50"])),
+    ("95 % interval", lambda row: interval((row.get("intervals_ms") or {}).get("p50"))),
+    ("p95 ms", lambda row: number(row["latency_ms"]["p95"])),
+    ("p99 ms", lambda row: number(row["latency_ms"]["p99"])),
+    ("speed-up", lambda row: "–" if row.get("speedup") is None else f"{number(row['speedup'])}×"),
+    ("cold start s", lambda row: number(row["cold_start_s"])),
+    ("peak MB", lambda row: number(row["peak_rss_bytes"] and row["peak_rss_bytes"] / 1e6)),
+    ("size MB", lambda row: number(row["size_bytes"] and row["size_bytes"] / 1e6)),
+    ("LPIPS to fp32", lambda row: number(row.get("lpips_squeeze_to_fp32"), 3)),
+    ("LPIPS to teacher", lambda row: number(row.get("lpips_squeeze_to_teacher"), 3)),
+    ("FD ratio", lambda row: number(row.get("fd_ratio"), 3)),
+)
+LEFT: Final = ("device", "model", "runtime", "precision")
+
+
+def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Names and cells of the columns that some row has a value for."""
+    cells = [[str(value(row)) for _, value in COLUMNS] for row in rows]
+    used = [index for index in range(len(COLUMNS)) if any(row[index] != "–" for row in cells)]
+    return [COLUMNS[index][0] for index in used], [[row[index] for index in used] for row in cells]
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """The rows as a Markdown table, below it why some are struck through and what was skipped."""
+    names, cells = columns_of(results["results"])
+    for row, line in zip(results["results"], cells, strict=True):
+        if row["valid"] is False:
+            line[:] = [f"~~{cell}~~" for cell in line]
+    said = [f"{row['name']}: not valid: {reason}" for row in results["results"] for reason in reasons_of(row)]
+    for one in results["skipped"]:
+        said.append(f"skipped: {one['bundle']} on {one['runtime']} {one['precision']}: {one['reason']}")
+    return "\n".join([markdown_table(names, cells, LEFT), *said])
+
+
+def reasons_of(row: Row) -> list[str]:
+    """Why a row is not valid."""
+    reasons: list[str] = (row.get("validity") or {}).get("reasons", []) if row["valid"] is False else []
+    return reasons
+
+
+def is_ranked(row: Row) -> bool:
+    """Whether a row may be called the fastest: its pictures are not wrong."""
+    return row["valid"] is not False
+
+
+def markdown_table(names: Sequence[str], cells: Sequence[Sequence[str]], left: Sequence[str] = ()) -> str:
+    """A Markdown table with columns of even width; those in `left` are flush left."""
+    lines = [names, *cells]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(names))]
+    flush = [name in left for name in names]
+    padded = [
+        [cell.ljust(width) if is_left else cell.rjust(width) for cell, width, is_left in zip(line, widths, flush, strict=True)]
+        for line in lines
+    ]  # fmt: skip
+    rule = ["-" * width if is_left else "-" * (width - 1) + ":" for width, is_left in zip(widths, flush, strict=True)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], rule, *padded[1:]])
+
+
+def number(value: float | None, digits: int | None = None) -> str:
+    """Three significant digits, or fixed decimals; "–" for a missing value."""
+    if value is None:
+        return "–"
+    if digits is not None:
+        return f"{value:.{digits}f}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def interval(low_high: Sequence[float] | None) -> str:
+    """ "8.42 to 8.91", or "–"."""
+    return "–" if not low_high else f"{number(low_high[0])} to {number(low_high[1])}"

@@ -1,0 +1,114 @@
+"""Which configurations of a model to measure: runtime, precision, steps, threads.
+
+A model folder runs on PyTorch; a bundle runs on every runtime and precision it has graphs for, unless some are named.
+Teachers run at their own number of steps, others at the steps asked for.
+
+Not here: how they are measured (`rounds`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from genin.benchmarks.contenders import Contender
+from genin.benchmarks.model_facts import ModelFacts
+from genin.runtimes.errors import InputError
+from genin.runtimes.limits import usable_cores
+from genin.runtimes.vocabulary import AUTO, nearest
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One thing to measure; `label` is how the user named the model."""
+
+    label: str
+    path: Path
+    runtime: str
+    precision: str
+    steps: int
+    role: str | None = None
+    device: str = "cpu"
+    threads: int = field(default_factory=usable_cores)
+
+    def __str__(self) -> str:
+        return f"{self.label} · {self.runtime} {self.precision} · {self.steps} step{'s' if self.steps != 1 else ''}"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What to measure of each contender; an empty list means all that it has, its default number of steps, all usable cores."""
+
+    runtimes: Sequence[str] = ()
+    precisions: Sequence[str] = ()
+    steps: Sequence[int] = ()
+    teacher_steps: int | None = None
+    device: str = "cpu"  # where PyTorch runs model folders
+    threads: Sequence[int] = ()
+
+
+def configure(model: Contender, facts: ModelFacts, choices: Choices) -> list[Configuration]:
+    """The configurations of one contender: of the steps asked for, those that a student was trained for, if there are any."""
+    teacher = is_teacher(facts)
+    asked = [choices.teacher_steps or facts.default_steps] if teacher else choices.steps
+    known = [count for count in asked if count in facts.trained_steps]
+    steps = known or asked or [facts.default_steps]
+    role = "teacher" if teacher else facts.role
+    device = choices.device if facts.kind == "model" else "cpu"
+    return [
+        Configuration(model.label, model.path, *pair, steps=count, role=role, device=device, threads=threads)
+        for pair in _pairs(facts, choices)
+        for count in steps
+        for threads in choices.threads or (usable_cores(),)
+    ]
+
+
+def steps_note(facts: ModelFacts, choices: Choices) -> str | None:
+    """What `configure` left out of a student's step counts, or measured although it was not trained for it."""
+    strange = [count for count in choices.steps if facts.trained_steps and count not in facts.trained_steps]
+    if not strange or is_teacher(facts):
+        return None
+    trained, said = (", ".join(map(str, counts)) for counts in (facts.trained_steps, strange))
+    only = len(strange) == len(choices.steps)
+    return f"trained for {trained} steps, " + (f"measured at {said} anyway" if only else f"not measured at {said}")
+
+
+def is_teacher(facts: ModelFacts) -> bool:
+    """Whether the folder says so; a model folder without a role is a third-party teacher."""
+    return facts.role == "teacher" or (facts.role is None and facts.kind == "model")
+
+
+def check_precisions(precisions: Sequence[str], models: Iterable[ModelFacts]) -> None:
+    """Errors: InputError for a precision that none of the bundles has."""
+    known = list(dict.fromkeys(name for facts in models if facts.kind != "model" for _, name in facts.choices()))
+    for name in precisions:
+        if known and name not in (AUTO, *known):
+            raise InputError(f"no bundle has the precision '{name}'", remedy=nearest(name, (AUTO, *known)))
+
+
+def component_bytes(facts: ModelFacts, runtime: str, precision: str) -> tuple[dict[str, int | None], list[int]]:
+    """Bytes per component, and those that are known."""
+    sizes = facts.component_bytes(runtime, precision)
+    if not any(sizes.values()) and runtime == "openvino":
+        sizes = facts.component_bytes("onnxruntime", precision)
+    return sizes, [size for size in sizes.values() if size is not None]
+
+
+def _pairs(facts: ModelFacts, choices: Choices) -> list[tuple[str, str]]:
+    offered = facts.choices()
+    if facts.kind == "model":
+        return offered
+    pairs: list[tuple[str, str]] = []
+    here = list(dict.fromkeys(name for name, _ in offered))
+    if "onnxruntime" in here and "openvino" not in here and importlib.util.find_spec("openvino") is not None:
+        here.insert(here.index("onnxruntime") + 1, "openvino")
+    for runtime in choices.runtimes or here:
+        own = [precision for name, precision in offered if name == runtime]
+        if runtime == AUTO:
+            own = [AUTO]
+        elif not own:  # OpenVINO reads a bundle's ONNX graphs where it has no others
+            own = [precision for name, precision in offered if name == "onnxruntime"]
+        pairs += [(runtime, precision) for precision in choices.precisions or own]
+    return list(dict.fromkeys(pairs))

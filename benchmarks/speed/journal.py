@@ -1,0 +1,105 @@
+"""An interrupted benchmark goes on where it was: every process that has ended is kept on disk until the results are written.
+
+`RESULTS.json.partial/` holds one JSON file for the first processes of all configurations that are measured side by side, one for
+the second, and so on, with the pictures beside it, and `request.json`, what was asked for: configurations, protocol, weights and
+machine. A run that asks for anything else refuses the folder, so that nothing is mixed, and nothing is counted twice.
+
+Not here: what a process is asked for (`rounds`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from genin.benchmarks.speed.configurations import Configuration
+from genin.benchmarks.speed.samples import ProcessRun, Run
+from genin.runtimes.errors import InputError
+from genin.runtimes.files import atomic_path, write_text
+from genin.runtimes.text import json_object, read_text
+
+Processes = tuple[dict[Configuration, ProcessRun], dict[Configuration, str]]
+
+REQUEST: Final = "request.json"
+
+
+class Journal:
+    """What is measured so far, in `folder`; None keeps nothing."""
+
+    def __init__(self, folder: Path | None, request: Mapping[str, Any] | None = None) -> None:
+        self.folder = folder
+        if folder is None:
+            return
+        asked = json.dumps(request, sort_keys=True)
+        file = folder / REQUEST
+        if not file.exists():
+            write_text(file, asked)
+        elif json_object(read_text(file)) != json.loads(asked):
+            remedy = "remove it to measure anew, or ask for the same again to continue"
+            raise InputError("an interrupted benchmark of something else is in the way", where=folder, remedy=remedy)
+
+    def read(self, group: Sequence[Configuration], number: int) -> Processes | None:
+        """Process `number` of every configuration of a group, if it has ended before."""
+        place = self._place(group, number)
+        if place is None or not place.exists():
+            return None
+        kept = json_object(read_text(place))
+        if kept is None:
+            raise InputError("a damaged record of an interrupted benchmark", where=place, remedy="remove it")
+        done = {group[int(index)]: self._process(place, index, values) for index, values in kept["done"].items()}
+        return done, {group[int(index)]: reason for index, reason in kept["died"].items()}
+
+    def write(
+        self,
+        group: Sequence[Configuration],
+        number: int,
+        done: Mapping[Configuration, ProcessRun],
+        died: Mapping[Configuration, str],
+    ) -> None:
+        """Keep it: pictures first, so that a record is never without them."""
+        place = self._place(group, number)
+        if place is None or place.exists():
+            return
+        kept: dict[str, Any] = {"done": {}, "died": {group.index(one): reason for one, reason in died.items()}}
+        for one, process in done.items():
+            index = group.index(one)
+            if process.pictures is not None:
+                with atomic_path(_pictures(place, index)) as partial, partial.open("wb") as file:
+                    np.save(file, process.pictures)
+            runs = [asdict(run) for run in process.runs]
+            facts = {"facts": process.facts, "cold_start_s": process.cold_start_s, "memory_bytes": process.memory_bytes}
+            kept["done"][index] = facts | {"runs": runs}
+        write_text(place, json.dumps(kept))
+
+    def remove(self) -> None:
+        """Nothing is left to continue."""
+        if self.folder is not None:
+            remove(self.folder)
+
+    def _place(self, group: Sequence[Configuration], number: int) -> Path | None:
+        if self.folder is None:
+            return None
+        named = json.dumps([asdict(one) | {"path": str(one.path)} for one in group])
+        return self.folder / f"{hashlib.sha256(named.encode()).hexdigest()[:12]}-{number}.json"
+
+    def _process(self, place: Path, index: str, values: Mapping[str, Any]) -> ProcessRun:
+        file = _pictures(place, index)
+        pictures = np.load(file, allow_pickle=False) if file.exists() else None
+        runs = [Run(**run) for run in values["runs"]]
+        return ProcessRun(values["facts"], values["cold_start_s"], runs, values["memory_bytes"], pictures)
+
+
+def _pictures(place: Path, index: str | int) -> Path:
+    return place.with_name(f"{place.stem}-{index}.npy")
+
+
+def remove(folder: Path) -> None:
+    """The record of a run whose results are written."""
+    shutil.rmtree(folder, ignore_errors=True)

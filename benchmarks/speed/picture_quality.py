@@ -1,0 +1,245 @@
+"""The pictures of a benchmark's rows: right or not, how far from fp32 and from the teacher, FD where it is asked for.
+
+The pictures are those that were timed. The reference of a model at a number of steps is itself at fp32: as it was measured, on the
+same runtime if possible; otherwise its fp32 graphs draw the same prompts and seeds, untimed; a bundle without any is held against
+its row with the widest weights, which finds engines that disagree.
+
+FD needs thousands of pictures, so it is measured only where `samples` says how many. LPIPS and FD need torch: without it their
+figures are null, with the reason in `notes`. Not here: the comparison of two pictures (`genin.benchmarks.quality.validity`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from genin.benchmarks.model_facts import ModelFacts
+from genin.benchmarks.quality.validity import Distance, describe, judge, psnr_db, sha256_of, tolerance_of
+from genin.benchmarks.speed.configurations import Configuration
+from genin.benchmarks.speed.protocol import Protocol
+from genin.benchmarks.speed.rounds import draw_untimed
+from genin.benchmarks.speed.samples import Measured, Pictures
+from genin.benchmarks.speed.worker import WorkerError
+from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.lazy import missing_extra
+
+if TYPE_CHECKING:
+    from genin.benchmarks.quality.evaluator import Evaluator
+
+FD_KEYS: Final = ("fid", "fd_squeezenet", "fd_world")
+PAIRED_KEYS: Final = ("lpips_squeeze_to_fp32", "psnr_db_to_fp32", "lpips_squeeze_to_teacher")
+FD_NOT_ASKED: Final = "FD is measured only where a number of samples is given"
+EXTRA: Final = "metrics"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What is needed to measure quality; `samples` None leaves FD out."""
+
+    samples: int | None = None
+    reference: Path | None = None
+    metric_weights: Path | None = None
+    classifier: Path | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Round => picture of a model at a number of steps, and what drew them; `measured` is its row, if it has one."""
+
+    pictures: Mapping[int, Pictures]
+    name: str
+    is_fp32: bool
+    measured: Measured | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """All that was measured, and how."""
+
+    measured: Sequence[Measured]
+    protocol: Protocol
+
+    def teacher(self) -> Measured | None:
+        return next((one for one in self.measured if one.configuration.role == "teacher"), None)
+
+
+@dataclass
+class PictureQuality:
+    """The metrics that are available, and why the others are not. Made before an hour of measuring, so that errors come first."""
+
+    lpips: Distance | None
+    evaluator: Evaluator | None
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def prepared(cls, quality: Quality, seed: int) -> PictureQuality:
+        """Errors: InputError for a reference of FD that cannot be used, MissingExtraError for FD without torch."""
+        notes: dict[str, str] = {}
+        lpips = _load_lpips(quality, notes)
+        evaluator = None
+        if quality.samples is not None:
+            from genin.benchmarks.quality.evaluator import Evaluator
+            from genin.benchmarks.quality.measures import load_suite
+
+            if quality.reference is None:
+                raise InputError("samples for FD need a reference", remedy="name one")
+            suite = load_suite(quality.metric_weights, quality.classifier)
+            evaluator = Evaluator(quality.reference, suite, samples=quality.samples, seed=seed)
+            evaluator.reference.captions()
+        else:
+            notes |= dict.fromkeys((*FD_KEYS, "samples"), FD_NOT_ASKED)
+        return cls(lpips, evaluator, notes)
+
+    def add_to(
+        self, row: dict[str, Any], measured: Measured, references: Mapping[tuple[Path, int], Reference], others: Drawn
+    ) -> None:
+        """Fill in what the row's pictures say."""
+        reference = references.get(_key(measured.configuration))
+        own = measured.by_round()
+        row["pictures_sha256"] = sha256_of(own[round] for round in sorted(own))
+        row |= self._validity(row, measured, reference, others.protocol)
+        row |= self._paired(measured, reference, others.teacher(), row["notes"])
+        row |= self._fd(measured.configuration, row["notes"])
+
+    def _validity(
+        self, row: Mapping[str, Any], measured: Measured, reference: Reference | None, protocol: Protocol
+    ) -> dict[str, Any]:
+        if reference is None:
+            return {"valid": None, "validity": {"pictures": 0, "reference": None, "reasons": []}}
+        tolerance = tolerance_of(str(measured.facts["precision"]))
+        verdict = judge(measured.drawn(), reference.pictures, tolerance, self.lpips)
+        picture = None if verdict.worst is None else protocol.picture(verdict.worst)
+        found = describe(verdict, tolerance, picture, reference.name)
+        if reference.measured is measured:
+            row["notes"]["validity"] = "it is the reference itself: its processes were compared with each other"
+        elif not reference.is_fp32:
+            row["notes"]["validity"] = f"no fp32 to compare with: compared with {reference.name}"
+        return {"valid": not verdict.reasons, "validity": found}
+
+    def _paired(
+        self, measured: Measured, reference: Reference | None, teacher: Measured | None, notes: dict[str, str]
+    ) -> dict[str, Any]:
+        """LPIPS and PSNR over the pictures of one process, to fp32 and to the teacher."""
+        values: dict[str, Any] = {**dict.fromkeys(PAIRED_KEYS), "pairs": len(measured.by_round())}
+        if reference is None or not reference.is_fp32:
+            notes |= dict.fromkeys(PAIRED_KEYS[:2], "this model was not drawn at fp32")
+        elif (pairs := _pairs(measured.by_round(), reference.pictures)) is not None:
+            values["psnr_db_to_fp32"] = psnr_db(*pairs)
+            if values["psnr_db_to_fp32"] is None:
+                notes["psnr_db_to_fp32"] = "identical pictures"
+            values["lpips_squeeze_to_fp32"] = self.lpips and float(self.lpips(*pairs).mean())
+        else:
+            notes |= dict.fromkeys(PAIRED_KEYS[:2], "its pictures have another size than those at fp32")
+        if teacher is None or teacher is measured:
+            notes["lpips_squeeze_to_teacher"] = "it is the teacher" if teacher else "no teacher was measured"
+        elif (pairs := _pairs(measured.by_round(), teacher.by_round())) is not None:
+            values["lpips_squeeze_to_teacher"] = self.lpips and float(self.lpips(*pairs).mean())
+        else:
+            notes["lpips_squeeze_to_teacher"] = "the teacher's pictures have another size"
+        return values
+
+    def _fd(self, configuration: Configuration, notes: dict[str, str]) -> dict[str, Any]:
+        values: dict[str, Any] = dict.fromkeys((*FD_KEYS, "samples"))
+        if self.evaluator is None:
+            return values
+        from genin.benchmarks.quality.subjects import Sampling
+
+        sampling = Sampling(
+            steps=configuration.steps,
+            runtime=configuration.runtime,
+            precision=configuration.precision,
+            batch_size=16,
+            device=configuration.device,
+        )
+        try:
+            found = self.evaluator.evaluate(configuration.path, sampling)
+        except (GeninError, MemoryError, RuntimeError) as error:  # torch raises RuntimeError when out of memory
+            notes |= dict.fromkeys(FD_KEYS, str(error) or "out of memory")
+            return values
+        notes |= {key: reason for key, reason in found["notes"].items() if key in FD_KEYS}
+        return {key: found[key] for key in values}
+
+
+def add_quality(
+    rows: Sequence[dict[str, Any]],
+    measured: Sequence[Measured],
+    facts: Mapping[Path, ModelFacts],
+    quality: PictureQuality,
+    protocol: Protocol,
+) -> None:
+    """Fill in what the pictures of all rows say; `rows` are those of `measured`, in order."""
+    references = find_references(measured, facts, protocol)
+    drawn = Drawn(measured, protocol)
+    for row, one in zip(rows, measured, strict=True):
+        quality.add_to(row, one, references, drawn)
+
+
+def find_references(
+    measured: Sequence[Measured], facts: Mapping[Path, ModelFacts], protocol: Protocol
+) -> dict[tuple[Path, int], Reference]:
+    """The reference of every model at every number of steps that was measured."""
+    found: dict[tuple[Path, int], Reference] = {}
+    for one in measured:
+        key = _key(one.configuration)
+        if key not in found:
+            same = [other for other in measured if _key(other.configuration) == key and other.by_round()]
+            reference = _measured_reference(same, "fp32") or _untimed_reference(same, facts[key[0]], protocol)
+            reference = reference or _measured_reference(same, "fp16") or _measured_reference(same, None)
+            if reference is not None:
+                found[key] = reference
+    return found
+
+
+def _key(configuration: Configuration) -> tuple[Path, int]:
+    return configuration.path, configuration.steps
+
+
+def _measured_reference(same: Sequence[Measured], precision: str | None) -> Reference | None:
+    for one in same:
+        if precision in (None, one.facts["precision"]):
+            name = f"{one.facts['runtime']} {one.facts['precision']}"
+            return Reference(one.by_round(), name, one.facts["precision"] == "fp32", one)
+    return None
+
+
+def _untimed_reference(same: Sequence[Measured], facts: ModelFacts, protocol: Protocol) -> Reference | None:
+    """Drawn by fp32 graphs that were not among the configurations, on the first runtime that can."""
+    rounds = sorted({round for one in same for round in one.by_round()})
+    for runtime, precision in facts.choices() if rounds else ():
+        if precision == "fp32":
+            asked = same[0].configuration
+            wide = Configuration(asked.label, asked.path, runtime, precision, asked.steps, threads=asked.threads)
+            try:
+                return Reference(draw_untimed(wide, protocol, rounds), f"{runtime} {precision}", True)
+            except WorkerError:
+                continue
+    return None
+
+
+def _pairs(own: Mapping[int, Pictures], others: Mapping[int, Pictures]) -> tuple[Pictures, Pictures] | None:
+    """Two stacks of the rounds that both have; None if they have no round, or no size, in common."""
+    rounds = [round for round in sorted(own) if round in others and own[round].shape == others[round].shape]
+    return (
+        (np.stack([own[round] for round in rounds]), np.stack([others[round] for round in rounds])) if rounds else None
+    )
+
+
+def _load_lpips(quality: Quality, notes: dict[str, str]) -> Distance | None:
+    try:
+        from genin.benchmarks.quality.perceptual import load_lpips
+
+        return load_lpips("squeeze", quality.metric_weights)
+    except InputError:
+        raise
+    except GeninError as error:  # weights that are not available
+        reason = str(error)
+    except ModuleNotFoundError as error:
+        if (missing := missing_extra(error, EXTRA)) is None:
+            raise
+        reason = f"LPIPS needs PyTorch: {missing.remedy}"
+    notes |= dict.fromkeys(("lpips_squeeze_to_fp32", "lpips_squeeze_to_teacher"), reason)
+    return None

@@ -1,0 +1,78 @@
+"""How a benchmark measures: how many processes, runs and warm-up pictures, of which prompts and seeds, in what order.
+
+Not here: doing it (`rounds`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from genin.benchmarks.prompts import DEFAULT_PROMPTS
+from genin.runtimes.errors import InputError
+
+MIN_RUNS: Final = 3
+ORDER: Final = "at random in every other round, backwards in the next"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How to measure. The `runs` are shared out over the `processes`, as far as there are enough. `max_s` ends a slow
+    configuration's rounds early, but not before three runs."""
+
+    runs: int = 40
+    warmup: int = 2
+    processes: int = 5
+    prompts: Sequence[str] = DEFAULT_PROMPTS
+    seed: int = 0
+    max_s: float = 120.0
+    suite: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.runs < 1 or self.processes < 1 or not self.prompts:
+            raise InputError("a benchmark needs at least one run, one process and one prompt")
+
+    def shares(self) -> list[int]:
+        """Timed rounds of each process, the longest first."""
+        count = min(self.processes, self.runs)
+        return [self.runs // count + (index < self.runs % count) for index in range(count)]
+
+    def picture(self, round: int) -> tuple[str, int]:
+        """Prompt and seed of a round: the same in every process, so that all draw the same pictures."""
+        return self.prompts[round % len(self.prompts)], self.seed + round
+
+    def least_runs(self) -> int:
+        """Runs that every process takes, however slow it is."""
+        return -(-min(MIN_RUNS, self.runs) // len(self.shares()))
+
+    def turns(self, count: int, process: int) -> Iterator[list[int]]:
+        """In what order `count` configurations take their turns, round after round: at random, then the same backwards (ABBA), so
+        that what grows with time, or follows upon a neighbour, is shared out evenly."""
+        chance = random.Random(f"{self.seed} {process}")
+        while True:
+            order = list(range(count))
+            chance.shuffle(order)
+            yield order
+            yield order[::-1]
+
+    def describe(self) -> dict[str, Any]:
+        """As a result file has it."""
+        prompts = list(self.prompts)
+        return {
+            "runs": self.runs,
+            "warmup": self.warmup,
+            "processes": len(self.shares()),
+            "order": ORDER,
+            "prompts": prompts,
+            "prompts_sha256": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+            "seed": self.seed,
+            "max_s": self.max_s,
+            "suite": self.suite,
+            "batch_size": 1,
+            "interleaved": True,
+            "fresh_process_per_configuration": True,
+        }

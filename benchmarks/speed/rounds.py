@@ -1,0 +1,187 @@
+"""Latency, start and memory of several configurations, measured side by side.
+
+Every configuration (model × runtime × precision × steps × threads) gets several fresh processes, one after the other: what one
+happens to get (memory, cores, caches) differs between processes more than between runs of one. The first processes of all
+configurations are up together and asked in turn, one picture each per round, in an order that changes (`Protocol.turns`):
+whatever else the machine does affects all of them alike. Then they end, and the second ones start.
+
+- cold start: from starting a process to its first picture, on a warm disk but for the first;
+- latency: wall time of one whole `generate` call, after warm-up. It is measured with pictures back to back: a fast process, whose
+  cores are asleep and caches cold after the others' turns, first draws one that is not counted;
+- stages: text encoder, UNet (all steps, and each), decoder, or a single graph for all of it, and everything else;
+- memory: of the process, before loading, loaded, after its pictures, and at its peak.
+
+Not here: which configurations to measure (`configurations`), statistics (`rows`), quality.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from genin.benchmarks.speed.configurations import Configuration
+from genin.benchmarks.speed.journal import Journal
+from genin.benchmarks.speed.memory import available_memory_bytes
+from genin.benchmarks.speed.protocol import Protocol
+from genin.benchmarks.speed.samples import Measured, Pictures, ProcessRun, Run, Skipped
+from genin.benchmarks.speed.worker import Worker, WorkerError
+from genin.runtimes.progress import progress
+
+Advance = Callable[[], None]
+Asked = tuple[Configuration, Worker, ProcessRun]
+
+PROCESS_BYTES: Final = 400_000_000  # for interpreter, engine and activations, in deciding what fits side by side
+QUICK_MS: Final = 100.0  # pictures faster than this are drawn twice per turn
+SLOW_MS: Final = 10_000.0  # a process that takes this long for its first picture is warm after it
+
+
+def measure(
+    configurations: Sequence[Configuration],
+    protocol: Protocol,
+    sizes: Mapping[Configuration, int],
+    journal: Journal | None = None,
+) -> tuple[list[Measured], list[Skipped]]:
+    """Measure all, in groups of processes that fit into memory side by side; order is kept. What the journal has is not measured
+    again."""
+    journal = journal or Journal(None)
+    measured = {one: Measured(one) for one in configurations}
+    died: dict[Configuration, str] = {}
+    shares, began = protocol.shares(), time.perf_counter()
+    total = len(configurations) * sum(1 + protocol.warmup + share for share in shares)
+    with progress("measuring", total, unit="runs") as shown:
+        for configured in memory_groups(configurations, sizes):
+            group = _Group(configured, protocol, shown.advance, died, began)
+            for number, rounds in enumerate(shares):
+                if (kept := journal.read(configured, number)) is not None:
+                    done, lost = kept
+                    died |= lost
+                else:
+                    done = group.measure(number, rounds)
+                    journal.write(configured, number, done, {one: died[one] for one in configured if one in died})
+                for one, process in done.items():
+                    measured[one].processes.append(process)
+                shown.reach(shown.done, _note([one for one in measured.values() if one.processes]))
+    return (
+        [one for one in measured.values() if one.configuration not in died],
+        [Skipped(one, died[one]) for one in configurations if one in died],
+    )
+
+
+def memory_groups(
+    configurations: Sequence[Configuration], sizes: Mapping[Configuration, int], budget: int | None = None
+) -> list[list[Configuration]]:
+    """Consecutive groups whose estimated memory (twice the weights, and the process) fits into what is free."""
+    free = int(available_memory_bytes() * 0.8) if budget is None else budget
+    groups: list[list[Configuration]] = []
+    used = 0
+    for configuration in configurations:
+        need = 2 * sizes.get(configuration, 0) + PROCESS_BYTES
+        if not groups or used + need > free:
+            groups.append([])
+            used = 0
+        groups[-1].append(configuration)
+        used += need
+    return groups
+
+
+def draw_untimed(configuration: Configuration, protocol: Protocol, rounds: Sequence[int]) -> dict[int, Pictures]:
+    """The pictures of these rounds, by a process of its own. Errors: WorkerError."""
+    worker = Worker(configuration, protocol)
+    try:
+        prompts, seeds = zip(*(protocol.picture(round) for round in rounds), strict=True)
+        _, pictures = _finish(worker, do="draw", prompts=prompts, seeds=seeds, pictures=len(rounds))
+    finally:
+        worker.close()
+    assert pictures is not None
+    return dict(zip(rounds, pictures, strict=True))
+
+
+def _note(measured: Sequence[Measured]) -> str:
+    """The fastest so far."""
+    best = min(measured, key=lambda one: float(np.median(one.total_ms())), default=None)
+    return "" if best is None else f"{best.configuration}: {float(np.median(best.total_ms())):.1f} ms"
+
+
+@dataclass
+class _Group:
+    """Configurations that are measured side by side; `died` are those that are not any more, and why."""
+
+    configurations: Sequence[Configuration]
+    protocol: Protocol
+    advance: Advance
+    died: dict[Configuration, str]
+    began: float
+
+    def measure(self, number: int, rounds: int) -> dict[Configuration, ProcessRun]:
+        """Process `number` of each."""
+        asked: list[Asked] = []
+        try:
+            for configuration in self.configurations:
+                if configuration not in self.died:
+                    with self._noted(configuration):
+                        worker = Worker(configuration, self.protocol)
+                        asked.append((configuration, worker, ProcessRun(worker.facts, worker.cold_start_s)))
+                self.advance()
+            self._take_turns(asked, number, rounds)
+            for configuration, worker, process in asked:
+                if configuration not in self.died:
+                    with self._noted(configuration):
+                        memory, process.pictures = _finish(worker, do="finish")
+                        process.memory_bytes = {**process.facts.get("memory_bytes", {}), **memory}
+        finally:
+            for _, worker, _ in asked:
+                worker.close()
+        return {one: process for one, _, process in asked if one not in self.died}
+
+    @contextmanager
+    def _noted(self, configuration: Configuration) -> Iterator[None]:
+        """A process that dies (out of memory, say) loses only its own figures."""
+        try:
+            yield
+        except WorkerError as error:
+            self.died[configuration] = str(error)
+
+    def _take_turns(self, asked: Sequence[Asked], number: int, rounds: int) -> None:
+        """Warm-up and timed rounds: every process draws one picture per round, in turn."""
+        orders = self.protocol.turns(len(asked), number)
+        limit_s = self.protocol.max_s / len(self.protocol.shares())
+        took_ms = {one: float(process.facts.get("first_run_ms", 0.0)) for one, _, process in asked}
+        for turn in range(-self.protocol.warmup, rounds):
+            for index in next(orders):
+                configuration, worker, process = asked[index]
+                warm = turn < 0 and took_ms[configuration] > SLOW_MS
+                enough = len(process.runs) >= self.protocol.least_runs() and process.spent_s > limit_s
+                if configuration not in self.died and not warm and not enough:
+                    with self._noted(configuration):
+                        took_ms[configuration] = self._draw(worker, process, turn, took_ms[configuration])
+                self.advance()
+
+    def _draw(self, worker: Worker, process: ProcessRun, turn: int, last_ms: float) -> float:
+        """One picture, kept unless it only warms up => its milliseconds."""
+        prompt, seed = self.protocol.picture(max(turn, 0))
+        request: dict[str, Any] = {"do": "time", "prompt": prompt, "seed": seed}
+        if last_ms < QUICK_MS:
+            worker.ask(**request, keep=False)
+        at_s = time.perf_counter() - self.began
+        answer = worker.ask(**request, keep=turn >= 0)
+        if turn >= 0:
+            process.runs.append(Run.of_answer(answer, turn, at_s))
+        return float(answer["total_ms"])
+
+
+def _finish(worker: Worker, **request: Any) -> tuple[dict[str, int | None], Pictures | None]:
+    """Memory, and the pictures that were kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "pictures.npy"
+        answer = worker.ask(**request, out=str(out))
+        pictures: Pictures | None = None
+        with suppress(FileNotFoundError):  # none were kept
+            pictures = np.load(out, allow_pickle=False)
+    return answer["memory_bytes"], pictures

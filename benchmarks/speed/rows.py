@@ -1,0 +1,173 @@
+"""One row of a result file from what was measured: every run, percentiles with intervals, start, memory, size.
+
+Not here: measuring (`rounds`), the pictures (`picture_quality`), tables (`genin.benchmarks.results.table`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from genin.benchmarks.model_facts import ModelFacts
+from genin.benchmarks.results.files import title_of
+from genin.benchmarks.results.statistics import (
+    P99_RUNS,
+    intervals,
+    outliers,
+    paired_runs,
+    percentiles,
+    ratio_interval,
+    summary,
+)
+from genin.benchmarks.speed.configurations import component_bytes
+from genin.benchmarks.speed.machine import engine_version
+from genin.benchmarks.speed.samples import STAGES, Measured
+from genin.runtimes.vocabulary import TEXT_TO_IMAGE
+
+DIGITS: Final = 4  # of milliseconds: a tenth of a microsecond
+FEW_RUNS: Final = f"of fewer than {P99_RUNS} runs p99 is close to the maximum: ask for --runs {P99_RUNS} or more"
+
+
+def speed_row(measured: Measured, facts: ModelFacts) -> dict[str, Any]:
+    """What a configuration is, and how fast; without its pictures."""
+    configuration, notes = measured.configuration, dict[str, str]()
+    runtime, precision = str(measured.facts["runtime"]), str(measured.facts["precision"])
+    sizes, known = component_bytes(facts, runtime, precision)
+    in_one_graph = any(measured.stages_ms()[TEXT_TO_IMAGE])  # by a single graph
+    if in_one_graph:
+        notes["encoded_prompt_ms"] = "drawn by a single graph, which encodes the prompt as well"
+        notes["component_bytes"] = notes["size_bytes"] = "of the three networks, which the single graph replaces"
+    row = {
+        "bundle": configuration.label,
+        "path": str(configuration.path),
+        "weights_sha256": facts.sha256,
+        "role": configuration.role,
+        "asked": {"runtime": configuration.runtime, "precision": configuration.precision},
+        "runtime": runtime,
+        "engine_version": engine_version(runtime),
+        "provider": measured.facts["provider"],
+        "device": configuration.device,
+        "precision": precision,
+        "steps": configuration.steps,
+        "threads": configuration.threads,
+        "image_size": facts.image_size,
+        **_latency(measured, in_one_graph, notes),
+        **_start_and_memory(measured),
+        "size_bytes": sum(known) if len(known) == len(sizes) else None,
+        "component_bytes": sizes,
+        "parameters": facts.parameters,
+        "macs": facts.macs,
+        "notes": notes,
+    }
+    return {"name": title_of(row), **row}
+
+
+def name_apart(rows: Sequence[dict[str, Any]]) -> None:
+    """Give rows of one title names of their own: by threads where they differ, else by number."""
+    several = len({row["threads"] for row in rows}) > 1
+    seen: dict[str, int] = {}
+    for row in rows:
+        if several:
+            row["name"] += f" · {row['threads']} thread{'s' if row['threads'] != 1 else ''}"
+        seen[row["name"]] = count = seen.get(row["name"], 0) + 1
+        if count > 1:
+            row["name"] += f" ({count})"
+
+
+def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
+    """How many times faster than the teacher: the one on the same runtime and precision if it was measured, else on the same
+    runtime, else the first; the interval by pairs of the rounds that both drew in."""
+    teachers = [row for row in rows if row["role"] == "teacher"]
+    for row in rows:
+        same_runtime = [one for one in teachers if one["runtime"] == row["runtime"]]
+        same = [one for one in same_runtime if one["precision"] == row["precision"]]
+        base = next(iter(same or same_runtime or teachers), None)
+        row["speedup"] = base["latency_ms"]["p50"] / row["latency_ms"]["p50"] if base else None
+        row["speedup_interval"] = _speedup_interval(base, row) if base else None
+        row["speedup_baseline"] = base and base["name"]
+        row["fd_ratio"] = next(
+            (row[k] / base[k] for k in ("fd_squeezenet", "fd_world") if base and base.get(k) and row.get(k)), None
+        )
+        if base is None:
+            row["notes"]["speedup"] = "no teacher was measured"
+
+
+def runs_of(row: Mapping[str, Any]) -> dict[tuple[int, int], float]:
+    """(process, round) => milliseconds, of a row that has its runs."""
+    keys = zip(row["samples_process"], row["samples_round"], strict=True)
+    return dict(zip(keys, row["samples_ms"], strict=True))
+
+
+def _speedup_interval(base: Mapping[str, Any], row: Mapping[str, Any]) -> list[float] | None:
+    if base is row:
+        return None
+    own, others = paired_runs(runs_of(row), runs_of(base))
+    if not own:
+        return None
+    found = ratio_interval(own, others, paired=True)
+    return [round(found.low, 4), round(found.high, 4)]
+
+
+def _latency(measured: Measured, in_one_graph: bool, notes: dict[str, str]) -> dict[str, Any]:
+    runs, groups, stages = list(measured.runs()), measured.groups(), measured.stages_ms()
+    total = [round(run.total_ms, DIGITS) for _, run in runs]
+    encoded = np.subtract(total, stages["text_encoder"])
+    strange = outliers(total)
+    if len(total) < P99_RUNS:
+        notes["latency_ms"] = FEW_RUNS
+    if strange:
+        notes["samples_ms"] = f"{strange} of {len(total)} runs took much longer than the others (Tukey's outer fence)"
+    steps = [[round(step, DIGITS) for step in run.steps_ms] for _, run in runs]
+    return {
+        "runs": len(total),
+        "processes": len(measured.processes),
+        "latency_ms": summary(groups),
+        "intervals_ms": intervals(groups),
+        "outliers": strange,
+        "samples_ms": total,
+        "samples_process": [process for process, _ in runs],
+        "samples_round": [run.round for _, run in runs],
+        "samples_at_s": [round(run.at_s, 3) for _, run in runs],
+        "stages_samples_ms": {stage: _rounded(values) for stage, values in stages.items() if any(values)},
+        "steps_samples_ms": steps,
+        "encoded_prompt_ms": None if in_one_graph else _shown(encoded.tolist()),
+        "stages_ms": {stage: percentiles(stages[stage])["p50"] for stage in STAGES},
+        "stages_percentiles_ms": {stage: _shown(stages[stage]) for stage in STAGES},
+        "steps_ms": [round(float(value), DIGITS) for value in np.median(steps, axis=0)] if steps[0] else [],
+    }
+
+
+def _start_and_memory(measured: Measured) -> dict[str, Any]:
+    processes = measured.processes
+    starts = [process.cold_start_s for process in processes]
+    loads = [float(process.facts["load_s"]) for process in processes]
+    first = [float(process.facts["first_run_ms"]) for process in processes]
+    names = dict.fromkeys(name for process in processes for name in process.memory_bytes)
+    of = {name: [process.memory_bytes.get(name) for process in processes] for name in names}
+    memory = {name: _largest(values) for name, values in of.items()}
+    return {
+        "cold_start_s": round(float(np.median(starts)), 3),
+        "cold_starts_s": [round(value, 4) for value in starts],
+        "load_s": round(float(np.median(loads)), 3),
+        "loads_s": [round(value, 4) for value in loads],
+        "first_run_ms": round(float(np.median(first)), DIGITS),
+        "first_runs_ms": [round(value, DIGITS) for value in first],
+        "memory_bytes": memory,
+        "peak_rss_bytes": memory.get("peak"),
+    }
+
+
+def _largest(values: Sequence[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, DIGITS) for value in values]
+
+
+def _shown(values: Sequence[float]) -> dict[str, float | None]:
+    """Percentiles, p99 of enough runs only."""
+    found: dict[str, float | None] = dict(percentiles(values))
+    return found if len(values) >= P99_RUNS else found | {"p99": None}

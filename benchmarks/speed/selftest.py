@@ -1,0 +1,49 @@
+"""`genin bench selftest`: a model measured against itself, to say which differences this machine can show.
+
+Not here: the statistics (`genin.benchmarks.results.selftest`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from genin.benchmarks.contenders import Contender
+from genin.benchmarks.model_facts import read_facts
+from genin.benchmarks.results.selftest import Resolution, resolution
+from genin.benchmarks.speed.configurations import Choices, configure
+from genin.benchmarks.speed.machine import OtherWork, busy_before, busy_during, describe_machine
+from genin.benchmarks.speed.protocol import Protocol
+from genin.benchmarks.speed.rounds import measure
+from genin.benchmarks.speed.samples import Measured
+from genin.runtimes.errors import GeninError
+
+
+def measure_resolution(model: Contender, choices: Choices, protocol: Protocol) -> tuple[Resolution, dict[str, Any]]:
+    """Measure the model's first configuration twice, side by side => what can be told apart, and what was measured where.
+
+    Errors: GeninError if it does not run here.
+    """
+    configuration = configure(model, read_facts(model.path), choices)[0]
+    machine, other_work = describe_machine([configuration.runtime]), OtherWork()
+    both = [replace(configuration, label=f"{configuration.label} ({copy})") for copy in ("A", "again")]
+    measured, skipped = measure(both, protocol, {})
+    if skipped:
+        raise GeninError(f"{configuration} does not run here: {skipped[0].reason}")
+    machine["other_cores"] = other_work.cores()
+    cores = machine["usable_cores"]
+    said = [busy_before(machine["load_average"], cores), busy_during(machine["other_cores"], cores)]
+    about = {
+        "configuration": str(configuration),
+        "processes": len(measured[0].processes),
+        "runs": [len(one.total_ms()) for one in measured],
+        "busy": "; ".join(sentence for sentence in said if sentence) or None,
+        "machine": machine,
+    }
+    return resolution(*_in_common(*measured)), about
+
+
+def _in_common(first: Measured, second: Measured) -> Any:
+    """Runs of rounds that both have, process by process: a slow configuration may have ended early."""
+    lengths = [min(map(len, pair)) for pair in zip(first.groups(), second.groups(), strict=True)]
+    return [[group[:length] for group, length in zip(one.groups(), lengths, strict=True)] for one in (first, second)]

@@ -1,0 +1,140 @@
+"""One configuration's process, as the process that measures sees it: started, asked, and ended; what it died of.
+
+Not here: what happens inside (`bench_worker`), when it is asked (`rounds`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+from genin.benchmarks.speed.configurations import Configuration
+from genin.benchmarks.speed.protocol import Protocol
+from genin.runtimes.errors import GeninError
+
+EXIT_TIMEOUT_S: Final = 20.0
+KILLED: Final = -9  # subprocess's return code after SIGKILL
+ANSWER_TIMEOUT_S = 1800.0  # for one picture, or for loading the model (Core ML compiles for minutes)
+WORKER_MODULE = "genin.benchmarks.speed.bench_worker"
+
+
+class WorkerError(GeninError):
+    """A configuration's process refused or died."""
+
+
+class Worker:
+    """One configuration's process, with its first picture drawn.
+
+    Attributes:
+        facts: what it says of itself: runtime, provider, precision, load_s, first_run_ms, memory_bytes.
+        cold_start_s: from starting it to its first picture.
+    """
+
+    def __init__(self, configuration: Configuration, protocol: Protocol) -> None:
+        prompt, seed = protocol.picture(0)
+        request = {
+            "path": str(configuration.path),
+            "runtime": configuration.runtime,
+            "precision": configuration.precision,
+            "steps": configuration.steps,
+            "threads": configuration.threads,
+            "device": configuration.device,
+            "prompt": prompt,
+            "seed": seed,
+        }
+        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed in close)
+        command = [sys.executable, "-m", WORKER_MODULE, json.dumps(request)]
+        started = time.perf_counter()
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.errors,
+                text=True,
+                encoding="utf-8",
+                env=_environment(configuration.threads),
+            )
+        except OSError as error:
+            self.errors.close()
+            raise WorkerError(f"its process cannot be started ({error.strerror})") from error
+        try:
+            self.facts = self._read(ANSWER_TIMEOUT_S)
+        except WorkerError:
+            self.close()
+            raise
+        self.cold_start_s = time.perf_counter() - started
+
+    def ask(self, *, pictures: int = 1, **request: Any) -> dict[str, Any]:
+        """Send a request and read the answer; the time limit grows with the number of `pictures` asked for.
+
+        Errors: WorkerError with the process's own reason, also if the process has ended or does not answer.
+        """
+        assert self.process.stdin is not None
+        with suppress(OSError):  # the process has ended; reading finds out why
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+        return self._read(pictures * ANSWER_TIMEOUT_S)
+
+    def close(self) -> None:
+        """End the process by closing its input."""
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with suppress(OSError):  # a request to a killed process cannot be flushed
+                    stream.close()
+        self._wait()
+        self.errors.close()
+
+    def _read(self, limit_s: float) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        timed_out = threading.Event()
+
+        def time_out() -> None:
+            timed_out.set()
+            self.process.kill()
+
+        timer = threading.Timer(limit_s, time_out)
+        timer.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            timer.cancel()
+        if line.endswith("\n"):
+            answer: dict[str, Any] = json.loads(line)
+        else:  # the process ended, perhaps in the middle of an answer
+            answer = {
+                "error": f"its process gave no answer within {limit_s:g} s" if timed_out.is_set() else self._end()
+            }
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+    def _end(self) -> str:
+        """How the process ended, with the last line that it wrote to stderr."""
+        self._wait()
+        code = self.process.returncode
+        if code == KILLED:
+            return "its process was killed (SIGKILL), perhaps for lack of memory"
+        self.errors.seek(0)
+        lines = [line.strip() for line in self.errors.read().splitlines() if line.strip()]
+        return f"its process ended with code {code}" + (f" ({lines[-1][:200]})" if lines else "")
+
+    def _wait(self) -> None:
+        try:
+            self.process.wait(timeout=EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The process's environment: thread pools of every library at `threads`, and no log output."""
+    pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    return {**os.environ, **pools, "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}

@@ -1,0 +1,207 @@
+"""Results in other formats, of several devices, of a machine against itself; suites. Other tools' readers open what is theirs."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genin import cli
+from genin.benchmarks.bench_commands import EXPORT_FORMATS
+from genin.benchmarks.results.exports import FORMATS, export
+from genin.benchmarks.results.files import digest, write_results
+from genin.benchmarks.results.merge import merge
+from genin.benchmarks.results.selftest import resolution
+from genin.benchmarks.suites import SHIPPED, read_suite
+from genin.runtimes.errors import GeninError, InputError
+from result_files import results, row
+
+
+@pytest.fixture
+def both() -> dict[str, Any]:
+    wrong = row("wrong", 1.0) | {"valid": False}
+    wrong["validity"] = wrong["validity"] | {"reasons": ["2 blank pictures, the first in round 0"]}
+    return results(row("a", 10.0), row("b <&> 100%", 20.0, seed=2), wrong)
+
+
+def test_csv_has_every_configuration_and_every_run(both: dict[str, Any]) -> None:
+    lines = list(csv.DictReader(io.StringIO(export(both, "csv"))))
+    assert [line["bundle"] for line in lines] == ["a", "b <&> 100%", "wrong"]
+    assert float(lines[0]["p50_ms"]) == both["results"][0]["latency_ms"]["p50"] and lines[0]["p99_ms"] == ""
+    assert float(lines[0]["p50_low_ms"]) < float(lines[0]["p50_ms"]) < float(lines[0]["p50_high_ms"])
+    assert [line["valid"] for line in lines] == ["True", "True", "False"]
+    runs = list(csv.DictReader(io.StringIO(export(both, "runs-csv"))))
+    assert len(runs) == 120 and [float(run["total_ms"]) for run in runs[:40]] == both["results"][0]["samples_ms"]
+    assert runs[9]["process"] == "1" and float(runs[0]["unet_ms"]) > 0
+
+
+def test_pyperf_reads_its_format(both: dict[str, Any], tmp_path: Path) -> None:
+    pyperf = pytest.importorskip("pyperf")
+    (tmp_path / "p.json").write_text(export(both, "pyperf"))
+    suite = pyperf.BenchmarkSuite.load(str(tmp_path / "p.json"))
+    first = suite.get_benchmarks()[0]
+    assert suite.get_benchmark_names()[0] == both["results"][0]["name"] and first.get_nrun() == 5
+    assert list(first.get_values()) == pytest.approx([one / 1000 for one in both["results"][0]["samples_ms"]])
+    assert first.median() == pytest.approx(both["results"][0]["latency_ms"]["p50"] / 1000, rel=1e-4)
+
+
+def test_optimum_s_keys_have_its_units(both: dict[str, Any]) -> None:
+    report = json.loads(export(both, "optimum"))[both["results"][0]["name"]]
+    assert list(report) == ["load_model", "first_call", "call", "per_step"]
+    call = report["call"]
+    assert list(call) == ["memory", "latency", "throughput", "energy", "efficiency"]
+    assert call["latency"]["unit"] == "s" and call["latency"]["count"] == 40
+    assert call["latency"]["p50"] == pytest.approx(both["results"][0]["latency_ms"]["p50"] / 1000, rel=1e-4)
+    assert call["throughput"]["value"] == pytest.approx(1000 / both["results"][0]["latency_ms"]["mean"], rel=1e-4)
+    assert (call["memory"]["max_ram"], call["memory"]["unit"]) == (95.0, "MB")
+    assert report["per_step"]["latency"]["count"] == 160
+
+
+def test_a_card_is_what_the_hub_reads(both: dict[str, Any]) -> None:
+    yaml, hub = pytest.importorskip("yaml"), pytest.importorskip("huggingface_hub")
+    block = yaml.safe_load(export(both, "card"))
+    assert [one["name"] for one in block["model-index"]] == ["a", "b <&> 100%"]  # not the one with wrong pictures
+    card = hub.ModelCardData(**block)
+    assert card.model_name == "a" or card.eval_results
+    first = block["model-index"][0]["results"][0]
+    assert first["task"]["type"] == "text-to-image"
+    assert first["metrics"][0]["value"] == pytest.approx(both["results"][0]["latency_ms"]["p50"], rel=1e-4)
+    assert first["metrics"][0]["args"]["results_sha256"] == digest(both)
+
+
+def test_a_badge_shows_the_fastest_valid_row(both: dict[str, Any]) -> None:
+    badge = export(both, "badge")
+    tree = ElementTree.fromstring(badge)
+    texts = [element.text for element in tree.iter() if element.tag.endswith("text")]
+    assert texts == ["genin bench", "10.0 ms"] and digest(both)[:16] in badge
+    busy = both | {"notes": {"busy": "Load average before the run: 4.00 on 2 cores (timings unreliable)"}}
+    assert "busy machine" in export(busy, "badge") and export(busy, "markdown").startswith("**Load average")
+    with pytest.raises(GeninError, match="no row has valid pictures"):
+        export(results(both["results"][2]), "badge")
+
+
+def test_bibtex_cites_the_hash_and_escapes_names(both: dict[str, Any]) -> None:
+    entry = export(both, "bibtex")
+    assert re.match(rf"@misc\{{genin-bench-{digest(both)[:8]},", entry) and digest(both) in entry
+    assert r"b <\&> 100\%" in entry and "year = {2026}" in entry and entry.count("{") == entry.count("}")
+
+
+def test_the_command_writes_every_format(
+    both: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tuple(FORMATS) == EXPORT_FORMATS
+    write_results(both, tmp_path / "r.json")
+    for format in FORMATS:
+        capsys.readouterr()
+        assert cli.run(["bench", "export", str(tmp_path / "r.json"), "--format", format]) == 0
+        assert capsys.readouterr().out == export(both, format)
+    out = tmp_path / "badge.svg"
+    assert cli.run(["bench", "export", str(tmp_path / "r.json"), "--format", "badge", "--out", str(out)]) == 0
+    assert out.read_text() == export(both, "badge")
+    assert cli.run(["bench", "export", str(tmp_path / "r.json"), "--format", "xml"]) == 2
+
+
+# --- several devices -------------------------------------------------------------------------------------------------
+
+
+def test_devices_are_merged_into_one_table_and_page(
+    both: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phone = results(row("a", 50.0, seed=3))
+    phone["notes"]["busy"] = "Load average before the run: 9.00 on 1 core (timings unreliable)"
+    phone["machine"] = phone["machine"] | {"processor": "A Phone", "usable_cores": 1}
+    for name, content in (("laptop.json", both), ("phone.json", phone)):
+        write_results(content, tmp_path / name)
+    page = tmp_path / "devices.html"
+    files = [str(tmp_path / name) for name in ("laptop.json", "phone.json")]
+    assert cli.run(["bench", "merge", *files, "--report", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("**A Phone, 1 core: Load average before the run: 9.00")
+    assert re.search(r"^\| Some Processor, 2 cores +\| a +\|", said, re.MULTILINE) and "~~wrong~~" in said
+    assert re.search(r"^\| A Phone, 1 core +\| a +\|", said, re.MULTILINE)
+    html = page.read_text(encoding="utf-8")
+    assert "Machine and method: A Phone, 1 core" in html and 'class="busy"' in html and 'class="invalid"' in html
+    assert "A picture in 10.0 ms" in html and "The fastest of 2 devices" in html and "b &lt;&amp;&gt; 100%" in html
+    assert cli.run(["bench", "merge", *files, "--json"]) == 0
+    merged = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(merged["devices"]) == ["Some Processor, 2 cores", "A Phone, 1 core"] and len(merged["results"]) == 4
+    assert cli.run(["bench", "merge", files[0], files[0]]) == 2
+
+
+def test_equal_devices_are_told_apart_by_their_files() -> None:
+    merged = merge([("monday.json", results(row("a", 1.0)) | {"sha256": "1"}), ("friday.json", results(row("a", 1.1)))])
+    assert list(merged.devices) == ["Some Processor, 2 cores (monday.json)", "Some Processor, 2 cores (friday.json)"]
+    assert len({one["name"] for one in merged.rows}) == 2
+
+
+# --- a machine against itself ----------------------------------------------------------------------------------------
+
+
+def test_a_quiet_machine_shows_smaller_differences_than_a_noisy_one() -> None:
+    def machine(noise: float, seed: int) -> list[Any]:
+        random = np.random.default_rng(seed)
+        return [10 * np.exp(random.normal(0, noise / 5) + random.normal(0, noise, 8)) for _ in range(5)]
+
+    quiet, noisy = (resolution(machine(noise, 1), machine(noise, 2), tries=20) for noise in (0.005, 0.05))
+    assert 0.2 < quiet.resolves_percent < 2 < noisy.resolves_percent < 30
+    assert quiet.false_alarms == 0 and noisy.false_alarms <= 1 and quiet.tries == 20
+
+
+# --- suites ----------------------------------------------------------------------------------------------------------
+
+
+def test_shipped_suites_are_what_they_were() -> None:
+    """Results are compared by these prompts: another one is another suite."""
+    for name in SHIPPED:
+        models, options = read_suite(name)
+        assert models[-1] == "builtin:student-1step" and options["suite"] == name
+        prompts = hashlib.sha256(json.dumps(options["prompts"]).encode()).hexdigest()
+        assert prompts == "a36e06550cbbbda81c3040f2f3cf578c5a6caf2db0dc4e8c242813570ee4f806"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("models: [a]\nprompts: [b]\nrunz: 3\n", "a suite has no 'runz': {file}; did you mean runs"),
+        ("models: [a]\nprompts: [b]\nout: x.json\n", "a suite has no 'out'"),
+        ("models: [a]\nprompts: [b]\nruns: many\n", "runs must be a whole number, at least 1; got 'many': {file}"),
+        ("models: [a]\n", "a suite needs prompts: a list of texts: {file}"),
+        ("models: a\nprompts: [b]\n", "a suite needs models: a list of texts"),
+        ("models: [a\n", "the suite is not YAML (line"),
+        ("- a\n", "a suite is a list of options: key: value"),
+        ("", "a suite is a list of options"),
+    ],
+)
+def test_a_wrong_suite_is_one_line(text: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_suite(file)
+    assert says.format(file=file) in str(caught.value)
+
+
+def test_the_command_line_goes_before_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def remember(models: Any, options: Any) -> dict[str, Any]:
+        asked.append((tuple(models), options))
+        return results()
+
+    monkeypatch.setattr("genin.benchmarks.benchmarking.bench", remember)
+    (tmp_path / "mine.yaml").write_text("models: [a, b]\nprompts: [a ninja]\nruns: 7\nthreads: [1, 2]\n")
+    assert cli.run(["bench", "--suite", str(tmp_path / "mine.yaml")]) == 0
+    assert cli.run(["bench", "c", "--suite", str(tmp_path / "mine.yaml"), "--runs", "9"]) == 0
+    assert cli.run(["bench"]) == 0
+    (first, of_first), (second, of_second), (default, of_default) = asked
+    assert (first, of_first.runs, of_first.threads, of_first.suite) == (("a", "b"), 7, (1, 2), "mine")
+    assert (second, of_second.runs, of_second.threads, of_second.suite) == (("c",), 9, (1, 2), "mine, changed")
+    assert default == ("builtin:student", "builtin:student-1step") and of_default.suite is None
+    assert cli.run(["bench", "--suite", "quik"]) == 2
