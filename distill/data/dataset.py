@@ -114,6 +114,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise InputError("not valid JSON", where=path, remedy="prepare the dataset again") from error
     if facts is None:
         raise InputError("not a JSON object", where=path, remedy="prepare the dataset again")
+    names = facts.get("columns")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise InputError("'columns' is not a list of names", where=path, remedy="prepare the dataset again")
+    if not isinstance(facts.get("licence"), str | None):
+        raise InputError("'licence' is not text", where=path, remedy="put it in quotes")
     return facts
 
 

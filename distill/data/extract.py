@@ -212,7 +212,7 @@ def _comic(candidate: Candidate, background: str) -> Iterator[Opened]:
                 page = read_picture(Path(name), background, io.BytesIO(archive.read(name)))
             except PictureError as error:
                 yield Opened(None, called, reason=error.what)
-            except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, ValueError):
+            except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError, OSError):  # OSError: a place before the file's start
                 yield Opened(None, called, reason="cannot be unpacked")
             else:
                 yield from _panels(page, f"{candidate.name}#{called}", f"{called}, ", {"page": called})

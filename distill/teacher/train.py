@@ -35,6 +35,7 @@ from genin.distill.teacher.autoencoder import train_autoencoder
 from genin.distill.teacher.run import Run, start_from
 from genin.distill.teacher.text_encoder import train_text_encoder, train_tokenizer
 
+TEXT_SHARE = 0.15  # of the minutes that the autoencoder has left
 PREVIEWS = 20  # captions that a grid shows
 PREVIEW_STEPS = 10  # of DPM-Solver++(2M), guided
 
@@ -42,7 +43,7 @@ PREVIEW_STEPS = 10  # of DPM-Solver++(2M), guided
 def train_teacher(
     source: Source, out: Path, recipe: Recipe, options: RunOptions | None = None, *, init: Path | None = None
 ) -> ModelFolder:
-    """Train every stage that is not finished; a budget in minutes bounds the UNet's. Returns the saved model folder.
+    """Train every stage that is not finished; a budget in minutes bounds all of them. Returns the saved model folder.
 
     Errors: InputError for data that no text encoder can be trained on.
     """
@@ -77,7 +78,7 @@ def train_text(run: Run) -> tuple[Any, nn.Module]:
         tokenizer.save_pretrained(tokens)
     warn_of_long_captions(tokenizer, source)
     torch.manual_seed(settings.seed)
-    training = Training(run.folder, "text_encoder", settings)
+    training = Training(run.folder, "text_encoder", settings, minutes=run.options.left(TEXT_SHARE))
     return tokenizer, train_text_encoder(training, source, tokenizer, settings, resume=resume)
 
 
@@ -113,7 +114,7 @@ def build_unet(recipe: TeacherRecipe, latent_channels: int, latent_size: int, te
 def train_unet(run: Run, vae: Any, tokenizer: Any, text_encoder: nn.Module) -> tuple[nn.Module, int]:
     """The diffusion stage; returns the average, and how many images it has seen."""
     settings, source = run.recipe.teacher, run.source
-    training = Training(run.folder, "teacher", settings, minutes=run.options.minutes)
+    training = Training(run.folder, "teacher", settings)
     vae, text_encoder = vae.to(training.device), text_encoder.to(training.device)
     image_size, path = run.recipe.autoencoder.image_size, run.folder / "latents.safetensors"
     multiple = 2 ** (len(settings.channels) - 1) if settings.aspect_buckets else 0
@@ -139,6 +140,7 @@ def train_unet(run: Run, vae: Any, tokenizer: Any, text_encoder: nn.Module) -> t
         guided = Guided(denoiser, text_encoder, tokenizer, empty, training.device, settings.guidance_scale)
         teacher_preview(training, guided, vae, text, path)
 
+    training.minutes = run.options.left()
     training.run(unet_step(training, unet, process, cache, source, states), preview, last=True)
     return training.final_weights("unet").requires_grad_(False).eval(), training.images_seen
 
