@@ -118,7 +118,9 @@ def teacher_train_command(
         start = None if init is None else installed_names().model(init)
         trained = train_teacher(_source(data), target, recipe, options.run, init=start)
     seen = trained.info["images_seen"]
-    _report({"out": str(target), "images_seen": seen, "seconds": round(time.perf_counter() - started, 1)}, options.as_json)
+    _report(
+        {"out": str(target), "images_seen": seen, "seconds": round(time.perf_counter() - started, 1)}, options.as_json
+    )
     if not options.as_json:
         _say_next(seen, recipe.teacher.images, None, f"genin compare {target}{_captions_of(data)} --out sheet.png")
 
@@ -245,7 +247,9 @@ def distill_command(
         _say_next(seen, planned, len(source), sheet, f"genin export {shlex.quote(str(target))} --out BUNDLE")
 
 
-FEW_TIMES = 40  # that a training sees each picture: with fewer they are blobs of the right colour (docs/real-pictures.md)
+FEW_TIMES = (
+    40  # that a training sees each picture: with fewer they are blobs of the right colour (docs/real-pictures.md)
+)
 
 
 def _captions_of(data: str) -> str:
@@ -261,7 +265,9 @@ def _say_next(seen: int, planned: int, pictures: int | None, *commands: str) -> 
         click.echo(f"note: the minutes ended the training at {seen:,} of the recipe's {planned:,} images", err=True)
     if pictures and seen < FEW_TIMES * pictures:
         times = f"each of the {pictures:,} pictures was seen {seen / pictures:.1f} times"
-        click.echo(f"note: {times}; shapes take {FEW_TIMES} times or more, so expect blobs of the right colour", err=True)
+        click.echo(
+            f"note: {times}; shapes take {FEW_TIMES} times or more, so expect blobs of the right colour", err=True
+        )
     click.echo(f"try: {'; '.join(commands)}")
 
 

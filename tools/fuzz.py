@@ -50,7 +50,15 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS, MEMORY = 60, 2 << 30
 CODES = (0, 1, 2)
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-CHANGES = {"os.mkdir": 1, "os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.link": 2, "os.symlink": 2, "os.truncate": 1}
+CHANGES = {
+    "os.mkdir": 1,
+    "os.rename": 2,
+    "os.remove": 1,
+    "os.rmdir": 1,
+    "os.link": 2,
+    "os.symlink": 2,
+    "os.truncate": 1,
+}
 NEVER = ("pickle.find_class", "socket.getaddrinfo", "socket.connect", "subprocess.Popen", "os.system", "os.exec")
 
 
@@ -81,7 +89,9 @@ TARGETS: Mapping[str, Target] = {
     "folder-draw": Target(
         "model", (*FOLDER, "*/*.safetensors"), "generate ninja -m {in} --steps 1 --threads 1 --out {out}.png --json", 8
     ),
-    "lora": Target("merge", ("lora.safetensors",), "teacher merge {in}/model --lora {in}/lora.safetensors --out {out}", 6),
+    "lora": Target(
+        "merge", ("lora.safetensors",), "teacher merge {in}/model --lora {in}/lora.safetensors --out {out}", 6
+    ),
     "recipe": Target("recipe", ("*.yaml",), "distill --dry-run --recipe {in}/recipe.yaml --json", 12),
     "plan": Target("plan", ("plan.json",), "export {in}/model --plan {in}/plan.json --format onnx --out {out}", 1),
     "table": Target("table", TABLES, "data inspect {in} --json", 12),
@@ -89,18 +99,29 @@ TARGETS: Mapping[str, Target] = {
     "parquet": Target("parquet", ("*.parquet",), "data prepare {in} --out {out} --json", 4),
     "sidecars": Target("sidecars", ("*.txt", "*.caption"), "data inspect {in} --json", 5),
     "shards": Target("shards", ("*.tar",), "data inspect {in} --json", 8),
-    "edit": Target("edit", ("new.csv", "new.jsonl", "data/metadata.jsonl"), "data edit {in}/data --from {in}/new.csv", 6),
+    "edit": Target(
+        "edit", ("new.csv", "new.jsonl", "data/metadata.jsonl"), "data edit {in}/data --from {in}/new.csv", 6
+    ),
     "edit-lines": Target("edit", ("new.jsonl", "data/dataset.json"), "data edit {in}/data --from {in}/new.jsonl", 4),
     "page": Target("edit", ("data/*",), "data edit {in}/data --to {out}.html", 3),
     "shard": Target("edit", ("data/*",), "data shard {in}/data --out {out} --json", 3),
     "pictures": Target("pictures", PICTURES, "data prepare {in} --out {out} --json", 14),
     "picture": Target("pictures", PICTURES, "data inspect {in} --sheet {out}.png --json", 8),
     "drawn": Target("drawn", ("drawn.png",), "inspect {in}/drawn.png --json", 6),
-    "start": Target("start", ("start.png", "mask.png"), "generate ninja -m {in}/bundle --image {in}/start.png " + DRAW, 4),
+    "start": Target(
+        "start", ("start.png", "mask.png"), "generate ninja -m {in}/bundle --image {in}/start.png " + DRAW, 4
+    ),
     "film": Target("film", ("*.mp4",), "data prepare {in} --out {out} --json", 3),
     "comic": Target("comic", ("*.cbz",), "data prepare {in} --out {out} --json", 5),
-    "prompts": Target("prompts", ("*.txt", "*.jsonl"), "compare {in}/bundle --prompts {in}/p.jsonl --steps 1 --out {out}.png", 2),
-    "resume": Target("run", ("run/training/*", "run/training/**/*", "recipe.json"), "teacher finetune --base {in}/model --data {in}/data --recipe {in}/recipe.json --out {in}/run --resume --threads 1", 1),
+    "prompts": Target(
+        "prompts", ("*.txt", "*.jsonl"), "compare {in}/bundle --prompts {in}/p.jsonl --steps 1 --out {out}.png", 2
+    ),
+    "resume": Target(
+        "run",
+        ("run/training/*", "run/training/**/*", "recipe.json"),
+        "teacher finetune --base {in}/model --data {in}/data --recipe {in}/recipe.json --out {in}/run --resume --threads 1",
+        1,
+    ),
 }
 
 
@@ -112,20 +133,32 @@ def write_seeds(folder: Path) -> None:
     if folder.is_dir():
         return
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "helpers")]
-    import conftest
-    import films
     import numpy as np
     import torch
     from PIL import Image
     from safetensors.torch import save_file
+
+    import conftest
+    import films
+    from genin.cli import run
     from tiny_bundle import write_tiny_bundle
     from tunable import write_pictures
 
-    from genin.cli import run
-
     new = folder.with_name("seeds.partial")
     shutil.rmtree(new, ignore_errors=True)
-    for name in ("merge", "plan", "recipe", "prompts", "packed", "csv", "parquet", "sidecars", "shards", "edit", "pictures"):
+    for name in (
+        "merge",
+        "plan",
+        "recipe",
+        "prompts",
+        "packed",
+        "csv",
+        "parquet",
+        "sidecars",
+        "shards",
+        "edit",
+        "pictures",
+    ):
         (new / name).mkdir(parents=True)
     for name in ("drawn", "start", "film", "comic"):
         (new / name).mkdir()
@@ -134,20 +167,39 @@ def write_seeds(folder: Path) -> None:
     shutil.copytree(new / "model", new / "merge" / "model")
     shutil.copytree(new / "model", new / "plan" / "model")
     unet = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
-    save_file({f"{unet}.lora_A.weight": torch.ones(2, 32), f"{unet}.lora_B.weight": torch.ones(32, 2)}, new / "merge" / "lora.safetensors")
-    (new / "plan" / "plan.json").write_text(json.dumps({"genin_plan": 1, "name": "mixed", "default": "fp16", "layers": {}}))
+    save_file(
+        {f"{unet}.lora_A.weight": torch.ones(2, 32), f"{unet}.lora_B.weight": torch.ones(32, 2)},
+        new / "merge" / "lora.safetensors",
+    )
+    (new / "plan" / "plan.json").write_text(
+        json.dumps({"genin_plan": 1, "name": "mixed", "default": "fp16", "layers": {}})
+    )
     for path in ("pictures.yaml", "builtin-4step.yaml"):
         shutil.copy(ROOT / "recipes" / path, new / "recipe" / "recipe.yaml")
     write_tiny_bundle(new / "model", new / "bundle", ("onnx",))
     for place in ("prompts", "start"):
         shutil.copytree(new / "bundle", new / place / "bundle")
-    assert run(["export", str(new / "model"), "--format", "onnx", "--precision", "fp16", "--out", str(new / "packed" / "model.genin")]) == 0
+    assert (
+        run(
+            [
+                "export",
+                str(new / "model"),
+                "--format",
+                "onnx",
+                "--precision",
+                "fp16",
+                "--out",
+                str(new / "packed" / "model.genin"),
+            ]
+        )
+        == 0
+    )
     (new / "prompts" / "p.jsonl").write_text('{"text": "a ninja"}\n{"text": "two ninjas"}\n', "utf-8")
     data = write_pictures(new / "table", 6, size=32)
     (data / "dataset.json").write_text('{"columns": ["text"], "licence": "CC0-1.0"}')
     shutil.copytree(data, new / "edit" / "data")
     rows = [json.loads(line) for line in (data / "metadata.jsonl").read_text("utf-8").splitlines()]
-    (new / "edit" / "new.csv").write_text("file_name,text\n0.png,a red ninja\n1.png,\"two, ninjas\"\n", "utf-8")
+    (new / "edit" / "new.csv").write_text('file_name,text\n0.png,a red ninja\n1.png,"two, ninjas"\n', "utf-8")
     (new / "edit" / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:3]), "utf-8")
     for place in ("csv", "sidecars", "pictures", "parquet"):
         for row in rows[:4]:
@@ -165,13 +217,18 @@ def write_seeds(folder: Path) -> None:
     from pyarrow import parquet
 
     stored = [{"bytes": (data / row["file_name"]).read_bytes(), "path": row["file_name"]} for row in rows]
-    parquet.write_table(pyarrow.table({"image": stored, "text": [row["text"] for row in rows]}), new / "parquet" / "train.parquet")
+    parquet.write_table(
+        pyarrow.table({"image": stored, "text": [row["text"] for row in rows]}), new / "parquet" / "train.parquet"
+    )
     assert run(["data", "shard", str(data), "--out", str(new / "made"), "--per-shard", "3"]) == 0
     for path in (new / "made").glob("*.tar"):
         shutil.copy(path, new / "shards")
     picture.resize((32, 32)).save(new / "start" / "start.png")
     bundle = str(new / "bundle")
-    assert run(["generate", "ninja", "-m", bundle, "--runtime", "onnxruntime", "--out", str(new / "drawn" / "drawn.png")]) == 0
+    assert (
+        run(["generate", "ninja", "-m", bundle, "--runtime", "onnxruntime", "--out", str(new / "drawn" / "drawn.png")])
+        == 0
+    )
     films.write_film(new / "film" / "a.mp4", [films.scene(seed // 12, seed, (160, 96)) for seed in range(36)])
     with zipfile.ZipFile(new / "comic" / "a.cbz", "w") as archive:
         for number in range(2):
@@ -192,7 +249,16 @@ def _write_run(new: Path, run: Callable[[Sequence[str]], int]) -> None:
     few = {"images": 8, "batch_size": 4, "preview_images": 1, "held_out_images": 0, "lr_warmup_images": 1}
     recipe = {"finetune": {**few, "lora_rank": 2}}
     (place / "recipe.json").write_text(json.dumps(recipe))
-    words = ["teacher", "finetune", "--base", str(place / "model"), "--data", str(place / "data"), "--out", str(place / "run")]
+    words = [
+        "teacher",
+        "finetune",
+        "--base",
+        str(place / "model"),
+        "--data",
+        str(place / "data"),
+        "--out",
+        str(place / "run"),
+    ]
     assert run([*words, "--recipe", str(place / "recipe.json"), "--threads", "1"]) == 0
 
 
@@ -203,7 +269,21 @@ VALUES: tuple[Any, ...] = (
     0, -1, 1, 3, 2**31, 2**63, 2**64, 10**400, -(10**30), 0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"), [], {}, [[]], [0], [None],
     [1, 2], ["a"], {"a": {}}, [1e300] * 3, {"": ""}, "1" * 5000,
 )  # fmt: skip
-BYTES = (b"\0", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\xe2\x80\xa8", b"\x1b[31m", b"'", b'"', b"{", b"[" * 3000, b"\r\n", b"../", b"\xed\xa0\x80")
+BYTES = (
+    b"\0",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"\xe2\x80\xa8",
+    b"\x1b[31m",
+    b"'",
+    b'"',
+    b"{",
+    b"[" * 3000,
+    b"\r\n",
+    b"../",
+    b"\xed\xa0\x80",
+)
 
 
 def damage_tree(data: Any, rng: random.Random) -> Any:
@@ -309,7 +389,20 @@ def _safetensors(content: bytes, rng: random.Random) -> bytes:
     return said.to_bytes(8, "little") + header + content[8 + length :]
 
 
-NAMES = ("../outside", "/tmp/outside", "a" * 300, "a\x00", "..", "", "CON", "a/../../b", "\ufffe", "5²3.png", ".hidden.png", "x/y/z.png")
+NAMES = (
+    "../outside",
+    "/tmp/outside",
+    "a" * 300,
+    "a\x00",
+    "..",
+    "",
+    "CON",
+    "a/../../b",
+    "\ufffe",
+    "5²3.png",
+    ".hidden.png",
+    "x/y/z.png",
+)
 
 
 def _zip(content: bytes, rng: random.Random) -> bytes:
@@ -401,7 +494,11 @@ def child(words: Sequence[str], place: Path) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     signal.alarm(SECONDS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.environ |= {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), "GENIN_CACHE": str(place / "home" / "cache")}
+    os.environ |= {
+        "HOME": str(place / "home"),
+        "TMPDIR": str(place / "tmp"),
+        "GENIN_CACHE": str(place / "home" / "cache"),
+    }
     os.environ["XDG_CACHE_HOME"] = str(place / "home" / ".cache")
     tempfile.tempdir = None
     os.chdir(place / "outs")
@@ -445,7 +542,10 @@ def child(words: Sequence[str], place: Path) -> None:
 
 def judge(name: str, number: int, place: Path, ended: tuple[int, Any, float]) -> Ending:
     status, usage, seconds = ended
-    read = {part: (place / part).read_bytes() if (place / part).exists() else b"" for part in ("stdout", "stderr", "violations")}
+    read = {
+        part: (place / part).read_bytes() if (place / part).exists() else b""
+        for part in ("stdout", "stderr", "violations")
+    }
     stderr, stdout = read["stderr"].decode("utf-8", "replace"), read["stdout"].decode("utf-8", "replace")
     lines = stderr.strip().split("\n")
     wrong = [line[:200] for line in dict.fromkeys(read["violations"].decode("utf-8", "replace").splitlines())]
@@ -458,7 +558,9 @@ def judge(name: str, number: int, place: Path, ended: tuple[int, Any, float]) ->
         outcome = f"exit {code}"
         if code not in CODES:
             wrong.append(outcome)
-        reported = "--json" in TARGETS[name].words and _is_json(stdout)  # genin verify: what is wrong with a bundle is its result
+        reported = "--json" in TARGETS[name].words and _is_json(
+            stdout
+        )  # genin verify: what is wrong with a bundle is its result
         if code and not lines[-1].startswith("genin: ") and not reported:
             wrong.append("the last line is no error of genin")
         if code == 0 and "--json" in TARGETS[name].words and not _is_json(stdout):
@@ -506,7 +608,16 @@ def imports() -> None:
     """Whatever commands import, so that a mutation's process has it already, and writes no byte code."""
     import genin
 
-    for name in ("av", "diffusers", "matplotlib.pyplot", "onnxruntime", "pyarrow.parquet", "scenedetect", "transformers", "webdataset"):
+    for name in (
+        "av",
+        "diffusers",
+        "matplotlib.pyplot",
+        "onnxruntime",
+        "pyarrow.parquet",
+        "scenedetect",
+        "transformers",
+        "webdataset",
+    ):
         importlib.import_module(name)
     sys.dont_write_bytecode = True
     apart = ("__main__", "hook-genin", ".native", ".golden", "_docs", "openvino", "coreml", "to_")
@@ -522,7 +633,9 @@ def imports() -> None:
 @click.command(help=__doc__)
 @click.option("--mutations", type=click.IntRange(1), default=10_000, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder of the valid files and of what was wrong.")
+@click.option(
+    "--work", type=click.Path(path_type=Path), required=True, help="Folder of the valid files and of what was wrong."
+)
 @click.option("--only", default="", help="Names of targets, with commas.")
 @click.option("--replay", default="", help="SEED:NUMBER of one mutation (with the same --only).")
 @click.option("--out", type=click.Path(path_type=Path), help="The figures as JSON.")

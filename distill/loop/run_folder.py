@@ -21,7 +21,6 @@ from genin.processes import broadcast_from_main, is_main_process, main_process_f
 from genin.runtimes.arguments import number, settle
 from genin.runtimes.errors import InputError
 
-
 ENDING_SHARE = 0.05  # of a budget: what comes after a training's last update
 
 

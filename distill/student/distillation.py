@@ -104,7 +104,9 @@ def distill(
     prepared = prepare_data(run, phases[0].training)
     student = CurrentStudent(run.unet, run.vae, 0 if run.start is None else run.start.images_seen)
     for number, phase in enumerate(phases):
-        spent = max(prepared.seconds / 60, run.options.spent)  # of an interrupted run the pool took longer than this command knows
+        spent = max(
+            prepared.seconds / 60, run.options.spent
+        )  # of an interrupted run the pool took longer than this command knows
         phase.training.minutes = run.budget.of(phase.name, spent, run.phases[:number])
         try:
             phase.run_on(prepared, student)
