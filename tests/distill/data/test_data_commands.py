@@ -811,13 +811,14 @@ def test_all_captions_are_changed_at_once(
 
 def test_changes_to_all_captions_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = captioned(tmp_path / "data", ["a", "a, b"])
-    for words in (
-        ("--regex", "(", "x"),
-        ("--regex", "a", r"\7"),
-        ("--replace", " ", "x"),
-        ("--to", "x.csv", "--add-tag", "x"),
-        ("--dry-run",),
-    ):
+    refused = [
+        ["--regex", "(", "x"],
+        ["--regex", "a", r"\7"],
+        ["--replace", " ", "x"],
+        ["--to", "x.csv", "--add-tag", "x"],
+        ["--dry-run"],
+    ]
+    for words in refused:
         assert run(["data", "edit", str(folder), *words]) == 2, words
     assert run(["data", "edit", str(folder), "--replace", "a", ""]) == 0
     assert "2 captions changed, 0 as before; 1 lost all their words" in capsys.readouterr().out
