@@ -664,6 +664,8 @@ def main(mutations: int, seed: int, work: Path, only: str, replay: str, out: Pat
         counts.setdefault(ending.target, Counter())["wrong" if ending.wrong else ending.outcome] += 1
         cpu[ending.target] += ending.cpu
         slowest = max(slowest, ending, key=lambda one: one.seconds)
+        if number % 250 == 249:
+            click.echo(f"{number + 1} mutations, {time.monotonic() - began:.0f} s", err=True)
         if ending.wrong:
             bad += 1
             click.echo(f"{ending.target} {seed}:{number} {'; '.join(ending.wrong)} | {ending.last}")

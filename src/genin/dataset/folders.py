@@ -101,6 +101,8 @@ class Tree:
         inside, _, name = path.rpartition("/")
         if (names := self._names.get(inside)) is not None and name in names:
             return path  # nearly always: a set may have millions of rows
+        if names is None and inside in self._names and "\\" not in path:
+            return None  # there is no such folder
         return self._descend(path) or (self._descend(path.replace("\\", "/")) if "\\" in path else None)
 
     def _descend(self, path: str) -> str | None:
@@ -116,6 +118,8 @@ class Tree:
 
 def leads_outside(path: str) -> bool:
     """Whether a table's path leaves its folder, on any system."""
+    if ".." not in path and ":" not in path and path[:1] not in ("/", "\\"):
+        return False  # nearly always
     plain = PurePosixPath(path.replace("\\", "/"))
     return plain.is_absolute() or ".." in plain.parts or bool(PureWindowsPath(path).drive)
 
