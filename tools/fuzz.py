@@ -14,14 +14,16 @@ target's command in a forked process, whose imports are made already: about 50 m
     the last line of a command that succeeds with --json is strict JSON
 
 Writing, pickles and look-ups are seen by an audit hook of Python's, so what native libraries do by themselves is seen only where
-it leaves a file. Same seed, same mutations. Exit code 1 if one mutation did not end well; WORK/wrong keeps its files.
+it leaves a file. Same seed, same mutations; a run that was stopped goes on where it was. Exit code 1 if one mutation did not end well; WORK/wrong keeps its files.
 
 Not here: the native library, which has a fuzz program of its own (runtimes/native/tests/fuzz.cpp).
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import gc
 import importlib
 import io
@@ -60,6 +62,7 @@ CHANGES = {
     "os.symlink": 2,
     "os.truncate": 1,
 }
+WARM = ("folder", "folder-draw", "lora", "recipe", "pictures", "film", "shard", "prompts")
 NEVER = ("pickle.find_class", "socket.getaddrinfo", "socket.connect", "subprocess.Popen", "os.system", "os.exec")
 
 
@@ -79,51 +82,44 @@ FOLDER = ("model_index.json", "genin.json", "*/config.json", "scheduler/*.json",
 PICTURES = ("*.png", "*.jpg", "*.webp", "*.gif", "*.tif", "*.bmp")
 TABLES = ("metadata.jsonl", "*.csv", "*.parquet", "*.txt", "dataset.json")
 DRAW = "--steps 1 --threads 1 --runtime onnxruntime --out {out}.png --json"
+PREPARE, INSPECT = "data prepare {in} --out {out} --json", "inspect {in} --json"
+TUNE = (
+    "teacher finetune --base {in}/model --data {in}/data --recipe {in}/recipe.json --out {in}/run --resume --threads 1"
+)
+DRAW_FOLDER = "generate ninja -m {in} --steps 1 --threads 1 --out {out}.png --json"
+# fmt: off
 TARGETS: Mapping[str, Target] = {
-    "manifest": Target("bundle", BUNDLE, "inspect {in} --json", 10),
-    "bundle": Target("bundle", (*BUNDLE, "**/*.onnx"), "generate ninja -m {in} " + DRAW, 12),
-    "verify": Target("bundle", (*BUNDLE, "**/*.onnx", "golden/**/*", "**/*.npz"), "verify {in} --json", 3),
-    "packed": Target("packed", ("model.genin",), "inspect {in}/model.genin --json", 6),
-    "packed-draw": Target("packed", ("model.genin",), "generate ninja -m {in}/model.genin " + DRAW, 4),
-    "folder": Target("model", FOLDER, "inspect {in} --json", 10),
-    "weights": Target("model", ("*/*.safetensors",), "inspect {in} --json", 6),
-    "folder-draw": Target(
-        "model", (*FOLDER, "*/*.safetensors"), "generate ninja -m {in} --steps 1 --threads 1 --out {out}.png --json", 8
-    ),
-    "lora": Target(
-        "merge", ("lora.safetensors",), "teacher merge {in}/model --lora {in}/lora.safetensors --out {out}", 6
-    ),
-    "recipe": Target("recipe", ("*.yaml",), "distill --dry-run --recipe {in}/recipe.yaml --json", 12),
+    "manifest": Target("bundle", BUNDLE, INSPECT, 60),
+    "bundle": Target("bundle", (*BUNDLE, "**/*.onnx"), "generate ninja -m {in} " + DRAW, 50),
+    "verify": Target("bundle", (*BUNDLE, "**/*.onnx", "golden/**/*"), "verify {in} --json", 20),
+    "packed": Target("packed", ("model.genin",), "inspect {in}/model.genin --json", 40),
+    "packed-draw": Target("packed", ("model.genin",), "generate ninja -m {in}/model.genin " + DRAW, 25),
+    "folder": Target("model", FOLDER, INSPECT, 50),
+    "weights": Target("model", ("*/*.safetensors",), INSPECT, 30),
+    "folder-draw": Target("model", (*FOLDER, "*/*.safetensors"), DRAW_FOLDER, 30),
+    "lora": Target("merge", ("lora.safetensors",), "teacher merge {in}/model --lora {in}/lora.safetensors --out {out}", 30),
+    "recipe": Target("recipe", ("*.yaml",), "distill --dry-run --recipe {in}/recipe.yaml --json", 60),
     "plan": Target("plan", ("plan.json",), "export {in}/model --plan {in}/plan.json --format onnx --out {out}", 1),
-    "table": Target("table", TABLES, "data inspect {in} --json", 12),
-    "csv": Target("csv", ("metadata.csv", "*.txt"), "data prepare {in} --out {out} --json", 8),
-    "parquet": Target("parquet", ("*.parquet",), "data prepare {in} --out {out} --json", 4),
-    "sidecars": Target("sidecars", ("*.txt", "*.caption"), "data inspect {in} --json", 5),
-    "shards": Target("shards", ("*.tar",), "data inspect {in} --json", 8),
-    "edit": Target(
-        "edit", ("new.csv", "new.jsonl", "data/metadata.jsonl"), "data edit {in}/data --from {in}/new.csv", 6
-    ),
-    "edit-lines": Target("edit", ("new.jsonl", "data/dataset.json"), "data edit {in}/data --from {in}/new.jsonl", 4),
-    "page": Target("edit", ("data/*",), "data edit {in}/data --to {out}.html", 3),
-    "shard": Target("edit", ("data/*",), "data shard {in}/data --out {out} --json", 3),
-    "pictures": Target("pictures", PICTURES, "data prepare {in} --out {out} --json", 14),
-    "picture": Target("pictures", PICTURES, "data inspect {in} --sheet {out}.png --json", 8),
-    "drawn": Target("drawn", ("drawn.png",), "inspect {in}/drawn.png --json", 6),
-    "start": Target(
-        "start", ("start.png", "mask.png"), "generate ninja -m {in}/bundle --image {in}/start.png " + DRAW, 4
-    ),
-    "film": Target("film", ("*.mp4",), "data prepare {in} --out {out} --json", 3),
-    "comic": Target("comic", ("*.cbz",), "data prepare {in} --out {out} --json", 5),
-    "prompts": Target(
-        "prompts", ("*.txt", "*.jsonl"), "compare {in}/bundle --prompts {in}/p.jsonl --steps 1 --out {out}.png", 2
-    ),
-    "resume": Target(
-        "run",
-        ("run/training/*", "run/training/**/*", "recipe.json"),
-        "teacher finetune --base {in}/model --data {in}/data --recipe {in}/recipe.json --out {in}/run --resume --threads 1",
-        1,
-    ),
+    "table": Target("table", TABLES, "data inspect {in} --json", 70),
+    "csv": Target("csv", ("metadata.csv",), PREPARE, 50),
+    "parquet": Target("parquet", ("*.parquet",), PREPARE, 25),
+    "sidecars": Target("sidecars", ("*.txt",), "data inspect {in} --json", 30),
+    "shards": Target("shards", ("*.tar",), "data inspect {in} --json", 50),
+    "edit": Target("edit", ("new.csv", "data/metadata.jsonl"), "data edit {in}/data --from {in}/new.csv", 40),
+    "edit-lines": Target("edit", ("new.jsonl", "data/dataset.json"), "data edit {in}/data --from {in}/new.jsonl", 30),
+    "edit-all": Target("edit", ("data/metadata.jsonl",), "data edit {in}/data --regex ninja cat --json", 15),
+    "page": Target("edit", ("data/*",), "data edit {in}/data --to {out}.html", 20),
+    "shard": Target("edit", ("data/*",), "data shard {in}/data --out {out} --json", 25),
+    "pictures": Target("pictures", PICTURES, PREPARE, 70),
+    "picture": Target("pictures", PICTURES, "data inspect {in} --sheet {out}.png --json", 40),
+    "drawn": Target("drawn", ("drawn.png",), "inspect {in}/drawn.png --json", 30),
+    "start": Target("start", ("start.png",), "generate ninja -m {in}/bundle --image {in}/start.png " + DRAW, 20),
+    "film": Target("film", ("*.mp4",), PREPARE, 8),
+    "comic": Target("comic", ("*.cbz",), PREPARE, 30),
+    "prompts": Target("prompts", ("*.jsonl",), "compare {in}/bundle --prompts {in}/p.jsonl --steps 1 --out {out}.png", 8),
+    "resume": Target("run", ("run/training/*", "run/training/**/*", "recipe.json"), TUNE, 2),
 }
+# fmt: on
 
 
 # --- valid files -----------------------------------------------------------------------------------------------------
@@ -166,6 +162,7 @@ def write_seeds(folder: Path) -> None:
     conftest.write_tiny_model(new / "model")
     (new / "model" / "genin.json").write_text(json.dumps(conftest.STUDENT_INFO), "utf-8")
     shutil.copytree(new / "model", new / "merge" / "model")
+    (new / "merge" / "model" / "genin.json").unlink()
     shutil.copytree(new / "model", new / "plan" / "model")
     unet = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
     save_file(
@@ -265,28 +262,17 @@ def _write_run(new: Path, run: Callable[[Sequence[str]], int]) -> None:
 
 # --- damage ----------------------------------------------------------------------------------------------------------
 
+# fmt: off
 VALUES: tuple[Any, ...] = (
-    None, True, False, "", " ", "nan", "../../../outside", "/etc/passwd", "C:\\NUL", "a\x00b", "\ud800", "é" * 300,
-    "x" * 70_000,
-    0, -1, 1, 3, 2**31, 2**63, 2**64, 10**400, -(10**30), 0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"),
-    [], {}, [[]], [0], [None],
-    [1, 2], ["a"], {"a": {}}, [1e300] * 3, {"": ""}, "1" * 5000,
-)  # fmt: skip
+    None, True, False, "", " ", "nan", "../../../outside", "/etc/passwd", "C:\\NUL", "a\x00b", "\ud800", "é" * 300, "x" * 70_000,
+    0, -1, 1, 3, 2**31, 2**63, 2**64, 10**400, -(10**30), 0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"), [], {}, [[]], [0],
+    [None], [1, 2], ["a"], {"a": {}}, [1e300] * 3, {"": ""}, "1" * 5000,
+)
 BYTES = (
-    b"\0",
-    b"\xff",
-    b"\xef\xbb\xbf",
-    b"\xff\xfe",
-    b"\xe2\x80\xa8",
-    b"\x1b[31m",
-    b"'",
-    b'"',
-    b"{",
-    b"[" * 3000,
-    b"\r\n",
-    b"../",
+    b"\0", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\xe2\x80\xa8", b"\x1b[31m", b"'", b'"', b"{", b"[" * 3000, b"\r\n", b"../",
     b"\xed\xa0\x80",
 )
+# fmt: on
 
 
 def damage_tree(data: Any, rng: random.Random) -> Any:
@@ -393,20 +379,11 @@ def _safetensors(content: bytes, rng: random.Random) -> bytes:
     return said.to_bytes(8, "little") + header + content[8 + length :]
 
 
+# fmt: off
 NAMES = (
-    "../outside",
-    "/tmp/outside",
-    "a" * 300,
-    "a\x00",
-    "..",
-    "",
-    "CON",
-    "a/../../b",
-    "\ufffe",
-    "5²3.png",
-    ".hidden.png",
-    "x/y/z.png",
+    "../outside", "/tmp/outside", "a" * 300, "a\x00", "..", "", "CON", "a/../../b", "\ufffe", "5²3.png", ".hidden.png", "x/y/z.png",
 )
+# fmt: on
 
 
 def _zip(content: bytes, rng: random.Random) -> bytes:
@@ -505,6 +482,7 @@ def child(words: Sequence[str], place: Path) -> None:
         "GENIN_CACHE": str(place / "home" / "cache"),
     }
     os.environ["XDG_CACHE_HOME"] = str(place / "home" / ".cache")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(place / "home" / "inductor")
     tempfile.tempdir = None
     os.chdir(place / "outs")
     allowed = tuple(str(place / name) + os.sep for name in ("home", "tmp", "outs"))
@@ -610,7 +588,7 @@ def one(work: Path, seed: int, number: int, only: Sequence[str], keep: bool = Fa
     return ending
 
 
-def imports() -> None:
+def imports(work: Path) -> None:
     """Whatever commands import, so that a mutation's process has it already, and writes no byte code."""
     import genin
 
@@ -632,8 +610,53 @@ def imports() -> None:
             importlib.import_module(module.name)
     import torch
 
+    from genin.cli import run
+
     torch.set_num_threads(1)
+    for name in WARM:  # for what commands import while they run
+        target = TARGETS[name]
+        words = target.words.format(**{"in": work / "seeds" / target.seed, "out": work / "warm" / name})
+        shutil.rmtree(work / "warm", ignore_errors=True)
+        (work / "warm").mkdir()
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert run(words.split()) == 0, words
     gc.freeze()  # a forked process copies every page that its collector touches
+
+
+def run_all(work: Path, seed: int, numbers: range, only: Sequence[str], jobs: int) -> list[Ending]:
+    """Every process takes each Nth mutation, and adds how it ended to a file: a run that was stopped goes on from there."""
+    path = work / f"endings-{seed}{'-' + '-'.join(only) if only else ''}.jsonl"
+    done = {ending.number for ending in _read(path)}
+    children = []
+    for job in range(jobs):
+        if (process := os.fork()) == 0:
+            _some(work, seed, [number for number in numbers[job::jobs] if number not in done], only, path)
+            os._exit(0)
+        children.append(process)
+    try:
+        for process in children:
+            os.waitpid(process, 0)
+    except KeyboardInterrupt:
+        for process in children:
+            os.kill(process, signal.SIGTERM)
+    return [ending for ending in _read(path) if ending.number in numbers]
+
+
+def _some(work: Path, seed: int, numbers: Sequence[int], only: Sequence[str], path: Path) -> None:
+    began = time.monotonic()
+    for count, number in enumerate(numbers, 1):
+        ending = one(work, seed, number, only)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(ending)) + "\n")
+        if ending.wrong:
+            click.echo(f"{ending.target} {seed}:{number} {'; '.join(ending.wrong)} | {ending.last}")
+        if count % 250 == 0:
+            click.echo(f"{count} of {len(numbers)} mutations, {time.monotonic() - began:.0f} s", err=True)
+
+
+def _read(path: Path) -> list[Ending]:
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    return [Ending(**{**row, "wrong": tuple(row["wrong"])}) for row in map(json.loads, lines)]
 
 
 @click.command(help=__doc__)
@@ -644,33 +667,29 @@ def imports() -> None:
 )
 @click.option("--only", default="", help="Names of targets, with commas.")
 @click.option("--replay", default="", help="SEED:NUMBER of one mutation (with the same --only).")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--out", type=click.Path(path_type=Path), help="The figures as JSON.")
-def main(mutations: int, seed: int, work: Path, only: str, replay: str, out: Path | None) -> None:
+def main(mutations: int, seed: int, work: Path, only: str, replay: str, jobs: int, out: Path | None) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GENIN_AUTO": "order"}
     work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     write_seeds(work / "seeds")
-    imports()
+    imports(work)
     chosen = [name for name in only.split(",") if name]
     if replay:
         seed, number = map(int, replay.split(":"))
         click.echo(one(work, seed, number, chosen, keep=True))
         return
+    began = time.monotonic()
+    endings = run_all(work, seed, range(mutations), chosen, jobs)
     counts: dict[str, Counter[str]] = {}
     cpu: Counter[str] = Counter()
-    slowest, bad, began = Ending("", 0, "", 0.0), 0, time.monotonic()
-    for number in range(mutations):
-        ending = one(work, seed, number, chosen)
+    for ending in endings:
         counts.setdefault(ending.target, Counter())["wrong" if ending.wrong else ending.outcome] += 1
         cpu[ending.target] += ending.cpu
-        slowest = max(slowest, ending, key=lambda one: one.seconds)
-        if number % 250 == 249:
-            click.echo(f"{number + 1} mutations, {time.monotonic() - began:.0f} s", err=True)
-        if ending.wrong:
-            bad += 1
-            click.echo(f"{ending.target} {seed}:{number} {'; '.join(ending.wrong)} | {ending.last}")
+    slowest, bad = max(endings, key=lambda one: one.seconds), sum(bool(ending.wrong) for ending in endings)
     figures = {
-        "mutations": mutations, "seed": seed, "wrong": bad, "seconds": round(time.monotonic() - began, 1),
+        "mutations": len(endings), "seed": seed, "wrong": bad, "seconds": round(time.monotonic() - began, 1),
         "slowest": [slowest.target, slowest.number, round(slowest.seconds, 1)],
         "cpu_seconds": {name: round(cpu[name], 1) for name in sorted(cpu)},
         "outcomes": {name: dict(sorted(counts[name].items())) for name in sorted(counts)},

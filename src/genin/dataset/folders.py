@@ -208,13 +208,13 @@ def walk(top: Path) -> Walked:
         for entry in _entries(folder, found):
             path = folder / entry.name
             if is_hidden(entry.name):
-                found.hidden += PurePosixPath(entry.name).suffix.lower() in PICTURE_SUFFIXES and entry.is_file()
+                found.hidden += PurePosixPath(entry.name).suffix.lower() in PICTURE_SUFFIXES and Path(entry).is_file()
             elif entry.is_dir(follow_symlinks=False):
                 seen.add(_identity(path))
                 folders.append(path)
-            elif entry.is_dir():
+            elif path.is_dir():
                 links.append(path)
-            elif entry.is_file() or entry.is_symlink():
+            elif entry.is_symlink() or entry.is_file():
                 found.files.append(path)
             else:
                 found.unread.append((path, "not a regular file (a pipe, a socket or a device)"))

@@ -272,7 +272,7 @@ def _rows(folder: Path, notes: list[str]) -> list[PictureRow]:
     rows = table_rows(folder, notes)
     if rows is not None:
         return [row for row, _ in rows]
-    names = sorted(entry.name for entry in os.scandir(folder) if is_picture(entry.name) and not entry.is_dir())
+    names = sorted(entry.name for entry in os.scandir(folder) if is_picture(entry.name) and not Path(entry).is_dir())
     sidecars = Sidecars(folder)
     found = [PictureRow(name, sidecars.read(name) or None) for name in names]
     notes += sidecars.notes()
