@@ -14,7 +14,8 @@ target's command in a forked process, whose imports are made already: about 50 m
     the last line of a command that succeeds with --json is strict JSON
 
 Writing, pickles and look-ups are seen by an audit hook of Python's, so what native libraries do by themselves is seen only where
-it leaves a file. Same seed, same mutations; a run that was stopped goes on where it was. Exit code 1 if one mutation did not end well; WORK/wrong keeps its files.
+it leaves a file. Same seed, same mutations; a run that was stopped goes on where it was. Exit code 1 if one mutation did not end
+well; WORK/wrong keeps its files.
 
 Not here: the native library, which has a fuzz program of its own (runtimes/native/tests/fuzz.cpp).
 """

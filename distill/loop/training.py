@@ -211,6 +211,7 @@ class Training:
         last_log = last_save = before = time.perf_counter()
         if not self.resumed:
             self._begin()
+        self.logbook.write_page(self.progress)
         silent, stop = not self.accelerator.is_main_process, False
         with interruptible() as interrupted, progress(self.stage, silent=silent) as shown:
             while self.progress < 1.0 and not stop:
@@ -334,6 +335,7 @@ class Training:
             self.logbook.keep_average(self.state.images_seen, weights)
         if preview is not None:
             self.logbook.draw_samples(self.state.images_seen, preview)
+        self.logbook.write_page(self.progress)
 
     def _watch(self, rows: Sequence[LogRow]) -> Alarm | None:
         return watch([row for row in rows if row["update"] > self.state.watched_from])

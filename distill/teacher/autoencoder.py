@@ -32,6 +32,7 @@ from genin.distill.recipe import AutoencoderRecipe
 from genin.distill.teacher.run import Run, start_from
 
 AUTOENCODER_SHARE = 0.3  # of a budget in minutes
+LABELS = ("true pictures", "encoded and decoded")
 AXES_PICTURES = 256  # whose latents determine the principal axes
 
 
@@ -55,7 +56,7 @@ def train_autoencoder(run: Run) -> Any:
         images = to_tensor(source.pictures(0, 10, settings.image_size), training.device)
         with torch.no_grad():
             decoded = average.decode(ae.encode(average, images), return_dict=False)[0]  # type: ignore[operator]
-        save_grid([to_uint8(images.cpu().numpy()), to_uint8(decoded.float().cpu().numpy())], path)
+        save_grid([to_uint8(images.cpu().numpy()), to_uint8(decoded.float().cpu().numpy())], path, labels=LABELS)
 
     training.run(step, preview)
     trained: Any = training.ema_weights("vae").requires_grad_(False).eval().to(memory_format=torch.contiguous_format)

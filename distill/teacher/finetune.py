@@ -224,7 +224,7 @@ def run_stage(run: Run, stage: Stage) -> None:
         average: Any = training.ema_weights("denoiser")
         text, empty = (texts.states(average, captions) for captions in (stage.prompts, [""]))
         tuned = replace(guided, denoiser=guided.denoiser.like(average.unet), empty=empty)
-        teacher_preview(training, tuned, run.model.vae, text, path)
+        teacher_preview(training, tuned, run.model.vae, text, stage.prompts, path)
 
     unfinished = held_out is not None and training.progress < 1
     validate = validation(training, guided, held_out, texts) if held_out is not None and unfinished else None

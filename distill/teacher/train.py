@@ -135,10 +135,11 @@ def train_unet(run: Run, vae: Any, tokenizer: Any, text_encoder: nn.Module) -> t
             return embed(text_encoder, tokenizer, captions, training.device)
 
     def preview(path: Path) -> None:
-        text, empty = states(source.captions(range(min(PREVIEWS, len(source))))), states([""])
+        captions = source.captions(range(min(PREVIEWS, len(source))))
+        text, empty = states(captions), states([""])
         denoiser = Denoiser(training.ema_weights("unet"), process)
         guided = Guided(denoiser, text_encoder, tokenizer, empty, training.device, settings.guidance_scale)
-        teacher_preview(training, guided, vae, text, path)
+        teacher_preview(training, guided, vae, text, captions, path)
 
     training.minutes = run.options.left()
     training.run(unet_step(training, unet, process, cache, source, states), preview, last=True)
@@ -174,9 +175,11 @@ def unet_step(
     return step
 
 
-def teacher_preview(training: Training, guided: Guided, vae: Any, text: Tensor, path: Path) -> None:
-    """Write a grid of two rows: the guided pictures of `text` (N, L, D), of fixed noise, so that successive grids show the same
-    pictures getting better."""
+def teacher_preview(
+    training: Training, guided: Guided, vae: Any, text: Tensor, captions: Sequence[str], path: Path
+) -> None:
+    """Write a grid of two rows: the guided pictures of N captions, whose states are `text` (N, L, D), of fixed noise, so that
+    successive grids show the same pictures getting better."""
     config, count = guided.unet.config, len(text)
     noise = torch.randn(
         count, config.in_channels, config.sample_size, config.sample_size, generator=torch.Generator().manual_seed(1)
@@ -189,4 +192,6 @@ def teacher_preview(training: Training, guided: Guided, vae: Any, text: Tensor, 
             drawn = guided.sample(noise[rows].to(training.device), text[rows], timesteps, "dpm-solver++")
             pictures.append(ae.decode_pictures(vae, drawn.states[-1]))
     every, half = np.concatenate(pictures), -(-count // 2)
-    save_grid([row for row in (every[:half], every[half:]) if len(row)], path)
+    halves = (slice(0, half), slice(half, count))
+    shown = [one for one in halves if len(every[one])]
+    save_grid([every[one] for one in shown], path, captions=[captions[one] for one in shown])
