@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import math
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -55,20 +56,22 @@ class TrainingOptions:
 
     out: Path | None
     recipe_file: Path | None
+    changes: tuple[str, ...]
     resume: bool
     minutes: float | None
     as_json: bool
+    began: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
     def run(self) -> RunOptions:
         from genin.distill.loop.run_folder import RunOptions
 
-        return RunOptions(self.resume, self.minutes)
+        return RunOptions(self.resume, self.minutes, self.began)
 
     def recipe(self) -> Recipe:
         from genin.distill.recipe import load_recipe
 
-        return load_recipe(self.recipe_file)
+        return load_recipe(self.recipe_file, self.changes)
 
 
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,15 +79,18 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_options(*arguments: Any, **values: Any) -> Any:
-        shared = {field.name: values.pop(field.name) for field in dataclasses.fields(TrainingOptions)}
+        shared = {one.name: values.pop(one.name) for one in dataclasses.fields(TrainingOptions) if one.name in values}
         return command(*arguments, options=TrainingOptions(**shared), **values)
 
     decorated: Callable[..., Any] = with_options
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line."),
         threads_option,
-        click.option("--minutes", type=Minutes(), help="Time budget of the training."),
+        click.option("--minutes", type=Minutes(), help="Time budget of the whole command."),
         click.option("--resume", is_flag=True, help="Resume the last run in OUT."),
+        click.option(
+            "--set", "changes", metavar="SECTION.KEY=VALUE", multiple=True, help="A setting of the recipe. Repeatable."
+        ),
         click.option("--recipe", "recipe_file", type=FILE, help="YAML recipe; missing keys take the defaults."),
         click.option("--out", type=FILE, help="Model folder to write."),
     ):
@@ -103,16 +109,20 @@ def teacher_train_command(
 ) -> None:
     """Train a teacher from nothing: autoencoder, text encoder, UNet.
 
-    --minutes bounds the UNet; the two stages before it take the images of their recipe. --init starts from an earlier teacher
-    instead, which may have another shape: fewer latent channels, fewer blocks.
+    --init starts from an earlier teacher instead, which may have another shape: fewer latent channels, fewer blocks.
     """
     from genin.distill.teacher.train import train_teacher
 
     recipe, started = options.recipe(), time.perf_counter()
     with _output(options.out, options.resume) as target:
         start = None if init is None else installed_names().model(init)
-        train_teacher(_source(data), target, recipe, options.run, init=start)
-    _report({"out": str(target), "seconds": round(time.perf_counter() - started, 1)}, options.as_json)
+        trained = train_teacher(_source(data), target, recipe, options.run, init=start)
+    seen = trained.info["images_seen"]
+    _report(
+        {"out": str(target), "images_seen": seen, "seconds": round(time.perf_counter() - started, 1)}, options.as_json
+    )
+    if not options.as_json:
+        _say_next(seen, recipe.teacher.images, None, f"genin compare {target}{_captions_of(data)} --out sheet.png")
 
 
 @click.command(
@@ -151,8 +161,15 @@ def teacher_finetune_command(
         recipe = dataclasses.replace(recipe, finetune=shown)
     with _output(options.out, options.resume) as target:
         tuned = Base(installed_names().model(base), [lora_of(lora) for lora in loras])
-        finetune_teacher(tuned, _source(data), target, recipe, options.run, lora_rank=lora_rank)
-    _report({"out": str(target), "base": base, "seconds": round(time.perf_counter() - started, 1)}, options.as_json)
+        source = _source(data)
+        result = finetune_teacher(tuned, source, target, recipe, options.run, lora_rank=lora_rank)
+    seen = result.info["images_seen"]
+    facts = {"out": str(target), "base": base, "images_seen": seen}
+    _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, options.as_json)
+    if not options.as_json:
+        sheet = f"genin compare {shlex.quote(base)} {shlex.quote(str(target))}{_captions_of(data)} --out sheet.png"
+        student = f"genin distill --teacher {shlex.quote(str(target))} --data {shlex.quote(data)} --out STUDENT"
+        _say_next(seen, recipe.finetune.images, len(source), sheet, student)
 
 
 @click.command("merge", epilog="Example: genin teacher merge my-model --lora style.safetensors:0.8 --out styled")
@@ -218,11 +235,40 @@ def distill_command(
     started = time.perf_counter()
     with _output(options.out, options.resume) as target:
         start = None if init is None else installed_names().model(init)
-        done = distill(path, _source(data), target, recipe, options.run, init=start)
+        source = _source(data)
+        done = distill(path, source, target, recipe, options.run, init=start)
     facts = {"out": str(target), "teacher": teacher, "images_seen": done.images_seen}
     _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, options.as_json)
-    if not options.as_json and is_main_process():
-        click.echo(f"try: genin compare {teacher} {target} --out sheet.png; genin export {target} --out BUNDLE")
+    if not options.as_json:
+        phases = (recipe.prune, recipe.steps, recipe.adversarial)
+        planned = sum(phase.images for phase in phases)
+        sheet = f"genin compare {shlex.quote(teacher)} {shlex.quote(str(target))}{_captions_of(data)} --out sheet.png"
+        seen = done.images_seen if init is None else planned  # with an earlier student, its images are among them
+        _say_next(seen, planned, len(source), sheet, f"genin export {shlex.quote(str(target))} --out BUNDLE")
+
+
+FEW_TIMES = (
+    40  # that a training sees each picture: with fewer they are blobs of the right colour (docs/real-pictures.md)
+)
+
+
+def _captions_of(data: str) -> str:
+    """Options for the captions that a model was trained on: those of the built-in world are built into the commands."""
+    return "" if data == "builtin:world" else f" --reference {shlex.quote(data)}"
+
+
+def _say_next(seen: int, planned: int, pictures: int | None, *commands: str) -> None:
+    """What ended a training early, whether it was short, and what to do with its result."""
+    if not is_main_process():
+        return
+    if seen < planned:
+        click.echo(f"note: the minutes ended the training at {seen:,} of the recipe's {planned:,} images", err=True)
+    if pictures and seen < FEW_TIMES * pictures:
+        times = f"each of the {pictures:,} pictures was seen {seen / pictures:.1f} times"
+        click.echo(
+            f"note: {times}; shapes take {FEW_TIMES} times or more, so expect blobs of the right colour", err=True
+        )
+    click.echo(f"try: {'; '.join(commands)}")
 
 
 def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ from genin.distill.recipe_student import (
     StudentRecipe,
 )
 from genin.distill.recipe_teacher import AutoencoderRecipe, FinetuneRecipe, TeacherRecipe, TextEncoderRecipe
-from genin.distill.recipe_yaml import read_yaml, write_yaml
+from genin.distill.recipe_yaml import parse_yaml, read_yaml, write_yaml
 from genin.runtimes.arguments import local_path
+from genin.runtimes.errors import InputError
 
 __all__ = [
     "AdversarialRecipe",
@@ -77,15 +79,36 @@ class Recipe:
         return typing.cast("dict[str, Any]", plain(dataclasses.asdict(self)))
 
 
-def load_recipe(path: str | Path | None) -> Recipe:
-    """The recipe in a YAML file, or the defaults. Errors: InputError naming key, value, line and what is allowed there."""
+def load_recipe(path: str | Path | None, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, or the defaults; `changes`, each `section.key=value` with the value as in YAML, count before the
+    file. Errors: InputError naming key, value, line and what is allowed there."""
     if path is None:
-        return Recipe()
-    file = read_yaml(local_path(path, "the recipe"))
+        data, place = {}, None
+    else:
+        file = read_yaml(local_path(path, "the recipe"))
+        data, place = file.data, file.place
+    changed = [change_setting(data, change) for change in changes] if isinstance(data, dict) else []
+
+    def where(keys: Sequence[str | int]) -> str:
+        by = next((change for change, path in zip(changes, changed, strict=True) if path == list(keys[:2])), None)
+        return f"--set {by}" if by else place(keys) if place else "the recipe"
+
     try:
-        return TypeAdapter(Recipe).validate_python(file.data)
+        return TypeAdapter(Recipe).validate_python(data)
     except ValidationError as error:
-        raise refusal(Recipe, error, file.data, place=file.place) from error
+        raise refusal(Recipe, error, data, place=where) from error
+
+
+def change_setting(data: dict[str, Any], change: str) -> list[str]:
+    """Set what `section.key=value` says in a recipe's data; returns [section, key]. Errors: InputError."""
+    name, equals, value = change.partition("=")
+    section, _, key = name.strip().partition(".")
+    if not equals or not section or not key:
+        raise InputError(f"a change is section.key=value, not '{change}'", remedy="such as: --set finetune.images=2000")
+    if not isinstance(data.setdefault(section, {}), dict | None):
+        return [section, key]  # refused with the file's line
+    data[section] = {**(data[section] or {}), key: parse_yaml(value, change)}
+    return [section, key]
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:

@@ -83,6 +83,14 @@ def read_yaml(path: Path) -> YamlFile:
     return YamlFile(path, {} if data is None else data, root)
 
 
+def parse_yaml(text: str, where: str) -> Any:
+    """The value that a text is in YAML, by the same two rules. Errors: InputError."""
+    try:
+        return RecipeLoader(text).get_single_data()
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError("the value is not valid YAML", where=where, remedy="put it in quotes") from error
+
+
 def write_yaml(path: Path, data: Any) -> None:
     """Write plain data in the order of its keys, so that `read_yaml` reads the same back."""
     write_text(path, yaml.dump(data, Dumper=RecipeDumper, sort_keys=False))

@@ -201,6 +201,8 @@ def to_rgb(picture: Image.Image, path: Path, background: str = "white") -> Image
 
     if picture.mode == "F":
         raise PictureError("floating-point pixels are not supported", where=path, remedy="convert it to PNG")
+    if picture.mode == "I" and not _within_16_bits(picture):
+        raise PictureError("pixels of 32 bits are not supported", where=path, remedy="convert it to PNG")
     profile, turn = picture.info.get("icc_profile"), UPRIGHT.get(orientation(picture))
     upright = picture.copy() if turn is None else picture.transpose(Image.Transpose[turn])
     return _as_rgb(upright, profile, path, background)
@@ -237,6 +239,11 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     except (ImageCms.PyCMSError, OSError, ValueError):
         return picture
     return converted or picture
+
+
+def _within_16_bits(picture: Image.Image) -> bool:
+    values = np.asarray(picture)
+    return not values.size or (int(values.min()) >= 0 and int(values.max()) <= 65535)
 
 
 def _from_16_bits(picture: Image.Image) -> Image.Image:

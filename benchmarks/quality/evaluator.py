@@ -15,7 +15,7 @@ Not here: metrics (`measures`), sampling (`sampling`), the autoencoder's floor (
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -132,8 +132,8 @@ class Evaluator:
 
     def rows(self) -> list[PictureRow]:
         """The captions and seeds that models draw. InputError if the reference has no captions."""
-        captions = self.reference.captions()
-        return plan(captions, self.samples, self.seed, [row.columns for row in self.reference.rows])
+        drawn = replace(self.reference, rows=tuple(self.reference.rows[: self.samples]))  # of millions the first
+        return plan(drawn.captions(), self.samples, self.seed, [row.columns for row in drawn.rows])
 
     def other_seeds(self, rows: Sequence[PictureRow]) -> list[PictureRow]:
         """The first captions with other noise, as diversity needs them; none where its network is missing."""

@@ -2,9 +2,7 @@
 
 Every model draws prompt i from seed `seed + i`, so a column shows what each model draws from the same noise. Prompts may be a data
 set's captions, whose true pictures are then the first row. Small pictures are enlarged; long lists of prompts are laid out in
-several bands, or, as *blocks*, in one square per model without captions, to see what sixty-four pictures have in common. The font
-is Pillow's own; it has ASCII only, so other texts are set in matplotlib's DejaVu Sans (Latin, Greek, Cyrillic, Arabic; other
-scripts show as boxes).
+several bands, or, as *blocks*, in one square per model without captions, to see what sixty-four pictures have in common.
 
 Not here: figures (`evaluate`, `bench`).
 """
@@ -15,20 +13,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.quality.subjects import ModelSubject, Sampling
+from genin.benchmarks.report.fonts import Font, font_for, wrap
 from genin.dataset.sets import Pictures, PictureSet, load_pictures, open_picture_set
 from genin.dataset.text import listed
 from genin.files import atomic_path
 from genin.runtimes.progress import progress
-
-if TYPE_CHECKING:
-    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 BLOCK_CELL_PX, BLOCK_GAP_PX = 96, 3
 CELL_PX, GAP_PX, MARGIN_PX, LABEL_PX, BAND_PX = 192, 12, 36, 220, 32
@@ -130,47 +125,10 @@ def draw_sheet(grid: Grid) -> Image.Image:
     return image
 
 
-def font_for(text: str, size: int) -> Font:
-    """A font that can set `text`."""
-    if text.isascii():
-        return ImageFont.load_default(size)
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size * 0.92)
-
-
 def save_sheet(grid: Grid, out: Path, layout: str = "rows") -> None:
     """Write the sheet as a PNG, by rename."""
     with atomic_path(out) as partial:
         (draw_blocks if layout == "blocks" else draw_sheet)(grid).save(partial, format="PNG")
-
-
-def wrap(text: str, font: Font, width: int, *, max_lines: int = 6) -> list[str]:
-    """`text` in lines of at most `width` px; a word that is too long is cut, a text that is too long ends in "…"."""
-    lines = [""]
-    for word in text.split():
-        while font.getlength(word) > width:
-            fitting = _fitting(word, font, width)
-            lines += [word[:fitting]]
-            word = word[fitting:]
-        joined = f"{lines[-1]} {word}".strip()
-        if font.getlength(joined) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(word)
-    lines = [line for line in lines if line]
-    if len(lines) <= max_lines:
-        return lines
-    last = lines[max_lines - 1]
-    while last and font.getlength(f"{last}…") > width:
-        last = last[:-1]
-    return [*lines[: max_lines - 1], f"{last}…"]
-
-
-def _fitting(word: str, font: Font, width: int) -> int:
-    """How many letters of a long word fit: up to its last hyphen or similar if there is one, else as many as possible."""
-    most = next(n for n in range(len(word) - 1, 0, -1) if font.getlength(word[:n]) <= width or n == 1)
-    return next((n for n in range(most, 1, -1) if word[n - 1] in "-_/.:"), most)
 
 
 def _band_height(sheet: Sheet, grid: Grid, captions: Sequence[Sequence[str]]) -> int:

@@ -19,6 +19,7 @@ from genin.runtimes.names import installed_names
 from genin.runtimes.options import CommaChoice, CommaNames, flatten, json_option, threads_option
 
 if TYPE_CHECKING:
+    from genin.distill.data.bulk import BulkEdit
     from genin.distill.data.prepare import PrepareOptions, Report
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -246,19 +247,41 @@ def _questions(pairs: Sequence[str]) -> dict[str, str]:
     "--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write .csv, .jsonl, or a page, .html."
 )
 @click.option("--from", "source", type=click.Path(path_type=Path), help="Read corrections from a .csv or .jsonl.")
+@click.option(
+    "--replace",
+    nargs=2,
+    multiple=True,
+    metavar="WORDS OTHERS",
+    help="In all captions, whole words in any case. Repeatable.",
+)
+@click.option("--regex", "patterns", nargs=2, multiple=True, metavar="PATTERN NEW", help="In all captions. Repeatable.")
+@click.option("--remove-tag", "remove_tags", multiple=True, metavar="TAG", help="A part between commas. Repeatable.")
+@click.option("--add-tag", "add_tags", multiple=True, metavar="TAG", help="To all captions that lack it. Repeatable.")
+@click.option("--dry-run", is_flag=True, help="With these four: only show what would change.")
 @json_option
-def edit_command(folder: Path, target: Path | None, source: Path | None, as_json: bool) -> None:
-    """Correct captions by hand: write them out as a table or a page, and read them back.
+def edit_command(
+    folder: Path, target: Path | None, source: Path | None, dry_run: bool, as_json: bool, **bulk: Any
+) -> None:
+    """Correct captions: all at once, or by hand: write them out as a table or a page, and read them back.
 
     The page shows every picture above its caption and saves a .jsonl. Only the rows named in the file that is read back are
     changed.
     """
     from dataclasses import asdict
 
+    from genin.distill.data.bulk import BulkEdit
     from genin.distill.data.edit import read_edited, write_for_editing
 
-    if (target is None) == (source is None):
-        raise click.UsageError("give either --to FILE or --from FILE")
+    in_bulk = any(bulk.values())
+    if (target is not None) + (source is not None) + in_bulk != 1:
+        raise click.UsageError(
+            "give one of --to FILE, --from FILE, or changes to all captions (--replace, --regex, --…-tag)"
+        )
+    if dry_run and not in_bulk:
+        raise click.UsageError("--dry-run is for --replace, --regex, --remove-tag and --add-tag")
+    if in_bulk:
+        _edit_all(folder, BulkEdit(**bulk), dry_run, as_json)
+        return
     if target is not None:
         count = write_for_editing(folder, target)
         click.echo(json.dumps({"written": str(target), "rows": count}) if as_json else f"{count} captions in {target}")
@@ -272,6 +295,21 @@ def edit_command(folder: Path, target: Path | None, source: Path | None, as_json
         click.echo(json.dumps(facts))
     else:
         click.echo(f"{edited.changed} rows changed, {edited.unchanged} as before; {edited.missing} have no caption")
+
+
+def _edit_all(folder: Path, edit: BulkEdit, dry_run: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from genin.distill.data.bulk import edit_captions
+
+    done = edit_captions(folder, edit, dry_run=dry_run)
+    if as_json:
+        click.echo(json.dumps({**asdict(done), "dry_run": dry_run}, ensure_ascii=False))
+        return
+    for before, after in done.examples:
+        click.echo(f"  {before}\n→ {after or '(no caption)'}")
+    would = "would change" if dry_run else "changed"
+    click.echo(f"{done.changed} captions {would}, {done.unchanged} as before; {done.emptied} lost all their words")
 
 
 @click.command("shard", epilog="Example: genin data shard data/mine --out data/mine-shards --per-shard 2000")

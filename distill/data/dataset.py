@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.dataset.files import fit, picture_size, read_picture
+from genin.dataset.row_table import RowTable
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import open_picture_set
 from genin.dataset.shards import member_size
@@ -45,7 +46,7 @@ class ImageDataset:
     """The rows of one split, in the folder's order; the other attributes are those of the whole folder."""
 
     folder: Path
-    rows: tuple[PictureRow, ...]
+    rows: Sequence[PictureRow]
     columns: Mapping[str, tuple[str, ...]]
     licence: str
     origins: tuple[Mapping[str, Any], ...] = ()
@@ -64,7 +65,10 @@ class ImageDataset:
         return len(self.rows)
 
     def digest(self) -> str:
-        """SHA-256 of the rows and of each picture file's size (reading all of them would take minutes)."""
+        """SHA-256 of the rows and of each picture file's size (reading all of them would take minutes); of a large set, its table's
+        digest."""
+        if isinstance(self.rows, RowTable):
+            return f"{self.rows.facts['digest']} {self.rows.split}"
         found = hashlib.sha256()
         for row in self.rows:
             path = self.folder / row.file_name
@@ -97,6 +101,13 @@ class ImageDataset:
             )
         return text
 
+    def without_caption(self) -> tuple[int, str] | None:
+        """How many pictures have no caption, and the first of them; None if all have one."""
+        if isinstance(self.rows, RowTable) and not self.rows.facts["no_text"]:
+            return None
+        lacking = [row.file_name for row in self.rows if not row.text]
+        return (len(lacking), lacking[0]) if lacking else None
+
     def row(self, index: int) -> dict[str, str]:
         """Attribute column => value of picture `index`."""
         values = self.rows[index].columns
@@ -114,6 +125,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise InputError("not valid JSON", where=path, remedy="prepare the dataset again") from error
     if facts is None:
         raise InputError("not a JSON object", where=path, remedy="prepare the dataset again")
+    names = facts.get("columns")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise InputError("'columns' is not a list of names", where=path, remedy="prepare the dataset again")
+    if not isinstance(facts.get("licence"), str | None):
+        raise InputError("'licence' is not text", where=path, remedy="put it in quotes")
     return facts
 
 
@@ -124,10 +140,27 @@ def attribute_columns(rows: Sequence[PictureRow], named: Sequence[str] | None = 
     """Column => its distinct values, sorted, for the columns that say what is in the picture."""
     columns = {}
     for name in KNOWN_COLUMNS if named is None else named:
-        values = {row.columns.get(name) or NO_VALUE for row in rows}
+        values = _values(rows, name)
         if 2 <= len(values) <= MAX_VALUES:
             columns[name] = tuple(sorted(values))
     return columns
+
+
+def _values(rows: Sequence[PictureRow], name: str) -> set[str]:
+    """The distinct values of a column; none where a large set has too many."""
+    if isinstance(rows, RowTable):
+        return {value or NO_VALUE for value in rows.values_of(name) or ()}
+    return {row.columns.get(name) or NO_VALUE for row in rows}
+
+
+def _origin_counts(rows: Sequence[PictureRow]) -> Counter[tuple[str, ...]]:
+    """(source, rights, licence) as the rows say them, and how many rows do."""
+    if isinstance(rows, RowTable):
+        return Counter({tuple(origin): count for *origin, count in rows.facts["origins"]})
+    said = (row.columns for row in rows)
+    return Counter(
+        (one.get("source", ""), one.get("rights", ""), one.get("licence") or one.get("license") or "") for one in said
+    )
 
 
 def origins_of(rows: Sequence[PictureRow], facts: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
@@ -136,9 +169,8 @@ def origins_of(rows: Sequence[PictureRow], facts: Mapping[str, Any]) -> tuple[Ma
     listed: the rows have them."""
     whole = str(facts.get("licence") or "")
     counts: Counter[tuple[str, ...]] = Counter()
-    for row in rows:
-        licence = row.columns.get("licence") or row.columns.get("license") or whole
-        counts[row.columns.get("source", ""), row.columns.get("rights", ""), licence] += 1
+    for (source, rights, licence), count in _origin_counts(rows).items():
+        counts[source, rights, licence or whole] += count
     for place in range(len(ORIGIN)):
         if len(counts) > MAX_ORIGINS:
             many = f"{len({key[place] for key in counts})} different ones"
@@ -174,5 +206,5 @@ def licence_of(rows: Sequence[PictureRow], facts: Mapping[str, Any]) -> str:
     """The licence of the whole folder; several are joined by commas."""
     if facts.get("licence"):
         return str(facts["licence"])
-    said = {row.columns.get("licence") or row.columns.get("license") or "" for row in rows} - {""}
+    said = {licence for _, _, licence in _origin_counts(rows)} - {""}
     return ", ".join(sorted(said)) or "unknown"

@@ -193,6 +193,10 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(len(part), part) if index % 2 else (0, part) for index, part in enumerate(parts)]
 
 
+# OSError: a member that should begin before the file does.
+UNPACKING = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError, OSError)
+
+
 def _comic(candidate: Candidate, background: str) -> Iterator[Opened]:
     """A .cbz or .zip of pages. Members are read one at a time and never unpacked to disk, so their names are harmless."""
     try:
@@ -212,7 +216,7 @@ def _comic(candidate: Candidate, background: str) -> Iterator[Opened]:
                 page = read_picture(Path(name), background, io.BytesIO(archive.read(name)))
             except PictureError as error:
                 yield Opened(None, called, reason=error.what)
-            except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, ValueError):
+            except UNPACKING:
                 yield Opened(None, called, reason="cannot be unpacked")
             else:
                 yield from _panels(page, f"{candidate.name}#{called}", f"{called}, ", {"page": called})

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from genin.benchmarks.report.fonts import font_for
 from genin.dataset.files import PictureError, fit_square, open_picture, read_picture
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import left_out, open_picture_set
@@ -132,7 +133,7 @@ def contact_sheet(folder: Path, *, columns: int = 10, rows: int = 10, tile: int 
     lines = -(-count // columns)
     sheet = Image.new("RGB", (min(columns, count) * tile, lines * (tile + LABEL)), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(10)
+    font = font_for("".join(row.text or "" for row in chosen), 10)
     for index, row in enumerate(chosen):
         x, y = index % columns * tile, index // columns * (tile + LABEL)
         sheet.paste(_tile(folder, row, tile), (x, y))

@@ -15,12 +15,19 @@ from genin.dataset.rows import PictureRow
 from genin.dataset.sets import METADATA, open_picture_set, table_rows
 from genin.dataset.tables import FILE_COLUMNS, column_of, is_null, json_line
 from genin.files import write_text
+from genin.runtimes.errors import InputError
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """Raw rows, checked by the reader that training uses; a folder without metadata has one row per picture, with what a shard or a
     text file says about it. Errors: InputError."""
     checked = open_picture_set(folder).rows
+    for row in checked:
+        try:
+            row.file_name.encode("utf-8")
+        except UnicodeEncodeError as error:
+            remedy = "rename the file, or: genin data prepare"
+            raise InputError("a file's name is not Unicode", where=folder / row.file_name, remedy=remedy) from error
     rows = table_rows(folder, [])
     if rows is not None:
         return [_raw(row, values) for row, values in rows]

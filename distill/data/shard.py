@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,13 @@ def write_shards(
         for split in dict.fromkeys(splits):
             chosen = [(index, row) for index, (row, own) in enumerate(zip(rows, splits, strict=True)) if own == split]
             for number, start in enumerate(range(0, len(chosen), per_shard)):
-                with (target / f"{split}-{number:06d}.tar").open("wb") as file:
-                    writer = webdataset.TarWriter(file, encoder=False, mtime=0)
+                with (
+                    (target / f"{split}-{number:06d}.tar").open("wb") as file,
+                    closing(webdataset.TarWriter(file, encoder=False, mtime=0)) as writer,
+                ):
                     for index, row in chosen[start : start + per_shard]:
                         writer.write(_sample(folder, index, row, split))
                         advance(1)
-                    writer.close()
                 counts[split] = number + 1
         for name in CARRIED:
             if (folder / name).is_file():

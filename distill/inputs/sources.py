@@ -152,9 +152,9 @@ class FolderSource:
         self.columns: Mapping[str, Sequence[str]] = self.dataset.columns
         self.origins: Sequence[Mapping[str, Any]] = self.dataset.origins
         self.notes: Sequence[str] = self.dataset.notes
-        if lacking := [row.file_name for row in self.dataset.rows if not row.text]:
+        if lacking := self.dataset.without_caption():
             raise InputError(
-                f"{len(lacking)} of {len(self.dataset)} pictures have no caption, first {lacking[0]}",
+                f"{lacking[0]} of {len(self.dataset)} pictures have no caption, first {lacking[1]}",
                 where=folder,
                 remedy="; ".join((*self.notes, "write them into metadata.jsonl, or: genin data caption")),
             )

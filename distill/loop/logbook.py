@@ -2,6 +2,7 @@
 
     STAGE.log.jsonl               a row every 50 updates: mean losses, speed, learning rate, held-out figures
     STAGE.events.jsonl            alarms, and what was done about them
+    index.html                    the page of the run
     STAGE.curves.png              everything in the log over pictures seen
     STAGE.samples-IMAGES.png      a grid of samples
     STAGE.average-IMAGES.safetensors   weights for a curve of quality over time, where the recipe keeps them
@@ -62,6 +63,13 @@ class Logbook:
 
         if self.is_main:
             previews.plot_curves(self.rows, self.folder / f"{self.stage}.curves.png", title=self.stage)
+
+    def write_page(self, progress: float) -> None:
+        """The page of the whole run (`page`)."""
+        from genin.distill.loop.page import write_page
+
+        if self.is_main:
+            write_page(self.folder, running=self.stage if progress < 1 else None, progress=progress)
 
     def draw_samples(self, images_seen: int, preview: Callable[[Path], None]) -> None:
         """Draw a grid of samples, in every process that calls this (`previews.save_grid` writes it once)."""

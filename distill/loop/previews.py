@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from genin.benchmarks.report.fonts import font_for, wrap
 from genin.processes import is_main_process
 
+TEXT_PX, LINE_PX, CAPTION_LINES = 11, 14, 3
+PAPER, INK = (250, 249, 246), (28, 27, 25)
 SHOWN_PX = 192  # about the side to which small pictures are enlarged in a grid
 
 
@@ -27,14 +30,53 @@ def grid(rows: Sequence[NDArray[np.uint8]], *, scale: int = 2, gap: int = 2) -> 
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
-def save_grid(rows: Sequence[NDArray[np.uint8]], path: Path) -> None:
-    """As a PNG, small pictures enlarged; of several processes that draw it together the first writes it."""
+def save_grid(
+    rows: Sequence[NDArray[np.uint8]],
+    path: Path,
+    *,
+    labels: Sequence[str] = (),
+    captions: Sequence[Sequence[str]] = (),
+) -> None:
+    """As a PNG, small pictures enlarged, with a label above each row and a caption below each picture, where they are given; of
+    several processes that draw it together the first writes it."""
     if is_main_process():
-        grid(rows, scale=max(1, SHOWN_PX // rows[0].shape[2])).save(path)
+        plain = grid(rows, scale=max(1, SHOWN_PX // rows[0].shape[2]))
+        (labelled(plain, len(rows), labels, captions) if labels or captions else plain).save(path)
+
+
+def labelled(plain: Image.Image, rows: int, labels: Sequence[str], captions: Sequence[Sequence[str]]) -> Image.Image:
+    """A grid of rows of equal height, cut apart, with text between them."""
+    columns = max((len(row) for row in captions), default=1)
+    height, cell = plain.height // rows, plain.width // columns
+    font = font_for(" ".join((*labels, *(text for row in captions for text in row))), TEXT_PX)
+    texts = [[wrap(text, font, cell - 8, max_lines=CAPTION_LINES) for text in row] for row in captions]
+    above = LINE_PX + 4 if labels else 0
+    below = [LINE_PX * max(map(len, row), default=0) + 6 for row in texts] or [0] * rows
+    sheet = Image.new("RGB", (plain.width, plain.height + above * rows + sum(below)), PAPER)
+    draw, top = ImageDraw.Draw(sheet), 0
+    for row in range(rows):
+        if labels:
+            draw.text((6, top + 3), labels[row], INK, font)
+        strip = plain.crop((0, row * height, plain.width, (row + 1) * height))
+        sheet.paste(strip, (0, top + above))
+        top += above + height
+        for column, lines in enumerate(texts[row] if texts else ()):
+            for number, line in enumerate(lines):
+                draw.text((column * cell + 4, top + 2 + number * LINE_PX), line, INK, font)
+        top += below[row]
+    return sheet
 
 
 FEW_POINTS = 8
 NOT_CURVES = {"update", "images_seen", "elapsed_s"}
+FIRST, LAST = ("loss", "kid", "kid_error"), ("images_per_s", "lr_factor")
+TITLES = {
+    "kid": "KID of held-out captions",
+    "kid_error": "standard error of that KID",
+    "images_per_s": "images per second",
+    "lr_factor": "learning rate, share of its peak",
+    "grad_norm": "gradient norm",
+}
 
 
 def plot_curves(history: Sequence[Mapping[str, float]], path: Path, *, title: str) -> None:
@@ -43,7 +85,8 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path, *, title: st
         return
     from matplotlib.figure import Figure
 
-    keys = [key for key in dict.fromkeys(key for row in history for key in row) if key not in NOT_CURVES]
+    found = [key for key in dict.fromkeys(key for row in history for key in row) if key not in NOT_CURVES]
+    keys = sorted(found, key=lambda key: (FIRST.index(key) if key in FIRST else len(FIRST), key in LAST))
     columns = min(4, len(keys))
     lines = -(-len(keys) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.3 * lines), layout="constrained")
@@ -53,7 +96,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path, *, title: st
         points = [(row["images_seen"] / 1000, row[key]) for row in history if key in row]
         marker = "o" if len(points) < FEW_POINTS else ""  # a line needs two points
         axis.plot(*zip(*points, strict=True), color="#d9541e", linewidth=1.2, marker=marker, markersize=3)
-        axis.set_title(key, fontsize=9)
+        axis.set_title(TITLES.get(key, key.replace("_", " ")), fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)

@@ -9,30 +9,46 @@ Not here: what a stage writes there (`checkpoints`, `logbook`).
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from genin.distill.loop.checkpoints import check_settings, checkpoint_path, read_checkpoint, remove_stage
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
 from genin.files import write_text
-from genin.processes import is_main_process, main_process_first
+from genin.processes import broadcast_from_main, is_main_process, main_process_first
 from genin.runtimes.arguments import number, settle
 from genin.runtimes.errors import InputError
+
+ENDING_SHARE = 0.05  # of a budget: what comes after a training's last update
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a training runs: `resume` continues from the checkpoints in its folder, `minutes` is a time budget (None: until all its
-    images are seen)."""
+    """How a training runs: `resume` continues from the checkpoints in its folder, `minutes` is a time budget of all its stages
+    (None: until all images are seen). The clock starts when the options are made."""
 
     resume: bool = False
     minutes: float | None = None
+    began: float = field(default_factory=time.monotonic, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.resume, bool):
             raise InputError(f"resume must be True or False; got {self.resume!r}")
         settle(self, minutes=number(self.minutes, "minutes", above=0))
+
+    def left(self, share: float = 1.0) -> float | None:
+        """A share of the minutes that are left of the budget, without those for the last grids and for saving; None without a
+        budget."""
+        if self.minutes is None:
+            return None
+        return max(0.0, share * (self.minutes * (1 - ENDING_SHARE) - self.spent))
+
+    @property
+    def spent(self) -> float:
+        """Minutes since the options were made, by a clock that nobody can set; the first process's."""
+        return broadcast_from_main((time.monotonic() - self.began) / 60)
 
 
 def claim_run(

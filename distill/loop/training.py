@@ -208,18 +208,19 @@ class Training:
         `preview` writes a grid of samples; `validate` judges an average on held-out data. Both come with the first row of the log
         after every `preview_images`, and with the last.
         """
-        last_log = last_save = time.perf_counter()
+        last_log = last_save = before = time.perf_counter()
         if not self.resumed:
             self._begin()
+        self.logbook.write_page(self.progress)
         silent, stop = not self.accelerator.is_main_process, False
         with interruptible() as interrupted, progress(self.stage, silent=silent) as shown:
             while self.progress < 1.0 and not stop:
                 # Update.
-                started = time.perf_counter()
                 alarm = self._update(step)
                 now = time.perf_counter()
                 save_due = now - last_save > 60 * self.settings.checkpoint_minutes
-                seconds, save_due, stop = self._agree(now - started, save_due, interrupted())
+                seconds, save_due, stop = self._agree(now - before, save_due, interrupted())
+                before = now  # grids, validations and checkpoints count, too
                 self.state.elapsed_s += seconds
 
                 # Log a row; from time to time validate the averages and draw samples.
@@ -334,6 +335,7 @@ class Training:
             self.logbook.keep_average(self.state.images_seen, weights)
         if preview is not None:
             self.logbook.draw_samples(self.state.images_seen, preview)
+        self.logbook.write_page(self.progress)
 
     def _watch(self, rows: Sequence[LogRow]) -> Alarm | None:
         return watch([row for row in rows if row["update"] > self.state.watched_from])

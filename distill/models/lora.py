@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from genin.distill.models.diffusion import ddim_scheduler
 from genin.distill.models.folder import ModelFolder, apply_umask
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import refuse_pointer
+from genin.runtimes.folder import read_json, refuse_pointer
 from genin.runtimes.origin import fingerprint
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -55,6 +55,9 @@ OTHER_KINDS: Mapping[str, str] = {
 }
 # diffusers 0.12 to 0.15 wrote the UNet's attention processors, without a prefix: `….attn1.processor.to_q_lora.down.weight`.
 PROCESSORS = re.compile(r"(down_blocks|mid_block|up_blocks)\..+\.processor\.\w+_lora\.(down|up)\.weight")
+
+# What peft itself puts before the names of a network's weights.
+PEFT, PARTS = "base_model.model.", ("unet.", "text_encoder.")
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,8 @@ def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
         _refuse_other_kinds(file, names)
         if names and all(PROCESSORS.fullmatch(name) for name in names):
             return {f"unet.{name}": value for name, value in load_file(file).items()}, True
+        if names and all(name.startswith(PEFT) for name in names):
+            return _of_peft(file), True
         weights: dict[str, Tensor]
         weights, _alphas = StableDiffusionPipeline.lora_state_dict(
             file.parent, weight_name=file.name, use_safetensors=True, local_files_only=True
@@ -200,6 +205,24 @@ def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
     except (SafetensorError, OSError, ValueError, KeyError, IndexError) as error:
         raise _unreadable(file, error) from error
     return weights, False
+
+
+def _of_peft(file: Path) -> dict[str, Tensor]:
+    """Adapters as peft itself saves them, under diffusers' names, scaled as the config beside them says. Errors: InputError."""
+    what, remedy = "peft's adapters have no scale without their adapter_config.json", "put it beside them"
+    settings = read_json(file.with_name("adapter_config.json"), what, remedy)
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    unlike = [name for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if settings.get(name)]
+    if unlike or not all(isinstance(number, int | float) and number > 0 for number in (rank, alpha)):
+        what = f"adapters with {unlike[0]}" if unlike else "adapters without a rank and lora_alpha"
+        remedy = "merge them with peft (merge_and_unload), and give the model"
+        raise InputError(f"{what} are not merged", where=file.with_name("adapter_config.json"), remedy=remedy)
+    weights = {}
+    for name, value in load_file(file).items():
+        plain = name.removeprefix(PEFT).replace(".default.", ".")
+        part = "" if plain.startswith(PARTS) else "text_encoder." if plain.startswith("text_model.") else "unet."
+        weights[part + plain] = value * (alpha / rank) if ".lora_B." in plain else value
+    return weights
 
 
 def _refuse_other_kinds(file: Path, names: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from genin.distill.student.provenance import PHASES
 
@@ -17,14 +17,15 @@ class Budget:
     def __init__(self, minutes: float | None, phases: Sequence[str] = PHASES) -> None:
         self.minutes, self.phases = minutes, phases
 
-    def of(self, part: str, pool_minutes: float = 0.0) -> float | None:
-        """The pool's share, or a phase's share of what the pool has left."""
+    def of(self, part: str, spent: float = 0.0, done: Collection[str] = ()) -> float | None:
+        """The pool's share; or a phase's share of what is left after `spent` minutes for the pool, other preparations and the
+        phases that are `done`."""
         if self.minutes is None:
             return None
         if part == "pool":
             return self.minutes * SHARES["pool"]
-        left = max(0.0, self.minutes - pool_minutes)
-        return left * SHARES[part] / sum(SHARES[name] for name in self.phases)
+        left = max(0.0, self.minutes - spent)
+        return left * SHARES[part] / sum(SHARES[name] for name in self.phases if name not in done)
 
     def pictures(self, count: int) -> int:
         """How many of `count` pictures to prepare: preparing is not timed, so only a few under a budget."""

@@ -206,6 +206,8 @@ def _preview(training: Training, vae: Any, pairs: Pairs, scale: float) -> Previe
             with torch.no_grad():
                 drawn = to_uint8(tiny(latents / scale).float().cpu().numpy())
             grid += [decode_pictures(vae, latents), drawn]
-        save_grid(grid, path)
+        both = ("the teacher's decoder", "the tiny decoder")
+        labels = ["true pictures", *both, *(f"the student's latents, {one}" for one in both)]
+        save_grid(grid, path, labels=labels)
 
     return preview

@@ -28,7 +28,7 @@ from genin.distill.loop import sharding
 from genin.distill.loop.host import check_memory, out_of_memory
 from genin.distill.loop.memory import Others, Parts, PhaseSizes, Unet, advice
 from genin.distill.loop.networks import NetworkOptions
-from genin.distill.loop.run_folder import RunOptions, claim_run
+from genin.distill.loop.run_folder import ENDING_SHARE, RunOptions, claim_run
 from genin.distill.loop.training import Training, Validate
 from genin.distill.models.check import check_prediction_type, check_schedule, pictures_to_check
 from genin.distill.models.diffusion import Denoiser, Process, plain_attention, student_scheduler
@@ -103,8 +103,11 @@ def distill(
     check_batches(run, phases[0].training)
     prepared = prepare_data(run, phases[0].training)
     student = CurrentStudent(run.unet, run.vae, 0 if run.start is None else run.start.images_seen)
-    for phase in phases:
-        phase.training.minutes = run.budget.of(phase.name, prepared.seconds / 60)
+    for number, phase in enumerate(phases):
+        spent = max(
+            prepared.seconds / 60, run.options.spent
+        )  # of an interrupted run the pool took longer than this command knows
+        phase.training.minutes = run.budget.of(phase.name, spent, run.phases[:number])
         try:
             phase.run_on(prepared, student)
         except KeyboardInterrupt:
@@ -187,7 +190,8 @@ class Run:
 
     @property
     def budget(self) -> Budget:
-        return Budget(self.options.minutes, self.phases)
+        minutes = self.options.minutes
+        return Budget(None if minutes is None else minutes * (1 - ENDING_SHARE), self.phases)
 
     @property
     def vae(self) -> Any:

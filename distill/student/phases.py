@@ -260,12 +260,14 @@ def student_preview(
     def preview(path: Path) -> None:
         student = Student(training.ema_weights("student"), data.teacher.process)
         pictures = [decode_pictures(vae, data.pool.final(rows).to(training.device))]
+        labels = ["teacher"]
         with torch.no_grad(), training.autocast():
             for steps in sorted(set(step_counts), reverse=True):
                 noise = data.pool.noise(rows).to(training.device)
                 timesteps = student.process.trailing_timesteps(steps)
                 done = student.rollout(noise, data.text(rows), timesteps)
                 pictures.append(decode_pictures(vae, done.pictures[-1]))
-        save_grid(pictures, path)
+                labels.append(f"student, {steps} step{'s' * (steps > 1)}")
+        save_grid(pictures, path, labels=labels)
 
     return preview

@@ -31,6 +31,8 @@ from genin.distill.models.taesd import load_initial_weights
 from genin.distill.recipe import AutoencoderRecipe
 from genin.distill.teacher.run import Run, start_from
 
+AUTOENCODER_SHARE = 0.3  # of a budget in minutes
+LABELS = ("true pictures", "encoded and decoded")
 AXES_PICTURES = 256  # whose latents determine the principal axes
 
 
@@ -40,7 +42,7 @@ def train_autoencoder(run: Run) -> Any:
     settings, source = run.recipe.autoencoder, run.source
     if run.start is not None and settings.images == 0:
         return run.start.vae.requires_grad_(False).eval()
-    training = Training(run.folder, "autoencoder", settings)
+    training = Training(run.folder, "autoencoder", settings, minutes=run.options.left(AUTOENCODER_SHARE))
     torch.manual_seed(settings.seed)
     fresh = initial_autoencoder(run, training.device)
     # Channels last: 1.3 times the images per second on a CPU (docs/log.md).
@@ -54,7 +56,7 @@ def train_autoencoder(run: Run) -> Any:
         images = to_tensor(source.pictures(0, 10, settings.image_size), training.device)
         with torch.no_grad():
             decoded = average.decode(ae.encode(average, images), return_dict=False)[0]  # type: ignore[operator]
-        save_grid([to_uint8(images.cpu().numpy()), to_uint8(decoded.float().cpu().numpy())], path)
+        save_grid([to_uint8(images.cpu().numpy()), to_uint8(decoded.float().cpu().numpy())], path, labels=LABELS)
 
     training.run(step, preview)
     trained: Any = training.ema_weights("vae").requires_grad_(False).eval().to(memory_format=torch.contiguous_format)

@@ -57,6 +57,7 @@ from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.origin import fingerprint
 
+AUTOENCODER_SHARE = 0.35  # of a budget in minutes, where the autoencoder is tuned, too
 HELD_OUT_STEPS = 8  # of DPM-Solver++(2M), guided
 SLOW = 32  # side of latents beyond which held-out pictures take hours on a CPU
 
@@ -183,7 +184,7 @@ class Stage:
 def prepare_stage(run: Run) -> Stage:
     """Encode pictures and captions, register the network, load its checkpoint."""
     model, source, settings = run.model, run.source, run.settings
-    training = Training(run.folder, "finetune", settings, minutes=run.options.minutes)
+    training = Training(run.folder, "finetune", settings)
     for part in (model.vae, model.unet, model.text_encoder):
         part.to(training.device)
     multiple = 2 ** (len(model.unet.config.block_out_channels) - 1) if settings.aspect_buckets else 0
@@ -223,13 +224,14 @@ def run_stage(run: Run, stage: Stage) -> None:
         average: Any = training.ema_weights("denoiser")
         text, empty = (texts.states(average, captions) for captions in (stage.prompts, [""]))
         tuned = replace(guided, denoiser=guided.denoiser.like(average.unet), empty=empty)
-        teacher_preview(training, tuned, run.model.vae, text, path)
+        teacher_preview(training, tuned, run.model.vae, text, stage.prompts, path)
 
     unfinished = held_out is not None and training.progress < 1
     validate = validation(training, guided, held_out, texts) if held_out is not None and unfinished else None
     remedies = partial(advice, settings, finetune_options(run.settings, run.rank, processes), memory)
     check_memory("tuning", sum(memory(settings).values()), training.device, remedies)
     step = tuning_step(training, stage.network, guided.process, stage.cache, run.source, texts)
+    training.minutes = run.options.left()
     with out_of_memory("tuning", training.folder, remedies):
         training.run(step, preview, validate, last=True)
 
@@ -362,7 +364,7 @@ def tune_autoencoder(run: Run) -> Any:
             remedy="leave autoencoder_images at 0",
         )
     settings = autoencoder_settings(run.recipe, model)
-    training = Training(run.folder, "autoencoder", settings)
+    training = Training(run.folder, "autoencoder", settings, minutes=run.options.left(AUTOENCODER_SHARE))
     vae = training.add("vae", model.vae.to(memory_format=torch.channels_last))
     if run.options.resume:
         training.resume()

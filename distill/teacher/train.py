@@ -35,6 +35,7 @@ from genin.distill.teacher.autoencoder import train_autoencoder
 from genin.distill.teacher.run import Run, start_from
 from genin.distill.teacher.text_encoder import train_text_encoder, train_tokenizer
 
+TEXT_SHARE = 0.15  # of the minutes that the autoencoder has left
 PREVIEWS = 20  # captions that a grid shows
 PREVIEW_STEPS = 10  # of DPM-Solver++(2M), guided
 
@@ -42,7 +43,7 @@ PREVIEW_STEPS = 10  # of DPM-Solver++(2M), guided
 def train_teacher(
     source: Source, out: Path, recipe: Recipe, options: RunOptions | None = None, *, init: Path | None = None
 ) -> ModelFolder:
-    """Train every stage that is not finished; a budget in minutes bounds the UNet's. Returns the saved model folder.
+    """Train every stage that is not finished; a budget in minutes bounds all of them. Returns the saved model folder.
 
     Errors: InputError for data that no text encoder can be trained on.
     """
@@ -77,7 +78,7 @@ def train_text(run: Run) -> tuple[Any, nn.Module]:
         tokenizer.save_pretrained(tokens)
     warn_of_long_captions(tokenizer, source)
     torch.manual_seed(settings.seed)
-    training = Training(run.folder, "text_encoder", settings)
+    training = Training(run.folder, "text_encoder", settings, minutes=run.options.left(TEXT_SHARE))
     return tokenizer, train_text_encoder(training, source, tokenizer, settings, resume=resume)
 
 
@@ -113,7 +114,7 @@ def build_unet(recipe: TeacherRecipe, latent_channels: int, latent_size: int, te
 def train_unet(run: Run, vae: Any, tokenizer: Any, text_encoder: nn.Module) -> tuple[nn.Module, int]:
     """The diffusion stage; returns the average, and how many images it has seen."""
     settings, source = run.recipe.teacher, run.source
-    training = Training(run.folder, "teacher", settings, minutes=run.options.minutes)
+    training = Training(run.folder, "teacher", settings)
     vae, text_encoder = vae.to(training.device), text_encoder.to(training.device)
     image_size, path = run.recipe.autoencoder.image_size, run.folder / "latents.safetensors"
     multiple = 2 ** (len(settings.channels) - 1) if settings.aspect_buckets else 0
@@ -134,11 +135,13 @@ def train_unet(run: Run, vae: Any, tokenizer: Any, text_encoder: nn.Module) -> t
             return embed(text_encoder, tokenizer, captions, training.device)
 
     def preview(path: Path) -> None:
-        text, empty = states(source.captions(range(min(PREVIEWS, len(source))))), states([""])
+        captions = source.captions(range(min(PREVIEWS, len(source))))
+        text, empty = states(captions), states([""])
         denoiser = Denoiser(training.ema_weights("unet"), process)
         guided = Guided(denoiser, text_encoder, tokenizer, empty, training.device, settings.guidance_scale)
-        teacher_preview(training, guided, vae, text, path)
+        teacher_preview(training, guided, vae, text, captions, path)
 
+    training.minutes = run.options.left()
     training.run(unet_step(training, unet, process, cache, source, states), preview, last=True)
     return training.final_weights("unet").requires_grad_(False).eval(), training.images_seen
 
@@ -172,9 +175,11 @@ def unet_step(
     return step
 
 
-def teacher_preview(training: Training, guided: Guided, vae: Any, text: Tensor, path: Path) -> None:
-    """Write a grid of two rows: the guided pictures of `text` (N, L, D), of fixed noise, so that successive grids show the same
-    pictures getting better."""
+def teacher_preview(
+    training: Training, guided: Guided, vae: Any, text: Tensor, captions: Sequence[str], path: Path
+) -> None:
+    """Write a grid of two rows: the guided pictures of N captions, whose states are `text` (N, L, D), of fixed noise, so that
+    successive grids show the same pictures getting better."""
     config, count = guided.unet.config, len(text)
     noise = torch.randn(
         count, config.in_channels, config.sample_size, config.sample_size, generator=torch.Generator().manual_seed(1)
@@ -187,4 +192,6 @@ def teacher_preview(training: Training, guided: Guided, vae: Any, text: Tensor, 
             drawn = guided.sample(noise[rows].to(training.device), text[rows], timesteps, "dpm-solver++")
             pictures.append(ae.decode_pictures(vae, drawn.states[-1]))
     every, half = np.concatenate(pictures), -(-count // 2)
-    save_grid([row for row in (every[:half], every[half:]) if len(row)], path)
+    halves = (slice(0, half), slice(half, count))
+    shown = [one for one in halves if len(every[one])]
+    save_grid([every[one] for one in shown], path, captions=[captions[one] for one in shown])

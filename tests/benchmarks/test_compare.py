@@ -19,9 +19,8 @@ from genin.benchmarks.report.compare import (
     LABEL_PX,
     MARGIN_PX,
     draw_sheet,
-    font_for,
-    wrap,
 )
+from genin.benchmarks.report.fonts import font_for, wrap
 from genin.cli import run
 from genin.runtimes.errors import InputError
 

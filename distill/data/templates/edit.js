@@ -15,10 +15,20 @@ for (const field of fields) {
   const [was, now] = unsaved[key(field)] || [];
   if (was === field.defaultValue) field.value = now;  // words about another caption than this are out of date
 }
-sheet.addEventListener('input', event => {
-  unsaved[key(event.target)] = [event.target.defaultValue, event.target.value];
+const keep = field => { unsaved[key(field)] = [field.defaultValue, field.value]; };
+const storeAndShow = () => {
   try { localStorage.setItem(store, JSON.stringify(unsaved)); } catch (error) { /* a full store: Save still works */ }
   show();
+};
+sheet.addEventListener('input', event => { keep(event.target); storeAndShow(); });
+document.querySelector('#replace').addEventListener('click', () => {
+  const old = document.querySelector('#old').value, now = document.querySelector('#new').value;
+  if (!old) return;
+  for (const field of fields) if (field.tagName === 'TEXTAREA' && !rowOf(field).hidden && field.value.includes(old)) {
+    field.value = field.value.replaceAll(old, () => now);
+    keep(field);
+  }
+  storeAndShow();
 });
 document.querySelector('#find').addEventListener('input', event => {
   const words = event.target.value.toLowerCase();

@@ -101,6 +101,8 @@ class Tree:
         inside, _, name = path.rpartition("/")
         if (names := self._names.get(inside)) is not None and name in names:
             return path  # nearly always: a set may have millions of rows
+        if names is None and inside in self._names and "\\" not in path:
+            return None  # there is no such folder
         return self._descend(path) or (self._descend(path.replace("\\", "/")) if "\\" in path else None)
 
     def _descend(self, path: str) -> str | None:
@@ -116,6 +118,8 @@ class Tree:
 
 def leads_outside(path: str) -> bool:
     """Whether a table's path leaves its folder, on any system."""
+    if ".." not in path and ":" not in path and path[:1] not in ("/", "\\"):
+        return False  # nearly always
     plain = PurePosixPath(path.replace("\\", "/"))
     return plain.is_absolute() or ".." in plain.parts or bool(PureWindowsPath(path).drive)
 
@@ -204,13 +208,13 @@ def walk(top: Path) -> Walked:
         for entry in _entries(folder, found):
             path = folder / entry.name
             if is_hidden(entry.name):
-                found.hidden += PurePosixPath(entry.name).suffix.lower() in PICTURE_SUFFIXES and entry.is_file()
+                found.hidden += PurePosixPath(entry.name).suffix.lower() in PICTURE_SUFFIXES and Path(entry).is_file()
             elif entry.is_dir(follow_symlinks=False):
                 seen.add(_identity(path))
                 folders.append(path)
-            elif entry.is_dir():
+            elif path.is_dir():
                 links.append(path)
-            elif entry.is_file() or entry.is_symlink():
+            elif entry.is_symlink() or entry.is_file():
                 found.files.append(path)
             else:
                 found.unread.append((path, "not a regular file (a pipe, a socket or a device)"))

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from numpy.typing import NDArray
 
 from genin.dataset.files import PictureError, fit_square, read_picture, stored_size
 from genin.dataset.folders import PICTURE_SUFFIXES, Sidecars, Tree, is_hidden, is_picture, leads_outside
+from genin.dataset.row_table import RowTable, build_once, place_of
 from genin.dataset.rows import PictureRow
-from genin.dataset.shards import COMPRESSED, Sample, Shards
+from genin.dataset.shards import COMPRESSED, Sample, Shards, shards_of
 from genin.dataset.splits import ALIASES, CHOICES, SMALLEST_TO_SPLIT, folders_of, splits_of
 from genin.dataset.tables import (
     CAPTION_COLUMNS,
@@ -43,10 +45,14 @@ from genin.dataset.tables import (
 from genin.dataset.text import listed
 from genin.files import write_text
 from genin.runtimes.errors import InputError
+from genin.runtimes.names import installed_names
+from genin.runtimes.text import json_object
 from genin.runtimes.vocabulary import check_choice
 
 Pictures = NDArray[np.uint8]
 METADATA = METADATA_NAMES[0]  # what is written
+LARGE_BYTES = 64 << 20  # of a metadata.jsonl whose rows are mapped: some 300,000 of them
+MANY_ARCHIVES = 300
 LOOKED_AT = 5_000  # pictures whose headers say which size is usual
 
 
@@ -56,16 +62,17 @@ class UnreadableError(InputError):
 
 @dataclass(frozen=True)
 class PictureSet:
-    """A folder and its rows, in the folder's order. `notes`: what was left out of it, or read otherwise than it is written."""
+    """A folder and its rows, in the folder's order; of large sets in mapped files (`row_table`). `notes`: what was left out of it,
+    or read otherwise than it is written."""
 
     folder: Path
-    rows: tuple[PictureRow, ...]
+    rows: Sequence[PictureRow]
     notes: tuple[str, ...] = ()
 
     def captions(self) -> list[str]:
         """Every row's caption. InputError if one has none."""
         texts = [row.text for row in self.rows]
-        if any(text is None for text in texts):
+        if None in texts:
             remedy = f"add a 'text' column to {METADATA} (genin data prepare writes one)"
             raise InputError("the reference has no captions to draw pictures from", where=self.folder, remedy=remedy)
         return [text for text in texts if text is not None]
@@ -73,7 +80,11 @@ class PictureSet:
     def only(self, split: str) -> PictureSet:
         """The rows of one split, of `splits.CHOICES`. InputError if there is no such split, or nothing in it."""
         wanted = CHOICES[check_choice(split, tuple(CHOICES), "split")]
-        rows = tuple(row for row, own in zip(self.rows, splits_of(self.rows), strict=True) if own in wanted)
+        rows: Sequence[PictureRow]
+        if isinstance(self.rows, RowTable):
+            rows = self.rows.only(wanted)
+        else:
+            rows = tuple(row for row, own in zip(self.rows, splits_of(self.rows), strict=True) if own in wanted)
         if not rows:
             remedy = f"give {METADATA} a 'split' column, or at least {SMALLEST_TO_SPLIT} pictures to split by chance"
             raise InputError(f"the dataset has no pictures in its {split} split", where=self.folder, remedy=remedy)
@@ -88,6 +99,9 @@ def open_picture_set(folder: Path, split: str | None = None) -> PictureSet:
     """
     if not folder.is_dir():
         raise InputError("no such folder of pictures", where=folder)
+    if (large := large_table(folder)) is not None:
+        whole = PictureSet(folder, large, tuple(large.facts["notes"]))
+        return whole if split is None else whole.only(split)
     notes: list[str] = []
     rows = _rows(folder, notes) or [_of_part(row, part) for part in folders_of(folder) for row in _rows(part, notes)]
     if not rows:
@@ -122,6 +136,48 @@ def _of_shard(sample: Sample) -> PictureRow:
     return PictureRow(sample.file_name, sample.text, seed if isinstance(seed, int) else None, columns)
 
 
+# --- large sets --------------------------------------------------------------------------------------------------------
+
+
+def large_table(folder: Path) -> RowTable | None:
+    """The rows of a folder with a large `metadata.jsonl`, or many archives, in mapped files, which are made here if need be; None
+    for smaller ones, and where pyarrow is missing. Errors: as `open_picture_set`."""
+    metadata = metadata_of(folder)
+    archives = [] if metadata is not None else shards_of(folder)
+    large_file = metadata is not None and metadata.suffix.lower() == ".jsonl" and metadata.stat().st_size >= LARGE_BYTES
+    if not (large_file or len(archives) >= MANY_ARCHIVES) or not (find_spec("pyarrow") and find_spec("filelock")):
+        return None
+    place = place_of([metadata] if metadata is not None else archives, installed_names().cache())
+    notes: list[str] = []
+    try:
+        build_once(place, lambda: _lines(folder, metadata, notes) if metadata else _archived(folder, notes), notes)
+    except UnicodeError:  # another encoding, which only the whole file tells
+        return None
+    return RowTable(place)
+
+
+def _lines(folder: Path, metadata: Path, notes: list[str]) -> Iterator[PictureRow]:
+    """The rows of a `metadata.jsonl` in UTF-8, one at a time. Errors: UnicodeError for another encoding."""
+    metadata_of(folder, notes)
+    tree, before = Tree(folder), Counter[str]()
+    with metadata.open(encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            values = json_object(line)
+            if values is None:
+                reason = "the line is not a JSON object"
+                raise InputError(f"line {number} is not a picture's row ({reason})", where=metadata, remedy=ROW)
+            yield _row(TableRow(number, values), metadata, tree, before)
+    notes += _said_before(before, metadata)
+
+
+def _archived(folder: Path, notes: list[str]) -> Iterator[PictureRow]:
+    shards = Shards(folder)
+    yield from map(_of_shard, shards.samples())
+    notes += shards.notes()
+
+
 # --- rows of a folder ------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +208,12 @@ def table_rows(folder: Path, notes: list[str]) -> list[tuple[PictureRow, Mapping
     tree, rows, before = Tree(folder), [], Counter[str]()
     for row in table.rows:
         rows.append((_row(row, metadata, tree, before), row.values))
+    notes += _said_before(before, metadata)
+    return rows
+
+
+def _said_before(before: Counter[str], metadata: Path) -> list[str]:
+    notes = []
     if before["name"]:
         how = "backslashes, capitals or Unicode forms differ"
         notes.append(
@@ -159,7 +221,7 @@ def table_rows(folder: Path, notes: list[str]) -> list[tuple[PictureRow, Mapping
         )
     if before["null"]:
         notes.append(f"{before['null']} captions of {metadata} only stand for none (null, NaN) and count as missing")
-    return rows
+    return notes
 
 
 ROW = 'every row has "file_name", and a caption in "text"'
@@ -210,7 +272,7 @@ def _rows(folder: Path, notes: list[str]) -> list[PictureRow]:
     rows = table_rows(folder, notes)
     if rows is not None:
         return [row for row, _ in rows]
-    names = sorted(entry.name for entry in os.scandir(folder) if is_picture(entry.name) and not entry.is_dir())
+    names = sorted(entry.name for entry in os.scandir(folder) if is_picture(entry.name) and not Path(entry).is_dir())
     sidecars = Sidecars(folder)
     found = [PictureRow(name, sidecars.read(name) or None) for name in names]
     notes += sidecars.notes()

@@ -196,7 +196,7 @@ def _read(archive: Path, name: str, members: Mapping[str, tuple[int, int]]) -> b
         return file.read(size)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)  # 50 MB of names
 def _members(archive: Path, changed_ns: int) -> dict[str, tuple[int, int]]:
     """Regular files: name => (offset, size). `changed_ns` is part of the cache's key: a changed archive is read again."""
     try:

@@ -60,9 +60,13 @@ def splits_of(rows: Sequence[PictureRow]) -> list[Split]:
     for row, name in zip(rows, said, strict=True):
         split = ALIASES.get((name or "train").lower())
         if split is None:
-            raise InputError(f"unknown split '{name}'", where=row.file_name, remedy=f"choose from: {', '.join(SPLITS)}")
+            raise unknown_split(str(name), row.file_name)
         splits.append(split)
     return splits
+
+
+def unknown_split(name: str, file_name: str) -> InputError:
+    return InputError(f"unknown split '{name}'", where=file_name, remedy=f"choose from: {', '.join(SPLITS)}")
 
 
 def splits_by_chance(captions: Sequence[str], file_names: Sequence[str], groups: Sequence[str] = ()) -> list[Split]:
@@ -74,7 +78,9 @@ def splits_by_chance(captions: Sequence[str], file_names: Sequence[str], groups:
     told_apart = 2 * len(set(concepts)) >= len(concepts)
     keys = [concept or name for concept, name in zip(concepts, file_names, strict=True)] if told_apart else file_names
     keys = [group or key for group, key in zip(groups or [""] * len(keys), keys, strict=True)]
-    return _none_empty([_share(key) for key in keys], keys) if any(groups) else [_share(key) for key in keys]
+    return (
+        _none_empty([share_of_key(key) for key in keys], keys) if any(groups) else [share_of_key(key) for key in keys]
+    )
 
 
 def _none_empty(splits: list[Split], keys: Sequence[str]) -> list[Split]:
@@ -87,7 +93,8 @@ def _none_empty(splits: list[Split], keys: Sequence[str]) -> list[Split]:
     return splits
 
 
-def _share(key: str) -> Split:
+def share_of_key(key: str) -> Split:
+    """The split that chance gives a caption, a file or a group."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     share = int.from_bytes(digest, "little") % 100
     return "train" if share < 90 else "val" if share < 95 else "test"

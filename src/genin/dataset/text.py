@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from genin.runtimes.errors import InputError
 from genin.runtimes.text import MARK, decode_text, is_marked
 
+SWITCHES = ((b"\x1b$B", "iso2022_jp"), (b"\x1b$@", "iso2022_jp"), (b"\x1b$)C", "iso2022_kr"))
 # A word's letters, and marks that stand inside or around words in captions.
 MARKS_AROUND = "“”„‘’‚«»‹›–—…•·°§©®™€£¥½¼¾×¿¡ªº²³±"
 OPENING, CLOSING, LOW = "“‘«‹„‚¿¡", "”’»›…", "„‚"
@@ -36,6 +37,8 @@ class Decoded:
 
 def decode_any(content: bytes, stated: str | None = None) -> Decoded:
     """Text in Unicode, in the code page `stated`, or in one that can be told apart. Errors: ValueError with the reason."""
+    if b"\x1b" in content and (switched := _switched(content)):
+        return switched
     try:
         return Decoded(decode_text(content))
     except ValueError as error:
@@ -68,6 +71,17 @@ def check_encoding(name: str | None) -> None:
     except (LookupError, UnicodeError) as error:
         remedy = "for example cp1252, shift_jis, gb18030, cp1251, mac_roman"
         raise InputError(f"'{name}' is not a text encoding", remedy=remedy) from error
+
+
+def _switched(content: bytes) -> Decoded | None:
+    """Text whose bytes are all ASCII and that switches its alphabet by escape sequences, as old mails do; None for any other."""
+    for begin, encoding in SWITCHES:
+        if begin in content:
+            try:
+                return Decoded(content.decode(encoding), encoding)
+            except UnicodeDecodeError:
+                return None
+    return None
 
 
 def _is_damaged_utf8(content: bytes) -> bool:
@@ -193,13 +207,16 @@ CODE_PAGES: dict[str, Callable[[str, bytes], bool]] = {
 OLD = ("cp850", "mac_roman")  # only against letters: their signs are letters elsewhere, and few still write them
 
 
+CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
+
 # --- one line --------------------------------------------------------------------------------------------------------
 
 
 def clean(text: object) -> str:
-    """The text as one line of normalised Unicode without line breaks or stray surrogates, which any file can hold."""
+    """The text as one line of normalised Unicode without line breaks, control signs (a terminal may obey them) or stray surrogates,
+    which any file can hold."""
     safe = str(text).encode("utf-8", "replace").decode("utf-8")
-    return " ".join(unicodedata.normalize("NFC", safe).replace("\0", " ").split())
+    return " ".join(unicodedata.normalize("NFC", safe).translate(CONTROLS).split())
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

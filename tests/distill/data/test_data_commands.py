@@ -7,7 +7,7 @@ import json
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -773,3 +773,52 @@ def test_real_folders(
     assert texts(tmp_path / "out")[0] == caption and data.picture(0, 32).std() > 5
     assert ("group" in data.columns) == ("--columns" in options)
     assert report["splits"]["val"] == pytest.approx(kept / 20, rel=0.35)
+
+
+# --- one change to all captions ----------------------------------------------------------------------------------------
+
+
+def captioned(folder: Path, captions: Sequence[str]) -> Path:
+    folder.mkdir()
+    rows = [{"file_name": f"{number}.png", "text": text, "seed": number} for number, text in enumerate(captions)]
+    for row in rows:
+        Image.new("RGB", (8, 8), "red").save(folder / str(row["file_name"]))
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "captions"),
+    [
+        (("--replace", "3d", ""), ["cat, default, a 3dx", "dog default", "sky"]),
+        (("--replace", "default", "plain"), ["3D cat, plain, a 3dx", "dog plain 3d", "sky"]),
+        (("--regex", r"^(\w+) (\w+)", r"\2 \1"), ["cat 3D, default, a 3dx", "default dog 3d", "sky"]),
+        (("--remove-tag", "Default", "--add-tag", "fluent"), ["3D cat, a 3dx, fluent", "dog default 3d, fluent", "sky, fluent"]),
+        (("--replace", "sky", "", "--add-tag", "sky"), ["3D cat, default, a 3dx, sky", "dog default 3d, sky", "sky"]),
+    ],
+)  # fmt: skip
+def test_all_captions_are_changed_at_once(
+    tmp_path: Path, genin: Json, words: tuple[str, ...], captions: list[str]
+) -> None:
+    folder = captioned(tmp_path / "data", ["3D cat, default, a 3dx", "dog default 3d", "sky"])
+    before = (folder / "metadata.jsonl").read_bytes()
+    assert genin("data", "edit", folder, *words, "--dry-run", "--json")["dry_run"]
+    assert (folder / "metadata.jsonl").read_bytes() == before
+    genin("data", "edit", folder, *words, "--json")
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
+    assert [row["text"] for row in rows] == captions and [row["seed"] for row in rows] == [0, 1, 2]
+
+
+def test_changes_to_all_captions_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = captioned(tmp_path / "data", ["a", "a, b"])
+    refused = [
+        ["--regex", "(", "x"],
+        ["--regex", "a", r"\7"],
+        ["--replace", " ", "x"],
+        ["--to", "x.csv", "--add-tag", "x"],
+        ["--dry-run"],
+    ]
+    for words in refused:
+        assert run(["data", "edit", str(folder), *words]) == 2, words
+    assert run(["data", "edit", str(folder), "--replace", "a", ""]) == 0
+    assert "2 captions changed, 0 as before; 1 lost all their words" in capsys.readouterr().out

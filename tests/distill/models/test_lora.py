@@ -107,6 +107,27 @@ def test_the_first_layout_which_names_no_network_merges(
     assert all(torch.equal(after[name], before[name]) for name in before if name != layer)
 
 
+def test_adapters_that_peft_saved_merge_as_peft_merges_them(
+    tiny_model_folder: Path, tmp_path: Path, genin: Json
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=3, lora_alpha=6, init_lora_weights=False, target_modules=["to_q", "to_out.0"])
+    adapted = get_peft_model(load_model_folder(tiny_model_folder).unet, config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    genin("teacher", "merge", tiny_model_folder, "--lora", tmp_path / "adapter", "--out", tmp_path / "out")
+    after, expected = weights_of(tmp_path / "out")[0], adapted.merge_and_unload().state_dict()
+    assert all(torch.allclose(value, expected[name], atol=1e-6) for name, value in after.items())
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    for changes, said in (({"use_rslora": True}, "use_rslora"), ({"lora_alpha": None}, "without a rank")):
+        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings | changes))
+        with pytest.raises(InputError, match=said):
+            _read(tmp_path / "adapter" / "adapter_model.safetensors")
+    (tmp_path / "adapter" / "adapter_config.json").unlink()
+    with pytest.raises(InputError, match=r"adapter_config\.json"):
+        _read(tmp_path / "adapter" / "adapter_model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("suffix", "kind"),
     [

@@ -484,8 +484,8 @@ def test_a_budget_is_shared_out() -> None:
     phases = ("prune", "steps", "adversarial")
     budget = Budget(10, phases)
     assert sum(budget.of(part, budget.of("pool") or 0) or 0 for part in phases) == pytest.approx(7)
-    assert sum(budget.of(part, pool_minutes=1) or 0 for part in phases) == pytest.approx(9)
-    assert Budget(10, ["prune"]).of("prune", pool_minutes=2) == pytest.approx(8)
+    assert sum(budget.of(part, spent=1) or 0 for part in phases) == pytest.approx(9)
+    assert Budget(10, ["prune"]).of("prune", spent=2) == pytest.approx(8)
     assert Budget(None).of("pool") is None
 
 
