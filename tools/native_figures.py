@@ -58,7 +58,7 @@ def sizes(folder: Path, engine: Path) -> dict[str, int]:
 
 
 def first_pictures(folder: Path, engine: Path) -> dict[str, float]:
-    """Seconds from the start of a process to its end with a picture written; the first one, which fills caches, is left out."""
+    """Seconds from the start of a process to its end, with a picture written; the first, which fills caches, is left out."""
     times = []
     for _ in range(STARTS + 1):
         begun = time.perf_counter()

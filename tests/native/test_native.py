@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import unicodedata
@@ -95,6 +96,17 @@ def test_the_header_is_clean(compiler: tuple[str, ...], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ten_thousand_requests_do_not_grow(native_build: Path, ort: Path) -> None:
+    """Resident memory, from a fifth of them to the end, at twenty workers."""
+    assert done("cmake", "--build", native_build, "--target", "genin_stress").returncode == 0
+    ran = done("env", "MALLOC_ARENA_MAX=1", native_build / "genin_stress", ONE_STEP, ort, 10_000, 1)
+    assert ran.returncode == 0, ran.stdout.decode()
+    early, end = (int(word) for word in ran.stdout.decode().splitlines()[-1].split() if word.isdigit())
+    assert end <= 1.01 * early
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_under_sanitizers(sanitizers: str, ort: Path, tmp_path: Path) -> None:
@@ -114,8 +126,10 @@ def test_under_sanitizers(sanitizers: str, ort: Path, tmp_path: Path) -> None:
         [build / "genin_stress", ONE_STEP, ort, 10_000, 1],
         [build / "genin_fuzz", ONE_STEP, tmp_path / "fake.genin", tmp_path / "scratch.genin", inputs, 1],
     )
+    environment = os.environ | {"TSAN_OPTIONS": f"suppressions={NATIVE / 'tests' / 'tsan.supp'}"}
     for program in programs:
-        ran = subprocess.run([*map(str, program)], capture_output=True, text=True, check=False, timeout=3000)
+        command = [*map(str, program)]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=3000)
         assert ran.returncode == 0, ran.stdout + ran.stderr[-5000:]
 
 

@@ -1,4 +1,4 @@
-"""The native library draws Python's pictures: every precision, size, guidance, added token, image, mask and engine."""
+"""The native library draws Python's pictures: precisions, single graphs, sizes, guidance, added tokens, images, masks, engines."""
 
 from __future__ import annotations
 

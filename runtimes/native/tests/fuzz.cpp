@@ -87,6 +87,18 @@ struct Fuzzer {
         });
     }
 
+    void added_tokens() {
+        static const std::string good = R"({"added_tokens_decoder": {"300": {"content": "<cat>"}, "301": {"content": "<cat>_1", "single_word": true}},
+            "added_tokens": [{"id": 7, "content": "dog"}], "ninja": 4})";
+        attempt([&] {
+            const auto read = [&](const std::string &, std::string &content) { return content = mutated(good, random), random() % 4 != 0; };
+            const genin::AddedTokens tokens(genin::read_added_tokens(read));
+            size_t length = 0;
+            for (const auto &piece : tokens.split("a <cat>, " + noise(random() % 32, random) + "dog<cat>_1")) length += piece.text.size();
+            if (length > 1 << 20) std::abort();
+        });
+    }
+
     void vocabularies() {
         attempt([&] {
             const genin::Tokenizer tokenizer({mutated(vocabulary, random), mutated(merges, random), {}}, text);
@@ -155,7 +167,8 @@ int main(int argc, char **argv) {
     const long inputs = std::strtol(argv[4], nullptr, 10);
     for (long i = 0; i < inputs; ++i) {
         const unsigned kind = static_cast<unsigned>(fuzzer.random() % 20);
-        if (kind < 14) fuzzer.prompts(tokenizer);
+        if (kind < 12) fuzzer.prompts(tokenizer);
+        else if (kind < 14) fuzzer.added_tokens();
         else if (kind < 17) fuzzer.json();
         else if (kind == 17) fuzzer.archives();
         else if (kind == 18) fuzzer.manifests();
