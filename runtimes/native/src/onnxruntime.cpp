@@ -7,6 +7,7 @@
 #include "failure.h"
 #include "ort_abi.h"
 #include "shared_library.h"
+#include "windows_text.h"
 
 namespace genin {
 namespace {
