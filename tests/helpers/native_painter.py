@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genin.runtimes.errors import InputError, QueueFullError
 from genin.runtimes.pictures import Picture
@@ -43,6 +44,7 @@ class OpenOptions(c.Structure):
         ("io", c.c_void_p),
         ("wake", c.c_void_p),
         ("wake_user", c.c_void_p),
+        ("engine", c.c_char_p),
     )
 
 
@@ -58,6 +60,15 @@ class Request(c.Structure):
         ("previews", c.c_uint32),
         ("guidance_scale", c.c_float),
         ("tag", c.c_uint64),
+        ("width", c.c_uint32),
+        ("height", c.c_uint32),
+        ("image", c.c_void_p),
+        ("mask", c.c_void_p),
+        ("image_stride", c.c_int64),
+        ("mask_stride", c.c_int64),
+        ("image_width", c.c_uint32),
+        ("image_height", c.c_uint32),
+        ("strength", c.c_double),
     )
 
 
@@ -79,6 +90,20 @@ class RawEvent(c.Structure):
     )
 
 
+class Stats(c.Structure):
+    _fields_ = (
+        ("size", c.c_uint32),
+        ("waiting", c.c_uint32),
+        ("done", c.c_uint64),
+        ("cancelled", c.c_uint64),
+        ("failed", c.c_uint64),
+        ("engine_ns", c.c_uint64),
+        ("other_ns", c.c_uint64),
+        ("memory_now", c.c_uint64),
+        ("memory_peak", c.c_uint64),
+    )
+
+
 @dataclass(frozen=True)
 class NativeEvent:
     kind: str
@@ -91,25 +116,38 @@ class NativeEvent:
 
 
 class NativePainter:
-    """A worker of `libgenin`."""
+    """A worker of `libgenin`. `options` are further fields of genin_open_options."""
 
-    def __init__(self, library: Path, engine: Path, bundle: str, *, capacity: int = 64) -> None:
+    def __init__(self, library: Path, engine: Path, bundle: str, *, capacity: int = 64, **options: Any) -> None:
         self._library = c.CDLL(str(library))
-        for name in ("open", "submit", "cancel", "wait", "pause", "set_share", "take", "preview", "close"):
+        for name in ("open", "submit", "cancel", "wait", "pause", "set_share", "take", "preview", "get_stats", "close"):
             getattr(self._library, f"genin_{name}").restype = c.c_int32
         self._library.genin_last_error.restype = c.c_uint64
-        options = OpenOptions(
-            c.sizeof(OpenOptions), 1, str(engine).encode(), queue_capacity=capacity, thread_priority=-1
+        asked = OpenOptions(
+            c.sizeof(OpenOptions), 1, str(engine).encode(), queue_capacity=capacity, thread_priority=-1, **options
         )
         self._worker, ticket = c.c_void_p(), c.c_uint64()
-        code = self._library.genin_open(bundle.encode(), c.byref(options), c.byref(self._worker), c.byref(ticket))
+        code = self._library.genin_open(bundle.encode(), c.byref(asked), c.byref(self._worker), c.byref(ticket))
         self._check(code)
         self.loading = ticket.value
         self._side = 0
 
-    def submit(self, prompt: str, seed: int = 0, **options: Any) -> int:
+    def submit(
+        self,
+        prompt: str,
+        seed: int = 0,
+        image: NDArray[np.uint8] | None = None,
+        mask: NDArray[np.uint8] | None = None,
+        **options: Any,
+    ) -> int:
+        """`image` is (H, W, 4), `mask` (H, W)."""
         text, ticket = prompt.encode(), c.c_uint64()
         request = Request(c.sizeof(Request), prompt=text, prompt_bytes=len(text), seed=seed, **options)
+        if image is not None:
+            request.image, request.image_stride = image.ctypes.data, image.strides[0]
+            request.image_height, request.image_width = image.shape[:2]
+        if mask is not None:
+            request.mask, request.mask_stride = mask.ctypes.data, mask.strides[0]
         self._check(self._library.genin_submit(self._worker, c.byref(request), c.byref(ticket)))
         return ticket.value
 
@@ -133,8 +171,8 @@ class NativePainter:
                 )
         return found
 
-    def take(self, ticket: int, side: int = 64) -> Picture | None:
-        rgba = np.zeros((side, side, 4), np.uint8)
+    def take(self, ticket: int, side: int = 64, height: int = 0) -> Picture | None:
+        rgba = np.zeros((height or side, side, 4), np.uint8)
         code = self._library.genin_take(
             self._worker,
             c.c_uint64(ticket),
@@ -159,6 +197,11 @@ class NativePainter:
 
     def set_share(self, share: float) -> None:
         self._check(self._library.genin_set_share(self._worker, c.c_uint32(round(share * 100))))
+
+    def stats(self) -> Stats:
+        found = Stats(c.sizeof(Stats))
+        self._check(self._library.genin_get_stats(self._worker, c.byref(found)))
+        return found
 
     def close(self) -> None:
         if self._worker:

@@ -58,8 +58,8 @@ typedef struct genin_open_options {
   uint32_t size;
   uint32_t threads;        /* of the engine; 0 is 1 */
   const char *engine_path; /* the engine's shared library; NULL: GENIN_ENGINE_PATH, else beside this library, else the system's */
-  const char *precision;   /* "fp16", "int8", ...; NULL: the first that the bundle lists */
-  uint64_t max_memory;     /* bytes that the bundle's graphs may take; 0: no limit */
+  const char *precision;   /* "fp32", "fp16", "int8", ...; NULL: the most exact that the bundle has */
+  uint64_t max_memory;     /* bytes that weights and drawing may take; 0: no limit. What would pass it fails with GENIN_E_MEMORY */
   int32_t thread_priority; /* 0 as the caller, -1 below it, -2 only when nothing else wants the processor */
   uint32_t queue_capacity; /* requests that may wait; 0 is 64 */
   uint32_t check_hashes;   /* 0: of what is read; 1: of every file before it is ready; 2: never */
@@ -67,6 +67,7 @@ typedef struct genin_open_options {
   const genin_io *io;         /* NULL: the file system */
   void (*wake)(void *user);   /* may only signal: called on the drawing thread when an event has come */
   void *wake_user;
+  const char *engine; /* "onnxruntime" or "openvino"; NULL: whichever engine_path is, else "onnxruntime" */
 } genin_open_options;
 
 typedef struct genin_request {
@@ -80,6 +81,14 @@ typedef struct genin_request {
   uint32_t previews;     /* 0: none; n: after every n-th step */
   float guidance_scale;  /* 0: the bundle's own */
   uint64_t tag;          /* yours; comes back with every event */
+  uint32_t width, height; /* in pixels; 0: the bundle's own. Others need a bundle of any size (genin_info.multiple) */
+  /* An image to start from: RGBA, 8 bits, rows image_stride bytes apart (0: without gaps); copied before the call returns. It is laid
+     on white where it is transparent, scaled until it covers the picture, and cut around its centre. NULL: start from noise. */
+  const void *image;
+  const void *mask; /* NULL, or a byte a pixel of the image: 255 is drawn anew, 0 keeps the image's own pixel to the bit */
+  int64_t image_stride, mask_stride;
+  uint32_t image_width, image_height;
+  double strength; /* how much is drawn anew, above 0 and at most 1; 0: 0.8, or 1 with a mask */
 } genin_request;
 
 typedef enum genin_event_kind { GENIN_READY = 1, GENIN_PREVIEW, GENIN_DONE, GENIN_FAILED } genin_event_kind;
@@ -100,7 +109,20 @@ typedef struct genin_stats {
   uint32_t size, waiting;
   uint64_t done, cancelled, failed;
   uint64_t engine_ns, other_ns; /* of finished pictures: inside the engine, and all else */
+  uint64_t memory_now, memory_peak; /* bytes of what counts for max_memory; 0 where the engine does not say */
 } genin_stats;
+
+typedef struct genin_info { /* of a bundle that is loaded */
+  uint32_t size;
+  uint32_t width, height;  /* of its pictures, in pixels */
+  uint32_t multiple;       /* pictures of other sizes have sides that are multiples of this, up to 2,048; 0: there are none */
+  uint32_t steps;          /* unless a request says otherwise */
+  uint32_t takes_images;   /* 1: requests may start from an image */
+  float guidance_scale;    /* unless a request says otherwise; 1: none, or in the weights */
+  uint32_t reserved;
+  char engine[32];         /* "onnxruntime 1.32.0" */
+  char precision[32];      /* "fp16" */
+} genin_info;
 
 GENIN_API uint32_t genin_abi(void);        /* GENIN_ABI of the library that was found */
 GENIN_API const char *genin_version(void); /* "0.1.0, Unicode 14.0.0" */
@@ -122,6 +144,7 @@ GENIN_API genin_result genin_take(genin_worker *worker, genin_ticket ticket, voi
 GENIN_API genin_result genin_preview(genin_worker *worker, genin_ticket ticket, void *rgba, int64_t stride, uint64_t room);
 
 GENIN_API genin_result genin_get_stats(genin_worker *worker, genin_stats *out);
+GENIN_API genin_result genin_get_info(genin_worker *worker, genin_info *out); /* TIMEOUT until the bundle is loaded */
 GENIN_API uint64_t genin_last_error(char *text, uint64_t room); /* of this thread; returns the bytes that it needs */
 GENIN_API genin_result genin_close(genin_worker *worker);       /* cancels, waits for the drawing thread, frees; NULL is nothing */
 

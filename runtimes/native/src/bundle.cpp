@@ -9,8 +9,11 @@ namespace genin {
 namespace {
 
 constexpr int kFormat = 1;
-constexpr uint64_t kManifestLimit = 64u << 20, kFileLimit = 1ull << 40;
-constexpr long long kMaxSide = 1 << 14, kMaxCount = 1LL << 31;
+constexpr uint64_t kManifestLimit = 64u << 20, kFileLimit = 1ull << 40, kPiece = 1 << 20;
+constexpr long long kMaxImage = 8192, kMaxLatents = 1024, kMaxCount = (1LL << 31) - 1;
+// The most exact first.
+constexpr const char *kPrecisions[] = {"fp32", "fp16", "int8"};
+constexpr const char *kNeeded[] = {"text_encoder", "unet", "vae_decoder"};
 
 FileEntry file_of(const json::Value &entry) {
     FileEntry file{entry["path"].as_string("files.path"), entry["sha256"].as_string("files.sha256"), 0};
@@ -19,9 +22,38 @@ FileEntry file_of(const json::Value &entry) {
     return file;
 }
 
-uint32_t side(const json::Value &of, const char *what) { return static_cast<uint32_t>(of.as_whole(what, 1, kMaxSide)); }
+// A dimension is a number, or a name where it is free.
+std::vector<int64_t> shape_of(const json::Value &dimensions) {
+    std::vector<int64_t> shape;
+    for (const json::Value &size : dimensions.array) shape.push_back(size.is(json::Value::Type::string) ? -1 : size.as_whole("graphs.inputs.shape", 1, kMaxCount));
+    return shape;
+}
+
+Graph graph_of(const json::Value &entry) {
+    Graph graph{entry["component"].as_string("graphs.component"), entry["format"].as_string("graphs.format"),
+                entry["precision"].as_string("graphs.precision"), entry["path"].as_string("graphs.path"), {}, {}, {}, 0, 1};
+    for (const json::Value &file : entry["files"].array) graph.files.push_back(file_of(file));
+    if (graph.files.empty()) throw Failure(GENIN_E_BUNDLE, "the bundle lists no files for its " + graph.component);
+    for (const json::Value &input : entry["inputs"].array) graph.inputs[input["name"].as_string("graphs.inputs.name")] = shape_of(input["shape"]);
+    if (!entry["outputs"].array.empty()) graph.output = entry["outputs"].array[0]["name"].as_string("graphs.outputs.name");
+    return graph;
+}
 
 }  // namespace
+
+uint64_t Graph::bytes() const {
+    uint64_t sum = 0;
+    for (const FileEntry &file : files) sum += file.bytes;
+    return sum;
+}
+
+size_t Graph::batch() const {
+    for (const char *name : {"sample", "input_ids", "latent_sample"}) {
+        const auto found = inputs.find(name);
+        if (found != inputs.end() && !found->second.empty() && found->second[0] > 0) return static_cast<size_t>(found->second[0]);
+    }
+    return 0;
+}
 
 Bundle::Bundle(const std::string &path, const genin_io *io, uint32_t check_hashes) : files_(open_files(path, io)), hashes_(check_hashes != 2) {
     const Bytes text_bytes = files_->read("manifest.json", kManifestLimit);
@@ -32,22 +64,27 @@ Bundle::Bundle(const std::string &path, const genin_io *io, uint32_t check_hashe
     name = manifest["name"].as_string("name");
     read_constants(manifest);
     read_sampler(manifest["sampler"]);
-    read_graphs(manifest);
+    read_files(manifest);
     if (check_hashes == 1) check_all();
 }
 
 void Bundle::read_constants(const json::Value &manifest) {
-    const json::Value &image = manifest["image"], &latents = manifest["latents"], &caption = manifest["text"];
-    height = side(image["height"], "image.height");
-    width = side(image["width"], "image.width");
-    channels = side(latents["channels"], "latents.channels");
-    latent_height = side(latents["height"], "latents.height");
-    latent_width = side(latents["width"], "latents.width");
-    const double factor = latents["scaling_factor"].as_number("latents.scaling_factor");
+    const json::Value &picture = manifest["image"], &latents_of = manifest["latents"], &caption = manifest["text"];
+    image = {static_cast<uint32_t>(picture["width"].as_whole("image.width", 8, kMaxImage)), static_cast<uint32_t>(picture["height"].as_whole("image.height", 8, kMaxImage))};
+    latent = {static_cast<uint32_t>(latents_of["width"].as_whole("latents.width", 1, kMaxLatents)), static_cast<uint32_t>(latents_of["height"].as_whole("latents.height", 1, kMaxLatents))};
+    channels = static_cast<uint32_t>(latents_of["channels"].as_whole("latents.channels", 1, 64));
+    if (picture.has("multiple")) {
+        multiple = static_cast<uint32_t>(picture["multiple"].as_whole("image.multiple", 1, kMaxImage));
+        const uint32_t pixels = image.height / latent.height;
+        const bool fits = pixels && image.height == latent.height * pixels && image.width == latent.width * pixels && multiple % pixels == 0;
+        if (!fits) throw Failure(GENIN_E_BUNDLE, "pictures of any multiple of " + std::to_string(multiple) + " do not fit the bundle's latents");
+    }
+    const double factor = latents_of["scaling_factor"].as_number("latents.scaling_factor");
     if (factor <= 0) throw Failure(GENIN_E_BUNDLE, "the bundle's latents.scaling_factor is not positive");
+    scaling = static_cast<float>(factor);
     to_decoder = static_cast<float>(1.0 / factor);
-    text.max_length = static_cast<size_t>(caption["max_length"].as_whole("text.max_length", 3, 10000));
-    text.hidden_size = static_cast<size_t>(caption["hidden_size"].as_whole("text.hidden_size", 1, 1 << 20));
+    text.max_length = static_cast<size_t>(caption["max_length"].as_whole("text.max_length", 3, 4096));
+    text.hidden_size = static_cast<size_t>(caption["hidden_size"].as_whole("text.hidden_size", 1, 1 << 16));
     text.pad = caption["pad_token_id"].as_whole("text.pad_token_id", 0, kMaxCount);
     text.begin = caption["bos_token_id"].as_whole("text.bos_token_id", 0, kMaxCount);
     text.end = caption["eos_token_id"].as_whole("text.eos_token_id", 0, kMaxCount);
@@ -67,29 +104,50 @@ void Bundle::read_sampler(const json::Value &sampler) {
     }
 }
 
-void Bundle::read_graphs(const json::Value &manifest) {
-    for (const json::Value &entry : manifest["graphs"].array) {
-        Graph graph{entry["component"].as_string("graphs.component"), entry["format"].as_string("graphs.format"),
-                    entry["precision"].as_string("graphs.precision"), entry["path"].as_string("graphs.path"), {}, {}};
-        for (const json::Value &file : entry["files"].array) graph.files.push_back(file_of(file));
-        if (graph.files.empty()) throw Failure(GENIN_E_BUNDLE, "the bundle lists no files for its " + graph.component);
-        if (!entry["outputs"].array.empty()) graph.output = entry["outputs"].array[0]["name"].as_string("graphs.outputs");
+void Bundle::read_files(const json::Value &manifest) {
+    for (const json::Value &entry : manifest["graphs"].array) graphs_.push_back(graph_of(entry));
+    for (const json::Value &entry : manifest["single_graphs"].array) {
+        Graph graph = graph_of(entry);
+        graph.steps = static_cast<uint32_t>(entry["steps"].as_whole("single_graphs.steps", 1, 1000));
+        graph.guidance_scale = static_cast<float>(entry["guidance_scale"].as_number("single_graphs.guidance_scale"));
         graphs_.push_back(std::move(graph));
+        const FileEntry golden = file_of(entry["golden"]);
+        others_[golden.path] = golden;
     }
-    for (const json::Value &file : manifest["files"].array) {
-        FileEntry entry = file_of(file);
-        others_[entry.path] = entry;
+    for (const char *list : {"golden", "files"}) {
+        for (const json::Value &file : manifest[list].array) {
+            FileEntry entry = file_of(file);
+            others_[entry.path] = entry;
+        }
     }
 }
 
-const Graph &Bundle::graph(const std::string &component, const std::string &precision) const {
+Selection Bundle::select(const std::vector<std::string> &formats, const std::string &precision) const {
     std::string others;
-    for (const Graph &graph : graphs_) {
-        if (graph.format != "onnx" || graph.component != component) continue;
-        if (precision.empty() || graph.precision == precision) return graph;
-        others += (others.empty() ? "" : ", ") + graph.precision;
+    for (const std::string &format : formats) {
+        std::vector<Selection> found;
+        for (const Graph &graph : graphs_) {
+            if (graph.format != format) continue;
+            auto at = std::find_if(found.begin(), found.end(), [&](const Selection &one) { return one.precision == graph.precision; });
+            if (at == found.end()) at = found.insert(found.end(), Selection{format, graph.precision, {}, {}});
+            if (graph.steps) at->single[graph.steps] = &graph;
+            else at->components[graph.component] = &graph;
+        }
+        const auto lacks_one = [](const Selection &one) {
+            return std::any_of(std::begin(kNeeded), std::end(kNeeded), [&](const char *component) { return !one.components.count(component); });
+        };
+        found.erase(std::remove_if(found.begin(), found.end(), lacks_one), found.end());
+        const auto of = [&](const std::string &wanted) { return std::find_if(found.begin(), found.end(), [&](const Selection &one) { return one.precision == wanted; }); };
+        if (precision.empty() && !found.empty()) {
+            for (const char *exact : kPrecisions) {
+                if (const auto at = of(exact); at != found.end()) return *at;
+            }
+            return found.front();
+        }
+        if (const auto at = of(precision); at != found.end()) return *at;
+        for (const Selection &one : found) others += (others.empty() ? "" : ", ") + one.precision;
     }
-    if (others.empty()) throw Failure(GENIN_E_BUNDLE, name + ": no ONNX graph of the " + component + "; export with --format onnx");
+    if (others.empty()) throw Failure(GENIN_E_BUNDLE, name + ": no graphs in the format " + formats.back() + "; export with --format " + formats.back());
     throw Failure(GENIN_E_ARGUMENT, name + ": no precision '" + precision + "'; it has " + others);
 }
 
@@ -100,37 +158,70 @@ Bytes Bundle::read(const FileEntry &file) const {
     return bytes;
 }
 
+// Piece by piece: files of weights may be larger than memory.
+void Bundle::check(const FileEntry &file) const {
+    const uint64_t bytes = files_->size(file.path);
+    if (bytes != file.bytes) throw Failure(GENIN_E_BUNDLE, file.path + ": " + std::to_string(bytes) + " bytes, not " + std::to_string(file.bytes) + "; copy the bundle again");
+    if (!hashes_) return;
+    Sha256 hash;
+    Bytes piece(static_cast<size_t>(std::min<uint64_t>(bytes, kPiece)));
+    for (uint64_t at = 0; at < bytes; at += piece.size()) {
+        const auto count = static_cast<size_t>(std::min<uint64_t>(piece.size(), bytes - at));
+        files_->read_at(file.path, at, piece.data(), count);
+        hash.add(piece.data(), count);
+    }
+    if (hash.digest() != file.sha256) throw Failure(GENIN_E_BUNDLE, file.path + ": its content is not what the manifest says; copy the bundle again");
+}
+
 std::string Bundle::checked_path(const Graph &graph) const {
     const std::string path = files_->local_path(graph.path);
     if (!path.empty()) {
-        for (const FileEntry &file : graph.files) read(file);
+        for (const FileEntry &file : graph.files) check(file);
     }
     return path;
 }
 
 void Bundle::check_all() const {
     for (const Graph &graph : graphs_) {
-        for (const FileEntry &file : graph.files) read(file);
+        for (const FileEntry &file : graph.files) check(file);
     }
-    for (const auto &[path, file] : others_) read(file);
+    for (const auto &[path, file] : others_) check(file);
 }
 
 Tokenizer Bundle::tokenizer() const {
-    std::string contents[2];
-    const char *paths[] = {"tokenizer/vocab.json", "tokenizer/merges.txt"};
-    for (int i = 0; i < 2; ++i) {
-        const auto found = others_.find(paths[i]);
-        if (found == others_.end()) throw Failure(GENIN_E_BUNDLE, name + ": it lacks " + paths[i]);
+    const auto content_of = [this](const std::string &file, std::string &content) {
+        const auto found = others_.find("tokenizer/" + file);
+        if (found == others_.end()) return false;
         const Bytes bytes = read(found->second);
-        contents[i].assign(bytes.begin(), bytes.end());
-    }
-    return Tokenizer(contents[0], contents[1], text);
+        content.assign(bytes.begin(), bytes.end());
+        return true;
+    };
+    TokenizerFiles files;
+    if (!content_of("vocab.json", files.vocabulary)) throw Failure(GENIN_E_BUNDLE, name + ": it lacks tokenizer/vocab.json");
+    if (!content_of("merges.txt", files.merges)) throw Failure(GENIN_E_BUNDLE, name + ": it lacks tokenizer/merges.txt");
+    files.added = read_added_tokens(content_of);
+    return Tokenizer(files, text);
 }
 
 Schedule::Steps Bundle::steps(uint32_t count) const {
-    const long wanted = static_cast<long>(count ? count : default_steps);
-    const auto few = few_step_.find(wanted);
-    return few == few_step_.end() ? schedule_->steps(wanted) : schedule_->explicit_steps(few->second);
+    const auto few = few_step_.find(static_cast<long>(count));
+    return few == few_step_.end() ? schedule_->steps(static_cast<long>(count)) : schedule_->explicit_steps(few->second);
+}
+
+Size Bundle::size(uint32_t width, uint32_t height) const {
+    const Size asked{width ? width : image.width, height ? height : image.height};
+    if (asked == image) return image;
+    const std::string shown = std::to_string(asked.width) + "x" + std::to_string(asked.height);
+    if (!multiple) throw Failure(GENIN_E_ARGUMENT, name + ": it draws " + std::to_string(image.width) + "x" + std::to_string(image.height) + " only, not " + shown + "; export it with --any-size");
+    const auto fits = [this](uint32_t side) { return side >= multiple && side <= kMaxSide && side % multiple == 0; };
+    if (!fits(asked.width) || !fits(asked.height)) throw Failure(GENIN_E_ARGUMENT, shown + " cannot be drawn; name multiples of " + std::to_string(multiple) + " up to " + std::to_string(kMaxSide));
+    return asked;
+}
+
+Size Bundle::latents(const Size &picture) const {
+    if (picture == image) return latent;
+    const uint32_t pixels = image.height / latent.height;
+    return {picture.width / pixels, picture.height / pixels};
 }
 
 }  // namespace genin

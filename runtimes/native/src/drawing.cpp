@@ -10,19 +10,127 @@
 namespace genin {
 namespace {
 
-// Halves are rounded to even, as numpy's rint does; values outside are clipped.
-Picture picture_of(const Bundle &bundle, const std::vector<float> &image) {
-    Picture picture{bundle.width, bundle.height, std::vector<uint8_t>(image.size())};
-    const size_t plane = static_cast<size_t>(bundle.width) * bundle.height;
-    for (size_t colour = 0; colour < 3; ++colour) {
-        for (size_t i = 0; i < plane; ++i) {
-            const float value = image[colour * plane + i];
-            if (!std::isfinite(value)) throw Failure(GENIN_E_BUNDLE, bundle.name + ": it drew NaN or infinity; its weights are damaged");
-            picture.rgb[3 * i + colour] = static_cast<uint8_t>(std::min(std::max(std::nearbyint(value * 127.5f + 127.5f), 0.0f), 255.0f));
-        }
+// One drawing on its way.
+class Painting {
+public:
+    Painting(const Bundle &bundle, const Tokenizer &tokenizer, Networks &networks, const Drawing &drawing, Progress &progress)
+        : bundle_(bundle), tokenizer_(tokenizer), networks_(networks), drawing_(drawing), progress_(progress), size_(bundle.size(drawing.width, drawing.height)) {
+        scale_ = drawing.guidance_scale > 0 ? drawing.guidance_scale : bundle.guidance_scale;
+        if (!bundle.guided && scale_ != 1) throw Failure(GENIN_E_ARGUMENT, "guidance is baked into this student's weights; leave guidance_scale at 0");
+        count_ = drawing.steps ? drawing.steps : bundle.default_steps;
+        steps_ = bundle.steps(count_);
+        if (!drawing.image) return;
+        if (!networks.takes_images()) throw Failure(GENIN_E_ARGUMENT, bundle.name + ": it has no vae_encoder graph, which an image needs; export it with one");
+        const uint32_t taken = steps_taken(drawing.image->strength, count_, bundle.is_few(count_), !drawing.image->mask.samples.empty());
+        steps_.erase(steps_.begin(), steps_.end() - taken);
+        start_.emplace(*drawing.image, size_.width, size_.height);
     }
-    return picture;
-}
+
+    Picture draw() {
+        if (!start_ && !drawing_.previews && size_ == bundle_.image && networks_.has_single(count_, scale_)) return at_once();
+        const std::vector<float> states = embed();
+        std::vector<float> x = noise(), x0(x.size());
+        if (start_) x = begin(std::move(x));
+        const Schedule &schedule = bundle_.schedule();
+        for (size_t i = 0; i < steps_.size(); ++i) {
+            const std::vector<float> prediction = predict(x, steps_[i].first, states);
+            schedule.step(prediction.data(), x.data(), x0.data(), x.size(), steps_[i]);
+            if (start_) start_->keep(schedule, steps_[i].second, x);
+            const bool shown = drawing_.previews && (i + 1) % drawing_.previews == 0 && i + 1 < steps_.size();
+            if (!shown || !progress_.preview) continue;
+            if (start_) start_->keep(schedule, Schedule::kEnd, x0);
+            progress_.preview(static_cast<uint32_t>(i + 1), static_cast<uint32_t>(steps_.size()), decode(x0));
+        }
+        return decode(std::move(x));
+    }
+
+private:
+    template <class Network>
+    auto timed(Network &&network) {
+        progress_.before();
+        const uint64_t start = now_ns();
+        auto result = network();
+        const uint64_t spent = now_ns() - start;
+        progress_.engine_ns += spent;
+        progress_.after(spent);
+        return result;
+    }
+
+    std::vector<float> noise() const {
+        const Size latents = bundle_.latents(size_);
+        std::vector<float> values(size_t{bundle_.channels} * latents.height * latents.width);
+        philox_normal(drawing_.seed, 0, values.size(), values.data());
+        return values;
+    }
+
+    Picture at_once() {
+        return {size_.width, size_.height, timed([&] { return networks_.draw(count_, tokenizer_(drawing_.prompt), noise()); })};
+    }
+
+    // States of the prompt; where guidance needs them, those of the empty prompt before.
+    std::vector<float> embed() {
+        std::vector<int64_t> ids = tokenizer_(drawing_.prompt);
+        const bool guided = scale_ != 1, both = guided && !drawing_.prompt.empty();
+        if (both) {
+            const std::vector<int64_t> empty = tokenizer_("");
+            ids.insert(ids.end(), empty.begin(), empty.end());
+        }
+        std::vector<float> states = timed([&] { return networks_.encode(ids); });
+        if (both) std::rotate(states.begin(), states.begin() + static_cast<std::ptrdiff_t>(states.size() / 2), states.end());
+        if (guided && !both) states.insert(states.end(), states.begin(), states.end());
+        return states;
+    }
+
+    // From the image's latents, noised to the first timestep.
+    std::vector<float> begin(std::vector<float> noise) {
+        const std::vector<float> image = start_->encoder_input();
+        std::vector<float> latents = timed([&] { return networks_.encode_picture(image, size_); });
+        for (float &value : latents) value *= bundle_.scaling;
+        const Size size = bundle_.latents(size_);
+        start_->set_known(std::move(latents), std::move(noise), size.width, size.height);
+        return start_->at(bundle_.schedule(), steps_[0].first);
+    }
+
+    // Classifier-free guidance (Ho & Salimans 2022): both branches in one batch, u + s(c - u).
+    std::vector<float> predict(const std::vector<float> &x, long timestep, const std::vector<float> &states) {
+        const Size size = bundle_.latents(size_);
+        if (scale_ == 1) return timed([&] { return networks_.predict(x, size, timestep, states); });
+        std::vector<float> twice = x;
+        twice.insert(twice.end(), x.begin(), x.end());
+        std::vector<float> prediction = timed([&] { return networks_.predict(twice, size, timestep, states); });
+        for (size_t i = 0; i < x.size(); ++i) prediction[i] += scale_ * (prediction[x.size() + i] - prediction[i]);
+        prediction.resize(x.size());
+        return prediction;
+    }
+
+    // Halves are rounded to even, as numpy's rint does; values outside are clipped.
+    Picture decode(std::vector<float> latents) {
+        for (float &value : latents) value *= bundle_.to_decoder;
+        const std::vector<float> image = timed([&] { return networks_.decode(latents, size_); });
+        Picture picture{size_.width, size_.height, std::vector<uint8_t>(image.size())};
+        const size_t plane = size_t{size_.width} * size_.height;
+        for (size_t colour = 0; colour < 3; ++colour) {
+            for (size_t i = 0; i < plane; ++i) {
+                const float value = image[colour * plane + i];
+                if (!std::isfinite(value)) throw Failure(GENIN_E_BUNDLE, bundle_.name + ": it drew NaN or infinity; its weights are damaged");
+                picture.rgb[3 * i + colour] = static_cast<uint8_t>(std::min(std::max(std::nearbyint(value * 127.5f + 127.5f), 0.0f), 255.0f));
+            }
+        }
+        if (start_) start_->composite(picture.rgb);
+        return picture;
+    }
+
+    const Bundle &bundle_;
+    const Tokenizer &tokenizer_;
+    Networks &networks_;
+    const Drawing &drawing_;
+    Progress &progress_;
+    const Size size_;
+    uint32_t count_ = 1;  // steps as asked for; with an image fewer are taken
+    float scale_ = 1;
+    Schedule::Steps steps_;
+    std::optional<Start> start_;
+};
 
 }  // namespace
 
@@ -30,46 +138,8 @@ uint64_t now_ns() {
     return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
 }
 
-Picture draw(const Bundle &bundle, const Tokenizer &tokenizer, Engine &engine, const Drawing &drawing, Progress &progress) {
-    const auto timed = [&progress](auto &&work) {
-        progress.before();
-        const uint64_t start = now_ns();
-        auto result = work();
-        const uint64_t spent = now_ns() - start;
-        progress.engine_ns += spent;
-        progress.after(spent);
-        return result;
-    };
-    const float scale = drawing.guidance_scale > 0 ? drawing.guidance_scale : bundle.guidance_scale;
-    if (!bundle.guided && scale != 1) throw Failure(GENIN_E_ARGUMENT, "guidance is baked into this student's weights; leave guidance_scale at 0");
-    const bool guided = scale != 1;
-    const Schedule::Steps steps = bundle.steps(drawing.steps);
-    const std::vector<int64_t> ids = tokenizer(drawing.prompt);
-
-    std::vector<float> states;  // of the empty prompt, if guidance needs them, then of the prompt
-    if (guided) states = timed([&] { return engine.encode(tokenizer("")); });
-    const std::vector<float> own = timed([&] { return engine.encode(ids); });
-    states.insert(states.end(), own.begin(), own.end());
-
-    const size_t count = static_cast<size_t>(bundle.channels) * bundle.latent_height * bundle.latent_width;
-    std::vector<float> x(count), x0(count), inputs;
-    philox_normal(drawing.seed, 0, count, x.data());
-    const auto decode = [&](std::vector<float> latents) {
-        for (float &value : latents) value *= bundle.to_decoder;
-        return picture_of(bundle, timed([&] { return engine.decode(latents); }));
-    };
-    for (size_t i = 0; i < steps.size(); ++i) {
-        inputs = x;
-        if (guided) inputs.insert(inputs.end(), x.begin(), x.end());
-        std::vector<float> prediction = timed([&] { return engine.predict(inputs, steps[i].first, states, guided ? 2 : 1); });
-        if (guided) {
-            for (size_t k = 0; k < count; ++k) prediction[k] += scale * (prediction[count + k] - prediction[k]);
-        }
-        bundle.schedule().step(prediction.data(), x.data(), x0.data(), count, steps[i]);
-        const bool shown = drawing.previews && (i + 1) % drawing.previews == 0 && i + 1 < steps.size();
-        if (shown && progress.preview) progress.preview(static_cast<uint32_t>(i + 1), static_cast<uint32_t>(steps.size()), decode(x0));
-    }
-    return decode(x);
+Picture draw(const Bundle &bundle, const Tokenizer &tokenizer, Networks &networks, const Drawing &drawing, Progress &progress) {
+    return Painting(bundle, tokenizer, networks, drawing, progress).draw();
 }
 
 }  // namespace genin

@@ -1,11 +1,13 @@
-// One picture: prompt and seed => pixels, over an engine. The same arithmetic as genin's Python pipeline, to the rounding.
+// One picture: prompt and seed => pixels, over networks. The same arithmetic as genin's Python pipeline, to the rounding.
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "engine.h"
+#include "networks.h"
+#include "starts.h"
 
 namespace genin {
 
@@ -20,6 +22,8 @@ struct Drawing {
     uint32_t steps = 0;         // 0: the bundle's own
     float guidance_scale = 0;   // 0: the bundle's own
     uint32_t previews = 0;      // 0: none; n: after every n-th step
+    uint32_t width = 0, height = 0;  // 0: the bundle's own
+    std::optional<StartImage> image;
 };
 
 struct Progress {
@@ -33,7 +37,7 @@ struct Progress {
 };
 
 // Throws Failure, and whatever `progress` throws.
-Picture draw(const Bundle &bundle, const Tokenizer &tokenizer, Engine &engine, const Drawing &drawing, Progress &progress);
+Picture draw(const Bundle &bundle, const Tokenizer &tokenizer, Networks &networks, const Drawing &drawing, Progress &progress);
 
 uint64_t now_ns();
 

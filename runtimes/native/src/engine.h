@@ -1,4 +1,4 @@
-// What runs the three networks of a bundle. One thread uses an engine; `interrupt` alone may be called from another.
+// What runs the networks of a bundle. One thread uses an engine; `interrupt` alone may be called from another.
 #pragma once
 
 #include <memory>
@@ -10,30 +10,47 @@
 namespace genin {
 
 struct EngineOptions {
-    std::string library, precision;
+    std::string engine, library;  // both may be empty
     uint32_t threads = 1;
+    uint64_t max_memory = 0;  // bytes; 0: no limit
+};
+
+enum class Type { float32, int64, uint8 };
+
+// An array in memory of the caller's.
+struct Tensor {
+    const char *name;
+    Type type;
+    std::vector<int64_t> shape;
+    const void *data;
+
+    size_t bytes() const;
+};
+
+struct Memory {
+    uint64_t now = 0, peak = 0;  // bytes; 0 where an engine does not say
 };
 
 class Engine {
 public:
     virtual ~Engine() = default;
 
-    // Open one network. Throws Failure; loading is three such calls, so that it can be cancelled in between.
-    virtual void load(const Bundle &bundle, const std::string &component) = 0;
-    // Token ids (1, length) => states (1, length, hidden).
-    virtual std::vector<float> encode(const std::vector<int64_t> &ids) = 0;
-    // Latents (rows, C, h, w), one timestep, states (rows, length, hidden) => the UNet's output, like the latents.
-    virtual std::vector<float> predict(const std::vector<float> &latents, long timestep, const std::vector<float> &states, uint32_t rows) = 0;
-    // Latents (1, C, h, w) => a picture (1, 3, H, W) in [-1, 1].
-    virtual std::vector<float> decode(const std::vector<float> &latents) = 0;
+    // The formats of graphs that it runs, best first.
+    virtual std::vector<std::string> formats() const = 0;
+    // Open one network. Throws Failure.
+    virtual void load(const Bundle &bundle, const Graph &graph) = 0;
+    virtual void unload(const Graph &graph) = 0;
+    // Run a network that is loaded; its output, of so many bytes, goes to `output`. Throws Failure.
+    virtual void run(const Graph &graph, const std::vector<Tensor> &inputs, void *output, size_t bytes) = 0;
 
     // End the run that is going on, and every later one until `proceed`.
     virtual void interrupt() = 0;
     virtual void proceed() = 0;
-    virtual std::string version() const = 0;
+    virtual std::string version() const = 0;  // "onnxruntime 1.32.0"
+    virtual Memory memory() const { return {}; }  // from any thread
 };
 
-// ONNX Runtime from its shared library. Throws Failure (GENIN_E_ENGINE) naming what was tried.
-std::unique_ptr<Engine> open_onnxruntime(const EngineOptions &options);
+// The engine that the options name, or whichever `library` is. Throws Failure (GENIN_E_ENGINE) naming what was tried.
+std::unique_ptr<Engine> open_engine(const EngineOptions &options);
 
 }  // namespace genin

@@ -63,12 +63,10 @@ class Folder : public Files {
 public:
     explicit Folder(std::string path) : path_(std::move(path)) {}
 
-    Bytes read(const std::string &path, uint64_t limit) const override {
-        const Stream stream(local_path(path));
-        if (stream.size() > limit) fail(path, "longer than it may be");
-        Bytes bytes(static_cast<size_t>(stream.size()));
-        stream.read(0, bytes.data(), bytes.size());
-        return bytes;
+    uint64_t size(const std::string &path) const override { return Stream(local_path(path)).size(); }
+
+    void read_at(const std::string &path, uint64_t offset, void *to, size_t bytes) const override {
+        Stream(local_path(path)).read(offset, to, bytes);
     }
 
     std::string local_path(const std::string &path) const override { return path_ + "/" + path; }
@@ -81,21 +79,24 @@ class HostFiles : public Files {
 public:
     HostFiles(std::string path, const genin_io &io) : path_(std::move(path)), io_(io) {}
 
-    Bytes read(const std::string &path, uint64_t limit) const override {
-        const std::string whole = path_.empty() ? path : path_ + "/" + path;
-        const int64_t length = io_.length(io_.user, whole.c_str());
+    uint64_t size(const std::string &path) const override {
+        const int64_t length = io_.length(io_.user, whole(path).c_str());
         if (length < 0) fail(path, "the host has no such file");
-        if (static_cast<uint64_t>(length) > limit) fail(path, "longer than it may be");
-        Bytes bytes(static_cast<size_t>(length));
-        for (size_t done = 0; done < bytes.size();) {
-            const int64_t got = io_.read(io_.user, whole.c_str(), done, bytes.data() + done, bytes.size() - done);
-            if (got <= 0 || static_cast<uint64_t>(got) > bytes.size() - done) fail(path, "the host's read function failed");
+        return static_cast<uint64_t>(length);
+    }
+
+    void read_at(const std::string &path, uint64_t offset, void *to, size_t bytes) const override {
+        const std::string name = whole(path);
+        for (size_t done = 0; done < bytes;) {
+            const int64_t got = io_.read(io_.user, name.c_str(), offset + done, static_cast<uint8_t *>(to) + done, bytes - done);
+            if (got <= 0 || static_cast<uint64_t>(got) > bytes - done) fail(path, "the host's read function failed");
             done += static_cast<size_t>(got);
         }
-        return bytes;
     }
 
 private:
+    std::string whole(const std::string &path) const { return path_.empty() ? path : path_ + "/" + path; }
+
     std::string path_;
     genin_io io_;
 };
@@ -111,22 +112,28 @@ class Archive : public Files {
 public:
     explicit Archive(const std::string &path) : path_(path), stream_(path) { read_directory(); }
 
-    Bytes read(const std::string &path, uint64_t limit) const override {
-        const auto found = members_.find(path);
-        if (found == members_.end()) fail(path_, "it lacks " + path);
-        const auto &[header, size] = found->second;
-        if (size > limit) fail(path, "longer than it may be");
+    uint64_t size(const std::string &path) const override { return member(path).second; }
+
+    void read_at(const std::string &path, uint64_t offset, void *to, size_t bytes) const override {
+        const auto [header, size] = member(path);
         uint8_t local[30];
         if (header > stream_.size() || stream_.size() - header < sizeof local) fail(path_, "damaged");
         stream_.read(header, local, sizeof local);
         const uint64_t start = header + sizeof local + little(local + 26, 2) + little(local + 28, 2);
         if (little(local, 4) != 0x04034b50 || start > stream_.size() || stream_.size() - start < size) fail(path_, "damaged at " + path);
-        Bytes bytes(static_cast<size_t>(size));
-        stream_.read(start, bytes.data(), bytes.size());
-        return bytes;
+        if (offset > size || size - offset < bytes) fail(path, "it ends too soon; copy the bundle again");
+        stream_.read(start + offset, to, bytes);
     }
 
 private:
+    using Member = std::pair<uint64_t, uint64_t>;  // offset of its header, size
+
+    const Member &member(const std::string &path) const {
+        const auto found = members_.find(path);
+        if (found == members_.end()) fail(path_, "it lacks " + path);
+        return found->second;
+    }
+
     void read_directory() {
         uint8_t tail[22 + 65535];
         const size_t length = static_cast<size_t>(std::min<uint64_t>(stream_.size(), sizeof tail));
@@ -186,7 +193,7 @@ private:
 
     std::string path_;
     Stream stream_;
-    std::unordered_map<std::string, std::pair<uint64_t, uint64_t>> members_;  // path => offset of its header, size
+    std::unordered_map<std::string, Member> members_;
 };
 
 bool is_folder(const std::string &path) {
@@ -213,6 +220,14 @@ bool is_inside(const std::string &path) {
         start = end + 1;
     }
     return true;
+}
+
+Bytes Files::read(const std::string &path, uint64_t limit) const {
+    const uint64_t length = size(path);
+    if (length > limit) fail(path, "longer than it may be");
+    Bytes bytes(static_cast<size_t>(length));
+    if (length) read_at(path, 0, bytes.data(), bytes.size());
+    return bytes;
 }
 
 std::unique_ptr<Files> open_files(const std::string &path, const genin_io *io) {

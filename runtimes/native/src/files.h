@@ -15,8 +15,11 @@ using Bytes = std::vector<uint8_t>;
 class Files {
 public:
     virtual ~Files() = default;
-    // The content of a member. Throws Failure (GENIN_E_BUNDLE) naming it if it is missing or cannot be read, or longer than `limit`.
-    virtual Bytes read(const std::string &path, uint64_t limit) const = 0;
+    // Of a member. Both throw Failure (GENIN_E_BUNDLE) naming it if it is missing or cannot be read.
+    virtual uint64_t size(const std::string &path) const = 0;
+    virtual void read_at(const std::string &path, uint64_t offset, void *to, size_t bytes) const = 0;
+    // The whole member. Throws Failure (GENIN_E_BUNDLE), also if it is longer than `limit`.
+    Bytes read(const std::string &path, uint64_t limit) const;
     // The path of a member in the file system, for engines that map weights; empty where it has none.
     virtual std::string local_path(const std::string &) const { return {}; }
 };

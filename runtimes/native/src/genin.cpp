@@ -24,6 +24,7 @@ namespace {
 using genin::Failure;
 
 constexpr uint64_t kPromptLimit = 1 << 20;
+constexpr uint32_t kImageSide = 1 << 14;
 
 thread_local char last_error[512];
 
@@ -74,8 +75,10 @@ genin::OpenOptions options_of(const char *bundle, const genin_open_options *give
     if (own.queue_capacity > 1 << 20) refuse("queue_capacity is more than 1,048,576");
     if (own.check_hashes > 2) refuse("check_hashes is not 0, 1 or 2");
     if (own.thread_priority > 0) refuse("thread_priority is above the caller's");
-    options.engine = {own.engine_path ? own.engine_path : "", own.precision ? own.precision : "", own.threads ? own.threads : 1};
-    options.max_memory = own.max_memory;
+    const std::string engine = own.engine ? own.engine : "";
+    if (!engine.empty() && engine != "onnxruntime" && engine != "openvino") refuse("engine is not onnxruntime or openvino");
+    options.engine = {engine, own.engine_path ? own.engine_path : "", own.threads ? own.threads : 1, own.max_memory};
+    if (own.precision) options.precision = own.precision;
     options.thread_priority = own.thread_priority;
     if (own.queue_capacity) options.queue_capacity = own.queue_capacity;
     options.check_hashes = own.check_hashes;
@@ -87,6 +90,48 @@ genin::OpenOptions options_of(const char *bundle, const genin_open_options *give
         if (!options.io.length || !options.io.read) refuse("genin_io lacks a function");
     }
     return options;
+}
+
+// 8-bit samples of the caller's, rows `stride` bytes apart (0: without gaps; negative: the bottom row first).
+genin::Raster raster_of(const void *samples, uint32_t width, uint32_t height, uint32_t channels, int64_t stride) {
+    const size_t row = size_t{width} * channels;
+    if (stride == 0) stride = static_cast<int64_t>(row);
+    const auto pitch = static_cast<uint64_t>(stride < 0 ? -stride : stride);
+    if (pitch < row || pitch > (uint64_t{1} << 32)) refuse("image_stride or mask_stride is shorter than a row");
+    genin::Raster raster{width, height, channels, std::vector<uint8_t>(row * height)};
+    for (uint32_t y = 0; y < height; ++y) {
+        const auto *from = static_cast<const uint8_t *>(samples) + (stride < 0 ? height - 1 - y : y) * pitch;
+        std::memcpy(&raster.samples[y * row], from, row);
+    }
+    return raster;
+}
+
+genin::Drawing drawing_of(const genin_request &request) {
+    if (!request.prompt && request.prompt_bytes) refuse("prompt is NULL");
+    if (request.prompt_bytes > kPromptLimit) refuse("the prompt is longer than 1 MiB");
+    if (!(request.guidance_scale >= 0 && request.guidance_scale <= 1000)) refuse("guidance_scale is not from 0 to 1,000");
+    if (request.steps > 100000) refuse("steps is more than 100,000");
+    if (!(request.strength >= 0 && request.strength <= 1)) refuse("strength is not above 0 and at most 1");
+    if (!request.image && (request.mask || request.strength != 0)) refuse("a mask or a strength needs an image");
+    if (request.image && (request.image_width < 1 || request.image_width > kImageSide || request.image_height < 1 || request.image_height > kImageSide)) refuse("image_width or image_height is not from 1 to 16,384");
+    genin::Drawing drawing;
+    if (request.prompt) drawing.prompt.assign(request.prompt, static_cast<size_t>(request.prompt_bytes));
+    genin::unicode::Text text;
+    if (!genin::unicode::decode(drawing.prompt, text)) throw Failure(GENIN_E_PROMPT, "the prompt is not valid UTF-8");
+    drawing.seed = request.seed;
+    drawing.steps = request.steps;
+    drawing.guidance_scale = request.guidance_scale;
+    drawing.previews = request.previews;
+    drawing.width = request.width;
+    drawing.height = request.height;
+    if (request.image) {
+        genin::StartImage start;
+        start.strength = request.strength;
+        start.rgba = raster_of(request.image, request.image_width, request.image_height, 4, request.image_stride);
+        if (request.mask) start.mask = raster_of(request.mask, request.image_width, request.image_height, 1, request.mask_stride);
+        drawing.image = std::move(start);
+    }
+    return drawing;
 }
 
 }  // namespace
@@ -128,15 +173,7 @@ genin_result genin_submit(genin_worker *worker, const genin_request *request, ge
         if (!worker || !request || !out) refuse("worker, request or out is NULL");
         *out = 0;
         const genin_request own = known(request, "genin_request");
-        if (!own.prompt && own.prompt_bytes) refuse("prompt is NULL");
-        if (own.prompt_bytes > kPromptLimit) refuse("the prompt is longer than 1 MiB");
-        if (!(own.guidance_scale >= 0 && own.guidance_scale <= 1000)) refuse("guidance_scale is not from 0 to 1,000");
-        if (own.steps > 100000) refuse("steps is more than 100,000");
-        genin::unicode::Text text;
-        if (!genin::unicode::decode({own.prompt ? own.prompt : "", static_cast<size_t>(own.prompt_bytes)}, text)) throw Failure(GENIN_E_PROMPT, "the prompt is not valid UTF-8");
-        genin_request safe = own;
-        if (!safe.prompt) safe.prompt = "";
-        *out = worker->worker.submit(safe);
+        *out = worker->worker.submit(drawing_of(own), own);
         return GENIN_OK;
     });
 }
@@ -201,6 +238,14 @@ genin_result genin_get_stats(genin_worker *worker, genin_stats *out) {
     return guarded([&] {
         if (!worker || !out || out->size < sizeof out->size) refuse("worker or out is NULL, or out->size is not set");
         worker->worker.stats(*out);
+        return GENIN_OK;
+    });
+}
+
+genin_result genin_get_info(genin_worker *worker, genin_info *out) {
+    return guarded([&] {
+        if (!worker || !out || out->size < sizeof out->size) refuse("worker or out is NULL, or out->size is not set");
+        worker->worker.info(*out);
         return GENIN_OK;
     });
 }

@@ -1,20 +1,19 @@
 // The engine over ONNX Runtime, found at run time: nothing of it is needed to build this library.
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <utility>
 
-#include "engine.h"
+#include "engines.h"
 #include "failure.h"
 #include "ort_abi.h"
-#include "shared_library.h"
+#include "ort_memory.h"
 #include "windows_text.h"
 
 namespace genin {
 namespace {
 
 using namespace ort;
-
-constexpr const char *kComponents[] = {"text_encoder", "unet", "vae_decoder"};
 
 #if defined(_WIN32)
 std::wstring native_path(const std::string &path) { return widen(path); }
@@ -24,9 +23,8 @@ const std::string &native_path(const std::string &path) { return path; }
 
 class OnnxRuntime : public Engine {
 public:
-    explicit OnnxRuntime(const EngineOptions &options) : library_(open_engine_library(options.library, "onnxruntime")), options_(options) {
+    OnnxRuntime(SharedLibrary library, const EngineOptions &options) : library_(std::move(library)), options_(options), account_(options.max_memory) {
         const auto base_of = reinterpret_cast<const ApiBase *(GENIN_ORT_CALL *)()>(library_.symbol("OrtGetApiBase"));
-        if (!base_of) throw Failure(GENIN_E_ENGINE, library_.path() + ": not ONNX Runtime (no OrtGetApiBase)");
         const ApiBase *base = base_of();
         version_ = base->GetVersionString();
         api_ = static_cast<const void *const *>(base->GetApi(kApiVersion));
@@ -34,18 +32,24 @@ public:
         check(call<CreateEnv>(kCreateEnv)(kLogFatal, "genin", &env_), "starting");
         check(call<CreateCpuMemoryInfo>(kCreateCpuMemoryInfo)(kArenaAllocator, kDefaultMemory, &memory_), "starting");
         check(call<Create>(kCreateRunOptions)(&run_options_), "starting");
+        if (options.max_memory) count_memory();
     }
 
     ~OnnxRuntime() override {
-        for (auto &[component, loaded] : sessions_) release(kReleaseSession, loaded.session);
+        const Charged charged(charge());
+        for (auto &[graph, session] : sessions_) release(kReleaseSession, session);
         release(kReleaseRunOptions, run_options_);
         release(kReleaseMemoryInfo, memory_);
         release(kReleaseEnv, env_);
     }
 
-    void load(const Bundle &bundle, const std::string &component) override {
-        bundle_ = &bundle;
-        const Graph &graph = bundle.graph(component, options_.precision);
+    std::vector<std::string> formats() const override { return {"onnx"}; }
+
+    void load(const Bundle &bundle, const Graph &graph) override {
+        const Charged charged(charge());
+        // ONNX Runtime reads the graph, and the weights within, before it makes tensors of them.
+        const bool whole = graph.files.size() == 1 && bundle.local_path(graph).empty();
+        const Reading reading(account_, graph.files[0].bytes * (whole ? 2 : 1), graph.path);
         Handle *settings = nullptr, *session = nullptr;
         check(call<Create>(kCreateSessionOptions)(&settings), "loading");
         // Threads that spin after their work take the game's processors for milliseconds.
@@ -56,6 +60,7 @@ public:
         for (const auto &[key, value] : entries) {
             if (!status) status = call<AddConfigEntry>(kAddSessionConfigEntry)(settings, key, value);
         }
+        if (!status && options_.max_memory) status = call<AddConfigEntry>(kAddSessionConfigEntry)(settings, "session.use_env_allocators", "1");
         std::string path;
         Bytes model;
         try {
@@ -73,28 +78,44 @@ public:
                                   : call<CreateSession>(kCreateSession)(env_, native_path(path).c_str(), settings, &session);
         }
         release(kReleaseSessionOptions, settings);
-        check(status, ("loading " + graph.path).c_str());
-        sessions_[component] = {session, graph.output};
+        check(status, "loading " + graph.path);
+        sessions_[&graph] = session;
     }
 
-    std::vector<float> encode(const std::vector<int64_t> &ids) override {
-        const Tensor input{"input_ids", const_cast<int64_t *>(ids.data()), ids.size() * sizeof(int64_t), {1, static_cast<int64_t>(ids.size())}, kInt64};
-        return run(kComponents[0], {input}, bundle_->text.max_length * bundle_->text.hidden_size);
+    void unload(const Graph &graph) override {
+        const Charged charged(charge());
+        release(kReleaseSession, sessions_.at(&graph));
+        sessions_.erase(&graph);
     }
 
-    std::vector<float> predict(const std::vector<float> &latents, long timestep, const std::vector<float> &states, uint32_t rows) override {
-        int64_t t = timestep;
-        const Bundle &b = *bundle_;
-        const std::vector<int64_t> shape{rows, b.channels, b.latent_height, b.latent_width};
-        const std::vector<int64_t> text{rows, static_cast<int64_t>(b.text.max_length), static_cast<int64_t>(b.text.hidden_size)};
-        return run(kComponents[1],
-                   {floats("sample", latents, shape), Tensor{"timestep", &t, sizeof t, {1}, kInt64}, floats("encoder_hidden_states", states, text)},
-                   latents.size());
-    }
-
-    std::vector<float> decode(const std::vector<float> &latents) override {
-        const Bundle &b = *bundle_;
-        return run(kComponents[2], {floats("latent_sample", latents, {1, b.channels, b.latent_height, b.latent_width})}, size_t{3} * b.height * b.width);
+    void run(const Graph &graph, const std::vector<Tensor> &inputs, void *output, size_t bytes) override {
+        const Charged charged(charge());
+        std::vector<const char *> names;
+        std::vector<Handle *> values;
+        Status *status = nullptr;
+        for (const Tensor &input : inputs) {
+            Handle *value = nullptr;
+            if (!status) status = call<CreateTensorWithData>(kCreateTensorWithDataAsOrtValue)(memory_, const_cast<void *>(input.data), input.bytes(), input.shape.data(), input.shape.size(), number_of(input.type), &value);
+            names.push_back(input.name);
+            values.push_back(value);
+        }
+        const char *name = graph.output.c_str();
+        Handle *result = nullptr, *info = nullptr;
+        if (!status) status = call<Run>(kRun)(sessions_.at(&graph), run_options_, names.data(), values.data(), values.size(), &name, 1, &result);
+        for (Handle *value : values) release(kReleaseValue, value);
+        void *data = nullptr;
+        size_t found = 0;
+        int type = 0;
+        if (!status) status = call<GetTensorTypeAndShape>(kGetTensorTypeAndShape)(result, &info);
+        if (!status) status = call<GetTensorShapeElementCount>(kGetTensorShapeElementCount)(info, &found);
+        if (!status) status = call<GetTensorElementType>(kGetTensorElementType)(info, &type);
+        if (!status) status = call<GetTensorMutableData>(kGetTensorMutableData)(result, &data);
+        found *= type == kFloat ? 4 : type == kUint8 ? 1 : 0;
+        if (!status && found == bytes) std::memcpy(output, data, bytes);
+        release(kReleaseTensorTypeAndShapeInfo, info);
+        release(kReleaseValue, result);
+        check(status, "running the " + graph.component);
+        if (found != bytes) throw Failure(GENIN_E_BUNDLE, "the " + graph.component + " gave " + std::to_string(found) + " bytes, not " + std::to_string(bytes));
     }
 
     void interrupt() override {
@@ -105,22 +126,37 @@ public:
 
     std::string version() const override { return "onnxruntime " + version_; }
 
+    Memory memory() const override { return {account_.now(), account_.peak()}; }
+
 private:
-    struct Loaded {
-        Handle *session = nullptr;
-        std::string output;
-    };
-    struct Tensor {
-        const char *name;
-        void *data;
-        size_t bytes;
-        std::vector<int64_t> shape;
-        int type;
+    // What is read while a graph is loaded, on the account for as long.
+    class Reading {
+    public:
+        Reading(Account &account, uint64_t bytes, const std::string &path) : account_(account), bytes_(bytes) {
+            if (!account.add(bytes)) throw Failure(GENIN_E_MEMORY, "to load " + path + " takes more memory than max_memory, " + std::to_string(account.limit() >> 20) + " MiB");
+        }
+        ~Reading() { account_.subtract(bytes_); }
+        Reading(const Reading &) = delete;
+        Reading &operator=(const Reading &) = delete;
+
+    private:
+        Account &account_;
+        const uint64_t bytes_;
     };
 
-    static Tensor floats(const char *name, const std::vector<float> &values, std::vector<int64_t> shape) {
-        return {name, const_cast<float *>(values.data()), values.size() * sizeof(float), std::move(shape), kFloat};
+    // Where memory has no limit, ONNX Runtime's own arena is faster.
+    void count_memory() {
+        static std::mutex mutex;
+        static Handle *info = nullptr;  // as long as the allocator: for ever
+        const std::lock_guard<std::mutex> lock(mutex);
+        if (!info) check(call<CreateCpuMemoryInfo>(kCreateCpuMemoryInfo)(kDeviceAllocator, kDefaultMemory, &info), "starting");
+        // An error says that the processor's memory has an allocator already: ours, or one of the host's, which counts nothing.
+        if (Status *status = call<RegisterAllocator>(kRegisterAllocator)(env_, counting_allocator(info))) call<Release>(kReleaseStatus)(status);
     }
+
+    Account *charge() { return options_.max_memory ? &account_ : nullptr; }
+
+    static int number_of(Type type) { return type == Type::int64 ? kInt64 : type == Type::uint8 ? kUint8 : kFloat; }
 
     template <class Function>
     Function call(Slot slot) const {
@@ -134,54 +170,25 @@ private:
         if (handle) call<Release>(slot)(handle);
     }
 
-    void check(Status *status, const char *what) const {
+    void check(Status *status, const std::string &what) {
         if (!status) return;
         const std::string message = call<GetErrorMessage>(kGetErrorMessage)(status);
         call<Release>(kReleaseStatus)(status);
+        if (account_.was_refused()) throw Failure(GENIN_E_MEMORY, what + " takes more memory than max_memory, " + std::to_string(account_.limit() >> 20) + " MiB");
         throw Failure(GENIN_E_ENGINE, "ONNX Runtime " + version_ + " failed while " + what + ": " + message.substr(0, 400));
-    }
-
-    // The graph's output as `count` floats.
-    std::vector<float> run(const char *component, const std::vector<Tensor> &inputs, size_t count) {
-        const Loaded &loaded = sessions_.at(component);
-        std::vector<const char *> names;
-        std::vector<Handle *> values;
-        Status *status = nullptr;
-        for (const Tensor &input : inputs) {
-            Handle *value = nullptr;
-            if (!status) status = call<CreateTensorWithData>(kCreateTensorWithDataAsOrtValue)(memory_, input.data, input.bytes, input.shape.data(), input.shape.size(), input.type, &value);
-            names.push_back(input.name);
-            values.push_back(value);
-        }
-        const char *output = loaded.output.c_str();
-        Handle *result = nullptr, *info = nullptr;
-        if (!status) status = call<Run>(kRun)(loaded.session, run_options_, names.data(), values.data(), values.size(), &output, 1, &result);
-        for (Handle *value : values) release(kReleaseValue, value);
-        void *data = nullptr;
-        size_t found = 0;
-        if (!status) status = call<GetTensorTypeAndShape>(kGetTensorTypeAndShape)(result, &info);
-        if (!status) status = call<GetTensorShapeElementCount>(kGetTensorShapeElementCount)(info, &found);
-        if (!status) status = call<GetTensorMutableData>(kGetTensorMutableData)(result, &data);
-        std::vector<float> out;
-        if (!status && found == count) out.assign(static_cast<float *>(data), static_cast<float *>(data) + count);
-        release(kReleaseTensorTypeAndShapeInfo, info);
-        release(kReleaseValue, result);
-        check(status, ("running the " + std::string(component)).c_str());
-        if (found != count) throw Failure(GENIN_E_BUNDLE, "the " + std::string(component) + " gave " + std::to_string(found) + " values, not " + std::to_string(count));
-        return out;
     }
 
     SharedLibrary library_;
     EngineOptions options_;
     std::string version_;
     const void *const *api_ = nullptr;
+    Account account_;
     Handle *env_ = nullptr, *memory_ = nullptr, *run_options_ = nullptr;
-    std::map<std::string, Loaded> sessions_;
-    const Bundle *bundle_ = nullptr;
+    std::map<const Graph *, Handle *> sessions_;
 };
 
 }  // namespace
 
-std::unique_ptr<Engine> open_onnxruntime(const EngineOptions &options) { return std::make_unique<OnnxRuntime>(options); }
+std::unique_ptr<Engine> open_onnxruntime(SharedLibrary library, const EngineOptions &options) { return std::make_unique<OnnxRuntime>(std::move(library), options); }
 
 }  // namespace genin

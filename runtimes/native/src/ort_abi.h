@@ -24,6 +24,7 @@ enum Slot : size_t {
     kRunOptionsUnsetTerminate = 47,
     kCreateTensorWithDataAsOrtValue = 49,
     kGetTensorMutableData = 51,
+    kGetTensorElementType = 60,
     kGetTensorShapeElementCount = 64,
     kGetTensorTypeAndShape = 65,
     kCreateCpuMemoryInfo = 69,
@@ -36,9 +37,10 @@ enum Slot : size_t {
     kReleaseTensorTypeAndShapeInfo = 99,
     kReleaseSessionOptions = 100,
     kAddSessionConfigEntry = 130,
+    kRegisterAllocator = 176,
 };
 
-constexpr int kLogFatal = 4, kFloat = 1, kInt64 = 7, kArenaAllocator = 1, kDefaultMemory = 0;
+constexpr int kLogFatal = 4, kFloat = 1, kUint8 = 2, kInt64 = 7, kDeviceAllocator = 0, kArenaAllocator = 1, kDefaultMemory = 0;
 
 struct ApiBase {
     const void *(*GetApi)(uint32_t version);
@@ -56,6 +58,16 @@ using PathChar = char;
 using Status = void;
 using Handle = void;
 
+// A host's own allocator. The last three may be null, and were added later than 1.17.
+struct Allocator {
+    uint32_t version;
+    void *(GENIN_ORT_CALL *Alloc)(Allocator *, size_t bytes);
+    void(GENIN_ORT_CALL *Free)(Allocator *, void *block);
+    const Handle *(GENIN_ORT_CALL *Info)(const Allocator *);
+    void *(GENIN_ORT_CALL *Reserve)(Allocator *, size_t bytes);
+    void *later[3];
+};
+
 using GetErrorMessage = const char *(GENIN_ORT_CALL *)(const Status *);
 using CreateEnv = Status *(GENIN_ORT_CALL *)(int level, const char *name, Handle **out);
 using CreateSession = Status *(GENIN_ORT_CALL *)(const Handle *env, const PathChar *path, const Handle *options, Handle **out);
@@ -67,9 +79,11 @@ using SetInt = Status *(GENIN_ORT_CALL *)(Handle *options, int value);
 using Mark = Status *(GENIN_ORT_CALL *)(Handle *run_options);
 using CreateTensorWithData = Status *(GENIN_ORT_CALL *)(const Handle *info, void *data, size_t bytes, const int64_t *shape, size_t rank, int type, Handle **out);
 using GetTensorMutableData = Status *(GENIN_ORT_CALL *)(Handle *value, void **out);
+using GetTensorElementType = Status *(GENIN_ORT_CALL *)(const Handle *info, int *out);
 using GetTensorTypeAndShape = Status *(GENIN_ORT_CALL *)(const Handle *value, Handle **out);
 using GetTensorShapeElementCount = Status *(GENIN_ORT_CALL *)(const Handle *info, size_t *out);
 using CreateCpuMemoryInfo = Status *(GENIN_ORT_CALL *)(int allocator, int memory, Handle **out);
+using RegisterAllocator = Status *(GENIN_ORT_CALL *)(Handle *env, Allocator *allocator);
 using AddConfigEntry = Status *(GENIN_ORT_CALL *)(Handle *options, const char *key, const char *value);
 using Release = void(GENIN_ORT_CALL *)(Handle *);
 

@@ -26,10 +26,11 @@ public:
     // One step: x becomes the state at the next timestep, and x0 the present estimate of the picture, all of `count` values.
     void step(const float *prediction, float *x, float *x0, size_t count, std::pair<long, long> times) const;
 
+    // The square roots of the share of picture and of noise in a state at that timestep.
+    std::pair<double, double> alpha_sigma(long timestep) const;
+
 private:
     enum class Prediction { v, epsilon, sample };
-
-    std::pair<double, double> alpha_sigma(long timestep) const;
 
     std::vector<double> alphas_cumprod_;
     double final_alpha_cumprod_ = 1;

@@ -1,6 +1,6 @@
 #include "sha256.h"
 
-#include <cstdint>
+#include <algorithm>
 #include <cstring>
 
 namespace genin {
@@ -39,23 +39,39 @@ void compress(uint32_t (&state)[8], const uint8_t *block) {
 
 }  // namespace
 
-std::string sha256(const void *data, size_t bytes) {
-    uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+void Sha256::add(const void *data, size_t bytes) {
     const auto *at = static_cast<const uint8_t *>(data);
-    size_t left = bytes;
-    for (; left >= 64; left -= 64, at += 64) compress(state, at);
-    uint8_t last[128] = {};
-    if (left) std::memcpy(last, at, left);
-    last[left] = 0x80;
-    const size_t blocks = left < 56 ? 1 : 2;
-    const uint64_t bits = static_cast<uint64_t>(bytes) * 8;
-    for (size_t i = 0; i < 8; ++i) last[blocks * 64 - 1 - i] = static_cast<uint8_t>(bits >> (8 * i));
-    for (size_t i = 0; i < blocks; ++i) compress(state, last + 64 * i);
+    bytes_ += bytes;
+    while (bytes) {
+        if (used_ == 0 && bytes >= sizeof block_) {
+            compress(state_, at);
+            at += sizeof block_, bytes -= sizeof block_;
+            continue;
+        }
+        const size_t count = std::min(bytes, sizeof block_ - used_);
+        std::memcpy(block_ + used_, at, count);
+        at += count, bytes -= count, used_ += count;
+        if (used_ == sizeof block_) compress(state_, block_), used_ = 0;
+    }
+}
+
+std::string Sha256::digest() {
+    uint8_t end[72] = {0x80};  // then zeros up to eight bytes before the end of a block, and the length in bits
+    const uint64_t bits = bytes_ * 8;
+    const size_t zeros = (used_ < 56 ? 56 : 120) - used_;
+    for (size_t i = 0; i < 8; ++i) end[zeros + i] = static_cast<uint8_t>(bits >> (56 - 8 * i));
+    add(end, zeros + 8);
     std::string hex;
-    for (uint32_t word : state) {
+    for (uint32_t word : state_) {
         for (int shift = 28; shift >= 0; shift -= 4) hex += "0123456789abcdef"[word >> shift & 15];
     }
     return hex;
+}
+
+std::string sha256(const void *data, size_t bytes) {
+    Sha256 hash;
+    hash.add(data, bytes);
+    return hash.digest();
 }
 
 }  // namespace genin

@@ -2,11 +2,24 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 namespace genin {
 
-// 64 lower-case hexadecimal digits.
+class Sha256 {
+public:
+    void add(const void *data, size_t bytes);
+    // 64 lower-case hexadecimal digits of all that was added; once.
+    std::string digest();
+
+private:
+    uint32_t state_[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+    uint8_t block_[64];
+    size_t used_ = 0;  // of the block
+    uint64_t bytes_ = 0;
+};
+
 std::string sha256(const void *data, size_t bytes);
 
 }  // namespace genin

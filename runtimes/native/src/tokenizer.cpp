@@ -118,8 +118,9 @@ const std::vector<std::string> &signs_of_bytes() {
 
 }  // namespace
 
-Tokenizer::Tokenizer(std::string_view vocabulary, std::string_view merges, const TextConstants &text) : text_(text) {
-    const json::Value names = json::parse(vocabulary, "tokenizer/vocab.json");
+Tokenizer::Tokenizer(const TokenizerFiles &files, const TextConstants &text) : text_(text) {
+    const std::string_view merges = files.merges;
+    const json::Value names = json::parse(files.vocabulary, "tokenizer/vocab.json");
     if (!names.is(json::Value::Type::object)) throw Failure(GENIN_E_BUNDLE, "tokenizer/vocab.json does not map pieces to ids");
     std::unordered_map<int64_t, std::string> pieces;
     for (const auto &[piece, id] : names.object) {
@@ -137,29 +138,23 @@ Tokenizer::Tokenizer(std::string_view vocabulary, std::string_view merges, const
         }
         start = end;
     }
+    for (const AddedToken &token : files.added) pieces[token.id] = token.name;
+    std::vector<AddedToken> added;
     for (int64_t id : {text.begin, text.end, text.pad}) {
         if (!pieces.count(id)) throw Failure(GENIN_E_BUNDLE, "the tokenizer's vocabulary lacks a special token");
-        const auto entry = std::make_pair(pieces[id], id);
-        if (std::find(special_.begin(), special_.end(), entry) == special_.end()) special_.push_back(entry);
+        added.push_back({pieces[id], id, false});
     }
-    std::stable_sort(special_.begin(), special_.end(), [](const auto &a, const auto &b) { return a.first.size() > b.first.size(); });
+    added.insert(added.end(), files.added.begin(), files.added.end());
+    added_ = AddedTokens(added);
     unknown_ = text.end;
 }
 
 std::vector<int64_t> Tokenizer::operator()(std::string_view prompt) const {
     std::vector<int64_t> ids;
-    size_t from = 0;
-    for (size_t at = 0; at < prompt.size();) {
-        const auto found = std::find_if(special_.begin(), special_.end(), [&](const auto &one) { return prompt.substr(at, one.first.size()) == one.first; });
-        if (found == special_.end()) {
-            ++at;
-            continue;
-        }
-        append_text(prompt.substr(from, at - from), ids);
-        ids.push_back(found->second);
-        from = at += found->first.size();
+    for (const AddedTokens::Piece &piece : added_.split(prompt)) {
+        if (piece.token) ids.push_back(piece.token->id);
+        else append_text(piece.text, ids);
     }
-    append_text(prompt.substr(from), ids);
     ids.resize(std::min(ids.size(), text_.max_length - 2));
     ids.insert(ids.begin(), text_.begin);
     ids.push_back(text_.end);

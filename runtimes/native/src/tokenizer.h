@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "added_tokens.h"
+
 namespace genin {
 
 struct TextConstants {
@@ -15,10 +17,15 @@ struct TextConstants {
     int64_t pad = 0, begin = 0, end = 0;
 };
 
+struct TokenizerFiles {
+    std::string vocabulary, merges;  // the contents of vocab.json and merges.txt
+    std::vector<AddedToken> added;
+};
+
 class Tokenizer {
 public:
-    // The contents of vocab.json and merges.txt. Throws Failure (GENIN_E_BUNDLE).
-    Tokenizer(std::string_view vocabulary, std::string_view merges, const TextConstants &text);
+    // Throws Failure (GENIN_E_BUNDLE).
+    Tokenizer(const TokenizerFiles &files, const TextConstants &text);
 
     // A caption of max_length ids: begin, at most max_length - 2 tokens, end, padding. Throws Failure (GENIN_E_PROMPT) for bytes that
     // are not UTF-8.
@@ -32,7 +39,7 @@ private:
     TextConstants text_;
     std::unordered_map<std::string, int64_t> ids_;
     std::unordered_map<std::string, size_t> ranks_;  // "left right" => its place among the merges
-    std::vector<std::pair<std::string, int64_t>> special_;  // the longest first
+    AddedTokens added_;
     int64_t unknown_ = 0;
 };
 

@@ -20,13 +20,21 @@ namespace genin {
 namespace {
 
 constexpr size_t kRemembered = 4096;  // results of finished tickets that genin_wait can still tell
-constexpr const char *kComponents[] = {"text_encoder", "unet", "vae_decoder"};
 
-void set_message(genin_event &event, const std::string &message) {
-    size_t length = std::min(message.size(), sizeof event.message - 1);
-    while (length > 0 && (static_cast<uint8_t>(message[length]) & 0xC0) == 0x80) --length;  // no half of a character
-    std::memcpy(event.message, message.data(), length);
-    event.message[length] = 0;
+template <size_t room>
+void set_text(char (&to)[room], const std::string &text) {
+    size_t length = std::min(text.size(), room - 1);
+    while (length > 0 && (static_cast<uint8_t>(text[length]) & 0xC0) == 0x80) --length;  // no half of a character
+    std::memcpy(to, text.data(), length);
+    to[length] = 0;
+}
+
+// As much of a struct as its caller knows.
+template <class Struct>
+void give(const Struct &own, Struct &out) {
+    const uint32_t size = out.size;
+    std::memcpy(&out, &own, std::min<size_t>(size, sizeof own));
+    out.size = size;
 }
 
 }  // namespace
@@ -53,9 +61,9 @@ Worker::~Worker() {
 
 // --- the public side ---------------------------------------------------------------------------------------------------------------------
 
-genin_ticket Worker::submit(const genin_request &request) {
+genin_ticket Worker::submit(Drawing drawing, const genin_request &request) {
     Request own;
-    own.drawing = {std::string(request.prompt, static_cast<size_t>(request.prompt_bytes)), request.seed, request.steps, request.guidance_scale, request.previews};
+    own.drawing = std::move(drawing);
     own.slot = request.slot;
     own.priority = request.priority;
     own.tag = request.tag;
@@ -70,7 +78,7 @@ genin_ticket Worker::submit(const genin_request &request) {
             }
             const Request old = std::move(queue_[i]);
             queue_.erase(queue_.begin() + static_cast<std::ptrdiff_t>(i));
-            finish(old, GENIN_E_SUPERSEDED, "a newer request of its slot took its place", 0);
+            finish(old, {GENIN_E_SUPERSEDED, "a newer request of its slot took its place"});
         }
     }
     if (queue_.size() >= options_.queue_capacity) throw Failure(GENIN_E_FULL, "the queue holds " + std::to_string(queue_.size()) + " requests; take pictures or cancel some");
@@ -93,7 +101,7 @@ void Worker::cancel(genin_ticket ticket) {
         }
         const Request old = std::move(queue_[i]);
         queue_.erase(queue_.begin() + static_cast<std::ptrdiff_t>(i));
-        finish(old, GENIN_E_CANCELLED, "cancelled", 0);
+        finish(old, {GENIN_E_CANCELLED, "cancelled"});
         found = true;
     }
     if (running_ && (ticket == 0 ? running_ != loading_ : running_ == ticket)) {
@@ -165,11 +173,20 @@ genin_result Worker::take(genin_ticket ticket, bool preview, void *rgba, int64_t
 
 void Worker::stats(genin_stats &out) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const uint32_t size = out.size;
     genin_stats now = stats_;
-    now.size = size;
     now.waiting = static_cast<uint32_t>(queue_.size());
-    std::memcpy(&out, &now, std::min<size_t>(size, sizeof now));
+    if (engine_) {
+        const Memory memory = engine_->memory();
+        now.memory_now = memory.now, now.memory_peak = memory.peak;
+    }
+    give(now, out);
+}
+
+void Worker::info(genin_info &out) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (failed_) throw Failure(GENIN_E_BUNDLE, "the bundle could not be loaded: " + failure_);
+    if (!info_.steps) throw Failure(GENIN_E_TIMEOUT, "the bundle is not loaded yet");
+    give(info_, out);
 }
 
 // --- the drawing thread ------------------------------------------------------------------------------------------------------------------
@@ -179,22 +196,24 @@ void Worker::run() {
     Request loading;
     loading.ticket = loading_;
     loading.queued_at = now_ns();
-    genin_result result = GENIN_OK;
-    std::string message;
+    Outcome outcome;
     try {
         load();
     } catch (const Cancelled &cancelled) {
-        result = cancelled.reason, message = "loading was cancelled";
+        outcome = {cancelled.reason, "loading was cancelled"};
     } catch (const Failure &failure) {
-        result = failure.code, message = failure.message;
+        outcome = {failure.code, failure.message};
     } catch (const std::bad_alloc &) {
-        result = GENIN_E_MEMORY, message = "not enough memory to load the bundle";
+        outcome = {GENIN_E_MEMORY, "not enough memory to load the bundle"};
     }
     {
         const std::lock_guard<std::mutex> lock(mutex_);
-        failed_ = result != GENIN_OK;
-        failure_ = message;
-        finish(loading, result, message, now_ns() - loading.queued_at);
+        failed_ = outcome.result != GENIN_OK;
+        failure_ = outcome.message;
+        if (!failed_) fill_info();
+        outcome.drawing_ns = now_ns() - loading.queued_at;
+        outcome.width = info_.width, outcome.height = info_.height;
+        finish(loading, outcome);
     }
     Request request;
     while (next(request)) draw_next(std::move(request));
@@ -208,26 +227,25 @@ void Worker::load() {
     };
     bundle_ = std::make_unique<Bundle>(options_.bundle, options_.has_io ? &options_.io : nullptr, options_.check_hashes);
     check();
-    if (options_.max_memory) {
-        uint64_t needed = 0;
-        for (const char *component : kComponents) {
-            const Graph &graph = bundle_->graph(component, options_.engine.precision);
-            // Weights stored in half precision are turned into single precision when they are loaded.
-            for (const FileEntry &file : graph.files) needed += file.bytes * (graph.precision == "fp16" ? 3 : 2);
-        }
-        if (needed > options_.max_memory) throw Failure(GENIN_E_MEMORY, "the bundle's graphs take about " + std::to_string(needed >> 20) + " MiB while loading, more than max_memory");
-    }
     tokenizer_ = std::make_unique<Tokenizer>(bundle_->tokenizer());
-    auto engine = open_onnxruntime(options_.engine);
+    auto engine = open_engine(options_.engine);
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         engine_ = std::move(engine);
     }
-    for (const char *component : kComponents) {
-        check();
-        engine_->load(*bundle_, component);
-    }
+    networks_ = std::make_unique<Networks>(*bundle_, *engine_, options_.precision);
+    networks_->load(check);
     check();
+}
+
+void Worker::fill_info() {
+    info_.width = bundle_->image.width, info_.height = bundle_->image.height;
+    info_.multiple = bundle_->multiple;
+    info_.steps = bundle_->default_steps;
+    info_.takes_images = networks_->takes_images();
+    info_.guidance_scale = bundle_->guidance_scale;
+    set_text(info_.engine, engine_->version());
+    set_text(info_.precision, networks_->precision());
 }
 
 bool Worker::next(Request &out) {
@@ -235,7 +253,7 @@ bool Worker::next(Request &out) {
     while (true) {
         if (closing_ || failed_) {
             for (const Request &request : std::exchange(queue_, {})) {
-                finish(request, closing_ ? GENIN_E_CANCELLED : GENIN_E_BUNDLE, closing_ ? "the worker was closed" : failure_, 0);
+                finish(request, closing_ ? Outcome{GENIN_E_CANCELLED, "the worker was closed"} : Outcome{GENIN_E_BUNDLE, failure_});
             }
             if (closing_) return false;
         }
@@ -275,27 +293,27 @@ void Worker::draw_next(Request request) {
         previews_[request.ticket] = std::move(preview);
         add_event(event);
     };
-    genin_result result = GENIN_OK;
-    std::string message;
+    Outcome outcome;
     Picture picture;
     try {
-        picture = draw(*bundle_, *tokenizer_, *engine_, request.drawing, progress);
+        picture = draw(*bundle_, *tokenizer_, *networks_, request.drawing, progress);
     } catch (const Cancelled &cancelled) {
-        result = cancelled.reason;
+        outcome.result = cancelled.reason;
     } catch (const Failure &failure) {
-        result = failure.code, message = failure.message;
+        outcome = {failure.code, failure.message};
     } catch (const std::bad_alloc &) {
-        result = GENIN_E_MEMORY, message = "not enough memory for this picture";
+        outcome = {GENIN_E_MEMORY, "not enough memory for this picture"};
     }
     const std::lock_guard<std::mutex> lock(mutex_);
     // An engine that was interrupted says so in words of its own.
-    if (ending_ != GENIN_OK && result != GENIN_OK) result = ending_;
-    if (result == GENIN_E_CANCELLED) message = "cancelled";
-    if (result == GENIN_E_SUPERSEDED) message = "a newer request of its slot took its place";
-    const uint64_t spent = now_ns() - start;
-    if (result == GENIN_OK) {
+    if (ending_ != GENIN_OK && outcome.result != GENIN_OK) outcome.result = ending_;
+    if (outcome.result == GENIN_E_CANCELLED) outcome.message = "cancelled";
+    if (outcome.result == GENIN_E_SUPERSEDED) outcome.message = "a newer request of its slot took its place";
+    outcome.drawing_ns = now_ns() - start;
+    if (outcome.result == GENIN_OK) {
         stats_.engine_ns += progress.engine_ns;
-        stats_.other_ns += spent - progress.engine_ns;
+        stats_.other_ns += outcome.drawing_ns - progress.engine_ns;
+        outcome.width = picture.width, outcome.height = picture.height;
         pictures_[request.ticket] = std::move(picture);
         finished_.push_back(request.ticket);
         if (finished_.size() > options_.queue_capacity) {  // the oldest that nobody fetched
@@ -303,7 +321,7 @@ void Worker::draw_next(Request request) {
             finished_.pop_front();
         }
     }
-    finish(request, result, message, spent);
+    finish(request, outcome);
 }
 
 // Sleep for as long as the share of the time asks for, unless the drawing ends.
@@ -314,17 +332,17 @@ void Worker::rest() {
 }
 
 // With the lock: record a request's result, and tell it.
-void Worker::finish(const Request &request, genin_result result, const std::string &message, uint64_t drawing_ns) {
+void Worker::finish(const Request &request, const Outcome &outcome) {
+    const genin_result result = outcome.result;
     genin_event event{};
     event.kind = result != GENIN_OK ? GENIN_FAILED : request.ticket == loading_ ? GENIN_READY : GENIN_DONE;
     event.ticket = request.ticket;
     event.tag = request.tag;
     event.result = result;
-    event.drawing_ns = drawing_ns;
-    event.queued_ns = now_ns() - request.queued_at - drawing_ns;
-    // Only the drawing thread finishes with good news, and the bundle is its own.
-    if (result == GENIN_OK && bundle_) event.width = bundle_->width, event.height = bundle_->height;
-    set_message(event, message);
+    event.drawing_ns = outcome.drawing_ns;
+    event.queued_ns = now_ns() - request.queued_at - outcome.drawing_ns;
+    event.width = outcome.width, event.height = outcome.height;
+    set_text(event.message, outcome.message);
     if (request.ticket != loading_) {
         if (result == GENIN_OK) ++stats_.done;
         else if (result == GENIN_E_CANCELLED || result == GENIN_E_SUPERSEDED) ++stats_.cancelled;

@@ -17,8 +17,8 @@ namespace genin {
 
 struct OpenOptions {
     std::string bundle;
+    std::string precision;
     EngineOptions engine;
-    uint64_t max_memory = 0;
     int32_t thread_priority = 0;
     uint32_t queue_capacity = 64, check_hashes = 0;
     bool has_io = false;
@@ -32,7 +32,7 @@ public:
     Worker(OpenOptions options, genin_ticket loading);
     ~Worker();
 
-    genin_ticket submit(const genin_request &request);
+    genin_ticket submit(Drawing drawing, const genin_request &request);
     void cancel(genin_ticket ticket);
     uint32_t poll(genin_event *events, uint32_t room, uint32_t event_size);
     genin_result wait(genin_ticket ticket, uint64_t timeout_ns);
@@ -41,6 +41,8 @@ public:
     // Copies the pixels; a finished picture is given away once.
     genin_result take(genin_ticket ticket, bool preview, void *rgba, int64_t stride, uint64_t room);
     void stats(genin_stats &out);
+    // Throws Failure (GENIN_E_TIMEOUT) while the bundle is not loaded.
+    void info(genin_info &out);
 
 private:
     struct Request {
@@ -56,9 +58,16 @@ private:
 
     void run();
     void load();
+    void fill_info();
     void draw_next(Request request);
     bool next(Request &out);
-    void finish(const Request &request, genin_result result, const std::string &message, uint64_t drawing_ns);
+    struct Outcome {
+        genin_result result = GENIN_OK;
+        std::string message;
+        uint64_t drawing_ns = 0;
+        uint32_t width = 0, height = 0;
+    };
+    void finish(const Request &request, const Outcome &outcome);
     void add_event(genin_event event);
     void end_running(genin_result reason);
     void rest();
@@ -67,9 +76,10 @@ private:
 
     const OpenOptions options_;
     const genin_ticket loading_;
-    std::unique_ptr<Bundle> bundle_;  // these three belong to the drawing thread
+    std::unique_ptr<Bundle> bundle_;  // these four belong to the drawing thread
     std::unique_ptr<Tokenizer> tokenizer_;
     std::unique_ptr<Engine> engine_;
+    std::unique_ptr<Networks> networks_;
 
     std::mutex mutex_;
     std::condition_variable work_, done_, ended_;
@@ -87,6 +97,7 @@ private:
     bool interrupted_ = false, closing_ = false, paused_ = false, failed_ = false;
     std::string failure_;
     genin_stats stats_{};
+    genin_info info_{};  // steps is 0 until the bundle is loaded
     std::thread thread_;
 };
 

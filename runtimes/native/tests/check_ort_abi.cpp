@@ -21,6 +21,7 @@ SAME(RunOptionsSetTerminate);
 SAME(RunOptionsUnsetTerminate);
 SAME(CreateTensorWithDataAsOrtValue);
 SAME(GetTensorMutableData);
+SAME(GetTensorElementType);
 SAME(GetTensorShapeElementCount);
 SAME(GetTensorTypeAndShape);
 SAME(CreateCpuMemoryInfo);
@@ -33,6 +34,7 @@ SAME(ReleaseRunOptions);
 SAME(ReleaseTensorTypeAndShapeInfo);
 SAME(ReleaseSessionOptions);
 SAME(AddSessionConfigEntry);
+SAME(RegisterAllocator);
 
 static_assert(ORT_LOGGING_LEVEL_FATAL == genin::ort::kLogFatal);
 static_assert(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT == genin::ort::kFloat);
@@ -44,3 +46,10 @@ static_assert(ORT_API_VERSION >= genin::ort::kApiVersion);
 static_assert(offsetof(OrtApiBase, GetApi) == offsetof(genin::ort::ApiBase, GetApi));
 
 int main() { return 0; }
+
+#define SAME_FIELD(name) static_assert(offsetof(OrtAllocator, name) == offsetof(genin::ort::Allocator, name), #name " is elsewhere")
+SAME_FIELD(Alloc);
+SAME_FIELD(Free);
+SAME_FIELD(Info);
+SAME_FIELD(Reserve);
+static_assert(sizeof(OrtAllocator) <= sizeof(genin::ort::Allocator), "OrtAllocator has grown");

@@ -89,7 +89,7 @@ struct Fuzzer {
 
     void vocabularies() {
         attempt([&] {
-            const genin::Tokenizer tokenizer(mutated(vocabulary, random), mutated(merges, random), text);
+            const genin::Tokenizer tokenizer({mutated(vocabulary, random), mutated(merges, random), {}}, text);
             tokenizer("a ninja's hat, \xe5\xbf\x8d");
         });
     }
@@ -131,7 +131,7 @@ struct Fuzzer {
         };
         attempt([&] {
             const genin::Bundle bundle("fuzz", &io, 2);
-            bundle.graph("unet", "");
+            bundle.select({"onnx"}, "");
             bundle.steps(static_cast<uint32_t>(random() % 1200));
         });
     }

@@ -4,6 +4,7 @@
 //     probe tokens VOCAB MERGES MAX_LENGTH BEGIN END PAD < prompts > int64 ids
 //     probe words SEED STEP FIRST COUNT > uint32
 //     probe normals SEED STEP COUNT > float32
+//     probe strengths < "STRENGTH STEPS" a line > how many steps are taken, a line; 0 where the strength leaves none
 //     probe schedule < {"scheduler": …, "steps": … or "timesteps": […], "x": […]} > the walk's int64 pairs, then its last state as float32
 #include <cstdio>
 #include <cstdlib>
@@ -17,6 +18,7 @@
 #include "json.h"
 #include "noise.h"
 #include "schedule.h"
+#include "starts.h"
 #include "tokenizer.h"
 
 #if defined(_WIN32)
@@ -42,7 +44,7 @@ int tokens(char **argv) {
     text.begin = std::strtoll(argv[5], nullptr, 10);
     text.end = std::strtoll(argv[6], nullptr, 10);
     text.pad = std::strtoll(argv[7], nullptr, 10);
-    const genin::Tokenizer tokenizer(contents(argv[2]), contents(argv[3]), text);
+    const genin::Tokenizer tokenizer({contents(argv[2]), contents(argv[3]), {}}, text);
     unsigned char head[4];
     while (std::fread(head, 1, 4, stdin) == 4) {
         std::string prompt(head[0] | head[1] << 8 | head[2] << 16 | static_cast<size_t>(head[3]) << 24, '\0');
@@ -79,6 +81,19 @@ int schedule() {
     return 0;
 }
 
+int strengths() {
+    double strength;
+    unsigned steps;
+    while (std::scanf("%lf %u", &strength, &steps) == 2) {
+        try {
+            std::printf("%u\n", genin::steps_taken(strength, steps, false, false));
+        } catch (const genin::Failure &) {
+            std::printf("0\n");
+        }
+    }
+    return 0;
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
@@ -89,6 +104,7 @@ int main(int argc, char **argv) {
     try {
         if (command == "tokens" && argc == 8) return tokens(argv);
         if (command == "schedule" && argc == 2) return schedule();
+        if (command == "strengths" && argc == 2) return strengths();
         if (command == "words" && argc == 6) {
             std::vector<uint32_t> words(std::strtoull(argv[5], nullptr, 10));
             genin::philox_words(std::strtoull(argv[2], nullptr, 10), static_cast<uint32_t>(std::strtoul(argv[3], nullptr, 10)),
