@@ -62,10 +62,12 @@ class Engine(Protocol):
 @dataclass(frozen=True)
 class EngineSettings:
     """How an engine is opened. `threads` within an operator; None leaves them to the engine. With `background`, threads that wait
-    do not spin and are not pinned to cores: other work in the process matters more."""
+    do not spin and are not pinned to cores: other work in the process matters more. `pictures` are to be drawn; None is many,
+    where it does not matter how long an engine takes to load."""
 
     threads: int | None = None
     background: bool = False
+    pictures: int | None = None
 
 
 DEFAULT_SETTINGS = EngineSettings()

@@ -46,6 +46,11 @@ def load_pipeline(
     within an operator; with `background` those that wait do not spin and are not pinned to cores.
     Errors: InputError (BundleError for a bundle that is refused, MissingExtraError with the line that installs).
     """
+    return open_pipeline(path, runtime, precision, EngineSettings(check_threads(threads), background), device)
+
+
+def open_pipeline(path: str | Path, runtime: str, precision: str, settings: EngineSettings, device: str) -> Pipeline:
+    """`load_pipeline` for those who know more of what is drawn: `settings`."""
     start, path = time.perf_counter(), local_path(path, "the model")
     check_choice(runtime, (AUTO, *ENGINES), "runtime")
     if not isinstance(precision, str):
@@ -53,7 +58,6 @@ def load_pipeline(
             f"precision {precision!r} is not a text", remedy=f"choose from {', '.join((AUTO, *PRECISIONS))}"
         )
     check_device(device)
-    settings = EngineSettings(check_threads(threads), background)
     if path.is_dir() and is_model_folder(path):
         pipeline = _load_folder(path, runtime, precision, settings, device)
     elif is_bundle(path):

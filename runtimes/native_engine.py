@@ -58,9 +58,7 @@ def engine_path() -> Path | None:
 
 
 class NativeEngine(PictureEngine):
-    """A worker of the library."""
-
-    provider = "CPU"
+    """A worker of the library. `provider` is the engine below it."""
 
     @classmethod
     def open(
@@ -74,18 +72,19 @@ class NativeEngine(PictureEngine):
         """Errors: BundleError for a bundle that the library refuses, GeninError where it cannot be loaded."""
         [precision] = {graph.precision for graph in graphs.values()}
         threads = settings.threads or (1 if settings.background else thread_limit() or usable_cores())
-        size = (bundle.manifest.image.height, bundle.manifest.image.width)
         worker = NativeWorker(library_path(), bundle.path, engine_path(), threads=threads, precision=precision)
-        engine = cls(worker, size)
+        engine = cls(worker)
         try:
             engine._await_loading()
-        except BaseException:
+        except BaseException as error:
             engine.close()
+            if type(error) is GeninError:  # of the engine, which is missing, or refuses a graph
+                raise InputError(error.what, where=bundle.path) from error
             raise
         return engine
 
-    def __init__(self, worker: NativeWorker, size: tuple[int, int]) -> None:
-        self._worker, self._size = worker, size
+    def __init__(self, worker: NativeWorker) -> None:
+        self._worker, self.provider = worker, ""
         self._events: dict[int, list[NativeEvent]] = defaultdict(list)
         self._collecting = threading.Lock()
         self._interrupted = False
@@ -95,7 +94,7 @@ class NativeEngine(PictureEngine):
         self._check_request(request)
         clock = StageClock(cancel)
         wait_s = WAIT_S if cancel is never or isinstance(cancel, Cancellation) else ASK_S
-        pictures = np.empty((len(request.prompts), *self._size, 3), np.uint8)
+        pictures = np.empty((len(request.prompts), *request.size, 3), np.uint8)
         for index in range(len(pictures)):
             check(cancel)
             with self._drawing(request, index, 0) as ticket:
@@ -104,7 +103,7 @@ class NativeEngine(PictureEngine):
                     while not self._is_done(ticket, wait_s):
                         check(cancel)
                 clock.lap(TEXT_TO_IMAGE)
-                pictures[index] = self._picture(ticket)[0]
+                pictures[index] = self._picture(ticket, request.size)[0]
         clock.lap(OTHER)
         return generation_of(request, pictures, clock)
 
@@ -124,12 +123,12 @@ class NativeEngine(PictureEngine):
             while not self._is_done(ticket, ASK_S):
                 check(cancel)
                 for event in self._previews(ticket):
-                    if (rgba := self._worker.take(ticket, self._size, preview=True)) is not None:
+                    if (rgba := self._worker.take(ticket, request.size, preview=True)) is not None:
                         clock.lap(TEXT_TO_IMAGE)
-                        yield StreamStep(event.step - 1, steps, nothing, None, partial(self._pixels, rgba))
+                        yield StreamStep(event.step - 1, steps, nothing, None, partial(_pixels, rgba, request.size))
                         clock.resume()
             clock.lap(TEXT_TO_IMAGE)
-            picture = self._picture(ticket)
+            picture = self._picture(ticket, request.size)
         clock.lap(OTHER)
         generation = generation_of(request, picture, clock)
         yield StreamStep(steps - 1, steps, nothing, generation, lambda: generation.images)
@@ -151,21 +150,18 @@ class NativeEngine(PictureEngine):
             raise InputError(f"the native library draws from philox noise, not from {request.noise}")
         if request.guidance_scale <= 0:
             raise InputError(f"the native library takes guidance scales above 0, not {request.guidance_scale:g}")
-        if request.size != self._size:
-            raise InputError(
-                f"the native library draws {self._size[1]}x{self._size[0]} only", remedy="leave the size out"
-            )
-        if request.start is not None:
-            raise InputError("the native library does not draw from images", remedy="choose another runtime")
 
     @contextmanager
     def _drawing(self, request: Request, index: int, previews: int) -> Iterator[int]:
         """The ticket of one picture of a request. It is cancelled when the body ends before it has been drawn."""
-        options: dict[str, Any] = {
-            "steps": request.steps,
-            "guidance_scale": request.guidance_scale,
-            "previews": previews,
-        }
+        height, width = request.size
+        options: dict[str, Any] = {"steps": request.steps, "guidance_scale": request.guidance_scale}
+        options |= {"width": width, "height": height, "previews": previews}
+        if request.start is not None:
+            options |= {"strength": request.strength, "image_width": width, "image_height": height}
+            options |= {"image": _rgba(request.start.image), "mask": None}
+            if request.start.mask is not None:
+                options["mask"] = request.start.mask.tobytes()
         if self._interrupted:
             raise cancelled()
         ticket = self._worker.submit(request.prompts[index], request.seeds[index], **options)
@@ -186,15 +182,12 @@ class NativeEngine(PictureEngine):
         self._collect()
         raise error_of(result, next((event.message for event in self._events[ticket] if event.kind == "failed"), ""))
 
-    def _picture(self, ticket: int) -> Pictures:
+    def _picture(self, ticket: int, size: tuple[int, int]) -> Pictures:
         """(1, H, W, 3). Errors: GeninError if it is gone."""
-        rgba = self._worker.take(ticket, self._size)
+        rgba = self._worker.take(ticket, size)
         if rgba is None:
             raise GeninError("the picture is gone: others were drawn before it was fetched")
-        return self._pixels(rgba)
-
-    def _pixels(self, rgba: bytes) -> Pictures:
-        return np.frombuffer(rgba, np.uint8).reshape(1, *self._size, 4)[..., :3]
+        return _pixels(rgba, size)
 
     def _previews(self, ticket: int) -> list[NativeEvent]:
         """Those that have come since it was last asked."""
@@ -215,6 +208,7 @@ class NativeEngine(PictureEngine):
             pass
         self._collect()
         self._events.clear()
+        self.provider = self._worker.engine()
 
 
 class _Ticket:
@@ -228,3 +222,13 @@ class _Ticket:
 
     def proceed(self) -> None:
         pass
+
+
+def _pixels(rgba: bytes, size: tuple[int, int]) -> Pictures:
+    """=> (1, H, W, 3)."""
+    return np.frombuffer(rgba, np.uint8).reshape(1, *size, 4)[..., :3]
+
+
+def _rgba(image: Pictures) -> bytes:
+    """(H, W, 3) => RGBA bytes."""
+    return np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=255).tobytes()

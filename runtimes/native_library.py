@@ -62,6 +62,7 @@ class OpenOptions(c.Structure):
         ("io", c.c_void_p),
         ("wake", c.c_void_p),
         ("wake_user", c.c_void_p),
+        ("engine", c.c_char_p),
     )
 
 
@@ -79,6 +80,15 @@ class RequestStruct(c.Structure):
         ("previews", c.c_uint32),
         ("guidance_scale", c.c_float),
         ("tag", c.c_uint64),
+        ("width", c.c_uint32),
+        ("height", c.c_uint32),
+        ("image", c.c_void_p),
+        ("mask", c.c_void_p),
+        ("image_stride", c.c_int64),
+        ("mask_stride", c.c_int64),
+        ("image_width", c.c_uint32),
+        ("image_height", c.c_uint32),
+        ("strength", c.c_double),
     )
 
 
@@ -99,6 +109,39 @@ class EventStruct(c.Structure):
         ("queued_ns", c.c_uint64),
         ("drawing_ns", c.c_uint64),
         ("message", c.c_char * 192),
+    )
+
+
+class StatsStruct(c.Structure):
+    """`genin_stats`."""
+
+    _fields_ = (
+        ("size", c.c_uint32),
+        ("waiting", c.c_uint32),
+        ("done", c.c_uint64),
+        ("cancelled", c.c_uint64),
+        ("failed", c.c_uint64),
+        ("engine_ns", c.c_uint64),
+        ("other_ns", c.c_uint64),
+        ("memory_now", c.c_uint64),
+        ("memory_peak", c.c_uint64),
+    )
+
+
+class InfoStruct(c.Structure):
+    """`genin_info`."""
+
+    _fields_ = (
+        ("size", c.c_uint32),
+        ("width", c.c_uint32),
+        ("height", c.c_uint32),
+        ("multiple", c.c_uint32),
+        ("steps", c.c_uint32),
+        ("takes_images", c.c_uint32),
+        ("guidance_scale", c.c_float),
+        ("reserved", c.c_uint32),
+        ("engine", c.c_char * 32),
+        ("precision", c.c_char * 32),
     )
 
 
@@ -136,10 +179,24 @@ class NativeWorker:
         self._handle: c.c_void_p | None = handle
         self.loading = ticket.value
 
-    def submit(self, prompt: str, seed: int, **options: Any) -> int:
-        """The ticket of a request. `options` are fields of `genin_request`."""
+    def engine(self) -> str:
+        """What runs the networks, "onnxruntime 1.32.0", once the bundle is loaded."""
+        info = InfoStruct(c.sizeof(InfoStruct))
+        with self._open() as worker:
+            self._check(self._library.genin_get_info(worker, c.byref(info)))
+        return bytes(info.engine).decode()
+
+    def submit(
+        self, prompt: str, seed: int, image: bytes | None = None, mask: bytes | None = None, **options: Any
+    ) -> int:
+        """The ticket of a request. `options` are fields of `genin_request`; `image` is RGBA, `mask` a byte a pixel, no gaps."""
         text, ticket = prompt.encode(errors="surrogatepass"), c.c_uint64()
-        request = RequestStruct(c.sizeof(RequestStruct), prompt=text, prompt_bytes=len(text), seed=seed, **options)
+        pixels = {
+            name: c.cast(c.c_char_p(data), c.c_void_p) for name, data in (("image", image), ("mask", mask)) if data
+        }
+        request = RequestStruct(
+            c.sizeof(RequestStruct), prompt=text, prompt_bytes=len(text), seed=seed, **pixels, **options
+        )
         with self._open() as worker:
             self._check(self._library.genin_submit(worker, c.byref(request), c.byref(ticket)))
         return ticket.value
@@ -241,6 +298,8 @@ def _declared(library: c.CDLL) -> c.CDLL:
         ("set_share", signed, [worker, c.c_uint32]),
         ("take", signed, pixels),
         ("preview", signed, pixels),
+        ("get_stats", signed, [worker, c.c_void_p]),
+        ("get_info", signed, [worker, c.c_void_p]),
         ("last_error", number, [c.c_void_p, number]),
         ("close", signed, [worker]),
     ):

@@ -14,7 +14,7 @@ from typing import Any
 
 from genin.runtimes.limits import memory_limit_bytes, processor_name, usable_cores
 
-PACKAGES = ("genin", "numpy", "torch", "diffusers", "onnxruntime", "openvino", "coremltools")
+PACKAGES = ("genin", "numpy", "torch", "diffusers", "onnxruntime", "openvino", "coremltools", "genin-native")
 
 
 def describe_machine() -> dict[str, Any]:

@@ -121,7 +121,10 @@ def test_sizes(tiny_bundle: Path, open_native: Open) -> None:
 
 
 def test_only_its_own_size(open_native: Open) -> None:
-    assert refusal(open_native(ONE_STEP), width=96) == ("argument", "student-1step: it draws 64x64 only, not 96x64; export it with --any-size")
+    assert refusal(open_native(ONE_STEP), width=96) == (
+        "argument",
+        "student-1step: it draws 64x64 only, not 96x64; export it with --any-size",
+    )
 
 
 def test_added_tokens(tmp_path: Path, open_native: Open) -> None:
@@ -140,7 +143,16 @@ def test_added_tokens(tmp_path: Path, open_native: Open) -> None:
     painter = open_native(bundle)
     with genin.load(bundle, runtime="onnxruntime", threads=1) as pipe:
         plain = pipe("a  in the rain", seed=7).array
-        for prompt in ("a <cat> in the rain", "a <cat><cat>_1", "a dog", "hotdog <cat>", "dogs", "dog", "a dog's <Cat>", "<cat>dog<|endoftext|>x"):
+        for prompt in (
+            "a <cat> in the rain",
+            "a <cat><cat>_1",
+            "a dog",
+            "hotdog <cat>",
+            "dogs",
+            "dog",
+            "a dog's <Cat>",
+            "<cat>dog<|endoftext|>x",
+        ):
             wanted = pipe(prompt, seed=7).array
             assert not np.array_equal(wanted, plain)
             assert np.array_equal(drawn(painter, prompt, 7, (64, 64)), wanted), prompt
@@ -175,7 +187,16 @@ def test_an_image_of_the_size_is_kept_to_the_bit(tiny_bundle: Path, open_native:
     found = drawn(painter, PROMPT, 5, (32, 32), image=rgba, mask=mask)
     kept = mask == 0
     assert np.array_equal(found[kept], rgba[kept][:, :3]) and not np.array_equal(found[~kept], rgba[~kept][:, :3])
-    flipped = drawn(painter, PROMPT, 5, (32, 32), image=rgba[::-1].copy(), mask=mask[::-1].copy(), image_stride=-128, mask_stride=-32)
+    flipped = drawn(
+        painter,
+        PROMPT,
+        5,
+        (32, 32),
+        image=rgba[::-1].copy(),
+        mask=mask[::-1].copy(),
+        image_stride=-128,
+        mask_stride=-32,
+    )
     assert np.array_equal(flipped, found)
 
 
@@ -209,7 +230,9 @@ def test_strengths_are_those_of_python(native_build: Path) -> None:
                 taken = 0
             rows.append((share, steps, taken))
     text = "\n".join(f"{share!r} {steps}" for share, steps, _ in rows)
-    found = subprocess.run([native_build / "genin_probe", "strengths"], input=text, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [native_build / "genin_probe", "strengths"], input=text, capture_output=True, text=True, check=True
+    )
     assert [int(line) for line in found.stdout.split()] == [taken for *_, taken in rows]
 
 
@@ -239,7 +262,9 @@ def test_openvino_from_archives(matrix: Path, tmp_path: Path, openvino_c: Path, 
     assert psnr_db(*pictures) >= OTHER_ENGINE_DB
 
 
-def test_engines_that_are_none(tiny_bundle: Path, native_build: Path, ort: Path, openvino_c: Path, open_native: Open) -> None:
+def test_engines_that_are_none(
+    tiny_bundle: Path, native_build: Path, ort: Path, openvino_c: Path, open_native: Open
+) -> None:
     for library, engine, says in (
         (native_build / "libgenin.so", None, "not ONNX Runtime, and not OpenVINO's C library"),
         (ort, b"openvino", "not OpenVINO's C library"),
