@@ -35,7 +35,7 @@ class NativeEvent:
 class NativePainter:
     """A worker of `libgenin`. `options` are further fields of genin_open_options."""
 
-    def __init__(self, library: Path, engine: Path, bundle: str, *, capacity: int = 64, **options: Any) -> None:
+    def __init__(self, library: Path, engine: Path, bundle: str, /, *, capacity: int = 64, **options: Any) -> None:
         self._library = c.CDLL(str(library))
         for name in ("open", "submit", "cancel", "wait", "pause", "set_share", "take", "preview", "get_stats", "close"):
             getattr(self._library, f"genin_{name}").restype = c.c_int32
@@ -57,14 +57,14 @@ class NativePainter:
         mask: NDArray[np.uint8] | None = None,
         **options: Any,
     ) -> int:
-        """`image` is (H, W, 4), `mask` (H, W)."""
+        """`image` is (H, W, 4) and `mask` (H, W), without gaps."""
         text, ticket = prompt.encode(), c.c_uint64()
         request = Request(c.sizeof(Request), prompt=text, prompt_bytes=len(text), seed=seed, **options)
         if image is not None:
-            request.image, request.image_stride = image.ctypes.data, image.strides[0]
+            request.image = image.ctypes.data
             request.image_height, request.image_width = image.shape[:2]
         if mask is not None:
-            request.mask, request.mask_stride = mask.ctypes.data, mask.strides[0]
+            request.mask = mask.ctypes.data
         self._check(self._library.genin_submit(self._worker, c.byref(request), c.byref(ticket)))
         return ticket.value
 

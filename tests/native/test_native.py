@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import unicodedata
@@ -114,8 +115,10 @@ def test_under_sanitizers(sanitizers: str, ort: Path, tmp_path: Path) -> None:
         [build / "genin_stress", ONE_STEP, ort, 10_000, 1],
         [build / "genin_fuzz", ONE_STEP, tmp_path / "fake.genin", tmp_path / "scratch.genin", inputs, 1],
     )
+    environment = os.environ | {"TSAN_OPTIONS": f"suppressions={NATIVE / 'tests' / 'tsan.supp'}"}
     for program in programs:
-        ran = subprocess.run([*map(str, program)], capture_output=True, text=True, check=False, timeout=3000)
+        command = [*map(str, program)]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=3000)
         assert ran.returncode == 0, ran.stdout + ran.stderr[-5000:]
 
 

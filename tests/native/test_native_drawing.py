@@ -1,4 +1,4 @@
-"""The native library draws Python's pictures: every precision, single graph, size, guidance, added token, image, mask and engine."""
+"""The native library draws Python's pictures: precisions, single graphs, sizes, guidance, added tokens, images, masks, engines."""
 
 from __future__ import annotations
 
@@ -200,20 +200,21 @@ def test_an_image_of_the_size_is_kept_to_the_bit(tiny_bundle: Path, open_native:
     assert np.array_equal(flipped, found)
 
 
-def test_strengths_that_do_not_exist(tiny_bundle: Path, threes: Path, open_native: Open) -> None:
+def test_strengths_that_do_not_exist(tiny_bundle: Path, open_native: Open) -> None:
     rgba = pixels(32, 32, 4)
-    student, teacher = open_native(tiny_bundle), open_native(threes)
-    for painter, strength, says in (
-        (student, 0.3, "the nearest is 0.25"),
-        (teacher, 0.1, "leaves none of 6 steps; the nearest is 0.167"),
-        (teacher, 1.5, "strength is not above 0 and at most 1"),
-        (teacher, float("nan"), "strength is not above 0 and at most 1"),
+    painter = open_native(tiny_bundle)
+    for asked, says in (
+        ({"strength": 0.3}, "does not exist for a student in 4 steps; the nearest is 0.25"),
+        ({"strength": 0.1, "steps": 6}, "leaves none of 6 steps; the nearest is 0.167"),
+        ({"strength": 1.5}, "strength is not above 0 and at most 1"),
+        ({"strength": float("nan")}, "strength is not above 0 and at most 1"),
     ):
-        result, message = refusal(painter, image=rgba, strength=strength)
+        result, message = refusal(painter, image=rgba, **asked)
         assert result == "argument" and says in message
-    assert "needs an image" in refusal(teacher, strength=0.5)[1]
+    assert "needs an image" in refusal(painter, strength=0.5)[1]
+    assert "image_stride or mask_stride is shorter" in refusal(painter, image=rgba, image_stride=8)[1]
     rgba[..., 3] = 0
-    assert "fully transparent" in refusal(student, image=rgba)[1]
+    assert "fully transparent" in refusal(painter, image=rgba)[1]
     assert "no vae_encoder graph" in refusal(open_native(ONE_STEP), image=rgba)[1]
 
 
@@ -240,14 +241,25 @@ def test_strengths_are_those_of_python(native_build: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", [None, b"openvino"])
-def test_openvino(matrix: Path, openvino_c: Path, open_native: Open, engine: bytes | None) -> None:
+def test_openvino(tiny_bundle: Path, openvino_c: Path, open_native: Open, engine: bytes | None) -> None:
     """Found out from the library, or asked for; on the bundle's own IR."""
-    painter = open_native(matrix, openvino_c, engine=engine)
-    with genin.load(matrix, runtime="onnxruntime", threads=1) as pipe:
-        for asked in ({"steps": 4}, {"steps": 2}, {"image": pixels(32, 32, 4) | np.array([0, 0, 0, 255], np.uint8)}):
-            given = {key: value[..., :3] if key == "image" else value for key, value in asked.items()}
-            wanted = pipe(PROMPT, seed=7, **given).array
-            assert psnr_db(drawn(painter, PROMPT, 7, wanted.shape[:2], **asked), wanted) >= OTHER_ENGINE_DB
+    painter, rgba = open_native(tiny_bundle, openvino_c, engine=engine), pixels(32, 32, 4)
+    rgba[..., 3] = 255
+    with genin.load(tiny_bundle, runtime="onnxruntime", threads=1) as pipe:
+        wanted = pipe(PROMPT, seed=7, size=(40, 32)).array
+        found = drawn(painter, PROMPT, 7, (40, 32), height=40)
+        assert psnr_db(found, wanted) >= OTHER_ENGINE_DB
+        wanted = pipe(PROMPT, seed=7, image=rgba[..., :3]).array
+        assert psnr_db(drawn(painter, PROMPT, 7, (32, 32), image=rgba), wanted) >= OTHER_ENGINE_DB
+
+
+def test_openvino_ends_inside_a_network(openvino_c: Path, open_native: Open) -> None:
+    painter = open_native(ONE_STEP, openvino_c)
+    assert painter.wait(painter.loading, PATIENCE_S) == "ok"
+    for _ in range(20):
+        ticket = painter.submit(PROMPT, steps=1000)
+        assert painter.cancel(ticket) and painter.wait(ticket, PATIENCE_S) == "cancelled"
+    assert drawn(painter, PROMPT, 7, (64, 64)).std() > 0
 
 
 def test_openvino_from_archives(matrix: Path, tmp_path: Path, openvino_c: Path, open_native: Open) -> None:

@@ -59,7 +59,7 @@ typedef struct genin_open_options {
   uint32_t threads;        /* of the engine; 0 is 1 */
   const char *engine_path; /* the engine's shared library; NULL: GENIN_ENGINE_PATH, else beside this library, else the system's */
   const char *precision;   /* "fp32", "fp16", "int8", ...; NULL: the most exact that the bundle has */
-  uint64_t max_memory;     /* bytes that weights and drawing may take; 0: no limit. What would pass it fails with GENIN_E_MEMORY */
+  uint64_t max_memory;     /* bytes that weights and drawing may take, on ONNX Runtime; 0: no limit. Beyond it: GENIN_E_MEMORY */
   int32_t thread_priority; /* 0 as the caller, -1 below it, -2 only when nothing else wants the processor */
   uint32_t queue_capacity; /* requests that may wait; 0 is 64 */
   uint32_t check_hashes;   /* 0: of what is read; 1: of every file before it is ready; 2: never */

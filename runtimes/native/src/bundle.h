@@ -55,9 +55,7 @@ public:
     Selection select(const std::vector<std::string> &formats, const std::string &precision) const;
     // A file's content, its length and hash checked.
     Bytes read(const FileEntry &file) const;
-    // The path of a graph in the file system; empty where it has none.
-    std::string local_path(const Graph &graph) const { return files_->local_path(graph.path); }
-    // The same, its files checked.
+    // The path of a graph in the file system, its files checked; empty where it has none.
     std::string checked_path(const Graph &graph) const;
     void check_all() const;
 

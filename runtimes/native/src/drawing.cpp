@@ -10,6 +10,9 @@
 namespace genin {
 namespace {
 
+// Added to a small number and taken away again, it rounds it, halves to even as numpy's rint does: there are no more bits for a fraction.
+constexpr float kRound = 12582912.0f;
+
 // One drawing on its way.
 class Painting {
 public:
@@ -103,19 +106,20 @@ private:
         return prediction;
     }
 
-    // Halves are rounded to even, as numpy's rint does; values outside are clipped.
     Picture decode(std::vector<float> latents) {
         for (float &value : latents) value *= bundle_.to_decoder;
         const std::vector<float> image = timed([&] { return networks_.decode(latents, size_); });
         Picture picture{size_.width, size_.height, std::vector<uint8_t>(image.size())};
         const size_t plane = size_t{size_.width} * size_.height;
+        bool finite = true;
         for (size_t colour = 0; colour < 3; ++colour) {
             for (size_t i = 0; i < plane; ++i) {
-                const float value = image[colour * plane + i];
-                if (!std::isfinite(value)) throw Failure(GENIN_E_BUNDLE, bundle_.name + ": it drew NaN or infinity; its weights are damaged");
-                picture.rgb[3 * i + colour] = static_cast<uint8_t>(std::min(std::max(std::nearbyint(value * 127.5f + 127.5f), 0.0f), 255.0f));
+                const float value = image[colour * plane + i], clipped = std::min(std::max(0.0f, value * 127.5f + 127.5f), 255.0f);
+                finite &= std::isfinite(value);
+                picture.rgb[3 * i + colour] = static_cast<uint8_t>((clipped + kRound) - kRound);
             }
         }
+        if (!finite) throw Failure(GENIN_E_BUNDLE, bundle_.name + ": it drew NaN or infinity; its weights are damaged");
         if (start_) start_->composite(picture.rgb);
         return picture;
     }

@@ -1,4 +1,8 @@
 // The engine over ONNX Runtime, found at run time: nothing of it is needed to build this library.
+#include <cstdlib>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -21,6 +25,13 @@ std::wstring native_path(const std::string &path) { return widen(path); }
 const std::string &native_path(const std::string &path) { return path; }
 #endif
 
+// Give freed memory back to the system, which glibc keeps otherwise.
+void trim() {
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
+}
+
 class OnnxRuntime : public Engine {
 public:
     OnnxRuntime(SharedLibrary library, const EngineOptions &options) : library_(std::move(library)), options_(options), account_(options.max_memory) {
@@ -37,7 +48,7 @@ public:
 
     ~OnnxRuntime() override {
         const Charged charged(charge());
-        for (auto &[graph, session] : sessions_) release(kReleaseSession, session);
+        for (auto &[graph, loaded] : loaded_) release(kReleaseSession, loaded.session);
         release(kReleaseRunOptions, run_options_);
         release(kReleaseMemoryInfo, memory_);
         release(kReleaseEnv, env_);
@@ -47,45 +58,40 @@ public:
 
     void load(const Bundle &bundle, const Graph &graph) override {
         const Charged charged(charge());
-        // ONNX Runtime reads the graph, and the weights within, before it makes tensors of them.
-        const bool whole = graph.files.size() == 1 && bundle.local_path(graph).empty();
-        const Reading reading(account_, graph.files[0].bytes * (whole ? 2 : 1), graph.path);
-        Handle *settings = nullptr, *session = nullptr;
-        check(call<Create>(kCreateSessionOptions)(&settings), "loading");
-        // Threads that spin after their work take the game's processors for milliseconds.
-        const std::pair<const char *, const char *> entries[] = {{"session.intra_op.allow_spinning", "0"}, {"session.inter_op.allow_spinning", "0"}};
-        Status *status = call<SetInt>(kSetSessionLogSeverityLevel)(settings, kLogFatal);
-        if (!status) status = call<SetInt>(kSetIntraOpNumThreads)(settings, static_cast<int>(options_.threads));
-        if (!status) status = call<SetInt>(kSetInterOpNumThreads)(settings, 1);
-        for (const auto &[key, value] : entries) {
-            if (!status) status = call<AddConfigEntry>(kAddSessionConfigEntry)(settings, key, value);
-        }
-        if (!status && options_.max_memory) status = call<AddConfigEntry>(kAddSessionConfigEntry)(settings, "session.use_env_allocators", "1");
-        std::string path;
-        Bytes model;
+        const std::string path = bundle.checked_path(graph);
+        if (path.empty() && graph.files.size() > 1) throw Failure(GENIN_E_BUNDLE, graph.path + ": weights in a file of their own are read from a folder only; unpack the bundle");
+        // Weights in the graph's own file are there twice while they are loaded, those of a file beside it are mapped; weights in half
+        // precision are turned into single precision. A file that has no path is copied once more.
+        const uint64_t half = graph.precision == "fp16", file = graph.bytes(), mapped = graph.files.size() > 1;
+        const uint64_t afterwards = file * (half ? 2 : 1);
+        const uint64_t while_loading = afterwards + (mapped ? 0 : file) + (half ? file / 4 : 0) + (path.empty() ? file : 0);
+        if (!account_.begin_loading(while_loading)) throw too_large("to load " + graph.path);
+        Loaded loaded;
         try {
-            path = bundle.checked_path(graph);
-            if (path.empty()) {
-                if (graph.files.size() > 1) throw Failure(GENIN_E_BUNDLE, graph.path + ": weights in a file of their own are read from a folder only; unpack the bundle");
-                model = bundle.read(graph.files[0]);
+            const Bytes model = path.empty() ? bundle.read(graph.files[0]) : Bytes{};
+            Status *status = open(path, model, true, &loaded.session);
+            // Packed weights are faster, but while they are packed both are there.
+            if (status && options_.max_memory && account_.was_refused()) {
+                call<Release>(kReleaseStatus)(status);
+                trim();
+                status = open(path, model, false, &loaded.session);
             }
+            check(status, "loading " + graph.path);
         } catch (...) {
-            release(kReleaseSessionOptions, settings);
+            account_.give_back(account_.end_loading(0));
             throw;
         }
-        if (!status) {
-            status = path.empty() ? call<CreateSessionFromArray>(kCreateSessionFromArray)(env_, model.data(), model.size(), settings, &session)
-                                  : call<CreateSession>(kCreateSession)(env_, native_path(path).c_str(), settings, &session);
-        }
-        release(kReleaseSessionOptions, settings);
-        check(status, "loading " + graph.path);
-        sessions_[&graph] = session;
+        if (options_.max_memory) trim();
+        loaded.bytes = account_.end_loading(afterwards);
+        loaded_[&graph] = loaded;
     }
 
     void unload(const Graph &graph) override {
         const Charged charged(charge());
-        release(kReleaseSession, sessions_.at(&graph));
-        sessions_.erase(&graph);
+        const Loaded loaded = loaded_.at(&graph);
+        release(kReleaseSession, loaded.session);
+        account_.give_back(loaded.bytes);
+        loaded_.erase(&graph);
     }
 
     void run(const Graph &graph, const std::vector<Tensor> &inputs, void *output, size_t bytes) override {
@@ -101,7 +107,7 @@ public:
         }
         const char *name = graph.output.c_str();
         Handle *result = nullptr, *info = nullptr;
-        if (!status) status = call<Run>(kRun)(sessions_.at(&graph), run_options_, names.data(), values.data(), values.size(), &name, 1, &result);
+        if (!status) status = call<Run>(kRun)(loaded_.at(&graph).session, run_options_, names.data(), values.data(), values.size(), &name, 1, &result);
         for (Handle *value : values) release(kReleaseValue, value);
         void *data = nullptr;
         size_t found = 0;
@@ -129,20 +135,32 @@ public:
     Memory memory() const override { return {account_.now(), account_.peak()}; }
 
 private:
-    // What is read while a graph is loaded, on the account for as long.
-    class Reading {
-    public:
-        Reading(Account &account, uint64_t bytes, const std::string &path) : account_(account), bytes_(bytes) {
-            if (!account.add(bytes)) throw Failure(GENIN_E_MEMORY, "to load " + path + " takes more memory than max_memory, " + std::to_string(account.limit() >> 20) + " MiB");
-        }
-        ~Reading() { account_.subtract(bytes_); }
-        Reading(const Reading &) = delete;
-        Reading &operator=(const Reading &) = delete;
-
-    private:
-        Account &account_;
-        const uint64_t bytes_;
+    struct Loaded {
+        Handle *session = nullptr;
+        uint64_t bytes = 0;  // of its weights
     };
+
+    // A session of the graph at `path`, or else in `model`.
+    Status *open(const std::string &path, const Bytes &model, bool packed, Handle **session) const {
+        // Threads that spin after their work take the game's processors for milliseconds.
+        std::vector<std::pair<const char *, const char *>> entries = {{"session.intra_op.allow_spinning", "0"}, {"session.inter_op.allow_spinning", "0"}};
+        if (options_.max_memory) entries.emplace_back("session.use_env_allocators", "1");
+        if (!packed) entries.emplace_back("session.disable_prepacking", "1");
+        Handle *settings = nullptr;
+        Status *status = call<Create>(kCreateSessionOptions)(&settings);
+        if (!status) status = call<SetInt>(kSetSessionLogSeverityLevel)(settings, kLogFatal);
+        if (!status) status = call<SetInt>(kSetIntraOpNumThreads)(settings, static_cast<int>(options_.threads));
+        if (!status) status = call<SetInt>(kSetInterOpNumThreads)(settings, 1);
+        for (const auto &[key, value] : entries) {
+            if (!status) status = call<AddConfigEntry>(kAddSessionConfigEntry)(settings, key, value);
+        }
+        if (!status) {
+            status = path.empty() ? call<CreateSessionFromArray>(kCreateSessionFromArray)(env_, model.data(), model.size(), settings, session)
+                                  : call<CreateSession>(kCreateSession)(env_, native_path(path).c_str(), settings, session);
+        }
+        release(kReleaseSessionOptions, settings);
+        return status;
+    }
 
     // Where memory has no limit, ONNX Runtime's own arena is faster.
     void count_memory() {
@@ -174,8 +192,13 @@ private:
         if (!status) return;
         const std::string message = call<GetErrorMessage>(kGetErrorMessage)(status);
         call<Release>(kReleaseStatus)(status);
-        if (account_.was_refused()) throw Failure(GENIN_E_MEMORY, what + " takes more memory than max_memory, " + std::to_string(account_.limit() >> 20) + " MiB");
+        if (account_.was_refused()) throw too_large(what);
         throw Failure(GENIN_E_ENGINE, "ONNX Runtime " + version_ + " failed while " + what + ": " + message.substr(0, 400));
+    }
+
+    Failure too_large(const std::string &what) {
+        account_.was_refused();
+        return {GENIN_E_MEMORY, what + " takes more memory than max_memory, " + std::to_string(account_.limit() >> 20) + " MiB"};
     }
 
     SharedLibrary library_;
@@ -184,7 +207,7 @@ private:
     const void *const *api_ = nullptr;
     Account account_;
     Handle *env_ = nullptr, *memory_ = nullptr, *run_options_ = nullptr;
-    std::map<const Graph *, Handle *> sessions_;
+    std::map<const Graph *, Loaded> loaded_;
 };
 
 }  // namespace

@@ -1,7 +1,9 @@
 #include "ort_memory.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 namespace genin::ort {
 namespace {
@@ -13,20 +15,21 @@ thread_local Account *charged = nullptr;
 // Before every block.
 struct Head {
     Account *account;
-    uint64_t bytes;
     void *whole;
+    uint64_t bytes, covered;
 };
+static_assert(sizeof(Head) <= kAlignment);
 
 void *GENIN_ORT_CALL allocate(Allocator *, size_t size) {
-    if (size == 0) return nullptr;
-    if (charged && !charged->add(size)) return nullptr;
-    void *whole = size > SIZE_MAX - 2 * kAlignment ? nullptr : std::malloc(size + 2 * kAlignment);
-    if (!whole) {
-        if (charged) charged->subtract(size);
+    if (size == 0 || size > SIZE_MAX - 2 * kAlignment) return nullptr;
+    Head head{charged, nullptr, size, 0};
+    if (charged && !charged->add(size, head.covered)) return nullptr;
+    head.whole = std::malloc(size + 2 * kAlignment);
+    if (!head.whole) {
+        if (charged) charged->subtract(size, head.covered);
         return nullptr;
     }
-    const auto start = (reinterpret_cast<uintptr_t>(whole) + 2 * kAlignment - 1) / kAlignment * kAlignment;
-    const Head head{charged, size, whole};
+    const auto start = (reinterpret_cast<uintptr_t>(head.whole) + 2 * kAlignment - 1) / kAlignment * kAlignment;
     auto *block = reinterpret_cast<uint8_t *>(start);
     std::memcpy(block - sizeof head, &head, sizeof head);
     return block;
@@ -36,7 +39,7 @@ void GENIN_ORT_CALL release(Allocator *, void *block) {
     if (!block) return;
     Head head;
     std::memcpy(&head, static_cast<uint8_t *>(block) - sizeof head, sizeof head);
-    if (head.account) head.account->subtract(head.bytes);
+    if (head.account) head.account->subtract(head.bytes, head.covered);
     std::free(head.whole);
 }
 
@@ -46,16 +49,65 @@ const Handle *GENIN_ORT_CALL info_of(const Allocator *) { return memory_info; }
 
 }  // namespace
 
-bool Account::add(uint64_t bytes) {
-    const uint64_t sum = now_ += bytes;
-    if (limit_ && sum > limit_) {
-        now_ -= bytes;
+bool Account::fits(uint64_t more) {
+    if (limit_ && now_ + more > limit_) {
         refused_ = true;
         return false;
     }
-    for (uint64_t peak = peak_; sum > peak && !peak_.compare_exchange_weak(peak, sum);) {
-    }
+    peak_ = std::max(peak_, now_ + more);
     return true;
+}
+
+bool Account::begin_loading(uint64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!fits(bytes)) return false;
+    now_ += bytes;
+    reserved_ = unused_ = bytes;
+    return true;
+}
+
+uint64_t Account::end_loading(uint64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const uint64_t kept = std::max(bytes, reserved_ - unused_);
+    now_ = now_ - reserved_ + kept;
+    reserved_ = unused_ = 0;
+    return kept;
+}
+
+void Account::give_back(uint64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    now_ -= bytes;
+}
+
+// What a packed weight replaces is still there while it is packed, so that the whole block has to fit beside the reservation.
+bool Account::add(uint64_t bytes, uint64_t &covered) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!fits(bytes)) return false;
+    covered = std::min(bytes, unused_);
+    unused_ -= covered;
+    now_ += bytes - covered;
+    return true;
+}
+
+void Account::subtract(uint64_t bytes, uint64_t covered) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    now_ -= bytes - covered;
+    unused_ = std::min(reserved_, unused_ + covered);
+}
+
+uint64_t Account::now() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return now_;
+}
+
+uint64_t Account::peak() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return peak_;
+}
+
+bool Account::was_refused() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return std::exchange(refused_, false);
 }
 
 Charged::Charged(Account *account) : before_(charged) { charged = account; }

@@ -22,7 +22,7 @@ namespace {
 constexpr size_t kRemembered = 4096;  // results of finished tickets that genin_wait can still tell
 
 template <size_t room>
-void set_text(char (&to)[room], const std::string &text) {
+void set_text(char (&to)[room], std::string_view text) {
     size_t length = std::min(text.size(), room - 1);
     while (length > 0 && (static_cast<uint8_t>(text[length]) & 0xC0) == 0x80) --length;  // no half of a character
     std::memcpy(to, text.data(), length);
@@ -39,13 +39,18 @@ void give(const Struct &own, Struct &out) {
 
 }  // namespace
 
+const Worker::Outcome Worker::kCancelled{GENIN_E_CANCELLED, "cancelled"}, Worker::kSuperseded{GENIN_E_SUPERSEDED, "a newer request of its slot took its place"};
+
 genin_ticket new_ticket() {
     static std::atomic<uint64_t> last{0};
     return ++last;
 }
 
+Worker::Outcome::Outcome(genin_result code, std::string_view text) : result(code) { set_text(message, text); }
+
 Worker::Worker(OpenOptions options, genin_ticket loading) : options_(std::move(options)), loading_(loading) {
-    running_ = loading_;
+    running_ = loading_request_.ticket = loading_;
+    loading_request_.queued_at = now_ns();
     thread_ = std::thread([this] { run(); });
 }
 
@@ -61,49 +66,45 @@ Worker::~Worker() {
 
 // --- the public side ---------------------------------------------------------------------------------------------------------------------
 
+template <class Meant>
+bool Worker::drop(Meant &&is_meant, const Outcome &outcome) {
+    bool found = false;
+    for (auto at = queue_.begin(); at != queue_.end();) {
+        if (!is_meant(*at)) {
+            ++at;
+            continue;
+        }
+        finish(*at, outcome);
+        at = queue_.erase(at);
+        found = true;
+    }
+    return found;
+}
+
 genin_ticket Worker::submit(Drawing drawing, const genin_request &request) {
-    Request own;
+    std::list<Request> one(1);
+    Request &own = one.front();
     own.drawing = std::move(drawing);
     own.slot = request.slot;
     own.priority = request.priority;
     own.tag = request.tag;
     own.queued_at = now_ns();
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (failed_) throw Failure(GENIN_E_BUNDLE, "the bundle could not be loaded: " + failure_);
-    if (own.slot) {
-        for (size_t i = 0; i < queue_.size();) {
-            if (queue_[i].slot != own.slot) {
-                ++i;
-                continue;
-            }
-            const Request old = std::move(queue_[i]);
-            queue_.erase(queue_.begin() + static_cast<std::ptrdiff_t>(i));
-            finish(old, {GENIN_E_SUPERSEDED, "a newer request of its slot took its place"});
-        }
-    }
+    if (failed_ != GENIN_OK) throw Failure(failed_, std::string("the bundle could not be loaded: ") + failure_);
+    if (own.slot) drop([&own](const Request &other) { return other.slot == own.slot; }, kSuperseded);
     if (queue_.size() >= options_.queue_capacity) throw Failure(GENIN_E_FULL, "the queue holds " + std::to_string(queue_.size()) + " requests; take pictures or cancel some");
     own.ticket = new_ticket();
     if (own.slot && running_ && running_slot_ == own.slot) end_running(GENIN_E_SUPERSEDED);
     const genin_ticket ticket = own.ticket;
     const auto place = std::find_if(queue_.begin(), queue_.end(), [&own](const Request &other) { return other.priority < own.priority; });
-    queue_.insert(place, std::move(own));
+    queue_.splice(place, one);
     work_.notify_one();
     return ticket;
 }
 
 void Worker::cancel(genin_ticket ticket) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    bool found = ticket == 0;
-    for (size_t i = 0; i < queue_.size();) {
-        if (ticket && queue_[i].ticket != ticket) {
-            ++i;
-            continue;
-        }
-        const Request old = std::move(queue_[i]);
-        queue_.erase(queue_.begin() + static_cast<std::ptrdiff_t>(i));
-        finish(old, {GENIN_E_CANCELLED, "cancelled"});
-        found = true;
-    }
+    bool found = drop([ticket](const Request &request) { return ticket == 0 || request.ticket == ticket; }, kCancelled) || ticket == 0;
     if (running_ && (ticket == 0 ? running_ != loading_ : running_ == ticket)) {
         end_running(GENIN_E_CANCELLED);
         found = true;
@@ -127,12 +128,13 @@ uint32_t Worker::poll(genin_event *events, uint32_t room, uint32_t event_size) {
 
 genin_result Worker::wait(genin_ticket ticket, uint64_t timeout_ns) {
     std::unique_lock<std::mutex> lock(mutex_);
-    const auto finished = [&] { return results_.count(ticket) || !is_known(ticket); };
+    const auto result_of = [&] { return std::find_if(results_.begin(), results_.end(), [ticket](const Result &one) { return one.ticket == ticket; }); };
+    const auto finished = [&] { return !is_unfinished(ticket); };
     // A wait without end is a year: adding to now must not overflow.
     const auto timeout = std::chrono::nanoseconds(std::min<uint64_t>(timeout_ns, 31536000000000000ull));
     if (!done_.wait_for(lock, timeout, finished)) return GENIN_E_TIMEOUT;
-    const auto found = results_.find(ticket);
-    return found == results_.end() ? GENIN_E_GONE : found->second;
+    const auto found = result_of();
+    return found == results_.end() ? GENIN_E_GONE : found->result;
 }
 
 void Worker::pause(bool paused) {
@@ -148,10 +150,10 @@ void Worker::set_share(uint32_t percent) {
 
 genin_result Worker::take(genin_ticket ticket, bool preview, void *rgba, int64_t stride, uint64_t room) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    auto &pictures = preview ? previews_ : pictures_;
-    const auto found = pictures.find(ticket);
-    if (found == pictures.end()) throw Failure(GENIN_E_GONE, "there is no picture of this ticket");
-    const Picture &picture = found->second;
+    const auto finished = std::find_if(pictures_.begin(), pictures_.end(), [ticket](const Finished &one) { return one.ticket == ticket; });
+    const auto previewed = previews_.find(ticket);
+    if (preview ? previewed == previews_.end() : finished == pictures_.end()) throw Failure(GENIN_E_GONE, "there is no picture of this ticket");
+    const Picture &picture = preview ? previewed->second : finished->picture;
     const uint64_t row = uint64_t{picture.width} * 4, rows = picture.height;
     const uint64_t pitch = static_cast<uint64_t>(stride < 0 ? -stride : stride);
     if (pitch < row || pitch > (uint64_t{1} << 32) || room < pitch * (rows - 1) + row) {
@@ -164,10 +166,7 @@ genin_result Worker::take(genin_ticket ticket, bool preview, void *rgba, int64_t
             to[0] = from[0], to[1] = from[1], to[2] = from[2], to[3] = 255;
         }
     }
-    if (!preview) {
-        pictures_.erase(found);
-        finished_.erase(std::find(finished_.begin(), finished_.end(), ticket));
-    }
+    if (!preview) pictures_.erase(finished);
     return GENIN_OK;
 }
 
@@ -184,39 +183,43 @@ void Worker::stats(genin_stats &out) {
 
 void Worker::info(genin_info &out) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (failed_) throw Failure(GENIN_E_BUNDLE, "the bundle could not be loaded: " + failure_);
+    if (failed_ != GENIN_OK) throw Failure(failed_, std::string("the bundle could not be loaded: ") + failure_);
     if (!info_.steps) throw Failure(GENIN_E_TIMEOUT, "the bundle is not loaded yet");
     give(info_, out);
 }
 
 // --- the drawing thread ------------------------------------------------------------------------------------------------------------------
 
+// How work ends, whatever it throws.
+template <class Work>
+Worker::Outcome Worker::outcome_of(Work &&work, const char *no_memory) {
+    try {
+        work();
+        return {};
+    } catch (const Cancelled &cancelled) {
+        return {cancelled.reason, "cancelled"};
+    } catch (const Failure &failure) {
+        return {failure.code, failure.message};
+    } catch (const std::bad_alloc &) {
+        return {GENIN_E_MEMORY, no_memory};
+    } catch (const std::exception &failure) {
+        return {GENIN_E_ENGINE, failure.what()};
+    }
+}
+
 void Worker::run() {
     set_priority();
-    Request loading;
-    loading.ticket = loading_;
-    loading.queued_at = now_ns();
-    Outcome outcome;
-    try {
-        load();
-    } catch (const Cancelled &cancelled) {
-        outcome = {cancelled.reason, "loading was cancelled"};
-    } catch (const Failure &failure) {
-        outcome = {failure.code, failure.message};
-    } catch (const std::bad_alloc &) {
-        outcome = {GENIN_E_MEMORY, "not enough memory to load the bundle"};
-    }
+    Outcome outcome = outcome_of([this] { load(); }, "not enough memory to load the bundle");
     {
         const std::lock_guard<std::mutex> lock(mutex_);
-        failed_ = outcome.result != GENIN_OK;
-        failure_ = outcome.message;
-        if (!failed_) fill_info();
-        outcome.drawing_ns = now_ns() - loading.queued_at;
+        failed_ = outcome.result;
+        std::memcpy(failure_, outcome.message, sizeof failure_);
+        outcome.drawing_ns = now_ns() - loading_request_.queued_at;
         outcome.width = info_.width, outcome.height = info_.height;
-        finish(loading, outcome);
+        finish(loading_request_, outcome);
     }
-    Request request;
-    while (next(request)) draw_next(std::move(request));
+    for (std::list<Request> one = next(); !one.empty(); one = next()) draw_next(one.front());
+    networks_.reset();
     engine_.reset();
 }
 
@@ -236,92 +239,83 @@ void Worker::load() {
     networks_ = std::make_unique<Networks>(*bundle_, *engine_, options_.precision);
     networks_->load(check);
     check();
-}
-
-void Worker::fill_info() {
+    const std::string version = engine_->version();
+    const std::lock_guard<std::mutex> lock(mutex_);
     info_.width = bundle_->image.width, info_.height = bundle_->image.height;
     info_.multiple = bundle_->multiple;
     info_.steps = bundle_->default_steps;
     info_.takes_images = networks_->takes_images();
     info_.guidance_scale = bundle_->guidance_scale;
-    set_text(info_.engine, engine_->version());
+    set_text(info_.engine, version);
     set_text(info_.precision, networks_->precision());
 }
 
-bool Worker::next(Request &out) {
+std::list<Worker::Request> Worker::next() {
     std::unique_lock<std::mutex> lock(mutex_);
-    while (true) {
-        if (closing_ || failed_) {
-            for (const Request &request : std::exchange(queue_, {})) {
-                finish(request, closing_ ? Outcome{GENIN_E_CANCELLED, "the worker was closed"} : Outcome{GENIN_E_BUNDLE, failure_});
-            }
-            if (closing_) return false;
-        }
-        if (!queue_.empty() && !paused_) break;
-        work_.wait(lock);
+    work_.wait(lock, [this] { return closing_ || (!queue_.empty() && (!paused_ || failed_ != GENIN_OK)); });
+    const auto all = [](const Request &) { return true; };
+    if (failed_ != GENIN_OK && !closing_) {
+        drop(all, {failed_, failure_});
+        work_.wait(lock, [this] { return closing_; });  // no request is taken any more
     }
-    out = std::move(queue_.front());
-    queue_.erase(queue_.begin());
-    running_ = out.ticket;
-    running_slot_ = out.slot;
+    std::list<Request> one;
+    if (closing_) {
+        drop(all, {GENIN_E_CANCELLED, "the worker was closed"});
+        return one;
+    }
+    one.splice(one.begin(), queue_, queue_.begin());
+    running_ = one.front().ticket;
+    running_slot_ = one.front().slot;
     ending_ = GENIN_OK;
-    if (interrupted_) {
-        interrupted_ = false;
-        engine_->proceed();
-    }
-    return true;
+    return one;
 }
 
-void Worker::draw_next(Request request) {
+void Worker::draw_next(Request &request) {
     const uint64_t start = now_ns();
     Progress progress;
-    progress.before = [this] { rest(); };
-    progress.after = [this](uint64_t network_ns) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        owed_ns_ = network_ns * 100 / share_ - network_ns;
-    };
-    progress.preview = [&](uint32_t step, uint32_t steps, Picture preview) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        genin_event event{};
-        event.kind = GENIN_PREVIEW;
-        event.ticket = request.ticket;
-        event.tag = request.tag;
-        event.step = step, event.steps = steps;
-        event.width = preview.width, event.height = preview.height;
-        const auto old = std::find_if(events_.begin(), events_.end(), [&](const genin_event &other) { return other.kind == GENIN_PREVIEW && other.ticket == request.ticket; });
-        if (old != events_.end()) events_.erase(old);  // nobody has looked at it
-        previews_[request.ticket] = std::move(preview);
-        add_event(event);
-    };
-    Outcome outcome;
-    Picture picture;
-    try {
-        picture = draw(*bundle_, *tokenizer_, *networks_, request.drawing, progress);
-    } catch (const Cancelled &cancelled) {
-        outcome.result = cancelled.reason;
-    } catch (const Failure &failure) {
-        outcome = {failure.code, failure.message};
-    } catch (const std::bad_alloc &) {
-        outcome = {GENIN_E_MEMORY, "not enough memory for this picture"};
-    }
+    Picture &picture = request.finished.front().picture;
+    Outcome outcome = outcome_of(
+        [&] {
+            progress.before = [this] { rest(); };
+            progress.after = [this](uint64_t network_ns) {
+                const std::lock_guard<std::mutex> lock(mutex_);
+                owed_ns_ = network_ns * 100 / share_ - network_ns;
+            };
+            progress.preview = [this, &request](uint32_t step, uint32_t steps, Picture shown) { preview(request, step, steps, std::move(shown)); };
+            {
+                const std::lock_guard<std::mutex> lock(mutex_);
+                if (std::exchange(interrupted_, false)) engine_->proceed();
+            }
+            picture = draw(*bundle_, *tokenizer_, *networks_, request.drawing, progress);
+        },
+        "not enough memory for this picture");
     const std::lock_guard<std::mutex> lock(mutex_);
     // An engine that was interrupted says so in words of its own.
-    if (ending_ != GENIN_OK && outcome.result != GENIN_OK) outcome.result = ending_;
-    if (outcome.result == GENIN_E_CANCELLED) outcome.message = "cancelled";
-    if (outcome.result == GENIN_E_SUPERSEDED) outcome.message = "a newer request of its slot took its place";
+    if (ending_ != GENIN_OK && outcome.result != GENIN_OK) outcome = ending_ == GENIN_E_SUPERSEDED ? kSuperseded : kCancelled;
     outcome.drawing_ns = now_ns() - start;
     if (outcome.result == GENIN_OK) {
         stats_.engine_ns += progress.engine_ns;
         stats_.other_ns += outcome.drawing_ns - progress.engine_ns;
         outcome.width = picture.width, outcome.height = picture.height;
-        pictures_[request.ticket] = std::move(picture);
-        finished_.push_back(request.ticket);
-        if (finished_.size() > options_.queue_capacity) {  // the oldest that nobody fetched
-            pictures_.erase(finished_.front());
-            finished_.pop_front();
-        }
+        request.finished.front().ticket = request.ticket;
+        pictures_.splice(pictures_.end(), request.finished);
+        if (pictures_.size() > options_.queue_capacity) pictures_.pop_front();  // the oldest that nobody fetched
     }
     finish(request, outcome);
+}
+
+void Worker::preview(const Request &request, uint32_t step, uint32_t steps, Picture picture) {
+    std::list<genin_event> one(1);
+    genin_event &event = one.front();
+    event.kind = GENIN_PREVIEW;
+    event.ticket = request.ticket;
+    event.tag = request.tag;
+    event.step = step, event.steps = steps;
+    event.width = picture.width, event.height = picture.height;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    previews_[request.ticket] = std::move(picture);
+    events_.remove_if([&](const genin_event &old) { return old.kind == GENIN_PREVIEW && old.ticket == request.ticket; });  // nobody has looked at it
+    add_event(one);
 }
 
 // Sleep for as long as the share of the time asks for, unless the drawing ends.
@@ -332,9 +326,9 @@ void Worker::rest() {
 }
 
 // With the lock: record a request's result, and tell it.
-void Worker::finish(const Request &request, const Outcome &outcome) {
+void Worker::finish(Request &request, const Outcome &outcome) {
     const genin_result result = outcome.result;
-    genin_event event{};
+    genin_event &event = request.event.front();
     event.kind = result != GENIN_OK ? GENIN_FAILED : request.ticket == loading_ ? GENIN_READY : GENIN_DONE;
     event.ticket = request.ticket;
     event.tag = request.tag;
@@ -342,31 +336,28 @@ void Worker::finish(const Request &request, const Outcome &outcome) {
     event.drawing_ns = outcome.drawing_ns;
     event.queued_ns = now_ns() - request.queued_at - outcome.drawing_ns;
     event.width = outcome.width, event.height = outcome.height;
-    set_text(event.message, outcome.message);
+    std::memcpy(event.message, outcome.message, sizeof event.message);
     if (request.ticket != loading_) {
         if (result == GENIN_OK) ++stats_.done;
         else if (result == GENIN_E_CANCELLED || result == GENIN_E_SUPERSEDED) ++stats_.cancelled;
         else ++stats_.failed;
     }
     previews_.erase(request.ticket);
-    results_[request.ticket] = result;
-    remembered_.push_back(request.ticket);
-    if (remembered_.size() > kRemembered) {
-        results_.erase(remembered_.front());
-        remembered_.pop_front();
-    }
+    request.result.front() = {request.ticket, result};
+    results_.splice(results_.end(), request.result);
+    if (results_.size() > kRemembered) results_.pop_front();
     if (running_ == request.ticket) {
         running_ = 0;
         running_slot_ = 0;
         ending_ = GENIN_OK;
     }
-    add_event(event);
+    add_event(request.event);
     done_.notify_all();
 }
 
-void Worker::add_event(genin_event event) {
-    event.size = sizeof event;
-    events_.push_back(event);
+void Worker::add_event(std::list<genin_event> &event) {
+    event.front().size = sizeof(genin_event);
+    events_.splice(events_.end(), event);
     if (events_.size() > 2 * kRemembered) events_.pop_front();  // nobody polls
     if (options_.wake) options_.wake(options_.wake_user);
 }
@@ -382,9 +373,9 @@ void Worker::end_running(genin_result reason) {
     }
 }
 
-bool Worker::is_known(genin_ticket ticket) const {
-    return ticket == running_ || results_.count(ticket) ||
-           std::any_of(queue_.begin(), queue_.end(), [ticket](const Request &request) { return request.ticket == ticket; });
+// Whether a ticket waits or is being drawn.
+bool Worker::is_unfinished(genin_ticket ticket) const {
+    return ticket == running_ || std::any_of(queue_.begin(), queue_.end(), [ticket](const Request &request) { return request.ticket == ticket; });
 }
 
 // Of this thread; the engine's own threads are started by it and inherit it.

@@ -3,12 +3,12 @@
 #pragma once
 
 #include <condition_variable>
-#include <deque>
+#include <list>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <unordered_map>
-#include <vector>
 
 #include "drawing.h"
 #include "genin.h"
@@ -45,37 +45,60 @@ public:
     void info(genin_info &out);
 
 private:
+    struct Result {
+        genin_ticket ticket = 0;
+        genin_result result = GENIN_OK;
+    };
+    struct Finished {
+        genin_ticket ticket = 0;
+        Picture picture;
+    };
+    // All that its end needs is allocated when it comes, in lists of one: to finish a request takes no memory, so that none is lost.
     struct Request {
         genin_ticket ticket = 0;
         Drawing drawing;
         uint32_t slot = 0;
         int32_t priority = 0;
         uint64_t tag = 0, queued_at = 0;
+        std::list<genin_event> event{1};
+        std::list<Result> result{1};
+        std::list<Finished> finished{1};
     };
+    struct Outcome {
+        genin_result result = GENIN_OK;
+        char message[sizeof(genin_event::message)] = {};
+        uint64_t drawing_ns = 0;
+        uint32_t width = 0, height = 0;
+
+        Outcome() = default;
+        Outcome(genin_result code, std::string_view text);
+    };
+    static const Outcome kCancelled, kSuperseded;
     struct Cancelled {
         genin_result reason;
     };
 
     void run();
     void load();
-    void fill_info();
-    void draw_next(Request request);
-    bool next(Request &out);
-    struct Outcome {
-        genin_result result = GENIN_OK;
-        std::string message;
-        uint64_t drawing_ns = 0;
-        uint32_t width = 0, height = 0;
-    };
-    void finish(const Request &request, const Outcome &outcome);
-    void add_event(genin_event event);
+    void draw_next(Request &request);
+    // The next request, in a list of one; an empty list when the worker is closed.
+    std::list<Request> next();
+    template <class Work>
+    static Outcome outcome_of(Work &&work, const char *no_memory);
+    void finish(Request &request, const Outcome &outcome);
+    void preview(const Request &request, uint32_t step, uint32_t steps, Picture picture);
+    void add_event(std::list<genin_event> &event);
+    // Finish requests that wait: those of which `is_meant` says so. Returns whether there were any.
+    template <class Meant>
+    bool drop(Meant &&is_meant, const Outcome &outcome);
     void end_running(genin_result reason);
     void rest();
     void set_priority() const;
-    bool is_known(genin_ticket ticket) const;
+    bool is_unfinished(genin_ticket ticket) const;
 
     const OpenOptions options_;
     const genin_ticket loading_;
+    Request loading_request_;
     std::unique_ptr<Bundle> bundle_;  // these four belong to the drawing thread
     std::unique_ptr<Tokenizer> tokenizer_;
     std::unique_ptr<Engine> engine_;
@@ -83,19 +106,19 @@ private:
 
     std::mutex mutex_;
     std::condition_variable work_, done_, ended_;
-    std::vector<Request> queue_;
-    std::deque<genin_event> events_;
-    std::unordered_map<genin_ticket, genin_result> results_;
-    std::unordered_map<genin_ticket, Picture> pictures_, previews_;
-    std::deque<genin_ticket> finished_;  // pictures in the order in which they were finished
-    std::deque<genin_ticket> remembered_;
+    std::list<Request> queue_;
+    std::list<genin_event> events_;
+    std::list<Result> results_;      // of finished tickets, the oldest first
+    std::list<Finished> pictures_;   // in the order in which they were finished
+    std::unordered_map<genin_ticket, Picture> previews_;
     genin_ticket running_ = 0;
     uint32_t running_slot_ = 0;
     genin_result ending_ = GENIN_OK;  // why the running drawing ends early
     uint32_t share_ = 100;            // percent of the time that networks may run
     uint64_t owed_ns_ = 0;            // to be slept before the next network
-    bool interrupted_ = false, closing_ = false, paused_ = false, failed_ = false;
-    std::string failure_;
+    bool interrupted_ = false, closing_ = false, paused_ = false;
+    genin_result failed_ = GENIN_OK;  // how loading ended, and why
+    char failure_[sizeof(genin_event::message)] = {};
     genin_stats stats_{};
     genin_info info_{};  // steps is 0 until the bundle is loaded
     std::thread thread_;

@@ -1,4 +1,4 @@
-/* Draw one picture: genin_draw BUNDLE PROMPT [--seed N] [--steps K] [--threads N] [--precision P] [--engine-path FILE] --out FILE.ppm */
+/* Draw one picture: genin_draw BUNDLE PROMPT [--seed N] [--steps K] [--threads N] [--precision P] [--engine NAME] [--engine-path FILE] --out FILE.ppm */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,7 +65,7 @@ int main(int argc, char **argv) {
 #endif
   genin_open_options_init(&options, sizeof options);
   genin_request_init(&request, sizeof request);
-  if (argc < 3) return fail("usage: genin_draw BUNDLE PROMPT [--seed N] [--steps K] [--threads N] [--precision P] [--engine-path FILE] --out FILE.ppm");
+  if (argc < 3) return fail("usage: genin_draw BUNDLE PROMPT [--seed N] [--steps K] [--threads N] [--precision P] [--engine NAME] [--engine-path FILE] --out FILE.ppm");
   request.prompt = argv[2];
   request.prompt_bytes = strlen(argv[2]);
   for (i = 3; i + 1 < argc; i += 2) {
@@ -74,6 +74,7 @@ int main(int argc, char **argv) {
     else if (!strcmp(argv[i], "--steps")) request.steps = (uint32_t)strtoul(value, NULL, 10);
     else if (!strcmp(argv[i], "--threads")) options.threads = (uint32_t)strtoul(value, NULL, 10);
     else if (!strcmp(argv[i], "--precision")) options.precision = value;
+    else if (!strcmp(argv[i], "--engine")) options.engine = value;
     else if (!strcmp(argv[i], "--engine-path")) options.engine_path = value;
     else if (!strcmp(argv[i], "--out")) out = value;
     else return fail("unknown option");
