@@ -64,11 +64,12 @@ class Engine(Protocol):
 class EngineSettings:
     """How an engine is opened. `threads` within an operator; None leaves them to the engine. With `background`, threads that wait
     do not spin and are not pinned to cores: other work in the process matters more. `max_memory` is the bytes that the networks of
-    a bundle may take."""
+    a bundle may take. `pictures` are to be drawn; None is many, where it does not matter how long an engine takes to load."""
 
     threads: int | None = None
     background: bool = False
     max_memory: int | None = None
+    pictures: int | None = None
 
 
 DEFAULT_SETTINGS = EngineSettings()
@@ -87,6 +88,7 @@ class EngineRow:
     formats: tuple[str, ...]
     title: str
     broken: Mapping[str, str] = field(default_factory=dict)  # releases of the package that are not used => why
+    also: tuple[str, ...] = ()  # further packages that it needs
 
     @property
     def installable(self) -> bool:
@@ -95,8 +97,7 @@ class EngineRow:
 
     def missing(self) -> list[str]:
         """The packages it needs that cannot be found (none is imported)."""
-        needed = ("torch", "diffusers", "transformers") if self.extra == "distill" else (self.package,)
-        return [name for name in needed if not _is_installed(name)]
+        return [name for name in (self.package, *self.also) if not _is_installed(name)]
 
     def reason(self) -> str | None:
         """Why this runtime cannot run here, or None if it can."""
@@ -127,7 +128,14 @@ class EngineRow:
 
 
 ENGINES: Mapping[str, EngineRow] = {
-    "pytorch": EngineRow("genin.runtimes.pytorch_engine:PyTorchEngine", "torch", "distill", (), "PyTorch"),
+    "pytorch": EngineRow(
+        "genin.runtimes.pytorch_engine:PyTorchEngine",
+        "torch",
+        "distill",
+        (),
+        "PyTorch",
+        also=("diffusers", "transformers"),
+    ),
     "onnxruntime": EngineRow(
         "genin.runtimes.onnxruntime_engine:OnnxRuntimeEngine",
         "onnxruntime",
@@ -141,6 +149,14 @@ ENGINES: Mapping[str, EngineRow] = {
         "genin.runtimes.openvino_engine:OpenVinoEngine", "openvino", "openvino", ("openvino", "onnx"), "OpenVINO"
     ),
     "coreml": EngineRow("genin.runtimes.coreml_engine:CoreMLEngine", "coremltools", "coreml", ("coreml",), "Core ML"),
+    "native": EngineRow(
+        "genin.runtimes.native_engine:NativeEngine",
+        "genin_native",
+        "native",
+        ("onnx",),
+        "genin's native library",
+        also=("onnxruntime",),
+    ),
 }
 
 

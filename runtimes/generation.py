@@ -115,7 +115,8 @@ def generate(
     Returns: the object that `genin generate --json` prints; warnings are its `notes`.
     Errors: InputError for names and options that are wrong, before any work; GeninError if the networks fail.
     """
-    from genin.runtimes.loading import load_pipeline
+    from genin.runtimes.engine import EngineSettings
+    from genin.runtimes.loading import open_pipeline
 
     options = options or GenerateOptions()
     model, runtime, precision = str(options.model), options.runtime, options.precision
@@ -131,8 +132,8 @@ def generate(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module=r"genin\.")
-        limits = {"threads": options.threads, "max_memory": options.max_memory}
-        with load_pipeline(path, runtime, precision, device=options.device, **limits) as pipeline:
+        settings = EngineSettings(options.threads, max_memory=options.max_memory, pictures=options.count)
+        with open_pipeline(path, runtime, precision, settings, options.device) as pipeline:
             pipeline.name = model
             start = time.perf_counter()
             generation, timings_ms = _draw(

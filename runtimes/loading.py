@@ -49,6 +49,13 @@ def load_pipeline(
     a bundle's networks may take: as many stay loaded as fit, the others are loaded for every picture.
     Errors: InputError (BundleError for a bundle that is refused, MissingExtraError with the line that installs).
     """
+    return open_pipeline(
+        path, runtime, precision, EngineSettings(check_threads(threads), background, max_memory), device
+    )
+
+
+def open_pipeline(path: str | Path, runtime: str, precision: str, settings: EngineSettings, device: str) -> Pipeline:
+    """`load_pipeline` for those who know more of what is drawn: `settings`."""
     start, path = time.perf_counter(), local_path(path, "the model")
     check_choice(runtime, (AUTO, *ENGINES), "runtime")
     if not isinstance(precision, str):
@@ -56,9 +63,9 @@ def load_pipeline(
             f"precision {precision!r} is not a text", remedy=f"choose from {', '.join((AUTO, *PRECISIONS))}"
         )
     check_device(device)
-    settings = EngineSettings(check_threads(threads), background, check_max_memory(max_memory))
+    check_max_memory(settings.max_memory)
     if path.is_dir() and is_model_folder(path):
-        if max_memory is not None:
+        if settings.max_memory is not None:
             raise InputError("max_memory is for bundles", where=path, remedy="export the model folder (genin export)")
         pipeline = _load_folder(path, runtime, precision, settings, device)
     elif is_bundle(path):

@@ -3,8 +3,9 @@
 `runtime="auto"` asks here. What is measured is whole pictures, as the bundle draws them by default; the precision is never traded
 for speed, since the same seed must draw the same picture on every machine. Nothing is measured where it would say little: on a busy
 machine, of a bundle whose pictures take longer than the budget, where only one way exists, or with the environment variable
-GENIN_AUTO=order. Then the order of `loading.AUTO_ORDER` holds. Results are files in genin's cache folder, one for each bundle,
-machine and question; `genin runtimes --explain BUNDLE` shows them.
+GENIN_AUTO=order. Then the order of `loading.AUTO_ORDER` holds. Nor is it for a few pictures (`genin generate`): ONNX Runtime loads
+in half of the time that OpenVINO takes. Results are files in genin's cache folder, one for each bundle, machine and question;
+`genin runtimes --explain BUNDLE` shows them.
 
 Not here: what could run a bundle (`loading`), trustworthy figures (`genin bench`).
 """
@@ -20,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ SWITCH, BY_ORDER = "GENIN_AUTO", "order"
 BUDGET_S = 3.0  # for all ways together
 LARGE_BYTES = 250_000_000  # of graphs: a picture of more takes too long to be drawn a few times
 RUNS = 5  # after one that warms up
+FEW = 20  # pictures that are drawn before measuring would have paid
+LOADS_FASTEST = "onnxruntime"
 SIMILAR = 1.03  # ways within this of the fastest are as good; of those the one with the fewest threads is taken
 FORMAT = 1
 PROMPT = "a portrait"
@@ -90,7 +94,10 @@ def decide(
         return Decision(ways[0], "nothing else can run it here")
     place = _place(bundle, ways)
     if (timings := _read(place)) is not None:
-        return _fastest(ways, timings, "measured before")
+        return _fastest(ways, timings, "measured before", settings.pictures)
+    quick = [choice for choice in choices if choice.runtime == LOADS_FASTEST]
+    if settings.pictures is not None and settings.pictures <= FEW and quick:
+        return Decision(Way(quick[0], settings.threads), "few pictures, not measured: what loads fastest")
     if graph_bytes > LARGE_BYTES:
         return Decision(
             Way(choices[0], settings.threads), "too large to be measured in seconds: the first that is installed"
@@ -103,7 +110,7 @@ def decide(
     if not timings:
         return Decision(Way(choices[0], settings.threads), "no way could be measured: the first that is installed")
     _write(place, timings)
-    return _fastest(ways, timings, "measured now")
+    return _fastest(ways, timings, "measured now", settings.pictures)
 
 
 def forget(bundle: str, choices: Sequence[Choice], settings: EngineSettings) -> None:
@@ -159,12 +166,21 @@ def _timing(way: Way, settings: EngineSettings, budget_s: float, open_pipeline: 
     return Timing(choice.runtime, choice.format, choice.precision, way.threads, picture_ms, round(load_s, 3))
 
 
-def _fastest(ways: Sequence[Way], timings: Sequence[Timing], why: str) -> Decision:
-    best = min(timing.picture_ms for timing in timings)
-    similar = [timing for timing in timings if timing.picture_ms <= best * SIMILAR]
-    chosen = min(similar, key=lambda timing: (timing.threads or usable_cores(), timing.picture_ms))
+def _fastest(ways: Sequence[Way], timings: Sequence[Timing], why: str, pictures: int | None) -> Decision:
+    cost_ms = partial(_cost_ms, timings, pictures)
+    best = min(map(cost_ms, timings))
+    similar = [timing for timing in timings if cost_ms(timing) <= best * SIMILAR]
+    chosen = min(similar, key=lambda timing: (timing.threads or usable_cores(), cost_ms(timing)))
     [way] = [way for way in ways if (way.choice.runtime, way.threads) == (chosen.runtime, chosen.threads)]
     return Decision(way, f"{why}: {chosen.picture_ms:g} ms a picture", tuple(timings))
+
+
+def _cost_ms(timings: Sequence[Timing], pictures: int | None, timing: Timing) -> float:
+    """Of one picture, or of loading and all. The first time that an engine was loaded counts: later ones did not import it."""
+    if pictures is None:
+        return timing.picture_ms
+    load_s = max(other.load_s for other in timings if other.runtime == timing.runtime)
+    return 1e3 * load_s + pictures * timing.picture_ms
 
 
 # --- what is remembered ------------------------------------------------------------------------------------------------

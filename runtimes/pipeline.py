@@ -31,6 +31,7 @@ from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.manifest import ModelConstants, SingleGraphEntry
 from genin.runtimes.noise import batch_normal
 from genin.runtimes.origin import origin_of
+from genin.runtimes.picture_engine import PictureEngine
 from genin.runtimes.pictures import Picture
 from genin.runtimes.requests import Options, Request, check_options, prompts_and_seeds
 from genin.runtimes.results import Generation, Pictures, StreamStep, generation_of, to_pictures
@@ -178,6 +179,8 @@ class Pipeline:
             GeninError if the networks fail.
         """
         request, cancel = self._request(prompt, seed, options), options.get("cancel")
+        if isinstance(self._engine, PictureEngine):
+            return self._engine.generate(request, cancel or never)
         single, asked = self._single.get(request.steps), (request.guidance_scale, request.size)
         as_made = single is not None and (single.guidance_scale, self.image_size) == asked
         if (cancel is None or isinstance(cancel, Cancellation)) and as_made and request.start is None:
@@ -191,7 +194,10 @@ class Pipeline:
         self, prompt: str | Sequence[str], seed: int | Sequence[int] = 0, **options: Unpack[Options]
     ) -> Iterator[StreamStep]:
         """`generate`, yielding after every step; its options. Arguments are checked at once, before the first step is asked for."""
-        return self._draw(self._request(prompt, seed, options), options.get("cancel") or never)
+        request, cancel = self._request(prompt, seed, options), options.get("cancel") or never
+        if isinstance(self._engine, PictureEngine):
+            return self._engine.stream(request, cancel)
+        return self._draw(request, cancel)
 
     def close(self) -> None:
         """Free the networks and remove what was unpacked."""
@@ -344,6 +350,8 @@ class Pipeline:
             strength, taken = settled_strength(options.get("strength"), steps, few=few, masked=masked)
             start, timesteps = read_start(image, mask, size), timesteps[len(timesteps) - taken :]
         noise = options.get("noise", "philox")
+        if isinstance(self._engine, PictureEngine):
+            self._tokenizer(prompts)  # warns of those that it cuts
         return Request(prompts, seeds, steps, timesteps, guidance_scale, noise, size, start, strength)
 
     def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from genin.runtimes.errors import InputError
 
-RUNTIMES = ("pytorch", "onnxruntime", "openvino", "coreml")
+RUNTIMES = ("pytorch", "onnxruntime", "openvino", "coreml", "native")
 PRECISIONS = ("fp32", "fp16", "int8")
 MORE_PRECISIONS = ("w8a8", "palette6", "palette4")  # made where they are asked for
 FORMATS = ("onnx", "openvino", "coreml")

@@ -20,7 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -269,6 +269,18 @@ def native_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert result.returncode == 0, result.stdout + result.stderr
 
     return built_once(tmp_path_factory, "native", build)
+
+
+@pytest.fixture(scope="class")
+def native_package(native_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The package genin_native as its wheel has it, which this process and new ones can import."""
+    site = tmp_path_factory.mktemp("site")
+    command = ["cmake", "--install", native_build, "--prefix", site, "--component", "python"]
+    subprocess.run([*map(str, command)], check=True, capture_output=True, timeout=60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(site)
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH")))))
+        yield site
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -222,3 +223,36 @@ def test_latency_is_measured_where_only_onnxruntime_is_installed(bare_python: Pa
         cwd=tmp_path, capture_output=True, text=True, check=False, env=bare_environment(),
     )  # fmt: skip
     assert refused.returncode == 2 and "pip install 'genin[metrics]'" in refused.stderr
+
+
+GAME = """
+import sys
+
+import genin
+
+painter = genin.Painter("builtin:student-1step")
+ticket = painter.submit("a ninja in the rain", seed=7)
+painter.wait(ticket)
+painter.take(ticket).save(sys.argv[1])
+painter.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(not shutil.which("patchelf") or not shutil.which("gcc"), reason="apt install gcc patchelf")
+def test_a_game_that_nuitka_compiled_draws(wheel: Path, tmp_path: Path) -> None:
+    """In a new virtual environment, with packages from the index; numpy and genin are compiled to C, which takes half an hour."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", f"{wheel}[onnxruntime]", "nuitka"], check=True, env=alone
+    )
+    (tmp_path / "game.py").write_text(GAME, encoding="utf-8")
+    told = subprocess.run([python, "-m", "genin.nuitka"], check=True, capture_output=True, text=True, env=alone)
+    options = ["--standalone", "--assume-yes-for-downloads", f"--user-package-configuration-file={told.stdout.strip()}"]
+    subprocess.run([python, "-m", "nuitka", *options, "game.py"], cwd=tmp_path, check=True, env=alone)
+    shutil.rmtree(tmp_path / "venv")
+    subprocess.run([str(tmp_path / "game.dist" / "game.bin"), str(tmp_path / "ninja.png")], check=True, env=alone)
+    assert (tmp_path / "ninja.png").read_bytes().startswith(b"\x89PNG")

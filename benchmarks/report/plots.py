@@ -16,7 +16,7 @@ from typing import Any, Final
 INK, SOFT, RULE = "#010203", "#040506", "#070809"  # stand-ins, replaced by CSS variables
 SERIES: Final = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
 VARIABLES: Final = {INK: "--ink", SOFT: "--soft", RULE: "--rule"} | {c: f"--s{i + 1}" for i, c in enumerate(SERIES)}
-MARKERS: Final = {"pytorch": "o", "onnxruntime": "s", "openvino": "D", "coreml": "^"}
+MARKERS: Final = {"pytorch": "o", "onnxruntime": "s", "openvino": "D", "coreml": "^", "native": "v"}
 FILLS: Final = {"fp32": "full", "fp16": "left"}  # others, 8 bits and less, are hollow
 QUALITIES: Final = (
     ("fd_ratio", "FD relative to the teacher"),

@@ -32,6 +32,7 @@ ENGINE_PACKAGES: Final = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
     "coreml": ("coremltools",),
+    "native": ("genin-native",),
 }
 INSTRUCTIONS: Final = re.compile(r"^(avx2|avx512f|avx512_vnni|avx512_bf16|avx_vnni|amx_\w+|asimd\w*|sve2?|i8mm|bf16)$")
 BUSY_SHARE: Final = 0.5  # of the cores, before measuring

@@ -32,8 +32,8 @@ def load(
     Args:
         name: `builtin:student`, `builtin:student-1step` or `builtin:teacher`; a bundle (a folder or a `.genin` file); a model
             folder; or `owner/name` of the Hugging Face hub, of which only the files that are needed are fetched.
-        runtime: `pytorch`, `onnxruntime`, `openvino` or `coreml`; `auto` is the one of those installed that draws the bundle
-            fastest here, with so many threads as are fastest: measured at the first load (up to 3 s), then remembered
+        runtime: `pytorch`, `onnxruntime`, `openvino`, `coreml` or `native`; `auto` is the one of those installed that draws the
+            bundle fastest here, with so many threads as are fastest: measured at the first load (up to 3 s), then remembered
             (`genin runtimes --explain BUNDLE`). PyTorch for a model folder.
         precision: `fp32`, `fp16`, `int8` or what else the bundle has; `auto` is its most exact.
         threads: of the engine; None is its own choice, or what was measured.

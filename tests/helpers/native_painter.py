@@ -11,97 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.errors import InputError, QueueFullError
+from genin.runtimes.native_library import KINDS, OpenOptions
+from genin.runtimes.native_library import RESULTS as CODES
+from genin.runtimes.native_library import EventStruct as RawEvent
+from genin.runtimes.native_library import RequestStruct as Request
+from genin.runtimes.native_library import StatsStruct as Stats
 from genin.runtimes.pictures import Picture
 
-CODES = {
-    0: "ok",
-    -1: "argument",
-    -2: "bundle",
-    -3: "engine",
-    -4: "memory",
-    -5: "cancelled",
-    -6: "superseded",
-    -7: "full",
-    -8: "gone",
-    -9: "timeout",
-    -10: "prompt",
-}
-KINDS = {1: "ready", 2: "preview", 3: "done", 4: "failed"}
 YEAR_NS = 365 * 86400 * 10**9
-
-
-class OpenOptions(c.Structure):
-    _fields_ = (
-        ("size", c.c_uint32),
-        ("threads", c.c_uint32),
-        ("engine_path", c.c_char_p),
-        ("precision", c.c_char_p),
-        ("max_memory", c.c_uint64),
-        ("thread_priority", c.c_int32),
-        ("queue_capacity", c.c_uint32),
-        ("check_hashes", c.c_uint32),
-        ("reserved", c.c_uint32),
-        ("io", c.c_void_p),
-        ("wake", c.c_void_p),
-        ("wake_user", c.c_void_p),
-        ("engine", c.c_char_p),
-    )
-
-
-class Request(c.Structure):
-    _fields_ = (
-        ("size", c.c_uint32),
-        ("steps", c.c_uint32),
-        ("prompt", c.c_char_p),
-        ("prompt_bytes", c.c_uint64),
-        ("seed", c.c_uint64),
-        ("slot", c.c_uint32),
-        ("priority", c.c_int32),
-        ("previews", c.c_uint32),
-        ("guidance_scale", c.c_float),
-        ("tag", c.c_uint64),
-        ("width", c.c_uint32),
-        ("height", c.c_uint32),
-        ("image", c.c_void_p),
-        ("mask", c.c_void_p),
-        ("image_stride", c.c_int64),
-        ("mask_stride", c.c_int64),
-        ("image_width", c.c_uint32),
-        ("image_height", c.c_uint32),
-        ("strength", c.c_double),
-    )
-
-
-class RawEvent(c.Structure):
-    _fields_ = (
-        ("size", c.c_uint32),
-        ("kind", c.c_int32),
-        ("ticket", c.c_uint64),
-        ("tag", c.c_uint64),
-        ("result", c.c_int32),
-        ("step", c.c_uint32),
-        ("steps", c.c_uint32),
-        ("width", c.c_uint32),
-        ("height", c.c_uint32),
-        ("reserved", c.c_uint32),
-        ("queued_ns", c.c_uint64),
-        ("drawing_ns", c.c_uint64),
-        ("message", c.c_char * 192),
-    )
-
-
-class Stats(c.Structure):
-    _fields_ = (
-        ("size", c.c_uint32),
-        ("waiting", c.c_uint32),
-        ("done", c.c_uint64),
-        ("cancelled", c.c_uint64),
-        ("failed", c.c_uint64),
-        ("engine_ns", c.c_uint64),
-        ("other_ns", c.c_uint64),
-        ("memory_now", c.c_uint64),
-        ("memory_peak", c.c_uint64),
-    )
 
 
 @dataclass(frozen=True)

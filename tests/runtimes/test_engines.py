@@ -5,6 +5,7 @@ A new engine is a row of `ENGINES` and a subclass here; `test_every_engine_has_a
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import platform
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ import numpy as np
 import pytest
 
 from conftest import IMAGE_SIZE, LATENT_SIZE, psnr_db
+from genin.runtimes import native_engine
 from genin.runtimes.bundle import pack
 from genin.runtimes.cancellation import Cancellation
 from genin.runtimes.coreml_engine import CoreMLEngine
@@ -67,6 +70,7 @@ class EngineContract:
     unet_file: ClassVar[str]
     refusal: ClassVar[str] = "unet"  # of a damaged UNet
     threads: ClassVar[int | None] = 1  # None: it takes no number
+    encoder_stage: ClassVar[str] = "vae_encoder"
 
     @pytest.fixture(scope="class")
     def path(self, request: pytest.FixtureRequest) -> Path:
@@ -157,7 +161,7 @@ class EngineContract:
                 if precision == "fp32":
                     alone = pipeline.generate("ninja", 9, image=image, strength=1.0)
                     assert psnr_db(alone.images[0], ours.images[1]) > 50
-        assert ours.timings["vae_encoder"] > 0
+        assert ours.timings[self.encoder_stage] > 0
 
     def test_draws_inside_a_mask(self, pipeline: Pipeline, reference: Pipeline) -> None:
         image, mask = reference("orange sunset", seed=1).array, np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
@@ -405,6 +409,138 @@ class TestCoreML(BundleEngineContract):
     def loaded_encoder(self, pipeline: Pipeline) -> bool:
         assert isinstance(pipeline._engine, CoreMLEngine)
         return "vae_encoder" in pipeline._engine._packages
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None or shutil.which("g++") is None, reason="needs cmake and g++")
+@pytest.mark.usefixtures("native_package")
+class TestNative(BundleEngineContract):
+    runtime, provider = "native", f"onnxruntime {importlib.metadata.version('onnxruntime')}"
+    unet_file = "onnx/fp32/unet/model.onnx"
+    refusal = "failed while loading onnx/fp32/unet/model.onnx"
+    encoder_stage = "text_to_image"
+
+    @pytest.fixture(scope="class")
+    def pipeline(self, path: Path, native_package: Path) -> Iterator[Pipeline]:
+        with load_pipeline(path, self.runtime, "fp32", threads=1) as pipeline:
+            yield pipeline
+
+    def watch_threads(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        told: list[int] = []
+        worker = native_engine.NativeWorker
+
+        def noted(*values: Any, threads: int, **named: Any) -> Any:
+            told.append(threads)
+            return worker(*values, threads=threads, **named)
+
+        monkeypatch.setattr(native_engine, "NativeWorker", noted)
+        return told
+
+    def test_the_encoder_is_loaded_when_an_image_is_given(self, path: Path, tmp_path: Path) -> None:
+        pytest.skip("the library does not tell which networks it has loaded")
+
+    def test_streams_with_previews(self, pipeline: Pipeline) -> None:
+        """One prompt, and without latents, which the library keeps; steps that nobody was there to see are left out."""
+        steps = list(pipeline.stream("ninja", 0, steps=100))
+        indices = [step.index for step in steps]
+        assert indices == sorted(set(indices)) and indices[-1] == 99 and len(indices) > 2
+        assert all(step.generation is None and step.latents.size == 0 for step in steps[:-1])
+        last = steps[-1].generation
+        assert last is not None and np.array_equal(last.images, pipeline.generate("ninja", 0, steps=100).images)
+        assert np.array_equal(steps[-1].preview(), last.images)
+        far, near = (psnr_db(steps[at].preview(), last.images) for at in (0, -2))
+        assert near > far
+        with pytest.raises(InputError, match="one prompt at a time"):
+            pipeline.stream(PROMPTS)
+
+    def test_times_every_stage(self, pipeline: Pipeline) -> None:
+        """All of the drawing together: the library does not tell its networks apart."""
+        timings = pipeline.generate("ninja").timings
+        assert timings["text_to_image"] > 0 and timings["other"] > 0 and timings["unet"] == 0
+
+    def test_cancels_before_any_network(self, pipeline: Pipeline) -> None:
+        """A function is asked every few milliseconds, as the library asks nobody."""
+        for asked in range(4):
+            left = iter([False] * asked + [True] * 9)
+            with pytest.raises(CancelledError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                pipeline.generate("ninja", steps=1000, cancel=lambda left=left: next(left))
+        pipeline.generate("ninja", steps=1)
+
+    def test_wrong_shapes_are_errors(self, path: Path, tmp_path: Path) -> None:
+        """In the library's words."""
+        copy = Path(shutil.copytree(path, tmp_path / "copy"))
+        edit_manifest(copy, "image", "height", value=2 * IMAGE_SIZE)
+        edit_manifest(copy, "image", "multiple", value=None)
+        with load_pipeline(copy, self.runtime) as pipeline, pytest.raises(GeninError, match="vae_decoder gave"):
+            pipeline.generate("ninja")
+        edit_manifest(copy, "latents", "channels", value=8)
+        with load_pipeline(copy, self.runtime) as pipeline, pytest.raises(GeninError, match="running the unet"):
+            pipeline.generate("ninja")
+
+    def test_what_was_unpacked_goes_when_it_closes(
+        self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Only the tokenizer, which Python reads, too."""
+        pack(path, tmp_path / "b.genin")
+        (tmp_path / "temporary").mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+        with load_pipeline(tmp_path / "b.genin", self.runtime) as pipeline:
+            pipeline.generate("ninja", steps=1)
+            unpacked = [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
+            assert unpacked and {file.parent.name for file in unpacked} == {"tokenizer"}
+        assert not list((tmp_path / "temporary").iterdir())
+
+    def test_a_closed_engine_runs_nothing(self, path: Path) -> None:
+        """It has no single networks that could be called, open or closed."""
+        pipeline = load_pipeline(path, self.runtime)
+        steps, engine = pipeline.stream("ninja", steps=2), pipeline._engine
+        pipeline.close()
+        with pytest.raises(GeninError, match="closed"):
+            next(steps)
+        with pytest.raises(GeninError, match="no single networks"):
+            engine.encode(pipeline._tokenizer(["ninja"]))
+
+    def test_draws_with_a_single_graph(self, matrix: Path, compact_model: Path) -> None:
+        """By itself, where a bundle has one of so many steps: the same pictures."""
+        with load_pipeline(compact_model) as pipeline:
+            expected = pipeline.generate(PROMPTS, [3, 9], steps=2).images
+        with load_pipeline(matrix, self.runtime) as pipeline:
+            found, alone = pipeline.generate(PROMPTS, [3, 9], steps=2), pipeline.generate(PROMPTS[1], 9, steps=2)
+        for ours, theirs in ((found.images, expected), (alone.images, expected[1:])):
+            assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+    def test_what_it_cannot_draw_is_one_line(self, pipeline: Pipeline) -> None:
+        with pytest.raises(InputError, match="philox noise, not from torch"):
+            pipeline.generate("ninja", noise="torch")
+
+    def test_threads_draw_each_their_own(self, path: Path, pipeline: Pipeline) -> None:
+        wanted = {seed: pipeline("ninja", seed=seed, steps=1) for seed in range(8)}
+        found: dict[int, Any] = {}
+        drawers = [
+            threading.Thread(target=lambda seed=seed: found.update({seed: pipeline("ninja", seed=seed, steps=1)}))
+            for seed in wanted
+        ]
+        for drawer in drawers:
+            drawer.start()
+        for drawer in drawers:
+            drawer.join()
+        assert found == wanted
+
+    def test_closing_ends_what_another_thread_draws(self, path: Path) -> None:
+        pipeline, ended = load_pipeline(path, self.runtime), threading.Event()
+
+        def draw() -> None:
+            with pytest.raises(GeninError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                pipeline.generate("ninja", steps=1000)
+            ended.set()
+
+        drawer = threading.Thread(target=draw)
+        drawer.start()
+        time.sleep(0.05)
+        pipeline.close()
+        drawer.join(10)
+        assert ended.is_set()
 
 
 def test_every_engine_has_a_contract() -> None:

@@ -79,6 +79,24 @@ def test_the_fastest_way_is_taken_and_remembered() -> None:
     assert len(opening.asked) == 12
 
 
+def test_a_few_pictures_are_not_worth_measuring() -> None:
+    opening = Opening({("openvino", 1): 0.001, ("onnxruntime", 1): 0.002})
+    for pictures, runtime, count in ((1, "onnxruntime", 0), (1000, "openvino", 4)):
+        found = decide("a bundle", CHOICES, EngineSettings(pictures=pictures), SMALL, opening)
+        assert found.way.choice.runtime == runtime and len(opening.asked) == count
+    assert decide("a bundle", CHOICES[:1], EngineSettings(pictures=1), SMALL, opening).way.choice == CHOICES[0]
+
+
+def test_loading_counts_where_few_pictures_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first load of an engine, which imports it."""
+    rows = [("openvino", 1, 1.0, 0.9), ("openvino", 2, 1.1, 0.2), ("onnxruntime", 1, 2.0, 0.3)]
+    timings = tuple(measured.Timing(name, "onnx", "fp32", threads, ms, s) for name, threads, ms, s in rows)
+    monkeypatch.setattr(measured, "_read", lambda _: timings)
+    for pictures, runtime in ((1, "onnxruntime"), (599, "onnxruntime"), (601, "openvino"), (None, "openvino")):
+        found = decide("a bundle", CHOICES, EngineSettings(pictures=pictures), SMALL, Opening({}))
+        assert found.way.choice.runtime == runtime, pictures
+
+
 def test_threads_that_gain_nothing_are_left_to_others() -> None:
     opening = Opening({("onnxruntime", 1): 0.0300, ("onnxruntime", 2): 0.0299})
     assert decide("a bundle", CHOICES[1:2], EngineSettings(), SMALL, opening).way.threads == 1

@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "failure.h"
+#include "windows_text.h"
 
 namespace genin {
 namespace {
@@ -16,10 +17,18 @@ constexpr uint64_t kDirectoryLimit = 64u << 20;  // of a zip's directory
 
 [[noreturn]] void fail(const std::string &where, const std::string &what) { throw Failure(GENIN_E_BUNDLE, where + ": " + what); }
 
+std::FILE *open_file(const std::string &path) {
+#if defined(_WIN32)
+    return _wfopen(widen(path).c_str(), L"rb");
+#else
+    return std::fopen(path.c_str(), "rb");
+#endif
+}
+
 // A file of the host's file system that is read at offsets.
 class Stream {
 public:
-    explicit Stream(const std::string &path) : path_(path), file_(std::fopen(path.c_str(), "rb")) {
+    explicit Stream(const std::string &path) : path_(path), file_(open_file(path)) {
         if (!file_) fail(path, "no such file; give a bundle's folder or .genin file");
 #if defined(_WIN32)
         _fseeki64(file_, 0, SEEK_END);
@@ -188,8 +197,13 @@ private:
 };
 
 bool is_folder(const std::string &path) {
+#if defined(_WIN32)
+    struct _stat64 info {};
+    return _wstat64(widen(path).c_str(), &info) == 0 && (info.st_mode & S_IFMT) == S_IFDIR;
+#else
     struct stat info {};
     return stat(path.c_str(), &info) == 0 && (info.st_mode & S_IFMT) == S_IFDIR;
+#endif
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "failure.h"
 #include "ort_abi.h"
 #include "ort_memory.h"
+#include "windows_text.h"
 
 namespace genin {
 namespace {

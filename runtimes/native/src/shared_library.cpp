@@ -5,11 +5,9 @@
 #include <vector>
 
 #include "failure.h"
+#include "windows_text.h"
 
-#if defined(_WIN32)
-#define WIN32_LEAN_AND_MEAN
-#include <windows.h>
-#else
+#if !defined(_WIN32)
 #include <dlfcn.h>
 #endif
 
@@ -21,14 +19,17 @@ std::vector<std::string> names_of(const std::string &engine) { return {engine + 
 
 std::string folder_of_this_library() {
     HMODULE module = nullptr;
-    wchar_t path[MAX_PATH];
+    std::wstring path(32768, L'\0');  // the longest that there is
     GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT,
                        reinterpret_cast<LPCWSTR>(&folder_of_this_library), &module);
-    const DWORD length = GetModuleFileNameW(module, path, MAX_PATH);
-    std::string text;
-    for (DWORD i = 0; i < length; ++i) text += path[i] < 128 ? static_cast<char>(path[i]) : '?';
-    const size_t end = text.find_last_of('\\');
-    return end == std::string::npos ? "" : text.substr(0, end);
+    path.resize(GetModuleFileNameW(module, path.data(), static_cast<DWORD>(path.size())));
+    const size_t end = path.find_last_of(L'\\');
+    return end == std::wstring::npos ? "." : narrow(path.substr(0, end));
+}
+
+std::string named_by_environment() {
+    const wchar_t *named = _wgetenv(L"GENIN_ENGINE_PATH");
+    return named ? narrow(named) : "";
 }
 #else
 #if defined(__APPLE__)
@@ -44,17 +45,16 @@ std::string folder_of_this_library() {
     const size_t end = path.find_last_of('/');
     return end == std::string::npos ? "." : path.substr(0, end);
 }
+
+std::string named_by_environment() {
+    const char *named = std::getenv("GENIN_ENGINE_PATH");
+    return named ? named : "";
+}
 #endif
 
 }  // namespace
 
 #if defined(_WIN32)
-
-std::wstring widen(const std::string &utf8) {
-    std::wstring wide(static_cast<size_t>(MultiByteToWideChar(CP_UTF8, 0, utf8.data(), static_cast<int>(utf8.size()), nullptr, 0)), L'\0');
-    MultiByteToWideChar(CP_UTF8, 0, utf8.data(), static_cast<int>(utf8.size()), wide.data(), static_cast<int>(wide.size()));
-    return wide;
-}
 
 SharedLibrary::SharedLibrary(std::string path) : path_(std::move(path)) {
     handle_ = LoadLibraryExW(widen(path_).c_str(), nullptr, LOAD_WITH_ALTERED_SEARCH_PATH);
@@ -85,7 +85,7 @@ SharedLibrary::SharedLibrary(SharedLibrary &&other) noexcept : path_(std::move(o
 
 SharedLibrary open_engine_library(const std::string &path, const std::string &engine) {
     if (!path.empty()) return SharedLibrary(path);
-    if (const char *named = std::getenv("GENIN_ENGINE_PATH"); named && *named) return SharedLibrary(named);
+    if (std::string named = named_by_environment(); !named.empty()) return SharedLibrary(std::move(named));
     std::string tried;
     const std::string beside = folder_of_this_library();
     for (const std::string &name : names_of(engine)) {

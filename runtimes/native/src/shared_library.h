@@ -24,8 +24,4 @@ private:
 // `path` if it is given, else GENIN_ENGINE_PATH, else the library beside this one, else where the system looks.
 SharedLibrary open_engine_library(const std::string &path, const std::string &engine);
 
-#if defined(_WIN32)
-std::wstring widen(const std::string &utf8);
-#endif
-
 }  // namespace genin

@@ -21,6 +21,11 @@
 #include "starts.h"
 #include "tokenizer.h"
 
+#if defined(_WIN32)
+#include <fcntl.h>
+#include <io.h>
+#endif
+
 namespace {
 
 std::string contents(const char *path) {
@@ -92,6 +97,9 @@ int strengths() {
 }  // namespace
 
 int main(int argc, char **argv) {
+#if defined(_WIN32)
+    _setmode(_fileno(stdin), _O_BINARY), _setmode(_fileno(stdout), _O_BINARY);
+#endif
     const std::string command = argc > 1 ? argv[1] : "";
     try {
         if (command == "tokens" && argc == 8) return tokens(argv);

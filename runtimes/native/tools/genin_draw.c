@@ -6,13 +6,42 @@
 
 #include "genin.h"
 
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#include <shellapi.h>
+
+/* Windows hands main() words in an old code page; these are UTF-8, as the library takes them. */
+static char **utf8_words(int *count) {
+  wchar_t **wide = CommandLineToArgvW(GetCommandLineW(), count);
+  char **words = calloc((size_t)*count + 1, sizeof *words);
+  int i, bytes;
+  for (i = 0; words && wide && i < *count; ++i) {
+    bytes = WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, NULL, 0, NULL, NULL);
+    words[i] = calloc((size_t)bytes, 1);
+    if (!words[i]) return NULL;
+    WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, words[i], bytes, NULL, NULL);
+  }
+  return words;
+}
+#endif
+
 static int fail(const char *what) {
   fprintf(stderr, "genin_draw: %s\n", what);
   return 2;
 }
 
+static FILE *open_file(const char *path) {
+#if defined(_WIN32)
+  wchar_t wide[32768]; /* the longest that there is */
+  return MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, 32768) ? _wfopen(wide, L"wb") : NULL;
+#else
+  return fopen(path, "wb");
+#endif
+}
+
 static int save(const char *path, const unsigned char *rgba, uint32_t width, uint32_t height) {
-  FILE *file = fopen(path, "wb");
+  FILE *file = open_file(path);
   size_t i, count = (size_t)width * height;
   if (!file) return 0;
   fprintf(file, "P6\n%u %u\n255\n", width, height);
@@ -30,6 +59,10 @@ int main(int argc, char **argv) {
   unsigned char *rgba;
   int i;
 
+#if defined(_WIN32)
+  argv = utf8_words(&argc);
+  if (!argv) return fail("not enough memory");
+#endif
   genin_open_options_init(&options, sizeof options);
   genin_request_init(&request, sizeof request);
   if (argc < 3) return fail("usage: genin_draw BUNDLE PROMPT [--seed N] [--steps K] [--threads N] [--precision P] [--engine NAME] [--engine-path FILE] --out FILE.ppm");

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from genin.runtimes.engine import ENGINES
 from genin.runtimes.names import INSTALLED
+from genin.runtimes.native_engine import library_path
 from genin.runtimes.vocabulary import check_choice
 
 # By name: a static import of `genin` would be one of all that it offers.
@@ -52,8 +53,11 @@ def hidden_imports() -> list[str]:
 
 
 def data_files() -> list[tuple[str, str]]:
-    """(file, folder in the program) of everything in the shipped bundles."""
+    """(file, folder in the program) of everything in the shipped bundles, and of the native library where it is included."""
     root = Path(str(files("genin.runtimes"))) / "weights"
     bundles = sorted(manifest.parent for manifest in root.glob("*/manifest.json"))
     found = [file for bundle in bundles for file in sorted(bundle.rglob("*")) if file.is_file()]
-    return [(str(file), f"genin/runtimes/weights/{file.parent.relative_to(root).as_posix()}") for file in found]
+    library = [(str(library_path()), "genin_native")] if "native" in engines() else []
+    return library + [
+        (str(file), f"genin/runtimes/weights/{file.parent.relative_to(root).as_posix()}") for file in found
+    ]
