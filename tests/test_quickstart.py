@@ -43,7 +43,7 @@ def tiny_run(tiny_model_folder: Path, tiny_bundle: Path, tmp_path_factory: pytes
         if path == out / "student":
             return export(path, to, options, **names)
         assert (path, to) == (tiny_model_folder, out / "teacher-bundle")
-        assert [list(options.formats), list(options.precisions or ())] == [["onnx"], ["fp16"]]
+        assert [list(options.formats), list(options.precisions or ())] == [["openvino"], ["fp16"]]
         shutil.copytree(tiny_bundle, to)
         edit_manifest(to, "model", "kind", value="teacher")
         return None
@@ -52,7 +52,7 @@ def tiny_run(tiny_model_folder: Path, tiny_bundle: Path, tmp_path_factory: pytes
         return [
             one
             for one in configure(model, facts, choices)
-            if one.runtime == "onnxruntime" or (one.runtime, one.role) == ("pytorch", "teacher")
+            if one.runtime == "openvino" or (one.runtime, one.role) == ("pytorch", "teacher")
         ]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -62,7 +62,7 @@ def tiny_run(tiny_model_folder: Path, tiny_bundle: Path, tmp_path_factory: pytes
             patch.setattr(quickstart_stages, name, value)
         patch.setattr(quickstart_stages, "quick_recipe", small_recipe)
         for name in ("FORMATS", "TEACHER_FORMATS"):
-            patch.setattr(quickstart_stages, name, ("onnx",))
+            patch.setattr(quickstart_stages, name, ("openvino",))  # the format that is converted fastest
         patch.setattr(quickstart_stages, "PRECISIONS", ("fp32",))
         patch.setattr("genin.export.exporter.export", export_or_copy)
         patch.setattr("genin.benchmarks.speed.bench.configure", few)
@@ -125,7 +125,7 @@ def check_summary(summary: dict[str, Any], out: Path) -> None:
     assert summary["page"] == str(out / "index.html")
     assert summary["speedup_4_steps"] > 0
     assert summary["fastest_1_step"]["runtime"] in ("pytorch", "onnxruntime", "openvino")
-    assert {"teacher", "student", "onnx/fp32"} <= set(summary["sizes"])
+    assert {"teacher", "student", "openvino/fp32"} <= set(summary["sizes"])
     assert summary["sizes"]["student"] < summary["sizes"]["teacher"]
     assert summary["improvement"]["fd_world"] > 0
     for key in KEYS:
