@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from genin import names
 from genin.runtimes.engine import ENGINES
+from genin.runtimes.errors import InputError
 
 pytestmark = pytest.mark.processes  # builds a wheel
 ROOT = Path(__file__).parents[1]
@@ -23,18 +25,28 @@ COMMITTED_WEIGHTS_LIMIT_BYTES = 40_000_000
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the files that git would give a newcomer, in a copy, with the build backend that pip would use."""
-    checkout, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("wheel")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the files that git would give a newcomer."""
+    folder = tmp_path_factory.mktemp("checkout")
     for name in checked_out():
-        target = checkout / name
+        target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(checkout, tmp_path_factory.mktemp("wheel"))
+
+
+def built(project: Path, out: Path) -> Path:
+    """The project's wheel, by the build backend that pip would use."""
     code = f"import setuptools.build_meta as backend; print(backend.build_wheel({str(out)!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    (built,) = out.glob("genin-*.whl")
-    return built
+    (wheel,) = out.glob("*.whl")
+    return wheel
 
 
 def checked_out() -> list[str]:
@@ -66,10 +78,31 @@ def test_every_module_is_in_the_wheel(wheel: Path) -> None:
     assert "genin/py.typed" in names_in(wheel)
 
 
-def test_all_shipped_weights_are_in_the_wheel(wheel: Path) -> None:
-    weights = expected("weights/**/*")
-    assert weights
-    assert weights <= names_in(wheel)
+def test_the_wheel_has_the_students_and_no_weights_of_training(wheel: Path) -> None:
+    weights = {name for name in names_in(wheel) if "/weights/" in name}
+    assert weights == expected("weights/**/*")
+    assert {name.split("/")[3] for name in weights} == {"student", "student-1step"}
+
+
+def test_weights_of_training_are_a_wheel_of_their_own(checkout: Path, tmp_path: Path) -> None:
+    names = names_in(built(checkout / "weights", tmp_path))
+    package = ROOT / "weights" / "genin_training_weights"
+    files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {f"{package.name}/{path.relative_to(package).as_posix()}" for path in files} == {
+        name for name in names if ".dist-info/" not in name
+    }
+    assert {"teacher", "teacher_statistics", "world_classifier.safetensors"} <= {name.split("/")[1] for name in names}
+
+
+def test_without_weights_of_training_the_teacher_is_named_and_the_rest_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "TRAINING_WEIGHTS", "no_such_package")
+    monkeypatch.setitem(names.BUILTIN_MODELS, "builtin:teacher", ("no_such_package", "teacher"))  # type: ignore[misc]
+    installed = names.InstalledNames()
+    with pytest.raises(InputError, match=r"package no-such-package, which is not installed.*pip install \./weights"):
+        installed.model("builtin:teacher")
+    assert installed.model("builtin:student").is_dir()
+    assert installed.classifier() is None
+    assert installed.teacher_statistics() is None
 
 
 def test_all_templates_are_in_the_wheel(wheel: Path) -> None:
@@ -94,7 +127,7 @@ def test_the_wheel_brings_the_licence_and_the_command(wheel: Path) -> None:
 
 
 def test_committed_weights_stay_small_and_hold_no_pickle() -> None:
-    files = [ROOT / name for name in checked_out() if "/weights/" in name]
+    files = [ROOT / name for name in checked_out() if "weights/" in name]
     assert sum(path.stat().st_size for path in files) <= COMMITTED_WEIGHTS_LIMIT_BYTES
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]
 

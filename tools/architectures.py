@@ -195,7 +195,9 @@ def tables(results: Mapping[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--teacher", type=click.Path(path_type=Path, exists=True), default=Path("runtimes/weights/teacher"))
+@click.option(
+    "--teacher", type=click.Path(path_type=Path, exists=True), default=Path("weights/genin_training_weights/teacher")
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--images", default=0, help="Of the steps phase, and twice as many of pruning; 0 measures latency alone.")
 @click.option("--samples", default=1024, show_default=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-STATISTICS = Path("distill/weights/teacher_statistics")
+STATISTICS = Path("weights/genin_training_weights/teacher_statistics")
 # Row => guided steps of the teacher, beside its 100.
 TEACHERS = {"teacher, 16 guided steps": 16, "teacher, 8 guided steps": 8}
 # Row => student and steps.

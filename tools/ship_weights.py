@@ -1,4 +1,4 @@
-"""Put trained weights into the package: the teacher as a half-precision model folder, the student as
+"""Put trained weights into the packages: the teacher as a half-precision model folder, the students as
 bundles of ONNX graphs whose weights are stored in half precision.
 
     python tools/ship_weights.py --teacher runs/teacher --student runs/student --student-1step runs/student-1step
@@ -19,7 +19,8 @@ from genin.distill.models.folder import load_model_folder, save_model_folder
 from genin.export import ExportOptions, export
 
 ROOT = Path(__file__).resolve().parents[1]
-WEIGHTS = ROOT / "runtimes" / "weights"
+STUDENTS = ROOT / "runtimes" / "weights"
+TRAINING = ROOT / "weights" / "genin_training_weights"  # the teacher and what measures against it
 STAGED = ROOT / "runtimes" / ".weights.partial"
 LOGS = ROOT / "docs" / "runs"
 LIMIT_BYTES = 40_000_000
@@ -64,15 +65,16 @@ def ship(teacher: Path | None, student: Path | None, one_step: Path | None) -> N
         ship_student(one_step, "student-1step", "genin's one-step ninja student")
         copy_logs(one_step, "student-1step")
     made = [path.name for path in STAGED.iterdir()]
-    kept = [path for path in WEIGHTS.iterdir() if path.name not in made]
-    files = [file for path in (STAGED, *kept, ROOT / "distill" / "weights") for file in (path, *path.rglob("*"))]
+    kept = [path for folder in (STUDENTS, TRAINING) for path in folder.iterdir() if path.name not in made]
+    files = [file for path in (STAGED, *kept) for file in (path, *path.rglob("*"))]
     total = sum(file.stat().st_size for file in files if file.is_file())
     click.echo(f"{total / 1e6:.1f} MB of weights")
     if total > LIMIT_BYTES:
         raise click.ClickException(f"more than {LIMIT_BYTES / 1e6:.0f} MB; what is shipped stays as it was")
     for name in made:
-        shutil.rmtree(WEIGHTS / name, ignore_errors=True)
-        (STAGED / name).rename(WEIGHTS / name)
+        place = (TRAINING if name == "teacher" else STUDENTS) / name
+        shutil.rmtree(place, ignore_errors=True)
+        (STAGED / name).rename(place)
     STAGED.rmdir()
 
 

@@ -83,7 +83,9 @@ def _scale(rows: list[dict[str, Any]]) -> tuple[Any, Any]:
 
 @click.command()
 @click.option("--student", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--teacher", type=click.Path(path_type=Path, exists=True), default=Path("runtimes/weights/teacher"))
+@click.option(
+    "--teacher", type=click.Path(path_type=Path, exists=True), default=Path("weights/genin_training_weights/teacher")
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON of the curve.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="PNG of it.")
 @click.option("--samples", default=2048, show_default=True)

@@ -1,8 +1,8 @@
 """What the names on the command line mean: `builtin:student`, a local path, or a model on the Hugging Face hub.
 
-The shipped models are package data of `genin.runtimes` and `genin.distill`; the built-in world's reference pictures are
-rendered once into the user's cache. Library code asks through `genin.runtimes.names`, and need not know where the package
-keeps its weights.
+The shipped students are package data of `genin.runtimes`. The teacher and what measures against it are a package of their own,
+which a game does not install. The built-in world's reference pictures are rendered once into the user's cache. Library code
+asks through `genin.runtimes.names`, and need not know where the weights are kept.
 
 Not here: the hub (`hub.model`), reading what a name points to (each command does, and refuses what it cannot use).
 """
@@ -23,11 +23,12 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.vocabulary import AUTO
 
-# Name => folder inside genin.runtimes.
-BUILTIN_MODELS: Mapping[str, str] = {
-    "builtin:student": "weights/student",
-    "builtin:student-1step": "weights/student-1step",
-    "builtin:teacher": "weights/teacher",
+TRAINING_WEIGHTS = "genin_training_weights"
+# Name => package and folder inside it.
+BUILTIN_MODELS: Mapping[str, tuple[str, str]] = {
+    "builtin:student": ("genin.runtimes", "weights/student"),
+    "builtin:student-1step": ("genin.runtimes", "weights/student-1step"),
+    "builtin:teacher": (TRAINING_WEIGHTS, "teacher"),
 }
 DEFAULT_REFERENCE_SIZE = 64
 
@@ -68,13 +69,13 @@ class InstalledNames:
 
     def classifier(self) -> Path | None:
         """The shipped attribute classifier of the built-in world, if this installation has it."""
-        path = _package_file("genin.distill", "weights/world_classifier.safetensors")
-        return path if path.is_file() else None
+        path = _package_file(TRAINING_WEIGHTS, "world_classifier.safetensors")
+        return path if path is not None and path.is_file() else None
 
     def teacher_statistics(self) -> Path | None:
         """Feature statistics of `builtin:teacher`'s pictures (and pairs), if this installation has them."""
-        path = _package_file("genin.distill", "weights/teacher_statistics")
-        return path if path.is_dir() else None
+        path = _package_file(TRAINING_WEIGHTS, "teacher_statistics")
+        return path if path is not None and path.is_dir() else None
 
 
 # --- built in --------------------------------------------------------------------------------------------------------
@@ -86,7 +87,14 @@ def _builtin_model(name: str) -> Path:
         raise InputError("this is a dataset, not a model", where=name, remedy=remedy)
     if name not in BUILTIN_MODELS:
         raise _no_such(name, "built-in model")
-    path = _package_file("genin.runtimes", BUILTIN_MODELS[name])
+    package, folder = BUILTIN_MODELS[name]
+    path = _package_file(package, folder)
+    if path is None:
+        distribution = package.replace("_", "-")
+        raise InputError(
+            f"'{name}' is in the package {distribution}, which is not installed",
+            remedy=f"pip install {distribution}, or in a checkout of genin: pip install ./weights",
+        )
     if not path.is_dir():
         raise InputError(
             f"'{name}' is not part of this installation", where=path, remedy="reinstall genin from its wheel"
@@ -94,8 +102,12 @@ def _builtin_model(name: str) -> Path:
     return path
 
 
-def _package_file(package: str, name: str) -> Path:
-    return Path(str(files(package) / name))
+def _package_file(package: str, name: str) -> Path | None:
+    """A file of an installed package; None if there is no such package."""
+    try:
+        return Path(str(files(package) / name))
+    except ModuleNotFoundError:
+        return None
 
 
 def _world(split: Literal["train", "val", "test"], count: int, size: int, seed: int) -> Path:
