@@ -89,12 +89,12 @@ def render(report: Report) -> str:
         rows = report.devices.rows
     ranked = [row for row in rows if is_ranked(row)]
     best = min(ranked, key=lambda row: row["latency_ms"]["p50"]) if ranked else None
-    axis, svg = quality_axis(rows), quality_latency_svg(rows)
+    axis, svg = quality_axis(ranked), quality_latency_svg(ranked)
     values = {
         "title": report.title or (_headline(best) if best else "Pictures and figures"),
         "lead": report.lead or (_lead(best, measured) if best else None),
         "version": __version__,
-        "busy": "; ".join(busy for results in measured.values() if (busy := results["notes"].get("busy"))),
+        "busy": report.devices.busy if report.devices else report.results and report.results["notes"].get("busy"),
         "facts": _facts(best) if best else [],
         "grids": [_grid(grid) for grid in report.grids],
         "plot": Markup(svg) if svg else None,
@@ -103,7 +103,7 @@ def render(report: Report) -> str:
         "table": _table(rows, best) if rows else None,
         "runs": _runs(rows),
         "stages": [(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(rows, stage)],
-        "bars": _bars(sorted(rows, key=lambda row: row["latency_ms"]["p50"])),
+        "bars": _bars(sorted(rows, key=lambda row: (not is_ranked(row), row["latency_ms"]["p50"]))),
         "evaluations": _evaluations(evaluations) if evaluations else None,
         "evaluations_note": _evaluations_note(evaluations),
         "machines": [(device, _machine(results)) for device, results in measured.items()],
@@ -135,8 +135,9 @@ def _lead(best: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) ->
     if len(measured) > 1:
         return f"The fastest of {len(measured)} devices: {best['name']}.{against}"
     [results] = measured.values()
-    threads = f"with {best['threads']} threads" if "threads" in best else ""
-    return f"{best['name']}, on {results['machine']['processor']} {threads}".rstrip() + f".{against}"
+    count = best.get("threads")
+    threads = f" with {count} thread{'s' if count != 1 else ''}" if count else ""
+    return f"{best['name']}, on {results['machine']['processor']}{threads}.{against}"
 
 
 def _facts(best: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -208,7 +209,8 @@ def _bar(row: Mapping[str, Any], longest: float) -> dict[str, Any]:
         (f"{100 * value / longest:.2f}", STAGE_COLOURS[stage], f"{STAGE_NAMES[stage]}: {number(value)} ms")
         for stage, value in stages.items()
     ]
-    return {"label": row["name"], "parts": parts, "time": f"{number(row['latency_ms']['p50'])} ms"}
+    time = f"{number(row['latency_ms']['p50'])} ms"
+    return {"label": row["name"], "parts": parts, "time": time, "ranked": is_ranked(row)}
 
 
 def _evaluations(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

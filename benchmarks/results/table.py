@@ -85,5 +85,8 @@ def number(value: float | None, digits: int | None = None) -> str:
 
 
 def interval(low_high: Sequence[float] | None) -> str:
-    """ "8.42 to 8.91", or "–"."""
-    return "–" if not low_high else f"{number(low_high[0])} to {number(low_high[1])}"
+    """ "8.42 to 8.91"; "over 10×" for bounds that say nothing (of two processes that differ); "–" for none."""
+    if not low_high:
+        return "–"
+    low, high = low_high
+    return "over 10×" if high > 10 * low else f"{number(low)} to {number(high)}"

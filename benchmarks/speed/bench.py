@@ -82,6 +82,8 @@ def measure_models(
     add_quality(rows, measured, facts, prepared, protocol)
     add_speedups(rows)
     notes = _notes(machine) | prepared.notes
+    if journal.continued:
+        notes["machine"] = "continued after an interruption: what is said of other work is of the last part"
     notes |= {model.label: note for model in models if (note := steps_note(facts[model.path], choices))}
     results = _heading() | {
         "machine": machine,

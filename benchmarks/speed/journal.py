@@ -31,10 +31,10 @@ REQUEST: Final = "request.json"
 
 
 class Journal:
-    """What is measured so far, in `folder`; None keeps nothing."""
+    """What is measured so far, in `folder`; None keeps nothing. `continued`: something of it was used."""
 
     def __init__(self, folder: Path | None, request: Mapping[str, Any] | None = None) -> None:
-        self.folder = folder
+        self.folder, self.continued = folder, False
         if folder is None:
             return
         asked = json.dumps(request, sort_keys=True)
@@ -53,6 +53,7 @@ class Journal:
         kept = json_object(read_text(place))
         if kept is None:
             raise InputError("a damaged record of an interrupted benchmark", where=place, remedy="remove it")
+        self.continued = True
         done = {group[int(index)]: self._process(place, index, values) for index, values in kept["done"].items()}
         return done, {group[int(index)]: reason for index, reason in kept["died"].items()}
 

@@ -226,6 +226,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(tmp_path: Path, monkeypat
     measured, skipped, order = recorded("fast broken", protocol, monkeypatch, journal=Journal(folder, {"asked": 1}))
     assert order.count("start fast") == 1 and [len(one.runs) for one in measured[0].processes] == [2, 2]
     assert [one.configuration.label for one in skipped] == ["broken"]
+    assert not Journal(folder, {"asked": 1}).continued
     again = recorded("fast broken", protocol, monkeypatch, journal=Journal(folder, {"asked": 1}))
     assert again[2] == [] and again[0][0].total_ms() == measured[0].total_ms()
     with pytest.raises(
