@@ -10,7 +10,9 @@ to start from (`starts`), LoRA at run time.
 
 from __future__ import annotations
 
+import importlib
 import operator
+import os
 import sys
 import threading
 import warnings
@@ -88,7 +90,7 @@ class Pipeline:
             self._takes_images = VAE_ENCODER in bundle.manifest.components(choice.format, choice.precision)
             self._single = bundle.manifest.steps_of_single_graphs(choice.format, choice.precision)
         self._schedule = Schedule.from_config(self.sampler.scheduler)
-        self._closed = False
+        self._closed, self._process = False, os.getpid()
         # Engines keep their tensors between calls: two threads at once would draw each other's pictures.
         self._one_at_a_time = threading.Lock()
 
@@ -412,6 +414,9 @@ class Pipeline:
     def _check_open(self) -> None:
         if self._closed:
             raise InputError("the pipeline is closed", where=self.path, remedy="load it again")
+        if self._process != os.getpid():  # engines' threads are not there, and their locks may be held for ever
+            what = "the pipeline was loaded before this process was forked"
+            raise InputError(what, where=self.path, remedy="load it in the new process, or start that by spawn")
 
     def _check_shape(self, component: str, array: Array | Pictures, shape: tuple[int, ...]) -> None:
         if array.shape != shape:
@@ -428,3 +433,10 @@ def _stacklevel_of_caller() -> int:
 
 def _already(pictures: Pictures) -> Callable[[], Pictures]:
     return lambda: pictures
+
+
+def __getattr__(name: str) -> object:
+    """`load_pipeline` is in `loading`; programs that were written before it moved find it here, too."""
+    if name == "load_pipeline":
+        return importlib.import_module("genin.runtimes.loading").load_pipeline
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

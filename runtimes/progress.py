@@ -1,7 +1,7 @@
 """Progress of long work, on stderr: a bar with the time left on a terminal, an occasional line elsewhere.
 
-A training under nohup, in a notebook or on a build machine takes as long as one that is watched, so its log gets a line per minute;
-work that takes less than a minute writes nothing there.
+A training under nohup, in a notebook or on a build machine takes as long as one that is watched, so its log gets a line after five
+seconds, and then as often as its time doubles, at least once a minute. Work of less than five seconds writes nothing there.
 
 Not here: results (each command's own output).
 """
@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-LINE_SECONDS = 60.0
+LINE_SECONDS, FIRST_SECONDS = 60.0, 5.0
+SURE_SECONDS = 30.0  # of work, before which the time left would be a guess
 
 
 class Progress:
@@ -72,7 +73,7 @@ def _bar(title: str, total: float, unit: str, stream: Any, even: bool) -> Iterat
 
 
 def _lines(title: str, total: float, unit: str, stream: Any, even: bool) -> Callable[[float, str], None]:
-    last = time.monotonic()
+    created = last = time.monotonic()
     # When progress was first reported, and how much: perhaps an earlier run's part, which says nothing about this run's speed.
     first: tuple[float, float] | None = None
 
@@ -80,12 +81,12 @@ def _lines(title: str, total: float, unit: str, stream: Any, even: bool) -> Call
         nonlocal last, first
         now = time.monotonic()
         first = first or (now, reached)
-        if now - last < LINE_SECONDS:
+        if now - last < min(LINE_SECONDS, max(FIRST_SECONDS, last - created)):
             return
         last, (started, done) = now, first
         share = reached / total if total else 1.0
         parts = [f"{title}: {100 * share:.0f} %", f"{reached:,.0f} of {total:,.0f} {unit}" if unit else "", note]
-        if even and done < reached < total:
+        if even and done < reached < total and now - started >= SURE_SECONDS:
             minutes = (now - started) / 60 * (total - reached) / (reached - done)
             parts.append(f"{minutes:.0f} min left" if minutes >= 1 else "a minute left")
         stream.write(" · ".join(part for part in parts if part) + "\n")

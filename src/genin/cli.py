@@ -30,7 +30,7 @@ from genin.runtimes.errors import GeninError, InputError, MissingExtraError
 from genin.runtimes.files import refused_write
 from genin.runtimes.lazy import missing_extra
 from genin.runtimes.threads import check_environment
-from genin.terminal import debugging, quiet_libraries, show_all_letters
+from genin.terminal import as_typed, debugging, open_missing_streams, quiet_libraries, show_all_letters
 from genin.version import __version__
 
 INTERRUPTED = 130
@@ -204,10 +204,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """The entry point of `genin` and `python -m genin`."""
+    open_missing_streams()
     show_all_letters()
     quiet_libraries()
     interrupt_on_sigterm()
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(as_typed(sys.argv[1:])))
 
 
 def interrupt_on_sigterm() -> None:

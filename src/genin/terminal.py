@@ -15,6 +15,8 @@ import os
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TextIO
 
 # Read by the libraries at import; child processes inherit them. A value that the user has set stays.
@@ -28,6 +30,27 @@ QUIET_ENVIRONMENT = {
 def debugging() -> bool:
     """Whether the user asked to see everything."""
     return os.environ.get("GENIN_DEBUG", "") not in ("", "0")
+
+
+def open_missing_streams() -> None:
+    """A service, or `2>&-`, may start a command without a stream; then what it says goes nowhere."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115 (for good)
+            setattr(sys, name, stream)
+
+
+def as_typed(words: Sequence[str]) -> list[str]:
+    """Arguments that Python decoded by a locale that lacks their letters (`LC_ALL=C`), as the UTF-8 that they are."""
+    found = []
+    for word in words:
+        try:
+            found.append(
+                os.fsencode(word).decode("utf-8") if any("\udc80" <= sign <= "\udcff" for sign in word) else word
+            )
+        except UnicodeError:
+            found.append(word)
+    return found
 
 
 def show_all_letters() -> None:

@@ -18,13 +18,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_a_log_gets_a_line_a_minute_with_the_time_left(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+def test_a_log_gets_lines_soon_then_every_minute_with_the_time_left(
+    capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
     with progress("sampling", 2_000, unit="pictures") as shown:
         # The first is what an earlier run had done; it says nothing of this one's speed.
         for done, seconds in ((1_000, 0), (1_010, 6), (1_100, 54), (1_101, 1), (1_900, 239), (2_500, 30)):
             clock[0] += seconds
             shown.reach(done, "teacher")
     assert capsys.readouterr().err.splitlines() == [
+        "sampling: 50 % · 1,010 of 2,000 pictures · teacher",
         "sampling: 55 % · 1,100 of 2,000 pictures · teacher · 9 min left",
         "sampling: 95 % · 1,900 of 2,000 pictures · teacher · a minute left",
     ]
@@ -34,7 +37,7 @@ def test_a_log_gets_a_line_a_minute_with_the_time_left(capsys: pytest.CaptureFix
 def test_soon_done_or_silent_work_writes_nothing(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
     with progress("exporting", 3, unit="parts") as shown:
         for part in "abc":
-            clock[0] += 19
+            clock[0] += 1.6
             shown.begin(part)
     assert shown.done == 2 and shown.note == "c"  # the third is under way
     with progress("steps", silent=True) as shown:
@@ -78,3 +81,12 @@ def test_a_terminal_gets_a_bar_with_the_note(monkeypatch: pytest.MonkeyPatch) ->
         shown.advance(1)
     assert stderr.getvalue().removeprefix(text).startswith("lines: 25 %")
     assert "drawing" in text and "3/4" in text and "pictures" in text and "seed 7" in text
+
+
+def test_lines_become_rarer(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    with progress("steps", 1_000) as shown:
+        for _ in range(300):
+            clock[0] += 1
+            shown.advance()
+    shares = [line.split(" %")[0] for line in capsys.readouterr().err.splitlines()]
+    assert shares == [f"steps: {share}" for share in (0, 1, 2, 4, 8, 14, 20, 26)]

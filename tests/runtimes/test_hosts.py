@@ -1,0 +1,74 @@
+"""Programs that are unlike a plain interpreter: a locale with a decimal comma, a forked process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import genin
+from genin.runtimes.errors import InputError
+
+pytest.importorskip("onnxruntime")
+
+STUDENT = "builtin:student"
+PROGRAM = """
+import json, locale, sys
+import genin
+found = {}
+for runtime in sys.argv[1:]:
+    plain = genin.load("builtin:student", runtime=runtime, threads=1)("a ninja", seed=1)
+    locale.setlocale(locale.LC_ALL, "de_DE.UTF-8")
+    assert locale.localeconv()["decimal_point"] == ","
+    before = genin.load("builtin:student", runtime=runtime, threads=1)
+    found[runtime] = before("a ninja", seed=1) == plain
+    before.close()
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(shutil.which("localedef") is None, reason="no localedef")
+def test_a_decimal_comma_changes_no_picture(tmp_path: Path) -> None:
+    made = ["localedef", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.UTF-8")]
+    if subprocess.run(made, check=False, capture_output=True).returncode:
+        pytest.skip("this system has no sources of locales")
+    engines = ["onnxruntime", *(["openvino"] if _installed("openvino") else [])]
+    command, env = [sys.executable, "-c", PROGRAM, *engines], {**os.environ, "LOCPATH": str(tmp_path)}
+    done = subprocess.run(command, env=env, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == dict.fromkeys(engines, True)
+
+
+def _installed(package: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(package) is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_pipeline_is_refused_in_a_forked_process(tmp_path: Path) -> None:
+    with genin.load(STUDENT, runtime="onnxruntime", threads=1) as pipeline:
+        child = os.fork()
+        if child == 0:
+            said = "it drew"
+            try:
+                pipeline("a ninja")
+            except InputError as error:
+                said = str(error)
+            (tmp_path / "said").write_text(said)
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert "before this process was forked" in (tmp_path / "said").read_text()
+        assert pipeline("a ninja").seed == 0
+
+
+def test_load_pipeline_is_found_where_it_was() -> None:
+    from genin.runtimes import loading, pipeline
+
+    assert pipeline.load_pipeline is loading.load_pipeline and not hasattr(pipeline, "load")
