@@ -213,7 +213,9 @@ def _of_peft(file: Path) -> dict[str, Tensor]:
     settings = read_json(file.with_name("adapter_config.json"), what, remedy)
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     unlike = [name for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if settings.get(name)]
-    if unlike or not all(isinstance(number, int | float) and number > 0 for number in (rank, alpha)):
+    numbers = isinstance(rank, int | float) and isinstance(alpha, int | float)
+    scale = alpha / rank if numbers and rank else 0.0
+    if unlike or scale <= 0:
         what = f"adapters with {unlike[0]}" if unlike else "adapters without a rank and lora_alpha"
         remedy = "merge them with peft (merge_and_unload), and give the model"
         raise InputError(f"{what} are not merged", where=file.with_name("adapter_config.json"), remedy=remedy)
@@ -221,7 +223,7 @@ def _of_peft(file: Path) -> dict[str, Tensor]:
     for name, value in load_file(file).items():
         plain = name.removeprefix(PEFT).replace(".default.", ".")
         part = "" if plain.startswith(PARTS) else "text_encoder." if plain.startswith("text_model.") else "unet."
-        weights[part + plain] = value * (alpha / rank) if ".lora_B." in plain else value
+        weights[part + plain] = value * scale if ".lora_B." in plain else value
     return weights
 
 
