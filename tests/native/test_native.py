@@ -98,7 +98,7 @@ def test_the_header_is_clean(compiler: tuple[str, ...], tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ten_thousand_requests_do_not_grow(native_build: Path, ort: Path) -> None:
-    """Resident memory, from a fifth of them to the end, at twenty workers."""
+    """The heap, the engine's too, from a fifth of them to the end, over twenty workers."""
     assert done("cmake", "--build", native_build, "--target", "genin_stress").returncode == 0
     ran = done("env", "MALLOC_ARENA_MAX=1", native_build / "genin_stress", ONE_STEP, ort, 10_000, 1)
     assert ran.returncode == 0, ran.stdout.decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -220,8 +221,6 @@ def test_strengths_that_do_not_exist(tiny_bundle: Path, open_native: Open) -> No
 
 def test_strengths_are_those_of_python(native_build: Path) -> None:
     """All of 1 to 60 steps, through the library's own test program."""
-    import subprocess
-
     rows = []
     for steps in range(1, 61):
         for share in {*strengths(steps), 0.3, 0.8, 0.999, 1 / 3, 0.05}:
@@ -251,6 +250,21 @@ def test_openvino(tiny_bundle: Path, openvino_c: Path, open_native: Open, engine
         assert psnr_db(found, wanted) >= OTHER_ENGINE_DB
         wanted = pipe(PROMPT, seed=7, image=rgba[..., :3]).array
         assert psnr_db(drawn(painter, PROMPT, 7, (32, 32), image=rgba), wanted) >= OTHER_ENGINE_DB
+
+
+def test_declarations_are_those_of_the_published_headers(openvino_c: Path, tmp_path: Path) -> None:
+    native, headers = ROOT / "runtimes" / "native", openvino_c.parents[1] / "include"
+    flags = ["g++", "-std=c++17", "-fsyntax-only", "-I", headers, "-I", native / "src"]
+    source = native / "tests" / "check_openvino_abi.cpp"
+    assert subprocess.run([*map(str, [*flags, source])], check=False).returncode == 0
+    declared = (native / "src" / "openvino_abi.h").read_text(encoding="utf-8")
+    (tmp_path / "openvino_abi.h").write_text(
+        declared.replace("(Array *, Shape)", "(Array *, Shape *)"), encoding="utf-8"
+    )
+    wrong = subprocess.run(
+        [*map(str, [*flags[:3], "-I", tmp_path, *flags[3:], source])], capture_output=True, check=False
+    )
+    assert b"ov_tensor_set_shape has another type" in wrong.stderr
 
 
 def test_openvino_ends_inside_a_network(openvino_c: Path, open_native: Open) -> None:

@@ -149,7 +149,8 @@ void Worker::set_share(uint32_t percent) {
 }
 
 genin_result Worker::take(genin_ticket ticket, bool preview, void *rgba, int64_t stride, uint64_t room) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    std::list<Finished> taken;  // freed without the lock
+    std::unique_lock<std::mutex> lock(mutex_);
     const auto finished = std::find_if(pictures_.begin(), pictures_.end(), [ticket](const Finished &one) { return one.ticket == ticket; });
     const auto previewed = previews_.find(ticket);
     if (preview ? previewed == previews_.end() : finished == pictures_.end()) throw Failure(GENIN_E_GONE, "there is no picture of this ticket");
@@ -159,6 +160,10 @@ genin_result Worker::take(genin_ticket ticket, bool preview, void *rgba, int64_t
     if (pitch < row || pitch > (uint64_t{1} << 32) || room < pitch * (rows - 1) + row) {
         throw Failure(GENIN_E_ARGUMENT, "a picture of " + std::to_string(picture.width) + "x" + std::to_string(rows) + " needs rows of " + std::to_string(row) + " bytes");
     }
+    if (!preview) {  // nobody else has it now
+        taken.splice(taken.begin(), pictures_, finished);
+        lock.unlock();
+    }
     for (uint64_t y = 0; y < rows; ++y) {
         auto *to = static_cast<uint8_t *>(rgba) + (stride < 0 ? rows - 1 - y : y) * pitch;
         const uint8_t *from = &picture.rgb[y * picture.width * 3];
@@ -166,7 +171,6 @@ genin_result Worker::take(genin_ticket ticket, bool preview, void *rgba, int64_t
             to[0] = from[0], to[1] = from[1], to[2] = from[2], to[3] = 255;
         }
     }
-    if (!preview) pictures_.erase(finished);
     return GENIN_OK;
 }
 

@@ -113,17 +113,14 @@ long live(const char *bundle, const char *engine, long requests, unsigned seed, 
     return wrong;
 }
 
-// Resident memory of this process in kilobytes, without what is free and without pages of files; 0 where the system does not say.
-long resident() {
-#if defined(__GLIBC__)
-    malloc_trim(0);
+// Bytes of the heap that are in use, the engine's too; 0 where the C library does not say. With MALLOC_ARENA_MAX=1 it is all of them.
+size_t in_use() {
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
+    const struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+#else
+    return 0;
 #endif
-    long pages = 0, of_files = 0;
-    if (std::FILE *file = std::fopen("/proc/self/statm", "r")) {
-        if (std::fscanf(file, "%*d %ld %ld", &pages, &of_files) != 2) pages = of_files = 0;
-        std::fclose(file);
-    }
-    return (pages - of_files) * 4;
 }
 
 }  // namespace
@@ -132,12 +129,13 @@ int main(int argc, char **argv) {
     if (argc != 5) return std::fprintf(stderr, "genin_stress BUNDLE ENGINE REQUESTS SEED\n"), 2;
     const long requests = std::strtol(argv[3], nullptr, 10);
     const unsigned seed = static_cast<unsigned>(std::strtoul(argv[4], nullptr, 10));
-    long wrong = 0, total = 0, early = 0;
+    long wrong = 0, total = 0;
+    size_t early = 0;
     for (unsigned life = 0; life < 20; ++life) {
         wrong += live(argv[1], argv[2], requests / 20, seed + life, life % 2 == 0, total);
-        if (life == 3) early = resident();
+        if (life == 3) early = in_use();
     }
     std::printf("%ld requests taken, %ld wrong\n", total, wrong);
-    std::printf("resident kilobytes: %ld after a fifth of them, %ld at the end\n", early, resident());
+    std::printf("bytes in use: %zu after a fifth of them, %zu at the end\n", early, in_use());
     return wrong != 0;
 }
