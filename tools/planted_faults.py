@@ -262,9 +262,16 @@ FAULTS = (
     Fault(
         "slow-engines-are-taken",
         "runtimes/measured.py",
-        "best = min(timing.picture_ms for timing in timings)",
-        "best = max(timing.picture_ms for timing in timings)",
+        "best = min(map(cost_ms, timings))",
+        "best = max(map(cost_ms, timings))",
         "runtimes/test_measured.py::test_the_fastest_way_is_taken_and_remembered",
+    ),
+    Fault(
+        "an-engine-s-import-is-not-counted",
+        "runtimes/measured.py",
+        "load_s = max(other.load_s for other in timings if other.runtime == timing.runtime)",
+        "load_s = timing.load_s",
+        "runtimes/test_measured.py::test_loading_counts_where_few_pictures_follow",
     ),
     Fault(
         "scaling-factor-left-out",
