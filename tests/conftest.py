@@ -176,6 +176,7 @@ def pytest_sessionstart() -> None:
 
 def pytest_sessionfinish() -> None:
     signal.signal = ctrl_c.signal
+    gc.unfreeze()  # or libraries report at the end that their types were leaked
 
 
 @pytest.hookimpl(wrapper=True)

@@ -398,7 +398,7 @@ FAULTS = (
         "export/converters/to_coreml.py",
         'return any(child.op_type in ("sin", "cos") for output in op.outputs for child in output.child_ops)',
         "return False",
-        "export/test_formats.py::TestCoreML::test_parity",
+        "export/test_formats.py::TestCoreML::test_angles_are_computed_in_fp32",
     ),
     Fault(
         "layer-norm-variance-unbiased",

@@ -23,6 +23,7 @@ from genin.export import components as networks
 from genin.export.checks import parity
 from genin.export.converters.formats import TABLE, is_large
 from genin.export.converters.quiet import quiet
+from genin.export.converters.to_coreml import _must_be_wide
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import BundleError
 from genin.runtimes.manifest import GraphEntry
@@ -282,6 +283,19 @@ class TestCoreML(FormatContract):
         assert [tensor.shape for tensor in graphs["fp16", "unet"].inputs] == [(1, 4, 8, 8), (1,), (1, 32, 1, 32)]
         folder = matrix / "coreml" / "fp16"
         assert (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+
+    def test_angles_are_computed_in_fp32(self) -> None:
+        """An angle of up to 999 rad has steps of half a radian in fp16, which the parity of a random network does not show."""
+        from coremltools.converters.mil import Builder
+
+        @Builder.program(input_specs=[Builder.TensorSpec(shape=(2,))])
+        def embedding(timestep: Any) -> Any:
+            angle = Builder.mul(x=timestep, y=0.5)
+            return Builder.add(x=Builder.sin(x=angle), y=Builder.cos(x=angle))
+
+        every = [op for op in embedding.functions["main"].operations if op.op_type != "const"]
+        assert {op.op_type for op in every if _must_be_wide(op, frozenset())} == {"mul", "sin", "cos"}
+        assert "add" in {op.op_type for op in every}
 
 
 def test_every_format_has_a_contract() -> None:
