@@ -178,13 +178,14 @@ def _runs_of_both(old: Row, new: Row, paired: bool) -> tuple[Any, bool]:
             reason = row["notes"].get("samples_ms", "it has no runs")
             raise InputError(f"'{row['name']}' cannot be compared: {reason}", remedy="measure it again")
     if paired:
-        pairs = paired_runs(*(_by_round(row) for row in (old, new)))
+        pairs = paired_runs(*(runs_by_round(row) for row in (old, new)))
         if pairs[0]:
             return pairs, True
     return tuple(by_process(row["samples_ms"], row["samples_process"]) for row in (old, new)), False
 
 
-def _by_round(row: Row) -> dict[tuple[int, int], float]:
+def runs_by_round(row: Row) -> dict[tuple[int, int], float]:
+    """(process, round) => milliseconds."""
     keys = zip(row["samples_process"], row["samples_round"], strict=True)
     return dict(zip(keys, row["samples_ms"], strict=True))
 

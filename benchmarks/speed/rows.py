@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from genin.benchmarks.model_facts import ModelFacts
+from genin.benchmarks.results.compare import runs_by_round
 from genin.benchmarks.results.files import title_of
 from genin.benchmarks.results.statistics import (
     P99_RUNS,
@@ -94,16 +95,10 @@ def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
             row["notes"]["speedup"] = "no teacher was measured"
 
 
-def runs_of(row: Mapping[str, Any]) -> dict[tuple[int, int], float]:
-    """(process, round) => milliseconds, of a row that has its runs."""
-    keys = zip(row["samples_process"], row["samples_round"], strict=True)
-    return dict(zip(keys, row["samples_ms"], strict=True))
-
-
 def _speedup_interval(base: Mapping[str, Any], row: Mapping[str, Any]) -> list[float] | None:
     if base is row:
         return None
-    own, others = paired_runs(runs_of(row), runs_of(base))
+    own, others = paired_runs(runs_by_round(row), runs_by_round(base))
     if not own:
         return None
     found = ratio_interval(own, others, paired=True)
