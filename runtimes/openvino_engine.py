@@ -6,6 +6,7 @@ that have it, and the same seed would draw another picture there. Not here: GPU 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -16,15 +17,29 @@ from numpy.typing import NDArray
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.cancellation import Interruption
 from genin.runtimes.engine import BundleEngine, EngineSettings, GraphInput, Loaded, Loader, graph_error
+from genin.runtimes.errors import InputError
 from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.threads import thread_limit
 
 DEVICE = "CPU"
 
 
-@cache
 def core() -> Any:
     """OpenVINO's `Core`, one per process and never freed: all code that uses OpenVINO takes it from here.
+
+    Errors: InputError in a process that was forked after OpenVINO had started: its threads are not there, and compiling a graph
+    would wait for them for ever.
+    """
+    process, found = _core()
+    if process != os.getpid():
+        remedy = "start this process by spawn, or load models in it alone"
+        raise InputError("OpenVINO was started before this process was forked", remedy=remedy)
+    return found
+
+
+@cache
+def _core() -> tuple[int, Any]:
+    """The process that made it, and the core.
 
     On Linux a Core moves the main thread's alternate signal stack to memory of its own, and restores the previous one when it is
     freed (openvino 2026.4). Of two that are freed in the order in which they were made, the second restores the first one's, which
@@ -32,7 +47,7 @@ def core() -> Any:
     """
     import openvino
 
-    return openvino.Core()
+    return os.getpid(), openvino.Core()
 
 
 def exact_settings(threads: int | None = None) -> dict[str, str]:

@@ -63,7 +63,7 @@ CHANGES = {
     "os.symlink": 2,
     "os.truncate": 1,
 }
-WARM = ("folder", "folder-draw", "lora", "recipe", "pictures", "film", "shard", "prompts")
+WARM = ("folder", "folder-draw", "lora", "recipe", "pictures", "film", "shard")
 NEVER = ("pickle.find_class", "socket.getaddrinfo", "socket.connect", "subprocess.Popen", "os.system", "os.exec")
 
 
@@ -83,6 +83,7 @@ FOLDER = ("model_index.json", "genin.json", "*/config.json", "scheduler/*.json",
 PICTURES = ("*.png", "*.jpg", "*.webp", "*.gif", "*.tif", "*.bmp")
 TABLES = ("metadata.jsonl", "*.csv", "*.parquet", "*.txt", "dataset.json")
 DRAW = "--steps 1 --threads 1 --runtime onnxruntime --out {out}.png --json"
+COMPARE = "compare {in}/bundle --prompts {in}/p.jsonl --runtime onnxruntime --steps 1 --out {out}.png"
 PREPARE, INSPECT = "data prepare {in} --out {out} --json", "inspect {in} --json"
 TUNE = (
     "teacher finetune --base {in}/model --data {in}/data --recipe {in}/recipe.json --out {in}/run --resume --threads 1"
@@ -117,7 +118,7 @@ TARGETS: Mapping[str, Target] = {
     "start": Target("start", ("start.png",), "generate ninja -m {in}/bundle --image {in}/start.png " + DRAW, 20),
     "film": Target("film", ("*.mp4",), PREPARE, 8),
     "comic": Target("comic", ("*.cbz",), PREPARE, 30),
-    "prompts": Target("prompts", ("*.jsonl",), "compare {in}/bundle --prompts {in}/p.jsonl --steps 1 --out {out}.png", 8),
+    "prompts": Target("prompts", ("*.jsonl",), COMPARE, 8),
     "resume": Target("run", ("run/training/*", "run/training/**/*", "recipe.json"), TUNE, 2),
 }
 # fmt: on

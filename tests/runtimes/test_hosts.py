@@ -72,3 +72,19 @@ def test_load_pipeline_is_found_where_it_was() -> None:
     from genin.runtimes import loading, pipeline
 
     assert pipeline.load_pipeline is loading.load_pipeline and not hasattr(pipeline, "load")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or not _installed("openvino"), reason="no fork or no OpenVINO here")
+def test_openvino_is_refused_in_a_process_that_was_forked_later(tmp_path: Path) -> None:
+    from genin.runtimes.openvino_engine import core
+
+    core()
+    child = os.fork()
+    if child == 0:
+        try:
+            core()
+        except InputError as error:
+            (tmp_path / "said").write_text(str(error))
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert "OpenVINO was started before this process was forked" in (tmp_path / "said").read_text()
