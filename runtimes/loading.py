@@ -38,24 +38,22 @@ def load_pipeline(
     *,
     threads: int | None = None,
     device: str = "cpu",
-    background: bool = False,
     max_memory: int | None = None,
 ) -> Pipeline:
     """Open a model folder, a bundle folder or a `.genin` file.
 
     `auto` takes the runtime and the number of threads that draw a bundle fastest here (`measured`), in its most exact
     precision; a model folder runs on `pytorch` in fp32, on `device` (cpu, cuda, cuda:1, mps). `threads` pins the engine's threads
-    within an operator; with `background` those that wait do not spin and are not pinned to cores. `max_memory` is the bytes that
-    a bundle's networks may take: as many stay loaded as fit, the others are loaded for every picture.
+    within an operator. `max_memory` is the bytes that a bundle's networks may take: as many stay loaded as fit, the others are
+    loaded for every picture.
     Errors: InputError (BundleError for a bundle that is refused, MissingExtraError with the line that installs).
     """
-    return open_pipeline(
-        path, runtime, precision, EngineSettings(check_threads(threads), background, max_memory), device
-    )
+    settings = EngineSettings(threads, max_memory=max_memory)
+    return open_pipeline(path, runtime, precision, settings, device)
 
 
 def open_pipeline(path: str | Path, runtime: str, precision: str, settings: EngineSettings, device: str) -> Pipeline:
-    """`load_pipeline` for those who know more of what is drawn: `settings`."""
+    """`load_pipeline` for those who know more of what is drawn, or of what else the process does: `settings`."""
     start, path = time.perf_counter(), local_path(path, "the model")
     check_choice(runtime, (AUTO, *ENGINES), "runtime")
     if not isinstance(precision, str):
@@ -63,7 +61,8 @@ def open_pipeline(path: str | Path, runtime: str, precision: str, settings: Engi
             f"precision {precision!r} is not a text", remedy=f"choose from {', '.join((AUTO, *PRECISIONS))}"
         )
     check_device(device)
-    check_max_memory(settings.max_memory)
+    threads, max_memory = check_threads(settings.threads), check_max_memory(settings.max_memory)
+    settings = replace(settings, threads=threads, max_memory=max_memory)
     if path.is_dir() and is_model_folder(path):
         if settings.max_memory is not None:
             raise InputError("max_memory is for bundles", where=path, remedy="export the model folder (genin export)")

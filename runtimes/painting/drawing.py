@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypedDict
 
 from genin.runtimes.cancellation import Cancellation, Interruptible, check
+from genin.runtimes.engine import EngineSettings
 from genin.runtimes.names import installed_names
 from genin.runtimes.pictures import Picture
 from genin.runtimes.pipeline import Pipeline
@@ -63,10 +64,12 @@ class LoadOptions(TypedDict, total=False):
 
 def load_in_background(name: str, options: LoadOptions) -> Pipeline:
     """A pipeline whose engine leaves the other threads of the machine alone. Errors: those of `genin.load`."""
-    from genin.runtimes.loading import load_pipeline
+    from genin.runtimes.loading import open_pipeline
 
-    path = installed_names().model(name, options.get("runtime", AUTO), options.get("precision", AUTO))
-    pipeline = load_pipeline(path, **options, background=True)
+    runtime, precision = options.get("runtime", AUTO), options.get("precision", AUTO)
+    path = installed_names().model(name, runtime, precision)
+    settings = EngineSettings(options.get("threads"), background=True, max_memory=options.get("max_memory"))
+    pipeline = open_pipeline(path, runtime, precision, settings, options.get("device", "cpu"))
     pipeline.name = name
     return pipeline
 
