@@ -1,4 +1,4 @@
-"""Plant 64 faults in the code, one at a time, and see how many the default test suite finds.
+"""Plant 68 faults in the code, one at a time, and see how many the default test suite finds.
 
     python tools/planted_faults.py                 every fault against the tests that should find it
     python tools/planted_faults.py --all           and those they miss against the whole default suite
@@ -126,7 +126,8 @@ def copied(fault: Fault | None = None) -> Iterator[Path]:
 
 def environment(root: Path) -> dict[str, str]:
     """PYTHONPATH comes before the installed package, whose finder is asked last, here and in child processes."""
-    own = {"PYTHONPATH": str(root / "src"), "GENIN_CACHE": str(root.parent / "cache"), "OMP_NUM_THREADS": "1"}
+    path = f"{root / 'src'}{os.pathsep}{root / 'weights'}"
+    own = {"PYTHONPATH": path, "GENIN_CACHE": str(root.parent / "cache"), "OMP_NUM_THREADS": "1"}
     return {**os.environ, **own}
 
 
