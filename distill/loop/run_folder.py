@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from genin.distill.loop.checkpoints import check_settings, checkpoint_path, read_checkpoint, remove_stage
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
 from genin.files import write_text
@@ -65,11 +67,31 @@ def claim_run(
     Errors: InputError if an earlier run there was started with something else, or one of its `stages` with other settings: its
     checkpoints would not mean the same. Nothing has been written then.
     """
+    if is_main_process():
+        _lock(folder)
     with main_process_first():
         _claim(folder, recipe, begun_with, stages)
         if not resume and is_main_process():
             for stage in stages:
                 remove_stage(folder, stage)
+
+
+_locks: dict[Path, FileLock] = {}  # until the process ends
+
+
+def _lock(folder: Path) -> None:
+    """Errors: InputError if another process trains in this folder: both would write the same checkpoints."""
+    place = folder.resolve()
+    if place in _locks:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        remedy = "wait for it, or name another output folder"
+        raise InputError("another process is training here", where=folder, remedy=remedy) from error
+    _locks[place] = lock
 
 
 def _claim(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: Mapping[str, Optimisation]) -> None:

@@ -211,7 +211,8 @@ class Training:
         last_log = last_save = before = time.perf_counter()
         if not self.resumed:
             self._begin()
-        self.logbook.write_page(self.progress)
+        if self.progress < 1.0:
+            self.logbook.write_page(self.progress)
         silent, stop = not self.accelerator.is_main_process, False
         with interruptible() as interrupted, progress(self.stage, silent=silent) as shown:
             while self.progress < 1.0 and not stop:
