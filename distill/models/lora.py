@@ -221,7 +221,7 @@ def _of_peft(file: Path) -> dict[str, Tensor]:
     for name, value in load_file(file).items():
         plain = name.removeprefix(PEFT).replace(".default.", ".")
         part = "" if plain.startswith(PARTS) else "text_encoder." if plain.startswith("text_model.") else "unet."
-        weights[part + plain] = value * scale if ".lora_B." in plain else value
+        weights[part + plain] = value * (alpha / rank) if ".lora_B." in plain else value
     return weights
 
 
