@@ -31,7 +31,7 @@ from genin.distill.world_classifier import (  # noqa: E402
 )
 from genin.runtimes.errors import InputError  # noqa: E402
 
-SHIPPED = Path(__file__).parents[2] / "distill" / "weights" / "world_classifier.safetensors"
+SHIPPED = Path(__file__).parents[2] / "weights" / "genin_training_weights" / "world_classifier.safetensors"
 COLOURS = {"colour": ("red", "green", "blue")}
 
 

@@ -69,7 +69,7 @@ genin_result live(const char *bundle, const char *engine, bool &hung) {
         if (i == 2) genin_cancel(worker, ticket);
         result = genin_wait(worker, ticket, kPatience);
         if (result == GENIN_E_TIMEOUT) hung = true;
-        if (i == 1 && result == GENIN_E_ARGUMENT) result = GENIN_OK;  // a bundle without an encoder
+        if (i >= 1 && result == GENIN_E_ARGUMENT) result = GENIN_OK;  // a bundle without an encoder
         if (i == 2 && result == GENIN_E_CANCELLED) result = GENIN_OK;
         genin_event event;
         while (genin_poll(worker, &event, 1, sizeof event)) {

@@ -396,8 +396,8 @@ def test_any_names_and_captions_come_out_as_the_same_words(captions: dict[str, s
 def _words(text: str) -> list[str]:
     import unicodedata
 
-    safe = text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
-    return unicodedata.normalize("NFC", safe).split()
+    safe = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8"))
+    return "".join(" " if unicodedata.category(sign) == "Cc" else sign for sign in safe).split()
 
 
 # --- the folder that comes out ----------------------------------------------------------------------------------------
@@ -703,7 +703,7 @@ def test_tables_that_are_none_change_nothing(tmp_path: Path, capsys: pytest.Capt
     for options, message in (
         (["--from", str(tmp_path / "none.csv")], "no such table of captions"),
         (["--to", str(tmp_path / "t.txt")], "written as .csv, .jsonl or .html"),
-        ([], "give either --to FILE or --from FILE"),
+        ([], "give one of --to FILE, --from FILE, or changes to all captions"),
     ):
         assert run(["data", "edit", str(folder), *options]) == 2
         assert message in capsys.readouterr().err
