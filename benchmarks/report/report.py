@@ -252,6 +252,9 @@ def _machine(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.insert(1, ("memory", f"{machine['memory_bytes'] / 1e9:.0f} GB"))
     if (clock := _clock(machine)) is not None:
         rows.insert(1, ("clock", clock))
+    for peak in machine.get("peaks") or ():
+        shown = f"{number(peak['matmul_gflops'])} GFLOP/s of a matrix product, {number(peak['copy_gb_per_s'])} GB/s of a copy"
+        rows.append((f"peak, {peak['threads']} thread{'s' if peak['threads'] != 1 else ''}", shown))
     if machine["load_average"] is not None:
         rows.append(("load average before", f"{machine['load_average']:.2f}"))
     if results.get("command"):

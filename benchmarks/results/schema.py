@@ -80,6 +80,17 @@ MACHINE = _object(
         "boost": _or_null(_value("boolean", "Whether the processor may exceed its base frequency.")),
         "temperature_c": _or_null(NUMBER),
         "on_battery": _or_null(_value("boolean")),
+        "peaks": _list(
+            "What it can do at most, by numpy, with each number of threads that was measured.",
+            _object(
+                "",
+                {
+                    "threads": COUNT,
+                    "matmul_gflops": _value("number", "Of an fp32 matrix product; a multiply-add is two operations."),
+                    "copy_gb_per_s": _value("number", "Read and written, of a copy of 128 MiB."),
+                },
+            ),
+        ),
         "other_cores": _or_null(_value("number", "Cores that other processes kept busy while measuring, on average.")),
     },
 )
@@ -157,6 +168,13 @@ ROW = _object(
         "component_bytes": _map("Weights on disk.", _or_null(INDEX)),
         "parameters": _or_null(INDEX),
         "macs": _or_null(INDEX),
+        "macs_per_picture": _or_null(_value("integer", "Multiply-adds of all networks of a picture.", minimum=0)),
+        "weight_bytes_per_picture": _or_null(
+            _value("integer", "Weights on disk, once for every call of their network.", minimum=0)
+        ),
+        "gflops": _or_null(_value("number", "Two operations for each multiply-add, by the median second.", minimum=0)),
+        "matmul_share": _or_null(_value("number", "Of the machine's peak with as many threads.", minimum=0)),
+        "copy_share": _or_null(_value("number", "Bytes of weights a second, of the copy's peak.", minimum=0)),
         "weights_sha256": SHA256,
         "pictures_sha256": _value("string", "Of the timed pictures' pixels, in the order of rounds.", pattern="^[0-9a-f]{64}$"),
         "validity": VALIDITY,

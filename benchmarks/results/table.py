@@ -22,6 +22,7 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("p95 ms", lambda row: number(row["latency_ms"]["p95"])),
     ("p99 ms", lambda row: number(row["latency_ms"]["p99"])),
     ("speed-up", lambda row: "–" if row.get("speedup") is None else f"{number(row['speedup'])}×"),
+    ("of peak", lambda row: percent(row.get("matmul_share"))),
     ("cold start s", lambda row: number(row["cold_start_s"])),
     ("peak MB", lambda row: number(row["peak_rss_bytes"] and row["peak_rss_bytes"] / 1e6)),
     ("size MB", lambda row: number(row["size_bytes"] and row["size_bytes"] / 1e6)),
@@ -82,6 +83,11 @@ def number(value: float | None, digits: int | None = None) -> str:
     if digits is not None:
         return f"{value:.{digits}f}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def percent(share: float | None) -> str:
+    """ "61 %"; "–" for a missing value."""
+    return "–" if share is None else f"{100 * share:.0f} %"
 
 
 def interval(low_high: Sequence[float] | None) -> str:

@@ -34,6 +34,8 @@ from genin.benchmarks.speed.configurations import (
 )
 from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.machine import OtherWork, busy_before, busy_during, checkout_commit, describe_machine
+from genin.benchmarks.speed.operations import add_shares
+from genin.benchmarks.speed.peak import measure_peaks
 from genin.benchmarks.speed.picture_quality import PictureQuality, Quality, add_quality
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import measure
@@ -70,6 +72,7 @@ def measure_models(
     journal = Journal(partial, _request(configurations, protocol, facts, machine))
     if said := busy_before(machine["load_average"], machine["usable_cores"]):
         warnings.warn(said, UserWarning, stacklevel=2)
+    machine["peaks"] = measure_peaks(one.threads for one in configurations)
     other_work = OtherWork()
     measured, skipped = measure(configurations, protocol, sizes, journal)
     machine["other_cores"] = other_work.cores()
@@ -79,6 +82,8 @@ def measure_models(
         raise GeninError(f"none of {len(skipped)} configurations runs here; {first.configuration}: {first.reason}")
     rows = [speed_row(one, facts[one.configuration.path]) for one in measured]
     name_apart(rows)
+    for row, one in zip(rows, measured, strict=True):
+        add_shares(row, facts[one.configuration.path], machine["peaks"])
     add_quality(rows, measured, facts, prepared, protocol)
     add_speedups(rows)
     notes = _notes(machine) | prepared.notes

@@ -60,7 +60,7 @@ class Worker:
                 stderr=self.errors,
                 text=True,
                 encoding="utf-8",
-                env=_environment(configuration.threads),
+                env=environment(configuration.threads),
             )
         except OSError as error:
             self.errors.close()
@@ -134,7 +134,7 @@ class Worker:
             self.process.wait()
 
 
-def _environment(threads: int) -> dict[str, str]:
+def environment(threads: int) -> dict[str, str]:
     """The process's environment: thread pools of every library at `threads`, and no log output."""
     pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     return {**os.environ, **pools, "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
