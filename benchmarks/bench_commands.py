@@ -85,6 +85,7 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
 @click.option("--suite", metavar="quick|standard|paper|FILE.yaml", help="Models, prompts and options from a file.")
 @click.option("--prompts", type=FILE, help="Text file with one prompt per line.")
 @click.option("--seed", type=click.IntRange(0, 2**43), default=0, show_default=True, help="First of the seeds.")
+@click.option("--profile", is_flag=True, help="Also show the longest operators, counted by the engines in runs apart.")
 @click.option("--samples", type=COUNT, help="Also measure FD on this many pictures per configuration.")
 @click.option("--reference", default=BUILTIN_WORLD, show_default=True, help="Dataset folder for FD.")
 @click.option("--metric-weights", type=FILE, help="Folder searched first for the metrics' weights.")
@@ -103,6 +104,7 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     selftest` says which differences this machine shows; a model folder of such a name is ./compare.
     """
     from genin.benchmarks.benchmarking import BenchOptions, bench
+    from genin.benchmarks.results.operators import operators_text
     from genin.benchmarks.results.table import results_table
 
     for name in ("runtimes", "precisions", "steps", "threads"):
@@ -116,6 +118,8 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     if busy := results["notes"].get("busy"):
         click.secho(f"**{busy}**\n", fg="red", bold=True)
     click.echo(results_table(results))
+    if text := operators_text(results):
+        click.echo(f"\n{text}")
     for path in (options["out"], options["report"]):
         if path is not None:
             click.echo(f"\n{path}")

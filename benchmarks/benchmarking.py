@@ -19,6 +19,7 @@ from genin.benchmarks.contenders import Contender, contenders, reference_folder,
 from genin.benchmarks.prompts import prompts_of
 from genin.benchmarks.quality.sampling import MAX_SEED
 from genin.benchmarks.results.files import write_results
+from genin.benchmarks.speed.apart import Apart
 from genin.benchmarks.speed.bench import measure_models
 from genin.benchmarks.speed.configurations import Choices
 from genin.benchmarks.speed.journal import remove
@@ -40,11 +41,12 @@ class BenchOptions:
         folders: `cpu`, `cuda`, `cuda:1`, `mps`. steps: of students, one number or several; each is measured at those it was trained
         for, if any. Empty is the model's own number. teacher_steps: of teachers; None is the model's own number. threads: of every
         engine, one number or several, each measured; empty is all usable cores. runs: timed pictures of each configuration, shared
-        out over its processes. processes: fresh processes of each configuration. warmup: untimed pictures of each process.
-        prompts: a text file with one prompt per line, or the prompts. seed: the first of the seeds. samples: also measure FD on
-        this many pictures of each configuration. reference: dataset folder for FD, or `builtin:world`. metric_weights: folder that
-        is searched first for the metrics' weights. out: FILE.json for the results; an interrupted run continues there. report:
-        FILE.html for one self-contained page. suite: the name of the suite that these options are from, for the record.
+        out over its processes. processes: fresh processes of each configuration. warmup: untimed pictures of each process. prompts:
+        a text file with one prompt per line, or the prompts. seed: the first of the seeds. samples: also measure FD on this many
+        pictures of each configuration. reference: dataset folder for FD, or `builtin:world`. metric_weights: folder that is
+        searched first for the metrics' weights. out: FILE.json for the results; an interrupted run continues there. report:
+        FILE.html for one self-contained page. profile: also count the time of every operator, in runs apart. suite: the name of the
+        suite that these options are from, for the record.
     """
 
     runtimes: str | Sequence[str] = ()
@@ -63,6 +65,7 @@ class BenchOptions:
     metric_weights: str | Path | None = None
     out: str | Path | None = None
     report: str | Path | None = None
+    profile: bool = False
     suite: str | None = None
 
     def __post_init__(self) -> None:
@@ -110,6 +113,7 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
         choices=Choices(runtimes, precisions, steps, options.teacher_steps, options.device, several(options.threads)),
         protocol=_protocol(options),
         quality=_quality(options, names, chosen),
+        apart=Apart(profile=options.profile),
         partial=partial,
     )
     if out is not None and partial is not None:

@@ -116,6 +116,16 @@ SAMPLES = {
     "cold_starts_s": _list("From starting each process to its first picture.", AMOUNT),
     "loads_s": _list("Loading the pipeline, within that.", AMOUNT),
 }
+COST = {"ms": AMOUNT, "share": _value("number", "Of all operators of the component.", minimum=0)}
+OPERATORS = _object(
+    "The ten longest kinds and layers of a component, in milliseconds a picture.",
+    {
+        "calls": _value("number", "Of the component, for a picture.", minimum=0),
+        "ms": _value("number", "Of all its operators.", minimum=0),
+        "kinds": _list("", _object("", {"kind": TEXT, "operators": COUNT, **COST})),
+        "layers": _list("", _object("", {"layer": TEXT, "kind": TEXT, **COST})),
+    },
+)
 VALIDITY = _object(
     "The timed pictures themselves against the reference's, of the same prompts, seeds and steps.",
     {"pictures": INDEX, "reference": _or_null(TEXT)},
@@ -178,6 +188,7 @@ ROW = _object(
         "weights_sha256": SHA256,
         "pictures_sha256": _value("string", "Of the timed pictures' pixels, in the order of rounds.", pattern="^[0-9a-f]{64}$"),
         "validity": VALIDITY,
+        "operators": _or_null(_map("Component => its longest operators, where --profile asked for them.", OPERATORS)),
         "pairs": INDEX,
         "lpips_squeeze_to_fp32": _or_null(AMOUNT),
         "psnr_db_to_fp32": _or_null(NUMBER),

@@ -24,6 +24,7 @@ from genin.benchmarks.model_facts import ModelFacts, read_facts
 from genin.benchmarks.results.files import seal
 from genin.benchmarks.results.schema import VERSION
 from genin.benchmarks.results.table import is_ranked, number
+from genin.benchmarks.speed.apart import Apart, add_apart
 from genin.benchmarks.speed.configurations import (
     Choices,
     Configuration,
@@ -53,10 +54,12 @@ def measure_models(
     choices: Choices | None = None,
     protocol: Protocol | None = None,
     quality: Quality | None = None,
+    apart: Apart | None = None,
     partial: Path | None = None,
 ) -> tuple[dict[str, Any], list[Grid]]:
     """Measure all models side by side => the JSON-ready result of `genin bench`, and the pictures it drew, as grids for a report.
-    `partial` is the folder of an interrupted run: what it has is not measured again. Remove it when the results are written.
+    `apart` is what to measure beside. `partial` is the folder of an interrupted run: what it has is not measured again. Remove it
+    when the results are written.
 
     Errors: InputError for a path that is not a model; GeninError if no configuration runs here, with the first one's reason.
     """
@@ -86,6 +89,7 @@ def measure_models(
         add_shares(row, facts[one.configuration.path], machine["peaks"])
     add_quality(rows, measured, facts, prepared, protocol)
     add_speedups(rows)
+    add_apart(rows, measured, protocol, apart or Apart())
     notes = _notes(machine) | prepared.notes
     if journal.continued:
         notes["machine"] = "continued after an interruption: what is said of other work is of the last part"

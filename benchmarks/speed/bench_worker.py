@@ -20,25 +20,25 @@ from typing import IO, Any
 
 from genin.benchmarks.speed.memory import peak_rss_bytes, rss_bytes
 
+PROFILED, PROFILED_S = 5, 10.0  # pictures whose operators are counted, or as many as begin within these seconds
+
 
 def main(request: Mapping[str, Any]) -> int:
-    """Serve until stdin ends. `request`: path, runtime, precision, steps, threads, device, prompt, seed."""
+    """Serve until stdin ends. `request`: path, runtime, precision, steps, threads, device, profile, prompt, seed."""
     answers = _take_stdout()
     before_load = rss_bytes()
     from genin.runtimes.errors import GeninError
 
     try:
-        from genin.runtimes.loading import load_pipeline
+        from genin.runtimes.engine import EngineSettings
+        from genin.runtimes.loading import open_pipeline
 
-        with load_pipeline(
-            Path(request["path"]),
-            runtime=request["runtime"],
-            precision=request["precision"],
-            threads=request["threads"],
-            device=request["device"],
-        ) as pipeline:
+        counters = _counters() if request["profile"] else None
+        settings = EngineSettings(request["threads"], profile=counters)
+        asked = (request["runtime"], request["precision"], settings, request["device"])
+        with open_pipeline(Path(request["path"]), *asked) as pipeline:
             loaded = rss_bytes()
-            session = Session(pipeline, request["steps"])
+            session = Session(pipeline, request["steps"], counters)
             first = session.time(request["prompt"], request["seed"])
             facts = ("runtime", "provider", "precision", "load_s", "default_steps", "default_guidance_scale")
             memory = {"before_load": before_load, "loaded": loaded}
@@ -55,15 +55,17 @@ def main(request: Mapping[str, Any]) -> int:
 class Session:
     """A loaded pipeline, asked for pictures of `steps` steps; it keeps those that count."""
 
-    def __init__(self, pipeline: Any, steps: int) -> None:
-        self.pipeline, self.steps = pipeline, steps
+    def __init__(self, pipeline: Any, steps: int, counters: Any = None) -> None:
+        self.pipeline, self.steps, self.counters = pipeline, steps, counters
         self.pictures: list[Any] = []
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """`time`: one picture, timed, and kept if `keep`; `draw`: pictures into a .npy file, not timed; `finish`: the kept pictures
-        into a file, and memory."""
+        into a file, and memory; `profile`: the operators of a few pictures, the last thing that can be asked for."""
         if request["do"] == "time":
             return self.time(request["prompt"], request["seed"], keep=request["keep"])
+        if request["do"] == "profile":
+            return {"operators": self._operators(request["prompt"], request["seed"])}
         if request["do"] == "draw":
             for prompt, seed in zip(request["prompts"], request["seeds"], strict=True):
                 self.time(prompt, seed, keep=True)
@@ -73,6 +75,15 @@ class Session:
 
             np.save(request["out"], np.stack(self.pictures))
         return {"pictures": len(self.pictures), "memory_bytes": {"steady": steady, "peak": peak}}
+
+    def _operators(self, prompt: str, seed: int) -> dict[str, Any]:
+        drawn, began = 1, time.perf_counter()  # the first picture is there already
+        while drawn <= PROFILED and time.perf_counter() - began < PROFILED_S:
+            self.time(prompt, seed)
+            drawn += 1
+        self.pipeline.close()
+        operators: dict[str, Any] = self.counters.summary(drawn)
+        return operators
 
     def time(self, prompt: str, seed: int, keep: bool = False) -> dict[str, Any]:
         started = time.perf_counter()
@@ -85,6 +96,12 @@ class Session:
             "stages_ms": dict(generation.timings),
             "steps_ms": list(generation.step_timings),
         }
+
+
+def _counters() -> Any:
+    from genin.benchmarks.speed.operators import Counters
+
+    return Counters()
 
 
 def _take_stdout() -> IO[str]:

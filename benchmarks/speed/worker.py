@@ -37,7 +37,7 @@ class Worker:
         cold_start_s: from starting it to its first picture.
     """
 
-    def __init__(self, configuration: Configuration, protocol: Protocol) -> None:
+    def __init__(self, configuration: Configuration, protocol: Protocol, *, profile: bool = False) -> None:
         prompt, seed = protocol.picture(0)
         request = {
             "path": str(configuration.path),
@@ -46,6 +46,7 @@ class Worker:
             "steps": configuration.steps,
             "threads": configuration.threads,
             "device": configuration.device,
+            "profile": profile,
             "prompt": prompt,
             "seed": seed,
         }
