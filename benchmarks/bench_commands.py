@@ -72,6 +72,15 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
     help="Processor threads of every engine; 1,2,4 measures each.  [default: all usable cores]",
 )
 @click.option(
+    "--batch", type=CommaNumbers(), multiple=True, help="Pictures drawn at once; 1,2,4 measures each.  [default: 1]"
+)
+@click.option(
+    "--size",
+    type=CommaNumbers(),
+    multiple=True,
+    help="Width and height in pixels, where a model allows it; 64,96 measures each.  [default: the model's]",
+)
+@click.option(
     "--runs",
     type=COUNT,
     default=40,
@@ -107,7 +116,7 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     from genin.benchmarks.results.operators import operators_text
     from genin.benchmarks.results.table import results_table
 
-    for name in ("runtimes", "precisions", "steps", "threads"):
+    for name in ("runtimes", "precisions", "steps", "threads", "batch", "size"):
         options[name] = flatten(options[name])
     if options["suite"] is not None:
         models, options = _with_suite(context, models, options)

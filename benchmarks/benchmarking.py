@@ -38,15 +38,17 @@ class BenchOptions:
 
     Attributes:
         runtimes, precisions: to measure bundles with, one or several; empty is all that each has. device: where PyTorch runs model
-        folders: `cpu`, `cuda`, `cuda:1`, `mps`. steps: of students, one number or several; each is measured at those it was trained
-        for, if any. Empty is the model's own number. teacher_steps: of teachers; None is the model's own number. threads: of every
-        engine, one number or several, each measured; empty is all usable cores. runs: timed pictures of each configuration, shared
-        out over its processes. processes: fresh processes of each configuration. warmup: untimed pictures of each process. prompts:
-        a text file with one prompt per line, or the prompts. seed: the first of the seeds. samples: also measure FD on this many
-        pictures of each configuration. reference: dataset folder for FD, or `builtin:world`. metric_weights: folder that is
-        searched first for the metrics' weights. out: FILE.json for the results; an interrupted run continues there. report:
-        FILE.html for one self-contained page. profile: also count the time of every operator, in runs apart. suite: the name of the
-        suite that these options are from, for the record.
+        folders: `cpu`, `cuda`, `cuda:1`, `mps`. steps: of students, one number or several; each is measured at those it was
+        trained for, if any. Empty is the model's own number. teacher_steps: of teachers; None is the model's own number. threads:
+        of every engine, one number or several, each measured; empty is all usable cores. batch: pictures drawn at once, one number
+        or several, each measured; empty is one. size: width and height in pixels, one or several, each measured where a model
+        allows it; empty is its own. runs: timed pictures of each configuration, shared out over its processes. processes: fresh
+        processes of each configuration. warmup: untimed pictures of each process. prompts: a text file with one prompt per line,
+        or the prompts. seed: the first of the seeds. samples: also measure FD on this many pictures of each configuration.
+        reference: dataset folder for FD, or `builtin:world`. metric_weights: folder that is searched first for the metrics'
+        weights. out: FILE.json for the results; an interrupted run continues there. report: FILE.html for one self-contained page.
+        profile: also count the time of every operator, in runs apart. suite: the name of the suite that these options are from,
+        for the record.
     """
 
     runtimes: str | Sequence[str] = ()
@@ -55,6 +57,8 @@ class BenchOptions:
     steps: int | Sequence[int] = ()
     teacher_steps: int | None = None
     threads: int | Sequence[int] = ()
+    batch: int | Sequence[int] = ()
+    size: int | Sequence[int] = ()
     runs: int = 40
     processes: int = 5
     warmup: int = 2
@@ -76,6 +80,10 @@ class BenchOptions:
             steps=tuple(whole(count, "steps") for count in several(self.steps)),
             warmup=whole(self.warmup, "warmup", 0),
             seed=whole(self.seed, "seed", 0, MAX_SEED),
+            **{
+                name: tuple(whole(one, name) for one in several(getattr(self, name) or ()))
+                for name in ("batch", "size")
+            },
             threads=tuple(whole(count, "threads", 1, MAX_THREADS) for count in several(self.threads or ())),
             **{name: whole(getattr(self, name), name) for name in ("teacher_steps", "runs", "processes", "samples")},
             **{name: local_path(getattr(self, name), name) for name in ("metric_weights", "out", "report")},
@@ -96,7 +104,7 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
     """
     options, names = options or BenchOptions(), installed_names()
     out, report = local_path(options.out, "out"), local_path(options.report, "report")
-    runtimes, precisions, steps = several(options.runtimes), several(options.precisions), several(options.steps)
+    runtimes, precisions = several(options.runtimes), several(options.precisions)
     chosen = contenders(names, models, _only(runtimes), _only(precisions))
     refuse_device_without_folders(options.device, chosen)
     if report is not None:
@@ -110,7 +118,7 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
     partial = None if out is None else out.with_name(f"{out.name}.partial")
     results, grids = measure_models(
         chosen,
-        choices=Choices(runtimes, precisions, steps, options.teacher_steps, options.device, several(options.threads)),
+        choices=_choices(options),
         protocol=_protocol(options),
         quality=_quality(options, names, chosen),
         apart=Apart(profile=options.profile),
@@ -122,6 +130,19 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
     if report is not None:
         write_report(Report(results, grids), report)
     return results
+
+
+def _choices(options: BenchOptions) -> Choices:
+    return Choices(
+        runtimes=several(options.runtimes),
+        precisions=several(options.precisions),
+        steps=several(options.steps),
+        teacher_steps=options.teacher_steps,
+        device=options.device,
+        threads=several(options.threads),
+        batches=several(options.batch),
+        sizes=several(options.size),
+    )
 
 
 def _protocol(options: BenchOptions) -> Protocol:

@@ -102,6 +102,7 @@ def render(report: Report) -> str:
         "plots": [(name, Markup(one)) for name, one in report.plots],
         "table": _table(rows, best) if rows else None,
         "runs": _runs(rows),
+        "batches": any(row.get("batch_size", 1) != 1 for row in rows),
         "stages": [(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(rows, stage)],
         "bars": _bars(sorted(rows, key=lambda row: (not is_ranked(row), row["latency_ms"]["p50"]))),
         "evaluations": _evaluations(evaluations) if evaluations else None,
@@ -265,7 +266,7 @@ def _machine(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _method(protocol: Mapping[str, Any]) -> str:
     return (
         f"{protocol.get('processes', 1)} fresh processes per configuration, asked in turn; "
-        f"{protocol['warmup']} pictures of warm-up in each, batch size 1; intervals of 95 %"
+        f"{protocol['warmup']} pictures of warm-up in each; intervals of 95 %"
     )
 
 

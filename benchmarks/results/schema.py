@@ -53,7 +53,7 @@ NOTES = _map("Name of a figure => why it is null, or what to know about it.", TE
 
 PERCENTILES = dict.fromkeys(("p50", "p90"), AMOUNT) | {name: _or_null(AMOUNT) for name in ("p95", "p99")}
 LATENCY = _object(
-    "One whole picture, prompt to pixels, in milliseconds, after warm-up. p99 is null for fewer than 100 runs.",
+    "One whole picture (or batch), prompt to pixels, in milliseconds, after warm-up. p99 is null for fewer than 100 runs.",
     PERCENTILES,
     {"mean": AMOUNT, "sd": _or_null(AMOUNT), "min": AMOUNT, "max": AMOUNT},
 )
@@ -96,7 +96,13 @@ MACHINE = _object(
 )
 PROTOCOL = _object(
     "How it was measured.",
-    {"runs": COUNT, "warmup": INDEX, "prompts": _list("", TEXT), "seed": INDEX, "batch_size": COUNT},
+    {
+        "runs": COUNT,
+        "warmup": INDEX,
+        "prompts": _list("", TEXT),
+        "seed": INDEX,
+        "batch_size": _value("integer", "The least; rows have their own.", minimum=1),
+    },
     {
         "processes": _value("integer", "Fresh processes of each configuration; the runs are shared out.", minimum=1),
         "order": _value("string", "In what order the configurations took turns."),
@@ -166,6 +172,9 @@ ROW = _object(
         "asked": _map("Runtime and precision that were asked for.", TEXT),
         "device": TEXT,
         "threads": COUNT,
+        "batch_size": _value("integer", "Pictures drawn at once; latencies are of all of them.", minimum=1),
+        "asked_size": _or_null(_value("integer", "Width and height, where they are not the model's own.", minimum=1)),
+        "pictures_per_s": _value("number", "By p50.", minimum=0),
         "engine_version": _or_null(TEXT),
         "processes": COUNT,
         "intervals_ms": _map("95 % intervals of the percentiles.", _list("low, high", AMOUNT)),

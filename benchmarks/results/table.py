@@ -17,10 +17,13 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("precision", lambda row: row["precision"]),
     ("steps", lambda row: row["steps"]),
     ("threads", lambda row: row.get("threads") or "–"),
+    ("batch", lambda row: row.get("batch_size", 1)),
+    ("px", lambda row: row.get("image_size") or "–"),
     ("p50 ms", lambda row: number(row["latency_ms"]["p50"])),
     ("95 % interval", lambda row: interval((row.get("intervals_ms") or {}).get("p50"))),
     ("p95 ms", lambda row: number(row["latency_ms"]["p95"])),
     ("p99 ms", lambda row: number(row["latency_ms"]["p99"])),
+    ("pictures/s", lambda row: number(row.get("pictures_per_s"))),
     ("speed-up", lambda row: "–" if row.get("speedup") is None else f"{number(row['speedup'])}×"),
     ("of peak", lambda row: percent(row.get("matmul_share"))),
     ("cold start s", lambda row: number(row["cold_start_s"])),
@@ -30,13 +33,15 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("LPIPS to teacher", lambda row: number(row.get("lpips_squeeze_to_teacher"), 3)),
     ("FD ratio", lambda row: number(row.get("fd_ratio"), 3)),
 )
+ONLY_IF_SEVERAL: Final = ("batch", "px")
 LEFT: Final = ("device", "model", "runtime", "precision")
 
 
 def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Names and cells of the columns that some row has a value for."""
+    """Names and cells of the columns that some row has a value for; batch and size only where rows differ."""
     cells = [[str(value(row)) for _, value in COLUMNS] for row in rows]
-    used = [index for index in range(len(COLUMNS)) if any(row[index] != "–" for row in cells)]
+    found = [{row[index] for row in cells} - {"–"} for index in range(len(COLUMNS))]
+    used = [index for index, (name, _) in enumerate(COLUMNS) if len(found[index]) > (name in ONLY_IF_SEVERAL)]
     return [COLUMNS[index][0] for index in used], [[row[index] for index in used] for row in cells]
 
 
@@ -48,7 +53,9 @@ def results_table(results: Mapping[str, Any]) -> str:
             line[:] = [f"~~{cell}~~" for cell in line]
     said = [f"{row['name']}: not valid: {reason}" for row in results["results"] for reason in reasons_of(row)]
     for one in results["skipped"]:
-        said.append(f"skipped: {one['bundle']} on {one['runtime']} {one['precision']}: {one['reason']}")
+        more = "" if one.get("size") is None else f" at {one['size']} px"
+        said.append(f"skipped: {one['bundle']} on {one['runtime']} {one['precision']}{more}: {one['reason']}")
+    said = list(dict.fromkeys(said))  # a batch that is refused for its size is refused like any other
     return "\n".join([markdown_table(names, cells, LEFT), *said])
 
 

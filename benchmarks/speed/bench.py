@@ -96,7 +96,7 @@ def measure_models(
     notes |= {model.label: note for model in models if (note := steps_note(facts[model.path], choices))}
     results = _heading() | {
         "machine": machine,
-        "protocol": protocol.describe() | {"threads": _threads(configurations)},
+        "protocol": protocol.describe() | _swept(configurations),
         "results": rows,
         "skipped": [_skipped(one) for one in skipped],
         "notes": notes,
@@ -146,10 +146,11 @@ def _request(
     }
 
 
-def _threads(configurations: Sequence[Configuration]) -> int | list[int]:
-    """One number, or those of a sweep."""
+def _swept(configurations: Sequence[Configuration]) -> dict[str, Any]:
+    """Threads, one number or those of a sweep, and the smallest batch."""
     counts = sorted({one.threads for one in configurations})
-    return counts[0] if len(counts) == 1 else counts
+    threads = counts[0] if len(counts) == 1 else counts
+    return {"threads": threads, "batch_size": min(one.batch for one in configurations)}
 
 
 def _skipped(one: Skipped) -> dict[str, Any]:
@@ -163,21 +164,21 @@ def _skipped(one: Skipped) -> dict[str, Any]:
 def _grids(measured: Sequence[Measured], rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[Grid]:
     """Each model at each number of steps on its fastest engine; folded below, all engines and precisions: side by side they
     should look the same."""
-    drawn = [(one, row) for one, row in zip(measured, rows, strict=True) if one.by_round()]
+    drawn = [(one, row) for one, row in zip(measured, rows, strict=True) if one.by_number()]
     if not drawn:
         return []
-    common = set.intersection(*(set(one.by_round()) for one, _ in drawn))
-    rounds = sorted(common)[:GRID_PICTURES]
-    fastest: dict[tuple[str, int], tuple[Measured, Mapping[str, Any]]] = {}
+    common = set.intersection(*(set(one.by_number()) for one, _ in drawn))
+    numbers = sorted(common)[:GRID_PICTURES]
+    fastest: dict[tuple[str, int, int | None], tuple[Measured, Mapping[str, Any]]] = {}
     for one, row in drawn:
-        key = one.configuration.label, one.configuration.steps
+        key = one.configuration.label, one.configuration.steps, one.configuration.size
         if key not in fastest or _rank(row) < _rank(fastest[key][1]):
             fastest[key] = one, row
-    captions = tuple(protocol.picture(round)[0] for round in rounds)
-    chosen = tuple(_grid_row(one, row, rounds) for one, row in fastest.values())
+    captions = tuple(protocol.picture(number)[0] for number in numbers)
+    chosen = tuple(_grid_row(one, row, numbers) for one, row in fastest.values())
     grids = [Grid("Same prompts, same seeds", captions, chosen)]
     if len(drawn) > len(fastest):
-        everything = tuple(_grid_row(one, row, rounds) for one, row in drawn)
+        everything = tuple(_grid_row(one, row, numbers) for one, row in drawn)
         grids.append(Grid("On every runtime and precision", captions, everything, folded=True))
     return grids
 
@@ -186,8 +187,9 @@ def _rank(row: Mapping[str, Any]) -> tuple[bool, float]:
     return not is_ranked(row), row["latency_ms"]["p50"]
 
 
-def _grid_row(measured: Measured, row: Mapping[str, Any], rounds: Sequence[int]) -> GridRow:
+def _grid_row(measured: Measured, row: Mapping[str, Any], numbers: Sequence[int]) -> GridRow:
     steps = f"{row['steps']} step{'s' if row['steps'] != 1 else ''}"
-    facts = f"{row['runtime']} {row['precision']}, {steps}, {number(row['latency_ms']['p50'])} ms"
-    pictures = measured.by_round()
-    return GridRow(row["bundle"], facts, np.stack([pictures[round] for round in rounds]))
+    more = measured.configuration.suffix.replace(" · ", ", ")
+    facts = f"{row['runtime']} {row['precision']}, {steps}{more}, {number(row['latency_ms']['p50'])} ms"
+    pictures = measured.by_number()
+    return GridRow(row["bundle"], facts, np.stack([pictures[one] for one in numbers]))

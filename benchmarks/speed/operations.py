@@ -15,6 +15,7 @@ from typing import Any, Final
 from genin.benchmarks.model_facts import ModelFacts
 from genin.runtimes.vocabulary import COMPONENTS
 
+OTHER_SIZE: Final = "multiply-adds are known at the model's own size"
 UNKNOWN: Final = "the multiply-adds of all networks are not stated, as they are in bundles that genin exports"
 KEYS: Final = ("macs_per_picture", "weight_bytes_per_picture", "gflops", "matmul_share", "copy_share")
 
@@ -29,24 +30,27 @@ def macs_per_picture(facts: ModelFacts, steps: int) -> int | None:
     return sum(int(macs or 0) * calls[component] for component, macs in zip(COMPONENTS, of, strict=True))
 
 
-def weight_bytes_per_picture(component_bytes: Mapping[str, int | None], steps: int) -> int | None:
-    """Bytes of weights that its calls read; None where a network's are unknown."""
+def weight_bytes_per_picture(component_bytes: Mapping[str, int | None], steps: int, batch: int = 1) -> int | None:
+    """Bytes of weights that its calls read, its part of those of a batch; None where a network's are unknown."""
     if any(component_bytes.get(component) is None for component in COMPONENTS):
         return None
-    return sum(int(component_bytes[c] or 0) * (steps if c == "unet" else 1) for c in COMPONENTS)
+    return sum(int(component_bytes[c] or 0) * (steps if c == "unet" else 1) for c in COMPONENTS) // batch
 
 
 def add_shares(row: dict[str, Any], facts: ModelFacts, peaks: Sequence[Mapping[str, Any]]) -> None:
     """Fill in `KEYS`: what a picture takes, and the shares of the peaks that were measured with as many threads."""
-    seconds, notes = row["latency_ms"]["p50"] / 1000, row["notes"]
+    seconds, notes = row["latency_ms"]["p50"] / 1000 / row["batch_size"], row["notes"]
     peak = next((one for one in peaks if one["threads"] == row["threads"]), None)
     row |= dict.fromkeys(KEYS)
-    macs = row["macs_per_picture"] = macs_per_picture(facts, row["steps"])
+    resized = row["asked_size"] is not None
+    macs = row["macs_per_picture"] = None if resized else macs_per_picture(facts, row["steps"])
     if macs is None:
-        notes |= dict.fromkeys(("macs_per_picture", "gflops", "matmul_share"), UNKNOWN)
+        notes |= dict.fromkeys(("macs_per_picture", "gflops", "matmul_share"), OTHER_SIZE if resized else UNKNOWN)
     else:
         row["gflops"] = round(2 * macs / seconds / 1e9, 3)
-    read = row["weight_bytes_per_picture"] = weight_bytes_per_picture(row["component_bytes"], row["steps"])
+    read = row["weight_bytes_per_picture"] = weight_bytes_per_picture(
+        row["component_bytes"], row["steps"], row["batch_size"]
+    )
     if read is None:
         reason = notes.get("component_bytes", "the size of a network is unknown")
         notes |= dict.fromkeys(("weight_bytes_per_picture", "copy_share"), reason)

@@ -35,7 +35,7 @@ class Counters:
         self.calls[component] += [list(call) for call in calls]
 
     def summary(self, pictures: int) -> dict[str, Any]:
-        """By component, of one of so many pictures: calls, milliseconds, and the longest kinds and layers."""
+        """By component, for one of so many pictures: calls, milliseconds, and the longest kinds and layers."""
         return {component: _summary(calls, pictures) for component, calls in self.calls.items()}
 
 
@@ -43,8 +43,8 @@ def profile(configuration: Configuration, protocol: Protocol) -> dict[str, Any]:
     """A configuration's operators, by a process of its own. Errors: WorkerError."""
     worker = Worker(configuration, protocol, profile=True)
     try:
-        prompt, seed = protocol.picture(0)
-        operators: dict[str, Any] = worker.ask(do="profile", prompt=prompt, seed=seed)["operators"]
+        asked = protocol.call(configuration.numbers(0))
+        operators: dict[str, Any] = worker.ask(do="profile", **asked)["operators"]
     finally:
         worker.close()
     return operators

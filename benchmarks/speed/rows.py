@@ -53,7 +53,9 @@ def speed_row(measured: Measured, facts: ModelFacts) -> dict[str, Any]:
         "precision": precision,
         "steps": configuration.steps,
         "threads": configuration.threads,
-        "image_size": facts.image_size,
+        "batch_size": configuration.batch,
+        "asked_size": configuration.size,
+        "image_size": configuration.size or facts.image_size,
         **_latency(measured, in_one_graph, notes),
         **_start_and_memory(measured),
         "size_bytes": sum(known) if len(known) == len(sizes) else None,
@@ -62,7 +64,8 @@ def speed_row(measured: Measured, facts: ModelFacts) -> dict[str, Any]:
         "macs": facts.macs,
         "notes": notes,
     }
-    return {"name": title_of(row), **row}
+    row["pictures_per_s"] = round(1000 * configuration.batch / row["latency_ms"]["p50"], 4)
+    return {"name": title_of(row) + configuration.suffix, **row}
 
 
 def name_apart(rows: Sequence[dict[str, Any]]) -> None:
@@ -78,10 +81,11 @@ def name_apart(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
-    """How many times faster than the teacher: the one on the same runtime and precision if it was measured, else on the same
-    runtime, else the first; the interval by pairs of the rounds that both drew in."""
-    teachers = [row for row in rows if row["role"] == "teacher"]
+    """How many times faster than the teacher, at the same batch and size: the one on the same runtime and precision if it was
+    measured, else on the same runtime, else the first; the interval by pairs of the rounds that both drew in."""
     for row in rows:
+        alike = [one for one in rows if all(one.get(key) == row.get(key) for key in ("batch_size", "asked_size"))]
+        teachers = [one for one in alike if one["role"] == "teacher"]
         same_runtime = [one for one in teachers if one["runtime"] == row["runtime"]]
         same = [one for one in same_runtime if one["precision"] == row["precision"]]
         base = next(iter(same or same_runtime or teachers), None)

@@ -38,7 +38,6 @@ class Worker:
     """
 
     def __init__(self, configuration: Configuration, protocol: Protocol, *, profile: bool = False) -> None:
-        prompt, seed = protocol.picture(0)
         request = {
             "path": str(configuration.path),
             "runtime": configuration.runtime,
@@ -47,8 +46,8 @@ class Worker:
             "threads": configuration.threads,
             "device": configuration.device,
             "profile": profile,
-            "prompt": prompt,
-            "seed": seed,
+            "size": configuration.size,
+            **protocol.call(configuration.numbers(0)),
         }
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed in close)
         command = [sys.executable, "-m", WORKER_MODULE, json.dumps(request)]

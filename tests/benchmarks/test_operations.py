@@ -10,7 +10,7 @@ import pytest
 
 from genin.benchmarks.model_facts import ModelFacts, read_facts
 from genin.benchmarks.speed import peak
-from genin.benchmarks.speed.operations import KEYS, UNKNOWN, add_shares, macs_per_picture
+from genin.benchmarks.speed.operations import KEYS, OTHER_SIZE, UNKNOWN, add_shares, macs_per_picture
 from genin.benchmarks.speed.peak import best_s, measure_here
 
 STUDENT = Path(__file__).parents[2] / "runtimes" / "weights" / "student"
@@ -23,7 +23,15 @@ def facts(guidance_scale: float = 1.0, **macs: int) -> ModelFacts:
 
 def row(**changed: Any) -> dict[str, Any]:
     sizes = {"text_encoder": 1_000_000, "unet": 2_000_000, "vae_decoder": 500_000}
-    return {"latency_ms": {"p50": 10.0}, "steps": 4, "threads": 2, "component_bytes": sizes, "notes": {}} | changed
+    return {
+        "latency_ms": {"p50": 10.0},
+        "steps": 4,
+        "threads": 2,
+        "component_bytes": sizes,
+        "notes": {},
+        "batch_size": 1,
+        "asked_size": None,
+    } | changed
 
 
 def test_a_picture_takes_every_step_and_both_branches_of_guidance() -> None:
@@ -46,6 +54,16 @@ def test_what_is_unknown_is_null_and_says_why() -> None:
     add_shares(found, facts(), [])
     assert {found[key] for key in KEYS} == {None} and set(found["notes"]) >= set(KEYS)
     assert found["notes"]["gflops"] == UNKNOWN and found["notes"]["weight_bytes_per_picture"] == "of the three networks"
+
+
+def test_pictures_of_a_batch_share_its_time_and_its_weights() -> None:
+    found = row(batch_size=4)
+    add_shares(found, facts(**MACS), [{"threads": 2, "matmul_gflops": 400.0, "copy_gb_per_s": 10.0}])
+    assert (found["macs_per_picture"], found["gflops"], found["matmul_share"]) == (460_000_000, 368.0, 0.92)
+    assert found["weight_bytes_per_picture"] == 2_375_000 and found["copy_share"] == 0.095
+    resized = row(asked_size=96)
+    add_shares(resized, facts(**MACS), [])
+    assert resized["macs_per_picture"] is None and resized["notes"]["gflops"] == OTHER_SIZE
 
 
 def test_bundles_state_the_multiply_adds_of_every_network() -> None:
