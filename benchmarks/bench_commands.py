@@ -95,6 +95,12 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
 @click.option("--prompts", type=FILE, help="Text file with one prompt per line.")
 @click.option("--seed", type=click.IntRange(0, 2**43), default=0, show_default=True, help="First of the seeds.")
 @click.option("--profile", is_flag=True, help="Also show the longest operators, counted by the engines in runs apart.")
+@click.option(
+    "--sustained",
+    type=click.FloatRange(0, 24 * 60, min_open=True),
+    metavar="MINUTES",
+    help="Also draw for so long without a pause: does it stay as fast?",
+)
 @click.option("--samples", type=COUNT, help="Also measure FD on this many pictures per configuration.")
 @click.option("--reference", default=BUILTIN_WORLD, show_default=True, help="Dataset folder for FD.")
 @click.option("--metric-weights", type=FILE, help="Folder searched first for the metrics' weights.")
@@ -114,7 +120,7 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     """
     from genin.benchmarks.benchmarking import BenchOptions, bench
     from genin.benchmarks.results.operators import operators_text
-    from genin.benchmarks.results.table import results_table
+    from genin.benchmarks.results.table import results_table, sustained_text
 
     for name in ("runtimes", "precisions", "steps", "threads", "batch", "size"):
         options[name] = flatten(options[name])
@@ -127,8 +133,9 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     if busy := results["notes"].get("busy"):
         click.secho(f"**{busy}**\n", fg="red", bold=True)
     click.echo(results_table(results))
-    if text := operators_text(results):
-        click.echo(f"\n{text}")
+    for text in (operators_text(results), sustained_text(results)):
+        if text:
+            click.echo(f"\n{text}")
     for path in (options["out"], options["report"]):
         if path is not None:
             click.echo(f"\n{path}")

@@ -26,10 +26,13 @@ from genin.benchmarks.speed.journal import remove
 from genin.benchmarks.speed.picture_quality import Quality
 from genin.benchmarks.speed.protocol import Protocol
 from genin.files import claim_output
-from genin.runtimes.arguments import local_path, settle, several, whole
+from genin.runtimes.arguments import local_path, number, settle, several, whole
+from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD, Names, installed_names
 from genin.runtimes.threads import MAX_THREADS
 from genin.runtimes.vocabulary import AUTO, RUNTIMES, check_choice, check_device, check_text
+
+MOST_MINUTES = 24 * 60
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class BenchOptions:
         or the prompts. seed: the first of the seeds. samples: also measure FD on this many pictures of each configuration.
         reference: dataset folder for FD, or `builtin:world`. metric_weights: folder that is searched first for the metrics'
         weights. out: FILE.json for the results; an interrupted run continues there. report: FILE.html for one self-contained page.
-        profile: also count the time of every operator, in runs apart. suite: the name of the suite that these options are from,
-        for the record.
+        profile: also count the time of every operator, in runs apart. sustained: minutes of drawing without a pause, of each
+        configuration alone; None is none. suite: the name of the suite that these options are from, for the record.
     """
 
     runtimes: str | Sequence[str] = ()
@@ -70,6 +73,7 @@ class BenchOptions:
     out: str | Path | None = None
     report: str | Path | None = None
     profile: bool = False
+    sustained: float | None = None
     suite: str | None = None
 
     def __post_init__(self) -> None:
@@ -88,6 +92,10 @@ class BenchOptions:
             **{name: whole(getattr(self, name), name) for name in ("teacher_steps", "runs", "processes", "samples")},
             **{name: local_path(getattr(self, name), name) for name in ("metric_weights", "out", "report")},
         )
+        if self.sustained is not None:
+            settle(self, sustained=number(self.sustained, "sustained"))
+            if not 0 < self.sustained <= MOST_MINUTES:
+                raise InputError(f"sustained is {self.sustained:g} minutes", remedy=f"name up to {MOST_MINUTES}")
         check_device(self.device)
 
 
@@ -121,7 +129,7 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
         choices=_choices(options),
         protocol=_protocol(options),
         quality=_quality(options, names, chosen),
-        apart=Apart(profile=options.profile),
+        apart=Apart(options.profile, options.sustained),
         partial=partial,
     )
     if out is not None and partial is not None:

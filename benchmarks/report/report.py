@@ -19,7 +19,7 @@ from PIL import Image
 
 from genin.benchmarks.grids import Grid
 from genin.benchmarks.report.page import render_page
-from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
+from genin.benchmarks.report.plots import quality_axis, quality_latency_svg, sustained_svg
 from genin.benchmarks.results.merge import Merged
 from genin.benchmarks.results.table import LEFT, columns_of, is_ranked, number, reasons_of
 from genin.benchmarks.speed.picture_quality import FD_NOT_ASKED
@@ -99,7 +99,7 @@ def render(report: Report) -> str:
         "grids": [_grid(grid) for grid in report.grids],
         "plot": Markup(svg) if svg else None,
         "plot_title": axis[1] if axis else None,
-        "plots": [(name, Markup(one)) for name, one in report.plots],
+        "plots": [(name, Markup(one)) for name, one in (*_over_time(rows), *report.plots)],
         "table": _table(rows, best) if rows else None,
         "runs": _runs(rows),
         "batches": any(row.get("batch_size", 1) != 1 for row in rows),
@@ -111,6 +111,11 @@ def render(report: Report) -> str:
         "notes": _notes(list(measured.values()), evaluations),
     }
     return render_page("genin.benchmarks.report", "report.html.jinja", values)
+
+
+def _over_time(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    svg = sustained_svg(rows)
+    return [("Latency over time", svg)] if svg else []
 
 
 def _measured(report: Report) -> Mapping[str, Mapping[str, Any]]:

@@ -132,6 +132,25 @@ OPERATORS = _object(
         "layers": _list("", _object("", {"layer": TEXT, "kind": TEXT, **COST})),
     },
 )
+SUSTAINED = _object(
+    "Minutes of drawing without a pause, in windows of equal length.",
+    {
+        "seconds": AMOUNT,
+        "runs": COUNT,
+        "windows": _list(
+            "",
+            _object(
+                "",
+                {"at_s": AMOUNT, "seconds": AMOUNT, "runs": COUNT, "p50_ms": AMOUNT, "max_ms": AMOUNT},
+                {"frequency_mhz": _or_null(AMOUNT), "temperature_c": _or_null(NUMBER)},
+            ),
+        ),
+        "drift_percent_per_minute": _or_null(_value("number", "Slope of the windows' medians.")),
+        "drift_interval": _or_null(_list("low, high", NUMBER)),
+        "last_to_first": AMOUNT,
+        "throttled": _or_null(_value("boolean", "Whether the frequency fell by a tenth; null where it is not told.")),
+    },
+)
 VALIDITY = _object(
     "The timed pictures themselves against the reference's, of the same prompts, seeds and steps.",
     {"pictures": INDEX, "reference": _or_null(TEXT)},
@@ -198,6 +217,7 @@ ROW = _object(
         "pictures_sha256": _value("string", "Of the timed pictures' pixels, in the order of rounds.", pattern="^[0-9a-f]{64}$"),
         "validity": VALIDITY,
         "operators": _or_null(_map("Component => its longest operators, where --profile asked for them.", OPERATORS)),
+        "sustained": _or_null(SUSTAINED),
         "pairs": INDEX,
         "lpips_squeeze_to_fp32": _or_null(AMOUNT),
         "psnr_db_to_fp32": _or_null(NUMBER),

@@ -103,3 +103,17 @@ def interval(low_high: Sequence[float] | None) -> str:
         return "–"
     low, high = low_high
     return "over 10×" if high > 10 * low else f"{number(low)} to {number(high)}"
+
+
+def sustained_text(results: Mapping[str, Any]) -> str:
+    """A line for every row that drew for minutes; empty if none did."""
+    return "\n".join(_sustained(row["name"], row["sustained"]) for row in results["results"] if row.get("sustained"))
+
+
+def _sustained(name: str, one: Mapping[str, Any]) -> str:
+    first, last = one["windows"][0]["p50_ms"], one["windows"][-1]["p50_ms"]
+    said = f"{name}: {one['seconds'] / 60:.3g} minutes without a pause, {number(first)} ms at first, {number(last)} ms at last"
+    if one["drift_interval"]:
+        low, high = one["drift_interval"]
+        said += f"; drift {one['drift_percent_per_minute']:+.2f} % a minute ({low:+.2f} to {high:+.2f})"
+    return said + {True: "; the processor was slowed down", False: "; no throttling", None: ""}[one["throttled"]]
