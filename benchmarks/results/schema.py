@@ -145,7 +145,7 @@ SUSTAINED = _object(
                 {"frequency_mhz": _or_null(AMOUNT), "temperature_c": _or_null(NUMBER)},
             ),
         ),
-        "drift_percent_per_minute": _or_null(_value("number", "Slope of the windows' medians.")),
+        "drift_percent_per_minute": _or_null(_value("number", "Slope of the windows' medians; null under a minute.")),
         "drift_interval": _or_null(_list("low, high", NUMBER)),
         "last_to_first": AMOUNT,
         "throttled": _or_null(_value("boolean", "Whether the frequency fell by a tenth; null where it is not told.")),

@@ -26,6 +26,7 @@ from typing import Any, Final
 from genin.benchmarks.speed.memory import usable_memory_bytes
 from genin.runtimes.limits import processor_name, usable_cores
 from genin.runtimes.vocabulary import RUNTIMES
+from genin.version import __version__
 
 ENGINE_PACKAGES: Final = {
     "pytorch": ("torch", "diffusers"),
@@ -42,7 +43,7 @@ CPU, POWER = Path("/sys/devices/system/cpu"), Path("/sys/class/power_supply")
 
 def describe_machine(runtimes: Iterable[str] = RUNTIMES) -> dict[str, Any]:
     """JSON-ready facts, with the versions of these runtimes' packages; `load_average` is the one-minute value."""
-    packages = ["genin", "numpy", *(package for runtime in runtimes for package in ENGINE_PACKAGES[runtime])]
+    packages = ["numpy", *(package for runtime in runtimes for package in ENGINE_PACKAGES[runtime])]
     lasting = {
         "processor": processor_name(),
         "architecture": platform.machine(),
@@ -55,7 +56,7 @@ def describe_machine(runtimes: Iterable[str] = RUNTIMES) -> dict[str, Any]:
         **lasting,
         "sha256": hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest(),
         "python": platform.python_version(),
-        "packages": {name: found for name in packages if (found := version_of(name))},
+        "packages": {"genin": __version__} | {name: found for name in packages if (found := version_of(name))},
         "load_average": load_average(),
         **_clock(),
         "on_battery": _on_battery(),

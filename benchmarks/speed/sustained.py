@@ -16,6 +16,7 @@ from itertools import count
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genin.benchmarks.results.statistics import CONFIDENCE, t_quantile
 from genin.benchmarks.speed.configurations import Configuration
@@ -24,6 +25,7 @@ from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.worker import Worker
 
 WINDOWS: Final = 30
+LEAST_S: Final = 60.0  # for drift: that of a few seconds comes in hundreds of percent a minute
 THROTTLED: Final = 0.9  # of the highest frequency that was seen: below this, the processor was slowed down
 NO_FREQUENCY: Final = "the system does not tell the processor's frequency while it runs"
 
@@ -82,11 +84,13 @@ def _window(started: float, ended: float, times: Sequence[float]) -> dict[str, A
 
 def _summary(windows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     at = np.array([window["at_s"] + window["seconds"] / 2 for window in windows])
-    drift = drift_percent_per_minute(at, np.array([window["p50_ms"] for window in windows]))
+    seconds = float(sum(window["seconds"] for window in windows))
+    enough = seconds >= LEAST_S
+    drift = drift_percent_per_minute(at, [window["p50_ms"] for window in windows]) if enough else None
     frequencies = [window["frequency_mhz"] for window in windows if window["frequency_mhz"] is not None]
     first, last = windows[0]["p50_ms"], windows[-1]["p50_ms"]
     return {
-        "seconds": round(float(sum(window["seconds"] for window in windows)), 3),
+        "seconds": round(seconds, 3),
         "runs": sum(window["runs"] for window in windows),
         "windows": list(windows),
         "drift_percent_per_minute": drift and drift[0],
@@ -97,7 +101,7 @@ def _summary(windows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def drift_percent_per_minute(
-    at_s: Sequence[float] | Any, p50_ms: Sequence[float] | Any
+    at_s: Sequence[float] | NDArray[Any], p50_ms: Sequence[float] | NDArray[Any]
 ) -> tuple[float, float, float] | None:
     """Slope of a least-squares line through the logarithms, and its interval, in percent a minute; None for fewer than three."""
     minutes, logs = np.asarray(at_s, np.float64) / 60, np.log(np.asarray(p50_ms, np.float64))
