@@ -211,6 +211,7 @@ ROW = _object(
             _value("integer", "Weights on disk, once for every call of their network.", minimum=0)
         ),
         "gflops": _or_null(_value("number", "Two operations for each multiply-add, by the median second.", minimum=0)),
+        "joules_per_picture": _or_null(_value("number", "Of the processor's package, by its own counter.", minimum=0)),
         "matmul_share": _or_null(_value("number", "Of the machine's peak with as many threads.", minimum=0)),
         "copy_share": _or_null(_value("number", "Bytes of weights a second, of the copy's peak.", minimum=0)),
         "weights_sha256": SHA256,

@@ -26,6 +26,7 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("pictures/s", lambda row: number(row.get("pictures_per_s"))),
     ("speed-up", lambda row: "–" if row.get("speedup") is None else f"{number(row['speedup'])}×"),
     ("of peak", lambda row: percent(row.get("matmul_share"))),
+    ("J/picture", lambda row: number(row.get("joules_per_picture"))),
     ("cold start s", lambda row: number(row["cold_start_s"])),
     ("peak MB", lambda row: number(row["peak_rss_bytes"] and row["peak_rss_bytes"] / 1e6)),
     ("size MB", lambda row: number(row["size_bytes"] and row["size_bytes"] / 1e6)),

@@ -9,6 +9,7 @@ of all configurations are up together and asked in turn, one picture or batch ea
 - latency: wall time of one whole `generate` call, after warm-up. It is measured with pictures back to back: a fast process, whose
   cores are asleep and caches cold after the others' turns, first draws one that is not counted;
 - stages: text encoder, UNet (all steps, and each), decoder, or a single graph for all of it, and everything else;
+- energy: of the processor's package, from asking for a picture to its answer;
 - memory: of the process, before loading, loaded, after its pictures, and at its peak.
 
 Not here: which configurations to measure (`configurations`), statistics (`rows`), quality.
@@ -20,13 +21,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from genin.benchmarks.speed.configurations import Configuration
+from genin.benchmarks.speed.energy import EnergyMeter
 from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.memory import available_memory_bytes
 from genin.benchmarks.speed.protocol import Protocol
@@ -118,6 +120,7 @@ class _Group:
     advance: Advance
     died: dict[Configuration, str]
     began: float
+    meter: EnergyMeter = field(default_factory=EnergyMeter)
 
     def measure(self, number: int, rounds: int) -> dict[Configuration, ProcessRun]:
         """Process `number` of each."""
@@ -169,10 +172,10 @@ class _Group:
         request: dict[str, Any] = {"do": "time", **self.protocol.call(configuration.numbers(max(turn, 0)))}
         if last_ms < QUICK_MS:
             worker.ask(**request, keep=False)
-        at_s = time.perf_counter() - self.began
+        at_s, energy = time.perf_counter() - self.began, self.meter.read()
         answer = worker.ask(**request, keep=turn >= 0)
         if turn >= 0:
-            process.runs.append(Run.of_answer(answer, turn, at_s))
+            process.runs.append(Run.of_answer(answer, turn, at_s, self.meter.joules_since(energy)))
         return float(answer["total_ms"])
 
 

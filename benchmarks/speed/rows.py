@@ -23,6 +23,7 @@ from genin.benchmarks.results.statistics import (
     summary,
 )
 from genin.benchmarks.speed.configurations import component_bytes
+from genin.benchmarks.speed.energy import NOT_AVAILABLE
 from genin.benchmarks.speed.machine import engine_version
 from genin.benchmarks.speed.samples import STAGES, Measured
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE
@@ -57,6 +58,7 @@ def speed_row(measured: Measured, facts: ModelFacts) -> dict[str, Any]:
         "asked_size": configuration.size,
         "image_size": configuration.size or facts.image_size,
         **_latency(measured, in_one_graph, notes),
+        "joules_per_picture": _joules_per_picture(measured, notes),
         **_start_and_memory(measured),
         "size_bytes": sum(known) if len(known) == len(sizes) else None,
         "component_bytes": sizes,
@@ -136,6 +138,16 @@ def _latency(measured: Measured, in_one_graph: bool, notes: dict[str, str]) -> d
         "stages_percentiles_ms": {stage: _shown(stages[stage]) for stage in STAGES},
         "steps_ms": [round(float(value), DIGITS) for value in np.median(steps, axis=0)] if steps[0] else [],
     }
+
+
+def _joules_per_picture(measured: Measured, notes: dict[str, str]) -> float | None:
+    """The mean of all runs; of one the counter is too coarse."""
+    joules = [run.joules for _, run in measured.runs()]
+    known = [value for value in joules if value is not None]
+    if len(known) < len(joules):
+        notes["joules_per_picture"] = NOT_AVAILABLE
+        return None
+    return round(sum(known) / len(known) / measured.configuration.batch, 6)
 
 
 def _start_and_memory(measured: Measured) -> dict[str, Any]:

@@ -25,21 +25,22 @@ STAGES: Final = (*GRAPHS, "other")
 @dataclass(frozen=True)
 class Run:
     """One timed call, of a picture or a batch: its round, when it began in seconds since measuring began, and milliseconds in
-    all, by stage, by step."""
+    all, by stage, by step; the energy of the processor meanwhile, if it is counted."""
 
     round: int
     at_s: float
     total_ms: float
     stages_ms: Mapping[str, float]
     steps_ms: Sequence[float] = ()
+    joules: float | None = None
 
     @classmethod
-    def of_answer(cls, answer: Mapping[str, Any], round: int, at_s: float) -> Run:
+    def of_answer(cls, answer: Mapping[str, Any], round: int, at_s: float, joules: float | None = None) -> Run:
         """From a worker's answer; time outside the graphs is `other`, so that the stages add up."""
         total, stages = float(answer["total_ms"]), answer["stages_ms"]
         graphs = {stage: float(stages.get(stage, 0.0)) for stage in GRAPHS}
         stages_ms = graphs | {"other": total - sum(graphs.values())}
-        return cls(round, at_s, total, stages_ms, [float(step) for step in answer.get("steps_ms", ())])
+        return cls(round, at_s, total, stages_ms, [float(step) for step in answer.get("steps_ms", ())], joules)
 
 
 @dataclass
