@@ -101,6 +101,7 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
     metavar="MINUTES",
     help="Also draw for so long without a pause: does it stay as fast?",
 )
+@click.option("--frames", is_flag=True, help="Also measure the frames of a game, with and without drawing beside it.")
 @click.option("--samples", type=COUNT, help="Also measure FD on this many pictures per configuration.")
 @click.option("--reference", default=BUILTIN_WORLD, show_default=True, help="Dataset folder for FD.")
 @click.option("--metric-weights", type=FILE, help="Folder searched first for the metrics' weights.")
@@ -120,7 +121,7 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     """
     from genin.benchmarks.benchmarking import BenchOptions, bench
     from genin.benchmarks.results.operators import operators_text
-    from genin.benchmarks.results.table import results_table, sustained_text
+    from genin.benchmarks.results.table import frames_text, results_table, sustained_text
 
     for name in ("runtimes", "precisions", "steps", "threads", "batch", "size"):
         options[name] = flatten(options[name])
@@ -133,7 +134,7 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     if busy := results["notes"].get("busy"):
         click.secho(f"**{busy}**\n", fg="red", bold=True)
     click.echo(results_table(results))
-    for text in (operators_text(results), sustained_text(results)):
+    for text in (operators_text(results), sustained_text(results), frames_text(results)):
         if text:
             click.echo(f"\n{text}")
     for path in (options["out"], options["report"]):

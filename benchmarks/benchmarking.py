@@ -51,7 +51,8 @@ class BenchOptions:
         reference: dataset folder for FD, or `builtin:world`. metric_weights: folder that is searched first for the metrics'
         weights. out: FILE.json for the results; an interrupted run continues there. report: FILE.html for one self-contained page.
         profile: also count the time of every operator, in runs apart. sustained: minutes of drawing without a pause, of each
-        configuration alone; None is none. suite: the name of the suite that these options are from, for the record.
+        configuration alone; None is none. frames: also measure the frames of a game, with and without each bundle drawing beside
+        it. suite: the name of the suite that these options are from, for the record.
     """
 
     runtimes: str | Sequence[str] = ()
@@ -74,6 +75,7 @@ class BenchOptions:
     report: str | Path | None = None
     profile: bool = False
     sustained: float | None = None
+    frames: bool = False
     suite: str | None = None
 
     def __post_init__(self) -> None:
@@ -129,7 +131,7 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
         choices=_choices(options),
         protocol=_protocol(options),
         quality=_quality(options, names, chosen),
-        apart=Apart(options.profile, options.sustained),
+        apart=Apart(options.profile, options.sustained, options.frames),
         partial=partial,
     )
     if out is not None and partial is not None:

@@ -151,6 +151,11 @@ SUSTAINED = _object(
         "throttled": _or_null(_value("boolean", "Whether the frequency fell by a tenth; null where it is not told.")),
     },
 )
+FRAMES = _object(
+    "From frame to frame, of a game of 60 a second that computes for 8 ms of each.",
+    {"frames": COUNT, "p50_ms": AMOUNT, "p99_ms": AMOUNT, "worst_ms": AMOUNT, "late_percent": AMOUNT},
+    {"pictures_per_s": AMOUNT, "submit_p999_us": AMOUNT, "poll_p999_us": AMOUNT, "take_p999_us": AMOUNT},
+)
 VALIDITY = _object(
     "The timed pictures themselves against the reference's, of the same prompts, seeds and steps.",
     {"pictures": INDEX, "reference": _or_null(TEXT)},
@@ -219,6 +224,7 @@ ROW = _object(
         "validity": VALIDITY,
         "operators": _or_null(_map("Component => its longest operators, where --profile asked for them.", OPERATORS)),
         "sustained": _or_null(SUSTAINED),
+        "frames": _or_null(_map("Drawing off, by a painter's thread or process, by a thread without one => frames.", FRAMES)),
         "pairs": INDEX,
         "lpips_squeeze_to_fp32": _or_null(AMOUNT),
         "psnr_db_to_fp32": _or_null(NUMBER),

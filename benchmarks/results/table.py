@@ -35,6 +35,11 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("FD ratio", lambda row: number(row.get("fd_ratio"), 3)),
 )
 ONLY_IF_SEVERAL: Final = ("batch", "px")
+FRAME_NAMES: Final = {
+    "thread": "`Painter`, thread",
+    "process": "`Painter`, process",
+    "engine_defaults": "a thread, engine's defaults",
+}
 LEFT: Final = ("device", "model", "runtime", "precision")
 
 
@@ -118,3 +123,18 @@ def _sustained(name: str, one: Mapping[str, Any]) -> str:
         low, high = one["drift_interval"]
         said += f"; drift {one['drift_percent_per_minute']:+.2f} % a minute ({low:+.2f} to {high:+.2f})"
     return said + {True: "; the processor was slowed down", False: "; no throttling", None: ""}[one["throttled"]]
+
+
+def frames_text(results: Mapping[str, Any]) -> str:
+    """A heading and a table for every row that drew beside a game; empty if none did."""
+    return "\n\n".join(_frames(row["name"], row["frames"]) for row in results["results"] if row.get("frames"))
+
+
+def _frames(name: str, frames: Mapping[str, Mapping[str, float]]) -> str:
+    columns = ["drawing", "p50 ms", "p99 ms", "worst ms", "later than 20 ms", "pictures/s"]
+    cells = [
+        [FRAME_NAMES.get(kind, kind), *(f"{one[key]:.1f}" for key in ("p50_ms", "p99_ms", "worst_ms")),
+         f"{one['late_percent']:.2f} %", number(one.get("pictures_per_s"))]
+        for kind, one in frames.items()
+    ]  # fmt: skip
+    return f"**{name}: frames of a game at 60 a second**\n\n{markdown_table(columns, cells, columns[:1])}"
