@@ -42,7 +42,7 @@ BUNDLES_ONLY: Final = "frames are measured beside bundles"
 
 def frame_costs(configuration: Configuration) -> dict[str, Any]:
     """The frames of a game beside a configuration's model, by a process of its own. Errors: WorkerError."""
-    request = {"path": str(configuration.path), "runtime": configuration.runtime}
+    request: dict[str, Any] = {"path": str(configuration.path), "runtime": configuration.runtime}
     request |= {"precision": configuration.precision, "steps": configuration.steps}
     command = [sys.executable, "-m", MODULE, json.dumps(request)]
     try:
@@ -157,8 +157,9 @@ class PainterBeside(Beside):
     def __enter__(self) -> Self:
         self._painter = self._make()
         if (loaded := self._painter.wait(self._painter.loading, LOADING_S)) != "ok":
+            errors = [str(error) for event in self._painter.poll() if (error := getattr(event, "error", None))]
             self._painter.close()
-            raise GeninError(f"the painter has not loaded the model ({loaded})")
+            raise GeninError(f"the painter has not loaded the model ({next(iter(errors), loaded)})")
         self._begun = time.perf_counter()
         self._submit()
         return self
