@@ -72,6 +72,15 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
     help="Processor threads of every engine; 1,2,4 measures each.  [default: all usable cores]",
 )
 @click.option(
+    "--batch", type=CommaNumbers(), multiple=True, help="Pictures drawn at once; 1,2,4 measures each.  [default: 1]"
+)
+@click.option(
+    "--size",
+    type=CommaNumbers(),
+    multiple=True,
+    help="Width and height in pixels, where a model allows it; 64,96 measures each.  [default: the model's]",
+)
+@click.option(
     "--runs",
     type=COUNT,
     default=40,
@@ -85,6 +94,14 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
 @click.option("--suite", metavar="quick|standard|paper|FILE.yaml", help="Models, prompts and options from a file.")
 @click.option("--prompts", type=FILE, help="Text file with one prompt per line.")
 @click.option("--seed", type=click.IntRange(0, 2**43), default=0, show_default=True, help="First of the seeds.")
+@click.option("--profile", is_flag=True, help="Also show the longest operators, counted by the engines in runs apart.")
+@click.option(
+    "--sustained",
+    type=click.FloatRange(0, 24 * 60, min_open=True),
+    metavar="MINUTES",
+    help="Also draw for so long without a pause: does it stay as fast?",
+)
+@click.option("--frames", is_flag=True, help="Also measure the frames of a game, with and without drawing beside it.")
 @click.option("--samples", type=COUNT, help="Also measure FD on this many pictures per configuration.")
 @click.option("--reference", default=BUILTIN_WORLD, show_default=True, help="Dataset folder for FD.")
 @click.option("--metric-weights", type=FILE, help="Folder searched first for the metrics' weights.")
@@ -103,9 +120,10 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     selftest` says which differences this machine shows; a model folder of such a name is ./compare.
     """
     from genin.benchmarks.benchmarking import BenchOptions, bench
-    from genin.benchmarks.results.table import results_table
+    from genin.benchmarks.results.operators import operators_text
+    from genin.benchmarks.results.table import frames_text, results_table, sustained_text
 
-    for name in ("runtimes", "precisions", "steps", "threads"):
+    for name in ("runtimes", "precisions", "steps", "threads", "batch", "size"):
         options[name] = flatten(options[name])
     if options["suite"] is not None:
         models, options = _with_suite(context, models, options)
@@ -116,6 +134,9 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     if busy := results["notes"].get("busy"):
         click.secho(f"**{busy}**\n", fg="red", bold=True)
     click.echo(results_table(results))
+    for text in (operators_text(results), sustained_text(results), frames_text(results)):
+        if text:
+            click.echo(f"\n{text}")
     for path in (options["out"], options["report"]):
         if path is not None:
             click.echo(f"\n{path}")

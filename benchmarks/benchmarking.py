@@ -19,16 +19,20 @@ from genin.benchmarks.contenders import Contender, contenders, reference_folder,
 from genin.benchmarks.prompts import prompts_of
 from genin.benchmarks.quality.sampling import MAX_SEED
 from genin.benchmarks.results.files import write_results
+from genin.benchmarks.speed.apart import Apart
 from genin.benchmarks.speed.bench import measure_models
 from genin.benchmarks.speed.configurations import Choices
 from genin.benchmarks.speed.journal import remove
 from genin.benchmarks.speed.picture_quality import Quality
 from genin.benchmarks.speed.protocol import Protocol
 from genin.files import claim_output
-from genin.runtimes.arguments import local_path, settle, several, whole
+from genin.runtimes.arguments import local_path, number, settle, several, whole
+from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD, Names, installed_names
 from genin.runtimes.threads import MAX_THREADS
 from genin.runtimes.vocabulary import AUTO, RUNTIMES, check_choice, check_device, check_text
+
+MOST_MINUTES = 24 * 60
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,18 @@ class BenchOptions:
 
     Attributes:
         runtimes, precisions: to measure bundles with, one or several; empty is all that each has. device: where PyTorch runs model
-        folders: `cpu`, `cuda`, `cuda:1`, `mps`. steps: of students, one number or several; each is measured at those it was trained
-        for, if any. Empty is the model's own number. teacher_steps: of teachers; None is the model's own number. threads: of every
-        engine, one number or several, each measured; empty is all usable cores. runs: timed pictures of each configuration, shared
-        out over its processes. processes: fresh processes of each configuration. warmup: untimed pictures of each process.
-        prompts: a text file with one prompt per line, or the prompts. seed: the first of the seeds. samples: also measure FD on
-        this many pictures of each configuration. reference: dataset folder for FD, or `builtin:world`. metric_weights: folder that
-        is searched first for the metrics' weights. out: FILE.json for the results; an interrupted run continues there. report:
-        FILE.html for one self-contained page. suite: the name of the suite that these options are from, for the record.
+        folders: `cpu`, `cuda`, `cuda:1`, `mps`. steps: of students, one number or several; each is measured at those it was
+        trained for, if any. Empty is the model's own number. teacher_steps: of teachers; None is the model's own number. threads:
+        of every engine, one number or several, each measured; empty is all usable cores. batch: pictures drawn at once, one number
+        or several, each measured; empty is one. size: width and height in pixels, one or several, each measured where a model
+        allows it; empty is its own. runs: timed pictures of each configuration, shared out over its processes. processes: fresh
+        processes of each configuration. warmup: untimed pictures of each process. prompts: a text file with one prompt per line,
+        or the prompts. seed: the first of the seeds. samples: also measure FD on this many pictures of each configuration.
+        reference: dataset folder for FD, or `builtin:world`. metric_weights: folder that is searched first for the metrics'
+        weights. out: FILE.json for the results; an interrupted run continues there. report: FILE.html for one self-contained page.
+        profile: also count the time of every operator, in runs apart. sustained: minutes of drawing without a pause, of each
+        configuration alone; None is none. frames: also measure the frames of a game, with and without each bundle drawing beside
+        it. suite: the name of the suite that these options are from, for the record.
     """
 
     runtimes: str | Sequence[str] = ()
@@ -53,6 +61,8 @@ class BenchOptions:
     steps: int | Sequence[int] = ()
     teacher_steps: int | None = None
     threads: int | Sequence[int] = ()
+    batch: int | Sequence[int] = ()
+    size: int | Sequence[int] = ()
     runs: int = 40
     processes: int = 5
     warmup: int = 2
@@ -63,6 +73,9 @@ class BenchOptions:
     metric_weights: str | Path | None = None
     out: str | Path | None = None
     report: str | Path | None = None
+    profile: bool = False
+    sustained: float | None = None
+    frames: bool = False
     suite: str | None = None
 
     def __post_init__(self) -> None:
@@ -73,10 +86,18 @@ class BenchOptions:
             steps=tuple(whole(count, "steps") for count in several(self.steps)),
             warmup=whole(self.warmup, "warmup", 0),
             seed=whole(self.seed, "seed", 0, MAX_SEED),
+            **{
+                name: tuple(whole(one, name) for one in several(getattr(self, name) or ()))
+                for name in ("batch", "size")
+            },
             threads=tuple(whole(count, "threads", 1, MAX_THREADS) for count in several(self.threads or ())),
             **{name: whole(getattr(self, name), name) for name in ("teacher_steps", "runs", "processes", "samples")},
             **{name: local_path(getattr(self, name), name) for name in ("metric_weights", "out", "report")},
         )
+        if self.sustained is not None:
+            settle(self, sustained=number(self.sustained, "sustained"))
+            if not 0 < self.sustained <= MOST_MINUTES:
+                raise InputError(f"sustained is {self.sustained:g} minutes", remedy=f"name up to {MOST_MINUTES}")
         check_device(self.device)
 
 
@@ -93,7 +114,7 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
     """
     options, names = options or BenchOptions(), installed_names()
     out, report = local_path(options.out, "out"), local_path(options.report, "report")
-    runtimes, precisions, steps = several(options.runtimes), several(options.precisions), several(options.steps)
+    runtimes, precisions = several(options.runtimes), several(options.precisions)
     chosen = contenders(names, models, _only(runtimes), _only(precisions))
     refuse_device_without_folders(options.device, chosen)
     if report is not None:
@@ -107,9 +128,10 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
     partial = None if out is None else out.with_name(f"{out.name}.partial")
     results, grids = measure_models(
         chosen,
-        choices=Choices(runtimes, precisions, steps, options.teacher_steps, options.device, several(options.threads)),
+        choices=_choices(options),
         protocol=_protocol(options),
         quality=_quality(options, names, chosen),
+        apart=Apart(options.profile, options.sustained, options.frames),
         partial=partial,
     )
     if out is not None and partial is not None:
@@ -118,6 +140,19 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
     if report is not None:
         write_report(Report(results, grids), report)
     return results
+
+
+def _choices(options: BenchOptions) -> Choices:
+    return Choices(
+        runtimes=several(options.runtimes),
+        precisions=several(options.precisions),
+        steps=several(options.steps),
+        teacher_steps=options.teacher_steps,
+        device=options.device,
+        threads=several(options.threads),
+        batches=several(options.batch),
+        sizes=several(options.size),
+    )
 
 
 def _protocol(options: BenchOptions) -> Protocol:

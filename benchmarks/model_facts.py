@@ -39,7 +39,8 @@ RUNTIME_OF_FORMAT = {"onnx": "onnxruntime", "openvino": "openvino", "coreml": "c
 @dataclass(frozen=True)
 class ModelFacts:
     """`kind` is "model" (a diffusers folder) or "bundle"; `role` "teacher", "student" or None where unknown. `trained_steps` are a
-    few-step student's, empty for models that draw in any number. `exported_from` is what a bundle states as its model folder's
+    few-step student's, empty for models that draw in any number. `component_macs` are the multiply-adds of one call of each network
+    for one picture, as far as a bundle states them. `exported_from` is what a bundle states as its model folder's
     fingerprint."""
 
     path: Path
@@ -52,6 +53,7 @@ class ModelFacts:
     trained_steps: tuple[int, ...] = ()
     parameters: int | None = None
     macs: int | None = None
+    component_macs: Mapping[str, int] = field(default_factory=dict)
     exported_from: str | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     graphs: tuple[Mapping[str, Any], ...] = ()
@@ -138,10 +140,19 @@ def _bundle_facts(path: Path, manifest: Manifest) -> ModelFacts:
         trained_steps=_trained_steps(manifest.sampler.few_step_timesteps),
         parameters=model.parameters,
         macs=model.macs,
+        component_macs=_component_macs(model.provenance),
         exported_from=(model.provenance or {}).get("source_sha256"),
         notes={key: reason for key in ("parameters", "macs") if getattr(model, key) is None},
         graphs=tuple(asdict(graph) for graph in manifest.graphs),
     )
+
+
+def _component_macs(provenance: Mapping[str, Any] | None) -> dict[str, int]:
+    """What an export says of its networks; provenance is free in form, so anything else is left out."""
+    stated = (provenance or {}).get("components")
+    parts = stated.items() if isinstance(stated, Mapping) else ()
+    macs = {name: part.get("macs") for name, part in parts if isinstance(part, Mapping)}
+    return {name: count for name, count in macs.items() if type(count) is int and count >= 0}
 
 
 def _trained_steps(few_step_timesteps: Mapping[str, Any] | None) -> tuple[int, ...]:

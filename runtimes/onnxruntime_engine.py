@@ -6,7 +6,11 @@ fp32. Not here: other execution providers (none has been measured yet).
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +18,13 @@ from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.cancellation import Interruption
-from genin.runtimes.engine import BundleEngine, EngineSettings, GraphInput, Loaded, Loader, graph_error
+from genin.runtimes.engine import BundleEngine, EngineSettings, GraphInput, Loaded, Loader, OperatorTime, graph_error
 from genin.runtimes.errors import BundleError
 from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.threads import may_spin, thread_limit
 
 PROVIDER = "CPUExecutionProvider"
+KERNEL = "_kernel_time"  # ends the name of an operator in a profile
 DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -40,7 +45,10 @@ class OnnxRuntimeEngine(BundleEngine):
 
         def load(graph: GraphEntry) -> Loaded:
             session = _session(bundle, graph, settings)
-            return Loaded(_runner(graph.component, session, terminate.options), _inputs(session))
+            run, inputs = _runner(graph.component, session, terminate.options), _inputs(session)
+            if (profile := settings.profile) is None:
+                return Loaded(run, inputs)
+            return Loaded(run, inputs, lambda: profile(graph.component, _operators(session)))
 
         return Loader(load, terminate)
 
@@ -78,6 +86,9 @@ def _session(bundle: Bundle, graph: GraphEntry, settings: EngineSettings) -> Any
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if settings.max_memory is not None:
         options.enable_cpu_mem_arena = False  # an arena keeps the peak of its session for as long as that lives
+    if settings.profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(tempfile.mkdtemp(prefix="genin-")) / graph.component)
     path = bundle.local_graph(graph)
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER])
@@ -106,3 +117,20 @@ def _runner(component: str, session: Any, options: Any) -> Callable[[dict[str, N
         return np.asarray(result)
 
     return run
+
+
+def _operators(session: Any) -> list[list[OperatorTime]]:
+    """The operators of every call so far, by the session's own profile. It counts no further."""
+    file = Path(session.end_profiling())
+    events = json.loads(file.read_text(encoding="utf-8"))
+    shutil.rmtree(file.parent, ignore_errors=True)
+    nodes = [event for event in events if event["cat"] == "Node" and event["name"].endswith(KERNEL)]
+    runs = [event for event in events if event["name"] == "model_run"]
+    return [
+        [
+            OperatorTime(node["name"].removesuffix(KERNEL), node["args"]["op_name"], node["dur"] / 1000)
+            for node in nodes
+            if run["ts"] <= node["ts"] < run["ts"] + run["dur"]
+        ]
+        for run in runs
+    ]

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.cancellation import Interruption
-from genin.runtimes.engine import BundleEngine, EngineSettings, GraphInput, Loaded, Loader, graph_error
+from genin.runtimes.engine import BundleEngine, EngineSettings, GraphInput, Loaded, Loader, OperatorTime, graph_error
 from genin.runtimes.errors import InputError
 from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.threads import thread_limit
 
 DEVICE = "CPU"
+
+Run = Callable[[dict[str, NDArray[Any]]], NDArray[Any]]
 
 
 def core() -> Any:
@@ -68,15 +70,18 @@ class OpenVinoEngine(BundleEngine):
         properties = {"PERFORMANCE_HINT": "LATENCY"} | exact_settings(settings.threads)
         if settings.background:
             properties["ENABLE_CPU_PINNING"] = "NO"
+        if settings.profile is not None:
+            properties["PERF_COUNT"] = "YES"
         requests = _Requests()
 
         def load(graph: GraphEntry) -> Loaded:
             model = _compile(bundle, graph, properties)
             request = model.create_infer_request()
             requests.all.append(request)
-            return Loaded(
-                _runner(graph.component, model, request), _inputs(model), lambda: requests.all.remove(request)
-            )
+            run = _runner(graph.component, model, request)
+            if (profile := settings.profile) is not None:
+                run = _counted(run, lambda: profile(graph.component, [_operators(request)]))
+            return Loaded(run, _inputs(model), lambda: requests.all.remove(request))
 
         return Loader(load, requests)
 
@@ -116,7 +121,7 @@ def _inputs(model: Any) -> dict[str, GraphInput]:
     return inputs
 
 
-def _runner(component: str, model: Any, request: Any) -> Callable[[dict[str, NDArray[Any]]], NDArray[Any]]:
+def _runner(component: str, model: Any, request: Any) -> Run:
     named = [port for port in model.outputs if OUTPUTS[component][0] in port.get_names()]
     output = (named or model.outputs)[0]
 
@@ -124,3 +129,21 @@ def _runner(component: str, model: Any, request: Any) -> Callable[[dict[str, NDA
         return np.asarray(request.infer(arrays, share_inputs=True)[output])
 
     return run
+
+
+def _counted(run: Run, count: Callable[[], None]) -> Run:
+    def run_and_count(arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        result = run(arrays)
+        count()
+        return result
+
+    return run_and_count
+
+
+def _operators(request: Any) -> list[OperatorTime]:
+    """The operators of a request's last call that ran."""
+    return [
+        OperatorTime(one.node_name, one.node_type, one.real_time.total_seconds() * 1000)
+        for one in request.get_profiling_info()
+        if one.status == one.Status.EXECUTED
+    ]

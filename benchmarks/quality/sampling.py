@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from genin.dataset.files import is_intact, read_picture
 from genin.dataset.rows import PictureRow
@@ -176,6 +174,9 @@ def _draw(
 
 def save_picture(path: Path, picture: Pictures, row: PictureRow) -> None:
     """Write one PNG by rename, with its caption and seed as a text chunk."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
     note = PngInfo()
     note.add_text(NOTE, _drawn_from(row))
     with atomic_path(path, sync=False) as partial:  # `is_intact` detects files that a power cut truncated
@@ -188,6 +189,8 @@ def _drawn_from(row: PictureRow) -> str:
 
 def _read_own(path: Path, row: PictureRow) -> Pictures:
     """A saved picture. Errors: InputError if it was not drawn from `row`."""
+    from PIL import Image
+
     with Image.open(path) as image:
         found = image.info.get(NOTE)
     if found != _drawn_from(row):

@@ -54,7 +54,7 @@ def tolerance_of(precision: str) -> Tolerance:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the comparison says; PSNR is None where pictures are identical, `worst` the round of the picture that differs most."""
+    """What the comparison says; PSNR is None where pictures are identical, `worst` the number of the picture that differs most."""
 
     pictures: int
     psnr_db: float | None = None
@@ -74,16 +74,16 @@ def judge(
     """Compare pictures with the reference's.
 
     Args:
-        drawn: (process, round, picture (H, W, 3) uint8); equal pictures of one round are compared once.
-        reference: round => picture; rounds that it lacks are left out.
+        drawn: (process, number, picture (H, W, 3) uint8); equal pictures of one number are compared once.
+        reference: number => picture; those that it lacks are left out.
         tolerance: what they are held to.
         lpips: measures distances of two stacks (N, H, W, 3).
     """
-    distinct = {(round, picture.tobytes()): picture for _, round, picture in drawn if round in reference}
+    distinct = {(number, picture.tobytes()): picture for _, number, picture in drawn if number in reference}
     if not distinct:
         return Verdict(0, reasons=("no pictures were drawn",))
-    rounds = [round for round, _ in distinct]
-    own, others = list(distinct.values()), [reference[round] for round in rounds]
+    numbers = [number for number, _ in distinct]
+    own, others = list(distinct.values()), [reference[number] for number in numbers]
     if any(one.shape != other.shape for one, other in zip(own, others, strict=True)):
         shapes = [f"{one.shape[1]}x{one.shape[0]}" for one in (own[0], others[0])]
         return Verdict(len(own), reasons=(f"pictures of {shapes[0]}, the reference's are {shapes[1]}",))
@@ -97,16 +97,16 @@ def judge(
         worst_psnr_db=_finite(float(levels.min())),
         lpips=None if distances is None else float(distances.mean()),
         worst_lpips=None if distances is None else float(distances.max()),
-        worst=rounds[worst] if math.isfinite(levels.min()) else None,
+        worst=numbers[worst] if math.isfinite(levels.min()) else None,
     )
-    reasons = [*_blank(zip(rounds, own, strict=True)), *_beyond(found, tolerance)]
+    reasons = [*_blank(zip(numbers, own, strict=True)), *_beyond(found, tolerance)]
     return Verdict(**(vars(found) | {"reasons": tuple(reasons)}))
 
 
 def _blank(pictures: Iterable[tuple[int, Pictures]]) -> list[str]:
     """Pictures of one colour: no model draws them on purpose."""
-    blank = [round for round, picture in pictures if picture.min() == picture.max()]
-    return [f"{len(blank)} blank pictures, the first in round {blank[0]}"] if blank else []
+    blank = [number for number, picture in pictures if picture.min() == picture.max()]
+    return [f"{len(blank)} blank pictures, the first is number {blank[0]}"] if blank else []
 
 
 def _beyond(found: Verdict, tolerance: Tolerance) -> list[str]:

@@ -1,4 +1,4 @@
-"""Quality against latency as an inline SVG that takes its colours and type from the page around it.
+"""Quality against latency, and latency over time, as inline SVG that takes its colours and type from the page around it.
 
 matplotlib draws with stand-in colours, which become CSS variables afterwards, so one drawing serves light and dark
 pages. Namespaces, metadata and prologue are cut: HTML does not need them, and without them the page contains no addresses.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 INK, SOFT, RULE = "#010203", "#040506", "#070809"  # stand-ins, replaced by CSS variables
@@ -37,27 +37,61 @@ def quality_latency_svg(rows: Sequence[Mapping[str, Any]]) -> str | None:
     axis = quality_axis(rows)
     if axis is None:
         return None
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     key, title = axis
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "genin", "font.size": 11, "text.color": INK}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(9.4, 4.4), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+
+    def draw(axes: Any) -> None:
         shown = [row for row in rows if row.get(key) is not None]
         names = list(dict.fromkeys(series_of(row) for row in shown))
         for row in shown:
             _point(axes, row, row[key], SERIES[names.index(series_of(row)) % len(SERIES)])
         _style(axes, title)
         _legend(axes, shown, names)
+
+    return _svg(draw, f"{title} against latency")
+
+
+def _svg(draw: Callable[[Any], None], label: str) -> str:
+    """What `draw` does to empty axes, as an element for the page."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "genin", "font.size": 11, "text.color": INK}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(9.4, 4.4), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure.add_subplot())
         buffer = io.StringIO()
         figure.savefig(
             buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
         )
-    return embed_svg(buffer.getvalue(), f"{title} against latency")
+    return embed_svg(buffer.getvalue(), label)
+
+
+def sustained_svg(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Latency over time, one line per row that drew for minutes; None where none did."""
+    shown = [row for row in rows if row.get("sustained")]
+    if not shown:
+        return None
+
+    def draw(axes: Any) -> None:
+        for index, row in enumerate(shown):
+            windows = row["sustained"]["windows"]
+            minutes = [(window["at_s"] + window["seconds"] / 2) / 60 for window in windows]
+            colour, dots = SERIES[index % len(SERIES)], MARKERS.get(row["runtime"], "o")
+            axes.plot(
+                minutes,
+                [window["p50_ms"] for window in windows],
+                color=colour,
+                marker=dots,
+                markersize=4,
+                label=row["name"],
+            )
+        axes.set_ylim(bottom=0)
+        _style_axes(axes, "minutes without a pause", "milliseconds, median of a window")
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), labelcolor=INK, fontsize=10)
+
+    return _svg(draw, "Latency over time")
 
 
 def _point(axes: Any, row: Mapping[str, Any], quality: float, colour: str) -> None:
@@ -82,9 +116,13 @@ def _style(axes: Any, title: str) -> None:
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     else:
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("milliseconds per picture, p50", color=SOFT)
-    axes.set_ylabel(title, color=SOFT)
     axes.margins(x=0.12, y=0.16)
+    _style_axes(axes, "milliseconds per picture, p50", title)
+
+
+def _style_axes(axes: Any, x_title: str, y_title: str) -> None:
+    axes.set_xlabel(x_title, color=SOFT)
+    axes.set_ylabel(y_title, color=SOFT)
     axes.grid(color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", colors=SOFT, length=0)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from genin.benchmarks.grids import Grid
 from genin.benchmarks.report.page import render_page
-from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
+from genin.benchmarks.report.plots import quality_axis, quality_latency_svg, sustained_svg
 from genin.benchmarks.results.merge import Merged
 from genin.benchmarks.results.table import LEFT, columns_of, is_ranked, number, reasons_of
 from genin.benchmarks.speed.picture_quality import FD_NOT_ASKED
@@ -99,9 +99,10 @@ def render(report: Report) -> str:
         "grids": [_grid(grid) for grid in report.grids],
         "plot": Markup(svg) if svg else None,
         "plot_title": axis[1] if axis else None,
-        "plots": [(name, Markup(one)) for name, one in report.plots],
+        "plots": [(name, Markup(one)) for name, one in (*_over_time(rows), *report.plots)],
         "table": _table(rows, best) if rows else None,
         "runs": _runs(rows),
+        "batches": any(row.get("batch_size", 1) != 1 for row in rows),
         "stages": [(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(rows, stage)],
         "bars": _bars(sorted(rows, key=lambda row: (not is_ranked(row), row["latency_ms"]["p50"]))),
         "evaluations": _evaluations(evaluations) if evaluations else None,
@@ -110,6 +111,11 @@ def render(report: Report) -> str:
         "notes": _notes(list(measured.values()), evaluations),
     }
     return render_page("genin.benchmarks.report", "report.html.jinja", values)
+
+
+def _over_time(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    svg = sustained_svg(rows)
+    return [("Latency over time", svg)] if svg else []
 
 
 def _measured(report: Report) -> Mapping[str, Mapping[str, Any]]:
@@ -252,6 +258,9 @@ def _machine(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.insert(1, ("memory", f"{machine['memory_bytes'] / 1e9:.0f} GB"))
     if (clock := _clock(machine)) is not None:
         rows.insert(1, ("clock", clock))
+    for peak in machine.get("peaks") or ():
+        shown = f"{number(peak['matmul_gflops'])} GFLOP/s of a matrix product, {number(peak['copy_gb_per_s'])} GB/s of a copy"
+        rows.append((f"peak, {peak['threads']} thread{'s' if peak['threads'] != 1 else ''}", shown))
     if machine["load_average"] is not None:
         rows.append(("load average before", f"{machine['load_average']:.2f}"))
     if results.get("command"):
@@ -262,7 +271,7 @@ def _machine(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _method(protocol: Mapping[str, Any]) -> str:
     return (
         f"{protocol.get('processes', 1)} fresh processes per configuration, asked in turn; "
-        f"{protocol['warmup']} pictures of warm-up in each, batch size 1; intervals of 95 %"
+        f"{protocol['warmup']} pictures of warm-up in each; intervals of 95 %"
     )
 
 

@@ -191,7 +191,11 @@ def runs_by_round(row: Row) -> dict[tuple[int, int], float]:
 
 
 def _base_of(row: Row, bases: Sequence[Row]) -> Row | None:
-    same = [one for one in bases if all(one.get(key) == row.get(key) for key in ("runtime", "precision", "threads"))]
+    same = [
+        one
+        for one in bases
+        if all(one.get(key) == row.get(key) for key in ("runtime", "precision", "threads", "batch_size", "asked_size"))
+    ]
     at_steps = [one for one in same if one["steps"] == row["steps"]]
     return next(iter(at_steps), same[0] if len(same) == 1 else None)
 

@@ -27,12 +27,25 @@ Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 CSV_COLUMNS: Final = (
-    *("name", "bundle", "runtime", "engine_version", "provider", "precision", "steps", "threads", "image_size"),
+    *(
+        "name",
+        "bundle",
+        "runtime",
+        "engine_version",
+        "provider",
+        "precision",
+        "steps",
+        "threads",
+        "batch_size",
+        "image_size",
+    ),
     *("runs", "processes", "valid"),
 )
 CSV_FIGURES: Final = ("p50", "p90", "p95", "p99", "mean", "sd", "min", "max")
-CSV_MORE: Final = ("first_run_ms", "cold_start_s", "load_s", "peak_rss_bytes", "size_bytes", "speedup",
-                   "psnr_db_to_fp32", "lpips_squeeze_to_fp32", "lpips_squeeze_to_teacher", "weights_sha256")  # fmt: skip
+CSV_MORE: Final = (
+    *("pictures_per_s", "joules_per_picture", "first_run_ms", "cold_start_s", "load_s", "peak_rss_bytes", "size_bytes"),
+    *("speedup", "psnr_db_to_fp32", "lpips_squeeze_to_fp32", "lpips_squeeze_to_teacher", "weights_sha256"),
+)
 CHARACTER_PX: Final = 6.6  # of Verdana at 11 px, on average
 PAD_PX: Final = 10
 

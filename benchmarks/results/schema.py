@@ -53,7 +53,7 @@ NOTES = _map("Name of a figure => why it is null, or what to know about it.", TE
 
 PERCENTILES = dict.fromkeys(("p50", "p90"), AMOUNT) | {name: _or_null(AMOUNT) for name in ("p95", "p99")}
 LATENCY = _object(
-    "One whole picture, prompt to pixels, in milliseconds, after warm-up. p99 is null for fewer than 100 runs.",
+    "One whole picture (or batch), prompt to pixels, in milliseconds, after warm-up. p99 is null for fewer than 100 runs.",
     PERCENTILES,
     {"mean": AMOUNT, "sd": _or_null(AMOUNT), "min": AMOUNT, "max": AMOUNT},
 )
@@ -80,12 +80,29 @@ MACHINE = _object(
         "boost": _or_null(_value("boolean", "Whether the processor may exceed its base frequency.")),
         "temperature_c": _or_null(NUMBER),
         "on_battery": _or_null(_value("boolean")),
+        "peaks": _list(
+            "What it can do at most, by numpy, with each number of threads that was measured.",
+            _object(
+                "",
+                {
+                    "threads": COUNT,
+                    "matmul_gflops": _value("number", "Of an fp32 matrix product; a multiply-add is two operations."),
+                    "copy_gb_per_s": _value("number", "Read and written, of a copy of 128 MiB."),
+                },
+            ),
+        ),
         "other_cores": _or_null(_value("number", "Cores that other processes kept busy while measuring, on average.")),
     },
 )
 PROTOCOL = _object(
     "How it was measured.",
-    {"runs": COUNT, "warmup": INDEX, "prompts": _list("", TEXT), "seed": INDEX, "batch_size": COUNT},
+    {
+        "runs": COUNT,
+        "warmup": INDEX,
+        "prompts": _list("", TEXT),
+        "seed": INDEX,
+        "batch_size": _value("integer", "The least; rows have their own.", minimum=1),
+    },
     {
         "processes": _value("integer", "Fresh processes of each configuration; the runs are shared out.", minimum=1),
         "order": _value("string", "In what order the configurations took turns."),
@@ -105,6 +122,40 @@ SAMPLES = {
     "cold_starts_s": _list("From starting each process to its first picture.", AMOUNT),
     "loads_s": _list("Loading the pipeline, within that.", AMOUNT),
 }
+COST = {"ms": AMOUNT, "share": _value("number", "Of all operators of the component.", minimum=0)}
+OPERATORS = _object(
+    "The ten longest kinds and layers of a component, in milliseconds a picture.",
+    {
+        "calls": _value("number", "Of the component, for a picture.", minimum=0),
+        "ms": _value("number", "Of all its operators.", minimum=0),
+        "kinds": _list("", _object("", {"kind": TEXT, "operators": COUNT, **COST})),
+        "layers": _list("", _object("", {"layer": TEXT, "kind": TEXT, **COST})),
+    },
+)
+SUSTAINED = _object(
+    "Minutes of drawing without a pause, in windows of equal length.",
+    {
+        "seconds": AMOUNT,
+        "runs": COUNT,
+        "windows": _list(
+            "",
+            _object(
+                "",
+                {"at_s": AMOUNT, "seconds": AMOUNT, "runs": COUNT, "p50_ms": AMOUNT, "max_ms": AMOUNT},
+                {"frequency_mhz": _or_null(AMOUNT), "temperature_c": _or_null(NUMBER)},
+            ),
+        ),
+        "drift_percent_per_minute": _or_null(_value("number", "Slope of the windows' medians; null under a minute.")),
+        "drift_interval": _or_null(_list("low, high", NUMBER)),
+        "last_to_first": AMOUNT,
+        "throttled": _or_null(_value("boolean", "Whether the frequency fell by a tenth; null where it is not told.")),
+    },
+)
+FRAMES = _object(
+    "From frame to frame, of a game of 60 a second that computes for 8 ms of each.",
+    {"frames": COUNT, "p50_ms": AMOUNT, "p99_ms": AMOUNT, "worst_ms": AMOUNT, "late_percent": AMOUNT},
+    {"pictures_per_s": AMOUNT, "submit_p999_us": AMOUNT, "poll_p999_us": AMOUNT, "take_p999_us": AMOUNT},
+)
 VALIDITY = _object(
     "The timed pictures themselves against the reference's, of the same prompts, seeds and steps.",
     {"pictures": INDEX, "reference": _or_null(TEXT)},
@@ -145,6 +196,9 @@ ROW = _object(
         "asked": _map("Runtime and precision that were asked for.", TEXT),
         "device": TEXT,
         "threads": COUNT,
+        "batch_size": _value("integer", "Pictures drawn at once; latencies are of all of them.", minimum=1),
+        "asked_size": _or_null(_value("integer", "Width and height, where they are not the model's own.", minimum=1)),
+        "pictures_per_s": _value("number", "By p50.", minimum=0),
         "engine_version": _or_null(TEXT),
         "processes": COUNT,
         "intervals_ms": _map("95 % intervals of the percentiles.", _list("low, high", AMOUNT)),
@@ -157,9 +211,20 @@ ROW = _object(
         "component_bytes": _map("Weights on disk.", _or_null(INDEX)),
         "parameters": _or_null(INDEX),
         "macs": _or_null(INDEX),
+        "macs_per_picture": _or_null(_value("integer", "Multiply-adds of all networks of a picture.", minimum=0)),
+        "weight_bytes_per_picture": _or_null(
+            _value("integer", "Weights on disk, once for every call of their network.", minimum=0)
+        ),
+        "gflops": _or_null(_value("number", "Two operations for each multiply-add, by the median second.", minimum=0)),
+        "joules_per_picture": _or_null(_value("number", "Of the processor's package, by its own counter.", minimum=0)),
+        "matmul_share": _or_null(_value("number", "Of the machine's peak with as many threads.", minimum=0)),
+        "copy_share": _or_null(_value("number", "Bytes of weights a second, of the copy's peak.", minimum=0)),
         "weights_sha256": SHA256,
         "pictures_sha256": _value("string", "Of the timed pictures' pixels, in the order of rounds.", pattern="^[0-9a-f]{64}$"),
         "validity": VALIDITY,
+        "operators": _or_null(_map("Component => its longest operators, where --profile asked for them.", OPERATORS)),
+        "sustained": _or_null(SUSTAINED),
+        "frames": _or_null(_map("Drawing off, by a painter's thread or process, by a thread without one => frames.", FRAMES)),
         "pairs": INDEX,
         "lpips_squeeze_to_fp32": _or_null(AMOUNT),
         "psnr_db_to_fp32": _or_null(NUMBER),

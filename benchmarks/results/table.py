@@ -17,11 +17,16 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("precision", lambda row: row["precision"]),
     ("steps", lambda row: row["steps"]),
     ("threads", lambda row: row.get("threads") or "–"),
+    ("batch", lambda row: row.get("batch_size", 1)),
+    ("px", lambda row: row.get("image_size") or "–"),
     ("p50 ms", lambda row: number(row["latency_ms"]["p50"])),
     ("95 % interval", lambda row: interval((row.get("intervals_ms") or {}).get("p50"))),
     ("p95 ms", lambda row: number(row["latency_ms"]["p95"])),
     ("p99 ms", lambda row: number(row["latency_ms"]["p99"])),
+    ("pictures/s", lambda row: number(row.get("pictures_per_s"))),
     ("speed-up", lambda row: "–" if row.get("speedup") is None else f"{number(row['speedup'])}×"),
+    ("of peak", lambda row: percent(row.get("matmul_share"))),
+    ("J/picture", lambda row: number(row.get("joules_per_picture"))),
     ("cold start s", lambda row: number(row["cold_start_s"])),
     ("peak MB", lambda row: number(row["peak_rss_bytes"] and row["peak_rss_bytes"] / 1e6)),
     ("size MB", lambda row: number(row["size_bytes"] and row["size_bytes"] / 1e6)),
@@ -29,13 +34,20 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("LPIPS to teacher", lambda row: number(row.get("lpips_squeeze_to_teacher"), 3)),
     ("FD ratio", lambda row: number(row.get("fd_ratio"), 3)),
 )
+ONLY_IF_SEVERAL: Final = ("batch", "px")
+FRAME_NAMES: Final = {
+    "thread": "`Painter`, thread",
+    "process": "`Painter`, process",
+    "engine_defaults": "a thread, engine's defaults",
+}
 LEFT: Final = ("device", "model", "runtime", "precision")
 
 
 def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Names and cells of the columns that some row has a value for."""
+    """Names and cells of the columns that some row has a value for; batch and size only where rows differ."""
     cells = [[str(value(row)) for _, value in COLUMNS] for row in rows]
-    used = [index for index in range(len(COLUMNS)) if any(row[index] != "–" for row in cells)]
+    found = [{row[index] for row in cells} - {"–"} for index in range(len(COLUMNS))]
+    used = [index for index, (name, _) in enumerate(COLUMNS) if len(found[index]) > (name in ONLY_IF_SEVERAL)]
     return [COLUMNS[index][0] for index in used], [[row[index] for index in used] for row in cells]
 
 
@@ -47,7 +59,9 @@ def results_table(results: Mapping[str, Any]) -> str:
             line[:] = [f"~~{cell}~~" for cell in line]
     said = [f"{row['name']}: not valid: {reason}" for row in results["results"] for reason in reasons_of(row)]
     for one in results["skipped"]:
-        said.append(f"skipped: {one['bundle']} on {one['runtime']} {one['precision']}: {one['reason']}")
+        more = "" if one.get("size") is None else f" at {one['size']} px"
+        said.append(f"skipped: {one['bundle']} on {one['runtime']} {one['precision']}{more}: {one['reason']}")
+    said = list(dict.fromkeys(said))  # a batch that is refused for its size is refused like any other
     return "\n".join([markdown_table(names, cells, LEFT), *said])
 
 
@@ -84,9 +98,43 @@ def number(value: float | None, digits: int | None = None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
+def percent(share: float | None) -> str:
+    """ "61 %"; "–" for a missing value."""
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
 def interval(low_high: Sequence[float] | None) -> str:
     """ "8.42 to 8.91"; "over 10×" for bounds that say nothing (of two processes that differ); "–" for none."""
     if not low_high:
         return "–"
     low, high = low_high
     return "over 10×" if high > 10 * low else f"{number(low)} to {number(high)}"
+
+
+def sustained_text(results: Mapping[str, Any]) -> str:
+    """A line for every row that drew for minutes; empty if none did."""
+    return "\n".join(_sustained(row["name"], row["sustained"]) for row in results["results"] if row.get("sustained"))
+
+
+def _sustained(name: str, one: Mapping[str, Any]) -> str:
+    first, last = one["windows"][0]["p50_ms"], one["windows"][-1]["p50_ms"]
+    said = f"{name}: {one['seconds'] / 60:.3g} minutes without a pause, {number(first)} ms at first, {number(last)} ms at last"
+    if one["drift_interval"]:
+        low, high = one["drift_interval"]
+        said += f"; drift {one['drift_percent_per_minute']:+.2f} % a minute ({low:+.2f} to {high:+.2f})"
+    return said + {True: "; the processor was slowed down", False: "; no throttling", None: ""}[one["throttled"]]
+
+
+def frames_text(results: Mapping[str, Any]) -> str:
+    """A heading and a table for every row that drew beside a game; empty if none did."""
+    return "\n\n".join(_frames(row["name"], row["frames"]) for row in results["results"] if row.get("frames"))
+
+
+def _frames(name: str, frames: Mapping[str, Mapping[str, float]]) -> str:
+    columns = ["drawing", "p50 ms", "p99 ms", "worst ms", "later than 20 ms", "pictures/s"]
+    cells = [
+        [FRAME_NAMES.get(kind, kind), *(f"{one[key]:.1f}" for key in ("p50_ms", "p99_ms", "worst_ms")),
+         f"{one['late_percent']:.2f} %", number(one.get("pictures_per_s"))]
+        for kind, one in frames.items()
+    ]  # fmt: skip
+    return f"**{name}: frames of a game at 60 a second**\n\n{markdown_table(columns, cells, columns[:1])}"

@@ -24,6 +24,7 @@ from genin.benchmarks.model_facts import ModelFacts, read_facts
 from genin.benchmarks.results.files import seal
 from genin.benchmarks.results.schema import VERSION
 from genin.benchmarks.results.table import is_ranked, number
+from genin.benchmarks.speed.apart import Apart, add_apart
 from genin.benchmarks.speed.configurations import (
     Choices,
     Configuration,
@@ -34,6 +35,8 @@ from genin.benchmarks.speed.configurations import (
 )
 from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.machine import OtherWork, busy_before, busy_during, checkout_commit, describe_machine
+from genin.benchmarks.speed.operations import add_shares
+from genin.benchmarks.speed.peak import measure_peaks
 from genin.benchmarks.speed.picture_quality import PictureQuality, Quality, add_quality
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import measure
@@ -51,10 +54,12 @@ def measure_models(
     choices: Choices | None = None,
     protocol: Protocol | None = None,
     quality: Quality | None = None,
+    apart: Apart | None = None,
     partial: Path | None = None,
 ) -> tuple[dict[str, Any], list[Grid]]:
     """Measure all models side by side => the JSON-ready result of `genin bench`, and the pictures it drew, as grids for a report.
-    `partial` is the folder of an interrupted run: what it has is not measured again. Remove it when the results are written.
+    `apart` is what to measure beside. `partial` is the folder of an interrupted run: what it has is not measured again. Remove it
+    when the results are written.
 
     Errors: InputError for a path that is not a model; GeninError if no configuration runs here, with the first one's reason.
     """
@@ -70,6 +75,7 @@ def measure_models(
     journal = Journal(partial, _request(configurations, protocol, facts, machine))
     if said := busy_before(machine["load_average"], machine["usable_cores"]):
         warnings.warn(said, UserWarning, stacklevel=2)
+    machine["peaks"] = measure_peaks(one.threads for one in configurations)
     other_work = OtherWork()
     measured, skipped = measure(configurations, protocol, sizes, journal)
     machine["other_cores"] = other_work.cores()
@@ -79,15 +85,18 @@ def measure_models(
         raise GeninError(f"none of {len(skipped)} configurations runs here; {first.configuration}: {first.reason}")
     rows = [speed_row(one, facts[one.configuration.path]) for one in measured]
     name_apart(rows)
+    for row, one in zip(rows, measured, strict=True):
+        add_shares(row, facts[one.configuration.path], machine["peaks"])
     add_quality(rows, measured, facts, prepared, protocol)
     add_speedups(rows)
+    add_apart(rows, measured, protocol, apart or Apart())
     notes = _notes(machine) | prepared.notes
     if journal.continued:
         notes["machine"] = "continued after an interruption: what is said of other work is of the last part"
     notes |= {model.label: note for model in models if (note := steps_note(facts[model.path], choices))}
     results = _heading() | {
         "machine": machine,
-        "protocol": protocol.describe() | {"threads": _threads(configurations)},
+        "protocol": protocol.describe() | _swept(configurations),
         "results": rows,
         "skipped": [_skipped(one) for one in skipped],
         "notes": notes,
@@ -137,10 +146,11 @@ def _request(
     }
 
 
-def _threads(configurations: Sequence[Configuration]) -> int | list[int]:
-    """One number, or those of a sweep."""
+def _swept(configurations: Sequence[Configuration]) -> dict[str, Any]:
+    """Threads, one number or those of a sweep, and the smallest batch."""
     counts = sorted({one.threads for one in configurations})
-    return counts[0] if len(counts) == 1 else counts
+    threads = counts[0] if len(counts) == 1 else counts
+    return {"threads": threads, "batch_size": min(one.batch for one in configurations)}
 
 
 def _skipped(one: Skipped) -> dict[str, Any]:
@@ -154,21 +164,21 @@ def _skipped(one: Skipped) -> dict[str, Any]:
 def _grids(measured: Sequence[Measured], rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[Grid]:
     """Each model at each number of steps on its fastest engine; folded below, all engines and precisions: side by side they
     should look the same."""
-    drawn = [(one, row) for one, row in zip(measured, rows, strict=True) if one.by_round()]
+    drawn = [(one, row) for one, row in zip(measured, rows, strict=True) if one.by_number()]
     if not drawn:
         return []
-    common = set.intersection(*(set(one.by_round()) for one, _ in drawn))
-    rounds = sorted(common)[:GRID_PICTURES]
-    fastest: dict[tuple[str, int], tuple[Measured, Mapping[str, Any]]] = {}
+    common = set.intersection(*(set(one.by_number()) for one, _ in drawn))
+    numbers = sorted(common)[:GRID_PICTURES]
+    fastest: dict[tuple[str, int, int | None], tuple[Measured, Mapping[str, Any]]] = {}
     for one, row in drawn:
-        key = one.configuration.label, one.configuration.steps
+        key = one.configuration.label, one.configuration.steps, one.configuration.size
         if key not in fastest or _rank(row) < _rank(fastest[key][1]):
             fastest[key] = one, row
-    captions = tuple(protocol.picture(round)[0] for round in rounds)
-    chosen = tuple(_grid_row(one, row, rounds) for one, row in fastest.values())
+    captions = tuple(protocol.picture(number)[0] for number in numbers)
+    chosen = tuple(_grid_row(one, row, numbers) for one, row in fastest.values())
     grids = [Grid("Same prompts, same seeds", captions, chosen)]
     if len(drawn) > len(fastest):
-        everything = tuple(_grid_row(one, row, rounds) for one, row in drawn)
+        everything = tuple(_grid_row(one, row, numbers) for one, row in drawn)
         grids.append(Grid("On every runtime and precision", captions, everything, folded=True))
     return grids
 
@@ -177,8 +187,9 @@ def _rank(row: Mapping[str, Any]) -> tuple[bool, float]:
     return not is_ranked(row), row["latency_ms"]["p50"]
 
 
-def _grid_row(measured: Measured, row: Mapping[str, Any], rounds: Sequence[int]) -> GridRow:
+def _grid_row(measured: Measured, row: Mapping[str, Any], numbers: Sequence[int]) -> GridRow:
     steps = f"{row['steps']} step{'s' if row['steps'] != 1 else ''}"
-    facts = f"{row['runtime']} {row['precision']}, {steps}, {number(row['latency_ms']['p50'])} ms"
-    pictures = measured.by_round()
-    return GridRow(row["bundle"], facts, np.stack([pictures[round] for round in rounds]))
+    more = measured.configuration.suffix.replace(" · ", ", ")
+    facts = f"{row['runtime']} {row['precision']}, {steps}{more}, {number(row['latency_ms']['p50'])} ms"
+    pictures = measured.by_number()
+    return GridRow(row["bundle"], facts, np.stack([pictures[one] for one in numbers]))

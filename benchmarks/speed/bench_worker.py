@@ -20,25 +20,26 @@ from typing import IO, Any
 
 from genin.benchmarks.speed.memory import peak_rss_bytes, rss_bytes
 
+PROFILED, PROFILED_S = 5, 10.0  # pictures whose operators are counted, or as many as begin within these seconds
+
 
 def main(request: Mapping[str, Any]) -> int:
-    """Serve until stdin ends. `request`: path, runtime, precision, steps, threads, device, prompt, seed."""
+    """Serve until stdin ends. `request`: path, runtime, precision, steps, threads, device, profile, size, prompt, seed; prompt and
+    seed are lists for a batch."""
     answers = _take_stdout()
     before_load = rss_bytes()
     from genin.runtimes.errors import GeninError
 
     try:
-        from genin.runtimes.loading import load_pipeline
+        from genin.runtimes.engine import EngineSettings
+        from genin.runtimes.loading import open_pipeline
 
-        with load_pipeline(
-            Path(request["path"]),
-            runtime=request["runtime"],
-            precision=request["precision"],
-            threads=request["threads"],
-            device=request["device"],
-        ) as pipeline:
+        counters = _counters() if request["profile"] else None
+        settings = EngineSettings(request["threads"], profile=counters)
+        asked = (request["runtime"], request["precision"], settings, request["device"])
+        with open_pipeline(Path(request["path"]), *asked) as pipeline:
             loaded = rss_bytes()
-            session = Session(pipeline, request["steps"])
+            session = Session(pipeline, request["steps"], request["size"], counters)
             first = session.time(request["prompt"], request["seed"])
             facts = ("runtime", "provider", "precision", "load_s", "default_steps", "default_guidance_scale")
             memory = {"before_load": before_load, "loaded": loaded}
@@ -53,17 +54,20 @@ def main(request: Mapping[str, Any]) -> int:
 
 
 class Session:
-    """A loaded pipeline, asked for pictures of `steps` steps; it keeps those that count."""
+    """A loaded pipeline, asked for pictures of `steps` steps and `size` pixels either way; it keeps those that count."""
 
-    def __init__(self, pipeline: Any, steps: int) -> None:
-        self.pipeline, self.steps = pipeline, steps
+    def __init__(self, pipeline: Any, steps: int, size: int | None = None, counters: Any = None) -> None:
+        self.pipeline, self.counters = pipeline, counters
+        self.options: dict[str, Any] = {"steps": steps} if size is None else {"steps": steps, "size": (size, size)}
         self.pictures: list[Any] = []
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """`time`: one picture, timed, and kept if `keep`; `draw`: pictures into a .npy file, not timed; `finish`: the kept pictures
-        into a file, and memory."""
+        """`time`: one picture or batch, timed, and kept if `keep`; `draw`: pictures into a .npy file, not timed; `finish`: the
+        kept pictures into a file, and memory; `profile`: the operators of a few pictures, the last thing that can be asked for."""
         if request["do"] == "time":
             return self.time(request["prompt"], request["seed"], keep=request["keep"])
+        if request["do"] == "profile":
+            return {"operators": self._operators(request["prompt"], request["seed"])}
         if request["do"] == "draw":
             for prompt, seed in zip(request["prompts"], request["seeds"], strict=True):
                 self.time(prompt, seed, keep=True)
@@ -74,17 +78,32 @@ class Session:
             np.save(request["out"], np.stack(self.pictures))
         return {"pictures": len(self.pictures), "memory_bytes": {"steady": steady, "peak": peak}}
 
-    def time(self, prompt: str, seed: int, keep: bool = False) -> dict[str, Any]:
+    def _operators(self, prompt: str | list[str], seed: int | list[int]) -> dict[str, Any]:
+        calls, began = 1, time.perf_counter()  # the first picture is there already
+        while calls <= PROFILED and time.perf_counter() - began < PROFILED_S:
+            self.time(prompt, seed)
+            calls += 1
+        self.pipeline.close()
+        operators: dict[str, Any] = self.counters.summary(calls * (len(prompt) if isinstance(prompt, list) else 1))
+        return operators
+
+    def time(self, prompt: str | list[str], seed: int | list[int], keep: bool = False) -> dict[str, Any]:
         started = time.perf_counter()
-        generation = self.pipeline.generate(prompt, seed=seed, steps=self.steps)
+        generation = self.pipeline.generate(prompt, seed=seed, **self.options)
         total_ms = (time.perf_counter() - started) * 1000
         if keep:
-            self.pictures.append(generation.images[0])
+            self.pictures.extend(generation.images)
         return {
             "total_ms": total_ms,
             "stages_ms": dict(generation.timings),
             "steps_ms": list(generation.step_timings),
         }
+
+
+def _counters() -> Any:
+    from genin.benchmarks.speed.operators import Counters
+
+    return Counters()
 
 
 def _take_stdout() -> IO[str]:

@@ -1,4 +1,4 @@
-"""Which configurations of a model to measure: runtime, precision, steps, threads.
+"""Which configurations of a model to measure: runtime, precision, steps, threads, pictures at once, and their size.
 
 A model folder runs on PyTorch; a bundle runs on every runtime and precision it has graphs for, unless some are named.
 Teachers run at their own number of steps, others at the steps asked for.
@@ -9,9 +9,11 @@ Not here: how they are measured (`rounds`).
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from genin.benchmarks.contenders import Contender
 from genin.benchmarks.model_facts import ModelFacts
@@ -22,7 +24,8 @@ from genin.runtimes.vocabulary import AUTO, nearest
 
 @dataclass(frozen=True)
 class Configuration:
-    """One thing to measure; `label` is how the user named the model."""
+    """One thing to measure; `label` is how the user named the model. `batch` pictures are drawn at once, `size` pixels wide and
+    high; None is the model's own size."""
 
     label: str
     path: Path
@@ -32,14 +35,28 @@ class Configuration:
     role: str | None = None
     device: str = "cpu"
     threads: int = field(default_factory=usable_cores)
+    batch: int = 1
+    size: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.label} · {self.runtime} {self.precision} · {self.steps} step{'s' if self.steps != 1 else ''}"
+        steps = f"{self.steps} step{'s' if self.steps != 1 else ''}"
+        return f"{self.label} · {self.runtime} {self.precision} · {steps}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """What its name ends with where it is not one picture of the model's own size."""
+        batch = f" · batch {self.batch}" if self.batch != 1 else ""
+        return batch + (f" · {self.size} px" if self.size is not None else "")
+
+    def numbers(self, round: int) -> range:
+        """The numbers of the pictures that it draws in a round: with any batch, the first pictures are the same."""
+        return range(round * self.batch, (round + 1) * self.batch)
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What to measure of each contender; an empty list means all that it has, its default number of steps, all usable cores."""
+    """What to measure of each contender; an empty list means all that it has, its default number of steps, all usable cores, one
+    picture at once, its own size."""
 
     runtimes: Sequence[str] = ()
     precisions: Sequence[str] = ()
@@ -47,6 +64,8 @@ class Choices:
     teacher_steps: int | None = None
     device: str = "cpu"  # where PyTorch runs model folders
     threads: Sequence[int] = ()
+    batches: Sequence[int] = ()
+    sizes: Sequence[int] = ()
 
 
 def configure(model: Contender, facts: ModelFacts, choices: Choices) -> list[Configuration]:
@@ -57,11 +76,14 @@ def configure(model: Contender, facts: ModelFacts, choices: Choices) -> list[Con
     steps = known or asked or [facts.default_steps]
     role = "teacher" if teacher else facts.role
     device = choices.device if facts.kind == "model" else "cpu"
+    sizes = [None if size == facts.image_size else size for size in choices.sizes] or [None]
+    sweep = itertools.product(choices.threads or (usable_cores(),), choices.batches or (1,), sizes)
+    swept: list[dict[str, Any]] = [dict(zip(("threads", "batch", "size"), values, strict=True)) for values in sweep]
     return [
-        Configuration(model.label, model.path, *pair, steps=count, role=role, device=device, threads=threads)
+        Configuration(model.label, model.path, *pair, steps=count, role=role, device=device, **one)
         for pair in _pairs(facts, choices)
         for count in steps
-        for threads in choices.threads or (usable_cores(),)
+        for one in swept
     ]
 
 

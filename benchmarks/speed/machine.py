@@ -26,6 +26,7 @@ from typing import Any, Final
 from genin.benchmarks.speed.memory import usable_memory_bytes
 from genin.runtimes.limits import processor_name, usable_cores
 from genin.runtimes.vocabulary import RUNTIMES
+from genin.version import __version__
 
 ENGINE_PACKAGES: Final = {
     "pytorch": ("torch", "diffusers"),
@@ -42,7 +43,7 @@ CPU, POWER = Path("/sys/devices/system/cpu"), Path("/sys/class/power_supply")
 
 def describe_machine(runtimes: Iterable[str] = RUNTIMES) -> dict[str, Any]:
     """JSON-ready facts, with the versions of these runtimes' packages; `load_average` is the one-minute value."""
-    packages = ["genin", "numpy", *(package for runtime in runtimes for package in ENGINE_PACKAGES[runtime])]
+    packages = ["numpy", *(package for runtime in runtimes for package in ENGINE_PACKAGES[runtime])]
     lasting = {
         "processor": processor_name(),
         "architecture": platform.machine(),
@@ -55,7 +56,7 @@ def describe_machine(runtimes: Iterable[str] = RUNTIMES) -> dict[str, Any]:
         **lasting,
         "sha256": hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest(),
         "python": platform.python_version(),
-        "packages": {name: found for name in packages if (found := version_of(name))},
+        "packages": {"genin": __version__} | {name: found for name in packages if (found := version_of(name))},
         "load_average": load_average(),
         **_clock(),
         "on_battery": _on_battery(),
@@ -159,7 +160,7 @@ def _clock() -> dict[str, Any]:
         "frequency_mhz": frequency if any(value is not None for value in frequency.values()) else None,
         "governor": _read(scaling / "scaling_governor"),
         "boost": boost == "1" if boost is not None else no_turbo == "0" if no_turbo is not None else None,
-        "temperature_c": _temperature(),
+        "temperature_c": temperature_c(),
     }
 
 
@@ -180,7 +181,14 @@ def _megahertz(file: Path) -> float | None:
     return int(text) / 1000 if text and text.isdigit() else None
 
 
-def _temperature() -> float | None:
+def frequency_mhz() -> float | None:
+    """Of all cores, on average, as it is now. /proc/cpuinfo is not asked: in virtual machines it tells a constant."""
+    found = [_megahertz(file) for file in CPU.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    known = [value for value in found if value is not None]
+    return round(sum(known) / len(known), 1) if known else None
+
+
+def temperature_c() -> float | None:
     """Of the hottest zone."""
     zones = [_read(zone) or "" for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
     found = [int(text) / 1000 for text in zones if text.lstrip("-").isdigit()]

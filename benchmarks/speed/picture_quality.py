@@ -1,8 +1,8 @@
 """The pictures of a benchmark's rows: right or not, how far from fp32 and from the teacher, FD where it is asked for.
 
-The pictures are those that were timed. The reference of a model at a number of steps is itself at fp32: as it was measured, on the
-same runtime if possible; otherwise its fp32 graphs draw the same prompts and seeds, untimed; a bundle without any is held against
-its row with the widest weights, which finds engines that disagree.
+The pictures are those that were timed. The reference of a model at a number of steps and a size is itself at fp32: as it was
+measured, on the same runtime if possible; otherwise its fp32 graphs draw the same prompts and seeds, untimed; a bundle without any
+is held against its row with the widest weights, which finds engines that disagree.
 
 FD needs thousands of pictures, so it is measured only where `samples` says how many. LPIPS and FD need torch: without it their
 figures are null, with the reason in `notes`. Not here: the comparison of two pictures (`genin.benchmarks.quality.validity`).
@@ -11,7 +11,7 @@ figures are null, with the reason in `notes`. Not here: the comparison of two pi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 FD_KEYS: Final = ("fid", "fd_squeezenet", "fd_world")
 PAIRED_KEYS: Final = ("lpips_squeeze_to_fp32", "psnr_db_to_fp32", "lpips_squeeze_to_teacher")
 FD_NOT_ASKED: Final = "FD is measured only where a number of samples is given"
+FD_ONCE: Final = "FD is measured of single pictures of the model's own size"
 EXTRA: Final = "metrics"
+
+Key = tuple[Path, int, int | None]
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Reference:
-    """Round => picture of a model at a number of steps, and what drew them; `measured` is its row, if it has one."""
+    """Number => picture of a model at a number of steps and a size, and what drew them; `measured` is its row, if it has one."""
 
     pictures: Mapping[int, Pictures]
     name: str
@@ -63,8 +66,11 @@ class Drawn:
     measured: Sequence[Measured]
     protocol: Protocol
 
-    def teacher(self) -> Measured | None:
-        return next((one for one in self.measured if one.configuration.role == "teacher"), None)
+    def teacher(self, of: Measured) -> Measured | None:
+        """One that drew pictures of its size; of a batch, if possible, which has as many pictures."""
+        size = of.configuration.size
+        teachers = [one for one in self.measured if one.configuration.role == "teacher"]
+        return max((one for one in teachers if one.configuration.size == size), key=_batch, default=None)
 
 
 @dataclass
@@ -95,14 +101,14 @@ class PictureQuality:
         return cls(lpips, evaluator, notes)
 
     def add_to(
-        self, row: dict[str, Any], measured: Measured, references: Mapping[tuple[Path, int], Reference], others: Drawn
+        self, row: dict[str, Any], measured: Measured, references: Mapping[Key, Reference], others: Drawn
     ) -> None:
         """Fill in what the row's pictures say."""
         reference = references.get(_key(measured.configuration))
-        own = measured.by_round()
-        row["pictures_sha256"] = sha256_of(own[round] for round in sorted(own))
+        own = measured.by_number()
+        row["pictures_sha256"] = sha256_of(own[number] for number in sorted(own))
         row |= self._validity(row, measured, reference, others.protocol)
-        row |= self._paired(measured, reference, others.teacher(), row["notes"])
+        row |= self._paired(measured, reference, others.teacher(measured), row["notes"])
         row |= self._fd(measured.configuration, row["notes"])
 
     def _validity(
@@ -124,10 +130,10 @@ class PictureQuality:
         self, measured: Measured, reference: Reference | None, teacher: Measured | None, notes: dict[str, str]
     ) -> dict[str, Any]:
         """LPIPS and PSNR over the pictures of one process, to fp32 and to the teacher."""
-        values: dict[str, Any] = {**dict.fromkeys(PAIRED_KEYS), "pairs": len(measured.by_round())}
+        values: dict[str, Any] = {**dict.fromkeys(PAIRED_KEYS), "pairs": len(measured.by_number())}
         if reference is None or not reference.is_fp32:
             notes |= dict.fromkeys(PAIRED_KEYS[:2], "this model was not drawn at fp32")
-        elif (pairs := _pairs(measured.by_round(), reference.pictures)) is not None:
+        elif (pairs := _pairs(measured.by_number(), reference.pictures)) is not None:
             values["psnr_db_to_fp32"] = psnr_db(*pairs)
             if values["psnr_db_to_fp32"] is None:
                 notes["psnr_db_to_fp32"] = "identical pictures"
@@ -136,7 +142,7 @@ class PictureQuality:
             notes |= dict.fromkeys(PAIRED_KEYS[:2], "its pictures have another size than those at fp32")
         if teacher is None or teacher is measured:
             notes["lpips_squeeze_to_teacher"] = "it is the teacher" if teacher else "no teacher was measured"
-        elif (pairs := _pairs(measured.by_round(), teacher.by_round())) is not None:
+        elif (pairs := _pairs(measured.by_number(), teacher.by_number())) is not None:
             values["lpips_squeeze_to_teacher"] = self.lpips and float(self.lpips(*pairs).mean())
         else:
             notes["lpips_squeeze_to_teacher"] = "the teacher's pictures have another size"
@@ -145,6 +151,9 @@ class PictureQuality:
     def _fd(self, configuration: Configuration, notes: dict[str, str]) -> dict[str, Any]:
         values: dict[str, Any] = dict.fromkeys((*FD_KEYS, "samples"))
         if self.evaluator is None:
+            return values
+        if configuration.suffix:
+            notes |= dict.fromkeys(FD_KEYS, FD_ONCE)
             return values
         from genin.benchmarks.quality.subjects import Sampling
 
@@ -180,13 +189,13 @@ def add_quality(
 
 def find_references(
     measured: Sequence[Measured], facts: Mapping[Path, ModelFacts], protocol: Protocol
-) -> dict[tuple[Path, int], Reference]:
-    """The reference of every model at every number of steps that was measured."""
-    found: dict[tuple[Path, int], Reference] = {}
+) -> dict[Key, Reference]:
+    """The reference of every model at every number of steps and every size that was measured."""
+    found: dict[Key, Reference] = {}
     for one in measured:
         key = _key(one.configuration)
         if key not in found:
-            same = [other for other in measured if _key(other.configuration) == key and other.by_round()]
+            same = [other for other in measured if _key(other.configuration) == key and other.by_number()]
             reference = _measured_reference(same, "fp32") or _untimed_reference(same, facts[key[0]], protocol)
             reference = reference or _measured_reference(same, "fp16") or _measured_reference(same, None)
             if reference is not None:
@@ -194,38 +203,40 @@ def find_references(
     return found
 
 
-def _key(configuration: Configuration) -> tuple[Path, int]:
-    return configuration.path, configuration.steps
+def _key(configuration: Configuration) -> Key:
+    return configuration.path, configuration.steps, configuration.size
+
+
+def _batch(measured: Measured) -> int:
+    return measured.configuration.batch
 
 
 def _measured_reference(same: Sequence[Measured], precision: str | None) -> Reference | None:
-    for one in same:
+    for one in sorted(same, key=_batch, reverse=True):  # the largest batch drew the most pictures
         if precision in (None, one.facts["precision"]):
             name = f"{one.facts['runtime']} {one.facts['precision']}"
-            return Reference(one.by_round(), name, one.facts["precision"] == "fp32", one)
+            return Reference(one.by_number(), name, one.facts["precision"] == "fp32", one)
     return None
 
 
 def _untimed_reference(same: Sequence[Measured], facts: ModelFacts, protocol: Protocol) -> Reference | None:
     """Drawn by fp32 graphs that were not among the configurations, on the first runtime that can."""
-    rounds = sorted({round for one in same for round in one.by_round()})
-    for runtime, precision in facts.choices() if rounds else ():
+    numbers = sorted({number for one in same for number in one.by_number()})
+    for runtime, precision in facts.choices() if numbers else ():
         if precision == "fp32":
             asked = same[0].configuration
-            wide = Configuration(asked.label, asked.path, runtime, precision, asked.steps, threads=asked.threads)
+            wide = replace(asked, runtime=runtime, precision=precision, batch=1)
             try:
-                return Reference(draw_untimed(wide, protocol, rounds), f"{runtime} {precision}", True)
+                return Reference(draw_untimed(wide, protocol, numbers), f"{runtime} {precision}", True)
             except WorkerError:
                 continue
     return None
 
 
 def _pairs(own: Mapping[int, Pictures], others: Mapping[int, Pictures]) -> tuple[Pictures, Pictures] | None:
-    """Two stacks of the rounds that both have; None if they have no round, or no size, in common."""
-    rounds = [round for round in sorted(own) if round in others and own[round].shape == others[round].shape]
-    return (
-        (np.stack([own[round] for round in rounds]), np.stack([others[round] for round in rounds])) if rounds else None
-    )
+    """Two stacks of the pictures that both have; None if they have no number, or no size, in common."""
+    common = [number for number in sorted(own) if number in others and own[number].shape == others[number].shape]
+    return (np.stack([own[one] for one in common]), np.stack([others[one] for one in common])) if common else None
 
 
 def _load_lpips(quality: Quality, notes: dict[str, str]) -> Distance | None:

@@ -41,9 +41,18 @@ class Protocol:
         count = min(self.processes, self.runs)
         return [self.runs // count + (index < self.runs % count) for index in range(count)]
 
-    def picture(self, round: int) -> tuple[str, int]:
-        """Prompt and seed of a round: the same in every process, so that all draw the same pictures."""
-        return self.prompts[round % len(self.prompts)], self.seed + round
+    def picture(self, number: int) -> tuple[str, int]:
+        """Prompt and seed of a picture: the same in every process, so that all draw the same pictures."""
+        return self.prompts[number % len(self.prompts)], self.seed + number
+
+    def call(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """`prompt` and `seed` of pictures that are drawn at once: lists, if they are several."""
+        prompts, seeds = zip(*map(self.picture, numbers), strict=True)
+        return (
+            {"prompt": list(prompts), "seed": list(seeds)}
+            if len(numbers) > 1
+            else {"prompt": prompts[0], "seed": seeds[0]}
+        )
 
     def least_runs(self) -> int:
         """Runs that every process takes, however slow it is."""

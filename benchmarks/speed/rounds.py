@@ -1,14 +1,15 @@
 """Latency, start and memory of several configurations, measured side by side.
 
-Every configuration (model × runtime × precision × steps × threads) gets several fresh processes, one after the other: what one
-happens to get (memory, cores, caches) differs between processes more than between runs of one. The first processes of all
-configurations are up together and asked in turn, one picture each per round, in an order that changes (`Protocol.turns`):
-whatever else the machine does affects all of them alike. Then they end, and the second ones start.
+Every configuration (model × runtime × precision × steps × threads × batch × size) gets several fresh processes, one after the
+other: what one happens to get (memory, cores, caches) differs between processes more than between runs of one. The first processes
+of all configurations are up together and asked in turn, one picture or batch each per round, in an order that changes
+(`Protocol.turns`): whatever else the machine does affects all of them alike. Then they end, and the second ones start.
 
 - cold start: from starting a process to its first picture, on a warm disk but for the first;
 - latency: wall time of one whole `generate` call, after warm-up. It is measured with pictures back to back: a fast process, whose
   cores are asleep and caches cold after the others' turns, first draws one that is not counted;
 - stages: text encoder, UNet (all steps, and each), decoder, or a single graph for all of it, and everything else;
+- energy: of the processor's package, from asking for a picture to its answer;
 - memory: of the process, before loading, loaded, after its pictures, and at its peak.
 
 Not here: which configurations to measure (`configurations`), statistics (`rows`), quality.
@@ -20,13 +21,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from genin.benchmarks.speed.configurations import Configuration
+from genin.benchmarks.speed.energy import EnergyMeter
 from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.memory import available_memory_bytes
 from genin.benchmarks.speed.protocol import Protocol
@@ -91,16 +93,16 @@ def memory_groups(
     return groups
 
 
-def draw_untimed(configuration: Configuration, protocol: Protocol, rounds: Sequence[int]) -> dict[int, Pictures]:
-    """The pictures of these rounds, by a process of its own. Errors: WorkerError."""
+def draw_untimed(configuration: Configuration, protocol: Protocol, numbers: Sequence[int]) -> dict[int, Pictures]:
+    """The pictures of these numbers, by a process of its own. Errors: WorkerError."""
     worker = Worker(configuration, protocol)
     try:
-        prompts, seeds = zip(*(protocol.picture(round) for round in rounds), strict=True)
-        _, pictures = _finish(worker, do="draw", prompts=prompts, seeds=seeds, pictures=len(rounds))
+        prompts, seeds = zip(*map(protocol.picture, numbers), strict=True)
+        _, pictures = _finish(worker, do="draw", prompts=prompts, seeds=seeds, pictures=len(numbers))
     finally:
         worker.close()
     assert pictures is not None
-    return dict(zip(rounds, pictures, strict=True))
+    return dict(zip(numbers, pictures, strict=True))
 
 
 def _note(measured: Sequence[Measured]) -> str:
@@ -118,6 +120,7 @@ class _Group:
     advance: Advance
     died: dict[Configuration, str]
     began: float
+    meter: EnergyMeter = field(default_factory=EnergyMeter)
 
     def measure(self, number: int, rounds: int) -> dict[Configuration, ProcessRun]:
         """Process `number` of each."""
@@ -155,24 +158,24 @@ class _Group:
         took_ms = {one: float(process.facts.get("first_run_ms", 0.0)) for one, _, process in asked}
         for turn in range(-self.protocol.warmup, rounds):
             for index in next(orders):
-                configuration, worker, process = asked[index]
+                configuration, _, process = asked[index]
                 warm = turn < 0 and took_ms[configuration] > SLOW_MS
                 enough = len(process.runs) >= self.protocol.least_runs() and process.spent_s > limit_s
                 if configuration not in self.died and not warm and not enough:
                     with self._noted(configuration):
-                        took_ms[configuration] = self._draw(worker, process, turn, took_ms[configuration])
+                        took_ms[configuration] = self._draw(asked[index], turn, took_ms[configuration])
                 self.advance()
 
-    def _draw(self, worker: Worker, process: ProcessRun, turn: int, last_ms: float) -> float:
-        """One picture, kept unless it only warms up => its milliseconds."""
-        prompt, seed = self.protocol.picture(max(turn, 0))
-        request: dict[str, Any] = {"do": "time", "prompt": prompt, "seed": seed}
+    def _draw(self, asked: Asked, turn: int, last_ms: float) -> float:
+        """One picture or batch, kept unless it only warms up => its milliseconds."""
+        configuration, worker, process = asked
+        request: dict[str, Any] = {"do": "time", **self.protocol.call(configuration.numbers(max(turn, 0)))}
         if last_ms < QUICK_MS:
             worker.ask(**request, keep=False)
-        at_s = time.perf_counter() - self.began
+        at_s, energy = time.perf_counter() - self.began, self.meter.read()
         answer = worker.ask(**request, keep=turn >= 0)
         if turn >= 0:
-            process.runs.append(Run.of_answer(answer, turn, at_s))
+            process.runs.append(Run.of_answer(answer, turn, at_s, self.meter.joules_since(energy)))
         return float(answer["total_ms"])
 
 

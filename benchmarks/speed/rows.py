@@ -23,6 +23,7 @@ from genin.benchmarks.results.statistics import (
     summary,
 )
 from genin.benchmarks.speed.configurations import component_bytes
+from genin.benchmarks.speed.energy import NOT_AVAILABLE
 from genin.benchmarks.speed.machine import engine_version
 from genin.benchmarks.speed.samples import STAGES, Measured
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE
@@ -53,8 +54,11 @@ def speed_row(measured: Measured, facts: ModelFacts) -> dict[str, Any]:
         "precision": precision,
         "steps": configuration.steps,
         "threads": configuration.threads,
-        "image_size": facts.image_size,
+        "batch_size": configuration.batch,
+        "asked_size": configuration.size,
+        "image_size": configuration.size or facts.image_size,
         **_latency(measured, in_one_graph, notes),
+        "joules_per_picture": _joules_per_picture(measured, notes),
         **_start_and_memory(measured),
         "size_bytes": sum(known) if len(known) == len(sizes) else None,
         "component_bytes": sizes,
@@ -62,7 +66,8 @@ def speed_row(measured: Measured, facts: ModelFacts) -> dict[str, Any]:
         "macs": facts.macs,
         "notes": notes,
     }
-    return {"name": title_of(row), **row}
+    row["pictures_per_s"] = round(1000 * configuration.batch / row["latency_ms"]["p50"], 4)
+    return {"name": title_of(row) + configuration.suffix, **row}
 
 
 def name_apart(rows: Sequence[dict[str, Any]]) -> None:
@@ -78,10 +83,11 @@ def name_apart(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
-    """How many times faster than the teacher: the one on the same runtime and precision if it was measured, else on the same
-    runtime, else the first; the interval by pairs of the rounds that both drew in."""
-    teachers = [row for row in rows if row["role"] == "teacher"]
+    """How many times faster than the teacher, at the same batch and size: the one on the same runtime and precision if it was
+    measured, else on the same runtime, else the first; the interval by pairs of the rounds that both drew in."""
     for row in rows:
+        alike = [one for one in rows if all(one.get(key) == row.get(key) for key in ("batch_size", "asked_size"))]
+        teachers = [one for one in alike if one["role"] == "teacher"]
         same_runtime = [one for one in teachers if one["runtime"] == row["runtime"]]
         same = [one for one in same_runtime if one["precision"] == row["precision"]]
         base = next(iter(same or same_runtime or teachers), None)
@@ -132,6 +138,16 @@ def _latency(measured: Measured, in_one_graph: bool, notes: dict[str, str]) -> d
         "stages_percentiles_ms": {stage: _shown(stages[stage]) for stage in STAGES},
         "steps_ms": [round(float(value), DIGITS) for value in np.median(steps, axis=0)] if steps[0] else [],
     }
+
+
+def _joules_per_picture(measured: Measured, notes: dict[str, str]) -> float | None:
+    """The mean of all runs; of one the counter is too coarse."""
+    joules = [run.joules for _, run in measured.runs()]
+    known = [value for value in joules if value is not None]
+    if len(known) < len(joules):
+        notes["joules_per_picture"] = NOT_AVAILABLE
+        return None
+    return round(sum(known) / len(known) / measured.configuration.batch, 6)
 
 
 def _start_and_memory(measured: Measured) -> dict[str, Any]:

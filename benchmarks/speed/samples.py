@@ -24,21 +24,23 @@ STAGES: Final = (*GRAPHS, "other")
 
 @dataclass(frozen=True)
 class Run:
-    """One timed picture: its round, when it began in seconds since measuring began, and milliseconds in all, by stage, by step."""
+    """One timed call, of a picture or a batch: its round, when it began in seconds since measuring began, and milliseconds in
+    all, by stage, by step; the energy of the processor meanwhile, if it is counted."""
 
     round: int
     at_s: float
     total_ms: float
     stages_ms: Mapping[str, float]
     steps_ms: Sequence[float] = ()
+    joules: float | None = None
 
     @classmethod
-    def of_answer(cls, answer: Mapping[str, Any], round: int, at_s: float) -> Run:
+    def of_answer(cls, answer: Mapping[str, Any], round: int, at_s: float, joules: float | None = None) -> Run:
         """From a worker's answer; time outside the graphs is `other`, so that the stages add up."""
         total, stages = float(answer["total_ms"]), answer["stages_ms"]
         graphs = {stage: float(stages.get(stage, 0.0)) for stage in GRAPHS}
         stages_ms = graphs | {"other": total - sum(graphs.values())}
-        return cls(round, at_s, total, stages_ms, [float(step) for step in answer.get("steps_ms", ())])
+        return cls(round, at_s, total, stages_ms, [float(step) for step in answer.get("steps_ms", ())], joules)
 
 
 @dataclass
@@ -85,17 +87,18 @@ class Measured:
         return {stage: [run.stages_ms[stage] for _, run in self.runs()] for stage in STAGES}
 
     def drawn(self) -> Iterator[tuple[int, int, Pictures]]:
-        """(process, round, picture) of every timed run whose picture was kept."""
+        """(process, number, picture) of every timed picture that was kept, numbered as in `Protocol.picture`."""
         for index, process in enumerate(self.processes):
             if process.pictures is not None:
-                for run, picture in zip(process.runs, process.pictures, strict=True):
-                    yield index, run.round, picture
+                numbers = [number for run in process.runs for number in self.configuration.numbers(run.round)]
+                for number, picture in zip(numbers, process.pictures, strict=True):
+                    yield index, number, picture
 
-    def by_round(self) -> dict[int, Pictures]:
-        """Round => picture (H, W, 3), of the first process that drew it."""
+    def by_number(self) -> dict[int, Pictures]:
+        """Number => picture (H, W, 3), of the first process that drew it."""
         found: dict[int, Pictures] = {}
-        for _, round, picture in self.drawn():
-            found.setdefault(round, picture)
+        for _, number, picture in self.drawn():
+            found.setdefault(number, picture)
         return found
 
 

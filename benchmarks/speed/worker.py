@@ -37,8 +37,7 @@ class Worker:
         cold_start_s: from starting it to its first picture.
     """
 
-    def __init__(self, configuration: Configuration, protocol: Protocol) -> None:
-        prompt, seed = protocol.picture(0)
+    def __init__(self, configuration: Configuration, protocol: Protocol, *, profile: bool = False) -> None:
         request = {
             "path": str(configuration.path),
             "runtime": configuration.runtime,
@@ -46,8 +45,9 @@ class Worker:
             "steps": configuration.steps,
             "threads": configuration.threads,
             "device": configuration.device,
-            "prompt": prompt,
-            "seed": seed,
+            "profile": profile,
+            "size": configuration.size,
+            **protocol.call(configuration.numbers(0)),
         }
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed in close)
         command = [sys.executable, "-m", WORKER_MODULE, json.dumps(request)]
@@ -60,7 +60,7 @@ class Worker:
                 stderr=self.errors,
                 text=True,
                 encoding="utf-8",
-                env=_environment(configuration.threads),
+                env=environment(configuration.threads),
             )
         except OSError as error:
             self.errors.close()
@@ -134,7 +134,7 @@ class Worker:
             self.process.wait()
 
 
-def _environment(threads: int) -> dict[str, str]:
+def environment(threads: int) -> dict[str, str]:
     """The process's environment: thread pools of every library at `threads`, and no log output."""
     pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     return {**os.environ, **pools, "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}

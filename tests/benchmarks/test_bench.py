@@ -183,6 +183,21 @@ def test_processes_are_asked_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert order[-2:] == ["close slow", "close fast"]
 
 
+def test_a_batch_is_one_call_and_its_first_pictures_are_those_of_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    answer: dict[str, Any] = {"total_ms": 200, "stages_ms": {}, "memory_bytes": {}}
+    monkeypatch.setattr(rounds, "Worker", Recorder)
+    monkeypatch.setattr(Recorder, "ask", lambda _, **request: asked.append(request) or answer)
+    single = Configuration("b", Path("b"), "pytorch", "fp32", 1)
+    batch, protocol = replace(single, batch=3), Protocol(runs=2, warmup=0, processes=1, prompts=["a", "b"], seed=5)
+    measured, _ = measure([batch], protocol, {})
+    calls = [(one["prompt"], one["seed"]) for one in asked if one["do"] == "time"]
+    assert calls[-2:] == [(["a", "b", "a"], [5, 6, 7]), (["b", "a", "b"], [8, 9, 10])]
+    assert protocol.call(single.numbers(1)) == {"prompt": "b", "seed": 6}
+    measured[0].processes[0].pictures = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+    assert {number: int(one.item()) for number, one in measured[0].by_number().items()} == {n: n for n in range(6)}
+
+
 def test_every_configuration_gets_fresh_processes_and_a_dead_one_ends_only_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -336,6 +351,9 @@ def test_configurations_follow_what_a_bundle_has(openvino: bool, monkeypatch: py
     assert (only.runtime, only.steps, only.role) == ("pytorch", 50, "teacher")
     sweep = configure(Contender("t", Path("t")), teacher, Choices(threads=[1, 2]))
     assert [one.threads for one in sweep] == [1, 2]
+    sweep = configure(Contender("t", Path("t")), teacher, Choices(threads=[1], batches=[1, 4], sizes=[64, 96]))
+    assert [(one.batch, one.size) for one in sweep] == [(1, None), (1, 96), (4, None), (4, 96)]  # 64 is its own
+    assert [one.suffix for one in sweep] == ["", " · 96 px", " · batch 4", " · batch 4 · 96 px"]
 
 
 def test_memory_and_machine() -> None:

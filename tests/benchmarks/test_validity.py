@@ -58,7 +58,7 @@ def test_wrong_pictures_are_found(student: dict[tuple[int, int], Pictures]) -> N
         assert verdict(wrong, right).reasons
     assert "PSNR of the median picture" in verdict(bad_int8, right, "int8").reasons[0]
     assert (
-        verdict(black, right).reasons[0] == "1 blank pictures, the first in round 1"
+        verdict(black, right).reasons[0] == "1 blank pictures, the first is number 1"
         and verdict(black, right).worst == 1
     )
     assert "blank" in verdict(black, black).reasons[0]  # the reference itself
@@ -117,7 +117,7 @@ def test_the_reference_is_fp32_if_there_is_any(monkeypatch: pytest.MonkeyPatch) 
     pictures = np.random.default_rng(5).integers(0, 255, (2, 8, 8, 3)).astype(np.uint8)
     narrow, wide = drawn_by("onnxruntime", "int8", pictures), drawn_by("openvino", "fp32", pictures)
     facts = {Path("m"): ModelFacts(Path("m"), "bundle", "m", "student", 8, 4, 1.0)}
-    key = Path("m"), 4
+    key = Path("m"), 4, None
     assert find_references([narrow, wide], facts, Protocol())[key].measured is wide
     asked: list[Configuration] = []
 

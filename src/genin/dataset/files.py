@@ -6,9 +6,7 @@ Not here: reading and converting a file of any kind (`genin.runtimes.picture_fil
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO
-
-from PIL import Image
+from typing import IO, TYPE_CHECKING
 
 from genin.dataset.shards import open_member
 from genin.runtimes.picture_files import (
@@ -21,6 +19,9 @@ from genin.runtimes.picture_files import (
     orientation,
     reasons,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "OpenedPicture",
@@ -65,6 +66,8 @@ def stored_size(path: Path) -> tuple[int, int]:
 
 def is_intact(path: Path) -> bool:
     """Whether a PNG file is complete: its chunks up to the last one, with their checksums. Pixels are not decoded."""
+    from PIL import Image
+
     try:
         with reasons(path), Image.open(path) as picture:
             picture.verify()

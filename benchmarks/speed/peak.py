@@ -1,0 +1,81 @@
+"""What the machine can do at most: fp32 multiply-adds of a matrix product, and bytes of a copy, both by numpy.
+
+    python -m genin.benchmarks.speed.peak 2
+
+A process of its own for each number of threads, since numpy's library fixes its threads when it is imported. Each is the best of
+what half a second allows: other work can only lower it. An engine may exceed the product's peak, with fewer multiply-adds
+(Winograd's convolution) or fewer bits (int8).
+
+Not here: what a picture takes (`operations`).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import numpy as np
+
+from genin.benchmarks.speed.worker import environment
+
+SIDE: Final = 1024  # of the matrices
+COPIED_BYTES: Final = 128 << 20  # beyond the caches of most processors
+MEASURED_S: Final = 0.4
+LIMIT_S: Final = 60.0
+MODULE: Final = "genin.benchmarks.speed.peak"
+
+
+def measure_peaks(threads: Iterable[int]) -> list[dict[str, Any]]:
+    """One entry for each number of threads, as a result file has them; none for a process that fails, for lack of memory say."""
+    found = []
+    for count in sorted(set(threads)):
+        command = [sys.executable, "-m", MODULE, str(count)]
+        try:
+            done = subprocess.run(
+                command, env=environment(count), capture_output=True, text=True, check=True, timeout=LIMIT_S
+            )
+            found.append(json.loads(done.stdout))
+        except (OSError, ValueError, subprocess.SubprocessError):
+            continue
+    return found
+
+
+def measure_here(threads: int) -> dict[str, Any]:
+    """The peaks of this process: `matmul_gflops`, where a multiply-add is two operations, and `copy_gb_per_s`, read and written."""
+    a = np.random.default_rng(0).random((SIDE, SIDE), np.float32)
+    product = np.empty_like(a)
+    source = [np.ones(COPIED_BYTES // threads, np.uint8) for _ in range(threads)]
+    target = [np.zeros_like(part) for part in source]
+    with ThreadPoolExecutor(threads) as pool:
+
+        def copy() -> None:  # numpy lets go of the interpreter's lock while it copies
+            list(pool.map(np.copyto, target, source))
+
+        copied, multiplied = best_s(copy), best_s(lambda: np.matmul(a, a, out=product))
+    return {
+        "threads": threads,
+        "matmul_gflops": round(2 * SIDE**3 / multiplied / 1e9, 2),
+        "copy_gb_per_s": round(2 * sum(part.nbytes for part in source) / copied / 1e9, 2),
+    }
+
+
+def best_s(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """The shortest time of `work` in what `MEASURED_S` allows, after one call that does not count; at least one does."""
+    work()
+    began, best = clock(), float("inf")
+    while True:
+        start = clock()
+        work()
+        end = clock()
+        best = min(best, end - start)
+        if end - began >= MEASURED_S:
+            return best
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(measure_here(int(sys.argv[1]))))
