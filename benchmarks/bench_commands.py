@@ -87,7 +87,15 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
     show_default=True,
     help="Timed pictures per configuration, shared out over its processes.",
 )
-@click.option("--processes", type=COUNT, default=5, show_default=True, help="Fresh processes per configuration.")
+@click.option(
+    "--processes",
+    "--cold-starts",
+    "processes",
+    type=COUNT,
+    default=5,
+    show_default=True,
+    help="Fresh processes per configuration. (--cold-starts is the earlier name.)",
+)
 @click.option(
     "--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Untimed warm-up pictures per process."
 )
