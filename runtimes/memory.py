@@ -73,17 +73,19 @@ class MemoryLimit:
             release()
         base = self._held([key]) if key in self._loaded else 0  # what it holds from other shapes
         self._loaded = [*others, key]
+        if known is not None:  # nothing is measured then: that would reset the peak that others read
+            yield
+            return
         before = Resident.now()
         yield
-        if known is None:
-            guess = GUESSED * self._files[key]
-            taken = Taken(guess, guess) if before is None else before.taken_since(base)
-            self._taken[case] = taken
-            if taken.peak > self.limit * TOLERANCE:
-                self._loaded.remove(key)
-                drop(key)
-                release()
-            self._refuse_if_too_large(key, taken)
+        guess = GUESSED * self._files[key]
+        taken = Taken(guess, guess) if before is None else before.taken_since(base)
+        self._taken[case] = taken
+        if taken.peak > self.limit * TOLERANCE:
+            self._loaded.remove(key)
+            drop(key)
+            release()
+        self._refuse_if_too_large(key, taken)
 
     def _held(self, keys: Sequence[Hashable]) -> int:
         return sum(
