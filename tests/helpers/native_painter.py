@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes as c
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.errors import InputError, QueueFullError
-from genin.runtimes.native_library import KINDS, OpenOptions
+from genin.runtimes.native_library import KINDS, NativeEvent, OpenOptions
 from genin.runtimes.native_library import RESULTS as CODES
 from genin.runtimes.native_library import EventStruct as RawEvent
 from genin.runtimes.native_library import RequestStruct as Request
@@ -19,17 +18,6 @@ from genin.runtimes.native_library import StatsStruct as Stats
 from genin.runtimes.pictures import Picture
 
 YEAR_NS = 365 * 86400 * 10**9
-
-
-@dataclass(frozen=True)
-class NativeEvent:
-    kind: str
-    ticket: int
-    result: str
-    message: str
-    step: int
-    steps: int
-    tag: int
 
 
 class NativePainter:
@@ -84,6 +72,8 @@ class NativePainter:
                         event.step,
                         event.steps,
                         event.tag,
+                        event.width,
+                        event.height,
                     )
                 )
         return found
