@@ -161,7 +161,7 @@ _CREST: tuple[Knot, ...] = (
 def _water_behind(canvas: Canvas, chance: np.random.Generator) -> None:
     """The far half of a ring of water, and the drops that it throws up."""
     canvas.band(
-        arc((0.5, 0.775), (0.4, 0.1), 176, 364)[::2], (0.05, 0.034, 0.03, 0.034, 0.05), (74, 150, 232),
+        arc((0.5, 0.795), (0.4, 0.1), 176, 364)[::2], (0.05, 0.034, 0.03, 0.034, 0.05), (74, 150, 232),
         outline=0.0105, ink=_DEEP,
     )  # fmt: skip
     for x, y in ((0.1, 0.63), (0.9, 0.61), (0.05, 0.49), (0.94, 0.47), (0.1, 0.36), (0.9, 0.33)):
@@ -175,17 +175,17 @@ def _water(canvas: Canvas, chance: np.random.Generator) -> None:
     """The near half: crests on its rim, highlights along it."""
     for angle in (172, 152, 28, 8):
         a = chance.random()
-        at = arc((0.5, 0.765), (0.4, 0.11), angle, angle)[0].tolist()
+        at = arc((0.5, 0.785), (0.4, 0.11), angle, angle)[0].tolist()
         with canvas.frame((at[0], at[1]), zoom=0.9 + 0.5 * a):
             path = _CREST if angle > 90 else tuple((-x, y, *corner) for x, y, *corner in _CREST)
             canvas.shape(path, (150, 214, 255), outline=0.0105, ink=_DEEP)
     canvas.band(
-        arc((0.5, 0.775), (0.4, 0.115), -4, 184)[::2], (0.046, 0.06, 0.056, 0.06, 0.046), (64, 158, 246),
+        arc((0.5, 0.795), (0.4, 0.115), -4, 184)[::2], (0.046, 0.06, 0.056, 0.06, 0.046), (64, 158, 246),
         outline=0.0115, ink=_DEEP, shade=(40, 118, 222),
     )  # fmt: skip
     shift = 12 * chance.random()
     for start, end in ((4, 40), (52, 66), (78, 120), (134, 146), (152, 168)):
-        canvas.arc((0.5, 0.766), (0.394, 0.108), start + shift, end + shift, (214, 244, 255), 0.013)
+        canvas.arc((0.5, 0.786), (0.394, 0.108), start + shift, end + shift, (214, 244, 255), 0.013)
 
 
 _PUFF: tuple[Knot, ...] = (
@@ -197,8 +197,8 @@ _PUFF: tuple[Knot, ...] = (
 def _smoke(canvas: Canvas, chance: np.random.Generator) -> None:
     """Clouds at the feet and beside the knees, each of three lobes."""
     for x, y, radius in (
-        (0.07, 0.7, 0.075), (0.93, 0.7, 0.075), (0.07, 0.85, 0.12), (0.93, 0.85, 0.12), (0.28, 0.95, 0.11), (0.72, 0.95, 0.11),
-        (0.5, 0.985, 0.1),
+        (0.07, 0.7, 0.075), (0.93, 0.7, 0.075), (0.07, 0.85, 0.12), (0.93, 0.85, 0.12), (0.28, 0.975, 0.1), (0.72, 0.975, 0.1),
+        (0.5, 1.01, 0.085),
     ):  # fmt: skip
         a, b = (chance.random(2) - 0.5).tolist()
         side = 1 if x < 0.5 else -1

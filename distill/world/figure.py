@@ -100,13 +100,14 @@ class Look:
     pose: Pose
     tilt: float  # of the head, radians
     sway: float  # of loose hair and cloth
+    volume: float  # of the hair
     iris: Colour
     belt: Colour
 
 
 def look_of(scene: Scene, chance: np.random.Generator) -> Look:
     pose = POSES[scene.action]
-    tilt, sway, iris, belt, *bends = (chance.random(14) - 0.5).tolist()
+    tilt, sway, volume, iris, belt, *bends = (chance.random(15) - 0.5).tolist()
 
     def bent(limb: Limb, knee: Point, end: Point) -> Limb:
         return limb[0], _moved(limb[1], knee, 0.03), _moved(limb[2], end, 0.02)
@@ -120,7 +121,9 @@ def look_of(scene: Scene, chance: np.random.Generator) -> Look:
         back_leg=bent(pose.back_leg, (bends[9], 0.0), planted),
         front_leg=bent(pose.front_leg, (-bends[9], 0.0), (-bends[2], 0.0)),
     )
-    return Look(pose, pose.turn + 0.16 * tilt, 0.07 * sway, _chosen(IRISES, iris), _chosen(BELTS, belt))
+    return Look(
+        pose, pose.turn + 0.16 * tilt, 0.07 * sway, 1.01 + 0.06 * volume, _chosen(IRISES, iris), _chosen(BELTS, belt)
+    )
 
 
 def _moved(point: Point, by: Point, share: float) -> Point:
@@ -146,7 +149,8 @@ def draw_figure(canvas: Canvas, scene: Scene, look: Look) -> None:
     dark = shaded(cloth, 0.22)
     draw_motion(canvas, scene.action, pose.front_arm[2])
     with canvas.frame(pose.head, turn=look.tilt):
-        draw_hair_behind(canvas, scene.hair, look.sway)
+        with canvas.frame((0.0, 0.0), zoom=look.volume):
+            draw_hair_behind(canvas, scene.hair, look.sway)
         draw_knot(canvas, scene.headband, 0.6 * look.sway)
     if scene.action == "guarding":
         draw_sheath(canvas, pose.hip)
@@ -160,7 +164,8 @@ def draw_figure(canvas: Canvas, scene: Scene, look: Look) -> None:
         _leg(canvas, pose.front_leg, cloth, sitting)
     with canvas.frame(pose.head, turn=look.tilt):
         draw_skull(canvas, scene.emotion)
-        draw_hair_before(canvas, scene.hair, look.sway)
+        with canvas.frame((0.0, 0.0), zoom=look.volume):
+            draw_hair_before(canvas, scene.hair, look.sway)
         draw_headband(canvas, scene.headband)
         draw_fringe(canvas, scene.hair, look.sway)
         draw_face(canvas, scene.emotion, look.iris)

@@ -173,6 +173,9 @@ _DARK_SIDE: tuple[Knot, ...] = (
 )  # fmt: skip
 
 
+_RIM: tuple[Knot, ...] = ((-0.222, -0.075), (-0.203, -0.15), (-0.14, -0.22), (-0.08, -0.242))
+
+
 def _swayed(path: tuple[Knot, ...], sway: float) -> tuple[Knot, ...]:
     """The wind moves a tail the more, the farther from its root."""
     last = len(path) - 1
@@ -216,6 +219,8 @@ def draw_fringe(canvas: Canvas, hair: str, sway: float) -> None:
         canvas.band(lock, widths, colour, outline=0.0105)
         # No line where the lock leaves the cap.
         canvas.band(lock[:2], (widths[0] * 0.9, widths[1] * 0.6), colour, outline=0)
+    if canvas.rim and style.cap is _CAP:
+        canvas.stroke(_RIM, mix(colour, canvas.rim, 0.55), 0.014)
     for path in style.shine:
         canvas.stroke(path, mix(colour, WHITE, 0.38 if hair == "long black" else 0.55), 0.019)
     for centre in style.ties:

@@ -100,7 +100,7 @@ def draw_crown(canvas: Canvas, chance: Chance, x: float, y: float, r: float, col
     canvas.shape(path, colour, shade=shaded(colour, 0.36))
     for dx, dy, size in ((-0.34, -0.3, 0.3), (0.16, -0.42, 0.22), (-0.14, 0.14, 0.2)):
         at, radii = (x + dx * r, y + dy * r), (size * r, 0.6 * size * r)
-        canvas.ellipse(at, radii, mix(colour, (190, 222, 96), 0.42))
+        canvas.ellipse(at, radii, mix(colour, (190, 222, 96), 0.28))
 
 
 def draw_trunk(canvas: Canvas, x: float, base: float, width: float, lean: float) -> None:
@@ -186,3 +186,27 @@ def draw_stone_lantern(canvas: Canvas, x: float, y: float) -> None:
     canvas.polygon([(x - 0.02, y - 0.145), (x - 0.022, y - 0.186), (x + 0.022, y - 0.186), (x + 0.02, y - 0.145)], LAMP)
     canvas.shape(((x - 0.078, y - 0.19, 1), (x - 0.03, y - 0.23), (x, y - 0.27, 1), (x + 0.03, y - 0.23), (x + 0.078, y - 0.19, 1)),
                  STONE, shade=shaded(STONE, 0.3))  # fmt: skip
+
+
+def draw_trunk_and_crown(canvas: Canvas, chance: Chance, x: float, base: float, leaves: Colour) -> None:
+    """A whole small tree."""
+    canvas.part = "near"
+    top = chance.between(0.42, 0.54)
+    canvas.band(
+        ((x, base), (x + 0.01, 0.5 * (base + top)), (x, top)), (0.05, 0.034, 0.03), WOOD, shade=shaded(WOOD, 0.36)
+    )
+    draw_crown(canvas, chance, x, top, chance.between(0.085, 0.12), leaves)
+
+
+def draw_banner(canvas: Canvas, chance: Chance, x: float) -> None:
+    """A pole with a long flag in the wind."""
+    top, blown = chance.between(0.3, 0.42), chance.around(0.0, 0.02)
+    canvas.band(((x, 0.8), (x, top)), (0.018, 0.018), WOOD, outline=0.0095)
+    flag: tuple[Knot, ...] = (
+        (x + 0.008, top + 0.02, 1), (x + 0.05, top + 0.026), (x + 0.085, top + 0.012, 1), (x + 0.09 + blown, top + 0.15),
+        (x + 0.08 + blown, top + 0.27, 1), (x + 0.045, top + 0.255), (x + 0.008, top + 0.27, 1),
+    )  # fmt: skip
+    cloth: Colour = (222, 214, 196)
+    canvas.shape(flag, cloth, shade=shaded(cloth, 0.24))
+    canvas.ellipse((x + 0.046, top + 0.1), (0.022, 0.026), (176, 54, 58))
+    canvas.stroke([(x + 0.046, top + 0.16), (x + 0.046, top + 0.215)], (176, 54, 58), 0.014, smooth=False)

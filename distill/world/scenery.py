@@ -16,6 +16,7 @@ from genin.distill.world.pieces import (
     LAMP,
     WOOD,
     Chance,
+    draw_banner,
     draw_cactus,
     draw_crown,
     draw_ground,
@@ -27,6 +28,7 @@ from genin.distill.world.pieces import (
     draw_stone_lantern,
     draw_tower,
     draw_trunk,
+    draw_trunk_and_crown,
     draw_tufts,
 )
 from genin.distill.world.sky import LIGHTS, Light, far
@@ -65,6 +67,8 @@ def _peak(canvas: Canvas, light: Light, x: float, top: float, half: float, dista
 
 
 def _mountain(canvas: Canvas, light: Light, chance: Chance) -> None:
+    if chance.between(0, 1) < 0.5:
+        _peak(canvas, light, chance.around(0.5, 0.35), chance.around(0.34, 0.05), chance.between(0.2, 0.3), 0.66)
     _peak(canvas, light, chance.around(0.5, 0.12), chance.around(0.27, 0.04), 0.42, 0.55)
     _peak(canvas, light, chance.around(0.1, 0.06), chance.around(0.14, 0.05), 0.36, 0.16)
     _peak(canvas, light, chance.around(0.92, 0.05), chance.around(0.2, 0.05), 0.33, 0.2)
@@ -98,6 +102,8 @@ def _forest(canvas: Canvas, light: Light, chance: Chance) -> None:
         )
     draw_ground(canvas, 0.77, (98, 160, 66), (44, 84, 44))
     canvas.shape(((0.2, 0.87), (0.5, 0.84), (0.8, 0.87), (0.5, 0.92)), (128, 182, 80), outline=0)
+    if chance.between(0, 1) < 0.6:
+        draw_trunk(canvas, chance.around(0.5, 0.32), 0.81, chance.between(0.04, 0.055), chance.around(0.0, 0.06))
     left, right = chance.around(0.06, 0.04), chance.around(0.94, 0.04)
     draw_trunk(canvas, left, 0.86, chance.between(0.07, 0.1), chance.around(0.0, 0.05))
     draw_trunk(canvas, right, 0.87, chance.between(0.07, 0.1), chance.around(0.0, 0.05))
@@ -149,6 +155,9 @@ def _village(canvas: Canvas, light: Light, chance: Chance) -> None:
         )
     roofs: tuple[Colour, ...] = ((66, 88, 136), (158, 66, 58), (74, 108, 92))
     first = int(chance.between(0, 3))
+    for x in (0.27, 0.74):
+        if chance.between(0, 1) < 0.5:
+            draw_trunk_and_crown(canvas, chance, chance.around(x, 0.03), 0.79, (86, 150, 76))
     _house(canvas, chance, chance.around(0.09, 0.035), chance.around(0.27, 0.05), (240, 218, 182), roofs[first])
     _house(
         canvas, chance, chance.around(0.91, 0.035), chance.around(0.31, 0.05), (234, 210, 172), roofs[(first + 1) % 3]
@@ -244,6 +253,10 @@ def _rooftop(canvas: Canvas, light: Light, chance: Chance) -> None:
         )
     canvas.band(((0.07, 0.79), (0.93, 0.79)), (0.045, 0.045), (226, 190, 96), shade=(170, 128, 60))
     canvas.part = "near"
+    if chance.between(0, 1) < 0.5:
+        draw_banner(canvas, chance, chance.around(0.2, 0.03))
+    if chance.between(0, 1) < 0.5:
+        draw_banner(canvas, chance, chance.around(0.8, 0.03))
     for x, side in ((0.06, 1), (0.94, -1)):
         fish: tuple[Knot, ...] = ((x - 0.04 * side, 0.81), (x - 0.05 * side, 0.73), (x - 0.005 * side, 0.64, 1),
                                   (x + 0.02 * side, 0.7),
@@ -253,6 +266,7 @@ def _rooftop(canvas: Canvas, light: Light, chance: Chance) -> None:
 
 def _bridge(canvas: Canvas, light: Light, chance: Chance) -> None:
     draw_hills(canvas, chance, 0.42, 0.05, far(light, (110, 150, 170), 0.66))
+    leaves: Colour = (214, 92, 56) if chance.between(0, 1) < 0.5 else (62, 140, 72)  # autumn or summer
     for x, r in ((0.06, 0.24), (0.34, 0.16), (0.68, 0.15), (0.95, 0.24)):
         canvas.part = "far"
         canvas.ellipse((chance.around(x, 0.04), 0.62), (r, chance.between(0.12, 0.2)), far(light, (84, 152, 98), 0.36))
@@ -261,6 +275,11 @@ def _bridge(canvas: Canvas, light: Light, chance: Chance) -> None:
     for i in range(6):
         x, y = chance.between(-0.05, 1.0), 0.645 + 0.026 * i
         canvas.stroke([(x, y), (x + 0.05, y - 0.006), (x + 0.1, y)], (202, 236, 246), 0.0125)
+    for x in (0.0, 1.0):
+        if chance.between(0, 1) < 0.6:
+            draw_crown(
+                canvas, chance, chance.around(x, 0.04), chance.around(0.08, 0.05), chance.between(0.16, 0.22), leaves
+            )
     canvas.part = "near"
     rail, dark = (220, 60, 44), (150, 32, 34)
     for y in (0.54, 0.68):
@@ -382,9 +401,10 @@ def _shrine(canvas: Canvas, light: Light, chance: Chance) -> None:
             ],
             WHITE,
         )
-    draw_stone_lantern(
-        canvas, chance.around(0.25, 0.03) if chance.between(0, 1) < 0.5 else chance.around(0.75, 0.03), 0.84
-    )
+    lit = chance.between(0, 1)
+    for x, drawn in ((0.25, lit < 0.67), (0.75, lit > 0.33)):
+        if drawn:
+            draw_stone_lantern(canvas, chance.around(x, 0.03), 0.84)
 
 
 _PLACES: dict[str, Callable[[Canvas, Light, Chance], None]] = {

@@ -70,6 +70,21 @@ def draw_sky(canvas: Canvas, light_name: str, chance: np.random.Generator) -> No
         colour, count = _CLOUDS[light_name]
         for cx, cy, size in chance.random((count, 3)).tolist():
             _cloud(canvas, (1.1 * cx, 0.05 + 0.2 * cy), 0.7 + 0.7 * size, colour)
+    x, y, birds = chance.random(3).tolist()
+    if birds < 0.5 and light_name in ("noon", "sunset", "dawn"):
+        _birds(canvas, (0.1 + 0.8 * x, 0.06 + 0.12 * y), (70, 52, 84))
+
+
+def _birds(canvas: Canvas, at: tuple[float, float], colour: Colour) -> None:
+    for dx, dy, size in ((0.0, 0.0, 0.026), (0.06, 0.03, 0.02), (-0.05, 0.034, 0.018)):
+        x, y = at[0] + dx, at[1] + dy
+        wings = [
+            (x - size, y - 0.4 * size),
+            (x - 0.4 * size, y - 0.5 * size),
+            (x, y, 1),
+            (x + 0.4 * size, y - 0.5 * size),
+        ]
+        canvas.stroke([*wings, (x + size, y - 0.4 * size)], colour, 0.0095)
 
 
 def _cloud(canvas: Canvas, at: tuple[float, float], zoom: float, colour: Colour) -> None:
@@ -95,7 +110,7 @@ def draw_haze(canvas: Canvas, light_name: str, chance: np.random.Generator) -> N
         return
     canvas.unlit()
     canvas.part = "clouds"
-    for y, alpha in ((0.5, 0.22), (0.64, 0.26), (0.78, 0.28)):
+    for y, alpha in ((0.48, 0.15), (0.62, 0.2), (0.76, 0.26)):
         x = 0.2 + 0.6 * chance.random()
         for share in (1.0, 0.86, 0.7):
             canvas.ellipse((x, y), (0.8 * share, 0.1 * share), (242, 245, 244), alpha=alpha)
