@@ -110,7 +110,7 @@ def tube(path: Path, widths: Sequence[float]) -> Points:
 
 @lru_cache(maxsize=4096)
 def _tube(path: tuple[Knot, ...], widths: tuple[float, ...]) -> Points:
-    line = _curve(path, False, 5)
+    line = _curve(path, False, SAMPLES)
     along = np.empty_like(line)
     along[1:-1], along[0], along[-1] = line[2:] - line[:-2], line[1] - line[0], line[-1] - line[-2]
     along /= np.maximum(np.hypot(along[:, :1], along[:, 1:]), 1e-9)
@@ -118,14 +118,14 @@ def _tube(path: tuple[Knot, ...], widths: tuple[float, ...]) -> Points:
     half = np.interp(_even(len(line)), _even(len(widths)), widths)[:, None] / 2
     head = line[-1] + half[-1] * (_CAP_COS * along[-1] - _CAP_SIN * across[-1])
     tail = line[0] - half[0] * (_CAP_COS * along[0] - _CAP_SIN * across[0])
-    left, right = (_unfolded(line + side * across * half, along) for side in (1, -1))
+    left, right = (_unfolded(line + side * across * half, line, half) for side in (1, -1))
     return np.concatenate([left, head, right[::-1], tail])
 
 
-def _unfolded(side: Points, along: Points) -> Points:
-    """A side of a tube without the points that run backwards, inside a tight bend."""
-    forward = np.einsum("ij,ij->i", side[1:] - side[:-1], along[1:] + along[:-1]) > 0
-    kept: Points = side[np.concatenate([[True], forward])]
+def _unfolded(side: Points, line: Points, half: Points) -> Points:
+    """A side of a tube without the points that a tight bend brings nearer to the middle line than the side should be."""
+    apart = side[:, None] - line
+    kept: Points = side[np.einsum("ijk,ijk->ij", apart, apart).min(axis=1) >= 0.9 * half[:, 0] ** 2]
     return kept
 
 
@@ -218,7 +218,10 @@ class Canvas:
         if alpha < 1:
             self.veil.line(corners.ravel().tolist(), fill=(*tinted, round(255 * alpha)), width=stroke)
             return
-        self.opaque.line(corners.ravel().tolist(), fill=tinted, width=stroke)
+        # Between two pieces of a thick line gapes a notch: below half a pixel, up to 1024 pixels.
+        self.opaque.line(
+            corners.ravel().tolist(), fill=tinted, width=stroke, joint="curve" if self.pixels > 1024 else None
+        )
         if stroke < 3:
             return
         step = corners[1:] - corners[:-1]
