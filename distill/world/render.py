@@ -18,6 +18,8 @@ from genin.distill.world.scenery import draw_place
 from genin.distill.world.sky import LIGHTS, draw_haze, draw_sky, draw_weather
 from genin.runtimes.errors import InputError
 
+VERSION = 2  # raised when the same scene gives another picture: what was encoded of the old ones no longer fits
+
 
 def render(scene: Scene, size: int) -> NDArray[np.uint8]:
     """The scene as (size, size, 3) uint8 sRGB; 16 ≤ size ≤ 1024 pixels."""

@@ -102,8 +102,9 @@ def _forest(canvas: Canvas, light: Light, chance: Chance) -> None:
         )
     draw_ground(canvas, 0.77, (98, 160, 66), (44, 84, 44))
     canvas.shape(((0.2, 0.87), (0.5, 0.84), (0.8, 0.87), (0.5, 0.92)), (128, 182, 80), outline=0)
-    if chance.between(0, 1) < 0.6:
-        draw_trunk(canvas, chance.around(0.5, 0.32), 0.81, chance.between(0.04, 0.055), chance.around(0.0, 0.06))
+    for x in (0.25, 0.75):  # never behind the head, out of which it would seem to grow
+        if chance.between(0, 1) < 0.4:
+            draw_trunk(canvas, chance.around(x, 0.04), 0.81, chance.between(0.04, 0.055), chance.around(0.0, 0.06))
     left, right = chance.around(0.06, 0.04), chance.around(0.94, 0.04)
     draw_trunk(canvas, left, 0.86, chance.between(0.07, 0.1), chance.around(0.0, 0.05))
     draw_trunk(canvas, right, 0.87, chance.between(0.07, 0.1), chance.around(0.0, 0.05))

@@ -19,7 +19,9 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
+from genin.distill.inputs.sources import WorldSource
 from genin.distill.world import dataset as world_dataset
+from genin.distill.world import render as world_render
 from genin.distill.world.canvas import Canvas, curve, tube
 from genin.distill.world.captions import ACTIONS, EFFECTS, LIGHTS, PLACES, VERSION, caption
 from genin.distill.world.commands import render_command
@@ -244,6 +246,24 @@ def test_part_maps_are_mirrored_with_their_pictures() -> None:
         assert (star < 8) == flip
         sides[bool(flip)] += 1
     assert len(sides) == 2
+
+
+def test_drawings_are_what_they_were() -> None:
+    """Pictures of this very drawing were encoded and learned. If this fails on purpose, raise `render.VERSION` with it."""
+    squares = np.stack([part_map(scene_at("train", 0, i)) for i in range(64)])
+    counts = np.bincount(squares.ravel(), minlength=len(PARTS))
+    was = [2069, 390, 1989, 1925, 2059, 82, 2088, 854, 855, 395, 1129, 156, 618, 129, 1646]
+    assert world_render.VERSION == 2
+    # Edges may move by a hair's breadth between builds of Pillow.
+    assert np.abs(counts - was).max() <= 12
+
+
+def test_a_new_drawing_is_new_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a network made of the old pictures (latents, pools) is found by this name."""
+    before = WorldSource("train", 4).digest
+    assert before == WorldSource("train", 4).digest
+    monkeypatch.setattr(world_render, "VERSION", world_render.VERSION + 1)
+    assert WorldSource("train", 4).digest != before
 
 
 # --- captions ---------------------------------------------------------------------------------------------------------
