@@ -135,7 +135,7 @@ def _even(count: int) -> Points:
 
 
 _LEFT = np.array([-1.0, 1.0])
-_CAP = np.radians(((-54.0,), (-18.0,), (18.0,), (54.0,)))
+_CAP = np.radians(np.linspace(-64.3, 64.3, 6))[:, None]  # turns too small to be rounded off
 _CAP_COS, _CAP_SIN = np.cos(_CAP), np.sin(_CAP)
 
 
@@ -262,10 +262,9 @@ class Canvas:
         self.polygon(curve(path), fill, outline=outline, ink=ink, alpha=alpha, shade=shade)
 
     def ellipse(
-        self, centre: Point, radii: Point, fill: Colour, *, outline: float = 0.0, ink: Colour = INK, alpha: float = 1.0,
-        shade: Colour | None = None,
-    ) -> None:  # fmt: skip
-        self.polygon(ring(centre, radii), fill, outline=outline, ink=ink, alpha=alpha, shade=shade)
+        self, centre: Point, radii: Point, fill: Colour, *, outline: float = 0.0, ink: Colour = INK, alpha: float = 1.0
+    ) -> None:
+        self.polygon(ring(centre, radii), fill, outline=outline, ink=ink, alpha=alpha)
 
     def band(
         self, path: Path, widths: Sequence[float], fill: Colour, *, shade: Colour | None = None,

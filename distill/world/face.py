@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from genin.distill.world.canvas import INK, LINE, WHITE, Canvas, Colour, Knot, mix, shaded
+from genin.distill.world.canvas import INK, LINE, WHITE, Canvas, Colour, Knot, mix, ring, shaded
 
 SKIN: Colour = (255, 216, 180)
 HEADBANDS: dict[str, Colour] = {
@@ -44,7 +44,7 @@ def draw_knot(canvas: Canvas, headband: str, sway: float) -> None:
     high: tuple[Knot, ...] = ((-0.19, -0.08), (-0.27, -0.1), (-0.33, -0.075 + sway), (-0.4, -0.11 + sway))
     canvas.band(low, (0.036, 0.046, 0.056), shaded(colour, 0.22), shade=shaded(colour, 0.4))
     canvas.band(high, (0.036, 0.048, 0.06), colour, shade=shaded(colour))
-    canvas.ellipse((-0.213, -0.072), (0.03, 0.036), colour, outline=LINE, shade=shaded(colour))
+    canvas.polygon(ring((-0.213, -0.072), (0.03, 0.036)), colour, outline=LINE, shade=shaded(colour))
 
 
 def draw_skull(canvas: Canvas, emotion: str) -> None:
