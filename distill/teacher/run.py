@@ -5,7 +5,7 @@ Not here: the stages (`train`, `autoencoder`, `text_encoder`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,17 +80,31 @@ class Run:
 
 
 @torch.no_grad()
-def start_from(network: nn.Module, earlier: nn.Module) -> float:
+def start_from(network: nn.Module, earlier: nn.Module, fresh: Sequence[str] = ()) -> float:
     """Copy an earlier network's weights wherever names agree, and of each tensor the part that both have.
 
-    Rows and columns that only the new network has keep their fresh values. Returns the share of the weights copied.
+    UNets of different depth are aligned at the finest level. Rows and columns that only the new network has keep their fresh
+    values, and so do the modules named in `fresh`. Returns the share of the weights copied.
     """
+    coarser = _levels(network) - _levels(earlier)
     source, copied, total = earlier.state_dict(), 0, 0
     for name, value in network.state_dict().items():
         total += value.numel()
-        old = source.get(name)
+        old = None if name.partition(".")[0] in fresh else source.get(_aligned(name, coarser))
         if old is not None and old.ndim == value.ndim:
             shared = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, value.shape, strict=True))
             value[shared] = old[shared].to(value)
             copied += value[shared].numel()
     return copied / max(1, total)
+
+
+def _levels(network: nn.Module) -> int:
+    """The number of a UNet's levels; 0 for other networks."""
+    return len(getattr(network, "up_blocks", ()))
+
+
+def _aligned(name: str, coarser: int) -> str:
+    """The earlier network's name of a weight: its up path, which counts from the coarsest level, starts `coarser` levels later."""
+    part, dot, rest = name.partition(".")
+    level, _, weight = rest.partition(".")
+    return f"{part}{dot}{int(level) - coarser}.{weight}" if part == "up_blocks" else name

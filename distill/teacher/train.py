@@ -124,7 +124,8 @@ def train_unet(run: Run, vae: Any, tokenizer: Any, text_encoder: nn.Module) -> t
     channels, size, _ = latent_shape(vae, image_size, training.device)
     network: Any = build_unet(settings, channels, size, text_encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
     if run.start is not None:
-        start_from(network, run.start.unet)
+        # Latents of another space have nothing in common with the earlier teacher's, channel by channel.
+        start_from(network, run.start.unet, ("conv_in", "conv_out") if run.recipe.autoencoder.initial_weights else ())
     plain_attention(network, training.device)
     unet = training.add("unet", network, NetworkOptions(large=True))
     if run.options.resume:

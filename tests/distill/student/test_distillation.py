@@ -551,6 +551,26 @@ def test_what_two_networks_share_is_copied_and_the_rest_left_alone() -> None:
     assert share == pytest.approx((6 + 3) / (20 + 5))
 
 
+def test_a_deeper_unet_starts_from_an_earlier_one_at_the_finest_level() -> None:
+    from genin.distill.recipe import TeacherRecipe
+    from genin.distill.teacher.run import start_from
+    from genin.distill.teacher.train import build_unet
+
+    small = {"layers_per_block": 1, "head_dim": 8, "norm_groups": 4}
+    earlier = build_unet(TeacherRecipe(channels=(8, 16), **small), 4, 8, 8)
+    deeper = build_unet(TeacherRecipe(channels=(8, 16, 16), **small), 6, 8, 8)
+    fresh = deeper.state_dict()["conv_in.weight"].clone()
+    share = start_from(deeper, earlier, ("conv_in", "conv_out"))
+    old, new = earlier.state_dict(), deeper.state_dict()
+    finest = "resnets.0.conv1.weight"
+    assert torch.equal(new[f"down_blocks.0.{finest}"], old[f"down_blocks.0.{finest}"])
+    assert torch.equal(new[f"up_blocks.2.{finest}"], old[f"up_blocks.1.{finest}"])
+    assert torch.equal(new["conv_in.weight"], fresh) and not torch.equal(
+        new["conv_in.weight"][:, :4], old["conv_in.weight"]
+    )
+    assert 0.4 < share < 0.9
+
+
 def test_the_page_of_recipes_is_current() -> None:
     page = Path(__file__).parents[3] / "docs" / "recipes.md"
     wanted = "run: python -m genin.distill.recipe_docs > docs/recipes.md"
