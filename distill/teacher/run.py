@@ -6,7 +6,7 @@ Not here: the stages (`train`, `autoencoder`, `text_encoder`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from genin.distill.inputs.sources import Source, joined_licences
 from genin.distill.loop.run_folder import RunOptions, claim_run
 from genin.distill.models.autoencoder import check_autoencoder
 from genin.distill.models.folder import ModelFolder, load_model_folder
-from genin.distill.recipe import Recipe
+from genin.distill.recipe import AutoencoderRecipe, Recipe
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import DEFAULT_STEPS
 from genin.runtimes.origin import fingerprint
@@ -48,7 +48,12 @@ class Run:
             check_autoencoder(recipe.autoencoder)
         run = cls(source, out, recipe, options, start)
         begun_with = {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"}
-        stages = {name: getattr(recipe, name) for name in ("autoencoder", "text_encoder", "teacher")}
+        stages = {
+            "autoencoder": autoencoder_settings(recipe.autoencoder),
+            "decoder": decoder_settings(recipe.autoencoder),
+            "text_encoder": recipe.text_encoder,
+            "teacher": recipe.teacher,
+        }
         claim_run(run.folder, recipe, begun_with, stages, resume=options.resume)
         return run
 
@@ -77,6 +82,17 @@ class Run:
             "recipe": recipe if start is None else {**recipe, "init": earlier.get("recipe")},
             "metrics": {},
         }
+
+
+def autoencoder_settings(recipe: AutoencoderRecipe) -> AutoencoderRecipe:
+    """The first stage's, whose checkpoint does not depend on the second."""
+    return replace(recipe, decoder_images=0)
+
+
+def decoder_settings(recipe: AutoencoderRecipe) -> AutoencoderRecipe:
+    """The second stage's: plain reconstruction."""
+    plain = replace(recipe, latent_noise=0.0, latent_noise_max=0.0, channel_dropout=0.0, scale_weight=0.0)
+    return replace(plain, prior_weight=0.0, images=recipe.decoder_images)
 
 
 @torch.no_grad()

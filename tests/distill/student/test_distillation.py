@@ -510,6 +510,15 @@ def test_a_teacher_starts_from_an_earlier_one_also_in_another_shape(
     text = "text_encoder/model.safetensors"
     assert (out / text).read_bytes() == (tiny_model_folder / text).read_bytes()
 
+    # A refinement of its decoder, asked for later, leaves everything else.
+    weights = "diffusion_pytorch_model.safetensors"
+    before, unet = load_file(out / "vae" / weights), (out / "unet" / weights).read_bytes()
+    recipe.write_text(recipe.read_text().replace("images: 8,", "images: 8, decoder_images: 8,", 1))
+    assert run([*arguments, "--recipe", str(recipe), "--out", str(out), "--resume"]) == 0, capfd.readouterr().err
+    after = load_file(out / "vae" / weights)
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"} and (out / "unet" / weights).read_bytes() == unet
+
 
 @pytest.mark.train
 def test_a_world_grows_to_twice_the_side_and_the_student_with_it(
