@@ -49,6 +49,11 @@ class AutoencoderRecipe(Optimisation):
         False,
         "latents in the order of their principal axes and with one scale, in place of unit variance each; set prior_weight to 0",
     )
+    decoder_images: Count = key(
+        0,
+        "further pictures on which the decoder alone is trained afterwards, from the latents as they are: sharper pictures of the "
+        "same latents",
+    )
     batch_size: int = 32
     lr: float = 1e-3
     images: int = 120_000

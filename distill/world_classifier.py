@@ -203,15 +203,25 @@ def measure(model: AttributeClassifier, split: Split, count: int, *, seed: int) 
     show_default=True,
     help="Images to train on at most.",
 )
+@click.option(
+    "--image-size",
+    type=click.IntRange(8, 1024),
+    default=ClassifierRecipe.image_size,
+    show_default=True,
+    help="Side of its pictures in pixels.",
+)
 @click.option("--threads", default=0, help="Threads of the training process (0: leave as is).")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Resume the last run for OUT.")
-def train_command(out: Path, minutes: float, images: int, threads: int, seed: int, resume: bool) -> None:
+def train_command(
+    out: Path, minutes: float, images: int, image_size: int, threads: int, seed: int, resume: bool
+) -> None:
     """Train the built-in world's attribute classifier and print its accuracy on fresh test renders."""
     if threads:
         torch.set_num_threads(threads)
     try:
-        accuracy = train_classifier(out, ClassifierRecipe(images=images, seed=seed), minutes=minutes, resume=resume)
+        recipe = ClassifierRecipe(images=images, image_size=image_size, seed=seed)
+        accuracy = train_classifier(out, recipe, minutes=minutes, resume=resume)
     except (GeninError, KeyboardInterrupt) as error:  # in one line: this command does not run under `genin`
         raise click.ClickException(str(error) or "interrupted") from error
     for name, value in accuracy.items():

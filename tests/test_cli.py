@@ -189,7 +189,7 @@ cli.main()
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
 @pytest.mark.parametrize(
     ("trains", "code", "says"),
-    [(False, cli.INTERRUPTED, "genin: interrupted"), (True, 5, "stops after this update")],
+    [(False, cli.TERMINATED, "genin: interrupted"), (True, 5, "stops after this update")],
 )
 def test_sigterm_does_what_ctrl_c_does_and_leaves_no_temporary_file(
     tmp_path: Path, trains: bool, code: int, says: str

@@ -84,10 +84,11 @@ def encoder_batch(width: int, height: int) -> int:
 
 @torch.no_grad()
 def encode_pictures(vae: Any, pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """NHWC uint8 => final latents (N, C, h, w), float16 on the CPU."""
+    """NHWC uint8 => final latents (N, C, h, w), float16 on the CPU. Under autocast the encoder works in bf16."""
     factor, batch = float(vae.config.scaling_factor), encoder_batch(pictures.shape[2], pictures.shape[1])
     parts = (to_tensor(pictures[start : start + batch], device) for start in range(0, len(pictures), batch))
-    return torch.cat([(encode(vae, images) * factor).half().cpu() for images in parts])
+    # Autocast has no rule for a `cat` of fp16.
+    return torch.cat([(encode(vae, images).float() * factor).cpu() for images in parts]).half()
 
 
 def decode(vae: Any, latents: Tensor) -> Tensor:

@@ -256,7 +256,10 @@ def prepare_data(run: Run, training: Training) -> DistillationData:
     inverted_count = min(recipe.pool.inverted, len(source))
     count = max(count, inverted_count)
     # Before the pool, which takes longer: a teacher whose latents or predictions contradict its config is refused here.
-    cache = cache_latents(source, run.teacher.vae, count, run.teacher.image_size, run.folder / "latents.safetensors")
+    with training.autocast():
+        cache = cache_latents(
+            source, run.teacher.vae, count, run.teacher.image_size, run.folder / "latents.safetensors"
+        )
     captions = source.captions(range(min(pictures_to_check(run.teacher.latent_size), len(cache))))
     check_prediction_type(guided, cache.latents, guided.embed(captions), run.teacher.path / "scheduler")
     silent = not training.accelerator.is_main_process

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from genin.distill.inputs.sources import Source, load_pictures
 from genin.distill.inputs.update import Update
 from genin.distill.loop.previews import save_grid
-from genin.distill.loop.training import Training
+from genin.distill.loop.training import GRAD_NORM, Training
 from genin.distill.models import autoencoder as ae
 from genin.distill.models.latent_axes import turn_latents
 from genin.distill.models.pixels import to_tensor, to_uint8
 from genin.distill.models.taesd import load_initial_weights
 from genin.distill.recipe import AutoencoderRecipe
-from genin.distill.teacher.run import Run, start_from
+from genin.distill.teacher.run import Run, autoencoder_settings, decoder_settings, start_from
 
 AUTOENCODER_SHARE = 0.3  # of a budget in minutes
 LABELS = ("true pictures", "encoded and decoded")
@@ -37,11 +37,20 @@ AXES_PICTURES = 256  # whose latents determine the principal axes
 
 
 def train_autoencoder(run: Run) -> Any:
-    """The autoencoder stage; returns its average with `scaling_factor` set so that final latents have unit deviation. With no
-    images to see, an earlier one stays as it is."""
-    settings, source = run.recipe.autoencoder, run.source
-    if run.start is not None and settings.images == 0:
-        return run.start.vae.requires_grad_(False).eval()
+    """The autoencoder's stages; returns its average with `scaling_factor` set so that final latents have unit deviation. With no
+    images to see, the one that `initial_weights` name or the earlier teacher's stays as it is."""
+    settings = run.recipe.autoencoder
+    if run.start is not None and settings.images == 0 and not settings.initial_weights:
+        vae: Any = run.start.vae.requires_grad_(False).eval()
+    else:
+        vae = _train_both(run)
+    if settings.decoder_images > 0:
+        refine_decoder(run, vae)
+    return vae
+
+
+def _train_both(run: Run) -> Any:
+    settings, source = autoencoder_settings(run.recipe.autoencoder), run.source
     training = Training(run.folder, "autoencoder", settings, minutes=run.options.left(AUTOENCODER_SHARE))
     torch.manual_seed(settings.seed)
     fresh = initial_autoencoder(run, training.device)
@@ -66,6 +75,48 @@ def train_autoencoder(run: Run) -> Any:
         latents = latents_of(trained, source, settings.image_size, training.device)
     trained.register_to_config(scaling_factor=round(1.0 / float(torch.cat(latents).std()), 5))
     return trained
+
+
+def refine_decoder(run: Run, vae: Any) -> None:
+    """The decoder's own stage: what it gave up to forgive noise and missing channels it learns again, for latents that stay as
+    they are. Changes `vae`."""
+    settings = decoder_settings(run.recipe.autoencoder)
+    training = Training(run.folder, "decoder", settings, minutes=run.options.left(AUTOENCODER_SHARE))
+    vae.to(training.device)
+    decoder = training.add("decoder", vae.decoder.to(memory_format=torch.channels_last))
+    if run.options.resume:
+        training.resume()
+    training.run(decoder_step(training, vae.encoder, decoder, run.source, settings))
+    refined = training.ema_weights("decoder").to(memory_format=torch.contiguous_format)
+    vae.decoder.load_state_dict(refined.state_dict())
+    vae.decoder.to(memory_format=torch.contiguous_format)
+    vae.requires_grad_(False).eval()
+
+
+def decoder_step(
+    training: Training, encoder: nn.Module, decoder: nn.Module, source: Source, settings: AutoencoderRecipe
+) -> Callable[[Update], dict[str, Tensor | float]]:
+    """One update of the decoder alone, on latents of the frozen encoder."""
+    pictures = None
+    if training.progress < 1:
+        pictures = load_pictures(source, settings.cache_images, settings.image_size, training.folder)
+
+    def step(update: Update) -> dict[str, Tensor | float]:
+        assert pictures is not None
+        shown = random_crops(pictures, settings.crop, update)
+        images = to_tensor(shown, training.device).contiguous(memory_format=torch.channels_last)
+        with training.autocast():
+            with torch.no_grad():
+                latents = encoder(images)
+            decoded = decoder(latents).float()
+        mse = (decoded.detach() - images).square().mean()
+        pixel, edge = (decoded - images).abs().mean(), ae.edge_loss(decoded, images)
+        loss = pixel + settings.edge_weight * edge
+        norm = training.optimise("decoder", loss)
+        figures = {"loss": loss, "pixel": pixel, "edge": edge, "psnr_db": 10 * torch.log10(4.0 / mse)}
+        return {**{key: value.detach() for key, value in figures.items()}, GRAD_NORM: norm}
+
+    return step
 
 
 def initial_autoencoder(run: Run, device: torch.device) -> nn.Module:

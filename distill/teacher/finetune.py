@@ -189,7 +189,8 @@ def prepare_stage(run: Run) -> Stage:
         part.to(training.device)
     multiple = 2 ** (len(model.unet.config.block_out_channels) - 1) if settings.aspect_buckets else 0
     path = run.folder / "latents.safetensors"
-    cache = cache_latents(source, model.vae, settings.cache_images, model.image_size, path, multiple=multiple)
+    with training.autocast():
+        cache = cache_latents(source, model.vae, settings.cache_images, model.image_size, path, multiple=multiple)
     plain_attention(model.unet, training.device)
     guided = as_guided(model, training.device)
     others = Others.of(model)  # before adapters are among them

@@ -5,8 +5,8 @@ Not here: the stages (`train`, `autoencoder`, `text_encoder`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from genin.distill.inputs.sources import Source, joined_licences
 from genin.distill.loop.run_folder import RunOptions, claim_run
 from genin.distill.models.autoencoder import check_autoencoder
 from genin.distill.models.folder import ModelFolder, load_model_folder
-from genin.distill.recipe import Recipe
+from genin.distill.recipe import AutoencoderRecipe, Recipe
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import DEFAULT_STEPS
 from genin.runtimes.origin import fingerprint
@@ -48,7 +48,12 @@ class Run:
             check_autoencoder(recipe.autoencoder)
         run = cls(source, out, recipe, options, start)
         begun_with = {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"}
-        stages = {name: getattr(recipe, name) for name in ("autoencoder", "text_encoder", "teacher")}
+        stages = {
+            "autoencoder": autoencoder_settings(recipe.autoencoder),
+            "decoder": decoder_settings(recipe.autoencoder),
+            "text_encoder": recipe.text_encoder,
+            "teacher": recipe.teacher,
+        }
         claim_run(run.folder, recipe, begun_with, stages, resume=options.resume)
         return run
 
@@ -79,18 +84,43 @@ class Run:
         }
 
 
+def autoencoder_settings(recipe: AutoencoderRecipe) -> AutoencoderRecipe:
+    """The first stage's, whose checkpoint does not depend on the second."""
+    return replace(recipe, decoder_images=0)
+
+
+def decoder_settings(recipe: AutoencoderRecipe) -> AutoencoderRecipe:
+    """The second stage's: plain reconstruction."""
+    plain = replace(recipe, latent_noise=0.0, latent_noise_max=0.0, channel_dropout=0.0, scale_weight=0.0)
+    return replace(plain, prior_weight=0.0, images=recipe.decoder_images)
+
+
 @torch.no_grad()
-def start_from(network: nn.Module, earlier: nn.Module) -> float:
+def start_from(network: nn.Module, earlier: nn.Module, fresh: Sequence[str] = ()) -> float:
     """Copy an earlier network's weights wherever names agree, and of each tensor the part that both have.
 
-    Rows and columns that only the new network has keep their fresh values. Returns the share of the weights copied.
+    UNets of different depth are aligned at the finest level. Rows and columns that only the new network has keep their fresh
+    values, and so do the modules named in `fresh`. Returns the share of the weights copied.
     """
+    coarser = _levels(network) - _levels(earlier)
     source, copied, total = earlier.state_dict(), 0, 0
     for name, value in network.state_dict().items():
         total += value.numel()
-        old = source.get(name)
+        old = None if name.partition(".")[0] in fresh else source.get(_aligned(name, coarser))
         if old is not None and old.ndim == value.ndim:
             shared = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, value.shape, strict=True))
             value[shared] = old[shared].to(value)
             copied += value[shared].numel()
     return copied / max(1, total)
+
+
+def _levels(network: nn.Module) -> int:
+    """The number of a UNet's levels; 0 for other networks."""
+    return len(getattr(network, "up_blocks", ()))
+
+
+def _aligned(name: str, coarser: int) -> str:
+    """The earlier network's name of a weight: its up path, which counts from the coarsest level, starts `coarser` levels later."""
+    part, dot, rest = name.partition(".")
+    level, _, weight = rest.partition(".")
+    return f"{part}{dot}{int(level) - coarser}.{weight}" if part == "up_blocks" else name

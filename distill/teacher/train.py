@@ -118,13 +118,15 @@ def train_unet(run: Run, vae: Any, tokenizer: Any, text_encoder: nn.Module) -> t
     vae, text_encoder = vae.to(training.device), text_encoder.to(training.device)
     image_size, path = run.recipe.autoencoder.image_size, run.folder / "latents.safetensors"
     multiple = 2 ** (len(settings.channels) - 1) if settings.aspect_buckets else 0
-    cache = cache_latents(source, vae, settings.cache_images, image_size, path, multiple=multiple)
+    with training.autocast():
+        cache = cache_latents(source, vae, settings.cache_images, image_size, path, multiple=multiple)
     process = Process(TEACHER_SCHEDULER, training.device)
     torch.manual_seed(settings.seed)
     channels, size, _ = latent_shape(vae, image_size, training.device)
     network: Any = build_unet(settings, channels, size, text_encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
     if run.start is not None:
-        start_from(network, run.start.unet)
+        # Latents of another space have nothing in common with the earlier teacher's, channel by channel.
+        start_from(network, run.start.unet, ("conv_in", "conv_out") if run.recipe.autoencoder.initial_weights else ())
     plain_attention(network, training.device)
     unet = training.add("unet", network, NetworkOptions(large=True))
     if run.options.resume:

@@ -4,8 +4,8 @@ A command is imported only when it runs or prints its own help, so `genin --help
 else, and a torch-free install can list what it cannot run. A row that needs an optional package names the extra that
 installs it.
 
-Exit codes: 0 ok, 1 the job failed, 2 bad usage or input, 130 interrupted. `GENIN_DEBUG=1` adds the Python traceback. SIGTERM,
-from a batch system or `docker stop`, does what Ctrl-C does.
+Exit codes: 0 ok, 1 the job failed, 2 bad usage or input, 130 interrupted by Ctrl-C, 143 by SIGTERM. `GENIN_DEBUG=1` adds the Python
+traceback. SIGTERM, from a batch system or `docker stop`, does what Ctrl-C does.
 
 Not here: what any command does; see the module each row names.
 """
@@ -17,6 +17,7 @@ import errno
 import importlib
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from genin.runtimes.threads import check_environment
 from genin.terminal import as_typed, debugging, open_missing_streams, quiet_libraries, show_all_letters
 from genin.version import __version__
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal's number, as shells have it
 
 
 @dataclass(frozen=True)
@@ -207,20 +208,27 @@ def main() -> NoReturn:
     open_missing_streams()
     show_all_letters()
     quiet_libraries()
-    interrupt_on_sigterm()
-    sys.exit(run(as_typed(sys.argv[1:])))
+    terminated = interrupt_on_sigterm()
+    code = run(as_typed(sys.argv[1:]))
+    sys.exit(TERMINATED if code == INTERRUPTED and terminated.is_set() else code)
 
 
-def interrupt_on_sigterm() -> None:
-    """Let SIGTERM do what Ctrl-C does at that moment. By default it ends the process at once, and leaves temporary files behind."""
+def interrupt_on_sigterm() -> threading.Event:
+    """Let SIGTERM do what Ctrl-C does at that moment. By default it ends the process at once, and leaves temporary files behind.
+
+    Returns an event that is set from the first SIGTERM on.
+    """
+    terminated = threading.Event()
 
     def interrupt(_signal: int, frame: FrameType | None) -> None:
+        terminated.set()
         on_ctrl_c = signal.getsignal(signal.SIGINT)
         if not callable(on_ctrl_c):
             raise KeyboardInterrupt
         on_ctrl_c(signal.SIGINT, frame)
 
     signal.signal(signal.SIGTERM, interrupt)
+    return terminated
 
 
 def _missing_package(error: Exception, arguments: Sequence[str]) -> MissingExtraError | None:

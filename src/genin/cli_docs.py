@@ -14,7 +14,7 @@ INTRODUCTION = """# The commands
 
 Made from `--help` by `python -m genin.cli_docs > docs/cli.md`; do not edit by hand.
 
-Exit codes: 0 ok, 1 the job failed, 2 bad usage or input, 130 interrupted (Ctrl-C or SIGTERM). `--json` puts one JSON object
+Exit codes: 0 ok, 1 the job failed, 2 bad usage or input, 130 interrupted by Ctrl-C, 143 by SIGTERM. `--json` puts one JSON object
 on the last line of stdout; progress and errors go to stderr. `GENIN_DEBUG=1` shows tracebacks and libraries' warnings.
 """
 

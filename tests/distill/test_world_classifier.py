@@ -165,7 +165,7 @@ def test_training_is_the_shared_loop_and_goes_on_where_it_stopped(
     monkeypatch.setattr(world_classifier, "CHUNK", 32)
     monkeypatch.setattr(world_classifier, "ClassifierRecipe", lambda **chosen: ClassifierRecipe(**{**TINY, **chosen}))
     out = tmp_path / "small.safetensors"
-    command = ["--out", str(out), "--minutes", "9"]
+    command = ["--out", str(out), "--minutes", "9", "--image-size", "16"]
     for images, resume in ((48, []), (96, ["--resume"])):
         train_command.main([*command, "--images", str(images), *resume], standalone_mode=False)
         assert capsys.readouterr().out.count(" %\n") == len(ATTRIBUTES)

@@ -87,6 +87,15 @@ class Encodings:
         return self.encode(vae, pictures, device)
 
 
+def test_autocast_makes_the_encoder_work_in_bf16(vae: Any) -> None:
+    pictures = WorldSource("train", SCENES).pictures(0, SCENES, 64)
+    wanted = autoencoder.encode_pictures(vae, pictures, CPU)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = autoencoder.encode_pictures(vae, pictures, CPU)
+    error = float((found.float() - wanted.float()).std() / wanted.float().std())
+    assert found.dtype == torch.float16 and 0 < error < 0.02
+
+
 def test_latents_are_those_of_the_pictures_in_order(vae: Any, tmp_path: Path) -> None:
     pictures = WorldSource("train", SCENES).pictures(0, SCENES, 64)
     found = cached(vae, tmp_path / "latents.safetensors")

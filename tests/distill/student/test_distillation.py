@@ -510,6 +510,15 @@ def test_a_teacher_starts_from_an_earlier_one_also_in_another_shape(
     text = "text_encoder/model.safetensors"
     assert (out / text).read_bytes() == (tiny_model_folder / text).read_bytes()
 
+    # A refinement of its decoder, asked for later, leaves everything else.
+    weights = "diffusion_pytorch_model.safetensors"
+    before, unet = load_file(out / "vae" / weights), (out / "unet" / weights).read_bytes()
+    recipe.write_text(recipe.read_text().replace("images: 8,", "images: 8, decoder_images: 8,", 1))
+    assert run([*arguments, "--recipe", str(recipe), "--out", str(out), "--resume"]) == 0, capfd.readouterr().err
+    after = load_file(out / "vae" / weights)
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"} and (out / "unet" / weights).read_bytes() == unet
+
 
 @pytest.mark.train
 def test_a_world_grows_to_twice_the_side_and_the_student_with_it(
@@ -549,6 +558,26 @@ def test_what_two_networks_share_is_copied_and_the_rest_left_alone() -> None:
     assert torch.equal(wide.weight[:3, :2], narrow.weight) and torch.equal(wide.bias[:3], narrow.bias)
     assert torch.equal(wide.weight[3:], fresh[3:]) and torch.equal(wide.weight[:3, 2:], fresh[:3, 2:])
     assert share == pytest.approx((6 + 3) / (20 + 5))
+
+
+def test_a_deeper_unet_starts_from_an_earlier_one_at_the_finest_level() -> None:
+    from genin.distill.recipe import TeacherRecipe
+    from genin.distill.teacher.run import start_from
+    from genin.distill.teacher.train import build_unet
+
+    small = {"layers_per_block": 1, "head_dim": 8, "norm_groups": 4}
+    earlier = build_unet(TeacherRecipe(channels=(8, 16), **small), 4, 8, 8)
+    deeper = build_unet(TeacherRecipe(channels=(8, 16, 16), **small), 6, 8, 8)
+    fresh = deeper.state_dict()["conv_in.weight"].clone()
+    share = start_from(deeper, earlier, ("conv_in", "conv_out"))
+    old, new = earlier.state_dict(), deeper.state_dict()
+    finest = "resnets.0.conv1.weight"
+    assert torch.equal(new[f"down_blocks.0.{finest}"], old[f"down_blocks.0.{finest}"])
+    assert torch.equal(new[f"up_blocks.2.{finest}"], old[f"up_blocks.1.{finest}"])
+    assert torch.equal(new["conv_in.weight"], fresh) and not torch.equal(
+        new["conv_in.weight"][:, :4], old["conv_in.weight"]
+    )
+    assert 0.4 < share < 0.9
 
 
 def test_the_page_of_recipes_is_current() -> None:
