@@ -6,7 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
-from genin.distill.recipe_fields import AtLeastOne, Count, Flag, Number, Positive, Share, Size, Text, key, section
+from genin.distill.recipe_fields import (
+    AtLeastOne,
+    Count,
+    Flag,
+    Number,
+    Positive,
+    Several,
+    Share,
+    Size,
+    Text,
+    key,
+    section,
+)
 from genin.distill.recipe_optimisation import CHECKPOINTING, Optimisation, Precision
 
 Timestep = Annotated[int, Strict(), Field(ge=1, le=1000)]
@@ -19,8 +31,14 @@ class StudentRecipe:
     name: Text = key("bk-small", "a preset of genin.distill.models.pruning, below")
     width: Share = key(0.0, "share of their channels that the levels below the finest keep; 0: the preset's")
     top_width: Share = key(0.0, "the same of the finest level")
+    level_widths: Several[Share] = key(
+        (),
+        "the same of every level, the finest first, in place of the other two: coarse levels cost parameters, not operations",
+    )
 
     def __str__(self) -> str:
+        if self.level_widths:
+            return f"{self.name}, level_widths {' '.join(f'{share:g}' for share in self.level_widths)}"
         widths = {"width": self.width, "top_width": self.top_width}
         return ", ".join([self.name, *(f"{name} {value:g}" for name, value in widths.items() if value)])
 

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from genin.distill.loop.host import check_memory
 from genin.distill.models.folder import ModelFolder, load_model_folder
 from genin.export.checks import acceptance, parity
 from genin.export.checks.pictures import Drawn, draw_with_pytorch, mean_lpips
@@ -43,6 +45,7 @@ from genin.runtimes.manifest import (
 from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, MORE_PRECISIONS, PRECISIONS, TEXT_TO_IMAGE
 
 Progress = Callable[[str], None]
+FP32, COPIES = 4, 2.5  # bytes of a weight; how often the weights are in memory at the peak
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def assemble(job: Job) -> Manifest:
     with quiet():
         model = load_model_folder(job.model)
         _check_model(job, model)
+        warn_of_little_memory(model)
         waiting = components(model, job.shapes, job.components)
         amount = Amount.of(model, single_step=not any(plan.judged_by_pictures for plan in job.plans))
         reference = draw_with_pytorch(model, amount)
@@ -100,6 +104,14 @@ def assemble(job: Job) -> Manifest:
     for steps in job.single_graphs:
         made.single += _single_graphs(job, steps, amount)
     return _describe(job, model, made)
+
+
+def warn_of_little_memory(model: ModelFolder) -> None:
+    """Warn where the estimated peak is above what this process may use: while a network is converted it is there about 2.5 times
+    (docs/export.md has measured peaks)."""
+    networks = (model.text_encoder, model.unet, model.vae)
+    weights = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    check_memory("exporting", int(COPIES * FP32 * weights), torch.device("cpu"), list)
 
 
 def _check_model(job: Job, model: ModelFolder) -> None:

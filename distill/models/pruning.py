@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from genin.distill.models.narrowing import Narrowing, narrowed
@@ -34,10 +35,16 @@ class Pruning:
     attention_levels: tuple[int, ...] = ()  # levels, 0 at the top, that lose their attention
     width: float = 1.0  # share of their channels that the levels below the top keep
     top_width: float = 1.0  # and the top: most of the multiply-adds, and the sharpness of edges
+    level_widths: tuple[float, ...] = ()  # in place of both, for each level that is left, the top first
 
-    @property
-    def narrows(self) -> bool:
-        return self.width < 1 or self.top_width < 1
+    def shares(self, levels: int) -> tuple[float, ...]:
+        """The share of its channels that each level keeps. Errors: InputError for shares of another number of levels."""
+        if not self.level_widths:
+            return (self.top_width, *(self.width,) * (levels - 1))
+        if len(self.level_widths) != levels or not all(self.level_widths):
+            what = f"student.level_widths is {list(self.level_widths)}, and the student has {levels} levels"
+            raise InputError(what, remedy="give one share above 0 for each level, the finest first")
+        return self.level_widths
 
 
 PRESETS: Mapping[str, Pruning] = {
@@ -84,20 +91,27 @@ def student_config(teacher: Mapping[str, Any], pruning: Pruning) -> dict[str, An
             "without its attention the student would not see the caption",
             remedy="choose a preset that keeps attention: bk-base, bk-small or bk-tiny",
         )
-    if pruning.narrows:
-        top, *deeper = config["block_out_channels"]
+    before = tuple(config["block_out_channels"])
+    shares = pruning.shares(len(before))
+    if min(shares) < 1:
         groups = config["norm_num_groups"]
-        if pruning.top_width < 1:  # diffusers would narrow the time embedding with the top
-            config["time_embedding_dim"] = config.get("time_embedding_dim") or 4 * top
-        widths = narrowed(top, pruning.top_width, groups), *(narrowed(width, pruning.width, groups) for width in deeper)
-        config["block_out_channels"] = widths
+        if shares[0] < 1:  # diffusers would narrow the time embedding with the top
+            config["time_embedding_dim"] = config.get("time_embedding_dim") or 4 * before[0]
+        config["block_out_channels"] = tuple(
+            narrowed(width, share, groups) for width, share in zip(before, shares, strict=True)
+        )
     return config
 
 
 def pruning_of(recipe: StudentRecipe) -> Pruning:
     """What a recipe removes: its preset, with any widths of its own. Errors: InputError for an unknown preset."""
     preset = PRESETS[check_choice(recipe.name, tuple(PRESETS), "student")]
-    return replace(preset, width=recipe.width or preset.width, top_width=recipe.top_width or preset.top_width)
+    return replace(
+        preset,
+        width=recipe.width or preset.width,
+        top_width=recipe.top_width or preset.top_width,
+        level_widths=recipe.level_widths,
+    )
 
 
 def build_student(teacher: Any, pruning: Pruning) -> tuple[nn.Module, float]:
@@ -108,9 +122,9 @@ def build_student(teacher: Any, pruning: Pruning) -> tuple[nn.Module, float]:
     source = teacher.state_dict()
     layers = _layers(teacher.config)
     last_pair = layers if pruning.one_pair_per_level else None
-    if pruning.narrows:
+    if min(pruning.shares(len(student.config["block_out_channels"]))) < 1:
         narrower = Narrowing.to(student.config["block_out_channels"], source, teacher.config, layers)
-        source = {key: narrower.cut(key, value) for key, value in source.items()}
+        source = {key: narrower.cut(key, value) for key, value in (_plain_shortcuts(teacher) | source).items()}
     state: dict[str, Tensor] = student.state_dict()
     copied = 0
     for key, value in state.items():
@@ -120,6 +134,17 @@ def build_student(teacher: Any, pruning: Pruning) -> tuple[nn.Module, float]:
             copied += value.numel()
     student.load_state_dict(state)
     return student, copied / sum(value.numel() for value in state.values())
+
+
+def _plain_shortcuts(teacher: Any) -> dict[str, Tensor]:
+    """The identity as a convolution, for levels that are as wide as the one above: a student may narrow only one of the two."""
+    widths, shortcuts = teacher.config["block_out_channels"], {}
+    for level in range(1, len(widths)):
+        if widths[level] == widths[level - 1]:
+            name = f"down_blocks.{level}.resnets.0.conv_shortcut"
+            shortcuts[f"{name}.weight"] = torch.eye(widths[level])[..., None, None]
+            shortcuts[f"{name}.bias"] = torch.zeros(widths[level])
+    return shortcuts
 
 
 def kept_channels(teacher: Any, student: Any) -> list[Tensor] | None:

@@ -251,9 +251,15 @@ def test_a_training_that_will_not_fit_is_warned_of(recwarn: pytest.WarningsRecor
     host.check_memory("phase 'prune'", 10**6, torch.device("cpu"), list)
     assert not recwarn.list
     host.check_memory("phase 'prune'", 10**15, torch.device("cpu"), lambda: ["less (−1.0 GB)"])
-    assert "needs about 1000000.0 GB" in str(recwarn.list[0].message) and "less (−1.0 GB)" in str(
+    assert "needs about 1000001.0 GB" in str(recwarn.list[0].message) and "less (−1.0 GB)" in str(
         recwarn.list[0].message
     )
+
+
+def test_the_libraries_own_memory_counts(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
+    monkeypatch.setattr(host, "usable_memory_bytes", lambda: 900_000_000)
+    host.check_memory("exporting", 10**6, torch.device("cpu"), list)
+    assert "exporting needs about 1.0 GB, and this machine has 0.9" in str(recwarn.list[0].message)
 
 
 def test_a_dry_run_says_what_each_phase_takes(tmp_path: Path, tiny_model_folder: Path, genin: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -158,6 +159,20 @@ def test_a_recipe_may_give_widths_of_its_own() -> None:
     own = pruning_of(StudentRecipe(name="bk-small-narrow", top_width=0.5))
     assert (own.width, own.top_width, own.attention_levels) == (0.75, 0.5, (0, 1))
     assert str(StudentRecipe(name="bk-base", width=0.5)) == "bk-base, width 0.5"
+
+
+def test_each_level_may_have_a_width_of_its_own(teacher: Any) -> None:
+    recipe = StudentRecipe(name="bk-small-conv", level_widths=(1.0, 0.5, 0.5, 1.0))
+    student, copied = build_student(teacher, pruning_of(recipe))
+    assert tuple(student.config["block_out_channels"]) == (16, 16, 24, 48) and copied == 1.0
+    # The teacher's two deepest levels are equally wide and need no shortcut; the student's is the identity of what is left.
+    kept = kept_channels(teacher, student)
+    shortcut = student.state_dict()["down_blocks.3.resnets.0.conv_shortcut.weight"][..., 0, 0]
+    assert kept is not None and torch.equal(shortcut, torch.eye(48)[kept[3]][:, kept[2]])
+    assert str(recipe) == "bk-small-conv, level_widths 1 0.5 0.5 1"
+    for wrong in ((1.0, 0.5), (1.0, 0.5, 0.0, 1.0)):
+        with pytest.raises(InputError, match=r"level_widths is .*, and the student has 4 levels"):
+            build_student(teacher, pruning_of(replace(recipe, level_widths=wrong)))
 
 
 def test_bad_students_are_refused(teacher: Any) -> None:
