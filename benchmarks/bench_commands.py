@@ -19,6 +19,16 @@ from genin.runtimes.vocabulary import AUTO, RUNTIMES
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 EXPORT_FORMATS = ("csv", "runs-csv", "markdown", "pyperf", "optimum", "card", "badge", "bibtex")
+PEER_NAMES = (
+    "all",
+    "diffusers",
+    "diffusers-compile",
+    "optimum-onnx",
+    "optimum-intel",
+    "openvino-genai",
+    "stable-diffusion.cpp",
+    "onnxruntime-web",
+)
 DEFAULT_MODELS = ("builtin:student", "builtin:student-1step")
 
 
@@ -110,6 +120,13 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
     help="Also draw for so long without a pause: does it stay as fast?",
 )
 @click.option("--frames", is_flag=True, help="Also measure the frames of a game, with and without drawing beside it.")
+@click.option(
+    "--peers",
+    type=CommaChoice(PEER_NAMES),
+    multiple=True,
+    metavar="all|NAME,…",
+    help=f"Also measure other programs on the same weights: {', '.join(PEER_NAMES[1:])}.",
+)
 @click.option("--samples", type=COUNT, help="Also measure FD on this many pictures per configuration.")
 @click.option("--reference", default=BUILTIN_WORLD, show_default=True, help="Dataset folder for FD.")
 @click.option("--metric-weights", type=FILE, help="Folder searched first for the metrics' weights.")
@@ -131,7 +148,7 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     from genin.benchmarks.results.operators import operators_text
     from genin.benchmarks.results.table import frames_text, results_table, sustained_text
 
-    for name in ("runtimes", "precisions", "steps", "threads", "batch", "size"):
+    for name in ("runtimes", "precisions", "steps", "threads", "batch", "size", "peers"):
         options[name] = flatten(options[name])
     if options["suite"] is not None:
         models, options = _with_suite(context, models, options)
@@ -188,7 +205,9 @@ class Share(click.ParamType):  # type: ignore[type-arg]
 @click.command("compare", epilog="Example: genin bench compare old.json new.json --margin 2%")
 @click.argument("old", type=FILE)
 @click.argument("new", type=FILE, required=False)
-@click.option("--baseline", help="Compare the models of OLD alone with this one of them, round by round.")
+@click.option(
+    "--baseline", help="Compare the models of OLD alone with this one of them, round by round; or its programs."
+)
 @click.option("--margin", type=Share(), default="2%", show_default=True, help="Differences within this are the same.")
 @click.option("--strict", is_flag=True, help="Refuse results of two machines.")
 @json_option

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from genin.benchmarks.contenders import Contender, contenders, reference_folder, refuse_device_without_folders
+from genin.benchmarks.peers.table import named_peers
 from genin.benchmarks.prompts import prompts_of
 from genin.benchmarks.quality.sampling import MAX_SEED
 from genin.benchmarks.results.files import write_results
@@ -52,7 +53,8 @@ class BenchOptions:
         weights. out: FILE.json for the results; an interrupted run continues there. report: FILE.html for one self-contained page.
         profile: also count the time of every operator, in runs apart. sustained: minutes of drawing without a pause, of each
         configuration alone; None is none. frames: also measure the frames of a game, with and without each bundle drawing beside
-        it. suite: the name of the suite that these options are from, for the record.
+        it. peers: other programs to measure on the same weights, names or `all`. suite: the name of the suite that these options
+        are from, for the record.
     """
 
     runtimes: str | Sequence[str] = ()
@@ -76,12 +78,14 @@ class BenchOptions:
     profile: bool = False
     sustained: float | None = None
     frames: bool = False
+    peers: str | Sequence[str] = ()
     suite: str | None = None
 
     def __post_init__(self) -> None:
         settle(
             self,
             runtimes=tuple(check_choice(one, (AUTO, *RUNTIMES), "runtime") for one in several(self.runtimes)),
+            peers=named_peers(several(self.peers)),
             precisions=tuple(check_text(one, "precision") for one in several(self.precisions)),
             steps=tuple(whole(count, "steps") for count in several(self.steps)),
             warmup=whole(self.warmup, "warmup", 0),
@@ -152,6 +156,7 @@ def _choices(options: BenchOptions) -> Choices:
         threads=several(options.threads),
         batches=several(options.batch),
         sizes=several(options.size),
+        peers=several(options.peers),
     )
 
 

@@ -13,6 +13,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from genin.benchmarks.results.files import GENIN
+from genin.benchmarks.results.table import program_of
+
 INK, SOFT, RULE = "#010203", "#040506", "#070809"  # stand-ins, replaced by CSS variables
 SERIES: Final = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
 VARIABLES: Final = {INK: "--ink", SOFT: "--soft", RULE: "--rule"} | {c: f"--s{i + 1}" for i, c in enumerate(SERIES)}
@@ -102,8 +105,9 @@ def _point(axes: Any, row: Mapping[str, Any], quality: float, colour: str) -> No
 
 
 def series_of(row: Mapping[str, Any]) -> str:
-    """What one colour stands for: a model at a number of steps."""
-    return f"{row['bundle']}, {row['steps']} step{'s' if row['steps'] != 1 else ''}"
+    """What one colour stands for: a model at a number of steps, drawn by one program."""
+    program = "" if program_of(row) == GENIN else f", {program_of(row)}"
+    return f"{row['bundle']}, {row['steps']} step{'s' if row['steps'] != 1 else ''}{program}"
 
 
 def _style(axes: Any, title: str) -> None:

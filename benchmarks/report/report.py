@@ -21,7 +21,7 @@ from genin.benchmarks.grids import Grid
 from genin.benchmarks.report.page import render_page
 from genin.benchmarks.report.plots import quality_axis, quality_latency_svg, sustained_svg
 from genin.benchmarks.results.merge import Merged
-from genin.benchmarks.results.table import LEFT, columns_of, is_ranked, number, reasons_of
+from genin.benchmarks.results.table import LEFT, columns_of, is_ranked, number, reasons_of, skipped_text
 from genin.benchmarks.speed.picture_quality import FD_NOT_ASKED
 from genin.dataset.sets import Pictures
 from genin.files import write_text
@@ -287,9 +287,10 @@ def _notes(measured: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[
     """Every reason once."""
     notes: dict[str, None] = {}
     for one in (one for results in measured for one in results["skipped"]):
-        notes[f"{one['bundle']} on {one['runtime']} {one['precision']}: {one['reason']}"] = None
+        notes[skipped_text(one)] = None
     for row in (row for results in measured for row in results["results"]):
         notes |= {f"{row['name']}: not valid: {reason}": None for reason in reasons_of(row)}
+        notes |= {f"{row['name']}: {difference}": None for difference in row.get("differs", ())}
     for found in [one["notes"] for one in (*measured, *evaluations)]:
         by_reason: dict[str, list[str]] = {}
         for name, reason in found.items():

@@ -192,6 +192,10 @@ ROW = _object(
         "notes": NOTES,
     },
     {
+        "program": _value("string", "What drew: genin, or one of its peers. Rows without it are genin's."),
+        "program_version": _or_null(TEXT),
+        "differs": _list("What a peer does otherwise than genin's rows.", TEXT),
+        "source_sha256": _or_null(_value("string", "Of the model folder: rows of one model have the same.")),
         "path": TEXT,
         "asked": _map("Runtime and precision that were asked for.", TEXT),
         "device": TEXT,
@@ -240,7 +244,9 @@ ROW = _object(
     },
 )  # fmt: skip
 SKIPPED = _object(
-    "A configuration that was not measured.", {"bundle": TEXT, "runtime": TEXT, "precision": TEXT, "reason": TEXT}
+    "A configuration that was not measured.",
+    {"bundle": TEXT, "runtime": TEXT, "precision": TEXT, "reason": TEXT},
+    {"program": TEXT},
 )
 RESULTS = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -8,11 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from genin.benchmarks.results.files import GENIN
+
 Row = Mapping[str, Any]
+
+
+def program_of(row: Row) -> str:
+    """Which program drew a row, or would have."""
+    return str(row.get("program", GENIN))
+
 
 COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("device", lambda row: row.get("device_name") or "–"),
     ("model", lambda row: row["bundle"]),
+    ("program", program_of),
     ("runtime", lambda row: row["runtime"]),
     ("precision", lambda row: row["precision"]),
     ("steps", lambda row: row["steps"]),
@@ -34,13 +43,13 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("LPIPS to teacher", lambda row: number(row.get("lpips_squeeze_to_teacher"), 3)),
     ("FD ratio", lambda row: number(row.get("fd_ratio"), 3)),
 )
-ONLY_IF_SEVERAL: Final = ("batch", "px")
+ONLY_IF_SEVERAL: Final = ("program", "batch", "px")
 FRAME_NAMES: Final = {
     "thread": "`Painter`, thread",
     "process": "`Painter`, process",
     "engine_defaults": "a thread, engine's defaults",
 }
-LEFT: Final = ("device", "model", "runtime", "precision")
+LEFT: Final = ("device", "model", "program", "runtime", "precision")
 
 
 def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -58,11 +67,18 @@ def results_table(results: Mapping[str, Any]) -> str:
         if row["valid"] is False:
             line[:] = [f"~~{cell}~~" for cell in line]
     said = [f"{row['name']}: not valid: {reason}" for row in results["results"] for reason in reasons_of(row)]
-    for one in results["skipped"]:
-        more = "" if one.get("size") is None else f" at {one['size']} px"
-        said.append(f"skipped: {one['bundle']} on {one['runtime']} {one['precision']}{more}: {one['reason']}")
+    said += [f"{row['name']}: {difference}" for row in results["results"] for difference in row.get("differs", ())]
+    said += [f"skipped: {skipped_text(one)}" for one in results["skipped"]]
     said = list(dict.fromkeys(said))  # a batch that is refused for its size is refused like any other
     return "\n".join([markdown_table(names, cells, LEFT), *said])
+
+
+def skipped_text(one: Row) -> str:
+    """What was not measured, and why."""
+    program = "" if program_of(one) == GENIN else f"by {program_of(one)} "
+    engine = f"{one['runtime']} {one['precision']}".removesuffix(" –")
+    size = "" if one.get("size") is None else f" at {one['size']} px"
+    return f"{one['bundle']} {program}on {engine}{size}: {one['reason']}"
 
 
 def reasons_of(row: Row) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from genin.benchmarks.results.files import GENIN
 from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.frames import BUNDLES_ONLY, frame_costs
 from genin.benchmarks.speed.operators import COUNTING, NOT_COUNTED, profile
@@ -34,7 +35,7 @@ def add_apart(rows: Sequence[dict[str, Any]], measured: Sequence[Measured], prot
     """Fill in what is asked for; a process that fails costs only that. `rows` are those of `measured`, in order."""
     for row, one in zip(rows, measured, strict=True):
         configuration, minutes = as_measured(one), apart.sustained_minutes
-        if apart.profile and configuration.runtime in COUNTING:
+        if apart.profile and configuration.runtime in COUNTING and configuration.program == GENIN:
             _add(row, "operators", partial(profile, configuration, protocol))
         elif apart.profile:
             row["operators"], row["notes"]["operators"] = None, NOT_COUNTED
@@ -51,7 +52,7 @@ def _add_frames(rows: Sequence[dict[str, Any]], configurations: Sequence[Configu
     seen: set[Configuration] = set()
     for row, one in zip(rows, configurations, strict=True):
         alike = replace(one, threads=1)
-        if one.suffix or alike in seen:
+        if one.suffix or alike in seen or one.program != GENIN:
             continue
         seen.add(alike)
         if one.runtime == "pytorch":

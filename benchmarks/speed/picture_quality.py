@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from genin.benchmarks.model_facts import ModelFacts
-from genin.benchmarks.quality.validity import Distance, describe, judge, psnr_db, sha256_of, tolerance_of
+from genin.benchmarks.peers.table import OWN_NOISE, PEERS
+from genin.benchmarks.quality.validity import (
+    Distance,
+    blank_pictures,
+    describe,
+    judge,
+    psnr_db,
+    sha256_of,
+    tolerance_of,
+)
+from genin.benchmarks.results.files import GENIN
 from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import draw_untimed
@@ -34,6 +44,7 @@ FD_KEYS: Final = ("fid", "fd_squeezenet", "fd_world")
 PAIRED_KEYS: Final = ("lpips_squeeze_to_fp32", "psnr_db_to_fp32", "lpips_squeeze_to_teacher")
 FD_NOT_ASKED: Final = "FD is measured only where a number of samples is given"
 FD_ONCE: Final = "FD is measured of single pictures of the model's own size"
+FD_OF_GENIN: Final = "FD is measured of genin's pictures; a peer's are compared with them"
 EXTRA: Final = "metrics"
 
 Key = tuple[Path, int, int | None]
@@ -69,8 +80,9 @@ class Drawn:
     def teacher(self, of: Measured) -> Measured | None:
         """One that drew pictures of its size; of a batch, if possible, which has as many pictures."""
         size = of.configuration.size
-        teachers = [one for one in self.measured if one.configuration.role == "teacher"]
-        return max((one for one in teachers if one.configuration.size == size), key=_batch, default=None)
+        known = [one for one in self.measured if one.configuration.program == GENIN]
+        teachers = [one for one in known if one.configuration.role == "teacher" and one.configuration.size == size]
+        return max(teachers, key=_batch, default=None)
 
 
 @dataclass
@@ -114,8 +126,10 @@ class PictureQuality:
     def _validity(
         self, row: Mapping[str, Any], measured: Measured, reference: Reference | None, protocol: Protocol
     ) -> dict[str, Any]:
-        if reference is None:
-            return {"valid": None, "validity": {"pictures": 0, "reference": None, "reasons": []}}
+        if reference is None or _draws_own_noise(measured.configuration):
+            blank = blank_pictures(measured.by_number().items())
+            found = {"pictures": len(measured.by_number()), "reference": None, "reasons": blank}
+            return {"valid": False if blank else None, "validity": found}
         tolerance = tolerance_of(str(measured.facts["precision"]))
         verdict = judge(measured.drawn(), reference.pictures, tolerance, self.lpips)
         picture = None if verdict.worst is None else protocol.picture(verdict.worst)
@@ -131,6 +145,9 @@ class PictureQuality:
     ) -> dict[str, Any]:
         """LPIPS and PSNR over the pictures of one process, to fp32 and to the teacher."""
         values: dict[str, Any] = {**dict.fromkeys(PAIRED_KEYS), "pairs": len(measured.by_number())}
+        if _draws_own_noise(measured.configuration):
+            notes |= dict.fromkeys(PAIRED_KEYS, OWN_NOISE)
+            return values
         if reference is None or not reference.is_fp32:
             notes |= dict.fromkeys(PAIRED_KEYS[:2], "this model was not drawn at fp32")
         elif (pairs := _pairs(measured.by_number(), reference.pictures)) is not None:
@@ -152,8 +169,8 @@ class PictureQuality:
         values: dict[str, Any] = dict.fromkeys((*FD_KEYS, "samples"))
         if self.evaluator is None:
             return values
-        if configuration.suffix:
-            notes |= dict.fromkeys(FD_KEYS, FD_ONCE)
+        if configuration.suffix or configuration.program != GENIN:
+            notes |= dict.fromkeys(FD_KEYS, FD_ONCE if configuration.suffix else FD_OF_GENIN)
             return values
         from genin.benchmarks.quality.subjects import Sampling
 
@@ -195,12 +212,18 @@ def find_references(
     for one in measured:
         key = _key(one.configuration)
         if key not in found:
-            same = [other for other in measured if _key(other.configuration) == key and other.by_number()]
+            drawn = [other for other in measured if other.configuration.program == GENIN and other.by_number()]
+            same = [other for other in drawn if _key(other.configuration) == key]
             reference = _measured_reference(same, "fp32") or _untimed_reference(same, facts[key[0]], protocol)
             reference = reference or _measured_reference(same, "fp16") or _measured_reference(same, None)
             if reference is not None:
                 found[key] = reference
     return found
+
+
+def _draws_own_noise(configuration: Configuration) -> bool:
+    peer = PEERS.get(configuration.program)
+    return peer is not None and peer.own_noise
 
 
 def _key(configuration: Configuration) -> Key:
