@@ -44,6 +44,7 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("FD ratio", lambda row: number(row.get("fd_ratio"), 3)),
 )
 ONLY_IF_SEVERAL: Final = ("program", "batch", "px")
+FRAME_COLUMNS: Final = ("drawing", "p50 ms", "p99 ms", "worst ms", "later than 20 ms", "pictures/s")
 FRAME_NAMES: Final = {
     "thread": "`Painter`, thread",
     "process": "`Painter`, process",
@@ -147,10 +148,14 @@ def frames_text(results: Mapping[str, Any]) -> str:
 
 
 def _frames(name: str, frames: Mapping[str, Mapping[str, float]]) -> str:
-    columns = ["drawing", "p50 ms", "p99 ms", "worst ms", "later than 20 ms", "pictures/s"]
-    cells = [
+    table = markdown_table(FRAME_COLUMNS, frame_cells(frames), FRAME_COLUMNS[:1])
+    return f"**{name}: frames of a game at 60 a second**\n\n{table}"
+
+
+def frame_cells(frames: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    """A line for drawing off, and for each way of drawing."""
+    return [
         [FRAME_NAMES.get(kind, kind), *(f"{one[key]:.1f}" for key in ("p50_ms", "p99_ms", "worst_ms")),
          f"{one['late_percent']:.2f} %", number(one.get("pictures_per_s"))]
         for kind, one in frames.items()
     ]  # fmt: skip
-    return f"**{name}: frames of a game at 60 a second**\n\n{markdown_table(columns, cells, columns[:1])}"

@@ -122,6 +122,10 @@ def test_devices_are_merged_into_one_table_and_page(
         write_results(content, tmp_path / name)
     page = tmp_path / "devices.html"
     files = [str(tmp_path / name) for name in ("laptop.json", "phone.json")]
+    assert cli.run(["bench", "merge", files[0], "--report", str(page)]) == 0
+    lead = re.search(r'class="lead">(.*?)<', page.read_text(encoding="utf-8"))
+    assert lead and lead[1].count("Some Processor") == 1
+    capsys.readouterr()
     assert cli.run(["bench", "merge", *files, "--report", str(page)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("**A Phone, 1 core: Load average before the run: 9.00")
