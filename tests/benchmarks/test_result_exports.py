@@ -209,3 +209,60 @@ def test_the_command_line_goes_before_the_suite(tmp_path: Path, monkeypatch: pyt
     assert (second, of_second.runs, of_second.threads, of_second.suite) == (("c",), 9, (1, 2), "mine, changed")
     assert default == ("builtin:student", "builtin:student-1step") and of_default.suite is None
     assert cli.run(["bench", "--suite", "quik"]) == 2
+
+
+# --- figures that not every row has ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rich() -> dict[str, Any]:
+    """A row with everything, of batches of two, and one by a peer."""
+    windows = [{"at_s": 0.0, "seconds": 60.0, "runs": 9, "p50_ms": 20.0, "max_ms": 30.0}]
+    sustained = {"seconds": 60.0, "runs": 9, "windows": windows, "drift_percent_per_minute": 1.25, "last_to_first": 1.1}
+    sustained |= {"drift_interval": [1.0, 1.5], "throttled": None}
+    frames = {"frames": 1200, "p50_ms": 16.7, "p99_ms": 19.4, "worst_ms": 33.2, "late_percent": 1.9}
+    costs = {"kinds": [{"kind": "Conv", "operators": 4, "ms": 7.0, "share": 0.7}], "layers": []}
+    first = row("a", 20.0) | {"batch_size": 2, "joules_per_picture": 0.5, "matmul_share": 0.61, "gflops": 92.0}
+    first |= {"sustained": sustained, "frames": {"off": frames, "thread": frames}, "source_sha256": "7" * 64}
+    first |= {"operators": {"unet": {"calls": 4.0, "ms": 10.0, **costs}}, "outliers": 1}
+    first["validity"] = first["validity"] | {"worst_psnr_db": 41.0}
+    peer = row("a", 9.0, seed=2) | {"program": "optimum-onnx", "program_version": "0.1", "differs": ["it is slow"]}
+    return results(first, peer | {"name": "a · optimum-onnx onnxruntime fp16 · 4 steps"})
+
+
+def test_what_is_measured_apart_is_exported(rich: dict[str, Any]) -> None:
+    first, peer = csv.DictReader(io.StringIO(export(rich, "csv")))
+    shown = {"joules_per_picture": "0.5", "matmul_share": "0.61", "gflops": "92.0", "outliers": "1"}
+    shown |= {"sustained_drift_percent_per_minute": "1.25", "frames_thread_p99_ms": "19.4", "frames_process_p99_ms": ""}
+    shown |= {"validity_worst_psnr_db": "41.0", "source_sha256": "7" * 64, "differs": ""}
+    assert {name: first[name] for name in shown} == shown
+    assert (peer["program"], peer["program_version"], peer["differs"]) == ("optimum-onnx", "0.1", "it is slow")
+    markdown = export(rich, "markdown")
+    for text in ("minutes without a pause", "frames of a game", "unet**, 10.0 ms", "it is slow"):
+        assert text in markdown
+
+
+def test_other_tools_keys_have_energy_batches_and_programs(rich: dict[str, Any], tmp_path: Path) -> None:
+    call, other = (one["call"] for one in json.loads(export(rich, "optimum")).values())
+    assert call["energy"]["unit"] == "kWh" and call["energy"]["cpu"] == pytest.approx(1.0 / 3.6e6)  # of a batch
+    assert call["efficiency"] == {"unit": "images/kWh", "value": pytest.approx(7.2e6)}
+    assert call["throughput"]["value"] == pytest.approx(2000 / rich["results"][0]["latency_ms"]["mean"], rel=1e-4)
+    assert other["energy"] is other["efficiency"] is None
+    pyperf = pytest.importorskip("pyperf")
+    (tmp_path / "p.json").write_text(export(rich, "pyperf"))
+    first, peer = pyperf.BenchmarkSuite.load(str(tmp_path / "p.json")).get_benchmarks()
+    metadata = first.get_metadata()
+    assert metadata["mem_max_rss"] == 95_000_000 and metadata["drift_percent_per_minute"] == 1.25
+    assert peer.get_metadata()["program"] == "optimum-onnx"
+
+
+def test_what_is_cited_names_programs_and_shows_genin_s_own(rich: dict[str, Any]) -> None:
+    yaml = pytest.importorskip("yaml")
+    own, peer = yaml.safe_load(export(rich, "card"))["model-index"][0]["results"]
+    figures = {one["type"]: one["value"] for one in own["metrics"]}
+    assert (figures["energy_j"], figures["matmul_share"], figures["drift_percent_per_minute"]) == (0.5, 0.61, 1.25)
+    assert (figures["frame_p99_ms"], figures["psnr_db_of_worst_picture"]) == (19.4, 41.0)
+    assert "optimum-onnx onnxruntime fp16" in peer["metrics"][0]["name"]
+    assert "20.0 ms" in export(rich, "badge")  # a peer's 9 ms are not ours to show
+    entry = export(rich, "bibtex")
+    assert ", optimum-onnx 0.1," in entry and "pictures right in 2 of 2 rows" in entry
