@@ -302,8 +302,14 @@ def export_command(results: Path, format: tuple[str, ...], out: Path | None) -> 
 @click.argument("model", metavar="[BUNDLE|MODEL]", default=DEFAULT_MODELS[0])
 @click.option("--runtime", type=click.Choice([AUTO, *RUNTIMES]), help="[default: the first it has]")
 @click.option("--threads", type=COUNT, help="Processor threads.  [default: all usable cores]")
-@click.option("--runs", type=COUNT, default=40, show_default=True, help="Timed pictures of each of the two.")
-@click.option("--processes", type=click.IntRange(min=2), default=5, show_default=True, help="Fresh processes of each.")
+@click.option("--runs", type=COUNT, default=160, show_default=True, help="Timed pictures of each of the two.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=2),
+    default=20,
+    show_default=True,
+    help="Fresh processes of each; five of them are in a comparison.",
+)
 @json_option
 def selftest_command(
     model: str, runtime: str | None, threads: int | None, runs: int, processes: int, as_json: bool
@@ -327,5 +333,6 @@ def selftest_command(
     click.echo(f"of {found.resolves_percent_two_runs:.1f} % between two runs.")
     click.echo(
         f"{about['configuration']}: {about['processes']} processes of each of two, {about['runs'][0]} pictures; "
-        f"{found.false_alarms} false alarms in {found.tries} comparisons of it with itself."
+        f"{found.false_alarms} false alarms in {found.tries} comparisons of {found.compared} processes with as many "
+        f"({found.different} different ones; 5 are to be expected)."
     )

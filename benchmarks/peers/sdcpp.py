@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from genin.benchmarks.peers.opened import Opened, Picture, Subject
+from genin.runtimes.errors import GeninError
 
 WEIGHTS = {"fp32": "f32", "fp16": "f16"}
 
@@ -19,6 +20,8 @@ def open_sdcpp(subject: Subject) -> Opened:
     package: Any = importlib.import_module("stable_diffusion_cpp")
     settings = {"n_threads": subject.threads, "wtype": WEIGHTS[subject.precision], "verbose": False}
     pipe = package.StableDiffusion(model_path=str(subject.folder), vae_decode_only=True, **settings)
+    if not pipe.model:  # a null pointer: drawing would end the process
+        raise GeninError("it cannot read this model: it knows the networks of Stable Diffusion alone")
     height, width = subject.side
     trailing = subject.constants.sampler.scheduler.get("timestep_spacing") == "trailing"
     options: dict[str, Any] = {

@@ -16,6 +16,7 @@ import pytest
 
 from genin import cli
 from genin.benchmarks.bench_commands import EXPORT_FORMATS
+from genin.benchmarks.results import statistics
 from genin.benchmarks.results.exports import FORMATS, export
 from genin.benchmarks.results.files import digest, write_results
 from genin.benchmarks.results.merge import merge
@@ -149,14 +150,25 @@ def test_equal_devices_are_told_apart_by_their_files() -> None:
 # --- a machine against itself ----------------------------------------------------------------------------------------
 
 
-def test_a_quiet_machine_shows_smaller_differences_than_a_noisy_one() -> None:
-    def machine(noise: float, seed: int) -> list[Any]:
-        random = np.random.default_rng(seed)
-        return [10 * np.exp(random.normal(0, noise / 5) + random.normal(0, noise, 8)) for _ in range(5)]
+def a_machine(noise: float, seed: int, processes: int = 5, between: float | None = None) -> list[Any]:
+    random = np.random.default_rng(seed)
+    levels = random.normal(0, noise / 5 if between is None else between, processes)
+    return [10 * np.exp(level + random.normal(0, noise, 8)) for level in levels]
 
-    quiet, noisy = (resolution(machine(noise, 1), machine(noise, 2), tries=20) for noise in (0.005, 0.05))
+
+def test_a_quiet_machine_shows_smaller_differences_than_a_noisy_one() -> None:
+    quiet, noisy = (resolution(a_machine(noise, 1), a_machine(noise, 2), tries=20) for noise in (0.005, 0.05))
     assert 0.2 < quiet.resolves_percent < 2 < noisy.resolves_percent < 30
     assert quiet.false_alarms == 0 and noisy.false_alarms <= 1 and quiet.tries == 20
+
+
+def test_more_processes_make_different_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five processes alone sixteen comparisons are different, so that one alarm among them is counted six times."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 100)
+    few, many = (resolution(a_machine(0.01, 1, count), a_machine(0.01, 2, count)) for count in (5, 20))
+    assert few.different <= 16 and many.different >= 95 and few.compared == many.compared == 5
+    two = resolution(a_machine(0.01, 1, 2), a_machine(0.01, 2, 2), tries=10)
+    assert (two.different, two.compared) == (2, 2)
 
 
 # --- suites ----------------------------------------------------------------------------------------------------------
