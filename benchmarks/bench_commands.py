@@ -130,6 +130,7 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
 @click.option("--samples", type=COUNT, help="Also measure FD on this many pictures per configuration.")
 @click.option("--reference", default=BUILTIN_WORLD, show_default=True, help="Dataset folder for FD.")
 @click.option("--metric-weights", type=FILE, help="Folder searched first for the metrics' weights.")
+@click.option("--clip", metavar="FOLDER|NAME", help="Also score pictures against their prompts with this CLIP.")
 @click.option(
     "--out", type=FILE, help="Write every run as JSON, for `genin bench compare`; an interrupted run resumes."
 )

@@ -43,7 +43,7 @@ CSV_FIGURES: Final = ("p50", "p90", "p95", "p99", "mean", "sd", "min", "max")
 CSV_MORE: Final = (
     *("pictures_per_s", "joules_per_picture", "first_run_ms", "cold_start_s", "load_s", "peak_rss_bytes", "size_bytes"),
     *("speedup", "psnr_db_to_fp32", "lpips_squeeze_to_fp32", "lpips_squeeze_to_teacher", "weights_sha256"),
-    *("source_sha256", "pictures_sha256", "macs_per_picture", "gflops", "matmul_share", "copy_share"),
+    *("clip_score", "source_sha256", "pictures_sha256", "macs_per_picture", "gflops", "matmul_share", "copy_share"),
 )
 # Figures that lie deeper: the path of keys, joined by underscores, is the column's name.
 CSV_DEEPER: Final = (
@@ -238,6 +238,7 @@ def _card_result(row: Row, results: Results) -> list[str]:
             f"PSNR of the worst picture in dB ({where})",
             _deep(row, ("validity", "worst_psnr_db")),
         ),
+        ("clip_score", f"CLIP score ({where})", row.get("clip_score")),
         ("energy_j", f"energy of a picture in J ({where})", row.get("joules_per_picture")),
         ("matmul_share", f"share of the machine's matrix product ({where})", row.get("matmul_share")),
         (

@@ -109,6 +109,7 @@ PROTOCOL = _object(
         "prompts_sha256": SHA256,
         "max_s": _value("number", "Seconds of timed pictures after which a configuration ends early."),
         "suite": _or_null(TEXT),
+        "clip": _or_null(_object("The CLIP that scored pictures.", {"name": TEXT, "sha256": SHA256})),
     },
 )
 SAMPLES = {
@@ -233,6 +234,8 @@ ROW = _object(
         "lpips_squeeze_to_fp32": _or_null(AMOUNT),
         "psnr_db_to_fp32": _or_null(NUMBER),
         "lpips_squeeze_to_teacher": _or_null(AMOUNT),
+        "clip_score": _or_null(_value("number", "100 max(cos, 0) of pictures and their prompts, the mean over prompts.")),
+        "clip_score_interval": _or_null(_list("low, high; null for a single prompt", NUMBER)),
         "fid": _or_null(NUMBER),
         "fd_squeezenet": _or_null(NUMBER),
         "fd_world": _or_null(NUMBER),

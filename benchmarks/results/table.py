@@ -41,6 +41,7 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("size MB", lambda row: number(row["size_bytes"] and row["size_bytes"] / 1e6)),
     ("LPIPS to fp32", lambda row: number(row.get("lpips_squeeze_to_fp32"), 3)),
     ("LPIPS to teacher", lambda row: number(row.get("lpips_squeeze_to_teacher"), 3)),
+    ("CLIP score", lambda row: number(row.get("clip_score"), 2)),
     ("FD ratio", lambda row: number(row.get("fd_ratio"), 3)),
 )
 ONLY_IF_SEVERAL: Final = ("program", "batch", "px")

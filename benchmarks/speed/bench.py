@@ -101,7 +101,7 @@ def measure_models(
     notes |= {model.label: note for model in models if (note := steps_note(facts[model.path], choices))}
     results = _heading() | {
         "machine": machine,
-        "protocol": protocol.describe() | _swept(configurations),
+        "protocol": protocol.describe() | _swept(configurations) | {"clip": prepared.clip and prepared.clip.record()},
         "results": rows,
         "skipped": [_skipped(one) for one in (*skipped, *refused)],
         "notes": notes,

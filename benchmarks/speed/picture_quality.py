@@ -38,6 +38,7 @@ from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.lazy import missing_extra
 
 if TYPE_CHECKING:
+    from genin.benchmarks.quality.clip_score import ClipScorer
     from genin.benchmarks.quality.evaluator import Evaluator
 
 FD_KEYS: Final = ("fid", "fd_squeezenet", "fd_world")
@@ -52,12 +53,13 @@ Key = tuple[Path, int, int | None]
 
 @dataclass(frozen=True)
 class Quality:
-    """What is needed to measure quality; `samples` None leaves FD out."""
+    """What is needed to measure quality; `samples` None leaves FD out, `clip` None the CLIP score."""
 
     samples: int | None = None
     reference: Path | None = None
     metric_weights: Path | None = None
     classifier: Path | None = None
+    clip: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class PictureQuality:
     lpips: Distance | None
     evaluator: Evaluator | None
     notes: dict[str, str] = field(default_factory=dict)
+    clip: ClipScorer | None = None
 
     @classmethod
     def prepared(cls, quality: Quality, seed: int) -> PictureQuality:
@@ -110,7 +113,7 @@ class PictureQuality:
             evaluator.reference.captions()
         else:
             notes |= dict.fromkeys((*FD_KEYS, "samples"), FD_NOT_ASKED)
-        return cls(lpips, evaluator, notes)
+        return cls(lpips, evaluator, notes, _load_clip(quality.clip, notes))
 
     def add_to(
         self, row: dict[str, Any], measured: Measured, references: Mapping[Key, Reference], others: Drawn
@@ -121,6 +124,7 @@ class PictureQuality:
         row["pictures_sha256"] = sha256_of(own[number] for number in sorted(own))
         row |= self._validity(row, measured, reference, others.protocol)
         row |= self._paired(measured, reference, others.teacher(measured), row["notes"])
+        row |= self._clip(own, others.protocol)
         row |= self._fd(measured.configuration, row["notes"])
 
     def _validity(
@@ -164,6 +168,19 @@ class PictureQuality:
         else:
             notes["lpips_squeeze_to_teacher"] = "the teacher's pictures have another size"
         return values
+
+    def _clip(self, drawn: Mapping[int, Pictures], protocol: Protocol) -> dict[str, Any]:
+        """CLIP score of the timed pictures and their prompts."""
+        if self.clip is None or not drawn:
+            return {"clip_score": None, "clip_score_interval": None}
+        from genin.benchmarks.quality.clip_score import mean_with_interval
+
+        prompts = [protocol.picture(number)[0] for number in drawn]
+        mean, interval = mean_with_interval(self.clip.scores(np.stack(list(drawn.values())), prompts).tolist(), prompts)
+        return {
+            "clip_score": round(mean, 4),
+            "clip_score_interval": interval and [round(bound, 4) for bound in interval],
+        }
 
     def _fd(self, configuration: Configuration, notes: dict[str, str]) -> dict[str, Any]:
         values: dict[str, Any] = dict.fromkeys((*FD_KEYS, "samples"))
@@ -260,6 +277,25 @@ def _pairs(own: Mapping[int, Pictures], others: Mapping[int, Pictures]) -> tuple
     """Two stacks of the pictures that both have; None if they have no number, or no size, in common."""
     common = [number for number in sorted(own) if number in others and own[number].shape == others[number].shape]
     return (np.stack([own[one] for one in common]), np.stack([others[one] for one in common])) if common else None
+
+
+def _load_clip(name: str | Path | None, notes: dict[str, str]) -> ClipScorer | None:
+    """Errors: InputError for a folder without CLIP."""
+    if name is None:
+        return None
+    try:
+        from genin.benchmarks.quality.clip_score import load_clip
+
+        return load_clip(name)
+    except InputError:
+        raise
+    except GeninError as error:
+        notes["clip_score"] = str(error)
+    except ModuleNotFoundError as error:
+        if (missing := missing_extra(error, EXTRA)) is None:
+            raise
+        notes["clip_score"] = f"CLIP score is not available: it needs PyTorch and transformers: {missing.remedy}"
+    return None
 
 
 def _load_lpips(quality: Quality, notes: dict[str, str]) -> Distance | None:
