@@ -143,7 +143,7 @@ SUSTAINED = _object(
             _object(
                 "",
                 {"at_s": AMOUNT, "seconds": AMOUNT, "runs": COUNT, "p50_ms": AMOUNT, "max_ms": AMOUNT},
-                {"frequency_mhz": _or_null(AMOUNT), "temperature_c": _or_null(NUMBER)},
+                {"frequency_mhz": _or_null(AMOUNT), "temperature_c": _or_null(NUMBER), "rss_bytes": _or_null(INDEX)},
             ),
         ),
         "drift_percent_per_minute": _or_null(_value("number", "Slope of the windows' medians; null under a minute.")),

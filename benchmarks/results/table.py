@@ -140,6 +140,9 @@ def _sustained(name: str, one: Mapping[str, Any]) -> str:
     if one["drift_interval"]:
         low, high = one["drift_interval"]
         said += f"; drift {one['drift_percent_per_minute']:+.2f} % a minute ({low:+.2f} to {high:+.2f})"
+    memory = [one["windows"][place].get("rss_bytes") for place in (0, -1)]
+    if None not in memory:
+        said += f"; {number(memory[0] / 1e6)} MB of memory at first, {number(memory[1] / 1e6)} MB at last"
     return said + {True: "; the processor was slowed down", False: "; no throttling", None: ""}[one["throttled"]]
 
 
