@@ -109,6 +109,7 @@ def render(report: Report) -> str:
         rows = report.devices.rows
     ranked = [row for row in rows if is_ranked(row)]
     best = min(ranked, key=lambda row: row["latency_ms"]["p50"]) if ranked else None
+    told = [row for row in rows if "stages_ms" not in row["notes"]]  # peers do not tell their stages
     axis, svg = quality_axis(ranked), quality_latency_svg(ranked)
     values = {
         "title": report.title or (_headline(best) if best else "Pictures and figures"),
@@ -124,13 +125,13 @@ def render(report: Report) -> str:
         "table": _table(rows, best) if rows else None,
         "runs": _runs(rows),
         "batches": any(row.get("batch_size", 1) != 1 for row in rows),
-        "stages": [(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(rows, stage)],
+        "stages": [(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(told, stage)],
         "frames": [(row["name"], _without_marks(frame_cells(row["frames"]))) for row in rows if row.get("frames")],
         "frame_columns": FRAME_COLUMNS,
         "operators": list(operators_of(rows)),
         "operator_columns": (KINDS, LAYERS),
-        "shares": _is_wide(rows),
-        "bars": _bars(sorted(rows, key=lambda row: (not is_ranked(row), row["latency_ms"]["p50"]))),
+        "shares": _is_wide(told),
+        "bars": _bars(sorted(told, key=lambda row: (not is_ranked(row), row["latency_ms"]["p50"]))),
         "evaluations": _evaluations(evaluations) if evaluations else None,
         "evaluations_note": _evaluations_note(evaluations),
         "machines": [(device, _machine(results)) for device, results in measured.items()],

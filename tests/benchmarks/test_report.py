@@ -30,6 +30,7 @@ def page() -> str:
     first = row("student-with-a-long-name", 14.7) | more
     first |= {"frames": {"off": frames, "thread": frames}, "operators": {"unet": operators | {"layers": layers}}}
     peer = row("student", 31.0) | more | {"program": "optimum-onnx", "name": "student · optimum-onnx", "fd_ratio": 1.1}
+    peer["notes"] = {"stages_ms": "optimum-onnx does not tell them"}
     slow = row("teacher", 918.0) | {"runtime": "pytorch", "precision": "fp32", "steps": 100, "fd_ratio": 1.0}
     return render(Report(seal(results(first, peer, slow))))
 
@@ -43,6 +44,7 @@ def test_a_row_is_a_model_and_what_tells_it_apart_then_its_latency(page: str) ->
     ]
     assert '<th scope="col">p50 ms</th>' in page and '<th scope="col">runtime</th>' not in page
     assert "Each bar is the whole of its own time." in page
+    assert len(re.findall('class="bar"', page)) == 2  # a peer does not tell its stages
     assert "Painter, thread" in page and "33.2" in page  # frames, without Markdown's marks
     assert (
         "<summary>student-with-a-long-name · onnxruntime fp16 · 4 steps: unet, 10.2 ms" in page
