@@ -75,7 +75,7 @@ def test_processes_that_differ_raise_no_false_alarm() -> None:
 
 def test_processes_that_differ_more_than_their_runs_raise_no_more_false_alarms() -> None:
     """What virtual machines do: ten times as much between processes as within. The interval knows no more than five processes can
-    tell: in 1,000 tries 4 % are wrong (docs/log.md)."""
+    tell: in 1,000 tries 3 % are wrong (docs/benchmarks.md)."""
     alike = verdicts(1.0, paired=True, seed=6, between=0.1, within=0.01)
     assert alike["slower"] + alike["faster"] <= 8
     random = np.random.default_rng(6)
