@@ -157,9 +157,7 @@ def _pipeline_of(bundle: Bundle, choice: Choice, settings: EngineSettings) -> Pi
     constants = manifest.constants
     if choice.format == "coreml":
         constants = replace(constants, image=replace(constants.image, multiple=None))
-    vocabulary, merges = (bundle.read_bytes(f"{TOKENIZER}/{name}") for name in ("vocab.json", "merges.txt"))
-    added = read_added_tokens(lambda name: _listed(bundle, f"{TOKENIZER}/{name}"))
-    tokenizer = ClipTokenizer(vocabulary, merges, manifest.text, added)
+    tokenizer = bundle_tokenizer(bundle)
     graphs = manifest.components(choice.format, choice.precision)
     single = manifest.steps_of_single_graphs(choice.format, choice.precision)
     engine = engine_class(choice.runtime).open(bundle, graphs, single=single, settings=settings)
@@ -167,6 +165,13 @@ def _pipeline_of(bundle: Bundle, choice: Choice, settings: EngineSettings) -> Pi
         steps = manifest.sampler.default_steps
         engine.load([steps] if steps in single else COMPONENTS)
     return Pipeline(bundle.path, engine, tokenizer, constants, choice, bundle)
+
+
+def bundle_tokenizer(bundle: Bundle) -> ClipTokenizer:
+    """Errors: BundleError, InputError for a tokenizer that is damaged."""
+    vocabulary, merges = (bundle.read_bytes(f"{TOKENIZER}/{name}") for name in ("vocab.json", "merges.txt"))
+    added = read_added_tokens(lambda name: _listed(bundle, f"{TOKENIZER}/{name}"))
+    return ClipTokenizer(vocabulary, merges, bundle.manifest.text, added)
 
 
 def _listed(bundle: Bundle, path: str) -> bytes | None:
