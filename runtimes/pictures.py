@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
-from genin.runtimes.files import atomic_path
+from genin.runtimes.files import atomic_path, refused_write
 from genin.runtimes.vocabulary import nearest
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Picture:
     def save(self, path: str | Path) -> Path:
         """Write a PNG with the settings as text fields, a JPEG or a WebP, by the suffix; whole or not at all. Returns the path.
 
-        Errors: InputError for another suffix, or if it cannot be written.
+        Errors: InputError for another suffix, or if it cannot be written there; GeninError where the disk is full.
         """
         path = local_path(path, "the picture")
         if path.suffix.lower() not in FORMATS:
@@ -104,7 +104,8 @@ class Picture:
             with atomic_path(path) as partial:
                 partial.write_bytes(self.encoded(FORMATS[path.suffix.lower()]))
         except OSError as error:
-            raise InputError(f"cannot write the picture ({error.strerror})", where=path) from error
+            refused = refused_write(error, path)
+            raise refused or InputError(f"cannot write the picture ({error.strerror})", where=path) from error
         return path
 
     def encoded(self, format: str = "PNG") -> bytes:

@@ -36,7 +36,7 @@ from genin.distill.data.find import Candidate, Dropped, Found, SourceOptions, fi
 from genin.distill.data.hub import card_licence, fetch
 from genin.distill.data.journal import Journal
 from genin.distill.data.report import PAGE, Entry, write_page
-from genin.files import move_into_place, refuse_existing
+from genin.files import move_into_place, refuse_existing, writing
 from genin.hub.repository import may_be_on_the_hub
 from genin.runtimes.errors import InputError
 
@@ -144,7 +144,7 @@ def prepare(
     out.parent.mkdir(parents=True, exist_ok=True)
     work = out.parent / f".{out.name}.partial"
     read = {"fit": asdict(options.fit), "pages": options.sources.pages}
-    with Journal.open(work, read) as journal:
+    with writing(out, work), Journal.open(work, read) as journal:
         read_files = _read(found.candidates, journal, options.fit, bar(len(found.candidates)))
         kept, entries = _choose(read_files, options, journal.pieces)
         if kept:

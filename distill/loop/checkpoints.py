@@ -23,6 +23,7 @@ from torch import Tensor
 from genin.distill.recipe import Optimisation, plain
 from genin.files import atomic_path, write_text
 from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.files import refused_write
 
 # Settings that a resumed run may change: how long and how often, nothing that changes what has been done.
 MAY_CHANGE = {
@@ -47,12 +48,12 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisatio
     try:
         with atomic_path(path, partial=path.with_suffix(".partial")) as partial:
             torch.save({**state, "settings": plain(dataclasses.asdict(settings))}, partial)
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
-        raise GeninError(
-            f"could not save the checkpoint ({' '.join(str(error).split())[:120]})",
-            where=path,
-            remedy="free some space and run it again with resume; the previous checkpoint is intact",
-        ) from error
+    except (OSError, RuntimeError) as error:
+        then = ", then run it again with resume; the previous checkpoint is intact"
+        if refused := refused_write(error, path, then):
+            raise refused from error
+        what = f"could not save the checkpoint ({' '.join(str(error).split())[:120]})"
+        raise GeninError(what, where=path, remedy=f"free some space{then}") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

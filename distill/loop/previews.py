@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from genin.benchmarks.report.fonts import font_for, wrap
+from genin.files import atomic_path
 from genin.processes import is_main_process
 
 TEXT_PX, LINE_PX, CAPTION_LINES = 11, 14, 3
@@ -41,7 +42,9 @@ def save_grid(
     several processes that draw it together the first writes it."""
     if is_main_process():
         plain = grid(rows, scale=max(1, SHOWN_PX // rows[0].shape[2]))
-        (labelled(plain, len(rows), labels, captions) if labels or captions else plain).save(path)
+        picture = labelled(plain, len(rows), labels, captions) if labels or captions else plain
+        with atomic_path(path, sync=False) as partial:
+            picture.save(partial, "PNG")
 
 
 def labelled(plain: Image.Image, rows: int, labels: Sequence[str], captions: Sequence[Sequence[str]]) -> Image.Image:
@@ -104,4 +107,5 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path, *, title: st
         axis.set_visible(False)
     for axis in axes[max(0, len(keys) - columns) : len(keys)]:
         axis.set_xlabel("thousand images seen", fontsize=7)
-    figure.savefig(path, dpi=110)
+    with atomic_path(path, sync=False) as partial:
+        figure.savefig(partial, dpi=110, format="png")

@@ -19,7 +19,7 @@ import torch
 
 from genin.distill.models.card import model_card
 from genin.distill.models.diffusion import ddim_scheduler
-from genin.files import hidden_prefix
+from genin.files import hidden_prefix, writing
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import (
@@ -117,10 +117,11 @@ def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> N
             feature_extractor=None,
             requires_safety_checker=False,
         )
-        pipeline.save_pretrained(partial, safe_serialization=True)
         info = {"genin_model": GENIN_MODEL, **{k: v for k, v in model.info.items() if k != "genin_model"}}
-        (partial / "genin.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(model.card(), encoding="utf-8")
+        with writing(out, partial):
+            pipeline.save_pretrained(partial, safe_serialization=True)
+            (partial / "genin.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+            (partial / "README.md").write_text(model.card(), encoding="utf-8")
         for file in partial.rglob("*.safetensors"):
             apply_umask(file)
         if not out.exists():
