@@ -33,6 +33,7 @@ from genin.runtimes.folder import (
     square_latent_size,
 )
 from genin.runtimes.pytorch_engine import read_networks
+from genin.runtimes.tokenizer_files import is_combined, tokenizer_files
 
 
 @dataclass
@@ -79,7 +80,8 @@ def load_model_folder(path: Path, *, dtype: torch.dtype = torch.float32) -> Mode
     check_token_rows(path)
     networks = read_networks(path, dtype=dtype)
     try:
-        with plain_json(path / "tokenizer") as plain:
+        made = tokenizer_files(path / "tokenizer") if is_combined(path / "tokenizer") else {}
+        with plain_json(path / "tokenizer", made) as plain:
             tokenizer = transformers.CLIPTokenizer.from_pretrained(plain, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
