@@ -94,17 +94,20 @@ def save_average(path: Path, state: Mapping[str, Tensor]) -> None:
         save_file({name: value.half().contiguous().cpu() for name, value in state.items()}, partial)
 
 
-def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: Optimisation) -> None:
-    """Errors: InputError for a checkpoint made with another recipe: the work so far would be attributed to settings it was not done
+def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: Optimisation) -> list[str]:
+    """The settings that have changed and may: "steps.images 640 (was 320)".
+
+    Errors: InputError for a checkpoint made with another recipe: the work so far would be attributed to settings it was not done
     with."""
     if not state.get("update_index"):
-        return  # nothing has been done under them
+        return []  # nothing has been done under them
     earlier, now = plain(state.get("settings", {})), plain(dataclasses.asdict(settings))
-    changed = [key for key in earlier if key in now and key not in MAY_CHANGE and earlier[key] != now[key]]
-    if changed:
-        begun_with = ", ".join(f"{stage}.{key} {earlier[key]}" for key in changed)
+    changed = [key for key in earlier if key in now and earlier[key] != now[key]]
+    if refused := [key for key in changed if key not in MAY_CHANGE]:
+        begun_with = ", ".join(f"{stage}.{key} {earlier[key]}" for key in refused)
         remedy = "use the recipe it was started with, or name another output folder"
         raise InputError(f"this run was started with {begun_with}", where=path, remedy=remedy)
+    return [f"{stage}.{key} {now[key]} (was {earlier[key]})" for key in changed]
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -299,6 +301,22 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: bytes) -> None:
     run.checkpoints.path.write_bytes(damage)
     with pytest.raises(InputError, match=r"stage.checkpoint.pt"):
         run.resume()
+
+
+def test_settings_that_a_resumed_run_may_change_are_said(tmp_path: Path) -> None:
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, lambda _, loss: loss))
+    stages = {"stage": dataclasses.replace(run.settings, images=8 * UPDATES, preview_images=40)}
+    said = rf"other settings than before: stage\.images {8 * UPDATES} \(was {4 * UPDATES}\), stage\.preview_images 40 \(was"
+    with pytest.warns(UserWarning, match=said):
+        claim_run(tmp_path, Recipe(), {}, stages, resume=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        claim_run(tmp_path, Recipe(), {}, {"stage": run.settings}, resume=True)
+        claim_run(tmp_path, Recipe(), {}, stages, resume=False)
+    with pytest.raises(InputError, match=r"started with stage\.lr 0\.1"):
+        run.save()
+        claim_run(tmp_path, Recipe(), {}, {"stage": dataclasses.replace(run.settings, lr=1.0)}, resume=True)
 
 
 HOLD = """
