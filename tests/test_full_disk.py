@@ -224,6 +224,24 @@ def test_a_full_disk_names_the_pool(tmp_path: Path) -> None:
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
+def test_statistics_and_their_pairs_are_replaced_together(tmp_path: Path) -> None:
+    from genin.benchmarks.quality.statistics_file import save_statistics
+
+    def save(path: Path, count: int, size: int) -> None:
+        rows = [PictureRow(f"{i}.png", "a ninja", i, {}) for i in range(count)]
+        save_statistics(path, {}, {"samples": count}, (rows, pictures(count, size)))
+
+    out = tmp_path / "statistics"
+    save(out, 2, 8)
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    assert len(before) == 4
+    assert refused(lambda path: save(path, 3, 128), out).startswith(f"{SAYS}: {out / 'pairs'}")
+    assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
+    assert {entry.name for entry in out.iterdir()} == {"pairs", "statistics.safetensors"}
+    save(out, 1, 8)
+    assert sum(path.suffix == ".png" for path in out.rglob("*")) == 1
+
+
 def test_a_model_folder_is_replaced_as_a_whole(tiny_model_folder: Path, tmp_path: Path) -> None:
     from genin.distill.models.folder import load_model_folder, save_model_folder
 
