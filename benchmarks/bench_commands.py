@@ -19,6 +19,16 @@ from genin.runtimes.vocabulary import AUTO, RUNTIMES
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 EXPORT_FORMATS = ("csv", "runs-csv", "markdown", "pyperf", "optimum", "card", "badge", "bibtex")
+PEER_NAMES = (
+    "all",
+    "diffusers",
+    "diffusers-compile",
+    "optimum-onnx",
+    "optimum-intel",
+    "openvino-genai",
+    "stable-diffusion.cpp",
+    "onnxruntime-web",
+)
 DEFAULT_MODELS = ("builtin:student", "builtin:student-1step")
 
 
@@ -110,9 +120,17 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
     help="Also draw for so long without a pause: does it stay as fast?",
 )
 @click.option("--frames", is_flag=True, help="Also measure the frames of a game, with and without drawing beside it.")
+@click.option(
+    "--peers",
+    type=CommaChoice(PEER_NAMES),
+    multiple=True,
+    metavar="all|NAME,…",
+    help=f"Also measure other programs on the same weights: {', '.join(PEER_NAMES[1:])}.",
+)
 @click.option("--samples", type=COUNT, help="Also measure FD on this many pictures per configuration.")
 @click.option("--reference", default=BUILTIN_WORLD, show_default=True, help="Dataset folder for FD.")
 @click.option("--metric-weights", type=FILE, help="Folder searched first for the metrics' weights.")
+@click.option("--clip", metavar="FOLDER|NAME", help="Also score pictures against their prompts with this CLIP.")
 @click.option(
     "--out", type=FILE, help="Write every run as JSON, for `genin bench compare`; an interrupted run resumes."
 )
@@ -131,7 +149,7 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     from genin.benchmarks.results.operators import operators_text
     from genin.benchmarks.results.table import frames_text, results_table, sustained_text
 
-    for name in ("runtimes", "precisions", "steps", "threads", "batch", "size"):
+    for name in ("runtimes", "precisions", "steps", "threads", "batch", "size", "peers"):
         options[name] = flatten(options[name])
     if options["suite"] is not None:
         models, options = _with_suite(context, models, options)
@@ -188,7 +206,9 @@ class Share(click.ParamType):  # type: ignore[type-arg]
 @click.command("compare", epilog="Example: genin bench compare old.json new.json --margin 2%")
 @click.argument("old", type=FILE)
 @click.argument("new", type=FILE, required=False)
-@click.option("--baseline", help="Compare the models of OLD alone with this one of them, round by round.")
+@click.option(
+    "--baseline", help="Compare the models of OLD alone with this one of them, round by round; or its programs."
+)
 @click.option("--margin", type=Share(), default="2%", show_default=True, help="Differences within this are the same.")
 @click.option("--strict", is_flag=True, help="Refuse results of two machines.")
 @json_option
@@ -283,8 +303,14 @@ def export_command(results: Path, format: tuple[str, ...], out: Path | None) -> 
 @click.argument("model", metavar="[BUNDLE|MODEL]", default=DEFAULT_MODELS[0])
 @click.option("--runtime", type=click.Choice([AUTO, *RUNTIMES]), help="[default: the first it has]")
 @click.option("--threads", type=COUNT, help="Processor threads.  [default: all usable cores]")
-@click.option("--runs", type=COUNT, default=40, show_default=True, help="Timed pictures of each of the two.")
-@click.option("--processes", type=click.IntRange(min=2), default=5, show_default=True, help="Fresh processes of each.")
+@click.option("--runs", type=COUNT, default=160, show_default=True, help="Timed pictures of each of the two.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=2),
+    default=20,
+    show_default=True,
+    help="Fresh processes of each; five of them are in a comparison.",
+)
 @json_option
 def selftest_command(
     model: str, runtime: str | None, threads: int | None, runs: int, processes: int, as_json: bool
@@ -308,5 +334,6 @@ def selftest_command(
     click.echo(f"of {found.resolves_percent_two_runs:.1f} % between two runs.")
     click.echo(
         f"{about['configuration']}: {about['processes']} processes of each of two, {about['runs'][0]} pictures; "
-        f"{found.false_alarms} false alarms in {found.tries} comparisons of it with itself."
+        f"{found.false_alarms} false alarms in {found.tries} comparisons of {found.compared} processes with as many "
+        f"({found.different} different ones; up to 5 are to be expected)."
     )

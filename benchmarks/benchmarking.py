@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from genin.benchmarks.contenders import Contender, contenders, reference_folder, refuse_device_without_folders
+from genin.benchmarks.peers.table import named_peers
 from genin.benchmarks.prompts import prompts_of
 from genin.benchmarks.quality.sampling import MAX_SEED
 from genin.benchmarks.results.files import write_results
@@ -49,10 +50,12 @@ class BenchOptions:
         processes of each configuration. warmup: untimed pictures of each process. prompts: a text file with one prompt per line,
         or the prompts. seed: the first of the seeds. samples: also measure FD on this many pictures of each configuration.
         reference: dataset folder for FD, or `builtin:world`. metric_weights: folder that is searched first for the metrics'
-        weights. out: FILE.json for the results; an interrupted run continues there. report: FILE.html for one self-contained page.
+        weights. clip: CLIP to score the timed pictures with: a folder, or a name on the hub. out: FILE.json for the results; an
+        interrupted run continues there. report: FILE.html for one self-contained page.
         profile: also count the time of every operator, in runs apart. sustained: minutes of drawing without a pause, of each
         configuration alone; None is none. frames: also measure the frames of a game, with and without each bundle drawing beside
-        it. suite: the name of the suite that these options are from, for the record.
+        it. peers: other programs to measure on the same weights, names or `all`. suite: the name of the suite that these options
+        are from, for the record.
     """
 
     runtimes: str | Sequence[str] = ()
@@ -71,17 +74,20 @@ class BenchOptions:
     samples: int | None = None
     reference: str | Path = BUILTIN_WORLD
     metric_weights: str | Path | None = None
+    clip: str | Path | None = None
     out: str | Path | None = None
     report: str | Path | None = None
     profile: bool = False
     sustained: float | None = None
     frames: bool = False
+    peers: str | Sequence[str] = ()
     suite: str | None = None
 
     def __post_init__(self) -> None:
         settle(
             self,
             runtimes=tuple(check_choice(one, (AUTO, *RUNTIMES), "runtime") for one in several(self.runtimes)),
+            peers=named_peers(several(self.peers)),
             precisions=tuple(check_text(one, "precision") for one in several(self.precisions)),
             steps=tuple(whole(count, "steps") for count in several(self.steps)),
             warmup=whole(self.warmup, "warmup", 0),
@@ -152,6 +158,7 @@ def _choices(options: BenchOptions) -> Choices:
         threads=several(options.threads),
         batches=several(options.batch),
         sizes=several(options.size),
+        peers=several(options.peers),
     )
 
 
@@ -169,9 +176,9 @@ def _protocol(options: BenchOptions) -> Protocol:
 def _quality(options: BenchOptions, names: Names, chosen: Sequence[Contender]) -> Quality:
     weights = local_path(options.metric_weights, "metric_weights")
     if options.samples is None:
-        return Quality(metric_weights=weights, classifier=names.classifier())
+        return Quality(metric_weights=weights, classifier=names.classifier(), clip=options.clip)
     folder = reference_folder(names, str(options.reference), options.samples, chosen[0].path)
-    return Quality(options.samples, folder, weights, names.classifier())
+    return Quality(options.samples, folder, weights, names.classifier(), options.clip)
 
 
 def _only(values: Sequence[str]) -> str | None:

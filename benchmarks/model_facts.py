@@ -82,7 +82,10 @@ class ModelFacts:
         sizes: dict[str, int | None] = dict.fromkeys(COMPONENT_FOLDERS)
         graphs = [graph for graph in self.graphs if graph["precision"] == precision]
         there = {graph["format"] for graph in graphs}
-        format = next((format for format in ENGINES[runtime].formats if format in there), None)
+        formats = (
+            ENGINES[runtime].formats if runtime in ENGINES else ("onnx",)
+        )  # onnxruntime-web is no engine of genin's
+        format = next((format for format in formats if format in there), None)
         for graph in graphs:
             if graph["format"] == format and graph["component"] in sizes:
                 sizes[graph["component"]] = sum(int(file["size_bytes"]) for file in graph["files"])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genin.runtimes.errors import InputError
+from genin.runtimes.text import decode_text
 
 # In the order in which transformers looks for them; the files after the first count only where it does not state any.
 CONFIG, LEGACY = "tokenizer_config.json", ("added_tokens.json", "tokenizer.json")
@@ -91,7 +92,7 @@ def _object(read: Callable[[str], bytes | None], name: str) -> dict[str, Any]:
     if content is None:
         return {}
     try:
-        data = json.loads(content.decode("utf-8-sig"))
+        data = json.loads(decode_text(content))
     except (ValueError, RecursionError) as error:
         raise InputError(f"the tokenizer's {name} is not valid JSON") from error
     if not isinstance(data, dict):

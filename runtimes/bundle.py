@@ -130,6 +130,8 @@ class Bundle:
                 with place.open("rb") as stream:
                     _check_hash(entry, _sha256(stream))
         except OSError as error:
+            if refused := refused_write(error, Path(tempfile.gettempdir()), ", or name another folder with TMPDIR"):
+                raise refused from error
             raise BundleError(f"cannot read '{path}' ({error.strerror})", where=self.path) from error
         except BundleError as error:
             raise BundleError(error.what, where=self.path, remedy=error.remedy or EXPORT_AGAIN) from error
@@ -270,6 +272,8 @@ class _Archive:
                     shutil.copyfileobj(source, target, CHUNK_BYTES)
             except ZIP_ERRORS as error:
                 place.unlink(missing_ok=True)
+                if refused_write(error):
+                    raise
                 raise BundleError(f"'{entry.path}' cannot be unpacked ({error})") from error
         return place
 

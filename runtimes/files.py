@@ -25,6 +25,7 @@ from typing import IO
 from genin.runtimes.errors import GeninError, InputError
 
 NAME_BYTES = 160  # of a name that is made longer: file systems allow 255
+PROBED_BYTES = 1 << 20  # a disk with less space than that is full
 
 
 # What the system says where a file cannot be written, through no fault of ours => what the user can do.
@@ -36,17 +37,70 @@ REFUSALS = {
 }
 
 
-def refused_write(error: Exception, where: Path | None = None) -> GeninError | None:
-    """The error for a write that the system refused: no space, a limit, a disk that is read-only. None for any other error."""
+def refused_write(error: BaseException, where: Path | None = None, then: str = "") -> GeninError | None:
+    """The error for a write that the system refused: no space, a limit, a disk that is read-only. None for any other error.
+    `then` ends the remedy."""
+    number = _refusal(error)
+    if number is None:
+        return None
+    name = error.filename if isinstance(error, OSError) else None
+    where = where or (None if name is None else Path(os.fsdecode(name)))
+    return GeninError(f"cannot write ({os.strerror(number)})", where=where, remedy=REFUSALS[number] + then)
+
+
+def _refusal(error: BaseException) -> int | None:
+    """The number of the system's refusal, if the error is one."""
     if isinstance(error, OSError):
-        number, name = error.errno, error.filename
+        number = error.errno
     else:  # safetensors quotes the system
         found = re.search(r"\(os error (\d+)\)|\bcode: (\d+)\b", str(error))
-        number, name = (int(found[1] or found[2]) if found else None), None
-    if number not in REFUSALS:
+        number = int(found[1] or found[2]) if found else None
+    return number if number in REFUSALS else None
+
+
+@contextmanager
+def writing(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Where the system refuses to write in this block, the error is an OSError that names `path`. By itself a failed write has no
+    name, or that of the `partial` file or folder that becomes `path`; and several libraries raise errors of their own."""
+    partial = path if partial is None else partial
+    try:
+        yield
+    except GeninError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and _refusal(error) is not None:
+            if error.filename is None or _lies_in(Path(os.fsdecode(error.filename)), partial):
+                error.filename = str(path)
+            raise
+        number = _hidden_refusal(error, partial)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return path == folder or folder in path.parents
+
+
+def _hidden_refusal(error: BaseException, partial: Path) -> int | None:
+    """The system's refusal behind an error of a library, or behind one while a file was closed after it; else what the system says
+    now: torch, numpy and Pillow only say that they could not write."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if (number := _refusal(cause)) is not None:
+            return number
+        cause = cause.__cause__ or cause.__context__
+    nameless = isinstance(error, OSError) and error.errno is None and error.filename is None
+    if not nameless and not isinstance(error, RuntimeError):
         return None
-    where = where or (None if name is None else Path(os.fsdecode(name)))
-    return GeninError(f"cannot write ({os.strerror(number)})", where=where, remedy=REFUSALS[number])
+    refusal = refusal_of_size(partial.parent, _largest_bytes(partial) + PROBED_BYTES)
+    return None if refusal is None else _refusal(refusal)
+
+
+def _largest_bytes(partial: Path) -> int:
+    """Size of a file, or of the largest one in a folder."""
+    files = [partial, *(partial.rglob("*") if partial.is_dir() else ())]
+    return max((file.stat().st_size for file in files if file.is_file()), default=0)
 
 
 def refusal_of_size(folder: Path, size_bytes: int) -> OSError | None:
@@ -80,20 +134,21 @@ def atomic_path(path: Path, *, sync: bool = True, partial: Path | None = None) -
 
     The folder of `path` is made. `sync=False` does not wait for the disk: for thousands of files that are checked when they are
     read. `partial` is the temporary path, where only one process writes: what a killed one left there is then overwritten, not
-    left beside the next. Errors: OSError.
+    left beside the next. Errors: OSError, which names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if partial is None:
         partial = path.with_name(f"{hidden_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
-        partial.touch()
-        mode = partial.stat().st_mode  # safetensors, for one, leaves its files to their owner alone
-        yield partial
-        partial.chmod(mode)
-        if sync:
-            with partial.open("r+b") as file:
-                os.fsync(file.fileno())
-        partial.replace(path)
+        with writing(path, partial):
+            partial.touch()
+            mode = partial.stat().st_mode  # safetensors, for one, leaves its files to their owner alone
+            yield partial
+            partial.chmod(mode)
+            if sync:
+                with partial.open("r+b") as file:
+                    os.fsync(file.fileno())
+            partial.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

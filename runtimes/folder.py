@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from genin.runtimes.added_tokens import AddedToken, read_added_tokens
@@ -22,6 +23,8 @@ from genin.runtimes.errors import BundleError, InputError
 from genin.runtimes.families import SUPPORTED, refuse_other_families, refuse_other_networks
 from genin.runtimes.manifest import ImageSize, Latents, ModelConstants, SamplerConstants, TextConstants, decode
 from genin.runtimes.text import decode_text, is_marked
+from genin.runtimes.tokenizer_files import FILES as TOKENIZER_FILES
+from genin.runtimes.tokenizer_files import is_combined, tokenizer_files
 
 T = TypeVar("T")
 GENIN_MODEL = 1
@@ -62,17 +65,22 @@ def read_json(path: Path, what: str, remedy: str = AGAIN) -> dict[str, Any]:
 
 
 @contextmanager
-def plain_json(folder: Path) -> Iterator[Path]:
+def plain_json(folder: Path, made: Mapping[str, bytes] = MappingProxyType({})) -> Iterator[Path]:
     """The folder, or where a JSON or text file in it begins with a byte-order mark (editors on Windows write one) a copy without,
-    for libraries that refuse it: other files are linked. The copy is gone after the block."""
+    for libraries that refuse it: other files are linked. The copy is gone after the block. `made`: files, by name, that are in the
+    copy only."""
     marked = [path for path in folder.iterdir() if path.suffix in (".json", ".txt") and path.is_file()]
     marked = [path for path in marked if is_marked(path.read_bytes())]
-    if not marked:
+    if not marked and not made:
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="genin-") as name:
+        for added, content in made.items():
+            (Path(name) / added).write_bytes(content)
         for path in folder.iterdir():
             target = Path(name) / path.name
+            if path.name in made:
+                continue
             if path in marked:
                 target.write_text(decode_text(path.read_bytes()), encoding="utf-8")
             elif path.is_file():
@@ -173,7 +181,7 @@ def _decode(kind: type[T], constants: dict[str, Any], path: Path, parts: str) ->
 def _read_text(path: Path) -> TextConstants:
     config = read_config(path, "text_encoder")
     folder = path / "tokenizer"
-    vocabulary = read_json(folder / "vocab.json", "the model folder's tokenizer lacks a file (CLIP's vocab.json)")
+    vocabulary = read_vocabulary(folder)
     settings: dict[str, Any] = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file():
@@ -191,6 +199,14 @@ def _read_text(path: Path) -> TextConstants:
         "eos_token_id": vocabulary.get(end),
     }
     return _decode(TextConstants, constants, path, "text_encoder, tokenizer")
+
+
+def read_vocabulary(folder: Path) -> dict[str, Any]:
+    """Piece => id, of a tokenizer's folder. Errors: InputError naming the file."""
+    if not is_combined(folder):
+        return read_json(folder / "vocab.json", "the model folder's tokenizer lacks a file (CLIP's vocab.json)")
+    found: dict[str, Any] = json.loads(tokenizer_files(folder)["vocab.json"])
+    return found
 
 
 def added_tokens(path: Path) -> list[AddedToken]:
@@ -309,6 +325,6 @@ def missing_files(path: Path) -> list[str]:
         if Path(name).suffix == ".safetensors":
             files = weight_files(part)
             missing += [file.relative_to(path).as_posix() for file in files if not file.is_file()] if files else [name]
-        elif not (path / name).is_file():
+        elif not (path / name).is_file() and not (Path(name).name in TOKENIZER_FILES and is_combined(part)):
             missing.append(name)
     return missing

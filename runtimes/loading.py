@@ -25,6 +25,7 @@ from genin.runtimes.pipeline import Choice, Pipeline
 from genin.runtimes.samplers import Schedule
 from genin.runtimes.threads import check_threads
 from genin.runtimes.tokenizer import ClipTokenizer
+from genin.runtimes.tokenizer_files import tokenizer_files
 from genin.runtimes.vocabulary import AUTO, COMPONENTS, PRECISIONS, check_choice, check_device
 
 # The first of these that can run. Core ML is last because its first load compiles for minutes.
@@ -98,11 +99,8 @@ def _load_folder(path: Path, runtime: str, precision: str, settings: EngineSetti
 def folder_pipeline(path: Path, open_engine: Callable[[], Engine], *, runtime: str, precision: str) -> Pipeline:
     """A model folder's tokenizer, sampler and sizes around any engine, which is opened last. Errors: InputError."""
     constants = read_constants(path)
-    try:
-        vocabulary, merges = ((path / TOKENIZER / name).read_bytes() for name in ("vocab.json", "merges.txt"))
-    except OSError as error:
-        raise InputError("the model folder's tokenizer lacks a file", where=str(error.filename)) from error
-    tokenizer = ClipTokenizer(vocabulary, merges, constants.text, added_tokens(path))
+    files = tokenizer_files(path / TOKENIZER)
+    tokenizer = ClipTokenizer(files["vocab.json"], files["merges.txt"], constants.text, added_tokens(path))
     Schedule.from_config(constants.sampler.scheduler)  # refuse before the weights are read
     return Pipeline(path, open_engine(), tokenizer, constants, Choice(runtime, precision))
 
@@ -157,9 +155,7 @@ def _pipeline_of(bundle: Bundle, choice: Choice, settings: EngineSettings) -> Pi
     constants = manifest.constants
     if choice.format == "coreml":
         constants = replace(constants, image=replace(constants.image, multiple=None))
-    vocabulary, merges = (bundle.read_bytes(f"{TOKENIZER}/{name}") for name in ("vocab.json", "merges.txt"))
-    added = read_added_tokens(lambda name: _listed(bundle, f"{TOKENIZER}/{name}"))
-    tokenizer = ClipTokenizer(vocabulary, merges, manifest.text, added)
+    tokenizer = bundle_tokenizer(bundle)
     graphs = manifest.components(choice.format, choice.precision)
     single = manifest.steps_of_single_graphs(choice.format, choice.precision)
     engine = engine_class(choice.runtime).open(bundle, graphs, single=single, settings=settings)
@@ -167,6 +163,13 @@ def _pipeline_of(bundle: Bundle, choice: Choice, settings: EngineSettings) -> Pi
         steps = manifest.sampler.default_steps
         engine.load([steps] if steps in single else COMPONENTS)
     return Pipeline(bundle.path, engine, tokenizer, constants, choice, bundle)
+
+
+def bundle_tokenizer(bundle: Bundle) -> ClipTokenizer:
+    """Errors: BundleError, InputError for a tokenizer that is damaged."""
+    vocabulary, merges = (bundle.read_bytes(f"{TOKENIZER}/{name}") for name in ("vocab.json", "merges.txt"))
+    added = read_added_tokens(lambda name: _listed(bundle, f"{TOKENIZER}/{name}"))
+    return ClipTokenizer(vocabulary, merges, bundle.manifest.text, added)
 
 
 def _listed(bundle: Bundle, path: str) -> bytes | None:

@@ -26,7 +26,7 @@ from genin.runtimes.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-SEVERAL = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")  # formats that may hold several pictures: frames, pages
+SEVERAL = ("GIF", "PNG", "WEBP", "AVIF", "TIFF", "HEIF")  # formats that may hold several pictures: frames, pages
 UPRIGHT = {  # EXIF's orientation => the transposition of Pillow that undoes it
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",

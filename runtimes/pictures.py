@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
-from genin.runtimes.files import atomic_path
+from genin.runtimes.files import atomic_path, refused_write
 from genin.runtimes.vocabulary import nearest
 
 if TYPE_CHECKING:
@@ -55,21 +55,22 @@ class Picture:
 
     @classmethod
     def open(cls, path: str | Path) -> Picture:
-        """Read a picture file; of a PNG that `save` wrote, its settings and origin, too.
+        """Read a picture file of any kind, upright; of a PNG that `save` wrote, its settings and origin, too.
 
-        Errors: InputError if there is no such picture, or its settings were damaged.
+        Errors: InputError if there is no such picture, it cannot be read, or its settings were damaged.
         """
-        from PIL import Image
+        from genin.runtimes.picture_files import PictureError, opened, reasons, to_rgb
 
         path = local_path(path, "the picture")
         try:
-            with Image.open(path) as image:
-                array = np.array(image.convert("RGB"))
+            with reasons(path), opened(path) as image:
+                image.load()
                 info = image.info if image.info.get("Software") == SOFTWARE else {}
-        except FileNotFoundError as error:
-            raise InputError("no such picture", where=path) from error
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise InputError("this cannot be read as a picture", where=path) from error
+                array = np.array(to_rgb(image, path))
+        except PictureError as error:
+            if not path.exists():
+                raise InputError("no such picture", where=path) from error
+            raise InputError(f"this cannot be read as a picture: {error.what}", where=path) from error
         try:
             settings = {name: read(info[name]) for name, read in SETTINGS.items() if name in info}
         except ValueError as error:
@@ -94,7 +95,7 @@ class Picture:
     def save(self, path: str | Path) -> Path:
         """Write a PNG with the settings as text fields, a JPEG or a WebP, by the suffix; whole or not at all. Returns the path.
 
-        Errors: InputError for another suffix, or if it cannot be written.
+        Errors: InputError for another suffix, or if it cannot be written there; GeninError where the disk is full.
         """
         path = local_path(path, "the picture")
         if path.suffix.lower() not in FORMATS:
@@ -104,7 +105,8 @@ class Picture:
             with atomic_path(path) as partial:
                 partial.write_bytes(self.encoded(FORMATS[path.suffix.lower()]))
         except OSError as error:
-            raise InputError(f"cannot write the picture ({error.strerror})", where=path) from error
+            refused = refused_write(error, path)
+            raise refused or InputError(f"cannot write the picture ({error.strerror})", where=path) from error
         return path
 
     def encoded(self, format: str = "PNG") -> bytes:

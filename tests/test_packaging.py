@@ -116,6 +116,10 @@ def test_all_suites_are_in_the_wheel(wheel: Path) -> None:
     assert expected("suites/*.yaml") and expected("suites/*.yaml") <= names_in(wheel)
 
 
+def test_peers_in_other_languages_are_in_the_wheel(wheel: Path) -> None:
+    assert expected("peers/*.cjs") and expected("peers/*.cjs") <= names_in(wheel)
+
+
 def test_nothing_but_genin_stands_at_the_top(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in names_in(wheel)} == {"genin", f"genin-{version()}.dist-info"}
 

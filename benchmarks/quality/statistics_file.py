@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from genin.benchmarks.quality.frechet import Features, Moments, moments
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import Pictures, PictureSet, open_picture_set, write_metadata
-from genin.files import atomic_path
+from genin.files import atomic_path, hidden_prefix, writing
 from genin.runtimes.errors import InputError
 from genin.runtimes.origin import fingerprint
 
@@ -81,12 +83,11 @@ def save_statistics(
     source: Mapping[str, Any],
     pairs: tuple[Sequence[PictureRow], Pictures] | None = None,
 ) -> Path:
-    """Write a statistics file, or a folder with one and its pairs where `target` has no suffix. Returns the file."""
+    """Write a statistics file, or a folder with one and its pairs where `target` has no suffix. Earlier ones there stay until all
+    is written. Returns the file."""
     from safetensors.numpy import save_file
 
     file = target if target.suffix == ".safetensors" else target / FILE_NAME
-    if target.suffix != ".safetensors" and pairs is not None:
-        _save_pairs(target / PAIRS_FOLDER, *pairs)
     tensors: dict[str, NDArray[Any]] = {}
     header: dict[str, Any] = {"genin_statistics": FORMAT, "source": dict(source), "sets": {}}
     for name, statistics in sets.items():
@@ -99,16 +100,25 @@ def save_statistics(
     header["tensors_sha256"] = _digest(tensors)
     with atomic_path(file) as partial:
         save_file(tensors, partial, metadata={"genin": json.dumps(header, sort_keys=True)})
+        if file != target and pairs is not None:
+            _save_pairs(target / PAIRS_FOLDER, *pairs)
     return file
 
 
 def _save_pairs(folder: Path, rows: Sequence[PictureRow], pictures: Pictures) -> None:
+    """Write a folder of pictures and captions, which takes the place of an earlier one once it is whole."""
     from genin.benchmarks.quality.sampling import save_picture
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for row, picture in zip(rows, pictures, strict=True):
-        save_picture(folder / row.file_name, picture, row)
-    write_metadata(folder, rows)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=hidden_prefix(folder)) as name:
+        new = Path(name) / "pairs"
+        new.mkdir()
+        with writing(folder, new):
+            for row, picture in zip(rows, pictures, strict=True):
+                save_picture(new / row.file_name, picture, row)
+            write_metadata(new, rows)
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.rename(folder)
 
 
 def is_statistics(path: Path) -> bool:

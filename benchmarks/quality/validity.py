@@ -99,11 +99,11 @@ def judge(
         worst_lpips=None if distances is None else float(distances.max()),
         worst=numbers[worst] if math.isfinite(levels.min()) else None,
     )
-    reasons = [*_blank(zip(numbers, own, strict=True)), *_beyond(found, tolerance)]
+    reasons = [*blank_pictures(zip(numbers, own, strict=True)), *_beyond(found, tolerance)]
     return Verdict(**(vars(found) | {"reasons": tuple(reasons)}))
 
 
-def _blank(pictures: Iterable[tuple[int, Pictures]]) -> list[str]:
+def blank_pictures(pictures: Iterable[tuple[int, Pictures]]) -> list[str]:
     """Pictures of one colour: no model draws them on purpose."""
     blank = [number for number, picture in pictures if picture.min() == picture.max()]
     return [f"{len(blank)} blank pictures, the first is number {blank[0]}"] if blank else []

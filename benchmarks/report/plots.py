@@ -3,7 +3,7 @@
 matplotlib draws with stand-in colours, which become CSS variables afterwards, so one drawing serves light and dark
 pages. Namespaces, metadata and prologue are cut: HTML does not need them, and without them the page contains no addresses.
 
-Not here: the page (`report`).
+Legends are lists that the page sets in type of its own, so that they wrap on a phone. Not here: the page (`report`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,20 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from genin.benchmarks.results.files import GENIN
+from genin.benchmarks.results.table import number, program_of
+
 INK, SOFT, RULE = "#010203", "#040506", "#070809"  # stand-ins, replaced by CSS variables
 SERIES: Final = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
 VARIABLES: Final = {INK: "--ink", SOFT: "--soft", RULE: "--rule"} | {c: f"--s{i + 1}" for i, c in enumerate(SERIES)}
-MARKERS: Final = {"pytorch": "o", "onnxruntime": "s", "openvino": "D", "coreml": "^", "native": "v"}
+MARKERS: Final = {"pytorch": "o", "onnxruntime": "s", "openvino": "D", "coreml": "^", "native": "v"} | {
+    "onnxruntime-web": "P",
+    "ggml": "X",
+}
+SIGNS: Final = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "X": "✖"}  # the same in text
 FILLS: Final = {"fp32": "full", "fp16": "left"}  # others, 8 bits and less, are hollow
+FILL_SIGNS: Final = {"full": "●", "left": "◐"}
+Legend = list[tuple[str, str, str]]  # sign, CSS variable of its colour, text
 QUALITIES: Final = (
     ("fd_ratio", "FD relative to the teacher"),
     ("fd_squeezenet", "FD (SqueezeNet features)"),
@@ -45,9 +54,21 @@ def quality_latency_svg(rows: Sequence[Mapping[str, Any]]) -> str | None:
         for row in shown:
             _point(axes, row, row[key], SERIES[names.index(series_of(row)) % len(SERIES)])
         _style(axes, title)
-        _legend(axes, shown, names)
 
     return _svg(draw, f"{title} against latency")
+
+
+def quality_legend(rows: Sequence[Mapping[str, Any]]) -> Legend:
+    """Colour shows model and steps, shape the runtime, fill the precision."""
+    axis = quality_axis(rows)
+    shown = [row for row in rows if axis and row.get(axis[0]) is not None]
+    names, runtimes, precisions = (
+        list(dict.fromkeys(of(row) for row in shown))
+        for of in (series_of, lambda row: row["runtime"], lambda row: row["precision"])
+    )
+    legend = [("●", f"--s{index % len(SERIES) + 1}", name) for index, name in enumerate(names)]
+    legend += [(SIGNS[MARKERS.get(name, "o")], "--soft", name) for name in runtimes]
+    return legend + [(FILL_SIGNS.get(FILLS.get(name, "none"), "○"), "--soft", name) for name in precisions]
 
 
 def _svg(draw: Callable[[Any], None], label: str) -> str:
@@ -56,9 +77,9 @@ def _svg(draw: Callable[[Any], None], label: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "genin", "font.size": 11, "text.color": INK}
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "genin", "font.size": 12.5, "text.color": INK}
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(9.4, 4.4), layout="constrained")
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())
         buffer = io.StringIO()
@@ -69,36 +90,56 @@ def _svg(draw: Callable[[Any], None], label: str) -> str:
 
 
 def sustained_svg(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Latency over time, one line per row that drew for minutes; None where none did."""
-    shown = [row for row in rows if row.get("sustained")]
+    """Latency over time, one line per row that drew for minutes, in percent of its first window: rows that take a hundred times as
+    long have a place beside others. None where none did."""
+    shown = _sustained(rows)
     if not shown:
         return None
 
     def draw(axes: Any) -> None:
         for index, row in enumerate(shown):
-            windows = row["sustained"]["windows"]
+            windows, first = row["sustained"]["windows"], row["sustained"]["windows"][0]["p50_ms"]
             minutes = [(window["at_s"] + window["seconds"] / 2) / 60 for window in windows]
             colour, dots = SERIES[index % len(SERIES)], MARKERS.get(row["runtime"], "o")
             axes.plot(
                 minutes,
-                [window["p50_ms"] for window in windows],
+                [100 * window["p50_ms"] / first for window in windows],
                 color=colour,
                 marker=dots,
                 markersize=4,
-                label=row["name"],
             )
-        axes.set_ylim(bottom=0)
-        _style_axes(axes, "minutes without a pause", "milliseconds, median of a window")
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), labelcolor=INK, fontsize=10)
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, 90), max(high, 110))  # noise of a per cent is not to look like throttling
+        _style_axes(axes, "minutes without a pause", "median latency, percent of the first")
 
     return _svg(draw, "Latency over time")
+
+
+def sustained_legend(rows: Sequence[Mapping[str, Any]]) -> Legend:
+    """Every row that drew for minutes, with its first and last median."""
+    legend = []
+    for index, row in enumerate(_sustained(rows)):
+        first, last = (row["sustained"]["windows"][place]["p50_ms"] for place in (0, -1))
+        sign, said = (
+            SIGNS[MARKERS.get(row["runtime"], "o")],
+            f"{row['name']}: {number(first)} ms, at last {number(last)} ms",
+        )
+        legend.append((sign, f"--s{index % len(SERIES) + 1}", said))
+    return legend
+
+
+def _sustained(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row.get("sustained")]
 
 
 def _point(axes: Any, row: Mapping[str, Any], quality: float, colour: str) -> None:
     fill = FILLS.get(row["precision"], "none")
     marker = MARKERS.get(row["runtime"], "o")
     look = {"color": colour, "markerfacecoloralt": "none", "markersize": 10, "markeredgewidth": 1.6, "linestyle": ""}
-    axes.plot([row["latency_ms"]["p50"]], [quality], marker=marker, fillstyle=fill, **look)
+    place = row["latency_ms"]["p50"], quality
+    axes.plot(place[:1], place[1:], marker=marker, fillstyle=fill, **look)
+    if (program := program_of(row)) != GENIN:  # a peer is named beside its point
+        axes.annotate(program, place, (0, 9), textcoords="offset points", ha="center", fontsize=9, color=SOFT)
 
 
 def series_of(row: Mapping[str, Any]) -> str:
@@ -128,25 +169,6 @@ def _style_axes(axes: Any, x_title: str, y_title: str) -> None:
     axes.tick_params(which="both", colors=SOFT, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-
-
-def _legend(axes: Any, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Colour shows model and steps, shape the runtime, fill the precision."""
-    from matplotlib.lines import Line2D
-
-    def sample(label: str, colour: str, marker: str, fill: str) -> Any:
-        return Line2D(
-            [], [], linestyle="", label=label, color=colour, marker=marker, fillstyle=fill, markerfacecoloralt="none"
-        )
-
-    handles = [sample(name, SERIES[i % len(SERIES)], "o", "full") for i, name in enumerate(names)]
-    handles += [
-        sample(name, SOFT, MARKERS.get(name, "o"), "full") for name in dict.fromkeys(r["runtime"] for r in rows)
-    ]
-    handles += [sample(p, SOFT, "o", FILLS.get(p, "none")) for p in dict.fromkeys(r["precision"] for r in rows)]
-    axes.legend(
-        handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), labelcolor=INK, fontsize=10
-    )
 
 
 def embed_svg(svg: str, label: str) -> str:

@@ -19,9 +19,27 @@ from PIL import Image
 
 from genin.benchmarks.grids import Grid
 from genin.benchmarks.report.page import render_page
-from genin.benchmarks.report.plots import quality_axis, quality_latency_svg, sustained_svg
+from genin.benchmarks.report.plots import (
+    Legend,
+    quality_axis,
+    quality_latency_svg,
+    quality_legend,
+    sustained_legend,
+    sustained_svg,
+)
+from genin.benchmarks.results.files import engine_text
 from genin.benchmarks.results.merge import Merged
-from genin.benchmarks.results.table import LEFT, columns_of, is_ranked, number, reasons_of
+from genin.benchmarks.results.operators import KINDS, LAYERS, operators_of
+from genin.benchmarks.results.table import (
+    FRAME_COLUMNS,
+    columns_of,
+    frame_cells,
+    is_ranked,
+    number,
+    program_of,
+    reasons_of,
+    skipped_text,
+)
 from genin.benchmarks.speed.picture_quality import FD_NOT_ASKED
 from genin.dataset.sets import Pictures
 from genin.files import write_text
@@ -41,6 +59,8 @@ STAGE_NAMES = {
     "text_to_image": "single graph",
     "other": "all else",
 }
+IDENTITY = ("device", "model", "program", "runtime", "precision", "steps", "threads", "batch", "px")
+ONE_SCALE = 6.0  # times as long as the fastest
 EVALUATION_COLUMNS = (
     ("model", "model", None),
     ("steps", "steps", 0),
@@ -89,6 +109,7 @@ def render(report: Report) -> str:
         rows = report.devices.rows
     ranked = [row for row in rows if is_ranked(row)]
     best = min(ranked, key=lambda row: row["latency_ms"]["p50"]) if ranked else None
+    told = [row for row in rows if "stages_ms" not in row["notes"]]  # peers do not tell their stages
     axis, svg = quality_axis(ranked), quality_latency_svg(ranked)
     values = {
         "title": report.title or (_headline(best) if best else "Pictures and figures"),
@@ -98,13 +119,19 @@ def render(report: Report) -> str:
         "facts": _facts(best) if best else [],
         "grids": [_grid(grid) for grid in report.grids],
         "plot": Markup(svg) if svg else None,
+        "legend": quality_legend(ranked),
         "plot_title": axis[1] if axis else None,
-        "plots": [(name, Markup(one)) for name, one in (*_over_time(rows), *report.plots)],
+        "plots": [(name, Markup(one), legend) for name, one, legend in (*_over_time(rows), *_without_legend(report))],
         "table": _table(rows, best) if rows else None,
         "runs": _runs(rows),
         "batches": any(row.get("batch_size", 1) != 1 for row in rows),
-        "stages": [(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(rows, stage)],
-        "bars": _bars(sorted(rows, key=lambda row: (not is_ranked(row), row["latency_ms"]["p50"]))),
+        "stages": [(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(told, stage)],
+        "frames": [(row["name"], _without_marks(frame_cells(row["frames"]))) for row in rows if row.get("frames")],
+        "frame_columns": FRAME_COLUMNS,
+        "operators": list(operators_of(rows)),
+        "operator_columns": (KINDS, LAYERS),
+        "shares": _is_wide(told),
+        "bars": _bars(sorted(told, key=lambda row: (not is_ranked(row), row["latency_ms"]["p50"]))),
         "evaluations": _evaluations(evaluations) if evaluations else None,
         "evaluations_note": _evaluations_note(evaluations),
         "machines": [(device, _machine(results)) for device, results in measured.items()],
@@ -113,9 +140,18 @@ def render(report: Report) -> str:
     return render_page("genin.benchmarks.report", "report.html.jinja", values)
 
 
-def _over_time(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _without_marks(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Cells without Markdown's backticks."""
+    return [[cell.replace("`", "") for cell in line] for line in lines]
+
+
+def _over_time(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Legend]]:
     svg = sustained_svg(rows)
-    return [("Latency over time", svg)] if svg else []
+    return [("Latency over time", svg, sustained_legend(rows))] if svg else []
+
+
+def _without_legend(report: Report) -> list[tuple[str, str, Legend]]:
+    return [(name, svg, []) for name, svg in report.plots]
 
 
 def _measured(report: Report) -> Mapping[str, Mapping[str, Any]]:
@@ -138,8 +174,9 @@ def _headline(best: Mapping[str, Any]) -> str:
 def _lead(best: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> str:
     compared = best["speedup_baseline"] and best["role"] != "teacher"
     against = f" The teacher is {best['speedup_baseline']}." if compared else ""
-    if len(measured) > 1:
-        return f"The fastest of {len(measured)} devices: {best['name']}.{against}"
+    if "device_name" in best:  # it is part of the name
+        which = f"The fastest of {len(measured)} devices: " if len(measured) > 1 else ""
+        return f"{which}{best['name']}.{against}"
     [results] = measured.values()
     count = best.get("threads")
     threads = f" with {count} thread{'s' if count != 1 else ''}" if count else ""
@@ -184,14 +221,32 @@ def data_uri(picture: Pictures) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is measured comes first, so that a phone shows latencies: what a row is stands in one column."""
     names, cells = columns_of(rows)
+    figures = [place for place, name in enumerate(names) if name not in IDENTITY]
+    shown = [name for name in names if name != "threads" or len({row.get("threads") for row in rows}) > 1]
     return {
-        "names": names,
-        "left": [place for place, name in enumerate(names) if name in LEFT],
-        "rows": cells,
+        "names": [names[place] for place in figures],
+        "rows": [
+            (*_identity(row, shown), [line[place] for place in figures]) for row, line in zip(rows, cells, strict=True)
+        ],
         "best": next((index for index, row in enumerate(rows) if row is best), None) if len(rows) > 1 else None,
         "invalid": [index for index, row in enumerate(rows) if not is_ranked(row)],
     }
+
+
+def _identity(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, str]:
+    """(model, what tells its row from the others): only what differs between rows has a column."""
+    steps, threads, batch = row["steps"], row.get("threads"), row.get("batch_size", 1)
+    parts = {
+        "runtime": engine_text(program_of(row), row["runtime"], row["precision"]),
+        "steps": f"{steps} step{'s' if steps != 1 else ''}",
+        "threads": threads and f"{threads} thread{'s' if threads != 1 else ''}",
+        "batch": f"batch {batch}",
+        "px": f"{row.get('image_size')} px",
+        "device": row.get("device_name"),
+    }
+    return row["bundle"], ", ".join(text for name, text in parts.items() if name in columns and text)
 
 
 def _runs(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -203,10 +258,17 @@ def _took(rows: Sequence[Mapping[str, Any]], stage: str) -> bool:
     return any(row["stages_ms"].get(stage, 0.0) for row in rows)
 
 
+def _is_wide(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether rows differ so much that on one scale the fast ones would be too small to see."""
+    totals = [total for row in rows if (total := sum(row["stages_ms"].values())) > 0]
+    return max(totals, default=1.0) > ONE_SCALE * min(totals, default=1.0)
+
+
 def _bars(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """On one scale: the longest fills the width."""
+    """On one scale, on which the longest fills the width; or each by itself."""
     longest = max((sum(row["stages_ms"].values()) for row in rows), default=0.0) or 1.0
-    return [_bar(row, longest) for row in rows]
+    own = _is_wide(rows)
+    return [_bar(row, (sum(row["stages_ms"].values()) or 1.0) if own else longest) for row in rows]
 
 
 def _bar(row: Mapping[str, Any], longest: float) -> dict[str, Any]:
@@ -287,9 +349,10 @@ def _notes(measured: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[
     """Every reason once."""
     notes: dict[str, None] = {}
     for one in (one for results in measured for one in results["skipped"]):
-        notes[f"{one['bundle']} on {one['runtime']} {one['precision']}: {one['reason']}"] = None
+        notes[skipped_text(one)] = None
     for row in (row for results in measured for row in results["results"]):
         notes |= {f"{row['name']}: not valid: {reason}": None for reason in reasons_of(row)}
+        notes |= {f"{row['name']}: {difference}": None for difference in row.get("differs", ())}
     for found in [one["notes"] for one in (*measured, *evaluations)]:
         by_reason: dict[str, list[str]] = {}
         for name, reason in found.items():

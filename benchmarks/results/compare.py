@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 
 from genin.benchmarks.results.files import Results
 from genin.benchmarks.results.statistics import by_process, paired_runs, ratio_interval
-from genin.benchmarks.results.table import is_ranked, markdown_table, number
+from genin.benchmarks.results.table import is_ranked, markdown_table, number, program_of
 from genin.runtimes.errors import InputError
 from genin.runtimes.vocabulary import nearest
 
@@ -30,6 +30,7 @@ Row = Mapping[str, Any]
 Verdict = Literal["faster", "slower", "same", "unclear"]
 
 MARGIN: Final = 0.02
+ALIKE: Final = ("threads", "batch_size", "asked_size")
 SHOWN: Final = {"faster": "faster", "slower": "**slower**", "same": "same", "unclear": "unclear"}
 
 
@@ -95,16 +96,19 @@ def compare_results(old: Results, new: Results, margin: float = MARGIN, *, stric
 
 def compare_with(results: Results, baseline: str, margin: float = MARGIN) -> Comparison:
     """All other models of one run against `baseline`, a model of it, on the same runtime, precision and threads, at the same steps
-    if it was measured at them. They took turns, so rounds are compared.
+    if it was measured at them. They took turns, so rounds are compared. `baseline` may be a program, too: then all other programs
+    are compared with it on the same weights.
 
-    Errors: InputError for a model that was not measured, or is the only one.
+    Errors: InputError for a model or program that was not measured, or is the only one.
     """
-    models = list(dict.fromkeys(row["bundle"] for row in results["results"]))
-    if baseline not in models:
-        raise InputError(f"no model '{baseline}' in these results", remedy=nearest(baseline, models))
-    bases = [row for row in results["results"] if row["bundle"] == baseline]
-    others = [row for row in results["results"] if row["bundle"] != baseline]
-    pairs = [(base, row) for row in others if (base := _base_of(row, bases)) is not None]
+    rows = results["results"]
+    models, programs = (list(dict.fromkeys(of(row) for row in rows)) for of in (lambda row: row["bundle"], program_of))
+    if baseline not in (*models, *programs):
+        raise InputError(f"no model '{baseline}' in these results", remedy=nearest(baseline, [*models, *programs]))
+    of, find = (lambda row: row["bundle"], _base_of) if baseline in models else (program_of, _same_weights)
+    bases = [row for row in rows if of(row) == baseline]
+    others = [row for row in rows if of(row) != baseline]
+    pairs = [(base, row) for row in others if (base := find(row, bases)) is not None]
     if not pairs:
         raise InputError(f"nothing was measured beside '{baseline}' on the same runtime and precision")
     busy = [f"busy machine: {said}" for said in [results["notes"].get("busy")] if said]
@@ -190,11 +194,30 @@ def runs_by_round(row: Row) -> dict[tuple[int, int], float]:
     return dict(zip(keys, row["samples_ms"], strict=True))
 
 
+def _same_weights(row: Row, programs: Sequence[Row]) -> Row | None:
+    """The row of another program on the same weights, as measured: on the same engine if possible, otherwise the fastest."""
+    alike = [
+        one
+        for one in programs
+        if all(one.get(key) == row.get(key) for key in ("steps", *ALIKE)) and _same_model(one, row)
+    ]
+    exact = [one for one in alike if one["precision"] == row["precision"]]
+    same = [one for one in exact if one["runtime"] == row["runtime"]]
+    return min(same or exact, key=lambda one: one["latency_ms"]["p50"], default=None)
+
+
+def _same_model(one: Row, other: Row) -> bool:
+    """The same bundle or folder, or a bundle and the folder that it was exported from."""
+    source = one.get("source_sha256")
+    return one["bundle"] == other["bundle"] or (source is not None and source == other.get("source_sha256"))
+
+
 def _base_of(row: Row, bases: Sequence[Row]) -> Row | None:
     same = [
         one
         for one in bases
-        if all(one.get(key) == row.get(key) for key in ("runtime", "precision", "threads", "batch_size", "asked_size"))
+        if all(one.get(key) == row.get(key) for key in ("runtime", "precision", *ALIKE))
+        and program_of(one) == program_of(row)
     ]
     at_steps = [one for one in same if one["steps"] == row["steps"]]
     return next(iter(at_steps), same[0] if len(same) == 1 else None)
@@ -220,14 +243,20 @@ def _differences(old: Results, new: Results) -> Iterator[str]:
 
 
 def _notes(old: Row, new: Row) -> Iterator[str]:
+    yield from new.get("differs", ())
     if new["valid"] is False:
         yield f"its pictures are not right: {'; '.join(new['validity']['reasons'])}"
     if old["valid"] is False:
         yield "the old row's pictures are not right"
-    for key, what in (("threads", "threads"), ("provider", "provider"), ("image_size", "picture size")):
+    same_program = program_of(old) == program_of(new)
+    kept = (
+        ("threads", "threads"),
+        ("image_size", "picture size"),
+        *((("provider", "provider"),) if same_program else ()),
+    )
+    for key, what in kept:
         if old.get(key) != new.get(key) and None not in (old.get(key), new.get(key)):
             yield f"another {what}: {old[key]}, now {new[key]}"
-    if old.get("weights_sha256") == new.get("weights_sha256") and old.get("pictures_sha256") != new.get(
-        "pictures_sha256"
-    ):
+    weights, pictures = ([one.get(key) for one in (old, new)] for key in ("weights_sha256", "pictures_sha256"))
+    if same_program and weights[0] == weights[1] and pictures[0] != pictures[1]:
         yield "the same weights draw other pictures"

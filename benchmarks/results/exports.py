@@ -18,8 +18,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from genin.benchmarks.results.files import digest
-from genin.benchmarks.results.table import is_ranked, number, results_table
+from genin.benchmarks.results.files import GENIN, digest, engine_text
+from genin.benchmarks.results.operators import operators_text
+from genin.benchmarks.results.table import (
+    frames_text,
+    is_ranked,
+    number,
+    program_of,
+    reasons_of,
+    results_table,
+    sustained_text,
+)
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.vocabulary import nearest
 
@@ -27,25 +36,26 @@ Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 CSV_COLUMNS: Final = (
-    *(
-        "name",
-        "bundle",
-        "runtime",
-        "engine_version",
-        "provider",
-        "precision",
-        "steps",
-        "threads",
-        "batch_size",
-        "image_size",
-    ),
-    *("runs", "processes", "valid"),
+    *("name", "bundle", "program", "program_version", "runtime", "engine_version", "provider", "precision"),
+    *("steps", "threads", "batch_size", "image_size", "runs", "processes", "outliers", "valid"),
 )
 CSV_FIGURES: Final = ("p50", "p90", "p95", "p99", "mean", "sd", "min", "max")
 CSV_MORE: Final = (
     *("pictures_per_s", "joules_per_picture", "first_run_ms", "cold_start_s", "load_s", "peak_rss_bytes", "size_bytes"),
     *("speedup", "psnr_db_to_fp32", "lpips_squeeze_to_fp32", "lpips_squeeze_to_teacher", "weights_sha256"),
+    *("clip_score", "source_sha256", "pictures_sha256", "macs_per_picture", "gflops", "matmul_share", "copy_share"),
 )
+# Figures that lie deeper: the path of keys, joined by underscores, is the column's name.
+CSV_DEEPER: Final = (
+    *(("validity", name) for name in ("psnr_db", "worst_psnr_db", "lpips_squeeze", "worst_lpips_squeeze")),
+    *(("sustained", name) for name in ("seconds", "drift_percent_per_minute", "last_to_first", "throttled")),
+    *(
+        ("frames", beside, name)
+        for beside in ("off", "thread", "process", "engine_defaults")
+        for name in ("p99_ms", "worst_ms", "late_percent")
+    ),
+)
+JOULES_PER_KWH: Final = 3.6e6
 CHARACTER_PX: Final = 6.6  # of Verdana at 11 px, on average
 PAD_PX: Final = 10
 
@@ -60,12 +70,14 @@ def export(results: Results, format: str) -> str:
 def to_csv(results: Results) -> str:
     """One line for each configuration."""
     names = [*CSV_COLUMNS, *(f"{name}_ms" for name in CSV_FIGURES), "p50_low_ms", "p50_high_ms", *CSV_MORE]
+    names += ["_".join(path) for path in CSV_DEEPER] + ["reasons", "differs"]
     lines = []
     for row in results["results"]:
         low, high = (row.get("intervals_ms") or {}).get("p50") or (None, None)
         figures = [row["latency_ms"].get(name) for name in CSV_FIGURES]
         own, more = ([row.get(name) for name in part] for part in (CSV_COLUMNS, CSV_MORE))
-        lines.append([*own, *figures, low, high, *more])
+        said = ["; ".join(reasons_of(row)), "; ".join(row.get("differs", ()))]
+        lines.append([*own, *figures, low, high, *more, *(_deep(row, path) for path in CSV_DEEPER), *said])
     return _csv(names, lines)
 
 
@@ -81,12 +93,13 @@ def to_runs_csv(results: Results) -> str:
 
 
 def to_markdown(results: Results) -> str:
-    """The table, what it was measured on, and the hash."""
+    """The table, what was measured apart, what it was measured on, and the hash."""
     busy = results["notes"].get("busy")
     warning = [f"**{busy}**", ""] if busy else []
     command = f", `{results['command']}`" if results.get("command") else ""
     source = f"{device_of(results)}{command}, results sha256 {digest(results)[:16]}"
-    return "\n".join([*warning, results_table(results), "", source]) + "\n"
+    apart = [text for text in (operators_text(results), sustained_text(results), frames_text(results)) if text]
+    return "\n".join([*warning, "\n\n".join([results_table(results), *apart]), "", source]) + "\n"
 
 
 def to_pyperf(results: Results) -> str:
@@ -102,8 +115,7 @@ def to_pyperf(results: Results) -> str:
             for load in [results["machine"]["load_average"]]
         ]
         if runs:
-            metadata = {"name": row["name"], "unit": "second", "runtime": row["runtime"], "valid": str(row["valid"])}
-            benchmarks.append({"metadata": metadata, "runs": runs})
+            benchmarks.append({"metadata": _pyperf_metadata(row), "runs": runs})
     machine = results["machine"]
     common = {
         "cpu_model_name": machine["processor"],
@@ -121,13 +133,14 @@ def to_optimum(results: Results) -> str:
     reports = {}
     for row in results["results"]:
         steps = [step / 1000 for run in row["steps_samples_ms"] for step in run]
-        calls = [one / 1000 for one in row["samples_ms"]]
+        calls, batch = [one / 1000 for one in row["samples_ms"]], row.get("batch_size", 1)
         memory = row.get("memory_bytes") or {}
         reports[row["name"]] = {
             "load_model": _optimum(row["loads_s"], memory.get("loaded")),
             "first_call": _optimum([one / 1000 for one in row["first_runs_ms"]], None),
             "call": _optimum(calls, row["peak_rss_bytes"])
-            | {"throughput": {"unit": "images/s", "value": float(1 / np.mean(calls))} if calls else None},
+            | {"throughput": {"unit": "images/s", "value": batch / float(np.mean(calls))} if calls else None}
+            | _optimum_energy(row.get("joules_per_picture"), batch),
             "per_step": _optimum(steps, None),
         }
     return json.dumps(reports, indent=1) + "\n"
@@ -145,8 +158,10 @@ def to_card(results: Results) -> str:
 
 
 def to_badge(results: Results) -> str:
-    """An SVG badge of the fastest row whose pictures are right, with the results' hash in its title."""
-    best = min(_shown(results), key=lambda row: row["latency_ms"]["p50"])
+    """An SVG badge of genin's fastest row whose pictures are right, with the results' hash in its title."""
+    rows = _shown(results)
+    own = [row for row in rows if program_of(row) == GENIN]
+    best = min(own or rows, key=lambda row: row["latency_ms"]["p50"])
     busy = " (busy machine)" if results["notes"].get("busy") else ""
     label, value = "genin bench", f"{number(best['latency_ms']['p50'])} ms{busy}"
     about = f"{best['name']} on {device_of(results)}: {value} a picture; results sha256 {digest(results)[:16]}"
@@ -170,9 +185,13 @@ def to_bibtex(results: Results) -> str:
     year = f"  year = {{{created[:4]}}},\n" if created[:4].isdigit() else ""
     title = _bibtex(f"genin bench of {models} on {device_of(results)}")
     version = results["machine"]["packages"].get("genin", "?")
+    right = sum(row["valid"] is True for row in results["results"])
+    peers = {program_of(row): row.get("program_version") for row in results["results"] if program_of(row) != GENIN}
+    beside = "".join(f", {name} {release or '?'}" for name, release in peers.items())
     return (
         f"@misc{{genin-bench-{sha256[:8]},\n  title = {{{title}}},\n{year}"
-        f"  note = {{genin {version}, schema {results['schema_version']}, results SHA-256 {sha256}}}\n}}\n"
+        f"  note = {{genin {version}{_bibtex(beside)}, schema {results['schema_version']}, "
+        f"pictures right in {right} of {len(results['results'])} rows, results SHA-256 {sha256}}}\n}}\n"
     )
 
 
@@ -204,7 +223,8 @@ def _shown(results: Results) -> list[Row]:
 
 def _card_result(row: Row, results: Results) -> list[str]:
     busy = ", busy machine" if results["notes"].get("busy") else ""
-    where = f"{row['runtime']} {row['precision']}, {row['steps']} steps, {device_of(results)}{busy}"
+    engine = engine_text(program_of(row), row["runtime"], row["precision"])
+    where = f"{engine}, {row['steps']} step{'s' if row['steps'] != 1 else ''}, {device_of(results)}{busy}"
     protocol = results["protocol"]
     prompts = f"{len(protocol['prompts'])} prompts, sha256 {str(protocol.get('prompts_sha256'))[:16]}"
     metrics: list[tuple[str, str, Any]] = [
@@ -213,6 +233,24 @@ def _card_result(row: Row, results: Results) -> list[str]:
         ("cold_start_s", f"cold start in s ({where})", row["cold_start_s"]),
         ("peak_memory_mb", f"peak memory in MB ({where})", row["peak_rss_bytes"] and row["peak_rss_bytes"] / 1e6),
         ("lpips_squeeze_to_fp32", f"LPIPS to fp32 ({where})", row.get("lpips_squeeze_to_fp32")),
+        (
+            "psnr_db_of_worst_picture",
+            f"PSNR of the worst picture in dB ({where})",
+            _deep(row, ("validity", "worst_psnr_db")),
+        ),
+        ("clip_score", f"CLIP score ({where})", row.get("clip_score")),
+        ("energy_j", f"energy of a picture in J ({where})", row.get("joules_per_picture")),
+        ("matmul_share", f"share of the machine's matrix product ({where})", row.get("matmul_share")),
+        (
+            "drift_percent_per_minute",
+            f"drift of minutes without a pause, in percent a minute ({where})",
+            _deep(row, ("sustained", "drift_percent_per_minute")),
+        ),
+        (
+            "frame_p99_ms",
+            f"p99 of a game's frames beside it in ms ({where})",
+            _deep(row, ("frames", "thread", "p99_ms")),
+        ),
     ]
     lines = ["  - task:", "      type: text-to-image", "    dataset:", "      type: prompts"]
     lines += [f"      name: {_text(prompts)}", "    metrics:"]
@@ -221,6 +259,36 @@ def _card_result(row: Row, results: Results) -> list[str]:
             lines += [f"    - type: {kind}", f"      name: {_text(name)}", f"      value: {value:.6g}"]
             lines += ["      args:", f"        results_sha256: {digest(results)}"]
     return lines
+
+
+def _pyperf_metadata(row: Row) -> dict[str, Any]:
+    """Texts and numbers, which is what pyperf keeps; `mem_max_rss` is its own name for the peak of memory."""
+    known = {"name": row["name"], "unit": "second", "valid": str(row["valid"]), "program": program_of(row)}
+    known |= {name: row.get(name) for name in ("runtime", "precision", "steps", "threads", "batch_size")}
+    known |= {"mem_max_rss": row.get("peak_rss_bytes")}
+    known |= {name: row.get(name) for name in ("joules_per_picture", "matmul_share")}
+    known |= {"drift_percent_per_minute": _deep(row, ("sustained", "drift_percent_per_minute"))}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _optimum_energy(joules: float | None, batch: int) -> dict[str, Any]:
+    """Of one call, in kWh, and pictures for each kWh; only the processor is counted."""
+    if joules is None:
+        return {}
+    kwh = joules * batch / JOULES_PER_KWH
+    energy = {"unit": "kWh", "cpu": kwh, "ram": None, "gpu": None, "total": kwh}
+    return {
+        "energy": energy,
+        "efficiency": {"unit": "images/kWh", "value": JOULES_PER_KWH / joules if joules else None},
+    }
+
+
+def _deep(row: Row, path: Sequence[str]) -> Any:
+    """A figure by its keys; None where one of them is missing or null."""
+    found: Any = row
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
 
 
 def _optimum(values: Sequence[float], memory_bytes: int | None) -> dict[str, Any]:

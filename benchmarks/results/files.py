@@ -25,6 +25,7 @@ Results = dict[str, Any]
 HASH = "sha256"
 AGAIN = "measure again: genin bench MODEL --out RESULTS.json"
 COLUMNS = ("samples_process", "samples_round", "samples_at_s", "steps_samples_ms")  # of a row, as long as samples_ms
+GENIN = "genin"  # the program of a row that names none
 SINCE_VERSION_1 = "written before genin kept every run"
 
 
@@ -135,7 +136,11 @@ def _row_from_version_0(row: Results, threads: object) -> Results:
 
 def title_of(row: Mapping[str, Any]) -> str:
     """A row's name in tables and pictures."""
-    steps = row.get("steps")
-    return (
-        f"{row.get('bundle')} · {row.get('runtime')} {row.get('precision')} · {steps} step{'s' if steps != 1 else ''}"
-    )
+    steps, engine = row.get("steps"), engine_text(row.get("program", GENIN), row.get("runtime"), row.get("precision"))
+    return f"{row.get('bundle')} · {engine} · {steps} step{'s' if steps != 1 else ''}"
+
+
+def engine_text(program: str, runtime: object, precision: object) -> str:
+    """What draws: "openvino fp16", "optimum-intel openvino fp16"."""
+    names = [*([] if program in (GENIN, runtime) else [program]), str(runtime), str(precision)]
+    return " ".join(names)

@@ -5,24 +5,45 @@ Not here: counting them (`genin.benchmarks.speed.operators`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from genin.benchmarks.results.table import markdown_table, number, percent
 
+KINDS = ("kind", "operators", "ms", "share")
+LAYERS = ("layer", "kind", "ms", "share")
+
+
+@dataclass(frozen=True)
+class Operators:
+    """One network of one row: its title, what it takes, and lines of `KINDS` and of `LAYERS`."""
+
+    title: str
+    taken: str
+    kinds: list[list[str]]
+    layers: list[list[str]]
+
+
+def operators_of(rows: Iterable[Mapping[str, Any]]) -> Iterator[Operators]:
+    """Every network of every row whose operators were counted."""
+    for row in rows:
+        for component, one in (row.get("operators") or {}).items():
+            calls = f"{one['calls']:g} call{'s' if one['calls'] != 1 else ''}"
+            yield Operators(
+                f"{row['name']}: {component}",
+                f"{number(one['ms'])} ms in the operators of a picture ({calls})",
+                [[str(k["kind"]), str(k["operators"]), number(k["ms"]), percent(k["share"])] for k in one["kinds"]],
+                [[str(k["layer"]), str(k["kind"]), number(k["ms"]), percent(k["share"])] for k in one["layers"]],
+            )
+
 
 def operators_text(results: Mapping[str, Any]) -> str:
     """A heading and two tables for every network of every row whose operators were counted; empty if none were."""
-    rows = [row for row in results["results"] if row.get("operators")]
-    return "\n\n".join(
-        part for row in rows for name, one in row["operators"].items() for part in _parts(row, name, one)
-    )
+    return "\n\n".join(part for one in operators_of(results["results"]) for part in _parts(one))
 
 
-def _parts(row: Mapping[str, Any], component: str, one: Mapping[str, Any]) -> Iterator[str]:
-    calls = f"{one['calls']:g} call{'s' if one['calls'] != 1 else ''}"
-    yield f"**{row['name']}: {component}**, {number(one['ms'])} ms in the operators of a picture ({calls})"
-    kinds = [[str(k["kind"]), str(k["operators"]), number(k["ms"]), percent(k["share"])] for k in one["kinds"]]
-    yield markdown_table(["kind", "operators", "ms", "share"], kinds, ["kind"])
-    layers = [[str(k["layer"]), str(k["kind"]), number(k["ms"]), percent(k["share"])] for k in one["layers"]]
-    yield markdown_table(["layer", "kind", "ms", "share"], layers, ["layer", "kind"])
+def _parts(one: Operators) -> Iterator[str]:
+    yield f"**{one.title}**, {one.taken}"
+    yield markdown_table(KINDS, one.kinds, ["kind"])
+    yield markdown_table(LAYERS, one.layers, ["layer", "kind"])

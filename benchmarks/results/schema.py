@@ -109,6 +109,7 @@ PROTOCOL = _object(
         "prompts_sha256": SHA256,
         "max_s": _value("number", "Seconds of timed pictures after which a configuration ends early."),
         "suite": _or_null(TEXT),
+        "clip": _or_null(_object("The CLIP that scored pictures.", {"name": TEXT, "sha256": SHA256})),
     },
 )
 SAMPLES = {
@@ -142,7 +143,7 @@ SUSTAINED = _object(
             _object(
                 "",
                 {"at_s": AMOUNT, "seconds": AMOUNT, "runs": COUNT, "p50_ms": AMOUNT, "max_ms": AMOUNT},
-                {"frequency_mhz": _or_null(AMOUNT), "temperature_c": _or_null(NUMBER)},
+                {"frequency_mhz": _or_null(AMOUNT), "temperature_c": _or_null(NUMBER), "rss_bytes": _or_null(INDEX)},
             ),
         ),
         "drift_percent_per_minute": _or_null(_value("number", "Slope of the windows' medians; null under a minute.")),
@@ -192,6 +193,10 @@ ROW = _object(
         "notes": NOTES,
     },
     {
+        "program": _value("string", "What drew: genin, or one of its peers. Rows without it are genin's."),
+        "program_version": _or_null(TEXT),
+        "differs": _list("What a peer does otherwise than genin's rows.", TEXT),
+        "source_sha256": _or_null(_value("string", "Of the model folder: rows of one model have the same.")),
         "path": TEXT,
         "asked": _map("Runtime and precision that were asked for.", TEXT),
         "device": TEXT,
@@ -229,6 +234,8 @@ ROW = _object(
         "lpips_squeeze_to_fp32": _or_null(AMOUNT),
         "psnr_db_to_fp32": _or_null(NUMBER),
         "lpips_squeeze_to_teacher": _or_null(AMOUNT),
+        "clip_score": _or_null(_value("number", "100 max(cos, 0) of pictures and their prompts, the mean over prompts.")),
+        "clip_score_interval": _or_null(_list("low, high; null for a single prompt", NUMBER)),
         "fid": _or_null(NUMBER),
         "fd_squeezenet": _or_null(NUMBER),
         "fd_world": _or_null(NUMBER),
@@ -240,7 +247,9 @@ ROW = _object(
     },
 )  # fmt: skip
 SKIPPED = _object(
-    "A configuration that was not measured.", {"bundle": TEXT, "runtime": TEXT, "precision": TEXT, "reason": TEXT}
+    "A configuration that was not measured.",
+    {"bundle": TEXT, "runtime": TEXT, "precision": TEXT, "reason": TEXT},
+    {"program": TEXT},
 )
 RESULTS = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -4,7 +4,8 @@ Runs of one process resemble each other: where its memory lies, which cores it g
 alone is too narrow, however many there are. So uncertainty is found by a hierarchical bootstrap: processes are drawn with
 replacement, then runs within each. Few processes say little about how processes differ: their part of the variance is corrected
 by P / (P − 1), and the interval takes Student's t with the degrees of freedom of Welch and Satterthwaite in place of the normal
-distribution. Everything is on the logarithm, since latencies are compared as ratios.
+distribution. Only what runs alone would contribute has as many degrees as there are runs: where processes differ more than their
+runs do, P processes give P − 1. Everything is on the logarithm, since latencies are compared as ratios.
 
 Runs that were interleaved (round by round, each process of one configuration beside one of the other) are compared as pairs: what
 disturbs a round is in both, and cancels.
@@ -149,12 +150,15 @@ def _uncertainty(groups: Sequence[Values], rank: float) -> _Uncertainty:
     variance = between + within
     if variance == 0:
         return _Uncertainty(0.0, 1.0)
-    parts = between**2 / (count - 1) + within**2 / max(runs - count, 1)
+    # The median of few processes is less certain than their mean: what is far above the runs' own part of `within` is theirs.
+    of_runs = min(within, 2 * float(_resamples(groups, rank, of_processes=False).var(ddof=1)))
+    parts = (variance - of_runs) ** 2 / (count - 1) + of_runs**2 / max(runs - count, 1)
     return _Uncertainty(variance, variance**2 / parts)
 
 
-def _resamples(groups: Sequence[Values], rank: float) -> Values:
-    """The quantile in every resample: as many processes as there are, each with as many runs as the longest has."""
+def _resamples(groups: Sequence[Values], rank: float, *, of_processes: bool = True) -> Values:
+    """The quantile in every resample: as many processes as there are, each with as many runs as the longest has. Without
+    `of_processes` only runs are drawn, within every process."""
     counts = np.array([len(group) for group in groups])
     table = np.zeros((len(groups), counts.max()))
     for row, group in zip(table, groups, strict=True):
@@ -162,6 +166,8 @@ def _resamples(groups: Sequence[Values], rank: float) -> Values:
     resamples = int(max(100, min(RESAMPLES, MOST_DRAWN // table.size)))
     random = np.random.default_rng(SEED)
     chosen = random.integers(0, len(groups), (resamples, len(groups)))
+    if not of_processes:
+        chosen[:] = np.arange(len(groups))
     runs = (random.random((*chosen.shape, table.shape[1])) * counts[chosen][..., None]).astype(np.int64)
     drawn = table[chosen[..., None], runs].reshape(resamples, -1)
     found: Values = np.quantile(drawn, rank, axis=1)

@@ -8,11 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from genin.benchmarks.results.files import GENIN
+
 Row = Mapping[str, Any]
+
+
+def program_of(row: Row) -> str:
+    """Which program drew a row, or would have."""
+    return str(row.get("program", GENIN))
+
 
 COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("device", lambda row: row.get("device_name") or "–"),
     ("model", lambda row: row["bundle"]),
+    ("program", program_of),
     ("runtime", lambda row: row["runtime"]),
     ("precision", lambda row: row["precision"]),
     ("steps", lambda row: row["steps"]),
@@ -32,15 +41,17 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("size MB", lambda row: number(row["size_bytes"] and row["size_bytes"] / 1e6)),
     ("LPIPS to fp32", lambda row: number(row.get("lpips_squeeze_to_fp32"), 3)),
     ("LPIPS to teacher", lambda row: number(row.get("lpips_squeeze_to_teacher"), 3)),
+    ("CLIP score", lambda row: number(row.get("clip_score"), 2)),
     ("FD ratio", lambda row: number(row.get("fd_ratio"), 3)),
 )
-ONLY_IF_SEVERAL: Final = ("batch", "px")
+ONLY_IF_SEVERAL: Final = ("program", "batch", "px")
+FRAME_COLUMNS: Final = ("drawing", "p50 ms", "p99 ms", "worst ms", "later than 20 ms", "pictures/s")
 FRAME_NAMES: Final = {
     "thread": "`Painter`, thread",
     "process": "`Painter`, process",
     "engine_defaults": "a thread, engine's defaults",
 }
-LEFT: Final = ("device", "model", "runtime", "precision")
+LEFT: Final = ("device", "model", "program", "runtime", "precision")
 
 
 def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -58,11 +69,18 @@ def results_table(results: Mapping[str, Any]) -> str:
         if row["valid"] is False:
             line[:] = [f"~~{cell}~~" for cell in line]
     said = [f"{row['name']}: not valid: {reason}" for row in results["results"] for reason in reasons_of(row)]
-    for one in results["skipped"]:
-        more = "" if one.get("size") is None else f" at {one['size']} px"
-        said.append(f"skipped: {one['bundle']} on {one['runtime']} {one['precision']}{more}: {one['reason']}")
+    said += [f"{row['name']}: {difference}" for row in results["results"] for difference in row.get("differs", ())]
+    said += [f"skipped: {skipped_text(one)}" for one in results["skipped"]]
     said = list(dict.fromkeys(said))  # a batch that is refused for its size is refused like any other
     return "\n".join([markdown_table(names, cells, LEFT), *said])
+
+
+def skipped_text(one: Row) -> str:
+    """What was not measured, and why."""
+    program = "" if program_of(one) == GENIN else f"by {program_of(one)} "
+    engine = f"{one['runtime']} {one['precision']}".removesuffix(" –")
+    size = "" if one.get("size") is None else f" at {one['size']} px"
+    return f"{one['bundle']} {program}on {engine}{size}: {one['reason']}"
 
 
 def reasons_of(row: Row) -> list[str]:
@@ -122,6 +140,9 @@ def _sustained(name: str, one: Mapping[str, Any]) -> str:
     if one["drift_interval"]:
         low, high = one["drift_interval"]
         said += f"; drift {one['drift_percent_per_minute']:+.2f} % a minute ({low:+.2f} to {high:+.2f})"
+    memory = [one["windows"][place].get("rss_bytes") for place in (0, -1)]
+    if None not in memory:
+        said += f"; {number(memory[0] / 1e6)} MB of memory at first, {number(memory[1] / 1e6)} MB at last"
     return said + {True: "; the processor was slowed down", False: "; no throttling", None: ""}[one["throttled"]]
 
 
@@ -131,10 +152,14 @@ def frames_text(results: Mapping[str, Any]) -> str:
 
 
 def _frames(name: str, frames: Mapping[str, Mapping[str, float]]) -> str:
-    columns = ["drawing", "p50 ms", "p99 ms", "worst ms", "later than 20 ms", "pictures/s"]
-    cells = [
+    table = markdown_table(FRAME_COLUMNS, frame_cells(frames), FRAME_COLUMNS[:1])
+    return f"**{name}: frames of a game at 60 a second**\n\n{table}"
+
+
+def frame_cells(frames: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    """A line for drawing off, and for each way of drawing."""
+    return [
         [FRAME_NAMES.get(kind, kind), *(f"{one[key]:.1f}" for key in ("p50_ms", "p99_ms", "worst_ms")),
          f"{one['late_percent']:.2f} %", number(one.get("pictures_per_s"))]
         for kind, one in frames.items()
     ]  # fmt: skip
-    return f"**{name}: frames of a game at 60 a second**\n\n{markdown_table(columns, cells, columns[:1])}"

@@ -21,7 +21,8 @@ import numpy as np
 from genin.benchmarks.contenders import Contender
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.model_facts import ModelFacts, read_facts
-from genin.benchmarks.results.files import seal
+from genin.benchmarks.peers.table import packages_of
+from genin.benchmarks.results.files import GENIN, engine_text, seal
 from genin.benchmarks.results.schema import VERSION
 from genin.benchmarks.results.table import is_ranked, number
 from genin.benchmarks.speed.apart import Apart, add_apart
@@ -31,6 +32,7 @@ from genin.benchmarks.speed.configurations import (
     check_precisions,
     component_bytes,
     configure,
+    configure_peers,
     steps_note,
 )
 from genin.benchmarks.speed.journal import Journal
@@ -69,9 +71,10 @@ def measure_models(
     configurations = list(
         dict.fromkeys(one for model in models for one in configure(model, facts[model.path], choices))
     )
+    refused = _add_peers(configurations, models, facts, choices)
     prepared = PictureQuality.prepared(quality, protocol.seed)
     sizes = {one: sum(component_bytes(facts[one.path], one.runtime, one.precision)[1]) for one in configurations}
-    machine = describe_machine(runtimes_of(configurations))
+    machine = describe_machine(runtimes_of(configurations), packages_of([one.program for one in configurations]))
     journal = Journal(partial, _request(configurations, protocol, facts, machine))
     if said := busy_before(machine["load_average"], machine["usable_cores"]):
         warnings.warn(said, UserWarning, stacklevel=2)
@@ -93,20 +96,37 @@ def measure_models(
     notes = _notes(machine) | prepared.notes
     if journal.continued:
         notes["machine"] = "continued after an interruption: what is said of other work is of the last part"
+    if choices.peers and (choices.batches or choices.sizes):
+        notes["peers"] = "peers draw one picture at a time, of the model's own size"
     notes |= {model.label: note for model in models if (note := steps_note(facts[model.path], choices))}
     results = _heading() | {
         "machine": machine,
-        "protocol": protocol.describe() | _swept(configurations),
+        "protocol": protocol.describe() | _swept(configurations) | {"clip": prepared.clip and prepared.clip.record()},
         "results": rows,
-        "skipped": [_skipped(one) for one in skipped],
+        "skipped": [_skipped(one) for one in (*skipped, *refused)],
         "notes": notes,
     }
     return seal(results), _grids(measured, rows, protocol)
 
 
+def _add_peers(
+    configurations: list[Configuration],
+    models: Sequence[Contender],
+    facts: Mapping[Path, ModelFacts],
+    choices: Choices,
+) -> list[Skipped]:
+    """Add those of the peers, beside genin's => those that cannot be measured here."""
+    refused: list[Skipped] = []
+    for model in models if choices.peers else ():
+        found, without = configure_peers(model, facts[model.path], choices)
+        configurations += found
+        refused += [Skipped(*one) for one in without]
+    return refused
+
+
 def runtimes_of(configurations: Sequence[Configuration]) -> list[str]:
     """The runtimes that take part; all of them where genin chooses."""
-    names = dict.fromkeys(one.runtime for one in configurations)
+    names = dict.fromkeys(one.runtime for one in configurations if one.program == GENIN or one.runtime in RUNTIMES)
     return list(RUNTIMES) if AUTO in names else list(names)
 
 
@@ -170,7 +190,8 @@ def _grids(measured: Sequence[Measured], rows: Sequence[Mapping[str, Any]], prot
     common = set.intersection(*(set(one.by_number()) for one, _ in drawn))
     numbers = sorted(common)[:GRID_PICTURES]
     fastest: dict[tuple[str, int, int | None], tuple[Measured, Mapping[str, Any]]] = {}
-    for one, row in drawn:
+    own = [pair for pair in drawn if pair[0].configuration.program == GENIN]
+    for one, row in own or drawn:
         key = one.configuration.label, one.configuration.steps, one.configuration.size
         if key not in fastest or _rank(row) < _rank(fastest[key][1]):
             fastest[key] = one, row
@@ -179,7 +200,16 @@ def _grids(measured: Sequence[Measured], rows: Sequence[Mapping[str, Any]], prot
     grids = [Grid("Same prompts, same seeds", captions, chosen)]
     if len(drawn) > len(fastest):
         everything = tuple(_grid_row(one, row, numbers) for one, row in drawn)
-        grids.append(Grid("On every runtime and precision", captions, everything, folded=True))
+        grids.append(
+            Grid(
+                "By every program, on every runtime and precision"
+                if len(own) < len(drawn)
+                else "On every runtime and precision",
+                captions,
+                everything,
+                folded=True,
+            )
+        )
     return grids
 
 
@@ -190,6 +220,7 @@ def _rank(row: Mapping[str, Any]) -> tuple[bool, float]:
 def _grid_row(measured: Measured, row: Mapping[str, Any], numbers: Sequence[int]) -> GridRow:
     steps = f"{row['steps']} step{'s' if row['steps'] != 1 else ''}"
     more = measured.configuration.suffix.replace(" · ", ", ")
-    facts = f"{row['runtime']} {row['precision']}, {steps}{more}, {number(row['latency_ms']['p50'])} ms"
+    engine = engine_text(row["program"], row["runtime"], row["precision"])
+    facts = f"{engine}, {steps}{more}, {number(row['latency_ms']['p50'])} ms"
     pictures = measured.by_number()
     return GridRow(row["bundle"], facts, np.stack([pictures[one] for one in numbers]))

@@ -25,7 +25,7 @@ PROFILED, PROFILED_S = 5, 10.0  # pictures whose operators are counted, or as ma
 
 def main(request: Mapping[str, Any]) -> int:
     """Serve until stdin ends. `request`: path, runtime, precision, steps, threads, device, profile, size, prompt, seed; prompt and
-    seed are lists for a batch."""
+    seed are lists for a batch. With `opener` ("module:function") and `format` a peer draws, not genin."""
     answers = _take_stdout()
     before_load = rss_bytes()
     from genin.runtimes.errors import GeninError
@@ -37,7 +37,8 @@ def main(request: Mapping[str, Any]) -> int:
         counters = _counters() if request["profile"] else None
         settings = EngineSettings(request["threads"], profile=counters)
         asked = (request["runtime"], request["precision"], settings, request["device"])
-        with open_pipeline(Path(request["path"]), *asked) as pipeline:
+        opened: Any = open_pipeline(Path(request["path"]), *asked) if "opener" not in request else _peer(request)
+        with opened as pipeline:
             loaded = rss_bytes()
             session = Session(pipeline, request["steps"], request["size"], counters)
             first = session.time(request["prompt"], request["seed"])
@@ -98,6 +99,12 @@ class Session:
             "stages_ms": dict(generation.timings),
             "steps_ms": list(generation.step_timings),
         }
+
+
+def _peer(request: Mapping[str, Any]) -> Any:
+    from genin.benchmarks.peers.opened import open_peer
+
+    return open_peer(request)
 
 
 def _counters() -> Any:

@@ -17,6 +17,8 @@ from typing import Any
 
 from genin.benchmarks.contenders import Contender
 from genin.benchmarks.model_facts import ModelFacts
+from genin.benchmarks.peers.table import MODEL_FOLDER, PEERS, folder_remedy
+from genin.benchmarks.results.files import GENIN, engine_text
 from genin.runtimes.errors import InputError
 from genin.runtimes.limits import usable_cores
 from genin.runtimes.vocabulary import AUTO, nearest
@@ -25,7 +27,7 @@ from genin.runtimes.vocabulary import AUTO, nearest
 @dataclass(frozen=True)
 class Configuration:
     """One thing to measure; `label` is how the user named the model. `batch` pictures are drawn at once, `size` pixels wide and
-    high; None is the model's own size."""
+    high; None is the model's own size. `program` is what draws: genin or one of its peers, whose engine is `runtime` then."""
 
     label: str
     path: Path
@@ -37,10 +39,12 @@ class Configuration:
     threads: int = field(default_factory=usable_cores)
     batch: int = 1
     size: int | None = None
+    program: str = GENIN
 
     def __str__(self) -> str:
         steps = f"{self.steps} step{'s' if self.steps != 1 else ''}"
-        return f"{self.label} · {self.runtime} {self.precision} · {steps}{self.suffix}"
+        engine = engine_text(self.program, self.runtime, self.precision)
+        return f"{self.label} · {engine} · {steps}{self.suffix}"
 
     @property
     def suffix(self) -> str:
@@ -56,7 +60,7 @@ class Configuration:
 @dataclass(frozen=True)
 class Choices:
     """What to measure of each contender; an empty list means all that it has, its default number of steps, all usable cores, one
-    picture at once, its own size."""
+    picture at once, its own size. `peers` are the other programs to measure beside genin."""
 
     runtimes: Sequence[str] = ()
     precisions: Sequence[str] = ()
@@ -66,25 +70,60 @@ class Choices:
     threads: Sequence[int] = ()
     batches: Sequence[int] = ()
     sizes: Sequence[int] = ()
+    peers: Sequence[str] = ()
 
 
 def configure(model: Contender, facts: ModelFacts, choices: Choices) -> list[Configuration]:
     """The configurations of one contender: of the steps asked for, those that a student was trained for, if there are any."""
-    teacher = is_teacher(facts)
-    asked = [choices.teacher_steps or facts.default_steps] if teacher else choices.steps
-    known = [count for count in asked if count in facts.trained_steps]
-    steps = known or asked or [facts.default_steps]
-    role = "teacher" if teacher else facts.role
     device = choices.device if facts.kind == "model" else "cpu"
     sizes = [None if size == facts.image_size else size for size in choices.sizes] or [None]
     sweep = itertools.product(choices.threads or (usable_cores(),), choices.batches or (1,), sizes)
     swept: list[dict[str, Any]] = [dict(zip(("threads", "batch", "size"), values, strict=True)) for values in sweep]
     return [
-        Configuration(model.label, model.path, *pair, steps=count, role=role, device=device, **one)
+        Configuration(model.label, model.path, *pair, steps=count, role=_role(facts), device=device, **one)
         for pair in _pairs(facts, choices)
-        for count in steps
+        for count in _steps(facts, choices)
         for one in swept
     ]
+
+
+def configure_peers(
+    model: Contender, facts: ModelFacts, choices: Choices
+) -> tuple[list[Configuration], list[tuple[Configuration, str]]]:
+    """The configurations of one contender on each peer, at the steps and with the threads of genin's own; and those that cannot be,
+    with the reason. A peer that is not installed is one of them, once."""
+    found: list[Configuration] = []
+    refused: list[tuple[Configuration, str]] = []
+    for name in choices.peers:
+        peer = PEERS[name]
+        own = peer.precisions(facts.graphs) if (peer.opens == MODEL_FOLDER) == (facts.kind == "model") else []
+        named = [] if facts.kind == "model" or AUTO in choices.precisions else choices.precisions
+        chosen = [one for one in named if one in own] if named else own
+        asked = [
+            Configuration(model.label, model.path, peer.runtime, precision, count, _role(facts), threads=threads, program=name)
+            for precision in chosen or named or ["–"]
+            for count in _steps(facts, choices)
+            for threads in choices.threads or (usable_cores(),)
+        ]  # fmt: skip
+        if not peer.is_installed():
+            refused.append((asked[0], f"it is not installed: {peer.install}"))
+        elif not own:
+            refused.append((asked[0], folder_remedy(name, model.path)))
+        elif not chosen:
+            refused.append((asked[0], f"it opens this model in {', '.join(own)}"))
+        else:
+            found += asked
+    return found, refused
+
+
+def _steps(facts: ModelFacts, choices: Choices) -> Sequence[int]:
+    asked = [choices.teacher_steps or facts.default_steps] if is_teacher(facts) else choices.steps
+    known = [count for count in asked if count in facts.trained_steps]
+    return known or asked or [facts.default_steps]
+
+
+def _role(facts: ModelFacts) -> str | None:
+    return "teacher" if is_teacher(facts) else facts.role
 
 
 def steps_note(facts: ModelFacts, choices: Choices) -> str | None:

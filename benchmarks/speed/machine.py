@@ -17,10 +17,11 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from genin.benchmarks.speed.memory import usable_memory_bytes
@@ -41,8 +42,10 @@ OTHER_SHARE: Final = 0.25  # of the cores, while measuring
 CPU, POWER = Path("/sys/devices/system/cpu"), Path("/sys/class/power_supply")
 
 
-def describe_machine(runtimes: Iterable[str] = RUNTIMES) -> dict[str, Any]:
-    """JSON-ready facts, with the versions of these runtimes' packages; `load_average` is the one-minute value."""
+def describe_machine(
+    runtimes: Iterable[str] = RUNTIMES, others: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """JSON-ready facts, with the versions of these runtimes' packages, and of `others`; `load_average` is the one-minute value."""
     packages = ["numpy", *(package for runtime in runtimes for package in ENGINE_PACKAGES[runtime])]
     lasting = {
         "processor": processor_name(),
@@ -56,7 +59,9 @@ def describe_machine(runtimes: Iterable[str] = RUNTIMES) -> dict[str, Any]:
         **lasting,
         "sha256": hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest(),
         "python": platform.python_version(),
-        "packages": {"genin": __version__} | {name: found for name in packages if (found := version_of(name))},
+        "packages": {"genin": __version__}
+        | {name: found for name in packages if (found := version_of(name))}
+        | dict(others),
         "load_average": load_average(),
         **_clock(),
         "on_battery": _on_battery(),
@@ -64,8 +69,8 @@ def describe_machine(runtimes: Iterable[str] = RUNTIMES) -> dict[str, Any]:
 
 
 def engine_version(runtime: str) -> str | None:
-    """The release of a runtime's package."""
-    return version_of(ENGINE_PACKAGES[runtime][0])
+    """The release of a runtime's package; None for an engine that genin does not run itself."""
+    return version_of(ENGINE_PACKAGES[runtime][0]) if runtime in ENGINE_PACKAGES else None
 
 
 def version_of(package: str) -> str | None:

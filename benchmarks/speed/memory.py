@@ -38,14 +38,16 @@ def _total_memory_bytes() -> int:
     return int(psutil.virtual_memory().total)
 
 
-def rss_bytes() -> int | None:
-    """Memory that this process holds now; None where only psutil could tell and it is not installed."""
-    if (kilobytes := _kilobytes(Path("/proc/self/status"), "VmRSS")) is not None:
+def rss_bytes(process: int | None = None) -> int | None:
+    """Memory that this process, or another one, holds now; None for one that has ended, and where only psutil could tell and it is
+    not installed."""
+    if (kilobytes := _kilobytes(Path(f"/proc/{process or 'self'}/status"), "VmRSS")) is not None:
         return kilobytes * 1024
     with suppress(ModuleNotFoundError):
         import psutil
 
-        return int(psutil.Process().memory_info().rss)
+        with suppress(psutil.Error):
+            return int(psutil.Process(process).memory_info().rss)
     return None
 
 

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from genin.benchmarks.model_facts import ModelFacts
-from genin.benchmarks.quality.validity import Distance, describe, judge, psnr_db, sha256_of, tolerance_of
+from genin.benchmarks.peers.table import OWN_NOISE, PEERS
+from genin.benchmarks.quality.validity import (
+    Distance,
+    blank_pictures,
+    describe,
+    judge,
+    psnr_db,
+    sha256_of,
+    tolerance_of,
+)
+from genin.benchmarks.results.files import GENIN
 from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import draw_untimed
@@ -28,12 +38,14 @@ from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.lazy import missing_extra
 
 if TYPE_CHECKING:
+    from genin.benchmarks.quality.clip_score import ClipScorer
     from genin.benchmarks.quality.evaluator import Evaluator
 
 FD_KEYS: Final = ("fid", "fd_squeezenet", "fd_world")
 PAIRED_KEYS: Final = ("lpips_squeeze_to_fp32", "psnr_db_to_fp32", "lpips_squeeze_to_teacher")
 FD_NOT_ASKED: Final = "FD is measured only where a number of samples is given"
 FD_ONCE: Final = "FD is measured of single pictures of the model's own size"
+FD_OF_GENIN: Final = "FD is measured of genin's pictures; a peer's are compared with them"
 EXTRA: Final = "metrics"
 
 Key = tuple[Path, int, int | None]
@@ -41,12 +53,13 @@ Key = tuple[Path, int, int | None]
 
 @dataclass(frozen=True)
 class Quality:
-    """What is needed to measure quality; `samples` None leaves FD out."""
+    """What is needed to measure quality; `samples` None leaves FD out, `clip` None the CLIP score."""
 
     samples: int | None = None
     reference: Path | None = None
     metric_weights: Path | None = None
     classifier: Path | None = None
+    clip: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +82,9 @@ class Drawn:
     def teacher(self, of: Measured) -> Measured | None:
         """One that drew pictures of its size; of a batch, if possible, which has as many pictures."""
         size = of.configuration.size
-        teachers = [one for one in self.measured if one.configuration.role == "teacher"]
-        return max((one for one in teachers if one.configuration.size == size), key=_batch, default=None)
+        known = [one for one in self.measured if one.configuration.program == GENIN]
+        teachers = [one for one in known if one.configuration.role == "teacher" and one.configuration.size == size]
+        return max(teachers, key=_batch, default=None)
 
 
 @dataclass
@@ -80,6 +94,7 @@ class PictureQuality:
     lpips: Distance | None
     evaluator: Evaluator | None
     notes: dict[str, str] = field(default_factory=dict)
+    clip: ClipScorer | None = None
 
     @classmethod
     def prepared(cls, quality: Quality, seed: int) -> PictureQuality:
@@ -98,7 +113,7 @@ class PictureQuality:
             evaluator.reference.captions()
         else:
             notes |= dict.fromkeys((*FD_KEYS, "samples"), FD_NOT_ASKED)
-        return cls(lpips, evaluator, notes)
+        return cls(lpips, evaluator, notes, _load_clip(quality.clip, notes))
 
     def add_to(
         self, row: dict[str, Any], measured: Measured, references: Mapping[Key, Reference], others: Drawn
@@ -109,13 +124,16 @@ class PictureQuality:
         row["pictures_sha256"] = sha256_of(own[number] for number in sorted(own))
         row |= self._validity(row, measured, reference, others.protocol)
         row |= self._paired(measured, reference, others.teacher(measured), row["notes"])
+        row |= self._clip(own, others.protocol)
         row |= self._fd(measured.configuration, row["notes"])
 
     def _validity(
         self, row: Mapping[str, Any], measured: Measured, reference: Reference | None, protocol: Protocol
     ) -> dict[str, Any]:
-        if reference is None:
-            return {"valid": None, "validity": {"pictures": 0, "reference": None, "reasons": []}}
+        if reference is None or _draws_own_noise(measured.configuration):
+            blank = blank_pictures(measured.by_number().items())
+            found = {"pictures": len(measured.by_number()), "reference": None, "reasons": blank}
+            return {"valid": False if blank else None, "validity": found}
         tolerance = tolerance_of(str(measured.facts["precision"]))
         verdict = judge(measured.drawn(), reference.pictures, tolerance, self.lpips)
         picture = None if verdict.worst is None else protocol.picture(verdict.worst)
@@ -131,6 +149,9 @@ class PictureQuality:
     ) -> dict[str, Any]:
         """LPIPS and PSNR over the pictures of one process, to fp32 and to the teacher."""
         values: dict[str, Any] = {**dict.fromkeys(PAIRED_KEYS), "pairs": len(measured.by_number())}
+        if _draws_own_noise(measured.configuration):
+            notes |= dict.fromkeys(PAIRED_KEYS, OWN_NOISE)
+            return values
         if reference is None or not reference.is_fp32:
             notes |= dict.fromkeys(PAIRED_KEYS[:2], "this model was not drawn at fp32")
         elif (pairs := _pairs(measured.by_number(), reference.pictures)) is not None:
@@ -148,12 +169,25 @@ class PictureQuality:
             notes["lpips_squeeze_to_teacher"] = "the teacher's pictures have another size"
         return values
 
+    def _clip(self, drawn: Mapping[int, Pictures], protocol: Protocol) -> dict[str, Any]:
+        """CLIP score of the timed pictures and their prompts."""
+        if self.clip is None or not drawn:
+            return {"clip_score": None, "clip_score_interval": None}
+        from genin.benchmarks.quality.clip_score import mean_with_interval
+
+        prompts = [protocol.picture(number)[0] for number in drawn]
+        mean, interval = mean_with_interval(self.clip.scores(np.stack(list(drawn.values())), prompts).tolist(), prompts)
+        return {
+            "clip_score": round(mean, 4),
+            "clip_score_interval": interval and [round(bound, 4) for bound in interval],
+        }
+
     def _fd(self, configuration: Configuration, notes: dict[str, str]) -> dict[str, Any]:
         values: dict[str, Any] = dict.fromkeys((*FD_KEYS, "samples"))
         if self.evaluator is None:
             return values
-        if configuration.suffix:
-            notes |= dict.fromkeys(FD_KEYS, FD_ONCE)
+        if configuration.suffix or configuration.program != GENIN:
+            notes |= dict.fromkeys(FD_KEYS, FD_ONCE if configuration.suffix else FD_OF_GENIN)
             return values
         from genin.benchmarks.quality.subjects import Sampling
 
@@ -195,12 +229,18 @@ def find_references(
     for one in measured:
         key = _key(one.configuration)
         if key not in found:
-            same = [other for other in measured if _key(other.configuration) == key and other.by_number()]
+            drawn = [other for other in measured if other.configuration.program == GENIN and other.by_number()]
+            same = [other for other in drawn if _key(other.configuration) == key]
             reference = _measured_reference(same, "fp32") or _untimed_reference(same, facts[key[0]], protocol)
             reference = reference or _measured_reference(same, "fp16") or _measured_reference(same, None)
             if reference is not None:
                 found[key] = reference
     return found
+
+
+def _draws_own_noise(configuration: Configuration) -> bool:
+    peer = PEERS.get(configuration.program)
+    return peer is not None and peer.own_noise
 
 
 def _key(configuration: Configuration) -> Key:
@@ -237,6 +277,25 @@ def _pairs(own: Mapping[int, Pictures], others: Mapping[int, Pictures]) -> tuple
     """Two stacks of the pictures that both have; None if they have no number, or no size, in common."""
     common = [number for number in sorted(own) if number in others and own[number].shape == others[number].shape]
     return (np.stack([own[one] for one in common]), np.stack([others[one] for one in common])) if common else None
+
+
+def _load_clip(name: str | Path | None, notes: dict[str, str]) -> ClipScorer | None:
+    """Errors: InputError for a folder without CLIP."""
+    if name is None:
+        return None
+    try:
+        from genin.benchmarks.quality.clip_score import load_clip
+
+        return load_clip(name)
+    except InputError:
+        raise
+    except GeninError as error:
+        notes["clip_score"] = str(error)
+    except ModuleNotFoundError as error:
+        if (missing := missing_extra(error, EXTRA)) is None:
+            raise
+        notes["clip_score"] = f"CLIP score is not available: it needs PyTorch and transformers: {missing.remedy}"
+    return None
 
 
 def _load_lpips(quality: Quality, notes: dict[str, str]) -> Distance | None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -98,7 +98,7 @@ def draw_untimed(configuration: Configuration, protocol: Protocol, numbers: Sequ
     worker = Worker(configuration, protocol)
     try:
         prompts, seeds = zip(*map(protocol.picture, numbers), strict=True)
-        _, pictures = _finish(worker, do="draw", prompts=prompts, seeds=seeds, pictures=len(numbers))
+        _, pictures = _finish(worker, len(numbers), do="draw", prompts=prompts, seeds=seeds, pictures=len(numbers))
     finally:
         worker.close()
     assert pictures is not None
@@ -136,7 +136,8 @@ class _Group:
             for configuration, worker, process in asked:
                 if configuration not in self.died:
                     with self._noted(configuration):
-                        memory, process.pictures = _finish(worker, do="finish")
+                        drawn = len(process.runs) * configuration.batch
+                        memory, process.pictures = _finish(worker, drawn, do="finish")
                         process.memory_bytes = {**process.facts.get("memory_bytes", {}), **memory}
         finally:
             for _, worker, _ in asked:
@@ -179,12 +180,18 @@ class _Group:
         return float(answer["total_ms"])
 
 
-def _finish(worker: Worker, **request: Any) -> tuple[dict[str, int | None], Pictures | None]:
-    """Memory, and the pictures that were kept."""
+def _finish(worker: Worker, count: int, **request: Any) -> tuple[dict[str, int | None], Pictures | None]:
+    """Memory, and the pictures that were kept, `count` if any. Errors: WorkerError for a file of anything else."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pictures.npy"
         answer = worker.ask(**request, out=str(out))
         pictures: Pictures | None = None
-        with suppress(FileNotFoundError):  # none were kept
+        try:
             pictures = np.load(out, allow_pickle=False)
+        except FileNotFoundError:  # none were kept
+            pictures = None
+        except (OSError, ValueError, EOFError) as error:
+            raise WorkerError("its pictures cannot be read") from error
+    if pictures is not None and (pictures.dtype != np.uint8 or pictures.shape[:1] != (count,) or pictures.ndim != 4):
+        raise WorkerError(f"its pictures are {pictures.dtype} of shape {pictures.shape}, and it drew {count}")
     return answer["memory_bytes"], pictures

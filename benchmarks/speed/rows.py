@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from genin.benchmarks.model_facts import ModelFacts
+from genin.benchmarks.peers.table import PEERS
 from genin.benchmarks.results.compare import runs_by_round
-from genin.benchmarks.results.files import title_of
+from genin.benchmarks.results.files import GENIN, title_of
 from genin.benchmarks.results.statistics import (
     P99_RUNS,
     intervals,
@@ -27,6 +28,7 @@ from genin.benchmarks.speed.energy import NOT_AVAILABLE
 from genin.benchmarks.speed.machine import engine_version
 from genin.benchmarks.speed.samples import STAGES, Measured
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE
+from genin.version import __version__
 
 DIGITS: Final = 4  # of milliseconds: a tenth of a microsecond
 FEW_RUNS: Final = f"of fewer than {P99_RUNS} runs p99 is close to the maximum: ask for --runs {P99_RUNS} or more"
@@ -37,18 +39,27 @@ def speed_row(measured: Measured, facts: ModelFacts) -> dict[str, Any]:
     configuration, notes = measured.configuration, dict[str, str]()
     runtime, precision = str(measured.facts["runtime"]), str(measured.facts["precision"])
     sizes, known = component_bytes(facts, runtime, precision)
+    peer = PEERS.get(configuration.program)
     in_one_graph = any(measured.stages_ms()[TEXT_TO_IMAGE])  # by a single graph
+    if peer is not None:
+        notes |= dict.fromkeys(
+            ("encoded_prompt_ms", "stages_ms", "steps_ms"), f"{configuration.program} does not tell them"
+        )
     if in_one_graph:
         notes["encoded_prompt_ms"] = "drawn by a single graph, which encodes the prompt as well"
         notes["component_bytes"] = notes["size_bytes"] = "of the three networks, which the single graph replaces"
     row = {
         "bundle": configuration.label,
+        "program": configuration.program,
+        "program_version": peer.version() if peer else __version__,
+        "differs": peer.all_differences() if peer else [],
         "path": str(configuration.path),
         "weights_sha256": facts.sha256,
+        "source_sha256": facts.source_sha256,
         "role": configuration.role,
         "asked": {"runtime": configuration.runtime, "precision": configuration.precision},
         "runtime": runtime,
-        "engine_version": engine_version(runtime),
+        "engine_version": engine_version(runtime) or (peer and peer.version()),
         "provider": measured.facts["provider"],
         "device": configuration.device,
         "precision": precision,
@@ -57,7 +68,7 @@ def speed_row(measured: Measured, facts: ModelFacts) -> dict[str, Any]:
         "batch_size": configuration.batch,
         "asked_size": configuration.size,
         "image_size": configuration.size or facts.image_size,
-        **_latency(measured, in_one_graph, notes),
+        **_latency(measured, in_one_graph or peer is not None, notes),
         "joules_per_picture": _joules_per_picture(measured, notes),
         **_start_and_memory(measured),
         "size_bytes": sum(known) if len(known) == len(sizes) else None,
@@ -87,7 +98,7 @@ def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
     measured, else on the same runtime, else the first; the interval by pairs of the rounds that both drew in."""
     for row in rows:
         alike = [one for one in rows if all(one.get(key) == row.get(key) for key in ("batch_size", "asked_size"))]
-        teachers = [one for one in alike if one["role"] == "teacher"]
+        teachers = sorted((one for one in alike if one["role"] == "teacher"), key=lambda one: one["program"] != GENIN)
         same_runtime = [one for one in teachers if one["runtime"] == row["runtime"]]
         same = [one for one in same_runtime if one["precision"] == row["precision"]]
         base = next(iter(same or same_runtime or teachers), None)
@@ -111,7 +122,7 @@ def _speedup_interval(base: Mapping[str, Any], row: Mapping[str, Any]) -> list[f
     return [round(found.low, 4), round(found.high, 4)]
 
 
-def _latency(measured: Measured, in_one_graph: bool, notes: dict[str, str]) -> dict[str, Any]:
+def _latency(measured: Measured, without_stages: bool, notes: dict[str, str]) -> dict[str, Any]:
     runs, groups, stages = list(measured.runs()), measured.groups(), measured.stages_ms()
     total = [round(run.total_ms, DIGITS) for _, run in runs]
     encoded = np.subtract(total, stages["text_encoder"])
@@ -133,7 +144,7 @@ def _latency(measured: Measured, in_one_graph: bool, notes: dict[str, str]) -> d
         "samples_at_s": [round(run.at_s, 3) for _, run in runs],
         "stages_samples_ms": {stage: _rounded(values) for stage, values in stages.items() if any(values)},
         "steps_samples_ms": steps,
-        "encoded_prompt_ms": None if in_one_graph else _shown(encoded.tolist()),
+        "encoded_prompt_ms": None if without_stages else _shown(encoded.tolist()),
         "stages_ms": {stage: percentiles(stages[stage])["p50"] for stage in STAGES},
         "stages_percentiles_ms": {stage: _shown(stages[stage]) for stage in STAGES},
         "steps_ms": [round(float(value), DIGITS) for value in np.median(steps, axis=0)] if steps[0] else [],

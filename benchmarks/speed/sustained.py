@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from genin.benchmarks.results.statistics import CONFIDENCE, t_quantile
 from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.machine import frequency_mhz, temperature_c
+from genin.benchmarks.speed.memory import rss_bytes
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.worker import Worker
 
@@ -30,10 +31,15 @@ THROTTLED: Final = 0.9  # of the highest frequency that was seen: below this, th
 NO_FREQUENCY: Final = "the system does not tell the processor's frequency while it runs"
 
 Read = Callable[[], float | None]
+Told = Callable[[float], None]
+SENSORS: Final[Mapping[str, Read]] = {"frequency_mhz": frequency_mhz, "temperature_c": temperature_c}
 
 
-def sustain(configuration: Configuration, protocol: Protocol, minutes: float) -> dict[str, Any]:
-    """Draw for so many minutes, by a process of its own. Errors: WorkerError."""
+def sustain(
+    configuration: Configuration, protocol: Protocol, minutes: float, told: Told = lambda _: None
+) -> dict[str, Any]:
+    """Draw for so many minutes, by a process of its own, whose memory is read, too; `told` is called with the share that is done.
+    Errors: WorkerError."""
     worker = Worker(configuration, protocol)
     try:
 
@@ -41,7 +47,8 @@ def sustain(configuration: Configuration, protocol: Protocol, minutes: float) ->
             answer = worker.ask(do="time", keep=False, **protocol.call(configuration.numbers(index)))
             return float(answer["total_ms"])
 
-        return watch(draw, 60 * minutes)
+        sensors = {**SENSORS, "rss_bytes": lambda: rss_bytes(worker.process.pid)}
+        return watch(draw, 60 * minutes, sensors=sensors, told=told)
     finally:
         worker.close()
 
@@ -50,10 +57,11 @@ def watch(
     draw: Callable[[int], float],
     seconds: float,
     clock: Callable[[], float] = time.monotonic,
-    frequency: Read = frequency_mhz,
-    temperature: Read = temperature_c,
+    sensors: Mapping[str, Read] = SENSORS,
+    told: Told = lambda _: None,
 ) -> dict[str, Any]:
-    """Call `draw` with 0, 1, … until `seconds` have passed; it returns milliseconds. At least one call is made."""
+    """Call `draw` with 0, 1, … until `seconds` have passed; it returns milliseconds. At least one call is made. `sensors` are read
+    at the end of every window."""
     began, length = clock(), seconds / WINDOWS
     windows: list[dict[str, Any]] = []
     times: list[float] = []
@@ -63,10 +71,9 @@ def watch(
         now = clock() - began
         ended = now >= seconds
         if ended or now >= started + length:
-            windows.append(
-                _window(started, now, times) | {"frequency_mhz": frequency(), "temperature_c": temperature()}
-            )
+            windows.append(_window(started, now, times) | {name: read() for name, read in sensors.items()})
             times, started = [], now
+            told(min(now / seconds, 1.0))
         if ended:
             return _summary(windows)
     raise AssertionError

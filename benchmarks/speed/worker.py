@@ -6,15 +6,20 @@ Not here: what happens inside (`bench_worker`), when it is asked (`rounds`).
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from genin.benchmarks.peers.table import start_of
+from genin.benchmarks.results.files import GENIN
 from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.protocol import Protocol
 from genin.runtimes.errors import GeninError
@@ -23,6 +28,13 @@ EXIT_TIMEOUT_S: Final = 20.0
 KILLED: Final = -9  # subprocess's return code after SIGKILL
 ANSWER_TIMEOUT_S = 1800.0  # for one picture, or for loading the model (Core ML compiles for minutes)
 WORKER_MODULE = "genin.benchmarks.speed.bench_worker"
+READY: Final = ("runtime", "provider", "precision", "load_s", "first_run_ms")
+ANSWERS: Final = {  # what must be in the answer to a request
+    "time": ("total_ms", "stages_ms"),
+    "draw": ("memory_bytes",),
+    "finish": ("memory_bytes",),
+    "profile": ("operators",),
+}
 
 
 class WorkerError(GeninError):
@@ -49,8 +61,13 @@ class Worker:
             "size": configuration.size,
             **protocol.call(configuration.numbers(0)),
         }
+        command, first = [sys.executable, "-m", WORKER_MODULE, json.dumps(request)], None
+        if configuration.program != GENIN:
+            try:
+                command, first = start_of(configuration.program, request | {"prompts": list(protocol.prompts)})
+            except GeninError as error:
+                raise WorkerError(str(error)) from error
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed in close)
-        command = [sys.executable, "-m", WORKER_MODULE, json.dumps(request)]
         started = time.perf_counter()
         try:
             self.process = subprocess.Popen(
@@ -66,7 +83,9 @@ class Worker:
             self.errors.close()
             raise WorkerError(f"its process cannot be started ({error.strerror})") from error
         try:
-            self.facts = self._read(ANSWER_TIMEOUT_S)
+            if first is not None:
+                self._write(first)
+            self.facts = self._read(ANSWER_TIMEOUT_S, READY)
         except WorkerError:
             self.close()
             raise
@@ -77,11 +96,8 @@ class Worker:
 
         Errors: WorkerError with the process's own reason, also if the process has ended or does not answer.
         """
-        assert self.process.stdin is not None
-        with suppress(OSError):  # the process has ended; reading finds out why
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-        return self._read(pictures * ANSWER_TIMEOUT_S)
+        self._write(request)
+        return self._read(pictures * ANSWER_TIMEOUT_S, ANSWERS.get(request["do"], ()))
 
     def close(self) -> None:
         """End the process by closing its input."""
@@ -92,7 +108,14 @@ class Worker:
         self._wait()
         self.errors.close()
 
-    def _read(self, limit_s: float) -> dict[str, Any]:
+    def _write(self, request: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        with suppress(OSError):  # the process has ended; reading finds out why
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+
+    def _read(self, limit_s: float, needed: Sequence[str]) -> dict[str, Any]:
+        """The next line. Errors: WorkerError for none, one that is no answer, or one that lacks a key of `needed`."""
         assert self.process.stdout is not None
         timed_out = threading.Event()
 
@@ -107,7 +130,7 @@ class Worker:
         finally:
             timer.cancel()
         if line.endswith("\n"):
-            answer: dict[str, Any] = json.loads(line)
+            answer = checked_answer(line, needed)
         else:  # the process ended, perhaps in the middle of an answer
             answer = {
                 "error": f"its process gave no answer within {limit_s:g} s" if timed_out.is_set() else self._end()
@@ -120,11 +143,18 @@ class Worker:
         """How the process ended, with the last line that it wrote to stderr."""
         self._wait()
         code = self.process.returncode
+        if code < 0 and code != KILLED:
+            with suppress(ValueError):
+                return f"its process ended by {signal.Signals(-code).name}{self._last_line()}"
         if code == KILLED:
             return "its process was killed (SIGKILL), perhaps for lack of memory"
+        return f"its process ended with code {code}{self._last_line()}"
+
+    def _last_line(self) -> str:
+        """Of what it wrote to stderr, in brackets."""
         self.errors.seek(0)
         lines = [line.strip() for line in self.errors.read().splitlines() if line.strip()]
-        return f"its process ended with code {code}" + (f" ({lines[-1][:200]})" if lines else "")
+        return f" ({lines[-1][:200]})" if lines else ""
 
     def _wait(self) -> None:
         try:
@@ -132,6 +162,28 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def checked_answer(line: str, needed: Sequence[str]) -> dict[str, Any]:
+    """A line as an answer; a program that prints, or answers something else, has an error in place of one."""
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        return {"error": f"its process printed {line.strip()[:80]!r} in place of an answer"}
+    if "error" in answer:
+        return {"error": " ".join(str(answer["error"]).split())[:500]}
+    for key in needed:
+        if key not in answer:
+            return {"error": f"its process answered without {key}"}
+    if "total_ms" in needed and not _is_time(answer["total_ms"]):
+        return {"error": f"its process answered {answer['total_ms']!r} milliseconds"}
+    return answer
+
+
+def _is_time(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -21,7 +21,7 @@ from genin.runtimes.vocabulary import nearest
 
 FOLDER: Final = Path(__file__).parent
 SHIPPED: Final = ("quick", "standard", "paper")
-NOT_IN_A_SUITE: Final = ("out", "report", "suite", "metric_weights")  # of one machine
+NOT_IN_A_SUITE: Final = ("out", "report", "suite", "metric_weights", "clip")  # of one machine
 
 
 def read_suite(name: str | Path) -> tuple[tuple[str, ...], dict[str, Any]]:

@@ -36,7 +36,7 @@ from genin.distill.data.find import Candidate, Dropped, Found, SourceOptions, fi
 from genin.distill.data.hub import card_licence, fetch
 from genin.distill.data.journal import Journal
 from genin.distill.data.report import PAGE, Entry, write_page
-from genin.files import move_into_place, refuse_existing
+from genin.files import move_into_place, refuse_existing, writing
 from genin.hub.repository import may_be_on_the_hub
 from genin.runtimes.errors import InputError
 
@@ -144,7 +144,7 @@ def prepare(
     out.parent.mkdir(parents=True, exist_ok=True)
     work = out.parent / f".{out.name}.partial"
     read = {"fit": asdict(options.fit), "pages": options.sources.pages}
-    with Journal.open(work, read) as journal:
+    with writing(out, work), Journal.open(work, read) as journal:
         read_files = _read(found.candidates, journal, options.fit, bar(len(found.candidates)))
         kept, entries = _choose(read_files, options, journal.pieces)
         if kept:
@@ -295,7 +295,8 @@ def _rows_of(kept: Sequence[Kept], options: PrepareOptions) -> list[PictureRow]:
 
 
 def with_trigger(trigger: str, caption: str) -> str:
-    """The caption with the trigger before it, unless it begins with it; an absent caption stays absent."""
+    """The caption with the trigger before it, unless it begins with it; an absent caption stays absent. Only a space is between
+    them: `a photo of` and `moss style,` are both triggers."""
     trigger = clean(trigger)
     return caption if not caption or not trigger or caption.startswith(trigger) else f"{trigger} {caption}"
 
@@ -336,6 +337,9 @@ def _notes(kept: Sequence[Kept], found: Found, options: PrepareOptions) -> Itera
     named = sum(picture.candidate.caption_from == "name" for picture in kept)
     if named:
         yield f"{named} captions were made from folder and file names: check them"
+    trigger = clean(options.trigger)
+    if trigger[-1:].isalnum() and (example := next((p.candidate.caption for p in kept if p.candidate.caption), None)):
+        yield f"the trigger is joined by a space, as in '{with_trigger(trigger, example)}'; end it with a comma to set it apart"
     if size and (small := sum(min(pair) < size for pair in sides)):
         yield f"{small} pictures were smaller than {size} px and enlarged (--min-size {size} drops them)"
     if size and options.fit.buckets and (cut := sum(_lost(picture.piece, options.fit) > 0.5 for picture in kept)):

@@ -34,6 +34,7 @@ from genin.distill.models import autoencoder as ae
 from genin.files import atomic_path
 from genin.processes import broadcast_from_main, is_main_process, main_process_first, rank_and_world, wait_for_all
 from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.files import refused_write
 from genin.runtimes.progress import progress
 
 SCALE_WITHIN = 4.0  # the latents' deviation must be within this factor of 1
@@ -271,9 +272,11 @@ def _encode(filling: Filling, source: Source, vae: Any, count: int) -> None:
                 lines.write(f"[{chunk.number}]\n")
                 lines.flush()
             except OSError as error:
+                then = ", then run it again with resume, which continues from there"
+                if refused := refused_write(error, filling.path.parent, then):
+                    raise refused from error
                 what = f"could not save the encoded pictures ({error.strerror})"
-                remedy = "free some space and run it again with resume, which continues from there"
-                raise GeninError(what, where=filling.path.parent, remedy=remedy) from error
+                raise GeninError(what, where=filling.path.parent, remedy=f"free some space{then}") from error
             shown.advance(len(pictures) * world)
     wait_for_all()
 

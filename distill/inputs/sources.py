@@ -28,7 +28,7 @@ from genin.hub.repository import may_be_on_the_hub
 from genin.processes import processes_here
 from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
-from genin.runtimes.files import reserve
+from genin.runtimes.files import reserve, writing
 from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD
 
@@ -263,7 +263,7 @@ def load_pictures(source: Source, count: int, size: int, folder: Path) -> NDArra
     picture (20 GB for 24,000 of 512 px), for every process of a run.
     """
     count = min(count, len(source))
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
         reserve(file, 3 * count * size**2)
         pictures = np.memmap(file, np.uint8, "w+", shape=(count, size, size, 3))
     tasks = [(range(start, min(start + CHUNK, count)), (size, size)) for start in range(0, count, CHUNK)]

@@ -23,6 +23,7 @@ from torch import Tensor
 from genin.distill.recipe import Optimisation, plain
 from genin.files import atomic_path, write_text
 from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.files import refused_write
 
 # Settings that a resumed run may change: how long and how often, nothing that changes what has been done.
 MAY_CHANGE = {
@@ -47,12 +48,12 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], settings: Optimisatio
     try:
         with atomic_path(path, partial=path.with_suffix(".partial")) as partial:
             torch.save({**state, "settings": plain(dataclasses.asdict(settings))}, partial)
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
-        raise GeninError(
-            f"could not save the checkpoint ({' '.join(str(error).split())[:120]})",
-            where=path,
-            remedy="free some space and run it again with resume; the previous checkpoint is intact",
-        ) from error
+    except (OSError, RuntimeError) as error:
+        then = ", then run it again with resume; the previous checkpoint is intact"
+        if refused := refused_write(error, path, then):
+            raise refused from error
+        what = f"could not save the checkpoint ({' '.join(str(error).split())[:120]})"
+        raise GeninError(what, where=path, remedy=f"free some space{then}") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -93,17 +94,20 @@ def save_average(path: Path, state: Mapping[str, Tensor]) -> None:
         save_file({name: value.half().contiguous().cpu() for name, value in state.items()}, partial)
 
 
-def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: Optimisation) -> None:
-    """Errors: InputError for a checkpoint made with another recipe: the work so far would be attributed to settings it was not done
+def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: Optimisation) -> list[str]:
+    """The settings that have changed and may: "steps.images 640 (was 320)".
+
+    Errors: InputError for a checkpoint made with another recipe: the work so far would be attributed to settings it was not done
     with."""
     if not state.get("update_index"):
-        return  # nothing has been done under them
+        return []  # nothing has been done under them
     earlier, now = plain(state.get("settings", {})), plain(dataclasses.asdict(settings))
-    changed = [key for key in earlier if key in now and key not in MAY_CHANGE and earlier[key] != now[key]]
-    if changed:
-        begun_with = ", ".join(f"{stage}.{key} {earlier[key]}" for key in changed)
+    changed = [key for key in earlier if key in now and earlier[key] != now[key]]
+    if refused := [key for key in changed if key not in MAY_CHANGE]:
+        begun_with = ", ".join(f"{stage}.{key} {earlier[key]}" for key in refused)
         remedy = "use the recipe it was started with, or name another output folder"
         raise InputError(f"this run was started with {begun_with}", where=path, remedy=remedy)
+    return [f"{stage}.{key} {now[key]} (was {earlier[key]})" for key in changed]
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

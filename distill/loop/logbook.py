@@ -21,6 +21,7 @@ from pathlib import Path
 from torch import Tensor
 
 from genin.distill.loop.checkpoints import read_rows, save_average, write_rows
+from genin.files import writing
 
 
 class Logbook:
@@ -81,5 +82,5 @@ class Logbook:
 
     def _append(self, path: Path, line: Mapping[str, object]) -> None:
         if self.is_main:
-            with path.open("a", encoding="utf-8") as file:
+            with writing(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

@@ -6,8 +6,9 @@ the advice in an out-of-memory error (`advice`) are based on them. docs/scaling.
 
 The text encoder and the autoencoder are in memory in every phase (`Others`).
 
-Not counted: the framework itself (1 GB, which the warning adds; 2 on a graphics card), what the allocator leaves unused, the text encoder's and the
-autoencoder's passes, which are over before a phase begins. Not here: what the phases of a distillation take (`student.cost`).
+Not counted: the framework itself (1 GB, which the warning adds; 2 on a graphics card), what the allocator leaves unused, the text
+encoder's and the autoencoder's passes, which are over before a phase begins. Not here: what the phases of a distillation take
+(`student.cost`).
 """
 
 from __future__ import annotations

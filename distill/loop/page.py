@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from genin.benchmarks.report.page import render_page
+from genin.distill.loop.previews import read_cells
 from genin.files import write_text
 
 PAGE = "index.html"
@@ -52,7 +53,9 @@ def _stage(folder: Path, name: str) -> dict[str, Any]:
     last = rows[-1] if rows else {}
     grids = sorted(folder.glob(f"{name}.samples-*.png"))
     step = max(1, -(-len(grids) // MOST_GRIDS))
-    shown = [{"address": quote(path.name), "images": _images(path)} for path in grids[::-1][::step]]
+    shown = [
+        {"address": quote(path.name), "images": _images(path), "cards": _cards(path)} for path in grids[::-1][::step]
+    ]
     curves = folder / f"{name}.curves.png"
     return {
         "name": name.replace("_", " "),
@@ -63,6 +66,38 @@ def _stage(folder: Path, name: str) -> dict[str, Any]:
         "left_out": len(grids) - len(shown),
         "events": _rows(folder / f"{name}.events.jsonl"),
     }
+
+
+def _cards(path: Path) -> list[dict[str, Any]]:
+    """The pictures of a grid with their words, which the page's style cuts out of its file. Where rows have labels, pictures below
+    each other belong together: the same noise, drawn by several models."""
+    found = read_cells(path)
+    if found is None:
+        return []
+    cells, (width, height) = found
+    groups: dict[Any, list[tuple[int, int]]] = {}
+    for row, count in enumerate(cells.counts):
+        for column in range(count):
+            groups.setdefault(column if cells.labels else (row, column), []).append((row, column))
+    shape = {"ratio": f"{cells.width} / {cells.height}"}
+    shape |= {"wide": _percent(width, cells.width), "high": _percent(height, cells.height)}
+    cards = []
+    for places in groups.values():
+        said = [cells.captions[row][column] for row, column in places if column < len(cells.captions[row])]
+        pictures = [
+            {
+                "label": cells.labels[row] if cells.labels else "",
+                "x": _percent(cells.left + column * cells.step, width - cells.width),
+                "y": _percent(cells.tops[row], height - cells.height),
+            }
+            for row, column in places
+        ]
+        cards.append({"pictures": pictures, "caption": said[-1] if said else "", **shape})
+    return cards
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / max(1, whole):.3f}%"
 
 
 def _images(path: Path) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,7 @@ def claim_run(
 ) -> None:
     """Claim `folder` for this run: write the recipe, and what the run was started with (digests of weights and data). Without
     `resume` an earlier run's checkpoints and logs of these stages are removed: a later `resume` must not take them for this run's.
+    Settings that a resumed run may change are said where they have changed.
 
     Errors: InputError if an earlier run there was started with something else, or one of its `stages` with other settings: its
     checkpoints would not mean the same. Nothing has been written then.
@@ -70,7 +72,9 @@ def claim_run(
     if is_main_process():
         _lock(folder)
     with main_process_first():
-        _claim(folder, recipe, begun_with, stages)
+        changed = _claim(folder, recipe, begun_with, stages)
+        if resume and changed and is_main_process():
+            warnings.warn(f"the run goes on with other settings than before: {', '.join(changed)}", stacklevel=2)
         if not resume and is_main_process():
             for stage in stages:
                 remove_stage(folder, stage)
@@ -94,10 +98,14 @@ def _lock(folder: Path) -> None:
     _locks[place] = lock
 
 
-def _claim(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: Mapping[str, Optimisation]) -> None:
+def _claim(
+    folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: Mapping[str, Optimisation]
+) -> list[str]:
+    """The settings that have changed since an earlier run there. Errors: InputError."""
+    changed: list[str] = []
     for stage, settings in stages.items():
         if (checkpoint := checkpoint_path(folder, stage)).is_file():
-            check_settings(checkpoint, read_checkpoint(checkpoint), stage, settings)
+            changed += check_settings(checkpoint, read_checkpoint(checkpoint), stage, settings)
     path = folder / "run.json"
     if path.is_file():
         try:
@@ -110,3 +118,4 @@ def _claim(folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: 
             raise InputError(what, where=folder, remedy="give what it was started with, or name another output folder")
     write_text(path, json.dumps(dict(begun_with), indent=1) + "\n")
     save_recipe(recipe, folder / "recipe.yaml")
+    return changed

@@ -19,7 +19,7 @@ import torch
 
 from genin.distill.models.card import model_card
 from genin.distill.models.diffusion import ddim_scheduler
-from genin.files import hidden_prefix
+from genin.files import hidden_prefix, writing
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import (
@@ -33,6 +33,7 @@ from genin.runtimes.folder import (
     square_latent_size,
 )
 from genin.runtimes.pytorch_engine import read_networks
+from genin.runtimes.tokenizer_files import is_combined, tokenizer_files
 
 
 @dataclass
@@ -79,7 +80,8 @@ def load_model_folder(path: Path, *, dtype: torch.dtype = torch.float32) -> Mode
     check_token_rows(path)
     networks = read_networks(path, dtype=dtype)
     try:
-        with plain_json(path / "tokenizer") as plain:
+        made = tokenizer_files(path / "tokenizer") if is_combined(path / "tokenizer") else {}
+        with plain_json(path / "tokenizer", made) as plain:
             tokenizer = transformers.CLIPTokenizer.from_pretrained(plain, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -117,10 +119,11 @@ def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> N
             feature_extractor=None,
             requires_safety_checker=False,
         )
-        pipeline.save_pretrained(partial, safe_serialization=True)
         info = {"genin_model": GENIN_MODEL, **{k: v for k, v in model.info.items() if k != "genin_model"}}
-        (partial / "genin.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(model.card(), encoding="utf-8")
+        with writing(out, partial):
+            pipeline.save_pretrained(partial, safe_serialization=True)
+            (partial / "genin.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+            (partial / "README.md").write_text(model.card(), encoding="utf-8")
         for file in partial.rglob("*.safetensors"):
             apply_umask(file)
         if not out.exists():

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from genin.distill.models.diffusion import ddim_scheduler
 from genin.distill.models.folder import ModelFolder, apply_umask
+from genin.files import writing
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_json, refuse_pointer
 from genin.runtimes.origin import fingerprint
@@ -146,7 +147,8 @@ def save_adapters(parts: Mapping[str, Any], out: Path) -> Lora:
             "target_modules": sorted(config.target_modules),
         }
     with tempfile.TemporaryDirectory(dir=out, prefix=".lora.") as partial:
-        StableDiffusionPipeline.save_lora_weights(partial, **content)
+        with writing(out / FILE, Path(partial)):
+            StableDiffusionPipeline.save_lora_weights(partial, **content)
         apply_umask(Path(partial) / FILE)
         (Path(partial) / FILE).replace(out / FILE)
     return Lora(out / FILE)

@@ -256,6 +256,7 @@ def student_preview(
     from genin.distill.models.autoencoder import decode_pictures
 
     rows = torch.arange(min(count, len(data.pool)))
+    captions = data.source.captions(data.caption_rows(rows).tolist())
 
     def preview(path: Path) -> None:
         student = Student(training.ema_weights("student"), data.teacher.process)
@@ -268,6 +269,6 @@ def student_preview(
                 done = student.rollout(noise, data.text(rows), timesteps)
                 pictures.append(decode_pictures(vae, done.pictures[-1]))
                 labels.append(f"student, {steps} step{'s' * (steps > 1)}")
-        save_grid(pictures, path, labels=labels)
+        save_grid(pictures, path, labels=labels, captions=[*[()] * (len(pictures) - 1), captions])
 
     return preview

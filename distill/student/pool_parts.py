@@ -25,6 +25,7 @@ from torch import Tensor
 from genin.distill.inputs.tensor_file import TensorFile, create
 from genin.files import atomic_path
 from genin.runtimes.errors import GeninError
+from genin.runtimes.files import refused_write
 
 COPIED = 64  # rows at once
 TENSORS = ("states", "x0")
@@ -120,6 +121,8 @@ class PoolParts:
         try:
             yield
         except (OSError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:120]
-            remedy = "free some space and run it again with resume; what was saved before is intact"
-            raise GeninError(f"could not save the pool ({reason})", where=self.path, remedy=remedy) from error
+            then = ", then run it again with resume; what was saved before is intact"
+            if refused := refused_write(error, self.path, then):
+                raise refused from error
+            what = f"could not save the pool ({' '.join(str(error).split())[:120]})"
+            raise GeninError(what, where=self.path, remedy=f"free some space{then}") from error

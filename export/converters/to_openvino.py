@@ -177,5 +177,27 @@ def convert_tokenizer(tokenizer_folder: Path) -> None:
 
         tokenizer = CLIPTokenizerFast.from_pretrained(tokenizer_folder)
         encode, decode = to_graphs(tokenizer, with_detokenizer=True, skip_special_tokens=True)
+        end_added_tokens(encode)
         for name, graph in (("openvino_tokenizer", encode), ("openvino_detokenizer", decode)):
             ov.save_model(graph, tokenizer_folder / f"{name}.xml")
+
+
+def end_added_tokens(tokenizer: Any) -> None:
+    """Let a compiled tokenizer take an added token with the end of a word behind it. openvino_tokenizers 2026.4 puts `</w>` behind
+    every piece of text, an added token too, and then spells it: `<`, `/`, `w`, `>` follow each token of a textual inversion."""
+    import openvino.opset13 as ops
+
+    for node in tokenizer.get_ordered_ops():
+        if node.get_type_name() != "BPETokenizer" or not (suffix := node.get_attributes().get("end_suffix")):
+            continue
+        # The text in 5 inputs, vocabulary and merges in 6 or 9; then names of added tokens (begins, ends, bytes), and their ids.
+        count = node.get_input_size()
+        names = [node.input_value(place).get_node() for place in range(count - 4, count - 1)]
+        if count not in (15, 18) or any(name.get_type_name() != "Constant" for name in names):
+            continue
+        begins, ends, content = (name.data for name in names)
+        longer = [bytes(content[begin:end]) + suffix.encode() for begin, end in zip(begins, ends, strict=True)]
+        stops = np.cumsum([len(name) for name in longer], dtype=np.int32)
+        starts = np.concatenate([[0], stops[:-1]]).astype(np.int32)
+        for place, value in enumerate((starts, stops, np.frombuffer(b"".join(longer), np.uint8))):
+            node.input(count - 4 + place).replace_source_output(ops.constant(value).output(0))

@@ -1,6 +1,6 @@
 """Files and folders that appear whole or not at all: written beside their place, then renamed.
 
-`atomic_path`, `write_text` and `claim_output`, for files, are in `genin.runtimes.files`, since the runtime needs them, too.
+What is for single files is in `genin.runtimes.files`, since the runtime needs it, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from genin.runtimes.errors import InputError
-from genin.runtimes.files import atomic_path, claim_output, hidden_prefix, write_text
+from genin.runtimes.files import atomic_path, claim_output, hidden_prefix, write_text, writing
 
 __all__ = [
     "atomic_path",
@@ -21,6 +21,7 @@ __all__ = [
     "new_folder",
     "refuse_existing",
     "write_text",
+    "writing",
 ]
 
 
@@ -28,14 +29,15 @@ __all__ = [
 def new_folder(out: Path) -> Iterator[Path]:
     """An empty folder to fill, renamed to `out` when the block ends without an error.
 
-    Errors: InputError if `out` exists, at the start or because another process has written it meanwhile.
+    Errors: InputError if `out` exists, at the start or because another process has written it meanwhile; OSError, naming `out`.
     """
     refuse_existing(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=hidden_prefix(out)) as beside:
         folder = Path(beside) / "folder"
-        folder.mkdir()
-        yield folder
+        with writing(out, folder):
+            folder.mkdir()
+            yield folder
         move_into_place(folder, out)
 
 

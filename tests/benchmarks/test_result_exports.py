@@ -16,6 +16,7 @@ import pytest
 
 from genin import cli
 from genin.benchmarks.bench_commands import EXPORT_FORMATS
+from genin.benchmarks.results import statistics
 from genin.benchmarks.results.exports import FORMATS, export
 from genin.benchmarks.results.files import digest, write_results
 from genin.benchmarks.results.merge import merge
@@ -122,6 +123,10 @@ def test_devices_are_merged_into_one_table_and_page(
         write_results(content, tmp_path / name)
     page = tmp_path / "devices.html"
     files = [str(tmp_path / name) for name in ("laptop.json", "phone.json")]
+    assert cli.run(["bench", "merge", files[0], "--report", str(page)]) == 0
+    lead = re.search(r'class="lead">(.*?)<', page.read_text(encoding="utf-8"))
+    assert lead and lead[1].count("Some Processor") == 1
+    capsys.readouterr()
     assert cli.run(["bench", "merge", *files, "--report", str(page)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("**A Phone, 1 core: Load average before the run: 9.00")
@@ -145,14 +150,25 @@ def test_equal_devices_are_told_apart_by_their_files() -> None:
 # --- a machine against itself ----------------------------------------------------------------------------------------
 
 
-def test_a_quiet_machine_shows_smaller_differences_than_a_noisy_one() -> None:
-    def machine(noise: float, seed: int) -> list[Any]:
-        random = np.random.default_rng(seed)
-        return [10 * np.exp(random.normal(0, noise / 5) + random.normal(0, noise, 8)) for _ in range(5)]
+def a_machine(noise: float, seed: int, processes: int = 5, between: float | None = None) -> list[Any]:
+    random = np.random.default_rng(seed)
+    levels = random.normal(0, noise / 5 if between is None else between, processes)
+    return [10 * np.exp(level + random.normal(0, noise, 8)) for level in levels]
 
-    quiet, noisy = (resolution(machine(noise, 1), machine(noise, 2), tries=20) for noise in (0.005, 0.05))
+
+def test_a_quiet_machine_shows_smaller_differences_than_a_noisy_one() -> None:
+    quiet, noisy = (resolution(a_machine(noise, 1), a_machine(noise, 2), tries=20) for noise in (0.005, 0.05))
     assert 0.2 < quiet.resolves_percent < 2 < noisy.resolves_percent < 30
     assert quiet.false_alarms == 0 and noisy.false_alarms <= 1 and quiet.tries == 20
+
+
+def test_more_processes_make_different_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five processes alone sixteen comparisons are different, so that one alarm among them is counted six times."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 100)
+    few, many = (resolution(a_machine(0.01, 1, count), a_machine(0.01, 2, count)) for count in (5, 20))
+    assert few.different <= 16 and many.different >= 95 and few.compared == many.compared == 5
+    two = resolution(a_machine(0.01, 1, 2), a_machine(0.01, 2, 2), tries=10)
+    assert (two.different, two.compared) == (2, 2)
 
 
 # --- suites ----------------------------------------------------------------------------------------------------------
@@ -205,3 +221,60 @@ def test_the_command_line_goes_before_the_suite(tmp_path: Path, monkeypatch: pyt
     assert (second, of_second.runs, of_second.threads, of_second.suite) == (("c",), 9, (1, 2), "mine, changed")
     assert default == ("builtin:student", "builtin:student-1step") and of_default.suite is None
     assert cli.run(["bench", "--suite", "quik"]) == 2
+
+
+# --- figures that not every row has ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rich() -> dict[str, Any]:
+    """A row with everything, of batches of two, and one by a peer."""
+    windows = [{"at_s": 0.0, "seconds": 60.0, "runs": 9, "p50_ms": 20.0, "max_ms": 30.0}]
+    sustained = {"seconds": 60.0, "runs": 9, "windows": windows, "drift_percent_per_minute": 1.25, "last_to_first": 1.1}
+    sustained |= {"drift_interval": [1.0, 1.5], "throttled": None}
+    frames = {"frames": 1200, "p50_ms": 16.7, "p99_ms": 19.4, "worst_ms": 33.2, "late_percent": 1.9}
+    costs = {"kinds": [{"kind": "Conv", "operators": 4, "ms": 7.0, "share": 0.7}], "layers": []}
+    first = row("a", 20.0) | {"batch_size": 2, "joules_per_picture": 0.5, "matmul_share": 0.61, "gflops": 92.0}
+    first |= {"sustained": sustained, "frames": {"off": frames, "thread": frames}, "source_sha256": "7" * 64}
+    first |= {"operators": {"unet": {"calls": 4.0, "ms": 10.0, **costs}}, "outliers": 1}
+    first["validity"] = first["validity"] | {"worst_psnr_db": 41.0}
+    peer = row("a", 9.0, seed=2) | {"program": "optimum-onnx", "program_version": "0.1", "differs": ["it is slow"]}
+    return results(first, peer | {"name": "a · optimum-onnx onnxruntime fp16 · 4 steps"})
+
+
+def test_what_is_measured_apart_is_exported(rich: dict[str, Any]) -> None:
+    first, peer = csv.DictReader(io.StringIO(export(rich, "csv")))
+    shown = {"joules_per_picture": "0.5", "matmul_share": "0.61", "gflops": "92.0", "outliers": "1"}
+    shown |= {"sustained_drift_percent_per_minute": "1.25", "frames_thread_p99_ms": "19.4", "frames_process_p99_ms": ""}
+    shown |= {"validity_worst_psnr_db": "41.0", "source_sha256": "7" * 64, "differs": ""}
+    assert {name: first[name] for name in shown} == shown
+    assert (peer["program"], peer["program_version"], peer["differs"]) == ("optimum-onnx", "0.1", "it is slow")
+    markdown = export(rich, "markdown")
+    for text in ("minutes without a pause", "frames of a game", "unet**, 10.0 ms", "it is slow"):
+        assert text in markdown
+
+
+def test_other_tools_keys_have_energy_batches_and_programs(rich: dict[str, Any], tmp_path: Path) -> None:
+    call, other = (one["call"] for one in json.loads(export(rich, "optimum")).values())
+    assert call["energy"]["unit"] == "kWh" and call["energy"]["cpu"] == pytest.approx(1.0 / 3.6e6)  # of a batch
+    assert call["efficiency"] == {"unit": "images/kWh", "value": pytest.approx(7.2e6)}
+    assert call["throughput"]["value"] == pytest.approx(2000 / rich["results"][0]["latency_ms"]["mean"], rel=1e-4)
+    assert other["energy"] is other["efficiency"] is None
+    pyperf = pytest.importorskip("pyperf")
+    (tmp_path / "p.json").write_text(export(rich, "pyperf"))
+    first, peer = pyperf.BenchmarkSuite.load(str(tmp_path / "p.json")).get_benchmarks()
+    metadata = first.get_metadata()
+    assert metadata["mem_max_rss"] == 95_000_000 and metadata["drift_percent_per_minute"] == 1.25
+    assert peer.get_metadata()["program"] == "optimum-onnx"
+
+
+def test_what_is_cited_names_programs_and_shows_genin_s_own(rich: dict[str, Any]) -> None:
+    yaml = pytest.importorskip("yaml")
+    own, peer = yaml.safe_load(export(rich, "card"))["model-index"][0]["results"]
+    figures = {one["type"]: one["value"] for one in own["metrics"]}
+    assert (figures["energy_j"], figures["matmul_share"], figures["drift_percent_per_minute"]) == (0.5, 0.61, 1.25)
+    assert (figures["frame_p99_ms"], figures["psnr_db_of_worst_picture"]) == (19.4, 41.0)
+    assert "optimum-onnx onnxruntime fp16" in peer["metrics"][0]["name"]
+    assert "20.0 ms" in export(rich, "badge")  # a peer's 9 ms are not ours to show
+    entry = export(rich, "bibtex")
+    assert ", optimum-onnx 0.1," in entry and "pictures right in 2 of 2 rows" in entry

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from genin.benchmarks.benchmarking import BenchOptions
-from genin.benchmarks.report.plots import sustained_svg
+from genin.benchmarks.report.plots import sustained_legend, sustained_svg
 from genin.benchmarks.results.files import seal
 from genin.benchmarks.results.schema import errors_of
 from genin.benchmarks.results.table import sustained_text
@@ -36,7 +36,11 @@ def watched(
         now += took / 1000
         return took
 
-    return watch(draw, 60 * minutes, lambda: now, lambda: megahertz(minute()), lambda: None)
+    sensors = {"frequency_mhz": lambda: megahertz(minute()), "rss_bytes": lambda: int(1e8 + 1e6 * minute())}
+    shares: list[float] = []
+    found = watch(draw, 60 * minutes, lambda: now, sensors, shares.append)
+    assert len(shares) == len(found["windows"]) and shares == sorted(shares) and shares[-1] == 1.0
+    return found
 
 
 def test_drift_and_throttling_are_found() -> None:
@@ -84,7 +88,13 @@ def test_it_is_said_and_plotted() -> None:
     assert not list(errors_of(seal(measured)))
     text = sustained_text(measured)
     assert text.startswith("m · onnxruntime fp16 · 4 steps: 10 minutes without a pause, 50.2 ms at first")
-    assert text.endswith("drift +2.00 % a minute (+2.00 to +2.00); the processor was slowed down") and "n ·" not in text
+    assert (
+        text.endswith("(+2.00 to +2.00); 100 MB of memory at first, 110 MB at last; the processor was slowed down")
+        and "n ·" not in text
+    )
+    assert sustained_legend(measured["results"]) == [
+        ("■", "--s1", "m · onnxruntime fp16 · 4 steps: 50.2 ms, at last 60.8 ms")
+    ]
     svg = sustained_svg(measured["results"])
     assert svg is not None and "minutes without a pause" in svg and "var(--s1)" in svg
     assert sustained_svg([row("n", 10.0)]) is None

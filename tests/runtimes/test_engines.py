@@ -132,6 +132,20 @@ class EngineContract:
         """A list that the engine's threads are added to whenever it is told of some."""
         raise NotImplementedError
 
+    def test_threads_draw_each_their_own(self, path: Path, pipeline: Pipeline) -> None:
+        """Beside each other, on one pipeline: nobody gets another's picture."""
+        wanted = {seed: pipeline("ninja", seed=seed, steps=1) for seed in range(8)}
+        found: dict[int, Any] = {}
+        drawers = [
+            threading.Thread(target=lambda seed=seed: found.update({seed: pipeline("ninja", seed=seed, steps=1)}))
+            for seed in wanted
+        ]
+        for drawer in drawers:
+            drawer.start()
+        for drawer in drawers:
+            drawer.join()
+        assert found == wanted
+
     def test_streams_with_previews(self, pipeline: Pipeline) -> None:
         steps = list(pipeline.stream(PROMPTS, 0, steps=4))
         assert [step.index for step in steps] == [0, 1, 2, 3]
@@ -512,19 +526,6 @@ class TestNative(BundleEngineContract):
     def test_what_it_cannot_draw_is_one_line(self, pipeline: Pipeline) -> None:
         with pytest.raises(InputError, match="philox noise, not from torch"):
             pipeline.generate("ninja", noise="torch")
-
-    def test_threads_draw_each_their_own(self, path: Path, pipeline: Pipeline) -> None:
-        wanted = {seed: pipeline("ninja", seed=seed, steps=1) for seed in range(8)}
-        found: dict[int, Any] = {}
-        drawers = [
-            threading.Thread(target=lambda seed=seed: found.update({seed: pipeline("ninja", seed=seed, steps=1)}))
-            for seed in wanted
-        ]
-        for drawer in drawers:
-            drawer.start()
-        for drawer in drawers:
-            drawer.join()
-        assert found == wanted
 
     def test_closing_ends_what_another_thread_draws(self, path: Path) -> None:
         pipeline, ended = load_pipeline(path, self.runtime), threading.Event()

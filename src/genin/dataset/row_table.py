@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from genin.dataset.rows import PictureRow
 from genin.dataset.splits import ALIASES, SMALLEST_TO_SPLIT, SPLITS, Split, share_of_key, unknown_split
-from genin.files import write_text
+from genin.files import write_text, writing
 
 VERSION = 1
 BATCH = 8192  # rows that are built, or turned into Python, at once
@@ -215,39 +215,45 @@ def build_once(folder: Path, rows: Callable[[], Iterable[PictureRow]], notes: Se
 
 def build(rows: Iterable[PictureRow], notes: Sequence[str], folder: Path) -> None:
     """Write the files of a table to `folder`, which appears whole; `notes` may still grow while `rows` are read."""
+    with writing(folder):
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with writing(folder, partial):
+            _write_files(rows, notes, partial)
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, if it is there
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_files(rows: Iterable[PictureRow], notes: Sequence[str], place: Path) -> None:
     import pyarrow
 
     schema = pyarrow.schema([
         ("file_name", pyarrow.string()), ("text", pyarrow.string()), ("seed", pyarrow.string()), ("columns", pyarrow.string()),
     ])  # fmt: skip
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        summary, splits = Summary(), SplitPlaces()
-        with pyarrow.ipc.new_file(str(partial / "rows.arrow"), schema) as writer:
-            for batch in _batches(rows):
-                columns: list[list[str | None]] = [[], [], [], []]
-                for row in batch:
-                    summary.add(row)
-                    splits.add(row)
-                    more = json.dumps(dict(row.columns), sort_keys=True) if row.columns else None
-                    seed = None if row.seed is None else str(row.seed)  # of any size
-                    for column, value in zip(columns, (row.file_name, row.text, seed, more), strict=True):
-                        column.append(value)
-                summary.digest.update(repr(columns).encode("utf-8"))
-                arrays = [pyarrow.array(column, pyarrow.string()) for column in columns]
-                writer.write_batch(pyarrow.record_batch(arrays, schema=schema))
+    summary, splits = Summary(), SplitPlaces()
+    with pyarrow.ipc.new_file(str(place / "rows.arrow"), schema) as writer:
+        for batch in _batches(rows):
+            columns: list[list[str | None]] = [[], [], [], []]
+            for row in batch:
+                summary.add(row)
+                splits.add(row)
+                more = json.dumps(dict(row.columns), sort_keys=True) if row.columns else None
+                seed = None if row.seed is None else str(row.seed)  # of any size
+                for column, value in zip(columns, (row.file_name, row.text, seed, more), strict=True):
+                    column.append(value)
+            summary.digest.update(repr(columns).encode("utf-8"))
+            arrays = [pyarrow.array(column, pyarrow.string()) for column in columns]
+            writer.write_batch(pyarrow.record_batch(arrays, schema=schema))
 
-        def names() -> Iterator[str]:
-            for name, *_ in _mapped(partial / "rows.arrow"):
-                yield from name.to_pylist()
+    def names() -> Iterator[str]:
+        for name, *_ in _mapped(place / "rows.arrow"):
+            yield from name.to_pylist()
 
-        for split, places in splits.places(names).items():
-            np.save(partial / f"{split}.npy", places)
-        write_text(partial / "facts.json", json.dumps(summary.facts(notes)))
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, if it is there
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    for split, places in splits.places(names).items():
+        np.save(place / f"{split}.npy", places)
+    write_text(place / "facts.json", json.dumps(summary.facts(notes)))
 
 
 def _batches(rows: Iterable[PictureRow]) -> Iterator[list[PictureRow]]:

@@ -314,9 +314,27 @@ def test_metadata_by_other_names_in_csv_with_joined_captions_and_a_trigger(tmp_p
         *("--caption-column", "kind,name", "--columns", "group", "--trigger", "ink style", "--licence", "CC0-1.0"),
     )
     assert texts(tmp_path / "out") == ["ink style small owl", "ink style big, red fox"]
+    joined = "the trigger is joined by a space, as in 'ink style small owl'; end it with a comma to set it apart"
+    assert joined in report["notes"]
+    again = genin("data", "prepare", source, "--out", tmp_path / "comma", "--file-column", "file", "--trigger", "ink,")
+    assert not [note for note in again["notes"] if "trigger" in note]
     data = ImageDataset.open(tmp_path / "out")
     assert data.columns == {"group": ("animals", "birds")} == {k: tuple(v) for k, v in report["columns"].items()}
     assert data.row(0) == {"group": "birds"} and data.licence == "CC0-1.0"
+
+
+def test_the_page_counts_long_captions_only_where_there_are_any(tmp_path: Path, genin: Json) -> None:
+    source = folder_of(tmp_path / "in", "a.png", "b.png")
+    (source / "readme.txt").write_text("Drawn by hand.")
+    report = genin("data", "prepare", source, "--out", tmp_path / "out", "--size", "32", "--min-size", "8")
+    assert "1 text files were not used as captions: readme.txt" in report["notes"]
+    page = " ".join((tmp_path / "out" / "report.html").read_text("utf-8").split())
+    assert "<dt>of 32×32 px</dt>" in page and "longer than" not in page
+    assert "<code>genin data inspect out --tokenizer MODEL</code>" in page
+    (source / "a.txt").write_text("a ninja, " * 60)
+    genin("data", "prepare", source, "--out", tmp_path / "long", "--size", "32", "--min-size", "8")
+    page = " ".join((tmp_path / "long" / "report.html").read_text("utf-8").split())
+    assert "1 is longer than the 77 that Stable Diffusion reads, and will lose its end" in page
 
 
 def test_bad_metadata_rows_are_named(tmp_path: Path, genin: Json) -> None:

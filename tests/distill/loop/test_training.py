@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
+import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -298,6 +301,49 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: bytes) -> None:
     run.checkpoints.path.write_bytes(damage)
     with pytest.raises(InputError, match=r"stage.checkpoint.pt"):
         run.resume()
+
+
+def test_settings_that_a_resumed_run_may_change_are_said(tmp_path: Path) -> None:
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, lambda _, loss: loss))
+    stages = {"stage": dataclasses.replace(run.settings, images=8 * UPDATES, preview_images=40)}
+    said = rf"other settings than before: stage\.images {8 * UPDATES} \(was {4 * UPDATES}\), stage\.preview_images 40 \(was"
+    with pytest.warns(UserWarning, match=said):
+        claim_run(tmp_path, Recipe(), {}, stages, resume=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        claim_run(tmp_path, Recipe(), {}, {"stage": run.settings}, resume=True)
+        claim_run(tmp_path, Recipe(), {}, stages, resume=False)
+    with pytest.raises(InputError, match=r"started with stage\.lr 0\.1"):
+        run.save()
+        claim_run(tmp_path, Recipe(), {}, {"stage": dataclasses.replace(run.settings, lr=1.0)}, resume=True)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from genin.distill.loop.run_folder import _lock
+_lock(Path(sys.argv[1]))
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
+    run, _ = begin(tmp_path / "run")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout.readline() == "locked\n"
+        for resume in (False, True):
+            with pytest.raises(InputError, match=r"another process is training here: .*run; wait for it, or name"):
+                claim_run(tmp_path / "run", Recipe(), {"data": "1"}, {"stage": run.settings}, resume=resume)
+        assert not (tmp_path / "run" / "run.json").exists()
+        other.stdin.close()
+    claim_run(
+        tmp_path / "run", Recipe(), {"data": "1"}, {"stage": run.settings}
+    )  # the system frees it with the process
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,9 @@ def test_a_disk_that_is_full_leaves_what_there_is(build: Any, tmp_path: Path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr("genin.distill.student.pool_parts.create", full)
-        with pytest.raises(GeninError, match=r"could not save the pool.*No space left.*resume"):
+        with pytest.raises(
+            GeninError, match=r"cannot write .No space left.*; free some space, then run it again with resume"
+        ):
             build()
     assert same(build(), whole) and build.rows == []
 

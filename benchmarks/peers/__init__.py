@@ -1,0 +1,1 @@
+"""Other programs that draw with the same weights, as `genin bench --peers` measures them: one row of `table.PEERS` each."""
