@@ -115,7 +115,7 @@ def teacher_train_command(
 
     recipe, started = options.recipe(), time.perf_counter()
     with _output(options.out, options.resume) as target:
-        start = None if init is None else installed_names().model(init)
+        start = None if init is None else installed_names().folder(init)
         trained = train_teacher(_source(data), target, recipe, options.run, init=start)
     seen = trained.info["images_seen"]
     _report(
@@ -160,7 +160,7 @@ def teacher_finetune_command(
         shown = dataclasses.replace(recipe.finetune, validation_prompts=tuple(read_prompts(prompts)))
         recipe = dataclasses.replace(recipe, finetune=shown)
     with _output(options.out, options.resume) as target:
-        tuned = Base(installed_names().model(base), [lora_of(lora) for lora in loras])
+        tuned = Base(installed_names().folder(base), [lora_of(lora) for lora in loras])
         source = _source(data)
         result = finetune_teacher(tuned, source, target, recipe, options.run, lora_rank=lora_rank)
     seen = result.info["images_seen"]
@@ -184,7 +184,7 @@ def teacher_merge_command(base: str, loras: tuple[str, ...], out: Path | None, a
 
     chosen = [lora_of(lora) for lora in loras]
     with _output(out, resume=False) as target:
-        merge_teacher(Base(installed_names().model(base), chosen), target)
+        merge_teacher(Base(installed_names().folder(base), chosen), target)
     _report({"out": str(target), "base": base, "merged": ", ".join(map(str, chosen))}, as_json)
 
 
@@ -221,7 +221,7 @@ def distill_command(
     if student_name is not None:
         recipe = dataclasses.replace(recipe, student=StudentRecipe(name=student_name))
     pruning = pruning_of(recipe.student)
-    path = installed_names().model(teacher)
+    path = installed_names().folder(teacher)
     if dry_run:
         if init is not None:
             raise InputError("--dry-run estimates a preset; --init has no effect on it", remedy="leave one of them out")
@@ -234,7 +234,7 @@ def distill_command(
 
     started = time.perf_counter()
     with _output(options.out, options.resume) as target:
-        start = None if init is None else installed_names().model(init)
+        start = None if init is None else installed_names().folder(init)
         source = _source(data)
         done = distill(path, source, target, recipe, options.run, init=start)
     facts = {"out": str(target), "teacher": teacher, "images_seen": done.images_seen}

@@ -97,8 +97,8 @@ def distill(
     """
     names, out, source = installed_names(), local_path(out, "out"), source_of(data)
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    start = None if init is None else names.model(str(init))
-    run = Run.open(names.model(str(teacher)), source, out, settings, options or RunOptions(), start)
+    start = None if init is None else names.folder(str(init))
+    run = Run.open(names.folder(str(teacher)), source, out, settings, options or RunOptions(), start)
     phases = [DecoderPhase(run, name) if name == "decoder" else UnetPhase(run, name) for name in run.phases]
     check_batches(run, phases[0].training)
     prepared = prepare_data(run, phases[0].training)
