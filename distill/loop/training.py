@@ -91,6 +91,7 @@ class Training:
         self.resumed = self.has_updated = False  # in this run
         self.adjustable = {"lr"}  # settings that this stage reads by `adjustment`; alarms leave others alone
         self.part = 0  # the part of the update in progress
+        self.timed_from = (0.0, 0)  # clock and images seen where measuring their rate began
 
     # --- the networks ----------------------------------------------------------------------------------------------
 
@@ -208,12 +209,13 @@ class Training:
         `preview` writes a grid of samples; `validate` judges an average on held-out data. Both come with the first row of the log
         after every `preview_images`, and with the last.
         """
-        last_log = last_save = before = time.perf_counter()
+        last_save = before = time.perf_counter()
         if not self.resumed:
             self._begin()
         if self.progress < 1.0:
             self.logbook.write_page(self.progress)
         silent, stop = not self.accelerator.is_main_process, False
+        self._start_clock()
         with interruptible() as interrupted, progress(self.stage, silent=silent) as shown:
             while self.progress < 1.0 and not stop:
                 # Update.
@@ -227,17 +229,17 @@ class Training:
                 # Log a row; from time to time validate the averages and draw samples.
                 if alarm is None and (self.state.update_index % ROW_UPDATES == 0 or self.progress >= 1.0):
                     due = self.state.images_seen >= self.state.next_preview or self.progress >= 1.0
-                    self._log(now - last_log, self._validate(validate) if due else {})
+                    self._log(now, self._validate(validate) if due else {})
                     if due:
                         self.state.next_preview += self.settings.preview_images
                         self._draw(preview)
-                    last_log = time.perf_counter()
+                    self._start_clock()
                     alarm = self._watch(self.logbook.rows)
 
                 # Answer an alarm, or save a checkpoint.
                 if alarm is not None:
                     self._answer(alarm)
-                    last_log = time.perf_counter()
+                    self._start_clock()
                 elif save_due and self._is_healthy():
                     self.save()
                     last_save = time.perf_counter()
@@ -290,15 +292,19 @@ class Training:
         offset = share * (rank * parts + self.part)
         return Update(index, self.state.images_seen, share, offset, total, generator, self.device)
 
-    def _log(self, seconds: float, figures: Mapping[str, float]) -> None:
+    def _start_clock(self) -> None:
+        """Begin to measure images per second: not from the row's first update, which may have been in an earlier run."""
+        self.timed_from = (time.perf_counter(), self.state.images_seen)
+
+    def _log(self, now: float, figures: Mapping[str, float]) -> None:
         """Close the row: means over its updates, and the held-out figures."""
-        means, count = self._means(), max(map(len, self.state.row.values()), default=0)
+        means, (since, seen) = self._means(), self.timed_from
         self.state.row = {}
         row = {
             "update": self.state.update_index,
             "images_seen": self.state.images_seen,
             "elapsed_s": round(self.state.elapsed_s, 1),
-            "images_per_s": round(count * self.settings.batch_size / max(seconds, 1e-9), 2),
+            "images_per_s": round((self.state.images_seen - seen) / max(now - since, 1e-9), 2),
             "lr_factor": round(self.lr_factor(), 5),
             **{name: round(mean, 6) for name, mean in means.items()},
             **{name: round(figure, 6) for name, figure in figures.items()},

@@ -80,7 +80,9 @@ def test_a_benchmark_scores_its_timed_pictures(tiny_clip: Path) -> None:
 
 
 def test_without_weights_it_is_not_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_OFFLINE", True
+    )  # read when it is imported: the variable is too late
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     from genin.benchmarks.speed.picture_quality import _load_clip
 

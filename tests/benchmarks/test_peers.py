@@ -232,16 +232,18 @@ def test_node_draws_the_same_noise(tmp_path: Path) -> None:
         np.testing.assert_allclose(json.loads(done.stdout), normal(seed, (1026,)), rtol=2e-6, atol=1e-7)
 
 
+QUICK = ("diffusers", "onnxruntime-web")  # one in Python and one in another language
+EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in PEERS]
+
+
 @pytest.mark.clients
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_peer_that_is_installed_draws_genin_s_pictures(
     name: str, tiny_bundle: Path, tiny_student_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peer = PEERS[name]
     if not peer.is_installed():
         pytest.skip(f"{name} is not installed: {peer.install}")
-    if name == "diffusers-compile":
-        pytest.skip("compiling takes minutes")
     path = tiny_student_folder if peer.opens == MODEL_FOLDER else tiny_bundle
     own = {"openvino": "openvino", "model": "pytorch"}.get(peer.opens, "onnxruntime")
     options = BenchOptions(

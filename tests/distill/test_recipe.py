@@ -165,8 +165,8 @@ def test_recipes_are_plain_frozen_dataclasses() -> None:
         recipe.prune.lr = 2.0  # type: ignore[misc]
     with pytest.raises(TypeError, match="PoolRecipe got two values for 'size'"):
         PoolRecipe(5, size=7)  # type: ignore[misc]
-    with pytest.raises(TypeError, match="takes 3 values"):
-        StudentRecipe("bk-tiny", 0.5, 0.5, 0.5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="takes 4 values"):
+        StudentRecipe("bk-tiny", 0.5, 0.5, (0.5,), 0.5)  # type: ignore[call-arg]
 
 
 @section

@@ -281,7 +281,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
         ("text_encoder/model.safetensors", 0.9, "truncated: .*text_encoder/model.safetensors"),
         ("vae/config.json", None, "lacks a file: .*vae/config.json"),
         ("unet/config.json", 0.5, "not valid JSON: .*unet/config.json"),
-        ("tokenizer/merges.txt", None, "lacks a file: .*merges.txt"),
+        ("tokenizer/merges.txt", None, "lacks a file .*merges.txt"),
         ("scheduler/scheduler_config.json", None, "no scheduler"),
         ("model_index.json", 0.3, "not valid JSON"),
         ("genin.json", 0.5, "not valid JSON: .*genin.json"),

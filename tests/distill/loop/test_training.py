@@ -170,6 +170,32 @@ def test_an_interrupted_run_answers_alarms_as_an_uninterrupted_one(tmp_path: Pat
     assert [r["loss"] for r in whole.logbook.rows] == [r["loss"] for r in second.logbook.rows]
 
 
+def test_the_rate_after_a_resume_counts_this_runs_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after one update of a row of two: the row is closed by the other, which takes a second for its four images."""
+    first, network = begin(tmp_path)
+    step = learn(first, network, lambda _, loss: loss)
+
+    def interrupted(update: Update) -> Any:
+        if update.index == 2:
+            press_ctrl_c()
+        return step(update)
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(interrupted)
+    second, again = begin(tmp_path)
+    assert second.resume() and second.state.row
+    now = [0.0]
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    step = learn(second, again, lambda _, loss: loss)
+
+    def slow(update: Update) -> Any:
+        now[0] += 1.0
+        return step(update)
+
+    second.run(slow)
+    assert {row["images_per_s"] for row in second.logbook.rows[1:]} == {4.0}
+
+
 def test_a_validation_that_was_due_is_not_lost_with_the_run(tmp_path: Path) -> None:
     """Validation every 12 images, at the end of rows of 8: some are due for an update or two before they come."""
 
