@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from genin.distill.loop.host import check_memory
+from genin.distill.loop.memory import FP32
 from genin.distill.models.folder import ModelFolder, load_model_folder
 from genin.export.checks import acceptance, parity
 from genin.export.checks.pictures import Drawn, draw_with_pytorch, mean_lpips
@@ -45,7 +46,7 @@ from genin.runtimes.manifest import (
 from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, MORE_PRECISIONS, PRECISIONS, TEXT_TO_IMAGE
 
 Progress = Callable[[str], None]
-FP32, COPIES = 4, 2.5  # bytes of a weight; how often the weights are in memory at the peak
+COPIES = 2.5  # how often the weights are in memory at the peak
 
 
 @dataclass(frozen=True)
