@@ -35,12 +35,18 @@ class StudentRecipe:
         (),
         "the same of every level, the finest first, in place of the other two: coarse levels cost parameters, not operations",
     )
+    levels_without_attention: Several[Count] = key((), "0 is the finest level; empty: the preset's")
 
     def __str__(self) -> str:
-        if self.level_widths:
-            return f"{self.name}, level_widths {' '.join(f'{share:g}' for share in self.level_widths)}"
         widths = {"width": self.width, "top_width": self.top_width}
-        return ", ".join([self.name, *(f"{name} {value:g}" for name, value in widths.items() if value)])
+        if self.level_widths:
+            widths = {"level_widths": self.level_widths}
+        said = widths | {"levels_without_attention": self.levels_without_attention}
+        return ", ".join([self.name, *(f"{name} {_numbers(value)}" for name, value in said.items() if value)])
+
+
+def _numbers(value: float | tuple[float, ...]) -> str:
+    return " ".join(f"{number:g}" for number in (value if isinstance(value, tuple) else (value,)))
 
 
 @section

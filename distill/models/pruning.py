@@ -66,7 +66,7 @@ def student_config(teacher: Mapping[str, Any], pruning: Pruning) -> dict[str, An
     """The student's `UNet2DConditionModel` config. Errors: InputError where the teacher has too few levels."""
     config = {key: value for key, value in teacher.items() if not key.startswith("_")}
     down, up = list(config["down_block_types"]), list(config["up_block_types"])
-    for level in pruning.attention_levels:
+    for level in pruning.attention_levels:  # a preset may name more levels than there are
         if level < len(down):
             down[level], up[-1 - level] = "DownBlock2D", "UpBlock2D"
     if pruning.one_pair_per_level:
@@ -111,6 +111,7 @@ def pruning_of(recipe: StudentRecipe) -> Pruning:
         width=recipe.width or preset.width,
         top_width=recipe.top_width or preset.top_width,
         level_widths=recipe.level_widths,
+        attention_levels=recipe.levels_without_attention or preset.attention_levels,
     )
 
 

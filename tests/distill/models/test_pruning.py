@@ -159,6 +159,9 @@ def test_a_recipe_may_give_widths_of_its_own() -> None:
     own = pruning_of(StudentRecipe(name="bk-small-narrow", top_width=0.5))
     assert (own.width, own.top_width, own.attention_levels) == (0.75, 0.5, (0, 1))
     assert str(StudentRecipe(name="bk-base", width=0.5)) == "bk-base, width 0.5"
+    without = StudentRecipe(name="bk-small-conv", levels_without_attention=(0, 2))
+    assert pruning_of(without) == replace(PRESETS["bk-small-conv"], attention_levels=(0, 2))
+    assert str(without) == "bk-small-conv, levels_without_attention 0 2"
 
 
 def test_each_level_may_have_a_width_of_its_own(teacher: Any) -> None:
