@@ -29,7 +29,7 @@ from genin.runtimes.folder import (
     weight_files,
     weights_bytes,
 )
-from genin.runtimes.manifest import Manifest
+from genin.runtimes.manifest import ALL_COMPONENTS, Manifest
 from genin.runtimes.origin import fingerprint
 
 UNREADABLE = "cannot be read as JSON"
@@ -143,19 +143,11 @@ def _bundle_facts(path: Path, manifest: Manifest) -> ModelFacts:
         trained_steps=_trained_steps(manifest.sampler.few_step_timesteps),
         parameters=model.parameters,
         macs=model.macs,
-        component_macs=_component_macs(model.provenance),
+        component_macs={name: counts["macs"] for name in ALL_COMPONENTS if "macs" in (counts := model.counts_of(name))},
         exported_from=(model.provenance or {}).get("source_sha256"),
         notes={key: reason for key in ("parameters", "macs") if getattr(model, key) is None},
         graphs=tuple(asdict(graph) for graph in manifest.graphs),
     )
-
-
-def _component_macs(provenance: Mapping[str, Any] | None) -> dict[str, int]:
-    """What an export says of its networks; provenance is free in form, so anything else is left out."""
-    stated = (provenance or {}).get("components")
-    parts = stated.items() if isinstance(stated, Mapping) else ()
-    macs = {name: part.get("macs") for name, part in parts if isinstance(part, Mapping)}
-    return {name: count for name, count in macs.items() if type(count) is int and count >= 0}
 
 
 def _trained_steps(few_step_timesteps: Mapping[str, Any] | None) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
 Number = Annotated[float, Strict(), Field(ge=0)]
 Share = Annotated[float, Strict(), Field(ge=0, le=1)]
-Count = Annotated[int, Strict(), Field(ge=0)]
+Count = Annotated[int, Strict(), Field(ge=0, le=10**15)]
 Positive = Annotated[int, Strict(), Field(ge=1, le=10**9)]
 Size = Annotated[int, Strict(), Field(ge=1, le=10**6)]  # of a network or a pool
 

@@ -54,11 +54,10 @@ def _inspect_picture(path: Path) -> Facts:
 def _inspect_bundle(path: Path) -> Facts:
     with Bundle.open(path) as bundle:
         manifest = bundle.manifest
-    known = (manifest.model.provenance or {}).get("components") or {}
     components: Facts = {}
     for name in ALL_COMPONENTS if any(graph.component == VAE_ENCODER for graph in manifest.graphs) else COMPONENTS:
         own = [graph for graph in manifest.graphs if graph.component == name]
-        stated = known.get(name) or {}
+        stated = manifest.model.counts_of(name)
         components[name] = {
             "parameters": stated.get("parameters"),
             "macs": stated.get("macs"),

@@ -22,7 +22,7 @@ from genin.runtimes.added_tokens import AddedToken, read_added_tokens
 from genin.runtimes.errors import BundleError, InputError
 from genin.runtimes.families import SUPPORTED, refuse_other_families, refuse_other_networks
 from genin.runtimes.manifest import ImageSize, Latents, ModelConstants, SamplerConstants, TextConstants, decode
-from genin.runtimes.text import decode_text, is_marked
+from genin.runtimes.text import decode_text, is_marked, parse_json
 from genin.runtimes.tokenizer_files import FILES as TOKENIZER_FILES
 from genin.runtimes.tokenizer_files import is_combined, tokenizer_files
 
@@ -51,14 +51,14 @@ def is_model_folder(path: Path) -> bool:
     return (path / "model_index.json").is_file()
 
 
-def read_json(path: Path, what: str, remedy: str = AGAIN) -> dict[str, Any]:
-    """A JSON object. Errors: InputError saying `what` if the file is missing, or that it is not valid."""
+def read_json(path: Path, what: str, remedy: str = AGAIN, *, infinite: bool = False) -> dict[str, Any]:
+    """A JSON object, perhaps with `infinite` numbers. Errors: InputError: `what` for a missing file, else what is wrong in it."""
     try:
-        data = json.loads(decode_text(path.read_bytes()), parse_constant=_number)
+        data = parse_json(decode_text(path.read_bytes()), infinite=infinite)
     except OSError as error:
         raise InputError(what, where=path, remedy=remedy) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError("not valid JSON", where=path, remedy=remedy) from error
+    except ValueError as error:
+        raise InputError(f"not valid JSON ({error})", where=path, remedy=remedy) from error
     if not isinstance(data, dict):
         raise InputError("not a JSON object", where=path, remedy=remedy)
     return data
@@ -95,13 +95,6 @@ def _link(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _number(name: str) -> float:
-    """Third-party schedulers have -Infinity on purpose; NaN means damage."""
-    if name == "NaN":
-        raise ValueError("NaN is not a number")
-    return float(name)
-
-
 def read_model_index(path: Path) -> dict[str, Any]:
     """`model_index.json`, its parts present and of kinds that genin runs. Errors: InputError."""
     if (path / "manifest.json").is_file() and not (path / "model_index.json").is_file():
@@ -136,8 +129,8 @@ def read_config(path: Path, part: str) -> dict[str, Any]:
 
 
 def read_scheduler(path: Path) -> dict[str, Any]:
-    """`scheduler_config.json`. Errors: InputError."""
-    return read_json(path / "scheduler" / "scheduler_config.json", "the model folder has no scheduler")
+    """`scheduler_config.json`; others' have `lambda_min_clipped: -Infinity` on purpose. Errors: InputError."""
+    return read_json(path / "scheduler" / "scheduler_config.json", "the model folder has no scheduler", infinite=True)
 
 
 def read_info(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from genin.runtimes.errors import BundleError
-from genin.runtimes.text import decode_text
+from genin.runtimes.text import decode_text, parse_json
 from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, TEXT_TO_IMAGE
 
 FORMAT = 1
@@ -185,6 +185,12 @@ class ModelInfo:
     macs: int | None = None
     provenance: dict[str, Any] | None = None
     recipe: dict[str, Any] | None = None
+
+    def counts_of(self, component: str) -> dict[str, int]:
+        """`parameters` and `macs` that the export says of a network; whatever has another form in the free object is left out."""
+        parts = (self.provenance or {}).get("components")
+        part = parts.get(component) if isinstance(parts, dict) else None
+        return {key: n for key, n in part.items() if type(n) is int and n >= 0} if isinstance(part, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -353,8 +359,8 @@ class Manifest:
         """Errors: BundleError naming the key that is missing or wrong."""
         try:
             text = text if isinstance(text, str) else decode_text(text)
-            data = json.loads(text, parse_constant=_not_finite)
-        except (ValueError, RecursionError) as error:
+            data = parse_json(text)
+        except ValueError as error:
             raise BundleError(
                 f"{MANIFEST} is not valid JSON ({error})", remedy="export or download it again"
             ) from error
@@ -430,10 +436,6 @@ def _decode_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     rest = [choice for choice in choices if choice is not type(None)]
     exact = [choice for choice in rest if type(value) is choice]
     return _decode_value((exact or rest)[0], value, where)
-
-
-def _not_finite(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
 
 
 def _require(condition: object, what: str) -> None:

@@ -70,6 +70,21 @@ def lines_of(text: str) -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
+def parse_json(text: str, *, infinite: bool = False) -> Any:
+    """What a JSON text holds. Python would also read numbers that JSON lacks: NaN never passes, infinite ones if they may be there.
+    Errors: ValueError."""
+
+    def number(name: str) -> float:
+        if name == "NaN" or not infinite:
+            raise ValueError(f"{name} is not a number")
+        return float(name)
+
+    try:
+        return json.loads(text, parse_constant=number)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def json_object(text: str, *, strict: bool = False) -> dict[str, Any] | None:
     """The JSON object that a text holds; None for anything else. Errors: ValueError for what is not JSON, if `strict`."""
     try:

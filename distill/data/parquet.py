@@ -21,6 +21,7 @@ from genin.runtimes.errors import InputError
 SUFFIXES = (".parquet",)
 ROWS_AT_ONCE = 16
 BUFFER_BYTES = 1 << 20
+NOT_TEXT = "a text of the row is not UTF-8"
 USUAL = ("image", "picture", "img", "jpg", "png", "webp", "file", "bytes")
 
 
@@ -87,12 +88,22 @@ def rows_of(path: Path, group: RowGroup) -> Iterator[TableRow]:
             )
             number = group.first_row
             for batch in batches:
-                for row in batch.to_pylist():
-                    yield _row(number, row, group.column, classes)
+                for row in _values(batch):
+                    yield _row(number, row, group.column, classes) if row else TableRow(number, None, reason=NOT_TEXT)
                     number += 1
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:120]
         raise PictureError(f"row group {group.number} cannot be read ({reason})", where=path) from error
+
+
+def _values(batch: Any) -> list[dict[str, Any] | None]:
+    """A batch's rows; None for one with a text that is not UTF-8, which costs no other its place."""
+    try:
+        return list(batch.to_pylist())
+    except UnicodeDecodeError:
+        if batch.num_rows == 1:
+            return [None]
+        return [row for start in range(batch.num_rows) for row in _values(batch.slice(start, 1))]
 
 
 def _open(path: Path) -> Any:

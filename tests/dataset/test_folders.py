@@ -168,6 +168,24 @@ def write_table(folder: Path, name: str) -> None:
         (folder / name).write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode())
 
 
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        ("text", "a text in it is not UTF-8: .*metadata.parquet"),
+        ("day", "cannot be read as Python's values .*metadata.parquet"),
+    ],
+)
+def test_values_that_parquet_can_hold_and_python_cannot(tmp_path: Path, column: str, says: str) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    folder = folder_of(tmp_path / "in", "0.png")
+    values = {"text": pyarrow.array(["a cat"]), "day": pyarrow.array([10**18], pyarrow.timestamp("s"))}
+    table, file = pyarrow.table({"file_name": ["0.png"], column: values[column]}), folder / "metadata.parquet"
+    parquet.write_table(table, file, compression="none", use_dictionary=False)
+    file.write_bytes(file.read_bytes().replace(b"a cat", b"a \xfeat"))
+    with pytest.raises(InputError, match=says):
+        captions(folder)
+
+
 @pytest.mark.parametrize("name", ["metadata.csv", "Metadata.CSV", "metadata.jsonl", "metadata.parquet"])
 def test_every_command_reads_every_table(tmp_path: Path, genin: Json, name: str) -> None:
     folder = folder_of(tmp_path / "in", "0.png", "1.png", "2.png")

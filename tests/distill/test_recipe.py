@@ -101,6 +101,7 @@ def test_a_wrong_recipe_is_refused_in_one_line(
         ("prune:\n  ema_decays: 0.9", 2, "'prune.ema_decays' must be a list, not 0.9"),
         ("prune:\n  ema_decays: !!set {0.9}", 2, "'prune.ema_decays' must be a list, not {0.9}"),
         ("steps:\n  step_counts: [4, 2.0]", 2, "'steps.step_counts' must be int, not 2.0"),
+        (f"prune:\n  images: 1{'0' * 400}", 2, "'prune.images' must be from 0 to 1,000,000,000,000,000"),
         ("prune:\n  images: true", 2, "'prune.images' must be int, not True"),
         ("prune:\n  compile: 1", 2, "'prune.compile' must be bool, not 1"),
         ("student:\n  name: 5", 2, "'student.name' must be str, not 5"),
@@ -116,7 +117,11 @@ def test_a_wrong_recipe_is_refused_in_one_line(
         ("pool:\n  1: 2", 2, "unknown key 'pool.1'"),
         ("pool: {}\nprune:", 2, "section 'prune' must be a mapping"),
         ("prune: &shared\n  lr: -1\nsteps:\n  <<: *shared\n  images: 8", 2, "'prune.lr' must be at least 0"),
-        ("prune: &shared\n  images: 8\nsteps:\n  <<: *shared\n  images: -8", 5, "'steps.images' must be at least 0"),
+        (
+            "prune: &shared\n  images: 8\nsteps:\n  <<: *shared\n  images: -8",
+            5,
+            "'steps.images' must be from 0 to 1,000,000,000,000,000, not -8",
+        ),
         ("prune: &shared\n  feature_weight: 1\nsteps:\n  <<: *shared", 2, "unknown key 'steps.feature_weight'"),
     ],
 )
@@ -165,8 +170,8 @@ def test_recipes_are_plain_frozen_dataclasses() -> None:
         recipe.prune.lr = 2.0  # type: ignore[misc]
     with pytest.raises(TypeError, match="PoolRecipe got two values for 'size'"):
         PoolRecipe(5, size=7)  # type: ignore[misc]
-    with pytest.raises(TypeError, match="takes 4 values"):
-        StudentRecipe("bk-tiny", 0.5, 0.5, (0.5,), 0.5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="takes 5 values"):
+        StudentRecipe("bk-tiny", 0.5, 0.5, (0.5,), (0,), 0.5)  # type: ignore[call-arg]
 
 
 @section

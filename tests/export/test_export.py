@@ -29,6 +29,7 @@ from genin.export.precision_plan import read_plan
 from genin.runtimes import engine
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import InputError
+from genin.runtimes.manifest import ModelInfo
 from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, FORMATS, PRECISIONS
 from tiny_bundle import garbage_left_alone
 
@@ -251,6 +252,12 @@ def test_inspect_counts_what_the_model_has(
     assert bundle["components"]["unet"]["precision"] == "fp32, fp16, int8, eight, mixed"
     assert run(["inspect", str(matrix)]) == 0
     assert "licence: Apache-2.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stated", [5, {"unet": 5}, {"unet": {"parameters": "many", "macs": -1}}, None])
+def test_networks_whose_facts_have_another_form_are_without(stated: object) -> None:
+    info = ModelInfo(kind="student", licence="MIT", title="t", provenance={"components": stated})
+    assert info.counts_of("unet") == {}
 
 
 def test_shipped_students_take_the_steps_they_learnt(capsys: pytest.CaptureFixture[str]) -> None:

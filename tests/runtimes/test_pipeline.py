@@ -280,11 +280,11 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
         (UNET, None, "no weights here.*unet"),
         ("text_encoder/model.safetensors", 0.9, "truncated: .*text_encoder/model.safetensors"),
         ("vae/config.json", None, "lacks a file: .*vae/config.json"),
-        ("unet/config.json", 0.5, "not valid JSON: .*unet/config.json"),
+        ("unet/config.json", 0.5, r"not valid JSON \(.*\): .*unet/config.json"),
         ("tokenizer/merges.txt", None, "lacks a file .*merges.txt"),
         ("scheduler/scheduler_config.json", None, "no scheduler"),
         ("model_index.json", 0.3, "not valid JSON"),
-        ("genin.json", 0.5, "not valid JSON: .*genin.json"),
+        ("genin.json", 0.5, r"not valid JSON \(.*\): .*genin.json"),
     ],
 )
 def test_damaged_model_folders_name_the_file(
@@ -330,10 +330,12 @@ def test_nan_in_a_folder_is_damage_and_infinity_is_not(tiny_model_folder: Path, 
 
     path = tmp_path / "scheduler_config.json"
     path.write_text('{"lambda_min_clipped": -Infinity}')
-    assert read_json(path, "")["lambda_min_clipped"] == float("-inf")
+    assert read_json(path, "", infinite=True)["lambda_min_clipped"] == float("-inf")
+    with pytest.raises(InputError, match=r"-Infinity is not a number\): .*scheduler_config\.json"):
+        read_json(path, "")  # of genin's own files
     path.write_text('{"guidance_scale": NaN}')
     with pytest.raises(InputError, match=r"not valid JSON.*scheduler_config\.json"):
-        read_json(path, "")
+        read_json(path, "", infinite=True)
 
 
 def test_a_folder_without_genin_json_is_somebody_elses_teacher(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -172,8 +172,13 @@ def _parquet(path: Path) -> list[TableRow]:
     pyarrow, parquet = _pyarrow()
     try:
         rows = parquet.read_table(path).to_pylist()
+    except UnicodeDecodeError as error:
+        raise InputError("a text in it is not UTF-8", where=path, remedy="write its texts in UTF-8") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError("not a parquet file, or truncated", where=path, remedy="write it again") from error
+    except (ValueError, OverflowError) as error:  # a date of the year 10000
+        what = f"it cannot be read as Python's values ({error})"
+        raise InputError(what, where=path, remedy="leave that column out") from error
     return [TableRow(number, row) for number, row in enumerate(rows)]
 
 
