@@ -178,7 +178,7 @@ def write_table(folder: Path, name: str) -> None:
 def test_values_that_parquet_can_hold_and_python_cannot(tmp_path: Path, column: str, says: str) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     folder = folder_of(tmp_path / "in", "0.png")
-    values = {"text": pyarrow.array(["a cat"]), "day": pyarrow.array([10**18], pyarrow.timestamp("s"))}
+    values = {"text": pyarrow.array(["a cat"]), "day": pyarrow.array([5 * 10**17], pyarrow.timestamp("us"))}
     table, file = pyarrow.table({"file_name": ["0.png"], column: values[column]}), folder / "metadata.parquet"
     parquet.write_table(table, file, compression="none", use_dictionary=False)
     file.write_bytes(file.read_bytes().replace(b"a cat", b"a \xfeat"))

@@ -153,7 +153,7 @@ def test_rows_that_cannot_be_used_are_named(tmp_path: Path, genin: Json) -> None
 def test_a_text_that_is_not_utf_8_costs_its_row_alone(tmp_path: Path, genin: Json) -> None:
     source = captioned(tmp_path / "a.parquet", range(4))
     pq.write_table(pq.read_table(source), source, compression="none", use_dictionary=False)
-    source.write_bytes(source.read_bytes().replace(b"a ninja number 2", b"a ninja \xff\xfeumber 2"))
+    source.write_bytes(source.read_bytes().replace(b"a ninja number 2", b"a ninja \xff\xfember 2"))
     report = genin("data", "prepare", source, "--out", tmp_path / "out")
     assert reasons(report) == {"a.parquet, row 2": "a text of the row is not UTF-8"}
     assert [row["text"] for row in lines(tmp_path / "out")] == [f"a ninja number {n}" for n in (0, 1, 3)]
