@@ -97,24 +97,16 @@ def decoder_step(
     training: Training, encoder: nn.Module, decoder: nn.Module, source: Source, settings: AutoencoderRecipe
 ) -> Callable[[Update], dict[str, Tensor | float]]:
     """One update of the decoder alone, on latents of the frozen encoder."""
-    pictures = None
-    if training.progress < 1:
-        pictures = load_pictures(source, settings.cache_images, settings.image_size, training.folder)
+    crops = crops_of(training, source, settings)
 
     def step(update: Update) -> dict[str, Tensor | float]:
-        assert pictures is not None
-        shown = random_crops(pictures, settings.crop, update)
-        images = to_tensor(shown, training.device).contiguous(memory_format=torch.channels_last)
+        images = crops(update)
         with training.autocast():
             with torch.no_grad():
                 latents = encoder(images)
-            decoded = decoder(latents).float()
-        mse = (decoded.detach() - images).square().mean()
-        pixel, edge = (decoded - images).abs().mean(), ae.edge_loss(decoded, images)
-        loss = pixel + settings.edge_weight * edge
-        norm = training.optimise("decoder", loss)
-        figures = {"loss": loss, "pixel": pixel, "edge": edge, "psnr_db": 10 * torch.log10(4.0 / mse)}
-        return {**{key: value.detach() for key, value in figures.items()}, GRAD_NORM: norm}
+            terms = reconstruction(decoder(latents).float(), images, settings)
+        norm = training.optimise("decoder", terms["loss"])
+        return {**{key: value.detach() for key, value in terms.items()}, GRAD_NORM: norm}
 
     return step
 
@@ -148,21 +140,32 @@ def latents_of(vae: Any, source: Source, image_size: int, device: torch.device) 
 def autoencoder_step(
     training: Training, vae: nn.Module, source: Source, settings: AutoencoderRecipe
 ) -> Callable[[Update], dict[str, Tensor]]:
-    """One update of the autoencoder on the source's first pictures, which are loaded here, once, if any are still needed."""
-    pictures = None
-    if training.progress < 1:
-        pictures = load_pictures(source, settings.cache_images, settings.image_size, training.folder)
+    """One update of the autoencoder."""
+    crops = crops_of(training, source, settings)
 
     def step(update: Update) -> dict[str, Tensor]:
-        assert pictures is not None
-        shown = random_crops(pictures, settings.crop, update)
-        images = to_tensor(shown, training.device).contiguous(memory_format=torch.channels_last)
+        images = crops(update)
         with training.autocast():
             terms = autoencoder_loss(vae, images, settings, update)
         training.optimise("vae", terms["loss"])
         return {key: value.detach() for key, value in terms.items()}
 
     return step
+
+
+def crops_of(training: Training, source: Source, settings: AutoencoderRecipe) -> Callable[[Update], Tensor]:
+    """What an update sees of the source's first pictures, which are loaded here, once, if any are still needed: NCHW, in [−1, 1],
+    channels last."""
+    pictures = None
+    if training.progress < 1:
+        pictures = load_pictures(source, settings.cache_images, settings.image_size, training.folder)
+
+    def crops(update: Update) -> Tensor:
+        assert pictures is not None
+        shown = random_crops(pictures, settings.crop, update)
+        return to_tensor(shown, training.device).contiguous(memory_format=torch.channels_last)
+
+    return crops
 
 
 def random_crops(pictures: NDArray[np.uint8], side: int, update: Update) -> NDArray[np.uint8]:
@@ -215,22 +218,26 @@ def scale_loss(vae: Any, latents: Tensor, images: Tensor, update: Update) -> Ten
     return (decoded - F.avg_pool2d(images, factor)).abs().mean()
 
 
+def reconstruction(decoded: Tensor, images: Tensor, recipe: AutoencoderRecipe) -> dict[str, Tensor]:
+    """Distances of decoded pictures from pictures in [−1, 1], NCHW: `pixel`, `edge`, `loss`, their weighted sum, and `psnr_db`, a
+    by-product (peak 2)."""
+    pixel, edge = (decoded - images).abs().mean(), ae.edge_loss(decoded, images)
+    mse = (decoded.detach() - images).square().mean()
+    loss = pixel + recipe.edge_weight * edge
+    return {"loss": loss, "pixel": pixel, "edge": edge, "psnr_db": 10 * torch.log10(4.0 / mse)}
+
+
 def autoencoder_loss(vae: Any, images: Tensor, recipe: AutoencoderRecipe, update: Update) -> dict[str, Tensor]:
-    """Loss terms for pictures in [−1, 1], NCHW; `loss` is their weighted sum, `psnr_db` a by-product (peak 2)."""
+    """`reconstruction` of pictures, from latents that noise and dropped channels have damaged, with the latents' own terms."""
     latents = ae.encode(vae, images).float()
     # A little noise on the latents: the decoder must forgive what a diffusion model gets slightly wrong.
     shown = latents + noise_levels(recipe, update) * spread(latents) * update.randn(*latents.shape[1:])
     if recipe.channel_dropout > 0:
         shown = shown * kept_channels(latents.shape[1], recipe.channel_dropout, update)
-    decoded = vae.decode(shown, return_dict=False)[0].float()
-    mse = (decoded.detach() - images).square().mean()
-    terms = {
-        "pixel": (decoded - images).abs().mean(),
-        "edge": ae.edge_loss(decoded, images),
-        "prior": latent_prior(latents),
-    }
-    loss = terms["pixel"] + recipe.edge_weight * terms["edge"] + recipe.prior_weight * terms["prior"]
+    terms = reconstruction(vae.decode(shown, return_dict=False)[0].float(), images, recipe)
+    terms["prior"] = latent_prior(latents)
+    terms["loss"] = terms["loss"] + recipe.prior_weight * terms["prior"]
     if recipe.scale_weight > 0:
         terms["scale"] = scale_loss(vae, latents, images, update)
-        loss = loss + recipe.scale_weight * terms["scale"]
-    return {"loss": loss, **terms, "psnr_db": 10 * torch.log10(4.0 / mse)}
+        terms["loss"] = terms["loss"] + recipe.scale_weight * terms["scale"]
+    return terms
