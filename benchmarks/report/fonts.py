@@ -6,6 +6,7 @@ Arabic; other scripts show as boxes).
 
 from __future__ import annotations
 
+import bisect
 from pathlib import Path
 
 from PIL import ImageFont
@@ -25,27 +26,33 @@ def font_for(text: str, size: int) -> Font:
 
 def wrap(text: str, font: Font, width: int, *, max_lines: int = 6) -> list[str]:
     """`text` in lines of at most `width` px; a word that is too long is cut, a text that is too long ends in "…"."""
-    lines = [""]
+    lines: list[str] = []
     for word in text.split():
-        while font.getlength(word) > width:
-            fitting = _fitting(word, font, width)
-            lines += [word[:fitting]]
-            word = word[fitting:]
-        joined = f"{lines[-1]} {word}".strip()
-        if font.getlength(joined) <= width:
+        if len(lines) > max_lines:
+            break
+        if lines and font.getlength(joined := f"{lines[-1]} {word[: 4 * width]}") <= width:
             lines[-1] = joined
         else:
-            lines.append(word)
-    lines = [line for line in lines if line]
+            lines += _cut(word, font, width, max_lines + 1)
     if len(lines) <= max_lines:
         return lines
     last = lines[max_lines - 1]
-    while last and font.getlength(f"{last}…") > width:
-        last = last[:-1]
-    return [*lines[: max_lines - 1], f"{last}…"]
+    return [*lines[: max_lines - 1], f"{last[: _fitting(last, font, width, '…')]}…"]
 
 
-def _fitting(word: str, font: Font, width: int) -> int:
-    """How many letters of a long word fit: up to its last hyphen or similar if there is one, else as many as possible."""
-    most = next(n for n in range(len(word) - 1, 0, -1) if font.getlength(word[:n]) <= width or n == 1)
-    return next((n for n in range(most, 1, -1) if word[n - 1] in "-_/.:"), most)
+def _cut(word: str, font: Font, width: int, pieces: int) -> list[str]:
+    """A word in at most so many pieces of at most `width` px, cut at its hyphens or the like where it has them."""
+    cut: list[str] = []
+    while word and len(cut) < pieces:
+        most = _fitting(word, font, width)
+        if most < len(word):
+            most = next((n for n in range(most, 1, -1) if word[n - 1] in "-_/.:"), most)
+        cut.append(word[:most])
+        word = word[most:]
+    return cut
+
+
+def _fitting(text: str, font: Font, width: int, end: str = "") -> int:
+    """How many letters fit before `end`, at least one, by bisection: a text may be as long as a prompt is."""
+    letters = range(1, min(len(text), 4 * width) + 1)
+    return max(1, bisect.bisect_right(letters, width, key=lambda n: font.getlength(text[:n] + end)))

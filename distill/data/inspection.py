@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from genin.benchmarks.report.fonts import font_for
+from genin.benchmarks.report.fonts import font_for, wrap
 from genin.dataset.files import PictureError, fit_square, open_picture, read_picture
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import left_out, open_picture_set
@@ -137,7 +137,12 @@ def contact_sheet(folder: Path, *, columns: int = 10, rows: int = 10, tile: int 
     for index, row in enumerate(chosen):
         x, y = index % columns * tile, index // columns * (tile + LABEL)
         sheet.paste(_tile(folder, row, tile), (x, y))
-        draw.text((x + 2, y + tile + 1), _two_lines(row.text or "(no caption)", font, tile - 4), "black", font)
+        draw.text(
+            (x + 2, y + tile + 1),
+            "\n".join(wrap(row.text or "(no caption)", font, tile - 4, max_lines=2)),
+            "black",
+            font,
+        )
     return sheet
 
 
@@ -152,17 +157,3 @@ def _tile(folder: Path, row: PictureRow, tile: int) -> Image.Image:
         square = fit_square(picture, side)
         return square.resize((tile - 2, tile - 2), Image.Resampling.NEAREST)
     return fit_square(picture, tile - 2)
-
-
-def _two_lines(text: str, font: Any, width: int) -> str:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            if len(lines) == 2:
-                lines[-1] += "…"
-                break
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return "\n".join(lines)

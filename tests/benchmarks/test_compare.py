@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,14 @@ def test_many_prompts_are_set_in_bands() -> None:
     one = draw_sheet(Grid("", ("x",) * COLUMNS, (GridRow("m", "d", solid(*range(COLUMNS))),)))
     two = draw_sheet(Grid("", ("x",) * count, (GridRow("m", "d", solid(*range(count))),)))
     assert two.width == one.width and two.height > one.height + CELL_PX
+
+
+def test_a_caption_of_any_length_is_wrapped_at_once() -> None:
+    font = font_for("", 14)
+    for text in ("1" * 10**6, "ninja " * 10**5, "\u0301" * 10**5):
+        start = time.process_time()
+        assert 1 <= len(wrap(text, font, 200)) <= 6
+        assert time.process_time() - start < 1
 
 
 def test_captions_wrap_and_end() -> None:
