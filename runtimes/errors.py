@@ -6,6 +6,8 @@ stderr and an exit code: 2 for bad usage or input, 1 for a job that failed.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,17 @@ class CancelledError(GeninError):
 
 class QueueFullError(GeninError):
     """More requests wait than a painter's queue holds: nothing was taken."""
+
+
+@contextlib.contextmanager
+def on_interrupt(kept: str) -> Iterator[None]:
+    """A KeyboardInterrupt inside the block says what is `kept` and how to go on, unless it has words already."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if str(error):
+            raise
+        raise KeyboardInterrupt(f"interrupted; {kept}") from error
 
 
 def _restored(kind: type[GeninError], args: tuple[Any, ...], state: dict[str, Any]) -> GeninError:

@@ -44,7 +44,7 @@ from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import measure
 from genin.benchmarks.speed.rows import add_speedups, name_apart, speed_row
 from genin.benchmarks.speed.samples import Measured, Skipped
-from genin.runtimes.errors import GeninError
+from genin.runtimes.errors import GeninError, on_interrupt
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
 
 GRID_PICTURES: Final = 6
@@ -80,7 +80,9 @@ def measure_models(
         warnings.warn(said, UserWarning, stacklevel=2)
     machine["peaks"] = measure_peaks(one.threads for one in configurations)
     other_work = OtherWork()
-    measured, skipped = measure(configurations, protocol, sizes, journal)
+    kept = f"what has been measured is kept in {partial}; the same command goes on from there" if partial else ""
+    with on_interrupt(kept or "nothing is kept without --out"):
+        measured, skipped = measure(configurations, protocol, sizes, journal)
     machine["other_cores"] = other_work.cores()
     if not measured:
         journal.remove()

@@ -28,7 +28,7 @@ from genin.distill.data.find import Dropped
 from genin.distill.data.prepare import with_trigger
 from genin.distill.data.rows import read_rows, write_rows
 from genin.runtimes.arguments import settle, whole
-from genin.runtimes.errors import InputError
+from genin.runtimes.errors import InputError, on_interrupt
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickles
@@ -231,15 +231,20 @@ def caption(
     advance = bar(len(missing))
     failed: list[Dropped] = []
     unsaved = 0
-    for start in range(0, len(missing), options.batch_size):
-        batch = missing[start : start + options.batch_size]
-        readable = _readable(folder, batch, failed)
-        failed += _caption_batch(model, template, readable, trigger)
-        unsaved += len(readable)
-        advance(len(batch))
-        if unsaved >= SAVE_EVERY or start + options.batch_size >= len(missing):
-            write_rows(folder, rows)
-            unsaved = 0
+    with on_interrupt("the captions so far are saved; the same command goes on"):
+        try:
+            for start in range(0, len(missing), options.batch_size):
+                batch = missing[start : start + options.batch_size]
+                readable = _readable(folder, batch, failed)
+                failed += _caption_batch(model, template, readable, trigger)
+                unsaved += len(readable)
+                advance(len(batch))
+                if unsaved >= SAVE_EVERY:
+                    write_rows(folder, rows)
+                    unsaved = 0
+        finally:
+            if unsaved:
+                write_rows(folder, rows)
     return CaptionReport(len(missing) - len(failed), existing, tuple(failed))
 
 

@@ -38,7 +38,7 @@ from genin.distill.data.journal import Journal
 from genin.distill.data.report import PAGE, Entry, write_page
 from genin.files import move_into_place, refuse_existing, writing
 from genin.hub.repository import may_be_on_the_hub
-from genin.runtimes.errors import InputError
+from genin.runtimes.errors import InputError, on_interrupt
 
 Duplicates = Literal["near", "exact", "keep"]
 GENIN_DATASET = 1
@@ -144,7 +144,8 @@ def prepare(
     out.parent.mkdir(parents=True, exist_ok=True)
     work = out.parent / f".{out.name}.partial"
     read = {"fit": asdict(options.fit), "pages": options.sources.pages}
-    with writing(out, work), Journal.open(work, read) as journal:
+    kept_so_far = f"what has been read is kept in {work}; the same command goes on from there"
+    with on_interrupt(kept_so_far), writing(out, work), Journal.open(work, read) as journal:
         read_files = _read(found.candidates, journal, options.fit, bar(len(found.candidates)))
         kept, entries = _choose(read_files, options, journal.pieces)
         if kept:

@@ -560,6 +560,28 @@ def test_caption_fills_the_gaps_and_keeps_the_rest(tmp_path: Path, genin: Json, 
     assert not list((tmp_path / "out").glob(".*"))
 
 
+def test_captions_of_an_interrupted_run_are_kept(
+    tmp_path: Path, genin: Json, tiny_blip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from genin.distill.data.caption import CaptionModel
+
+    source = folder_of(tmp_path / "in", "IMG_1.png", "IMG_2.png")
+    genin("data", "prepare", source, "--out", tmp_path / "out")
+    answers = iter([["a ninja"]])
+
+    def answer(*_: Any) -> list[str]:
+        if (found := next(answers, None)) is None:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(CaptionModel, "answers", answer)
+    command = ["data", "caption", str(tmp_path / "out"), "--model", str(tiny_blip), "--batch-size", "1"]
+    assert run(command) == 130
+    assert capsys.readouterr().err.strip().endswith("the captions so far are saved; the same command goes on")
+    lines = (tmp_path / "out" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line).get("text") for line in lines] == ["a ninja", None]
+
+
 def test_a_template_asks_for_one_thing_at_a_time(tmp_path: Path, genin: Json, tiny_blip: Path) -> None:
     source = folder_of(tmp_path / "in", "IMG_1.png", "IMG_2.png")
     row = {"file_name": "IMG_1.png", "emotion": "calm"}

@@ -236,12 +236,20 @@ def test_a_stopped_run_goes_on_by_row_groups(
 
     def stopped(path: Path, group: tables.RowGroup) -> Any:
         if group.number == 3:
-            raise OSError(28, "No space left on device")
+            raise failure
         return rows_of(path, group)
 
+    failure: BaseException = OSError(28, "No space left on device")
     with monkeypatch.context() as patch:
         patch.setattr(tables, "rows_of", stopped)
         assert run(["data", "prepare", str(source), "--out", str(tmp_path / "out")]) == 1
+        failure = KeyboardInterrupt()
+        assert run(["data", "prepare", str(source), "--out", str(tmp_path / "out")]) == 130
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (
+        said
+        == f"genin: interrupted; what has been read is kept in {tmp_path / '.out.partial'}; the same command goes on from there"
+    )
     again = genin("data", "prepare", source, "--out", tmp_path / "out")
     assert again["resumed"] == 3 and again["kept"] == whole["kept"] == 20
     assert lines(tmp_path / "out") == lines(tmp_path / "whole")
