@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from genin.dataset.splits import CHOICES
-from genin.runtimes.options import device_option, json_option, threads_option
+from genin.runtimes.options import device_option, json_option, needs_pytorch, threads_option
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
 
 FOLDER = click.Path(path_type=Path)
@@ -60,6 +60,7 @@ SPLIT_OPTION = click.option(
 )
 @click.option("--metric-weights", type=FOLDER, help="Folder searched first for the metrics' weights.")
 @json_option
+@needs_pytorch
 def evaluate_command(subject: str, as_json: bool, **options: Any) -> None:
     """Measure the picture quality of a model, a bundle or a folder of pictures against a reference.
 

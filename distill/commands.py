@@ -26,7 +26,7 @@ from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_config, read_model_index
 from genin.runtimes.names import installed_names
-from genin.runtimes.options import threads_option
+from genin.runtimes.options import needs_pytorch, threads_option
 
 if TYPE_CHECKING:
     from genin.distill.loop.run_folder import RunOptions
@@ -102,6 +102,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--data", required=True, help="Dataset folder, or builtin:world.")
 @click.option("--init", help="Start from this teacher's weights, and keep its text encoder (folder or built-in name).")
 @training_options
+@needs_pytorch
 def teacher_train_command(
     data: str,
     init: str | None,
@@ -138,6 +139,7 @@ def teacher_train_command(
 )
 @click.option("--prompts", type=FILE, help="Text file of the prompts that the grids of samples show, one per line.")
 @training_options
+@needs_pytorch
 def teacher_finetune_command(
     data: str,
     base: str,
@@ -177,6 +179,7 @@ def teacher_finetune_command(
 @click.option("--lora", "loras", multiple=True, required=True, help="FILE or FOLDER, :SCALE. Repeatable.")
 @click.option("--out", type=FILE, help="Model folder to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@needs_pytorch
 def teacher_merge_command(base: str, loras: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Merge LoRAs into the teacher BASE (folder, hub name or built-in name): diffusers' and kohya's .safetensors."""
     from genin.distill.models.lora import lora_of
@@ -201,6 +204,7 @@ def teacher_merge_command(base: str, loras: tuple[str, ...], out: Path | None, a
     "--dry-run", is_flag=True, help="Only estimate parameters, multiply-adds, memory and operations of each phase."
 )
 @training_options
+@needs_pytorch
 def distill_command(
     teacher: str,
     data: str | None,

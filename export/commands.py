@@ -17,7 +17,7 @@ from genin.export.precision_plan import WEIGHTS
 from genin.files import claim_output, write_text
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
-from genin.runtimes.options import Bytes, CommaChoice, flatten, json_option, threads_option
+from genin.runtimes.options import Bytes, CommaChoice, flatten, json_option, needs_pytorch, threads_option
 from genin.runtimes.vocabulary import FORMATS, MORE_PRECISIONS, PRECISIONS
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 )
 @threads_option
 @json_option
+@needs_pytorch
 def export_command(model: str, out: Path, as_json: bool, **options: Any) -> None:
     """Export MODEL, a diffusers model folder, to a bundle of ONNX, OpenVINO and Core ML graphs.
 
@@ -119,6 +120,7 @@ def export_command(model: str, out: Path, as_json: bool, **options: Any) -> None
 @click.option("--plot", type=click.Path(path_type=Path), help="Plot every layer's sensitivity to FILE.png.")
 @threads_option
 @json_option
+@needs_pytorch
 def plan_command(model: str, out: Path, as_json: bool, **options: Any) -> None:
     """Measure each layer's sensitivity to quantisation, and write the precision plan that export --plan applies.
 

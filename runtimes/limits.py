@@ -17,6 +17,7 @@ from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
+PYTORCH_BYTES = 1_000_000_000  # of PyTorch, diffusers and transformers once they are imported
 UNLIMITED = 1 << 60  # version 1 says 2^63 less a page
 
 

@@ -8,13 +8,16 @@ Not here: the commands.
 
 from __future__ import annotations
 
+import functools
 import re
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from genin.runtimes.errors import InputError
+from genin.runtimes.limits import PYTORCH_BYTES, memory_limit_bytes
 from genin.runtimes.threads import MAX_THREADS, limit_threads
 from genin.runtimes.vocabulary import split_choices
 
@@ -29,6 +32,23 @@ else:  # generic only since click 8.3
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--json`, which the command sees as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")(command)
+
+
+def needs_pytorch(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that imports PyTorch: it warns before that in a container that has less memory than PyTorch alone needs, since
+    the system would end it without a word."""
+
+    @functools.wraps(command)
+    def warning(*given: Any, **options: Any) -> Any:
+        limit = memory_limit_bytes()
+        if limit is not None and limit < PYTORCH_BYTES:
+            needed, has = PYTORCH_BYTES / 1e9, f"this container has {limit / 1e9:.1f}"
+            warnings.warn(
+                f"PyTorch and what comes with it need about {needed:.1f} GB, and {has}", UserWarning, stacklevel=1
+            )
+        return command(*given, **options)
+
+    return warning
 
 
 def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:

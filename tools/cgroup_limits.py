@@ -28,10 +28,10 @@ SHARES = (1.1, 0.7, 0.4)
 COMMANDS = {
     "export, ONNX": "export builtin:teacher --format onnx --precision fp16,int8 --out {out}",
     "export, OpenVINO": "export builtin:teacher --format openvino --precision fp16 --out {out}",
-    "finetune": "teacher finetune --base builtin:teacher --data builtin:world --set finetune.images=256 "
-    "--set finetune.cache_images=256 --out {out}",
-    "distill": "distill --teacher builtin:teacher --data builtin:world --set pool.size=128 --set prune.images=256 "
-    "--set steps.images=256 --set adversarial.images=256 --out {out}",
+    "finetune": "teacher finetune --base builtin:teacher --data builtin:world --set finetune.images=64 "
+    "--set finetune.cache_images=64 --out {out}",
+    "distill": "distill --teacher builtin:teacher --data builtin:world --set pool.size=64 --set prune.images=64 "
+    "--set steps.images=64 --set adversarial.images=64 --out {out}",
 }
 
 
@@ -64,7 +64,7 @@ def run(words: str, limit: int | None) -> dict[str, Any]:
         "exit_code": 128 - done.returncode if done.returncode < 0 else done.returncode,
         "seconds": round(seconds, 1),
         "peak": peak,
-        "advice": next((line for line in said if re.search(r"needs about .* GB", line)), ""),
+        "advice": next((line for line in said if re.search(r"needs? about .* GB", line)), ""),
         "last": said[-1] if said else "",
     }
 

@@ -16,9 +16,8 @@ import torch
 
 from genin.benchmarks.speed.memory import usable_memory_bytes
 from genin.runtimes.errors import GeninError
-from genin.runtimes.limits import memory_limit_bytes
+from genin.runtimes.limits import PYTORCH_BYTES, memory_limit_bytes
 
-FRAMEWORK = 1_000_000_000  # bytes of PyTorch, diffusers and transformers once they are imported
 NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
@@ -39,7 +38,7 @@ def check_memory(what: str, needed: int, device: torch.device, remedies: Callabl
     memory ends a process without a message. On a CPU the libraries' own memory comes on top of `needed`."""
     cuda = device.type == "cuda"
     available = torch.cuda.get_device_properties(device).total_memory if cuda else usable_memory_bytes()
-    needed = needed if cuda else needed + FRAMEWORK
+    needed = needed if cuda else needed + PYTORCH_BYTES
     if needed > available:
         options = remedies()
         advice = f"; it needs less with {', '.join(options)}" if options else ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 
+from genin.cli import run
 from genin.runtimes import limits, threads
 
 
@@ -72,3 +74,25 @@ def test_a_quota_bounds_threads_unless_the_user_says_otherwise(groups: Path, mon
     assert threads.os.environ["OMP_NUM_THREADS"] == "3"
     monkeypatch.setattr(threads, "_limit", 5)
     assert threads.thread_limit() == 5
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "teacher merge x --lora y --out z",
+        "export x --out z",
+        "plan x --out z.json",
+        "evaluate x",
+        "distill --dry-run --init x",
+    ],
+)
+def test_a_small_container_is_told_before_pytorch_is_imported(groups: Path, words: str) -> None:
+    lay(groups, "0::/\n", {"memory.max": "600000000"})
+    with pytest.warns(
+        UserWarning, match=r"^PyTorch and what comes with it need about 1\.0 GB, and this container has 0\.6$"
+    ):
+        assert run(words.split()) == 2
+    lay(groups, "0::/\n", {"memory.max": "2000000000"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(words.split()) == 2
