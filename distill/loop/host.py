@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import signal
 import sys
@@ -73,6 +74,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         if pressed:
             raise KeyboardInterrupt
         pressed = True
+        os.write(2, b"\nstops after this update; a second Ctrl-C ends at once\n")  # a handler must not print
 
     try:
         previous = signal.signal(signal.SIGINT, handle)

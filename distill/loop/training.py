@@ -49,7 +49,8 @@ Preview = Callable[[Path], None]  # writes a grid of samples to a file
 Validate = Callable[[nn.Module], Mapping[str, float]]
 GRAD_NORM = "grad_norm"  # the key of a step's metrics that holds what `optimise` returned
 WARMUP_SHARE = 0.05
-ROW_UPDATES = 50  # averaged in one row of the log
+ROW_UPDATES = 50  # averaged in one row of the log, but for the first ones (`is_early`)
+PAGE_SECONDS = 20
 
 
 class UnhealthyError(Exception):
@@ -209,7 +210,7 @@ class Training:
         `preview` writes a grid of samples; `validate` judges an average on held-out data. Both come with the first row of the log
         after every `preview_images`, and with the last.
         """
-        last_save = before = time.perf_counter()
+        last_save = before = page_written = time.perf_counter()
         if not self.resumed:
             self._begin()
         if self.progress < 1.0:
@@ -227,14 +228,15 @@ class Training:
                 self.state.elapsed_s += seconds
 
                 # Log a row; from time to time validate the averages and draw samples.
-                if alarm is None and (self.state.update_index % ROW_UPDATES == 0 or self.progress >= 1.0):
-                    due = self.state.images_seen >= self.state.next_preview or self.progress >= 1.0
+                ended = self.state.update_index % ROW_UPDATES == 0 or self.progress >= 1.0
+                if alarm is None and (ended or is_early(self.state.update_index)):
+                    due = ended and (self.state.images_seen >= self.state.next_preview or self.progress >= 1.0)
                     self._log(now, self._validate(validate) if due else {})
                     if due:
                         self.state.next_preview += self.settings.preview_images
                         self._draw(preview)
                     self._start_clock()
-                    alarm = self._watch(self.logbook.rows)
+                    alarm = self._watch(self.logbook.rows) if ended else None
 
                 # Answer an alarm, or save a checkpoint.
                 if alarm is not None:
@@ -244,10 +246,13 @@ class Training:
                     self.save()
                     last_save = time.perf_counter()
                 shown.reach(self.progress, self.logbook.note())
+                if now - page_written > PAGE_SECONDS:
+                    page_written = now
+                    self.logbook.write_page(self.progress)
             if self.has_updated:
                 self.save()
             if (stop or interrupted()) and not (self.progress >= 1.0 and last):
-                self._interrupt(preview)
+                self._interrupt()
 
     def _begin(self) -> None:
         """Write this run's first checkpoint in place of whatever an earlier one left: an alarm goes back to this."""
@@ -345,7 +350,9 @@ class Training:
         self.logbook.write_page(self.progress)
 
     def _watch(self, rows: Sequence[LogRow]) -> Alarm | None:
-        return watch([row for row in rows if row["update"] > self.state.watched_from])
+        """Alarms are about rows of equally many updates: early ones are left out, and what they began is short."""
+        past = [row for row in rows if row["update"] > self.state.watched_from]
+        return watch([row for row in past if row is past[-1] or not is_early(row["update"])])
 
     def _is_healthy(self) -> bool:
         """Whether the unfinished row raises no alarm either: a slow run's checkpoints cannot wait for its end."""
@@ -378,12 +385,12 @@ class Training:
         event = {"update": seen_at, "images_seen": images_seen, "alarm": alarm.name}
         self.logbook.add_event({**event, "says": alarm.message, "did": action})
 
-    def _interrupt(self, preview: Preview | None) -> None:
+    def _interrupt(self) -> None:
         """Errors: KeyboardInterrupt, which says where the run stopped."""
         when = f"at the end of stage {self.stage}"
         if self.progress < 1.0:
             when = f"after {self.state.images_seen:,} images of stage {self.stage}"
-            self._draw(preview)
+            self._draw(None)  # samples take long, and somebody waits
         raise KeyboardInterrupt(
             f"interrupted {when}; all is saved in {self.folder}; the same again with resume continues"
         )
@@ -427,6 +434,11 @@ class Training:
         names = sorted(row)
         means = torch.tensor([sum(row[name]) / len(row[name]) for name in names], device=self.device)
         return dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
+
+
+def is_early(update: int) -> bool:
+    """Whether a row ends after 1, 2, 4, … updates: so a short run has curves, too, and a long one a beginning."""
+    return update < ROW_UPDATES and update.bit_count() == 1
 
 
 def _check_batch(stage: str, settings: Optimisation, processes: int) -> None:

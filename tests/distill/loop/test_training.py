@@ -37,6 +37,7 @@ UPDATES = 40
 @pytest.fixture(autouse=True)
 def short_rows_without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "ROW_UPDATES", ROW)
+    monkeypatch.setattr(training, "is_early", lambda _: False)
     monkeypatch.setattr(previews, "plot_curves", lambda *_, **__: None)  # matplotlib takes longer than these trainings
 
 
@@ -627,3 +628,15 @@ def test_one_good_row_is_no_win_of_the_discriminator() -> None:
     alarm = health._discriminator(good)
     assert alarm is not None and alarm.name == "discriminator_wins"
     assert health._discriminator(mixed) is None
+
+
+def test_the_first_rows_are_short_and_raise_no_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "ROW_UPDATES", 20)
+    monkeypatch.setattr(previews, "plot_curves", lambda *_, **__: None)
+    watched: list[list[int]] = []
+    monkeypatch.setattr(training, "watch", lambda rows: watched.append([row["update"] for row in rows]))
+    run, network = begin(tmp_path)
+    run.run(learn(run, network, lambda _, loss: loss))
+    assert [row["update"] for row in run.logbook.rows] == [1, 2, 4, 8, 16, 20, 40]
+    assert watched[-1] == [20, 40] and all(len(rows) <= 3 for rows in watched)
