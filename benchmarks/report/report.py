@@ -333,8 +333,19 @@ def _machine(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _method(protocol: Mapping[str, Any]) -> str:
     return (
         f"{protocol.get('processes', 1)} fresh processes per configuration, asked in turn; "
-        f"{protocol['warmup']} pictures of warm-up in each; intervals of 95 %"
+        f"{_duration(protocol)}{_warm_up(protocol)} of warm-up in each; intervals of 95 %"
     )
+
+
+def _duration(protocol: Mapping[str, Any]) -> str:
+    seconds = protocol.get("duration_s")
+    return f"{seconds:g} s of timed pictures of each, at least {protocol['runs']} runs; " if seconds else ""
+
+
+def _warm_up(protocol: Mapping[str, Any]) -> str:
+    if seconds := protocol.get("warmup_s"):
+        return f"{seconds:g} s"
+    return f"{protocol['warmup']} picture{'s' if protocol['warmup'] != 1 else ''}"
 
 
 def _clock(machine: Mapping[str, Any]) -> str | None:
