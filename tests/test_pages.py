@@ -110,19 +110,18 @@ def test_every_colour_of_text_and_signs_stands_out(scheme: str) -> None:
 
 
 STATES = {
-    "bench": "null",
     "differences": "document.querySelector('#show').value = '8', show()",
     "enlarged": "document.querySelector('button.picture').click()",
     "filtered": "document.querySelector('#controls input').click()",
 }
+VIEWS = [(name, width, dark) for name in NAMES for width in (1300, 390) for dark in (False, True)]
+VIEWS += [(name, width, dark) for name in STATES for width, dark in ((1300, False), (390, True))]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 @pytest.mark.skipif(axe_script() is None, reason=AXE_MISSING)
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [1300, 390])
-@pytest.mark.parametrize("name", [*STATES, *NAMES[1:]])
+@pytest.mark.parametrize(("name", "width", "dark"), VIEWS)
 def test_axe_finds_nothing(name: str, width: int, dark: bool, pages: dict[str, str], tmp_path: Path) -> None:
     page = pages["bench" if name in STATES else name]
     assert violations(page, tmp_path, width=width, dark=dark, before=STATES.get(name, "null")) == []
