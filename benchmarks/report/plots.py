@@ -76,14 +76,23 @@ def quality_legend(rows: Rows) -> Legend:
     """Colour shows model and steps, shape the runtime, fill the precision."""
     axis = quality_axis(rows)
     shown = _of_quality(rows, axis[0]) if axis else {}
-    names, runtimes, precisions = ({}, {}, {})  # type: tuple[dict[str, tuple[int, ...]], ...]
-    for place, row in shown.items():
-        for found, name in ((names, series_of(row)), (runtimes, row["runtime"]), (precisions, row["precision"])):
-            found[name] = (*found.get(name, ()), place)
+    names, runtimes, precisions = (
+        _places(shown, of) for of in (series_of, lambda row: str(row["runtime"]), lambda row: str(row["precision"]))
+    )
     legend = [LegendLine("●", f"--s{i % len(SERIES) + 1}", *one) for i, one in enumerate(names.items())]
     legend += [LegendLine(SIGNS[MARKERS.get(one[0], "o")], "--soft", *one) for one in runtimes.items()]
     fills = {name: FILL_SIGNS.get(FILLS.get(name, "none"), "○") for name in precisions}
     return legend + [LegendLine(fills[one[0]], "--soft", *one) for one in precisions.items()]
+
+
+def _places(
+    rows: Mapping[int, Mapping[str, Any]], of: Callable[[Mapping[str, Any]], str]
+) -> dict[str, tuple[int, ...]]:
+    """What `of` says of the rows => the places of those that it says so of."""
+    places: dict[str, tuple[int, ...]] = {}
+    for place, row in rows.items():
+        places[of(row)] = (*places.get(of(row), ()), place)
+    return places
 
 
 def _of_quality(rows: Rows, key: str) -> dict[int, Mapping[str, Any]]:
