@@ -246,6 +246,7 @@ def _choose(
     kept: list[Kept] = []
     dropped: list[Entry] = []
     png_of: dict[str, str | None] = {}
+    place_of: dict[str, int] = {}  # of those kept
 
     def look(path: str) -> Image.Image:
         with Image.open(pieces_folder / (png_of[path] or "")) as picture:
@@ -255,17 +256,32 @@ def _choose(
     for candidate, pieces in files:
         for piece in pieces:
             path = clean(candidate.path) + (f", {piece.where}" if piece.where else "")
-            reason, like = piece.reason, None
+            reason, like, first = piece.reason, None, ""
             png_of.setdefault(path, piece.png)
             if reason is None and options.duplicates != "keep":
                 reason = seen.add(path, bytes.fromhex(piece.digest), piece.thumbnail())
-                like = png_of.get((reason or "").partition(" duplicate of ")[2])
+                first = (reason or "").partition(" duplicate of ")[2]
+                like = png_of.get(first)
+            of = of_row(candidate, piece.row, piece.name, options.sources) if candidate.kind == "table" else candidate
             if reason is not None:
+                if first in place_of and _inherits(kept, place_of[first], of):
+                    reason += ", which takes its caption"
                 dropped.append(Entry(path, reason, piece.png, like))
                 continue
-            of = of_row(candidate, piece.row, piece.name, options.sources) if candidate.kind == "table" else candidate
+            place_of[path] = len(kept)
             kept.append(Kept(f"{len(kept):06d}.png", of, replace(piece, fingerprint="", row={})))
     return kept, dropped
+
+
+def _inherits(kept: list[Kept], place: int, duplicate: Candidate) -> bool:
+    """Give a picture the caption of its duplicate, if that is written somewhere and its own is none or its file's name: which of
+    them was found first says nothing."""
+    own = kept[place].candidate
+    if not duplicate.caption or duplicate.caption_from == "name" or own.caption_from not in (None, "name"):
+        return False
+    said = replace(own, caption=duplicate.caption, caption_from=duplicate.caption_from)
+    kept[place] = replace(kept[place], candidate=said)
+    return True
 
 
 # --- rows and report -------------------------------------------------------------------------------------------------

@@ -224,6 +224,22 @@ def test_duplicates_are_dropped_and_named(tmp_path: Path, genin: Json) -> None:
     assert genin("data", "prepare", source, "--out", tmp_path / "all", "--duplicates", "keep")["kept"] == 5
 
 
+@pytest.mark.parametrize(("own", "inherits"), [(None, True), ("a dog", False)])
+def test_a_duplicate_leaves_its_caption_to_a_picture_without(
+    tmp_path: Path, genin: Json, own: str | None, inherits: bool
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("fox (copy).png", "fox.png"):
+        noise(5, 40, 40).save(source / name)
+    (source / "fox.txt").write_text("a fox asleep", encoding="utf-8")
+    if own:
+        (source / "fox (copy).txt").write_text(own, encoding="utf-8")
+    report = genin("data", "prepare", source, "--out", tmp_path / "out")
+    assert reasons(report)["fox.png"].endswith("which takes its caption") is inherits
+    assert json.loads((tmp_path / "out" / "metadata.jsonl").read_text("utf-8"))["text"] == (own or "a fox asleep")
+
+
 def test_colour_variants_and_small_changes_are_no_duplicates() -> None:
     base = noise(7, 64, 64)
     red, green, blue = base.split()
