@@ -30,7 +30,7 @@ from genin.runtimes.options import needs_pytorch, threads_option
 
 if TYPE_CHECKING:
     from genin.distill.loop.run_folder import RunOptions
-    from genin.distill.models.pruning import Pruning
+    from genin.distill.models.student_config import Pruning
     from genin.distill.recipe import Recipe
 
 FILE = click.Path(path_type=Path)
@@ -112,12 +112,15 @@ def teacher_train_command(
 
     --init starts from an earlier teacher instead, which may have another shape: fewer latent channels, fewer blocks.
     """
-    from genin.distill.teacher.train import train_teacher
-
     recipe, started = options.recipe(), time.perf_counter()
     with _output(options.out, options.resume) as target:
         start = None if init is None else installed_names().model(init)
-        trained = train_teacher(_source(data), target, recipe, options.run, init=start)
+        source = _source(data)
+        from genin.distill.teacher.train import (
+            train_teacher,
+        )  # PyTorch takes seconds: whatever can be refused is, by now
+
+        trained = train_teacher(source, target, recipe, options.run, init=start)
     seen = trained.info["images_seen"]
     _report(
         {"out": str(target), "images_seen": seen, "seconds": round(time.perf_counter() - started, 1)}, options.as_json
@@ -154,16 +157,17 @@ def teacher_finetune_command(
     OUT/pytorch_lora_weights.safetensors, for other programs that read LoRAs.
     """
     from genin.benchmarks.prompts import read_prompts
-    from genin.distill.models.lora import lora_of
-    from genin.distill.teacher.finetune import Base, finetune_teacher
 
     recipe, started = options.recipe(), time.perf_counter()
     if prompts is not None:
         shown = dataclasses.replace(recipe.finetune, validation_prompts=tuple(read_prompts(prompts)))
         recipe = dataclasses.replace(recipe, finetune=shown)
     with _output(options.out, options.resume) as target:
-        tuned = Base(installed_names().model(base), [lora_of(lora) for lora in loras])
-        source = _source(data)
+        path, source = installed_names().model(base), _source(data)
+        from genin.distill.models.lora import lora_of
+        from genin.distill.teacher.finetune import Base, finetune_teacher
+
+        tuned = Base(path, [lora_of(lora) for lora in loras])
         result = finetune_teacher(tuned, source, target, recipe, options.run, lora_rank=lora_rank)
     seen = result.info["images_seen"]
     facts = {"out": str(target), "base": base, "images_seen": seen}
@@ -218,7 +222,7 @@ def distill_command(
     Prunes the teacher's UNet, then trains it in three phases (pruning, few steps, adversarial) and, where the recipe says so, a
     tiny decoder in a fourth. Loss curves and sample grids are written to OUT/training while it runs.
     """
-    from genin.distill.models.pruning import pruning_of
+    from genin.distill.models.student_config import pruning_of
     from genin.distill.recipe import StudentRecipe
 
     recipe = options.recipe()
@@ -234,12 +238,12 @@ def distill_command(
         return
     if data is None:
         raise InputError("--data is missing", remedy="give a dataset folder or builtin:world (or --dry-run)")
-    from genin.distill.student.distillation import distill
-
     started = time.perf_counter()
     with _output(options.out, options.resume) as target:
         start = None if init is None else installed_names().model(init)
         source = _source(data)
+        from genin.distill.student.distillation import distill
+
         done = distill(path, source, target, recipe, options.run, init=start)
     facts = {"out": str(target), "teacher": teacher, "images_seen": done.images_seen}
     _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, options.as_json)
@@ -251,9 +255,8 @@ def distill_command(
         _say_next(seen, planned, len(source), sheet, f"genin export {shlex.quote(str(target))} --out BUNDLE")
 
 
-FEW_TIMES = (
-    40  # that a training sees each picture: with fewer they are blobs of the right colour (docs/real-pictures.md)
-)
+# That a training sees each picture: with fewer they are blobs of the right colour (docs/real-pictures.md).
+FEW_TIMES = 40
 
 
 def _captions_of(data: str) -> str:
@@ -279,7 +282,7 @@ def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, 
     """Parameters and multiply-adds of teacher and student, and what the recipe's phases take, from the teacher's config alone."""
     from genin.benchmarks.model_facts import max_tokens, unet_cost
     from genin.distill.loop.memory import Others, PhaseSizes, Unet
-    from genin.distill.models.pruning import student_config
+    from genin.distill.models.student_config import student_config
     from genin.distill.student.cost import distill_flop, distill_memory
 
     read_model_index(teacher)

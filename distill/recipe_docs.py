@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from genin.distill.models.pruning import PRESETS, Pruning
+from genin.distill.models.student_config import PRESETS, Pruning
 from genin.distill.recipe import Optimisation, Recipe, json_schema
 
 INTRODUCTION = """# Recipes

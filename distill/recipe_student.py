@@ -28,7 +28,7 @@ Timestep = Annotated[int, Strict(), Field(ge=1, le=1000)]
 class StudentRecipe:
     """The blocks and channels kept of the teacher's UNet."""
 
-    name: Text = key("bk-small", "a preset of genin.distill.models.pruning, below")
+    name: Text = key("bk-small", "a preset of genin.distill.models.student_config, below")
     width: Share = key(0.0, "share of their channels that the levels below the finest keep; 0: the preset's")
     top_width: Share = key(0.0, "the same of the finest level")
     level_widths: Several[Share] = key(

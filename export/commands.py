@@ -128,9 +128,10 @@ def plan_command(model: str, out: Path, as_json: bool, **options: Any) -> None:
     are within --target-lpips of the model's own (drawn, not estimated; LPIPS's weights are needed), or the best of at most
     --target-size.
     """
+    claim_output(out, ".json")
+    installed_names().model(model)  # refused before PyTorch is imported, which takes seconds
     from genin.export.plan.search import PlanOptions, make_plan
 
-    claim_output(out, ".json")
     options["weights"] = flatten(options["weights"])
     plan = make_plan(model, PlanOptions(**options))
     write_text(out, plan.to_json())

@@ -30,7 +30,8 @@ from genin.benchmarks.quality.subjects import Sampling
 from genin.distill.inputs.sources import open_source
 from genin.distill.loop.run_folder import RunOptions
 from genin.distill.models.folder import ModelFolder, load_model_folder
-from genin.distill.models.pruning import PRESETS, build_student, pruning_of
+from genin.distill.models.pruning import build_student
+from genin.distill.models.student_config import PRESETS, pruning_of
 from genin.distill.recipe import DecoderRecipe, PoolRecipe, PruneRecipe, Recipe, StepsRecipe, StudentRecipe
 from genin.distill.student.decoder import build_tiny
 from genin.distill.student.distillation import distill

@@ -83,7 +83,7 @@ def reckoned(teacher: Path, finetune: Path, distill: Path) -> dict[str, dict[str
     """{phase: {reckoned_gb, tflop}} of a picture's update."""
     from genin.benchmarks.model_facts import max_tokens
     from genin.distill.loop.memory import Others, PhaseSizes, Unet, finetune_flop, finetune_memory
-    from genin.distill.models.pruning import pruning_of, student_config
+    from genin.distill.models.student_config import pruning_of, student_config
     from genin.distill.recipe import load_recipe
     from genin.distill.student.cost import distill_flop, distill_memory
 

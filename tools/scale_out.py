@@ -17,7 +17,7 @@ import click
 
 from genin.benchmarks.model_facts import cost_of, max_tokens
 from genin.distill.loop.memory import Others, PhaseSizes, Unet, finetune_flop, finetune_memory
-from genin.distill.models.pruning import pruning_of, student_config
+from genin.distill.models.student_config import pruning_of, student_config
 from genin.distill.recipe import Recipe, load_recipe
 from genin.distill.student.cost import distill_flop, distill_memory
 

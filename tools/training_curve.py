@@ -23,7 +23,8 @@ from genin.benchmarks.quality.subjects import Sampling
 from genin.distill.inputs.sources import open_source
 from genin.distill.loop.checkpoints import read_rows
 from genin.distill.models.folder import load_model_folder, save_model_folder
-from genin.distill.models.pruning import build_student, pruning_of
+from genin.distill.models.pruning import build_student
+from genin.distill.models.student_config import pruning_of
 from genin.distill.recipe import load_recipe
 from genin.distill.student.provenance import Provenance, trained_step_counts
 from genin.runtimes.names import BUILTIN_WORLD

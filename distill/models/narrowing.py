@@ -21,11 +21,6 @@ TIMESTEPS = 1000  # of every Stable Diffusion's schedule
 BLOCK = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)")
 
 
-def narrowed(width: int, share: float, groups: int) -> int:
-    """About `share` of `width`, in whole channels per group."""
-    return max(1, round(width * share / groups)) * groups
-
-
 @dataclass(frozen=True)
 class Narrowing:
     """`kept[level]` are the sorted indices of the channels that are kept, level 0 at the top; `widths` are the widths before,

@@ -35,7 +35,8 @@ from genin.distill.models.diffusion import Denoiser, Process, plain_attention, s
 from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
 from genin.distill.models.guided import Guided
 from genin.distill.models.lora import lower_frozen
-from genin.distill.models.pruning import build_student, kept_channels, pruning_of
+from genin.distill.models.pruning import build_student, kept_channels
+from genin.distill.models.student_config import pruning_of
 from genin.distill.models.text import embed, warn_of_long_captions
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe, load_recipe
 from genin.distill.student.budget import Budget

@@ -13,7 +13,8 @@ from genin.distill.loop.training import Training
 from genin.distill.models.diffusion import Denoiser, Process, student_scheduler
 from genin.distill.models.folder import ModelFolder
 from genin.distill.models.guided import Guided
-from genin.distill.models.pruning import PRESETS, build_student
+from genin.distill.models.pruning import build_student
+from genin.distill.models.student_config import PRESETS
 from genin.distill.models.text import embed
 from genin.distill.recipe import PruneRecipe, Recipe, StepsRecipe
 from genin.distill.student.loss_term import PhaseContext

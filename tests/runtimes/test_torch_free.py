@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 PROGRAM = """
 import importlib, pkgutil, sys
@@ -60,3 +61,36 @@ def test_verifies_a_bundle() -> None:
     done = run("verify", "builtin:student", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["ok"]
+
+
+REFUSED = (
+    "teacher train --data nowhere --out out",
+    "teacher finetune --data pictures --out out",
+    "teacher finetune --data builtin:world --recipe typo.yaml --out out",
+    "teacher finetune --data builtin:world --out full",
+    "distill --teacher nowhere --data builtin:world --out out",
+    "distill --teacher builtin:teacher --data builtin:world --student bk-bse --out out",
+    "distill --teacher builtin:teacher --data nowhere --out out",
+    "export nowhere --out out",
+    "plan nowhere --out out.json",
+    "compare nowhere --out out.png",
+    "bench nowhere",
+)
+
+
+def test_what_is_refused_is_refused_before_pytorch_is_imported(tmp_path: Path) -> None:
+    """It takes seconds, and half a minute where other work runs: too long for a word that is misspelt."""
+    Image.new("RGB", (16, 16)).save(make_folder(tmp_path / "pictures") / "0.png")
+    (make_folder(tmp_path / "full") / "file").write_text("")
+    (tmp_path / "typo.yaml").write_text("finetune:\n  imagse: 8\n")
+    code = "import sys\nfrom genin.cli import run\nfor words in sys.argv[1:]:\n    print(run(words.split()), 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *REFUSED], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300
+    )
+    assert done.stdout.splitlines() == ["2 False"] * len(REFUSED)
+    assert len(done.stderr.strip().splitlines()) == len(REFUSED)
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir()
+    return path

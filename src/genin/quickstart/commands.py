@@ -103,7 +103,7 @@ def require_packages() -> None:
 
 def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, resume: bool) -> dict[str, Any]:
     """The run's record: a new one, or the last run's. Errors: InputError for an `out` that cannot be used."""
-    from genin.distill.models.pruning import PRESETS
+    from genin.distill.models.student_config import PRESETS
     from genin.runtimes.vocabulary import check_choice
 
     path = out / RECORD

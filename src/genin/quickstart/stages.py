@@ -155,7 +155,8 @@ def save_untrained(run: Run, recipe: Recipe, source: Source) -> None:
     import torch
 
     from genin.distill.models.folder import load_model_folder, save_model_folder
-    from genin.distill.models.pruning import build_student, pruning_of
+    from genin.distill.models.pruning import build_student
+    from genin.distill.models.student_config import pruning_of
     from genin.distill.student.provenance import Provenance
 
     teacher = load_model_folder(run.teacher_path)

@@ -27,7 +27,7 @@ from genin.distill.loop.memory import (  # noqa: E402
 )
 from genin.distill.models.folder import load_model_folder  # noqa: E402
 from genin.distill.models.lora import is_adapter, low_rank_copy  # noqa: E402
-from genin.distill.models.pruning import pruning_of, student_config  # noqa: E402
+from genin.distill.models.student_config import pruning_of, student_config  # noqa: E402
 from genin.distill.recipe import FinetuneRecipe, Recipe, load_recipe  # noqa: E402
 from genin.distill.student.cost import distill_flop, distill_memory, distill_options  # noqa: E402
 from genin.runtimes.errors import GeninError  # noqa: E402

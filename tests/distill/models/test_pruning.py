@@ -13,15 +13,8 @@ torch = pytest.importorskip("torch")
 
 from genin.benchmarks.model_facts import unet_cost  # noqa: E402
 from genin.distill.models.narrowing import _fewer_sinusoids  # noqa: E402
-from genin.distill.models.pruning import (  # noqa: E402
-    PRESETS,
-    build_student,
-    kept_channels,
-    narrowed_state,
-    pruning_of,
-    student_config,
-    teacher_key,
-)
+from genin.distill.models.pruning import build_student, kept_channels, narrowed_state, teacher_key  # noqa: E402
+from genin.distill.models.student_config import PRESETS, pruning_of, student_config  # noqa: E402
 from genin.distill.recipe import StudentRecipe  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
