@@ -169,13 +169,15 @@ def teacher_finetune_command(
 
         tuned = Base(path, [lora_of(lora) for lora in loras])
         result = finetune_teacher(tuned, source, target, recipe, options.run, lora_rank=lora_rank)
-    seen = result.info["images_seen"]
+    seen, seconds = result.info["images_seen"], time.perf_counter() - started
     facts = {"out": str(target), "base": base, "images_seen": seen}
-    _report({**facts, "seconds": round(time.perf_counter() - started, 1)}, options.as_json)
+    _report({**facts, "seconds": round(seconds, 1)}, options.as_json)
     if not options.as_json:
         sheet = f"genin compare {shlex.quote(base)} {shlex.quote(str(target))}{_captions_of(data)} --out sheet.png"
         student = f"genin distill --teacher {shlex.quote(str(target))} --data {shlex.quote(data)} --out STUDENT"
-        _say_next(seen, recipe.finetune.images, len(source), sheet, student)
+        _say_next(
+            seen, recipe.finetune.images, len(source), sheet, student, seconds=None if options.resume else seconds
+        )
 
 
 @click.command("merge", epilog="Example: genin teacher merge my-model --lora style.safetensors:0.8 --out styled")
@@ -264,17 +266,22 @@ def _captions_of(data: str) -> str:
     return "" if data == "builtin:world" else f" --reference {shlex.quote(data)}"
 
 
-def _say_next(seen: int, planned: int, pictures: int | None, *commands: str) -> None:
-    """What ended a training early, whether it was short, and what to do with its result."""
+def _say_next(seen: int, planned: int, pictures: int | None, *commands: str, seconds: float | None = None) -> None:
+    """What ended a training early, whether it was short, and what to do with its result. `seconds` that it took say how long a
+    resumed one would take."""
     if not is_main_process():
         return
     if seen < planned:
         click.echo(f"note: the minutes ended the training at {seen:,} of the recipe's {planned:,} images", err=True)
     if pictures and seen < FEW_TIMES * pictures:
         times = f"each of the {pictures:,} pictures was seen {seen / pictures:.1f} times"
-        click.echo(
-            f"note: {times}; shapes take {FEW_TIMES} times or more, so expect blobs of the right colour", err=True
-        )
+        shapes = f"shapes take {FEW_TIMES} times or more"
+        if seconds and 0 < seen < planned:
+            minutes = math.ceil(
+                seconds / 60 * min(planned, FEW_TIMES * pictures) / seen
+            )  # the part that is done counts
+            shapes += f" (the same with --resume and about --minutes {minutes})"
+        click.echo(f"note: {times}; {shapes}, so expect blobs of the right colour", err=True)
     click.echo(f"try: {'; '.join(commands)}")
 
 

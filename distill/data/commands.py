@@ -158,7 +158,9 @@ def _echo_report(report: Report) -> None:
     if (Path(report.out) / "report.html").is_file():
         click.echo(f"look at {Path(report.out) / 'report.html'}")
     if report.captions_missing:
-        click.echo(f"next: genin data caption {report.out}")
+        from genin.distill.data.dataset import write_captions
+
+        click.echo(f"next: {write_captions(Path(report.out))}")
 
 
 @click.command("inspect", epilog="Example: genin data inspect data/emoji --sheet emoji.png")

@@ -97,7 +97,7 @@ class ImageDataset:
             raise InputError(
                 "the picture has no caption",
                 where=self.folder / self.rows[index].file_name,
-                remedy=f"run: genin data caption {self.folder}",
+                remedy=write_captions(self.folder),
             )
         return text
 
@@ -208,3 +208,8 @@ def licence_of(rows: Sequence[PictureRow], facts: Mapping[str, Any]) -> str:
         return str(facts["licence"])
     said = {licence for _, _, licence in _origin_counts(rows)} - {""}
     return ", ".join(sorted(said)) or "unknown"
+
+
+def write_captions(folder: Path) -> str:
+    """What to do about pictures without captions."""
+    return f"write them on a page: genin data edit {folder} --to captions.html; or let a model: genin data caption {folder}"

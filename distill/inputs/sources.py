@@ -34,6 +34,7 @@ from genin.runtimes.names import BUILTIN_WORLD
 
 WORLD_SCENES = 200_000  # of the built-in world, which has no end
 CHUNK = 256  # pictures per task
+SHOWN_FROM = 2000  # captions among which those of grids are chosen
 FEW = 4  # so few tasks are faster in this process
 AHEAD = 2
 Shape = tuple[int, int]  # (width, height) in pixels
@@ -145,7 +146,7 @@ class FolderSource:
     rephrases = False
 
     def __init__(self, folder: Path, split: Split = "train") -> None:
-        from genin.distill.data.dataset import ImageDataset
+        from genin.distill.data.dataset import ImageDataset, write_captions
 
         self.folder, self.dataset = folder, ImageDataset.open(folder, split=split)
         self.name, self.licence = folder.name, self.dataset.licence
@@ -156,7 +157,7 @@ class FolderSource:
             raise InputError(
                 f"{lacking[0]} of {len(self.dataset)} pictures have no caption, first {lacking[1]}",
                 where=folder,
-                remedy="; ".join((*self.notes, "write them into metadata.jsonl, or: genin data caption")),
+                remedy="; ".join((*self.notes, write_captions(folder))),
             )
         self.digest = self.dataset.digest()
 
@@ -233,6 +234,13 @@ def open_source(name: str, split: Split = "train", *, count: int = WORLD_SCENES,
             remedy = f"first: {_prepare(name)}"
             raise InputError("parquet files are prepared before training", where=name, remedy=remedy) from error
         raise
+
+
+def captions_to_show(source: Source, count: int) -> list[str]:
+    """At most so many captions for grids of samples: all different, and spread over the source."""
+    every = list(dict.fromkeys(source.captions(range(min(len(source), SHOWN_FROM)))))
+    shown = min(count, len(every))
+    return [every[number * len(every) // shown] for number in range(shown)]
 
 
 def _files(path: Path) -> Iterable[Path]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from genin.distill.data.dataset import joined_origins
 from genin.distill.inputs.latents import LatentCache, cache_latents
-from genin.distill.inputs.sources import Source, joined_licences
+from genin.distill.inputs.sources import Source, captions_to_show, joined_licences
 from genin.distill.inputs.update import Update
 from genin.distill.loop import sharding
 from genin.distill.loop.held_out import HeldOutPictures, held_out_latents
@@ -197,8 +197,8 @@ def prepare_stage(run: Run) -> Stage:
     rows, latents = cache.first(pictures_to_check(model.latent_size))
     check_prediction_type(guided, latents, guided.embed(source.captions(rows)), model.path / "scheduler")
     held_out = hold_out(training, guided, source, model, settings, adapted=run.rank > 0)
-    few = min(PREVIEWS, batch_size_for(PREVIEWS, model.latent_size, 16) + 3, len(source))
-    prompts = list(settings.validation_prompts) or source.captions(range(few))
+    few = min(PREVIEWS, batch_size_for(PREVIEWS, model.latent_size, 16) + 3)
+    prompts = list(settings.validation_prompts) or captions_to_show(source, few)
     further = [*prompts, *(held_out.captions if held_out else ())]
     texts = prepare_texts(training, guided, source, len(cache), further)
     options = NetworkOptions(large=True, trains=trained_weights(run.rank, settings))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from genin.distill.inputs.latents import LatentCache, cache_latents, latent_shape
-from genin.distill.inputs.sources import Source
+from genin.distill.inputs.sources import Source, captions_to_show
 from genin.distill.inputs.update import Update
 from genin.distill.loop.networks import NetworkOptions
 from genin.distill.loop.previews import save_grid
@@ -137,7 +137,7 @@ def train_unet(run: Run, vae: Any, tokenizer: Any, text_encoder: nn.Module) -> t
             return embed(text_encoder, tokenizer, captions, training.device)
 
     def preview(path: Path) -> None:
-        captions = source.captions(range(min(PREVIEWS, len(source))))
+        captions = captions_to_show(source, PREVIEWS)
         text, empty = states(captions), states([""])
         denoiser = Denoiser(training.ema_weights("unet"), process)
         guided = Guided(denoiser, text_encoder, tokenizer, empty, training.device, settings.guidance_scale)

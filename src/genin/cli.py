@@ -236,6 +236,8 @@ def _missing_package(error: Exception, arguments: Sequence[str]) -> MissingExtra
     words = " ".join(arguments) + " "
     named = [path for path in COMMANDS if words.startswith(f"{path} ")]
     extra = COMMANDS[max(named, key=len)].extra if named else None
+    if getattr(error, "name", None) in ("jinja2", "matplotlib"):
+        extra = "report"  # less than the command's own, which brings PyTorch
     return missing_extra(error, extra or "all")
 
 

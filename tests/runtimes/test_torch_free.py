@@ -83,7 +83,9 @@ def test_what_is_refused_is_refused_before_pytorch_is_imported(tmp_path: Path) -
     Image.new("RGB", (16, 16)).save(make_folder(tmp_path / "pictures") / "0.png")
     (make_folder(tmp_path / "full") / "file").write_text("")
     (tmp_path / "typo.yaml").write_text("finetune:\n  imagse: 8\n")
-    code = "import sys\nfrom genin.cli import run\nfor words in sys.argv[1:]:\n    print(run(words.split()), 'torch' in sys.modules)"
+    code = (
+        "import sys, genin.cli as cli\nfor words in sys.argv[1:]: print(cli.run(words.split()), 'torch' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, *REFUSED], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300
     )

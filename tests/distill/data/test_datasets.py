@@ -191,7 +191,9 @@ def test_captions_and_the_way_to_missing_ones(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", [{"file_name": "a.png", "text": "a"}, {"file_name": "b.png"}])
     data = ImageDataset.open(folder)
     assert data.caption(0) == "a"
-    with pytest.raises(InputError, match=r"no caption: .*b\.png; run: genin data caption"):
+    with pytest.raises(
+        InputError, match=r"no caption: .*b\.png; write them on a page: genin data edit .* --to captions\.html"
+    ):
         data.caption(1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from genin.distill.data.aspect import bucket_of  # noqa: E402
 from genin.distill.inputs import latents as latent_cache  # noqa: E402
 from genin.distill.inputs import sources  # noqa: E402
 from genin.distill.inputs.latents import LatentCache, cache_latents, latent_shape  # noqa: E402
-from genin.distill.inputs.sources import FolderSource, WorldSource, map_source, pictures_at  # noqa: E402
+from genin.distill.inputs.sources import FolderSource, WorldSource, captions_to_show, map_source, pictures_at  # noqa: E402
 from genin.distill.inputs.tensor_file import TensorFile, create  # noqa: E402
 from genin.distill.inputs.update import Update  # noqa: E402
 from genin.distill.models import autoencoder  # noqa: E402
@@ -345,3 +345,16 @@ def test_loaded_pictures_are_the_sources(tmp_path: Path, monkeypatch: pytest.Mon
     assert np.array_equal(sources.load_pictures(source, 99, 32, tmp_path), source.pictures(0, SCENES, 32))
     assert not list(tmp_path.iterdir())  # its file has no name
     assert np.array_equal(pictures_at(source, [5, 2], (32, 32)), source.pictures(0, 6, 32)[[5, 2]])
+
+
+def test_captions_of_grids_are_different_and_spread() -> None:
+    class Captioned:
+        def __len__(self) -> int:
+            return 60
+
+        def captions(self, indices: Sequence[int]) -> list[str]:
+            return [["a drawing", "a fox", "a deer", "an owl"][index // 15] for index in indices]
+
+    source: Any = Captioned()
+    assert captions_to_show(source, 2) == ["a drawing", "a deer"]
+    assert captions_to_show(source, 20) == ["a drawing", "a fox", "a deer", "an owl"]
