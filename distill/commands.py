@@ -25,7 +25,7 @@ import click
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_config, read_model_index
-from genin.runtimes.names import installed_names
+from genin.runtimes.names import BUILTIN_WORLD, installed_names
 from genin.runtimes.options import needs_pytorch, threads_option
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def distill_command(
         planned = sum(phase.images for phase in phases)
         sheet = f"genin compare {shlex.quote(teacher)} {shlex.quote(str(target))}{_captions_of(data)} --out sheet.png"
         seen = done.images_seen if init is None else planned  # with an earlier student, its images are among them
-        _say_next(seen, planned, len(source), sheet, f"genin export {shlex.quote(str(target))} --out BUNDLE")
+        _say_next(seen, planned, _pictures(source), sheet, f"genin export {shlex.quote(str(target))} --out BUNDLE")
 
 
 # That a training sees each picture: with fewer they are blobs of the right colour (docs/real-pictures.md).
@@ -264,6 +264,11 @@ FEW_TIMES = 40
 def _captions_of(data: str) -> str:
     """Options for the captions that a model was trained on: those of the built-in world are built into the commands."""
     return "" if data == "builtin:world" else f" --reference {shlex.quote(data)}"
+
+
+def _pictures(source: Any) -> int | None:
+    """How many there are; None for the built-in world, which has no end."""
+    return None if source.name == BUILTIN_WORLD else len(source)
 
 
 def _say_next(seen: int, planned: int, pictures: int | None, *commands: str, seconds: float | None = None) -> None:
