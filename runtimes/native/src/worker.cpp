@@ -325,7 +325,9 @@ void Worker::preview(const Request &request, uint32_t step, uint32_t steps, Pict
 // Sleep for as long as the share of the time asks for, unless the drawing ends.
 void Worker::rest() {
     std::unique_lock<std::mutex> lock(mutex_);
-    ended_.wait_for(lock, std::chrono::nanoseconds(std::exchange(owed_ns_, 0)), [this] { return ending_ != GENIN_OK; });
+    const uint64_t owed_ns = std::exchange(owed_ns_, 0);
+    // To wait for no time is to sleep all the same: until the system's timer has come round, and while others want the processor.
+    if (owed_ns) ended_.wait_for(lock, std::chrono::nanoseconds(owed_ns), [this] { return ending_ != GENIN_OK; });
     if (ending_ != GENIN_OK) throw Cancelled{ending_};
 }
 
