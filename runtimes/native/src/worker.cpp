@@ -155,10 +155,7 @@ void Worker::pause(bool paused) {
     work_.notify_all();
 }
 
-void Worker::set_share(uint32_t percent) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    share_ = percent;
-}
+void Worker::set_share(uint32_t percent) { share_ = percent; }
 
 genin_result Worker::take(genin_ticket ticket, bool preview, void *rgba, int64_t stride, uint64_t room) {
     std::list<Finished> taken;
@@ -242,8 +239,7 @@ void Worker::run() {
 
 void Worker::load() {
     const auto check = [this] {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (ending_ != GENIN_OK) throw Cancelled{ending_};
+        if (const genin_result reason = ending_; reason != GENIN_OK) throw Cancelled{reason};
     };
     bundle_ = std::make_unique<Bundle>(options_.bundle, options_.has_io ? &options_.io : nullptr, options_.check_hashes);
     check();
@@ -299,10 +295,7 @@ void Worker::draw_next(Request &request) {
     Outcome outcome = outcome_of(
         [&] {
             progress.before = [this] { rest(); };
-            progress.after = [this](uint64_t network_ns) {
-                const std::lock_guard<std::mutex> lock(mutex_);
-                owed_ns_ = network_ns * 100 / share_ - network_ns;
-            };
+            progress.after = [this](uint64_t network_ns) { owed_ns_ = network_ns * 100 / share_ - network_ns; };
             progress.preview = [this, &request](uint32_t step, uint32_t steps, Picture &shown) { preview(request, step, steps, shown); };
             {
                 const std::lock_guard<std::mutex> lock(mutex_);
@@ -352,13 +345,14 @@ void Worker::preview(const Request &request, uint32_t step, uint32_t steps, Pict
     tell();
 }
 
-// Sleep for as long as the share of the time asks for, unless the drawing ends.
+// Sleep for as long as the share of the time asks for, unless the drawing ends. To wait for no time would be to sleep all the same: until
+// the system's timer has come round, and while others want the processor.
 void Worker::rest() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    const uint64_t owed_ns = std::exchange(owed_ns_, 0);
-    // To wait for no time is to sleep all the same: until the system's timer has come round, and while others want the processor.
-    if (owed_ns) ended_.wait_for(lock, std::chrono::nanoseconds(owed_ns), [this] { return ending_ != GENIN_OK; });
-    if (ending_ != GENIN_OK) throw Cancelled{ending_};
+    if (const uint64_t owed_ns = std::exchange(owed_ns_, 0)) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        ended_.wait_for(lock, std::chrono::nanoseconds(owed_ns), [this] { return ending_ != GENIN_OK; });
+    }
+    if (const genin_result reason = ending_; reason != GENIN_OK) throw Cancelled{reason};
 }
 
 void Worker::finish(Request &request, const Outcome &outcome) {

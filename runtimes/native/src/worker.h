@@ -3,6 +3,7 @@
 // what they free is freed behind it, and nobody is woken under it.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <list>
 #include <mutex>
@@ -102,10 +103,11 @@ private:
     const OpenOptions options_;
     const genin_ticket loading_;
     Request loading_request_;
-    std::unique_ptr<Bundle> bundle_;  // these four belong to the drawing thread
+    std::unique_ptr<Bundle> bundle_;  // these five belong to the drawing thread
     std::unique_ptr<Tokenizer> tokenizer_;
     std::unique_ptr<Engine> engine_;
     std::unique_ptr<Networks> networks_;
+    uint64_t owed_ns_ = 0;  // to be slept before the next network
 
     std::mutex mutex_;
     std::condition_variable work_, done_, ended_;
@@ -118,9 +120,8 @@ private:
     std::vector<uint8_t> spare_;     // pixels of a picture that was taken, for the next one
     genin_ticket running_ = 0;
     uint32_t running_slot_ = 0;
-    genin_result ending_ = GENIN_OK;  // why the running drawing ends early
-    uint32_t share_ = 100;            // percent of the time that networks may run
-    uint64_t owed_ns_ = 0;            // to be slept before the next network
+    std::atomic<genin_result> ending_{GENIN_OK};  // why the running drawing ends early; changes with the lock only
+    std::atomic<uint32_t> share_{100};            // percent of the time that networks may run
     bool interrupted_ = false, closing_ = false, paused_ = false;
     genin_result failed_ = GENIN_OK;  // how loading ended, and why
     char failure_[sizeof(genin_event::message)] = {};
