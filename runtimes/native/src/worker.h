@@ -1,6 +1,6 @@
 // A worker: one drawing thread, a queue of requests, and what has become of them. The public functions never touch the engine
-// (docs/embedding.md has the states of a ticket). Both sides hold the lock only to change state: what they allocate is allocated before,
-// what they free is freed behind it, and nobody is woken under it.
+// (docs/embedding.md has the states of a ticket). Both sides hold the lock only to change state: a request's memory is allocated before
+// it and freed after it, and who waits for events is woken after it.
 #pragma once
 
 #include <atomic>
