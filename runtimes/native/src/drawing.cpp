@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
+#include <cstring>
 
 #include "failure.h"
 #include "noise.h"
@@ -10,8 +10,39 @@
 namespace genin {
 namespace {
 
-// Added to a small number and taken away again, it rounds it, halves to even as numpy's rint does: there are no more bits for a fraction.
-constexpr float kRound = 12582912.0f;
+int32_t bits_of(float value) {
+    int32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// From [-1, 1] to the nearest of 0 to 255, halves to even as numpy's rint does. What is added to the level leaves no bits for a fraction,
+// so that the sum's bits count up from its own; in whole numbers, compilers do many at a time.
+uint8_t to_byte(float value) {
+    constexpr float kNoFraction = 12582912.0f;
+    constexpr int32_t kZero = 0x4B400000;  // its bits
+    const int32_t bits = bits_of(value * 127.5f + 127.5f + kNoFraction);
+    return static_cast<uint8_t>(std::min(std::max(bits, kZero), kZero + 255) - kZero);
+}
+
+// Magnitudes are in the order of their bits, with infinity and NaN at the end.
+bool all_finite(const std::vector<float> &values) {
+    constexpr int32_t kMagnitude = 0x7FFFFFFF, kInfinity = 0x7F800000;
+    int32_t largest = 0;
+    for (const float value : values) largest = std::max(largest, bits_of(value) & kMagnitude);
+    return largest < kInfinity;
+}
+
+// A single graph's pixels (H, W, 3) => a picture's.
+void with_alpha(const std::vector<uint8_t> &rgb, const Size &size, Picture &picture) {
+    const size_t pixels = size_t{size.width} * size.height;
+    picture.width = size.width, picture.height = size.height;
+    picture.rgba.resize(4 * pixels);
+    for (size_t i = 0; i < pixels; ++i) {
+        for (size_t c = 0; c < 3; ++c) picture.rgba[4 * i + c] = rgb[3 * i + c];
+        picture.rgba[4 * i + 3] = 255;
+    }
+}
 
 // One drawing on its way.
 class Painting {
@@ -29,8 +60,8 @@ public:
         start_.emplace(*drawing.image, size_.width, size_.height);
     }
 
-    Picture draw() {
-        if (!start_ && !drawing_.previews && size_ == bundle_.image && networks_.has_single(count_, scale_)) return at_once();
+    void draw(Picture &picture) {
+        if (!start_ && !drawing_.previews && size_ == bundle_.image && networks_.has_single(count_, scale_)) return at_once(picture);
         const std::vector<float> states = embed();
         std::vector<float> x = noise(), x0(x.size());
         if (start_) x = begin(std::move(x));
@@ -42,9 +73,10 @@ public:
             const bool shown = drawing_.previews && (i + 1) % drawing_.previews == 0 && i + 1 < steps_.size();
             if (!shown || !progress_.preview) continue;
             if (start_) start_->keep(schedule, Schedule::kEnd, x0);
-            progress_.preview(static_cast<uint32_t>(i + 1), static_cast<uint32_t>(steps_.size()), decode(x0));
+            decode(x0, preview_);
+            progress_.preview(static_cast<uint32_t>(i + 1), static_cast<uint32_t>(steps_.size()), preview_);
         }
-        return decode(std::move(x));
+        decode(std::move(x), picture);
     }
 
 private:
@@ -66,8 +98,10 @@ private:
         return values;
     }
 
-    Picture at_once() {
-        return {size_.width, size_.height, timed([&] { return networks_.draw(count_, tokenizer_(drawing_.prompt), noise()); })};
+    void at_once(Picture &picture) {
+        const std::vector<int64_t> ids = tokenizer_(drawing_.prompt);
+        const std::vector<float> start = noise();
+        with_alpha(timed([&] { return networks_.draw(count_, ids, start); }), size_, picture);
     }
 
     // States of the prompt; where guidance needs them, those of the empty prompt before.
@@ -106,22 +140,11 @@ private:
         return prediction;
     }
 
-    Picture decode(std::vector<float> latents) {
+    void decode(std::vector<float> latents, Picture &picture) {
         for (float &value : latents) value *= bundle_.to_decoder;
         const std::vector<float> image = timed([&] { return networks_.decode(latents, size_); });
-        Picture picture{size_.width, size_.height, std::vector<uint8_t>(image.size())};
-        const size_t plane = size_t{size_.width} * size_.height;
-        bool finite = true;
-        for (size_t colour = 0; colour < 3; ++colour) {
-            for (size_t i = 0; i < plane; ++i) {
-                const float value = image[colour * plane + i], clipped = std::min(std::max(0.0f, value * 127.5f + 127.5f), 255.0f);
-                finite &= std::isfinite(value);
-                picture.rgb[3 * i + colour] = static_cast<uint8_t>((clipped + kRound) - kRound);
-            }
-        }
-        if (!finite) throw Failure(GENIN_E_BUNDLE, bundle_.name + ": it drew NaN or infinity; its weights are damaged");
-        if (start_) start_->composite(picture.rgb);
-        return picture;
+        if (!to_pixels(image, size_, picture)) throw Failure(GENIN_E_BUNDLE, bundle_.name + ": it drew NaN or infinity; its weights are damaged");
+        if (start_) start_->composite(picture.rgba);
     }
 
     const Bundle &bundle_;
@@ -134,16 +157,32 @@ private:
     float scale_ = 1;
     Schedule::Steps steps_;
     std::optional<Start> start_;
+    Picture preview_;
 };
 
 }  // namespace
+
+bool to_pixels(const std::vector<float> &planes, const Size &size, Picture &picture) {
+    const size_t pixels = size_t{size.width} * size.height;
+    picture.width = size.width, picture.height = size.height;
+    picture.rgba.resize(4 * pixels);
+    const float *red = planes.data(), *green = red + pixels, *blue = green + pixels;
+    uint8_t *to = picture.rgba.data();
+    for (size_t i = 0; i < pixels; ++i) {
+        to[4 * i] = to_byte(red[i]);
+        to[4 * i + 1] = to_byte(green[i]);
+        to[4 * i + 2] = to_byte(blue[i]);
+        to[4 * i + 3] = 255;
+    }
+    return all_finite(planes);
+}
 
 uint64_t now_ns() {
     return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
 }
 
-Picture draw(const Bundle &bundle, const Tokenizer &tokenizer, Networks &networks, const Drawing &drawing, Progress &progress) {
-    return Painting(bundle, tokenizer, networks, drawing, progress).draw();
+void draw(const Bundle &bundle, const Tokenizer &tokenizer, Networks &networks, const Drawing &drawing, Progress &progress, Picture &picture) {
+    Painting(bundle, tokenizer, networks, drawing, progress).draw(picture);
 }
 
 }  // namespace genin

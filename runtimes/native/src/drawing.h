@@ -11,9 +11,10 @@
 
 namespace genin {
 
+// As it is given away: RGBA, 8 bits, rows without gaps.
 struct Picture {
     uint32_t width = 0, height = 0;
-    std::vector<uint8_t> rgb;
+    std::vector<uint8_t> rgba;
 };
 
 struct Drawing {
@@ -27,8 +28,9 @@ struct Drawing {
 };
 
 struct Progress {
-    // Called after a step that is previewed. Throws to end the drawing.
-    std::function<void(uint32_t step, uint32_t steps, Picture preview)> preview;
+    // Called after a step that is previewed; may swap the picture for another one, which the next preview is drawn into. Throws to end
+    // the drawing.
+    std::function<void(uint32_t step, uint32_t steps, Picture &preview)> preview;
     // Called before every network; throws to end the drawing.
     std::function<void()> before;
     // Called after every network, with the time that it took.
@@ -36,8 +38,11 @@ struct Progress {
     uint64_t engine_ns = 0;
 };
 
-// Throws Failure, and whatever `progress` throws.
-Picture draw(const Bundle &bundle, const Tokenizer &tokenizer, Networks &networks, const Drawing &drawing, Progress &progress);
+// Into `picture`, whose pixels' memory is used again. Throws Failure, and whatever `progress` throws.
+void draw(const Bundle &bundle, const Tokenizer &tokenizer, Networks &networks, const Drawing &drawing, Progress &progress, Picture &picture);
+
+// A decoder's planes (3, H, W) in [-1, 1] => pixels. Returns whether all values were finite.
+bool to_pixels(const std::vector<float> &planes, const Size &size, Picture &picture);
 
 uint64_t now_ns();
 

@@ -52,6 +52,7 @@ public:
         release(kReleaseRunOptions, run_options_);
         release(kReleaseMemoryInfo, memory_);
         release(kReleaseEnv, env_);
+        trim();  // else a program that opens bundles again and again grows
     }
 
     std::vector<std::string> formats() const override { return {"onnx"}; }

@@ -87,10 +87,13 @@ void Start::keep(const Schedule &schedule, long timestep, std::vector<float> &x)
     }
 }
 
-void Start::composite(std::vector<uint8_t> &rgb) const {
+void Start::composite(std::vector<uint8_t> &rgba) const {
     for (size_t i = 0; i < mask_.samples.size(); ++i) {
         const unsigned anew = mask_.samples[i];
-        for (size_t c = 3 * i; c < 3 * i + 3; ++c) rgb[c] = static_cast<uint8_t>((rgb[c] * anew + image_.samples[c] * (255 - anew) + 127) / 255);
+        for (size_t c = 0; c < 3; ++c) {
+            uint8_t &drawn = rgba[4 * i + c];
+            drawn = static_cast<uint8_t>((drawn * anew + image_.samples[3 * i + c] * (255 - anew) + 127) / 255);
+        }
     }
 }
 

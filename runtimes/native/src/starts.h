@@ -31,7 +31,7 @@ public:
     // Latents at a timestep, with the known ones outside of the mask.
     void keep(const Schedule &schedule, long timestep, std::vector<float> &x) const;
     // Drawn pixels (H, W, 3), with the image's own outside of the mask.
-    void composite(std::vector<uint8_t> &rgb) const;
+    void composite(std::vector<uint8_t> &rgba) const;
 
 private:
     Raster image_, mask_;

@@ -48,7 +48,7 @@ genin_ticket new_ticket() {
 
 Worker::Outcome::Outcome(genin_result code, std::string_view text) : result(code) { set_text(message, text); }
 
-Worker::Worker(OpenOptions options, genin_ticket loading) : options_(std::move(options)), loading_(loading) {
+Worker::Worker(OpenOptions options, genin_ticket loading) : options_(std::move(options)), loading_(loading), results_(kRemembered) {
     running_ = loading_request_.ticket = loading_;
     loading_request_.queued_at = now_ns();
     thread_ = std::thread([this] { run(); });
@@ -67,18 +67,15 @@ Worker::~Worker() {
 // --- the public side ---------------------------------------------------------------------------------------------------------------------
 
 template <class Meant>
-bool Worker::drop(Meant &&is_meant, const Outcome &outcome) {
-    bool found = false;
+std::list<Worker::Request> Worker::drop(Meant &&is_meant, const Outcome &outcome) {
+    std::list<Request> dropped;
     for (auto at = queue_.begin(); at != queue_.end();) {
-        if (!is_meant(*at)) {
-            ++at;
-            continue;
-        }
-        finish(*at, outcome);
-        at = queue_.erase(at);
-        found = true;
+        const auto each = at++;
+        if (!is_meant(*each)) continue;
+        finish(*each, outcome);
+        dropped.splice(dropped.end(), queue_, each);
     }
-    return found;
+    return dropped;
 }
 
 genin_ticket Worker::submit(Drawing drawing, const genin_request &request) {
@@ -89,72 +86,83 @@ genin_ticket Worker::submit(Drawing drawing, const genin_request &request) {
     own.priority = request.priority;
     own.tag = request.tag;
     own.queued_at = now_ns();
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (failed_ != GENIN_OK) throw Failure(failed_, std::string("the bundle could not be loaded: ") + failure_);
-    if (own.slot) drop([&own](const Request &other) { return other.slot == own.slot; }, kSuperseded);
-    if (queue_.size() >= options_.queue_capacity) throw Failure(GENIN_E_FULL, "the queue holds " + std::to_string(queue_.size()) + " requests; take pictures or cancel some");
     own.ticket = new_ticket();
-    if (own.slot && running_ && running_slot_ == own.slot) end_running(GENIN_E_SUPERSEDED);
     const genin_ticket ticket = own.ticket;
-    const auto place = std::find_if(queue_.begin(), queue_.end(), [&own](const Request &other) { return other.priority < own.priority; });
-    queue_.splice(place, one);
+    std::list<Request> dropped;
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (failed_ != GENIN_OK) throw Failure(failed_, std::string("the bundle could not be loaded: ") + failure_);
+        if (own.slot) dropped = drop([&own](const Request &other) { return other.slot == own.slot; }, kSuperseded);
+        if (queue_.size() >= options_.queue_capacity) throw Failure(GENIN_E_FULL, "the queue holds " + std::to_string(queue_.size()) + " requests; take pictures or cancel some");
+        if (own.slot && running_ && running_slot_ == own.slot) end_running(GENIN_E_SUPERSEDED);
+        const auto before = std::find_if(queue_.rbegin(), queue_.rend(), [&own](const Request &other) { return other.priority >= own.priority; });
+        queue_.splice(before.base(), one);
+    }
     work_.notify_one();
+    if (!dropped.empty()) tell();
     return ticket;
 }
 
 void Worker::cancel(genin_ticket ticket) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    bool found = drop([ticket](const Request &request) { return ticket == 0 || request.ticket == ticket; }, kCancelled) || ticket == 0;
-    if (running_ && (ticket == 0 ? running_ != loading_ : running_ == ticket)) {
-        end_running(GENIN_E_CANCELLED);
-        found = true;
+    std::list<Request> dropped;
+    bool found = ticket == 0;
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        dropped = drop([ticket](const Request &request) { return ticket == 0 || request.ticket == ticket; }, kCancelled);
+        if (running_ && (ticket == 0 ? running_ != loading_ : running_ == ticket)) {
+            end_running(GENIN_E_CANCELLED);
+            found = true;
+        }
     }
-    if (!found) throw Failure(GENIN_E_GONE, "the ticket is unknown or finished");
+    if (!dropped.empty()) tell();
+    else if (!found) throw Failure(GENIN_E_GONE, "the ticket is unknown or finished");
 }
 
 uint32_t Worker::poll(genin_event *events, uint32_t room, uint32_t event_size) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    uint32_t count = 0;
-    const size_t bytes = std::min<size_t>(event_size, sizeof(genin_event));
-    for (; count < room && !events_.empty(); ++count) {
-        auto *to = reinterpret_cast<uint8_t *>(events) + static_cast<size_t>(count) * event_size;
-        std::memset(to, 0, event_size);  // a newer caller's further fields
-        events_.front().size = event_size;
-        std::memcpy(to, &events_.front(), bytes);
-        events_.pop_front();
+    std::list<genin_event> polled;
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        while (polled.size() < room && !events_.empty()) polled.splice(polled.end(), events_, events_.begin());
     }
-    return count;
+    auto *to = reinterpret_cast<uint8_t *>(events);
+    for (genin_event &event : polled) {
+        std::memset(to, 0, event_size);  // a newer caller's further fields
+        event.size = event_size;
+        std::memcpy(to, &event, std::min<size_t>(event_size, sizeof event));
+        to += event_size;
+    }
+    return static_cast<uint32_t>(polled.size());
 }
 
 genin_result Worker::wait(genin_ticket ticket, uint64_t timeout_ns) {
     std::unique_lock<std::mutex> lock(mutex_);
-    const auto result_of = [&] { return std::find_if(results_.begin(), results_.end(), [ticket](const Result &one) { return one.ticket == ticket; }); };
     const auto finished = [&] { return !is_unfinished(ticket); };
-    // A wait without end is a year: adding to now must not overflow.
+    // A wait without end is a year: adding to now must not overflow. One of no time would sleep all the same.
     const auto timeout = std::chrono::nanoseconds(std::min<uint64_t>(timeout_ns, 31536000000000000ull));
-    if (!done_.wait_for(lock, timeout, finished)) return GENIN_E_TIMEOUT;
-    const auto found = result_of();
-    return found == results_.end() ? GENIN_E_GONE : found->result;
+    if (timeout_ns == 0 ? !finished() : !done_.wait_for(lock, timeout, finished)) return GENIN_E_TIMEOUT;
+    for (uint64_t i = finished_; i > 0 && finished_ - i < kRemembered; --i) {
+        const Result &one = results_[(i - 1) % kRemembered];
+        if (one.ticket == ticket) return one.result;
+    }
+    return GENIN_E_GONE;
 }
 
 void Worker::pause(bool paused) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    paused_ = paused;
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        paused_ = paused;
+    }
     work_.notify_all();
 }
 
-void Worker::set_share(uint32_t percent) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    share_ = percent;
-}
+void Worker::set_share(uint32_t percent) { share_ = percent; }
 
 genin_result Worker::take(genin_ticket ticket, bool preview, void *rgba, int64_t stride, uint64_t room) {
-    std::list<Finished> taken;  // freed without the lock
+    std::list<Finished> taken;
     std::unique_lock<std::mutex> lock(mutex_);
     const auto finished = std::find_if(pictures_.begin(), pictures_.end(), [ticket](const Finished &one) { return one.ticket == ticket; });
-    const auto previewed = previews_.find(ticket);
-    if (preview ? previewed == previews_.end() : finished == pictures_.end()) throw Failure(GENIN_E_GONE, "there is no picture of this ticket");
-    const Picture &picture = preview ? previewed->second : finished->picture;
+    if (preview ? preview_.ticket != ticket || ticket == 0 : finished == pictures_.end()) throw Failure(GENIN_E_GONE, "there is no picture of this ticket");
+    Picture &picture = preview ? preview_.picture : finished->picture;
     const uint64_t row = uint64_t{picture.width} * 4, rows = picture.height;
     const uint64_t pitch = static_cast<uint64_t>(stride < 0 ? -stride : stride);
     if (pitch < row || pitch > (uint64_t{1} << 32) || room < pitch * (rows - 1) + row) {
@@ -165,11 +173,12 @@ genin_result Worker::take(genin_ticket ticket, bool preview, void *rgba, int64_t
         lock.unlock();
     }
     for (uint64_t y = 0; y < rows; ++y) {
-        auto *to = static_cast<uint8_t *>(rgba) + (stride < 0 ? rows - 1 - y : y) * pitch;
-        const uint8_t *from = &picture.rgb[y * picture.width * 3];
-        for (uint32_t i = 0; i < picture.width; ++i, to += 4, from += 3) {
-            to[0] = from[0], to[1] = from[1], to[2] = from[2], to[3] = 255;
-        }
+        std::memcpy(static_cast<uint8_t *>(rgba) + (stride < 0 ? rows - 1 - y : y) * pitch, &picture.rgba[y * row], row);
+    }
+    if (!preview) {  // to free it here could wait for the drawing thread, which allocates from the same heap
+        lock.lock();
+        spare_.swap(picture.rgba);
+        lock.unlock();
     }
     return GENIN_OK;
 }
@@ -222,6 +231,7 @@ void Worker::run() {
         outcome.width = info_.width, outcome.height = info_.height;
         finish(loading_request_, outcome);
     }
+    tell();
     for (std::list<Request> one = next(); !one.empty(); one = next()) draw_next(one.front());
     networks_.reset();
     engine_.reset();
@@ -229,8 +239,7 @@ void Worker::run() {
 
 void Worker::load() {
     const auto check = [this] {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (ending_ != GENIN_OK) throw Cancelled{ending_};
+        if (const genin_result reason = ending_; reason != GENIN_OK) throw Cancelled{reason};
     };
     bundle_ = std::make_unique<Bundle>(options_.bundle, options_.has_io ? &options_.io : nullptr, options_.check_hashes);
     check();
@@ -255,16 +264,21 @@ void Worker::load() {
 }
 
 std::list<Worker::Request> Worker::next() {
+    const auto all = [](const Request &) { return true; };
+    std::list<Request> one, dropped;
     std::unique_lock<std::mutex> lock(mutex_);
     work_.wait(lock, [this] { return closing_ || (!queue_.empty() && (!paused_ || failed_ != GENIN_OK)); });
-    const auto all = [](const Request &) { return true; };
     if (failed_ != GENIN_OK && !closing_) {
-        drop(all, {failed_, failure_});
+        dropped = drop(all, {failed_, failure_});
+        lock.unlock();
+        tell();
+        lock.lock();
         work_.wait(lock, [this] { return closing_; });  // no request is taken any more
     }
-    std::list<Request> one;
     if (closing_) {
-        drop(all, {GENIN_E_CANCELLED, "the worker was closed"});
+        dropped = drop(all, {GENIN_E_CANCELLED, "the worker was closed"});
+        lock.unlock();
+        tell();
         return one;
     }
     one.splice(one.begin(), queue_, queue_.begin());
@@ -281,19 +295,18 @@ void Worker::draw_next(Request &request) {
     Outcome outcome = outcome_of(
         [&] {
             progress.before = [this] { rest(); };
-            progress.after = [this](uint64_t network_ns) {
-                const std::lock_guard<std::mutex> lock(mutex_);
-                owed_ns_ = network_ns * 100 / share_ - network_ns;
-            };
-            progress.preview = [this, &request](uint32_t step, uint32_t steps, Picture shown) { preview(request, step, steps, std::move(shown)); };
+            progress.after = [this](uint64_t network_ns) { owed_ns_ = network_ns * 100 / share_ - network_ns; };
+            progress.preview = [this, &request](uint32_t step, uint32_t steps, Picture &shown) { preview(request, step, steps, shown); };
             {
                 const std::lock_guard<std::mutex> lock(mutex_);
                 if (std::exchange(interrupted_, false)) engine_->proceed();
+                picture.rgba.swap(spare_);
             }
-            picture = draw(*bundle_, *tokenizer_, *networks_, request.drawing, progress);
+            draw(*bundle_, *tokenizer_, *networks_, request.drawing, progress, picture);
         },
         "not enough memory for this picture");
-    const std::lock_guard<std::mutex> lock(mutex_);
+    std::list<Finished> forgotten;
+    std::unique_lock<std::mutex> lock(mutex_);
     // An engine that was interrupted says so in words of its own.
     if (ending_ != GENIN_OK && outcome.result != GENIN_OK) outcome = ending_ == GENIN_E_SUPERSEDED ? kSuperseded : kCancelled;
     outcome.drawing_ns = now_ns() - start;
@@ -303,12 +316,14 @@ void Worker::draw_next(Request &request) {
         outcome.width = picture.width, outcome.height = picture.height;
         request.finished.front().ticket = request.ticket;
         pictures_.splice(pictures_.end(), request.finished);
-        if (pictures_.size() > options_.queue_capacity) pictures_.pop_front();  // the oldest that nobody fetched
+        if (pictures_.size() > options_.queue_capacity) forgotten.splice(forgotten.end(), pictures_, pictures_.begin());  // the oldest that nobody fetched
     }
     finish(request, outcome);
+    lock.unlock();
+    tell();
 }
 
-void Worker::preview(const Request &request, uint32_t step, uint32_t steps, Picture picture) {
+void Worker::preview(const Request &request, uint32_t step, uint32_t steps, Picture &picture) {
     std::list<genin_event> one(1);
     genin_event &event = one.front();
     event.kind = GENIN_PREVIEW;
@@ -316,20 +331,30 @@ void Worker::preview(const Request &request, uint32_t step, uint32_t steps, Pict
     event.tag = request.tag;
     event.step = step, event.steps = steps;
     event.width = picture.width, event.height = picture.height;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    previews_[request.ticket] = std::move(picture);
-    events_.remove_if([&](const genin_event &old) { return old.kind == GENIN_PREVIEW && old.ticket == request.ticket; });  // nobody has looked at it
-    add_event(one);
+    std::list<genin_event> unseen;  // the one before, if nobody has looked at it
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (preview_.ticket == request.ticket) {
+            const auto old = std::find_if(events_.rbegin(), events_.rend(), [&](const genin_event &other) { return other.kind == GENIN_PREVIEW && other.ticket == request.ticket; });
+            if (old != events_.rend()) unseen.splice(unseen.end(), events_, std::prev(old.base()));
+        }
+        preview_.ticket = request.ticket;
+        std::swap(preview_.picture, picture);
+        add_event(one);
+    }
+    tell();
 }
 
-// Sleep for as long as the share of the time asks for, unless the drawing ends.
+// Sleep for as long as the share of the time asks for, unless the drawing ends. To wait for no time would be to sleep all the same: until
+// the system's timer has come round, and while others want the processor.
 void Worker::rest() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    ended_.wait_for(lock, std::chrono::nanoseconds(std::exchange(owed_ns_, 0)), [this] { return ending_ != GENIN_OK; });
-    if (ending_ != GENIN_OK) throw Cancelled{ending_};
+    if (const uint64_t owed_ns = std::exchange(owed_ns_, 0)) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        ended_.wait_for(lock, std::chrono::nanoseconds(owed_ns), [this] { return ending_ != GENIN_OK; });
+    }
+    if (const genin_result reason = ending_; reason != GENIN_OK) throw Cancelled{reason};
 }
 
-// With the lock: record a request's result, and tell it.
 void Worker::finish(Request &request, const Outcome &outcome) {
     const genin_result result = outcome.result;
     genin_event &event = request.event.front();
@@ -346,23 +371,24 @@ void Worker::finish(Request &request, const Outcome &outcome) {
         else if (result == GENIN_E_CANCELLED || result == GENIN_E_SUPERSEDED) ++stats_.cancelled;
         else ++stats_.failed;
     }
-    previews_.erase(request.ticket);
-    request.result.front() = {request.ticket, result};
-    results_.splice(results_.end(), request.result);
-    if (results_.size() > kRemembered) results_.pop_front();
+    results_[finished_++ % kRemembered] = {request.ticket, result};
+    if (preview_.ticket == request.ticket) preview_.ticket = 0;
     if (running_ == request.ticket) {
         running_ = 0;
         running_slot_ = 0;
         ending_ = GENIN_OK;
     }
     add_event(request.event);
-    done_.notify_all();
 }
 
 void Worker::add_event(std::list<genin_event> &event) {
     event.front().size = sizeof(genin_event);
     events_.splice(events_.end(), event);
     if (events_.size() > 2 * kRemembered) events_.pop_front();  // nobody polls
+}
+
+void Worker::tell() {
+    done_.notify_all();
     if (options_.wake) options_.wake(options_.wake_user);
 }
 

@@ -1,14 +1,16 @@
-// A worker: one drawing thread, a queue of requests, and what has become of them. The public functions take one short lock and never touch
-// the engine; the drawing thread holds the lock only to change state (docs/embedding.md has the states of a ticket).
+// A worker: one drawing thread, a queue of requests, and what has become of them. The public functions never touch the engine
+// (docs/embedding.md has the states of a ticket). Both sides hold the lock only to change state: a request's memory is allocated before
+// it and freed after it, and who waits for events is woken after it.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <list>
 #include <mutex>
 #include <string>
 #include <string_view>
 #include <thread>
-#include <unordered_map>
+#include <vector>
 
 #include "drawing.h"
 #include "genin.h"
@@ -61,7 +63,6 @@ private:
         int32_t priority = 0;
         uint64_t tag = 0, queued_at = 0;
         std::list<genin_event> event{1};
-        std::list<Result> result{1};
         std::list<Finished> finished{1};
     };
     struct Outcome {
@@ -85,13 +86,16 @@ private:
     std::list<Request> next();
     template <class Work>
     static Outcome outcome_of(Work &&work, const char *no_memory);
+    void preview(const Request &request, uint32_t step, uint32_t steps, Picture &picture);
+    // With the lock: record a request's result. `tell` follows without it.
     void finish(Request &request, const Outcome &outcome);
-    void preview(const Request &request, uint32_t step, uint32_t steps, Picture picture);
-    void add_event(std::list<genin_event> &event);
-    // Finish requests that wait: those of which `is_meant` says so. Returns whether there were any.
+    // With the lock: finish requests that wait, those of which `is_meant` says so. Returns them, to be freed without it.
     template <class Meant>
-    bool drop(Meant &&is_meant, const Outcome &outcome);
+    std::list<Request> drop(Meant &&is_meant, const Outcome &outcome);
+    void add_event(std::list<genin_event> &event);
     void end_running(genin_result reason);
+    // Without the lock: wake who waits for events.
+    void tell();
     void rest();
     void set_priority() const;
     bool is_unfinished(genin_ticket ticket) const;
@@ -99,23 +103,25 @@ private:
     const OpenOptions options_;
     const genin_ticket loading_;
     Request loading_request_;
-    std::unique_ptr<Bundle> bundle_;  // these four belong to the drawing thread
+    std::unique_ptr<Bundle> bundle_;  // these five belong to the drawing thread
     std::unique_ptr<Tokenizer> tokenizer_;
     std::unique_ptr<Engine> engine_;
     std::unique_ptr<Networks> networks_;
+    uint64_t owed_ns_ = 0;  // to be slept before the next network
 
     std::mutex mutex_;
     std::condition_variable work_, done_, ended_;
     std::list<Request> queue_;
     std::list<genin_event> events_;
-    std::list<Result> results_;      // of finished tickets, the oldest first
+    std::vector<Result> results_;    // of finished tickets: a ring, in which newer ones overwrite the oldest
+    uint64_t finished_ = 0;          // how many tickets have finished
     std::list<Finished> pictures_;   // in the order in which they were finished
-    std::unordered_map<genin_ticket, Picture> previews_;
+    Finished preview_;               // of the running ticket; 0: there is none
+    std::vector<uint8_t> spare_;     // pixels of a picture that was taken, for the next one
     genin_ticket running_ = 0;
     uint32_t running_slot_ = 0;
-    genin_result ending_ = GENIN_OK;  // why the running drawing ends early
-    uint32_t share_ = 100;            // percent of the time that networks may run
-    uint64_t owed_ns_ = 0;            // to be slept before the next network
+    std::atomic<genin_result> ending_{GENIN_OK};  // why the running drawing ends early; changes with the lock only
+    std::atomic<uint32_t> share_{100};            // percent of the time that networks may run
     bool interrupted_ = false, closing_ = false, paused_ = false;
     genin_result failed_ = GENIN_OK;  // how loading ended, and why
     char failure_[sizeof(genin_event::message)] = {};

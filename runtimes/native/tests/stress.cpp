@@ -123,6 +123,16 @@ size_t in_use() {
 #endif
 }
 
+// Memory of the process; 0 where /proc does not say.
+long resident_kib() {
+    long all = 0, pages = 0;
+    std::FILE *file = std::fopen("/proc/self/statm", "r");
+    if (!file) return 0;
+    if (std::fscanf(file, "%ld %ld", &all, &pages) != 2) pages = 0;
+    std::fclose(file);
+    return pages * 4;
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
@@ -131,11 +141,13 @@ int main(int argc, char **argv) {
     const unsigned seed = static_cast<unsigned>(std::strtoul(argv[4], nullptr, 10));
     long wrong = 0, total = 0;
     size_t early = 0;
+    long early_kib = 0;
     for (unsigned life = 0; life < 20; ++life) {
         wrong += live(argv[1], argv[2], requests / 20, seed + life, life % 2 == 0, total);
-        if (life == 3) early = in_use();
+        if (life == 3) early = in_use(), early_kib = resident_kib();
     }
     std::printf("%ld requests taken, %ld wrong\n", total, wrong);
+    std::printf("KiB resident: %ld after a fifth of them, %ld at the end\n", early_kib, resident_kib());
     std::printf("bytes in use: %zu after a fifth of them, %zu at the end\n", early, in_use());
     return wrong != 0;
 }

@@ -1,9 +1,12 @@
 // What needs neither an engine nor a bundle: published vectors, refusals, the interface's rules about sizes and nulls.
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <string>
 #include <vector>
 
+#include "drawing.h"
 #include "failure.h"
 #include "files.h"
 #include "genin.h"
@@ -84,6 +87,26 @@ void schedule() {
     CHECK(code_of([] { genin::Schedule(genin::json::parse(R"({"thresholding": true})", "x")); }) == GENIN_E_BUNDLE);
 }
 
+// Against numpy's rule: clip(value * 127.5 + 127.5, 0, 255), halves to even.
+void pixels() {
+    std::vector<float> planes(3 * 4096);
+    for (size_t i = 0; i < planes.size(); ++i) planes[i] = static_cast<float>(i) / 4096.0f - 1.5f;  // halves, and beyond both ends
+    const float ends[] = {-1.0f, 1.0f, 0.0f, -0.0f, 1e30f, -1e30f, 5e6f, -5e6f, 1e-40f, 0.00392156863f};
+    std::memcpy(planes.data(), ends, sizeof ends);
+    genin::Picture picture{1, 1, {9, 9, 9, 9, 9, 9, 9, 9}};  // of an earlier picture
+    CHECK(genin::to_pixels(planes, {64, 64}, picture) && picture.width == 64 && picture.height == 64 && picture.rgba.size() == 4 * 4096);
+    bool same = true;
+    for (size_t i = 0; i < planes.size(); ++i) {
+        const float level = std::nearbyint(std::min(std::max(planes[i] * 127.5f + 127.5f, 0.0f), 255.0f));
+        same &= picture.rgba[i % 4096 * 4 + i / 4096] == static_cast<uint8_t>(level) && picture.rgba[i % 4096 * 4 + 3] == 255;
+    }
+    CHECK(same);
+    for (const float bad : {INFINITY, -INFINITY, NAN, -NAN}) {
+        planes[7777] = bad;
+        CHECK(!genin::to_pixels(planes, {64, 64}, picture));
+    }
+}
+
 void paths() {
     for (const char *good : {"a", "a/b.onnx", "tokenizer/vocab.json", "..a/b.."}) CHECK(genin::is_inside(good));
     for (const char *bad : {"", "/a", "a//b", "../a", "a/../b", "a/..", "./a", "a\\b", "c:a", "a/"}) CHECK(!genin::is_inside(bad));
@@ -138,6 +161,7 @@ int main() {
     json();
     unicode();
     schedule();
+    pixels();
     paths();
     interface();
     if (!failures) std::puts("ok");
