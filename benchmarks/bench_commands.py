@@ -12,6 +12,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from genin.benchmarks.durations import seconds_of, warm_up_of
+from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.options import CommaChoice, CommaNames, device_option, flatten, json_option
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
@@ -57,6 +59,34 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
         return tuple(dict.fromkeys(numbers))
 
 
+class Seconds(click.ParamType):  # type: ignore[type-arg]
+    """ "10" or "10s" => 10.0."""
+
+    name = "seconds"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return seconds_of(value, self.name)
+        except InputError:
+            self.fail(f"'{value}' is not a time up to a day; write 10 or 10s", param, ctx)
+
+
+class WarmUp(click.ParamType):  # type: ignore[type-arg]
+    """ "2" => 2 pictures; "2s", seconds, stays a text."""
+
+    name = "warm-up"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "N|Ns"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> str | int:
+        try:
+            pictures, seconds = warm_up_of(value)
+        except InputError:
+            self.fail(f"'{value}' is neither pictures nor seconds; write 2 or 2s", param, ctx)
+        return pictures if seconds is None else value
+
+
 # --- bench -----------------------------------------------------------------------------------------------------------
 
 
@@ -91,11 +121,12 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
     help="Width and height in pixels, where a model allows it; 64,96 measures each.  [default: the model's]",
 )
 @click.option(
-    "--runs",
-    type=COUNT,
-    default=40,
-    show_default=True,
-    help="Timed pictures per configuration, shared out over its processes.",
+    "--runs", type=COUNT, help="Timed pictures per configuration, shared out over its processes.  [default: 40]"
+)
+@click.option(
+    "--duration",
+    type=Seconds(),
+    help="Time each configuration for so long in place of --runs: as many pictures as fit in, at least two a process.",
 )
 @click.option(
     "--processes",
@@ -107,7 +138,11 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
     help="Fresh processes per configuration. (--cold-starts is the earlier name.)",
 )
 @click.option(
-    "--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Untimed warm-up pictures per process."
+    "--warmup",
+    type=WarmUp(),
+    default=2,
+    show_default=True,
+    help="Untimed warm-up of each process: a number of pictures, or seconds, such as 2s.",
 )
 @click.option("--suite", metavar="quick|standard|paper|FILE.yaml", help="Models, prompts and options from a file.")
 @click.option("--prompts", type=FILE, help="Text file with one prompt per line.")
@@ -151,6 +186,8 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
 
     for name in ("runtimes", "precisions", "steps", "threads", "batch", "size", "peers"):
         options[name] = flatten(options[name])
+    if None not in (options["runs"], options["duration"]):
+        raise click.UsageError("give --runs or --duration, not both")
     if options["suite"] is not None:
         models, options = _with_suite(context, models, options)
     results = bench(models or DEFAULT_MODELS, BenchOptions(**options))
@@ -176,6 +213,8 @@ def _with_suite(
 
     of_suite, suite = read_suite(options["suite"])
     given = [name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if {"runs", "duration"} & set(given):  # either takes the place of both
+        suite = {name: value for name, value in suite.items() if name not in ("runs", "duration")}
     changed = bool(models) or bool(set(given) - set(NOT_IN_A_SUITE))
     chosen = {**options, **suite, **{name: options[name] for name in given}}
     return models or of_suite, chosen | {"suite": f"{suite['suite']}, changed" if changed else suite["suite"]}

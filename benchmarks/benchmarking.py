@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from genin.benchmarks.contenders import Contender, contenders, reference_folder, refuse_device_without_folders
+from genin.benchmarks.durations import seconds_of, warm_up_of
 from genin.benchmarks.peers.table import named_peers
 from genin.benchmarks.prompts import prompts_of
 from genin.benchmarks.quality.sampling import MAX_SEED
@@ -34,6 +35,7 @@ from genin.runtimes.threads import MAX_THREADS
 from genin.runtimes.vocabulary import AUTO, RUNTIMES, check_choice, check_device, check_text
 
 MOST_MINUTES = 24 * 60
+DEFAULT_RUNS = 40
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,11 @@ class BenchOptions:
         trained for, if any. Empty is the model's own number. teacher_steps: of teachers; None is the model's own number. threads:
         of every engine, one number or several, each measured; empty is all usable cores. batch: pictures drawn at once, one number
         or several, each measured; empty is one. size: width and height in pixels, one or several, each measured where a model
-        allows it; empty is its own. runs: timed pictures of each configuration, shared out over its processes. processes: fresh
-        processes of each configuration. warmup: untimed pictures of each process. prompts: a text file with one prompt per line,
-        or the prompts. seed: the first of the seeds. samples: also measure FD on this many pictures of each configuration.
+        allows it; empty is its own. runs: timed pictures of each configuration, shared out over its processes; 40 unless `duration`
+        is given. duration: seconds of timed pictures of each configuration in place of `runs`, a number or a text such as `10s`;
+        every process takes at least two. processes: fresh processes of each configuration. warmup: untimed pictures of each
+        process, or seconds of drawing as a text such as `2s`. prompts: a text file with one prompt per line, or the prompts.
+        seed: the first of the seeds. samples: also measure FD on this many pictures of each configuration.
         reference: dataset folder for FD, or `builtin:world`. metric_weights: folder that is searched first for the metrics'
         weights. clip: CLIP to score the timed pictures with: a folder, or a name on the hub. out: FILE.json for the results; an
         interrupted run continues there. report: FILE.html for one self-contained page.
@@ -66,9 +70,10 @@ class BenchOptions:
     threads: int | Sequence[int] = ()
     batch: int | Sequence[int] = ()
     size: int | Sequence[int] = ()
-    runs: int = 40
+    runs: int | None = None
+    duration: float | str | None = None
     processes: int = 5
-    warmup: int = 2
+    warmup: int | str = 2
     prompts: str | Path | Sequence[str] | None = None
     seed: int = 0
     samples: int | None = None
@@ -90,7 +95,7 @@ class BenchOptions:
             peers=named_peers(several(self.peers)),
             precisions=tuple(check_text(one, "precision") for one in several(self.precisions)),
             steps=tuple(whole(count, "steps") for count in several(self.steps)),
-            warmup=whole(self.warmup, "warmup", 0),
+            duration=seconds_of(self.duration, "duration"),
             seed=whole(self.seed, "seed", 0, MAX_SEED),
             **{
                 name: tuple(whole(one, name) for one in several(getattr(self, name) or ()))
@@ -100,6 +105,9 @@ class BenchOptions:
             **{name: whole(getattr(self, name), name) for name in ("teacher_steps", "runs", "processes", "samples")},
             **{name: local_path(getattr(self, name), name) for name in ("metric_weights", "out", "report")},
         )
+        warm_up_of(self.warmup)
+        if self.runs is not None and self.duration is not None:
+            raise InputError("runs and duration are both given", remedy="give one of them")
         if self.sustained is not None:
             settle(self, sustained=number(self.sustained, "sustained"))
             if not 0 < self.sustained <= MOST_MINUTES:
@@ -163,10 +171,13 @@ def _choices(options: BenchOptions) -> Choices:
 
 
 def _protocol(options: BenchOptions) -> Protocol:
+    warmup, warmup_s = warm_up_of(options.warmup)
     return Protocol(
-        runs=options.runs,
+        runs=DEFAULT_RUNS if options.runs is None else options.runs,
+        duration_s=seconds_of(options.duration, "duration"),
         processes=options.processes,
-        warmup=options.warmup,
+        warmup=warmup,
+        warmup_s=warmup_s,
         prompts=prompts_of(options.prompts),
         seed=options.seed,
         suite=options.suite,

@@ -12,11 +12,14 @@ from genin.dataset.sets import Pictures
 
 @dataclass(frozen=True)
 class GridRow:
-    """One model: its label, a line of detail below it, and one picture per column, N×H×W×3 uint8."""
+    """One model: its label, a line of detail below it, and one picture per column, N×H×W×3 uint8. `name` is the row of the results
+    that drew them, `against` the name of the grid row that they are compared with, on the same page; both may be empty."""
 
     label: str
     detail: str
     pictures: Pictures
+    name: str = ""
+    against: str = ""
 
 
 @dataclass(frozen=True)

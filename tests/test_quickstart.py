@@ -186,10 +186,10 @@ def test_bad_input_is_refused_before_anything_is_written(
 
 def test_pictures_of_the_page_come_back_as_they_were(tmp_path: Path) -> None:
     pictures = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-    grids = [Grid("same seeds", ("a", "b"), (GridRow("teacher", "100 steps", pictures),), folded=True)]
+    grids = [Grid("same seeds", ("a", "b"), (GridRow("teacher", "100 steps", pictures, "row", "other"),), True)]
     quickstart_stages.save_grids(tmp_path / "g.npz", grids)
     (back,) = quickstart_stages.load_grids(tmp_path / "g.npz")
     assert (back.title, back.captions, back.rows[0].label) == ("same seeds", ("a", "b"), "teacher")
-    assert back.folded
+    assert back.folded and (back.rows[0].name, back.rows[0].against) == ("row", "other")
     assert np.array_equal(back.rows[0].pictures, pictures)
     assert quickstart_stages.load_grids(tmp_path / "none.npz") == []

@@ -461,8 +461,8 @@ FAULTS = (
     Fault(
         "last-warm-up-is-timed",
         "benchmarks/speed/rounds.py",
-        "        if turn >= 0:\n            process.runs.append",
-        "        if turn >= -1:\n            process.runs.append",
+        "self._draw(asked[index], None, took_ms",
+        "self._draw(asked[index], None if turn + 1 < self.protocol.warmup else 0, took_ms",
         "benchmarks/test_bench.py::test_processes_are_asked_in_turn",
     ),
     Fault(

@@ -3,7 +3,8 @@
 matplotlib draws with stand-in colours, which become CSS variables afterwards, so one drawing serves light and dark
 pages. Namespaces, metadata and prologue are cut: HTML does not need them, and without them the page contains no addresses.
 
-Legends are lists that the page sets in type of its own, so that they wrap on a phone. Not here: the page (`report`).
+Legends are lists that the page sets in type of its own, so that they wrap on a phone. What is drawn of a row has its place among
+the rows as `data-rows`, by which the page hides it. Not here: the page (`report`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from genin.benchmarks.results.files import GENIN
 from genin.benchmarks.results.table import number, program_of
@@ -26,7 +27,19 @@ MARKERS: Final = {"pytorch": "o", "onnxruntime": "s", "openvino": "D", "coreml":
 SIGNS: Final = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "X": "✖"}  # the same in text
 FILLS: Final = {"fp32": "full", "fp16": "left"}  # others, 8 bits and less, are hollow
 FILL_SIGNS: Final = {"full": "●", "left": "◐"}
-Legend = list[tuple[str, str, str]]  # sign, CSS variable of its colour, text
+
+
+class LegendLine(NamedTuple):
+    """A line of a legend: its sign, the CSS variable of its colour, its text, and the places of the rows that it is about."""
+
+    sign: str
+    colour: str
+    text: str
+    places: tuple[int, ...] = ()
+
+
+Legend = list[LegendLine]
+Rows = Sequence[Mapping[str, Any]]
 QUALITIES: Final = (
     ("fd_ratio", "FD relative to the teacher"),
     ("fd_squeezenet", "FD (SqueezeNet features)"),
@@ -36,39 +49,64 @@ QUALITIES: Final = (
 )
 
 
-def quality_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """The first quality that at least two rows have, and its title."""
-    return next((axis for axis in QUALITIES if sum(row.get(axis[0]) is not None for row in rows) >= 2), None)
+def quality_axis(rows: Rows) -> tuple[str, str] | None:
+    """The first quality that at least two valid rows have, and its title."""
+    ranked = [row for row in rows if _is_ranked(row)]
+    return next((axis for axis in QUALITIES if sum(row.get(axis[0]) is not None for row in ranked) >= 2), None)
 
 
-def quality_latency_svg(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """One point per measured configuration, lower left is better; None where no quality was measured."""
+def quality_latency_svg(rows: Rows) -> str | None:
+    """One point per valid configuration, lower left is better; None where no quality was measured."""
     axis = quality_axis(rows)
     if axis is None:
         return None
     key, title = axis
 
     def draw(axes: Any) -> None:
-        shown = [row for row in rows if row.get(key) is not None]
-        names = list(dict.fromkeys(series_of(row) for row in shown))
-        for row in shown:
-            _point(axes, row, row[key], SERIES[names.index(series_of(row)) % len(SERIES)])
+        shown = _of_quality(rows, key)
+        names = list(dict.fromkeys(series_of(row) for row in shown.values()))
+        for place, row in shown.items():
+            _point(axes, row, row[key], SERIES[names.index(series_of(row)) % len(SERIES)], _mark(place))
         _style(axes, title)
 
     return _svg(draw, f"{title} against latency")
 
 
-def quality_legend(rows: Sequence[Mapping[str, Any]]) -> Legend:
+def quality_legend(rows: Rows) -> Legend:
     """Colour shows model and steps, shape the runtime, fill the precision."""
     axis = quality_axis(rows)
-    shown = [row for row in rows if axis and row.get(axis[0]) is not None]
+    shown = _of_quality(rows, axis[0]) if axis else {}
     names, runtimes, precisions = (
-        list(dict.fromkeys(of(row) for row in shown))
-        for of in (series_of, lambda row: row["runtime"], lambda row: row["precision"])
+        _places(shown, of) for of in (series_of, lambda row: str(row["runtime"]), lambda row: str(row["precision"]))
     )
-    legend = [("●", f"--s{index % len(SERIES) + 1}", name) for index, name in enumerate(names)]
-    legend += [(SIGNS[MARKERS.get(name, "o")], "--soft", name) for name in runtimes]
-    return legend + [(FILL_SIGNS.get(FILLS.get(name, "none"), "○"), "--soft", name) for name in precisions]
+    legend = [LegendLine("●", f"--s{i % len(SERIES) + 1}", *one) for i, one in enumerate(names.items())]
+    legend += [LegendLine(SIGNS[MARKERS.get(one[0], "o")], "--soft", *one) for one in runtimes.items()]
+    fills = {name: FILL_SIGNS.get(FILLS.get(name, "none"), "○") for name in precisions}
+    return legend + [LegendLine(fills[one[0]], "--soft", *one) for one in precisions.items()]
+
+
+def _places(
+    rows: Mapping[int, Mapping[str, Any]], of: Callable[[Mapping[str, Any]], str]
+) -> dict[str, tuple[int, ...]]:
+    """What `of` says of the rows => the places of those that it says so of."""
+    places: dict[str, tuple[int, ...]] = {}
+    for place, row in rows.items():
+        places[of(row)] = (*places.get(of(row), ()), place)
+    return places
+
+
+def _of_quality(rows: Rows, key: str) -> dict[int, Mapping[str, Any]]:
+    """Place => row, of those that have this quality and may be ranked."""
+    return {place: row for place, row in enumerate(rows) if row.get(key) is not None and _is_ranked(row)}
+
+
+def _is_ranked(row: Mapping[str, Any]) -> bool:
+    return row.get("valid") is not False
+
+
+def _mark(place: int) -> str:
+    """An id that becomes `data-rows` (`embed_svg`)."""
+    return f"of-row-{place}"
 
 
 def _svg(draw: Callable[[Any], None], label: str) -> str:
@@ -89,7 +127,7 @@ def _svg(draw: Callable[[Any], None], label: str) -> str:
     return embed_svg(buffer.getvalue(), label)
 
 
-def sustained_svg(rows: Sequence[Mapping[str, Any]]) -> str | None:
+def sustained_svg(rows: Rows) -> str | None:
     """Latency over time, one line per row that drew for minutes, in percent of its first window: rows that take a hundred times as
     long have a place beside others. None where none did."""
     shown = _sustained(rows)
@@ -97,7 +135,7 @@ def sustained_svg(rows: Sequence[Mapping[str, Any]]) -> str | None:
         return None
 
     def draw(axes: Any) -> None:
-        for index, row in enumerate(shown):
+        for index, (place, row) in enumerate(shown.items()):
             windows, first = row["sustained"]["windows"], row["sustained"]["windows"][0]["p50_ms"]
             minutes = [(window["at_s"] + window["seconds"] / 2) / 60 for window in windows]
             colour, dots = SERIES[index % len(SERIES)], MARKERS.get(row["runtime"], "o")
@@ -107,6 +145,7 @@ def sustained_svg(rows: Sequence[Mapping[str, Any]]) -> str | None:
                 color=colour,
                 marker=dots,
                 markersize=4,
+                gid=_mark(place),
             )
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, 90), max(high, 110))  # noise of a per cent is not to look like throttling
@@ -115,31 +154,32 @@ def sustained_svg(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return _svg(draw, "Latency over time")
 
 
-def sustained_legend(rows: Sequence[Mapping[str, Any]]) -> Legend:
+def sustained_legend(rows: Rows) -> Legend:
     """Every row that drew for minutes, with its first and last median."""
     legend = []
-    for index, row in enumerate(_sustained(rows)):
+    for index, (place, row) in enumerate(_sustained(rows).items()):
         first, last = (row["sustained"]["windows"][place]["p50_ms"] for place in (0, -1))
         sign, said = (
             SIGNS[MARKERS.get(row["runtime"], "o")],
             f"{row['name']}: {number(first)} ms, at last {number(last)} ms",
         )
-        legend.append((sign, f"--s{index % len(SERIES) + 1}", said))
+        legend.append(LegendLine(sign, f"--s{index % len(SERIES) + 1}", said, (place,)))
     return legend
 
 
-def _sustained(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row.get("sustained")]
+def _sustained(rows: Rows) -> dict[int, Mapping[str, Any]]:
+    return {place: row for place, row in enumerate(rows) if row.get("sustained")}
 
 
-def _point(axes: Any, row: Mapping[str, Any], quality: float, colour: str) -> None:
+def _point(axes: Any, row: Mapping[str, Any], quality: float, colour: str, mark: str) -> None:
     fill = FILLS.get(row["precision"], "none")
     marker = MARKERS.get(row["runtime"], "o")
     look = {"color": colour, "markerfacecoloralt": "none", "markersize": 10, "markeredgewidth": 1.6, "linestyle": ""}
     place = row["latency_ms"]["p50"], quality
-    axes.plot(place[:1], place[1:], marker=marker, fillstyle=fill, **look)
+    axes.plot(place[:1], place[1:], marker=marker, fillstyle=fill, gid=mark, **look)
     if (program := program_of(row)) != GENIN:  # a peer is named beside its point
-        axes.annotate(program, place, (0, 9), textcoords="offset points", ha="center", fontsize=9, color=SOFT)
+        said = axes.annotate(program, place, (0, 9), textcoords="offset points", ha="center", fontsize=9, color=SOFT)
+        said.set_gid(mark)
 
 
 def series_of(row: Mapping[str, Any]) -> str:
@@ -177,6 +217,7 @@ def embed_svg(svg: str, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", svg)
+    svg = re.sub(r'id="of-row-(\d+)"', r'data-rows="\1"', svg)
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     return re.sub(

@@ -8,17 +8,15 @@ Not here: markup and style (`templates/report.html.jinja`, `style.css`), the plo
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from genin.benchmarks.grids import Grid
+from genin.benchmarks.report.filters import facets_of, filters_of, places_of
 from genin.benchmarks.report.page import render_page
+from genin.benchmarks.report.pictures import page_grids
 from genin.benchmarks.report.plots import (
     Legend,
     quality_axis,
@@ -41,7 +39,6 @@ from genin.benchmarks.results.table import (
     skipped_text,
 )
 from genin.benchmarks.speed.picture_quality import FD_NOT_ASKED
-from genin.dataset.sets import Pictures
 from genin.files import write_text
 from genin.version import __version__
 
@@ -110,28 +107,36 @@ def render(report: Report) -> str:
     ranked = [row for row in rows if is_ranked(row)]
     best = min(ranked, key=lambda row: row["latency_ms"]["p50"]) if ranked else None
     told = [row for row in rows if "stages_ms" not in row["notes"]]  # peers do not tell their stages
-    axis, svg = quality_axis(ranked), quality_latency_svg(ranked)
+    axis, svg = quality_axis(rows), quality_latency_svg(rows)
+    facets, grids = facets_of(rows), page_grids(report.grids, {row["name"]: place for place, row in enumerate(rows)})
     values = {
         "title": report.title or (_headline(best) if best else "Pictures and figures"),
         "lead": report.lead or (_lead(best, measured) if best else None),
         "version": __version__,
         "busy": report.devices.busy if report.devices else report.results and report.results["notes"].get("busy"),
         "facts": _facts(best) if best else [],
-        "grids": [_grid(grid) for grid in report.grids],
+        "grids": grids,
+        "compared": any(row["against"] for grid in grids for row in grid["rows"]),
+        "row_facets": facets,
+        "filters": filters_of(facets),
         "plot": Markup(svg) if svg else None,
-        "legend": quality_legend(ranked),
+        "legend": quality_legend(rows),
         "plot_title": axis[1] if axis else None,
         "plots": [(name, Markup(one), legend) for name, one, legend in (*_over_time(rows), *_without_legend(report))],
         "table": _table(rows, best) if rows else None,
         "runs": _runs(rows),
         "batches": any(row.get("batch_size", 1) != 1 for row in rows),
         "stages": [(STAGE_NAMES[stage], colour) for stage, colour in STAGE_COLOURS.items() if _took(told, stage)],
-        "frames": [(row["name"], _without_marks(frame_cells(row["frames"]))) for row in rows if row.get("frames")],
+        "frames": [
+            (place, row["name"], _without_marks(frame_cells(row["frames"])))
+            for place, row in enumerate(rows)
+            if row.get("frames")
+        ],
         "frame_columns": FRAME_COLUMNS,
         "operators": list(operators_of(rows)),
         "operator_columns": (KINDS, LAYERS),
         "shares": _is_wide(told),
-        "bars": _bars(sorted(told, key=lambda row: (not is_ranked(row), row["latency_ms"]["p50"]))),
+        "bars": _bars(sorted(told, key=lambda row: (not is_ranked(row), row["latency_ms"]["p50"])), rows),
         "evaluations": _evaluations(evaluations) if evaluations else None,
         "evaluations_note": _evaluations_note(evaluations),
         "machines": [(device, _machine(results)) for device, results in measured.items()],
@@ -199,24 +204,6 @@ def _facts(best: Mapping[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
-
-
-def _grid(grid: Grid) -> dict[str, Any]:
-    rows = [
-        {"label": row.label, "detail": row.detail, "pictures": [data_uri(picture) for picture in row.pictures]}
-        for row in grid.rows
-    ]
-    return {"title": grid.title, "captions": grid.captions, "rows": rows, "folded": grid.folded}
-
-
-def data_uri(picture: Pictures) -> str:
-    """H×W×3 uint8 => a PNG as a data URI."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
@@ -264,11 +251,12 @@ def _is_wide(rows: Sequence[Mapping[str, Any]]) -> bool:
     return max(totals, default=1.0) > ONE_SCALE * min(totals, default=1.0)
 
 
-def _bars(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _bars(rows: Sequence[Mapping[str, Any]], all_rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """On one scale, on which the longest fills the width; or each by itself."""
     longest = max((sum(row["stages_ms"].values()) for row in rows), default=0.0) or 1.0
     own = _is_wide(rows)
-    return [_bar(row, (sum(row["stages_ms"].values()) or 1.0) if own else longest) for row in rows]
+    scales = [(sum(row["stages_ms"].values()) or 1.0) if own else longest for row in rows]
+    return [_bar(row, scale) | {"places": places_of(all_rows, [row])} for row, scale in zip(rows, scales, strict=True)]
 
 
 def _bar(row: Mapping[str, Any], longest: float) -> dict[str, Any]:
@@ -277,8 +265,9 @@ def _bar(row: Mapping[str, Any], longest: float) -> dict[str, Any]:
         (f"{100 * value / longest:.2f}", STAGE_COLOURS[stage], f"{STAGE_NAMES[stage]}: {number(value)} ms")
         for stage, value in stages.items()
     ]
+    said = ", ".join(hint for _, _, hint in parts)
     time = f"{number(row['latency_ms']['p50'])} ms"
-    return {"label": row["name"], "parts": parts, "time": time, "ranked": is_ranked(row)}
+    return {"label": row["name"], "parts": parts, "said": said, "time": time, "ranked": is_ranked(row)}
 
 
 def _evaluations(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -333,8 +322,19 @@ def _machine(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _method(protocol: Mapping[str, Any]) -> str:
     return (
         f"{protocol.get('processes', 1)} fresh processes per configuration, asked in turn; "
-        f"{protocol['warmup']} pictures of warm-up in each; intervals of 95 %"
+        f"{_duration(protocol)}{_warm_up(protocol)} of warm-up in each; intervals of 95 %"
     )
+
+
+def _duration(protocol: Mapping[str, Any]) -> str:
+    seconds = protocol.get("duration_s")
+    return f"{seconds:g} s of timed pictures of each, at least {protocol['runs']} runs; " if seconds else ""
+
+
+def _warm_up(protocol: Mapping[str, Any]) -> str:
+    if seconds := protocol.get("warmup_s"):
+        return f"{seconds:g} s"
+    return f"{protocol['warmup']} picture{'s' if protocol['warmup'] != 1 else ''}"
 
 
 def _clock(machine: Mapping[str, Any]) -> str | None:

@@ -17,8 +17,9 @@ LAYERS = ("layer", "kind", "ms", "share")
 
 @dataclass(frozen=True)
 class Operators:
-    """One network of one row: its title, what it takes, and lines of `KINDS` and of `LAYERS`."""
+    """One network of one row: the row's place, its title, what it takes, and lines of `KINDS` and of `LAYERS`."""
 
+    place: int
     title: str
     taken: str
     kinds: list[list[str]]
@@ -27,10 +28,11 @@ class Operators:
 
 def operators_of(rows: Iterable[Mapping[str, Any]]) -> Iterator[Operators]:
     """Every network of every row whose operators were counted."""
-    for row in rows:
+    for place, row in enumerate(rows):
         for component, one in (row.get("operators") or {}).items():
             calls = f"{one['calls']:g} call{'s' if one['calls'] != 1 else ''}"
             yield Operators(
+                place,
                 f"{row['name']}: {component}",
                 f"{number(one['ms'])} ms in the operators of a picture ({calls})",
                 [[str(k["kind"]), str(k["operators"]), number(k["ms"]), percent(k["share"])] for k in one["kinds"]],

@@ -97,8 +97,8 @@ MACHINE = _object(
 PROTOCOL = _object(
     "How it was measured.",
     {
-        "runs": COUNT,
-        "warmup": INDEX,
+        "runs": _value("integer", "Timed runs of each configuration; with duration_s the least of them.", minimum=1),
+        "warmup": _value("integer", "Untimed pictures of each process; 0 where warmup_s is given.", minimum=0),
         "prompts": _list("", TEXT),
         "seed": INDEX,
         "batch_size": _value("integer", "The least; rows have their own.", minimum=1),
@@ -107,6 +107,10 @@ PROTOCOL = _object(
         "processes": _value("integer", "Fresh processes of each configuration; the runs are shared out.", minimum=1),
         "order": _value("string", "In what order the configurations took turns."),
         "prompts_sha256": SHA256,
+        "duration_s": _or_null(
+            _value("number", "Seconds of timed pictures that were asked for, in place of a number of runs.", minimum=0)
+        ),
+        "warmup_s": _or_null(_value("number", "Seconds of drawing that warm up each process.", minimum=0)),
         "max_s": _value("number", "Seconds of timed pictures after which a configuration ends early."),
         "suite": _or_null(TEXT),
         "clip": _or_null(_object("The CLIP that scored pictures.", {"name": TEXT, "sha256": SHA256})),

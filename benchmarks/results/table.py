@@ -32,6 +32,7 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("95 % interval", lambda row: interval((row.get("intervals_ms") or {}).get("p50"))),
     ("p95 ms", lambda row: number(row["latency_ms"]["p95"])),
     ("p99 ms", lambda row: number(row["latency_ms"]["p99"])),
+    ("runs", lambda row: row.get("runs") or "–"),
     ("pictures/s", lambda row: number(row.get("pictures_per_s"))),
     ("speed-up", lambda row: "–" if row.get("speedup") is None else f"{number(row['speedup'])}×"),
     ("of peak", lambda row: percent(row.get("matmul_share"))),
@@ -44,7 +45,7 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("CLIP score", lambda row: number(row.get("clip_score"), 2)),
     ("FD ratio", lambda row: number(row.get("fd_ratio"), 3)),
 )
-ONLY_IF_SEVERAL: Final = ("program", "batch", "px")
+ONLY_IF_SEVERAL: Final = ("program", "batch", "px", "runs")
 FRAME_COLUMNS: Final = ("drawing", "p50 ms", "p99 ms", "worst ms", "later than 20 ms", "pictures/s")
 FRAME_NAMES: Final = {
     "thread": "`Painter`, thread",
@@ -55,7 +56,7 @@ LEFT: Final = ("device", "model", "program", "runtime", "precision")
 
 
 def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Names and cells of the columns that some row has a value for; batch and size only where rows differ."""
+    """Names and cells of the columns that some row has a value for; batch, size and runs only where rows differ."""
     cells = [[str(value(row)) for _, value in COLUMNS] for row in rows]
     found = [{row[index] for row in cells} - {"–"} for index in range(len(COLUMNS))]
     used = [index for index, (name, _) in enumerate(COLUMNS) if len(found[index]) > (name in ONLY_IF_SEVERAL)]

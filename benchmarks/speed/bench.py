@@ -14,17 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
+from typing import Any
 
 from genin.benchmarks.contenders import Contender
-from genin.benchmarks.grids import Grid, GridRow
+from genin.benchmarks.grids import Grid
 from genin.benchmarks.model_facts import ModelFacts, read_facts
 from genin.benchmarks.peers.table import packages_of
-from genin.benchmarks.results.files import GENIN, engine_text, seal
+from genin.benchmarks.results.files import GENIN, seal
 from genin.benchmarks.results.schema import VERSION
-from genin.benchmarks.results.table import is_ranked, number
 from genin.benchmarks.speed.apart import Apart, add_apart
 from genin.benchmarks.speed.configurations import (
     Choices,
@@ -39,6 +36,7 @@ from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.machine import OtherWork, busy_before, busy_during, checkout_commit, describe_machine
 from genin.benchmarks.speed.operations import add_shares
 from genin.benchmarks.speed.peak import measure_peaks
+from genin.benchmarks.speed.picture_grids import picture_grids
 from genin.benchmarks.speed.picture_quality import PictureQuality, Quality, add_quality
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import measure
@@ -46,8 +44,6 @@ from genin.benchmarks.speed.rows import add_speedups, name_apart, speed_row
 from genin.benchmarks.speed.samples import Measured, Skipped
 from genin.runtimes.errors import GeninError, on_interrupt
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
-
-GRID_PICTURES: Final = 6
 
 
 def measure_models(
@@ -92,7 +88,7 @@ def measure_models(
     name_apart(rows)
     for row, one in zip(rows, measured, strict=True):
         add_shares(row, facts[one.configuration.path], machine["peaks"])
-    add_quality(rows, measured, facts, prepared, protocol)
+    references = add_quality(rows, measured, facts, prepared, protocol)
     add_speedups(rows)
     add_apart(rows, measured, protocol, apart or Apart())
     notes = _notes(machine) | prepared.notes
@@ -108,7 +104,7 @@ def measure_models(
         "skipped": [_skipped(one) for one in (*skipped, *refused)],
         "notes": notes,
     }
-    return seal(results), _grids(measured, rows, protocol)
+    return seal(results), picture_grids(measured, rows, protocol, references)
 
 
 def _add_peers(
@@ -178,51 +174,3 @@ def _swept(configurations: Sequence[Configuration]) -> dict[str, Any]:
 def _skipped(one: Skipped) -> dict[str, Any]:
     configuration = asdict(one.configuration) | {"path": str(one.configuration.path)}
     return {"bundle": configuration.pop("label"), **configuration, "reason": one.reason}
-
-
-# --- pictures --------------------------------------------------------------------------------------------------------
-
-
-def _grids(measured: Sequence[Measured], rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[Grid]:
-    """Each model at each number of steps on its fastest engine; folded below, all engines and precisions: side by side they
-    should look the same."""
-    drawn = [(one, row) for one, row in zip(measured, rows, strict=True) if one.by_number()]
-    if not drawn:
-        return []
-    common = set.intersection(*(set(one.by_number()) for one, _ in drawn))
-    numbers = sorted(common)[:GRID_PICTURES]
-    fastest: dict[tuple[str, int, int | None], tuple[Measured, Mapping[str, Any]]] = {}
-    own = [pair for pair in drawn if pair[0].configuration.program == GENIN]
-    for one, row in own or drawn:
-        key = one.configuration.label, one.configuration.steps, one.configuration.size
-        if key not in fastest or _rank(row) < _rank(fastest[key][1]):
-            fastest[key] = one, row
-    captions = tuple(protocol.picture(number)[0] for number in numbers)
-    chosen = tuple(_grid_row(one, row, numbers) for one, row in fastest.values())
-    grids = [Grid("Same prompts, same seeds", captions, chosen)]
-    if len(drawn) > len(fastest):
-        everything = tuple(_grid_row(one, row, numbers) for one, row in drawn)
-        grids.append(
-            Grid(
-                "By every program, on every runtime and precision"
-                if len(own) < len(drawn)
-                else "On every runtime and precision",
-                captions,
-                everything,
-                folded=True,
-            )
-        )
-    return grids
-
-
-def _rank(row: Mapping[str, Any]) -> tuple[bool, float]:
-    return not is_ranked(row), row["latency_ms"]["p50"]
-
-
-def _grid_row(measured: Measured, row: Mapping[str, Any], numbers: Sequence[int]) -> GridRow:
-    steps = f"{row['steps']} step{'s' if row['steps'] != 1 else ''}"
-    more = measured.configuration.suffix.replace(" · ", ", ")
-    engine = engine_text(row["program"], row["runtime"], row["precision"])
-    facts = f"{engine}, {steps}{more}, {number(row['latency_ms']['p50'])} ms"
-    pictures = measured.by_number()
-    return GridRow(row["bundle"], facts, np.stack([pictures[one] for one in numbers]))

@@ -119,7 +119,7 @@ class PictureQuality:
         self, row: dict[str, Any], measured: Measured, references: Mapping[Key, Reference], others: Drawn
     ) -> None:
         """Fill in what the row's pictures say."""
-        reference = references.get(_key(measured.configuration))
+        reference = references.get(key_of(measured.configuration))
         own = measured.by_number()
         row["pictures_sha256"] = sha256_of(own[number] for number in sorted(own))
         row |= self._validity(row, measured, reference, others.protocol)
@@ -130,7 +130,7 @@ class PictureQuality:
     def _validity(
         self, row: Mapping[str, Any], measured: Measured, reference: Reference | None, protocol: Protocol
     ) -> dict[str, Any]:
-        if reference is None or _draws_own_noise(measured.configuration):
+        if reference is None or draws_own_noise(measured.configuration):
             blank = blank_pictures(measured.by_number().items())
             found = {"pictures": len(measured.by_number()), "reference": None, "reasons": blank}
             return {"valid": False if blank else None, "validity": found}
@@ -149,7 +149,7 @@ class PictureQuality:
     ) -> dict[str, Any]:
         """LPIPS and PSNR over the pictures of one process, to fp32 and to the teacher."""
         values: dict[str, Any] = {**dict.fromkeys(PAIRED_KEYS), "pairs": len(measured.by_number())}
-        if _draws_own_noise(measured.configuration):
+        if draws_own_noise(measured.configuration):
             notes |= dict.fromkeys(PAIRED_KEYS, OWN_NOISE)
             return values
         if reference is None or not reference.is_fp32:
@@ -213,12 +213,13 @@ def add_quality(
     facts: Mapping[Path, ModelFacts],
     quality: PictureQuality,
     protocol: Protocol,
-) -> None:
-    """Fill in what the pictures of all rows say; `rows` are those of `measured`, in order."""
+) -> dict[Key, Reference]:
+    """Fill in what the pictures of all rows say; `rows` are those of `measured`, in order. Returns what they were compared with."""
     references = find_references(measured, facts, protocol)
     drawn = Drawn(measured, protocol)
     for row, one in zip(rows, measured, strict=True):
         quality.add_to(row, one, references, drawn)
+    return references
 
 
 def find_references(
@@ -227,10 +228,10 @@ def find_references(
     """The reference of every model at every number of steps and every size that was measured."""
     found: dict[Key, Reference] = {}
     for one in measured:
-        key = _key(one.configuration)
+        key = key_of(one.configuration)
         if key not in found:
             drawn = [other for other in measured if other.configuration.program == GENIN and other.by_number()]
-            same = [other for other in drawn if _key(other.configuration) == key]
+            same = [other for other in drawn if key_of(other.configuration) == key]
             reference = _measured_reference(same, "fp32") or _untimed_reference(same, facts[key[0]], protocol)
             reference = reference or _measured_reference(same, "fp16") or _measured_reference(same, None)
             if reference is not None:
@@ -238,12 +239,14 @@ def find_references(
     return found
 
 
-def _draws_own_noise(configuration: Configuration) -> bool:
+def draws_own_noise(configuration: Configuration) -> bool:
+    """Whether a seed gives other pictures than genin's, so that there is nothing to compare."""
     peer = PEERS.get(configuration.program)
     return peer is not None and peer.own_noise
 
 
-def _key(configuration: Configuration) -> Key:
+def key_of(configuration: Configuration) -> Key:
+    """What configurations have in common that are compared with one reference."""
     return configuration.path, configuration.steps, configuration.size
 
 

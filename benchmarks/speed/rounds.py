@@ -17,6 +17,8 @@ Not here: which configurations to measure (`configurations`), statistics (`rows`
 
 from __future__ import annotations
 
+import itertools
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +38,7 @@ from genin.benchmarks.speed.samples import Measured, Pictures, ProcessRun, Run, 
 from genin.benchmarks.speed.worker import Worker, WorkerError
 from genin.runtimes.progress import progress
 
-Advance = Callable[[], None]
+Advance = Callable[[float], None]
 Asked = tuple[Configuration, Worker, ProcessRun]
 
 PROCESS_BYTES: Final = 400_000_000  # for interpreter, engine and activations, in deciding what fits side by side
@@ -56,8 +58,8 @@ def measure(
     measured = {one: Measured(one) for one in configurations}
     died: dict[Configuration, str] = {}
     shares, began = protocol.shares(), time.perf_counter()
-    total = len(configurations) * sum(1 + protocol.warmup + share for share in shares)
-    with progress("measuring", total, unit="runs") as shown:
+    total = len(configurations) * protocol.parts()
+    with progress("measuring", total, unit="runs" if protocol.duration_s is None else "seconds") as shown:
         for configured in memory_groups(configurations, sizes):
             group = _Group(configured, protocol, shown.advance, died, began)
             for number, rounds in enumerate(shares):
@@ -131,13 +133,13 @@ class _Group:
                     with self._noted(configuration):
                         worker = Worker(configuration, self.protocol)
                         asked.append((configuration, worker, ProcessRun(worker.facts, worker.cold_start_s)))
-                self.advance()
+                self._count(1)
             self._take_turns(asked, number, rounds)
             for configuration, worker, process in asked:
                 if configuration not in self.died:
                     with self._noted(configuration):
-                        drawn = len(process.runs) * configuration.batch
-                        memory, process.pictures = _finish(worker, drawn, do="finish")
+                        kept = min(len(process.runs), self.protocol.kept_rounds())
+                        memory, process.pictures = _finish(worker, kept * configuration.batch, do="finish")
                         process.memory_bytes = {**process.facts.get("memory_bytes", {}), **memory}
         finally:
             for _, worker, _ in asked:
@@ -155,27 +157,61 @@ class _Group:
     def _take_turns(self, asked: Sequence[Asked], number: int, rounds: int) -> None:
         """Warm-up and timed rounds: every process draws one picture per round, in turn."""
         orders = self.protocol.turns(len(asked), number)
-        limit_s = self.protocol.max_s / len(self.protocol.shares())
         took_ms = {one: float(process.facts.get("first_run_ms", 0.0)) for one, _, process in asked}
-        for turn in range(-self.protocol.warmup, rounds):
+        self._warm_up(asked, orders, took_ms)
+        for turn in range(rounds):
+            if all(self._has_enough(one) for one in asked):
+                self._count((rounds - turn) * len(asked))
+                break
             for index in next(orders):
                 configuration, _, process = asked[index]
-                warm = turn < 0 and took_ms[configuration] > SLOW_MS
-                enough = len(process.runs) >= self.protocol.least_runs() and process.spent_s > limit_s
-                if configuration not in self.died and not warm and not enough:
+                if not self._has_enough(asked[index]):
                     with self._noted(configuration):
                         took_ms[configuration] = self._draw(asked[index], turn, took_ms[configuration])
-                self.advance()
+                        self._count(seconds=process.runs[-1].total_ms / 1000)
+                self._count(1)
 
-    def _draw(self, asked: Asked, turn: int, last_ms: float) -> float:
-        """One picture or batch, kept unless it only warms up => its milliseconds."""
+    def _warm_up(
+        self, asked: Sequence[Asked], orders: Iterator[list[int]], took_ms: dict[Configuration, float]
+    ) -> None:
+        """Rounds that do not count: so many, or until each process has drawn for so long; one that is slow is warm already."""
+        spent_s, limit_s = dict.fromkeys(took_ms, 0.0), self.protocol.warmup_s
+        for turn in itertools.count():
+            enough = turn >= self.protocol.warmup if limit_s is None else min(spent_s.values()) >= limit_s
+            if enough:
+                return
+            for index in next(orders):
+                configuration = asked[index][0]
+                begun = time.perf_counter()
+                if configuration in self.died or took_ms[configuration] > SLOW_MS:
+                    spent_s[configuration] = math.inf
+                elif limit_s is None or spent_s[configuration] < limit_s:
+                    with self._noted(configuration):
+                        took_ms[configuration] = self._draw(asked[index], None, took_ms[configuration])
+                    spent_s[configuration] += time.perf_counter() - begun
+                self._count(1)
+
+    def _has_enough(self, asked: Asked) -> bool:
+        """Whether a process has drawn for its time, or does not draw any more."""
+        configuration, _, process = asked
+        least = len(process.runs) >= self.protocol.least_runs()
+        return configuration in self.died or (least and process.spent_s > self.protocol.limit_s())
+
+    def _count(self, runs: float = 0.0, seconds: float = 0.0) -> None:
+        """Progress is in runs, or, where a duration is asked for, in seconds."""
+        parts = runs if self.protocol.duration_s is None else seconds
+        if parts:
+            self.advance(parts)
+
+    def _draw(self, asked: Asked, turn: int | None, last_ms: float) -> float:
+        """One picture or batch, of a round, or (None) only to warm up => its milliseconds."""
         configuration, worker, process = asked
-        request: dict[str, Any] = {"do": "time", **self.protocol.call(configuration.numbers(max(turn, 0)))}
+        request: dict[str, Any] = {"do": "time", **self.protocol.call(configuration.numbers(turn or 0))}
         if last_ms < QUICK_MS:
             worker.ask(**request, keep=False)
         at_s, energy = time.perf_counter() - self.began, self.meter.read()
-        answer = worker.ask(**request, keep=turn >= 0)
-        if turn >= 0:
+        answer = worker.ask(**request, keep=turn is not None and turn < self.protocol.kept_rounds())
+        if turn is not None:
             process.runs.append(Run.of_answer(answer, turn, at_s, self.meter.joules_since(energy)))
         return float(answer["total_ms"])
 

@@ -87,11 +87,12 @@ class Measured:
         return {stage: [run.stages_ms[stage] for _, run in self.runs()] for stage in STAGES}
 
     def drawn(self) -> Iterator[tuple[int, int, Pictures]]:
-        """(process, number, picture) of every timed picture that was kept, numbered as in `Protocol.picture`."""
+        """(process, number, picture) of every timed picture that was kept, the first of each process, numbered as in
+        `Protocol.picture`."""
         for index, process in enumerate(self.processes):
             if process.pictures is not None:
                 numbers = [number for run in process.runs for number in self.configuration.numbers(run.round)]
-                for number, picture in zip(numbers, process.pictures, strict=True):
+                for number, picture in zip(numbers[: len(process.pictures)], process.pictures, strict=True):
                     yield index, number, picture
 
     def by_number(self) -> dict[int, Pictures]:

@@ -71,7 +71,10 @@ def write_page(
         "tokens": caption_tokens(captions, None, None) if captions else None,
         "words": common_words(captions),
         "distinct": len(set(captions)),
-        "sample": [(small_jpeg(path.parent / row.file_name), row.text or "(no caption)") for row in _spread(rows, 24)],
+        "sample": [
+            (small_jpeg(path.parent / row.file_name), row.text or "(no caption)", row.file_name)
+            for row in _spread(rows, 24)
+        ],
     }
     text = render_page("genin.distill.data", "report.html.jinja", values)
     path.write_text(text, encoding="utf-8")

@@ -1,8 +1,8 @@
 """The page of a training: `OUT/training/index.html`, to look at while it runs and afterwards.
 
 Curves, grids of samples over time, events and settings of every stage, from the files that the stages write beside it (`logbook`);
-pictures are loaded from there, nothing from elsewhere. A page of a running training loads itself anew every half minute. Without
-jinja2 there is no page.
+pictures are loaded from there, nothing from elsewhere. A page of a running training loads itself anew every half minute, until its
+checkbox is cleared. Without jinja2 there is no page.
 
 Not here: what is in the files.
 """

@@ -93,7 +93,7 @@ def test_it_is_said_and_plotted() -> None:
         and "n ·" not in text
     )
     assert sustained_legend(measured["results"]) == [
-        ("■", "--s1", "m · onnxruntime fp16 · 4 steps: 50.2 ms, at last 60.8 ms")
+        ("■", "--s1", "m · onnxruntime fp16 · 4 steps: 50.2 ms, at last 60.8 ms", (0,))
     ]
     svg = sustained_svg(measured["results"])
     assert svg is not None and "minutes without a pause" in svg and "var(--s1)" in svg

@@ -345,7 +345,7 @@ def save_grids(path: Path, grids: Sequence[Grid]) -> None:
         {
             "title": grid.title,
             "captions": grid.captions,
-            "rows": [(row.label, row.detail) for row in grid.rows],
+            "rows": [(row.label, row.detail, row.name, row.against) for row in grid.rows],
             "folded": grid.folded,
         }
         for grid in grids
@@ -369,7 +369,10 @@ def load_grids(path: Path) -> list[Grid]:
             Grid(
                 text["title"],
                 tuple(text["captions"]),
-                tuple(GridRow(label, detail, file[f"{i}/{j}"]) for j, (label, detail) in enumerate(text["rows"])),
+                tuple(
+                    GridRow(label, detail, file[f"{i}/{j}"], *names)  # files of earlier versions have no names
+                    for j, (label, detail, *names) in enumerate(text["rows"])
+                ),
                 text["folded"],
             )
             for i, text in enumerate(texts)
