@@ -69,12 +69,17 @@ class RunSettings:
         ]
         return {
             "changed": changed,
-            "sections": [(name, yaml_text(dict(section), flat_lists=True)) for name, section in used.items()],
+            "sections": [(name, _lines(section)) for name, section in used.items()],
             "left_out": [name.replace("_", " ") for name in self.recipe if name not in used],
         }
 
 
+def _lines(section: Mapping[str, Any]) -> str:
+    return "".join(f"{key}: {_said(value)}\n" for key, value in section.items())
+
+
 def _said(value: Any) -> str:
+    """As in the file, but a list in one line."""
     return yaml_text(value, flat_lists=True).removesuffix("\n").removesuffix("\n...")
 
 

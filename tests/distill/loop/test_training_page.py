@@ -145,6 +145,7 @@ def test_the_page_shows_first_the_settings_that_differ(tmp_path: Path) -> None:
     write_page(folder)
     page = words(folder)
     assert '<td>steps.step_counts</td><td class="text">[4, 2]</td><td class="text">[4, 2, 1]</td>' in page
+    assert "<pre>images: 100 step_counts: [4, 2] </pre>" in page
     assert "<h3>steps</h3>" in page and "<h3>teacher</h3>" not in page and "Not used: teacher." in page
     (folder / "recipe.yaml").write_text("steps: [")
     write_page(folder)
