@@ -41,7 +41,7 @@ from genin.benchmarks.speed.picture_quality import PictureQuality, Quality, add_
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import measure
 from genin.benchmarks.speed.rows import add_speedups, name_apart, speed_row
-from genin.benchmarks.speed.samples import Measured, Skipped
+from genin.benchmarks.speed.samples import Skipped
 from genin.runtimes.errors import GeninError, on_interrupt
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
 
