@@ -149,3 +149,4 @@ def test_a_row_with_wrong_pictures_does_not_rank(monkeypatch: pytest.MonkeyPatch
     assert valid["valid"] is True and invalid["valid"] is False
     assert "3 blank pictures" in invalid["validity"]["reasons"][0]
     assert [row.detail.split(",")[0] for row in grids[0].rows] == ["onnxruntime fp32"]
+    assert [(row.name, row.against) for row in grids[1].rows] == [(valid["name"], ""), (invalid["name"], valid["name"])]
