@@ -93,4 +93,9 @@ def parse_yaml(text: str, where: str) -> Any:
 
 def write_yaml(path: Path, data: Any) -> None:
     """Write plain data in the order of its keys, so that `read_yaml` reads the same back."""
-    write_text(path, yaml.dump(data, Dumper=RecipeDumper, sort_keys=False))
+    write_text(path, yaml_text(data))
+
+
+def yaml_text(data: Any, *, flat_lists: bool = False) -> str:
+    """Plain data as YAML, in the order of its keys; `flat_lists` puts a list of plain values in one line."""
+    return yaml.dump(data, Dumper=RecipeDumper, sort_keys=False, default_flow_style=None if flat_lists else False)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from genin.distill.data.report import rewrite_captions
 from genin.distill.data.rows import read_rows, write_rows
 from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
@@ -76,6 +77,7 @@ def edit_captions(folder: str | Path, edit: BulkEdit, *, dry_run: bool = False) 
         _set_text(row, after)
     if changed and not dry_run:
         write_rows(folder, rows)
+        rewrite_captions(folder)
     return Changed(changed, len(rows) - changed, emptied, tuple(examples))
 
 

@@ -26,6 +26,7 @@ from genin.dataset.text import clean
 from genin.distill.data.dataset import read_facts
 from genin.distill.data.find import Dropped
 from genin.distill.data.prepare import with_trigger
+from genin.distill.data.report import rewrite_captions
 from genin.distill.data.rows import read_rows, write_rows
 from genin.runtimes.arguments import settle, whole
 from genin.runtimes.errors import InputError, on_interrupt
@@ -245,6 +246,7 @@ def caption(
         finally:
             if unsaved:
                 write_rows(folder, rows)
+            rewrite_captions(folder)
     return CaptionReport(len(missing) - len(failed), existing, tuple(failed))
 
 

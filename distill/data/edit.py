@@ -2,7 +2,7 @@
 
 A CSV for spreadsheets, or a page with every picture above its caption that saves a JSON Lines file; both are read back by file
 name. Only what is in the file changes: rows and columns that it lacks stay as they are. An empty caption removes the caption.
-`metadata.jsonl` is replaced as a whole.
+`metadata.jsonl` is replaced as a whole, and the dataset's page shows the new captions (`report`).
 
 Not here: captions by a model (`caption`).
 """
@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from genin.dataset import shards
 from genin.dataset.tables import Table, read_table
 from genin.dataset.text import clean
 from genin.distill.data.dataset import KNOWN_COLUMNS, read_facts
-from genin.distill.data.report import small_jpeg
+from genin.distill.data.report import rewrite_captions, small_jpeg
 from genin.distill.data.rows import read_rows, write_rows
 from genin.files import write_text
 from genin.runtimes.errors import InputError, MissingExtraError
@@ -95,6 +96,7 @@ def read_edited(folder: Path, path: Path) -> Edited:
         changed += _change(by_name[name].pop(0), entry)  # several captions of one picture keep their order
     if json.dumps(rows, sort_keys=True) != before:
         write_rows(folder, rows)
+        rewrite_captions(folder)
     captions = sum(bool(row.get("text")) for row in rows)
     return Edited(changed, len(rows) - changed, captions, len(rows) - captions, tuple(table.notes))
 
@@ -150,5 +152,11 @@ def _page(folder: Path, path: Path, rows: Sequence[Mapping[str, Any]], columns: 
         inside = shards.SUFFIX + "/" in row["file_name"]  # where browsers do not display it
         address = small_jpeg(folder / row["file_name"]) if inside else f"{place}/{quote(row['file_name'])}"
         pictures.append({**row, "address": address})
-    values = {"name": folder.name, "rows": pictures, "columns": columns}
+    values = {
+        "name": folder.name,
+        "rows": pictures,
+        "columns": columns,
+        "missing": sum(not (row.get("text") or "").strip() for row in rows),
+        "written": time.strftime("%Y-%m-%d %H:%M"),
+    }
     return render_page("genin.distill.data", "edit.html.jinja", values)

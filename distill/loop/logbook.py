@@ -66,11 +66,11 @@ class Logbook:
             previews.plot_curves(self.rows, self.folder / f"{self.stage}.curves.png", title=self.stage)
 
     def write_page(self, progress: float) -> None:
-        """The page of the whole run (`page`)."""
+        """The page of the whole run (`page`), which goes on after this stage."""
         from genin.distill.loop.page import write_page
 
         if self.is_main:
-            write_page(self.folder, running=self.stage if progress < 1 else None, progress=progress)
+            write_page(self.folder, running=self.stage, progress=progress)
 
     def draw_samples(self, images_seen: int, preview: Callable[[Path], None]) -> None:
         """Draw a grid of samples, in every process that calls this (`previews.save_grid` writes it once)."""

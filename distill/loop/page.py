@@ -2,45 +2,88 @@
 
 Curves, grids of samples over time, events and settings of every stage, from the files that the stages write beside it (`logbook`);
 pictures are loaded from there, nothing from elsewhere. A page of a running training loads itself anew every half minute, until its
-checkbox is cleared. Without jinja2 there is no page.
+checkbox is cleared. The command that trains writes it once more when it ends, and why (`saying_how_it_ends`). A process that is
+killed cannot: the page of a running training says when to expect the next, and notices that none came. Without jinja2 there is no
+page.
 
-Not here: what is in the files.
+Not here: what is in the files; curves (`page_curves`), settings (`page_settings`).
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from genin.benchmarks.report.page import render_page
-from genin.distill.loop.previews import read_cells
+from genin.distill.loop.page_curves import curves, figures
+from genin.distill.loop.page_settings import RunSettings
+from genin.distill.loop.previews import Cells, read_cells
 from genin.files import write_text
+from genin.processes import is_main_process
 
 PAGE = "index.html"
 MOST_GRIDS = 24  # of a stage, evenly over time; the newest is always among them
 ORDER = ("autoencoder", "text_encoder", "teacher", "finetune", "alignment", "prune", "steps", "adversarial", "decoder")
-FIGURES = {"loss": "loss", "images_per_s": "images per second", "kid": "KID, held out", "elapsed_s": "seconds"}
+FIGURES = {"loss": "loss", "images_per_s": "images per second", "kid": "KID, held out", "elapsed_s": "of training"}
 
 
-def write_page(folder: Path, *, running: str | None = None, progress: float = 1.0) -> None:
-    """Write the page of a run's folder; `running` is the stage that is not finished, `progress` its share done."""
+def write_page(folder: Path, *, running: str | None = None, progress: float = 1.0, stopped: str = "") -> None:
+    """Write the page of a run's folder; `running` is the stage in progress, `progress` its share done. Otherwise the run is over:
+    finished, or `stopped` by what this says."""
     if find_spec("jinja2") is None:
         return
-    stages = [_stage(folder, name) for name in _stages(folder)]
-    recipe = folder / "recipe.yaml"
+    settings, names = RunSettings(folder), _stages(folder)
+    stages = [_stage(folder, name, settings) for name in names]
+    now = time.time()
     values = {
         "name": folder.resolve().parent.name,
-        "running": running,
-        "progress": f"{100 * progress:.0f} %",
-        "written": time.strftime("%Y-%m-%d %H:%M"),
+        "running": running and running.replace("_", " "),
+        "percent": f"{100 * min(1.0, progress):.0f} %",
+        "stage_over": progress >= 1,
+        "stopped": stopped,
+        "cut_short": [stage["name"] for stage in stages if stage["short"]] if not running and not stopped else [],
+        "written": time.strftime("%Y-%m-%d %H:%M", time.localtime(now)),
+        "written_s": int(now),
+        "interval_s": _interval_s(_rows(folder / f"{running}.log.jsonl"), settings.get(running, "preview_images"))
+        if running
+        else None,
         "stages": stages,
-        "recipe": recipe.read_text("utf-8") if recipe.is_file() else "",
+        "settings": settings.shown(names),
     }
     write_text(folder / PAGE, render_page("genin.distill.loop", "training.html.jinja", values) + "\n")
+
+
+@contextmanager
+def saying_how_it_ends(folder: Path) -> Iterator[None]:
+    """Write the page once more when the run in this folder ends: finished, interrupted, or stopped by an error."""
+    stopped = ""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stopped = "Interrupted."
+        raise
+    except BaseException as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        stopped = f"Stopped by an error: {first}{'' if first.endswith('.') else '.'}"
+        raise
+    finally:
+        if is_main_process() and any(folder.glob("*.log.jsonl")):
+            with suppress(OSError):  # what ended the run is what its command says
+                write_page(folder, stopped=stopped)
+
+
+def _interval_s(rows: Sequence[Mapping[str, Any]], preview_images: Any) -> int | None:
+    """About how many seconds pass until the page is written again; None where that is not known."""
+    rate = rows[-1].get("images_per_s") if rows else None
+    if not isinstance(rate, (int, float)) or not isinstance(preview_images, int) or rate <= 0:
+        return None
+    return max(1, round(preview_images / rate))
 
 
 def _stages(folder: Path) -> list[str]:
@@ -48,52 +91,76 @@ def _stages(folder: Path) -> list[str]:
     return sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
-def _stage(folder: Path, name: str) -> dict[str, Any]:
+def _stage(folder: Path, name: str, settings: RunSettings) -> dict[str, Any]:
     rows = _rows(folder / f"{name}.log.jsonl")
     last = rows[-1] if rows else {}
+    seen, due = last.get("images_seen", 0), settings.images(name)
     grids = sorted(folder.glob(f"{name}.samples-*.png"))
     step = max(1, -(-len(grids) // MOST_GRIDS))
-    shown = [
-        {"address": quote(path.name), "images": _images(path), "cards": _cards(path)} for path in grids[::-1][::step]
-    ]
-    curves = folder / f"{name}.curves.png"
     return {
         "name": name.replace("_", " "),
-        "images": f"{last.get('images_seen', 0):,}",
-        "figures": [(title, f"{last[key]:,.4g}") for key, title in FIGURES.items() if key in last],
-        "curves": f"{quote(curves.name)}?{curves.stat().st_mtime_ns}" if curves.is_file() else "",
-        "grids": shown,
-        "left_out": len(grids) - len(shown),
+        "images": f"{seen:,} of {due:,}" if seen < due else f"{seen:,}",
+        "short": seen < due,
+        "figures": [(title, _said(key, last[key])) for key, title in FIGURES.items() if key in last],
+        "others": figures(rows, ("lr_factor", *FIGURES)),
+        "curves": curves(rows),
+        "grids": [
+            {"address": quote(path.name), "images": _images(path), **_sheet(path)} for path in grids[::-1][::step]
+        ],
+        "left_out": len(grids) - len(grids[::-1][::step]),
         "events": _rows(folder / f"{name}.events.jsonl"),
     }
 
 
-def _cards(path: Path) -> list[dict[str, Any]]:
+def _said(key: str, value: Any) -> str:
+    """A figure in words: a time as people read it."""
+    if key != "elapsed_s":
+        return f"{value:,.4g}"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+
+
+def _sheet(path: Path) -> dict[str, Any]:
     """The pictures of a grid with their words, which the page's style cuts out of its file. Where rows have labels, pictures below
-    each other belong together: the same noise, drawn by several models."""
+    each other belong together, the same noise drawn by several models: `rows` keeps them so, with `captions` below. Others are
+    `cards`, each with its caption."""
     found = read_cells(path)
     if found is None:
-        return []
+        return {"rows": [], "cards": [], "captions": []}
     cells, (width, height) = found
-    groups: dict[Any, list[tuple[int, int]]] = {}
-    for row, count in enumerate(cells.counts):
-        for column in range(count):
-            groups.setdefault(column if cells.labels else (row, column), []).append((row, column))
     shape = {"ratio": f"{cells.width} / {cells.height}"}
     shape |= {"wide": _percent(width, cells.width), "high": _percent(height, cells.height)}
-    cards = []
-    for places in groups.values():
-        said = [cells.captions[row][column] for row, column in places if column < len(cells.captions[row])]
-        pictures = [
+    rows = [
+        [
             {
-                "label": cells.labels[row] if cells.labels else "",
                 "x": _percent(cells.left + column * cells.step, width - cells.width),
                 "y": _percent(cells.tops[row], height - cells.height),
+                "caption": _caption(cells, row, column),
             }
-            for row, column in places
+            for column in range(count)
         ]
-        cards.append({"pictures": pictures, "caption": said[-1] if said else "", **shape})
-    return cards
+        for row, count in enumerate(cells.counts)
+    ]
+    if not cells.labels:
+        return {**shape, "rows": [], "cards": [one for row in rows for one in row], "captions": []}
+    columns = max(cells.counts, default=0)
+    said = [
+        next((text for row in reversed(range(len(rows))) if (text := _caption(cells, row, column))), "")
+        for column in range(columns)
+    ]
+    labelled = [
+        (label, [one | {"caption": said[column]} for column, one in enumerate(row)])
+        for label, row in zip(cells.labels, rows, strict=True)
+    ]
+    return {**shape, "rows": labelled, "cards": [], "captions": said, "columns": columns}
+
+
+def _caption(cells: Cells, row: int, column: int) -> str:
+    texts = cells.captions[row] if row < len(cells.captions) else ()
+    return texts[column] if column < len(texts) else ""
 
 
 def _percent(part: int, whole: int) -> str:

@@ -28,6 +28,7 @@ from genin.distill.loop import sharding
 from genin.distill.loop.host import check_memory, out_of_memory
 from genin.distill.loop.memory import Others, Parts, PhaseSizes, Unet, advice
 from genin.distill.loop.networks import NetworkOptions
+from genin.distill.loop.page import saying_how_it_ends
 from genin.distill.loop.run_folder import ENDING_SHARE, RunOptions, claim_run
 from genin.distill.loop.training import Training, Validate
 from genin.distill.models.check import check_prediction_type, check_schedule, pictures_to_check
@@ -100,27 +101,33 @@ def distill(
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     start = None if init is None else names.model(str(init))
     run = Run.open(names.model(str(teacher)), source, out, settings, options or RunOptions(), start)
+    with saying_how_it_ends(run.folder):
+        student = train_phases(run)
+    return Distilled(run.model_folder(student), student.images_seen)
+
+
+def train_phases(run: Run) -> CurrentStudent:
+    """Train every phase that is not finished, and save the student after each. Errors: as `distill`."""
     phases = [DecoderPhase(run, name) if name == "decoder" else UnetPhase(run, name) for name in run.phases]
     check_batches(run, phases[0].training)
     prepared = prepare_data(run, phases[0].training)
     student = CurrentStudent(run.unet, run.vae, 0 if run.start is None else run.start.images_seen)
     for number, phase in enumerate(phases):
-        spent = max(
-            prepared.seconds / 60, run.options.spent
-        )  # of an interrupted run the pool took longer than this command knows
+        # Of an interrupted run the pool took longer than this command knows.
+        spent = max(prepared.seconds / 60, run.options.spent)
         phase.training.minutes = run.budget.of(phase.name, spent, run.phases[:number])
         try:
             phase.run_on(prepared, student)
         except KeyboardInterrupt:
             phase.hand_over_unfinished(student)
-            save_model_folder(run.model_folder(student), out)
+            save_model_folder(run.model_folder(student), run.out)
             raise
         student.unet.requires_grad_(False).zero_grad(set_to_none=True)
         phase.training.release_memory()
         # A phase that was finished before is not saved again: a later one may have been saved over it.
         if phase.training.has_updated or phase.is_last:
-            save_model_folder(run.model_folder(student), out)
-    return Distilled(run.model_folder(student), student.images_seen)
+            save_model_folder(run.model_folder(student), run.out)
+    return student
 
 
 # --- the run -----------------------------------------------------------------------------------------------------------

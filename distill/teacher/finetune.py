@@ -32,6 +32,7 @@ from genin.distill.loop.held_out import HeldOutPictures, held_out_latents
 from genin.distill.loop.host import check_memory, out_of_memory
 from genin.distill.loop.memory import Others, Parts, Unet, advice, finetune_memory, finetune_options
 from genin.distill.loop.networks import NetworkOptions
+from genin.distill.loop.page import saying_how_it_ends
 from genin.distill.loop.run_folder import RunOptions, claim_run
 from genin.distill.loop.training import GRAD_NORM, Training, Validate
 from genin.distill.models.check import check_family, check_prediction_type, check_schedule, pictures_to_check
@@ -102,12 +103,13 @@ def finetune_teacher(
     """
     run = Run.open(base, source, out, recipe, options or RunOptions(), lora_rank)
     torch.manual_seed(run.settings.seed)
-    if run.settings.autoencoder_images > 0:
-        run.model.vae = tune_autoencoder(run)
-    stage = prepare_stage(run)
-    run_stage(run, stage)
-    result = tuned_model(run, stage)
-    save_model_folder(result, out)
+    with saying_how_it_ends(run.folder):
+        if run.settings.autoencoder_images > 0:
+            run.model.vae = tune_autoencoder(run)
+        stage = prepare_stage(run)
+        run_stage(run, stage)
+        result = tuned_model(run, stage)
+        save_model_folder(result, out)
     return result
 
 

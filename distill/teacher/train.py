@@ -21,6 +21,7 @@ from genin.distill.inputs.latents import LatentCache, cache_latents, latent_shap
 from genin.distill.inputs.sources import Source, captions_to_show
 from genin.distill.inputs.update import Update
 from genin.distill.loop.networks import NetworkOptions
+from genin.distill.loop.page import saying_how_it_ends
 from genin.distill.loop.previews import save_grid
 from genin.distill.loop.run_folder import RunOptions
 from genin.distill.loop.training import GRAD_NORM, Step, Training
@@ -49,12 +50,13 @@ def train_teacher(
     """
     run = Run.open(source, out, recipe, options or RunOptions(), init)
     torch.manual_seed(recipe.teacher.seed)
-    vae = train_autoencoder(run)
-    tokenizer, text_encoder = train_text(run)
-    unet, images_seen = train_unet(run, vae, tokenizer, text_encoder)
-    info = run.info(images_seen)
-    model = ModelFolder(out, tokenizer, text_encoder, unet, vae, dict(TEACHER_SCHEDULER), info)
-    save_model_folder(model, out)
+    with saying_how_it_ends(run.folder):
+        vae = train_autoencoder(run)
+        tokenizer, text_encoder = train_text(run)
+        unet, images_seen = train_unet(run, vae, tokenizer, text_encoder)
+        info = run.info(images_seen)
+        model = ModelFolder(out, tokenizer, text_encoder, unet, vae, dict(TEACHER_SCHEDULER), info)
+        save_model_folder(model, out)
     return model
 
 

@@ -81,10 +81,10 @@ def other_pages(folder: Path) -> dict[str, str]:
     training = folder / "student" / "training"
     training.mkdir(parents=True)
     (training / "recipe.yaml").write_text("finetune:\n  images: 100\n")
-    (training / "finetune.log.jsonl").write_text('{"update": 50, "images_seen": 1600, "loss": 0.25}\n')
+    rows = [{"images_seen": 800 * at, "loss": 1 / at, "kid": 0.5, "kid_error": 0.1} for at in range(1, 4)]
+    (training / "finetune.log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     event = {"update": 7, "says": "the loss jumped", "did": "back to update 0"}
     (training / "finetune.events.jsonl").write_text(json.dumps(event) + "\n")
-    Image.new("RGB", (900, 300), "white").save(training / "finetune.curves.png")
     for number, captions in ((100, [list(PROMPTS)] * 2), (200, [])):
         path = training / f"finetune.samples-{number:08d}.png"
         save_grid([pictures(), pictures(5)], path, labels=["teacher", "student"], captions=captions)

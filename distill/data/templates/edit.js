@@ -1,6 +1,7 @@
 const sheet = document.querySelector('.sheet'), store = 'genin:' + location.pathname + document.title;
 const fields = [...sheet.querySelectorAll('[data-column]')];
 const rowOf = field => field.closest('figure');
+const lacksCaption = row => !row.querySelector('[data-column=text]').value.trim();
 let unsaved = {};
 try { unsaved = JSON.parse(localStorage.getItem(store) || '{}'); } catch (error) { unsaved = {}; }
 const key = field => rowOf(field).dataset.file + '/' + field.dataset.column;
@@ -8,8 +9,10 @@ const show = () => {
   const changed = fields.filter(field => field.value !== field.defaultValue);
   for (const field of fields) (field.tagName === 'TEXTAREA' ? rowOf(field) : field.parentElement)
     .classList.toggle('changed', field.value !== field.defaultValue);
-  const missing = fields.filter(field => field.dataset.column === 'text' && !field.value.trim()).length;
-  document.querySelector('#state').textContent = changed.length + ' changed, ' + missing + ' without a caption';
+  document.querySelector('#count').textContent = [...sheet.children].filter(lacksCaption).length;
+  const shown = [...sheet.children].filter(row => !row.hidden).length;
+  document.querySelector('#state').textContent = changed.length + ' changed' +
+    (shown < sheet.children.length ? ', ' + shown + ' of ' + sheet.children.length + ' shown' : '');
 };
 for (const field of fields) {
   const [was, now] = unsaved[key(field)] || [];
@@ -30,11 +33,14 @@ document.querySelector('#replace').addEventListener('click', () => {
   }
   storeAndShow();
 });
-document.querySelector('#find').addEventListener('input', event => {
-  const words = event.target.value.toLowerCase();
-  for (const row of sheet.children) row.hidden = ![...row.querySelectorAll('[data-column]'), {value: row.dataset.source}]
-    .some(field => field.value.toLowerCase().includes(words));
-});
+const filter = () => {  // not while somebody writes: a caption that gets its first letter stays in sight
+  const words = document.querySelector('#find').value.toLowerCase(), missing = document.querySelector('#missing').checked;
+  for (const row of sheet.children) row.hidden = missing && !lacksCaption(row) ||
+    ![...row.querySelectorAll('[data-column]'), {value: row.dataset.source}].some(field => field.value.toLowerCase().includes(words));
+  show();
+};
+document.querySelector('#find').addEventListener('input', filter);
+document.querySelector('#missing').addEventListener('change', filter);
 document.querySelector('#save').addEventListener('click', () => {
   const lines = [];
   for (const row of sheet.children) {
@@ -47,4 +53,4 @@ document.querySelector('#save').addEventListener('click', () => {
   link.download = 'captions.jsonl';
   link.click();
 });
-show();
+filter();

@@ -345,7 +345,7 @@ def test_the_page_counts_long_captions_only_where_there_are_any(tmp_path: Path, 
     report = genin("data", "prepare", source, "--out", tmp_path / "out", "--size", "32", "--min-size", "8")
     assert "1 text files were not used as captions: readme.txt" in report["notes"]
     page = " ".join((tmp_path / "out" / "report.html").read_text("utf-8").split())
-    assert "<dt>of 32×32 px</dt>" in page and "longer than" not in page
+    assert "All are 32×32 px." in page and "<dt>of" not in page and "<dt>from" not in page and "longer than" not in page
     assert "<code>genin data inspect out --tokenizer MODEL</code>" in page
     (source / "a.txt").write_text("a ninja, " * 60)
     genin("data", "prepare", source, "--out", tmp_path / "long", "--size", "32", "--min-size", "8")
@@ -771,7 +771,29 @@ def test_the_page_shows_every_picture_and_escapes_what_it_says(tmp_path: Path, g
     genin("data", "edit", folder, "--to", tmp_path / "pages" / "captions.html")
     page = (tmp_path / "pages" / "captions.html").read_text(encoding="utf-8")
     assert page.count("<textarea") == 3 and 'src="../set/b%20c.png"' in page
+    assert '(<b id="count">1</b>)' in page and "Written 2" in page
     assert "says &#34;no&#34;, twice" in page and page.count('data-column="emotion"') == 3
+
+
+def test_the_page_of_a_dataset_follows_corrections(tmp_path: Path, genin: Json) -> None:
+    pytest.importorskip("jinja2", reason="genin[data] is not installed")
+    source, table = folder_of(tmp_path / "in", "a.png", "b.png", "c.png"), tmp_path / "edited.jsonl"
+    (source / "broken.png").write_bytes(b"no picture")
+    genin("data", "prepare", source, "--out", tmp_path / "out", "--captions", "sidecar")
+    path = tmp_path / "out" / "report.html"
+    page = path.read_text("utf-8")
+    assert "3 have no caption yet" in page and ">no picture</span>" in page and "<table>" not in page
+    names = [row.file_name for row in open_picture_set(tmp_path / "out").rows]
+    table.write_text(json.dumps({"file_name": names[0], "text": "a <red> fox"}) + "\n")
+    genin("data", "edit", tmp_path / "out", "--from", table)
+    page = path.read_text("utf-8")
+    assert "2 have no caption yet" in page and "a &lt;red&gt; fox" in page and "Captions as of 2" in page
+    assert ">no picture</span>" in page and page.count("<h1>") == page.count("</html>") == 1
+    genin("data", "edit", tmp_path / "out", "--replace", "red", "blue")
+    assert "a &lt;blue&gt; fox" in path.read_text("utf-8") and path.read_text("utf-8").count("<h1>") == 1
+    path.write_text("<h1>a page of somebody else</h1>")
+    genin("data", "edit", tmp_path / "out", "--replace", "blue", "red")
+    assert path.read_text("utf-8") == "<h1>a page of somebody else</h1>"
 
 
 def test_a_captioned_folder_needs_no_model(tmp_path: Path, genin: Json) -> None:

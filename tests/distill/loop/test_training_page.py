@@ -11,7 +11,8 @@ from PIL import Image
 
 pytest.importorskip("jinja2")
 
-from genin.distill.loop.page import MOST_GRIDS, PAGE, write_page
+from genin.distill.loop.page import MOST_GRIDS, PAGE, saying_how_it_ends, write_page
+from genin.distill.loop.page_curves import curves, figures, ticks_between
 from genin.distill.loop.previews import SHOWN_PX, TEXT_PX, read_cells, save_grid
 
 
@@ -45,12 +46,17 @@ def test_the_page_of_a_running_training_loads_itself_anew(tmp_path: Path) -> Non
     (folder / "finetune.events.jsonl").write_text(json.dumps(event) + "\n")
     for number in range(2 * MOST_GRIDS):
         (folder / f"finetune.samples-{number:08d}.png").touch()
-    (folder / "finetune.curves.png").touch()
     write_page(folder, running="finetune", progress=0.5)
     page = (folder / PAGE).read_text("utf-8")
-    assert 'http-equiv="refresh"' in page and "50 %" in page and "1,600 images" in page and "0.25" in page
+    assert (
+        'http-equiv="refresh"' in page
+        and "50 %" in page
+        and "1,600 images" in page
+        and "<svg" not in page
+        and "0.25" in page
+    )
     assert "<b>jumped" not in page and "&lt;out&gt;" in page and "images: 100" in page and "http:" not in page
-    assert page.count("<img") == 1 + MOST_GRIDS and f"samples-{2 * MOST_GRIDS - 1:08d}.png" in page
+    assert page.count("<img") == MOST_GRIDS and f"samples-{2 * MOST_GRIDS - 1:08d}.png" in page
     write_page(folder)
     assert 'http-equiv="refresh"' not in (folder / PAGE).read_text("utf-8")
 
@@ -85,7 +91,79 @@ def test_captions_are_text_on_the_page(tmp_path: Path) -> None:
     (folder / "steps.samples-00000002.png").write_bytes(b"no picture")
     write_page(folder)
     page = (folder / PAGE).read_text("utf-8")
-    assert page.count('class="card"') == 3 + 6 and page.count('role="img"') == 12 and page.count("<img") == 1
-    assert page.count("&lt;two&gt; ninjas") == 3 + 2 * 2 and "<two>" not in page
-    assert page.count("<span>teacher</span>") == page.count("<span>student, 1 step</span>") == 3
+    assert page.count('class="card"') == 6 and page.count('role="img"') == 12 and page.count("<img") == 1
+    assert page.count("&lt;two&gt; ninjas") == 2 + 1 + 2 * 2 and "<two>" not in page
+    assert page.count("<p>teacher</p>") == page.count("<p>student, 1 step</p>") == 1
     assert "url('steps.samples-00000008.png')" in page
+
+
+LOG = "steps.log.jsonl"
+
+
+def words(folder: Path) -> str:
+    return " ".join((folder / PAGE).read_text("utf-8").split())
+
+
+def a_run(tmp_path: Path, *, seen: int = 50) -> Path:
+    folder = tmp_path / "out" / "training"
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("steps:\n  images: 100\n  step_counts: [4, 2]\nteacher:\n  images: 7\n")
+    (folder / "run.json").write_text('{"teacher": "a", "data": "b"}')
+    (folder / LOG).write_text(json.dumps({"update": 1, "images_seen": seen, "loss": 1, "elapsed_s": 3661}) + "\n")
+    return folder
+
+
+def test_the_page_says_how_the_run_ended(tmp_path: Path) -> None:
+    folder = a_run(tmp_path)
+    write_page(folder, running="steps", progress=1.0)
+    assert "Running: steps is done" in words(folder), "other stages may follow"
+    with saying_how_it_ends(folder):
+        pass
+    assert "the minutes were over before steps had seen all images" in words(folder)
+    assert "steps: 50 of 100 images" in words(folder) and "1 h 01 min" in words(folder)
+    for error, said in (
+        (KeyboardInterrupt("at update 7"), "Interrupted. Written"),
+        (ValueError("no <space> left\nline"), "Stopped by an error: no &lt;space&gt; left. Written"),
+    ):
+        with pytest.raises(type(error)), saying_how_it_ends(folder):
+            raise error
+        assert said in words(folder) and "<code>--resume</code>" in words(folder) and "Running" not in words(folder)
+    (folder / LOG).write_text('{"update": 2, "images_seen": 128}\n')
+    with saying_how_it_ends(folder):
+        pass
+    assert "Finished 2" in words(folder) and "minutes" not in words(folder) and "128 images" in words(folder)
+
+
+def test_a_run_that_has_logged_nothing_gets_no_page(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="early"), saying_how_it_ends(tmp_path):
+        raise ValueError("early")
+    assert not (tmp_path / PAGE).exists()
+
+
+def test_the_page_shows_first_the_settings_that_differ(tmp_path: Path) -> None:
+    folder = a_run(tmp_path)
+    write_page(folder)
+    page = words(folder)
+    assert '<td>steps.step_counts</td><td class="text">[4, 2]</td><td class="text">[4, 2, 1]</td>' in page
+    assert "<pre>images: 100 step_counts: [4, 2] </pre>" in page
+    assert "<h3>steps</h3>" in page and "<h3>teacher</h3>" not in page and "Not used: teacher." in page
+    (folder / "recipe.yaml").write_text("steps: [")
+    write_page(folder)
+    assert "None are known." in words(folder)
+
+
+def test_curves_have_three_points_or_more() -> None:
+    rows = [{"images_seen": 10 * at, "loss": 1 / at, "only": 1 / at, "kid": 0.5, "kid_error": 0.1} for at in (1, 2, 3)]
+    drawn = curves([*rows, {"images_seen": 40, "loss": float("nan"), "late": 2, "word": "no"}])
+    assert [curve["title"] for curve in drawn] == ["loss", "KID of held-out captions"]
+    assert len(drawn[0]["marks"]) == 3 and not drawn[0]["band"] and drawn[1]["band"]
+    assert figures([*rows, {"images_seen": 40, "late": 2}]) == [("late", "2")]
+    assert figures(rows[:2], ["loss"]) == [("KID of held-out captions", "0.5")]
+    (many,) = curves([{"images_seen": at, "loss": at} for at in range(5000)])
+    assert len(many["line"].split()) <= 241 and many["last"] == "4,999" and many["end"] == "4,999 images"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.138, 0.139), (-3.2, 900), (5, 5), (0, 0), (-2, -2), (1e-9, 3e-9)])
+def test_ticks_are_few_and_span_the_values(low: float, high: float) -> None:
+    ticks = ticks_between(low, high)
+    assert 2 <= len(ticks) <= 5 and ticks[0] <= low <= high <= ticks[-1] and sorted(set(ticks)) == ticks

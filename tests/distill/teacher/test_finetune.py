@@ -322,8 +322,11 @@ def test_an_interrupted_run_ends_in_the_same_bits(
         "the same again with resume continues" in capfd.readouterr().err and not (parts / "model_index.json").exists()
     )
     assert [row["images_seen"] for row in rows_of(parts)] == [8]
+    page = parts / "training" / "index.html"  # None without jinja2
+    assert not page.exists() or "Interrupted." in page.read_text("utf-8")
     resumed, whole = tune("parts", "--resume", **keys), rows_of(tuned / name)
     assert losses(resumed) == losses(whole) and [row.get("kid") for row in resumed] == [row.get("kid") for row in whole]
+    assert not page.exists() or "Finished 2" in page.read_text("utf-8")
     assert same(unet_of(parts), unet_of(tuned / name))
     assert same(text_encoder_of(parts), text_encoder_of(tuned / name))
     if name == "both":  # tensor by tensor: the header's own entries are written in any order
