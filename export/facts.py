@@ -27,7 +27,7 @@ def network_facts(path: Path) -> Facts:
     """Each network of a model folder (by component) => parameters, macs. Errors: InputError for a bad config."""
     try:
         return _facts(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"cannot build the networks ({reason})", where=path, remedy=AGAIN) from error
 

@@ -150,8 +150,8 @@ def read_constants(path: Path) -> ModelConstants:
     """All that sampling needs to know of a model folder. Errors: InputError naming the file."""
     index, unet, vae = read_model_index(path), read_config(path, "unet"), read_config(path, "vae")
     height, width = latent_size(unet, path / "unet" / "config.json")
-    scale = 2 ** (len(vae.get("block_out_channels") or [0] * 4) - 1)
-    multiple = scale * 2 ** (len(unet.get("block_out_channels") or [0] * 4) - 1)
+    scale = 2 ** (_levels(vae, path / "vae") - 1)
+    multiple = scale * 2 ** (_levels(unet, path / "unet") - 1)
     size = {"height": height * scale, "width": width * scale, "multiple": multiple}
     image = _decode(ImageSize, size, path, "unet")
     latents = {
@@ -161,6 +161,14 @@ def read_constants(path: Path) -> ModelConstants:
         "scaling_factor": vae.get("scaling_factor", 1.0 if index["vae"][1] == "AutoencoderTiny" else 0.18215),
     }
     return ModelConstants(image, _decode(Latents, latents, path, "unet, vae"), _read_text(path), _read_sampler(path))
+
+
+def _levels(config: Mapping[str, Any], part: Path) -> int:
+    """Of a network; Stable Diffusion's have 4. Errors: InputError."""
+    channels = config.get("block_out_channels") or [0] * 4
+    if not isinstance(channels, list) or len(channels) > 16:
+        raise InputError("'block_out_channels' is not a list of a few widths", where=part / "config.json", remedy=AGAIN)
+    return len(channels)
 
 
 def _decode(kind: type[T], constants: dict[str, Any], path: Path, parts: str) -> T:

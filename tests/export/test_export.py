@@ -25,6 +25,7 @@ from genin.export import exporter
 from genin.export.assembly import Job
 from genin.export.checks import parity
 from genin.export.converters import to_openvino
+from genin.export.facts import network_facts
 from genin.export.precision_plan import read_plan
 from genin.runtimes import engine
 from genin.runtimes.bundle import Bundle
@@ -258,6 +259,15 @@ def test_inspect_counts_what_the_model_has(
 def test_networks_whose_facts_have_another_form_are_without(stated: object) -> None:
     info = ModelInfo(kind="student", licence="MIT", title="t", provenance={"components": stated})
     assert info.counts_of("unet") == {}
+
+
+def test_networks_that_cannot_run_are_not_counted(compact_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(compact_model, tmp_path / "m")
+    file = tmp_path / "m" / "unet" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"class_embeddings_concat": True}))
+    with pytest.raises(InputError, match=r"cannot build the networks \(.*\): .*/m; "):
+        network_facts(tmp_path / "m")
 
 
 def test_shipped_students_take_the_steps_they_learnt(capsys: pytest.CaptureFixture[str]) -> None:

@@ -338,6 +338,18 @@ def test_nan_in_a_folder_is_damage_and_infinity_is_not(tiny_model_folder: Path, 
         read_json(path, "", infinite=True)
 
 
+@pytest.mark.parametrize("channels", [0.5, {"0": 32}, [32] * 17])
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_levels_that_are_no_list_are_refused(
+    tiny_model_folder: Path, tmp_path: Path, part: str, channels: object
+) -> None:
+    shutil.copytree(tiny_model_folder, tmp_path / "m")
+    file = tmp_path / "m" / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"block_out_channels": channels}))
+    with pytest.raises(InputError, match=rf"'block_out_channels' is not a list.*{part}/config\.json"):
+        load_pipeline(tmp_path / "m")
+
+
 def test_a_folder_without_genin_json_is_somebody_elses_teacher(tiny_model_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_model_folder, tmp_path / "m")
     (tmp_path / "m" / "genin.json").unlink()
