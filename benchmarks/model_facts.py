@@ -29,8 +29,9 @@ from genin.runtimes.folder import (
     weight_files,
     weights_bytes,
 )
-from genin.runtimes.manifest import ALL_COMPONENTS, Manifest
+from genin.runtimes.manifest import Manifest
 from genin.runtimes.origin import fingerprint
+from genin.runtimes.vocabulary import ALL_COMPONENTS
 
 UNREADABLE = "cannot be read as JSON"
 RUNTIME_OF_FORMAT = {"onnx": "onnxruntime", "openvino": "openvino", "coreml": "coreml"}

@@ -38,10 +38,10 @@ class StudentRecipe:
     levels_without_attention: Several[Count] = key((), "0 is the finest level; empty: the preset's")
 
     def __str__(self) -> str:
-        widths = {"width": self.width, "top_width": self.top_width}
+        said: dict[str, float | tuple[float, ...]] = {"width": self.width, "top_width": self.top_width}
         if self.level_widths:
-            widths = {"level_widths": self.level_widths}
-        said = widths | {"levels_without_attention": self.levels_without_attention}
+            said = {"level_widths": self.level_widths}
+        said["levels_without_attention"] = self.levels_without_attention
         return ", ".join([self.name, *(f"{name} {_numbers(value)}" for name, value in said.items() if value)])
 
 

@@ -55,4 +55,4 @@ def _cut(word: str, font: Font, width: int, pieces: int) -> list[str]:
 def _fitting(text: str, font: Font, width: int, end: str = "") -> int:
     """How many letters fit before `end`, at least one, by bisection: a text may be as long as a prompt is."""
     letters = range(1, min(len(text), 4 * width) + 1)
-    return max(1, bisect.bisect_right(letters, width, key=lambda n: font.getlength(text[:n] + end)))
+    return max(1, bisect.bisect_right(letters, float(width), key=lambda n: float(font.getlength(text[:n] + end))))

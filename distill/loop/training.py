@@ -352,7 +352,7 @@ class Training:
     def _watch(self, rows: Sequence[LogRow]) -> Alarm | None:
         """Alarms are about rows of equally many updates: early ones are left out, and what they began is short."""
         past = [row for row in rows if row["update"] > self.state.watched_from]
-        return watch([row for row in past if row is past[-1] or not is_early(row["update"])])
+        return watch([row for row in past if row is past[-1] or not is_early(int(row["update"]))])
 
     def _is_healthy(self) -> bool:
         """Whether the unfinished row raises no alarm either: a slow run's checkpoints cannot wait for its end."""
