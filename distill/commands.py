@@ -116,9 +116,7 @@ def teacher_train_command(
     with _output(options.out, options.resume) as target:
         start = None if init is None else installed_names().model(init)
         source = _source(data)
-        from genin.distill.teacher.train import (
-            train_teacher,
-        )  # PyTorch takes seconds: whatever can be refused is, by now
+        from genin.distill.teacher.train import train_teacher  # imports PyTorch: what can be refused is, by now
 
         trained = train_teacher(source, target, recipe, options.run, init=start)
     seen = trained.info["images_seen"]

@@ -319,7 +319,9 @@ def _video_stream(container: Any, path: Path) -> Any:
         what = "the file has no video, only a cover picture" if container.streams.video else "the file has no video"
         raise PictureError(what, where=path, remedy="replace or remove it")
     stream = next((film for film in films if film.disposition & Disposition.default), films[0])
-    stream.thread_type = "AUTO"
+    # Not threads of whole frames: after a packet that cannot be decoded, closing such a decoder may wait for ever. Files are read
+    # side by side anyway.
+    stream.thread_type = "SLICE"
     return stream
 
 

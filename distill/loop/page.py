@@ -50,7 +50,7 @@ def write_page(folder: Path, *, running: str | None = None, progress: float = 1.
         "cut_short": [stage["name"] for stage in stages if stage["short"]] if not running and not stopped else [],
         "written": time.strftime("%Y-%m-%d %H:%M", time.localtime(now)),
         "written_s": int(now),
-        "interval_s": _interval_s(_rows(folder / f"{running}.log.jsonl"), settings.get(running, "preview_images"))
+        "interval_s": _interval_s(_rows(folder / f"{running}.log.jsonl"), settings.get(running, "batch_size"))
         if running
         else None,
         "stages": stages,
@@ -78,12 +78,12 @@ def saying_how_it_ends(folder: Path) -> Iterator[None]:
                 write_page(folder, stopped=stopped)
 
 
-def _interval_s(rows: Sequence[Mapping[str, Any]], preview_images: Any) -> int | None:
-    """About how many seconds pass until the page is written again; None where that is not known."""
+def _interval_s(rows: Sequence[Mapping[str, Any]], batch_size: Any) -> int | None:
+    """About how many seconds pass until the page is written again, after an update; None where that is not known."""
     rate = rows[-1].get("images_per_s") if rows else None
-    if not isinstance(rate, (int, float)) or not isinstance(preview_images, int) or rate <= 0:
+    if not isinstance(rate, (int, float)) or not isinstance(batch_size, int) or rate <= 0:
         return None
-    return max(1, round(preview_images / rate))
+    return max(30, round(batch_size / rate))
 
 
 def _stages(folder: Path) -> list[str]:

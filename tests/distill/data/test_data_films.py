@@ -536,3 +536,23 @@ def test_pages_are_in_order_whatever_counts_as_a_digit(tmp_path: Path, genin: Js
             archive.write(tmp_path / "page.png", name)
     report = genin("data", "prepare", tmp_path / "in", "--duplicates", "keep", "--out", tmp_path / "out")
     assert report["kept"] >= 5 and not report["dropped"]
+
+
+def test_a_film_whose_first_picture_is_damaged_ends(tmp_path: Path) -> None:
+    """Closing a decoder with threads of whole frames waited for ever, in two of three cases."""
+    film = tmp_path / "a.mp4"
+    write_film(film, [scene(0), *[scene(1)] * 11])
+    content = bytearray(film.read_bytes())
+    content[content.index(b"mdat") + 4] = 0x40  # the length of the first packet's first unit
+    film.write_bytes(content)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom genin.dataset.files import PictureError\n"
+        "from genin.distill.data.video import frames_of\n"
+        "for _ in range(5):\n"
+        "    try:\n        list(frames_of(Path(sys.argv[1])))\n"
+        "    except PictureError as error:\n        print(error.what)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(film)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["no frame of the video can be decoded"] * 5
