@@ -84,7 +84,9 @@ LOGGED = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_leaves_its_log_curves_and_pictures(student: Path, stage: str) -> None:
     row, images = last_row(student, stage), getattr(load_recipe(student / "training" / "recipe.yaml"), stage).images
-    assert {"loss", *LOGGED[stage]} <= row.keys() and row["images_seen"] == images
+    log = (student / "training" / f"{stage}.log.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in log]  # `r1` comes once in several updates, and the first rows are short
+    assert {"loss", *LOGGED[stage]} <= {key for row in rows for key in row} and row["images_seen"] == images
     assert all(math.isfinite(value) for value in row.values())
     assert (student / "training" / f"{stage}.curves.png").is_file()
     drawn = (student / "training" / f"{stage}.samples-{images:08d}.png").is_file()
