@@ -173,9 +173,8 @@ def teacher_finetune_command(
     if not options.as_json:
         sheet = f"genin compare {shlex.quote(base)} {shlex.quote(str(target))}{_captions_of(data)} --out sheet.png"
         student = f"genin distill --teacher {shlex.quote(str(target))} --data {shlex.quote(data)} --out STUDENT"
-        _say_next(
-            seen, recipe.finetune.images, len(source), sheet, student, seconds=None if options.resume else seconds
-        )
+        took = None if options.resume else seconds
+        _say_next(seen, recipe.finetune.images, _pictures(source), sheet, student, seconds=took)
 
 
 @click.command("merge", epilog="Example: genin teacher merge my-model --lora style.safetensors:0.8 --out styled")
@@ -280,9 +279,8 @@ def _say_next(seen: int, planned: int, pictures: int | None, *commands: str, sec
         times = f"each of the {pictures:,} pictures was seen {seen / pictures:.1f} times"
         shapes = f"shapes take {FEW_TIMES} times or more"
         if seconds and 0 < seen < planned:
-            minutes = math.ceil(
-                seconds / 60 * min(planned, FEW_TIMES * pictures) / seen
-            )  # the part that is done counts
+            # Minutes count from the run's beginning, the part that is done included.
+            minutes = math.ceil(seconds / 60 * min(planned, FEW_TIMES * pictures) / seen)
             shapes += f" (the same with --resume and about --minutes {minutes})"
         click.echo(f"note: {times}; {shapes}, so expect blobs of the right colour", err=True)
     click.echo(f"try: {'; '.join(commands)}")
