@@ -353,6 +353,15 @@ def test_the_page_counts_long_captions_only_where_there_are_any(tmp_path: Path, 
     assert "1 is longer than the 77 that Stable Diffusion reads, and will lose its end" in page
 
 
+def test_the_page_counts_pictures_of_the_sizes_that_it_does_not_name(tmp_path: Path, genin: Json) -> None:
+    source = folder_of(tmp_path / "in", *(f"{number}.png" for number in range(14)))
+    for number, name in enumerate(sorted(source.glob("*.png"))):
+        Image.open(name).resize((40 + 8 * (number // 2), 40)).save(name)
+    genin("data", "prepare", source, "--out", tmp_path / "out", "--min-size", "8")
+    page = " ".join((tmp_path / "out" / "report.html").read_text("utf-8").split())
+    assert page.count(" px</dt>") == 6 and "<dt>of other sizes</dt><dd>2</dd>" in page
+
+
 def test_bad_metadata_rows_are_named(tmp_path: Path, genin: Json) -> None:
     source = folder_of(tmp_path / "in", "a.png", "x/b.png", "y/b.png")
     lines = ["nonsense", '["a.png"]', '{"text": "no file"}', '{"file_name": "gone.png"}', '{"file_name": "../c.png"}']
