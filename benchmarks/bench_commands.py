@@ -154,6 +154,12 @@ class WarmUp(click.ParamType):  # type: ignore[type-arg]
     metavar="MINUTES",
     help="Also draw for so long without a pause: does it stay as fast?",
 )
+@click.option(
+    "--clients",
+    type=CommaNumbers(),
+    multiple=True,
+    help="Also draw in so many processes at once: pictures a second, and how long each waits; 1,2,4 measures each.",
+)
 @click.option("--frames", is_flag=True, help="Also measure the frames of a game, with and without drawing beside it.")
 @click.option(
     "--peers",
@@ -182,9 +188,9 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     """
     from genin.benchmarks.benchmarking import BenchOptions, bench
     from genin.benchmarks.results.operators import operators_text
-    from genin.benchmarks.results.table import frames_text, results_table, sustained_text
+    from genin.benchmarks.results.table import clients_text, frames_text, results_table, sustained_text
 
-    for name in ("runtimes", "precisions", "steps", "threads", "batch", "size", "peers"):
+    for name in ("runtimes", "precisions", "steps", "threads", "batch", "size", "clients", "peers"):
         options[name] = flatten(options[name])
     if None not in (options["runs"], options["duration"]):
         raise click.UsageError("give --runs or --duration, not both")
@@ -197,7 +203,7 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     if busy := results["notes"].get("busy"):
         click.secho(f"**{busy}**\n", fg="red", bold=True)
     click.echo(results_table(results))
-    for text in (operators_text(results), sustained_text(results), frames_text(results)):
+    for text in (operators_text(results), sustained_text(results), clients_text(results), frames_text(results)):
         if text:
             click.echo(f"\n{text}")
     for path in (options["out"], options["report"]):

@@ -28,13 +28,14 @@ from genin.benchmarks.speed.journal import remove
 from genin.benchmarks.speed.picture_quality import Quality
 from genin.benchmarks.speed.protocol import Protocol
 from genin.files import claim_output
-from genin.runtimes.arguments import local_path, number, settle, several, whole
+from genin.runtimes.arguments import local_path, number, settle, several, whole, wholes
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD, Names, installed_names
 from genin.runtimes.threads import MAX_THREADS
 from genin.runtimes.vocabulary import AUTO, RUNTIMES, check_choice, check_device, check_text
 
 MOST_MINUTES = 24 * 60
+MOST_CLIENTS = 256
 DEFAULT_RUNS = 40
 
 
@@ -57,9 +58,9 @@ class BenchOptions:
         weights. clip: CLIP to score the timed pictures with: a folder, or a name on the hub. out: FILE.json for the results; an
         interrupted run continues there. report: FILE.html for one self-contained page.
         profile: also count the time of every operator, in runs apart. sustained: minutes of drawing without a pause, of each
-        configuration alone; None is none. frames: also measure the frames of a game, with and without each bundle drawing beside
-        it. peers: other programs to measure on the same weights, names or `all`. suite: the name of the suite that these options
-        are from, for the record.
+        configuration alone; None is none. clients: processes that draw at once, in runs apart, one number or several; empty is
+        none. frames: also measure the frames of a game, with and without each bundle drawing beside it. peers: other programs to
+        measure on the same weights, names or `all`. suite: the name of the suite that these options are from, for the record.
     """
 
     runtimes: str | Sequence[str] = ()
@@ -84,6 +85,7 @@ class BenchOptions:
     report: str | Path | None = None
     profile: bool = False
     sustained: float | None = None
+    clients: int | Sequence[int] = ()
     frames: bool = False
     peers: str | Sequence[str] = ()
     suite: str | None = None
@@ -94,14 +96,11 @@ class BenchOptions:
             runtimes=tuple(check_choice(one, (AUTO, *RUNTIMES), "runtime") for one in several(self.runtimes)),
             peers=named_peers(several(self.peers)),
             precisions=tuple(check_text(one, "precision") for one in several(self.precisions)),
-            steps=tuple(whole(count, "steps") for count in several(self.steps)),
             duration=seconds_of(self.duration, "duration"),
             seed=whole(self.seed, "seed", 0, MAX_SEED),
-            **{
-                name: tuple(whole(one, name) for one in several(getattr(self, name) or ()))
-                for name in ("batch", "size")
-            },
-            threads=tuple(whole(count, "threads", 1, MAX_THREADS) for count in several(self.threads or ())),
+            threads=wholes(self.threads, "threads", most=MAX_THREADS),
+            clients=wholes(self.clients, "clients", most=MOST_CLIENTS),
+            **{name: wholes(getattr(self, name), name) for name in ("steps", "batch", "size")},
             **{name: whole(getattr(self, name), name) for name in ("teacher_steps", "runs", "processes", "samples")},
             **{name: local_path(getattr(self, name), name) for name in ("metric_weights", "out", "report")},
         )
@@ -145,7 +144,7 @@ def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | Non
         choices=_choices(options),
         protocol=_protocol(options),
         quality=_quality(options, names, chosen),
-        apart=Apart(options.profile, options.sustained, options.frames),
+        apart=Apart(options.profile, options.sustained, several(options.clients), options.frames),
         partial=partial,
     )
     if out is not None and partial is not None:

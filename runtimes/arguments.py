@@ -46,6 +46,12 @@ def whole(value: Any, what: str, least: int = 1, most: int | None = None) -> int
     raise InputError(f"{what} must be a whole number{limits}; got {value!r}")
 
 
+def wholes(values: Any, what: str, least: int = 1, most: int | None = None) -> tuple[int, ...]:
+    """One whole number or several as ints; None is none. Errors: InputError as of `whole`."""
+    given: Sequence[SupportsIndex] = several(() if values is None else values)
+    return tuple(whole(one, what, least, most) for one in given)
+
+
 @overload
 def number(value: None, what: str, *, above: float | None = None) -> None: ...
 @overload

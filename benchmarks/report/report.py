@@ -29,7 +29,9 @@ from genin.benchmarks.results.files import engine_text
 from genin.benchmarks.results.merge import Merged
 from genin.benchmarks.results.operators import KINDS, LAYERS, operators_of
 from genin.benchmarks.results.table import (
+    CLIENT_COLUMNS,
     FRAME_COLUMNS,
+    client_cells,
     columns_of,
     frame_cells,
     is_ranked,
@@ -132,6 +134,10 @@ def render(report: Report) -> str:
             for place, row in enumerate(rows)
             if row.get("frames")
         ],
+        "clients": [
+            (place, row["name"], client_cells(row["clients"])) for place, row in enumerate(rows) if row.get("clients")
+        ],
+        "client_columns": CLIENT_COLUMNS,
         "frame_columns": FRAME_COLUMNS,
         "operators": list(operators_of(rows)),
         "operator_columns": (KINDS, LAYERS),

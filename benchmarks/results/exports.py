@@ -21,6 +21,7 @@ import numpy as np
 from genin.benchmarks.results.files import GENIN, digest, engine_text
 from genin.benchmarks.results.operators import operators_text
 from genin.benchmarks.results.table import (
+    clients_text,
     frames_text,
     is_ranked,
     number,
@@ -98,7 +99,8 @@ def to_markdown(results: Results) -> str:
     warning = [f"**{busy}**", ""] if busy else []
     command = f", `{results['command']}`" if results.get("command") else ""
     source = f"{device_of(results)}{command}, results sha256 {digest(results)[:16]}"
-    apart = [text for text in (operators_text(results), sustained_text(results), frames_text(results)) if text]
+    texts = (operators_text, sustained_text, clients_text, frames_text)
+    apart = [text for text in (write(results) for write in texts) if text]
     return "\n".join([*warning, "\n\n".join([results_table(results), *apart]), "", source]) + "\n"
 
 

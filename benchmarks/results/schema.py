@@ -161,6 +161,16 @@ FRAMES = _object(
     {"frames": COUNT, "p50_ms": AMOUNT, "p99_ms": AMOUNT, "worst_ms": AMOUNT, "late_percent": AMOUNT},
     {"pictures_per_s": AMOUNT, "submit_p999_us": AMOUNT, "poll_p999_us": AMOUNT, "take_p999_us": AMOUNT},
 )
+CLIENTS = _object(
+    "Processes that draw at once, each its next picture as soon as it has one.",
+    {"calls": COUNT, "pictures_per_s": AMOUNT, "p50_ms": AMOUNT, "p95_ms": AMOUNT, "p99_ms": _or_null(AMOUNT)},
+    {
+        "slowest_to_fastest_turn": _value(
+            "number", "Of the turns' pictures a second: 1 is a quiet machine.", minimum=0
+        ),
+        "pss_bytes": _or_null(_value("integer", "Memory of them all; shared pages count once.", minimum=0)),
+    },
+)
 VALIDITY = _object(
     "The timed pictures themselves against the reference's, of the same prompts, seeds and steps.",
     {"pictures": INDEX, "reference": _or_null(TEXT)},
@@ -233,6 +243,7 @@ ROW = _object(
         "validity": VALIDITY,
         "operators": _or_null(_map("Component => its longest operators, where --profile asked for them.", OPERATORS)),
         "sustained": _or_null(SUSTAINED),
+        "clients": _or_null(_map("Number of processes that draw at once => speed and latency.", CLIENTS)),
         "frames": _or_null(_map("Drawing off, by a painter's thread or process, by a thread without one => frames.", FRAMES)),
         "pairs": INDEX,
         "lpips_squeeze_to_fp32": _or_null(AMOUNT),

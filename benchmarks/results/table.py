@@ -46,6 +46,7 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("FD ratio", lambda row: number(row.get("fd_ratio"), 3)),
 )
 ONLY_IF_SEVERAL: Final = ("program", "batch", "px", "runs")
+CLIENT_COLUMNS: Final = ("clients", "pictures/s", "of the first", "p50 ms", "p95 ms", "p99 ms", "MB")
 FRAME_COLUMNS: Final = ("drawing", "p50 ms", "p99 ms", "worst ms", "later than 20 ms", "pictures/s")
 FRAME_NAMES: Final = {
     "thread": "`Painter`, thread",
@@ -145,6 +146,26 @@ def _sustained(name: str, one: Mapping[str, Any]) -> str:
     if None not in memory:
         said += f"; {number(memory[0] / 1e6)} MB of memory at first, {number(memory[1] / 1e6)} MB at last"
     return said + {True: "; the processor was slowed down", False: "; no throttling", None: ""}[one["throttled"]]
+
+
+def clients_text(results: Mapping[str, Any]) -> str:
+    """A heading and a table for every row that drew for several clients; empty if none did."""
+    return "\n\n".join(_clients(row["name"], row["clients"]) for row in results["results"] if row.get("clients"))
+
+
+def _clients(name: str, clients: Mapping[str, Mapping[str, Any]]) -> str:
+    return f"**{name}: clients at once**\n\n{markdown_table(CLIENT_COLUMNS, client_cells(clients), ())}"
+
+
+def client_cells(clients: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """A line for each number of clients, the fewest first."""
+    ordered = sorted(clients.items(), key=lambda item: int(item[0]))
+    fewest = ordered[0][1]["pictures_per_s"]
+    return [
+        [count, number(one["pictures_per_s"]), f"{number(one['pictures_per_s'] / fewest)}×",
+         *(number(one[key]) for key in ("p50_ms", "p95_ms", "p99_ms")), number(one.get("pss_bytes") and one["pss_bytes"] / 1e6)]
+        for count, one in ordered
+    ]  # fmt: skip
 
 
 def frames_text(results: Mapping[str, Any]) -> str:

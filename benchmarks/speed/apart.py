@@ -1,7 +1,7 @@
-"""What is measured in runs apart, after the timed ones, which it would disturb: operators, drawing for minutes, and the
-frames of a game. One configuration at a time.
+"""What is measured in runs apart, after the timed ones, which it would disturb: operators, drawing for minutes, several
+clients at once, and the frames of a game. One configuration at a time.
 
-Not here: what is done in each (`operators`, `sustained`, `frames`).
+Not here: what is done in each (`operators`, `sustained`, `clients`, `frames`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from genin.benchmarks.results.files import GENIN
+from genin.benchmarks.speed.clients import serve
 from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.frames import BUNDLES_ONLY, frame_costs
 from genin.benchmarks.speed.operators import COUNTING, NOT_COUNTED, profile
@@ -28,10 +29,11 @@ Task = tuple[Row, str, Callable[[Told], dict[str, Any]]]
 @dataclass(frozen=True)
 class Apart:
     """What to measure apart: `profile`, the operators; `sustained_minutes` of drawing without a pause, None is none;
-    `frames` of a game beside each bundle."""
+    `clients`, the numbers of processes that draw at once; `frames` of a game beside each bundle."""
 
     profile: bool = False
     sustained_minutes: float | None = None
+    clients: Sequence[int] = ()
     frames: bool = False
 
 
@@ -61,6 +63,8 @@ def _tasks(rows: Sequence[Row], measured: Sequence[Measured], protocol: Protocol
             row["operators"], row["notes"]["operators"] = None, NOT_COUNTED
         if minutes is not None:
             tasks.append((row, "sustained", partial(sustain, configuration, protocol, minutes)))
+        if apart.clients:
+            tasks.append((row, "clients", partial(serve, configuration, protocol, apart.clients)))
     return tasks + (_frames(rows, [as_measured(one) for one in measured]) if apart.frames else [])
 
 

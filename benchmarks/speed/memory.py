@@ -51,6 +51,12 @@ def rss_bytes(process: int | None = None) -> int | None:
     return None
 
 
+def pss_bytes(process: int) -> int | None:
+    """Memory that a process holds, pages that several share counted in shares (Linux); None where the system does not tell."""
+    kilobytes = _kilobytes(Path(f"/proc/{process}/smaps_rollup"), "Pss")
+    return None if kilobytes is None else kilobytes * 1024
+
+
 def peak_rss_bytes() -> int | None:
     """The most memory that this process has held so far.
 
