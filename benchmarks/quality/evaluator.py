@@ -25,6 +25,7 @@ from genin.benchmarks.quality.floor import AutoencoderSubject
 from genin.benchmarks.quality.frechet import Features, Moments, TooFewPicturesError, frechet_distance
 from genin.benchmarks.quality.measures import (
     FD_NAMES,
+    KID_NAMES,
     Figures,
     StatisticsAccumulator,
     Suite,
@@ -47,7 +48,8 @@ SOURCE_KEYS: Final = (
     *("model", "model_sha256", "source_sha256", "steps", "guidance_scale", "runtime", "provider", "precision"),
     *("samples", "seed"),
     *("reference", "reference_sha256", "picture_size", "attribute_accuracy", "diversity", "parameters", "macs"),
-    *("fd_world", "fd_squeezenet", "fid", "kid_world", "kid_squeezenet"),
+    *FD_NAMES.values(),
+    *KID_NAMES.values(),
 )
 
 
@@ -242,7 +244,9 @@ class Evaluator:
             own, theirs = result.get(metric), other.result.get(metric) if why is None else None
             ratios[name] = own / theirs if own is not None and theirs else None
         result["fd_ratios"] = ratios
-        result["fd_ratio_features"] = next((name for name in ("squeezenet", "world") if ratios.get(name)), None)
+        result["fd_ratio_features"] = next(
+            (name for name in ("squeezenet", "efficientnet", "world") if ratios.get(name)), None
+        )
         result["fd_ratio"] = ratios.get(result["fd_ratio_features"] or "")
         if result["fd_ratio"] is None:
             notes.setdefault("fd_ratio", "the distance of one side is not available")

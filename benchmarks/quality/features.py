@@ -1,14 +1,15 @@
 """Feature extractors for FD, KID and precision/recall, registered with torch-fidelity.
 
-Three sets, all uint8 pictures in, float32 features out:
+Four sets, all uint8 pictures in, float32 features out:
 
 - `world`: 192 features of an attribute classifier that genin trained (always available; does its own resizing);
 - `squeezenet`: torchvision's squeezenet1_1, last feature map averaged over place, 512 features. Pictures are brought to
   224 px (bilinear, anti-aliased), the size the network was trained at, as FID brings them to 299;
+- `efficientnet`: EfficientNet-Lite0, last feature map averaged over place, 320 features, of pictures brought to 224 px likewise;
 - `inception`: torch-fidelity's Inception-2015 `2048`, its own resize. Only this one makes a number called FID.
 
 `load_features` returns a callable on arrays; the same classes work inside `torch_fidelity.calculate_metrics` under the
-names `genin-world` and `genin-squeezenet`. Not covered: training or fine-tuning any of these networks.
+names `genin-world`, `genin-squeezenet` and `genin-efficientnet`. Not covered: training or fine-tuning any of these networks.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
+from genin.benchmarks.quality.efficientnet import DEVIATION, MEAN, load_efficientnet
 from genin.benchmarks.quality.weights import (
+    EFFICIENTNET,
     IMAGENET_MEAN,
     IMAGENET_STD,
     INCEPTION_2015,
@@ -39,8 +42,8 @@ from genin.benchmarks.quality.weights import (
 )
 from genin.runtimes.errors import InputError
 
-FEATURE_SETS: Final = ("world", "squeezenet", "inception")
-SQUEEZENET_INPUT_PX: Final = 224
+FEATURE_SETS: Final = ("world", "squeezenet", "efficientnet", "inception")
+IMAGENET_INPUT_PX: Final = 224
 
 
 class _SingleLayerExtractor(FeatureExtractorBase):  # type: ignore[misc]
@@ -91,11 +94,38 @@ class SqueezeNetFeatures(_SingleLayerExtractor):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
-        size = (SQUEEZENET_INPUT_PX, SQUEEZENET_INPUT_PX)
-        x = images.float() / 255
-        if x.shape[2:] != size:
-            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
-        return (self.trunk((x - self.mean) / self.std).mean(dim=(2, 3)),)
+        return (self.trunk((_at_imagenet_size(images) - self.mean) / self.std).mean(dim=(2, 3)),)
+
+
+class EfficientNetFeatures(_SingleLayerExtractor):
+    """EfficientNet-Lite0's last stage, averaged over place: N3HW uint8 => N×320 float32."""
+
+    LAYER = "320"
+
+    def __init__(
+        self,
+        name: str,
+        features_list: list[str],
+        feature_extractor_weights_path: str | None = None,
+        **_other_metrics_options: Any,
+    ) -> None:
+        super().__init__(name, features_list)
+        path = feature_extractor_weights_path or find_weights(EFFICIENTNET, weights_folder()).path
+        self.network = load_efficientnet(path)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(DEVIATION).view(1, 3, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.network((_at_imagenet_size(images) - self.mean) / self.std)[-1].mean(dim=(2, 3)),)
+
+
+def _at_imagenet_size(images: torch.Tensor) -> torch.Tensor:
+    """uint8 => float32 in [0, 1], 224 px either way."""
+    size = (IMAGENET_INPUT_PX, IMAGENET_INPUT_PX)
+    x = images.float() / 255
+    return (
+        x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+    )
 
 
 class WorldFeatures(_SingleLayerExtractor):
@@ -165,7 +195,11 @@ def load_features(name: str, weights: str | Path | None = None) -> FeatureSet:
     if name == "squeezenet":
         found = find_weights(SQUEEZENET, weights_folder(weights))
         extractor = _create("genin-squeezenet", SqueezeNetFeatures.LAYER, found.path)
-        return FeatureSet(name, 512, f"bilinear-{SQUEEZENET_INPUT_PX}", found.record(), extractor)
+        return FeatureSet(name, 512, f"bilinear-{IMAGENET_INPUT_PX}", found.record(), extractor)
+    if name == "efficientnet":
+        found = find_weights(EFFICIENTNET, weights_folder(weights))
+        extractor = _create("genin-efficientnet", EfficientNetFeatures.LAYER, found.path)
+        return FeatureSet(name, 320, f"bilinear-{IMAGENET_INPUT_PX}", found.record(), extractor)
     if name == "inception":
         # find_weights has read the file with weights_only=True; torch-fidelity's own loader would run any pickle.
         found = find_weights(INCEPTION_2015, weights_folder(weights))
@@ -193,8 +227,9 @@ def _load_world(classifier: Path | None) -> FeatureSet:
 
 
 def register_extractors() -> None:
-    """Register `genin-squeezenet` and `genin-world` with torch-fidelity; calling it again changes nothing."""
-    for name, extractor in (("genin-squeezenet", SqueezeNetFeatures), ("genin-world", WorldFeatures)):
+    """Register the extractors above with torch-fidelity; calling it again changes nothing."""
+    own = {"squeezenet": SqueezeNetFeatures, "efficientnet": EfficientNetFeatures, "world": WorldFeatures}
+    for name, extractor in ((f"genin-{name}", extractor) for name, extractor in own.items()):
         if name not in FEATURE_EXTRACTORS_REGISTRY:
             register_feature_extractor(name, extractor)
 

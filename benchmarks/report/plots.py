@@ -43,6 +43,7 @@ Rows = Sequence[Mapping[str, Any]]
 QUALITIES: Final = (
     ("fd_ratio", "FD relative to the teacher"),
     ("fd_squeezenet", "FD (SqueezeNet features)"),
+    ("fd_efficientnet", "FD (EfficientNet features)"),
     ("fd_world", "FD (world features)"),
     ("lpips_squeeze_to_teacher", "LPIPS to the teacher"),
     ("lpips_squeeze_to_fp32", "LPIPS to fp32"),

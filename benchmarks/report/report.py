@@ -66,6 +66,7 @@ EVALUATION_COLUMNS = (
     ("pictures", "samples", 0),
     ("FID", "fid", 2),
     ("FD SqueezeNet", "fd_squeezenet", 2),
+    ("FD EfficientNet", "fd_efficientnet", 3),
     ("FD world", "fd_world", 2),
     ("KID SqueezeNet", "kid_squeezenet", 4),
     ("FD ratio", "fd_ratio", 3),

@@ -253,6 +253,7 @@ ROW = _object(
         "clip_score_interval": _or_null(_list("low, high; null for a single prompt", NUMBER)),
         "fid": _or_null(NUMBER),
         "fd_squeezenet": _or_null(NUMBER),
+        "fd_efficientnet": _or_null(NUMBER),
         "fd_world": _or_null(NUMBER),
         "fd_ratio": _or_null(NUMBER),
         "samples": _or_null(COUNT),

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from genin.benchmarks.quality.clip_score import ClipScorer
     from genin.benchmarks.quality.evaluator import Evaluator
 
-FD_KEYS: Final = ("fid", "fd_squeezenet", "fd_world")
+FD_KEYS: Final = ("fid", "fd_squeezenet", "fd_efficientnet", "fd_world")
 PAIRED_KEYS: Final = ("lpips_squeeze_to_fp32", "psnr_db_to_fp32", "lpips_squeeze_to_teacher")
 FD_NOT_ASKED: Final = "FD is measured only where a number of samples is given"
 FD_ONCE: Final = "FD is measured of single pictures of the model's own size"

@@ -30,6 +30,7 @@ from genin.benchmarks.speed.samples import STAGES, Measured
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE
 from genin.version import __version__
 
+RATIO_KEYS: Final = ("fd_squeezenet", "fd_efficientnet", "fd_world")  # the first that both have
 DIGITS: Final = 4  # of milliseconds: a tenth of a microsecond
 FEW_RUNS: Final = f"of fewer than {P99_RUNS} runs p99 is close to the maximum: ask for --runs {P99_RUNS} or more"
 
@@ -106,7 +107,12 @@ def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
         row["speedup_interval"] = _speedup_interval(base, row) if base else None
         row["speedup_baseline"] = base and base["name"]
         row["fd_ratio"] = next(
-            (row[k] / base[k] for k in ("fd_squeezenet", "fd_world") if base and base.get(k) and row.get(k)), None
+            (
+                row[k] / base[k]
+                for k in ("fd_squeezenet", "fd_efficientnet", "fd_world")
+                if base and base.get(k) and row.get(k)
+            ),
+            None,
         )
         if base is None:
             row["notes"]["speedup"] = "no teacher was measured"

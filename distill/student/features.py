@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genin.benchmarks.quality.efficientnet import DEVIATION, MEAN, EfficientNetLite0
 from genin.benchmarks.quality.weights import IMAGENET_MEAN, IMAGENET_STD
 from genin.distill.inputs.update import Update
 from genin.distill.loop.training import Training
 from genin.distill.models.autoencoder import decode
 from genin.distill.models.guided import Guided
-from genin.distill.student.efficientnet import DEVIATION, MEAN, EfficientNetLite0
 from genin.runtimes.errors import InputError
 
 

@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genin.benchmarks.quality.efficientnet import load_efficientnet
 from genin.benchmarks.quality.perceptual import SMALLEST_SIDE_PX, load_lpips
 from genin.distill.inputs.update import Update
 from genin.distill.loop.memory import PASSES, PhaseSizes, lora_parameters, network_parts
@@ -45,7 +46,6 @@ from genin.distill.models.lora import is_adapter, low_rank_copy
 from genin.distill.recipe import AdversarialRecipe, Recipe, StepsRecipe
 from genin.distill.student.alignment import Aligner, ClipAligner, load_clip, train_set_aligner
 from genin.distill.student.discriminator import Discriminator
-from genin.distill.student.efficientnet import load_efficientnet
 from genin.distill.student.features import DinoFeatures, EfficientNetFeatures, FeatureExtractor, load_dino
 from genin.distill.student.loss_term import Figures, Memory, PhaseContext, StudentBatch, Term, register
 from genin.distill.student.losses import (

