@@ -17,6 +17,7 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.options import CommaChoice, CommaNames, device_option, flatten, json_option
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
+from genin.runtimes.wording import counted
 
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
@@ -372,7 +373,8 @@ def selftest_command(
     click.echo(f"Differences of {found.resolves_percent:.1f} % can be seen here, between models of one run;")
     click.echo(f"of {found.resolves_percent_two_runs:.1f} % between two runs.")
     click.echo(
-        f"{about['configuration']}: {about['processes']} processes of each of two, {about['runs'][0]} pictures; "
-        f"{found.false_alarms} false alarms in {found.tries} comparisons of {found.compared} processes with as many "
+        f"{about['configuration']}: {counted(about['processes'], 'process', 'processes')} of each of two, "
+        f"{counted(about['runs'][0], 'picture')}; "
+        f"{counted(found.false_alarms, 'false alarm')} in {found.tries} comparisons of {found.compared} processes with as many "
         f"({found.different} different ones; up to 5 are to be expected)."
     )

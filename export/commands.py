@@ -19,6 +19,7 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
 from genin.runtimes.options import Bytes, CommaChoice, flatten, json_option, needs_pytorch, threads_option
 from genin.runtimes.vocabulary import FORMATS, MORE_PRECISIONS, PRECISIONS
+from genin.runtimes.wording import counted
 
 if TYPE_CHECKING:
     from genin.export.exporter import ExportResult
@@ -173,7 +174,7 @@ def verify_command(bundle: str, against: str | None, as_json: bool) -> int:
         for reason, count in report.not_run.items():
             click.echo(f"not run: {count} of {len(report.graphs)} graphs: {reason}")
         state = "NOT ok" if report.failed else "ok" if report.ok else "NOT verified"
-        click.echo(f"{bundle}: {state}, {len(report.files)} files")
+        click.echo(f"{bundle}: {state}, {counted(len(report.files), 'file')}")
     if report.ok or report.failed:
         return 1 if report.failed else 0
     remedy = next(iter(report.not_run), "the bundle has none")
@@ -280,7 +281,7 @@ def _echo_export(result: ExportResult) -> None:
 
         click.echo(f"LPIPS –: {why_no_lpips()}")
     size = _megabytes(_size_bytes(result))
-    click.echo(f"{out}: {len(manifest.graphs)} graphs, {size}; try: genin generate PROMPT -m {out}")
+    click.echo(f"{out}: {counted(len(manifest.graphs), 'graph')}, {size}; try: genin generate PROMPT -m {out}")
 
 
 def _size_bytes(result: ExportResult) -> int:

@@ -13,6 +13,7 @@ import click
 
 from genin.dataset.splits import Split
 from genin.distill.world.scene import CaptionKind
+from genin.runtimes.wording import counted
 
 
 @click.command(
@@ -51,4 +52,4 @@ def render_command(count: int, size: int, split: str, seed: int, out: Path, capt
         facts = {"out": str(out), "count": count, "size": size, "split": split, "seed": seed}
         click.echo(json.dumps({**facts, "seconds": round(seconds, 3), "images_per_s": round(count / seconds, 1)}))
     else:
-        click.echo(f"{count} pictures of {size} px in {out} ({count / seconds:.0f} pictures/s)")
+        click.echo(f"{counted(count, 'picture')} of {size} px in {out} ({count / seconds:.0f} pictures/s)")
