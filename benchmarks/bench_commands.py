@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from genin.benchmarks.durations import seconds_of, warm_up_of
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD
-from genin.runtimes.options import CommaChoice, CommaNames, device_option, flatten, json_option
+from genin.runtimes.options import SQUARE, CommaChoice, CommaNames, device_option, flatten, json_option, square_side
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
 from genin.runtimes.wording import counted
 
@@ -58,6 +58,20 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
         if not numbers or min(numbers) < 1:
             self.fail(f"'{value}' is not a list of positive integers like 1,4 or 1-4", param, ctx)
         return tuple(dict.fromkeys(numbers))
+
+
+class CommaSides(CommaNumbers):
+    """Sides of squares: "64,96", also as "64x64,96x96"."""
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if wrong := [part for part in parts if "x" in part.lower() and square_side(part) is None]:
+            self.fail(f"'{wrong[0]}' is not a side in pixels; write 64 or 64,96: {SQUARE}", param, ctx)
+        return super().convert(",".join(square_side(part) or part for part in parts), param, ctx)
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]
@@ -117,7 +131,7 @@ class WarmUp(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--size",
-    type=CommaNumbers(),
+    type=CommaSides(),
     multiple=True,
     help="Width and height in pixels, where a model allows it; 64,96 measures each.  [default: the model's]",
 )

@@ -16,7 +16,7 @@ import click
 from genin.distill.data.find import CAPTION_SOURCES, Dropped
 from genin.files import atomic_path, claim_output
 from genin.runtimes.names import installed_names
-from genin.runtimes.options import CommaChoice, CommaNames, flatten, json_option, threads_option
+from genin.runtimes.options import CommaChoice, CommaNames, Side, flatten, json_option, threads_option
 from genin.runtimes.wording import counted
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Colour(click.ParamType):  # type: ignore[type-arg]
 )
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
-@click.option("--size", type=click.IntRange(8, 4096), help="Side of the pictures written, in pixels.  [default: kept]")
+@click.option("--size", type=Side(8, 4096), help="Side of the pictures written, in pixels.  [default: kept]")
 @click.option("--buckets", is_flag=True, help="Five shapes of that size's area instead of squares: less is cropped.")
 @click.option(
     "--pages",

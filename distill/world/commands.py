@@ -13,6 +13,7 @@ import click
 
 from genin.dataset.splits import Split
 from genin.distill.world.scene import CaptionKind
+from genin.runtimes.options import Side
 from genin.runtimes.wording import counted
 
 
@@ -21,7 +22,7 @@ from genin.runtimes.wording import counted
     epilog="Example: genin world render --count 1000 --size 64 --split train --seed 0 --out world/train",
 )
 @click.option("--count", type=click.IntRange(min=1), required=True, help="How many pictures.")
-@click.option("--size", type=click.IntRange(16, 1024), default=64, show_default=True, help="Side in pixels.")
+@click.option("--size", type=Side(16, 1024), default=64, show_default=True, help="Side in pixels.")
 @click.option(
     "--split", type=click.Choice(get_args(Split)), default="train", show_default=True, help="Splits share no scene."
 )
