@@ -6,6 +6,7 @@ Imports are inside the functions, so that `verify` runs where there is no PyTorc
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,7 @@ from genin.runtimes.wording import counted
 
 if TYPE_CHECKING:
     from genin.export.exporter import ExportResult
-    from genin.runtimes.manifest import SingleGraphEntry
+    from genin.runtimes.manifest import Manifest, SingleGraphEntry
 
 
 @click.command("export", epilog="Example: genin export builtin:teacher --out teacher.genin --format onnx,openvino")
@@ -282,6 +283,19 @@ def _echo_export(result: ExportResult) -> None:
         click.echo(f"LPIPS –: {why_no_lpips()}")
     size = _megabytes(_size_bytes(result))
     click.echo(f"{out}: {counted(len(manifest.graphs), 'graph')}, {size}; try: genin generate PROMPT -m {out}")
+    if one := smaller(manifest):
+        click.echo(f"a program needs one format and precision: {one}")
+
+
+def smaller(manifest: Manifest) -> str | None:
+    """How to export less, and how large that is; None for a bundle of one format and precision."""
+    sizes = Counter[tuple[str, str]]()
+    for graph in manifest.graphs:
+        sizes[graph.format, graph.precision] += graph.size_bytes
+    if len(sizes) < 2:
+        return None
+    kind = ("onnx", "fp16") if ("onnx", "fp16") in sizes else min(sizes, key=sizes.__getitem__)
+    return f"genin export with --format {kind[0]} --precision {kind[1]} writes {_megabytes(sizes[kind])} of graphs"
 
 
 def _size_bytes(result: ExportResult) -> int:

@@ -89,6 +89,11 @@ BEGINNINGS: Final = (
         GIVE_A_MODEL,
     ),
     ((b"version https://git-lfs",), "this is a Git LFS pointer, not the file itself", "git lfs pull fetches it"),
+    (
+        (b"{",),
+        "this is JSON, not a model or a bundle",
+        f"results of genin bench: genin bench compare OLD NEW; else {GIVE_A_MODEL}",
+    ),
     ((b"<",), "this is a web page, not a bundle", "download the file itself"),
 )
 # What `zipfile` raises on damaged or hostile archives, beside BadZipFile.

@@ -75,6 +75,12 @@ def results_table(results: Mapping[str, Any]) -> str:
     said += [f"{row['name']}: {difference}" for row in results["results"] for difference in row.get("differs", ())]
     said += [f"skipped: {skipped_text(one)}" for one in results["skipped"]]
     said += peak_exceeded(results["results"])
+    notes = results.get("notes") or {}  # of a model: steps that it was not trained for
+    said += [
+        f"{model}: {notes[model]}"
+        for model in dict.fromkeys(row["bundle"] for row in results["results"])
+        if model in notes
+    ]
     said = list(dict.fromkeys(said))  # a batch that is refused for its size is refused like any other
     below = (
         ["", *(f"- {one}" for one in said)] if said else []

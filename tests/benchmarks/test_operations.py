@@ -132,3 +132,9 @@ def test_what_all_rows_share_is_said_once_above_the_table() -> None:
     table = results_table(result_files.results(rows[0], other)).partition("\n\n")[2]
     assert "| threads |" in table and "| pictures/s |" in table and "| batch |" in table
     assert results_table(result_files.results(rows[0])).startswith("| model")
+
+
+def test_steps_that_a_student_was_not_trained_for_are_said_below_the_table() -> None:
+    found = result_files.results(result_files.row("a", 8.0))
+    found["notes"]["a"] = "trained for 2, 4 steps, measured at 3 anyway"
+    assert results_table(found).endswith("\n\n- a: trained for 2, 4 steps, measured at 3 anyway")

@@ -495,6 +495,7 @@ def test_other_files_are_not_bundles(tmp_path: Path) -> None:
         (b"PK\x03\x04 and no more", "the end of the bundle is missing"),
         (b"\xff\xd8\xff\xe0JFIF", "this is a picture, not a model or a bundle"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer.*git lfs pull"),
+        (b'{"schema_version": 3}', "this is JSON, not a model or a bundle.*genin bench compare OLD NEW"),
         (b"<!DOCTYPE html>", "this is a web page, not a bundle"),
     ):
         (tmp_path / "x.genin").write_bytes(content)
