@@ -15,8 +15,9 @@ from click.core import ParameterSource
 from genin.benchmarks.durations import seconds_of, warm_up_of
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD
-from genin.runtimes.options import CommaChoice, CommaNames, device_option, flatten, json_option
+from genin.runtimes.options import SQUARE, CommaChoice, CommaNames, device_option, flatten, json_option, square_side
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
+from genin.runtimes.wording import counted
 
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
@@ -57,6 +58,20 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
         if not numbers or min(numbers) < 1:
             self.fail(f"'{value}' is not a list of positive integers like 1,4 or 1-4", param, ctx)
         return tuple(dict.fromkeys(numbers))
+
+
+class CommaSides(CommaNumbers):
+    """Sides of squares: "64,96", also as "64x64,96x96"."""
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if wrong := [part for part in parts if "x" in part.lower() and square_side(part) is None]:
+            self.fail(f"'{wrong[0]}' is not a side in pixels; write 64 or 64,96: {SQUARE}", param, ctx)
+        return super().convert(",".join(square_side(part) or part for part in parts), param, ctx)
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]
@@ -116,7 +131,7 @@ class WarmUp(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--size",
-    type=CommaNumbers(),
+    type=CommaSides(),
     multiple=True,
     help="Width and height in pixels, where a model allows it; 64,96 measures each.  [default: the model's]",
 )
@@ -378,7 +393,8 @@ def selftest_command(
     click.echo(f"Differences of {found.resolves_percent:.1f} % can be seen here, between models of one run;")
     click.echo(f"of {found.resolves_percent_two_runs:.1f} % between two runs.")
     click.echo(
-        f"{about['configuration']}: {about['processes']} processes of each of two, {about['runs'][0]} pictures; "
-        f"{found.false_alarms} false alarms in {found.tries} comparisons of {found.compared} processes with as many "
+        f"{about['configuration']}: {counted(about['processes'], 'process', 'processes')} of each of two, "
+        f"{counted(about['runs'][0], 'picture')}; "
+        f"{counted(found.false_alarms, 'false alarm')} in {found.tries} comparisons of {found.compared} processes with as many "
         f"({found.different} different ones; up to 5 are to be expected)."
     )

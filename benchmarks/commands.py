@@ -14,6 +14,7 @@ import click
 from genin.dataset.splits import CHOICES
 from genin.runtimes.options import device_option, json_option, needs_pytorch, threads_option
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
+from genin.runtimes.wording import counted
 
 FOLDER = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
@@ -77,7 +78,7 @@ def evaluate_command(subject: str, as_json: bool, **options: Any) -> None:
 def evaluation_text(result: dict[str, Any]) -> str:
     """A result for people: one figure per line, with its interval, and the reasons for missing ones."""
     lines = [
-        f"{result['model']}: {result['samples']} pictures against {result['reference_count']} of {result['reference']}"
+        f"{result['model']}: {counted(result['samples'], 'picture')} against {result['reference_count']} of {result['reference']}"
     ]
     for key in ("steps", "guidance_scale", "runtime", "precision", "parameters", "macs"):
         if result.get(key) is not None:
@@ -143,4 +144,4 @@ def compare_command(models: tuple[str, ...], out: Path, as_json: bool, **options
         said = {"out": str(out), "models": labels, "prompts": prompts, "seed": options["seed"]}
         click.echo(json.dumps(said | {"notes": list(grid.notes)}))
     else:
-        click.echo(f"{len(models)} models × {len(grid.captions)} prompts in {out}")
+        click.echo(f"{counted(len(models), 'model')} × {counted(len(grid.captions), 'prompt')} in {out}")

@@ -6,6 +6,7 @@ Imports are inside the functions, so that `verify` runs where there is no PyTorc
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,10 +20,11 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
 from genin.runtimes.options import Bytes, CommaChoice, flatten, json_option, needs_pytorch, threads_option
 from genin.runtimes.vocabulary import FORMATS, MORE_PRECISIONS, PRECISIONS
+from genin.runtimes.wording import counted
 
 if TYPE_CHECKING:
     from genin.export.exporter import ExportResult
-    from genin.runtimes.manifest import SingleGraphEntry
+    from genin.runtimes.manifest import Manifest, SingleGraphEntry
 
 
 @click.command("export", epilog="Example: genin export builtin:teacher --out teacher.genin --format onnx,openvino")
@@ -173,7 +175,7 @@ def verify_command(bundle: str, against: str | None, as_json: bool) -> int:
         for reason, count in report.not_run.items():
             click.echo(f"not run: {count} of {len(report.graphs)} graphs: {reason}")
         state = "NOT ok" if report.failed else "ok" if report.ok else "NOT verified"
-        click.echo(f"{bundle}: {state}, {len(report.files)} files")
+        click.echo(f"{bundle}: {state}, {counted(len(report.files), 'file')}")
     if report.ok or report.failed:
         return 1 if report.failed else 0
     remedy = next(iter(report.not_run), "the bundle has none")
@@ -280,7 +282,20 @@ def _echo_export(result: ExportResult) -> None:
 
         click.echo(f"LPIPS –: {why_no_lpips()}")
     size = _megabytes(_size_bytes(result))
-    click.echo(f"{out}: {len(manifest.graphs)} graphs, {size}; try: genin generate PROMPT -m {out}")
+    click.echo(f"{out}: {counted(len(manifest.graphs), 'graph')}, {size}; try: genin generate PROMPT -m {out}")
+    if one := smaller(manifest):
+        click.echo(f"a program needs one format and precision: {one}")
+
+
+def smaller(manifest: Manifest) -> str | None:
+    """How to export less, and how large that is; None for a bundle of one format and precision."""
+    sizes = Counter[tuple[str, str]]()
+    for graph in manifest.graphs:
+        sizes[graph.format, graph.precision] += graph.size_bytes
+    if len(sizes) < 2:
+        return None
+    kind = ("onnx", "fp16") if ("onnx", "fp16") in sizes else min(sizes, key=sizes.__getitem__)
+    return f"genin export with --format {kind[0]} --precision {kind[1]} writes {_megabytes(sizes[kind])} of graphs"
 
 
 def _size_bytes(result: ExportResult) -> int:

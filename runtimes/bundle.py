@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Protocol, cast
+from typing import IO, Final, Protocol, cast
 
 from genin.runtimes.errors import BundleError, InputError
 from genin.runtimes.files import atomic_path, refused_write, write_text
@@ -71,6 +71,7 @@ __all__ = [
     "file_entry",
     "is_bundle",
     "pack",
+    "why_no_bundle",
     "write_manifest",
 ]
 
@@ -78,6 +79,23 @@ SUFFIX = ".genin"
 MANIFEST_LIMIT_BYTES = 16 << 20
 CHUNK_BYTES = 1 << 20
 EXPORT_AGAIN = "export or download it again"
+GIVE_A_MODEL = "give a model folder (model_index.json), a bundle folder (manifest.json) or a .genin file"
+# How files begin that are given in place of a bundle.
+BEGINNINGS: Final = (
+    ((b"PK\x03\x04",), "the end of the bundle is missing (not copied or downloaded whole)", EXPORT_AGAIN),
+    (
+        (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF"),
+        "this is a picture, not a model or a bundle",
+        GIVE_A_MODEL,
+    ),
+    ((b"version https://git-lfs",), "this is a Git LFS pointer, not the file itself", "git lfs pull fetches it"),
+    (
+        (b"{",),
+        "this is JSON, not a model or a bundle",
+        f"results of genin bench: genin bench compare OLD NEW; else {GIVE_A_MODEL}",
+    ),
+    ((b"<",), "this is a web page, not a bundle", "download the file itself"),
+)
 # What `zipfile` raises on damaged or hostile archives, beside BadZipFile.
 ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, OverflowError, struct.error)
 
@@ -236,7 +254,8 @@ class _Archive:
         try:
             self.zip = zipfile.ZipFile(path)
         except ZIP_ERRORS as error:
-            raise BundleError(f"not a bundle, or a damaged one ({error})", where=path, remedy=EXPORT_AGAIN) from error
+            what, remedy = why_no_bundle(path, error)
+            raise BundleError(what, where=path, remedy=remedy) from error
         try:
             self.members = _checked_members(self.zip.infolist(), path.stat().st_size)
         except BundleError as error:
@@ -315,6 +334,20 @@ def is_bundle(path: str | Path) -> bool:
     if path.is_dir():
         return (path / MANIFEST).is_file()
     return path.is_file() and (path.suffix == SUFFIX or zipfile.is_zipfile(path))
+
+
+def why_no_bundle(path: Path, error: Exception | None = None) -> tuple[str, str]:
+    """(what a file is that cannot be opened as a bundle, what to do)."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"the bundle cannot be read ({error.strerror})", "look at the file's rights and the disk"
+    with path.open("rb") as stream:
+        begins = stream.read(32).lstrip()
+    if not begins:
+        return "the file is empty", EXPORT_AGAIN
+    for beginnings, what, remedy in BEGINNINGS:
+        if begins.startswith(beginnings):
+            return what, remedy
+    return "neither a model nor a bundle", GIVE_A_MODEL
 
 
 def file_entry(root: Path, path: str) -> FileEntry:

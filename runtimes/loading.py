@@ -15,7 +15,7 @@ from pathlib import Path
 
 from genin.runtimes.added_tokens import read_added_tokens
 from genin.runtimes.arguments import local_path
-from genin.runtimes.bundle import TOKENIZER, Bundle, Manifest, is_bundle
+from genin.runtimes.bundle import GIVE_A_MODEL, TOKENIZER, Bundle, Manifest, is_bundle, why_no_bundle
 from genin.runtimes.engine import ENGINES, BundleEngine, Engine, EngineSettings, engine_class
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import added_tokens, is_model_folder, read_constants
@@ -74,12 +74,10 @@ def open_pipeline(path: str | Path, runtime: str, precision: str, settings: Engi
             raise InputError(f"a bundle runs on the cpu, not on {device}", where=path, remedy=remedy)
         pipeline = _load_bundle(path, runtime, precision, settings)
     else:
-        remedy = "give a model folder (model_index.json), a bundle folder (manifest.json) or a .genin file"
+        what, remedy = why_no_bundle(path) if path.is_file() else ("neither model nor bundle", GIVE_A_MODEL)
         if str(path).startswith("builtin:"):
             remedy = f'use genin.load("{path}")'
-        raise InputError(
-            "no such model or bundle" if not path.exists() else "neither model nor bundle", where=path, remedy=remedy
-        )
+        raise InputError(what if path.exists() else "no such model or bundle", where=path, remedy=remedy)
     pipeline.load_s = time.perf_counter() - start
     return pipeline
 

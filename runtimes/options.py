@@ -95,15 +95,34 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
 
 
 class PixelSize(click.ParamType):  # type: ignore[type-arg]
-    """ "512x768", width first as pictures are named, => (height, width)."""
+    """ "512x768", width first as pictures are named, => (height, width); "64" is 64x64."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        parts = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", str(value).strip().lower())
+        parts = re.fullmatch(r"(\d{1,5})(?:[x×](\d{1,5}))?", str(value).strip().lower())
         if parts is None:
-            self.fail(f"'{value}' is not a size; write 512x768, the width first", param, ctx)
-        return int(parts[2]), int(parts[1])
+            self.fail(f"'{value}' is not a size; write 512x768, the width first, or 512 for a square", param, ctx)
+        return int(parts[2] or parts[1]), int(parts[1])
+
+
+class Side(click.IntRange):
+    """The side of square pictures: "64", or "64x64", => 64."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        side = square_side(str(value))
+        if side is None:
+            self.fail(f"'{value}' is not a side in pixels; write one number, such as 64: {SQUARE}", param, ctx)
+        return int(super().convert(int(side), param, ctx))
+
+
+SQUARE = "pictures are squares here"
+
+
+def square_side(text: str) -> str | None:
+    """ "64" or "64x64" => "64"; None for anything else."""
+    width, _, height = re.sub("[x×]", "x", text.strip().lower()).partition("x")
+    return width if width.isdecimal() and height in ("", width) else None
 
 
 class CommaChoice(ListParameter):

@@ -88,7 +88,7 @@ def _lines(title: str, total: float, unit: str, stream: Any, even: bool) -> Call
         parts = [f"{title}: {100 * share:.0f} %", f"{reached:,.0f} of {total:,.0f} {unit}" if unit else "", note]
         if even and done < reached < total and now - started >= SURE_SECONDS:
             minutes = (now - started) / 60 * (total - reached) / (reached - done)
-            parts.append(f"{minutes:.0f} min left" if minutes >= 1 else "a minute left")
+            parts.append(f"{minutes:.0f} min left" if minutes >= 1 else "less than a minute left")
         stream.write(" · ".join(part for part in parts if part) + "\n")
         stream.flush()
 

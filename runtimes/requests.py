@@ -14,6 +14,7 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.noise import MODES, check_seed
 from genin.runtimes.starts import Start, check_start_options
 from genin.runtimes.vocabulary import check_choice, nearest
+from genin.runtimes.wording import counted
 
 if TYPE_CHECKING:
     from genin.runtimes.starts import ImageLike
@@ -76,5 +77,7 @@ def prompts_and_seeds(
     if len(prompts) == 1 and seeds:
         prompts = prompts * len(seeds)
     if len(seeds) != len(prompts):
-        raise InputError(f"{len(prompts)} prompts and {len(seeds)} seeds", remedy="give one seed per prompt")
+        raise InputError(
+            f"{counted(len(prompts), 'prompt')} and {counted(len(seeds), 'seed')}", remedy="give one seed per prompt"
+        )
     return prompts, seeds

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from genin.runtimes.engine import Array
 from genin.runtimes.requests import Request
 from genin.runtimes.stage_clock import StageClock
+from genin.runtimes.wording import counted
 
 Pictures = NDArray[np.uint8]
 
@@ -41,7 +42,7 @@ class Generation:
 
     def __repr__(self) -> str:
         count, height, width = self.images.shape[:3]
-        pictures = f"{count} picture{'s' if count != 1 else ''} of {width}x{height}"
+        pictures = f"{counted(count, 'picture')} of {width}x{height}"
         seeds = ", ".join(map(str, self.seeds[:4])) + (", …" if count > 4 else "")
         return f"<Generation: {pictures}, seed {seeds}, {self.steps} steps, {self.total_ms:.1f} ms>"
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from genin.runtimes.arguments import local_path, number
 from genin.runtimes.errors import InputError
 from genin.runtimes.samplers import END, Array, Schedule
+from genin.runtimes.wording import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -121,7 +122,7 @@ def settled_strength(strength: float | None, steps: int, *, few: bool, masked: b
         nearest = min(range(steps), key=lambda index: abs(known[index] - strength))
         if abs(known[nearest] - strength) > SAME_STRENGTH:
             listed = ", ".join(f"{value:.3g}" for value in known)
-            what = f"strength {strength:g} does not exist for a student in {steps} step{'s' if steps > 1 else ''}"
+            what = f"strength {strength:g} does not exist for a student in {counted(steps, 'step')}"
             raise InputError(what, remedy=f"the nearest is {known[nearest]:.3g} (of {listed})")
         return known[nearest], nearest + 1
     if int(steps * strength) < 1:

@@ -59,6 +59,12 @@ def test_help_lists_every_command_and_begins_with_quickstart(capsys: pytest.Capt
     [
         ([], "Usage: genin"),
         (["exprot"], "no command 'exprot'; did you mean export?"),
+        (["prepare", "art"], "no command 'prepare'; did you mean: genin data prepare; see"),
+        (["finetun"], "did you mean: genin teacher finetune"),
+        (["selftest"], "did you mean: genin bench selftest"),
+        (["bench", "--size", "64x96"], "'64x96' is not a side in pixels; write 64 or 64,96: pictures are squares here"),
+        (["world", "render", "--size", "64,96"], "'64,96' is not a side in pixels; write one number, such as 64"),
+        (["generate", "a", "--size", "64,64"], "write 512x768, the width first, or 512 for a square"),
         (["xyzzy"], "choose from: quickstart, world, data"),
         (["data", "prepair"], "no command 'data prepair'; did you mean prepare?"),
         (["world", "render", "--split", "tset"], "'train', 'val', 'test'"),

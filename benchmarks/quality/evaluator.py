@@ -40,6 +40,7 @@ from genin.dataset.files import read_picture
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import Pictures, open_picture_set, picture_batches
 from genin.runtimes.errors import InputError
+from genin.runtimes.wording import counted
 
 DEFAULT_SAMPLES: Final = 5000
 DIVERSITY_CAPTIONS: Final = 100
@@ -167,7 +168,9 @@ class Evaluator:
         if self.reference.notes:
             figures.notes["reference"] = "; ".join(self.reference.notes)
         if isinstance(subject, FolderSubject) and subject.broken:
-            figures.notes["broken"] = f"{len(subject.broken)} unreadable pictures: {', '.join(subject.broken[:5])}"
+            figures.notes["broken"] = (
+                f"{counted(len(subject.broken), 'unreadable picture')}: {', '.join(subject.broken[:5])}"
+            )
         result = {**subject.record(), "samples": accumulator.count, "seed": self.seed, **facts, **figures.values}
         seeds = [row.seed for row in accumulator.rows if row.seed is not None]
         result["seeds"] = {"first": min(seeds), "last": max(seeds)} if seeds else None

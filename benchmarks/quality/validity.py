@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genin.runtimes.errors import InputError
+from genin.runtimes.wording import counted
 
 Pictures = NDArray[np.uint8]
 Distance = Callable[[Pictures, Pictures], NDArray[np.float32]]
@@ -106,7 +107,7 @@ def judge(
 def blank_pictures(pictures: Iterable[tuple[int, Pictures]]) -> list[str]:
     """Pictures of one colour: no model draws them on purpose."""
     blank = [number for number, picture in pictures if picture.min() == picture.max()]
-    return [f"{len(blank)} blank pictures, the first is number {blank[0]}"] if blank else []
+    return [f"{counted(len(blank), 'blank picture')}, the first is number {blank[0]}"] if blank else []
 
 
 def _beyond(found: Verdict, tolerance: Tolerance) -> list[str]:

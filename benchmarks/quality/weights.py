@@ -17,6 +17,7 @@ import hashlib
 import importlib.util
 import os
 import socket
+import ssl
 import urllib.error
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -204,9 +205,25 @@ def _cached_or_downloaded(published: Published) -> Path:
         with _socket_timeout(DOWNLOAD_TIMEOUT_S):
             torch.hub.download_url_to_file(address, str(cached), hash_prefix=_address_sha256(address), progress=False)
     except (OSError, urllib.error.URLError, RuntimeError) as error:
-        reason = f"weights of {published.title} were not found and could not be downloaded ({_first_line(error)})"
+        reason = f"weights of {published.title} were not found and could not be downloaded ({why_no_download(error)})"
         raise MetricUnavailableError(reason, remedy=remedy) from error
     return cached
+
+
+def why_no_download(error: Exception) -> str:
+    """Why nothing came, in words."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception) else error
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server answered {error.code}, {error.reason}"
+    if isinstance(cause, socket.gaierror):
+        return "no network, or no name server answers"
+    if isinstance(cause, TimeoutError):
+        return f"no answer within {DOWNLOAD_TIMEOUT_S:.0f} s"
+    if isinstance(cause, ssl.SSLError):
+        return "the server's certificate was not accepted"
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror[:1].lower() + cause.strerror[1:]
+    return "the file that came has another hash" if "hash" in str(error) else _first_line(error)
 
 
 def _address_sha256(address: str) -> str:

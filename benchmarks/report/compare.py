@@ -24,6 +24,7 @@ from genin.dataset.sets import Pictures, PictureSet, load_pictures, open_picture
 from genin.dataset.text import listed
 from genin.files import atomic_path
 from genin.runtimes.progress import progress
+from genin.runtimes.wording import counted
 
 BLOCK_CELL_PX, BLOCK_GAP_PX = 96, 3
 CELL_PX, GAP_PX, MARGIN_PX, LABEL_PX, BAND_PX = 192, 12, 36, 220, 32
@@ -55,7 +56,9 @@ def true_row(reference: Path, name: str, count: int, split: str | None = None) -
     picture_set = open_picture_set(reference, split)
     loaded = load_pictures(picture_set, limit=count)
     captions = PictureSet(reference, loaded.rows).captions()
-    left_out = [f"{len(loaded.broken)} unreadable pictures: {listed(loaded.broken)}"] if loaded.broken else []
+    left_out = (
+        [f"{counted(len(loaded.broken), 'unreadable picture')}: {listed(loaded.broken)}"] if loaded.broken else []
+    )
     return captions, GridRow("true pictures", name, loaded.pictures), [*picture_set.notes, *left_out]
 
 
@@ -72,7 +75,7 @@ def draw_grid(models: Sequence[SheetModel], prompts: Sequence[str], seed: int, f
                     pictures.append(generation.images[0])
                     shown.advance()
             guidance = f", guidance {scale:g}" if scale != 1 else ""
-            detail = f"{pipeline.runtime} {pipeline.precision}, {steps} step{'s' if steps != 1 else ''}{guidance}"
+            detail = f"{pipeline.runtime} {pipeline.precision}, {counted(steps, 'step')}{guidance}"
             rows.append(GridRow(model.label, detail, np.stack(pictures)))
     return Grid(
         f"Seeds {seed}–{seed + len(prompts) - 1}" if len(prompts) > 1 else f"Seed {seed}", tuple(prompts), tuple(rows)

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from genin.benchmarks.results.files import GENIN
 from genin.benchmarks.results.table import number, program_of
+from genin.runtimes.wording import counted
 
 INK, SOFT, RULE = "#010203", "#040506", "#070809"  # stand-ins, replaced by CSS variables
 SERIES: Final = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
@@ -185,7 +186,7 @@ def _point(axes: Any, row: Mapping[str, Any], quality: float, colour: str, mark:
 
 def series_of(row: Mapping[str, Any]) -> str:
     """What one colour stands for: a model at a number of steps."""
-    return f"{row['bundle']}, {row['steps']} step{'s' if row['steps'] != 1 else ''}"
+    return f"{row['bundle']}, {counted(row['steps'], 'step')}"
 
 
 def _style(axes: Any, title: str) -> None:

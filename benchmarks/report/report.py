@@ -36,12 +36,14 @@ from genin.benchmarks.results.table import (
     frame_cells,
     is_ranked,
     number,
+    peak_exceeded,
     program_of,
     reasons_of,
     skipped_text,
 )
 from genin.benchmarks.speed.picture_quality import FD_NOT_ASKED
 from genin.files import write_text
+from genin.runtimes.wording import counted
 from genin.version import __version__
 
 STAGE_COLOURS = {
@@ -191,7 +193,7 @@ def _lead(best: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) ->
         return f"{which}{best['name']}.{against}"
     [results] = measured.values()
     count = best.get("threads")
-    threads = f" with {count} thread{'s' if count != 1 else ''}" if count else ""
+    threads = f" with {counted(count, 'thread')}" if count else ""
     return f"{best['name']}, on {results['machine']['processor']}{threads}.{against}"
 
 
@@ -224,6 +226,7 @@ def _table(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) ->
         "rows": [
             (*_identity(row, shown), [line[place] for place in figures]) for row, line in zip(rows, cells, strict=True)
         ],
+        "notes": peak_exceeded(rows),
         "best": next((index for index, row in enumerate(rows) if row is best), None) if len(rows) > 1 else None,
         "invalid": [index for index, row in enumerate(rows) if not is_ranked(row)],
     }
@@ -234,8 +237,8 @@ def _identity(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, str]
     steps, threads, batch = row["steps"], row.get("threads"), row.get("batch_size", 1)
     parts = {
         "runtime": engine_text(program_of(row), row["runtime"], row["precision"]),
-        "steps": f"{steps} step{'s' if steps != 1 else ''}",
-        "threads": threads and f"{threads} thread{'s' if threads != 1 else ''}",
+        "steps": f"{counted(steps, 'step')}",
+        "threads": threads and counted(threads, "thread"),
         "batch": f"batch {batch}",
         "px": f"{row.get('image_size')} px",
         "device": row.get("device_name"),
@@ -306,7 +309,10 @@ def _machine(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     machine, protocol = results["machine"], results["protocol"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     rows = [
-        ("processor", f"{machine['processor']} ({machine['usable_cores']} usable cores, {machine['architecture']})"),
+        (
+            "processor",
+            f"{machine['processor']} ({counted(machine['usable_cores'], 'usable core')}, {machine['architecture']})",
+        ),
         ("system", f"{machine['system']}, Python {machine['python']}"),
         ("packages", packages),
         ("threads", str(protocol.get("threads", "–"))),
@@ -318,7 +324,7 @@ def _machine(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.insert(1, ("clock", clock))
     for peak in machine.get("peaks") or ():
         shown = f"{number(peak['matmul_gflops'])} GFLOP/s of a matrix product, {number(peak['copy_gb_per_s'])} GB/s of a copy"
-        rows.append((f"peak, {peak['threads']} thread{'s' if peak['threads'] != 1 else ''}", shown))
+        rows.append((f"peak, {counted(peak['threads'], 'thread')}", shown))
     if machine["load_average"] is not None:
         rows.append(("load average before", f"{machine['load_average']:.2f}"))
     if results.get("command"):
@@ -328,20 +334,20 @@ def _machine(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _method(protocol: Mapping[str, Any]) -> str:
     return (
-        f"{protocol.get('processes', 1)} fresh processes per configuration, asked in turn; "
+        f"{counted(protocol.get('processes', 1), 'fresh process', 'fresh processes')} per configuration, asked in turn; "
         f"{_duration(protocol)}{_warm_up(protocol)} of warm-up in each; intervals of 95 %"
     )
 
 
 def _duration(protocol: Mapping[str, Any]) -> str:
     seconds = protocol.get("duration_s")
-    return f"{seconds:g} s of timed pictures of each, at least {protocol['runs']} runs; " if seconds else ""
+    return f"{seconds:g} s of timed pictures of each, at least {counted(protocol['runs'], 'run')}; " if seconds else ""
 
 
 def _warm_up(protocol: Mapping[str, Any]) -> str:
     if seconds := protocol.get("warmup_s"):
         return f"{seconds:g} s"
-    return f"{protocol['warmup']} picture{'s' if protocol['warmup'] != 1 else ''}"
+    return counted(protocol["warmup"], "picture")
 
 
 def _clock(machine: Mapping[str, Any]) -> str | None:

@@ -25,6 +25,7 @@ from genin.benchmarks.results.statistics import by_process, paired_runs, ratio_i
 from genin.benchmarks.results.table import is_ranked, markdown_table, number, program_of
 from genin.runtimes.errors import InputError
 from genin.runtimes.vocabulary import nearest
+from genin.runtimes.wording import counted
 
 Row = Mapping[str, Any]
 Verdict = Literal["faster", "slower", "same", "unclear"]
@@ -226,7 +227,7 @@ def _base_of(row: Row, bases: Sequence[Row]) -> Row | None:
 def _differences(old: Results, new: Results) -> Iterator[str]:
     """What the files do not have in common, and what makes either unreliable."""
     machines = [one["machine"] for one in (old, new)]
-    shown = [f"{one['processor']}, {one['usable_cores']} cores, {one['system']}" for one in machines]
+    shown = [f"{one['processor']}, {counted(one['usable_cores'], 'core')}, {one['system']}" for one in machines]
     if machines[0].get("sha256", shown[0]) != machines[1].get("sha256", shown[1]):
         yield f"other machine: {shown[0]}; and {shown[1]}"
     for name in sorted(machines[0]["packages"].keys() & machines[1]["packages"].keys()):

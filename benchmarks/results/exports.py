@@ -32,6 +32,7 @@ from genin.benchmarks.results.table import (
 )
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.vocabulary import nearest
+from genin.runtimes.wording import counted
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -193,7 +194,7 @@ def to_bibtex(results: Results) -> str:
     return (
         f"@misc{{genin-bench-{sha256[:8]},\n  title = {{{title}}},\n{year}"
         f"  note = {{genin {version}{_bibtex(beside)}, schema {results['schema_version']}, "
-        f"pictures right in {right} of {len(results['results'])} rows, results SHA-256 {sha256}}}\n}}\n"
+        f"pictures right in {right} of {counted(len(results['results']), 'row')}, results SHA-256 {sha256}}}\n}}\n"
     )
 
 
@@ -213,7 +214,7 @@ def device_of(results: Results) -> str:
     """A machine in a few words."""
     machine = results["machine"]
     cores = machine["usable_cores"]
-    return f"{machine['processor']}, {cores} core{'s' if cores != 1 else ''}"
+    return f"{machine['processor']}, {counted(cores, 'core')}"
 
 
 def _shown(results: Results) -> list[Row]:
@@ -226,9 +227,9 @@ def _shown(results: Results) -> list[Row]:
 def _card_result(row: Row, results: Results) -> list[str]:
     busy = ", busy machine" if results["notes"].get("busy") else ""
     engine = engine_text(program_of(row), row["runtime"], row["precision"])
-    where = f"{engine}, {row['steps']} step{'s' if row['steps'] != 1 else ''}, {device_of(results)}{busy}"
+    where = f"{engine}, {counted(row['steps'], 'step')}, {device_of(results)}{busy}"
     protocol = results["protocol"]
-    prompts = f"{len(protocol['prompts'])} prompts, sha256 {str(protocol.get('prompts_sha256'))[:16]}"
+    prompts = f"{counted(len(protocol['prompts']), 'prompt')}, sha256 {str(protocol.get('prompts_sha256'))[:16]}"
     metrics: list[tuple[str, str, Any]] = [
         ("latency_p50_ms", f"latency p50 in ms ({where})", row["latency_ms"]["p50"]),
         ("latency_p95_ms", f"latency p95 in ms ({where})", row["latency_ms"]["p95"]),

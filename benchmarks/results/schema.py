@@ -81,7 +81,7 @@ MACHINE = _object(
         "temperature_c": _or_null(NUMBER),
         "on_battery": _or_null(_value("boolean")),
         "peaks": _list(
-            "What it can do at most, by numpy, with each number of threads that was measured.",
+            "What it can do at most, by numpy, with each number of threads that was measured; the higher of before and after.",
             _object(
                 "",
                 {
@@ -236,7 +236,7 @@ ROW = _object(
         ),
         "gflops": _or_null(_value("number", "Two operations for each multiply-add, by the median second.", minimum=0)),
         "joules_per_picture": _or_null(_value("number", "Of the processor's package, by its own counter.", minimum=0)),
-        "matmul_share": _or_null(_value("number", "Of the machine's peak with as many threads.", minimum=0)),
+        "matmul_share": _or_null(_value("number", "Of the fp32 matrix product with as many threads; may exceed 1.", minimum=0)),
         "copy_share": _or_null(_value("number", "Bytes of weights a second, of the copy's peak.", minimum=0)),
         "weights_sha256": SHA256,
         "pictures_sha256": _value("string", "Of the timed pictures' pixels, in the order of rounds.", pattern="^[0-9a-f]{64}$"),

@@ -35,7 +35,7 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("runs", lambda row: row.get("runs") or "–"),
     ("pictures/s", lambda row: number(row.get("pictures_per_s"))),
     ("speed-up", lambda row: "–" if row.get("speedup") is None else f"{number(row['speedup'])}×"),
-    ("of peak", lambda row: percent(row.get("matmul_share"))),
+    ("of fp32 peak", lambda row: percent(row.get("matmul_share"))),
     ("J/picture", lambda row: number(row.get("joules_per_picture"))),
     ("cold start s", lambda row: number(row["cold_start_s"])),
     ("peak MB", lambda row: number(row["peak_rss_bytes"] and row["peak_rss_bytes"] / 1e6)),
@@ -47,6 +47,7 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
 )
 ONLY_IF_SEVERAL: Final = ("program", "batch", "px", "runs")
 CLIENT_COLUMNS: Final = ("clients", "pictures/s", "of the first", "p50 ms", "p95 ms", "p99 ms", "MB")
+ABOVE_THE_TABLE: Final = ("device", "runtime", "precision", "steps", "threads")  # where all rows have the same
 FRAME_COLUMNS: Final = ("drawing", "p50 ms", "p99 ms", "worst ms", "later than 20 ms", "pictures/s")
 FRAME_NAMES: Final = {
     "thread": "`Painter`, thread",
@@ -65,16 +66,51 @@ def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """The rows as a Markdown table, below it why some are struck through and what was skipped."""
+    """The rows as a Markdown table; above it what they have in common, below it why some do not count, and what was skipped."""
     names, cells = columns_of(results["results"])
+    common, names, cells = _in_common(names, cells)
     for row, line in zip(results["results"], cells, strict=True):
         if row["valid"] is False:
             line[:] = [f"~~{cell}~~" for cell in line]
     said = [f"{row['name']}: not valid: {reason}" for row in results["results"] for reason in reasons_of(row)]
     said += [f"{row['name']}: {difference}" for row in results["results"] for difference in row.get("differs", ())]
     said += [f"skipped: {skipped_text(one)}" for one in results["skipped"]]
+    said += peak_exceeded(results["results"])
+    notes = results.get("notes") or {}  # of a model: steps that it was not trained for
+    said += [
+        f"{model}: {notes[model]}"
+        for model in dict.fromkeys(row["bundle"] for row in results["results"])
+        if model in notes
+    ]
     said = list(dict.fromkeys(said))  # a batch that is refused for its size is refused like any other
-    return "\n".join([markdown_table(names, cells, LEFT), *said])
+    below = (
+        ["", *(f"- {one}" for one in said)] if said else []
+    )  # a line that follows at once would be a row of the table
+    return "\n".join([*common, markdown_table(names, cells, LEFT), *below])
+
+
+def _in_common(names: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[list[str], list[str], list[list[str]]]:
+    """(the line above the table, the other columns). Pictures a second are 1000 / p50 unless they are drawn in batches."""
+    same = {} if len(cells) < 2 else {
+        name: cells[0][place]
+        for place, name in enumerate(names)
+        if name in ABOVE_THE_TABLE and len({line[place] for line in cells}) == 1
+    }  # fmt: skip
+    kept = [
+        place for place, name in enumerate(names) if name not in same and (name != "pictures/s" or "batch" in names)
+    ]
+    line = [f"All rows: {', '.join(f'{name} {value}' for name, value in same.items())}.", ""] if same else []
+    return line, [names[place] for place in kept], [[line[place] for place in kept] for line in cells]
+
+
+def peak_exceeded(rows: Sequence[Row]) -> list[str]:
+    """Why rows are above 100 % of the peak, if some are."""
+    if all((row.get("matmul_share") or 0) <= 1 for row in rows):
+        return []
+    return [
+        "Above 100 % of fp32 peak: faster than numpy's matrix product in fp32, as is possible with fewer bits, with fewer "
+        "multiply-adds (Winograd's convolution), and where other work slowed that product down."
+    ]
 
 
 def skipped_text(one: Row) -> str:

@@ -35,7 +35,7 @@ from genin.benchmarks.speed.configurations import (
 from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.machine import OtherWork, busy_before, busy_during, checkout_commit, describe_machine
 from genin.benchmarks.speed.operations import add_shares
-from genin.benchmarks.speed.peak import measure_peaks
+from genin.benchmarks.speed.peak import higher, measure_peaks
 from genin.benchmarks.speed.picture_grids import picture_grids
 from genin.benchmarks.speed.picture_quality import PictureQuality, Quality, add_quality
 from genin.benchmarks.speed.protocol import Protocol
@@ -44,6 +44,7 @@ from genin.benchmarks.speed.rows import add_speedups, name_apart, speed_row
 from genin.benchmarks.speed.samples import Skipped
 from genin.runtimes.errors import GeninError, on_interrupt
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
+from genin.runtimes.wording import counted
 
 
 def measure_models(
@@ -80,10 +81,13 @@ def measure_models(
     with on_interrupt(kept or "nothing is kept without --out"):
         measured, skipped = measure(configurations, protocol, sizes, journal)
     machine["other_cores"] = other_work.cores()
+    machine["peaks"] = higher(machine["peaks"], measure_peaks(one.threads for one in configurations))
     if not measured:
         journal.remove()
         first = skipped[0]
-        raise GeninError(f"none of {len(skipped)} configurations runs here; {first.configuration}: {first.reason}")
+        raise GeninError(
+            f"none of {counted(len(skipped), 'configuration')} runs here; {first.configuration}: {first.reason}"
+        )
     rows = [speed_row(one, facts[one.configuration.path]) for one in measured]
     name_apart(rows)
     for row, one in zip(rows, measured, strict=True):

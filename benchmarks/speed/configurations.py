@@ -22,6 +22,7 @@ from genin.benchmarks.results.files import GENIN, engine_text
 from genin.runtimes.errors import InputError
 from genin.runtimes.limits import usable_cores
 from genin.runtimes.vocabulary import AUTO, nearest
+from genin.runtimes.wording import counted
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Configuration:
     program: str = GENIN
 
     def __str__(self) -> str:
-        steps = f"{self.steps} step{'s' if self.steps != 1 else ''}"
+        steps = counted(self.steps, "step")
         engine = engine_text(self.program, self.runtime, self.precision)
         return f"{self.label} · {engine} · {steps}{self.suffix}"
 

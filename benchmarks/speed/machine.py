@@ -27,6 +27,7 @@ from typing import Any, Final
 from genin.benchmarks.speed.memory import usable_memory_bytes
 from genin.runtimes.limits import processor_name, usable_cores
 from genin.runtimes.vocabulary import RUNTIMES
+from genin.runtimes.wording import counted
 from genin.version import __version__
 
 ENGINE_PACKAGES: Final = {
@@ -146,7 +147,7 @@ def _busy_seconds() -> float | None:
 
 
 def _cores(count: int) -> str:
-    return f"{count} core{'s' if count != 1 else ''}"
+    return counted(count, "core")
 
 
 # --- clock and power -------------------------------------------------------------------------------------------------

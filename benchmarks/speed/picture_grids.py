@@ -17,6 +17,7 @@ from genin.benchmarks.results.table import is_ranked, number
 from genin.benchmarks.speed.picture_quality import Key, Reference, draws_own_noise, key_of
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.samples import Measured
+from genin.runtimes.wording import counted
 
 PICTURES: Final = 6
 SIDE_BY_SIDE: Final = "Same prompts, same seeds"
@@ -103,4 +104,4 @@ def _timed(measured: Measured, row: Row, numbers: Sequence[int], against: str) -
 
 
 def _steps(count: int) -> str:
-    return f"{count} step{'s' if count != 1 else ''}"
+    return counted(count, "step")

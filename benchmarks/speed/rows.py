@@ -28,6 +28,7 @@ from genin.benchmarks.speed.energy import NOT_AVAILABLE
 from genin.benchmarks.speed.machine import engine_version
 from genin.benchmarks.speed.samples import STAGES, Measured
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE
+from genin.runtimes.wording import counted
 from genin.version import __version__
 
 RATIO_KEYS: Final = ("fd_squeezenet", "fd_efficientnet", "fd_world")  # the first that both have
@@ -88,7 +89,7 @@ def name_apart(rows: Sequence[dict[str, Any]]) -> None:
     seen: dict[str, int] = {}
     for row in rows:
         if several:
-            row["name"] += f" · {row['threads']} thread{'s' if row['threads'] != 1 else ''}"
+            row["name"] += f" · {counted(row['threads'], 'thread')}"
         seen[row["name"]] = count = seen.get(row["name"], 0) + 1
         if count > 1:
             row["name"] += f" ({count})"

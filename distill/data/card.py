@@ -14,11 +14,12 @@ from huggingface_hub import DatasetCardData
 from genin.distill.data.dataset import origins_table
 from genin.distill.data.licences import licence_fields
 from genin.distill.data.report import PAGE
+from genin.runtimes.wording import counted
 
 
 def dataset_card(report: Mapping[str, Any], origins: Sequence[Mapping[str, Any]], *, page: bool) -> str:
     """The dataset's README.md: front matter of the hub, sizes, whose pictures they are. `page`: whether there is one."""
-    dropped = f"{len(report['dropped'])} were dropped ({PAGE if page else 'dataset.json'} says which and why)"
+    dropped = f"{counted(len(report['dropped']), 'was', 'were')} dropped ({PAGE if page else 'dataset.json'} says which and why)"
     metadata = DatasetCardData(
         **licence_fields([str(origin["licence"]) for origin in origins]),
         task_categories=["text-to-image"],
@@ -29,7 +30,7 @@ def dataset_card(report: Mapping[str, Any], origins: Sequence[Mapping[str, Any]]
         "",
         f"# {Path(report['out']).name}",
         "",
-        f"{report['kept']} captioned pictures, prepared by genin; {dropped}.",
+        f"{counted(report['kept'], 'captioned picture')}, prepared by genin; {dropped}.",
         '`datasets.load_dataset("imagefolder", data_dir=…)` opens the folder.',
         "",
         "| split | pictures |",

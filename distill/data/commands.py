@@ -16,7 +16,8 @@ import click
 from genin.distill.data.find import CAPTION_SOURCES, Dropped
 from genin.files import atomic_path, claim_output
 from genin.runtimes.names import installed_names
-from genin.runtimes.options import CommaChoice, CommaNames, flatten, json_option, threads_option
+from genin.runtimes.options import CommaChoice, CommaNames, Side, flatten, json_option, threads_option
+from genin.runtimes.wording import counted
 
 if TYPE_CHECKING:
     from genin.distill.data.bulk import BulkEdit
@@ -46,7 +47,7 @@ class Colour(click.ParamType):  # type: ignore[type-arg]
 )
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
-@click.option("--size", type=click.IntRange(8, 4096), help="Side of the pictures written, in pixels.  [default: kept]")
+@click.option("--size", type=Side(8, 4096), help="Side of the pictures written, in pixels.  [default: kept]")
 @click.option("--buckets", is_flag=True, help="Five shapes of that size's area instead of squares: less is cropped.")
 @click.option(
     "--pages",
@@ -150,11 +151,11 @@ def _echo_report(report: Report) -> None:
     for note in report.notes:
         click.echo(f"note: {note}")
     click.echo(
-        f"{report.kept} pictures in {report.out}, {len(report.dropped)} dropped, splits {_counts(report.splits)}"
+        f"{counted(report.kept, 'picture')} in {report.out}, {len(report.dropped)} dropped, splits {_counts(report.splits)}"
     )
     click.echo(f"captions from {_counts(report.captions_from) or 'nowhere'}; {report.captions_missing} missing")
     if report.resumed:
-        click.echo(f"{report.resumed} files were already read by an interrupted run")
+        click.echo(f"{counted(report.resumed, 'file was', 'files were')} already read by an interrupted run")
     if (Path(report.out) / "report.html").is_file():
         click.echo(f"look at {Path(report.out) / 'report.html'}")
     if report.captions_missing:
@@ -226,7 +227,9 @@ def caption_command(folder: Path, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps({**asdict(report), "model": chosen.model}, ensure_ascii=False))
         return
     _echo_files("no caption", report.failed)
-    click.echo(f"{report.captioned} pictures captioned by {chosen.model}; {report.existing} had a caption and keep it")
+    click.echo(
+        f"{counted(report.captioned, 'picture')} captioned by {chosen.model}; {report.existing} had a caption and keep it"
+    )
 
 
 def _questions(pairs: Sequence[str]) -> dict[str, str]:
@@ -286,7 +289,11 @@ def edit_command(
         return
     if target is not None:
         count = write_for_editing(folder, target)
-        click.echo(json.dumps({"written": str(target), "rows": count}) if as_json else f"{count} captions in {target}")
+        click.echo(
+            json.dumps({"written": str(target), "rows": count})
+            if as_json
+            else f"{counted(count, 'caption')} in {target}"
+        )
         return
     assert source is not None
     edited = read_edited(folder, source)
@@ -296,7 +303,10 @@ def edit_command(
     if as_json:
         click.echo(json.dumps(facts))
     else:
-        click.echo(f"{edited.changed} rows changed, {edited.unchanged} as before; {edited.missing} have no caption")
+        click.echo(
+            f"{counted(edited.changed, 'row')} changed, {edited.unchanged} as before; "
+            f"{counted(edited.missing, 'has', 'have')} no caption"
+        )
 
 
 def _edit_all(folder: Path, edit: BulkEdit, dry_run: bool, as_json: bool) -> None:
@@ -311,7 +321,9 @@ def _edit_all(folder: Path, edit: BulkEdit, dry_run: bool, as_json: bool) -> Non
     for before, after in done.examples:
         click.echo(f"  {before}\n→ {after or '(no caption)'}")
     would = "would change" if dry_run else "changed"
-    click.echo(f"{done.changed} captions {would}, {done.unchanged} as before; {done.emptied} lost all their words")
+    click.echo(
+        f"{counted(done.changed, 'caption')} {would}, {done.unchanged} as before; {done.emptied} lost all their words"
+    )
 
 
 @click.command("shard", epilog="Example: genin data shard data/mine --out data/mine-shards --per-shard 2000")
@@ -328,7 +340,7 @@ def shard_command(folder: Path, out: Path, per_shard: int, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps({"out": str(out), "shards": counts}))
     else:
-        click.echo(f"{sum(counts.values())} shards in {out}: {_counts(counts)}")
+        click.echo(f"{counted(sum(counts.values()), 'shard')} in {out}: {_counts(counts)}")
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------
@@ -365,7 +377,7 @@ def _echo_facts(facts: Mapping[str, Any]) -> None:
         kind = "" if tokens["exact"] else " at least (give --tokenizer for exact counts)"
         click.echo(
             f"tokens    mean {tokens['mean']}, p99 {tokens['p99']}, max {tokens['max']}{kind}; "
-            f"{tokens['over_limit']} captions over the limit of {tokens['limit']}"
+            f"{counted(tokens['over_limit'], 'caption')} over the limit of {tokens['limit']}"
         )
         click.echo(f"longest   {tokens['longest']}")
     click.echo(f"words     {', '.join(f'{word} {count}' for word, count in facts['words'])}")

@@ -31,6 +31,7 @@ from genin.distill.data.report import rewrite_captions, small_jpeg
 from genin.distill.data.rows import read_rows, write_rows
 from genin.files import write_text
 from genin.runtimes.errors import InputError, MissingExtraError
+from genin.runtimes.wording import counted
 
 FIXED = ("file_name", "split", "seed", "source_file")  # columns that corrections never change
 
@@ -85,7 +86,7 @@ def read_edited(folder: Path, path: Path) -> Edited:
     said = [row.values for row in table.rows]
     names = [row["file_name"] for row in said]
     if unknown := [name for name in names if name not in by_name]:
-        what = f"{len(unknown)} rows name no picture of {folder.name}, first '{unknown[0]}'"
+        what = f"{counted(len(unknown), 'row names', 'rows name')} no picture of {folder.name}, first '{unknown[0]}'"
         raise InputError(what, where=path, remedy="file_name is the picture's name in the dataset folder")
     if twice := [name for name, count in Counter(names).items() if count > len(by_name[name])]:
         raise InputError(

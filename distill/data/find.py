@@ -45,6 +45,7 @@ from genin.distill.data.parquet import SUFFIXES as TABLE_SUFFIXES
 from genin.distill.data.parquet import RowGroup, open_table
 from genin.runtimes.errors import InputError
 from genin.runtimes.vocabulary import nearest
+from genin.runtimes.wording import counted
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
 COMIC_SUFFIXES = (".cbz",)
@@ -173,13 +174,16 @@ def _say_what_sidecars_were(source: Source, found: Found) -> None:
     if sidecars.decoded:
         files = listed([f"{file} as {encoding}" for file, encoding in sorted(sidecars.decoded.items())])
         found.notes.append(
-            f"{len(sidecars.decoded)} captions are not UTF-8 and were read by code page, check them: {files}"
+            f"{counted(len(sidecars.decoded), 'caption is', 'captions are')} not UTF-8 but read by code page, to be "
+            f"checked: {files}"
         )
     texts = [
         file.relative_to(source.top).as_posix() for file in source.files if file.suffix.lower() in SIDECAR_SUFFIXES
     ]
     if unused := [name for name in texts if name not in sidecars.used]:
-        found.notes.append(f"{len(unused)} text files were not used as captions: {listed(unused)}")
+        found.notes.append(
+            f"{counted(len(unused), 'text file was', 'text files were')} not used as captions: {listed(unused)}"
+        )
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

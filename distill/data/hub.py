@@ -20,6 +20,7 @@ from genin.dataset.text import clean, decode_any
 from genin.distill.data.find import CARD_NAME, KNOWN_SUFFIXES, is_excluded
 from genin.hub.repository import HubName, OfflineError, cached, list_files, snapshot
 from genin.runtimes.errors import InputError
+from genin.runtimes.wording import counted
 
 SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<rest>[.-].*)")
 PARQUET_COPY = (
@@ -126,4 +127,4 @@ def _lacks(folder: Path) -> list[str]:
     for (stem, count, rest), numbers in sorted(sets.items()):
         lacks += [f"no {stem}-{n:05d}-of-{count}{rest}" for n in range(int(count)) if n not in numbers][:3]
     stopped = list((folder.parents[1] / "blobs").glob("*.incomplete"))
-    return [*lacks, f"{len(stopped)} downloads were stopped"] if stopped else lacks
+    return [*lacks, f"{counted(len(stopped), 'download was', 'downloads were')} stopped"] if stopped else lacks

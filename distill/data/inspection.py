@@ -28,6 +28,7 @@ from genin.distill.data.dataset import attribute_columns, licence_of, read_facts
 from genin.distill.data.find import Dropped
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import plain_json
+from genin.runtimes.wording import counted
 
 CLIP_LIMIT = 77
 COMMON_WORDS = 20
@@ -78,9 +79,15 @@ def inspect_dataset(
 
 def _notes(rows: Sequence[PictureRow], several: Sequence[str]) -> Iterator[str]:
     if several:
-        yield f"{len(several)} files hold several pictures, of which the first is used (animations, pages): {listed(several)}"
+        yield (
+            f"{counted(len(several), 'file holds', 'files hold')} several pictures, of which the first is used "
+            f"(animations, pages): {listed(several)}"
+        )
     if damaged := [row.file_name for row in rows if "\ufffd" in (row.text or "")]:
-        yield f"{len(damaged)} captions hold replacement characters (an earlier program could not read them): {listed(damaged)}"
+        yield (
+            f"{counted(len(damaged), 'caption holds', 'captions hold')} replacement characters (an earlier program "
+            f"could not read them): {listed(damaged)}"
+        )
 
 
 def caption_tokens(captions: Sequence[str], tokenizer: Any | None, limit: int | None) -> dict[str, Any]:

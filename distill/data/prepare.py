@@ -39,6 +39,7 @@ from genin.distill.data.report import PAGE, Entry, write_page
 from genin.files import move_into_place, refuse_existing, writing
 from genin.hub.repository import may_be_on_the_hub
 from genin.runtimes.errors import InputError, on_interrupt
+from genin.runtimes.wording import counted
 
 Duplicates = Literal["near", "exact", "keep"]
 GENIN_DATASET = 1
@@ -353,26 +354,35 @@ def _notes(kept: Sequence[Kept], found: Found, options: PrepareOptions) -> Itera
     size, sides = options.fit.size, [(picture.piece.width, picture.piece.height) for picture in kept]
     named = sum(picture.candidate.caption_from == "name" for picture in kept)
     if named:
-        yield f"{named} captions were made from folder and file names: check them"
+        yield f"{counted(named, 'caption was', 'captions were')} made from folder and file names: check them"
     trigger = clean(options.trigger)
     if trigger[-1:].isalnum() and (example := next((p.candidate.caption for p in kept if p.candidate.caption), None)):
         yield f"the trigger is joined by a space, as in '{with_trigger(trigger, example)}'; end it with a comma to set it apart"
     if size and (small := sum(min(pair) < size for pair in sides)):
-        yield f"{small} pictures were smaller than {size} px and enlarged (--min-size {size} drops them)"
+        yield f"{counted(small, 'picture was', 'pictures were')} smaller than {size} px and enlarged (--min-size {size} drops such)"
     if size and options.fit.buckets and (cut := sum(_lost(picture.piece, options.fit) > 0.5 for picture in kept)):
-        yield f"{cut} pictures are so long that they lost more than half of their longer side even to the nearest of the shapes"
+        yield (
+            f"{counted(cut, 'picture is so long that it', 'pictures are so long that they')} lost more than half of "
+            "the longer side even to the nearest of the shapes"
+        )
     if size and not options.fit.buckets and (cut := sum(max(pair) > 2 * min(pair) for pair in sides)):
-        yield f"{cut} pictures lost more than half of their longer side to the centre cut (--buckets keeps most of it)"
+        yield f"{counted(cut, 'picture')} lost more than half of the longer side to the centre cut (--buckets keeps most of it)"
     yield from found.notes
     several = [picture.source_file for picture in kept if picture.piece.frames > 1]
     if several:
-        yield f"{len(several)} files hold several pictures, of which the first is kept (animations, pages): {listed(several)}"
+        yield (
+            f"{counted(len(several), 'file holds', 'files hold')} several pictures, of which the first is kept "
+            f"(animations, pages): {listed(several)}"
+        )
     if damaged := [picture.source_file for picture in kept if "\ufffd" in picture.candidate.caption]:
-        yield f"{len(damaged)} captions hold replacement characters (an earlier program could not read them): {listed(damaged)}"
+        yield (
+            f"{counted(len(damaged), 'caption holds', 'captions hold')} replacement characters (an earlier program "
+            f"could not read them): {listed(damaged)}"
+        )
     if found.hidden:
-        yield f"{found.hidden} hidden pictures (their names begin with a dot) were left out"
+        yield f"{counted(found.hidden, 'hidden picture')} left out (names that begin with a dot)"
     if found.excluded:
-        yield f"{found.excluded} pictures were left out by --exclude"
+        yield f"{counted(found.excluded, 'picture')} left out by --exclude"
     if found.ignored:
         counts = ", ".join(f"{suffix} ×{count}" for suffix, count in found.ignored.most_common())
         yield f"files that are not pictures were ignored: {counts}"

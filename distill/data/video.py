@@ -25,6 +25,7 @@ from PIL import Image
 
 from genin.dataset.files import PictureError
 from genin.runtimes.errors import MissingExtraError
+from genin.runtimes.wording import counted
 
 LOOK_WIDTH = 480
 SHORTEST_SHOT_S = 0.5
@@ -82,7 +83,7 @@ def frames_of(path: Path) -> Iterator[Frame]:
     if not wanted:
         wrong.append("no frame shows anything: dark, or of one colour, all the way")
     if lost:
-        wrong.append(f"{lost} of {len(wanted)} shots cannot be decoded a second time")
+        wrong.append(f"{lost} of {counted(len(wanted), 'shot')} cannot be decoded a second time")
     if breaks_off_s is not None:
         wrong.append(f"the video breaks off at {breaks_off_s:.1f} s; what came before is kept")
     if wrong:

@@ -31,6 +31,7 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.files import reserve, writing
 from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD
+from genin.runtimes.wording import counted
 
 WORLD_SCENES = 200_000  # of the built-in world, which has no end
 CHUNK = 256  # pictures per task
@@ -154,8 +155,9 @@ class FolderSource:
         self.origins: Sequence[Mapping[str, Any]] = self.dataset.origins
         self.notes: Sequence[str] = self.dataset.notes
         if lacking := self.dataset.without_caption():
+            among = counted(len(self.dataset), "picture")
             raise InputError(
-                f"{lacking[0]} of {len(self.dataset)} pictures have no caption, first {lacking[1]}",
+                f"{counted(lacking[0], f'of {among} has', f'of {among} have')} no caption, first {lacking[1]}",
                 where=folder,
                 remedy="; ".join((*self.notes, write_captions(folder))),
             )

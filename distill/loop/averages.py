@@ -69,7 +69,7 @@ def load_learnt_state(network: nn.Module, state: Mapping[str, Tensor], frozen: C
     else:
         missing, unknown = network.load_state_dict(state, strict=False)
     if wrong := [name for name in missing if name not in frozen] + list(unknown):
-        raise RuntimeError(f"{len(wrong)} weights are missing or unknown, e.g. '{wrong[0]}'")
+        raise RuntimeError(f"{len(wrong)} weight(s) missing or unknown, e.g. '{wrong[0]}'")
 
 
 def make_optimizer(

@@ -29,7 +29,7 @@ def grid(rows: Sequence[NDArray[np.uint8]], *, scale: int = 2, gap: int = GAP) -
     """Rows of NHWC uint8 pictures => one picture, enlarged without smoothing."""
     height, width = rows[0].shape[1:3]
     columns = max(len(row) for row in rows)
-    sheet = np.full(((height + gap) * len(rows) + gap, (width + gap) * columns + gap, 3), 24, np.uint8)
+    sheet = np.full(((height + gap) * len(rows) + gap, (width + gap) * columns + gap, 3), PAPER, np.uint8)
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             top, left = gap + y * (height + gap), gap + x * (width + gap)

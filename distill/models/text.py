@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from genin.processes import is_main_process
 from genin.runtimes.added_tokens import spell_vectors
+from genin.runtimes.wording import counted
 
 COUNTED = 2_000  # captions; those of the built-in world take 70 µs each to write
 
@@ -65,7 +66,8 @@ def warn_of_long_captions(tokenizer: Any, source: Captioned) -> None:
     if long := sum(count > limit for count in counts):
         which = f"{len(counts):,} captions" + (f", evenly spaced among {len(source):,}," if every > 1 else "")
         warnings.warn(
-            f"{long:,} of {which} have more than the {limit} tokens that the model reads: their end is cut off "
+            f"{counted(long, f'of {which} has', f'of {which} have')} more than the {limit} tokens that the model reads: "
+            "the end is cut off "
             f"(the longest has {max(counts)}); put what matters first, or shorten them (genin data edit)",
             stacklevel=2,
         )

@@ -13,6 +13,8 @@ import click
 
 from genin.dataset.splits import Split
 from genin.distill.world.scene import CaptionKind
+from genin.runtimes.options import Side
+from genin.runtimes.wording import counted
 
 
 @click.command(
@@ -20,7 +22,7 @@ from genin.distill.world.scene import CaptionKind
     epilog="Example: genin world render --count 1000 --size 64 --split train --seed 0 --out world/train",
 )
 @click.option("--count", type=click.IntRange(min=1), required=True, help="How many pictures.")
-@click.option("--size", type=click.IntRange(16, 1024), default=64, show_default=True, help="Side in pixels.")
+@click.option("--size", type=Side(16, 1024), default=64, show_default=True, help="Side in pixels.")
 @click.option(
     "--split", type=click.Choice(get_args(Split)), default="train", show_default=True, help="Splits share no scene."
 )
@@ -51,4 +53,4 @@ def render_command(count: int, size: int, split: str, seed: int, out: Path, capt
         facts = {"out": str(out), "count": count, "size": size, "split": split, "seed": seed}
         click.echo(json.dumps({**facts, "seconds": round(seconds, 3), "images_per_s": round(count / seconds, 1)}))
     else:
-        click.echo(f"{count} pictures of {size} px in {out} ({count / seconds:.0f} pictures/s)")
+        click.echo(f"{counted(count, 'picture')} of {size} px in {out} ({count / seconds:.0f} pictures/s)")

@@ -128,13 +128,22 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         names = list(self.rows())
         if args and not args[0].startswith("-") and args[0] not in names:
-            close = difflib.get_close_matches(args[0], names, n=2)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"choose from: {', '.join(names)}"
-            raise click.UsageError(f"no command '{self.prefix}{args[0]}'; {hint}", ctx)
+            raise click.UsageError(f"no command '{self.prefix}{args[0]}'; {self._meant(args, names)}", ctx)
         if len(args) > 1 and f"{args[0]} {args[1]}" in COMMANDS and args[0] in COMMANDS:  # genin bench compare
             below = f"{args[0]} {args[1]}"
             return below, load(below), args[2:]
         return super().resolve_command(ctx, args)
+
+    def _meant(self, args: Sequence[str], names: Sequence[str]) -> str:
+        """Which command was meant: one of that name in a group, one of a similar name, or any of them."""
+        nested = {path: path.split(" ")[1] for path in COMMANDS if " " in path} if not self.prefix else {}
+        close = [] if args[0] in nested.values() else difflib.get_close_matches(args[0], names, n=2)
+        if close:
+            return f"did you mean {' or '.join(close)}?"
+        alike = difflib.get_close_matches(args[0], nested.values(), n=1, cutoff=0.8)
+        if below := [f"genin {path}" for path, name in nested.items() if name in alike]:
+            return f"did you mean: {' or: '.join(below)}"
+        return f"choose from: {', '.join(names)}"
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

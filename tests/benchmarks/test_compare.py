@@ -86,9 +86,9 @@ def test_captions_of_a_reference_are_drawn_below_its_true_pictures(
     (folder / "2.png").write_bytes(b"no picture")
     assert run([*command, "--reference", str(folder), "--count", "4", "--json"]) == 0
     said = capsys.readouterr()
-    assert "1 unreadable pictures: 2.png" in said.err
+    assert "1 unreadable picture: 2.png" in said.err
     facts = json.loads(said.out.splitlines()[-1])
-    assert facts["notes"] == ["1 unreadable pictures: 2.png"] and "ninja 2" not in facts["prompts"]
+    assert facts["notes"] == ["1 unreadable picture: 2.png"] and "ninja 2" not in facts["prompts"]
 
 
 def test_rows_are_models_columns_are_prompts_captions_stand_below() -> None:

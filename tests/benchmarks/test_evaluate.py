@@ -302,7 +302,8 @@ def test_a_damaged_bundle_is_refused_as_one(
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("manifest.json", "{}" * 50)
     file.write_bytes(file.read_bytes()[:kept])
-    says = f"not a bundle, or a damaged one (File is not a zip file): {file}; "
+    what = "the end of the bundle is missing (not copied or downloaded whole)" if kept else "the file is empty"
+    says = f"{what}: {file}; export or download it again"
     assert says in refused(capsys, file, "--reference", world)
     assert says in refused(capsys, world, "--reference", world, "--against", file)
     assert run(["generate", "a ninja", "-m", str(file), "--out", str(tmp_path / "x.png")]) == 2

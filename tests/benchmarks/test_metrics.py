@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import urllib.error
+from email.message import Message
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +114,27 @@ def test_psnr() -> None:
     assert psnr_db(black + 1, black) == pytest.approx(48.1308, abs=1e-3)
     with pytest.raises(InputError):
         psnr_db(black, black[:1])
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            urllib.error.URLError(socket.gaierror(-2, "Name or service not known")),
+            "no network, or no name server answers",
+        ),
+        (
+            urllib.error.HTTPError("https://x/y", 404, "Not Found", Message(), None),
+            "the server answered 404, Not Found",
+        ),
+        (urllib.error.URLError(ConnectionRefusedError(111, "Connection refused")), "connection refused"),
+        (TimeoutError("timed out"), "no answer within 20 s"),
+        (OSError(28, "No space left on device"), "no space left on device"),
+        (RuntimeError('invalid hash value (expected "a", got "b")'), "the file that came has another hash"),
+    ],
+)
+def test_a_download_that_fails_says_why_in_words(error: Exception, says: str) -> None:
+    assert weights.why_no_download(error) == says
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------

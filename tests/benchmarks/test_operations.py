@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+import result_files
 from genin.benchmarks.model_facts import ModelFacts, read_facts
+from genin.benchmarks.results.table import results_table
 from genin.benchmarks.speed import peak
 from genin.benchmarks.speed.operations import KEYS, OTHER_SIZE, UNKNOWN, add_shares, macs_per_picture
-from genin.benchmarks.speed.peak import best_s, measure_here
+from genin.benchmarks.speed.peak import best_s, higher, measure_here
 
 STUDENT = Path(__file__).parents[2] / "runtimes" / "weights" / "student"
 MACS = {"text_encoder": 10_000_000, "unet": 100_000_000, "vae_decoder": 50_000_000}
@@ -92,3 +94,47 @@ def test_the_machine_is_measured_and_a_process_that_fails_says_nothing(monkeypat
 
     monkeypatch.setattr(peak.subprocess, "run", fail)
     assert peak.measure_peaks([1]) == []
+
+
+def test_a_product_of_several_threads_counts_each_and_the_higher_of_two_measurements_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peak, "COPIED_BYTES", 1 << 20)
+    monkeypatch.setattr(peak, "best_s", lambda work: 0.001)
+    assert measure_here(3)["matmul_gflops"] == pytest.approx(3 * measure_here(1)["matmul_gflops"], abs=0.1)
+    before = [{"threads": 1, "matmul_gflops": 30.0, "copy_gb_per_s": 9.0}]
+    after = [
+        {"threads": 1, "matmul_gflops": 90.0, "copy_gb_per_s": 5.0},
+        {"threads": 2, "matmul_gflops": 1.0, "copy_gb_per_s": 1.0},
+    ]
+    assert higher(before, after) == [{"threads": 1, "matmul_gflops": 90.0, "copy_gb_per_s": 9.0}, after[1]]
+    assert higher([], after) == after and before[0]["matmul_gflops"] == 30.0
+
+
+def test_a_share_above_the_peak_is_explained_below_the_table() -> None:
+    above = result_files.row("a", 8.0) | {"matmul_share": 4.39}
+    shown = results_table(result_files.results(above, result_files.row("b", 9.0)))
+    table, _, below = shown.partition("\n\n- ")
+    assert "439 %" in table and below.startswith("Above 100 % of fp32 peak: ")
+    assert "Above" not in results_table(result_files.results(above | {"matmul_share": 1.0}))
+
+
+def test_what_all_rows_share_is_said_once_above_the_table() -> None:
+    rows = [result_files.row("a", 8.0), result_files.row("b", 9.0)]
+    said, _, table = results_table(result_files.results(*rows)).partition("\n\n")
+    assert (
+        said.startswith("All rows: runtime ")
+        and " threads " in said
+        and "threads" not in table
+        and "pictures/s" not in table
+    )
+    other = rows[1] | {"threads": 7, "batch_size": 4}
+    table = results_table(result_files.results(rows[0], other)).partition("\n\n")[2]
+    assert "| threads |" in table and "| pictures/s |" in table and "| batch |" in table
+    assert results_table(result_files.results(rows[0])).startswith("| model")
+
+
+def test_steps_that_a_student_was_not_trained_for_are_said_below_the_table() -> None:
+    found = result_files.results(result_files.row("a", 8.0))
+    found["notes"]["a"] = "trained for 2, 4 steps, measured at 3 anyway"
+    assert results_table(found).endswith("\n\n- a: trained for 2, 4 steps, measured at 3 anyway")

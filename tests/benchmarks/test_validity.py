@@ -58,7 +58,7 @@ def test_wrong_pictures_are_found(student: dict[tuple[int, int], Pictures]) -> N
         assert verdict(wrong, right).reasons
     assert "PSNR of the median picture" in verdict(bad_int8, right, "int8").reasons[0]
     assert (
-        verdict(black, right).reasons[0] == "1 blank pictures, the first is number 1"
+        verdict(black, right).reasons[0] == "1 blank picture, the first is number 1"
         and verdict(black, right).worst == 1
     )
     assert "blank" in verdict(black, black).reasons[0]  # the reference itself

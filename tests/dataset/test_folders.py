@@ -195,7 +195,7 @@ def test_every_command_reads_every_table(tmp_path: Path, genin: Json, name: str)
     facts = genin("data", "inspect", folder)
     assert facts["captions"]["present"] == 2
     if len(read) == 2:
-        assert facts["notes"] == ["1 pictures have no row in the metadata and are not used: 2.png"]
+        assert facts["notes"] == ["1 picture has no row in the metadata and is not used: 2.png"]
     report = genin("data", "prepare", folder, "--out", tmp_path / "out")
     assert report["captions_from"] == {"metadata": 2} and report["kept"] == 3
     edited = tmp_path / "edit.csv"
@@ -229,7 +229,7 @@ def test_a_name_for_none_is_no_caption(tmp_path: Path, genin: Json, capsys: pyte
         "file_name,text\nIMG_0.png,nan\nIMG_1.png,\nIMG_2.png,a cat\n", encoding="utf-8"
     )
     assert captions(folder) == {"IMG_0.png": None, "IMG_1.png": None, "IMG_2.png": "a cat"}
-    with pytest.raises(InputError, match=r"2 of 3 pictures have no caption.*1 captions of .* only stand for none"):
+    with pytest.raises(InputError, match=r"2 of 3 pictures have no caption.*1 caption of .* only stands for none"):
         FolderSource(folder)
     assert genin("data", "prepare", folder, "--out", tmp_path / "out")["captions_missing"] == 2
 
@@ -259,7 +259,7 @@ def test_captions_beside_pictures_in_any_encoding(tmp_path: Path, genin: Json) -
     assert prepared(tmp_path / "out") == expected  # and no caption from the name where the file says something
     assert [Path(entry["path"]).name for entry in report["dropped"]] == ["unclear.txt"]
     assert any("sjis.txt as cp932" in note for note in report["notes"])
-    assert "1 text files were not used as captions: c.TXT" in report["notes"]
+    assert "1 text file was not used as captions: c.TXT" in report["notes"]
     genin("data", "prepare", folder, "--encoding", "cp1252", "--out", tmp_path / "stated")
     assert prepared(tmp_path / "stated")["unclear.png"] == "niño"
 
@@ -272,7 +272,7 @@ def test_prepare_names_links_hidden_files_and_replacement_characters(tmp_path: P
     report = genin("data", "prepare", folder, "--duplicates", "keep", "--out", tmp_path / "out")
     assert set(prepared(tmp_path / "out")) == {"0.png", "more/x.png"}
     assert [Path(entry["path"]).name for entry in report["dropped"]] == ["loop"]
-    assert any("1 hidden pictures" in note for note in report["notes"])
+    assert any("1 hidden picture left out" in note for note in report["notes"])
     assert any("replacement characters" in note for note in report["notes"])
 
 

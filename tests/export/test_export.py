@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from genin.cli import run
 from genin.export import exporter
 from genin.export.assembly import Job
 from genin.export.checks import parity
+from genin.export.commands import smaller
 from genin.export.converters import to_openvino
 from genin.export.facts import network_facts
 from genin.export.precision_plan import read_plan
@@ -318,3 +320,13 @@ def test_int8_rounds_within_half_a_step_a_channel() -> None:
     assert stored.dtype == np.int8 and scale.shape == (8, 1, 1, 1)
     assert np.all(np.abs(stored * scale - weights) <= scale / 2 + 1e-6)
     assert not stored[0].any()  # a channel of zeros stays zero
+
+
+def test_a_bundle_of_several_precisions_says_how_to_write_less() -> None:
+    student = Path(__file__).parents[2] / "runtimes" / "weights" / "student"
+    shipped = Bundle.open(student).manifest
+    graph = shipped.graphs[0]
+    one, other = (replace(graph, format=f, precision=p) for f, p in (("onnx", "fp16"), ("openvino", "int8")))
+    manifest = replace(shipped, graphs=(one, other, replace(other, precision="fp32")))
+    assert smaller(manifest) == "genin export with --format onnx --precision fp16 writes 3.09 MB of graphs"
+    assert smaller(replace(manifest, graphs=(one,))) is None

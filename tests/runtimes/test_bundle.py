@@ -489,9 +489,18 @@ def test_random_damage_is_a_typed_error(packed: Path, tmp_path: Path) -> None:
 
 
 def test_other_files_are_not_bundles(tmp_path: Path) -> None:
-    (tmp_path / "x.genin").write_bytes(b"nothing")
-    with pytest.raises(BundleError, match="not a bundle"):
-        Bundle.open(tmp_path / "x.genin")
+    for content, says in (
+        (b"nothing", "neither a model nor a bundle.*give a model folder"),
+        (b"", "the file is empty.*download it again"),
+        (b"PK\x03\x04 and no more", "the end of the bundle is missing"),
+        (b"\xff\xd8\xff\xe0JFIF", "this is a picture, not a model or a bundle"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer.*git lfs pull"),
+        (b'{"schema_version": 3}', "this is JSON, not a model or a bundle.*genin bench compare OLD NEW"),
+        (b"<!DOCTYPE html>", "this is a web page, not a bundle"),
+    ):
+        (tmp_path / "x.genin").write_bytes(content)
+        with pytest.raises(BundleError, match=says):
+            Bundle.open(tmp_path / "x.genin")
     with pytest.raises(BundleError, match="no such bundle"):
         Bundle.open(tmp_path / "absent")
     assert bundles.is_bundle(tmp_path / "x.genin")  # it says so: opening it says what is wrong

@@ -29,7 +29,7 @@ def test_a_log_gets_lines_soon_then_every_minute_with_the_time_left(
     assert capsys.readouterr().err.splitlines() == [
         "sampling: 50 % · 1,010 of 2,000 pictures · teacher",
         "sampling: 55 % · 1,100 of 2,000 pictures · teacher · 9 min left",
-        "sampling: 95 % · 1,900 of 2,000 pictures · teacher · a minute left",
+        "sampling: 95 % · 1,900 of 2,000 pictures · teacher · less than a minute left",
     ]
     assert shown.done == 2_000
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from genin.dataset.text import Decoded, decode_any, listed
+from genin.runtimes.wording import counted
 
 PICTURE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".tga", ".ppm", ".jp2"),
@@ -170,7 +171,8 @@ class Sidecars:
         if self.decoded:
             files = listed([f"{file} as {encoding}" for file, encoding in sorted(self.decoded.items())])
             notes.append(
-                f"{len(self.decoded)} captions are not UTF-8 and were read by their code page, check them: {files}"
+                f"{counted(len(self.decoded), 'caption is', 'captions are')} not UTF-8 but read by code page, to be "
+                f"checked: {files}"
             )
         return notes
 

@@ -48,6 +48,7 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
 from genin.runtimes.text import json_object
 from genin.runtimes.vocabulary import check_choice
+from genin.runtimes.wording import counted
 
 Pictures = NDArray[np.uint8]
 METADATA = METADATA_NAMES[0]  # what is written
@@ -220,7 +221,8 @@ def _said_before(before: Counter[str], metadata: Path) -> list[str]:
             f"{before['name']} rows of {metadata} name their files otherwise than the disk ({how}); they were found"
         )
     if before["null"]:
-        notes.append(f"{before['null']} captions of {metadata} only stand for none (null, NaN) and count as missing")
+        said = counted(before["null"], f"caption of {metadata} only stands", f"captions of {metadata} only stand")
+        notes.append(f"{said} for none (null, NaN), counted as missing")
     return notes
 
 
@@ -291,9 +293,12 @@ def left_out(folder: Path, rows: Sequence[PictureRow]) -> list[str]:
         for name in tree.names(place) or ()
     ]
     if rest := sorted(name for name in present if is_picture(name) and name not in used):
-        notes.append(f"{len(rest)} pictures have no row in the metadata and are not used: {listed(rest)}")
+        notes.append(
+            f"{counted(len(rest), 'picture has no row in the metadata and is', 'pictures have no row in the metadata and are')} "
+            f"not used: {listed(rest)}"
+        )
     if hidden := [name for name in present if is_hidden(name) and Path(name).suffix.lower() in PICTURE_SUFFIXES]:
-        notes.append(f"{len(hidden)} hidden files with a picture's suffix were left out")
+        notes.append(f"{counted(len(hidden), 'hidden file')} with a picture's suffix left out")
     unread = sorted(name for name in present if name not in inside and not is_hidden(name) and (folder / name).is_dir())
     if unread := [name for name in unread if any(map(is_picture, tree.names(name) or ()))]:
         notes.append(f"pictures in {listed(unread)} are not read (genin data prepare reads folders inside folders)")

@@ -27,6 +27,7 @@ from genin.dataset.tables import caption_in_row, is_null
 from genin.dataset.text import decode_any, listed
 from genin.runtimes.errors import InputError
 from genin.runtimes.text import decode_text, json_object
+from genin.runtimes.wording import counted
 
 SUFFIX = ".tar"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -107,11 +108,13 @@ class Shards:
             notes.append(f"further pictures of samples are not read: {counts}")
         if self.unclear:
             notes.append(
-                f"{len(self.unclear)} samples have several pictures, none plainly the main one: {listed(self.unclear)}"
+                f"{counted(len(self.unclear), 'sample has', 'samples have')} several pictures, none plainly the main "
+                f"one: {listed(self.unclear)}"
             )
         if self.unreadable:
             notes.append(
-                f"{len(self.unreadable)} captions are in an unknown encoding and count as missing: {listed(self.unreadable)}"
+                f"{counted(len(self.unreadable), 'caption is', 'captions are')} in an unknown encoding, counted as "
+                f"missing: {listed(self.unreadable)}"
             )
         if self.decoded:
             counts = ", ".join(f"{encoding} ×{count}" for encoding, count in self.decoded.most_common())

@@ -37,6 +37,7 @@ from genin.quickstart.stages import (
 )
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
 from genin.runtimes.options import json_option, threads_option
+from genin.runtimes.wording import counted
 
 FORMAT: Final = 1
 RECORD: Final = "quickstart.json"
@@ -50,7 +51,7 @@ STAGES: Final = (
     Stage("improvement", "Compare with its untrained self", measure_improvement, lambda r: _improvement(r)),
     Stage("export", "Export to ONNX, OpenVINO and Core ML", export_student, lambda r: _exported(r)),
     Stage("quality", "Measure its pictures", measure_quality, lambda r: f"{r['samples']} pictures each"),
-    Stage("bench", "Measure its speed", bench_all, lambda r: f"{len(r['results'])} configurations"),
+    Stage("bench", "Measure its speed", bench_all, lambda r: counted(len(r["results"]), "configuration")),
     Stage("page", "Write the page", write_page, lambda r: str(r["page"])),
 )
 
@@ -271,7 +272,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     """The end of the run, for people."""
     lines = []
     for steps, key in ((4, "4_steps"), (1, "1_step")):
-        name, best = f"{steps} step{'s' if steps > 1 else ''}", summary[f"fastest_{key}"]
+        name, best = counted(steps, "step"), summary[f"fastest_{key}"]
         if best is None:
             lines.append(f"{name:8} not measured")
             continue
@@ -306,4 +307,4 @@ def _improvement(result: Result) -> str:
 def _exported(result: Result) -> str:
     lowest = result["lowest_psnr_db"]
     parity = "" if lowest is None else f", at least {lowest:.0f} dB alike to PyTorch"
-    return f"{result['graphs']} graphs{parity}"
+    return f"{counted(result['graphs'], 'graph')}{parity}"

@@ -314,7 +314,7 @@ def test_captions_come_from_metadata_then_sidecars_then_names(tmp_path: Path, ge
     report = genin("data", "prepare", source, "--out", tmp_path / "out")
     assert texts(tmp_path / "out") == [None, "from metadata", "from a sidecar", "red cats c"]
     assert report["captions_from"] == {"metadata": 1, "sidecar": 1, "name": 1} and report["captions_missing"] == 1
-    assert "1 captions were made from folder and file names: check them" in report["notes"]
+    assert "1 caption was made from folder and file names: check them" in report["notes"]
     report = genin("data", "prepare", source, "--out", tmp_path / "sidecars", "--captions", "sidecar")
     assert report["captions_missing"] == 2 and texts(tmp_path / "sidecars")[1:3] == ["from a sidecar"] * 2
 
@@ -343,7 +343,7 @@ def test_the_page_counts_long_captions_only_where_there_are_any(tmp_path: Path, 
     source = folder_of(tmp_path / "in", "a.png", "b.png")
     (source / "readme.txt").write_text("Drawn by hand.")
     report = genin("data", "prepare", source, "--out", tmp_path / "out", "--size", "32", "--min-size", "8")
-    assert "1 text files were not used as captions: readme.txt" in report["notes"]
+    assert "1 text file was not used as captions: readme.txt" in report["notes"]
     page = " ".join((tmp_path / "out" / "report.html").read_text("utf-8").split())
     assert "All are 32×32 px." in page and "<dt>of" not in page and "<dt>from" not in page and "longer than" not in page
     assert "<code>genin data inspect out --tokenizer MODEL</code>" in page
@@ -389,7 +389,7 @@ def test_splits_exclusions_and_hidden_files(tmp_path: Path, genin: Json) -> None
     (source / "notes.pdf").write_bytes(b"%PDF")
     report = genin("data", "prepare", source, "--out", tmp_path / "out", "--exclude", "old,*_old.png")
     assert report["kept"] == 2 and report["splits"] == {"train": 1, "val": 1} and not report["dropped"]
-    assert "2 pictures were left out by --exclude" in report["notes"]
+    assert "2 pictures left out by --exclude" in report["notes"]
     assert "files that are not pictures were ignored: .pdf ×1" in report["notes"]
     assert ImageDataset.open(tmp_path / "out", "val").caption(0) == "b"
 
@@ -751,7 +751,7 @@ def test_tables_that_are_none_change_nothing(tmp_path: Path, capsys: pytest.Capt
     before = (folder / "metadata.jsonl").read_bytes()
     for name, content, message in (
         ("t.csv", b"name,text\na.png,x\n", "no column file_name"),
-        ("t.csv", b"file_name,text\nz.png,x\n", "1 rows name no picture of set, first 'z.png'"),
+        ("t.csv", b"file_name,text\nz.png,x\n", "1 row names no picture of set, first 'z.png'"),
         ("t.csv", b"file_name,text\na.png,x\na.png,y\n", "'a.png' has more rows than it has in the dataset"),
         ("t.csv", b"file_name,text\na.png,x,y\n", "line 2 is not a row of captions (the line has more cells"),
         ("t.csv", b"file_name,text\na.png,ni\xf1o\n", "not UTF-8"),

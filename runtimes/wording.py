@@ -1,0 +1,15 @@
+"""Words of messages that depend on a number: "1 caption is", "3 captions are".
+
+Not here: names in a message (`genin.dataset.text.listed`).
+"""
+
+from __future__ import annotations
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`count` and its noun, with whatever else depends on it: (1, "caption is", "captions are") => "1 caption is".
+
+    `many` is `one` and an s unless it is given.
+    """
+    number = f"{count:,}" if abs(count) >= 10_000 else str(count)
+    return f"{number} {one if count == 1 else many or one + 's'}"
