@@ -24,15 +24,18 @@ JSON_BEGINS = ("metadata", "caption", "meta_")  # of one JSON file for all pictu
 
 
 def beside(folder: Path, rows: Sequence[PictureRow]) -> list[str]:
-    """What a folder of pictures has that only other layouts read: shards, split folders that no row leads into, tables of other
-    names."""
+    """What a folder of pictures has that only other layouts read: shards, folders that no row leads into, tables of other names."""
     names = _names(folder)
     notes = []
     if archives := [name for name in names if name.lower().endswith((SUFFIX, *COMPRESSED))]:
         notes.append(f"shards are not read where a folder has pictures or a table of its own: {listed(archives)}")
     used = {row.file_name.partition("/")[0] for row in rows}
-    if parts := [part.name for part in folders_of(folder) if part.name not in used and _has_pictures(part)]:
+    splits = {part.name for part in folders_of(folder)}
+    unread = sorted(path.name for path in folder.iterdir() if path.name not in used and _has_pictures(path))
+    if parts := [name for name in unread if name in splits]:
         notes.append(f"folders of splits are not read where a folder has pictures of its own: {listed(parts)}")
+    if others := [name for name in unread if name not in splits]:
+        notes.append(f"pictures in {listed(others)} are not read (genin data prepare reads folders inside folders)")
     return [*notes, *other_tables(names)]
 
 
@@ -74,7 +77,7 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def left_out(folder: Path, rows: Sequence[PictureRow]) -> list[str]:
-    """What a folder has and its rows do not: pictures without a row, pictures in folders that are not read, hidden ones."""
+    """The pictures that a folder has and its rows do not: those without a row, hidden ones, those in deeper folders."""
     used = {row.file_name for row in rows}
     tree = Tree(folder)
     notes = []
@@ -89,9 +92,9 @@ def left_out(folder: Path, rows: Sequence[PictureRow]) -> list[str]:
         notes.append(f"{len(rest)} pictures have no row in the metadata and are not used: {listed(rest)}")
     if hidden := [name for name in present if is_hidden(name) and Path(name).suffix.lower() in PICTURE_SUFFIXES]:
         notes.append(f"{len(hidden)} hidden files with a picture's suffix were left out")
-    parts = {part.name for part in folders_of(folder)}  # named by `beside`
-    unread = sorted(name for name in present if name not in inside and not is_hidden(name) and (folder / name).is_dir())
-    unread = [name for name in unread if name not in parts and any(map(is_picture, tree.names(name) or ()))]
-    if unread:
+    deeper = [
+        name for name in present if "/" in name and name not in inside and not is_hidden(name)
+    ]  # others: `beside`
+    if unread := sorted(name for name in deeper if _has_pictures(folder / name)):
         notes.append(f"pictures in {listed(unread)} are not read (genin data prepare reads folders inside folders)")
     return notes
