@@ -48,7 +48,10 @@ from genin.distill.data.parquet import RowGroup, open_table
 from genin.runtimes.errors import InputError
 from genin.runtimes.vocabulary import nearest
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv"),
+    *(".3gp", ".3g2", ".mts", ".m2ts", ".vob", ".asf", ".divx", ".f4v"),
+)
 COMIC_SUFFIXES = (".cbz",)
 UNPACK = "unpack it (an archive of comic pages may be called .cbz)"
 # What is no picture, but may hold some => what to do.

@@ -7,6 +7,7 @@ import json
 import struct
 import tarfile
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -184,3 +185,23 @@ def test_the_transparent_value_of_16_bit_grey_is_laid_on_the_background(tmp_path
     (tmp_path / "0.png").write_bytes(content[:place] + added + content[place:])
     pixels = np.asarray(read_picture(tmp_path / "0.png"))
     assert (pixels[:16] == 255).all() and (pixels[16:] == 117).all()
+
+
+def test_pages_of_one_name_in_a_comic_are_two_pages(tmp_path: Path, genin: Json) -> None:
+    (tmp_path / "src").mkdir()
+    with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "src" / "a.cbz", "w") as comic:
+        warnings.simplefilter("ignore")  # zipfile's own of the name
+        for seed in (1, 2):
+            comic.writestr("1.png", encoded(seed))
+    found = genin("data", "prepare", tmp_path / "src", "--out", tmp_path / "out")
+    assert found["kept"] == 2 and not found["dropped"]
+
+
+def test_films_of_phones_and_camcorders_are_films(tmp_path: Path) -> None:
+    from genin.distill.data.find import SourceOptions, find_pictures
+
+    names = ("a.3gp", "b.MTS", "c.m2ts", "d.vob")
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    found = find_pictures([tmp_path], SourceOptions())
+    assert [(entry.name, entry.kind) for entry in found.candidates] == [(name, "video") for name in names]
