@@ -1,4 +1,4 @@
-"""Prompts: one per line of a text file, or the `text` of each line of a `.jsonl` file.
+"""Prompts: one per line of a text file, or the `text` (`caption`, `prompt`) of each line of a `.jsonl` file.
 
 `DEFAULT_PROMPTS`, captions of the built-in world, are used where none are given.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from genin.dataset.tables import CAPTION_COLUMNS
 from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
 from genin.runtimes.text import json_object, lines_of, read_text
@@ -21,6 +22,7 @@ DEFAULT_PROMPTS = (
     "a sad ninja with a teal bob, a yellow headband and a red outfit, guarding with a sword at a shrine in the mist",
     "a surprised ninja with pink twintails, a purple headband and a green outfit, waving by a waterfall at noon",
 )
+OTHER_TABLES = (".csv", ".tsv", ".json", ".parquet", ".xlsx", ".yaml", ".yml")
 NO_FILE = "name a text file with one prompt per line (in Python, prompts themselves are given as a list)"
 
 
@@ -37,7 +39,11 @@ def prompts_of(given: str | Path | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file, blank lines left out. InputError if it cannot be read or has none."""
+    """The prompts of a file, blank lines left out. InputError if it cannot be read or has none, or is another kind of table: its
+    lines are no prompts."""
+    if path.suffix.lower() in OTHER_TABLES:
+        remedy = 'one prompt per line of a .txt, or {"text": "a prompt"} per line of a .jsonl'
+        raise InputError(f"prompts are not read from {path.suffix.lower()} files", where=path, remedy=remedy)
     try:
         text = read_text(path, remedy="save it as UTF-8, one prompt per line")
     except FileNotFoundError as error:
@@ -53,7 +59,8 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def _text(line: str, path: Path, number: int) -> str:
-    text = (json_object(line) or {}).get("text")
+    row = json_object(line) or {}
+    text = next((row[name] for name in CAPTION_COLUMNS if row.get(name) is not None), None)
     if not isinstance(text, str) or not text.strip():
         remedy = 'every line is an object: {"text": "a prompt"}'
         raise InputError(f'row {number} is not a JSON object with "text"', where=path, remedy=remedy)

@@ -368,6 +368,10 @@ def _target(out: Path | None, resume: bool) -> Path:
         raise InputError("--out is missing", remedy="name the model folder to write")
     if out.is_file():
         raise InputError("the output is a file", where=out, remedy="name a folder")
+    if out.is_symlink() and not out.exists():
+        raise InputError(
+            "the output is a link that leads nowhere", where=out, remedy="remove it, or name another --out"
+        )
     if out.is_dir() and any(out.iterdir()) and not resume:
         raise InputError("the output is not empty", where=out, remedy="resume it with --resume, or name another --out")
     if resume and not (out / "training").is_dir():

@@ -24,6 +24,7 @@ from genin.export.conversion import not_written
 from genin.export.converters.formats import formats_of_single, missing_package
 from genin.export.precision_plan import Plan, check_name, read_plan, uniform
 from genin.export.shapes import MAX_BATCH, Shapes
+from genin.files import refuse_existing
 from genin.runtimes.arguments import local_path, settle, several, whole
 from genin.runtimes.bundle import SUFFIX, pack
 from genin.runtimes.errors import InputError
@@ -170,8 +171,7 @@ def _check_use(options: ExportOptions, usable: Sequence[str]) -> None:
 
 
 def _check_out(out: Path) -> None:
-    if out.exists():
-        raise InputError("the output already exists", where=out, remedy="name a new one, or remove it")
+    refuse_existing(out)
     if out.suffix.lower() in NO_BUNDLES:
         raise InputError("a bundle is a folder or one .genin file", where=out, remedy=f"name it {out.stem}{SUFFIX}")
 

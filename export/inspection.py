@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from genin.benchmarks.model_facts import stored_tensors
+from genin.dataset.text import listed
 from genin.runtimes.bundle import Bundle, is_bundle
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import COMPONENT_FOLDERS, is_model_folder, read_constants, read_info
+from genin.runtimes.folder import (
+    COMPONENT_FOLDERS,
+    is_model_folder,
+    missing_files,
+    read_constants,
+    read_info,
+    weight_files,
+)
 from genin.runtimes.manifest import SamplerConstants
 from genin.runtimes.pictures import FORMATS as PICTURES
 from genin.runtimes.pictures import Picture
@@ -122,6 +130,7 @@ def _inspect_model(path: Path) -> Facts:
         "recipe": info.get("recipe"),
         "notes": {
             "macs": MACS,
+            **({"missing": f"the folder lacks files: {listed(missing)}"} if (missing := missing_files(path)) else {}),
             "vae_decoder": "parameters are the decoder's, size_bytes the whole autoencoder's",
             VAE_ENCODER: "parameters are the encoder's, size_bytes the whole autoencoder's",
         },
@@ -136,7 +145,7 @@ def _strengths(sampler: SamplerConstants) -> dict[str, tuple[float, ...]] | None
 
 def _stored(folder: Path) -> Facts:
     """Bytes of a component's weights, and the precision in which they are stored."""
-    files = [file for suffix in ("*.safetensors", "*.bin") for file in sorted(folder.glob(suffix))]
+    files = [file for file in weight_files(folder) if file.is_file()]
     kinds = {kind for file in files if file.suffix == ".safetensors" for kind in _kinds(file)}
     names = sorted(PRECISION_OF.get(kind, kind.lower()) for kind in kinds)
     return {"size_bytes": sum(file.stat().st_size for file in files), "precision": ", ".join(names) or "unknown"}

@@ -211,11 +211,12 @@ def to_rgb(picture: Image.Image, path: Path, background: str = "white") -> Image
 def _as_rgb(picture: Image.Image, profile: bytes | None, path: Path, background: str) -> Image.Image:
     from PIL import Image
 
-    if picture.mode.startswith("I"):
-        return _to_srgb(_from_16_bits(picture), profile).convert("RGB")
     if picture.mode not in ("RGBA", "RGBa", "LA", "La", "PA") and "transparency" not in picture.info:
-        return _to_srgb(picture, profile).convert("RGB")
-    rgba = picture.convert("RGBA")
+        return _to_srgb(_from_16_bits(picture), profile).convert("RGB")
+    rgba = _from_16_bits(picture).convert("RGBA")
+    if picture.mode.startswith("I"):  # one value of 65,536 is transparent
+        seen = np.asarray(picture) != picture.info["transparency"]
+        rgba.putalpha(Image.fromarray(np.where(seen, 255, 0).astype(np.uint8)))
     if rgba.getchannel("A").getextrema() == (0, 0):
         raise PictureError("fully transparent", where=path, remedy="replace or remove it")
     if profile and picture.mode not in ("LA", "La"):
@@ -247,9 +248,12 @@ def _within_16_bits(picture: Image.Image) -> bool:
 
 
 def _from_16_bits(picture: Image.Image) -> Image.Image:
-    """Pillow's own conversion clips 16 bits to white; modes `I;16…` are 16 bits, `I` may also hold 8."""
+    """8 bits of 16, any other picture as it is. Pillow's own conversion clips 16 bits to white; modes `I;16…` are 16 bits, `I` may
+    also hold 8."""
     from PIL import Image
 
+    if not picture.mode.startswith("I"):
+        return picture
     values = np.asarray(picture).astype(np.float64)
     top = 65535 if picture.mode != "I" or values.max() > 255 else 255
     return Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))

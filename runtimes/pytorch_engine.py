@@ -218,7 +218,10 @@ def check_weights(folder: Path) -> None:
     read_json(folder / "config.json", "the model folder lacks a file")
     files = weight_files(folder)
     if not files:
-        raise InputError("no weights here (.safetensors or .bin)", where=folder, remedy=AGAIN)
+        others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
+        known = f"only diffusion_pytorch_model or model with these endings is read: {', '.join(others[:3])}"
+        what, remedy = ("weights under another name", known) if others else ("no weights here", AGAIN)
+        raise InputError(f"{what} (.safetensors or .bin)", where=folder, remedy=remedy)
     for file in files:
         if not file.is_file():
             raise InputError("a weights file is missing", where=file, remedy=AGAIN)

@@ -204,16 +204,16 @@ def _comic(candidate: Candidate, background: str) -> Iterator[Opened]:
     except (zipfile.BadZipFile, OSError) as error:
         raise PictureError("not a readable zip archive", where=candidate.path, remedy="replace it") from error
     with archive:
-        names = sorted(filter(is_picture, archive.namelist()), key=_natural)
-        if not names:
+        members = [member for member in archive.infolist() if is_picture(member.filename)]
+        if not members:
             raise PictureError("the archive has no pages", where=candidate.path, remedy="replace or remove it")
-        for name in names:
-            called = clean(name)
-            if archive.getinfo(name).file_size > ARCHIVE_MEMBER_BYTES:
+        for member in sorted(members, key=lambda member: _natural(member.filename)):  # a name may be there twice
+            name, called = member.filename, clean(member.filename)
+            if member.file_size > ARCHIVE_MEMBER_BYTES:
                 yield Opened(None, called, reason="unpacks to more than 256 MB")
                 continue
             try:
-                page = read_picture(Path(name), background, io.BytesIO(archive.read(name)))
+                page = read_picture(Path(name), background, io.BytesIO(archive.read(member)))
             except PictureError as error:
                 yield Opened(None, called, reason=error.what)
             except UNPACKING:

@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from genin.dataset.beside import other_tables
 from genin.dataset.folders import (
     FOREIGN_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -27,6 +28,7 @@ from genin.dataset.folders import (
     Tree,
     leads_outside,
     walk,
+    within,
 )
 from genin.dataset.splits import ALIASES, Split
 from genin.dataset.tables import (
@@ -47,9 +49,18 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.vocabulary import nearest
 from genin.runtimes.wording import counted
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv"),
+    *(".3gp", ".3g2", ".mts", ".m2ts", ".vob", ".asf", ".divx", ".f4v"),
+)
 COMIC_SUFFIXES = (".cbz",)
-OTHER_SUFFIXES = (*FOREIGN_SUFFIXES, ".cbr")
+UNPACK = "unpack it (an archive of comic pages may be called .cbz)"
+# What is no picture, but may hold some => what to do.
+OTHER_SUFFIXES: Mapping[str, str] = {
+    **dict.fromkeys((*FOREIGN_SUFFIXES, ".cbr"), "convert it to PNG or JPEG"),
+    **dict.fromkeys((".zip", ".rar", ".7z", ".gz", ".tgz", ".bz2", ".xz", ".zst"), UNPACK),
+    ".tar": "training and the other commands read a folder of shards as it is; or unpack it",
+}
 Kind = Literal["picture", "page", "comic", "video", "table"]
 CAPTION_SOURCES = ("metadata", "sidecar", "name")
 CARD_NAME = "README.md"  # a data set's card, which may state the licence
@@ -216,11 +227,12 @@ def _pictures(files: Sequence[Path], metadata: Sequence[Path], found: Found) -> 
         if suffix in KNOWN_SUFFIXES:
             pictures.append(path)
         elif suffix in OTHER_SUFFIXES:
-            found.dropped.append(Dropped(clean(path), f"{suffix} is not supported: convert it to PNG or JPEG"))
+            found.dropped.append(Dropped(clean(path), f"{suffix} is not supported: {OTHER_SUFFIXES[suffix]}"))
         elif path.is_symlink() and not path.exists():
             found.dropped.append(Dropped(clean(path), "a link that leads nowhere"))
         else:
             found.ignored[suffix or "no suffix"] += 1
+    found.notes += other_tables([path.name for path in files])
     return pictures
 
 
@@ -247,6 +259,7 @@ def _rows(source: Source, metadata: Sequence[Path], found: Found) -> dict[Path, 
             if not isinstance(value, str) or is_null(value):
                 found.dropped.append(Dropped(place, "the row names no file (--file-column says which column does)"))
                 continue
+            value = within(path.parent, value)
             inside = value if leads_outside(value) else (path.parent / value).relative_to(source.top).as_posix()
             if is_excluded(inside, options.exclude):
                 continue

@@ -19,9 +19,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from genin.benchmarks.report.fonts import font_for, wrap
+from genin.dataset.beside import left_out
 from genin.dataset.files import PictureError, fit_square, open_picture, read_picture
 from genin.dataset.rows import PictureRow
-from genin.dataset.sets import left_out, open_picture_set
+from genin.dataset.sets import open_picture_set
 from genin.dataset.splits import SPLITS, splits_of
 from genin.dataset.text import listed
 from genin.distill.data.dataset import attribute_columns, licence_of, read_facts

@@ -166,7 +166,7 @@ def prepare(
             move_into_place(folder, out)
     shutil.rmtree(work)  # once the journal is closed: Windows removes no open files
     if not kept:
-        reasons = _reasons([*found.dropped, *(Dropped(entry.path, entry.reason) for entry in entries)])
+        reasons = _reasons([*found.dropped, *(Dropped(entry.path, entry.reason) for entry in entries)], found.ignored)
         raise InputError("none of the files can be used", where=sources[0], remedy=reasons)
     return report
 
@@ -398,7 +398,8 @@ def _lost(piece: Piece, options: FitOptions) -> float:
     return 1 - min(ratio, 1 / ratio)
 
 
-def _reasons(dropped: Sequence[Dropped]) -> str:
+def _reasons(dropped: Sequence[Dropped], ignored: Counter[str]) -> str:
     counts = Counter(entry.reason for entry in dropped).most_common(3)
     listed = "; ".join(f"{reason} ×{count}" for reason, count in counts)
-    return listed or "give a folder that holds pictures"
+    others = ", ".join(f"{suffix} ×{count}" for suffix, count in ignored.most_common(3))
+    return listed or "give a folder that holds pictures" + (f" (here are {others})" if others else "")

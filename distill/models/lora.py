@@ -4,8 +4,8 @@ A model is tuned by adapters on the attention of its UNet, and where asked of it
 layout, which `StableDiffusionPipeline.load_lora_weights` opens, and merged into fp32 weights by the same reader that merges
 third-party files (diffusers' and kohya's formats): the merged weights are those of the file, to the bit.
 
-Of third-party files, diffusers' layouts (from the first, whose names do not say which network they belong to) and kohya's are
-read. Other kinds of adapters (`OTHER_KINDS`) are refused by name: they are no sum of a low-rank product.
+Of third-party files, diffusers' layouts (from the first, whose names do not say which network they belong to), kohya's and peft's
+are read. Other kinds of adapters (`OTHER_KINDS`) are refused by name: they are no sum of a low-rank product.
 
 A file of another architecture is refused before anything is touched: the libraries would skip weights that they cannot place.
 
@@ -15,6 +15,7 @@ Not here: training them (`finetune`).
 from __future__ import annotations
 
 import copy
+import math
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ TARGETS: Mapping[str, tuple[str, ...]] = {
     "unet": ("to_q", "to_k", "to_v", "to_out.0"),
     "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
 }
-# Part of a weight's name => the kind of adapter.
+# Pattern of a weight's name => the kind of adapter.
 OTHER_KINDS: Mapping[str, str] = {
     "dora_scale": "DoRA",
     "lora_magnitude_vector": "DoRA",
@@ -53,12 +54,20 @@ OTHER_KINDS: Mapping[str, str] = {
     "_custom_diffusion": "Custom Diffusion",
     "emb_params": "textual inversion",
     "string_to_param": "textual inversion",
+    r"\.diff(_b)?$": "LyCORIS with whole differences of weights",
+    r"\.[wb]_norm$": "LyCORIS with trained norms",
+    r"\.[ab][12]\.weight$": "GLoRA",
+    r"\.lora_(B|up)\.bias$": "LoRA with a bias",
 }
-# diffusers 0.12 to 0.15 wrote the UNet's attention processors, without a prefix: `….attn1.processor.to_q_lora.down.weight`.
-PROCESSORS = re.compile(r"(down_blocks|mid_block|up_blocks)\..+\.processor\.\w+_lora\.(down|up)\.weight")
-
 # What peft itself puts before the names of a network's weights.
 PEFT, PARTS = "base_model.model.", ("unet.", "text_encoder.")
+# What a UNet's names begin with, where a file does not say which network they belong to: diffusers 0.12 to 0.15 wrote
+# `….attn1.processor.to_q_lora.down.weight`.
+BLOCKS = re.compile(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding)\.")
+# Ends of a pair's names (down, up) in diffusers' and peft's layouts.
+PAIRS = ((".lora_A.weight", ".lora_B.weight"), (".lora.down.weight", ".lora.up.weight"))
+# Attention of a text encoder, as kohya's files come out of diffusers' reader.
+TEXT_ATTENTION = re.compile(r"\.to_(q|k|v|out)_lora\.(down|up)\.weight$")
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ def merge_lora(model: ModelFolder, lora: Lora) -> None:
     or of another architecture, naming the first weight that does not fit."""
     from diffusers import StableDiffusionPipeline
 
-    weights, unprefixed = _read(lora.file)
+    weights, renamed = _read(lora.file)
     check_fits(model, lora.file, weights)
     pipeline = StableDiffusionPipeline(
         vae=model.vae,
@@ -175,7 +184,7 @@ def merge_lora(model: ModelFolder, lora: Lora) -> None:
         requires_safety_checker=False,
     )
     try:
-        if unprefixed:
+        if renamed:
             pipeline.load_lora_weights(weights)
         else:
             pipeline.load_lora_weights(lora.file.parent, weight_name=lora.file.name, local_files_only=True)
@@ -188,7 +197,7 @@ def merge_lora(model: ModelFolder, lora: Lora) -> None:
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
-    """A file's weights under diffusers' names, and whether they were the first layout's, without a prefix."""
+    """A file's weights under diffusers' names, and whether these are other than diffusers' own reader makes of the file."""
     from diffusers import StableDiffusionPipeline
 
     refuse_pointer(file)
@@ -196,17 +205,67 @@ def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
         with safe_open(file, framework="pt") as opened:
             names = list(opened.keys())
         _refuse_other_kinds(file, names)
-        if names and all(PROCESSORS.fullmatch(name) for name in names):
-            return {f"unet.{name}": value for name, value in load_file(file).items()}, True
         if names and all(name.startswith(PEFT) for name in names):
             return _of_peft(file), True
+        if (plain := _almost_diffusers(file, names)) is not None:
+            return plain, True
         weights: dict[str, Tensor]
-        weights, _alphas = StableDiffusionPipeline.lora_state_dict(
+        weights, alphas = StableDiffusionPipeline.lora_state_dict(
             file.parent, weight_name=file.name, use_safetensors=True, local_files_only=True
         )
     except (SafetensorError, OSError, ValueError, KeyError, IndexError) as error:
         raise _unreadable(file, error) from error
+    for name, alpha in (alphas or {}).items():
+        _check_alpha(file, name, float(alpha))
+    if _is_unread_attention(weights):
+        return _text_attention(weights, alphas or {}), True
     return weights, False
+
+
+def _almost_diffusers(file: Path, names: Sequence[str]) -> dict[str, Tensor] | None:
+    """Weights that differ from diffusers' layout by their prefix, by peft's `.default.` or by an alpha beside each pair, which is
+    multiplied in; None for any other file. Errors: InputError for an alpha that is no number."""
+    unprefixed = bool(names) and all(BLOCKS.match(name) for name in names)
+    if not unprefixed and not all(name.startswith(PARTS) for name in names):
+        return None
+    plain = {name: ("unet." if unprefixed else "") + name.replace(".default.", ".") for name in names}
+    alphas = {new.removesuffix(".alpha"): old for old, new in plain.items() if new.endswith(".alpha")}
+    if all(old == new for old, new in plain.items()) and not alphas:
+        return None
+    state = load_file(file)
+    weights = {plain[name]: value for name, value in state.items()}
+    for module, name in alphas.items():
+        down, up = next((ends for ends in PAIRS if module + ends[0] in weights), PAIRS[0])
+        if module + down in weights and module + up in weights:
+            alpha = _check_alpha(file, name, float(weights.pop(f"{module}.alpha")))
+            weights[module + up] = weights[module + up] * (alpha / max(1, len(weights[module + down])))
+    return weights
+
+
+def _check_alpha(file: Path, name: str, alpha: float) -> float:
+    if not math.isfinite(alpha):
+        remedy = "train it again, or give an earlier file"
+        raise InputError(f"the LoRA's '{name}' is {alpha}", where=file, remedy=remedy)
+    return alpha
+
+
+def _is_unread_attention(weights: Mapping[str, Tensor]) -> bool:
+    """Whether a text encoder's attention has names that diffusers' loader knows only where its output has adapters, too."""
+    attention = [name for name in weights if name.startswith("text_encoder.") and TEXT_ATTENTION.search(name)]
+    return bool(attention) and not any(".to_out_lora." in name for name in attention)
+
+
+def _text_attention(weights: Mapping[str, Tensor], alphas: Mapping[str, float]) -> dict[str, Tensor]:
+    """The same adapters under names that are always known, their alphas multiplied in."""
+    found = {}
+    for name, value in weights.items():
+        down = name.replace(".up.weight", ".down.weight")
+        alpha = alphas.get(f"{down.split('.lora.')[0]}.alpha")
+        scale = 1.0 if name == down or alpha is None else float(alpha) / max(1, len(weights[down]))
+        text = name.startswith("text_encoder.")
+        new = TEXT_ATTENTION.sub(r".\1_proj.lora_linear_layer.\2.weight", name) if text else name
+        found[new] = value if scale == 1.0 else value * scale
+    return found
 
 
 def _of_peft(file: Path) -> dict[str, Tensor]:
@@ -231,7 +290,7 @@ def _refuse_other_kinds(file: Path, names: Sequence[str]) -> None:
     """Errors: InputError naming the kind of adapter, if it is another than LoRA."""
     for name in names:
         for part, kind in OTHER_KINDS.items():
-            if part in name:
+            if re.search(part, name):
                 remedy = "merge it with the tool that trained it and give the model, or give a LoRA"
                 if kind == "textual inversion":
                     remedy = "load it into diffusers (load_textual_inversion), save the pipeline and give that folder"
@@ -260,6 +319,8 @@ def check_fits(model: ModelFolder, file: Path, weights: Mapping[str, Tensor]) ->
         if tuple(value.shape) != ours:
             what = f"the LoRA's '{name}' is {tuple(value.shape)}, this model's would be {ours}"
             raise InputError(what, where=file, remedy=remedy)
+        if not value.is_floating_point():
+            raise InputError(f"the LoRA's '{name}' has whole numbers ({value.dtype})", where=file, remedy=remedy)
         if not bool(torch.isfinite(value).all()):
             raise InputError(f"the LoRA's '{name}' has NaN or infinite values", where=file, remedy=remedy)
         pairs.setdefault(module, {})[side] = value

@@ -5,6 +5,7 @@ What is for single files is in `genin.runtimes.files`, since the runtime needs i
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,6 @@ def move_into_place(folder: Path, out: Path) -> None:
 
 
 def refuse_existing(out: Path) -> None:
-    """Errors: InputError if `out` exists."""
-    if out.exists():
+    """Errors: InputError if `out` exists, be it as a link that leads nowhere: nothing can be renamed to that."""
+    if os.path.lexists(out):
         raise InputError("the output already exists", where=out, remedy="choose another name, or remove it")

@@ -100,3 +100,15 @@ def test_a_prompt_is_text(tmp_path: Path) -> None:
         read_prompts(tmp_path / "p.txt")
     with pytest.raises(InputError, match="not UTF-8"):
         read_text(tmp_path / "p.txt")
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.json", "p.TSV"])
+def test_a_table_is_no_list_of_prompts(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("text\na ninja\n")
+    with pytest.raises(InputError, match=r"prompts are not read from .* one prompt per line of a \.txt"):
+        read_prompts(tmp_path / name)
+
+
+def test_prompts_of_a_dataset_table_may_be_in_any_usual_column(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"caption": "one"}\n{"text": null, "prompt": "two"}\n')
+    assert read_prompts(tmp_path / "p.jsonl") == ["one", "two"]

@@ -330,3 +330,23 @@ def test_a_bundle_of_several_precisions_says_how_to_write_less() -> None:
     manifest = replace(shipped, graphs=(one, other, replace(other, precision="fp32")))
     assert smaller(manifest) == "genin export with --format onnx --precision fp16 writes 3.09 MB of graphs"
     assert smaller(replace(manifest, graphs=(one,))) is None
+
+
+def test_inspect_names_weights_that_are_missing_and_counts_those_that_are_read(
+    tiny_student_folder: Path, tmp_path: Path
+) -> None:
+    from genin.export.inspection import inspect_path
+
+    folder, weights = tmp_path / "m", "diffusion_pytorch_model"
+    shutil.copytree(tiny_student_folder, folder)
+    whole = inspect_path(folder)
+    assert "missing" not in whole["notes"]
+    shutil.copyfile(folder / "unet" / f"{weights}.safetensors", folder / "unet" / f"{weights}.fp16.safetensors")
+    assert inspect_path(folder)["components"]["unet"] == whole["components"]["unet"]
+    for file in (folder / "unet").glob("*.safetensors"):
+        file.unlink()
+    shards = {"conv_in.weight": f"{weights}-00001-of-00001.safetensors"}
+    (folder / "unet" / f"{weights}.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    assert (
+        inspect_path(folder)["notes"]["missing"] == f"the folder lacks files: unet/{weights}-00001-of-00001.safetensors"
+    )

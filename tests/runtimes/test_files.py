@@ -42,6 +42,19 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, erro
     assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_link_that_leads_nowhere_is_refused_before_the_work(tmp_path: Path) -> None:
+    from genin.distill.commands import _target
+    from genin.export.exporter import _check_out
+
+    (tmp_path / "out").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match="already exists"), new_folder(tmp_path / "out"):
+        raise AssertionError
+    with pytest.raises(InputError, match="already exists"):
+        _check_out(tmp_path / "out")
+    with pytest.raises(InputError, match="leads nowhere"):
+        _target(tmp_path / "out", resume=False)
+
+
 def test_two_writers_of_one_file_do_not_share_a_name(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with atomic_path(path) as one:

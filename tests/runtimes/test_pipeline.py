@@ -325,6 +325,14 @@ def test_bin_weights_are_read_without_pickle(tiny_student_folder: Path, tmp_path
         load_pipeline(folder)
 
 
+def test_weights_under_another_name_are_named(tiny_student_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_student_folder, folder)
+    (folder / UNET).rename(folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors")
+    with pytest.raises(InputError, match=r"weights under another name.*non_ema\.safetensors"):
+        load_pipeline(folder)
+
+
 def test_nan_in_a_folder_is_damage_and_infinity_is_not(tiny_model_folder: Path, tmp_path: Path) -> None:
     from genin.runtimes.folder import read_json
 

@@ -1,8 +1,8 @@
 """Which files of a folder are pictures, and which of them a name means: one rule for every reader.
 
 Suffixes count in any case. Files whose names begin with a dot, and what macOS and network storage put beside pictures, are hidden.
-A name is looked for as it is written first, then with `/` for `\\`, in the other Unicode form (NFC, NFD) and in the other case, as
-long as only one file is meant: tables are written on one system and read on another.
+A name is looked for as it is written first, then with `/` for `\\`, in the other Unicode form (NFC, NFD), in the other case and
+without blanks around it, as long as only one file is meant: tables are written on one system and read on another.
 
 `walk` follows links to folders, each folder once. Not here: opening pictures (`files`), tables (`tables`).
 """
@@ -13,13 +13,15 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from genin.dataset.text import Decoded, decode_any, listed
+from genin.dataset.text import Decoded, decode_any, listed, says_nothing
 from genin.runtimes.wording import counted
 
 PICTURE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".tga", ".ppm", ".jp2"),
+    *(".apng", ".jpe", ".mpo", ".pgm", ".pbm", ".pnm", ".j2k", ".jpx", ".dib"),
     *(".avif", ".heic", ".heif", ".jxl"),
 )
 FOREIGN_SUFFIXES = (".svg", ".psd", ".xcf", ".cr2", ".nef", ".arw", ".dng", ".exr", ".hdr")
@@ -59,7 +61,7 @@ class FileNames:
         if name in self._exact:
             return name
         if not self._alike:  # only now: most names are found at once
-            self._alike = [(spelling, self._by(spelling)) for spelling in (_composed, _folded)]
+            self._alike = [(spelling, self._by(spelling)) for spelling in (_composed, _folded, _trimmed)]
         for key, alike in self._alike:
             found = alike.get(key(name), [])
             if len(found) == 1:
@@ -79,6 +81,10 @@ def _composed(name: str) -> str:
 
 def _folded(name: str) -> str:
     return _composed(_composed(name).casefold())
+
+
+def _trimmed(name: str) -> str:
+    return _folded(name.strip())
 
 
 class Tree:
@@ -115,6 +121,20 @@ class Tree:
                 return None
             inside = f"{inside}/{found}" if inside else found
         return inside or None
+
+
+def within(folder: Path, path: str) -> str:
+    """A table's path; from its folder on, where it is an absolute one that leads into it, as other tools write them."""
+    if path[:1] not in ("/", "\\") and path[1:2] != ":":
+        return path  # nearly always
+    return next(
+        (Path(path).relative_to(top).as_posix() for top in _tops(folder) if Path(path).is_relative_to(top)), path
+    )
+
+
+@lru_cache(maxsize=64)
+def _tops(folder: Path) -> tuple[Path, Path]:
+    return folder.absolute(), folder.resolve()
 
 
 def leads_outside(path: str) -> bool:
@@ -161,7 +181,7 @@ class Sidecars:
                 return None
             if content.encoding:
                 self.decoded[file] = content.encoding
-            if content.text.strip():
+            if not says_nothing(content.text):
                 return content.text
         return ""
 

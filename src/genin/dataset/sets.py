@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genin.dataset.beside import beside, beside_shards, where_shards_are
 from genin.dataset.files import PictureError, fit_square, read_picture, stored_size
-from genin.dataset.folders import PICTURE_SUFFIXES, Sidecars, Tree, is_hidden, is_picture, leads_outside
+from genin.dataset.folders import PICTURE_SUFFIXES, Sidecars, Tree, is_picture, leads_outside, within
 from genin.dataset.row_table import RowTable, build_once, place_of
 from genin.dataset.rows import PictureRow
 from genin.dataset.shards import COMPRESSED, Sample, Shards, shards_of
@@ -34,15 +35,15 @@ from genin.dataset.tables import (
     CAPTION_COLUMNS,
     FILE_COLUMNS,
     METADATA_NAMES,
-    NULLS,
     TableRow,
     column_of,
     holds_metadata,
     is_null,
     json_line,
     read_table,
+    text_of,
 )
-from genin.dataset.text import listed
+from genin.dataset.text import NULLS, listed
 from genin.files import write_text
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
@@ -104,11 +105,14 @@ def open_picture_set(folder: Path, split: str | None = None) -> PictureSet:
         whole = PictureSet(folder, large, tuple(large.facts["notes"]))
         return whole if split is None else whole.only(split)
     notes: list[str] = []
-    rows = _rows(folder, notes) or [_of_part(row, part) for part in folders_of(folder) for row in _rows(part, notes)]
+    if rows := _rows(folder, notes):
+        notes += beside(folder, rows)
+    else:
+        rows = [_of_part(row, part) for part in folders_of(folder) for row in _rows(part, notes)]
     if not rows:
         shards = Shards(folder)
         rows = [_of_shard(sample) for sample in shards.samples()]
-        notes += shards.notes()
+        notes += [*shards.notes(), *beside_shards(folder)]
     if not rows:
         raise InputError("the folder has no pictures", where=folder, remedy=_instead(folder, notes))
     whole = PictureSet(folder, tuple(rows), tuple(dict.fromkeys(notes)))
@@ -119,8 +123,10 @@ def _instead(folder: Path, notes: Sequence[str]) -> str:
     """What may help with a folder in which nothing was found."""
     if compressed := [path.name for path in folder.iterdir() if path.name.lower().endswith(COMPRESSED)]:
         return f"compressed archives allow no random access: unpack {listed(compressed)} to .tar"
+    if places := where_shards_are(folder):
+        return f"there are shards in {listed(places)}: give that folder"
     known = f"known suffixes: {', '.join(PICTURE_SUFFIXES)}"
-    return "; ".join((*notes, f"{known}; folders inside folders: genin data prepare"))
+    return "; ".join((*notes, f"{known}; folders inside folders, parquet files, videos: genin data prepare"))
 
 
 def _of_part(row: PictureRow, part: Path) -> PictureRow:
@@ -209,6 +215,7 @@ def table_rows(folder: Path, notes: list[str]) -> list[tuple[PictureRow, Mapping
     tree, rows, before = Tree(folder), [], Counter[str]()
     for row in table.rows:
         rows.append((_row(row, metadata, tree, before), row.values))
+    before["again"] = len(rows) - len({row.file_name for row, _ in rows})
     notes += _said_before(before, metadata)
     return rows
 
@@ -216,13 +223,16 @@ def table_rows(folder: Path, notes: list[str]) -> list[tuple[PictureRow, Mapping
 def _said_before(before: Counter[str], metadata: Path) -> list[str]:
     notes = []
     if before["name"]:
-        how = "backslashes, capitals or Unicode forms differ"
+        how = "backslashes, capitals, blanks or Unicode forms differ"
         notes.append(
             f"{before['name']} rows of {metadata} name their files otherwise than the disk ({how}); they were found"
         )
     if before["null"]:
         said = counted(before["null"], f"caption of {metadata} only stands", f"captions of {metadata} only stand")
         notes.append(f"{said} for none (null, NaN), counted as missing")
+    if before["again"]:
+        said = counted(before["again"], f"row of {metadata} names", f"rows of {metadata} name")
+        notes.append(f"{said} a file that an earlier row names: it counts once for each")
     return notes
 
 
@@ -236,12 +246,15 @@ def _row(row: TableRow, metadata: Path, tree: Tree, before: Counter[str]) -> Pic
     name = None if column is None else values[column]
     if not isinstance(name, str) or not name:
         raise InputError(f"{place} is not a picture's row", where=metadata, remedy=ROW)
+    name = within(tree.folder, name)
     on_disk = tree.find(name)
     if on_disk is None and leads_outside(name):
         raise InputError(f"{place} names a file outside the folder", where=metadata)
     before["name"] += on_disk is not None and on_disk != name and on_disk != Path(name).as_posix()
     used = next((caption for caption in captions if not is_null(values[caption])), None)
     text = None if used is None else values[used]
+    if isinstance(text, list):  # several captions, as `data prepare` reads them
+        text = text_of(text) or None
     if not isinstance(text, str | None):
         raise InputError(f"{place}: '{used}' is not text", where=metadata, remedy="put the caption in quotes")
     if text is None:
@@ -279,30 +292,6 @@ def _rows(folder: Path, notes: list[str]) -> list[PictureRow]:
     found = [PictureRow(name, sidecars.read(name) or None) for name in names]
     notes += sidecars.notes()
     return found
-
-
-def left_out(folder: Path, rows: Sequence[PictureRow]) -> list[str]:
-    """What a folder has and its rows do not: pictures without a row, pictures in folders that are not read, hidden ones."""
-    used = {row.file_name for row in rows}
-    tree = Tree(folder)
-    notes = []
-    inside = {""} | {Path(name).parent.as_posix() for name in used if "/" in name and ".tar/" not in name.lower()}
-    present = [
-        f"{place}/{name}" if place not in ("", ".") else name
-        for place in sorted(inside)
-        for name in tree.names(place) or ()
-    ]
-    if rest := sorted(name for name in present if is_picture(name) and name not in used):
-        notes.append(
-            f"{counted(len(rest), 'picture has no row in the metadata and is', 'pictures have no row in the metadata and are')} "
-            f"not used: {listed(rest)}"
-        )
-    if hidden := [name for name in present if is_hidden(name) and Path(name).suffix.lower() in PICTURE_SUFFIXES]:
-        notes.append(f"{counted(len(hidden), 'hidden file')} with a picture's suffix left out")
-    unread = sorted(name for name in present if name not in inside and not is_hidden(name) and (folder / name).is_dir())
-    if unread := [name for name in unread if any(map(is_picture, tree.names(name) or ()))]:
-        notes.append(f"pictures in {listed(unread)} are not read (genin data prepare reads folders inside folders)")
-    return notes
 
 
 # --- writing and loading ---------------------------------------------------------------------------------------------

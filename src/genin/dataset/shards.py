@@ -83,12 +83,13 @@ def member_size(path: Path) -> int | None:
 @dataclass
 class Shards:
     """The samples of a folder's archives, and what was met in reading them: `others` counts further pictures by suffix, `unclear`
-    are samples of which no picture is plainly the sample's, `unreadable` captions that cannot be decoded, `decoded` those of a
-    code page."""
+    are samples of which no picture is plainly the sample's, `again` pictures whose name comes again in their archive, `unreadable`
+    captions that cannot be decoded, `decoded` those of a code page."""
 
     folder: Path
     others: Counter[str] = field(default_factory=Counter)
     unclear: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     decoded: Counter[str] = field(default_factory=Counter)
 
@@ -97,6 +98,8 @@ class Shards:
         for archive in shards_of(self.folder):
             members = _members(archive, archive.stat().st_mtime_ns)
             names = FileNames(members)
+            again = _index(archive, archive.stat().st_mtime_ns)[1]
+            self.again += [f"{archive.name}/{name}" for name in again if is_picture(name)]
             for pictures in _keys(members).values():
                 yield from self._of_key(archive, members, names, pictures)
 
@@ -111,6 +114,9 @@ class Shards:
                 f"{counted(len(self.unclear), 'sample has', 'samples have')} several pictures, none plainly the main "
                 f"one: {listed(self.unclear)}"
             )
+        if self.again:
+            said = counted(len(self.again), "name comes", "names come")
+            notes.append(f"{said} twice in an archive, the last is read: {listed(self.again)}")
         if self.unreadable:
             notes.append(
                 f"{counted(len(self.unreadable), 'caption is', 'captions are')} in an unknown encoding, counted as "
@@ -199,13 +205,23 @@ def _read(archive: Path, name: str, members: Mapping[str, tuple[int, int]]) -> b
         return file.read(size)
 
 
-@lru_cache(maxsize=256)  # 50 MB of names
 def _members(archive: Path, changed_ns: int) -> dict[str, tuple[int, int]]:
-    """Regular files: name => (offset, size). `changed_ns` is part of the cache's key: a changed archive is read again."""
+    return _index(archive, changed_ns)[0]
+
+
+@lru_cache(maxsize=256)  # 50 MB of names
+def _index(archive: Path, changed_ns: int) -> tuple[dict[str, tuple[int, int]], tuple[str, ...]]:
+    """Regular files: name => (offset, size), and names that are there again; the last one counts, as where an archive was appended
+    to. `changed_ns` is part of the cache's key: a changed archive is read again."""
+    found: dict[str, tuple[int, int]] = {}
+    again = []
     try:
         with tarfile.open(archive, "r:") as tar:
-            return {
-                member.name.removeprefix("./"): (member.offset_data, member.size) for member in tar if member.isreg()
-            }
+            for member in tar:
+                name = member.name.removeprefix("./")
+                again += [name] if member.isreg() and name in found else []
+                if member.isreg():
+                    found[name] = (member.offset_data, member.size)
+        return found, tuple(again)
     except tarfile.TarError as error:
         raise InputError(f"not a readable tar archive ({error})", where=archive, remedy="write it again") from error

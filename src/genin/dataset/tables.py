@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from genin.dataset.folders import said_of_encoding
-from genin.dataset.text import clean, decode_any
+from genin.dataset.text import clean, decode_any, says_nothing
 from genin.runtimes.errors import InputError, MissingExtraError
 from genin.runtimes.text import SAVE_AS_UTF8, json_object, lines_of
 
@@ -29,8 +29,6 @@ METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 DELIMITERS = ",;\t|"
-# "None" is one, but "none" is a value of attribute columns.
-NULLS = frozenset(("nan", "NaN", "-nan", "-NaN", "null", "NULL", "None", "<NA>", "#N/A", "N/A", "n/a", "NA"))
 CELL_LIMIT = 1 << 30  # characters; the csv module's own limit is 131,072
 END = "\x1cend of the table"
 
@@ -197,7 +195,7 @@ def _pyarrow() -> tuple[Any, Any]:
 def is_null(value: object) -> bool:
     """Whether a value stands for none: null, NaN, blank text, or a name of them."""
     if isinstance(value, str):
-        return not value.strip() or value.strip() in NULLS
+        return says_nothing(value)
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 

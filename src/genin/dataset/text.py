@@ -207,6 +207,15 @@ CODE_PAGES: dict[str, Callable[[str, bytes], bool]] = {
 OLD = ("cp850", "mac_roman")  # only against letters: their signs are letters elsewhere, and few still write them
 
 
+# Names of "no value". "None" is one, but "none" is a value of attribute columns.
+NULLS = frozenset(("nan", "NaN", "-nan", "-NaN", "null", "NULL", "None", "<NA>", "#N/A", "N/A", "n/a", "NA"))
+
+
+def says_nothing(text: str) -> bool:
+    """Whether a text is blank, or only a name of "no value"."""
+    return not text.strip() or text.strip() in NULLS
+
+
 CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
 
 # --- one line --------------------------------------------------------------------------------------------------------

@@ -147,6 +147,32 @@ def test_other_kinds_of_adapters_are_refused_by_name(tmp_path: Path, suffix: str
         _read(file)
 
 
+@pytest.mark.parametrize("layout", ["kohya", "prefix", "default", "alpha"])
+def test_files_that_other_readers_pass_over_merge_with_their_alphas(
+    tiny_model_folder: Path, tmp_path: Path, genin: Json, layout: str
+) -> None:
+    """A text encoder's attention without its output's; names without a network; peft's `.default.`; alphas beside pairs."""
+    down, up, query = draw(2, 32), draw(32, 2, seed=1), "text_model.encoder.layers.0.self_attn.q_proj"
+    part, share = ("text", 0.25) if layout == "kohya" else ("unet", 0.25 if layout == "alpha" else 1.0)
+    names = {
+        "kohya": [f"lora_te_{query.replace('.', '_')}.lora_{side}.weight" for side in ("down", "up")],
+        "prefix": [f"{QUERY}.lora_{side}.weight" for side in "AB"],
+        "default": [f"unet.{QUERY}.lora_{side}.default.weight" for side in "AB"],
+        "alpha": [f"unet.{QUERY}.lora_{side}.weight" for side in "AB"],
+    }[layout]
+    stored = dict(zip(names, (down, up), strict=True))
+    if share != 1:
+        stored[names[0].replace(".lora_down.weight", ".alpha").replace(".lora_A.weight", ".alpha")] = torch.tensor(0.5)
+    save_file(stored, tmp_path / "style.safetensors")
+    genin("teacher", "merge", tiny_model_folder, "--lora", tmp_path / "style.safetensors", "--out", tmp_path / "out")
+    place = f"{query if part == 'text' else QUERY}.weight"
+    (before, after) = (
+        dict(zip(("unet", "text"), weights_of(folder), strict=True))[part][place]
+        for folder in (tiny_model_folder, tmp_path / "out")
+    )
+    torch.testing.assert_close(after - before, share * up @ down, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.train
 def test_loras_are_merged_before_tuning_and_a_run_goes_on_with_the_same_ones_only(
     tiny_model_folder: Path, tmp_path: Path, genin: Json, capsys: pytest.CaptureFixture[str]
@@ -179,6 +205,18 @@ def planted(fault: str) -> dict[str, Tensor]:
             return {name: value for name, value in good.items() if name != up}
         case "NaN or infinite":
             return {**good, up: good[up] * float("nan")}
+        case "alpha":
+            return {**good, down.replace("lora_down.weight", "alpha"): torch.tensor(float("nan"))}
+        case "alpha beside":
+            pair = {f"unet.{QUERY}.lora_A.weight": good[down], f"unet.{QUERY}.lora_B.weight": good[up]}
+            return {**pair, f"unet.{QUERY}.alpha": torch.tensor(float("inf"))}
+        case "whole numbers":
+            return {**good, down: good[down].to(torch.int8), up: good[up].to(torch.int8)}
+        case "bias":
+            pair = {f"unet.{QUERY}.lora_A.weight": good[down], f"unet.{QUERY}.lora_B.weight": good[up]}
+            return {**pair, f"unet.{QUERY}.lora_B.bias": draw(32)}
+        case "diff" | "diff_b" | "a1.weight":
+            return {**good, down.replace("lora_down.weight", fault): draw(32, 32)}
         case "dora":
             return {**good, down.replace("lora_down.weight", "dora_scale"): draw(32, 1)}
         case "sdxl":
@@ -202,6 +240,13 @@ def planted(fault: str) -> dict[str, Tensor]:
         ("rank", "incomplete pair"),
         ("half", "to_q.lora_up.weight"),
         ("NaN or infinite", "NaN or infinite"),
+        ("alpha", "is nan"),
+        ("alpha beside", "is inf"),
+        ("whole numbers", "whole numbers (torch.int8)"),
+        ("bias", "LoRA with a bias"),
+        ("diff", "whole differences"),
+        ("diff_b", "whole differences"),
+        ("a1.weight", "GLoRA"),
         ("dora", "DoRA"),
         ("sdxl", "'text_encoder_2."),
         ("loha", "LoHa"),
