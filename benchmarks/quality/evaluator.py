@@ -44,6 +44,7 @@ from genin.runtimes.wording import counted
 
 DEFAULT_SAMPLES: Final = 5000
 DIVERSITY_CAPTIONS: Final = 100
+THE_SAME: Final = "these are the reference's own pictures: the figures are those of a set and itself"
 SAVED_PAIRS: Final = 200
 SOURCE_KEYS: Final = (
     *("model", "model_sha256", "source_sha256", "steps", "guidance_scale", "runtime", "provider", "precision"),
@@ -167,6 +168,8 @@ class Evaluator:
         self._diversity(subject, rows, accumulator, folder, figures)
         if self.reference.notes:
             figures.notes["reference"] = "; ".join(self.reference.notes)
+        if isinstance(subject, FolderSubject) and accumulator.sha256() == facts["reference_sha256"]:
+            figures.notes["reference"] = "; ".join([*self.reference.notes, THE_SAME])
         if isinstance(subject, FolderSubject) and subject.broken:
             figures.notes["broken"] = (
                 f"{counted(len(subject.broken), 'unreadable picture')}: {', '.join(subject.broken[:5])}"

@@ -375,6 +375,8 @@ def test_broken_pictures_are_named(world: Path, tmp_path: Path, capsys: pytest.C
     (folder / "000003.png").write_bytes(b"not a picture")
     result = evaluate(capsys, folder, "--reference", world)
     assert result["samples"] == 11 and "000003.png" in result["notes"]["broken"]
+    assert "own pictures" not in str(result["notes"])
+    assert "the reference's own pictures" in evaluate(capsys, world, "--reference", world)["notes"]["reference"]
 
 
 @pytest.mark.parametrize(
