@@ -36,7 +36,7 @@ def test_captions_that_are_cut_are_counted(tmp_path: Path, monkeypatch: pytest.M
     assert line.startswith(f"2 of 4 captions have more than the {limit} tokens") and f"has {2 * limit + 2})" in line
     monkeypatch.setattr(text, "COUNTED", 2)
     [line] = said(tokenizer, Captions([fits, fits, long]))
-    assert line.startswith("1 of 2 captions, evenly spaced among 3, have")
+    assert line.startswith("1 of 2 captions, evenly spaced among 3, has")
 
 
 def test_words_one_by_one_have_as_many_tokens_as_the_caption(tmp_path: Path) -> None:
