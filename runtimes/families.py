@@ -81,6 +81,13 @@ def refuse_other_networks(
     Errors: InputError that names the family, or what the UNet needs besides the text.
     """
     channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    for part, name, count in (("unet", "in_channels", channels), ("vae", "latent_channels", latents)):
+        if type(count) is not int:
+            raise InputError(
+                f"'{name}' is not a whole number",
+                where=path / part / "config.json",
+                remedy="re-create or re-download it",
+            )
     if channels != latents:
         family = OTHER_INPUTS.get(channels) if latents == 4 else None
         _refuse(

@@ -170,6 +170,15 @@ def test_custom_pipelines_of_known_parts_and_other_channels(somebodys: Path) -> 
     assert read_model_index(somebodys)["_class_name"] == "MyOwnPipeline"
 
 
+@pytest.mark.parametrize("count", [[0], {}, "4", None, 4.0, True])
+@pytest.mark.parametrize(("part", "key"), [("unet", "in_channels"), ("vae", "latent_channels")])
+def test_channels_of_another_type_are_named(somebodys: Path, part: str, key: str, count: object) -> None:
+    change(somebodys / part / "config.json", {key: count})
+    with pytest.raises(InputError, match=f"'{key}' is not a whole number") as caught:
+        read_model_index(somebodys)
+    assert str(caught.value).startswith(str(somebodys / part / "config.json"))
+
+
 @pytest.mark.parametrize(
     ("part", "kind"),
     [("text_encoder", "CLIPTextModelWithProjection"), ("vae", "VQModel"), ("unet", "UNet3DConditionModel")],
