@@ -81,13 +81,10 @@ CHUNK_BYTES = 1 << 20
 EXPORT_AGAIN = "export or download it again"
 GIVE_A_MODEL = "give a model folder (model_index.json), a bundle folder (manifest.json) or a .genin file"
 # How files begin that are given in place of a bundle.
+PICTURE: Final = ("this is a picture, not a model or a bundle", GIVE_A_MODEL)
 BEGINNINGS: Final = (
-    ((b"PK\x03\x04",), "the end of the bundle is missing (not copied or downloaded whole)", EXPORT_AGAIN),
-    (
-        (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF"),
-        "this is a picture, not a model or a bundle",
-        GIVE_A_MODEL,
-    ),
+    ((b"PK\x03\x04",), "the bundle is damaged, or not copied or downloaded whole", EXPORT_AGAIN),
+    ((b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a"), *PICTURE),
     ((b"version https://git-lfs",), "this is a Git LFS pointer, not the file itself", "git lfs pull fetches it"),
     (
         (b"{",),
@@ -340,10 +337,16 @@ def why_no_bundle(path: Path, error: Exception | None = None) -> tuple[str, str]
     """(what a file is that cannot be opened as a bundle, what to do)."""
     if isinstance(error, OSError) and error.errno is not None:
         return f"the bundle cannot be read ({error.strerror})", "look at the file's rights and the disk"
-    with path.open("rb") as stream:
-        begins = stream.read(32).lstrip()
+    try:
+        with path.open("rb") as stream:
+            begins = stream.read(32)
+    except OSError as failed:
+        return why_no_bundle(path, failed)
     if not begins:
         return "the file is empty", EXPORT_AGAIN
+    if begins.startswith(b"RIFF") and begins[8:12] == b"WEBP":
+        return PICTURE
+    begins = begins.lstrip()
     for beginnings, what, remedy in BEGINNINGS:
         if begins.startswith(beginnings):
             return what, remedy

@@ -510,8 +510,8 @@ FAULTS = (
     Fault(
         "imagenet-deviation-left-out",
         "benchmarks/quality/features.py",
-        "self.trunk((x - self.mean) / self.std)",
-        "self.trunk(x - self.mean)",
+        "self.trunk((_at_imagenet_size(images) - self.mean) / self.std)",
+        "self.trunk(_at_imagenet_size(images) - self.mean)",
         "benchmarks/test_metrics.py::test_squeezenet_features_are_those_of_torchvisions_own_preprocessing",
     ),
     Fault(

@@ -39,16 +39,18 @@ def serve(
     """Draw for each number of clients in `counts`: "1" => its figures, "2" => … Errors: WorkerError."""
     workers: list[Worker] = []
     try:
-        workers.extend(Worker(configuration, protocol) for _ in range(max(counts)))
-        rounds = itertools.count()
-        draws = [partial(_draw, worker, configuration, protocol, rounds) for worker in workers]
-        for draw in draws:
-            draw()
+        rounds, draws, memory = itertools.count(), list[Draw](), dict[str, int | None]()
+        while len(workers) < max(counts):
+            workers.append(Worker(configuration, protocol))
+            draws.append(partial(_draw, workers[-1], configuration, protocol, rounds))
+            draws[-1]()
+            if len(workers) in counts:  # now: with more of them, pages that all share would count less
+                held = [pss_bytes(worker.process.pid) for worker in workers]
+                memory[str(len(workers))] = None if None in held else sum(filter(None, held))
         found = take_turns(draws, counts, told=told)
         for count, figures in found.items():
             figures["pictures_per_s"] = round(figures.pop("calls_per_s") * configuration.batch, 4)
-            memory = [pss_bytes(worker.process.pid) for worker in workers[: int(count)]]
-            figures["pss_bytes"] = None if None in memory else sum(filter(None, memory))
+            figures["pss_bytes"] = memory[count]
         return found
     finally:
         for worker in workers:

@@ -21,8 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genin.benchmarks.speed.worker import environment
+from genin.runtimes.limits import usable_cores
 
 SIDE: Final = 384  # of the matrices: a product takes a millisecond, less than a scheduler's slice
 COPIED_BYTES: Final = 128 << 20  # beyond the caches of most processors
@@ -58,7 +60,9 @@ def higher(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any
 def measure_here(threads: int) -> dict[str, Any]:
     """The peaks of this process: `matmul_gflops`, where a multiply-add is two operations, and `copy_gb_per_s`, read and written."""
     a = np.random.default_rng(0).random((SIDE, SIDE), np.float32)
-    products = [np.empty_like(a) for _ in range(threads)]
+    at_once = min(threads, usable_cores())  # more would wait for each other
+    repeats = -(-at_once // 8)  # of a product, so that handing out the work is a small part of it
+    products = [np.empty_like(a) for _ in range(at_once)]
     source = [np.ones(COPIED_BYTES // threads, np.uint8) for _ in range(threads)]
     target = [np.zeros_like(part) for part in source]
     with ThreadPoolExecutor(threads) as pool:  # numpy lets go of the interpreter's lock while it copies and multiplies
@@ -66,13 +70,17 @@ def measure_here(threads: int) -> dict[str, Any]:
         def copy() -> None:
             list(pool.map(np.copyto, target, source))
 
+        def multiply_into(product: NDArray[np.float32]) -> None:
+            for _ in range(repeats):
+                np.matmul(a, a, out=product)
+
         def multiply() -> None:
-            list(pool.map(lambda product: np.matmul(a, a, out=product), products))
+            list(pool.map(multiply_into, products))
 
         copied, multiplied = best_s(copy), best_s(multiply)
     return {
         "threads": threads,
-        "matmul_gflops": round(2 * SIDE**3 * threads / multiplied / 1e9, 2),
+        "matmul_gflops": round(2 * SIDE**3 * at_once * repeats / multiplied / 1e9, 2),
         "copy_gb_per_s": round(2 * sum(part.nbytes for part in source) / copied / 1e9, 2),
     }
 

@@ -107,14 +107,7 @@ def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
         row["speedup"] = base["latency_ms"]["p50"] / row["latency_ms"]["p50"] if base else None
         row["speedup_interval"] = _speedup_interval(base, row) if base else None
         row["speedup_baseline"] = base and base["name"]
-        row["fd_ratio"] = next(
-            (
-                row[k] / base[k]
-                for k in ("fd_squeezenet", "fd_efficientnet", "fd_world")
-                if base and base.get(k) and row.get(k)
-            ),
-            None,
-        )
+        row["fd_ratio"] = next((row[k] / base[k] for k in RATIO_KEYS if base and base.get(k) and row.get(k)), None)
         if base is None:
             row["notes"]["speedup"] = "no teacher was measured"
 

@@ -34,6 +34,7 @@ from genin.files import writing
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_json, refuse_pointer
 from genin.runtimes.origin import fingerprint
+from genin.runtimes.text import json_object
 
 FILE = "pytorch_lora_weights.safetensors"
 # Component => its modules that get adapters.
@@ -57,7 +58,7 @@ OTHER_KINDS: Mapping[str, str] = {
     r"\.diff(_b)?$": "LyCORIS with whole differences of weights",
     r"\.[wb]_norm$": "LyCORIS with trained norms",
     r"\.[ab][12]\.weight$": "GLoRA",
-    r"\.lora_(B|up)\.bias$": "LoRA with a bias",
+    r"\.lora[._](B|up)(\.default)?\.bias$": "LoRA with a bias",
 }
 # What peft itself puts before the names of a network's weights.
 PEFT, PARTS = "base_model.model.", ("unet.", "text_encoder.")
@@ -66,6 +67,8 @@ PEFT, PARTS = "base_model.model.", ("unet.", "text_encoder.")
 BLOCKS = re.compile(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding)\.")
 # Ends of a pair's names (down, up) in diffusers' and peft's layouts.
 PAIRS = ((".lora_A.weight", ".lora_B.weight"), (".lora.down.weight", ".lora.up.weight"))
+# Settings of peft by which pairs have other scales than alpha / rank.
+UNEVEN = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
 # Attention of a text encoder, as kohya's files come out of diffusers' reader.
 TEXT_ATTENTION = re.compile(r"\.to_(q|k|v|out)_lora\.(down|up)\.weight$")
 
@@ -213,7 +216,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
         weights, alphas = StableDiffusionPipeline.lora_state_dict(
             file.parent, weight_name=file.name, use_safetensors=True, local_files_only=True
         )
-    except (SafetensorError, OSError, ValueError, KeyError, IndexError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
         raise _unreadable(file, error) from error
     for name, alpha in (alphas or {}).items():
         _check_alpha(file, name, float(alpha))
@@ -223,8 +226,10 @@ def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
 
 
 def _almost_diffusers(file: Path, names: Sequence[str]) -> dict[str, Tensor] | None:
-    """Weights that differ from diffusers' layout by their prefix, by peft's `.default.` or by an alpha beside each pair, which is
-    multiplied in; None for any other file. Errors: InputError for an alpha that is no number."""
+    """Weights that differ from diffusers' layout by their prefix, by peft's `.default.` or by an alpha beside each pair; None for
+    any other file. Their scale is multiplied in: that alpha, or else what diffusers has written into the file's header.
+
+    Errors: InputError for an alpha that is no number, or a scale that is not one for all."""
     unprefixed = bool(names) and all(BLOCKS.match(name) for name in names)
     if not unprefixed and not all(name.startswith(PARTS) for name in names):
         return None
@@ -232,14 +237,43 @@ def _almost_diffusers(file: Path, names: Sequence[str]) -> dict[str, Tensor] | N
     alphas = {new.removesuffix(".alpha"): old for old, new in plain.items() if new.endswith(".alpha")}
     if all(old == new for old, new in plain.items()) and not alphas:
         return None
-    state = load_file(file)
-    weights = {plain[name]: value for name, value in state.items()}
-    for module, name in alphas.items():
-        down, up = next((ends for ends in PAIRS if module + ends[0] in weights), PAIRS[0])
-        if module + down in weights and module + up in weights:
-            alpha = _check_alpha(file, name, float(weights.pop(f"{module}.alpha")))
-            weights[module + up] = weights[module + up] * (alpha / max(1, len(weights[module + down])))
+    said = _settings_in(file)
+    scales = {part: _scale_of(file, said, "" if unprefixed else part) for part in PARTS}
+    weights = {plain[name]: value for name, value in load_file(file).items()}
+    for name in [name for name in weights if name.endswith(tuple(up for _, up in PAIRS))]:
+        down, up = next(ends for ends in PAIRS if name.endswith(ends[1]))
+        module = name.removesuffix(up)
+        scale = next(scale for part, scale in scales.items() if name.startswith(part))
+        if module in alphas and module + down in weights:
+            alpha = _check_alpha(file, alphas[module], float(weights.pop(f"{module}.alpha")))
+            scale = alpha / max(1, weights[module + down].shape[0])
+        weights[name] = _scaled(weights[name], scale)
     return weights
+
+
+def _settings_in(file: Path) -> Mapping[str, Any]:
+    """How adapters were made, as diffusers writes it into a file's header; empty where it is not there."""
+    with safe_open(file, framework="pt") as opened:
+        said = (opened.metadata() or {}).get("lora_adapter_metadata")
+    return json_object(said) or {} if said else {}
+
+
+def _scale_of(where: Path, settings: Mapping[str, Any], prefix: str = "") -> float:
+    """alpha / rank of peft's settings, 1 where they have neither. Errors: InputError for a scale that is not one for all pairs."""
+    rank, alpha = settings.get(f"{prefix}r"), settings.get(f"{prefix}lora_alpha")
+    unlike = [name for name in UNEVEN if settings.get(prefix + name)]
+    if rank is None and alpha is None and not unlike:
+        return 1.0
+    if unlike or type(rank) is not int or not isinstance(alpha, int | float) or rank <= 0:
+        what = f"adapters with {unlike[0]}" if unlike else "adapters without a rank and lora_alpha"
+        remedy = "merge them with peft (merge_and_unload), and give the model"
+        raise InputError(f"{what} are not merged", where=where, remedy=remedy)
+    return alpha / rank
+
+
+def _scaled(value: Tensor, scale: float) -> Tensor:
+    """In fp32: small weights times a small scale have no place in half precision."""
+    return value if scale == 1.0 else value.float() * scale
 
 
 def _check_alpha(file: Path, name: str, alpha: float) -> float:
@@ -261,10 +295,10 @@ def _text_attention(weights: Mapping[str, Tensor], alphas: Mapping[str, float]) 
     for name, value in weights.items():
         down = name.replace(".up.weight", ".down.weight")
         alpha = alphas.get(f"{down.split('.lora.')[0]}.alpha")
-        scale = 1.0 if name == down or alpha is None else float(alpha) / max(1, len(weights[down]))
+        scale = 1.0 if name == down or alpha is None else float(alpha) / max(1, weights[down].shape[0])
         text = name.startswith("text_encoder.")
         new = TEXT_ATTENTION.sub(r".\1_proj.lora_linear_layer.\2.weight", name) if text else name
-        found[new] = value if scale == 1.0 else value * scale
+        found[new] = _scaled(value, scale)
     return found
 
 
@@ -272,17 +306,16 @@ def _of_peft(file: Path) -> dict[str, Tensor]:
     """Adapters as peft itself saves them, under diffusers' names, scaled as the config beside them says. Errors: InputError."""
     what, remedy = "peft's adapters have no scale without their adapter_config.json", "put it beside them"
     settings = read_json(file.with_name("adapter_config.json"), what, remedy)
-    rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    unlike = [name for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if settings.get(name)]
-    if unlike or not isinstance(rank, int) or not isinstance(alpha, int | float) or rank <= 0:
-        what = f"adapters with {unlike[0]}" if unlike else "adapters without a rank and lora_alpha"
+    place = file.with_name("adapter_config.json")
+    if not {"r", "lora_alpha"} <= settings.keys():
         remedy = "merge them with peft (merge_and_unload), and give the model"
-        raise InputError(f"{what} are not merged", where=file.with_name("adapter_config.json"), remedy=remedy)
+        raise InputError("adapters without a rank and lora_alpha are not merged", where=place, remedy=remedy)
+    scale = _scale_of(place, settings)
     weights = {}
     for name, value in load_file(file).items():
         plain = name.removeprefix(PEFT).replace(".default.", ".")
         part = "" if plain.startswith(PARTS) else "text_encoder." if plain.startswith("text_model.") else "unet."
-        weights[part + plain] = value * (alpha / rank) if ".lora_B." in plain else value
+        weights[part + plain] = _scaled(value, scale) if ".lora_B." in plain else value
     return weights
 
 

@@ -302,7 +302,7 @@ def test_a_damaged_bundle_is_refused_as_one(
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("manifest.json", "{}" * 50)
     file.write_bytes(file.read_bytes()[:kept])
-    what = "the end of the bundle is missing (not copied or downloaded whole)" if kept else "the file is empty"
+    what = "the bundle is damaged, or not copied or downloaded whole" if kept else "the file is empty"
     says = f"{what}: {file}; export or download it again"
     assert says in refused(capsys, file, "--reference", world)
     assert says in refused(capsys, world, "--reference", world, "--against", file)

@@ -101,7 +101,9 @@ def test_a_product_of_several_threads_counts_each_and_the_higher_of_two_measurem
 ) -> None:
     monkeypatch.setattr(peak, "COPIED_BYTES", 1 << 20)
     monkeypatch.setattr(peak, "best_s", lambda work: 0.001)
+    monkeypatch.setattr(peak, "usable_cores", lambda: 16)
     assert measure_here(3)["matmul_gflops"] == pytest.approx(3 * measure_here(1)["matmul_gflops"], abs=0.1)
+    assert measure_here(16)["matmul_gflops"] == pytest.approx(2 * 16 * measure_here(1)["matmul_gflops"], abs=1)
     before = [{"threads": 1, "matmul_gflops": 30.0, "copy_gb_per_s": 9.0}]
     after = [
         {"threads": 1, "matmul_gflops": 90.0, "copy_gb_per_s": 5.0},

@@ -77,7 +77,7 @@ def test_shards_beside_a_loose_picture_are_named(tmp_path: Path) -> None:
     pictures = open_picture_set(folder)
     assert len(pictures.rows) == 1
     notes = " ".join(pictures.notes)
-    assert "shards are not read" in notes and "0.tar, 1.tar.gz" in notes and "own: train" in notes
+    assert "shards are not read" in notes and ": 0.tar" in notes and ": 1.tar.gz" in notes and "own: train" in notes
 
 
 def test_compressed_archives_beside_shards_are_named(tmp_path: Path) -> None:
@@ -119,9 +119,40 @@ def test_a_folder_called_like_a_picture_is_no_picture_without_a_row(tmp_path: Pa
     ]
 
 
+def test_what_cannot_be_entered_ends_no_command(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "0.png")
+    (folder / "loop").symlink_to("loop")
+    (folder / "gone").symlink_to("nowhere")
+    assert open_picture_set(folder).notes == ()
+
+
+def test_folders_of_splits_and_shards_name_what_they_leave_out(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "splits", "train/0.png", "test/1.png", "train/cats/2.png", "extra/3.png")
+    write_shard(folder / "0.tar", [("1.png", encoded(1))])
+    (folder / "captions.csv").write_text("file_name,text\n")
+    notes = " | ".join(open_picture_set(folder).notes)
+    assert "train: pictures in cats are not read" in notes and "pictures in extra are not read" in notes
+    assert "shards are not read" in notes and "captions.csv" in notes
+    folder = folder_of(tmp_path / "shards", "extra/3.png")
+    write_shard(folder / "0.tar", [("1.png", encoded(1))])
+    (folder / "1.tar.gz").write_bytes(b"")
+    notes = " | ".join(open_picture_set(folder).notes)
+    assert "pictures in extra are not read" in notes and "0.tar" not in notes and "1.tar.gz" in notes
+
+
+def test_an_empty_list_of_captions_leaves_the_next_column(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "0.png", "1.png")
+    rows = [
+        {"file_name": "0.png", "text": [], "caption": "a"},
+        {"file_name": "1.png", "text": ["null"], "caption": "b"},
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert open_picture_set(folder).captions() == ["a", "b"]
+
+
 def test_a_name_that_comes_twice_in_an_archive_is_counted(tmp_path: Path) -> None:
     write_shard(tmp_path / "0.tar", [("1.png", encoded(1)), ("1.png", encoded(2)), ("2.png", encoded(3))])
-    assert open_picture_set(tmp_path).notes == ("1 names come twice in an archive, the last is read: 0.tar/1.png",)
+    assert open_picture_set(tmp_path).notes == ("1 name comes twice in an archive, the last is read: 0.tar/1.png",)
 
 
 # --- captions and names -----------------------------------------------------------------------------------------------
@@ -160,7 +191,7 @@ def test_absolute_paths_and_blanks_around_names_are_found(tmp_path: Path, genin:
 def test_a_second_row_for_a_file_is_counted(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "0.png")
     (folder / "metadata.csv").write_text("file_name,text\n0.png,a\n0.png,b\n")
-    assert any("1 rows of" in note and "earlier row" in note for note in open_picture_set(folder).notes)
+    assert any("1 row of" in note and "earlier row" in note for note in open_picture_set(folder).notes)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

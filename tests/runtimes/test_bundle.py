@@ -492,7 +492,9 @@ def test_other_files_are_not_bundles(tmp_path: Path) -> None:
     for content, says in (
         (b"nothing", "neither a model nor a bundle.*give a model folder"),
         (b"", "the file is empty.*download it again"),
-        (b"PK\x03\x04 and no more", "the end of the bundle is missing"),
+        (b"PK\x03\x04 and no more", "the bundle is damaged, or not copied or downloaded whole"),
+        (b"BMW is a car", "neither a model nor a bundle"),
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "neither a model nor a bundle"),
         (b"\xff\xd8\xff\xe0JFIF", "this is a picture, not a model or a bundle"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer.*git lfs pull"),
         (b'{"schema_version": 3}', "this is JSON, not a model or a bundle.*genin bench compare OLD NEW"),

@@ -1,7 +1,7 @@
 """What lies in a folder of pictures and is not read, so that nothing is left out without a word.
 
-A folder has one layout: pictures with their table, one folder per split, or shards. What another layout would read is named for
-every command (`beside`); single files are listed where a folder is looked at (`left_out`).
+A folder has one layout: pictures with their table, one folder per split, or shards. What lies directly in it and only another
+layout would read is named for every command (`beside`); single files are listed where a folder is looked at (`left_out`).
 
 Not here: reading a folder (`sets`), folders inside folders (`genin.distill.data.find`).
 """
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from genin.dataset.folders import PICTURE_SUFFIXES, Tree, is_hidden, is_picture
 from genin.dataset.rows import PictureRow
-from genin.dataset.shards import COMPRESSED, SUFFIX, shards_of
+from genin.dataset.shards import COMPRESSED, SUFFIX
 from genin.dataset.splits import folders_of
 from genin.dataset.tables import METADATA_NAMES, is_metadata
 from genin.dataset.text import listed
@@ -22,28 +24,26 @@ from genin.runtimes.wording import counted
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 JSON_BEGINS = ("metadata", "caption", "meta_")  # of one JSON file for all pictures: other tools write it
+MOST_FOLDERS, MOST_FILES = 1000, 1000  # that are looked at: a folder of latents may have millions
 
 
 def beside(folder: Path, rows: Sequence[PictureRow]) -> list[str]:
-    """What a folder of pictures has that only other layouts read: shards, folders that no row leads into, tables of other names."""
-    names = _names(folder)
-    notes = []
-    if archives := [name for name in names if name.lower().endswith((SUFFIX, *COMPRESSED))]:
-        notes.append(f"shards are not read where a folder has pictures or a table of its own: {listed(archives)}")
+    """What a folder has directly in it that its `rows` do not come from: shards, folders with pictures, tables of other names."""
+    files, folders = contents(folder)
     used = {row.file_name.partition("/")[0] for row in rows}
+    notes = []
+    if packed := [name for name in files if name.lower().endswith(COMPRESSED)]:
+        notes.append(f"compressed archives are not read (unpack them to .tar): {listed(packed)}")
+    if archives := [name for name in files if name.lower().endswith(SUFFIX) and name not in used]:
+        notes.append(f"shards are not read beside pictures, tables and folders of splits: {listed(archives)}")
     splits = {part.name for part in folders_of(folder)}
-    unread = sorted(path.name for path in folder.iterdir() if path.name not in used and _has_pictures(path))
+    unread = [name for name in folders if name not in used][:MOST_FOLDERS]
+    unread = [name for name in unread if _has_pictures(folder / name)]
     if parts := [name for name in unread if name in splits]:
         notes.append(f"folders of splits are not read where a folder has pictures of its own: {listed(parts)}")
     if others := [name for name in unread if name not in splits]:
         notes.append(f"pictures in {listed(others)} are not read (genin data prepare reads folders inside folders)")
-    return [*notes, *other_tables(names)]
-
-
-def beside_shards(folder: Path) -> list[str]:
-    """What a folder of shards has that is not read: compressed ones."""
-    packed = [name for name in _names(folder) if name.lower().endswith(COMPRESSED)]
-    return [f"compressed archives are not read (unpack them to .tar): {listed(packed)}"] if packed else []
+    return [*notes, *other_tables(files)]
 
 
 def other_tables(names: Sequence[str]) -> list[str]:
@@ -62,19 +62,34 @@ def _may_be_table(name: str) -> bool:
 
 def where_shards_are(folder: Path) -> list[str]:
     """The folders in a folder that hold shards."""
-    return [path.name for path in sorted(folder.iterdir()) if _is_read(path) and shards_of(path)]
+    return [name for name in contents(folder)[1][:MOST_FOLDERS] if any(contents(folder / name, shard=True)[0])]
 
 
-def _names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if not is_hidden(entry.name) and entry.is_file())
+def contents(folder: Path, *, shard: bool = False) -> tuple[list[str], list[str]]:
+    """Names of the files and of the folders in a folder, hidden ones left out, in order; with `shard` of shards alone. None of a
+    folder that cannot be read: a note never ends a command. Nothing is asked of each file, which takes long on network disks."""
+    files: list[str] = []
+    folders: list[str] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if is_hidden(entry.name) or (shard and not entry.name.lower().endswith(SUFFIX)):
+                continue
+            (folders if _is_folder(entry) else files).append(entry.name)
+    return sorted(files), sorted(folders)
 
 
-def _is_read(path: Path) -> bool:
-    return path.is_dir() and not is_hidden(path.name) and os.access(path, os.R_OK | os.X_OK)
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link into a folder that may not be entered, or to itself
+        return False
 
 
 def _has_pictures(folder: Path) -> bool:
-    return _is_read(folder) and any(is_picture(entry.name) for entry in os.scandir(folder))
+    """Whether there is a picture among the first files of a folder."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return any(is_picture(entry.name) for entry in islice(entries, MOST_FILES))
+    return False
 
 
 def left_out(folder: Path, rows: Sequence[PictureRow]) -> list[str]:

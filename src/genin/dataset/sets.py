@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genin.dataset.beside import beside, beside_shards, where_shards_are
+from genin.dataset.beside import beside, where_shards_are
 from genin.dataset.files import PictureError, fit_square, read_picture, stored_size
 from genin.dataset.folders import PICTURE_SUFFIXES, Sidecars, Tree, is_picture, leads_outside, within
 from genin.dataset.row_table import RowTable, build_once, place_of
@@ -108,15 +108,27 @@ def open_picture_set(folder: Path, split: str | None = None) -> PictureSet:
     if rows := _rows(folder, notes):
         notes += beside(folder, rows)
     else:
-        rows = [_of_part(row, part) for part in folders_of(folder) for row in _rows(part, notes)]
+        rows = _rows_of_parts(folder, notes)
     if not rows:
         shards = Shards(folder)
         rows = [_of_shard(sample) for sample in shards.samples()]
-        notes += [*shards.notes(), *beside_shards(folder)]
+        notes += [*shards.notes(), *beside(folder, rows)]
     if not rows:
         raise InputError("the folder has no pictures", where=folder, remedy=_instead(folder, notes))
     whole = PictureSet(folder, tuple(rows), tuple(dict.fromkeys(notes)))
     return whole if split is None else whole.only(split)
+
+
+def _rows_of_parts(folder: Path, notes: list[str]) -> list[PictureRow]:
+    """Of folders of splits."""
+    rows: list[PictureRow] = []
+    for part in folders_of(folder):
+        if found := _rows(part, notes):
+            notes += [f"{part.name}: {note}" for note in beside(part, found)]
+            rows += [_of_part(row, part) for row in found]
+    if rows:
+        notes += beside(folder, rows)
+    return rows
 
 
 def _instead(folder: Path, notes: Sequence[str]) -> str:
@@ -224,16 +236,19 @@ def _said_before(before: Counter[str], metadata: Path) -> list[str]:
     notes = []
     if before["name"]:
         how = "backslashes, capitals, blanks or Unicode forms differ"
-        notes.append(
-            f"{before['name']} rows of {metadata} name their files otherwise than the disk ({how}); they were found"
-        )
+        said = counted(before["name"], f"row of {metadata} names its file", f"rows of {metadata} name their files")
+        notes.append(f"{said} otherwise than the disk ({how}), and found")
     if before["null"]:
         said = counted(before["null"], f"caption of {metadata} only stands", f"captions of {metadata} only stand")
         notes.append(f"{said} for none (null, NaN), counted as missing")
     if before["again"]:
         said = counted(before["again"], f"row of {metadata} names", f"rows of {metadata} name")
-        notes.append(f"{said} a file that an earlier row names: it counts once for each")
+        notes.append(f"{said} a file that an earlier row names: every row counts as a picture")
     return notes
+
+
+def _is_none(value: object) -> bool:
+    return not text_of(value) if isinstance(value, list) else is_null(value)
 
 
 ROW = 'every row has "file_name", and a caption in "text"'
@@ -251,7 +266,7 @@ def _row(row: TableRow, metadata: Path, tree: Tree, before: Counter[str]) -> Pic
     if on_disk is None and leads_outside(name):
         raise InputError(f"{place} names a file outside the folder", where=metadata)
     before["name"] += on_disk is not None and on_disk != name and on_disk != Path(name).as_posix()
-    used = next((caption for caption in captions if not is_null(values[caption])), None)
+    used = next((caption for caption in captions if not _is_none(values[caption])), None)
     text = None if used is None else values[used]
     if isinstance(text, list):  # several captions, as `data prepare` reads them
         text = text_of(text) or None

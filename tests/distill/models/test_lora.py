@@ -14,12 +14,13 @@ from tunable import write_pictures
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import save_file  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from genin.cli import run  # noqa: E402
 from genin.distill.models.folder import load_model_folder  # noqa: E402
-from genin.distill.models.lora import FILE, _read, lora_of  # noqa: E402
+from genin.distill.models.lora import FILE, Lora, _read, lora_of, merge_lora  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
 Json = Callable[..., dict[str, Any]]
@@ -145,6 +146,48 @@ def test_other_kinds_of_adapters_are_refused_by_name(tmp_path: Path, suffix: str
     save_file({f"lora_unet_{QUERY.replace('.', '_')}.{suffix}": draw(2, 2)}, file)
     with pytest.raises(InputError, match=rf"this is .*{kind}.*other\.safetensors"):
         _read(file)
+
+
+def test_adapters_that_diffusers_saved_of_a_network_alone_have_the_scale_of_their_header(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    from peft import LoraConfig
+
+    model = load_model_folder(tiny_model_folder)
+    before = model.unet.state_dict()[f"{QUERY}.weight"].clone()
+    model.unet.add_adapter(LoraConfig(r=3, lora_alpha=12, init_lora_weights=False, target_modules=["to_q"]))
+    model.unet.save_lora_adapter(tmp_path / "of-unet")  # names without a network
+    model.unet.fuse_lora()
+    model.unet.unload_lora()
+    fused = model.unet.state_dict()[f"{QUERY}.weight"] - before
+    [file] = (tmp_path / "of-unet").glob("*.safetensors")
+    with safe_open(file, framework="pt") as opened:
+        header, names = opened.metadata(), list(opened.keys())
+    assert "lora_adapter_metadata" in header
+    stored = load_file(file)
+    settings = json.loads(header["lora_adapter_metadata"])
+    in_peft = {f"unet.{name.replace('.weight', '.default.weight')}": value for name, value in stored.items()}
+    as_unet = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in settings.items()})}
+    save_file(in_peft, tmp_path / "default.safetensors", metadata={"format": "pt", **as_unet})
+    for path in (file, tmp_path / "default.safetensors"):
+        again = load_model_folder(tiny_model_folder)
+        merge_lora(again, Lora(path, 1.0))
+        merged = again.unet.state_dict()[f"{QUERY}.weight"] - before
+        torch.testing.assert_close(merged, fused, rtol=1e-4, atol=1e-6)
+    uneven = {"lora_adapter_metadata": json.dumps(settings | {"rank_pattern": {"to_q": 2}})}
+    save_file(stored, tmp_path / "uneven.safetensors", metadata={"format": "pt", **uneven})
+    with pytest.raises(InputError, match="rank_pattern"):
+        _read(tmp_path / "uneven.safetensors")
+    assert len(names) > 2
+
+
+def test_a_small_scale_is_multiplied_in_whole_precision(tmp_path: Path) -> None:
+    small = (draw(32, 32) * 1e-4).half()
+    names = [f"unet.{QUERY}.lora_{side}.weight" for side in "AB"]
+    stored = dict(zip(names, (small, small.clone()), strict=True)) | {f"unet.{QUERY}.alpha": torch.tensor(1.0)}
+    save_file(stored, tmp_path / "a.safetensors")
+    weights, _ = _read(tmp_path / "a.safetensors")
+    torch.testing.assert_close(weights[names[1]], small.float() / 32, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("layout", ["kohya", "prefix", "default", "alpha"])
