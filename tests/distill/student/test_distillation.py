@@ -223,7 +223,7 @@ def test_a_student_goes_on_from_another(
         ("TEACHER", "full", ["--init", "TEACHER", "--dry-run"], "--init has no effect on it"),
         ("STUDENT", "bk-small", [], "cannot teach"),
         ("EMPTY", "bk-small", [], "model_index.json"),
-        ("TEACHER", "bk-small", ["--data", "PICTURES"], "1 of 2 pictures have no caption, first b.png"),
+        ("TEACHER", "bk-small", ["--data", "PICTURES"], "1 of 2 pictures has no caption, first b.png"),
         ("TEACHER", "bk-small", ["--recipe", "NOTHING"], "trains nothing"),
         ("TEACHER", "bk-small", ["--out", "STUDENT"], "not empty"),
     ],
