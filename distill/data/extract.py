@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 import zipfile
 import zlib
@@ -111,9 +110,7 @@ def _piece(opened: Opened, options: FitOptions, folder: Path, name: str) -> Piec
         reason = f"too small ({picture.width}×{picture.height}, --min-size {options.min_size})"
     elif is_blank(picture):
         reason = "blank: one colour all over"
-    with (folder / name).open("wb") as file:
-        fit(picture, _fitted(picture.size, options)).save(file, "PNG")
-        os.fsync(file.fileno())  # before the journal says that it is there
+    fit(picture, _fitted(picture.size, options)).save(folder / name, "PNG")
     return Piece(
         opened.where,
         name,
