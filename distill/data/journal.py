@@ -3,9 +3,9 @@
     .OUT.partial/journal.jsonl     a line for the options, then one for every file: its size and time, its pieces
     .OUT.partial/pieces/*.png      the pieces' pictures
 
-A line is written after its pictures, without waiting for the disk: checksums tell whether they got there. A line is ignored, and its
-file read again, if it is incomplete, if the file has changed since, or if one of its pictures is missing or damaged (after a power
-cut, say). With other options everything starts over.
+A line is written after its pictures, without waiting for the disk: checksums tell whether they got there. A line is ignored, and
+its file read again, if it is incomplete, if the file has changed since, or if one of its pictures is missing or damaged (after a
+power cut, say). With other options everything starts over.
 One process at a time: the folder is locked.
 """
 
