@@ -6,11 +6,14 @@ Not here: what a network's pass takes (`loop.memory`), what a term takes (`terms
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from genin.distill.loop.memory import BF16, FP32, PASSES, Parts, PhaseSizes, network_parts, options_of
 from genin.distill.recipe import PruneRecipe, Recipe, StepsRecipe
 from genin.distill.student.objective import active_terms
+
+# Measured beside what is estimated (docs/log.md): grids of samples, compiled kernels, freed blocks that are kept.
+BESIDE_BYTES: Final = 600_000_000
 
 
 def distill_memory(phase: str, recipe: Recipe, sizes: PhaseSizes) -> Parts:

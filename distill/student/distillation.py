@@ -41,7 +41,7 @@ from genin.distill.models.student_config import pruning_of
 from genin.distill.models.text import embed, warn_of_long_captions
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe, load_recipe
 from genin.distill.student.budget import Budget
-from genin.distill.student.cost import distill_memory, distill_options
+from genin.distill.student.cost import BESIDE_BYTES, distill_memory, distill_options
 from genin.distill.student.decoder import build_tiny, train_decoder
 from genin.distill.student.held_out import HeldOut
 from genin.distill.student.inversion import build_inverted, inversion_settings
@@ -405,7 +405,7 @@ class UnetPhase(Phase):
         validate = None if self.name == "prune" else self._validation(data)
         preview = student_preview(training, data, run.teacher.vae, self._steps_recipe.step_counts)
         remedies = partial(advice, run.recipe, distill_options(self.name, run.recipe, processes), memory)
-        check_memory(what, sum(memory(run.recipe).values()), training.device, remedies)
+        check_memory(what, sum(memory(run.recipe).values()) + BESIDE_BYTES, training.device, remedies)
         with out_of_memory(what, training.folder, remedies):
             training.run(step, preview, validate, last=self.is_last)
         student.unet = training.final_weights("student").requires_grad_(False).eval()

@@ -29,7 +29,7 @@ from genin.distill.models.folder import load_model_folder  # noqa: E402
 from genin.distill.models.lora import is_adapter, low_rank_copy  # noqa: E402
 from genin.distill.models.student_config import pruning_of, student_config  # noqa: E402
 from genin.distill.recipe import FinetuneRecipe, Recipe, load_recipe  # noqa: E402
-from genin.distill.student.cost import distill_flop, distill_memory, distill_options  # noqa: E402
+from genin.distill.student.cost import BESIDE_BYTES, distill_flop, distill_memory, distill_options  # noqa: E402
 from genin.runtimes.errors import GeninError  # noqa: E402
 from tunable import edited, write_pictures  # noqa: E402
 from tunable import no_curves as no_curves  # noqa: E402
@@ -313,7 +313,8 @@ def test_what_a_run_is_warned_of_has_all_networks(
     teacher, student = units(tiny_model_folder, recipe)
     assert found == {
         "tuning": sum(finetune_memory(recipe.finetune, teacher, 2, others).values()),
-        "phase 'prune'": sum(distill_memory("prune", recipe, PhaseSizes(teacher, student, others)).values()),
+        "phase 'prune'": BESIDE_BYTES
+        + sum(distill_memory("prune", recipe, PhaseSizes(teacher, student, others)).values()),
     }
 
 
