@@ -14,7 +14,7 @@ names `genin-world`, `genin-squeezenet` and `genin-efficientnet`. Not covered: t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -68,7 +68,15 @@ class _SingleLayerExtractor(FeatureExtractorBase):  # type: ignore[misc]
         return torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
 
 
-class SqueezeNetFeatures(_SingleLayerExtractor):
+class _ImageNetExtractor(_SingleLayerExtractor):
+    """A network that was trained on ImageNet, whose pictures have its size and normalisation."""
+
+    def _normalise_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+
+class SqueezeNetFeatures(_ImageNetExtractor):
     """squeezenet1_1 `.features`, averaged over place: N3HW uint8 => N×512 float32."""
 
     LAYER = "512"
@@ -90,14 +98,13 @@ class SqueezeNetFeatures(_SingleLayerExtractor):
         else:
             tensors = read_tensors(SQUEEZENET, Path(feature_extractor_weights_path))
         self.trunk.load_state_dict(dict(tensors))
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self._normalise_by(IMAGENET_MEAN, IMAGENET_STD)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
         return (self.trunk((_at_imagenet_size(images) - self.mean) / self.std).mean(dim=(2, 3)),)
 
 
-class EfficientNetFeatures(_SingleLayerExtractor):
+class EfficientNetFeatures(_ImageNetExtractor):
     """EfficientNet-Lite0's last stage, averaged over place: N3HW uint8 => N×320 float32."""
 
     LAYER = "320"
@@ -112,8 +119,7 @@ class EfficientNetFeatures(_SingleLayerExtractor):
         super().__init__(name, features_list)
         path = feature_extractor_weights_path or find_weights(EFFICIENTNET, weights_folder()).path
         self.network = load_efficientnet(path)
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(DEVIATION).view(1, 3, 1, 1))
+        self._normalise_by(MEAN, DEVIATION)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
         return (self.network((_at_imagenet_size(images) - self.mean) / self.std)[-1].mean(dim=(2, 3)),)
