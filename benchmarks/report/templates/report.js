@@ -9,6 +9,9 @@ const make = (tag, values = {}, ...inside) => {
 const form = document.querySelector('#controls'), select = document.querySelector('#show');
 const rows = JSON.parse(document.querySelector('#rows').textContent);
 const boxes = all('input[type=checkbox]', form);
+const narrow = matchMedia('(max-width: 40rem)'), choices = form.querySelector('details');
+/* On a phone the choices are folded until some are made; elsewhere they cannot be folded. */
+const fold = () => { choices.open = !narrow.matches || boxes.some(box => box.checked) || times() > 0; };
 
 const filter = () => {
   const chosen = {};
@@ -57,11 +60,12 @@ const read = () => {
   if (select) select.value = [...select.options].some(one => one.value === said.get('show')) ? said.get('show') : '0';
   filter();
   show();
+  fold();
 };
 const changed = () => { filter(); show(); write(); };
 
 /* Pictures of single pixels: a whole number of screen pixels each, beside the reference and the difference. */
-const zoom = make('dialog', {className: 'zoom', ariaLabel: 'A picture and what it is compared with'});
+const zoom = make('dialog', {className: 'zoom', tabIndex: -1, ariaLabel: 'A picture and what it is compared with'});
 const side = make('div', {className: 'side'}), prompt = make('p'), menu = make('menu');
 const move = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]};
 let current = null;
@@ -101,6 +105,8 @@ const open = button => {
   current = button;
   for (const [key, step] of Object.entries(move)) menu.querySelector(`[data-key=${key}]`).disabled = !neighbour(button, step);
   if (!zoom.open) zoom.showModal();
+  /* A button that is disabled loses the focus, and keys would go nowhere. */
+  if (!zoom.contains(document.activeElement) || document.activeElement.disabled) zoom.focus();
 };
 const go = key => {
   const next = neighbour(current, move[key]);
@@ -133,5 +139,6 @@ const stops = () => { for (const part of all('.scroll')) part.tabIndex = part.sc
 addEventListener('resize', stops);
 addEventListener('toggle', stops, true);
 addEventListener('hashchange', read);
+narrow.addEventListener('change', fold);
 stops();
 read();
