@@ -44,6 +44,7 @@ from genin.runtimes.manifest import (
     SingleGraphEntry,
 )
 from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, MORE_PRECISIONS, PRECISIONS, TEXT_TO_IMAGE
+from genin.runtimes.wording import counted
 
 Progress = Callable[[str], None]
 COPIES = 2.5  # how often the weights are in memory at the peak
@@ -174,14 +175,14 @@ def _draw_with_each(job: Job, graphs: Sequence[GraphEntry], reference: Drawn, am
 def _single_graphs(job: Job, steps: int, amount: Amount) -> list[SingleGraphEntry]:
     """One number of steps as a single graph in every format and precision, its pictures compared with PyTorch's."""
     name = f"{TEXT_TO_IMAGE}_{steps}"
-    job.progress(f"drawing and unrolling {steps} steps")
+    job.progress(f"drawing and unrolling {counted(steps, 'step')}")
     with quiet():
         component, guidance_scale = single_graph(load_model_folder(job.model), steps, amount, job.shapes)
     parity.write_golden(job.root / f"golden/{name}.npz", component.cases)
     golden = file_entry(job.root, f"golden/{name}.npz")
     written: dict[tuple[str, str], Written] = {}
     for format in formats_of_single(job.formats):
-        job.progress(f"{steps} steps to {format}")
+        job.progress(f"{counted(steps, 'step')} to {format}")
         places = {plan.name: job.root / format / plan.name / name / str(TABLE[format].single) for plan in job.plans}
         graphs = convert(job.root, component, format, [Target(plan, places[plan.name]) for plan in job.plans])
         written |= {(format, precision): graph for precision, graph in graphs.items()}
@@ -189,7 +190,9 @@ def _single_graphs(job: Job, steps: int, amount: Amount) -> list[SingleGraphEntr
     entries = []
     for (format, precision), graph in written.items():
         job.progress(f"drawing with {format} {precision} in one graph")
-        measured, lpips = _measure_single(component, format, precision, graph, f"{steps} steps as a single graph")
+        measured, lpips = _measure_single(
+            component, format, precision, graph, f"{counted(steps, 'step')} as a single graph"
+        )
         facts = graph_facts(job.root, component, format, precision, graph)
         entries.append(
             SingleGraphEntry(

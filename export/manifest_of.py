@@ -21,6 +21,7 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_constants, read_info
 from genin.runtimes.manifest import GoldenEntry, GraphEntry, Manifest, ModelInfo, PictureParity
 from genin.runtimes.origin import fingerprint
+from genin.runtimes.wording import counted_each
 from genin.version import __version__
 
 # Keys of genin.json that have fields of their own in the manifest; the rest is provenance.
@@ -83,7 +84,7 @@ def _model_info(path: Path) -> ModelInfo:
 def bundle_card(manifest: Manifest, file_name: str) -> str:
     """README.md of the bundle: front matter, how to run it, each graph's size and measured parity."""
     model, sampler = manifest.model, manifest.sampler
-    steps = ", ".join(sampler.few_step_timesteps) if sampler.few_step_timesteps else str(sampler.default_steps)
+    steps = counted_each(map(int, sampler.few_step_timesteps or [sampler.default_steps]), "step")
     guidance = (
         "guidance is baked in" if sampler.guidance == "baked" else f"classifier-free guidance {sampler.guidance_scale}"
     )
@@ -99,7 +100,7 @@ def bundle_card(manifest: Manifest, file_name: str) -> str:
         "",
         f"A genin bundle of a {model.kind}"
         + (f" of `{model.parent}`" if model.parent else "")
-        + f": {manifest.image.width}×{manifest.image.height} pictures in {steps} steps ({sampler.name}, {guidance}).",
+        + f": {manifest.image.width}×{manifest.image.height} pictures in {steps} ({sampler.name}, {guidance}).",
         f"Licence: {model.licence}. Made by genin {manifest.genin_version}.",
         "",
         "```",

@@ -42,6 +42,7 @@ from genin.runtimes.stage_clock import OTHER, StageClock
 from genin.runtimes.starts import KnownLatents, Start, encoder_input, read_start, settled_strength, strengths
 from genin.runtimes.tokenizer import ClipTokenizer
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE, VAE_ENCODER
+from genin.runtimes.wording import counted, counted_each
 
 MAX_SIDE = 2048
 
@@ -212,7 +213,7 @@ class Pipeline:
     def __repr__(self) -> str:
         size = f"{self.image.width}x{self.image.height}"
         state = "closed" if self._closed else f"{self.runtime} {self.precision} on {self.provider}"
-        return f"<Pipeline {self.name}: {state}, {size}, {self.default_steps} steps>"
+        return f"<Pipeline {self.name}: {state}, {size}, {counted(self.default_steps, 'step')}>"
 
     def __enter__(self) -> Pipeline:
         return self
@@ -389,8 +390,7 @@ class Pipeline:
             return self._schedule.explicit_steps(few[str(steps)])
         timesteps = self._schedule.steps(steps)
         if few:
-            trained = ", ".join(sorted(few, key=int))
-            message = f"this student was trained for {trained} steps, not for {steps}"
+            message = f"this student was trained for {counted_each(map(int, few), 'step')}, not for {steps}"
             warnings.warn(message, UserWarning, stacklevel=_stacklevel_of_caller())
         return timesteps
 

@@ -44,7 +44,7 @@ class Generation:
         count, height, width = self.images.shape[:3]
         pictures = f"{counted(count, 'picture')} of {width}x{height}"
         seeds = ", ".join(map(str, self.seeds[:4])) + (", …" if count > 4 else "")
-        return f"<Generation: {pictures}, seed {seeds}, {self.steps} steps, {self.total_ms:.1f} ms>"
+        return f"<Generation: {pictures}, seed {seeds}, {counted(self.steps, 'step')}, {self.total_ms:.1f} ms>"
 
 
 @dataclass(frozen=True, eq=False)

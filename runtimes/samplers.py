@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from genin.runtimes.errors import InputError
 from genin.runtimes.vocabulary import check_choice
+from genin.runtimes.wording import counted
 
 Array = NDArray[np.float32]
 Coefficients = NDArray[np.float64]
@@ -80,7 +81,7 @@ class Schedule:
         """`count` pairs (t, t_next), as DDIMScheduler walks them. Errors: InputError outside [1, training steps]."""
         total = self.training_steps
         if not 1 <= count <= total:
-            raise InputError(f"{count} steps cannot be taken", remedy=f"choose from 1 to {total}")
+            raise InputError(f"{counted(count, 'step')} cannot be taken", remedy=f"choose from 1 to {total}")
         stride = total // count
         timesteps: NDArray[Any]
         if self.spacing == "linspace":
@@ -90,7 +91,7 @@ class Schedule:
         else:
             timesteps = np.round(np.arange(total, 0, -total / count)[:count]) - 1
         if timesteps[0] >= total:
-            raise InputError(f"steps_offset {self.steps_offset} leaves the schedule at {count} steps")
+            raise InputError(f"steps_offset {self.steps_offset} leaves the schedule at {counted(count, 'step')}")
         return tuple((int(t), max(int(t) - stride, END)) for t in timesteps)
 
     def explicit_steps(self, timesteps: Sequence[int]) -> tuple[tuple[int, int], ...]:

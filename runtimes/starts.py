@@ -126,7 +126,7 @@ def settled_strength(strength: float | None, steps: int, *, few: bool, masked: b
             raise InputError(what, remedy=f"the nearest is {known[nearest]:.3g} (of {listed})")
         return known[nearest], nearest + 1
     if int(steps * strength) < 1:
-        what = f"strength {strength:g} leaves none of {steps} steps"
+        what = f"strength {strength:g} leaves none of {counted(steps, 'step')}"
         raise InputError(what, remedy=f"the nearest is {known[0]:.3g}")
     return strength, min(int(steps * strength), steps)
 

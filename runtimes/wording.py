@@ -5,6 +5,8 @@ Not here: names in a message (`genin.dataset.text.listed`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def counted(count: int, one: str, many: str | None = None) -> str:
     """`count` and its noun, with whatever else depends on it: (1, "caption is", "captions are") => "1 caption is".
@@ -13,3 +15,9 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     """
     number = f"{count:,}" if abs(count) >= 10_000 else str(count)
     return f"{number} {one if count == 1 else many or one + 's'}"
+
+
+def counted_each(counts: Iterable[int], one: str) -> str:
+    """Several counts of one noun, in order: ([4, 1], "step") => "1, 4 steps", ([1], "step") => "1 step"."""
+    *others, last = sorted(counts)
+    return ", ".join([*map(str, others), counted(last, one)])

@@ -12,6 +12,7 @@ import numpy as np
 
 from genin.benchmarks.peers.opened import Opened, Picture, Subject
 from genin.runtimes.errors import GeninError
+from genin.runtimes.wording import counted
 
 F32 = "f32"  # left alone, OpenVINO computes in bf16 where the processor has it: other pictures, other figures
 
@@ -65,7 +66,9 @@ def _opened(pipe: Any, subject: Subject, provider: str = "CPU") -> Opened:
     from diffusers import DDIMScheduler
 
     if not subject.steps_are_a_schedulers():
-        raise GeninError(f"its scheduler has not the timesteps that the model was trained for at {subject.steps} steps")
+        raise GeninError(
+            f"its scheduler has not the timesteps that the model was trained for at {counted(subject.steps, 'step')}"
+        )
     torch.set_num_threads(subject.threads)
     pipe.scheduler = DDIMScheduler.from_config(_ddim(subject))
     pipe.set_progress_bar_config(disable=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from genin.benchmarks.peers.opened import Opened, Picture, Subject
 from genin.runtimes.errors import GeninError
+from genin.runtimes.wording import counted
 
 
 def open_genai(subject: Subject) -> Opened:
@@ -18,7 +19,9 @@ def open_genai(subject: Subject) -> Opened:
     import openvino_genai
 
     if not subject.steps_are_a_schedulers():
-        raise GeninError(f"its scheduler has not the timesteps that the model was trained for at {subject.steps} steps")
+        raise GeninError(
+            f"its scheduler has not the timesteps that the model was trained for at {counted(subject.steps, 'step')}"
+        )
 
     class Noise(openvino_genai.Generator):  # type: ignore[misc]  # untyped
         """genin's noise for the seed that is set."""

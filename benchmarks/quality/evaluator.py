@@ -340,7 +340,7 @@ class Evaluator:
 def _not_comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """Why the FDs of two results have no ratio: other numbers, sizes or references. None where they have one."""
     if one["samples"] != other["samples"]:
-        return f"{one['samples']} pictures here, {other['samples']} there: FD compares at equal numbers only"
+        return f"{counted(one['samples'], 'picture')} here, {other['samples']} there: FD compares at equal numbers only"
     for key, what in (("picture_size", "pictures of another size"), ("reference_sha256", "another reference")):
         if other.get(key) is not None and one.get(key) != other[key]:
             return f"the other was measured on {what}: FD compares on the same only"

@@ -29,6 +29,7 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, k
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from genin.runtimes.errors import InputError
+from genin.runtimes.wording import counted
 
 Features = NDArray[np.float32]
 Z_95 = 1.959964  # two-sided 95 % of a normal distribution
@@ -80,7 +81,7 @@ def frechet_distance(
         raise InputError(f"feature sets of {dimension} and {len(other.mean)} features cannot be compared")
     fewest = min(one.count, other.count)
     if fewest <= dimension:
-        reason = f"{fewest} pictures for {dimension} features: the covariance is singular"
+        reason = f"{counted(fewest, 'picture')} for {dimension} features: the covariance is singular"
         if singular == "refuse":
             raise TooFewPicturesError(reason, remedy=f"use at least {dimension + 1} pictures, better {4 * dimension}")
         warnings.warn(reason, stacklevel=2)

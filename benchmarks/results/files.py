@@ -138,7 +138,7 @@ def _row_from_version_0(row: Results, threads: object) -> Results:
 def title_of(row: Mapping[str, Any]) -> str:
     """A row's name in tables and pictures."""
     steps, engine = row.get("steps"), engine_text(row.get("program", GENIN), row.get("runtime"), row.get("precision"))
-    return f"{row.get('bundle')} · {engine} · {counted(steps, 'step') if isinstance(steps, int) else f'{steps} steps'}"
+    return f"{row.get('bundle')} · {engine} · {counted(steps, 'step') if isinstance(steps, int) else f'steps {steps}'}"
 
 
 def engine_text(program: str, runtime: object, precision: object) -> str:

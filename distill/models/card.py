@@ -10,6 +10,7 @@ from huggingface_hub import ModelCardData
 from genin.distill.data.dataset import origins_table
 from genin.distill.data.licences import licence_fields
 from genin.runtimes.folder import DEFAULT_GUIDANCE_SCALE
+from genin.runtimes.wording import counted_each
 
 
 def model_card(info: dict[str, Any], parameters: Mapping[str, int], image_size: int, prediction_type: str) -> str:
@@ -69,9 +70,9 @@ def _made_from(info: dict[str, Any]) -> list[str]:
 def _summary(info: dict[str, Any], image_size: int, prediction_type: str) -> str:
     steps = info.get("few_step_timesteps")
     if info.get("kind") == "student" and steps:
-        counts = ", ".join(str(k) for k in sorted(steps, key=int))
+        counts = counted_each(map(int, steps), "step")
         return (
-            f"A student of {counts} steps, distilled from `{info.get('parent')}`; guidance is baked in, so it needs one pass "
+            f"A student of {counts}, distilled from `{info.get('parent')}`; guidance is baked in, so it needs one pass "
             "of the UNet a step. Sampler: DDIM (η = 0), trailing timesteps, no clipping."
         )
     return (

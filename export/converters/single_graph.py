@@ -44,6 +44,7 @@ from genin.runtimes.results import to_pictures
 from genin.runtimes.samplers import Schedule, guide
 from genin.runtimes.tensors import INPUTS, OUTPUTS
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE
+from genin.runtimes.wording import counted, counted_each
 
 Ids = NDArray[np.int64]
 # One step's input to each residual block: a summand, or a scale and a shift, each (batch or 1, channels, 1, 1).
@@ -125,10 +126,14 @@ def check_unrollable(model: ModelFolder, steps: int) -> None:
     schedule, remedy = Schedule.from_config(model.scheduler_config), "export it without a single graph"
     few = model.info.get("few_step_timesteps") or {}
     if few and str(steps) not in few:
-        known = ", ".join(sorted(few, key=int))
-        raise InputError(f"this student was trained for {known} steps, not for {steps}", remedy="name one of these")
+        raise InputError(
+            f"this student was trained for {counted_each(map(int, few), 'step')}, not for {steps}",
+            remedy="name one of these",
+        )
     if not 1 <= steps <= MAX_UNROLLED:
-        raise InputError(f"{steps} steps are not unrolled into one graph", remedy=f"name 1 to {MAX_UNROLLED}")
+        raise InputError(
+            f"{counted(steps, 'step')} cannot be unrolled into one graph", remedy=f"name 1 to {MAX_UNROLLED}"
+        )
     if schedule.clip is not None:
         raise InputError(
             "its scheduler clips, which a single graph does not support support", where="scheduler", remedy=remedy

@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol
 from genin.runtimes.errors import BundleError, CancelledError, GeninError, InputError, MissingExtraError, QueueFullError
 from genin.runtimes.painting.drawing import Drawing
 from genin.runtimes.pictures import Picture
+from genin.runtimes.wording import counted
 
 REMEMBERED = 4096  # tickets whose results and events are kept
 
@@ -147,7 +148,7 @@ class Board:
                 for old in [waiting for waiting in self._queue if waiting.slot == new.slot]:
                     self._drop(old, "superseded")
             if len(self._queue) >= self._capacity:
-                what = f"the queue holds {len(self._queue)} requests"
+                what = f"the queue holds {counted(len(self._queue), 'request')}"
                 raise QueueFullError(what, remedy="wait for pictures, or cancel some")
             if new.slot is not None and self._running is not None and self._running.slot == new.slot:
                 self._end(self._running, "superseded")

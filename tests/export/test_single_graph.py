@@ -231,7 +231,7 @@ def test_steps_that_cannot_be_unrolled(
 def test_what_a_single_graph_cannot_have(tiny_model_folder: Path) -> None:
     with quiet():
         model = load_model_folder(tiny_model_folder)
-    with pytest.raises(InputError, match="9 steps are not unrolled"):
+    with pytest.raises(InputError, match="9 steps cannot be unrolled"):
         check_unrollable(model, 9)
     model.unet.down_blocks[0].resnets[0].downsample = torch.nn.Identity()
     with pytest.raises(InputError, match=r"changes the size.*down_blocks\.0\.resnets\.0"):

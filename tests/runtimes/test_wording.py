@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from genin.runtimes.wording import counted
+from genin.runtimes.wording import counted, counted_each
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("benchmarks", "distill", "export", "runtimes", "src")
@@ -18,8 +18,8 @@ def test_one_is_not_plural() -> None:
     assert [counted(n, "row") for n in (9999, 10_000)] == ["9999 rows", "10,000 rows"]
 
 
-def test_no_message_puts_a_verb_of_many_after_a_number_that_may_be_one() -> None:
-    """A length in a message, and a noun and verb that fit only several of it: "1 captions are …"."""
+def test_no_message_puts_words_for_many_after_a_number_that_may_be_one() -> None:
+    """A length in a message, and a noun and verb that fit only several of it ("1 captions are …"), or a number of steps."""
     wrong = re.compile(r"^ (\w+ )?[a-z]+s (are|were|have|hold|name|stand)\b")
     found = []
     for file in (file for part in PARTS for file in sorted((ROOT / part).rglob("*.py"))):
@@ -28,6 +28,14 @@ def test_no_message_puts_a_verb_of_many_after_a_number_that_may_be_one() -> None
                 zip(node.values, node.values[1:], strict=False) if isinstance(node, ast.JoinedStr) else ()
             ):
                 counts = isinstance(before, ast.FormattedValue) and ast.unparse(before.value).startswith("len(")
-                if counts and isinstance(text, ast.Constant) and wrong.match(str(text.value)):
+                steps = isinstance(before, ast.FormattedValue) and re.search(r"steps$", ast.unparse(before.value))
+                if not isinstance(text, ast.Constant):
+                    continue
+                if (counts and wrong.match(str(text.value))) or (steps and str(text.value).startswith(" steps")):
                     found.append(f"{file.name}:{before.lineno}: {text.value}")
     assert not found
+
+
+def test_several_counts_of_one_noun_depend_on_the_largest() -> None:
+    assert counted_each([1], "step") == "1 step"
+    assert counted_each(map(int, ("4", "1", "2")), "step") == "1, 2, 4 steps"
