@@ -135,9 +135,7 @@ def check_unrollable(model: ModelFolder, steps: int) -> None:
             f"{counted(steps, 'step')} cannot be unrolled into one graph", remedy=f"name 1 to {MAX_UNROLLED}"
         )
     if schedule.clip is not None:
-        raise InputError(
-            "its scheduler clips, which a single graph does not support support", where="scheduler", remedy=remedy
-        )
+        raise InputError("its scheduler clips, which a single graph does not support", where="scheduler", remedy=remedy)
     for name, block in model.unet.named_modules():
         if isinstance(block, ResnetBlock2D) and (block.upsample is not None or block.downsample is not None):
             raise InputError("a residual block that changes the size is not supported", where=name, remedy=remedy)
