@@ -7,9 +7,11 @@ import os
 import re
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -19,6 +21,7 @@ from genin.benchmarks.speed.memory import usable_memory_bytes
 from genin.runtimes.errors import GeninError
 from genin.runtimes.limits import PYTORCH_BYTES, memory_limit_bytes
 
+SLOW_BF16 = 1.2  # times fp32's time, from which it is worth a word
 NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
@@ -32,6 +35,29 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, 2**31 - 1)
+
+
+@cache  # one word a process
+def warn_of_slow_bf16() -> None:
+    """Say so, once a process, where this processor multiplies in bf16 more slowly than in fp32: some have the instructions but no
+    matrix units behind them, or a virtual machine hides these. Only the user knows whether a run may change its precision."""
+    ratio = _bf16_time()
+    if ratio > SLOW_BF16:
+        message = f"bf16 takes {ratio:.1f} times as long as fp32 on this processor"
+        warnings.warn(f'{message}; the recipe\'s mixed_precision: "no" is faster here', stacklevel=2)
+
+
+def _bf16_time(side: int = 512, rounds: int = 5) -> float:
+    """A product of matrices in bf16, in times of one in fp32: the least of several, in turn (about 20 ms)."""
+    factors = {precision: torch.ones(side, side, dtype=precision) for precision in (torch.float32, torch.bfloat16)}
+    least = dict.fromkeys(factors, float("inf"))
+    with torch.no_grad():
+        for _ in range(rounds):
+            for precision, factor in factors.items():
+                start = time.perf_counter()
+                factor @ factor
+                least[precision] = min(least[precision], time.perf_counter() - start)
+    return least[torch.bfloat16] / least[torch.float32]
 
 
 def check_memory(what: str, needed: int, device: torch.device, remedies: Callable[[], Sequence[str]]) -> None:

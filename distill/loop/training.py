@@ -34,7 +34,7 @@ from genin.distill.loop.averages import Average
 from genin.distill.loop.checkpoint_keeper import CheckpointKeeper, StageState
 from genin.distill.loop.checkpoints import remove_stage
 from genin.distill.loop.health import ROLLBACKS, Alarm, LogRow, not_finite, watch
-from genin.distill.loop.host import interruptible, keep_freed_memory
+from genin.distill.loop.host import interruptible, keep_freed_memory, warn_of_slow_bf16
 from genin.distill.loop.logbook import Logbook
 from genin.distill.loop.networks import NetworkOptions, Networks
 from genin.distill.recipe import Optimisation
@@ -84,6 +84,8 @@ class Training:
         _check_batch(stage, settings, self.accelerator.num_processes)
         if self.device.type == "cpu":
             keep_freed_memory()
+            if settings.mixed_precision == "bf16" and self.accelerator.is_main_process:
+                warn_of_slow_bf16()
         folder.mkdir(parents=True, exist_ok=True)
         self.networks = Networks(self.accelerator, settings)
         self.checkpoints = CheckpointKeeper(folder, stage, settings)

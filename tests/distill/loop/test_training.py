@@ -22,7 +22,7 @@ from torch import nn  # noqa: E402
 
 from conftest import press_ctrl_c  # noqa: E402
 from genin.distill.inputs.update import Update  # noqa: E402
-from genin.distill.loop import health, previews, training  # noqa: E402
+from genin.distill.loop import health, host, previews, training  # noqa: E402
 from genin.distill.loop.health import watch  # noqa: E402
 from genin.distill.loop.networks import NetworkOptions  # noqa: E402
 from genin.distill.loop.run_folder import claim_run  # noqa: E402
@@ -640,3 +640,20 @@ def test_the_first_rows_are_short_and_raise_no_alarm(tmp_path: Path, monkeypatch
     run.run(learn(run, network, lambda _, loss: loss))
     assert [row["update"] for row in run.logbook.rows] == [1, 2, 4, 8, 16, 20, 40]
     assert watched[-1] == [20, 40] and all(len(rows) <= 3 for rows in watched)
+
+
+@pytest.mark.parametrize(("ratio", "said"), [(1.9, 1), (1.1, 0)])
+def test_where_bf16_is_slower_than_fp32_it_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, ratio: float, said: int
+) -> None:
+    monkeypatch.setattr(host, "_bf16_time", lambda: ratio)
+    host.warn_of_slow_bf16.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        host.warn_of_slow_bf16()
+        host.warn_of_slow_bf16()
+    host.warn_of_slow_bf16.cache_clear()
+    expected = (
+        'bf16 takes 1.9 times as long as fp32 on this processor; the recipe\'s mixed_precision: "no" is faster here'
+    )
+    assert [str(one.message) for one in caught] == [expected] * said
