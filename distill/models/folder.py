@@ -126,6 +126,8 @@ def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> N
             (partial / "README.md").write_text(model.card(), encoding="utf-8")
         for file in partial.rglob("*.safetensors"):
             apply_umask(file)
+        for file in partial.glob("*/config.json"):
+            _forget_origin(file)
         if not out.exists():
             partial.rename(out)
             return
@@ -134,6 +136,13 @@ def _write_folder(model: ModelFolder, out: Path, dtype: torch.dtype | None) -> N
             if target.is_dir():
                 shutil.rmtree(target)
             item.replace(target)
+
+
+def _forget_origin(config: Path) -> None:
+    """Leave out the folder that diffusers has read a part from: it is this machine's own, and equal models would differ in it."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    if values.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def apply_umask(path: Path) -> None:
@@ -147,4 +156,5 @@ def apply_umask(path: Path) -> None:
 def _copy(module: Any, dtype: torch.dtype | None) -> Any:
     import copy
 
-    return module if dtype is None else copy.deepcopy(module).to(dtype)
+    # Not diffusers' own `to`, which warns of modules to be kept in fp32 even where there are none.
+    return module if dtype is None else torch.nn.Module.to(copy.deepcopy(module), dtype)

@@ -43,6 +43,18 @@ SCHEDULERS = {
 }
 
 
+def test_a_saved_model_does_not_depend_on_where_it_was_read(tiny_model_folder: Path, tmp_path: Path) -> None:
+    for place in ("first", "second"):
+        shutil.copytree(tiny_model_folder, tmp_path / place)
+        save_model_folder(load_model_folder(tmp_path / place), tmp_path / f"from-{place}")
+    made = [tmp_path / f"from-{place}" for place in ("first", "second")]
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file()) for folder in made]
+    assert files[0] == files[1] and Path("unet/config.json") in files[0]
+    for file in files[0]:
+        assert (made[0] / file).read_bytes() == (made[1] / file).read_bytes(), file
+        assert str(tmp_path).encode() not in (made[0] / file).read_bytes(), file
+
+
 # --- schedulers --------------------------------------------------------------------------------------------------------
 
 
