@@ -99,7 +99,14 @@ def folder_pipeline(path: Path, open_engine: Callable[[], Engine], *, runtime: s
     constants = read_constants(path)
     files = tokenizer_files(path / TOKENIZER)
     tokenizer = ClipTokenizer(files["vocab.json"], files["merges.txt"], constants.text, added_tokens(path))
-    Schedule.from_config(constants.sampler.scheduler)  # refuse before the weights are read
+    try:
+        Schedule.from_config(constants.sampler.scheduler)  # refuse before the weights are read
+    except InputError as error:
+        raise InputError(
+            error.what,
+            where=path / "scheduler" / "scheduler_config.json",
+            remedy=error.remedy or "give another scheduler",
+        ) from error
     return Pipeline(path, open_engine(), tokenizer, constants, Choice(runtime, precision))
 
 

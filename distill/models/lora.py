@@ -268,7 +268,7 @@ def _scale_of(where: Path, settings: Mapping[str, Any], prefix: str = "") -> flo
         what = f"adapters with {unlike[0]}" if unlike else "adapters without a rank and lora_alpha"
         remedy = "merge them with peft (merge_and_unload), and give the model"
         raise InputError(f"{what} are not merged", where=where, remedy=remedy)
-    return alpha / rank
+    return _check_alpha(where, f"{prefix}lora_alpha", alpha) / rank
 
 
 def _scaled(value: Tensor, scale: float) -> Tensor:
@@ -277,7 +277,7 @@ def _scaled(value: Tensor, scale: float) -> Tensor:
 
 
 def _check_alpha(file: Path, name: str, alpha: float) -> float:
-    if not math.isfinite(alpha):
+    if not math.isfinite(alpha) or alpha == 0:  # 0 would change nothing
         remedy = "train it again, or give an earlier file"
         raise InputError(f"the LoRA's '{name}' is {alpha}", where=file, remedy=remedy)
     return alpha

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from genin.runtimes.folder import (
     square_latent_size,
     weight_files,
 )
+from genin.runtimes.loading import load_pipeline
 from genin.runtimes.samplers import Schedule
 
 
@@ -73,6 +75,14 @@ def test_a_pointer_of_git_lfs_is_no_damage(tmp_path: Path) -> None:
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4265380512\n")
     with pytest.raises(InputError, match=r"Git LFS.*model\.safetensors; run `git lfs pull`"):
         refuse_pointer(file)
+
+
+def test_a_schedule_that_cannot_be_is_named_by_its_file(tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"beta_schedule": "sigmoid"}))
+    with pytest.raises(InputError, match=r"beta_schedule 'sigmoid'.*scheduler_config\.json; choose from"):
+        load_pipeline(folder)
 
 
 LATENT_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}

@@ -250,6 +250,8 @@ def planted(fault: str) -> dict[str, Tensor]:
             return {**good, up: good[up] * float("nan")}
         case "alpha":
             return {**good, down.replace("lora_down.weight", "alpha"): torch.tensor(float("nan"))}
+        case "alpha of zero":
+            return {**good, down.replace("lora_down.weight", "alpha"): torch.tensor(0.0)}
         case "alpha beside":
             pair = {f"unet.{QUERY}.lora_A.weight": good[down], f"unet.{QUERY}.lora_B.weight": good[up]}
             return {**pair, f"unet.{QUERY}.alpha": torch.tensor(float("inf"))}
@@ -285,6 +287,7 @@ def planted(fault: str) -> dict[str, Tensor]:
         ("NaN or infinite", "NaN or infinite"),
         ("alpha", "is nan"),
         ("alpha beside", "is inf"),
+        ("alpha of zero", "is 0.0"),
         ("whole numbers", "whole numbers (torch.int8)"),
         ("bias", "LoRA with a bias"),
         ("diff", "whole differences"),
