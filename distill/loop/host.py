@@ -43,20 +43,19 @@ def warn_of_slow_bf16() -> None:
     matrix units behind them, or a virtual machine hides these. Only the user knows whether a run may change its precision."""
     ratio = _bf16_time()
     if ratio > SLOW_BF16:
-        message = f"bf16 takes {ratio:.1f} times as long as fp32 on this processor"
-        warnings.warn(f'{message}; the recipe\'s mixed_precision: "no" is faster here', stacklevel=2)
+        message = f"a matrix product in bf16 takes {ratio:.1f} times as long as in fp32 on this processor"
+        warnings.warn(f'{message}; the recipe\'s mixed_precision: "no" may be faster here', stacklevel=2)
 
 
 def _bf16_time(side: int = 512, rounds: int = 5) -> float:
     """A product of matrices in bf16, in times of one in fp32: the least of several, in turn (about 20 ms)."""
     factors = {precision: torch.ones(side, side, dtype=precision) for precision in (torch.float32, torch.bfloat16)}
     least = dict.fromkeys(factors, float("inf"))
-    with torch.no_grad():
-        for _ in range(rounds):
-            for precision, factor in factors.items():
-                start = time.perf_counter()
-                factor @ factor
-                least[precision] = min(least[precision], time.perf_counter() - start)
+    for _ in range(rounds):
+        for precision, factor in factors.items():
+            start = time.perf_counter()
+            factor @ factor
+            least[precision] = min(least[precision], time.perf_counter() - start)
     return least[torch.bfloat16] / least[torch.float32]
 
 
