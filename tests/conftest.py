@@ -4,6 +4,8 @@
 networks declared as a student (guidance baked in, four-, two- and one-step timesteps). Both are read-only: copy them
 before changing anything.
 
+Property tests (Hypothesis) draw the same examples in every run; `--hypothesis-profile random` draws new ones.
+
 The suite runs in one worker process per core. A file's tests stay in one worker, so module fixtures are built once;
 what several files need is built once for all workers by `built_once`. A test without a marker is a unit test: it gets the
 marker `unit` and a short time limit. Ctrl-C ends the run even while a training has installed its own handler: tests that
@@ -25,6 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
@@ -33,6 +36,9 @@ from genin.runtimes.threads import limit_threads
 os.environ["GENIN_AUTO"] = "order"  # what is fastest here must decide no test
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every worker and every process of a test compiles torch anew
 sys.dont_write_bytecode = False
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("random", deadline=None)
+hypothesis.settings.load_profile("fixed")
 limit_threads(1)  # before torch is imported: the workers share the cores, and tiny networks gain nothing from threads
 
 NATIVE = Path(__file__).parents[1] / "runtimes" / "native"

@@ -148,7 +148,7 @@ def test_a_refusal_ends_all_of_them(shared: Shared) -> None:
     assert [path.name for path in (shared.folder / "full").iterdir()] == ["mine.txt"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(count=st.integers(1, 40), batch=st.integers(1, 9), of=st.integers(1, 5), there=st.sets(st.integers(0, 39)))
 def test_shares_are_whole_batches_each_drawn_once(
     tmp_path_factory: pytest.TempPathFactory, count: int, batch: int, of: int, there: set[int]

@@ -65,7 +65,7 @@ def test_one_network_draws_what_three_draw(model: str, steps: int, request: pyte
     assert expected.std() > 5  # pictures, not grey
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.sampled_from(["v_prediction", "epsilon", "sample"]),
     st.integers(1, 998),

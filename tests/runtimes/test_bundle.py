@@ -345,7 +345,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(data=st.data(), value=json_values)
 def test_any_wrong_value_is_a_typed_error(data: st.DataObject, value: object) -> None:
     place: Any = json.loads(SOUND)

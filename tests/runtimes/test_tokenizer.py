@@ -87,7 +87,7 @@ words = st.sampled_from(
 texts = st.one_of(st.lists(words).map("".join), st.text(), st.text(alphabet="aeinrstou<|>!'0 "))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(prompt=texts)
 def test_any_text(both: tuple[Any, ClipTokenizer], prompt: str) -> None:
     theirs, ours = both
@@ -170,7 +170,7 @@ def test_added_tokens_are_those_of_transformers(with_added: tuple[Any, ClipToken
     assert ours.ids(prompt) == theirs(prompt, add_special_tokens=False)["input_ids"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from(["<ninja>", "sks", "xyz", "<Ninja>s", " ", "a", "é", "!", "<|endoftext|>"]), max_size=8)
 )

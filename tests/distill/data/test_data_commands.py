@@ -414,7 +414,7 @@ def test_captions_of_names(name: str, caption: str) -> None:
 NAME = st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs"]), min_size=1, max_size=40)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(NAME, st.text(max_size=60), min_size=1, max_size=4))
 @example({"0": "null", "1": " NaN\n", "2": "null and void"})
 def test_any_names_and_captions_come_out_as_the_same_words(captions: dict[str, str]) -> None:

@@ -255,7 +255,7 @@ def test_a_stopped_run_goes_on_by_row_groups(
     assert lines(tmp_path / "out") == lines(tmp_path / "whole")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.none() | st.text(max_size=30), min_size=1, max_size=12),
     rows=st.integers(1, 5),

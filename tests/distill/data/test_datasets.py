@@ -222,7 +222,7 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
         ImageDataset.open(folder).picture(1, 16)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text(min_size=1, max_size=30), min_size=40, max_size=80))
 def test_any_captions_split_the_same_way_in_any_order(captions: list[str]) -> None:
     names = [str(i) for i in range(len(captions))]

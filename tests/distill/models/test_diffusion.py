@@ -116,7 +116,7 @@ def test_backward_distillation_asks_the_teacher_from_the_students_own_state(coun
     seed=st.integers(0, 2**31),
     schedule=st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_weighted_losses_of_one_prediction_agree_whatever_it_is_called(gamma: float, seed: int, schedule: str) -> None:
     """v, ε and x0 of one and the same guess: each loss times its weight is the same, up to one constant a type."""
     generator = torch.Generator().manual_seed(seed)
