@@ -95,14 +95,15 @@ def save_average(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def check_settings(path: Path, state: Mapping[str, Any], stage: str, settings: Optimisation) -> list[str]:
-    """The settings that have changed and may: "steps.images 640 (was 320)".
+    """The settings that have changed and may: "steps.images 640 (was 320)". A key that did not exist then had its default.
 
     Errors: InputError for a checkpoint made with another recipe: the work so far would be attributed to settings it was not done
     with."""
     if not state.get("update_index"):
         return []  # nothing has been done under them
-    earlier, now = plain(state.get("settings", {})), plain(dataclasses.asdict(settings))
-    changed = [key for key in earlier if key in now and earlier[key] != now[key]]
+    defaults, now = (plain(dataclasses.asdict(one)) for one in (type(settings)(), settings))
+    earlier = {**defaults, **plain(state.get("settings", {}))}
+    changed = [key for key in now if earlier[key] != now[key]]
     if refused := [key for key in changed if key not in MAY_CHANGE]:
         begun_with = ", ".join(f"{stage}.{key} {earlier[key]}" for key in refused)
         remedy = "use the recipe it was started with, or name another output folder"

@@ -332,6 +332,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: bytes) -> None:
 
 def test_settings_that_a_resumed_run_may_change_are_said(tmp_path: Path) -> None:
     run, network = begin(tmp_path)
+    claim_run(tmp_path, Recipe(), {}, {"stage": run.settings})
     run.run(learn(run, network, lambda _, loss: loss))
     stages = {"stage": dataclasses.replace(run.settings, images=8 * UPDATES, preview_images=40)}
     said = rf"other settings than before: stage\.images {8 * UPDATES} \(was {4 * UPDATES}\), stage\.preview_images 40 \(was"
@@ -344,6 +345,18 @@ def test_settings_that_a_resumed_run_may_change_are_said(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"started with stage\.lr 0\.1"):
         run.save()
         claim_run(tmp_path, Recipe(), {}, {"stage": dataclasses.replace(run.settings, lr=1.0)}, resume=True)
+
+
+def test_a_setting_that_is_newer_than_the_run_had_its_default(tmp_path: Path) -> None:
+    run, _ = begin(tmp_path)
+    run.state.update_index = 1
+    run.save()
+    state = torch.load(run.checkpoints.path, weights_only=False)
+    del state["settings"]["clip_norm"]
+    torch.save(state, run.checkpoints.path)
+    claim_run(tmp_path, Recipe(), {}, {"stage": run.settings}, resume=True)
+    with pytest.raises(InputError, match=r"started with stage\.clip_norm 1"):
+        claim_run(tmp_path, Recipe(), {}, {"stage": dataclasses.replace(run.settings, clip_norm=0.5)}, resume=True)
 
 
 HOLD = """
