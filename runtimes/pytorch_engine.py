@@ -59,6 +59,8 @@ class PyTorchEngine:
         self._networks: Networks | None = networks
         self._device = next(networks.unet.parameters()).device
         self.provider = str(self._device)
+        if self._device.type == "cuda":
+            self.provider += f" ({torch.cuda.get_device_name(self._device)})"
         self._interruption = Interruption()
 
     @classmethod

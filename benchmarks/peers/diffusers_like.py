@@ -38,6 +38,8 @@ def open_optimum_onnx(subject: Subject) -> Opened:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = subject.threads
+    # As genin's own sessions: of several thread pools, one that spins after its work takes a core from the next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     pipe = ORTStableDiffusionPipeline.from_pretrained(subject.folder, session_options=options)
     return _opened(pipe, subject, "CPUExecutionProvider")
 

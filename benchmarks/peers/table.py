@@ -36,7 +36,8 @@ Request = Mapping[str, Any]
 class Peer:
     """`runtime` is the engine below it, `opens` what it opens: a format of bundles, or `MODEL_FOLDER`. `module` and `distribution`
     are what must be installed, by its name for import and for pip. `opener` is "module:function" for one in Python; `program` gives
-    the command line of any other, and `first_request` what that is sent first. `own_noise`: it does not take latents."""
+    the command line of any other, and `first_request` what that is sent first. `compiles`: the first picture includes compilation.
+    `own_noise`: it does not take latents."""
 
     runtime: str
     opens: str
@@ -48,6 +49,7 @@ class Peer:
     first_request: Callable[[Request], dict[str, Any]] | None = None
     is_here: Callable[[], bool] | None = None
     differs: Sequence[str] = ()
+    compiles: bool = False
     own_noise: bool = False
 
     def is_installed(self) -> bool:
@@ -95,6 +97,7 @@ PEERS: Final[dict[str, Peer]] = {
         distribution="diffusers",
         opener="genin.benchmarks.peers.diffusers_like:open_compiled",
         differs=("torch.compile works before the first picture: cold start and first picture include it",),
+        compiles=True,
     ),
     "optimum-onnx": Peer(
         runtime="onnxruntime",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from genin.benchmarks.results.files import GENIN
-from genin.benchmarks.results.table import number, program_of
+from genin.benchmarks.results.table import number, picture_ms, program_of
 from genin.runtimes.wording import counted
 
 INK, SOFT, RULE = "#010203", "#040506", "#070809"  # stand-ins, replaced by CSS variables
@@ -177,7 +177,7 @@ def _point(axes: Any, row: Mapping[str, Any], quality: float, colour: str, mark:
     fill = FILLS.get(row["precision"], "none")
     marker = MARKERS.get(row["runtime"], "o")
     look = {"color": colour, "markerfacecoloralt": "none", "markersize": 10, "markeredgewidth": 1.6, "linestyle": ""}
-    place = row["latency_ms"]["p50"], quality
+    place = picture_ms(row), quality
     axes.plot(place[:1], place[1:], marker=marker, fillstyle=fill, gid=mark, **look)
     if (program := program_of(row)) != GENIN:  # a peer is named beside its point
         said = axes.annotate(program, place, (0, 9), textcoords="offset points", ha="center", fontsize=9, color=SOFT)

@@ -33,10 +33,12 @@ from genin.benchmarks.results.table import (
     FRAME_COLUMNS,
     client_cells,
     columns_of,
+    fastest,
     frame_cells,
     is_ranked,
     number,
     peak_exceeded,
+    picture_ms,
     program_of,
     reasons_of,
     skipped_text,
@@ -109,8 +111,7 @@ def render(report: Report) -> str:
     rows = [row for results in measured.values() for row in results["results"]]
     if report.devices is not None:
         rows = report.devices.rows
-    ranked = [row for row in rows if is_ranked(row)]
-    best = min(ranked, key=lambda row: row["latency_ms"]["p50"]) if ranked else None
+    best = fastest(rows)
     told = [row for row in rows if "stages_ms" not in row["notes"]]  # peers do not tell their stages
     axis, svg = quality_axis(rows), quality_latency_svg(rows)
     facets, grids = facets_of(rows), page_grids(report.grids, {row["name"]: place for place, row in enumerate(rows)})
@@ -179,7 +180,7 @@ def _measured(report: Report) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _headline(best: Mapping[str, Any]) -> str:
-    headline = f"A picture in {number(best['latency_ms']['p50'])} ms"
+    headline = f"A picture in {number(picture_ms(best))} ms"
     if best["speedup"] is not None and best["role"] != "teacher":
         headline += f", {number(best['speedup'])} times faster than the teacher"
     return headline
@@ -200,7 +201,7 @@ def _lead(best: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) ->
 def _facts(best: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The fastest configuration's figures: (value, name)."""
     facts = [
-        (f"{number(best['latency_ms']['p50'])} ms", "a picture, p50"),
+        (f"{number(picture_ms(best))} ms", "a picture, p50"),
         (f"{number(best['cold_start_s'])} s", "cold start"),
     ]
     if best["peak_rss_bytes"] is not None:

@@ -2,14 +2,14 @@
 
     genin bench compare OLD.json NEW.json
 
-The same rows of two files are compared as independent runs; rows of one run took turns, so they are compared round by round. The
-ratio is `new / old`, its interval the hierarchical bootstrap's (`statistics`). With the margin m:
+The same rows of two files are compared as independent runs; rows of one run that took turns are compared round by round. The ratio
+is `new / old`, its interval the hierarchical bootstrap's (`statistics`). With the margin m:
 
 - same: the whole interval is between 1/(1 + m) and 1 + m (two one-sided tests, each at 2.5 %);
 - slower, faster: the whole interval is above, below 1;
 - unclear: it holds 1 and reaches beyond the margin. More processes or a quieter machine narrow it.
 
-A new row whose pictures are not right has no speed that could be compared: it is unclear, and counts as a failure.
+A row whose pictures are not right has no speed that could be compared: the verdict is unclear, and a new one counts as a failure.
 
 Not here: measuring, reading the files (`files`).
 """
@@ -31,7 +31,8 @@ Row = Mapping[str, Any]
 Verdict = Literal["faster", "slower", "same", "unclear"]
 
 MARGIN: Final = 0.02
-ALIKE: Final = ("threads", "batch_size", "asked_size")
+ALIKE: Final = ("device", "threads", "batch_size", "asked_size")
+CONFIGURATION: Final = ("bundle", "program", "runtime", "precision", "steps", *ALIKE)
 SHOWN: Final = {"faster": "faster", "slower": "**slower**", "same": "same", "unclear": "unclear"}
 
 
@@ -71,15 +72,14 @@ class Comparison:
 
 
 def compare_results(old: Results, new: Results, margin: float = MARGIN, *, strict: bool = False) -> Comparison:
-    """The rows of the same name in two files, or the only rows of both.
+    """The same configurations of two files, rows of the same name, or the only rows of both.
 
     Errors: InputError if they have no row in common, for files without runs, and with `strict` for two machines.
     """
     warnings = list(_differences(old, new))
     if strict and (machine := next((said for said in warnings if said.startswith("other machine")), None)):
         raise InputError(machine, remedy="measure both on one machine, or compare without --strict")
-    names = {row["name"]: row for row in old["results"]}
-    pairs = [(names[row["name"]], row) for row in new["results"] if row["name"] in names]
+    pairs = list(_matched(old["results"], new["results"]))
     if not pairs and len(old["results"]) == len(new["results"]) == 1:
         pairs = [(old["results"][0], new["results"][0])]
     if not pairs:
@@ -95,10 +95,35 @@ def compare_results(old: Results, new: Results, margin: float = MARGIN, *, stric
     )
 
 
+def _matched(old: Sequence[Row], new: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """A name tells threads and number only among several rows, so a configuration is known by what it is; by its name where it was
+    measured with other threads, say."""
+    left = list(old)
+    found: dict[int, Row] = {}
+    for is_same in (_is_same_row, _is_same_configuration, _has_same_name):
+        for row in new:
+            if id(row) not in found and (match := next((one for one in left if is_same(one, row)), None)) is not None:
+                found[id(row)] = match
+                left = [one for one in left if one is not match]
+    yield from ((found[id(row)], row) for row in new if id(row) in found)
+
+
+def _is_same_configuration(one: Row, other: Row) -> bool:
+    return all(one.get(key) == other.get(key) for key in CONFIGURATION)
+
+
+def _has_same_name(one: Row, other: Row) -> bool:
+    return bool(one["name"] == other["name"])
+
+
+def _is_same_row(one: Row, other: Row) -> bool:
+    return _is_same_configuration(one, other) and _has_same_name(one, other)
+
+
 def compare_with(results: Results, baseline: str, margin: float = MARGIN) -> Comparison:
     """All other models of one run against `baseline`, a model of it, on the same runtime, precision and threads, at the same steps
-    if it was measured at them. They took turns, so rounds are compared. `baseline` may be a program, too: then all other programs
-    are compared with it on the same weights.
+    if it was measured at them. Where they took turns, rounds are compared. `baseline` may be a program, too: then all other
+    programs are compared with it on the same weights.
 
     Errors: InputError for a model or program that was not measured, or is the only one.
     """
@@ -156,10 +181,12 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _compare(old: Row, new: Row, margin: float, *, paired: bool) -> ComparedRow:
-    groups, as_pairs = _runs_of_both(old, new, paired)
+    groups, as_pairs = runs_of_both(old, new, paired=paired)
     found = ratio_interval(*groups, paired=as_pairs)
-    verdict = verdict_of(found.low, found.high, margin) if is_ranked(new) else "unclear"
+    verdict = verdict_of(found.low, found.high, margin) if is_ranked(old) and is_ranked(new) else "unclear"
     notes = list(_notes(old, new))
+    if paired and not as_pairs:
+        notes.append("they did not take turns (not all fitted into memory): what changed in between is in the ratio")
     if min(len(group) for group in groups) == 1:
         notes.append("one process: how processes differ is not in the interval")
     return ComparedRow(
@@ -176,13 +203,15 @@ def _compare(old: Row, new: Row, margin: float, *, paired: bool) -> ComparedRow:
     )
 
 
-def _runs_of_both(old: Row, new: Row, paired: bool) -> tuple[Any, bool]:
-    """Arrays of both, one for each process, and whether they are pairs."""
+def runs_of_both(old: Row, new: Row, *, paired: bool = True) -> tuple[Any, bool]:
+    """Arrays of both, one for each process, and whether they are pairs: of rounds of rows that took turns.
+
+    Errors: InputError for a row without runs."""
     for row in (old, new):
         if not row["samples_ms"]:
             reason = row["notes"].get("samples_ms", "it has no runs")
             raise InputError(f"'{row['name']}' cannot be compared: {reason}", remedy="measure it again")
-    if paired:
+    if paired and old.get("group") == new.get("group"):
         pairs = paired_runs(*(runs_by_round(row) for row in (old, new)))
         if pairs[0]:
             return pairs, True
@@ -196,7 +225,8 @@ def runs_by_round(row: Row) -> dict[tuple[int, int], float]:
 
 
 def _same_weights(row: Row, programs: Sequence[Row]) -> Row | None:
-    """The row of another program on the same weights, as measured: on the same engine if possible, otherwise the fastest."""
+    """The row of another program on the same weights, as measured: on the same engine if possible, otherwise the fastest; of those
+    whose pictures are not wrong, if there are any."""
     alike = [
         one
         for one in programs
@@ -204,7 +234,8 @@ def _same_weights(row: Row, programs: Sequence[Row]) -> Row | None:
     ]
     exact = [one for one in alike if one["precision"] == row["precision"]]
     same = [one for one in exact if one["runtime"] == row["runtime"]]
-    return min(same or exact, key=lambda one: one["latency_ms"]["p50"], default=None)
+    ranked = [one for one in same or exact if is_ranked(one)] or [one for one in exact if is_ranked(one)]
+    return min(ranked or same or exact, key=lambda one: one["latency_ms"]["p50"], default=None)
 
 
 def _same_model(one: Row, other: Row) -> bool:
@@ -230,6 +261,9 @@ def _differences(old: Results, new: Results) -> Iterator[str]:
     shown = [f"{one['processor']}, {counted(one['usable_cores'], 'core')}, {one['system']}" for one in machines]
     if machines[0].get("sha256", shown[0]) != machines[1].get("sha256", shown[1]):
         yield f"other machine: {shown[0]}; and {shown[1]}"
+    graphics = [_other_processors(one) for one in (old, new)]
+    if all(graphics) and graphics[0] != graphics[1]:
+        yield f"other machine: {', '.join(graphics[0])}; and {', '.join(graphics[1])}"
     for name in sorted(machines[0]["packages"].keys() & machines[1]["packages"].keys()):
         releases = [one["packages"][name] for one in machines]
         if releases[0] != releases[1]:
@@ -243,6 +277,11 @@ def _differences(old: Results, new: Results) -> Iterator[str]:
             yield f"busy machine ({name}): {busy}"
 
 
+def _other_processors(results: Results) -> list[str]:
+    """What rows ran on beside the CPU, as their runtimes call it: the hash of a machine does not know its graphics cards."""
+    return sorted({row["provider"] for row in results["results"] if row.get("device", "cpu") != "cpu"})
+
+
 def _notes(old: Row, new: Row) -> Iterator[str]:
     yield from new.get("differs", ())
     if new["valid"] is False:
@@ -251,6 +290,7 @@ def _notes(old: Row, new: Row) -> Iterator[str]:
         yield "the old row's pictures are not right"
     same_program = program_of(old) == program_of(new)
     kept = (
+        ("device", "device"),
         ("threads", "threads"),
         ("image_size", "picture size"),
         *((("provider", "provider"),) if same_program else ()),

@@ -22,9 +22,11 @@ from genin.benchmarks.results.files import GENIN, digest, engine_text
 from genin.benchmarks.results.operators import operators_text
 from genin.benchmarks.results.table import (
     clients_text,
+    fastest,
     frames_text,
     is_ranked,
     number,
+    picture_ms,
     program_of,
     reasons_of,
     results_table,
@@ -164,9 +166,10 @@ def to_badge(results: Results) -> str:
     """An SVG badge of genin's fastest row whose pictures are right, with the results' hash in its title."""
     rows = _shown(results)
     own = [row for row in rows if program_of(row) == GENIN]
-    best = min(own or rows, key=lambda row: row["latency_ms"]["p50"])
+    best = fastest(own or rows)
+    assert best is not None
     busy = " (busy machine)" if results["notes"].get("busy") else ""
-    label, value = "genin bench", f"{number(best['latency_ms']['p50'])} ms{busy}"
+    label, value = "genin bench", f"{number(picture_ms(best))} ms{busy}"
     about = f"{best['name']} on {device_of(results)}: {value} a picture; results sha256 {digest(results)[:16]}"
     left, right = (round(CHARACTER_PX * len(text) + 2 * PAD_PX) for text in (label, value))
     return (
@@ -218,7 +221,9 @@ def device_of(results: Results) -> str:
 
 
 def _shown(results: Results) -> list[Row]:
-    rows = [row for row in results["results"] if is_ranked(row)]
+    """The rows whose pictures are right; where none was compared, those that are not known to be wrong."""
+    rows = [row for row in results["results"] if row["valid"] is True]
+    rows = rows or [row for row in results["results"] if is_ranked(row)]
     if not rows:
         raise GeninError("no row has valid pictures, so no figure can be shown")
     return rows
@@ -227,7 +232,7 @@ def _shown(results: Results) -> list[Row]:
 def _card_result(row: Row, results: Results) -> list[str]:
     busy = ", busy machine" if results["notes"].get("busy") else ""
     engine = engine_text(program_of(row), row["runtime"], row["precision"])
-    where = f"{engine}, {counted(row['steps'], 'step')}, {device_of(results)}{busy}"
+    where = f"{engine}, {counted(row['steps'], 'step')}{_sweep_of(row)}, {device_of(results)}{busy}"
     protocol = results["protocol"]
     prompts = f"{counted(len(protocol['prompts']), 'prompt')}, sha256 {str(protocol.get('prompts_sha256'))[:16]}"
     metrics: list[tuple[str, str, Any]] = [
@@ -262,6 +267,14 @@ def _card_result(row: Row, results: Results) -> list[str]:
             lines += [f"    - type: {kind}", f"      name: {_text(name)}", f"      value: {value:.6g}"]
             lines += ["      args:", f"        results_sha256: {digest(results)}"]
     return lines
+
+
+def _sweep_of(row: Row) -> str:
+    """What tells the rows of a sweep apart; a batch's latencies are of all its pictures."""
+    threads, batch, size = row.get("threads"), row.get("batch_size", 1), row.get("asked_size")
+    said = [threads and counted(threads, "thread"), batch > 1 and f"batch of {batch}", size and f"{size} px"]
+    said += [row["valid"] is None and "pictures not compared"]
+    return "".join(f", {text}" for text in said if text)
 
 
 def _pyperf_metadata(row: Row) -> dict[str, Any]:

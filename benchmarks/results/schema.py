@@ -214,6 +214,7 @@ ROW = _object(
         "path": TEXT,
         "asked": _map("Runtime and precision that were asked for.", TEXT),
         "device": TEXT,
+        "group": _value("integer", "Rows of one group took turns; groups were measured one after the other.", minimum=0),
         "threads": COUNT,
         "batch_size": _value("integer", "Pictures drawn at once; latencies are of all of them.", minimum=1),
         "asked_size": _or_null(_value("integer", "Width and height, where they are not the model's own.", minimum=1)),

@@ -132,6 +132,17 @@ def is_ranked(row: Row) -> bool:
     return row["valid"] is not False
 
 
+def picture_ms(row: Row) -> float:
+    """p50 of one picture: latencies are of a whole batch."""
+    return float(row["latency_ms"]["p50"]) / int(row.get("batch_size", 1))
+
+
+def fastest(rows: Sequence[Row]) -> Row | None:
+    """Of the rows whose pictures are right; where none was compared, of those that are not known to be wrong; None without any."""
+    known = [row for row in rows if row["valid"] is True] or [row for row in rows if is_ranked(row)]
+    return min(known, key=picture_ms, default=None)
+
+
 def markdown_table(names: Sequence[str], cells: Sequence[Sequence[str]], left: Sequence[str] = ()) -> str:
     """A Markdown table with columns of even width; those in `left` are flush left."""
     lines = [names, *cells]

@@ -103,7 +103,9 @@ def measure_models(
     notes |= {model.label: note for model in models if (note := steps_note(facts[model.path], choices))}
     results = _heading() | {
         "machine": machine,
-        "protocol": protocol.describe() | _swept(configurations) | {"clip": prepared.clip and prepared.clip.record()},
+        "protocol": protocol.describe()
+        | _swept(configurations)
+        | {"interleaved": len({one.group for one in measured}) == 1, "clip": prepared.clip and prepared.clip.record()},
         "results": rows,
         "skipped": [_skipped(one) for one in (*skipped, *refused)],
         "notes": notes,
@@ -165,6 +167,8 @@ def _request(
     return {"configurations": asked, "protocol": protocol.describe(), "weights": weights} | {
         "machine": machine["sha256"],
         "packages": packages,
+        "python": machine["python"],
+        "genin_commit": checkout_commit(),
     }
 
 

@@ -108,6 +108,8 @@ def configure_peers(
         ]  # fmt: skip
         if not peer.is_installed():
             refused.append((asked[0], f"it is not installed: {peer.install}"))
+        elif choices.device != "cpu" and facts.kind == "model":
+            refused.append((asked[0], f"peers are measured on the CPU, not on {choices.device}; leave out --device"))
         elif not own:
             refused.append((asked[0], folder_remedy(name, model.path)))
         elif not chosen:

@@ -4,8 +4,8 @@ All of it comes from the standard library and Linux's /proc and /sys, with psuti
 tell is None. `sha256` is equal on equal machines, so that results of two are not compared unawares.
 
 A busy machine spoils every figure, so that is said before all others: `busy_before` by the load average, `OtherWork` by the time
-that other processes took while measuring. Not here: graphics cards (no runtime of genin's benchmarks uses one), and anything that
-identifies a person or host.
+that other processes took while measuring. Not here: graphics cards (a row's provider names the one that PyTorch used), and
+anything that identifies a person or host.
 """
 
 from __future__ import annotations
@@ -83,12 +83,13 @@ def version_of(package: str) -> str | None:
 
 
 def checkout_commit() -> str | None:
-    """The commit of the checkout that genin runs from; None for an installed wheel."""
+    """The commit of the checkout that genin runs from, with "-dirty" where its files differ from it; None for an installed
+    wheel."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     with suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
         return done.stdout.strip() or None
     return None

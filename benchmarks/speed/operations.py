@@ -16,6 +16,7 @@ from genin.benchmarks.model_facts import ModelFacts
 from genin.runtimes.vocabulary import COMPONENTS
 
 OTHER_SIZE: Final = "multiply-adds are known at the model's own size"
+NOT_THE_CPU: Final = "the machine's peak is its CPU's, and this may compute elsewhere"
 UNKNOWN: Final = "the multiply-adds of all networks are not stated, as they are in bundles that genin exports"
 KEYS: Final = ("macs_per_picture", "weight_bytes_per_picture", "gflops", "matmul_share", "copy_share")
 
@@ -54,8 +55,10 @@ def add_shares(row: dict[str, Any], facts: ModelFacts, peaks: Sequence[Mapping[s
     if read is None:
         reason = notes.get("component_bytes", "the size of a network is unknown")
         notes |= dict.fromkeys(("weight_bytes_per_picture", "copy_share"), reason)
-    if peak is None:
-        notes |= dict.fromkeys(("matmul_share", "copy_share"), "the machine's peak could not be measured")
+    elsewhere = row["runtime"] == "coreml" or row["device"] != "cpu"
+    if peak is None or elsewhere:
+        reason = NOT_THE_CPU if elsewhere else "the machine's peak could not be measured"
+        notes |= dict.fromkeys(("matmul_share", "copy_share"), reason)
         return
     if macs is not None:
         row["matmul_share"] = round(row["gflops"] / peak["matmul_gflops"], 4)

@@ -36,6 +36,7 @@ from genin.benchmarks.speed.samples import Measured, Pictures
 from genin.benchmarks.speed.worker import WorkerError
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.lazy import missing_extra
+from genin.runtimes.wording import counted
 
 if TYPE_CHECKING:
     from genin.benchmarks.quality.clip_score import ClipScorer
@@ -158,12 +159,14 @@ class PictureQuality:
             values["psnr_db_to_fp32"] = psnr_db(*pairs)
             if values["psnr_db_to_fp32"] is None:
                 notes["psnr_db_to_fp32"] = "identical pictures"
+            _note_fewer(notes, PAIRED_KEYS[:2], pairs, values["pairs"])
             values["lpips_squeeze_to_fp32"] = self.lpips and float(self.lpips(*pairs).mean())
         else:
             notes |= dict.fromkeys(PAIRED_KEYS[:2], "its pictures have another size than those at fp32")
         if teacher is None or teacher is measured:
             notes["lpips_squeeze_to_teacher"] = "it is the teacher" if teacher else "no teacher was measured"
         elif (pairs := _pairs(measured.by_number(), teacher.by_number())) is not None:
+            _note_fewer(notes, PAIRED_KEYS[2:], pairs, values["pairs"])
             values["lpips_squeeze_to_teacher"] = self.lpips and float(self.lpips(*pairs).mean())
         else:
             notes["lpips_squeeze_to_teacher"] = "the teacher's pictures have another size"
@@ -280,6 +283,15 @@ def _pairs(own: Mapping[int, Pictures], others: Mapping[int, Pictures]) -> tuple
     """Two stacks of the pictures that both have; None if they have no number, or no size, in common."""
     common = [number for number in sorted(own) if number in others and own[number].shape == others[number].shape]
     return (np.stack([own[one] for one in common]), np.stack([others[one] for one in common])) if common else None
+
+
+def _note_fewer(notes: dict[str, str], keys: Sequence[str], pairs: tuple[Pictures, Pictures], drawn: int) -> None:
+    """A slow process draws fewer pictures in its time."""
+    if (common := len(pairs[0])) < drawn:
+        for key in keys:
+            notes[key] = f"of {counted(common, 'picture')} that both drew, of {drawn}" + (
+                f": {notes[key]}" if key in notes else ""
+            )
 
 
 def _load_clip(name: str | Path | None, notes: dict[str, str]) -> ClipScorer | None:

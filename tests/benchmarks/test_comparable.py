@@ -1,0 +1,155 @@
+"""Figures that would mislead: what is divided by what, what is called the fastest, which rows are the same ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import result_files
+from genin.benchmarks.contenders import Contender
+from genin.benchmarks.model_facts import ModelFacts
+from genin.benchmarks.peers.table import PEERS
+from genin.benchmarks.report.report import Report, render
+from genin.benchmarks.results.compare import compare_results, compare_with
+from genin.benchmarks.results.exports import export
+from genin.benchmarks.results.table import fastest, picture_ms
+from genin.benchmarks.speed.configurations import Choices, Configuration, configure_peers
+from genin.benchmarks.speed.machine import checkout_commit
+from genin.benchmarks.speed.operations import NOT_THE_CPU, add_shares
+from genin.benchmarks.speed.picture_quality import Drawn, PictureQuality, find_references
+from genin.benchmarks.speed.protocol import Protocol
+from genin.benchmarks.speed.rounds import SLOW_MS, first_ms
+from genin.benchmarks.speed.rows import add_speedups
+from genin.benchmarks.speed.samples import Measured, ProcessRun, Run
+from genin.benchmarks.suites import FOLDER, read_suite
+
+
+def row(model: str, latency_ms: float, **more: Any) -> dict[str, Any]:
+    found = result_files.row(model, latency_ms) | {"program": "genin", "device": "cpu", "group": 0, **more}
+    return found | {"name": f"{found['name']} {more}"}
+
+
+def speedups(*rows: dict[str, Any]) -> list[float | None]:
+    add_speedups(rows)
+    return [one["speedup"] and round(one["speedup"]) for one in rows]
+
+
+def test_a_speed_up_is_over_the_teacher_with_as_many_threads_on_the_same_device() -> None:
+    teachers = [row("t", 1000.0, role="teacher", threads=1), row("t", 300.0, role="teacher", threads=4)]
+    assert speedups(*teachers, row("s", 10.0, threads=4)) == [1, 1, 30]
+    on_a_gpu = row("t", 20.0, role="teacher", device="cuda")
+    assert speedups(on_a_gpu, row("s", 10.0)) == [1, None]
+    wrong = row("t", 500.0, role="teacher", precision="fp16") | {"valid": False}
+    right = row("t", 1000.0, role="teacher", precision="fp32")
+    assert speedups(wrong, right, row("s", 10.0)) == [2, 1, 100]
+
+
+@pytest.mark.parametrize("group", [0, 1])
+def test_only_rows_that_took_turns_are_compared_by_rounds(group: int) -> None:
+    """What does not fit into memory beside others is measured after them: of another temperature, of another neighbour."""
+    drift = np.linspace(1.0, 1.5, 40)
+    base = result_files.row("old", 10.0, factors=drift) | {"group": 0}
+    both = result_files.results(base, result_files.row("new", 10.3, factors=drift, seed=2) | {"group": group})
+    (found,) = compare_with(both, "old").rows
+    assert found.paired == (group == 0) and found.verdict == ("unclear" if group else "slower")
+    assert any("did not take turns" in note for note in found.notes) == bool(group)
+
+
+def test_wrong_pictures_are_no_base_to_compare_with() -> None:
+    wrong, right = row("s", 10.0, runtime="openvino") | {"valid": False}, row("s", 20.0)
+    peer = row("s", 15.0, runtime="onnxruntime-web", program="onnxruntime-web")
+    (found,) = compare_with(result_files.results(wrong, right, peer), "genin").rows
+    assert found.verdict == "faster" and found.old_p50_ms == pytest.approx(20, rel=0.05)
+    (found,) = compare_with(result_files.results(wrong, peer), "genin").rows
+    assert found.verdict == "unclear" and not compare_with(result_files.results(wrong, peer), "genin").failed
+
+
+def test_the_fastest_is_one_whose_pictures_were_compared() -> None:
+    right, unknown = row("s", 20.0), row("s", 5.0, program="stable-diffusion.cpp") | {"valid": None}
+    assert fastest([right, unknown]) is right and fastest([unknown]) is unknown
+    assert fastest([right | {"valid": False}]) is None
+    shown = result_files.results(right, unknown)
+    assert "A picture in 20.0 ms" in render(Report(results=shown))
+    assert "stable-diffusion.cpp" not in export(shown, "card")
+    assert "pictures not compared" in export(result_files.results(unknown), "card")
+
+
+def test_a_batch_is_not_a_picture() -> None:
+    four = row("s", 80.0, batch_size=4, threads=2)
+    assert picture_ms(four) == pytest.approx(20, rel=0.05) and fastest([four, row("s", 30.0)]) is four
+    shown = result_files.results(four)
+    assert "A picture in 20." in render(Report(results=shown)) and "20.0 ms a picture" in export(shown, "badge")
+    assert "2 threads, batch of 4" in export(shown, "card")
+
+
+def test_a_configuration_is_found_again_whatever_its_name() -> None:
+    old = [result_files.row("a", 10.0) | {"name": f"a · {n} threads", "threads": n} for n in (1, 2)]
+    new = result_files.row("a", 10.0) | {"name": "a", "threads": 2}
+    found = compare_results(result_files.results(*old), result_files.results(new, run_id="b"))
+    assert [one.name for one in found.rows] == ["a"] and found.only_in_old == ("a · 1 threads",)
+    other = compare_results(result_files.results(new | {"threads": 1}), result_files.results(new, run_id="b"))
+    assert "another threads: 1, now 2" in other.rows[0].notes  # of the same name, and said
+
+
+def test_another_graphics_card_is_another_machine() -> None:
+    cards = [row("a", 10.0, device="cuda", provider=f"cuda:0 (Card {number})") for number in (1, 2)]
+    found = compare_results(result_files.results(cards[0]), result_files.results(cards[1], run_id="b"))
+    assert "other machine: cuda:0 (Card 1); and cuda:0 (Card 2)" in found.warnings
+
+
+def test_peers_are_not_measured_beside_a_graphics_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PEERS, "diffusers", replace(PEERS["diffusers"], is_here=lambda: True))
+    folder = ModelFacts(Path("t"), "model", "t", None, 64, 50, 7.5)
+    found, refused = configure_peers(Contender("t", Path("t")), folder, Choices(peers=["diffusers"], device="cuda"))
+    assert not found and refused[0][1] == "peers are measured on the CPU, not on cuda; leave out --device"
+
+
+def test_another_file_of_a_suites_name_is_not_that_suite(tmp_path: Path) -> None:
+    (tmp_path / "paper.yaml").write_bytes((FOLDER / "paper.yaml").read_bytes())
+    assert read_suite("paper")[1]["suite"] == "paper"
+    assert read_suite(tmp_path / "paper.yaml")[1]["suite"].startswith("paper.yaml (sha256 ")
+
+
+@pytest.mark.parametrize("more", [{"runtime": "coreml"}, {"device": "cuda"}])
+def test_what_may_compute_elsewhere_has_no_share_of_the_processors_peak(more: dict[str, Any]) -> None:
+    found = row("s", 10.0, **more) | {"component_bytes": {}}
+    add_shares(found, ModelFacts(Path("s"), "bundle", "s", "student", 64, 4, 1.0), [])
+    assert found["matmul_share"] is None and found["notes"]["matmul_share"] == NOT_THE_CPU
+
+
+def test_fewer_pairs_than_pictures_are_said() -> None:
+    """A slow teacher draws one picture in its time, a student eight: LPIPS to the teacher is of one."""
+    protocol = Protocol()
+
+    def drawn(path: str, count: int, role: str | None) -> Measured:
+        pictures = np.random.default_rng(1).integers(0, 255, (count, 8, 8, 3)).astype(np.uint8)
+        runs = [Run.of_answer({"total_ms": 1.0, "stages_ms": {"unet": 1.0}}, index, 0.0) for index in range(count)]
+        facts = {"runtime": "onnxruntime", "precision": "fp32", "provider": "CPU", "load_s": 0.1, "first_run_ms": 1.0}
+        configuration = Configuration(path, Path(path), "onnxruntime", "fp32", 4, role)
+        return Measured(configuration, [ProcessRun(facts, 0.2, runs, {}, pictures)])
+
+    teacher, student = drawn("t", 1, "teacher"), drawn("s", 8, "student")
+    facts = {Path(name): ModelFacts(Path(name), "bundle", name, "student", 8, 4, 1.0) for name in "ts"}
+    references = find_references([teacher, student], facts, protocol)
+    found: dict[str, Any] = {"notes": {}}
+    quality = PictureQuality(lambda one, other: np.zeros(len(one)), None)
+    quality.add_to(found, student, references, Drawn([teacher, student], protocol))
+    assert found["lpips_squeeze_to_teacher"] == 0 and found["pairs"] == 8
+    assert found["notes"]["lpips_squeeze_to_teacher"] == "of 1 picture that both drew, of 8"
+
+
+def test_a_first_picture_that_has_compiled_is_followed_by_another_to_warm_up() -> None:
+    process = ProcessRun({"first_run_ms": 60_000.0}, 1.0)
+    compiled = Configuration("t", Path("t"), "pytorch", "fp32", 50, program="diffusers-compile")
+    assert first_ms(compiled, process) <= SLOW_MS < first_ms(replace(compiled, program="genin"), process)
+
+
+def test_a_checkout_names_its_commit_and_whether_it_was_changed() -> None:
+    commit = checkout_commit()
+    assert commit is None or len(commit.removesuffix("-dirty")) == 40
+    assert json.dumps(commit)
