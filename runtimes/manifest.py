@@ -307,10 +307,11 @@ class Manifest:
             other = seen.setdefault(entry.path.casefold(), entry)
             same = (other.path, other.sha256, other.size_bytes) == (entry.path, entry.sha256, entry.size_bytes)
             _require(same, f"'{entry.path}' is listed twice with different content or spelling")
+        pixels, rest = divmod(self.image.height, self.latents.height)
+        whole = pixels and rest == 0 and self.image.width == self.latents.width * pixels
+        _require(whole, "pictures are no whole multiple of the latents")
         if (multiple := self.image.multiple) is not None:
-            pixels, rest = divmod(self.image.height, self.latents.height)
-            whole = rest == 0 and self.image.width == self.latents.width * pixels and multiple % max(pixels, 1) == 0
-            _require(pixels and whole, f"pictures of any multiple of {multiple} do not fit these latents")
+            _require(multiple % pixels == 0, f"pictures of any multiple of {multiple} do not fit these latents")
         _require(MANIFEST not in seen, f"{MANIFEST} lists itself")
         names = [(graph.format, graph.precision, graph.component) for graph in self.graphs]
         _require(len(set(names)) == len(names), "two graphs have the same format, precision and component")

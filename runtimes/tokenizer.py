@@ -58,7 +58,7 @@ class ClipTokenizer:
         ids, pairs = _read_vocabulary(vocabulary), _read_merges(merges)
         names = {number: piece for piece, number in ids.items()} | {token.number: token.name for token in added}
         special = [text.bos_token_id, text.eos_token_id, text.pad_token_id]
-        if not set(special) <= set(names):
+        if not all(names.get(number) for number in special):
             raise InputError(f"the tokenizer's vocabulary lacks a special token (ids {special})")
         self.text = text
         self._added = {names[number]: AddedToken(names[number], number) for number in special}

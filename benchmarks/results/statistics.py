@@ -103,7 +103,7 @@ def percentiles(values: Sequence[float] | Values) -> dict[str, float]:
 
 
 def intervals(groups: Sequence[Values]) -> dict[str, list[float]]:
-    """p50, p90, p95, and p99 of `P99_INTERVAL_RUNS` runs or more => [low, high]: a bootstrap knows nothing beyond the largest run."""
+    """p50, p90, p95, and p99 of `P99_INTERVAL_RUNS` runs or more => [low, high]: a bootstrap knows no more than the largest run."""
     ranks = PERCENTILES if sum(map(len, groups)) >= P99_INTERVAL_RUNS else PERCENTILES[:-1]
     found = {f"p{rank}": quantile_interval(groups, rank / 100) for rank in ranks}
     return {name: [round(one.low, 4), round(one.high, 4)] for name, one in found.items()}

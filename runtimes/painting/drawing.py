@@ -26,7 +26,7 @@ from genin.runtimes.vocabulary import AUTO
 Show = Callable[[Picture, int, int], object]  # a preview, the step it is of, and of how many
 Priority = Literal["normal", "low", "idle"]
 PRIORITIES: tuple[Priority, ...] = ("normal", "low", "idle")
-LOW_NICENESS = 5
+LOW_NICENESS, LOWEST_NICENESS = 5, 19  # beside the program's own
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,16 @@ class PipelineDrawer:
 
 @dataclass
 class Pace:
-    """The share of the time that networks may run, above 0 and at most 1; it may change while they do."""
+    """The share of the time that networks may run, above 0 and at most 1; it may change while they do. The last network took
+    `took_s` and ended at `ended`, of `time.perf_counter`: time that has passed since then is not slept again."""
 
     share: float
-    owed_s: float = 0.0  # to be slept before the next network
+    took_s: float = 0.0
+    ended: float = 0.0
+
+    def owed_s(self) -> float:
+        """To be slept before the next network."""
+        return max(0.0, self.took_s * (1 / self.share - 1) - (time.perf_counter() - self.ended))
 
 
 class Paced(Cancellation):
@@ -122,7 +128,7 @@ class Paced(Cancellation):
         self._pace = pace
 
     def __call__(self) -> bool:
-        owed_s, self._pace.owed_s = self._pace.owed_s, 0.0
+        owed_s = self._pace.owed_s()
         return self.wait(owed_s) if owed_s > 0 else super().__call__()
 
     @contextmanager
@@ -130,7 +136,8 @@ class Paced(Cancellation):
         begun = time.perf_counter()
         with super()._interrupting(what):
             yield
-        self._pace.owed_s = (time.perf_counter() - begun) * (1 / self._pace.share - 1)
+        self._pace.ended = time.perf_counter()
+        self._pace.took_s = self._pace.ended - begun
 
 
 def lower_priority(priority: Priority) -> None:
@@ -150,4 +157,6 @@ def lower_priority(priority: Priority) -> None:
         elif sys.platform == "linux" and priority == "idle":
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         elif sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_NICENESS)
+            thread = threading.get_native_id()
+            own = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, min(own + LOW_NICENESS, LOWEST_NICENESS))

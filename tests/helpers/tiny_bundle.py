@@ -57,7 +57,8 @@ def update_hash(bundle: Path, path: str) -> None:
     manifest = bundle / "manifest.json"
     data = json.loads(manifest.read_text(encoding="utf-8"))
     entry = file_entry(bundle, path)
-    graphs = (*data["graphs"], *data["single_graphs"])
-    [file] = [file for graph in graphs for file in graph["files"] if file["path"] == path]
+    graphs = (*data["graphs"], *data.get("single_graphs", ()))
+    files = [*(file for graph in graphs for file in graph["files"]), *data["files"]]
+    [file] = [file for file in files if file["path"] == path]
     file |= {"sha256": entry.sha256, "size_bytes": entry.size_bytes}
     manifest.write_text(json.dumps(data), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image
 import genin
 from fake_hub import write_fake_bundle
 from genin.runtimes.bundle import pack
+from tiny_bundle import edit_manifest, update_hash
 
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "runtimes" / "native"
@@ -78,6 +80,44 @@ def test_what_is_wrong_is_one_line(native_build: Path, ort: Path, tmp_path: Path
         lines = [line for line in result.stderr.decode().splitlines() if not line.startswith("loaded in")]
         assert result.returncode == 2 and len(lines) == 1 and says in lines[0], (arguments, lines)
     assert not (tmp_path / "x.ppm").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "says"),
+    [
+        (("sampler", "few_step_timesteps"), {"4": [999]}, "few_step_timesteps of 4 steps are not as many"),
+        (("sampler", "few_step_timesteps"), {"1": []}, "few_step_timesteps of 1 steps are not as many"),
+        (("sampler", "few_step_timesteps"), {"2": [499, 999]}, "do not fall"),
+        (("latents", "height"), 1024, "no whole multiple of its latents"),
+        (("image", "width"), 70, "no whole multiple of its latents"),
+        (("graphs", 1, "path"), "../../other/model.onnx", "is not among its own files"),
+        (("graphs", 1, "path"), "onnx/fp16/other.onnx", "is not among its own files"),
+    ],
+)
+def test_manifests_that_lie_are_refused(
+    native_build: Path, ort: Path, tmp_path: Path, keys: tuple[str | int, ...], value: object, says: str
+) -> None:
+    """As Python refuses them: what follows relies on it (indices into lists and masks, files that were hashed)."""
+    bundle = tmp_path / "hostile"
+    shutil.copytree(ONE_STEP, bundle)
+    edit_manifest(bundle, *keys, value=value)
+    result = done(native_build / "genin_draw", bundle, "a ninja", "--engine-path", ort, "--out", tmp_path / "x.ppm")
+    assert result.returncode == 2 and says in result.stderr.decode()
+
+
+def test_a_special_token_without_a_name_is_refused(native_build: Path, ort: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "hostile"
+    shutil.copytree(ONE_STEP, bundle)
+    path = "tokenizer/vocab.json"
+    words = json.loads((bundle / path).read_text(encoding="utf-8"))
+    number = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["text"]["bos_token_id"]
+    renamed = {"" if of == number else word: of for word, of in words.items()}
+    (bundle / path).write_text(json.dumps(renamed), encoding="utf-8")
+    (bundle / "tokenizer" / "tokenizer_config.json").write_text("{}", encoding="utf-8")  # it names special tokens, too
+    for changed in (path, "tokenizer/tokenizer_config.json"):
+        update_hash(bundle, changed)
+    result = done(native_build / "genin_draw", bundle, "naïve ☃", "--engine-path", ort, "--out", tmp_path / "x.ppm")
+    assert result.returncode == 2 and "lacks a special token" in result.stderr.decode()
 
 
 def test_nothing_but_genin_is_exported(native_build: Path) -> None:

@@ -121,6 +121,17 @@ def test_sizes(tiny_bundle: Path, open_native: Open) -> None:
         assert result == "argument" and f"name multiples of {multiple} up to 2048" in message
 
 
+def test_every_ticket_of_a_long_queue_has_an_event(open_native: Open) -> None:
+    count = 9000
+    painter = open_native(ONE_STEP, capacity=count)
+    assert painter.wait(painter.loading, PATIENCE_S) == "ok"
+    painter.pause()
+    tickets = [painter.submit("a ninja") for _ in range(count)]
+    assert painter.cancel(None)
+    assert {painter.wait(ticket, 0) for ticket in tickets} == {"cancelled"}
+    assert sum(event.kind == "failed" for event in painter.poll()) == count
+
+
 def test_only_its_own_size(open_native: Open) -> None:
     assert refusal(open_native(ONE_STEP), width=96) == (
         "argument",

@@ -22,6 +22,7 @@ import pytest
 import genin
 from genin import CancelledError, Event, InputError, Painter, QueueFullError
 from genin.runtimes.painting import helper
+from genin.runtimes.painting.drawing import LOW_NICENESS, LOWEST_NICENESS, Pace, lower_priority
 from genin.runtimes.painting.tickets import REMEMBERED
 from native_painter import NativePainter
 
@@ -308,6 +309,29 @@ def test_events_that_nobody_polls_are_bounded(painter: Painter) -> None:
     for _ in range(2 * REMEMBERED + 50):
         painter.cancel(painter.submit("a ninja"))
     assert len(painter.poll()) <= 2 * REMEMBERED + 1
+
+
+def test_time_that_has_passed_is_not_slept_again() -> None:
+    """A share of 1 % owes 99 s for a decoder of one second; not an hour later, and not of a share that is over."""
+    now = time.perf_counter()
+    assert 98 < Pace(0.01, 1.0, now).owed_s() <= 99
+    assert Pace(0.01, 1.0, now - 3600).owed_s() == Pace(1.0, 1.0, now).owed_s() == Pace(0.01).owed_s() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux")
+def test_a_low_priority_is_below_the_programs_own() -> None:
+    found: list[int] = []
+
+    def run() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), base + 3)
+        lower_priority("low")
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    base = os.getpriority(os.PRIO_PROCESS, 0)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [min(base + 3 + LOW_NICENESS, LOWEST_NICENESS)]
 
 
 def test_a_pipeline_stays_its_owners() -> None:

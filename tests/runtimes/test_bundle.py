@@ -289,6 +289,8 @@ def test_hostile_paths_are_refused(folder: Path, path: str) -> None:
         (("image", "height"), 10**9, "image: image height 1000000000 is outside"),
         (("image", "width"), 64.0, "width: '64.0' is not of type int"),
         (("latents", "scaling_factor"), 0, "scaling_factor must be positive"),
+        (("latents", "height"), 1024, "no whole multiple of the latents"),
+        (("image", "width"), 70, "no whole multiple of the latents"),
         (("latents", "scaling_factor"), float("nan"), "NaN is not a number"),
         (("text", "max_length"), 10**9, "max_length"),
         (("sampler", "guidance"), "strong", "'strong' is not one of baked, free"),

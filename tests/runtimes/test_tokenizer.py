@@ -154,6 +154,13 @@ def ours_of(folder: Path, theirs: Any) -> ClipTokenizer:
     return ClipTokenizer((folder / "vocab.json").read_bytes(), (folder / "merges.txt").read_bytes(), text, added)
 
 
+def test_a_special_token_without_a_name_is_refused() -> None:
+    """It would be found everywhere in a text, without end."""
+    text = TextConstants(24, 8, 0, 1, 2)
+    with pytest.raises(InputError, match="lacks a special token"):
+        ClipTokenizer(b'{"": 0, "a": 1, "b": 2}', b"#version: 0.2\n", text)
+
+
 @pytest.mark.parametrize(
     "prompt",
     [

@@ -60,12 +60,12 @@ typedef struct genin_open_options {
   const char *engine_path; /* the engine's shared library; NULL: GENIN_ENGINE_PATH, else beside this library, else the system's */
   const char *precision;   /* "fp32", "fp16", "int8", ...; NULL: the most exact that the bundle has */
   uint64_t max_memory;     /* bytes that weights and drawing may take, on ONNX Runtime; 0: no limit. Beyond it: GENIN_E_MEMORY */
-  int32_t thread_priority; /* 0 as the caller, -1 below it, -2 only when nothing else wants the processor */
+  int32_t thread_priority; /* 0 as the caller, -1 below it, -2 only when nothing else wants the processor (Windows: of the drawing thread alone) */
   uint32_t queue_capacity; /* requests that may wait; 0 is 64 */
   uint32_t check_hashes;   /* 0: of what is read; 1: of every file before it is ready; 2: never */
   uint32_t reserved;
   const genin_io *io;         /* NULL: the file system */
-  void (*wake)(void *user);   /* may only signal: called on the drawing thread when an event has come */
+  void (*wake)(void *user);   /* may only signal: called on the drawing thread, or within genin_submit and genin_cancel, when an event has come */
   void *wake_user;
   const char *engine; /* "onnxruntime" or "openvino"; NULL: whichever engine_path is, else "onnxruntime" */
 } genin_open_options;

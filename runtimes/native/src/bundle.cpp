@@ -1,6 +1,7 @@
 #include "bundle.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "failure.h"
 #include "sha256.h"
@@ -34,6 +35,11 @@ Graph graph_of(const json::Value &entry) {
                 entry["precision"].as_string("graphs.precision"), entry["path"].as_string("graphs.path"), {}, {}, {}, 0, 1};
     for (const json::Value &file : entry["files"].array) graph.files.push_back(file_of(file));
     if (graph.files.empty()) throw Failure(GENIN_E_BUNDLE, "the bundle lists no files for its " + graph.component);
+    const auto holds = [&graph](const FileEntry &file) { return file.path == graph.path || file.path.rfind(graph.path + "/", 0) == 0; };
+    const bool is_file = std::any_of(graph.files.begin(), graph.files.end(), [&graph](const FileEntry &file) { return file.path == graph.path; });
+    if (!is_inside(graph.path) || !(is_file || std::all_of(graph.files.begin(), graph.files.end(), holds))) {
+        throw Failure(GENIN_E_BUNDLE, "the bundle's graph '" + graph.path + "' is not among its own files");
+    }
     for (const json::Value &input : entry["inputs"].array) graph.inputs[input["name"].as_string("graphs.inputs.name")] = shape_of(input["shape"]);
     if (!entry["outputs"].array.empty()) graph.output = entry["outputs"].array[0]["name"].as_string("graphs.outputs.name");
     return graph;
@@ -73,11 +79,13 @@ void Bundle::read_constants(const json::Value &manifest) {
     image = {static_cast<uint32_t>(picture["width"].as_whole("image.width", 8, kMaxImage)), static_cast<uint32_t>(picture["height"].as_whole("image.height", 8, kMaxImage))};
     latent = {static_cast<uint32_t>(latents_of["width"].as_whole("latents.width", 1, kMaxLatents)), static_cast<uint32_t>(latents_of["height"].as_whole("latents.height", 1, kMaxLatents))};
     channels = static_cast<uint32_t>(latents_of["channels"].as_whole("latents.channels", 1, 64));
+    const uint32_t pixels = image.height / latent.height;
+    if (!pixels || image.height != latent.height * pixels || image.width != latent.width * pixels) {
+        throw Failure(GENIN_E_BUNDLE, "the bundle's pictures are no whole multiple of its latents");
+    }
     if (picture.has("multiple")) {
         multiple = static_cast<uint32_t>(picture["multiple"].as_whole("image.multiple", 1, kMaxImage));
-        const uint32_t pixels = image.height / latent.height;
-        const bool fits = pixels && image.height == latent.height * pixels && image.width == latent.width * pixels && multiple % pixels == 0;
-        if (!fits) throw Failure(GENIN_E_BUNDLE, "pictures of any multiple of " + std::to_string(multiple) + " do not fit the bundle's latents");
+        if (multiple % pixels) throw Failure(GENIN_E_BUNDLE, "pictures of any multiple of " + std::to_string(multiple) + " do not fit the bundle's latents");
     }
     const double factor = latents_of["scaling_factor"].as_number("latents.scaling_factor");
     if (factor <= 0) throw Failure(GENIN_E_BUNDLE, "the bundle's latents.scaling_factor is not positive");
@@ -100,7 +108,11 @@ void Bundle::read_sampler(const json::Value &sampler) {
     for (const auto &[count, timesteps] : sampler["few_step_timesteps"].object) {
         std::vector<long> list;
         for (const json::Value &t : timesteps.array) list.push_back(static_cast<long>(t.as_whole("sampler.few_step_timesteps", 0, 100000)));
-        few_step_[std::strtol(count.c_str(), nullptr, 10)] = std::move(list);
+        const bool falls = std::adjacent_find(list.begin(), list.end(), std::less_equal<long>()) == list.end();
+        if (list.empty() || count != std::to_string(list.size()) || !falls) {
+            throw Failure(GENIN_E_BUNDLE, "the bundle's few_step_timesteps of " + count + " steps are not as many, or do not fall");
+        }
+        few_step_[static_cast<long>(list.size())] = std::move(list);
     }
 }
 

@@ -206,17 +206,23 @@ bool is_folder(const std::string &path) {
 #endif
 }
 
+// What Windows opens in place of a file, whatever is behind a dot: "nul.txt", "COM1".
+bool is_device(const std::string &part) {
+    std::string name = part.substr(0, part.find('.'));
+    for (char &sign : name) sign = static_cast<char>(sign >= 'a' && sign <= 'z' ? sign - 'a' + 'A' : sign);
+    const bool numbered = name.size() == 4 && name[3] >= '0' && name[3] <= '9' && (name.rfind("COM", 0) == 0 || name.rfind("LPT", 0) == 0);
+    return numbered || name == "CON" || name == "PRN" || name == "AUX" || name == "NUL";
+}
+
 }  // namespace
 
 bool is_inside(const std::string &path) {
-    if (path.empty() || path[0] == '/' || path.find('\\') != std::string::npos || path.find(':') != std::string::npos ||
-        path.find('\0') != std::string::npos) {
-        return false;
-    }
+    const auto is_plain = [](char sign) { return static_cast<uint8_t>(sign) >= 32 && !std::strchr("\\:*?\"<>|\x7f", sign); };
+    if (path.size() > 1000 || !std::all_of(path.begin(), path.end(), is_plain)) return false;
     for (size_t start = 0; start <= path.size();) {
         const size_t end = std::min(path.find('/', start), path.size());
         const std::string part = path.substr(start, end - start);
-        if (part.empty() || part == "." || part == "..") return false;
+        if (part.empty() || part.size() > 200 || part.back() == '.' || part.back() == ' ' || is_device(part)) return false;
         start = end + 1;
     }
     return true;

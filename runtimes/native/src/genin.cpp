@@ -2,6 +2,8 @@
 #include "genin.h"
 
 #include <algorithm>
+#include <array>
+#include <cstdio>
 #include <cstring>
 #include <new>
 
@@ -141,8 +143,12 @@ extern "C" {
 uint32_t genin_abi(void) { return GENIN_ABI; }
 
 const char *genin_version(void) {
-    static const std::string text = std::string(GENIN_VERSION) + ", Unicode " + genin::unicode::version();
-    return text.c_str();
+    static const std::array<char, 64> text = [] {  // takes no memory, and is never freed
+        std::array<char, 64> said{};
+        std::snprintf(said.data(), said.size(), "%s, Unicode %s", GENIN_VERSION, genin::unicode::version());
+        return said;
+    }();
+    return text.data();
 }
 
 void genin_open_options_init(genin_open_options *options, uint32_t size) {

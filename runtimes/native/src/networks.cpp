@@ -43,9 +43,13 @@ void Networks::with_room(const Graph &graph, Work &&work) {
     } catch (const Failure &failure) {
         const size_t others = loaded_.size() - loaded_.count(&graph);
         if (failure.code != GENIN_E_MEMORY || others == 0) throw;
-        for (const Graph *other : std::exchange(loaded_, {})) {
-            if (other == &graph) loaded_.insert(other);
-            else engine_.unload(*other);
+        for (auto other = loaded_.begin(); other != loaded_.end();) {
+            if (*other == &graph) {
+                ++other;
+                continue;
+            }
+            engine_.unload(**other);
+            other = loaded_.erase(other);
         }
         work();
     }
@@ -53,8 +57,13 @@ void Networks::with_room(const Graph &graph, Work &&work) {
 
 void Networks::load_one(const Graph &graph) {
     if (loaded_.count(&graph)) return;
-    with_room(graph, [&] { engine_.load(bundle_, graph); });
-    loaded_.insert(&graph);
+    loaded_.insert(&graph);  // before it is loaded: whatever fails, none is loaded that is not known
+    try {
+        with_room(graph, [&] { engine_.load(bundle_, graph); });
+    } catch (...) {
+        loaded_.erase(&graph);
+        throw;
+    }
 }
 
 // A graph of a fixed batch takes the rows in parts; the last part is filled up with copies of the last row.

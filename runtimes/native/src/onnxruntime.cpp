@@ -67,7 +67,7 @@ public:
         const uint64_t afterwards = file * (half ? 2 : 1);
         const uint64_t while_loading = afterwards + (mapped ? 0 : file) + (half ? file / 4 : 0) + (path.empty() ? file : 0);
         if (!account_.begin_loading(while_loading)) throw too_large("to load " + graph.path);
-        Loaded loaded;
+        Loaded &loaded = loaded_[&graph];  // before there is a session, which would be lost without it
         try {
             const Bytes model = path.empty() ? bundle.read(graph.files[0]) : Bytes{};
             Status *status = open(path, model, true, &loaded.session);
@@ -80,11 +80,11 @@ public:
             check(status, "loading " + graph.path);
         } catch (...) {
             account_.give_back(account_.end_loading(0));
+            loaded_.erase(&graph);
             throw;
         }
         if (options_.max_memory) trim();
         loaded.bytes = account_.end_loading(afterwards);
-        loaded_[&graph] = loaded;
     }
 
     void unload(const Graph &graph) override {
@@ -194,6 +194,7 @@ private:
         const std::string message = call<GetErrorMessage>(kGetErrorMessage)(status);
         call<Release>(kReleaseStatus)(status);
         if (account_.was_refused()) throw too_large(what);
+        if (account_.was_exhausted() || says_no_memory(message)) throw Failure(GENIN_E_MEMORY, what + ": the system has no memory left");
         throw Failure(GENIN_E_ENGINE, "ONNX Runtime " + version_ + " failed while " + what + ": " + message.substr(0, 400));
     }
 

@@ -66,22 +66,12 @@ public:
     std::vector<std::string> formats() const override { return {"openvino", "onnx"}; }
 
     void load(const Bundle &bundle, const Graph &graph) override {
-        Loaded loaded;
-        Model *model = nullptr;
-        const std::string path = bundle.checked_path(graph);
-        Status status = path.empty() ? read_from_memory(bundle, graph, loaded, &model) : api_.read_model(core_, path.c_str(), nullptr, &model);
-        if (status == 0) {
-            const std::string threads = std::to_string(options_.threads);
-            status = api_.compile(core_, model, "CPU", 8, &loaded.compiled, "PERFORMANCE_HINT", "LATENCY", "INFERENCE_PRECISION_HINT", "f32",
-                                  "INFERENCE_NUM_THREADS", threads.c_str(), "ENABLE_CPU_PINNING", "NO");
-        }
-        if (model) api_.free_model(model);
-        if (status == 0) status = api_.create_request(loaded.compiled, &loaded.request);
-        loaded_[&graph] = std::move(loaded);
-        if (status != 0) {
-            const Failure failure = failed("loading " + graph.path);
+        Loaded &loaded = loaded_[&graph];  // before there is a compiled model, which would be lost without it
+        try {
+            compile(bundle, graph, loaded);
+        } catch (...) {
             release(&graph);
-            throw failure;
+            throw;
         }
     }
 
@@ -129,6 +119,20 @@ private:
         Request *request = nullptr;
         Bytes weights;  // the model may refer to them
     };
+
+    void compile(const Bundle &bundle, const Graph &graph, Loaded &loaded) {
+        Model *model = nullptr;
+        const std::string path = bundle.checked_path(graph);
+        Status status = path.empty() ? read_from_memory(bundle, graph, loaded, &model) : api_.read_model(core_, path.c_str(), nullptr, &model);
+        if (status == 0) {
+            const std::string threads = std::to_string(options_.threads);
+            status = api_.compile(core_, model, "CPU", 8, &loaded.compiled, "PERFORMANCE_HINT", "LATENCY", "INFERENCE_PRECISION_HINT", "f32",
+                                  "INFERENCE_NUM_THREADS", threads.c_str(), "ENABLE_CPU_PINNING", "NO");
+        }
+        if (model) api_.free_model(model);
+        if (status == 0) status = api_.create_request(loaded.compiled, &loaded.request);
+        check(status, "loading " + graph.path);
+    }
 
     // An IR's weights are a file of their own; other graphs are one file.
     Status read_from_memory(const Bundle &bundle, const Graph &graph, Loaded &loaded, Model **model) {
@@ -185,6 +189,7 @@ private:
             message = std::string(text).substr(0, 400);
             api_.free_text(text);
         }
+        if (says_no_memory(message)) return {GENIN_E_MEMORY, what + ": the system has no memory left"};
         for (char &sign : message) {
             if (sign == '\n') sign = ' ';
         }

@@ -26,7 +26,7 @@ void *GENIN_ORT_CALL allocate(Allocator *, size_t size) {
     if (charged && !charged->add(size, head.covered)) return nullptr;
     head.whole = std::malloc(size + 2 * kAlignment);
     if (!head.whole) {
-        if (charged) charged->subtract(size, head.covered);
+        if (charged) charged->exhaust(size, head.covered);
         return nullptr;
     }
     const auto start = (reinterpret_cast<uintptr_t>(head.whole) + 2 * kAlignment - 1) / kAlignment * kAlignment;
@@ -103,6 +103,17 @@ uint64_t Account::now() const {
 uint64_t Account::peak() const {
     const std::lock_guard<std::mutex> lock(mutex_);
     return peak_;
+}
+
+void Account::exhaust(uint64_t bytes, uint64_t covered) {
+    subtract(bytes, covered);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    exhausted_ = true;
+}
+
+bool Account::was_exhausted() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return std::exchange(exhausted_, false);
 }
 
 bool Account::was_refused() {

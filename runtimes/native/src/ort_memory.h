@@ -25,12 +25,15 @@ public:
     // Of a block. How much of it the reservation covers goes to `covered`; returns whether the block fits.
     bool add(uint64_t bytes, uint64_t &covered);
     void subtract(uint64_t bytes, uint64_t covered);
+    // Of a block that was added and that the system then refused.
+    void exhaust(uint64_t bytes, uint64_t covered);
 
     uint64_t now() const;
     uint64_t peak() const;
     uint64_t limit() const { return limit_; }
-    // Whether anything was refused since this was last asked.
+    // Whether anything was refused since this was last asked: for the limit, by the system.
     bool was_refused();
+    bool was_exhausted();
 
 private:
     bool fits(uint64_t more);
@@ -39,7 +42,7 @@ private:
     mutable std::mutex mutex_;
     uint64_t now_ = 0, peak_ = 0;
     uint64_t reserved_ = 0, unused_ = 0;  // of the network that is being loaded
-    bool refused_ = false;
+    bool refused_ = false, exhausted_ = false;
 };
 
 // While it lives, what this thread lets ONNX Runtime allocate is on the account; null: on nobody's.

@@ -141,7 +141,7 @@ Tokenizer::Tokenizer(const TokenizerFiles &files, const TextConstants &text) : t
     for (const AddedToken &token : files.added) pieces[token.id] = token.name;
     std::vector<AddedToken> added;
     for (int64_t id : {text.begin, text.end, text.pad}) {
-        if (!pieces.count(id)) throw Failure(GENIN_E_BUNDLE, "the tokenizer's vocabulary lacks a special token");
+        if (pieces[id].empty()) throw Failure(GENIN_E_BUNDLE, "the tokenizer's vocabulary lacks a special token");
         added.push_back({pieces[id], id, false});
     }
     added.insert(added.end(), files.added.begin(), files.added.end());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <new>
@@ -9,8 +10,9 @@
 #include "failure.h"
 
 #if defined(_WIN32)
-#define WIN32_LEAN_AND_MEAN
-#include <windows.h>
+#include "windows_text.h"
+#elif defined(__APPLE__)
+#include <pthread/qos.h>
 #else
 #include <sched.h>
 #include <sys/resource.h>
@@ -19,12 +21,15 @@
 namespace genin {
 namespace {
 
-constexpr size_t kRemembered = 4096;  // results of finished tickets that genin_wait can still tell
+constexpr size_t kRemembered = 4096;  // results of finished tickets that genin_wait can still tell, at least
+#if defined(__linux__)
+constexpr int kNicer = 5, kNicest = 19;
+#endif
 
 template <size_t room>
 void set_text(char (&to)[room], std::string_view text) {
     size_t length = std::min(text.size(), room - 1);
-    while (length > 0 && (static_cast<uint8_t>(text[length]) & 0xC0) == 0x80) --length;  // no half of a character
+    while (length > 0 && length < text.size() && (static_cast<uint8_t>(text[length]) & 0xC0) == 0x80) --length;  // no half of a character
     std::memcpy(to, text.data(), length);
     to[length] = 0;
 }
@@ -48,7 +53,7 @@ genin_ticket new_ticket() {
 
 Worker::Outcome::Outcome(genin_result code, std::string_view text) : result(code) { set_text(message, text); }
 
-Worker::Worker(OpenOptions options, genin_ticket loading) : options_(std::move(options)), loading_(loading), results_(kRemembered) {
+Worker::Worker(OpenOptions options, genin_ticket loading) : options_(std::move(options)), loading_(loading), results_(std::max<size_t>(kRemembered, 2 * size_t{options_.queue_capacity})) {
     running_ = loading_request_.ticket = loading_;
     loading_request_.queued_at = now_ns();
     thread_ = std::thread([this] { run(); });
@@ -140,8 +145,8 @@ genin_result Worker::wait(genin_ticket ticket, uint64_t timeout_ns) {
     // A wait without end is a year: adding to now must not overflow. One of no time would sleep all the same.
     const auto timeout = std::chrono::nanoseconds(std::min<uint64_t>(timeout_ns, 31536000000000000ull));
     if (timeout_ns == 0 ? !finished() : !done_.wait_for(lock, timeout, finished)) return GENIN_E_TIMEOUT;
-    for (uint64_t i = finished_; i > 0 && finished_ - i < kRemembered; --i) {
-        const Result &one = results_[(i - 1) % kRemembered];
+    for (uint64_t i = finished_; i > 0 && finished_ - i < results_.size(); --i) {
+        const Result &one = results_[(i - 1) % results_.size()];
         if (one.ticket == ticket) return one.result;
     }
     return GENIN_E_GONE;
@@ -155,31 +160,35 @@ void Worker::pause(bool paused) {
     work_.notify_all();
 }
 
-void Worker::set_share(uint32_t percent) { share_ = percent; }
+void Worker::set_share(uint32_t percent) {
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        share_ = percent;
+    }
+    ended_.notify_all();  // who sleeps for the share before
+}
 
 genin_result Worker::take(genin_ticket ticket, bool preview, void *rgba, int64_t stride, uint64_t room) {
     std::list<Finished> taken;
+    std::shared_ptr<Picture> shown;
     std::unique_lock<std::mutex> lock(mutex_);
     const auto finished = std::find_if(pictures_.begin(), pictures_.end(), [ticket](const Finished &one) { return one.ticket == ticket; });
     if (preview ? preview_.ticket != ticket || ticket == 0 : finished == pictures_.end()) throw Failure(GENIN_E_GONE, "there is no picture of this ticket");
-    Picture &picture = preview ? preview_.picture : finished->picture;
+    if (preview) shown = preview_.picture;
+    Picture &picture = preview ? *shown : finished->picture;
     const uint64_t row = uint64_t{picture.width} * 4, rows = picture.height;
     const uint64_t pitch = static_cast<uint64_t>(stride < 0 ? -stride : stride);
     if (pitch < row || pitch > (uint64_t{1} << 32) || room < pitch * (rows - 1) + row) {
         throw Failure(GENIN_E_ARGUMENT, "a picture of " + std::to_string(picture.width) + "x" + std::to_string(rows) + " needs rows of " + std::to_string(row) + " bytes");
     }
-    if (!preview) {  // nobody else has it now
-        taken.splice(taken.begin(), pictures_, finished);
-        lock.unlock();
-    }
+    if (!preview) taken.splice(taken.begin(), pictures_, finished);
+    lock.unlock();  // nobody changes it now
     for (uint64_t y = 0; y < rows; ++y) {
         std::memcpy(static_cast<uint8_t *>(rgba) + (stride < 0 ? rows - 1 - y : y) * pitch, &picture.rgba[y * row], row);
     }
-    if (!preview) {  // to free it here could wait for the drawing thread, which allocates from the same heap
-        lock.lock();
-        spare_.swap(picture.rgba);
-        lock.unlock();
-    }
+    // To free pixels here could wait for the drawing thread, which allocates from the same heap.
+    lock.lock();
+    if (!preview || (shown.use_count() == 1 && spare_.empty())) spare_.swap(picture.rgba);
     return GENIN_OK;
 }
 
@@ -295,7 +304,7 @@ void Worker::draw_next(Request &request) {
     Outcome outcome = outcome_of(
         [&] {
             progress.before = [this] { rest(); };
-            progress.after = [this](uint64_t network_ns) { owed_ns_ = network_ns * 100 / share_ - network_ns; };
+            progress.after = [this](uint64_t network_ns) { network_ns_ = network_ns, network_end_ = now_ns(); };
             progress.preview = [this, &request](uint32_t step, uint32_t steps, Picture &shown) { preview(request, step, steps, shown); };
             {
                 const std::lock_guard<std::mutex> lock(mutex_);
@@ -332,6 +341,7 @@ void Worker::preview(const Request &request, uint32_t step, uint32_t steps, Pict
     event.step = step, event.steps = steps;
     event.width = picture.width, event.height = picture.height;
     std::list<genin_event> unseen;  // the one before, if nobody has looked at it
+    auto own = std::make_shared<Picture>();  // for the one before is being copied, or there is none
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         if (preview_.ticket == request.ticket) {
@@ -339,18 +349,24 @@ void Worker::preview(const Request &request, uint32_t step, uint32_t steps, Pict
             if (old != events_.rend()) unseen.splice(unseen.end(), events_, std::prev(old.base()));
         }
         preview_.ticket = request.ticket;
-        std::swap(preview_.picture, picture);
+        if (preview_.picture.use_count() != 1) preview_.picture.swap(own);
+        std::swap(*preview_.picture, picture);
         add_event(one);
     }
     tell();
 }
 
-// Sleep for as long as the share of the time asks for, unless the drawing ends. To wait for no time would be to sleep all the same: until
-// the system's timer has come round, and while others want the processor.
+// Sleep after the last network for as long as the share of the time asks for, unless the drawing ends. To wait for no time would be to
+// sleep all the same: until the system's timer has come round, and while others want the processor.
 void Worker::rest() {
-    if (const uint64_t owed_ns = std::exchange(owed_ns_, 0)) {
+    const auto owed_ns = [this] {
+        const uint64_t owed = network_ns_ * 100 / share_ - network_ns_, passed = now_ns() - network_end_;
+        return owed > passed ? owed - passed : 0;
+    };
+    for (uint64_t left = owed_ns(); left && ending_ == GENIN_OK; left = owed_ns()) {
         std::unique_lock<std::mutex> lock(mutex_);
-        ended_.wait_for(lock, std::chrono::nanoseconds(owed_ns), [this] { return ending_ != GENIN_OK; });
+        const uint32_t share = share_;
+        ended_.wait_for(lock, std::chrono::nanoseconds(left), [this, share] { return ending_ != GENIN_OK || share_ != share; });
     }
     if (const genin_result reason = ending_; reason != GENIN_OK) throw Cancelled{reason};
 }
@@ -371,7 +387,7 @@ void Worker::finish(Request &request, const Outcome &outcome) {
         else if (result == GENIN_E_CANCELLED || result == GENIN_E_SUPERSEDED) ++stats_.cancelled;
         else ++stats_.failed;
     }
-    results_[finished_++ % kRemembered] = {request.ticket, result};
+    results_[finished_++ % results_.size()] = {request.ticket, result};
     if (preview_.ticket == request.ticket) preview_.ticket = 0;
     if (running_ == request.ticket) {
         running_ = 0;
@@ -384,7 +400,7 @@ void Worker::finish(Request &request, const Outcome &outcome) {
 void Worker::add_event(std::list<genin_event> &event) {
     event.front().size = sizeof(genin_event);
     events_.splice(events_.end(), event);
-    if (events_.size() > 2 * kRemembered) events_.pop_front();  // nobody polls
+    if (events_.size() > 2 * results_.size()) events_.pop_front();  // nobody polls
 }
 
 void Worker::tell() {
@@ -405,10 +421,10 @@ void Worker::end_running(genin_result reason) {
 
 // Whether a ticket waits or is being drawn.
 bool Worker::is_unfinished(genin_ticket ticket) const {
-    return ticket == running_ || std::any_of(queue_.begin(), queue_.end(), [ticket](const Request &request) { return request.ticket == ticket; });
+    return (ticket != 0 && ticket == running_) || std::any_of(queue_.begin(), queue_.end(), [ticket](const Request &request) { return request.ticket == ticket; });
 }
 
-// Of this thread; the engine's own threads are started by it and inherit it.
+// Of this thread. The engine's own threads are started by it and inherit it; on Windows they have the usual one.
 void Worker::set_priority() const {
     if (options_.thread_priority >= 0) return;
 #if defined(_WIN32)
@@ -418,8 +434,12 @@ void Worker::set_priority() const {
         const sched_param none{};
         sched_setscheduler(0, SCHED_IDLE, &none);
     } else {
-        setpriority(PRIO_PROCESS, 0, 5);
+        errno = 0;
+        const int own = getpriority(PRIO_PROCESS, 0);
+        if (errno == 0) setpriority(PRIO_PROCESS, 0, std::min(own + kNicer, kNicest));
     }
+#elif defined(__APPLE__)
+    pthread_set_qos_class_self_np(options_.thread_priority == -1 ? QOS_CLASS_UTILITY : QOS_CLASS_BACKGROUND, 0);
 #endif
 }
 

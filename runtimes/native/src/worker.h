@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <list>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -54,6 +55,10 @@ private:
     struct Finished {
         genin_ticket ticket = 0;
         Picture picture;
+    };
+    struct Preview {
+        genin_ticket ticket = 0;           // 0: there is none
+        std::shared_ptr<Picture> picture;  // who copies it shares it
     };
     // All that its end needs is allocated when it comes, in lists of one: to finish a request takes no memory, so that none is lost.
     struct Request {
@@ -107,7 +112,7 @@ private:
     std::unique_ptr<Tokenizer> tokenizer_;
     std::unique_ptr<Engine> engine_;
     std::unique_ptr<Networks> networks_;
-    uint64_t owed_ns_ = 0;  // to be slept before the next network
+    uint64_t network_ns_ = 0, network_end_ = 0;  // how long the last network took, and when it ended
 
     std::mutex mutex_;
     std::condition_variable work_, done_, ended_;
@@ -116,7 +121,7 @@ private:
     std::vector<Result> results_;    // of finished tickets: a ring, in which newer ones overwrite the oldest
     uint64_t finished_ = 0;          // how many tickets have finished
     std::list<Finished> pictures_;   // in the order in which they were finished
-    Finished preview_;               // of the running ticket; 0: there is none
+    Preview preview_;                // of the running ticket
     std::vector<uint8_t> spare_;     // pixels of a picture that was taken, for the next one
     genin_ticket running_ = 0;
     uint32_t running_slot_ = 0;

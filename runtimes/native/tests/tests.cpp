@@ -108,8 +108,8 @@ void pixels() {
 }
 
 void paths() {
-    for (const char *good : {"a", "a/b.onnx", "tokenizer/vocab.json", "..a/b.."}) CHECK(genin::is_inside(good));
-    for (const char *bad : {"", "/a", "a//b", "../a", "a/../b", "a/..", "./a", "a\\b", "c:a", "a/"}) CHECK(!genin::is_inside(bad));
+    for (const char *good : {"a", "a/b.onnx", "tokenizer/vocab.json", "..a/b", "com/contact", "COM10"}) CHECK(genin::is_inside(good));
+    for (const char *bad : {"", "/a", "a//b", "../a", "a/../b", "a/..", "./a", "a\\b", "c:a", "a/", "a./b", "a ", "a\nb", "what?", "nul.txt", "a/Com1", "CON"}) CHECK(!genin::is_inside(bad));
 }
 
 void interface() {
@@ -149,6 +149,7 @@ void interface() {
     request.prompt_bytes = 1;
     CHECK(genin_submit(worker, &request, &ticket) == GENIN_E_PROMPT);
     CHECK(genin_cancel(worker, 12345) == GENIN_E_GONE && genin_wait(worker, 12345, 0) == GENIN_E_GONE);
+    CHECK(genin_wait(worker, 0, UINT64_MAX) == GENIN_E_GONE);  // no ticket: what a refused submission leaves
     CHECK(genin_take(worker, 12345, message, 4, sizeof message) == GENIN_E_GONE);
     CHECK(genin_close(worker) == GENIN_OK);
 }
