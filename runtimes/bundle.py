@@ -130,6 +130,11 @@ class Bundle:
             raise
         return cls(path, store, manifest)
 
+    def has_graphs(self, format: str, precision: str) -> bool:
+        """Whether the graphs are there: of a bundle on the hub, only those that were asked for are downloaded."""
+        graphs = self.manifest.components(format, precision).values()
+        return not any(self._store.may_lack(file.path) for graph in graphs for file in graph.files)
+
     def entry(self, path: str) -> FileEntry:
         """Errors: BundleError if the manifest does not list `path`."""
         if path not in self._files:

@@ -71,8 +71,11 @@ def apple_names(component: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str,
     return {"sample": sample, "timestep": times, "encoder_hidden_states": text.transpose(0, 2, 1)[:, :, None]}
 
 
+ALL = "ALL"  # compute units
+
+
 class CoreMLEngine:
-    """A model's packages. Core ML chooses threads and compute units itself."""
+    """A model's packages. Core ML chooses threads itself, and compute units where they all compute alike."""
 
     provider = "Core ML, all compute units"
 
@@ -103,8 +106,12 @@ class CoreMLEngine:
             )
         if settings.threads is not None:
             raise InputError("Core ML chooses its own threads", remedy="leave out the threads option")
+        if settings.max_memory is not None:
+            raise InputError("Core ML has no limit of memory", remedy="leave out max_memory, or choose onnxruntime")
         waiting = {name: partial(_load, bundle, graph) for name, graph in graphs.items() if name not in COMPONENTS}
-        return cls({name: _load(bundle, graphs[name]) for name in COMPONENTS}, waiting)
+        engine = cls({name: _load(bundle, graphs[name]) for name in COMPONENTS}, waiting)
+        engine.provider = f"Core ML, {'all compute units' if units_of(graphs['unet']) == ALL else 'the processor'}"
+        return engine
 
     def encode(self, ids: NDArray[np.int64]) -> Array:
         return self._run("text_encoder", {"input_ids": ids})
@@ -151,15 +158,20 @@ def _check_inputs(component: str, package: Package) -> None:
         raise BundleError(f"the {component} package has no input '{missing[0]}' (it has: {have})")
 
 
+def units_of(graph: GraphEntry) -> str:
+    """The processor for fp32: the other units run even its programs in fp16."""
+    return "CPU_ONLY" if graph.precision == "fp32" else ALL
+
+
 def _load(bundle: Bundle, graph: GraphEntry) -> Package:
     path = bundle.local_graph(graph)
     try:
-        return open_package(path)
+        return open_package(path, units=units_of(graph))
     except Exception as error:  # coremltools hands on whatever Core ML throws
         raise graph_error(bundle, graph, error) from error
 
 
-def open_package(path: Path, *, units: str = "ALL") -> Package:
+def open_package(path: Path, *, units: str = ALL) -> Package:
     """Compile and load one `.mlpackage`, on a Mac, for a `ComputeUnit` of coremltools. Errors: whatever Core ML throws."""
     import coremltools
 

@@ -83,6 +83,11 @@ class EngineSettings:
     pictures: int | None = None
     profile: Callable[[str, Sequence[Sequence[OperatorTime]]], None] | None = None
 
+    @property
+    def own_threads(self) -> int | None:
+        """Those that were asked for, or one in the background; None leaves them to the engine."""
+        return self.threads or (1 if self.background else None)
+
 
 DEFAULT_SETTINGS = EngineSettings()
 

@@ -127,6 +127,8 @@ def generate(
     places = output_paths(out, prompt, options.seeds)
 
     def save(picture: Picture) -> Path:
+        if is_chosen(out):
+            places[picture.seed] = claimed(places[picture.seed])
         return picture.save(places[picture.seed])
 
     with warnings.catch_warnings(record=True) as caught:
@@ -207,12 +209,29 @@ def output_paths(out: Path | None, prompt: str, seeds: range) -> dict[int, Path]
     picture. Errors: InputError before any work."""
     slug = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:60]
     slug = cut_to_bytes(slug, NAME_BYTES).rstrip("-") or "picture"
-    if out is None or out.is_dir() or not out.suffix:
+    if out is None or is_chosen(out):
         if out is not None:
             claim_output(out / slug)
         return {seed: _free((out or Path()) / f"{slug}-{seed}.png") for seed in seeds}
     claim_output(out, ".png")
     return {seed: out if len(seeds) == 1 else out.with_stem(f"{out.stem}-{seed}") for seed in seeds}
+
+
+def is_chosen(out: Path | None) -> bool:
+    """Whether genin chooses the names of pictures: `out` is no file's."""
+    return out is None or out.is_dir() or not out.suffix
+
+
+def claimed(path: Path) -> Path:
+    """`path`, or the first free name after it, made as an empty file: of two commands at once each gets its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        path = _free(path)
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return path
 
 
 def _new_folder(out: Path | None) -> Path | None:

@@ -32,6 +32,19 @@ def lazy_attribute(package: str, homes: Mapping[str, str], name: str, extra: str
     return found
 
 
+def engine_module(name: str) -> Any:
+    """The package of an engine, whose extra has its name.
+
+    Errors: MissingExtraError where it is not installed, or cannot be imported: a library that it needs is missing, say."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, name) or error from error
+    except ImportError as error:
+        said = " ".join(str(error).split())[:200]
+        raise MissingExtraError(name, name, f"'{name}' is installed but cannot be imported ({said})") from error
+
+
 def missing_extra(error: Exception, extra: str | None) -> MissingExtraError | None:
     """The error for a package that is not installed; None for any other error, and for a module of genin's own."""
     package = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""

@@ -127,7 +127,10 @@ def _decide(bundle: Bundle, runtime: str, precision: str, settings: EngineSettin
     choices = runnable(manifest, runtime, precision, path)
     if runtime != AUTO:
         return Decision(Way(choices[0], settings.threads), "as asked for")
+    # Of a bundle on the hub only one is downloaded.
+    choices = [choice for choice in choices if bundle.has_graphs(choice.format, choice.precision)] or choices
     if settings.max_memory is not None:
+        choices = [choice for choice in choices if choice.runtime != "coreml"] or choices
         return Decision(
             Way(choices[0], settings.threads), "memory is limited, not measured: the first that is installed"
         )

@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +30,7 @@ from genin.runtimes.files import atomic_path
 from genin.runtimes.limits import processor_name, usable_cores
 from genin.runtimes.names import installed_names
 from genin.runtimes.pipeline import Choice, Pipeline
+from genin.runtimes.quiet import warnings_ignored
 from genin.runtimes.threads import is_machine_busy, thread_limit
 
 SWITCH, BY_ORDER = "GENIN_AUTO", "order"
@@ -95,7 +95,8 @@ def decide(
     place = _place(bundle, ways)
     if (timings := _read(place)) is not None:
         return _fastest(ways, timings, "measured before", settings.pictures)
-    quick = [choice for choice in choices if choice.runtime == LOADS_FASTEST]
+    exact = [choice for choice in choices if choice.precision == choices[0].precision]
+    quick = [choice for choice in exact if choice.runtime == LOADS_FASTEST]
     if settings.pictures is not None and settings.pictures <= FEW and quick:
         return Decision(Way(quick[0], settings.threads), "few pictures, not measured: what loads fastest")
     if graph_bytes > LARGE_BYTES:
@@ -120,7 +121,10 @@ def forget(bundle: str, choices: Sequence[Choice], settings: EngineSettings) -> 
 
 
 def _ways(choices: Sequence[Choice], settings: EngineSettings) -> Iterator[Way]:
-    """Every engine once for each format that it reads best, with one thread, two, four, … and all cores."""
+    """Every engine once for each format that it reads best, with one thread, two, four, … and all cores; of the first's precision.
+    Core ML only where there is nothing else: its first load takes minutes, and other units than the processor compute in fp16."""
+    others = [choice for choice in choices if choice.runtime != "coreml"]
+    choices = [choice for choice in others if choice.precision == others[0].precision] or choices
     limit = thread_limit() or usable_cores()
     counts = [settings.threads] if settings.threads else [1 << i for i in range(limit.bit_length()) if 1 << i < limit]
     if settings.background and not settings.threads:
@@ -150,11 +154,7 @@ def _measure(ways: Sequence[Way], settings: EngineSettings, open_pipeline: Open)
 def _timing(way: Way, settings: EngineSettings, budget_s: float, open_pipeline: Open) -> Timing:
     begun = time.perf_counter()
     choice = way.choice
-    with (
-        warnings.catch_warnings(),
-        open_pipeline(choice, replace(settings, threads=way.threads)) as pipeline,
-    ):
-        warnings.simplefilter("ignore")
+    with warnings_ignored(), open_pipeline(choice, replace(settings, threads=way.threads)) as pipeline:
         load_s = time.perf_counter() - begun
         pipeline.generate(PROMPT, 0)
         times: list[float] = []

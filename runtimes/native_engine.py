@@ -71,7 +71,7 @@ class NativeEngine(PictureEngine):
     ) -> NativeEngine:
         """Errors: BundleError for a bundle that the library refuses, GeninError where it cannot be loaded."""
         [precision] = {graph.precision for graph in graphs.values()}
-        threads = settings.threads or (1 if settings.background else thread_limit() or usable_cores())
+        threads = settings.own_threads or thread_limit() or usable_cores()
         options = {"threads": threads, "precision": precision, "max_memory": settings.max_memory or 0}
         worker = NativeWorker(library_path(), bundle.path, engine_path(), **options)
         engine = cls(worker)

@@ -20,6 +20,7 @@ from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.cancellation import Interruption
 from genin.runtimes.engine import BundleEngine, EngineSettings, GraphInput, Loaded, Loader, OperatorTime, graph_error
 from genin.runtimes.errors import BundleError
+from genin.runtimes.lazy import engine_module
 from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.threads import may_spin, thread_limit
 
@@ -57,8 +58,7 @@ class _Terminate(Interruption):
     """ONNX Runtime looks at the flag of a run's options between nodes. All runs of an engine share one object."""
 
     def __init__(self) -> None:
-        import onnxruntime
-
+        onnxruntime = engine_module("onnxruntime")
         super().__init__()
         self.options = onnxruntime.RunOptions()
         self.options.log_severity_level = 4  # being interrupted is no news
@@ -73,14 +73,13 @@ class _Terminate(Interruption):
 
 
 def _session(bundle: Bundle, graph: GraphEntry, settings: EngineSettings) -> Any:
-    import onnxruntime
-
+    onnxruntime = engine_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come back as exceptions
     # Three sessions have three thread pools. One that spins after its work takes a core from the next: 48 ms per picture instead of
     # 18 on two cores (docs/log.md).
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if (count := settings.threads or thread_limit()) is not None:
+    if (count := settings.own_threads or thread_limit()) is not None:
         options.intra_op_num_threads = count
     if settings.background or not may_spin():
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -7,6 +7,7 @@ that have it, and the same seed would draw another picture there. Not here: GPU 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -18,6 +19,7 @@ from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.cancellation import Interruption
 from genin.runtimes.engine import BundleEngine, EngineSettings, GraphInput, Loaded, Loader, OperatorTime, graph_error
 from genin.runtimes.errors import InputError
+from genin.runtimes.lazy import engine_module
 from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.threads import thread_limit
 
@@ -32,11 +34,15 @@ def core() -> Any:
     Errors: InputError in a process that was forked after OpenVINO had started: its threads are not there, and compiling a graph
     would wait for them for ever.
     """
-    process, found = _core()
+    with _making:  # a cache does not keep two threads from making one each
+        process, found = _core()
     if process != os.getpid():
         remedy = "start this process by spawn, or load models in it alone"
         raise InputError("OpenVINO was started before this process was forked", remedy=remedy)
     return found
+
+
+_making = threading.Lock()
 
 
 @cache
@@ -47,9 +53,7 @@ def _core() -> tuple[int, Any]:
     freed (openvino 2026.4). Of two that are freed in the order in which they were made, the second restores the first one's, which
     is gone by then: the next signal, a Ctrl-C or the end of a child process, ends the process with a segmentation fault.
     """
-    import openvino
-
-    return os.getpid(), openvino.Core()
+    return os.getpid(), engine_module("openvino").Core()
 
 
 def exact_settings(threads: int | None = None) -> dict[str, str]:
@@ -67,7 +71,7 @@ class OpenVinoEngine(BundleEngine):
 
     @classmethod
     def loader(cls, bundle: Bundle, settings: EngineSettings) -> Loader:
-        properties = {"PERFORMANCE_HINT": "LATENCY"} | exact_settings(settings.threads)
+        properties = {"PERFORMANCE_HINT": "LATENCY"} | exact_settings(settings.own_threads)
         if settings.background:
             properties["ENABLE_CPU_PINNING"] = "NO"
         if settings.profile is not None:

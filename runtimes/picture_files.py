@@ -10,7 +10,6 @@ Not here: floating-point pixels, RAW and vector formats; files inside shards (`g
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from genin.runtimes.errors import InputError
+from genin.runtimes.quiet import warnings_ignored
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -86,8 +86,7 @@ def reasons(path: Path, content: IO[bytes] | None = None) -> Iterator[None]:
     from PIL import UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures (too large ones are errors), and of odd metadata
+        with warnings_ignored():  # of large pictures (too large ones are errors), and of odd metadata
             yield
     except PictureError:
         raise

@@ -30,11 +30,13 @@ from genin.runtimes.bundle import Bundle
 from genin.runtimes.cancellation import Cancellation, check, interruptible, never
 from genin.runtimes.engine import Array, BundleEngine, Engine
 from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.folder import is_model_folder
 from genin.runtimes.manifest import ModelConstants, SingleGraphEntry
 from genin.runtimes.noise import batch_normal
-from genin.runtimes.origin import origin_of
+from genin.runtimes.origin import origin_of, weight_files
 from genin.runtimes.picture_engine import PictureEngine
 from genin.runtimes.pictures import Picture
+from genin.runtimes.quiet import is_silent
 from genin.runtimes.requests import Options, Request, check_options, prompts_and_seeds
 from genin.runtimes.results import Generation, Pictures, StreamStep, generation_of, to_pictures
 from genin.runtimes.samplers import END, Schedule, guide
@@ -90,6 +92,7 @@ class Pipeline:
         if bundle is not None:
             self._takes_images = VAE_ENCODER in bundle.manifest.components(choice.format, choice.precision)
             self._single = bundle.manifest.steps_of_single_graphs(choice.format, choice.precision)
+        self._weight_files = weight_files(path) if bundle is None and is_model_folder(path) else ()
         self._schedule = Schedule.from_config(self.sampler.scheduler)
         self._closed, self._process = False, os.getpid()
         # Engines keep their tensors between calls: two threads at once would draw each other's pictures.
@@ -147,7 +150,7 @@ class Pipeline:
         if generation.strength is not None:
             common["strength"] = generation.strength
         origin = {"model": self._shown_name(), "runtime": self.runtime, "precision": self.precision}
-        origin |= origin_of(self.path, self._bundle)
+        origin |= origin_of(self.path, self._bundle, self._weight_files)
         each = zip(generation.images, generation.prompts, generation.seeds, strict=True)
         return [
             Picture(image.copy(), {"prompt": prompt, "seed": seed, **common}, origin) for image, prompt, seed in each
@@ -389,7 +392,7 @@ class Pipeline:
         if str(steps) in few:
             return self._schedule.explicit_steps(few[str(steps)])
         timesteps = self._schedule.steps(steps)
-        if few:
+        if few and not is_silent():
             message = f"this student was trained for {counted_each(map(int, few), 'step')}, not for {steps}"
             warnings.warn(message, UserWarning, stacklevel=_stacklevel_of_caller())
         return timesteps

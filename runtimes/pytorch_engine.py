@@ -70,8 +70,8 @@ class PyTorchEngine:
         Errors: InputError naming the file that is missing or damaged, or the device that this machine lacks.
         """
         place = find_device(device)
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
+        if (threads := settings.own_threads) is not None:
+            torch.set_num_threads(threads)
         networks = read_networks(path)
         try:
             for network in (networks.text_encoder, networks.unet, networks.vae):

@@ -27,6 +27,7 @@ from genin.runtimes.added_tokens import AddedToken, pattern, spell_vectors, spli
 from genin.runtimes.assigned import is_assigned
 from genin.runtimes.errors import InputError
 from genin.runtimes.manifest import TextConstants
+from genin.runtimes.quiet import is_silent
 from genin.runtimes.text import decode_text
 
 # What transformers reads: the line after `#version`, up to CLIP's own number of merges.
@@ -87,7 +88,7 @@ class ClipTokenizer:
     def _padded(self, prompt: str) -> list[int]:
         room = self.text.max_length - 2
         ids = self.ids(prompt)
-        if len(ids) > room:
+        if len(ids) > room and not is_silent():
             cut = textwrap.shorten(self._words.decode(ids[room:]), 80, placeholder=" …")
             warnings.warn(
                 f"the prompt has {len(ids)} tokens, the model reads {room}; cut off: '{cut}'", UserWarning, stacklevel=2

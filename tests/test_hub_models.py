@@ -19,10 +19,10 @@ from genin.cli import run
 from genin.hub.model import download, wanted_files
 from genin.hub.repository import HubName, may_be_on_the_hub
 from genin.names import InstalledNames
-from genin.runtimes.engine import EngineRow
+from genin.runtimes.engine import EngineRow, EngineSettings
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import MODEL_FILES, missing_files, weight_files
-from genin.runtimes.loading import load_pipeline
+from genin.runtimes.loading import decide_for, load_pipeline
 
 NAME = "somebody/ninja-diffusion"
 UNET = "unet/diffusion_pytorch_model"
@@ -280,6 +280,18 @@ def fake_bundle(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def graphs(folder: Path) -> set[str]:
     """Format and precision of all graphs in a folder."""
     return {"/".join(path.relative_to(folder).parts[:2]) for path in folder.rglob("weights.bin")}
+
+
+@pytest.mark.parametrize("pictures", [1, None])
+def test_what_was_fetched_is_what_draws(
+    fake_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pictures: int | None
+) -> None:
+    """Few pictures are drawn by what loads fastest, others by what was measured: of what is there."""
+    monkeypatch.delenv("GENIN_AUTO")
+    monkeypatch.setenv("GENIN_CACHE", str(tmp_path / "cache"))
+    place = download(NAME, "auto", "auto")
+    decision = decide_for(place, "auto", "auto", EngineSettings(pictures=pictures))
+    assert decision.way.choice.runtime == "openvino"
 
 
 @pytest.mark.parametrize(

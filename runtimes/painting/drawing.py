@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,16 +88,13 @@ class PipelineDrawer:
         pipeline = self._pipeline
         assert pipeline is not None
         asked: dict[str, Any] = {**drawing.options, "cancel": drawing.cancellation}
-        with warnings.catch_warnings():  # of a number of steps that a student was not trained for
-            warnings.simplefilter("ignore")
-            if not drawing.previews:
-                return pipeline.pictures(pipeline.generate(drawing.prompt, drawing.seed, **asked))[0]
-            steps = pipeline.stream(drawing.prompt, drawing.seed, **asked)
-            for step in steps:
-                if step.generation is not None:
-                    return pipeline.pictures(step.generation)[0]
-                if (step.index + 1) % drawing.previews == 0:
-                    show(Picture(step.preview()[0].copy()), step.index + 1, step.steps)
+        if not drawing.previews:
+            return pipeline.pictures(pipeline.generate(drawing.prompt, drawing.seed, **asked))[0]
+        for step in pipeline.stream(drawing.prompt, drawing.seed, **asked):
+            if step.generation is not None:
+                return pipeline.pictures(step.generation)[0]
+            if (step.index + 1) % drawing.previews == 0:
+                show(Picture(step.preview()[0].copy()), step.index + 1, step.steps)
         raise AssertionError("a stream ends with a picture")
 
     def close(self) -> None:
@@ -143,7 +139,7 @@ class Paced(Cancellation):
 def lower_priority(priority: Priority) -> None:
     """Let this thread, and those that it starts, give way to others. Where the system does not let it, it runs as before.
 
-    On Linux threads have a niceness of their own; elsewhere on POSIX only processes do, which is left to the helper process.
+    On Linux threads have a niceness of their own, on Apple's systems a class of service.
     """
     if priority == "normal":
         return
@@ -153,7 +149,14 @@ def lower_priority(priority: Priority) -> None:
 
             level = -15 if priority == "idle" else -1  # THREAD_PRIORITY_IDLE, THREAD_PRIORITY_BELOW_NORMAL
             kernel = ctypes.windll.kernel32
+            kernel.GetCurrentThread.restype = ctypes.c_void_p  # a handle: an int would lose its upper half
+            kernel.SetThreadPriority.argtypes = ctypes.c_void_p, ctypes.c_int
             kernel.SetThreadPriority(kernel.GetCurrentThread(), level)
+        elif sys.platform == "darwin":
+            import ctypes
+
+            service = 0x09 if priority == "idle" else 0x11  # QOS_CLASS_BACKGROUND, QOS_CLASS_UTILITY
+            ctypes.CDLL(None).pthread_set_qos_class_self_np(service, 0)
         elif sys.platform == "linux" and priority == "idle":
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         elif sys.platform == "linux":

@@ -1,6 +1,7 @@
 """A helper process that draws: what crashes or runs out of memory there ends a ticket, not the program.
 
-    program ──► ("draw", number, the pickled (prompt, seed, options, previews, share)), ("end", number), ("close",)
+    program ──► (Model, folder for what is unpacked), then ("draw", number, the pickled (prompt, seed, options, previews, share)),
+                ("end", number), ("close",)
     helper  ──► ("open", error | None), ("preview", number, picture, step, steps), ("done", number, picture),
                 ("failed", number, error)
 
@@ -19,6 +20,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ from genin.runtimes.painting.drawing import (
     lower_priority,
 )
 from genin.runtimes.pictures import Picture
+from genin.runtimes.quiet import be_silent
 
 CLOSING_S = 5.0  # after which a helper that does not end is killed
 MODULE = "genin.runtimes.painting.helper"
@@ -52,7 +55,7 @@ class Channel(Protocol):
     def close(self) -> None: ...
 
 
-def pickled(message: tuple[Any, ...] | Model) -> bytes:
+def pickled(message: tuple[Any, ...]) -> bytes:
     return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
 
 
@@ -105,14 +108,17 @@ class HelperDrawer:
     def open(self, cancellation: Cancellation) -> None:
         child = Child(self._model)
         self._child = child
-        with interruptible(cancellation, child):
-            try:
-                error = child.recv()[1]
-            except EOFError:
-                error = self._died()
-            if error is not None:
-                self.close()
-                raise error
+        try:
+            with interruptible(cancellation, child):
+                try:
+                    error = child.recv()[1]
+                except (EOFError, OSError):
+                    error = self._died()
+                if error is not None:
+                    raise error
+        except BaseException:  # also where it was cancelled before it waits
+            self.close()
+            raise
 
     def draw(self, drawing: Drawing, show: Show) -> Picture:
         if self._child is not None and not self._child.is_alive():  # it has died between two pictures
@@ -172,9 +178,11 @@ class Child:
 
     def __init__(self, model: Model) -> None:
         self._sending = threading.Lock()
+        # What it unpacks goes here: one that is killed removes nothing.
+        self._temporary = tempfile.TemporaryDirectory(prefix="genin-", ignore_cleanup_errors=True)
         self._process, self._channel = _start_frozen() if is_frozen() else _start()
         with suppress(OSError):  # it is gone already, which `recv` will tell
-            self.send(pickled(model))
+            self.send(pickled((model, self._temporary.name)))
 
     @property
     def pid(self) -> int | None:
@@ -203,7 +211,10 @@ class Child:
         with suppress(OSError, ValueError):
             self.send(pickled(("close",)))
         self._channel.close()
-        return self._process.end()
+        try:
+            return self._process.end()
+        finally:
+            self._temporary.cleanup()
 
 
 @dataclass(frozen=True)
@@ -214,7 +225,7 @@ class Ending:
     number: int
 
     def interrupt(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # it has died meanwhile
             self.child.send(pickled(("end", self.number)))
 
     def proceed(self) -> None:
@@ -322,7 +333,8 @@ def serve(channel: Channel) -> None:
     """Load a model and draw until the program closes the channel or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal reaches both; the program decides
     with suppress(EOFError, OSError):
-        _Helper(channel, pickle.loads(channel.recv_bytes())).run()
+        model, tempfile.tempdir = pickle.loads(channel.recv_bytes())
+        _Helper(channel, model).run()
 
 
 class _Helper:
@@ -337,6 +349,7 @@ class _Helper:
         self._pace = Pace(1.0)
 
     def run(self) -> None:
+        be_silent()
         lower_priority(self._model.priority)
         model = self._model
         drawer = PipelineDrawer(lambda: load_in_background(model.name, model.options), own=True)

@@ -43,6 +43,7 @@ from genin.runtimes.painting.helper import HelperDrawer, Model
 from genin.runtimes.painting.tickets import Board, Counts, Event, Result, Submission, Ticket, new_ticket
 from genin.runtimes.pictures import Picture
 from genin.runtimes.pipeline import Pipeline
+from genin.runtimes.quiet import be_silent
 from genin.runtimes.requests import Options, check_options
 from genin.runtimes.threads import check_threads
 from genin.runtimes.vocabulary import check_choice
@@ -84,7 +85,7 @@ class Painter:
         check_choice(thread_priority, PRIORITIES, "thread_priority")
         capacity = whole(capacity, "capacity", 1, MAX_CAPACITY)
         self._pace = Pace(_check_share(share))
-        drawer = _drawer(model, Model(str(model), {"threads": 1, **load}, thread_priority), self._pace, process=process)
+        drawer = _drawer(model, Model(str(model), load, thread_priority), self._pace, process=process)
         self.loading = new_ticket(self)
         self._board = Board(Submission(self.loading, Drawing("", 0, {}, 0)), capacity)
         thread = threading.Thread(
@@ -118,7 +119,7 @@ class Painter:
             priority: higher ones are drawn first, equal ones in the order in which they came.
             previews: 0 for none; n for a preview after every n-th step.
             tag: comes back with every event.
-            options: as of a pipeline: steps, guidance_scale, size, noise, image, strength, mask.
+            options: as of a pipeline: steps, guidance_scale, size, noise, image, strength, mask. Pictures and arrays are copied.
 
         Errors: QueueFullError; InputError for arguments that cannot be, a painter that is closed, or a model that could not be
             loaded. What only the model knows (steps, sizes) fails as an event.
@@ -128,7 +129,7 @@ class Painter:
         if options.get("cancel") is not None:
             raise InputError("a painter's requests are cancelled by their ticket", remedy="call cancel(ticket)")
         check_options(options)
-        drawing = Drawing(prompt, check_seed(seed), options, whole(previews, "previews", 0), Paced(self._pace))
+        drawing = Drawing(prompt, check_seed(seed), _copied(options), whole(previews, "previews", 0), Paced(self._pace))
         ticket = new_ticket(self)
         self._board.submit(
             Submission(ticket, drawing, slot, whole(priority, "priority", -PRIORITY_LIMIT, PRIORITY_LIMIT), tag)
@@ -218,14 +219,14 @@ class Painter:
 def _drawer(model: Pipeline | str | Path, named: Model, pace: Pace, *, process: bool) -> Drawer:
     """Errors: InputError for what contradicts itself."""
     if isinstance(model, Pipeline):
-        if process or named.options != {"threads": 1}:
+        if process or named.options:
             what = "a pipeline that is loaded draws in this process, as it was loaded"
             raise InputError(what, remedy="give the painter the model's name")
         pipeline = model
         return PipelineDrawer(lambda: pipeline, own=False)
     if unknown := sorted(set(named.options) - set(LoadOptions.__annotations__)):
         raise TypeError(f"unexpected keyword argument '{unknown[0]}'")
-    check_threads(named.options["threads"])
+    check_threads(named.options.get("threads"))
     if process:
         return HelperDrawer(named, pace)
     return PipelineDrawer(lambda: load_in_background(named.name, named.options), own=True)
@@ -233,6 +234,7 @@ def _drawer(model: Pipeline | str | Path, named: Model, pace: Pace, *, process: 
 
 def _work(board: Board, drawer: Drawer, priority: Priority) -> None:
     """The drawing thread."""
+    be_silent()  # of a number of steps that a student was not trained for
     lower_priority(priority)
     begun = time.perf_counter()
     try:
@@ -258,9 +260,23 @@ def _draw(board: Board, drawer: Drawer, submission: Submission) -> None:
     board.finish(submission, time.perf_counter() - begun, outcome)
 
 
+def _copied(options: Options) -> Options:
+    """A game draws the next frame into the same array while the request waits."""
+    found: Options = {**options}
+    for key in ("image", "mask"):
+        given = options.get(key)
+        if isinstance(given, Picture):
+            found[key] = given.array.copy()
+        elif hasattr(given, "copy") and not isinstance(given, str | Path):  # an array, or a Pillow image
+            found[key] = given.copy()
+    return found
+
+
 def _close(board: Board, thread: threading.Thread) -> None:
-    board.close()
-    if thread is not threading.current_thread():  # the last reference may go in the drawing thread itself
+    if thread is threading.current_thread():  # the garbage collector has run there, maybe with the board's lock
+        board.close_from_within()
+    else:
+        board.close()
         thread.join()
 
 

@@ -222,6 +222,10 @@ class Board:
                 self._end(self._running, "cancelled")
             self._work.notify()
 
+    def close_from_within(self) -> None:
+        """For the drawing thread, which ends with what it does now. Takes no lock: it may have it."""
+        self._closing = True
+
     # --- for the drawing thread --------------------------------------------------------------------------------------
 
     def next(self) -> Submission | None:

@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -17,13 +18,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import genin
 from genin import CancelledError, Event, InputError, Painter, QueueFullError
+from genin.runtimes.bundle import pack
 from genin.runtimes.painting import helper
-from genin.runtimes.painting.drawing import LOW_NICENESS, LOWEST_NICENESS, Pace, lower_priority
-from genin.runtimes.painting.tickets import REMEMBERED
+from genin.runtimes.painting.drawing import LOW_NICENESS, LOWEST_NICENESS, Drawing, Pace, lower_priority
+from genin.runtimes.painting.painter import _close
+from genin.runtimes.painting.tickets import REMEMBERED, Board, Submission, Ticket
+from genin.runtimes.quiet import warnings_ignored
 from native_painter import NativePainter
 
 HERE = Path(__file__).parent
@@ -332,6 +337,58 @@ def test_a_low_priority_is_below_the_programs_own() -> None:
     thread.start()
     thread.join()
     assert found == [min(base + 3 + LOW_NICENESS, LOWEST_NICENESS)]
+
+
+def test_what_is_submitted_is_copied(one_painter: Painter) -> None:
+    """A game draws its next frame into the same array."""
+    frame, mask = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)
+    one_painter.pause()
+    tickets = [one_painter.submit("a ninja", image=frame, mask=mask, strength=0.5, steps=4)]
+    queued = one_painter._board._queue[0].drawing.options
+    frame[:], mask[:] = 255, 0
+    assert not queued["image"].any() and queued["mask"].all()
+    assert one_painter.cancel(tickets[0])
+
+
+def test_a_painter_that_is_forgotten_in_its_own_thread_ends() -> None:
+    """The garbage collector may run in the drawing thread, while that has the board's lock."""
+    board = Board(Submission(Ticket(1), Drawing("", 0, {}, 0)), 4)
+    with board._lock:
+        _close(board, threading.current_thread())
+    assert board.next() is None
+
+
+def test_a_helper_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is killed removes nothing of what it has unpacked."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    packed = tmp_path.with_suffix(".genin")
+    pack(ONE_STEP, packed)
+    painter = Painter(packed, process=True, runtime="onnxruntime")
+    assert painter.wait(painter.loading, PATIENCE_S) == "ok"
+    [folder] = tmp_path.iterdir()
+    assert any(folder.iterdir())
+    os.kill(_pid_of(painter), signal.SIGKILL)
+    painter.close()
+    assert not any(tmp_path.iterdir())
+
+
+def test_warnings_of_a_program_come_back() -> None:
+    """Two threads that ignore them overlap: who leaves last restores what was there before both."""
+    before, entered, left = list(warnings.filters), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with warnings_ignored():
+            entered.set()
+            left.wait(10)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait(10)
+    with warnings_ignored():
+        left.set()
+        thread.join()
+        assert warnings.filters[0][0] == "ignore"
+    assert list(warnings.filters) == before
 
 
 def test_a_pipeline_stays_its_owners() -> None:

@@ -309,7 +309,8 @@ class BundleEngineContract(EngineContract):
     def test_wrong_shapes_are_errors(self, path: Path, tmp_path: Path) -> None:
         """Constants that do not fit the graphs: those of what a graph gives, and of what it is given."""
         copy = Path(shutil.copytree(path, tmp_path / "copy"))
-        edit_manifest(copy, "image", "height", value=2 * IMAGE_SIZE)
+        for side in ("height", "width"):
+            edit_manifest(copy, "image", side, value=2 * IMAGE_SIZE)
         edit_manifest(copy, "image", "multiple", value=None)
         with load_pipeline(copy, self.runtime) as pipeline, pytest.raises(GeninError, match="vae_decoder gave shape"):
             pipeline.generate("ninja")
@@ -401,7 +402,7 @@ class TestOpenVino(BundleEngineContract):
 @pytest.mark.skipif(platform.system() != "Darwin", reason="Core ML runs on macOS only")
 class TestCoreML(BundleEngineContract):
     threads = None
-    runtime, provider = "coreml", CoreMLEngine.provider
+    runtime, provider = "coreml", "Core ML, the processor"
     unet_file = "coreml/fp32/Unet.mlpackage/Data/com.apple.CoreML/model.mlmodel"
 
     @pytest.fixture(scope="class")
@@ -483,7 +484,8 @@ class TestNative(BundleEngineContract):
     def test_wrong_shapes_are_errors(self, path: Path, tmp_path: Path) -> None:
         """In the library's words."""
         copy = Path(shutil.copytree(path, tmp_path / "copy"))
-        edit_manifest(copy, "image", "height", value=2 * IMAGE_SIZE)
+        for side in ("height", "width"):
+            edit_manifest(copy, "image", side, value=2 * IMAGE_SIZE)
         edit_manifest(copy, "image", "multiple", value=None)
         with load_pipeline(copy, self.runtime) as pipeline, pytest.raises(GeninError, match="vae_decoder gave"):
             pipeline.generate("ninja")

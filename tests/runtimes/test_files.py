@@ -19,7 +19,7 @@ from genin.runtimes.files import (
     reserve,
     write_text,
 )
-from genin.runtimes.generation import output_paths
+from genin.runtimes.generation import claimed, output_paths
 from genin.runtimes.manifest import check_path
 
 
@@ -141,6 +141,13 @@ def test_pictures_named_after_a_prompt_have_names_for_every_system(prompt: str, 
     for place in places.values():
         assert place.parent == tmp_path and len(place.name.encode()) <= 220
         assert check_path(place.name) == place.name
+
+
+def test_two_commands_at_once_get_names_of_their_own(tmp_path: Path) -> None:
+    """Both have looked for a free name before either has drawn."""
+    first, second = (output_paths(tmp_path, "a ninja", range(1))[0] for _ in range(2))
+    assert first == second
+    assert [claimed(first).name, claimed(second).name] == ["a-ninja-0.png", "a-ninja-0 (2).png"]
 
 
 def test_an_output_whose_name_is_too_long_is_refused_before_the_work(tmp_path: Path) -> None:

@@ -97,6 +97,17 @@ def test_loading_counts_where_few_pictures_follow(monkeypatch: pytest.MonkeyPatc
         assert found.way.choice.runtime == runtime, pictures
 
 
+def test_precision_is_never_traded_and_core_ml_not_measured() -> None:
+    """Core ML's first load takes minutes, and it computes fp32 in fp16 where that is faster."""
+    onnx, coreml = Choice("onnxruntime", "fp32", "onnx"), Choice("coreml", "fp32", "coreml")
+    opening = Opening({("onnxruntime", 1): 0.0, ("onnxruntime", 2): 0.0, ("coreml", None): 0.0})
+    assert decide("a", [onnx, coreml], EngineSettings(), SMALL, opening).way.choice is onnx
+    assert {runtime for runtime, _ in opening.asked} == {"onnxruntime"}
+    assert decide("b", [coreml], EngineSettings(), SMALL, opening).way.choice is coreml
+    half = Choice("openvino", "fp16", "openvino")
+    assert decide("c", [half, onnx], EngineSettings(pictures=1), SMALL, opening).way.choice is half
+
+
 def test_threads_that_gain_nothing_are_left_to_others() -> None:
     opening = Opening({("onnxruntime", 1): 0.0300, ("onnxruntime", 2): 0.0299})
     assert decide("a bundle", CHOICES[1:2], EngineSettings(), SMALL, opening).way.threads == 1

@@ -11,6 +11,7 @@ import shutil
 import warnings
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from conftest import IMAGE_SIZE, LATENT_SIZE, MAX_LENGTH, psnr_db
 from genin import cli
 from genin.runtimes import engine as engines
 from genin.runtimes.bundle import Bundle
-from genin.runtimes.coreml_engine import CoreMLEngine, Package
-from genin.runtimes.engine import ENGINES
+from genin.runtimes.coreml_engine import CoreMLEngine, Package, units_of
+from genin.runtimes.engine import ENGINES, EngineSettings
 from genin.runtimes.errors import BundleError, GeninError, InputError, MissingExtraError
+from genin.runtimes.lazy import engine_module
 from genin.runtimes.loading import choose, load_pipeline
 from genin.runtimes.manifest import ModelConstants
 from genin.runtimes.pipeline import Choice, Pipeline
@@ -120,6 +122,38 @@ def test_coreml_is_refused_elsewhere(tiny_bundle: Path) -> None:
         CoreMLEngine.open(bundle, {})
     with pytest.raises(InputError, match=r"Core ML runs on macOS only.*onnxruntime"):
         engines.engine_class("coreml")
+
+
+@pytest.mark.export
+def test_core_ml_refuses_what_it_does_not_do(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    with Bundle.open(tiny_bundle) as bundle:
+        for settings, said in (
+            (EngineSettings(threads=2), "its own threads"),
+            (EngineSettings(max_memory=10**9), "no limit of memory"),
+        ):
+            with pytest.raises(InputError, match=said):
+                CoreMLEngine.open(bundle, {}, settings=settings)
+
+
+def test_fp32_is_computed_in_fp32_on_a_mac(tiny_bundle: Path) -> None:
+    with Bundle.open(tiny_bundle) as bundle:
+        graph = bundle.manifest.graphs[0]
+    assert units_of(replace(graph, precision="fp32")) == "CPU_ONLY"
+    assert units_of(replace(graph, precision="fp16")) == "ALL"
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_an_engine_that_cannot_be_imported_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that it needs is missing: `auto` goes on with another engine."""
+
+    def broken(module: str) -> Any:
+        raise ImportError(f"DLL load failed while importing {module}")
+
+    monkeypatch.setattr("importlib.import_module", broken)
+    said = rf"'{name}' is installed but cannot be imported \(DLL load failed.*\); pip install 'genin\[{name}\]'"
+    with pytest.raises(MissingExtraError, match=said):
+        engine_module(name)
 
 
 # --- guidance, noise, arguments --------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -307,6 +309,15 @@ def test_a_picture_says_how_it_was_drawn_from_an_image(
 def test_pictures_of_a_bundle_name_the_weights_of_its_model(tiny_bundle: Path, tiny_student_folder: Path) -> None:
     with load_pipeline(tiny_bundle, "onnxruntime") as pipeline:
         assert pipeline("ninja", steps=1).origin["model_sha256"] == fingerprint(tiny_student_folder)
+
+
+def test_a_picture_does_not_name_weights_that_did_not_draw_it(tiny_student_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_student_folder, folder)
+    with load_pipeline(folder) as pipeline:
+        weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        os.utime(weights, (1, 1))  # another training has been saved there
+        assert "model_sha256" not in pipeline("ninja", steps=1).origin
 
 
 def test_a_model_that_is_gone_draws_on(tiny_student_folder: Path, tmp_path: Path, student: Pipeline) -> None:
