@@ -326,7 +326,7 @@ FAULTS = (
     Fault(
         "threads-not-passed-on",
         "runtimes/onnxruntime_engine.py",
-        "if (count := settings.threads or thread_limit()) is not None:",
+        "if (count := settings.own_threads or thread_limit()) is not None:",
         "if (count := thread_limit()) is not None:",
         "runtimes/test_threads.py::test_the_threads_of_a_pipeline_reach_its_engine",
     ),
