@@ -114,7 +114,7 @@ def teacher_train_command(
     """
     recipe, started = options.recipe(), time.perf_counter()
     with _output(options.out, options.resume) as target:
-        start = None if init is None else installed_names().model(init)
+        start = None if init is None else installed_names().folder(init)
         source = _source(data)
         from genin.distill.teacher.train import train_teacher  # imports PyTorch: what can be refused is, by now
 
@@ -161,7 +161,7 @@ def teacher_finetune_command(
         shown = dataclasses.replace(recipe.finetune, validation_prompts=tuple(read_prompts(prompts)))
         recipe = dataclasses.replace(recipe, finetune=shown)
     with _output(options.out, options.resume) as target:
-        path, source = installed_names().model(base), _source(data)
+        path, source = installed_names().folder(base), _source(data)
         from genin.distill.models.lora import lora_of
         from genin.distill.teacher.finetune import Base, finetune_teacher
 
@@ -190,7 +190,7 @@ def teacher_merge_command(base: str, loras: tuple[str, ...], out: Path | None, a
 
     chosen = [lora_of(lora) for lora in loras]
     with _output(out, resume=False) as target:
-        merge_teacher(Base(installed_names().model(base), chosen), target)
+        merge_teacher(Base(installed_names().folder(base), chosen), target)
     _report({"out": str(target), "base": base, "merged": ", ".join(map(str, chosen))}, as_json)
 
 
@@ -228,7 +228,7 @@ def distill_command(
     if student_name is not None:
         recipe = dataclasses.replace(recipe, student=StudentRecipe(name=student_name))
     pruning = pruning_of(recipe.student)
-    path = installed_names().model(teacher)
+    path = installed_names().folder(teacher)
     if dry_run:
         if init is not None:
             raise InputError("--dry-run estimates a preset; --init has no effect on it", remedy="leave one of them out")
@@ -239,7 +239,7 @@ def distill_command(
         raise InputError("--data is missing", remedy="give a dataset folder or builtin:world (or --dry-run)")
     started = time.perf_counter()
     with _output(options.out, options.resume) as target:
-        start = None if init is None else installed_names().model(init)
+        start = None if init is None else installed_names().folder(init)
         source = _source(data)
         from genin.distill.student.distillation import distill
 

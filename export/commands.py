@@ -162,7 +162,7 @@ def verify_command(bundle: str, against: str | None, as_json: bool) -> int:
     """
     from genin.export.checks.verify import verify_bundle
 
-    model = None if against is None else installed_names().model(against)
+    model = None if against is None else installed_names().folder(against)
     report = verify_bundle(installed_names().model(bundle, runtime=None), against=model)
     if as_json:
         click.echo(json.dumps(report.as_json()))

@@ -89,11 +89,11 @@ class WorldSource:
     )
 
     def __init__(self, split: Split, count: int, seed: int = 0) -> None:
-        from genin.distill.world.captions import VERSION
+        from genin.distill.world import captions, render
         from genin.distill.world.scene import ATTRIBUTES
 
         self.split, self.count, self.seed = split, count, seed
-        self.digest = f"{self.name}-{split}-{count}-{seed}-captions{VERSION}"
+        self.digest = f"{self.name}-{split}-{count}-{seed}-captions{captions.VERSION}-drawing{render.VERSION}"
         self.columns: Mapping[str, Sequence[str]] = ATTRIBUTES
 
     def __len__(self) -> int:

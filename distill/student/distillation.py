@@ -99,8 +99,8 @@ def distill(
     """
     names, out, source = installed_names(), local_path(out, "out"), source_of(data)
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    start = None if init is None else names.model(str(init))
-    run = Run.open(names.model(str(teacher)), source, out, settings, options or RunOptions(), start)
+    start = None if init is None else names.folder(str(init))
+    run = Run.open(names.folder(str(teacher)), source, out, settings, options or RunOptions(), start)
     with saying_how_it_ends(run.folder):
         student = train_phases(run)
     return Distilled(run.model_folder(student), student.images_seen)

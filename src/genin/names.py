@@ -30,7 +30,9 @@ BUILTIN_MODELS: Mapping[str, tuple[str, str]] = {
     "builtin:student-1step": ("genin.runtimes", "weights/student-1step"),
     "builtin:teacher": (TRAINING_WEIGHTS, "teacher"),
 }
-DEFAULT_REFERENCE_SIZE = 64
+# The same students as model folders, which exporting and training start from.
+BUILTIN_FOLDERS: Mapping[str, str] = {"builtin:student": "student", "builtin:student-1step": "student-1step"}
+DEFAULT_REFERENCE_SIZE = 128
 
 
 class InstalledNames:
@@ -52,6 +54,12 @@ class InstalledNames:
             except NoRepositoryError as error:
                 raise _no_such(name, f"model: {error.what}") from error
         raise _no_such(name, "model or bundle")
+
+    def folder(self, name: str) -> Path:
+        """Like `model`, for work on weights: a built-in student's are in the package of the teacher, as a model folder."""
+        if name in BUILTIN_FOLDERS:
+            return _packaged(name, TRAINING_WEIGHTS, BUILTIN_FOLDERS[name])
+        return self.model(name)
 
     def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
         """A dataset folder; `builtin:world` is the world's test split, or another of its splits: `count` pictures of `size` px,
@@ -87,7 +95,10 @@ def _builtin_model(name: str) -> Path:
         raise InputError("this is a dataset, not a model", where=name, remedy=remedy)
     if name not in BUILTIN_MODELS:
         raise _no_such(name, "built-in model")
-    package, folder = BUILTIN_MODELS[name]
+    return _packaged(name, *BUILTIN_MODELS[name])
+
+
+def _packaged(name: str, package: str, folder: str) -> Path:
     path = _package_file(package, folder)
     if path is None:
         distribution = package.replace("_", "-")
