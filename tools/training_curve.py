@@ -113,7 +113,7 @@ def main(student: Path, teacher: Path, out: Path, picture: Path | None, samples:
         out.write_text(json.dumps(kept, indent=1) + "\n")
         click.echo(json.dumps(row))
     if picture is not None:
-        teacher_figures = json.loads(Path("docs/runs/results.json").read_text())["student, 4 steps"]["against"]
+        teacher_figures = json.loads(Path("docs/runs/results.json").read_text())["teacher, 100 guided steps"]
         plot(kept["rows"], teacher_figures, picture)
 
 
