@@ -27,6 +27,8 @@ from world_evaluator import SCENES, world_evaluator
 
 from genin.benchmarks.quality.evaluator import Evaluator
 from genin.benchmarks.quality.subjects import Sampling
+from genin.benchmarks.quality.weights import EFFICIENTNET as EFFICIENTNET_LITE0
+from genin.benchmarks.quality.weights import find_weights
 from genin.distill.inputs.sources import open_source
 from genin.distill.loop.run_folder import RunOptions
 from genin.distill.recipe import Recipe, load_recipe
@@ -35,8 +37,9 @@ from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.origin import fingerprint
 
 FIGURES_FILE = "figures.json"
-FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "accuracy", "diversity")
-# Arm => what it changes in the recipe's adversarial section.
+EFFICIENTNET = str(find_weights(EFFICIENTNET_LITE0).path)
+FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "fd_efficientnet", "accuracy", "diversity")
+# Arm => what it changes in the recipe's adversarial section; "pool." before a key: in its pool.
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "all": {},
     "distillation only": {"adversarial_weight": 0.0, "perceptual_weight": 0.0},
@@ -55,6 +58,11 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "half the true side the teacher's": {"real_share": 0.5},
     "true side the teacher's": {"real_share": 0.0},
     "mismatched captions": {"mismatched_captions": 0.25},
+    "no kernel distance": {"kernel_weight": 0.0},
+    "pairs to the end": {"regression_final_share": 1.0},
+    "no inverted pairs": {"pool.inverted": 0},
+    "+ decoupled matching": {"matching_weight": 0.25, "matching_decoupled": True},
+    "EfficientNet's discriminator": {"discriminator": "efficientnet", "discriminator_weights": EFFICIENTNET},
 }
 PRUNE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "plain pruning": {},
@@ -63,10 +71,10 @@ PRUNE_ARMS: Mapping[str, Mapping[str, Any]] = {
 
 
 def run_arm(teacher: Path, student: Path, out: Path, recipe: Recipe, *, from_student: bool) -> None:
-    """One arm, with the student's pool and encoded pictures; those are never written in place: one file serves all."""
+    """One arm, with the student's pools and encoded pictures; those are never written in place: one file serves all."""
     training = out / "training"
     training.mkdir(parents=True, exist_ok=True)
-    for name in ("pool.safetensors", "latents.safetensors", "held_out.safetensors"):
+    for name in ("pool.safetensors", "inverted.safetensors", "latents.safetensors", "held_out.safetensors"):
         shared = student / "training" / name
         if shared.is_file() and not (training / name).exists():
             os.link(shared, training / name)
@@ -84,8 +92,8 @@ def table(results: Mapping[str, Any], arms: list[str], steps: int) -> str:
     """Markdown: means over seeds ± standard errors, and the difference to the first arm, seed by seed, in standard errors."""
     lines = [
         f"| {steps} step{'s' if steps > 1 else ''} | seeds | `kid_world` | from `{arms[0]}` | `fd_world` | `fd_squeezenet` "
-        "| accuracy | diversity |",
-        "|---|---|---|---|---|---|---|---|",
+        "| `fd_efficientnet` | accuracy | diversity |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for arm in arms:
         found = _of(results, arm, steps)
@@ -155,7 +163,7 @@ def main(
     asked = {"phase": phase, "images": images, "samples": samples, "recipe": recipe.as_dict()}
     asked |= {"teacher": fingerprint(teacher), "student": fingerprint(student)}
     check_question(out / "question.json", asked)
-    evaluator = world_evaluator(samples, ("world", "squeezenet"))
+    evaluator = world_evaluator(samples, ("world", "squeezenet", "efficientnet"))
     for seed in seeds:
         for arm in arms:
             folder = out / f"{arm.replace(' ', '-')}-{seed}"
@@ -191,7 +199,10 @@ def of_arm(recipe: Recipe, phase: str, changes: Mapping[str, Any], images: int, 
         return replace(
             recipe, prune=prune, steps=steps, adversarial=replace(recipe.adversarial, **none), decoder=decoder
         )
-    adversarial = replace(recipe.adversarial, images=images, seed=seed, held_out_images=0, **changes)
+    of_pool = {key.removeprefix("pool."): value for key, value in changes.items() if key.startswith("pool.")}
+    own = {key: value for key, value in changes.items() if not key.startswith("pool.")}
+    recipe = replace(recipe, pool=replace(recipe.pool, **of_pool))
+    adversarial = replace(recipe.adversarial, images=images, seed=seed, held_out_images=0, **own)
     steps = replace(recipe.steps, **none)
     return replace(recipe, prune=replace(recipe.prune, **none), steps=steps, adversarial=adversarial, decoder=decoder)
 
