@@ -27,8 +27,7 @@ from world_evaluator import SCENES, world_evaluator
 
 from genin.benchmarks.quality.evaluator import Evaluator
 from genin.benchmarks.quality.subjects import Sampling
-from genin.benchmarks.quality.weights import EFFICIENTNET as EFFICIENTNET_LITE0
-from genin.benchmarks.quality.weights import find_weights
+from genin.benchmarks.quality.weights import EFFICIENTNET, find_weights, weights_folder
 from genin.distill.inputs.sources import open_source
 from genin.distill.loop.run_folder import RunOptions
 from genin.distill.recipe import Recipe, load_recipe
@@ -37,13 +36,14 @@ from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.origin import fingerprint
 
 FIGURES_FILE = "figures.json"
-EFFICIENTNET = str(find_weights(EFFICIENTNET_LITE0).path)
 FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "fd_efficientnet", "accuracy", "diversity")
+# The pairs and the kernel distance bring true pictures in; without them, what is left is the earlier method's.
+NO_TRUE_PICTURES: Mapping[str, Any] = {"kernel_weight": 0.0, "pool.inverted": 0}
 # Arm => what it changes in the recipe's adversarial section; "pool." before a key: in its pool.
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "all": {},
-    "distillation only": {"adversarial_weight": 0.0, "perceptual_weight": 0.0},
-    "distillation + adversarial": {"perceptual_weight": 0.0},
+    "distillation only": {"adversarial_weight": 0.0, "perceptual_weight": 0.0, **NO_TRUE_PICTURES},
+    "distillation + adversarial": {"perceptual_weight": 0.0, **NO_TRUE_PICTURES},
     "no adversarial": {"adversarial_weight": 0.0},
     "no backward distillation": {"backward_distillation": False},
     "no rollout": {"rollout": False, "backward_distillation": False},
@@ -56,13 +56,14 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "+ consistency": {"consistency_weight": 0.25},
     "+ ADD's distillation": {"distillation_weight": 0.25},
     "half the true side the teacher's": {"real_share": 0.5},
+    "no true pictures": {"real_share": 0.0, **NO_TRUE_PICTURES},
     "true side the teacher's": {"real_share": 0.0},
     "mismatched captions": {"mismatched_captions": 0.25},
     "no kernel distance": {"kernel_weight": 0.0},
     "pairs to the end": {"regression_final_share": 1.0},
     "no inverted pairs": {"pool.inverted": 0},
     "+ decoupled matching": {"matching_weight": 0.25, "matching_decoupled": True},
-    "EfficientNet's discriminator": {"discriminator": "efficientnet", "discriminator_weights": EFFICIENTNET},
+    "EfficientNet's discriminator": {"discriminator": "efficientnet"},
 }
 PRUNE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "plain pruning": {},
@@ -168,6 +169,7 @@ def main(
         for arm in arms:
             folder = out / f"{arm.replace(' ', '-')}-{seed}"
             if (folder / FIGURES_FILE).is_file():
+                check_question(folder / FIGURES_FILE, {"changes": every[arm]})
                 continue
             asked_of_arm = of_arm(recipe, phase, every[arm], images, seed)
             run_arm(teacher, student, folder, asked_of_arm, from_student=phase == "adversarial")
@@ -185,7 +187,9 @@ def check_question(path: Path, asked: Mapping[str, Any]) -> None:
     """One folder answers one question: figures of different budgets or recipes do not belong in one table."""
     if not path.is_file():
         write(path, asked)
-    elif json.loads(path.read_text()) != json.loads(json.dumps(asked)):
+        return
+    found = json.loads(path.read_text())
+    if {key: found.get(key) for key in asked} != json.loads(json.dumps(asked)):
         raise click.ClickException(f"{path} has other settings; name another --out")
 
 
@@ -201,6 +205,8 @@ def of_arm(recipe: Recipe, phase: str, changes: Mapping[str, Any], images: int, 
         )
     of_pool = {key.removeprefix("pool."): value for key, value in changes.items() if key.startswith("pool.")}
     own = {key: value for key, value in changes.items() if not key.startswith("pool.")}
+    if own.get("discriminator") == "efficientnet":
+        own["discriminator_weights"] = str(find_weights(EFFICIENTNET, weights_folder()).path)
     recipe = replace(recipe, pool=replace(recipe.pool, **of_pool))
     adversarial = replace(recipe.adversarial, images=images, seed=seed, held_out_images=0, **own)
     steps = replace(recipe.steps, **none)

@@ -19,6 +19,7 @@ import click
 
 from genin.benchmarks import CompareOptions, compare
 from genin.benchmarks.report.pictures import data_uri
+from genin.files import claim_output
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -30,7 +31,7 @@ div {{ display: flex; gap: 0.4rem; }}
 img {{ width: calc(50% - 0.2rem); aspect-ratio: 1; border-radius: 6px; }}
 p {{ font-size: 0.85rem; margin: 0.3rem 0; }}
 </style></head><body><h1>True or drawn?</h1>
-<p>One picture of each pair is true, the other was drawn by {name} in {steps} steps. Which is which? The answers: {key}.</p>
+<p>One picture of each pair is true, the other was drawn by {name} ({detail}). Which is which? The answers: {key}.</p>
 <ol>{pairs}</ol></body></html>
 """
 PAIR = '<li><div><img src="{}" alt="left"><img src="{}" alt="right"></div><p>{}</p></li>'
@@ -39,10 +40,11 @@ PAIR = '<li><div><img src="{}" alt="left"><img src="{}" alt="right"></div><p>{}<
 @click.command()
 @click.argument("model")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--steps", default=4, show_default=True)
+@click.option("--steps", type=int, help="[default: the model's]")
 @click.option("--count", default=20, show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Of the sides.")
-def main(model: str, out: Path, steps: int, count: int, seed: int) -> None:
+def main(model: str, out: Path, steps: int | None, count: int, seed: int) -> None:
+    claim_output(out, ".html")
     with tempfile.TemporaryDirectory() as folder:
         options = CompareOptions(reference="builtin:world", split="test", count=count, steps=steps)
         grid = compare(model, Path(folder) / "sheet.png", options)
@@ -54,7 +56,7 @@ def main(model: str, out: Path, steps: int, count: int, seed: int) -> None:
         left, right = map(data_uri, both if side == "left" else both[::-1])
         pairs.append(PAIR.format(left, right, html.escape(caption)))
     key = out.with_suffix(".key.json")
-    names = {"name": html.escape(model), "steps": steps, "key": html.escape(key.name)}
+    names = {"name": html.escape(model), "detail": html.escape(drawn.detail), "key": html.escape(key.name)}
     out.write_text(PAGE.format(pairs="\n".join(pairs), **names), encoding="utf-8")
     key.write_text(json.dumps(answers, indent=1) + "\n", encoding="utf-8")
     click.echo(f"{out}, {key}")

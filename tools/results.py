@@ -2,27 +2,40 @@
 
     GENIN_METRIC_WEIGHTS=../shared/data/lpips_squeezenet python tools/results.py --work runs/results
 
-Teacher at 100 guided steps and at few, students, and the autoencoder alone are evaluated on held-out captions in three families
-of features, teacher and students on short captions too, and all are timed on one engine. Every finished part is kept in OUT at once
-and is not measured again, pictures of the teacher's 100 steps in WORK: run the command again after an interruption. It takes hours
-at 128 px, nearly all of them the teacher's 100 steps. `--keep` prints what OUT holds already.
+Teacher at 100 guided steps and at few, students, the autoencoder alone and other true pictures are evaluated on held-out captions
+in three families of features, teacher and students on short captions too, and all are timed on one engine. Every finished part is
+kept in OUT at once with the hashes of its models, and is not measured again while they are the same: run the command again after
+an interruption, or when a student has changed. It takes hours at 128 px, nearly all of them the teacher's 100 steps; their
+statistics become those of the package of training weights, which all others are compared with. `--keep` prints what OUT holds.
 
 A model cannot be closer to the reference than its autoencoder: beside the ratio of FDs is the ratio of what is above that floor.
+The floor's pictures are the reference's own, so it has none of the bias of a finite number of pictures; "other true pictures" shows
+how large that is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
+from genin.distill.world import captions, render
+from genin.runtimes.names import installed_names
+from genin.runtimes.origin import fingerprint
+
 TEACHER = "teacher, 100 guided steps"
 FLOOR = "autoencoder alone"
+OTHER_PICTURES = "other true pictures"
+OTHER_SEED = 1  # the reference's scenes have seed 0
+SIZE = 128
 FAMILIES = ("squeezenet", "efficientnet", "world")
 # Row => guided steps of the teacher.
 TEACHERS = {TEACHER: 100, "teacher, 16 guided steps": 16, "teacher, 8 guided steps": 8}
@@ -32,8 +45,11 @@ STUDENTS = {
     "student, 2 steps": ("builtin:student", 2),
     "one-step student, 1 step": ("builtin:student-1step", 1),
 }
+MODELS = ("builtin:teacher", *dict.fromkeys(name for name, _ in STUDENTS.values()))
 SHORT_TEACHER_STEPS = 16  # as good as 100, and six times as fast
 SHORT_SAMPLES = 1024
+STATISTICS = Path(__file__).resolve().parents[1] / "weights" / "genin_training_weights" / "teacher_statistics"
+AGAINST = ("--against", "builtin:teacher", "--against-steps", 100)
 Results = dict[str, Any]
 
 
@@ -41,46 +57,72 @@ def genin(*arguments: object) -> Any:
     """One command's JSON."""
     command = [sys.executable, "-m", "genin", *map(str, arguments), "--json"]
     click.echo(" ".join(["genin", *map(str, arguments)]), err=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise click.ClickException(
+            f"genin {arguments[0]} ended with exit code {done.returncode}; what is finished is kept"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def parts_of(work: Path, samples: int, runtime: str) -> dict[str, Callable[[], Any]]:
-    """Name of a part => what measures it. Later ones use what earlier ones have left in `work`."""
-    bundle, statistics, short = work / "teacher-bundle", work / "teacher-statistics", work / "short"
+class Part(NamedTuple):
+    """What measures a part of the results, and the models that it depends on."""
 
-    def teacher(steps: int, *more: object) -> Any:
-        if not bundle.exists():
-            genin("export", "builtin:teacher", "--out", bundle, "--format", "onnx", "--precision", "fp16")
-        same = ("--steps", steps, "--runtime", runtime, "--reference", "builtin:world", "--samples", samples)
-        return genin("evaluate", bundle, *same, *more)
+    measure: Callable[[], Any]
+    models: tuple[str, ...] = ("builtin:teacher",)
+
+
+def parts_of(work: Path, samples: int, runtime: str) -> dict[str, Part]:
+    """The parts by name. The teacher's 100 steps come first: all others are compared with their statistics."""
+
+    def made(name: str, *command: object) -> Path:
+        """What a command writes to a folder of `work`, once."""
+        if not (work / name).exists():
+            genin(*command, "--out", work / name)
+        return work / name
+
+    def rendered(name: str, *options: object) -> Path:
+        return made(name, "world", "render", "--size", SIZE, *options)
+
+    def bundle() -> Path:
+        return made("teacher-bundle", "export", "builtin:teacher", "--format", "onnx", "--precision", "fp16")
+
+    def teacher(steps: int, *options: object) -> Any:
+        same = ("--runtime", runtime, "--reference", "builtin:world", "--samples", samples)
+        return genin("evaluate", bundle(), "--steps", steps, *same, *options)
 
     def hundred_steps() -> Any:
-        return teacher(100, "--save-images", work / "teacher-100", "--save-statistics", statistics)
+        found = teacher(100, "--save-statistics", work / "teacher-statistics")
+        shutil.rmtree(STATISTICS, ignore_errors=True)
+        shutil.copytree(work / "teacher-statistics", STATISTICS)
+        return found
+
+    def student(name: str, steps: int) -> Any:
+        return genin("evaluate", name, "--steps", steps, "--samples", samples, *AGAINST)
 
     def on_short_captions(model: object, steps: int) -> Any:
-        if not short.exists():
-            genin("world", "render", "--split", "val", "--count", SHORT_SAMPLES, "--captions", "short", "--out", short)
+        short = rendered("short", "--split", "val", "--count", SHORT_SAMPLES, "--captions", "short")
         return genin("evaluate", model, "--reference", short, "--samples", SHORT_SAMPLES, "--steps", steps)
 
+    def other_pictures() -> Any:
+        other = rendered("other", "--split", "test", "--count", samples, "--captions", "complete", "--seed", OTHER_SEED)
+        return genin("evaluate", other, "--reference", "builtin:world", "--samples", samples)
+
     def speed() -> Any:
-        names = dict.fromkeys(name for name, _ in STUDENTS.values())
         steps = ",".join(str(count) for _, count in STUDENTS.values())
         asked = ("--teacher-steps", 100, "--steps", steps, "--runtime", runtime, "--precision", "fp16", "--runs", 30)
-        return genin("bench", bundle, *names, *asked)  # one call, so that all take turns
+        return genin("bench", bundle(), *MODELS[1:], *asked)  # one call, so that all take turns
 
-    parts: dict[str, Callable[[], Any]] = {TEACHER: hundred_steps}
+    parts = {TEACHER: Part(hundred_steps)}
     for row, count in TEACHERS.items():
-        if row != TEACHER:
-            parts[row] = lambda count=count: teacher(count, "--against", statistics)  # type: ignore[misc]
-    parts[FLOOR] = lambda: genin("evaluate", "builtin:teacher", "--floor", "--samples", samples)
+        parts.setdefault(row, Part(partial(teacher, count, *AGAINST)))
     for row, (name, count) in STUDENTS.items():
-        parts[row] = lambda name=name, count=count: genin(  # type: ignore[misc]
-            "evaluate", name, "--steps", count, "--samples", samples, "--against", statistics
-        )
-        parts[f"short: {row}"] = lambda name=name, count=count: on_short_captions(name, count)  # type: ignore[misc]
-    parts[f"short: {TEACHER}"] = lambda: on_short_captions(bundle, SHORT_TEACHER_STEPS)
-    return parts | {"bench": speed}
+        parts[row] = Part(partial(student, name, count), ("builtin:teacher", name))
+        parts[f"short: {row}"] = Part(partial(on_short_captions, name, count), (name,))
+    parts[f"short: {TEACHER}"] = Part(lambda: on_short_captions(bundle(), SHORT_TEACHER_STEPS))
+    parts[FLOOR] = Part(lambda: genin("evaluate", "builtin:teacher", "--floor", "--samples", samples))
+    parts[OTHER_PICTURES] = Part(other_pictures, ())
+    return parts | {"bench": Part(speed, MODELS)}
 
 
 def without_paths(value: Any) -> Any:
@@ -91,17 +133,29 @@ def without_paths(value: Any) -> Any:
 
 
 def measure(out: Path, work: Path, samples: int, runtime: str) -> None:
-    asked = {"samples": samples, "runtime": runtime}
+    names = installed_names()
+    hashes = {name: fingerprint(names.model(name)) for name in MODELS}
+    classifier = names.classifier()
+    world = {
+        "drawing": render.VERSION,
+        "captions": captions.VERSION,
+        "classifier": classifier and fingerprint(classifier),
+    }
+    asked = {"samples": samples, "runtime": runtime, "world": world}
     results: Results = json.loads(out.read_text()) if out.is_file() else asked
-    if {key: results.get(key) for key in asked} != asked:
-        raise click.ClickException(f"{out} has other settings; name another --out")
+    for key, value in asked.items():
+        if results.get(key) != value:
+            raise click.ClickException(f"{out} has figures of another '{key}'; name another --out, or remove it")
+    # What was made of another teacher, drawing or number is not taken up.
+    work /= hashlib.sha256(json.dumps([asked, hashes["builtin:teacher"]]).encode()).hexdigest()[:12]
     work.mkdir(parents=True, exist_ok=True)
     for name, part in parts_of(work, samples, runtime).items():
-        if name not in results:
-            results[name] = without_paths(part())
-            partial = out.with_name(f"{out.name}.partial")
-            partial.write_text(json.dumps(results, indent=1) + "\n")
-            partial.replace(out)
+        of = {model: hashes[model] for model in part.models}
+        if results.get(name, {}).get("of") != of:
+            results[name] = without_paths(part.measure()) | {"of": of}
+            partial_file = out.with_name(f"{out.name}.partial")
+            partial_file.write_text(json.dumps(results, indent=1) + "\n")
+            partial_file.replace(out)
 
 
 def tables(results: Results) -> str:
@@ -118,7 +172,7 @@ def distances(results: Results) -> str:
             teacher, floor = (results.get(other, {}).get(f"fd_{family}") for other in (TEACHER, FLOOR))
             own = row.get(f"fd_{family}")
             cells += [figure(row, f"fd_{family}", ".1f" if family == "squeezenet" else ".3f"), ratio(own, teacher)]
-            above = None not in (own, teacher, floor) and name != FLOOR
+            above = None not in (own, teacher, floor) and name not in (FLOOR, OTHER_PICTURES)
             cells.append(ratio(own - floor, teacher - floor) if above else "–")
         lines.append((name, *cells))
     return markdown(["", *(head for one in FAMILIES for head in (f"`fd_{one}`", "ratio", "above the floor"))], lines)
@@ -173,7 +227,7 @@ def speeds(results: Results) -> str:
 
 
 def rows_of(results: Results) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(name, results[name]) for name in (*TEACHERS, *STUDENTS, FLOOR) if name in results]
+    return [(name, results[name]) for name in (*TEACHERS, *STUDENTS, FLOOR, OTHER_PICTURES) if name in results]
 
 
 def figure(row: Mapping[str, Any], key: str, form: str) -> str:

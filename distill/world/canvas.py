@@ -67,7 +67,8 @@ def _curve(path: tuple[Knot, ...], closed: bool, samples: int) -> Points:
 
 
 def curve(path: Path, *, closed: bool = True, samples: int = SAMPLES) -> Points:
-    """A smooth curve through the knots (Catmull–Rom, tangents as long as their segments); knots of three stay corners."""
+    """A smooth curve through the knots (Catmull–Rom, tangents as long as their segments); knots of three stay corners.
+    Returns N×2, in the units of the knots."""
     return _curve(tuple(map(tuple, path)), closed, samples)
 
 
@@ -93,18 +94,19 @@ def _circle(count: int) -> Points:
 
 
 def ring(centre: Point, radii: Point) -> Points:
-    """An ellipse as a polygon."""
+    """An ellipse as a polygon: N×2."""
     return centre + _circle(36 if max(radii) > 0.1 else 20) * radii
 
 
 def arc(centre: Point, radii: Point, start: float, end: float) -> Points:
-    """Part of an ellipse's rim; degrees clockwise from three o'clock."""
+    """Part of an ellipse's rim; degrees clockwise from three o'clock. Returns 13×2."""
     angles = np.radians(np.linspace(start, end, 13))
     return np.stack([centre[0] + radii[0] * np.cos(angles), centre[1] + radii[1] * np.sin(angles)], axis=1)
 
 
 def tube(path: Path, widths: Sequence[float]) -> Points:
-    """The outline of a round-ended band along a curve; its width runs through `widths` (0 at an end: a point)."""
+    """The outline of a round-ended band along a curve; its full width runs through `widths`, evenly over the curve's samples (0
+    at an end: a point). Returns N×2."""
     return _tube(tuple(map(tuple, path)), tuple(widths))
 
 

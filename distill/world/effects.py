@@ -101,7 +101,7 @@ def _scatter(draw: Callable[[Canvas, float], None], low: bool) -> _Effect:
 
     def scattered(canvas: Canvas, chance: np.random.Generator) -> None:
         for i, (a, b, c, d) in enumerate(chance.random((5, 4)).tolist()):
-            # Half the ring each: 36 degrees apart, clockwise from three o'clock; none before the legs.
+            # Half the ring each: 36 degrees apart, clockwise from three o'clock.
             angle = np.pi * (i + 0.5 + 0.5 * (a - 0.5)) / 5 + (0.0 if low else np.pi)
             out = 0.43 + 0.05 * (b - 0.5)
             at = (0.5 + out * float(np.cos(angle)), 0.54 + (0.86 if low else 0.95) * out * float(np.sin(angle)))

@@ -12,13 +12,15 @@ from genin.distill.world.sky import Light, far
 STONE: Colour = (150, 148, 148)
 WOOD: Colour = (112, 72, 44)
 LAMP: Colour = (255, 224, 122)
+MOST_NUMBERS = 128  # that a place may take
 
 
 class Chance:
-    """Free variation, one number at a time."""
+    """Free variation, one number at a time. All are taken from the generator at once, so that what is drawn later stays as it is
+    however many a place needs."""
 
     def __init__(self, chance: np.random.Generator) -> None:
-        self._numbers: Iterator[float] = iter(chance.random(128).tolist())
+        self._numbers: Iterator[float] = iter(chance.random(MOST_NUMBERS).tolist())
 
     def between(self, low: float, high: float) -> float:
         return low + (high - low) * next(self._numbers)
@@ -27,11 +29,11 @@ class Chance:
         return self.between(middle - reach, middle + reach)
 
 
-def draw_hills(canvas: Canvas, chance: Chance, y: float, reach: float, colour: Colour, *, outline: float = 0.0) -> None:
+def draw_hills(canvas: Canvas, chance: Chance, y: float, reach: float, colour: Colour) -> None:
     """A rolling ridge across the picture."""
     canvas.part = "far"
     ridge: list[Knot] = [(x, chance.around(y, reach)) for x in (-0.15, 0.12, 0.38, 0.62, 0.88, 1.15)]
-    canvas.shape([(-0.15, 1.0, 1), *ridge, (1.15, 1.0, 1)], colour, outline=outline)
+    canvas.shape([(-0.15, 1.0, 1), *ridge, (1.15, 1.0, 1)], colour, outline=0)
 
 
 def draw_ground(canvas: Canvas, y: float, colour: Colour, edge: Colour, bend: float = 0.012) -> None:
@@ -76,14 +78,14 @@ def draw_rock(canvas: Canvas, chance: Chance, x: float, y: float, r: float, colo
     canvas.polygon([a, b, c, d, e, f, low], colour, alpha=0.0, outline=LINE)
 
 
-def draw_pine(canvas: Canvas, x: float, base: float, height: float, colour: Colour, *, outline: float = 0.0) -> None:
+def draw_pine(canvas: Canvas, x: float, base: float, height: float, colour: Colour) -> None:
     """Three skirts of needles, the lowest drawn first."""
-    canvas.part = "near" if outline else "far"
+    canvas.part = "far"
     for share in (0.0, 0.26, 0.5):
         w, low, top = 0.3 * height * (1 - 0.8 * share), base - share * height, base - min(1.0, share + 0.52) * height
         skirt: tuple[Knot, ...] = ((x - w, low, 1), (x - 0.4 * w, low - 0.5 * (low - top)), (x, top, 1),
                                    (x + 0.4 * w, low - 0.5 * (low - top)), (x + w, low, 1), (x, low + 0.02))  # fmt: skip
-        canvas.shape(skirt, mix(colour, WHITE, 0.1 * share), outline=outline)
+        canvas.shape(skirt, mix(colour, WHITE, 0.1 * share), outline=0)
         canvas.shape(((x + 0.1 * w, low + 0.01), (x + 0.12 * w, top + 0.04, 1), (x + 0.36 * w, low - 0.45 * (low - top)),
                       (x + 0.86 * w, low, 1)), shaded(colour, 0.2), outline=0)  # fmt: skip
 

@@ -99,16 +99,15 @@ def _builtin_model(name: str) -> Path:
 
 
 def _packaged(name: str, package: str, folder: str) -> Path:
-    path = _package_file(package, folder)
+    path, distribution = _package_file(package, folder), package.partition(".")[0].replace("_", "-")
     if path is None:
-        distribution = package.replace("_", "-")
         raise InputError(
             f"'{name}' is in the package {distribution}, which is not installed",
             remedy=f"pip install {distribution}, or in a checkout of genin: pip install ./weights",
         )
     if not path.is_dir():
         raise InputError(
-            f"'{name}' is not part of this installation", where=path, remedy="reinstall genin from its wheel"
+            f"'{name}' is not part of this installation", where=path, remedy=f"reinstall {distribution} from its wheel"
         )
     return path
 
