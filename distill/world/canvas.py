@@ -23,6 +23,7 @@ Points: TypeAlias = NDArray[np.float64]
 Path: TypeAlias = Sequence[Knot] | Points
 
 INK: Colour = (28, 20, 36)
+GROUND_SHADOW: Colour = (20, 16, 36)
 SHADE: Colour = (34, 22, 66)
 WHITE: Colour = (255, 255, 255)
 LINE = 0.012  # the weight of every outline: 1.5 pixels at 128 px

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from genin.distill.world.canvas import INK, LINE, WHITE, Canvas, Colour, Knot, mix, ring, shaded
 
 SKIN: Colour = (255, 216, 180)
+FLUSHED = mix(SKIN, (176, 74, 74), 0.5)  # the tip of the nose, lines between fingers
 HEADBANDS: dict[str, Colour] = {
     "red": (228, 24, 50),
     "blue": (34, 84, 232),
@@ -82,7 +83,7 @@ def draw_headband(canvas: Canvas, headband: str) -> None:
 
 def draw_face(canvas: Canvas, emotion: str, iris: Colour) -> None:
     canvas.part = "face"
-    tip = mix(SKIN, (176, 74, 74), 0.5)
+    tip = FLUSHED
     canvas.stroke([(0.012, 0.072), (0.02, 0.086), (0.004, 0.09)], tip, 0.0105)
     _FACES[emotion](canvas, iris)
 

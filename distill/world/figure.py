@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from genin.distill.world.canvas import LINE, WHITE, Canvas, Colour, Knot, Point, mix, shaded
-from genin.distill.world.face import IRISES, SKIN, draw_face, draw_headband, draw_knot, draw_skull
+from genin.distill.world.canvas import GROUND_SHADOW, LINE, WHITE, Canvas, Colour, Knot, Point, mix, shaded
+from genin.distill.world.face import FLUSHED, IRISES, SKIN, draw_face, draw_headband, draw_knot, draw_skull
 from genin.distill.world.hair import draw_fringe, draw_hair_before, draw_hair_behind
 from genin.distill.world.scene import Scene
 from genin.distill.world.weapons import draw_held, draw_motion, draw_sheath
@@ -140,7 +140,7 @@ def draw_shadow(canvas: Canvas, pose: Pose) -> None:
     width, strength = pose.shadow
     x = (pose.back_leg[2][0] + pose.front_leg[2][0]) / 2
     for share, alpha in ((1.15, 0.14), (1.0, 0.2), (0.82, 0.34)):
-        canvas.ellipse((x, 0.925), (width * share, 0.036 * share), (20, 16, 36), alpha=alpha * strength)
+        canvas.ellipse((x, 0.925), (width * share, 0.036 * share), GROUND_SHADOW, alpha=alpha * strength)
 
 
 def draw_figure(canvas: Canvas, scene: Scene, look: Look) -> None:
@@ -209,7 +209,7 @@ def _arm(canvas: Canvas, joints: Limb, cloth: Colour) -> None:
     with canvas.frame(hand, turn=turn):
         canvas.band(((-0.012, 0.02 * thumb), (0.014, 0.046 * thumb)), (0.026, 0.022), SKIN, outline=0.0105)
         canvas.ellipse((0.006, 0.0), (0.044, 0.037), SKIN, outline=LINE)
-        canvas.stroke([(0.004, 0.016 * thumb), (-0.012, 0.012 * thumb)], mix(SKIN, (176, 74, 74), 0.5), 0.0095)
+        canvas.stroke([(0.004, 0.016 * thumb), (-0.012, 0.012 * thumb)], FLUSHED, 0.0095)
     canvas.part = "outfit"
     canvas.band((shoulder, elbow, _along(elbow, hand, 0.6)), (0.07, 0.074, 0.088), cloth, shade=shaded(cloth))
     fold = _along(elbow, hand, 0.12)

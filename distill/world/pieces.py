@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from genin.distill.world.canvas import LINE, WHITE, Canvas, Colour, Knot, mix, shaded
+from genin.distill.world.canvas import GROUND_SHADOW, LINE, WHITE, Canvas, Colour, Knot, mix, shaded
 from genin.distill.world.sky import Light, far
 
 STONE: Colour = (150, 148, 148)
@@ -64,7 +64,7 @@ def draw_rock(canvas: Canvas, chance: Chance, x: float, y: float, r: float, colo
     """A boulder of facets: a light top, a dark side, a crack, its shadow on the ground."""
     canvas.part = "near"
     lean = chance.around(0.0, 0.2)
-    canvas.ellipse((x + 0.1 * r, y + 0.46 * r), (1.25 * r, 0.2 * r), (20, 16, 36), alpha=0.28)
+    canvas.ellipse((x + 0.1 * r, y + 0.46 * r), (1.25 * r, 0.2 * r), GROUND_SHADOW, alpha=0.28)
     a, b, c, d, e, f, g = (
         (x + dx * r, y + dy * r) for dx, dy in (
             (-1.0, 0.46), (-0.82, -0.1), (-0.36 + lean, -0.62), (0.28 + lean, -0.54), (0.8, -0.02), (1.0, 0.46), (0.2, -0.06),

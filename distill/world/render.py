@@ -2,7 +2,8 @@
 
 `render` is a pure function of the scene and the size; at any size the same shapes stand in the same places. Free
 variation (from `scene.variation`) is smooth: a small shift and scale of the figure, bent limbs, a tilted head, the
-layout of the background, a mirror. It never touches what an attribute means.
+layout of the background, a mirror. It never touches what an attribute means. The layout also depends on the light, whose stars and
+clouds take their numbers before the place does.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from genin.distill.world.canvas import LINE, WHITE, Canvas, Colour, Knot, arc, mix, shaded
+from genin.distill.world.canvas import INK, LINE, WHITE, Canvas, Colour, Knot, arc, mix, shaded
 from genin.distill.world.pieces import (
     LAMP,
     WOOD,
@@ -61,9 +61,7 @@ def _peak(canvas: Canvas, light: Light, x: float, top: float, half: float, dista
             (x - 0.5 * w, top + 1.1 * h), (x - 0.62 * w, top + 0.78 * h), (x - w, top + h)]  # fmt: skip
     canvas.polygon([(x, top), *edge], snow)
     canvas.polygon([(x, top), *edge[:3], (x + 0.1 * w, top + 0.5 * h)], mix(snow, (150, 166, 214), 0.42))
-    canvas.stroke(
-        [(x - half, base), (x, top), (x + half, base)], mix((28, 20, 36), rock, 0.5 * distance), LINE, smooth=False
-    )
+    canvas.stroke([(x - half, base), (x, top), (x + half, base)], mix(INK, rock, 0.5 * distance), LINE, smooth=False)
 
 
 def _mountain(canvas: Canvas, light: Light, chance: Chance) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from genin.distill.world.canvas import INK, LINE, WHITE, Canvas, Knot, Point, mix
-from genin.distill.world.face import METAL, SKIN
+from genin.distill.world.canvas import INK, LINE, WHITE, Canvas, Knot, Point
+from genin.distill.world.face import FLUSHED, METAL, SKIN
 
 GOLD = (234, 188, 64)
 EDGE = (150, 162, 182)
@@ -83,7 +83,7 @@ def _katana(canvas: Canvas, back: Point, front: Point) -> None:
         canvas.part = "hands"
         for y in (0.012, 0.078):
             canvas.ellipse((0.0, y), (0.042, 0.032), SKIN, outline=LINE)
-            canvas.stroke([(0.012, y - 0.008), (0.028, y - 0.006)], mix(SKIN, (176, 74, 74), 0.5), 0.0095)
+            canvas.stroke([(0.012, y - 0.008), (0.028, y - 0.006)], FLUSHED, 0.0095)
 
 
 def _kunai(canvas: Canvas, at: Point) -> None:
@@ -114,4 +114,4 @@ def _open_hand(canvas: Canvas, at: Point) -> None:
         for dx, dy in ((-0.048, -0.018), (-0.03, -0.056), (0.002, -0.066), (0.034, -0.052)):
             canvas.band(((0.0, 0.0), (dx, dy)), (0.026, 0.024), SKIN, outline=0.0105)
         canvas.ellipse((0.0, 0.0), (0.036, 0.034), SKIN)
-        canvas.arc((0.004, 0.004), (0.016, 0.012), 20, 160, mix(SKIN, (176, 74, 74), 0.5), 0.0095)
+        canvas.arc((0.004, 0.004), (0.016, 0.012), 20, 160, FLUSHED, 0.0095)
