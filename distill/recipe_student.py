@@ -124,7 +124,7 @@ class StepsRecipe(Optimisation):
         "weight of the kernel distance between the student's pictures of a caption and true ones of the same, in the teacher's "
         "features: a conditional MMD (Gretton et al. 2012; as a loss of few-step generators cf. arXiv:2602.04770)",
     )
-    kernel_captions: Size = key(4, "captions in an update of that distance")
+    kernel_captions: Size = key(4, "captions in an update of that distance, over all processes")
     kernel_samples: Annotated[int, Strict(), Field(ge=2, le=1024)] = key(8, "the student's pictures of each of them")
     kernel_true: Annotated[int, Strict(), Field(ge=2, le=1024)] = key(16, "true pictures of each of them")
     kernel_bank: Size = key(256, "captions whose true pictures are encoded when the phase begins")

@@ -33,6 +33,7 @@ from genin.distill.recipe import StepsRecipe
 from genin.distill.student.loss_term import Figures, Memory, PhaseContext, StudentBatch, Term, register
 from genin.distill.student.losses import kernel_distance
 from genin.distill.student.rollout import Student
+from genin.runtimes.errors import InputError
 
 QUARTERS = 2  # places a side that a map is averaged to
 ENCODED = 64  # pictures whose features are made at once
@@ -61,7 +62,14 @@ class Kernel(Term):
 
     @classmethod
     def build(cls, context: PhaseContext) -> Kernel:
+        """Errors: InputError for fewer captions than shares of an update."""
         assert context.student is not None
+        shares = context.training.accelerator.num_processes * context.phase.accumulate
+        if context.phase.kernel_captions < shares:
+            what = (
+                f"kernel_captions {context.phase.kernel_captions} leaves some of the {shares} parts of an update none"
+            )
+            raise InputError(what, remedy=f"set it to {shares} or more, or kernel_weight to 0")
         return cls(context, Student(context.student, context.data.teacher.process))
 
     @cached_property
@@ -83,22 +91,31 @@ class Kernel(Term):
 
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
         recipe, training, data, update = self.context.phase, self.context.training, self.context.data, batch.update
-        groups = torch.randint(len(self.bank.texts), (recipe.kernel_captions,), generator=self._generator(update))
+        groups, noise, factor = self._share(update)
         text = self.bank.texts[groups].repeat_interleave(recipe.kernel_samples, dim=0)
-        noise = torch.randn(len(text), *data.pool.states.shape[2:], generator=self._generator(update, 1))
         timesteps = self.student.process.trailing_timesteps(max(recipe.step_counts))
         with training.autocast():
-            done = self.student.rollout(noise.to(training.device), text, timesteps, grad_steps=(len(timesteps) - 1,))
+            done = self.student.rollout(
+                noise.flatten(0, 1).to(training.device), text, timesteps, grad_steps=(len(timesteps) - 1,)
+            )
             features = features_of(data.teacher, done.pictures[-1], text)
         drawn = (features - self.bank.mean) / self.bank.deviation
         drawn = drawn.view(len(groups), recipe.kernel_samples, -1)
-        distance = kernel_distance(drawn, self.bank.features[groups])
+        distance = factor * kernel_distance(drawn, self.bank.features[groups])
         return recipe.kernel_weight * distance, {"kernel": distance.detach()}
 
-    @staticmethod
-    def _generator(update: Update, number: int = 0) -> torch.Generator:
-        """Of its own, so that the term changes nothing else that an update draws; each process draws groups of its own."""
-        return torch.Generator().manual_seed((2 * update.index + number) * 1_000_003 + update.offset)
+    def _share(self, update: Update) -> tuple[Tensor, Tensor, float]:
+        """This share's groups of the update's captions, their noises (G, M, C, h, w), and the factor with which the
+        mean over all shares is the mean over all captions. From a generator of its own: the term changes nothing else that an
+        update draws."""
+        recipe = self.context.phase
+        captions, shares = recipe.kernel_captions, update.total // update.batch
+        generator = torch.Generator().manual_seed(update.index)
+        groups = torch.randint(len(self.bank.texts), (captions,), generator=generator)
+        latent = self.context.data.pool.states.shape[2:]
+        noise = torch.randn(captions, recipe.kernel_samples, *latent, generator=generator)
+        own = torch.arange(update.offset // update.batch, captions, shares)
+        return groups[own], noise[own], len(own) * shares / captions
 
 
 def features_of(teacher: Guided, pictures: Tensor, text: Tensor) -> Tensor:
@@ -115,7 +132,8 @@ def build_bank(context: PhaseContext) -> CaptionBank:
     source: Any = context.data.source
     captions, pictures = source.caption_groups(phase.kernel_bank, phase.kernel_true, context.teacher.image_size)
     count = pictures.shape[1]
-    latents = encode_pictures(context.teacher.vae, np.concatenate(pictures), training.device)
+    with training.autocast():
+        latents = encode_pictures(context.teacher.vae, np.concatenate(pictures), training.device)
     texts = torch.cat([teacher.embed(captions[i : i + ENCODED]) for i in range(0, len(captions), ENCODED)])
     features = []
     for start in range(0, len(latents), ENCODED):

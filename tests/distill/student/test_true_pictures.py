@@ -23,6 +23,7 @@ from genin.distill.models.folder import load_model_folder  # noqa: E402
 from genin.distill.recipe import AdversarialRecipe, PoolRecipe, Recipe, StepsRecipe  # noqa: E402
 from genin.distill.student.features import EfficientNetFeatures, RandomMixing  # noqa: E402
 from genin.distill.student.inversion import build_inverted, invert  # noqa: E402
+from genin.distill.student.kernel import Kernel  # noqa: E402
 from genin.distill.student.losses import kernel_distance  # noqa: E402
 from genin.distill.student.matching import FakeScore  # noqa: E402
 from genin.distill.student.phases import regression_weight  # noqa: E402
@@ -160,8 +161,24 @@ class TestKernel:
         )  # fmt: skip
         recipe = Recipe(steps=phase)
         training, step = begin(tmp_path, "steps", recipe, model, replace(data, source=source))
+        with pytest.raises(InputError, match="kernel_captions 2 leaves some of the 4 parts of an update none"):
+            begin(tmp_path / "parts", "steps", replace(recipe, steps=replace(phase, accumulate=4)), model, data)
         row = updated(training, step)
         assert row["kernel"] == pytest.approx(row["loss"]) and row["kernel"] > 0 and row["grad_norm"] > 0
+
+    @pytest.mark.parametrize(("captions", "shares"), [(3, 1), (3, 2), (4, 4)])
+    def test_shares_of_an_update_have_its_captions_among_them(self, captions: int, shares: int) -> None:
+        phase: Any = SimpleNamespace(kernel_captions=captions, kernel_samples=2)
+        data: Any = SimpleNamespace(pool=SimpleNamespace(states=torch.zeros(1, 1, 4, 2, 2)))
+        term = Kernel(SimpleNamespace(phase=phase, data=data), student=None)  # type: ignore[arg-type]
+        term.__dict__["bank"] = SimpleNamespace(texts=torch.zeros(64))
+        (groups, noise, factor), *_ = (term._share(one) for one in [update(8)])
+        assert factor == 1 and noise.shape == (captions, 2, 4, 2, 2)
+        found = [term._share(replace(update(8), batch=8 // shares, offset=i * 8 // shares)) for i in range(shares)]
+        assert sorted(torch.cat([one[0] for one in found]).tolist()) == sorted(groups.tolist())
+        assert np.mean([float(own.mean()) * weight for _, own, weight in found]) == pytest.approx(
+            float(noise.mean()), abs=1e-6
+        )
 
 
 def test_the_pairs_weight_falls_over_the_last_third() -> None:
