@@ -26,7 +26,7 @@ class Names(Protocol):
         """
 
     def folder(self, name: str) -> Path:
-        """The same for work on weights, such as export and training: the model folder of a built-in student, not its bundle."""
+        """The same for work on weights, such as export and training: a bundle's ONNX graphs as a model folder."""
 
     def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
         """`builtin:world` (rendered; its test split unless `split` is another) or a path => a dataset folder."""

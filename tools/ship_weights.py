@@ -1,5 +1,5 @@
-"""Put trained weights into the packages: teacher and students as half-precision model folders, from which people export and train,
-and the students as bundles of ONNX graphs whose weights are stored in half precision.
+"""Put trained weights into the packages: the teacher as a half-precision model folder, the students as bundles of ONNX graphs whose
+weights are stored in half precision.
 
     python tools/ship_weights.py --teacher runs/teacher --student runs/student --student-1step runs/student-1step
 
@@ -27,20 +27,20 @@ LOGS = ROOT / "docs" / "runs"
 LIMIT_BYTES = 60_000_000
 
 
-def stage_folder(path: Path, name: str, **info: str) -> Path:
-    """A model folder under its built-in name, in half precision."""
+def stage_teacher(path: Path) -> None:
+    """The model folder under its built-in name, in half precision."""
     model = load_model_folder(path)
-    model.info |= {"name": f"builtin-{name}", **info}
-    save_model_folder(model, FOLDERS / name, dtype=torch.float16)
-    return FOLDERS / name
+    model.info |= {"name": "builtin-teacher"}
+    save_model_folder(model, FOLDERS / "teacher", dtype=torch.float16)
 
 
 def stage_student(path: Path, name: str, title: str) -> None:
-    """Its folder, and the bundle that is exported from that: both have the same weights."""
-    folder = stage_folder(path, name, title=title, parent="builtin:teacher")
+    """The bundle, which holds all that a model folder does (`distill.models.restored`)."""
     with tempfile.TemporaryDirectory() as temporary:
         named = Path(temporary) / f"builtin-{name}"
-        shutil.copytree(folder, named)
+        model = load_model_folder(path)
+        model.info |= {"name": named.name, "title": title, "parent": "builtin:teacher"}
+        save_model_folder(model, named)
         export(named, BUNDLES / name, ExportOptions(["onnx"], ["fp16"]))
 
 
@@ -60,7 +60,7 @@ def ship(teacher: Path | None, student: Path | None, one_step: Path | None) -> N
     for folder in (BUNDLES, FOLDERS):
         folder.mkdir(parents=True)
     if teacher:
-        stage_folder(teacher, "teacher")
+        stage_teacher(teacher)
         copy_logs(teacher, "teacher")
     if student:
         stage_student(student, "student", "genin's ninja student")

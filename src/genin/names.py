@@ -19,6 +19,7 @@ from typing import Literal
 
 from genin.hub.repository import NoRepositoryError, may_be_on_the_hub
 from genin.runtimes.arguments import local_path
+from genin.runtimes.bundle import is_bundle
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.vocabulary import AUTO
@@ -30,8 +31,6 @@ BUILTIN_MODELS: Mapping[str, tuple[str, str]] = {
     "builtin:student-1step": ("genin.runtimes", "weights/student-1step"),
     "builtin:teacher": (TRAINING_WEIGHTS, "teacher"),
 }
-# The same students as model folders, which exporting and training start from.
-BUILTIN_FOLDERS: Mapping[str, str] = {"builtin:student": "student", "builtin:student-1step": "student-1step"}
 DEFAULT_REFERENCE_SIZE = 128
 
 
@@ -56,10 +55,14 @@ class InstalledNames:
         raise _no_such(name, "model or bundle")
 
     def folder(self, name: str) -> Path:
-        """Like `model`, for work on weights: a built-in student's are in the package of the teacher, as a model folder."""
-        if name in BUILTIN_FOLDERS:
-            return _packaged(name, TRAINING_WEIGHTS, BUILTIN_FOLDERS[name])
-        return self.model(name)
+        """Like `model`, for work on weights: a bundle's ONNX graphs are made into a model folder. Errors: InputError for a bundle
+        that has none."""
+        path = self.model(name, "onnxruntime")
+        if not is_bundle(path):
+            return path
+        from genin.distill.models.restored import restored
+
+        return restored(path, cache_folder())
 
     def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
         """A dataset folder; `builtin:world` is the world's test split, or another of its splits: `count` pictures of `size` px,
