@@ -25,6 +25,7 @@ STAGED = ROOT / "runtimes" / ".weights.partial"
 BUNDLES, FOLDERS = STAGED / "bundles", STAGED / "folders"
 LOGS = ROOT / "docs" / "runs"
 LIMIT_BYTES = 60_000_000
+SUFFIXES = (".onnx", ".safetensors")
 
 
 def stage_teacher(path: Path) -> None:
@@ -75,7 +76,7 @@ def ship(teacher: Path | None, student: Path | None, one_step: Path | None) -> N
     }
     kept = [path for folder in (STUDENTS, TRAINING) for path in folder.iterdir() if path not in places.values()]
     files = [file for path in (STAGED, *kept) for file in (path, *path.rglob("*"))]
-    total = sum(file.stat().st_size for file in files if file.is_file())
+    total = sum(file.stat().st_size for file in files if file.suffix in SUFFIXES)
     click.echo(f"{total / 1e6:.1f} MB of weights")
     if total > LIMIT_BYTES:
         raise click.ClickException(f"more than {LIMIT_BYTES / 1e6:.0f} MB; what is shipped stays as it was")
