@@ -82,7 +82,7 @@ def test_every_module_is_in_the_wheel(wheel: Path) -> None:
 def test_the_wheel_has_the_students_and_no_weights_of_training(wheel: Path) -> None:
     weights = {name for name in names_in(wheel) if "/weights/" in name}
     assert weights == expected("weights/**/*")
-    assert {name.split("/")[3] for name in weights} == {"student", "student-1step"}
+    assert {name.split("/")[3] for name in weights} == {"NOTICE", "student", "student-1step"}
 
 
 def test_weights_of_training_are_a_wheel_of_their_own(checkout: Path, tmp_path: Path) -> None:

@@ -84,10 +84,7 @@ def write_folder(bundle: Bundle, graphs: Mapping[str, GraphEntry], out: Path) ->
 
     vae = read("vae_decoder/config.json")
     if "num_decoder_blocks" in vae:
-        vae["_class_name"] = (
-            "AutoencoderTiny"  # other clients are told AutoencoderKL, and the widths that this one finds itself
-        )
-        del vae["block_out_channels"]
+        vae["_class_name"] = "AutoencoderTiny"  # other clients are told AutoencoderKL
     networks = {
         "text_encoder": (read("text_encoder/config.json"), found["text_encoder"], "encoder."),
         "unet": (read("unet/config.json"), found["unet"], "unet."),
@@ -115,7 +112,9 @@ def save_network(folder: Path, config: dict[str, Any], found: Weights, prefix: s
         if kind is None:
             network: Any = transformers.CLIPTextModel(transformers.CLIPTextConfig.from_dict(config))
         else:
-            network = getattr(diffusers, kind).from_config(config)
+            # What AutoencoderTiny writes for others to read it does not take.
+            others = ("block_out_channels",) if kind == "AutoencoderTiny" else ()
+            network = getattr(diffusers, kind).from_config({k: v for k, v in config.items() if k not in others})
     weights: Weights = {}
     for name, tensor in network.state_dict().items():
         array = found.get(prefix + name)
