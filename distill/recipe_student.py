@@ -163,7 +163,14 @@ class AdversarialRecipe(StepsRecipe):
         "Sauer et al. 2021, arXiv:2111.01007), on decoded pictures",
     )
     discriminator_weights: Text = key(
-        "facebook/dinov2-small", "folder or hub name of the DINOv2, or the file of EfficientNet-Lite0's weights"
+        "",
+        "folder or hub name of the DINOv2 (empty: facebook/dinov2-small), or the file of EfficientNet-Lite0's weights (empty: the "
+        "installed one)",
+    )
+    discriminator_crop: Share = key(
+        0.0,
+        "side of the random square that EfficientNet sees of each picture, as a share of the picture's; 0: whole pictures. Half a "
+        "side takes a quarter of the decoding, which is what costs",
     )
     multi_scale: Flag = key(True, "a head on every one of those feature maps; false: on the finest alone")
     distillation_weight: Number = key(

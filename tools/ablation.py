@@ -27,7 +27,6 @@ from world_evaluator import SCENES, world_evaluator
 
 from genin.benchmarks.quality.evaluator import Evaluator
 from genin.benchmarks.quality.subjects import Sampling
-from genin.benchmarks.quality.weights import EFFICIENTNET, find_weights, weights_folder
 from genin.distill.inputs.sources import open_source
 from genin.distill.loop.run_folder import RunOptions
 from genin.distill.recipe import Recipe, load_recipe
@@ -205,8 +204,6 @@ def of_arm(recipe: Recipe, phase: str, changes: Mapping[str, Any], images: int, 
         )
     of_pool = {key.removeprefix("pool."): value for key, value in changes.items() if key.startswith("pool.")}
     own = {key: value for key, value in changes.items() if not key.startswith("pool.")}
-    if own.get("discriminator") == "efficientnet":
-        own["discriminator_weights"] = str(find_weights(EFFICIENTNET, weights_folder()).path)
     recipe = replace(recipe, pool=replace(recipe.pool, **of_pool))
     adversarial = replace(recipe.adversarial, images=images, seed=seed, held_out_images=0, **own)
     steps = replace(recipe.steps, **none)

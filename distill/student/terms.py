@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from genin.benchmarks.quality.efficientnet import load_efficientnet
 from genin.benchmarks.quality.perceptual import SMALLEST_SIDE_PX, load_lpips
+from genin.benchmarks.quality.weights import EFFICIENTNET, find_weights, weights_folder
 from genin.distill.inputs.update import Update
 from genin.distill.loop.memory import PASSES, PhaseSizes, lora_parameters, network_parts
 from genin.distill.loop.networks import NetworkOptions
@@ -98,8 +99,8 @@ class Perceptual(Term):
         return {PICTURE_FEATURES: learnt, "features of the aim": encoder}
 
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
-        noise, features = batch.features_of(self.extractor)
-        distance = perceptual_distance(features.maps, self.extractor(batch.target, batch.text, noise).maps)
+        view, features = batch.features_of(self.extractor)
+        distance = perceptual_distance(features.maps, self.extractor(batch.target, batch.text, view).maps)
         return self.weight * distance, {"perceptual": distance.detach()}
 
 
@@ -162,8 +163,8 @@ def enlarged(pictures: Tensor) -> Tensor:
 @register
 @dataclass(frozen=True)
 class Adversarial(Term):
-    """weight·hinge of a discriminator on an extractor's features (ADD's eq. 2). The discriminator is updated first, under the same
-    noise: true pictures against the student's."""
+    """weight·hinge of a discriminator on an extractor's features (ADD's eq. 2). The discriminator is updated first, in the same
+    view: true pictures against the student's."""
 
     section = AdversarialRecipe
     key = "adversarial_weight"
@@ -178,8 +179,10 @@ class Adversarial(Term):
         chosen = [phase for phase in phases if phase.discriminator != "teacher"]
         if not chosen:
             return None
-        load = load_dino if chosen[0].discriminator == "dinov2" else load_efficientnet
-        return load(chosen[0].discriminator_weights)
+        path = chosen[0].discriminator_weights
+        if chosen[0].discriminator == "dinov2":
+            return load_dino(path)
+        return load_efficientnet(path or find_weights(EFFICIENTNET, weights_folder()).path)
 
     @classmethod
     def build(cls, context: PhaseContext) -> Adversarial:
@@ -189,7 +192,8 @@ class Adversarial(Term):
         if recipe.discriminator == "dinov2":
             extractor = DinoFeatures(training, context.teacher.vae, context.pretrained[cls])
         elif recipe.discriminator == "efficientnet":
-            extractor = EfficientNetFeatures(training, context.teacher.vae, context.pretrained[cls])
+            crop = recipe.discriminator_crop
+            extractor = EfficientNetFeatures(training, context.teacher.vae, context.pretrained[cls], crop=crop)
         torch.manual_seed(recipe.seed)
         heads = Discriminator(
             extractor.channels, recipe.discriminator_hidden, extractor.embedding, context.data.texts.shape[-1],
@@ -220,11 +224,11 @@ class Adversarial(Term):
     def _update_discriminator(self, batch: StudentBatch) -> Figures:
         """One update of the discriminator, mismatched captions as a share of the fakes."""
         recipe, update, training = self.recipe, batch.update, self.training
-        noise, fake = batch.features_of(self.extractor)
+        view, fake = batch.features_of(self.extractor)
         with training.autocast():
             fake_logits = self.network([f.detach() for f in fake.maps], fake.embedding.detach(), batch.text)
         latents, text = true_pictures(self.data, recipe.real_share, update, batch.rows)
-        true = self.extractor(latents, text, noise)
+        true = self.extractor(latents, text, view)
         with_r1 = recipe.r1_weight > 0 and update.index % recipe.r1_every == 0
         inputs = [f.float().requires_grad_(with_r1) for f in true.maps]
         with training.autocast():
@@ -237,7 +241,7 @@ class Adversarial(Term):
             wrong, wrong_weight = update.rows_every(max(1, round(1 / recipe.mismatched_captions)))
             if len(wrong):
                 other_text = self.data.text(others[wrong])
-                mismatched = self.extractor(latents[wrong], other_text, noise.of(wrong))
+                mismatched = self.extractor(latents[wrong], other_text, view.of(wrong))
                 with training.autocast():
                     wrong_logits = self.network(*mismatched, other_text)
         # A discriminator with one head uses one map: the others have no gradient.

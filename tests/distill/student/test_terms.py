@@ -33,7 +33,7 @@ from genin.distill.student import loss_term, objective, phases  # noqa: E402
 from genin.distill.student.alignment import train_set_aligner  # noqa: E402
 from genin.distill.student.cost import distill_flop, distill_memory, distill_options  # noqa: E402
 from genin.distill.student.discriminator import Discriminator  # noqa: E402
-from genin.distill.student.features import DinoFeatures, Features, Noise, TeacherFeatures  # noqa: E402
+from genin.distill.student.features import DinoFeatures, Features, TeacherFeatures, View, whole_view  # noqa: E402
 from genin.distill.student.loss_term import Memory, PhaseContext, StudentBatch, Term  # noqa: E402
 from genin.distill.student.losses import image_to_text  # noqa: E402
 from genin.distill.student.phases import StateBatch, consistency_loss, shuffle_captions  # noqa: E402
@@ -136,10 +136,10 @@ def test_terms_with_one_extractor_share_its_pass_over_the_students_picture() -> 
     class Extractor:
         channels, embedding = (3,), 1
 
-        def draw_noise(self, _update: Update, pictures: Tensor) -> Noise:
-            return Noise(torch.zeros(len(pictures)), pictures)
+        def draw_view(self, _update: Update, pictures: Tensor) -> View:
+            return whole_view(pictures)
 
-        def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
+        def __call__(self, pictures: Tensor, text: Tensor, view: View, *, gradients: bool = False) -> Features:
             if gradients:
                 passes.append(1)
             return Features([pictures], pictures.new_zeros(len(pictures), 1))
@@ -225,7 +225,7 @@ def test_dinov2_looks_at_decoded_pictures_and_gradients_reach_the_latents(dino: 
     vae = load_model_folder(tiny_model_folder).vae.requires_grad_(False)
     extractor = DinoFeatures(PLAIN, vae, load_dino(str(dino)), side=56)
     latents, text = torch.randn(2, 4, 16, 16, requires_grad=True), torch.zeros(2, 3, 8)
-    noise = extractor.draw_noise(update(2), latents)
+    noise = extractor.draw_view(update(2), latents)
     maps, emb = extractor(latents, text, noise, gradients=True)
     alone = extractor(latents[:1], text[:1], noise.of(torch.tensor([0])))
     assert all(torch.allclose(one, both[:1], atol=1e-4) for one, both in zip(alone.maps, maps, strict=True))
@@ -686,5 +686,5 @@ def test_the_noise_adjustment_moves_how_much_noise_a_picture_is_seen_through(tin
     picture = torch.zeros(64, 4, 16, 16)
     for factor in (1.0, 0.5):
         training: Any = SimpleNamespace(**{**vars(PLAIN), "adjustment": lambda _name, factor=factor: factor})
-        noise = TeacherFeatures(training, teacher, 60).draw_noise(update(64), picture)
+        noise = TeacherFeatures(training, teacher, 60).draw_view(update(64), picture)
         assert 30 * factor < int(noise.t.max()) < 60 * factor

@@ -21,7 +21,7 @@ from genin.distill.inputs.update import Update  # noqa: E402
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Process  # noqa: E402
 from genin.distill.models.folder import load_model_folder  # noqa: E402
 from genin.distill.recipe import AdversarialRecipe, PoolRecipe, Recipe, StepsRecipe  # noqa: E402
-from genin.distill.student.features import EfficientNetFeatures, RandomMixing  # noqa: E402
+from genin.distill.student.features import EfficientNetFeatures, RandomMixing, crops  # noqa: E402
 from genin.distill.student.inversion import build_inverted, invert  # noqa: E402
 from genin.distill.student.kernel import Kernel  # noqa: E402
 from genin.distill.student.losses import kernel_distance  # noqa: E402
@@ -265,13 +265,33 @@ class TestEfficientNet:
         first = EfficientNetFeatures(training, model.vae, network)
         torch.manual_seed(77)
         second = EfficientNetFeatures(training, model.vae, network)
-        noise = first.draw_noise(update(2), latents)
+        noise = first.draw_view(update(2), latents)
         one = first(latents, torch.zeros(2, 1, 1), noise, gradients=True)
         other = second(latents, torch.zeros(2, 1, 1), noise)
         assert all(torch.equal(a, b) for a, b in zip(one.maps, other.maps, strict=True))
         assert [a.shape[1] for a in one.maps] == list(first.channels)
         sum(a.sum() for a in one.maps).backward()
         assert latents.grad is not None and float(latents.grad.abs().sum()) > 0
+
+    def test_of_a_cropped_picture_only_the_crop_is_decoded(self, tiny_model_folder: Path) -> None:
+        from contextlib import nullcontext
+
+        model = load_model_folder(tiny_model_folder)
+        network = EfficientNetLite0().requires_grad_(False).eval()
+        training: Any = SimpleNamespace(device=CPU, autocast=nullcontext)
+        extractor = EfficientNetFeatures(training, model.vae, network, crop=0.5)
+        latents = torch.randn(64, 4, 8, 8, requires_grad=True)
+        view = extractor.draw_view(update(64), latents)
+        assert view.corners.min() == 0 and view.corners.max() == 4 and len(view.corners.unique(dim=0)) > 10
+        shown = crops(latents, view.corners, 4)
+        row, column = view.corners[7].tolist()
+        assert torch.equal(shown[7], latents[7, :, row : row + 4, column : column + 4])
+        few = view.of(torch.tensor([7]))
+        maps = extractor(latents[7:8], torch.zeros(1, 1, 1), few, gradients=True).maps
+        maps[0].sum().backward()
+        assert latents.grad is not None
+        seen = latents.grad[7].abs().sum(0) > 0
+        assert int(seen.sum()) == 16 and bool(seen[row : row + 4, column : column + 4].all())
 
     def test_coarse_maps_reach_fine_ones(self) -> None:
         mixing = RandomMixing((4, 8), 6)
