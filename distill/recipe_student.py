@@ -156,18 +156,25 @@ class AdversarialRecipe(StepsRecipe):
 
     backward_distillation: bool = True
     perceptual_weight: float = 4.0
-    adversarial_weight: Number = key(0.1, "weight of the adversarial loss")
-    discriminator: Literal["teacher", "dinov2", "efficientnet"] = key(
-        "teacher",
-        'where it looks: "teacher", its encoder on noised latents; "dinov2" or "efficientnet" (Lite0, as Projected GAN has it: '
-        "Sauer et al. 2021, arXiv:2111.01007), on decoded pictures",
+    adversarial_weight: Number = key(
+        0.1, "weight of the adversarial loss, by a discriminator in the teacher's features of noised latents"
     )
-    discriminator_weights: Text = key(
+    picture_adversarial_weight: Number = key(
+        0.0,
+        "weight of another on decoded pictures, by a discriminator in the features of a network trained on photographs: for what "
+        "the teacher's features miss, as textures. The student's own decoder, if it starts from a student with one, decodes",
+    )
+    picture_features: Literal["efficientnet", "dinov2"] = key(
+        "efficientnet",
+        'that network: "efficientnet" (Lite0, with random mixing as in Projected GAN: Sauer et al. 2021, arXiv:2111.01007) or '
+        '"dinov2"',
+    )
+    picture_weights: Text = key(
         "",
-        "folder or hub name of the DINOv2 (empty: facebook/dinov2-small), or the file of EfficientNet-Lite0's weights (empty: the "
-        "installed one)",
+        "its weights: the file of EfficientNet-Lite0's (empty: the installed one), or folder or hub name of a DINOv2 (empty: "
+        "facebook/dinov2-small)",
     )
-    discriminator_crop: Share = key(
+    picture_crop: Share = key(
         0.0,
         "side of the random square that EfficientNet sees of each picture, as a share of the picture's; 0: whole pictures. Half a "
         "side takes a quarter of the decoding, which is what costs",

@@ -62,7 +62,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "pairs to the end": {"regression_final_share": 1.0},
     "no inverted pairs": {"pool.inverted": 0},
     "+ decoupled matching": {"matching_weight": 0.25, "matching_decoupled": True},
-    "EfficientNet's discriminator": {"discriminator": "efficientnet"},
+    "EfficientNet's discriminator": {"adversarial_weight": 0.0, "picture_adversarial_weight": 0.1},
+    "+ EfficientNet's discriminator": {"picture_adversarial_weight": 0.1},
 }
 PRUNE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "plain pruning": {},

@@ -210,7 +210,9 @@ class Phase(ABC):
     def context(self, data: DistillationData, student: nn.Module | None = None) -> PhaseContext:
         run = self.run
         phase, resume = run.settings(self.name), run.options.resume
-        return PhaseContext(self.training, data, run.teacher, run.recipe, phase, run.pretrained, resume, student)
+        return PhaseContext(
+            self.training, data, run.teacher, run.recipe, phase, run.pretrained, resume, student, run.vae
+        )
 
     @abstractmethod
     def run_on(self, data: DistillationData, student: CurrentStudent) -> None:

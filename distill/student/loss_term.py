@@ -64,6 +64,13 @@ class PhaseContext:
     pretrained: Mapping[type[Term], Any] = field(default_factory=dict)
     resume: bool = False
     student: nn.Module | None = None  # the phase's network, as it is trained
+    student_vae: Any = None  # the autoencoder that the student starts with, where it is not the teacher's
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder whose decoder draws the student's pictures, frozen."""
+        vae = self.teacher.vae if self.student_vae is None else self.student_vae
+        return vae.to(self.training.device).requires_grad_(False).eval()
 
     @cached_property
     def teacher_features(self) -> TeacherFeatures:

@@ -28,7 +28,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,7 @@ RAMP_SHARE = 0.1
 ALIGNMENT_SHARE = 0.2  # of the third phase's minutes, where the alignment's model is trained on the set
 # The student's picture in the teacher's encoder: terms that see it there share the pass.
 PICTURE_FEATURES = "features of the student's picture"
+DECODED_FEATURES = "features of its decoded picture"
 
 
 # --- near to the picture aimed at --------------------------------------------------------------------------------------
@@ -163,11 +164,12 @@ def enlarged(pictures: Tensor) -> Tensor:
 @register
 @dataclass(frozen=True)
 class Adversarial(Term):
-    """weight·hinge of a discriminator on an extractor's features (ADD's eq. 2). The discriminator is updated first, in the same
-    view: true pictures against the student's."""
+    """weight·hinge of a discriminator on an extractor's features (ADD's eq. 2), here the teacher's. The discriminator is updated
+    first, in the same view: true pictures against the student's."""
 
     section = AdversarialRecipe
     key = "adversarial_weight"
+    prefix: ClassVar[str] = ""  # of the names of its network and figures
     training: Training
     data: DistillationData
     extractor: FeatureExtractor
@@ -175,36 +177,28 @@ class Adversarial(Term):
     recipe: AdversarialRecipe
 
     @classmethod
-    def load(cls, phases: Sequence[Any]) -> Any:
-        chosen = [phase for phase in phases if phase.discriminator != "teacher"]
-        if not chosen:
-            return None
-        path = chosen[0].discriminator_weights
-        if chosen[0].discriminator == "dinov2":
-            return load_dino(path)
-        return load_efficientnet(path or find_weights(EFFICIENTNET, weights_folder()).path)
-
-    @classmethod
-    def build(cls, context: PhaseContext) -> Adversarial:
+    def build(cls, context: PhaseContext) -> Self:
         training, recipe = context.training, context.phase
         training.allow_adjustment("adversarial")
-        extractor: FeatureExtractor = context.teacher_features
-        if recipe.discriminator == "dinov2":
-            extractor = DinoFeatures(training, context.teacher.vae, context.pretrained[cls])
-        elif recipe.discriminator == "efficientnet":
-            crop = recipe.discriminator_crop
-            extractor = EfficientNetFeatures(training, context.teacher.vae, context.pretrained[cls], crop=crop)
+        extractor = cls.extractor_of(context)
         torch.manual_seed(recipe.seed)
         heads = Discriminator(
             extractor.channels, recipe.discriminator_hidden, extractor.embedding, context.data.texts.shape[-1],
             multi_scale=recipe.multi_scale,
         )  # fmt: skip
         options = NetworkOptions(lr=recipe.discriminator_lr, betas=(0.0, 0.99), average=False, compiled=False)
-        return cls(training, context.data, extractor, training.add("discriminator", heads, options), recipe)
+        return cls(
+            training, context.data, extractor, training.add(f"{cls.prefix}discriminator", heads, options), recipe
+        )
+
+    @classmethod
+    def extractor_of(cls, context: PhaseContext) -> FeatureExtractor:
+        """Where the discriminator looks."""
+        return context.teacher_features
 
     @classmethod
     def memory(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Memory:
-        return Perceptual.memory(phase, sizes)  # heads are small; DINOv2 is estimated as the teacher's encoder
+        return Perceptual.memory(phase, sizes)  # heads are small
 
     @classmethod
     def operations(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
@@ -218,8 +212,8 @@ class Adversarial(Term):
         figures = self._update_discriminator(batch)
         with frozen_weights(self.training, self.network) as network, self.training.autocast():
             loss = hinge_generator(network(*features, batch.text))
-        weight = ramp(self.training) * self.recipe.adversarial_weight
-        return weight * loss, {**figures, "adversarial": loss.detach()}
+        weight = ramp(self.training) * getattr(self.recipe, self.key)
+        return weight * loss, {**figures, f"{self.prefix}adversarial": loss.detach()}
 
     def _update_discriminator(self, batch: StudentBatch) -> Figures:
         """One update of the discriminator, mismatched captions as a share of the fakes."""
@@ -247,13 +241,47 @@ class Adversarial(Term):
         # A discriminator with one head uses one map: the others have no gradient.
         r1_inputs = inputs[: len(real_logits)] if with_r1 else []
         loss = hinge_discriminator(real_logits, fake_logits, wrong_logits, recipe.mismatched_captions, wrong_weight)
-        figures: Figures = {"discriminator_accuracy": accuracy(real_logits, fake_logits)}
+        name = f"{self.prefix}discriminator"
+        figures: Figures = {f"{name}_accuracy": accuracy(real_logits, fake_logits)}
         if r1_inputs:
             penalty = r1_penalty(real_logits, r1_inputs)
             loss = loss + recipe.r1_weight * penalty
-            figures["r1"] = penalty.detach()
-        training.optimise("discriminator", loss)
-        return {"discriminator": loss.detach(), **figures}
+            figures[f"{self.prefix}r1"] = penalty.detach()
+        training.optimise(name, loss)
+        return {name: loss.detach(), **figures}
+
+
+@register
+@dataclass(frozen=True)
+class PictureAdversarial(Adversarial):
+    """The same on decoded pictures, in the features of a network trained on photographs, as ADD and Projected GAN have it. The
+    decoder is that which the student starts with: a small one makes the term cheap."""
+
+    key = "picture_adversarial_weight"
+    prefix = "picture_"
+
+    @classmethod
+    def load(cls, phases: Sequence[Any]) -> Any:
+        path = phases[0].picture_weights
+        if phases[0].picture_features == "dinov2":
+            return load_dino(path)
+        return load_efficientnet(path or find_weights(EFFICIENTNET, weights_folder()).path)
+
+    @classmethod
+    def extractor_of(cls, context: PhaseContext) -> FeatureExtractor:
+        network = context.pretrained[cls]
+        if context.phase.picture_features == "dinov2":
+            return DinoFeatures(context.training, context.vae, network)
+        return EfficientNetFeatures(context.training, context.vae, network, crop=context.phase.picture_crop)
+
+    @classmethod
+    def memory(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Memory:
+        activations = Perceptual.memory(phase, sizes).activations  # estimated as the teacher's encoder
+        return Memory(activations={DECODED_FEATURES: sum(activations.values())})
+
+    @classmethod
+    def operations(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
+        return {}  # a decoder's and a published network's, which `sizes` does not know
 
 
 @contextmanager

@@ -39,7 +39,7 @@ from genin.distill.student.losses import image_to_text  # noqa: E402
 from genin.distill.student.phases import StateBatch, consistency_loss, shuffle_captions  # noqa: E402
 from genin.distill.student.pool import DistillationData, Pool  # noqa: E402
 from genin.distill.student.rollout import Rollout, Student  # noqa: E402
-from genin.distill.student.terms import AddDistillation, Adversarial, Alignment, LpipsTerm, Perceptual  # noqa: E402
+from genin.distill.student.terms import AddDistillation, Alignment, LpipsTerm, Perceptual, PictureAdversarial  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 from phase_updates import begin, data_of, updated  # noqa: E402
 
@@ -246,16 +246,20 @@ def test_every_switch_of_a_recipe_makes_its_terms(
 
     torch.manual_seed(0)
     network = lpips.LPIPS(net="squeeze", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False).eval()
-    pretrained = {LpipsTerm: network, Adversarial: load_dino(str(dino)), Alignment: load_clip(str(clip))}
+    pretrained = {LpipsTerm: network, PictureAdversarial: load_dino(str(dino)), Alignment: load_clip(str(clip))}
     recipe = recipe_with(
-        perceptual_features="lpips", discriminator="dinov2", multi_scale=False, alignment_model=str(clip), rollout=False,
-        backward_distillation=False, fake_score_rank=2, fake_score_updates=2,
+        perceptual_features="lpips", picture_adversarial_weight=0.1, picture_features="dinov2", multi_scale=False,
+        alignment_model=str(clip), rollout=False, backward_distillation=False, fake_score_rank=2, fake_score_updates=2,
     )  # fmt: skip
     training, step = begin(tmp_path, "adversarial", recipe, model, data, pretrained)
     found = updated(training, step)
-    assert found.keys() >= {"perceptual", "adversarial", "discriminator", "r1", "alignment", "matching", "fake_score"}
+    discriminators = {
+        f"{prefix}{name}" for prefix in ("", "picture_") for name in ("adversarial", "discriminator", "r1")
+    }
+    assert found.keys() >= {"perceptual", "alignment", "matching", "fake_score"} | discriminators
     assert all(math.isfinite(value) for value in found.values()) and found["grad_norm"] > 0
-    assert len(training.accelerator.unwrap_model(training.networks.modules["discriminator"]).heads) == 1
+    for name in ("discriminator", "picture_discriminator"):
+        assert len(training.accelerator.unwrap_model(training.networks.modules[name]).heads) == 1
     assert not (tmp_path / "alignment.checkpoint.pt").exists()  # a CLIP is there: nothing is trained in its place
 
 
@@ -568,15 +572,22 @@ def test_an_update_in_parts_is_that_of_the_whole_batch(
 @pytest.mark.parametrize(
     ("section", "says"),
     [
-        ("adversarial: {discriminator: dinov2, discriminator_weights: /nowhere/dino}", "cannot load DINOv2"),
+        (
+            "adversarial: {picture_adversarial_weight: 1, picture_features: dinov2, picture_weights: /nowhere/dino}",
+            "cannot load DINOv2",
+        ),
+        (
+            "adversarial: {picture_adversarial_weight: 1, picture_weights: /nowhere/lite0}",
+            "no such file with EfficientNet-Lite0's weights",
+        ),
         ("adversarial: {alignment_weight: 1, alignment_model: /nowhere/clip}", "cannot load CLIP"),
         (
             "steps: {perceptual_weight: 1, perceptual_features: lpips, perceptual_weights: /nowhere}",
             "no such folder of weights",
         ),
         (
-            "adversarial: {discriminator: vgg}",
-            "'adversarial.discriminator' must be teacher or dinov2 or efficientnet, not 'vgg'",
+            "adversarial: {picture_features: vgg}",
+            "'adversarial.picture_features' must be efficientnet or dinov2, not 'vgg'",
         ),
         ("prune: {random_conditioning: 1.5}", "'prune.random_conditioning' must be from 0 to 1"),
         ("decoder: {images: 8, blocks: [1, 0]}", "decoder.blocks has 2 levels"),
