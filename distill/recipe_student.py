@@ -129,6 +129,10 @@ class StepsRecipe(Optimisation):
     kernel_true: Annotated[int, Strict(), Field(ge=2, le=1024)] = key(16, "true pictures of each of them")
     kernel_bank: Size = key(256, "captions whose true pictures are encoded when the phase begins")
     perceptual_weight: Number = key(0.0, "weight of the distance to the teacher's picture in features; 0 leaves it out")
+    perceptual_final_share: Share = key(
+        1.0,
+        "share of perceptual_weight that is left at the end, as of regression_weight: targets of the teacher are soft",
+    )
     perceptual_features: Literal["teacher", "lpips"] = key(
         "teacher", '"teacher": those of its own encoder; "lpips": the published network on decoded pictures'
     )

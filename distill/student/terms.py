@@ -25,7 +25,7 @@ phase's other costs (`cost`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -51,6 +51,7 @@ from genin.distill.student.features import DinoFeatures, EfficientNetFeatures, F
 from genin.distill.student.loss_term import Figures, Memory, PhaseContext, StudentBatch, Term, register
 from genin.distill.student.losses import (
     accuracy,
+    falling,
     hinge_discriminator,
     hinge_generator,
     image_to_text,
@@ -79,7 +80,7 @@ class Perceptual(Term):
 
     key = "perceptual_weight"
     extractor: FeatureExtractor
-    weight: float
+    weight: Callable[[], float]  # now
 
     @classmethod
     def is_active(cls, phase: Any) -> bool:
@@ -87,7 +88,7 @@ class Perceptual(Term):
 
     @classmethod
     def build(cls, context: PhaseContext) -> Perceptual:
-        return cls(context.teacher_features, context.phase.perceptual_weight)
+        return cls(context.teacher_features, perceptual_weight(context))
 
     @classmethod
     def memory(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Memory:
@@ -102,7 +103,7 @@ class Perceptual(Term):
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
         view, features = batch.features_of(self.extractor)
         distance = perceptual_distance(features.maps, self.extractor(batch.target, batch.text, view).maps)
-        return self.weight * distance, {"perceptual": distance.detach()}
+        return self.weight() * distance, {"perceptual": distance.detach()}
 
 
 @register
@@ -115,7 +116,7 @@ class LpipsTerm(Term):
     training: Training
     vae: Any
     network: nn.Module
-    weight: float
+    weight: Callable[[], float]  # now
 
     @classmethod
     def is_active(cls, phase: Any) -> bool:
@@ -132,7 +133,7 @@ class LpipsTerm(Term):
     @classmethod
     def build(cls, context: PhaseContext) -> LpipsTerm:
         network = context.pretrained[cls].to(context.training.device)
-        return cls(context.training, context.teacher.vae, network, context.phase.perceptual_weight)
+        return cls(context.training, context.teacher.vae, network, perceptual_weight(context))
 
     @classmethod
     def memory(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Memory:
@@ -148,7 +149,13 @@ class LpipsTerm(Term):
             with torch.no_grad():
                 target = decode(self.vae, batch.target)
         distance = self.network(enlarged(decoded.float()), enlarged(target.float())).mean()
-        return self.weight * distance, {"perceptual": distance.detach()}
+        return self.weight() * distance, {"perceptual": distance.detach()}
+
+
+def perceptual_weight(context: PhaseContext) -> Callable[[], float]:
+    """The weight by the phase's progress."""
+    phase, training = context.phase, context.training
+    return lambda: falling(phase.perceptual_weight, phase.perceptual_final_share, training.progress)
 
 
 def enlarged(pictures: Tensor) -> Tensor:

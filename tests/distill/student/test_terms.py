@@ -147,11 +147,11 @@ def test_terms_with_one_extractor_share_its_pass_over_the_students_picture() -> 
     picture = torch.randn(4, 3, 8, 8, requires_grad=True)
     batch = StudentBatch(picture, picture.detach() * 1.5, torch.zeros(4, 1, 2), torch.arange(4), update(4))
     extractor = Extractor()
-    same, _ = Perceptual(extractor, 2.0)(batch)
+    same, _ = Perceptual(extractor, lambda: 2.0)(batch)
     assert float(same.detach()) == pytest.approx(0, abs=1e-6)  # features at unit length: a scale is no distance
-    Perceptual(extractor, 1.0)(batch)
+    Perceptual(extractor, lambda: 1.0)(batch)
     assert len(passes) == 1
-    Perceptual(Extractor(), 1.0)(batch)
+    Perceptual(Extractor(), lambda: 1.0)(batch)
     assert len(passes) == 2
 
 
@@ -665,7 +665,7 @@ def test_lpips_sees_decoded_pictures_and_small_ones_enlarged(tiny_model_folder: 
     for side in (16, 8):
         picture, target = torch.randn(2, 4, side, side, requires_grad=True), torch.randn(2, 4, side, side)
         batch = StudentBatch(picture, target, torch.zeros(2, 1, 2), torch.arange(2), update(2))
-        loss, figures = LpipsTerm(PLAIN, vae, distance, 3.0)(batch)  # type: ignore[arg-type]
+        loss, figures = LpipsTerm(PLAIN, vae, distance, lambda: 3.0)(batch)  # type: ignore[arg-type]
         assert seen[-1] == (2, 3, 64, 64)
         if side == 16:
             expected = (decode(vae, picture) - decode(vae, target)).square().mean()

@@ -24,11 +24,11 @@ from genin.distill.recipe import AdversarialRecipe, PoolRecipe, Recipe, StepsRec
 from genin.distill.student.features import EfficientNetFeatures, RandomMixing, crops  # noqa: E402
 from genin.distill.student.inversion import build_inverted, invert  # noqa: E402
 from genin.distill.student.kernel import Kernel  # noqa: E402
-from genin.distill.student.losses import kernel_distance  # noqa: E402
+from genin.distill.student.losses import falling, kernel_distance  # noqa: E402
 from genin.distill.student.matching import FakeScore  # noqa: E402
-from genin.distill.student.phases import regression_weight  # noqa: E402
 from genin.distill.student.pool import DistillationData, Pool  # noqa: E402
 from genin.distill.student.pool_parts import PoolParts  # noqa: E402
+from genin.distill.student.terms import perceptual_weight  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 from phase_updates import begin, data_of, updated  # noqa: E402
 
@@ -181,12 +181,12 @@ class TestKernel:
         )
 
 
-def test_the_pairs_weight_falls_over_the_last_third() -> None:
-    recipe = StepsRecipe(regression_weight=2.0, regression_final_share=0.25)
-    assert [regression_weight(recipe, p) for p in (0.0, 0.5, 2 / 3)] == pytest.approx([2.0, 2.0, 2.0])
-    assert regression_weight(recipe, 5 / 6) == pytest.approx(2.0 * (0.25 + 0.75 / 2))
-    assert regression_weight(recipe, 1.0) == pytest.approx(0.5)
-    assert regression_weight(StepsRecipe(), 1.0) == 1.0
+def test_weights_fall_over_the_last_third() -> None:
+    assert [falling(2.0, 0.25, p) for p in (0.0, 0.5, 2 / 3)] == pytest.approx([2.0, 2.0, 2.0])
+    assert falling(2.0, 0.25, 5 / 6) == pytest.approx(2.0 * (0.25 + 0.75 / 2))
+    assert falling(2.0, 0.25, 1.0) == pytest.approx(0.5) and falling(1.0, 1.0, 1.0) == 1.0
+    done = SimpleNamespace(phase=AdversarialRecipe(perceptual_final_share=0.25), training=SimpleNamespace(progress=1.0))
+    assert perceptual_weight(done)() == pytest.approx(1.0)  # type: ignore[arg-type]
 
 
 def test_guidance_is_looked_at_above_the_last_step_only() -> None:
