@@ -131,7 +131,7 @@ class StepsRecipe(Optimisation):
     perceptual_weight: Number = key(0.0, "weight of the distance to the teacher's picture in features; 0 leaves it out")
     perceptual_final_share: Share = key(
         1.0,
-        "share of perceptual_weight that is left at the end, as of regression_weight: targets of the teacher are soft",
+        "share of perceptual_weight that is left at the end, falling as the other does: the teacher's targets are soft",
     )
     perceptual_features: Literal["teacher", "lpips"] = key(
         "teacher", '"teacher": those of its own encoder; "lpips": the published network on decoded pictures'
@@ -156,7 +156,8 @@ class StepsRecipe(Optimisation):
 @section
 class AdversarialRecipe(StepsRecipe):
     """Phase 3: the second with a discriminator, adversarial diffusion distillation (Sauer et al. 2023, arXiv:2311.17042) in
-    the teacher's features (2024, arXiv:2403.12015). It has the second phase's keys, but not its values."""
+    the teacher's features (2024, arXiv:2403.12015), and one on decoded pictures. It has the second phase's keys, but not its
+    values."""
 
     backward_distillation: bool = True
     perceptual_weight: float = 4.0
@@ -165,25 +166,26 @@ class AdversarialRecipe(StepsRecipe):
     )
     picture_adversarial_weight: Number = key(
         0.0,
-        "weight of another on decoded pictures, by a discriminator in the features of a network trained on photographs: for what "
-        "the teacher's features miss, as textures. The student's own decoder, if it starts from a student with one, decodes",
+        "weight of a second adversarial loss, on decoded pictures, by a discriminator in the features of a network trained on "
+        "photographs: for what the teacher's features miss, such as textures. The decoder is that of the student it starts from "
+        "(--init) where both have one encoder, else the teacher's; a small one makes this cheap",
     )
-    picture_features: Literal["efficientnet", "dinov2"] = key(
+    picture_discriminator: Literal["efficientnet", "dinov2"] = key(
         "efficientnet",
         'that network: "efficientnet" (Lite0, with random mixing as in Projected GAN: Sauer et al. 2021, arXiv:2111.01007) or '
         '"dinov2"',
     )
-    picture_weights: Text = key(
+    picture_discriminator_weights: Text = key(
         "",
-        "its weights: the file of EfficientNet-Lite0's (empty: the installed one), or folder or hub name of a DINOv2 (empty: "
-        "facebook/dinov2-small)",
+        "its weights: the file of EfficientNet-Lite0's (empty: in GENIN_METRIC_WEIGHTS, else the installed one), or folder or hub "
+        "name of a DINOv2 (empty: facebook/dinov2-small)",
     )
-    picture_crop: Share = key(
+    picture_discriminator_crop: Share = key(
         0.0,
         "side of the random square that EfficientNet sees of each picture, as a share of the picture's; 0: whole pictures. Half a "
         "side takes a quarter of the decoding, which is what costs",
     )
-    multi_scale: Flag = key(True, "a head on every one of those feature maps; false: on the finest alone")
+    multi_scale: Flag = key(True, "a head on every feature map; false: on the finest alone")
     distillation_weight: Number = key(
         0.0, "weight of the paper's distillation term; costs a guided pass of the teacher"
     )
@@ -203,19 +205,24 @@ class AdversarialRecipe(StepsRecipe):
     )
     fake_score_lr: Number = key(2e-4, "learning rate of that copy")
     fake_score_updates: Positive = key(1, "its updates for each of the student's")
-    discriminator_lr: Number = key(1e-3, "its learning rate")
-    discriminator_hidden: Size = key(64, "width of its heads")
+    discriminator_lr: Number = key(1e-3, "learning rate of the discriminators")
+    discriminator_hidden: Size = key(64, "width of their heads")
     r1_weight: Number = key(0.1, "weight of the gradient penalty on true pictures")
     r1_every: Positive = key(4, "updates from one penalty to the next")
     mismatched_captions: Share = key(
         0.0,
-        "share of the discriminator's fakes that are true pictures with other captions (detailed enough not to fit)",
+        "share of the discriminators' fakes that are true pictures with other captions (detailed enough not to fit)",
     )
-    real_share: Share = key(1.0, "share of its true side that is data; the rest are the teacher's pictures")
+    real_share: Share = key(1.0, "share of their true side that is data; the rest are the teacher's pictures")
     alignment_weight: Number = key(0.0, "weight of the contrastive image-text loss, by the model below")
     alignment_model: Text = key("", "folder or hub name of a CLIP; empty: one trained on the set (section alignment)")
     images: int = 60_000
     lr: float = 4e-4
+
+    @property
+    def uses_true_pictures(self) -> bool:
+        """Whether a discriminator of this phase is shown true pictures."""
+        return self.real_share > 0 and max(self.adversarial_weight, self.picture_adversarial_weight) > 0
 
 
 @section

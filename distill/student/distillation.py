@@ -125,7 +125,7 @@ def prepare_data(run: Run, training: Training) -> DistillationData:
     """Encode the true pictures that are needed, sample (or find) the pool, invert what is asked for, embed the captions."""
     guided, source, recipe = guided_teacher(run, training.device), run.source, run.recipe
     adversarial, count = recipe.adversarial, pictures_to_check(run.teacher.latent_size)
-    true_side = adversarial.images > 0 and adversarial.adversarial_weight > 0 and adversarial.real_share > 0
+    true_side = adversarial.images > 0 and adversarial.uses_true_pictures
     if true_side:
         count = min(recipe.pool.size, run.budget.pictures(adversarial.cache_images))
     inverted_count = min(recipe.pool.inverted, len(source))

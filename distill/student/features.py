@@ -141,16 +141,16 @@ class EfficientNetFeatures:
         view = whole_view(pictures)
         if not self.crop:
             return view
-        places = (side - self.side(pictures) + 1 for side in pictures.shape[-2:])
+        places = (side - self.crop_side(pictures) + 1 for side in pictures.shape[-2:])
         return view._replace(corners=torch.stack([update.randint(count) for count in places], dim=1))
 
-    def side(self, pictures: Tensor) -> int:
+    def crop_side(self, pictures: Tensor) -> int:
         """Latents on a side of the square that is seen."""
         return max(1, round(self.crop * min(pictures.shape[-2:])))
 
     def __call__(self, pictures: Tensor, text: Tensor, view: View, *, gradients: bool = False) -> Features:
         with torch.set_grad_enabled(gradients), self.training.autocast():
-            shown = crops(pictures, view.corners, self.side(pictures)) if self.crop else pictures
+            shown = crops(pictures, view.corners, self.crop_side(pictures)) if self.crop else pictures
             pixels = decode(self.vae, shown).float().clamp(-1, 1) / 2 + 0.5
             mean, deviation = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
             maps = self.mixing(self.network((pixels - mean) / deviation))
@@ -206,7 +206,9 @@ def load_dino(path: str) -> Any:
         model = AutoModel.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
-        remedy = "name a folder or hub model, such as facebook/dinov2-small, or set adversarial.picture_features to efficientnet"
+        remedy = (
+            "name a folder or hub model, such as facebook/dinov2-small, or set adversarial.picture_discriminator to efficientnet"
+        )
         raise InputError(f"cannot load DINOv2 ({reason})", where=path, remedy=remedy) from error
     if not isinstance(model, Dinov2Model):
         what = f"this is a {type(model).__name__}, not a DINOv2"

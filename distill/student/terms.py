@@ -13,6 +13,7 @@ How to add one:
 | `Perceptual` | `perceptual_weight` | near the target, in a frozen network's features |
 | `LpipsTerm` | the same, `perceptual_features: lpips` | the same by LPIPS, on decoded pictures |
 | `Adversarial` | `adversarial_weight` | classified as true by a discriminator |
+| `PictureAdversarial` | `picture_adversarial_weight` | the same when it is decoded |
 | `AddDistillation` | `distillation_weight` | what the teacher makes of it, noised (ADD) |
 | `Matching` | `matching_weight` | as likely among the teacher's pictures as among the student's |
 | `kernel.Kernel` | `kernel_weight` | in a set of them, spread as true pictures of the caption are |
@@ -262,24 +263,33 @@ class Adversarial(Term):
 @dataclass(frozen=True)
 class PictureAdversarial(Adversarial):
     """The same on decoded pictures, in the features of a network trained on photographs, as ADD and Projected GAN have it. The
-    decoder is that which the student starts with: a small one makes the term cheap."""
+    decoder is that which the student starts with: a small one makes the term cheap. One with attention or norms over the whole
+    picture decodes a crop a little differently, of true pictures and of the student's alike."""
 
     key = "picture_adversarial_weight"
     prefix = "picture_"
 
     @classmethod
+    def check(cls, recipe: Recipe, phase: AdversarialRecipe) -> None:
+        if phase.picture_discriminator == "dinov2" and phase.picture_discriminator_crop:
+            what = "adversarial.picture_discriminator_crop is for EfficientNet, and picture_discriminator is dinov2"
+            raise InputError(what, remedy="set the crop to 0, or picture_discriminator to efficientnet")
+
+    @classmethod
     def load(cls, phases: Sequence[Any]) -> Any:
-        path = phases[0].picture_weights
-        if phases[0].picture_features == "dinov2":
+        path = phases[0].picture_discriminator_weights
+        if phases[0].picture_discriminator == "dinov2":
             return load_dino(path)
         return load_efficientnet(path or find_weights(EFFICIENTNET, weights_folder()).path)
 
     @classmethod
     def extractor_of(cls, context: PhaseContext) -> FeatureExtractor:
         network = context.pretrained[cls]
-        if context.phase.picture_features == "dinov2":
+        if context.phase.picture_discriminator == "dinov2":
             return DinoFeatures(context.training, context.vae, network)
-        return EfficientNetFeatures(context.training, context.vae, network, crop=context.phase.picture_crop)
+        return EfficientNetFeatures(
+            context.training, context.vae, network, crop=context.phase.picture_discriminator_crop
+        )
 
     @classmethod
     def memory(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Memory:

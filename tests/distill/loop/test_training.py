@@ -609,12 +609,17 @@ LAST = {"update": 2_000}
         ([{"loss": 1.0, "diversity": 0.4, **LAST}], "diversity_collapse", {"adversarial": 0.5}),
         (rows(22, discriminator_accuracy=0.96), "discriminator_wins", {"lr/discriminator": 0.5, "noise": 1.5}),
         (rows(22, discriminator_accuracy=0.52), "discriminator_blind", {"noise": 1 / 1.5}),
+        (
+            rows(22, discriminator_accuracy=0.7, picture_discriminator_accuracy=0.96),
+            "picture_discriminator_wins",
+            {"lr/picture_discriminator": 0.5},
+        ),
     ],
 )
 def test_what_is_alarming(log: list[dict[str, float]], alarm: str, adjustments: dict[str, float]) -> None:
     found = watch(log)
     assert found is not None and found.name == alarm and found.adjustments == adjustments
-    assert found.rollback == (not alarm.startswith("discriminator"))
+    assert found.rollback == ("discriminator" not in alarm)
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def test_every_switch_of_a_recipe_makes_its_terms(
     network = lpips.LPIPS(net="squeeze", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False).eval()
     pretrained = {LpipsTerm: network, PictureAdversarial: load_dino(str(dino)), Alignment: load_clip(str(clip))}
     recipe = recipe_with(
-        perceptual_features="lpips", picture_adversarial_weight=0.1, picture_features="dinov2", multi_scale=False,
+        perceptual_features="lpips", picture_adversarial_weight=0.1, picture_discriminator="dinov2", multi_scale=False,
         alignment_model=str(clip), rollout=False, backward_distillation=False, fake_score_rank=2, fake_score_updates=2,
     )  # fmt: skip
     training, step = begin(tmp_path, "adversarial", recipe, model, data, pretrained)
@@ -573,12 +573,17 @@ def test_an_update_in_parts_is_that_of_the_whole_batch(
     ("section", "says"),
     [
         (
-            "adversarial: {picture_adversarial_weight: 1, picture_features: dinov2, picture_weights: /nowhere/dino}",
+            "adversarial: {picture_adversarial_weight: 1, picture_discriminator: dinov2, "
+            "picture_discriminator_weights: /nowhere/dino}",
             "cannot load DINOv2",
         ),
         (
-            "adversarial: {picture_adversarial_weight: 1, picture_weights: /nowhere/lite0}",
+            "adversarial: {picture_adversarial_weight: 1, picture_discriminator_weights: /nowhere/lite0}",
             "no such file with EfficientNet-Lite0's weights",
+        ),
+        (
+            "adversarial: {picture_adversarial_weight: 1, picture_discriminator: dinov2, picture_discriminator_crop: 0.5}",
+            "picture_discriminator_crop is for EfficientNet",
         ),
         ("adversarial: {alignment_weight: 1, alignment_model: /nowhere/clip}", "cannot load CLIP"),
         (
@@ -586,8 +591,8 @@ def test_an_update_in_parts_is_that_of_the_whole_batch(
             "no such folder of weights",
         ),
         (
-            "adversarial: {picture_features: vgg}",
-            "'adversarial.picture_features' must be efficientnet or dinov2, not 'vgg'",
+            "adversarial: {picture_discriminator: vgg}",
+            "'adversarial.picture_discriminator' must be efficientnet or dinov2, not 'vgg'",
         ),
         ("prune: {random_conditioning: 1.5}", "'prune.random_conditioning' must be from 0 to 1"),
         ("decoder: {images: 8, blocks: [1, 0]}", "decoder.blocks has 2 levels"),
