@@ -24,7 +24,7 @@ import click
 
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import read_config, read_model_index
+from genin.runtimes.folder import read_config, read_model_index, square_latent_size
 from genin.runtimes.names import BUILTIN_WORLD, installed_names
 from genin.runtimes.options import needs_pytorch, threads_option
 
@@ -289,7 +289,7 @@ def _say_next(seen: int, planned: int, pictures: int | None, *commands: str, sec
 def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, Any]:
     """Parameters and multiply-adds of teacher and student, and what the recipe's phases take, from the teacher's config alone."""
     from genin.benchmarks.model_facts import max_tokens, unet_cost
-    from genin.distill.loop.memory import Others, PhaseSizes, Unet
+    from genin.distill.loop.memory import Decoder, Others, PhaseSizes, Unet
     from genin.distill.models.student_config import student_config
     from genin.distill.student.cost import distill_flop, distill_memory
 
@@ -298,7 +298,8 @@ def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, 
     tokens = max_tokens(teacher)
     smaller = student_config(config, pruning)
     before, after = unet_cost(config, tokens=tokens), unet_cost(smaller, tokens=tokens)
-    sizes = PhaseSizes(Unet.of(config, tokens), Unet.of(smaller, tokens), Others.of_folder(teacher))
+    decoder = Decoder.of_folder(teacher, square_latent_size(config))
+    sizes = PhaseSizes(Unet.of(config, tokens), Unet.of(smaller, tokens), Others.of_folder(teacher), decoder=decoder)
     phases = [name for name in ("prune", "steps", "adversarial") if getattr(recipe, name).images > 0]
     memory = {name: sum(distill_memory(name, recipe, sizes).values()) for name in phases}
     images = {"pool": recipe.pool.size, **{name: getattr(recipe, name).images for name in phases}}

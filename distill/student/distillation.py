@@ -26,7 +26,7 @@ from genin.distill.inputs.latents import cache_latents
 from genin.distill.inputs.sources import Source, source_of
 from genin.distill.loop import sharding
 from genin.distill.loop.host import check_memory, out_of_memory
-from genin.distill.loop.memory import Others, Parts, PhaseSizes, Unet, advice
+from genin.distill.loop.memory import Decoder, Others, Parts, PhaseSizes, Unet, advice
 from genin.distill.loop.networks import NetworkOptions
 from genin.distill.loop.page import saying_how_it_ends
 from genin.distill.loop.run_folder import RunOptions
@@ -257,7 +257,10 @@ class UnetPhase(Phase):
         processes = training.accelerator.num_processes
         tokens = run.teacher.tokenizer.model_max_length
         teacher_unet, student_unet = (Unet.of(one.config, tokens) for one in (run.teacher.unet, student.unet))
-        sizes = PhaseSizes(teacher_unet, student_unet, Others.of(run.teacher), processes, sharding.is_requested())
+        decoder = Decoder.of(run.vae, run.teacher.latent_size)
+        sizes = PhaseSizes(
+            teacher_unet, student_unet, Others.of(run.teacher), processes, sharding.is_requested(), decoder
+        )
 
         def memory(recipe: Recipe) -> Parts:
             return distill_memory(self.name, recipe, sizes)

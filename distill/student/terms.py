@@ -68,7 +68,7 @@ RAMP_SHARE = 0.1
 ALIGNMENT_SHARE = 0.2  # of the third phase's minutes, where the alignment's model is trained on the set
 # The student's picture in the teacher's encoder: terms that see it there share the pass.
 PICTURE_FEATURES = "features of the student's picture"
-DECODED_FEATURES = "features of its decoded picture"
+DECODED, DECODED_CROP = "its decoded picture", "what is decoded of it for the discriminator"
 
 
 # --- near to the picture aimed at --------------------------------------------------------------------------------------
@@ -138,11 +138,12 @@ class LpipsTerm(Term):
 
     @classmethod
     def memory(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Memory:
-        return Perceptual.memory(phase, sizes)  # estimated as the teacher's encoder
+        return Memory(activations={DECODED: sizes.decoded(phase)})
 
     @classmethod
     def operations(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
-        return Perceptual.operations(phase, sizes)
+        decoding = sizes.decoding_macs()  # the published network is small beside it
+        return {DECODED: 2 * decoding, "the decoded aim": decoding}
 
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
         with self.training.autocast():
@@ -293,12 +294,19 @@ class PictureAdversarial(Adversarial):
 
     @classmethod
     def memory(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Memory:
-        activations = Perceptual.memory(phase, sizes).activations  # estimated as the teacher's encoder
-        return Memory(activations={DECODED_FEATURES: sum(activations.values())})
+        return Memory(activations={DECODED_CROP: sizes.decoded(phase, phase.picture_discriminator_crop or 1.0)})
 
     @classmethod
     def operations(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
-        return {}  # a decoder's and a published network's, which `sizes` does not know
+        decoding = sizes.decoding_macs(
+            phase.picture_discriminator_crop or 1.0
+        )  # a published network is small beside it
+        return {DECODED_CROP: 2 * decoding, "decoded true pictures": (1 + phase.mismatched_captions) * decoding}
+
+    @classmethod
+    def lighter(cls, phase: AdversarialRecipe) -> Mapping[str, Any]:
+        whole = phase.picture_discriminator == "efficientnet" and not phase.picture_discriminator_crop
+        return {"picture_discriminator_crop": 0.5} if whole else {}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -567,6 +568,35 @@ def test_an_update_in_parts_is_that_of_the_whole_batch(
         assert found.keys() == whole.keys()
         for name in whole.keys() - OF_A_PART:
             assert found[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6), (parts, name)
+
+
+def test_pictures_are_judged_in_parts_as_in_a_whole_batch_and_decoded_by_the_students_decoder(
+    tmp_path: Path, model: ModelFolder, data: DistillationData
+) -> None:
+    from genin.benchmarks.quality.efficientnet import EfficientNetLite0
+
+    torch.manual_seed(0)
+    pretrained = {PictureAdversarial: EfficientNetLite0().requires_grad_(False).eval()}
+    own_vae = copy.deepcopy(model.vae)
+    with torch.no_grad():
+        own_vae.decoder.layers[0].weight.add_(0.1)
+    found = []
+    for accumulate, vae in ((1, own_vae), (2, own_vae), (1, None)):
+        recipe = recipe_with(
+            adversarial_weight=0.0, matching_weight=0.0, alignment_weight=0.0, consistency_weight=0.0,
+            picture_adversarial_weight=0.5, picture_discriminator_crop=0.5, accumulate=accumulate,
+        )  # fmt: skip
+        folder = tmp_path / f"{accumulate} {vae is None}"
+        found.append(updated(*begin(folder, "adversarial", recipe, model, data, pretrained, vae)))
+    whole, parts, others = found
+    assert {
+        "picture_adversarial",
+        "picture_discriminator",
+        "picture_r1",
+    } <= whole.keys() and "discriminator" not in whole
+    for name in whole.keys() - OF_A_PART:
+        assert parts[name] == pytest.approx(whole[name], rel=1e-3, abs=1e-6), name
+    assert abs(others["picture_r1"] / whole["picture_r1"] - 1) > 0.01
 
 
 @pytest.mark.parametrize(
