@@ -206,7 +206,9 @@ def load_dino(path: str) -> Any:
         model = AutoModel.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
-        remedy = "name a folder or hub model, such as facebook/dinov2-small, or set adversarial.picture_discriminator to efficientnet"
+        remedy = (
+            "name a folder or hub model, such as facebook/dinov2-small, or set picture_discriminator to efficientnet"
+        )
         raise InputError(f"cannot load DINOv2 ({reason})", where=path, remedy=remedy) from error
     if not isinstance(model, Dinov2Model):
         what = f"this is a {type(model).__name__}, not a DINOv2"

@@ -93,8 +93,11 @@ def test_a_healthy_run_has_no_events(tmp_path: Path) -> None:
     )
 
 
-def test_stages_of_one_process_may_differ_in_precision(tmp_path: Path) -> None:
+def test_stages_of_one_process_may_differ_in_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warned: list[int] = []
+    monkeypatch.setattr(training, "warn_of_slow_bf16", lambda: warned.append(1))
     runs = [(precision, begin(tmp_path / precision, mixed_precision=precision)[0]) for precision in ("bf16", "no")]
+    assert warned == [1]
     for precision, run in runs:
         with run.autocast():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (
