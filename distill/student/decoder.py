@@ -94,7 +94,9 @@ def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[
     training, data, vae = context.training, context.data, context.teacher.vae
     count = min(count, len(data.pool))
     pictures = load_pictures(data.source, count, context.teacher.image_size, training.folder)
-    latents, drawn, decoded = encode_pictures(vae, pictures, training.device), [], []
+    known = data.latents is not None and len(data.latents) >= count  # of the same pictures, by the same encoder
+    latents = data.latents[:count] if known else encode_pictures(vae, pictures, training.device)
+    drawn, decoded = [], []
     student = Student(network, data.teacher.process)
     size = batch_size_for(64, int(data.pool.states.shape[-1]), 16)
     for index, start in enumerate(range(0, count, size)):

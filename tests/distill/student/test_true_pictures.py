@@ -301,6 +301,7 @@ class TestEfficientNet:
 
 
 def test_a_decoder_may_learn_from_last_steps_of_true_pictures(tiny_model_folder: Path, tmp_path: Path) -> None:
+    from genin.distill.models.autoencoder import encode_pictures
     from genin.distill.recipe import DecoderRecipe
     from genin.distill.student.decoder import make_pairs
     from genin.distill.student.loss_term import PhaseContext
@@ -318,6 +319,11 @@ def test_a_decoder_may_learn_from_last_steps_of_true_pictures(tiny_model_folder:
         plain.pictures[6:], plain.pictures[:6]
     )
     assert torch.equal(plain.latents[:6], true.latents[:6]) and not torch.equal(plain.latents[6:], true.latents[6:])
+    # True pictures that the discriminators were shown are not encoded again.
+    assert data.latents is not None and torch.equal(plain.latents[:6], data.latents[:6])
+    without = PhaseContext(training, replace(data, latents=None), model, Recipe(), DecoderRecipe())
+    fresh = make_pairs(without, model.unet, (2,), 6)
+    assert torch.equal(fresh.latents[:6], encode_pictures(model.vae, fresh.pictures[:6], CPU))
 
 
 def test_the_recipe_has_these_keys_off() -> None:
