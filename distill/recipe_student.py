@@ -85,6 +85,11 @@ class PruneRecipe(Optimisation):
     feature_weight: Number = key(
         0.0, "weight of the distance between block outputs; above 0 the teacher runs in every update"
     )
+    repeat: Flag = key(
+        False,
+        "train a student of the same shape that the run starts from (--init) in this phase, too; false: it goes on with the next "
+        "phases, and only one whose channels are cut is trained here",
+    )
     gradient_checkpointing: Flag = key(False, CHECKPOINTING)
     batch_size: int = 32
     images: int = 60_000

@@ -84,7 +84,7 @@ class Run:
         if recipe.pool.teacher_precision == "bf16":
             lower_frozen(teacher.unet)
         start = None if init is None else load_starting_student(unet, init, str(recipe.student))
-        if start is not None and not start.is_wider:
+        if start is not None and not start.is_wider and not recipe.prune.repeat:
             recipe = replace(recipe, prune=replace(recipe.prune, images=0))
         phases = tuple(name for name in PHASES if getattr(recipe, name).images > 0)
         check_recipe(recipe, phases, start)

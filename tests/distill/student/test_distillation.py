@@ -209,6 +209,15 @@ def test_a_student_goes_on_from_another(
     assert run([*arguments, "--init", str(first), "--resume"]) == 0
     assert run([*arguments, "--resume"]) == 2
     assert "started with another init" in capsys.readouterr().err
+    recipe.write_text(
+        "pool: {size: 8, teacher_steps: 2, batch_size: 8}\nsteps: {images: 0}\nadversarial: {images: 0}\n"
+        "prune: {repeat: true, images: 16, batch_size: 8}\n"
+    )
+    again = tmp_path / "again"
+    assert run([*command(tiny_model_folder, recipe, again), "--init", str(first)]) == 0
+    assert (again / "training" / "prune.log.jsonl").is_file() and load_model_folder(again).info[
+        "images_seen"
+    ] == 56 + 16
 
 
 # --- refused before any work --------------------------------------------------------------------------------------------
