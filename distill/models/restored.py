@@ -3,7 +3,7 @@ quantised and trained from.
 
 The exporter names every node and weight by its place in the network ("unet.conv_in/Conv", "unet.conv_in.weight"), keeps fp32 or
 fp16, and puts diffusers' configs beside the graphs. So only the format has to be undone: `Linear` weights are transposed, norms
-have the axes of maps, and equal tensors are one. A folder is made once, in the user's cache, under the hash of the bundle's
+have the axes of maps, equal tensors are one, and a convolution's bias of zeros is left out. A folder is made once, in the user's cache, under the hash of the bundle's
 manifest.
 
 Not here: graphs of OpenVINO and Core ML, whose weights have no such names, and int8, which would not be exact.
@@ -148,6 +148,9 @@ def weights_of(graph: Path) -> Weights:
         for part, value in zip(PARTS.get(operation.partition(".")[0], ()), node.input[1:], strict=False):
             if value in arrays:
                 found[f"{layer}.{part}"] = arrays[value].T if is_transposed and part == "weight" else arrays[value]
+        if node.op_type in ("Conv", "Gemm") and len(node.input) == 2 and f"{layer}.weight" in found:
+            weight = found[f"{layer}.weight"]
+            found[f"{layer}.bias"] = np.zeros(len(weight), weight.dtype)
     if PLACES[0] in found:
         found[PLACES[1]] = found[PLACES[0]]
     return found

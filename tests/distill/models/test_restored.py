@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from genin.distill.models.folder import load_model_folder  # noqa: E402
-from genin.distill.models.restored import restored  # noqa: E402
+from genin.distill.models.restored import restored, weights_of  # noqa: E402
 
 Cli = Callable[..., dict[str, Any]]
 
@@ -90,6 +90,20 @@ def test_graphs_without_names_are_refused(tiny_bundle: Path, tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"its ONNX graphs have no 'unet\.\S+' of shape \(\d+,\)"):
         restored(part, tmp_path)
     assert not [path for path in (tmp_path / "restored").rglob("*") if path.is_file()]
+
+
+def test_a_bias_of_zeros_is_not_in_the_graph(tmp_path: Path) -> None:
+    """PyTorch's exporter leaves it out; a new block of a decoder that starts as the teacher's has one."""
+    layers = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Conv2d(3, 2, 3)).eval()
+    torch.nn.init.zeros_(layers[1].bias)
+    program = torch.onnx.export(layers, (torch.zeros(1, 2, 8, 8),), dynamo=True, verbose=False)
+    assert program is not None
+    for number, node in enumerate(program.model.graph):
+        node.name = f"{number}/Conv"
+    program.save(tmp_path / "model.onnx")
+    assert [len(node.input) for node in onnx.load(tmp_path / "model.onnx").graph.node] == [3, 2]
+    found = weights_of(tmp_path / "model.onnx")
+    assert found["1.bias"].tolist() == [0, 0] and found["0.bias"].tolist() == layers[0].bias.tolist()
 
 
 def test_the_shipped_students_are_model_folders_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

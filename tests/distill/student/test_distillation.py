@@ -334,12 +334,16 @@ def test_a_resume_that_is_refused_leaves_the_student_as_it_was(
     ],
 )
 def test_a_teacher_that_is_not_what_it_says_is_refused(
-    config: dict[str, Any], message: str, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    config: dict[str, Any], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The shipped one, trained, under another scheduler than its own."""
     from genin.names import InstalledNames
 
-    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    teacher, out, recipe = tmp_path / "teacher", tmp_path / "out", tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "\n".join(line for line in RECIPE.splitlines() if "decoder:" not in line) + "\ndecoder: {images: 0}",
+        encoding="utf-8",
+    )
     shutil.copytree(InstalledNames().model("builtin:teacher"), teacher)
     path = teacher / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | config), encoding="utf-8")
