@@ -3,8 +3,8 @@ quantised and trained from.
 
 The exporter names every node and weight by its place in the network ("unet.conv_in/Conv", "unet.conv_in.weight"), keeps fp32 or
 fp16, and puts diffusers' configs beside the graphs. So only the format has to be undone: `Linear` weights are transposed, norms
-have the axes of maps, equal tensors are one, and a convolution's bias of zeros is left out. A folder is made once, in the user's cache, under the hash of the bundle's
-manifest.
+have the axes of maps, equal tensors are one, and a convolution's bias of zeros is left out. A folder is made once, in the
+user's cache, under the hash of the bundle's manifest.
 
 Not here: graphs of OpenVINO and Core ML, whose weights have no such names, and int8, which would not be exact.
 """
