@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Strict
 
 from genin.distill.recipe_fields import (
+    Above0,
     AtLeastOne,
     Count,
     Flag,
@@ -109,7 +110,7 @@ class StepsRecipe(Optimisation):
         "share of regression_weight that is left at the end: it falls over the last third, since pairs bind a student to optima of "
         "its teacher that it cannot reach (Zheng & Yang 2024, arXiv:2405.20750)",
     )
-    huber_c: Number = key(0.05, "threshold of that pseudo-Huber distance between quadratic and linear")
+    huber_c: Above0 = key(0.05, "threshold of that pseudo-Huber distance between quadratic and linear")
     backward_distillation: Flag = key(
         False,
         "every step but the first aims at where the guided teacher goes from the student's own state there, in place of the "

@@ -2,7 +2,7 @@
 
 | alarm | seen when | done |
 |---|---|---|
-| `not_finite` | a loss is NaN or infinite | back to the last checkpoint, half the rate |
+| `not_finite` | a loss or a gradient is NaN or infinite | back to the last checkpoint, half the rate |
 | `loss_jump` | the loss is over three times the median of the rows before | the same |
 | `latent_drift` | mean or deviation of the student's latents has left the teacher's | the same |
 | `diversity_collapse` | noises under one caption differ by half of what the teacher's do | back, half the adversarial weight |
@@ -46,8 +46,8 @@ class Alarm:
     adjustments: Mapping[str, float] = field(default_factory=dict)
 
 
-def not_finite(network: str, loss: float) -> Alarm:
-    return Alarm("not_finite", f"the loss of the {network} became {loss}", True, {"lr": 0.5})
+def not_finite(network: str, value: float, what: str = "loss") -> Alarm:
+    return Alarm("not_finite", f"the {what} of the {network} became {value}", True, {"lr": 0.5})
 
 
 def watch(rows: Sequence[LogRow]) -> Alarm | None:

@@ -14,27 +14,37 @@ Not here: the distance as a function of tensors (`losses.kernel_distance`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from genin.distill.inputs.sources import Source
 from genin.distill.inputs.update import Update
 from genin.distill.loop.held_out import TIMESTEP
 from genin.distill.loop.memory import PASSES, PhaseSizes
 from genin.distill.models.autoencoder import encode_pictures
 from genin.distill.models.guided import Guided
-from genin.distill.recipe import StepsRecipe
+from genin.distill.recipe import Recipe, StepsRecipe
 from genin.distill.student.loss_term import Figures, Memory, PhaseContext, StudentBatch, Term, register
 from genin.distill.student.losses import kernel_distance
 from genin.distill.student.rollout import Student
+from genin.files import atomic_path
+from genin.processes import is_main_process, main_process_first
 from genin.runtimes.errors import InputError
+from genin.runtimes.origin import fingerprint
 
+BANK = "caption_bank.safetensors"
 QUARTERS = 2  # places a side that a map is averaged to
 ENCODED = 64  # pictures whose features are made at once
 
@@ -64,18 +74,13 @@ class Kernel(Term):
     def build(cls, context: PhaseContext) -> Kernel:
         """Errors: InputError for fewer captions than shares of an update."""
         assert context.student is not None
-        shares = context.training.accelerator.num_processes * context.phase.accumulate
-        if context.phase.kernel_captions < shares:
-            what = (
-                f"kernel_captions {context.phase.kernel_captions} leaves some of the {shares} parts of an update none"
-            )
-            raise InputError(what, remedy=f"set it to {shares} or more, or kernel_weight to 0")
+        check_shares(context.phase, context.training.accelerator.num_processes)
         return cls(context, Student(context.student, context.data.teacher.process))
 
     @cached_property
     def bank(self) -> CaptionBank:
-        """Made when the first update asks for it: a phase that is resumed after its end never does."""
-        return build_bank(self.context)
+        """Made, or read, when the first update asks for it: a phase that is resumed after its end never does."""
+        return bank_of(self.context)
 
     @classmethod
     def memory(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Memory:
@@ -110,7 +115,7 @@ class Kernel(Term):
         update draws."""
         recipe = self.context.phase
         captions, shares = recipe.kernel_captions, update.total // update.batch
-        generator = torch.Generator().manual_seed(update.index)
+        generator = update.own_generator("kernel")
         groups = torch.randint(len(self.bank.texts), (captions,), generator=generator)
         latent = self.context.data.pool.states.shape[2:]
         noise = torch.randn(captions, recipe.kernel_samples, *latent, generator=generator)
@@ -118,11 +123,61 @@ class Kernel(Term):
         return groups[own], noise[own], len(own) * shares / captions
 
 
+def check_groups(source: Source, recipe: Recipe, phases: Sequence[str]) -> None:
+    """Errors: InputError for data whose captions have not as many pictures as a phase's kernel term compares with."""
+    for phase in (getattr(recipe, name) for name in phases):
+        if isinstance(phase, StepsRecipe) and phase.kernel_weight > 0:
+            source.check_groups(phase.kernel_true)
+
+
+def check_shares(phase: Any, processes: int) -> None:
+    """Errors: InputError for fewer captions in an update than parts of it."""
+    if not isinstance(phase, StepsRecipe) or phase.kernel_weight == 0:
+        return
+    shares = processes * phase.accumulate
+    if phase.kernel_captions < shares:
+        what = f"kernel_captions {phase.kernel_captions} leaves some of the {shares} parts of an update none"
+        raise InputError(what, remedy=f"set it to {shares} or more, or kernel_weight to 0")
+
+
 def features_of(teacher: Guided, pictures: Tensor, text: Tensor) -> Tensor:
     """Final latents (N, C, h, w) => (N, F): every map of the teacher's encoder, averaged over its four quarters."""
     t = torch.full((len(pictures),), TIMESTEP, dtype=torch.long, device=pictures.device)
     maps, _ = teacher.features(pictures, t, text)
     return torch.cat([F.adaptive_avg_pool2d(one.float(), QUARTERS).flatten(1) for one in maps], dim=1)
+
+
+def bank_of(context: PhaseContext) -> CaptionBank:
+    """What an earlier phase or run has left in the folder, or else made by the first process; all processes call it together."""
+    phase, training, model = context.phase, context.training, context.teacher
+    path = training.folder / BANK
+    made_of = [
+        phase.kernel_bank,
+        phase.kernel_true,
+        phase.mixed_precision,
+        model.image_size,
+        context.data.source.digest,
+    ]
+    key = hashlib.sha256(json.dumps([*made_of, fingerprint(model.path)]).encode()).hexdigest()
+    with main_process_first():
+        found = _read_bank(path, key)
+        if found is None:
+            found = build_bank(context)
+            if is_main_process():
+                with atomic_path(path) as partial:
+                    tensors = {name: value.cpu().contiguous() for name, value in vars(found).items()}
+                    save_file(tensors, partial, {"key": key})
+    return CaptionBank(**{name: value.to(training.device) for name, value in vars(found).items()})
+
+
+def _read_bank(path: Path, key: str) -> CaptionBank | None:
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("key") == key:
+                return CaptionBank(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError, TypeError):
+        pass  # missing, or damaged: it is only a cache
+    return None
 
 
 @torch.no_grad()

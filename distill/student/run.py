@@ -29,8 +29,9 @@ from genin.distill.models.text import warn_of_long_captions
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
 from genin.distill.student.budget import Budget
 from genin.distill.student.decoder import build_tiny
+from genin.distill.student.kernel import check_groups, check_shares
 from genin.distill.student.objective import Pretrained, check_terms, load_pretrained
-from genin.distill.student.pool import pool_settings
+from genin.distill.student.pool import inverted_settings, pool_settings
 from genin.distill.student.provenance import (
     PHASES,
     Provenance,
@@ -88,6 +89,7 @@ class Run:
             recipe = replace(recipe, prune=replace(recipe.prune, images=0))
         phases = tuple(name for name in PHASES if getattr(recipe, name).images > 0)
         check_recipe(recipe, phases, start)
+        check_groups(source, recipe, phases)
         check_schedule(Process(teacher.scheduler_config), teacher_path / "scheduler")
         pretrained = load_pretrained(recipe, phases)
         if "decoder" in phases:
@@ -106,6 +108,7 @@ class Run:
             "student": str(self.recipe.student),
             "init": "nothing" if init is None else fingerprint(init),
             "pool": json.dumps(pool_settings(self.recipe.pool)),
+            "inverted": json.dumps(inverted_settings(self.recipe.pool)),
         }
         stages = {"alignment": self.recipe.alignment, **{name: self.settings(name) for name in self.phases}}
         claim_run(self.folder, self.recipe, begun_with, stages, resume=self.options.resume)
@@ -154,6 +157,10 @@ def check_recipe(recipe: Recipe, phases: Sequence[str], start: StartingStudent |
         if isinstance(phase, StepsRecipe) and phase.backward_distillation and not phase.rollout:
             what = f"{name}.backward_distillation starts where a rollout leads, but {name}.rollout is false"
             raise InputError(what, remedy="change one of them")
+    for name in ("prune", "steps"):
+        if getattr(recipe, name).cache_images != type(getattr(recipe, name))().cache_images:
+            what = f"{name}.cache_images has no effect: this phase learns from the pool alone"
+            raise InputError(what, remedy="leave it out, or set pool.size, or adversarial.cache_images")
     check_terms(recipe, phases)
 
 
@@ -164,6 +171,8 @@ def check_batches(run: Run, training: Training) -> None:
     if "prune" in run.phases and recipe.prune.feature_weight > 0 and sharded:
         what = "prune.feature_weight needs features from within a network, which FSDP gathers only as a whole"
         raise InputError(what, remedy="set prune.feature_weight to 0, or launch without FSDP")
+    for name in run.phases:
+        check_shares(getattr(recipe, name), processes)
     batch = recipe.decoder.batch_size // processes // recipe.decoder.accumulate
     if "decoder" in run.phases and batch < 2:
         raise InputError(f"decoder.batch_size leaves a process {batch} picture; it needs 2", remedy="make it larger")

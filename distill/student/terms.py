@@ -339,7 +339,7 @@ def true_pictures(data: DistillationData, real_share: float, update: Update, row
     own = data.caption_rows(rows) % len(data.latents)
     use = (update.rand() < real_share).view(-1, 1, 1, 1)
     true = torch.where(use, data.latents[own].float().to(device), true)
-    return true, torch.where(use[..., 0], data.text(own), text)
+    return true, torch.where(use[..., 0], data.texts[own].float().to(device), text)
 
 
 # --- what the teacher makes of it --------------------------------------------------------------------------------------

@@ -104,6 +104,7 @@ def test_a_wrong_recipe_is_refused_in_one_line(
         (f"prune:\n  images: 1{'0' * 400}", 2, "'prune.images' must be from 0 to 1,000,000,000,000,000"),
         ("prune:\n  images: true", 2, "'prune.images' must be int, not True"),
         ("prune:\n  compile: 1", 2, "'prune.compile' must be bool, not 1"),
+        ("steps:\n  huber_c: 0", 2, "'steps.huber_c' must be above 0, not 0"),
         ("student:\n  name: 5", 2, "'student.name' must be str, not 5"),
         ("pool:\n  size: 0", 2, "'pool.size' must be from 1 to 1,000,000, not 0"),
         ("pool:\n  teacher_precision: bf61", 2, "'pool.teacher_precision' must be bf16 or no, not 'bf61'"),
@@ -218,7 +219,11 @@ def test_the_schema_describes_every_key() -> None:
             entry = found["properties"][f.name]
             assert entry["description"] == f.metadata["description"]
             assert entry["default"] == (list(f.default) if isinstance(f.default, tuple) else f.default)
-            assert entry["type"] in ("boolean", "string") or "minimum" in entry.get("items", entry) or "items" in entry
+            assert (
+                entry["type"] in ("boolean", "string")
+                or {"minimum", "exclusiveMinimum"} & set(entry).get("items", entry)
+                or "items" in entry
+            )
             assert list(breaches(schema, entry, entry["default"])) == [], f.name
     assert followed(schema, schema["properties"]["pool"])["properties"]["teacher_steps"]["maximum"] == 64
 

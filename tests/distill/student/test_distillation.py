@@ -290,6 +290,21 @@ def test_true_pictures_are_those_of_the_rollouts_captions(pool: int, scenes: int
     assert torch.equal(picture.flatten(), number.float()) and torch.equal(text.flatten(), number.float())
 
 
+def test_true_pictures_have_their_captions_where_more_are_inverted_than_sampled() -> None:
+    """Pairs are those of the pool, then the inverted; captions are counted from 0."""
+
+    def pool(count: int) -> Pool:
+        states = torch.arange(count).half().view(-1, 1, 1, 1, 1).expand(-1, 2, 1, 1, 1)
+        return Pool(states, states[:, 1:], (999,))
+
+    teacher = SimpleNamespace(device=torch.device("cpu"))
+    texts, latents = torch.arange(8).half().view(-1, 1, 1), torch.arange(8).half().view(-1, 1, 1, 1)
+    data: Any = DistillationData(teacher, pool(4), range(8), texts, latents, pool(8), 0.0)  # type: ignore[arg-type]
+    update = Update(0, 0, 12, 0, 12, torch.Generator().manual_seed(0), teacher.device)
+    picture, text = true_pictures(data, 1.0, update, torch.arange(12))
+    assert picture.flatten().tolist() == text.flatten().tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7]
+
+
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml")), ids=lambda p: p.name)
 def test_the_recipes_that_come_along_are_read(path: Path) -> None:
     assert load_recipe(path) != Recipe()

@@ -23,7 +23,7 @@ from genin.distill.models.folder import load_model_folder  # noqa: E402
 from genin.distill.recipe import AdversarialRecipe, PoolRecipe, Recipe, StepsRecipe  # noqa: E402
 from genin.distill.student.features import EfficientNetFeatures, RandomMixing, crops  # noqa: E402
 from genin.distill.student.inversion import build_inverted, invert  # noqa: E402
-from genin.distill.student.kernel import Kernel  # noqa: E402
+from genin.distill.student.kernel import Kernel, check_groups  # noqa: E402
 from genin.distill.student.losses import falling, kernel_distance  # noqa: E402
 from genin.distill.student.matching import FakeScore  # noqa: E402
 from genin.distill.student.pool import DistillationData, Pool  # noqa: E402
@@ -147,13 +147,16 @@ class TestKernel:
         write_dataset(tmp_path / "set", split="train", count=4, size=16, seed=0, captions="complete")
         with pytest.raises(InputError, match="no caption has 2 pictures"):
             FolderSource(tmp_path / "set").caption_groups(4, 2, 16)
+        with pytest.raises(InputError, match="no caption has 2 pictures"):  # before any work
+            recipe = Recipe(adversarial=AdversarialRecipe(kernel_weight=1.0, kernel_true=2))
+            check_groups(FolderSource(tmp_path / "set"), recipe, ("prune", "adversarial"))
 
     def test_the_term_moves_the_student(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model = load_model_folder(tiny_model_folder)
         data = data_of(model)
         groups = WorldSource("train", 50)
         source: Any = SimpleNamespace(
-            captions=data.source.captions, caption_groups=groups.caption_groups, held_out=lambda: None
+            captions=data.source.captions, caption_groups=groups.caption_groups, held_out=lambda: None, digest="groups"
         )
         phase = StepsRecipe(
             kernel_weight=1.0, kernel_captions=2, kernel_samples=3, kernel_true=4, kernel_bank=3, batch_size=4, images=8,
@@ -165,6 +168,16 @@ class TestKernel:
             begin(tmp_path / "parts", "steps", replace(recipe, steps=replace(phase, accumulate=4)), model, data)
         row = updated(training, step)
         assert row["kernel"] == pytest.approx(row["loss"]) and row["kernel"] > 0 and row["grad_norm"] > 0
+        source.caption_groups = None  # what was made is read again
+        resumed = begin(tmp_path, "steps", recipe, model, replace(data, source=source))
+        assert updated(*resumed)["kernel"] == row["kernel"]
+        gradients = {name: p.grad for name, p in training.networks.unwrapped("student").named_parameters()}
+        assert gradients["conv_out.weight"] is not None and gradients["conv_out.weight"].abs().sum() > 0
+
+    def test_draws_depend_on_seed_and_stage(self) -> None:
+        seeds = {update(8).own_generator("kernel").initial_seed(), update(8).own_generator("other").initial_seed()}
+        another = replace(update(8), generator=torch.Generator().manual_seed(12345))
+        assert len(seeds | {another.own_generator("kernel").initial_seed()}) == 3
 
     @pytest.mark.parametrize(("captions", "shares"), [(3, 1), (3, 2), (4, 4)])
     def test_shares_of_an_update_have_its_captions_among_them(self, captions: int, shares: int) -> None:
@@ -321,6 +334,9 @@ def test_a_decoder_may_learn_from_last_steps_of_true_pictures(tiny_model_folder:
     assert torch.equal(plain.latents[:6], true.latents[:6]) and not torch.equal(plain.latents[6:], true.latents[6:])
     # True pictures that the discriminators were shown are not encoded again.
     assert data.latents is not None and torch.equal(plain.latents[:6], data.latents[:6])
+    few = replace(context, data=replace(data, source=WorldSource("train", 5), latents=data.latents[:5]))
+    pairs = make_pairs(few, model.unet, (2,), 6)  # a pool that is larger than the data
+    assert pairs.true == 5 and len(pairs.latents) == len(pairs.pictures) == 10
     without = PhaseContext(training, replace(data, latents=None), model, Recipe(), DecoderRecipe())
     fresh = make_pairs(without, model.unet, (2,), 6)
     assert torch.equal(fresh.latents[:6], encode_pictures(model.vae, fresh.pictures[:6], CPU))
