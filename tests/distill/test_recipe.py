@@ -219,11 +219,8 @@ def test_the_schema_describes_every_key() -> None:
             entry = found["properties"][f.name]
             assert entry["description"] == f.metadata["description"]
             assert entry["default"] == (list(f.default) if isinstance(f.default, tuple) else f.default)
-            assert (
-                entry["type"] in ("boolean", "string")
-                or {"minimum", "exclusiveMinimum"} & set(entry).get("items", entry)
-                or "items" in entry
-            )
+            limits = {"minimum", "exclusiveMinimum", "items"}
+            assert entry["type"] in ("boolean", "string") or limits & {*entry, *entry.get("items", ())}
             assert list(breaches(schema, entry, entry["default"])) == [], f.name
     assert followed(schema, schema["properties"]["pool"])["properties"]["teacher_steps"]["maximum"] == 64
 
