@@ -237,6 +237,7 @@ def test_the_schema_accepts_every_recipe_that_comes_along(path: Path) -> None:
     [
         "prune: {lrr: 1}",
         "prune: {lr: -1}",
+        "steps: {huber_c: 0}",
         'prune: {lr: "1"}',
         "prune: {images: 1.5}",
         "prune: {mixed_precision: fp16}",
@@ -268,7 +269,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 KEYWORDS = {
     *("$schema", "$defs", "$ref", "title", "description", "default", "type", "properties", "additionalProperties"),
-    *("items", "minItems", "minimum", "maximum", "enum"),
+    *("items", "minItems", "minimum", "exclusiveMinimum", "maximum", "enum"),
 }
 
 
@@ -292,6 +293,8 @@ def breaches(schema: dict[str, Any], entry: dict[str, Any], value: Any, at: str 
             yield from breaches(schema, entry["items"], inner, f"{at}[]")
     elif "enum" in entry and value not in entry["enum"]:
         yield f"{at} is none of {entry['enum']}"
+    elif isinstance(value, (int, float)) and value <= entry.get("exclusiveMinimum", value - 1):
+        yield f"{value} is too small"
     elif isinstance(value, (int, float)) and not entry.get("minimum", value) <= value <= entry.get("maximum", value):
         yield f"{at} is out of its limits"
 
