@@ -127,9 +127,14 @@ def generate(
     places = output_paths(out, prompt, options.seeds)
 
     def save(picture: Picture) -> Path:
-        if is_chosen(out):
-            places[picture.seed] = claimed(places[picture.seed])
-        return picture.save(places[picture.seed])
+        if not is_chosen(out):
+            return picture.save(places[picture.seed])
+        place = places[picture.seed] = claimed(places[picture.seed])
+        try:
+            return picture.save(place)
+        except BaseException:
+            place.unlink(missing_ok=True)  # it is still empty
+            raise
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
@@ -224,13 +229,16 @@ def is_chosen(out: Path | None) -> bool:
 
 def claimed(path: Path) -> Path:
     """`path`, or the first free name after it, made as an empty file: of two commands at once each gets its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         path = _free(path)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(exist_ok=False)
         except FileExistsError:
-            continue
+            if path.parent.is_dir():
+                continue
+        except OSError:
+            pass  # saving says why
         return path
 
 

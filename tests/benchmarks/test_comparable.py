@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,4 +151,3 @@ def test_a_first_picture_that_has_compiled_is_followed_by_another_to_warm_up() -
 def test_a_checkout_names_its_commit_and_whether_it_was_changed() -> None:
     commit = checkout_commit()
     assert commit is None or len(commit.removesuffix("-dirty")) == 40
-    assert json.dumps(commit)

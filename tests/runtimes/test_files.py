@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from genin.files import new_folder
-from genin.runtimes.errors import InputError
+from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.files import (
     atomic_path,
     claim_output,
@@ -19,8 +19,9 @@ from genin.runtimes.files import (
     reserve,
     write_text,
 )
-from genin.runtimes.generation import claimed, output_paths
+from genin.runtimes.generation import GenerateOptions, claimed, generate, output_paths
 from genin.runtimes.manifest import check_path
+from genin.runtimes.pictures import Picture
 
 
 def test_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -148,6 +149,20 @@ def test_two_commands_at_once_get_names_of_their_own(tmp_path: Path) -> None:
     first, second = (output_paths(tmp_path, "a ninja", range(1))[0] for _ in range(2))
     assert first == second
     assert [claimed(first).name, claimed(second).name] == ["a-ninja-0.png", "a-ninja-0 (2).png"]
+
+
+def test_a_picture_that_cannot_be_saved_leaves_no_empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+
+    def full(picture: Picture, path: Path) -> Path:
+        raise GeninError("the disk is full", where=path)
+
+    monkeypatch.setattr(Picture, "save", full)
+    with pytest.raises(GeninError, match="the disk is full"):
+        generate("a ninja", GenerateOptions(model="builtin:student-1step", runtime="onnxruntime", out=tmp_path))
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    assert claimed(tmp_path / "file" / "a.png").name == "a.png"  # no folder: saving says so
 
 
 def test_an_output_whose_name_is_too_long_is_refused_before_the_work(tmp_path: Path) -> None:
