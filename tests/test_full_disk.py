@@ -145,7 +145,7 @@ def captions(path: Path) -> None:
 def table(path: Path) -> None:
     from genin.dataset.row_table import build
 
-    build((PictureRow(f"{i}.png", f"{TEXT[:2000]}{i}", None, {}) for i in range(8)), [], path)
+    build((PictureRow(f"{i}.png", f"{TEXT[:2000]}{i}", None, {}) for i in range(8)), [], path, path)
 
 
 def world(path: Path) -> None:

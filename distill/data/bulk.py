@@ -9,18 +9,19 @@ Not here: corrections of single captions (`edit`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from genin.distill.data.report import rewrite_captions
-from genin.distill.data.rows import read_rows, write_rows
+from genin.distill.data.rows import read_rows, remove_caption, write_rows
 from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
 
 EXAMPLES = 8
+SEPARATOR = re.compile(r"(?<!\d),|,(?!\d{3}(?!\d))")  # of tags: not the comma of 1,000
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class BulkEdit:
         found = [_replacing(old, new) for old, new in self.replace] + [_matching(*pair) for pair in self.patterns]
         removed = {tag.strip().casefold() for tag in self.remove_tags}
         if removed:
-            found.append(lambda text: ", ".join(tag for tag in _tags(text) if tag.casefold() not in removed))
+            found.append(partial(_without_tags, removed))
         return found + [partial(_with_tag, tag.strip()) for tag in self.add_tags]
 
 
@@ -85,7 +86,7 @@ def _set_text(row: dict[str, Any], text: str) -> None:
     if text:
         row["text"] = text
     else:
-        del row["text"]
+        remove_caption(row)
 
 
 def _replacing(old: str, new: str) -> Callable[[str], str]:
@@ -107,12 +108,18 @@ def _matching(pattern: str, new: str) -> Callable[[str], str]:
 
 
 def _tags(text: str) -> list[str]:
-    return [tag.strip() for tag in text.split(",") if tag.strip()]
+    return [tag.strip() for tag in SEPARATOR.split(text) if tag.strip()]
+
+
+def _without_tags(removed: Collection[str], text: str) -> str:
+    kept = [tag for tag in _tags(text) if tag.casefold() not in removed]
+    return text if len(kept) == len(_tags(text)) else ", ".join(kept)
 
 
 def _with_tag(tag: str, text: str) -> str:
-    return text if tag.casefold() in (known.casefold() for known in _tags(text)) else ", ".join((*_tags(text), tag))
+    return text if tag.casefold() in (known.casefold() for known in _tags(text)) else f"{text.rstrip(' ,')}, {tag}"
 
 
 def _tidy(text: str) -> str:
-    return re.sub(r"\s*,(\s*,)*\s*", ", ", " ".join(text.split())).strip(" ,")
+    """Without blanks and commas that have nothing between them."""
+    return re.sub(r"\s*,(\s*,)+", ",", re.sub(r"\s+,", ",", " ".join(text.split()))).strip(" ,")

@@ -1,7 +1,8 @@
 """Export captions for people to correct, and read the corrections back.
 
 A CSV for spreadsheets, or a page with every picture above its caption that saves a JSON Lines file; both are read back by file
-name. Only what is in the file changes: rows and columns that it lacks stay as they are. An empty caption removes the caption.
+name, several rows of one picture in their order. Only what is in the file changes: pictures and columns that it lacks stay as they
+are. An empty caption removes the caption.
 `metadata.jsonl` is replaced as a whole, and the dataset's page shows the new captions (`report`).
 
 Not here: captions by a model (`caption`).
@@ -24,11 +25,11 @@ from urllib.parse import quote
 
 from genin.benchmarks.report.page import render_page
 from genin.dataset import shards
-from genin.dataset.tables import Table, read_table
+from genin.dataset.tables import CAPTION_COLUMNS, Table, is_metadata, read_table
 from genin.dataset.text import clean
 from genin.distill.data.dataset import KNOWN_COLUMNS, read_facts
 from genin.distill.data.report import rewrite_captions, small_jpeg
-from genin.distill.data.rows import read_rows, write_rows
+from genin.distill.data.rows import read_rows, remove_caption, write_rows
 from genin.files import write_text
 from genin.runtimes.errors import InputError, MissingExtraError
 from genin.runtimes.wording import counted
@@ -56,6 +57,9 @@ def write_for_editing(folder: Path, path: Path) -> int:
     rows = read_rows(folder)
     columns = ["file_name", "text", *_columns(folder, rows), "source_file"]
     suffix = path.suffix.lower()
+    if is_metadata(path.name) and path.parent.resolve() == folder.resolve():
+        what, remedy = "that is the dataset's own table, which has more columns", "name another file"
+        raise InputError(what, where=path, remedy=remedy)
     if suffix == ".csv":
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, columns, extrasaction="ignore", restval="")
@@ -88,13 +92,14 @@ def read_edited(folder: Path, path: Path) -> Edited:
     if unknown := [name for name in names if name not in by_name]:
         what = f"{counted(len(unknown), 'row names', 'rows name')} no picture of {folder.name}, first '{unknown[0]}'"
         raise InputError(what, where=path, remedy="file_name is the picture's name in the dataset folder")
-    if twice := [name for name, count in Counter(names).items() if count > len(by_name[name])]:
-        raise InputError(
-            f"'{twice[0]}' has more rows than it has in the dataset", where=path, remedy="keep one of them"
-        )
+    for name, count in Counter(names).items():
+        if count != len(by_name[name]):
+            what = f"'{name}' has {counted(count, 'row')}, and {len(by_name[name])} in the dataset"
+            remedy = "keep all rows of a picture, in their order, or none: which one is meant cannot be told otherwise"
+            raise InputError(what, where=path, remedy=remedy)
     changed = 0
     for name, entry in zip(names, said, strict=True):
-        changed += _change(by_name[name].pop(0), entry)  # several captions of one picture keep their order
+        changed += _change(by_name[name].pop(0), entry)
     if json.dumps(rows, sort_keys=True) != before:
         write_rows(folder, rows)
         rewrite_captions(folder)
@@ -112,6 +117,8 @@ def _change(row: dict[str, Any], said: Mapping[str, Any]) -> bool:
             continue
         if text:
             row[name] = text
+        elif name == "text":
+            remove_caption(row)
         else:
             row.pop(name, None)
     return row != was
@@ -119,7 +126,7 @@ def _change(row: dict[str, Any], said: Mapping[str, Any]) -> bool:
 
 def _columns(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns that say what is in the picture, of those that a row has."""
-    named = dict.fromkeys((*read_facts(folder).get("columns", ()), *KNOWN_COLUMNS))
+    named = dict.fromkeys((*(read_facts(folder).get("columns") or ()), *KNOWN_COLUMNS))
     present = [name for name in named if any(row.get(name) for row in rows)]
     return [name for name in present if all(isinstance(row.get(name) or "", str) for row in rows)]
 
@@ -134,6 +141,9 @@ def _table(path: Path) -> Table:
     if table.bad:
         number, reason = table.bad[0]
         raise InputError(f"line {number} is not a row of captions ({reason})", where=path, remedy="repair the line")
+    if other := next((name for name in table.columns() if _is_other_caption(name)), None):
+        what = f"the column of captions is called '{other}'"
+        raise InputError(what, where=path, remedy="call it text: other columns are attributes")
     for row in table.rows:
         if not isinstance(row.values.get("file_name"), str):
             what = f"the table has no column file_name (line {row.number})"
@@ -144,6 +154,10 @@ def _table(path: Path) -> Table:
     return table
 
 
+def _is_other_caption(name: str) -> bool:
+    return name != "text" and name.lower() in CAPTION_COLUMNS
+
+
 def _page(folder: Path, path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     if find_spec("jinja2") is None:
         raise MissingExtraError("jinja2", "data")
@@ -152,7 +166,7 @@ def _page(folder: Path, path: Path, rows: Sequence[Mapping[str, Any]], columns: 
     for row in rows:
         inside = shards.SUFFIX + "/" in row["file_name"]  # where browsers do not display it
         address = small_jpeg(folder / row["file_name"]) if inside else f"{place}/{quote(row['file_name'])}"
-        pictures.append({**row, "address": address})
+        pictures.append({"said": row, "address": address})
     values = {
         "name": folder.name,
         "rows": pictures,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import io
+import lzma
 import re
 import zipfile
 import zlib
@@ -191,14 +192,14 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 # OSError: a member that should begin before the file does.
-UNPACKING = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError, OSError)
+UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, ValueError, OSError)
 
 
 def _comic(candidate: Candidate, background: str) -> Iterator[Opened]:
     """A .cbz or .zip of pages. Members are read one at a time and never unpacked to disk, so their names are harmless."""
     try:
         archive = zipfile.ZipFile(candidate.path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except UNPACKING as error:  # a name that is not Unicode, a version to come
         raise PictureError("not a readable zip archive", where=candidate.path, remedy="replace it") from error
     with archive:
         members = [member for member in archive.infolist() if is_picture(member.filename)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -219,10 +219,10 @@ def is_excluded(name: str, patterns: Sequence[str]) -> bool:
 
 def _pictures(files: Sequence[Path], metadata: Sequence[Path], found: Found) -> list[Path]:
     """The files that should hold pictures."""
-    pictures = []
+    pictures, tables = [], {*metadata}
     for path in files:
         suffix = path.suffix.lower()
-        if path in metadata or path.name == CARD_NAME or suffix in SIDECAR_SUFFIXES:
+        if path in tables or path.name == CARD_NAME or suffix in SIDECAR_SUFFIXES:
             continue
         if suffix in KNOWN_SUFFIXES:
             pictures.append(path)
@@ -241,13 +241,15 @@ def _pictures(files: Sequence[Path], metadata: Sequence[Path], found: Found) -> 
 
 def _rows(source: Source, metadata: Sequence[Path], found: Found) -> dict[Path, Mapping[str, Any]]:
     """File => its row of the nearest metadata file in or above its folder, whichever folder the paths in it start from."""
-    by_name: dict[str, list[Path]] = {}
+    by_name: dict[
+        str, dict[Path, None]
+    ] = {}  # in order, and quick to ask: thousands of folders may each have an icon.png
     for path in source.files:
-        by_name.setdefault(path.name, []).append(path)
+        by_name.setdefault(path.name, {})[path] = None
     names, tree, options = FileNames(by_name), Tree(source.top), source.options
     rows: dict[Path, Mapping[str, Any]] = {}
     columns = (options.file_column,) if options.file_column else FILE_COLUMNS
-    for path in sorted(metadata, key=lambda path: METADATA_NAMES.index(path.name.lower())):
+    for path in sorted(metadata, key=lambda path: (-len(path.parts), METADATA_NAMES.index(path.name.lower()))):
         table = read_table(path, encoding=options.encoding, known=columns)
         found.notes += table.notes
         found.dropped += [Dropped(clean(f"{path}:{number}"), reason) for number, reason in table.bad]
@@ -274,7 +276,7 @@ def _rows(source: Source, metadata: Sequence[Path], found: Found) -> dict[Path, 
 
 
 def _locate(
-    folder: Path, value: str, tree: Tree, names: FileNames, by_name: Mapping[str, Sequence[Path]]
+    folder: Path, value: str, tree: Tree, names: FileNames, by_name: Mapping[str, Collection[Path]]
 ) -> Path | str:
     """The listed file, even where the metadata leaves out its folder; or why there is none."""
     inside = folder.relative_to(tree.folder).as_posix()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -35,8 +36,11 @@ def says(caption: str, value: str, phrase: str = "") -> bool:
 
     The phrase is for values that share words with others: "red" alone does not say whether it is a headband or an outfit.
     """
-    caption = caption.lower()
     if phrase:
-        return phrase.lower() in caption
-    words = set(caption.replace(",", " ").replace(".", " ").replace(":", " ").split())
-    return all(word in words for word in value.lower().replace("-", " ").split())
+        return phrase.lower() in caption.lower()
+    words = _words(value)
+    return bool(words) and words <= _words(caption)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))

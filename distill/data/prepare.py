@@ -231,13 +231,16 @@ def _read(
         return candidate, pieces
 
     pending: deque[tuple[Candidate, Future[tuple[list[Piece], bool]]]] = deque()
-    with ThreadPoolExecutor() as pool:
+    pool = ThreadPoolExecutor()
+    try:
         for candidate in candidates:
             pending.append((candidate, pool.submit(read, candidate)))
             if len(pending) >= AHEAD:
                 yield finished(*pending.popleft())
         while pending:
             yield finished(*pending.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for what has not begun
 
 
 def _choose(
@@ -316,7 +319,11 @@ def with_trigger(trigger: str, caption: str) -> str:
     """The caption with the trigger before it, unless it begins with it; an absent caption stays absent. Only a space is between
     them: `a photo of` and `moss style,` are both triggers."""
     trigger = clean(trigger)
-    return caption if not caption or not trigger or caption.startswith(trigger) else f"{trigger} {caption}"
+    if not caption or not trigger:
+        return caption
+    after = caption.removeprefix(trigger)
+    begins = after != caption and not (trigger[-1].isalnum() and after[:1].isalnum())  # "ink" does not begin "inkwell"
+    return caption if begins else f"{trigger} {caption}"
 
 
 def _report(

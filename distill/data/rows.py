@@ -7,45 +7,62 @@ Not here: what the columns mean (`dataset`), the checked rows that training read
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from genin.dataset.rows import PictureRow
-from genin.dataset.sets import METADATA, open_picture_set, table_rows
-from genin.dataset.tables import FILE_COLUMNS, column_of, is_null, json_line
+from genin.dataset.sets import METADATA, stored_rows
+from genin.dataset.tables import CAPTION_COLUMNS, FILE_COLUMNS, column_of, json_line, text_of
 from genin.files import write_text
 from genin.runtimes.errors import InputError
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Raw rows, checked by the reader that training uses; a folder without metadata has one row per picture, with what a shard or a
-    text file says about it. Errors: InputError."""
-    checked = open_picture_set(folder).rows
-    for row in checked:
+    """Raw rows, checked as by training; a folder without metadata has one row per picture, with what a shard or a text file says
+    about it. Errors: InputError."""
+    rows = stored_rows(folder, [])
+    for row, _ in rows:
         try:
             row.file_name.encode("utf-8")
         except UnicodeEncodeError as error:
             remedy = "rename the file, or: genin data prepare"
             raise InputError("a file's name is not Unicode", where=folder / row.file_name, remedy=remedy) from error
-    rows = table_rows(folder, [])
-    if rows is not None:
-        return [_raw(row, values) for row, values in rows]
-    said = [{"text": row.text, "seed": row.seed, **row.columns} for row in checked]
-    return [
-        {"file_name": row.file_name} | {key: value for key, value in more.items() if value is not None}
-        for row, more in zip(checked, said, strict=True)
-    ]
+    return [_raw(row, values) for row, values in rows]
 
 
 def _raw(row: PictureRow, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The table's row under the names that training reads."""
-    kept = {key: value for key, value in values.items() if key != column_of(values, FILE_COLUMNS)}
-    if row.text is not None:
-        kept["text"] = row.text
-    elif is_null(kept.get("text")):
-        kept.pop("text", None)
-    return {"file_name": row.file_name} | kept
+    """A row as it is stored, under the names that training reads."""
+    captions = [column_of(values, (name,)) for name in CAPTION_COLUMNS]
+    used = next((name for name in captions if name is not None and text_of(values[name])), "text")
+    kept = {key: _storable(value) for key, value in values.items() if key != used}
+    kept.pop(column_of(values, FILE_COLUMNS) or "", None)
+    found = {"file_name": row.file_name} | ({} if row.text is None else {"text": _storable(row.text)}) | kept
+    if "split" in row.columns:
+        found["split"] = row.columns["split"]
+    return found if row.seed is None else found | {"seed": row.seed}
+
+
+def remove_caption(row: dict[str, Any]) -> None:
+    """Without the columns that would be read in its place."""
+    for name in [key for key in row if key.lower() in CAPTION_COLUMNS]:
+        del row[name]
+
+
+def _storable(value: Any) -> Any:
+    """A value as JSON in UTF-8 has it: half a character becomes �, dates and decimals texts; bytes are left out."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if value is None or isinstance(value, bytes | bytearray) or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_storable(one) for one in value]
+    if isinstance(value, Mapping):
+        return {_storable(str(key)): _storable(one) for key, one in value.items()}
+    return str(value)
 
 
 def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:

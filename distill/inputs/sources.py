@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from genin.dataset.sets import metadata_of
+from genin.dataset.sets import EmptySplitError, metadata_of
 from genin.distill.data.aspect import bucket_of
 from genin.distill.data.labels import labels_of
 from genin.distill.data.parquet import SUFFIXES as TABLE_SUFFIXES
@@ -162,6 +162,8 @@ class FolderSource:
                 remedy="; ".join((*self.notes, write_captions(folder))),
             )
         self.digest = self.dataset.digest()
+        # Opened now: a picture without a caption is refused before any work, not hours later.
+        self._held_out = _of_split(folder, "val") if split == "train" else None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -187,10 +189,7 @@ class FolderSource:
         return labels_of(captions, rows, self.columns)
 
     def held_out(self) -> Source | None:
-        try:
-            return FolderSource(self.folder, "val")
-        except InputError:  # too few pictures to split
-            return None
+        return self._held_out
 
     def caption_groups(self, captions: int, pictures: int, size: int) -> tuple[list[str], NDArray[np.uint8]]:
         """Errors: InputError where no caption has as many pictures."""
@@ -205,6 +204,13 @@ class FolderSource:
         texts = list(shared)[:captions]
         groups = [self.pictures_of(shared[text][:pictures], (size, size)) for text in texts]
         return texts, np.stack(groups)
+
+
+def _of_split(folder: Path, split: Split) -> FolderSource | None:
+    try:
+        return FolderSource(folder, split)
+    except EmptySplitError:  # too few pictures to split
+        return None
 
 
 def source_of(data: str | Path | Source) -> Source:

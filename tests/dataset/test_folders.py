@@ -108,6 +108,21 @@ def test_a_folder_without_the_right_to_read_it_is_named(tmp_path: Path, monkeypa
     assert found.unread == [(top / "locked", "the folder cannot be read (Permission denied)")]
 
 
+def test_a_folder_that_may_be_listed_and_not_entered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = folder_of(tmp_path, "0.png", "closed/1.png")
+    is_dir = Path.is_dir
+
+    def refuse(path: Path) -> bool:
+        if path.parent.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    found = walk(top)
+    assert [path.name for path in found.files] == ["0.png"]
+    assert found.unread == [(top / "closed" / "1.png", "cannot be read (Permission denied)")]
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 

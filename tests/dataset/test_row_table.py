@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -112,3 +114,54 @@ def test_other_encodings_are_read_in_memory(tmp_path: Path) -> None:
     (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "忍"}\n', "utf-16")
     rows = open_picture_set(folder).rows
     assert isinstance(rows, tuple) and rows[0].text == "忍"
+
+
+def archives(folder: Path, count: int, *, pictures: bool = True) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        with tarfile.open(folder / f"t{number}.tar", "w") as tar:
+            info = tarfile.TarInfo("x.png" if pictures else "x.txt")
+            tar.addfile(info)
+    return folder
+
+
+@pytest.mark.parametrize("many", [1, 300])
+def test_many_archives_follow_the_rules_of_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+    monkeypatch.setattr(sets, "MANY_ARCHIVES", many)
+    folder = archives(tmp_path / "set", 3)
+    (folder / "packed.tar.gz").touch()
+    found = open_picture_set(folder)
+    assert isinstance(found.rows, RowTable) == (many == 1) and len(found.rows) == 3
+    assert any("packed.tar.gz" in note for note in found.notes)
+    (folder / "loose.png").touch()
+    assert [row.file_name for row in open_picture_set(folder).rows] == ["loose.png"]
+    with pytest.raises(InputError, match="the folder has no pictures"):
+        open_picture_set(archives(tmp_path / "none", 2, pictures=False))
+
+
+def test_a_blank_split_is_none_at_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"file_name": f"{n}.png", "text": f"caption {n}", "split": ("", "test")[n % 2]} for n in range(20)]
+    folder = dataset(tmp_path / "set", rows)
+    large = [row.file_name for row in open_picture_set(folder, "test").rows]
+    monkeypatch.setattr(sets, "LARGE_BYTES", 1 << 40)
+    assert large == [row.file_name for row in open_picture_set(folder, "test").rows] and len(large) == 10
+
+
+def test_earlier_tables_of_a_set_go_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = dataset(tmp_path / "set", rows_of("small"))
+    other = open_picture_set(dataset(tmp_path / "other", rows_of("small"))).rows
+    assert isinstance(other, RowTable)
+
+    def changed(caption: str) -> Path:
+        line = json.dumps({"file_name": "0.png", "text": caption}) + "\n"
+        (folder / "metadata.jsonl").write_text(line)
+        rows = open_picture_set(folder).rows
+        assert isinstance(rows, RowTable)
+        return rows.folder
+
+    first, second = changed("a"), changed("bb")
+    assert first.is_dir() and second.is_dir()  # a training may still open it
+    for table in (first, other.folder):
+        os.utime(table / "facts.json", (0, 0))
+    third = changed("ccc")
+    assert not first.exists() and second.is_dir() and third.is_dir() and other.folder.is_dir()

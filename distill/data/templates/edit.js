@@ -4,7 +4,13 @@ const rowOf = field => field.closest('figure');
 const lacksCaption = row => !row.querySelector('[data-column=text]').value.trim();
 let unsaved = {};
 try { unsaved = JSON.parse(localStorage.getItem(store) || '{}'); } catch (error) { unsaved = {}; }
-const key = field => rowOf(field).dataset.file + '/' + field.dataset.column;
+const earlier = new Map();  // a picture may have several rows
+for (const row of sheet.children) {
+  row.dataset.place = earlier.get(row.dataset.file) || 0;
+  earlier.set(row.dataset.file, Number(row.dataset.place) + 1);
+}
+const key = field => rowOf(field).dataset.file + '/' + field.dataset.column +
+  (rowOf(field).dataset.place === '0' ? '' : '/' + rowOf(field).dataset.place);
 const show = () => {
   const changed = fields.filter(field => field.value !== field.defaultValue);
   for (const field of fields) (field.tagName === 'TEXTAREA' ? rowOf(field) : field.parentElement)
@@ -42,11 +48,12 @@ const filter = () => {  // not while somebody writes: a caption that gets its fi
 document.querySelector('#find').addEventListener('input', filter);
 document.querySelector('#missing').addEventListener('change', filter);
 document.querySelector('#save').addEventListener('click', () => {
-  const lines = [];
-  for (const row of sheet.children) {
-    const changed = [...row.querySelectorAll('[data-column]')].filter(field => field.value !== field.defaultValue);
-    const said = changed.map(field => [field.dataset.column, field.value]);
-    if (said.length) lines.push(JSON.stringify({file_name: row.dataset.file, ...Object.fromEntries(said)}));
+  const lines = [], rows = [...sheet.children];
+  const changed = row => [...row.querySelectorAll('[data-column]')].filter(field => field.value !== field.defaultValue);
+  const files = new Set(rows.filter(row => changed(row).length).map(row => row.dataset.file));
+  for (const row of rows) if (files.has(row.dataset.file)) {  // all rows of a picture: they are told apart by their order
+    const said = changed(row).map(field => [field.dataset.column, field.value]);
+    lines.push(JSON.stringify({file_name: row.dataset.file, ...Object.fromEntries(said)}));
   }
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([lines.join('\n') + '\n'], {type: 'application/jsonl'}));

@@ -229,17 +229,22 @@ def walk(top: Path) -> Walked:
             seen.add(identity)
         for entry in _entries(folder, found):
             path = folder / entry.name
-            if is_hidden(entry.name):
-                found.hidden += PurePosixPath(entry.name).suffix.lower() in PICTURE_SUFFIXES and Path(entry).is_file()
-            elif entry.is_dir(follow_symlinks=False):
-                seen.add(_identity(path))
-                folders.append(path)
-            elif path.is_dir():
-                links.append(path)
-            elif entry.is_symlink() or entry.is_file():
-                found.files.append(path)
-            else:
-                found.unread.append((path, "not a regular file (a pipe, a socket or a device)"))
+            try:
+                if is_hidden(entry.name):
+                    found.hidden += (
+                        PurePosixPath(entry.name).suffix.lower() in PICTURE_SUFFIXES and Path(entry).is_file()
+                    )
+                elif entry.is_dir(follow_symlinks=False):
+                    seen.add(_identity(path))
+                    folders.append(path)
+                elif path.is_dir():
+                    links.append(path)
+                elif entry.is_symlink() or entry.is_file():
+                    found.files.append(path)
+                else:
+                    found.unread.append((path, "not a regular file (a pipe, a socket or a device)"))
+            except OSError as error:  # of a folder that may be listed and not entered
+                found.unread.append((path, f"cannot be read ({error.strerror})"))
     found.files.sort()
     return found
 

@@ -17,8 +17,10 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -34,6 +36,7 @@ VERSION = 1
 BATCH = 8192  # rows that are built, or turned into Python, at once
 MOST_VALUES = 65  # of a column, kept for attribute columns
 MOST_ORIGINS = 10_000
+A_DAY_S = 86_400
 ORIGIN = ("source", "rights", "licence")
 UNSAID = 255
 NUMBERS: Mapping[Split, int] = {split: number for number, split in enumerate(SPLITS)}
@@ -164,7 +167,7 @@ class SplitPlaces:
 
     def add(self, row: PictureRow) -> None:
         name = row.columns.get("split")
-        if name is None:
+        if not name:
             self.said.append(UNSAID)
         else:
             split = ALIASES.get(name.lower())
@@ -201,8 +204,9 @@ def _distinct(hashes: NDArray[np.uint64]) -> int:
     return 1 + int((hashes[1:] != hashes[:-1]).sum())
 
 
-def build_once(folder: Path, rows: Callable[[], Iterable[PictureRow]], notes: Sequence[str]) -> None:
-    """`build`, unless it is done; of several processes that want the table one builds it, and the others wait."""
+def build_once(folder: Path, rows: Callable[[], Iterable[PictureRow]], notes: Sequence[str], of: Path) -> None:
+    """`build`, unless it is done; of several processes that want the table one builds it, and the others wait. Tables that were
+    made of `of`, a dataset, before it changed are removed when they are a day old: until then a training may still open them."""
     from filelock import FileLock
 
     if is_built(folder):
@@ -210,23 +214,33 @@ def build_once(folder: Path, rows: Callable[[], Iterable[PictureRow]], notes: Se
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not is_built(folder):
-            build(rows(), notes, folder)
+            build(rows(), notes, folder, of)
+            _remove_earlier(folder, of)
 
 
-def build(rows: Iterable[PictureRow], notes: Sequence[str], folder: Path) -> None:
-    """Write the files of a table to `folder`, which appears whole; `notes` may still grow while `rows` are read."""
+def _remove_earlier(folder: Path, of: Path) -> None:
+    for path in folder.parent.glob("*/facts.json"):
+        with suppress(OSError, ValueError):
+            earlier = path.parent != folder and json.loads(path.read_text("utf-8")).get("of") == str(of.resolve())
+            if earlier and time.time() - path.stat().st_mtime > A_DAY_S:
+                shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def build(rows: Iterable[PictureRow], notes: Sequence[str], folder: Path, of: Path) -> None:
+    """Write the files of a table of the dataset `of` to `folder`, which appears whole; `notes` may still grow while `rows` are
+    read."""
     with writing(folder):
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         with writing(folder, partial):
-            _write_files(rows, notes, partial)
+            _write_files(rows, notes, partial, of)
         shutil.rmtree(folder, ignore_errors=True)  # damaged, if it is there
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_files(rows: Iterable[PictureRow], notes: Sequence[str], place: Path) -> None:
+def _write_files(rows: Iterable[PictureRow], notes: Sequence[str], place: Path, of: Path) -> None:
     import pyarrow
 
     schema = pyarrow.schema([
@@ -253,7 +267,7 @@ def _write_files(rows: Iterable[PictureRow], notes: Sequence[str], place: Path) 
 
     for split, places in splits.places(names).items():
         np.save(place / f"{split}.npy", places)
-    write_text(place / "facts.json", json.dumps(summary.facts(notes)))
+    write_text(place / "facts.json", json.dumps(summary.facts(notes) | {"of": str(of.resolve())}))
 
 
 def _batches(rows: Iterable[PictureRow]) -> Iterator[list[PictureRow]]:

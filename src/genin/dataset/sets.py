@@ -52,10 +52,15 @@ from genin.runtimes.vocabulary import check_choice
 from genin.runtimes.wording import counted
 
 Pictures = NDArray[np.uint8]
+StoredRow = tuple[PictureRow, Mapping[str, Any]]  # checked, and the table's or the shard's own values
 METADATA = METADATA_NAMES[0]  # what is written
 LARGE_BYTES = 64 << 20  # of a metadata.jsonl whose rows are mapped: some 300,000 of them
 MANY_ARCHIVES = 300
 LOOKED_AT = 5_000  # pictures whose headers say which size is usual
+
+
+class EmptySplitError(InputError):
+    """A dataset has nothing in the split that was asked for."""
 
 
 class UnreadableError(InputError):
@@ -89,7 +94,7 @@ class PictureSet:
             rows = tuple(row for row, own in zip(self.rows, splits_of(self.rows), strict=True) if own in wanted)
         if not rows:
             remedy = f"give {METADATA} a 'split' column, or at least {SMALLEST_TO_SPLIT} pictures to split by chance"
-            raise InputError(f"the dataset has no pictures in its {split} split", where=self.folder, remedy=remedy)
+            raise EmptySplitError(f"the dataset has no pictures in its {split} split", where=self.folder, remedy=remedy)
         return replace(self, rows=rows)
 
 
@@ -105,29 +110,37 @@ def open_picture_set(folder: Path, split: str | None = None) -> PictureSet:
         whole = PictureSet(folder, large, tuple(large.facts["notes"]))
         return whole if split is None else whole.only(split)
     notes: list[str] = []
+    rows = tuple(row for row, _ in stored_rows(folder, notes))
+    whole = PictureSet(folder, rows, tuple(dict.fromkeys(notes)))
+    return whole if split is None else whole.only(split)
+
+
+def stored_rows(folder: Path, notes: list[str]) -> list[StoredRow]:
+    """Every row of a folder, checked and as it is stored. Errors: as `open_picture_set`."""
+    if not folder.is_dir():
+        raise InputError("no such folder of pictures", where=folder)
     if rows := _rows(folder, notes):
-        notes += beside(folder, rows)
+        notes += beside(folder, [row for row, _ in rows])
     else:
         rows = _rows_of_parts(folder, notes)
     if not rows:
         shards = Shards(folder)
-        rows = [_of_shard(sample) for sample in shards.samples()]
-        notes += [*shards.notes(), *beside(folder, rows)]
+        rows = [(_of_shard(sample), sample.columns) for sample in shards.samples()]
+        notes += [*shards.notes(), *beside(folder, [row for row, _ in rows])]
     if not rows:
         raise InputError("the folder has no pictures", where=folder, remedy=_instead(folder, notes))
-    whole = PictureSet(folder, tuple(rows), tuple(dict.fromkeys(notes)))
-    return whole if split is None else whole.only(split)
+    return rows
 
 
-def _rows_of_parts(folder: Path, notes: list[str]) -> list[PictureRow]:
+def _rows_of_parts(folder: Path, notes: list[str]) -> list[StoredRow]:
     """Of folders of splits."""
-    rows: list[PictureRow] = []
+    rows: list[StoredRow] = []
     for part in folders_of(folder):
         if found := _rows(part, notes):
-            notes += [f"{part.name}: {note}" for note in beside(part, found)]
-            rows += [_of_part(row, part) for row in found]
+            notes += [f"{part.name}: {note}" for note in beside(part, [row for row, _ in found])]
+            rows += [(_of_part(row, part), values) for row, values in found]
     if rows:
-        notes += beside(folder, rows)
+        notes += beside(folder, [row for row, _ in rows])
     return rows
 
 
@@ -164,15 +177,24 @@ def large_table(folder: Path) -> RowTable | None:
     metadata = metadata_of(folder)
     archives = [] if metadata is not None else shards_of(folder)
     large_file = metadata is not None and metadata.suffix.lower() == ".jsonl" and metadata.stat().st_size >= LARGE_BYTES
-    if not (large_file or len(archives) >= MANY_ARCHIVES) or not (find_spec("pyarrow") and find_spec("filelock")):
+    many = len(archives) >= MANY_ARCHIVES and not any(map(_has_pictures, (folder, *folders_of(folder))))
+    if not (large_file or many) or not (find_spec("pyarrow") and find_spec("filelock")):
         return None
     place = place_of([metadata] if metadata is not None else archives, installed_names().cache())
     notes: list[str] = []
     try:
-        build_once(place, lambda: _lines(folder, metadata, notes) if metadata else _archived(folder, notes), notes)
+        build_once(
+            place, lambda: _lines(folder, metadata, notes) if metadata else _archived(folder, notes), notes, folder
+        )
     except UnicodeError:  # another encoding, which only the whole file tells
         return None
-    return RowTable(place)
+    table = RowTable(place)
+    return table if len(table) else None  # what a small one says of an empty set
+
+
+def _has_pictures(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(is_picture(entry.name) for entry in entries)
 
 
 def _lines(folder: Path, metadata: Path, notes: list[str]) -> Iterator[PictureRow]:
@@ -194,7 +216,7 @@ def _lines(folder: Path, metadata: Path, notes: list[str]) -> Iterator[PictureRo
 def _archived(folder: Path, notes: list[str]) -> Iterator[PictureRow]:
     shards = Shards(folder)
     yield from map(_of_shard, shards.samples())
-    notes += shards.notes()
+    notes += [*shards.notes(), *beside(folder, [PictureRow(f"{path.name}/") for path in shards_of(folder)])]
 
 
 # --- rows of a folder ------------------------------------------------------------------------------------------------
@@ -206,14 +228,16 @@ def metadata_of(folder: Path, notes: list[str] | None = None) -> Path | None:
     names = [entry.name for entry in os.scandir(folder) if entry.name[:8].lower() == "metadata"]
     found = [folder / name for name in names if name.lower() in order and (folder / name).is_file()]
     found = [path for path in found if holds_metadata(path)]
-    found.sort(key=lambda path: (order[path.name.lower()], path.name))
+    found.sort(
+        key=lambda path: (order[path.name.lower()], path.name not in order, path.name)
+    )  # what is written comes first
     if notes is not None and len(found) > 1:
         others = listed([path.name for path in found[1:]])
         notes.append(f"{others} is not read, because there is a {found[0].name}: {folder}")
     return found[0] if found else None
 
 
-def table_rows(folder: Path, notes: list[str]) -> list[tuple[PictureRow, Mapping[str, Any]]] | None:
+def table_rows(folder: Path, notes: list[str]) -> list[StoredRow] | None:
     """The rows of the folder's metadata, checked and as they are; None without metadata. Errors: InputError."""
     metadata = metadata_of(folder, notes)
     if metadata is None:
@@ -298,13 +322,13 @@ def _columns(values: Mapping[str, Any], without: Collection[str | None]) -> dict
     }
 
 
-def _rows(folder: Path, notes: list[str]) -> list[PictureRow]:
+def _rows(folder: Path, notes: list[str]) -> list[StoredRow]:
     rows = table_rows(folder, notes)
     if rows is not None:
-        return [row for row, _ in rows]
+        return rows
     names = sorted(entry.name for entry in os.scandir(folder) if is_picture(entry.name) and not Path(entry).is_dir())
     sidecars = Sidecars(folder)
-    found = [PictureRow(name, sidecars.read(name) or None) for name in names]
+    found: list[StoredRow] = [(PictureRow(name, sidecars.read(name) or None), {}) for name in names]
     notes += sidecars.notes()
     return found
 

@@ -138,7 +138,9 @@ class Shards:
             self.unclear.append(f"{archive.name}/{pictures[0]}")
         self.others.update(_suffixes(name) for name in pictures if chosen and name not in chosen)
         for name in chosen:
-            key = PurePosixPath(name).with_suffix("") if own == chosen else _key(name)
+            key, whole = _key(name), PurePosixPath(name).with_suffix("")
+            if own == chosen or not (_beside(names, key) or names.find(f"{key}.json")):
+                key = whole  # a name with dots: img_1.5.png
             columns = self._row(archive, members, names.find(f"{key}.json"))
             text = self._caption(archive, members, _beside(names, key))
             text = (caption_in_row(columns) or None) if text == "" else text
@@ -214,7 +216,7 @@ def _index(archive: Path, changed_ns: int) -> tuple[dict[str, tuple[int, int]], 
     """Regular files: name => (offset, size), and names that are there again; the last one counts, as where an archive was appended
     to. `changed_ns` is part of the cache's key: a changed archive is read again."""
     found: dict[str, tuple[int, int]] = {}
-    again = []
+    again: list[str] = []
     try:
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
@@ -222,6 +224,16 @@ def _index(archive: Path, changed_ns: int) -> tuple[dict[str, tuple[int, int]], 
                 again += [name] if member.isreg() and name in found else []
                 if member.isreg():
                     found[name] = (member.offset_data, member.size)
+            _check_end(archive, tar.offset)
         return found, tuple(again)
     except tarfile.TarError as error:
         raise InputError(f"not a readable tar archive ({error})", where=archive, remedy="write it again") from error
+
+
+def _check_end(archive: Path, offset: int) -> None:
+    """`tarfile` takes a damaged or cut header for the end. Errors: ReadError where the archive does not end there."""
+    with archive.open("rb") as file:
+        file.seek(offset)
+        block = file.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0") or len(block) not in (0, tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"it is damaged or cut at byte {offset:,}")

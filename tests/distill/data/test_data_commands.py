@@ -6,9 +6,11 @@ import io
 import json
 import struct
 import tempfile
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,11 @@ from genin.cli import run
 from genin.dataset.files import read_picture
 from genin.dataset.sets import open_picture_set
 from genin.dataset.text import NULLS
+from genin.distill.data import prepare
 from genin.distill.data.dataset import ImageDataset
 from genin.distill.data.duplicates import SeenPictures, differ_in_detail, pixel_digest, thumbnail
-from genin.distill.data.find import caption_in_name
+from genin.distill.data.extract import FitOptions
+from genin.distill.data.find import Candidate, caption_in_name
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 Json = Callable[..., dict[str, Any]]
@@ -274,6 +278,19 @@ def test_near_duplicates_are_found_among_many() -> None:
     assert 40 < len(kept) < 250
 
 
+def test_pale_drawings_are_compared_by_cells_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All have about one brightness: nearly all are told apart before whole thumbnails are compared."""
+    pages = [drawing(seed) for seed in range(60)]
+    prints, compared, plain = [thumbnail(page) for page in pages], [], np.abs
+    monkeypatch.setattr(np, "abs", lambda values, *more: compared.append(np.shape(values)) or plain(values, *more))
+    seen = SeenPictures()
+    for index, fingerprint in enumerate(prints):
+        seen.add(str(index), str(index).encode(), fingerprint)
+    whole = sum(shape[0] for shape in compared if len(shape) == 4)
+    cells = sum(shape[0] for shape in compared if len(shape) == 2)
+    assert cells > 300 and whole < cells / 2
+
+
 def drawing(seed: int, *, moved: bool = False, ink: str = "black") -> Image.Image:
     """Six thin lines on white paper."""
     points = np.random.default_rng(seed).integers(0, 1024, (6, 4)).tolist()
@@ -318,6 +335,35 @@ def test_captions_come_from_metadata_then_sidecars_then_names(tmp_path: Path, ge
     assert "1 caption was made from folder and file names: check them" in report["notes"]
     report = genin("data", "prepare", source, "--out", tmp_path / "sidecars", "--captions", "sidecar")
     assert report["captions_missing"] == 2 and texts(tmp_path / "sidecars")[1:3] == ["from a sidecar"] * 2
+
+
+@pytest.mark.parametrize("inner", ["ants", "zoo"])
+def test_the_nearest_metadata_counts_whatever_its_folder_is_called(tmp_path: Path, genin: Json, inner: str) -> None:
+    source = folder_of(tmp_path / "in", f"{inner}/x.png")
+    for folder, name, text in ((source, f"{inner}/x.png", "from above"), (source / inner, "x.png", "from beside")):
+        (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": text}))
+    genin("data", "prepare", source, "--out", tmp_path / "out")
+    assert texts(tmp_path / "out") == ["from beside"]
+
+
+def test_an_interrupted_run_waits_for_what_it_has_begun_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, or a full disk: of the files that wait none begins."""
+    release, begun = threading.Event(), []
+
+    def pieces_of(candidate: Candidate, *_: object) -> list[Any]:
+        begun.append(candidate)
+        if candidate.name != "0":
+            release.wait(30)
+        return []
+
+    monkeypatch.setattr(prepare, "pieces_of", pieces_of)
+    ignored: Callable[..., None] = lambda *_: None  # noqa: E731
+    journal: Any = SimpleNamespace(known=ignored, stat=ignored, stem=ignored, write=ignored, pieces=Path(), resumed=0)
+    files: Any = prepare._read([Candidate(Path(), str(number)) for number in range(80)], journal, FitOptions(), ignored)
+    next(files)
+    threading.Timer(0.2, release.set).start()
+    files.close()
+    assert len(begun) < 60
 
 
 def test_metadata_by_other_names_in_csv_with_joined_captions_and_a_trigger(tmp_path: Path, genin: Json) -> None:
@@ -755,7 +801,7 @@ def test_tables_that_are_none_change_nothing(tmp_path: Path, capsys: pytest.Capt
     for name, content, message in (
         ("t.csv", b"name,text\na.png,x\n", "no column file_name"),
         ("t.csv", b"file_name,text\nz.png,x\n", "1 row names no picture of set, first 'z.png'"),
-        ("t.csv", b"file_name,text\na.png,x\na.png,y\n", "'a.png' has more rows than it has in the dataset"),
+        ("t.csv", b"file_name,text\na.png,x\na.png,y\n", "'a.png' has 2 rows, and 1 in the dataset"),
         ("t.csv", b"file_name,text\na.png,x,y\n", "line 2 is not a row of captions (the line has more cells"),
         ("t.csv", b"file_name,text\na.png,ni\xf1o\n", "not UTF-8"),
         ("t.csv", b"\xff\xfe", "the table is empty"),

@@ -189,6 +189,28 @@ def test_a_picture_without_gutters_stays_whole(tmp_path: Path, genin: Json) -> N
 ORDERED = ("c5²3.png", "c9.png", "c10.png", f"c{'1' * 5000}.png")
 
 
+@pytest.mark.parametrize("fault", ["name", "version", "lzma"])
+def test_a_broken_comic_ends_itself_alone(tmp_path: Path, genin: Json, fault: str) -> None:
+    (tmp_path / "in").mkdir()
+    scene(1, size=(48, 40)).save(tmp_path / "in" / "a.png")
+    comic = tmp_path / "in" / "v.cbz"
+    with zipfile.ZipFile(comic, "w", zipfile.ZIP_LZMA if fault == "lzma" else zipfile.ZIP_STORED) as archive:
+        archive.writestr("é.png", bytes(range(256)) * 8)
+    data = bytearray(comic.read_bytes())
+    central = data.rindex(b"PK\x01\x02")
+    if fault == "name":
+        data[central + 46] = 0xFF
+    elif fault == "version":
+        data[central + 6] = 127
+    else:
+        data[60:120] = bytes(60)
+    comic.write_bytes(data)
+    report = genin("data", "prepare", tmp_path / "in", "--out", tmp_path / "out")
+    reasons = {Path(entry["path"]).name: entry["reason"] for entry in report["dropped"]}
+    assert report["kept"] == 1 and len(reasons) == 1
+    assert "cannot be unpacked" in str(reasons) or "not a readable zip archive" in str(reasons)
+
+
 def test_a_comic_archive(tmp_path: Path, genin: Json) -> None:
     (tmp_path / "in").mkdir()
     comic_page(3).save(tmp_path / "page.png")

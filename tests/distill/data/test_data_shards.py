@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,16 @@ def test_training_takes_them_as_a_source(shards: Path) -> None:
     source = FolderSource(shards)
     assert source.pictures(0, 4, 32).shape == (4, 32, 32, 3) and source.captions([0])[0].startswith("a of")
     assert source.held_out() is not None
+
+
+def test_a_held_out_picture_without_a_caption_is_refused_at_once(folder: Path, tmp_path: Path) -> None:
+    """Not taken for a set without held-out pictures."""
+    copy = shutil.copytree(folder, tmp_path / "set")
+    rows = [json.loads(line) for line in (copy / "metadata.jsonl").read_text("utf-8").splitlines()]
+    del next(row for row in rows if row["split"] == "val")["text"]
+    (copy / "metadata.jsonl").write_text("".join(json.dumps(row) + chr(10) for row in rows))
+    with pytest.raises(InputError, match="has no caption"):
+        FolderSource(copy)
 
 
 def test_the_library_reads_them(folder: Path, shards: Path) -> None:
@@ -125,3 +136,55 @@ def test_bad_use_leaves_nothing(folder: Path, tmp_path: Path, capsys: pytest.Cap
     assert run(["data", "shard", str(broken), "--out", str(tmp_path / "out")]) == 2
     assert "the picture is missing" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def tar_of(path: Path, **files: bytes) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def picture(index: int = 0) -> bytes:
+    stream = io.BytesIO()
+    scene(index, size=(48, 40)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("fault", ["a byte of a header", "cut in a header", "cut in a picture"])
+def test_a_damaged_archive_is_not_a_shorter_one(tmp_path: Path, fault: str) -> None:
+    (tmp_path / "set").mkdir()
+    archive = tar_of(tmp_path / "set" / "t.tar", **{f"{n}.png": picture(n) for n in range(5)})
+    with tarfile.open(archive) as tar:
+        header = tar.getmembers()[2].offset
+    data = bytearray(archive.read_bytes())
+    if fault == "a byte of a header":
+        data[header + 150] ^= 0x55
+    archive.write_bytes(data if fault == "a byte of a header" else data[: header + (100 if "header" in fault else 600)])
+    with pytest.raises(InputError, match="not a readable tar archive"):
+        open_picture_set(tmp_path / "set")
+
+
+@pytest.mark.parametrize("end", [0, 512, 1024])
+def test_an_archive_may_end_without_its_trailer(tmp_path: Path, end: int) -> None:
+    (tmp_path / "set").mkdir()
+    archive = tar_of(tmp_path / "set" / "t.tar", **{f"{n}.png": picture(n) for n in range(3)})
+    with tarfile.open(archive) as tar:
+        members = tar.getmembers()
+    last = members[-1].offset_data + -(-members[-1].size // 512) * 512
+    archive.write_bytes(archive.read_bytes()[: last + end])
+    assert len(open_picture_set(tmp_path / "set").rows) == 3
+
+
+def test_names_with_dots_keep_their_captions(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    alone = {
+        "img_1.5.png": picture(),
+        "img_1.5.txt": b"one and a half",
+        "b_2.0.png": picture(),
+        "b_2.0.json": b'{"text": "two"}',
+    }
+    tar_of(tmp_path / "set" / "t.tar", **alone)
+    assert [row.text for row in open_picture_set(tmp_path / "set").rows] == ["one and a half", "two"]
