@@ -126,6 +126,8 @@ class _References:
             return golden if self._model is None else _anew(self._model, graph, golden)
         except GeninError as error:
             return str(error)
+        except (RuntimeError, ValueError, TypeError, LookupError) as error:  # PyTorch, given tensors of other sizes
+            return f"the model does not take the bundle's golden inputs ({' '.join(str(error).split())[:160]})"
 
 
 def _usable_model(path: Path) -> Any:

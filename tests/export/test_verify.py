@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from genin.runtimes.manifest import EXACT_PSNR_DB, TensorSpec
 from tiny_bundle import edit_manifest, update_hash
 
 Json = dict[str, Any]
+SHIPPED = Path(__file__).parents[2] / "runtimes" / "weights" / "student-1step"
 SINGLE = f"text_to_image_{STEPS}"
 needs_bundle = pytest.mark.export
 
@@ -68,6 +71,13 @@ def test_verify_against_another_model_fails(
     assert verify(capsys, part, "--against", str(compact_model), code=0)["ok"]
     bad = {name for _, _, name in bad_graphs(verify(capsys, part, "--against", str(tiny_student_folder), code=1))}
     assert bad == ({SINGLE} if single else {"unet", "vae_decoder", "vae_encoder"})
+
+
+def test_a_model_of_other_widths_is_a_finding(tiny_student_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """PyTorch refuses the golden inputs of the shipped bundle, whose texts are wider than this model's."""
+    report = verify(capsys, SHIPPED, "--against", str(tiny_student_folder), code=1)
+    [note] = {note for name, note in report["notes"].items() if name.endswith("/unet")}
+    assert note.startswith("the model does not take the bundle's golden inputs (") and note.endswith(")")
 
 
 @needs_bundle
@@ -289,6 +299,31 @@ def test_golden_files_are_refused_unless_plain(tmp_path: Path) -> None:
         parity.read_golden(path.read_bytes(), ["a"])
 
 
+def test_golden_files_that_numpy_stumbles_over_are_refused(tmp_path: Path) -> None:
+    def refused(data: bytes) -> str:
+        with pytest.raises(BundleError, match="a golden file cannot be read") as error:
+            parity.read_golden(data, ["a"])
+        return str(error.value)
+
+    def packed(name: str, content: bytes) -> bytes:
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as archive:
+            archive.writestr(name, content)
+        return stream.getvalue()
+
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(3))
+    array = stream.getvalue()
+    assert "a single array" in refused(array)
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (3,"
+    refused(packed("0.a.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header))
+    assert "no array" in refused(packed("0.a.npy", b"text"))
+    encrypted = bytearray(packed("0.a.npy", array))
+    encrypted[6] |= 1  # the flag, of the member and in the directory
+    encrypted[encrypted.index(b"PK\x01\x02") + 8] |= 1
+    assert "encrypted" in refused(bytes(encrypted))
+
+
 def test_a_wrong_shape_is_an_error() -> None:
     case = {"x": np.zeros((2, 3), np.float32)}
     with pytest.raises(GeninError, match="shape"):
@@ -301,3 +336,10 @@ def test_the_worst_case_is_what_counts() -> None:
     cases: list[dict[str, Any]] = [{"y": reference, "error": np.float32(error)} for error in (1e-6, 1e-1)]
     found = parity.measure(lambda case: {"y": case["y"] + case["error"]}, cases, ["y"], 60.0, "a function")
     assert found.psnr_db < 40 and found.max_abs == pytest.approx(0.1, rel=1e-3) and found.psnr_db < found.floor_db
+
+
+@pytest.mark.parametrize("order", [(0.5, np.nan), (np.nan, 0.5)])
+def test_an_output_that_is_no_number_has_the_largest_difference(order: tuple[float, float]) -> None:
+    cases: list[dict[str, Any]] = [{"y": np.arange(4.0), "error": error} for error in order]
+    found = parity.measure(lambda case: {"y": case["y"] + case["error"]}, cases, ["y"], 60.0, "a function")
+    assert found.max_abs == np.finfo(np.float32).max and found.psnr_db == -EXACT_PSNR_DB
