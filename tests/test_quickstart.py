@@ -21,8 +21,9 @@ from genin.distill.recipe import Recipe
 from genin.export.exporter import ExportOptions, export
 from genin.names import InstalledNames
 from genin.quickstart import stages as quickstart_stages
-from genin.quickstart.commands import RECORD, open_record
+from genin.quickstart.commands import RECORD, STAGES, Display, headline, leave_partial, open_record, summarise
 from genin.runtimes.errors import InputError
+from result_files import row
 from tiny_bundle import edit_manifest
 
 METRIC_WEIGHTS = Path(__file__).parents[2] / "shared" / "data" / "lpips_squeezenet"
@@ -173,6 +174,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(tmp_path: Path) -> None:
         (("--resume",), "there is nothing to resume"),
         (("--student", "bk-tinny"), "did you mean bk-tiny"),
         (("--teacher", "builtin:techer"), "did you mean builtin:teacher"),
+        (("--teacher", "builtin:student"), "this is already a bundle"),
         (("--minutes", "0"), "'--minutes'"),
     ],
 )
@@ -182,6 +184,55 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert run(tmp_path / "out", *arguments) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def record_of(*rows: dict[str, Any]) -> dict[str, Any]:
+    """Of a run whose speed test has these rows."""
+    evaluations = [
+        {"model": "your student", "steps": steps, "fd_ratio": 1.0, "lpips_squeeze_paired": None, "notes": {}}
+        for steps in quickstart_stages.STEPS
+    ]
+    stages = {
+        "teacher": {"bytes": 2, "parameters": 2},
+        "distil": {"bytes": 1, "parameters": 1},
+        "improvement": {"better_by": None},
+        "export": {"sizes": {}, "skipped": {}},
+        "quality": {"evaluations": evaluations},
+        "bench": {"results": rows, "skipped": []},
+    }
+    return {"stages": {name: {"seconds": 0, "result": result} for name, result in stages.items()}}
+
+
+def test_rows_with_wrong_pictures_are_no_figures(tmp_path: Path) -> None:
+    run = quickstart_stages.Run(tmp_path, "", "", 1, InstalledNames())
+    good = {"encoded_prompt_ms": {"p50": 1.0}, "speedup_baseline": "the teacher", "pairs": 6}
+    right = row("your student", 9.0) | good | {"speedup": 2.0, "lpips_squeeze_to_teacher": 0.2}
+    wrong = row("your student", 1.0) | good | {"speedup": 18.0, "lpips_squeeze_to_teacher": 0.9, "valid": False}
+    rows = [one | {"runtime": runtime} for one in (wrong, right) for runtime in ("pytorch", "openvino")]
+    summary = summarise(run, record_of(*rows, wrong | {"steps": 1}))
+    assert summary["fastest_4_steps"]["p50_ms"] == right["latency_ms"]["p50"]
+    assert summary["speedup_4_steps"] == summary["speedup_pytorch_4_steps"] == 2.0
+    assert summary["lpips_squeeze_paired_4_steps"] == 0.2
+    assert summary["fastest_1_step"] is summary["speedup_1_step"] is summary["speedup_pytorch_1_step"] is None
+    assert summary["notes"]["speedup_1_step"] == "the pictures of no configuration are right"
+    assert "1 step   the pictures of no configuration are right" in headline(summary).splitlines()
+
+
+def test_a_path_is_shown_as_it_is_and_its_commands_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Square brackets are no markup and :x: no emoji, on a terminal and elsewhere."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    out = tmp_path / "my runs[/old]" / ":x:"
+    run = quickstart_stages.Run(out, "", "", 1, InstalledNames())
+    run.student_path.mkdir(parents=True)
+    (run.student_path / "model_index.json").touch()
+    display = Display(7)
+    display.done(STAGES[-1], 1.0, {"page": str(run.page_path)})
+    leave_partial(run, {"stages": {}}, display)
+    said = capsys.readouterr().err
+    assert display.console.is_terminal and f"  {run.page_path}\n" in said
+    assert f"genin quickstart --out '{out}' --resume\n" in said and f"-m '{run.student_path}'\n" in said
 
 
 def test_pictures_of_the_page_come_back_as_they_were(tmp_path: Path) -> None:

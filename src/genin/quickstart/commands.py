@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 import click
 
+from genin.benchmarks.results.table import Row, fastest, is_ranked
 from genin.files import write_text
 from genin.names import InstalledNames
 from genin.quickstart.stages import (
@@ -86,7 +88,7 @@ def quickstart_command(ctx: click.Context, /, out: Path, resume: bool, as_json: 
         leave_partial(run, record, display)
         ctx.exit(INTERRUPTED)
     except GeninError:
-        display.say(f"finished stages are kept; when fixed: genin quickstart --out {out} --resume")
+        display.say(f"finished stages are kept; when fixed: {resume_command(out)}")
         raise
     summary = summarise(run, record)
     click.echo(json.dumps(summary) if as_json else headline(summary))
@@ -103,8 +105,10 @@ def require_packages() -> None:
 
 
 def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, resume: bool) -> dict[str, Any]:
-    """The run's record: a new one, or the last run's. Errors: InputError for an `out` that cannot be used."""
+    """The run's record: a new one, or the last run's. Errors: InputError for an `out` or a teacher that cannot be
+    used, before anything is written."""
     from genin.distill.models.student_config import PRESETS
+    from genin.runtimes.folder import read_model_index
     from genin.runtimes.vocabulary import check_choice
 
     path = out / RECORD
@@ -115,7 +119,7 @@ def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, r
         defaults = {"teacher": DEFAULT_TEACHER, "student": DEFAULT_STUDENT, "minutes": DEFAULT_MINUTES}
         settings = {**defaults, **asked}
         check_choice(settings["student"], tuple(PRESETS), "student")
-        names.model(settings["teacher"])
+        read_model_index(names.model(settings["teacher"]))  # refuses bundles, and what is no teacher
         record = {"genin_quickstart": FORMAT, "settings": settings, "stages": {}}
         out.mkdir(parents=True, exist_ok=True)
         write_record(out, record)
@@ -170,8 +174,13 @@ def leave_partial(run: Run, record: dict[str, Any], display: Display) -> None:
         write_page(run, done)
         display.say(f"the page so far: {run.page_path}")
     if (run.student_path / "model_index.json").is_file():
-        display.say(f'the student so far: genin generate "a ninja in an orange outfit" -m {run.student_path}')
-    display.say(f"resume with: genin quickstart --out {run.out} --resume")
+        model = shlex.quote(str(run.student_path))
+        display.say(f'the student so far: genin generate "a ninja in an orange outfit" -m {model}')
+    display.say(f"resume with: {resume_command(run.out)}")
+
+
+def resume_command(out: Path) -> str:
+    return f"genin quickstart --out {shlex.quote(str(out))} --resume"
 
 
 class Display:
@@ -181,7 +190,8 @@ class Display:
     def __init__(self, total: int) -> None:
         from rich.console import Console
 
-        self.console, self.total, self.number = Console(stderr=True, highlight=False, soft_wrap=True), total, 0
+        self.console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+        self.total, self.number = total, 0
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
@@ -192,11 +202,13 @@ class Display:
 
     def done(self, stage: Stage, seconds: float, result: Result, how: str = "") -> None:
         self.number += 1
-        spent = how or clock(seconds)
+        spent, said = how or clock(seconds), stage.summary(result)
         if self.console.is_terminal:
-            self.console.print(f"  [green]✓[/] {stage.title:<38} [dim]{spent:>9}[/]  {stage.summary(result)}")
+            from rich.markup import escape
+
+            self.console.print(f"  [green]✓[/] {stage.title:<38} [dim]{spent:>9}[/]  {escape(said)}")
         else:
-            self.say(f"[{self.number}/{self.total}] {stage.title}: {spent}, {stage.summary(result)}")
+            self.say(f"[{self.number}/{self.total}] {stage.title}: {spent}, {said}")
 
 
 def clock(seconds: float) -> str:
@@ -218,7 +230,11 @@ def summarise(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
         key = f"{steps}_step{'s' if steps > 1 else ''}"
         own = [row for row in rows if row["steps"] == steps]
         summary |= {f"fastest_{key}": (best := _fastest(own)), f"speedup_{key}": best and best["speedup"]}
-        summary[f"speedup_pytorch_{key}"] = next((r["speedup"] for r in own if r["runtime"] == "pytorch"), None)
+        if best is None:
+            why = "the pictures of no configuration are right" if own else "not measured"
+            notes |= dict.fromkeys((f"fastest_{key}", f"speedup_{key}"), why)
+        in_pytorch = fastest([row for row in own if row["runtime"] == "pytorch"])
+        summary[f"speedup_pytorch_{key}"] = in_pytorch and in_pytorch["speedup"]
         summary[f"fd_ratio_{key}"] = evaluations[steps]["fd_ratio"]
         if summary[f"fd_ratio_{key}"] is None:
             notes[f"fd_ratio_{key}"] = evaluations[steps]["notes"].get("fd_ratio", "not measured")
@@ -244,10 +260,9 @@ def _skipped(done: Done) -> list[str]:
     return [f"{name}: {reason}" for name, reason in done["export"]["skipped"].items()] + found
 
 
-def _fastest(rows: list[Result]) -> dict[str, Any] | None:
-    if not rows:
+def _fastest(rows: list[Row]) -> dict[str, Any] | None:
+    if (best := fastest(rows)) is None:
         return None
-    best = min(rows, key=lambda row: row["latency_ms"]["p50"])
     return {
         **{key: best[key] for key in ("runtime", "precision", "speedup", "speedup_baseline")},
         "p50_ms": best["latency_ms"]["p50"],
@@ -255,11 +270,11 @@ def _fastest(rows: list[Result]) -> dict[str, Any] | None:
     }
 
 
-def _lpips(evaluation: Result, rows: list[Result], notes: dict[str, str]) -> dict[str, Any]:
+def _lpips(evaluation: Result, rows: list[Row], notes: dict[str, str]) -> dict[str, Any]:
     """Paired LPIPS to the teacher: over the shipped pairs, else over the few pictures that the speed test drew."""
     key = f"lpips_squeeze_paired_{STEPS[0]}_steps"
     value, pairs = evaluation["lpips_squeeze_paired"], evaluation.get("pairs") or 0
-    row = next((row for row in rows if row["steps"] == STEPS[0]), None)
+    row = next((row for row in rows if row["steps"] == STEPS[0] and is_ranked(row)), None)
     if value is None and row is not None and row["lpips_squeeze_to_teacher"] is not None:
         value, pairs = row["lpips_squeeze_to_teacher"], row["pairs"]
         notes[key] = f"over {pairs} pictures only: a hint, not a figure to quote"
@@ -274,7 +289,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     for steps, key in ((4, "4_steps"), (1, "1_step")):
         name, best = counted(steps, "step"), summary[f"fastest_{key}"]
         if best is None:
-            lines.append(f"{name:8} not measured")
+            lines.append(f"{name:8} {summary['notes'][f'fastest_{key}']}")
             continue
         times, slow = (_or_dash(summary[f"{kind}_{key}"], ",.0f") for kind in ("speedup", "speedup_pytorch"))
         lines.append(

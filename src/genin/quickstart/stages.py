@@ -9,6 +9,7 @@ Not here: the order, the record on disk, the display and the command (`commands`
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,6 @@ def load_teacher(run: Run, done: Done) -> Result:
     from genin.runtimes.loading import load_pipeline
 
     facts = read_facts(run.teacher_path)
-    if facts.kind != "model":
-        raise InputError("a bundle cannot be distilled", where=run.teacher_path, remedy="give the model folder")
     with load_pipeline(run.teacher_path) as pipeline:
         pipeline.generate("a ninja", steps=1)
     size_bytes = sum(size for size in facts.component_bytes("pytorch", "fp32").values() if size)
@@ -246,10 +245,11 @@ def measure_quality(run: Run, done: Done) -> Result:
         result = evaluator.evaluate(path, Sampling(steps=steps), against=against)
         if statistics is None:
             result["fd_ratio"] = None
-            command = f"genin evaluate {run.bundle_path} --steps {steps} --reference {BUILTIN_WORLD}"
+            bundle, teacher = (shlex.quote(str(model)) for model in (run.bundle_path, run.teacher))
+            command = f"genin evaluate {bundle} --steps {steps} --reference {BUILTIN_WORLD}"
             result["notes"]["fd_ratio"] = (
                 f"{TEACHER_STEPS} steps of this teacher for hundreds of pictures take too long here; "
-                f"{command} --against {run.teacher} --against-steps {TEACHER_STEPS}"
+                f"{command} --against {teacher} --against-steps {TEACHER_STEPS}"
             )
         found.append({**result, "model": label})
     return {"evaluations": found, "samples": evaluator.samples}
