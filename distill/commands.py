@@ -124,7 +124,8 @@ def teacher_train_command(
         {"out": str(target), "images_seen": seen, "seconds": round(time.perf_counter() - started, 1)}, options.as_json
     )
     if not options.as_json:
-        _say_next(seen, recipe.teacher.images, None, f"genin compare {target}{_captions_of(data)} --out sheet.png")
+        sheet = f"genin compare {shlex.quote(str(target))}{_captions_of(data)} --out sheet.png"
+        _say_next(seen, recipe.teacher.images, None, sheet)
 
 
 @click.command(

@@ -6,6 +6,7 @@ Imports are inside the functions, so that `verify` runs where there is no PyTorc
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -147,7 +148,8 @@ def plan_command(model: str, out: Path, as_json: bool, **options: Any) -> None:
     lpips = notes["lpips_squeeze"]
     quality = f"LPIPS {lpips:.4f} to its own pictures" if lpips is not None else "LPIPS has no weights here"
     size = _megabytes(notes["size_bytes"])
-    click.echo(f"{out}: {size} of weights, {quality}; try: genin export {model} --plan {out} --out BUNDLE")
+    command = f"genin export {shlex.quote(model)} --plan {shlex.quote(str(out))} --out BUNDLE"
+    click.echo(f"{out}: {size} of weights, {quality}; try: {command}")
 
 
 @click.command("verify", epilog="Example: genin verify student.genin")
@@ -282,7 +284,8 @@ def _echo_export(result: ExportResult) -> None:
 
         click.echo(f"LPIPS –: {why_no_lpips()}")
     size = _megabytes(_size_bytes(result))
-    click.echo(f"{out}: {counted(len(manifest.graphs), 'graph')}, {size}; try: genin generate PROMPT -m {out}")
+    command = f"genin generate PROMPT -m {shlex.quote(str(out))}"
+    click.echo(f"{out}: {counted(len(manifest.graphs), 'graph')}, {size}; try: {command}")
     if one := smaller(manifest):
         click.echo(f"a program needs one format and precision: {one}")
 
@@ -336,6 +339,7 @@ def _single_table(graphs: Sequence[SingleGraphEntry]) -> None:
 def _table(head: list[str], rows: list[tuple[Any, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     used = [index for index in range(len(head)) if not rows or any(row[index] != "–" for row in rows)]
     head, rows = [head[index] for index in used], [tuple(row[index] for index in used) for row in rows]
@@ -343,7 +347,7 @@ def _table(head: list[str], rows: list[tuple[Any, ...]]) -> None:
     for title in head:
         table.add_column(title, justify="right" if title in ("size", "parity", "floor", "parameters") else "left")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(str(cell)) for cell in row))  # text alone would be read as markup
     Console().print(table)
 
 

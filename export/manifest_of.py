@@ -8,6 +8,7 @@ Not here: the manifest's schema (`genin.runtimes.manifest`).
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ def bundle_card(manifest: Manifest, file_name: str) -> str:
         pipeline_tag="text-to-image",
         tags=["genin", "text-to-image", *(graph.format for graph in manifest.graphs)],  # each is named once
     )
+    name = shlex.quote(file_name)
     lines = [
         f"---\n{metadata.to_yaml()}\n---",
         "",
@@ -104,8 +106,8 @@ def bundle_card(manifest: Manifest, file_name: str) -> str:
         f"Licence: {model.licence}. Made by genin {manifest.genin_version}.",
         "",
         "```",
-        f'genin generate "a prompt" -m {file_name} --out picture.png',
-        f"genin verify {file_name}",
+        f'genin generate "a prompt" -m {name} --out picture.png',
+        f"genin verify {name}",
         "```",
         "",
         *_origins((model.provenance or {}).get("origins")),

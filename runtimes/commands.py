@@ -110,14 +110,15 @@ def runtimes_command(explain: str | None, again: bool, as_json: bool) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for heading in ("runtime", "version", "runs", "here"):
         table.add_column(heading, overflow="fold")
     for row in rows:
         here = "yes" if row["available"] else " · ".join(filter(None, (row["reason"], row["install"])))
-        # rich reads [brackets] as markup, and install lines have them
-        table.add_row(row["runtime"], row["version"] or "–", ", ".join(row["runs"]), here.replace("[", "\\["))
+        cells = (row["runtime"], row["version"] or "–", ", ".join(row["runs"]), here)
+        table.add_row(*map(Text, cells))  # rich reads [brackets] of text alone as markup, and install lines have them
     Console().print(table)
 
 
@@ -135,6 +136,7 @@ def _explain(name: str, again: bool, as_json: bool) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     click.echo(f"{choice.runtime} {choice.precision}, threads: {threads or 'its own'} ({decision.why})")
     if decision.timings:
@@ -143,7 +145,7 @@ def _explain(name: str, again: bool, as_json: bool) -> None:
             table.add_column(heading, justify="right" if heading in ("a picture", "loading") else "left")
         for timing in sorted(decision.timings, key=lambda timing: timing.picture_ms):
             cells = (timing.runtime, timing.precision, str(timing.threads or "its own"))
-            table.add_row(*cells, f"{timing.picture_ms:.1f} ms", f"{timing.load_s:.2f} s")
+            table.add_row(*map(Text, cells), f"{timing.picture_ms:.1f} ms", f"{timing.load_s:.2f} s")
         Console().print(table)
 
 

@@ -66,7 +66,8 @@ def _bar(title: str, total: float, unit: str, stream: Any, even: bool) -> Iterat
 
     counted = (MofNCompleteColumn(), TextColumn(unit)) if unit else (TextColumn("{task.percentage:3.0f} %"),)
     left = (TimeElapsedColumn(), *((TextColumn("ETA"), TimeRemainingColumn(compact=True)) if even else ()))
-    columns = (TextColumn("{task.description}"), BarColumn(), *counted, *left, TextColumn("{task.fields[note]}"))
+    named, noted = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
+    columns = (named, BarColumn(), *counted, *left, noted)
     with Bar(*columns, console=Console(file=stream), transient=True) as bar:
         task = bar.add_task(title, total=total, note="")
         yield lambda reached, note: bar.update(task, completed=reached, note=note)

@@ -1,10 +1,12 @@
 """HTML pages from the jinja2 templates beside the code, in folders called `templates`.
 
-A page is one file that loads nothing: its style sheet and script are included. Values are escaped.
+A page is one file that loads nothing: its style sheet and script are included. Values are escaped, and
+`quoted` for a shell where they stand in a command.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,4 +35,5 @@ def render_page(package: str, name: str, values: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,  # for included files
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["quoted"] = shlex.quote
     return environment.get_template(name).render(values).removesuffix("\n")

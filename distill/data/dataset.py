@@ -13,6 +13,7 @@ Not here: decoding (`duplicates`), cleaning other people's folders (`prepare`), 
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -212,4 +213,5 @@ def licence_of(rows: Sequence[PictureRow], facts: Mapping[str, Any]) -> str:
 
 def write_captions(folder: Path) -> str:
     """What to do about pictures without captions."""
-    return f"write them on a page: genin data edit {folder} --to captions.html; or let a model: genin data caption {folder}"
+    name = shlex.quote(str(folder))
+    return f"write them on a page: genin data edit {name} --to captions.html; or let a model: genin data caption {name}"

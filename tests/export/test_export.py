@@ -25,9 +25,10 @@ from genin.cli import run
 from genin.export import exporter
 from genin.export.assembly import Job
 from genin.export.checks import parity
-from genin.export.commands import smaller
+from genin.export.commands import _echo_export, _table, smaller
 from genin.export.converters import to_openvino
 from genin.export.facts import network_facts
+from genin.export.manifest_of import bundle_card
 from genin.export.precision_plan import read_plan
 from genin.runtimes import engine
 from genin.runtimes.bundle import Bundle
@@ -330,6 +331,19 @@ def test_a_bundle_of_several_precisions_says_how_to_write_less() -> None:
     manifest = replace(shipped, graphs=(one, other, replace(other, precision="fp32")))
     assert smaller(manifest) == "genin export with --format onnx --precision fp16 writes 3.09 MB of graphs"
     assert smaller(replace(manifest, graphs=(one,))) is None
+
+
+def test_a_bundle_s_commands_can_be_pasted_and_its_tables_show_names_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A path with blanks is one word of a shell, and square brackets are no markup."""
+    monkeypatch.setenv("COLUMNS", "100")
+    shipped = Bundle.open(Path(__file__).parents[2] / "runtimes" / "weights" / "student").manifest
+    _echo_export(SimpleNamespace(manifest=shipped, path=Path("my runs/b.genin")))  # type: ignore[arg-type]
+    assert "try: genin generate PROMPT -m 'my runs/b.genin'\n" in capsys.readouterr().out
+    assert "genin verify 'my b.genin'\n" in bundle_card(shipped, "my b.genin")
+    _table(["precision", ""], [("mixed[old]", "runs[/old]/b :x:")])
+    assert capsys.readouterr().out.splitlines()[1].split("  ")[:2] == [" mixed[old]", "runs[/old]/b :x: "]
 
 
 def test_inspect_names_weights_that_are_missing_and_counts_those_that_are_read(

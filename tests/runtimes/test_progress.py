@@ -72,15 +72,15 @@ def test_a_terminal_gets_a_bar_with_the_note(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    with progress("drawing", 4, unit="pictures") as shown:
-        shown.reach(3, "seed 7")
+    with progress("drawing [a/b]", 4, unit="pictures") as shown:
+        shown.reach(3, "seed[/7]")  # no markup
     text = stderr.getvalue()
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
     with progress("lines", 4) as shown:
         shown.advance(1)
     assert stderr.getvalue().removeprefix(text).startswith("lines: 25 %")
-    assert "drawing" in text and "3/4" in text and "pictures" in text and "seed 7" in text
+    assert "drawing [a/b]" in text and "3/4" in text and "pictures" in text and "seed[/7]" in text
 
 
 def test_lines_become_rarer(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:

@@ -825,10 +825,11 @@ def test_tables_that_are_none_change_nothing(tmp_path: Path, capsys: pytest.Capt
 
 def test_the_page_shows_every_picture_and_escapes_what_it_says(tmp_path: Path, genin: Json) -> None:
     pytest.importorskip("jinja2", reason="genin[data] is not installed")
-    folder = dataset(tmp_path / "set")
+    folder = dataset(tmp_path / "a set")
     genin("data", "edit", folder, "--to", tmp_path / "pages" / "captions.html")
     page = (tmp_path / "pages" / "captions.html").read_text(encoding="utf-8")
-    assert page.count("<textarea") == 3 and 'src="../set/b%20c.png"' in page
+    assert page.count("<textarea") == 3 and 'src="../a%20set/b%20c.png"' in page
+    assert "genin data edit &#39;a set&#39; --from" in page
     assert '(<b id="count">1</b>)' in page and "Written 2" in page
     assert "says &#34;no&#34;, twice" in page and page.count('data-column="emotion"') == 3
 

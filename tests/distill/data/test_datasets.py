@@ -17,7 +17,7 @@ from PIL import Image
 from genin.dataset.files import read_picture
 from genin.dataset.rows import PictureRow
 from genin.dataset.splits import SPLITS, splits_by_chance
-from genin.distill.data.dataset import ImageDataset, joined_origins, origins_of, origins_table
+from genin.distill.data.dataset import ImageDataset, joined_origins, origins_of, origins_table, write_captions
 from genin.distill.world.dataset import write_dataset
 from genin.distill.world.scene import ATTRIBUTES
 from genin.runtimes.errors import InputError
@@ -195,6 +195,7 @@ def test_captions_and_the_way_to_missing_ones(tmp_path: Path) -> None:
         InputError, match=r"no caption: .*b\.png; write them on a page: genin data edit .* --to captions\.html"
     ):
         data.caption(1)
+    assert write_captions(Path("my set")).endswith("genin data caption 'my set'")
 
 
 def test_pictures_are_cut_square_and_laid_on_white(tmp_path: Path) -> None:
