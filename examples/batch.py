@@ -31,13 +31,16 @@ def draw(pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> It
 
 
 @click.command()
-@click.argument("prompts", type=click.File(encoding="utf-8"))
+@click.argument("prompts", type=click.File(encoding="utf-8-sig"))  # editors on Windows write a byte-order mark
 @click.option("-m", "--model", default="builtin:student", show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=4, show_default=True, help="Pictures of each prompt.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("pictures"), show_default=True)
 def main(prompts: Iterable[str], model: str, seeds: int, out: Path) -> None:
     """Draw every line of PROMPTS with several seeds."""
-    lines = list(dict.fromkeys(line.strip() for line in prompts if line.strip()))
+    try:
+        lines = list(dict.fromkeys(line.strip() for line in prompts if line.strip()))
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"the file is not UTF-8 ({error.reason}): save it as UTF-8") from error
     if not lines:
         raise click.ClickException("the file has no prompts: one a line")
     out.mkdir(parents=True, exist_ok=True)

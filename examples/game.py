@@ -20,7 +20,10 @@ FRAME_S = 1 / 60
 
 
 def play(painter: Painter, prompt: str, seed: int, *, max_s: float = 60.0) -> tuple[Picture, int]:
-    """Frames until the picture is finished => (the picture, frames shown meanwhile). Errors: GeninError if it cannot be drawn."""
+    """Frames until the picture is finished => (the picture, frames shown meanwhile).
+
+    Errors: GeninError if it cannot be drawn, TimeoutError if that takes more than `max_s` seconds.
+    """
     # A newer request of a slot takes the place of an older one: whoever is being shown has one slot.
     painter.submit(prompt, seed, slot="the hero", previews=1)
     begun, frames = time.perf_counter(), 0
@@ -35,7 +38,7 @@ def play(painter: Painter, prompt: str, seed: int, *, max_s: float = 60.0) -> tu
             # A game would put painter.preview(event.ticket) into a texture when a preview comes.
         # … and move its world and draw here.
         time.sleep(max(0.0, FRAME_S - (time.perf_counter() - frame_begun)))
-    raise TimeoutError(f"no picture within {max_s:.0f} s")
+    raise TimeoutError(f"no picture within {max_s:.0f} s: try a smaller model, -m builtin:student-1step")
 
 
 @click.command()
@@ -50,7 +53,7 @@ def main(prompt: str, model: str, seed: int, process: bool, out: Path) -> None:
         with genin.Painter(model, process) as painter:  # closing ends what is being drawn
             picture, frames = play(painter, prompt, seed)
             picture.save(out)
-    except GeninError as error:  # its text says what, where and what to do
+    except (GeninError, TimeoutError) as error:  # its text says what, where and what to do
         raise click.ClickException(str(error)) from error
     click.echo(f"{out}: drawn on {picture.origin['runtime']} while {frames} frames went by")
 

@@ -96,7 +96,7 @@ class Game:
         self.title, self.text, self.small = (pygame.font.Font(None, size) for size in (54, 28, 22))
         self.backdrop = backdrop()
         self.deals: dict[int, Round] = {}
-        self.number, self.points, self.lives, self.combo = 0, 0, LIVES, 0
+        self.number, self.points, self.lives, self.combo, self.finds = 0, 0, LIVES, 0, 0
         self.begun: float | None = None  # when the incense was lit
         self.penalty_s, self.found_at = 0.0, -9.0
         self.sparks: list[list[float]] = []
@@ -109,12 +109,17 @@ class Game:
     def round(self) -> Round:
         return self.deals[self.number]
 
+    @property
+    def found(self) -> bool:
+        """Whether the ninja of this round is found."""
+        return self.begun is not None and self.found_at >= self.begun
+
     def prepare(self, number: int, priority: int) -> None:
         if number in self.deals or number >= self.rounds:
             return
         self.deals[number] = deal(self.word, number)
-        for place, card in enumerate(self.deals[number].cards):
-            self.painter.submit(prompt_of(card.scene), card.seed, priority=priority, tag=(number, place))
+        for card in self.deals[number].cards:
+            self.painter.submit(prompt_of(card.scene), card.seed, priority=priority, tag=card)
 
     def collect(self, now: float) -> None:
         """Pictures that have come since the last frame."""
@@ -122,19 +127,22 @@ class Game:
             if event.error is not None:
                 raise event.error
             if event.kind == "done" and (picture := self.painter.take(event.ticket)) is not None:
-                number, place = event.tag  # type: ignore[misc]
-                card = self.deals[number].cards[place]
+                card = event.tag  # perhaps of an earlier game, which nobody sees any more
+                assert isinstance(card, Card)
                 image = pygame.image.frombuffer(picture.array.tobytes(), picture.shape[1::-1], "RGB")
                 card.picture, card.shown = pygame.transform.smoothscale(image, (256, 256)), now
 
     def left_s(self, now: float) -> float:
-        return ROUND_S if self.begun is None else max(0.0, ROUND_S - (now - self.begun) - self.penalty_s)
+        if self.begun is None:
+            return ROUND_S
+        now = min(now, self.found_at) if self.found else now  # who is found burns no more incense
+        return max(0.0, ROUND_S - (now - self.begun) - self.penalty_s)
 
     def accuse(self, card: Card, now: float) -> None:
-        if self.begun is None or now - self.found_at < 0.8:
+        if self.begun is None or self.found:
             return
         if card is self.round.cards[self.round.wanted]:
-            self.combo += 1
+            self.combo, self.finds = self.combo + 1, self.finds + 1
             self.points += round(100 + 10 * self.left_s(now)) * min(self.combo, 5)
             self.found_at = now
             self.sparks += [[*card.place.center, random.uniform(-4, 4), random.uniform(-6, 1), 1.0] for _ in range(60)]
@@ -148,9 +156,8 @@ class Game:
         if self.begun is None and self.round.ready:
             self.begun, self.penalty_s = now, 0.0
             self.prepare(self.number + 1, priority=1)
-        found = 0.8 < now - self.found_at < 8 and self.begun is not None and self.found_at >= self.begun
-        if found or (self.begun is not None and self.left_s(now) == 0):
-            if not found:
+        if (now - self.found_at > 0.8) if self.found else self.left_s(now) == 0:
+            if not self.found:
                 self.lives, self.combo = self.lives - 1, 0
             self.number, self.begun = self.number + 1, None
             self.over = self.lives == 0 or self.number >= self.rounds
@@ -226,8 +233,14 @@ class Game:
         picture = pygame.transform.smoothscale(card.picture, (width, inner.height))
         self.screen.blit(picture, picture.get_rect(center=inner.center))
 
+    @property
+    def outcome(self) -> str:
+        if self.lives == 0:
+            return "The incense has burnt down"
+        return "All found!" if self.finds == self.rounds else f"{self.finds} of {self.rounds} found"
+
     def draw_end(self) -> None:
-        self.write("All found!" if self.lives else "The incense has burnt down", self.title, PAPER, (WIDTH // 2, 210))
+        self.write(self.outcome, self.title, PAPER, (WIDTH // 2, 210))
         self.write(f"{self.points:,} points", self.title, GOLD, (WIDTH // 2, 290))
         self.write(
             f"Play “{self.word}” against a friend: the same word deals the same cards.",
@@ -286,7 +299,7 @@ def answer(game: Game, now: float) -> str | None:
 
 def play_by_itself(game: Game, now: float) -> None:
     """Find the right one after a second and a half; now and then accuse a wrong one first."""
-    if game.begun is None or game.over or game.found_at >= game.begun:
+    if game.begun is None or game.over or game.found:
         return
     wrong = game.round.cards[game.round.wanted - 1]
     if game.number % 4 == 3 and now - game.begun > 0.8 and wrong.shaken < game.begun:
@@ -299,7 +312,7 @@ def play_by_itself(game: Game, now: float) -> None:
 @click.option("--word", default=None, help="Deals the cards: whoever plays the same word plays the same match.")
 @click.option("-m", "--model", default="builtin:student-1step", show_default=True)
 @click.option("--process", is_flag=True, help="Draw in a process of its own.")
-@click.option("--rounds", default=ROUNDS, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=ROUNDS, show_default=True)
 @click.option("--demo", is_flag=True, help="Play by itself, and leave at the end.")
 @click.option(
     "--record", type=click.Path(path_type=Path), help="A folder for the last table (PNG) and the frames' times (JSON)."
@@ -319,6 +332,7 @@ def main(word: str | None, model: str, process: bool, rounds: int, demo: bool, r
             while said != "leave" and not (demo and game.over):
                 now = time.perf_counter()
                 if (said := answer(game, now)) == "again":
+                    painter.cancel()  # the old game's next round
                     game = Game(screen, painter, word, rounds)
                 if demo:
                     play_by_itself(game, now)

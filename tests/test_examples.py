@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +92,102 @@ def test_wanted_deals_the_same_cards_to_everybody() -> None:
             len({tuple(card.scene.items()) for card in deal.cards}) == len(deal.cards) and deal.wanted == other.wanted
         )
     assert wanted.deal("dragon", 0).cards[0].seed != wanted.deal("river", 0).cards[0].seed
+
+
+class Silent:
+    """A painter that draws nothing: `done` are the tags of pictures that are finished."""
+
+    def __init__(self, *_: object) -> None:
+        self.tags: list[object] = []
+        self.done: list[object] = []
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, *_: object, tag: object = None, **__: object) -> int:
+        self.tags.append(tag)
+        return len(self.tags)
+
+    def poll(self) -> list[SimpleNamespace]:
+        done, self.done = self.done, []
+        return [SimpleNamespace(kind="done", error=None, ticket=1, tag=tag) for tag in done]
+
+    def take(self, ticket: int) -> SimpleNamespace:
+        return SimpleNamespace(array=np.zeros((4, 4, 3), np.uint8), shape=(4, 4, 3))
+
+
+@pytest.fixture
+def wanted(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    pygame = pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    pygame.font.init()
+    return example("wanted")
+
+
+def game_of(wanted: ModuleType, painter: Silent, rounds: int) -> Any:
+    """A game whose first round begins at 100 s."""
+    game = wanted.Game(wanted.pygame.Surface((wanted.WIDTH, wanted.HEIGHT)), painter, "dragon", rounds)
+    painter.done = list(painter.tags)
+    game.step(100.0)
+    assert game.begun == 100.0
+    return game
+
+
+def test_wanted_takes_no_life_for_a_ninja_that_was_found_in_time(wanted: ModuleType) -> None:
+    game = game_of(wanted, Silent(), 2)
+    right = game.round.cards[game.round.wanted]
+    game.accuse(right, 119.5)
+    points, left_s = game.points, game.left_s(119.5)
+    game.step(120.1)  # the incense would have burnt down
+    game.accuse(right, 120.35)
+    assert game.left_s(120.1) == left_s and (game.number, game.points) == (0, points)
+    game.step(120.4)
+    assert (game.number, game.lives, game.combo, game.finds) == (1, wanted.LIVES, 1, 1)
+
+
+def test_wanted_counts_what_was_found(wanted: ModuleType) -> None:
+    game = game_of(wanted, Silent(), 1)
+    game.step(121.0)
+    assert game.over and game.outcome == "0 of 1 found"
+    game.lives = 0
+    assert game.outcome == "The incense has burnt down"
+    game = game_of(wanted, Silent(), 1)
+    game.accuse(game.round.cards[game.round.wanted], 101.0)
+    game.step(102.0)
+    assert game.over and game.outcome == "All found!"
+
+
+def test_wanted_is_played_again_while_pictures_of_the_last_game_come(wanted: ModuleType) -> None:
+    painter = Silent()
+    old = game_of(wanted, painter, 3)
+    of_the_next_round = painter.tags[len(old.round.cards) :]
+    assert of_the_next_round
+    new = wanted.Game(old.screen, painter, "dragon", 3)
+    painter.done = of_the_next_round
+    new.step(130.0)
+    assert not any(card.picture for card in new.round.cards)
+
+
+def test_wanted_has_a_round_at_least(wanted: ModuleType) -> None:
+    done = CliRunner().invoke(wanted.main, ["--rounds", "0", "--demo"])
+    assert done.exit_code == 2 and "'--rounds'" in done.output
+
+
+def test_a_game_whose_picture_does_not_come_ends_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    game = example("game")
+    monkeypatch.setattr(game.genin, "Painter", Silent)
+    monkeypatch.setattr(game, "play", partial(game.play, max_s=0))
+    done = CliRunner().invoke(game.main, ["a ninja"])
+    assert done.exit_code == 1 and done.output.startswith("Error: no picture within 0 s: ")
+
+
+@pytest.mark.parametrize(("content", "says"), [(b"\xef\xbb\xbf\n", "no prompts"), (b"caf\xe9\n", "save it as UTF-8")])
+def test_the_batch_reads_utf_8_with_a_mark_and_names_what_is_not(content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(content)
+    done = CliRunner().invoke(example("batch").main, [str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1 and says in done.output and isinstance(done.exception, SystemExit)
 
 
 @pytest.mark.export
