@@ -96,7 +96,12 @@ int main(int argc, char **argv) {
   SDL_SetHint(SDL_HINT_RENDER_SCALE_QUALITY, "best");
   genin_open_options_init(&options, sizeof options);
   options.thread_priority = -1;
-  if (!renderer || genin_open(argv[1], &options, &worker, &loading)) return fprintf(stderr, "%s\n", SDL_GetError()), 1;
+  if (!renderer) return fprintf(stderr, "%s\n", SDL_GetError()), 1;
+  if (genin_open(argv[1], &options, &worker, &loading)) {
+    char why[512];
+    genin_last_error(why, sizeof why);
+    return fprintf(stderr, "%s\n", why), 1;
+  }
   for (number = 0; number < CARDS; ++number) paint(worker, cards, number);
 
   for (frame = 0; running && frame != frames; ++frame) {

@@ -88,12 +88,15 @@ namespace Genin
         public List<Event> Poll()
         {
             var found = new List<Event>();
-            uint count;
-            do
+            lock (room) // all calls share it; genin_poll never waits
             {
-                count = Native.genin_poll(worker, room, (uint)room.Length, (uint)Marshal.SizeOf(typeof(Native.Event)));
-                for (uint i = 0; i < count; ++i) found.Add(room[i].Managed());
-            } while (count == room.Length);
+                uint count;
+                do
+                {
+                    count = Native.genin_poll(worker, room, (uint)room.Length, (uint)Marshal.SizeOf(typeof(Native.Event)));
+                    for (uint i = 0; i < count; ++i) found.Add(room[i].Managed());
+                } while (count == room.Length);
+            }
             return found;
         }
 
@@ -115,7 +118,7 @@ namespace Genin
             return rgba;
         }
 
-        /// <summary>End a ticket, or all requests (0); whether there was anything to end.</summary>
+        /// <summary>End a ticket, or all requests (0); false only for a ticket that is unknown or finished.</summary>
         public bool Cancel(ulong ticket = 0) { return Native.genin_cancel(worker, ticket) == Result.Ok; }
 
         public Result Wait(ulong ticket, TimeSpan timeout) { return Native.genin_wait(worker, ticket, (ulong)timeout.Ticks * 100); }

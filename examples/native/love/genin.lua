@@ -100,7 +100,7 @@ end
 function Painter:take(event) return pixels(self, event, library.genin_take) end
 function Painter:preview(event) return pixels(self, event, library.genin_preview) end
 
--- End a ticket, or all requests; whether there was anything to end.
+-- End a ticket, or all requests without one; false only for a ticket that is unknown or finished.
 function Painter:cancel(ticket) return library.genin_cancel(self.worker, ticket or 0) == 0 end
 function Painter:wait(ticket, seconds) return RESULTS[-library.genin_wait(self.worker, ticket, (seconds or 60) * 1e9)] end
 function Painter:pause(paused) check(library.genin_pause(self.worker, paused and 1 or 0)) end
