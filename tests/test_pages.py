@@ -16,6 +16,7 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 import genin.benchmarks.report
+import genin.distill.loop
 from browser import AXE_MISSING, CHROMIUM, axe_script, violations
 from pages import bench_page, merged_page, other_pages
 
@@ -107,6 +108,12 @@ def test_every_colour_of_text_and_signs_stands_out(scheme: str) -> None:
     assert {pair: ratio for pair, ratio in pairs.items() if ratio < CONTRAST} == {}
     warning = re.search(r"\.busy \{[^}]*background: (#\w{6}); color: #fff;", STYLE.read_text(encoding="utf-8"))
     assert warning and contrast(warning[1], "#ffffff") >= CONTRAST
+
+
+def test_backgrounds_that_say_something_are_printed() -> None:
+    training = Path(genin.distill.loop.__file__).parent / "templates" / "training.css"
+    for file, rule in ((STYLE, r"\.busy, \.stages \.bar i, \.key i"), (training, r"\.sample")):
+        assert re.search(rf"{rule} {{[^}}]*[; ]print-color-adjust: exact", file.read_text(encoding="utf-8")), rule
 
 
 STATES = {

@@ -68,20 +68,25 @@ def quality_latency_svg(rows: Rows) -> str | None:
         shown = _of_quality(rows, key)
         names = list(dict.fromkeys(series_of(row) for row in shown.values()))
         for place, row in shown.items():
-            _point(axes, row, row[key], SERIES[names.index(series_of(row)) % len(SERIES)], _mark(place))
+            index = names.index(series_of(row))
+            _point(axes, row, row[key], SERIES[index % len(SERIES)], _mark(place))
+            _number(axes, index, len(names), (picture_ms(row), row[key]), _mark(place))
         _style(axes, title)
 
     return _svg(draw, f"{title} against latency")
 
 
 def quality_legend(rows: Rows) -> Legend:
-    """Colour shows model and steps, shape the runtime, fill the precision."""
+    """Colour (and a number, if there are many) shows model and steps, shape the runtime, fill the precision."""
     axis = quality_axis(rows)
     shown = _of_quality(rows, axis[0]) if axis else {}
     names, runtimes, precisions = (
         _places(shown, of) for of in (series_of, lambda row: str(row["runtime"]), lambda row: str(row["precision"]))
     )
-    legend = [LegendLine("●", f"--s{i % len(SERIES) + 1}", *one) for i, one in enumerate(names.items())]
+    legend = [
+        LegendLine("●", f"--s{i % len(SERIES) + 1}", _numbered(i, len(names), name), places)
+        for i, (name, places) in enumerate(names.items())
+    ]
     legend += [LegendLine(SIGNS[MARKERS.get(one[0], "o")], "--soft", *one) for one in runtimes.items()]
     fills = {name: FILL_SIGNS.get(FILLS.get(name, "none"), "○") for name in precisions}
     return legend + [LegendLine(fills[one[0]], "--soft", *one) for one in precisions.items()]
@@ -141,14 +146,9 @@ def sustained_svg(rows: Rows) -> str | None:
             windows, first = row["sustained"]["windows"], row["sustained"]["windows"][0]["p50_ms"]
             minutes = [(window["at_s"] + window["seconds"] / 2) / 60 for window in windows]
             colour, dots = SERIES[index % len(SERIES)], MARKERS.get(row["runtime"], "o")
-            axes.plot(
-                minutes,
-                [100 * window["p50_ms"] / first for window in windows],
-                color=colour,
-                marker=dots,
-                markersize=4,
-                gid=_mark(place),
-            )
+            shares = [100 * window["p50_ms"] / first for window in windows]
+            axes.plot(minutes, shares, color=colour, marker=dots, markersize=4, gid=_mark(place))
+            _number(axes, index, len(shown), (minutes[-1], shares[-1]), _mark(place))
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, 90), max(high, 110))  # noise of a per cent is not to look like throttling
         _style_axes(axes, "minutes without a pause", "median latency, percent of the first")
@@ -158,13 +158,14 @@ def sustained_svg(rows: Rows) -> str | None:
 
 def sustained_legend(rows: Rows) -> Legend:
     """Every row that drew for minutes, with its first and last median."""
-    legend = []
-    for index, (place, row) in enumerate(_sustained(rows).items()):
+    legend, shown = [], _sustained(rows)
+    for index, (place, row) in enumerate(shown.items()):
         first, last = (row["sustained"]["windows"][place]["p50_ms"] for place in (0, -1))
         sign, said = (
             SIGNS[MARKERS.get(row["runtime"], "o")],
             f"{row['name']}: {number(first)} ms, at last {number(last)} ms",
         )
+        said = _numbered(index, len(shown), said)
         legend.append(LegendLine(sign, f"--s{index % len(SERIES) + 1}", said, (place,)))
     return legend
 
@@ -182,6 +183,17 @@ def _point(axes: Any, row: Mapping[str, Any], quality: float, colour: str, mark:
     if (program := program_of(row)) != GENIN:  # a peer is named beside its point
         said = axes.annotate(program, place, (0, 9), textcoords="offset points", ha="center", fontsize=9, color=SOFT)
         said.set_gid(mark)
+
+
+def _number(axes: Any, index: int, count: int, place: tuple[float, float], mark: str) -> None:
+    """Beside a point, the number of its series in the legend, where there are more series than colours."""
+    if count > len(SERIES):
+        look = {"va": "center", "fontsize": 9, "color": SOFT}
+        axes.annotate(str(index + 1), place, (8, 0), textcoords="offset points", **look).set_gid(mark)
+
+
+def _numbered(index: int, count: int, text: str) -> str:
+    return f"{index + 1}. {text}" if count > len(SERIES) else text
 
 
 def series_of(row: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from browser import CHROMIUM, COMMAND, evaluate
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.report.filters import facets_of, filters_of
 from genin.benchmarks.report.pictures import data_uri, difference_text, page_grids
-from genin.benchmarks.report.plots import quality_latency_svg, quality_legend
+from genin.benchmarks.report.plots import quality_latency_svg, quality_legend, sustained_legend, sustained_svg
 from genin.benchmarks.report.report import Report, render
 from genin.benchmarks.results.files import seal
 from pages import bench_page, bench_rows, merged_page
@@ -67,6 +67,20 @@ def test_a_peer_is_named_beside_its_point() -> None:
         ("✖", "--soft", "ggml", (1,)),
         ("◐", "--soft", "fp16", (0, 1)),
     ]
+
+
+@pytest.mark.parametrize("count", [6, 8])
+def test_more_series_than_colours_have_numbers(count: int) -> None:
+    windows = [{"at_s": 60.0 * at, "seconds": 60.0, "p50_ms": 8.0 + at} for at in range(3)]
+    rows = [row(f"m{i}", 8.0 + i) | {"fd_ratio": 1.0 + i, "sustained": {"windows": windows}} for i in range(count)]
+    for legend, svg in ((quality_legend, quality_latency_svg), (sustained_legend, sustained_svg)):
+        series = [line for line in legend(rows) if line.colour != "--soft"]
+        numbers = [re.match(r"(\d+)\. m\d", line.text) for line in series]
+        assert [number and number[1] for number in numbers] == (
+            [None] * 6 if count == 6 else [str(i + 1) for i in range(8)]
+        )
+        numbered = re.findall(r'data-rows="(\d)">\s*<text[^>]*>(\d)</text>', svg(rows) or "")
+        assert numbered == ([] if count == 6 else [(str(i), str(i + 1)) for i in range(8)])
 
 
 def test_a_page_says_which_of_its_parts_are_about_which_row() -> None:
