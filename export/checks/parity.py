@@ -317,8 +317,8 @@ def read_golden(data: bytes, names: Iterable[str]) -> list[dict[str, NDArray[Any
 
 def _read_cases(data: bytes) -> dict[int, dict[str, NDArray[Any]]]:
     cases: dict[int, dict[str, NDArray[Any]]] = {}
-    found = np.load(io.BytesIO(data), allow_pickle=False)
-    if not isinstance(found, np.lib.npyio.NpzFile):
+    found: Any = np.load(io.BytesIO(data), allow_pickle=False)
+    if isinstance(found, np.ndarray):
         raise ValueError("it is a single array, not an npz")
     with found as arrays:
         if any(member.compress_type != zipfile.ZIP_STORED for member in arrays.zip.infolist()):
