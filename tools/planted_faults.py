@@ -1,4 +1,4 @@
-"""Plant 68 faults in the code, one at a time, and see how many the default test suite finds.
+"""Plant 71 faults in the code, one at a time, and see how many the default test suite finds.
 
     python tools/planted_faults.py                 every fault against the tests that should find it
     python tools/planted_faults.py --all           and those they miss against the whole default suite
