@@ -350,16 +350,18 @@ def _source(data: str) -> Any:
 
 @contextmanager
 def _output(out: Path | None, resume: bool) -> Iterator[Path]:
-    """Where to write. A folder that is not empty can only be resumed, never overwritten; one that was made for a training which is
-    refused before it has begun is removed."""
+    """Where to write. A folder that is not empty can only be resumed, never overwritten; one that this process has made for a
+    training which is refused before it has begun is removed."""
     target = _target(out, resume)
     fresh = not target.exists()
     try:
         yield target
     except InputError:
+        from genin.distill.loop.run_folder import is_claimed
+
         training = target / "training"
-        begun = any(training.glob("*.checkpoint.pt")) or any(training.glob("pool.*"))
-        if fresh and not begun:
+        begun = any(any(training.glob(name)) for name in ("*.checkpoint.pt", "pool.*", "latents.*"))
+        if fresh and not begun and is_claimed(training):  # another command may have made the folder meanwhile
             shutil.rmtree(target, ignore_errors=True)
         raise
 

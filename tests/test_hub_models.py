@@ -366,6 +366,17 @@ def test_a_bundle_without_a_network(hub: FakeHub, fake_bundle: Path, capsys: pyt
     assert download(NAME, precision="fp16") == local
 
 
+def test_a_bundle_in_the_cache_serves_the_runtime_that_it_was_fetched_for(hub: FakeHub, fake_bundle: Path) -> None:
+    """Another engine that is installed later has none of its graphs there: it is not asked for them without a network."""
+    local = download(NAME, runtime="onnxruntime")
+    assert graphs(local) == {"onnx/fp32"}
+    hub.online = False
+    assert download(NAME, runtime="auto") == local
+    with pytest.raises(InputError, match=r"run it again: onnx/fp16/"):
+        download(NAME, precision="fp16")
+    assert download(NAME, runtime="openvino") == local  # it reads ONNX, too
+
+
 @pytest.mark.export
 def test_a_part_of_a_bundle_draws(
     hub: FakeHub, tiny_bundle: Path, tmp_path: Path, genin: Callable[..., object]

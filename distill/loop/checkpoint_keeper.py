@@ -21,7 +21,8 @@ class StageState:
 
     `row` collects what the next row of the log is the mean of. `best` is the average to keep so far: its `kid`, `update`, key
     (`average`) and weights (`state`), and the `lowest` kid yet with its `error`. `adjustments` are the factors that alarms have
-    put on settings; rows up to update `watched_from` have been answered. `next_preview` is in images.
+    put on settings; rows up to update `watched_from` have been answered. `next_preview` is in images. `finished_of`: the images
+    that the recipe asked for when the stage ended for good.
     """
 
     next_preview: int
@@ -33,6 +34,7 @@ class StageState:
     adjustments: dict[str, float] = field(default_factory=dict)
     rollbacks: int = 0
     watched_from: int = 0
+    finished_of: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The keys of a checkpoint."""
@@ -43,6 +45,7 @@ class StageState:
             "best": self.best,
             "row": self.row,
             "next_preview": self.next_preview,
+            "finished_of": self.finished_of,
             "health": {"dials": self.adjustments, "rollbacks": self.rollbacks, "watched_from": self.watched_from},
         }
 
@@ -62,6 +65,7 @@ class StageState:
             adjustments=health["dials"],
             rollbacks=health["rollbacks"],
             watched_from=health["watched_from"],
+            finished_of=stored.get("finished_of"),
         )
 
 

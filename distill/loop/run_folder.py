@@ -98,6 +98,11 @@ def _lock(folder: Path) -> None:
     _locks[place] = lock
 
 
+def is_claimed(folder: Path) -> bool:
+    """Whether this process has claimed the folder."""
+    return folder.resolve() in _locks
+
+
 def _claim(
     folder: Path, recipe: Recipe, begun_with: Mapping[str, str], stages: Mapping[str, Optimisation]
 ) -> list[str]:

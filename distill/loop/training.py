@@ -185,7 +185,10 @@ class Training:
 
     @property
     def progress(self) -> float:
-        """Share of the stage that is done, in [0, 1]: by images, or by minutes where those run out sooner."""
+        """Share of the stage that is done, in [0, 1]: by images, or by minutes where those run out sooner. One that has ended for
+        good is done, whatever the minutes of a resumed run, unless the recipe asks for more images now."""
+        if self.state.finished_of is not None and self.settings.images <= self.state.finished_of:
+            return 1.0
         done = self.state.images_seen / self.settings.images if self.settings.images else 1.0
         if self.minutes is not None:
             done = max(done, self.state.elapsed_s / max(1e-9, 60 * self.minutes))
@@ -202,10 +205,17 @@ class Training:
     # --- the loop --------------------------------------------------------------------------------------------------
 
     def run(
-        self, step: Step, preview: Preview | None = None, validate: Validate | None = None, *, last: bool = False
+        self,
+        step: Step,
+        preview: Preview | None = None,
+        validate: Validate | None = None,
+        *,
+        last: bool = False,
+        once: bool = False,
     ) -> None:
         """Update until the images or minutes are spent. Ctrl-C finishes the update, saves, and raises KeyboardInterrupt; not where
-        the `last` stage of a run is finished by then.
+        the `last` stage of a run is finished by then. A stage that runs `once` has ended for good then: later ones build on it, and
+        a resumed run has other minutes.
 
         A stage that was not resumed starts over: what an earlier run left of it in the folder is removed.
 
@@ -251,6 +261,8 @@ class Training:
                 if now - page_written > PAGE_SECONDS:
                     page_written = now
                     self.logbook.write_page(self.progress)
+            if once and self.progress >= 1.0 and self.state.finished_of is None:
+                self.state.finished_of, self.has_updated = self.settings.images, True
             if self.has_updated:
                 self.save()
             if (stop or interrupted()) and not (self.progress >= 1.0 and last):

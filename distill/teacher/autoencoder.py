@@ -67,7 +67,7 @@ def _train_both(run: Run) -> Any:
             decoded = average.decode(ae.encode(average, images), return_dict=False)[0]  # type: ignore[operator]
         save_grid([to_uint8(images.cpu().numpy()), to_uint8(decoded.float().cpu().numpy())], path, labels=LABELS)
 
-    training.run(step, preview)
+    training.run(step, preview, once=True)
     trained: Any = training.ema_weights("vae").requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
     latents = latents_of(trained, source, settings.image_size, training.device)
     if settings.principal_axes:
@@ -86,7 +86,7 @@ def refine_decoder(run: Run, vae: Any) -> None:
     decoder = training.add("decoder", vae.decoder.to(memory_format=torch.channels_last))
     if run.options.resume:
         training.resume()
-    training.run(decoder_step(training, vae.encoder, decoder, run.source, settings))
+    training.run(decoder_step(training, vae.encoder, decoder, run.source, settings), once=True)
     refined = training.ema_weights("decoder").to(memory_format=torch.contiguous_format)
     vae.decoder.load_state_dict(refined.state_dict())
     vae.decoder.to(memory_format=torch.contiguous_format)

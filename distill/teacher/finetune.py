@@ -35,6 +35,7 @@ from genin.distill.loop.networks import NetworkOptions
 from genin.distill.loop.page import saying_how_it_ends
 from genin.distill.loop.run_folder import RunOptions, claim_run
 from genin.distill.loop.training import GRAD_NORM, Training, Validate
+from genin.distill.models.autoencoder import check_autoencoder
 from genin.distill.models.check import check_family, check_prediction_type, check_schedule, pictures_to_check
 from genin.distill.models.diffusion import Denoiser, Process, plain_attention
 from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
@@ -135,7 +136,10 @@ class Run:
         begun_with = {"base": fingerprint(base.path), "data": source.digest, "lora": str(rank)}
         if base.loras:
             begun_with["merged LoRA"] = digest(base.loras)
-        stages = {"autoencoder": autoencoder_settings(recipe, run.model), "finetune": recipe.finetune}
+        autoencoder = autoencoder_settings(recipe, run.model)
+        if autoencoder.images:
+            check_autoencoder(autoencoder)
+        stages = {"autoencoder": autoencoder, "finetune": recipe.finetune}
         claim_run(run.folder, recipe, begun_with, stages, resume=options.resume)
         warn_of_long_captions(run.model.tokenizer, source)
         return run
@@ -350,27 +354,29 @@ def validation(training: Training, guided: Guided, held_out: HeldOutPictures, te
 
 
 def autoencoder_settings(recipe: Recipe, model: ModelFolder) -> AutoencoderRecipe:
-    images, size = recipe.finetune.autoencoder_images, model.image_size
-    return replace(recipe.autoencoder, images=images, image_size=size, lr=3e-4)
-
-
-def tune_autoencoder(run: Run) -> Any:
-    """Continue training the base's autoencoder on the new pictures; its latents keep their scale (the UNet expects it).
+    """The recipe's, for the shape that the base's has.
 
     Errors: InputError for an autoencoder other than AutoencoderTiny (others have seen more than a small set can teach).
     """
+    images, size, config = recipe.finetune.autoencoder_images, model.image_size, model.vae.config
+    settings = replace(recipe.autoencoder, images=images, image_size=size, lr=3e-4)
+    if not images:
+        return settings
+    if (kind := type(model.vae).__name__) != "AutoencoderTiny":
+        what, remedy = f"autoencoder_images needs an AutoencoderTiny, not {kind}", "leave autoencoder_images at 0"
+        raise InputError(what, where=model.path, remedy=remedy)
+    encoder, decoder = (tuple(config[f"num_{part}_blocks"]) for part in ("encoder", "decoder"))
+    return replace(settings, encoder_blocks=encoder, decoder_blocks=decoder, latent_channels=config.latent_channels)
+
+
+def tune_autoencoder(run: Run) -> Any:
+    """Continue training the base's autoencoder on the new pictures; its latents keep their scale (the UNet expects it)."""
     model = run.model
-    if type(model.vae).__name__ != "AutoencoderTiny":
-        raise InputError(
-            f"autoencoder_images needs an AutoencoderTiny, not {type(model.vae).__name__}",
-            where=model.path,
-            remedy="leave autoencoder_images at 0",
-        )
     settings = autoencoder_settings(run.recipe, model)
     training = Training(run.folder, "autoencoder", settings, minutes=run.options.left(AUTOENCODER_SHARE))
     vae = training.add("vae", model.vae.to(memory_format=torch.channels_last))
     if run.options.resume:
         training.resume()
-    training.run(autoencoder_step(training, vae, run.source, settings))
+    training.run(autoencoder_step(training, vae, run.source, settings), once=True)
     tuned: Any = training.ema_weights("vae")
     return tuned.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)

@@ -44,7 +44,7 @@ class Run:
                 where=source.name,
                 remedy="tune a teacher (genin teacher finetune), start from one (init), or name columns in data prepare",
             )
-        if recipe.autoencoder.images:
+        if recipe.autoencoder.images or recipe.autoencoder.decoder_images:
             check_autoencoder(recipe.autoencoder)
         run = cls(source, out, recipe, options, start)
         begun_with = {"data": source.digest, "init": fingerprint(init) if init is not None else "nothing"}

@@ -94,12 +94,14 @@ class AttributeHeads(nn.Module):
     def __init__(self, text_encoder: nn.Module, columns: Mapping[str, Sequence[str]], hidden_size: int) -> None:
         super().__init__()
         self.text_encoder = text_encoder
-        self.heads = nn.ModuleDict({name: nn.Linear(hidden_size, len(values) + 1) for name, values in columns.items()})
+        # A list: the names of columns may be those of a module's own attributes, such as `type`.
+        self.names = tuple(columns)
+        self.heads = nn.ModuleList([nn.Linear(hidden_size, len(values) + 1) for values in columns.values()])
 
     def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
         # EOS pads as well, so the state at the last position has seen the whole caption.
         pooled = self.text_encoder(input_ids)[0][:, -1]
-        return {name: head(pooled) for name, head in self.heads.items()}
+        return {name: head(pooled) for name, head in zip(self.names, self.heads, strict=True)}
 
 
 def train_text_encoder(
@@ -124,7 +126,7 @@ def train_text_encoder(
         training.optimise("text_encoder", loss)
         return {"loss": loss.detach(), "accuracy": hits.mean(), "worst_accuracy": hits.min()}
 
-    training.run(step)
+    training.run(step, once=True)
     average: Any = training.ema_weights("text_encoder")
     trained: nn.Module = average.text_encoder.requires_grad_(False).eval()
     return trained

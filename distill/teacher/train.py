@@ -9,6 +9,7 @@ indexes cached latents, and captions are embedded on the fly by the frozen text 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from genin.distill.recipe import Recipe, TeacherRecipe
 from genin.distill.teacher.autoencoder import train_autoencoder
 from genin.distill.teacher.run import Run, start_from
 from genin.distill.teacher.text_encoder import train_text_encoder, train_tokenizer
+from genin.files import new_folder
+from genin.processes import is_main_process, main_process_first
 
 TEXT_SHARE = 0.15  # of the minutes that the autoencoder has left
 PREVIEWS = 20  # captions that a grid shows
@@ -72,12 +75,13 @@ def train_text(run: Run) -> tuple[Any, nn.Module]:
         return run.start.tokenizer, run.start.text_encoder.requires_grad_(False).eval()
     settings, source, resume = run.recipe.text_encoder, run.source, run.options.resume
     tokens = run.folder / "tokenizer"
-    if resume and (tokens / "vocab.json").is_file():
-        tokenizer = CLIPTokenizer.from_pretrained(tokens)
-    else:
-        captions = source.captions(range(min(len(source), 20_000)))
-        tokenizer = train_tokenizer(captions, tokens, settings)
-        tokenizer.save_pretrained(tokens)
+    with main_process_first():
+        if is_main_process() and not (resume and (tokens / "tokenizer_config.json").is_file()):
+            shutil.rmtree(tokens, ignore_errors=True)  # an earlier run's
+            with new_folder(tokens) as folder:
+                captions = source.captions(range(min(len(source), 20_000)))
+                train_tokenizer(captions, folder, settings).save_pretrained(folder)
+    tokenizer = CLIPTokenizer.from_pretrained(tokens)
     warn_of_long_captions(tokenizer, source)
     torch.manual_seed(settings.seed)
     training = Training(run.folder, "text_encoder", settings, minutes=run.options.left(TEXT_SHARE))

@@ -137,9 +137,12 @@ class HelperDrawer:
         with interruptible(drawing.cancellation, ending):
             try:
                 child.send(message)
-                return _picture_of(child, ending.number, show)
+                found = _picture_of(child, ending.number, show)
             except (EOFError, OSError):
                 raise self._died() from None
+        if isinstance(found, BaseException):  # an OSError among them says nothing about the helper
+            raise found
+        return found
 
     def _died(self) -> GeninError:
         child, self._child = self._child, None
@@ -158,8 +161,8 @@ class HelperDrawer:
             self._child = None
 
 
-def _picture_of(child: Child, number: int, show: Show) -> Picture:
-    """What the helper says of a drawing, until it is at its end."""
+def _picture_of(child: Child, number: int, show: Show) -> Picture | BaseException:
+    """What the helper says of a drawing, until it is at its end: the picture, or what went wrong."""
     while True:
         kind, of, *rest = child.recv()
         if of != number:
@@ -170,7 +173,8 @@ def _picture_of(child: Child, number: int, show: Show) -> Picture:
             picture: Picture = rest[0]
             return picture
         else:
-            raise rest[0]
+            error: BaseException = rest[0]
+            return error
 
 
 class Child:

@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Unpack
 
+import numpy as np
+
 from genin.runtimes.arguments import number, whole
 from genin.runtimes.errors import CancelledError, InputError
 from genin.runtimes.noise import check_seed
@@ -269,6 +271,8 @@ def _copied(options: Options) -> Options:
             found[key] = given.array.copy()
         elif hasattr(given, "copy") and not isinstance(given, str | Path):  # an array, or a Pillow image
             found[key] = given.copy()
+        elif hasattr(given, "__array__"):  # a tensor
+            found[key] = np.asarray(given).copy()
     return found
 
 

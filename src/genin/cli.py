@@ -196,7 +196,7 @@ def run(arguments: Sequence[str]) -> int:
         # A training's own message says what it saved and how to go on; click passes it on as the cause of an Abort.
         said = _one_line(str(error)) or _one_line(str(error.__cause__ or ""))
         return _fail(said or "interrupted", INTERRUPTED)
-    except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+    except (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
         hint = "" if debugging() else "; GENIN_DEBUG=1 shows the traceback"
         return _fail(f"{error.strerror or 'cannot be used'}: {error.filename}{hint}", InputError.exit_code)
     except Exception as error:

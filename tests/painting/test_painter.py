@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from genin import CancelledError, Event, InputError, Painter, QueueFullError
 from genin.runtimes.bundle import pack
 from genin.runtimes.painting import helper
 from genin.runtimes.painting.drawing import LOW_NICENESS, LOWEST_NICENESS, Drawing, Pace, lower_priority
-from genin.runtimes.painting.painter import _close
+from genin.runtimes.painting.painter import _close, _copied
 from genin.runtimes.painting.tickets import REMEMBERED, Board, Submission, Ticket
 from genin.runtimes.quiet import warnings_ignored
 from native_painter import NativePainter
@@ -348,6 +349,41 @@ def test_what_is_submitted_is_copied(one_painter: Painter) -> None:
     frame[:], mask[:] = 255, 0
     assert not queued["image"].any() and queued["mask"].all()
     assert one_painter.cancel(tickets[0])
+
+
+class Tensor:
+    """Like torch's: an array by its interface, without a method `copy`."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __array__(self, *_: object, **__: object) -> Any:
+        return self.array
+
+
+def test_a_tensor_that_is_submitted_is_copied() -> None:
+    frame = np.zeros((64, 64, 3), np.uint8)
+    given: Any = {"image": Tensor(frame), "strength": 0.5}
+    queued = _copied(given)
+    frame[:] = 255
+    assert not np.asarray(queued["image"]).any() and queued["strength"] == 0.5
+
+
+def test_an_error_that_a_helper_reports_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many open files, say: the message is kept, and so is the helper."""
+    said: list[Any] = []
+    child: Any = SimpleNamespace(
+        is_alive=lambda: True,
+        send=said.append,
+        end=lambda: 0,
+        recv=lambda: ("failed", 1, OSError(24, "Too many open files")),
+    )
+    drawer = helper.HelperDrawer.__new__(helper.HelperDrawer)
+    drawer._child, drawer._number, drawer._pace = child, 0, SimpleNamespace(share=1.0)  # type: ignore[assignment]
+    drawing: Any = Drawing("a ninja", 0, {}, 0)
+    with pytest.raises(OSError, match="Too many open files"):
+        drawer.draw(drawing, lambda *_: None)
+    assert drawer._child is child and said
 
 
 def test_a_painter_that_is_forgotten_in_its_own_thread_ends() -> None:

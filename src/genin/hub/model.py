@@ -26,7 +26,9 @@ from genin.runtimes.folder import (
     read_json,
     read_model_index,
 )
-from genin.runtimes.loading import choose
+from genin.runtimes.loading import choose, runnable
+from genin.runtimes.manifest import Manifest
+from genin.runtimes.pipeline import Choice
 from genin.runtimes.progress import progress
 from genin.runtimes.vocabulary import AUTO
 
@@ -89,7 +91,10 @@ def bundle_files(folder: Path, name: HubName, runtime: str | None, precision: st
         manifest = bundle.manifest
     if runtime is None or precision is None:
         return [MANIFEST, *manifest.all_files()]
-    choice = choose(manifest, runtime, precision, Path(f"hub:{name}"))
+    return _files_for(choose(manifest, runtime, precision, Path(f"hub:{name}")), manifest)
+
+
+def _files_for(choice: Choice, manifest: Manifest) -> list[str]:
     graphs, wanted = (*manifest.graphs, *manifest.single_graphs), (choice.format, choice.precision)
     files = [file.path for graph in graphs if (graph.format, graph.precision) == wanted for file in graph.files]
     # Beside its graphs a folder may hold files for other clients: tokenizers for OpenVINO, for example.
@@ -141,6 +146,18 @@ def _no_model(name: HubName, available: Sequence[str]) -> InputError:
     )
 
 
+def _missing_of_bundle(where: Path, name: HubName, runtime: str | None, precision: str | None) -> list[str]:
+    """The files that a cached bundle lacks: none where any runtime that may be taken has all of its own."""
+    if runtime is None or precision is None:
+        ways = [bundle_files(where, name, None, None)]
+    else:
+        with Bundle.open(where) as bundle:
+            manifest = bundle.manifest
+        ways = [_files_for(one, manifest) for one in runnable(manifest, runtime, precision, Path(f"hub:{name}"))]
+    lacking = [[file for file in files if not (where / file).is_file()] for files in ways]
+    return next((files for files in lacking if not files), lacking[0])
+
+
 def _without_network(name: HubName, text: str, runtime: str | None, precision: str | None) -> Path:
     """What the cache holds, if that is all of it. Errors: InputError saying which files to put where."""
     where = cached(name)
@@ -150,7 +167,7 @@ def _without_network(name: HubName, text: str, runtime: str | None, precision: s
     if where is not None:
         is_bundle = (where / MANIFEST).is_file()
         if is_bundle:
-            needed = [file for file in bundle_files(where, name, runtime, precision) if not (where / file).is_file()]
+            needed = _missing_of_bundle(where, name, runtime, precision)
         else:
             if (where / INDEX).is_file():
                 refuse_other_families(where, read_json(where / INDEX, "unreadable", AGAIN))

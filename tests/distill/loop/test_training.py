@@ -671,3 +671,30 @@ def test_where_bf16_is_slower_than_fp32_it_is_said_once(
         'the recipe\'s mixed_precision: "no" may be faster here'
     )
     assert [str(one.message) for one in caught] == [expected] * said
+
+
+def test_a_stage_that_others_build_on_ends_once(tmp_path: Path) -> None:
+    """A resumed run has other minutes, of which its share is longer than before: nothing is trained on."""
+    run, network = begin(tmp_path, images=4000)
+    run.minutes = 1e-5
+    run.run(learn(run, network, lambda _, loss: loss), once=True)
+    seen, weights = run.images_seen, run.ema_weights("network").weight.clone()
+    assert 0 < seen < 4000
+    for images, goes_on in ((4000, False), (3000, False), (5000, True)):
+        again, network = begin(tmp_path, images=images)
+        again.minutes = 10
+        again.resume()
+        assert (again.progress < 1) == goes_on
+        if not goes_on:
+            again.run(learn(again, network, lambda _, loss: loss), once=True)
+            assert again.images_seen == seen and torch.equal(again.ema_weights("network").weight, weights)
+
+
+def test_a_last_stage_goes_on_with_more_minutes(tmp_path: Path) -> None:
+    run, network = begin(tmp_path, images=4000)
+    run.minutes = 1e-5
+    run.run(learn(run, network, lambda _, loss: loss), last=True)
+    again, _ = begin(tmp_path, images=4000)
+    again.minutes = 10
+    again.resume()
+    assert again.progress < 1

@@ -499,6 +499,18 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
+def test_a_crop_of_the_autoencoder_must_fit_the_base(
+    tiny_model_folder: Path, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its pictures have the base's size, whatever the recipe says."""
+    recipe, out = tmp_path / "recipe.json", tmp_path / "out"
+    keys = {"autoencoder": {"image_size": 512, "crop": 256}, "finetune": {"autoencoder_images": 8}}
+    recipe.write_text(json.dumps(keys))
+    options = ["--base", tiny_model_folder, "--data", pictures, "--out", out, "--recipe", recipe]
+    assert run(["teacher", "finetune", *map(str, options)]) == 2
+    assert "autoencoder.crop is 256 px, more than the pictures'" in capfd.readouterr().err and not out.exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
