@@ -125,10 +125,10 @@ def decide_for(path: Path, runtime: str, precision: str, settings: EngineSetting
 def _decide(bundle: Bundle, runtime: str, precision: str, settings: EngineSettings, *, again: bool) -> Decision:
     path, manifest = bundle.path, bundle.manifest
     choices = runnable(manifest, runtime, precision, path)
-    if runtime != AUTO:
-        return Decision(Way(choices[0], settings.threads), "as asked for")
     # Of a bundle on the hub only one is downloaded.
     choices = [choice for choice in choices if bundle.has_graphs(choice.format, choice.precision)] or choices
+    if runtime != AUTO:
+        return Decision(Way(choices[0], settings.threads), "as asked for")
     if settings.max_memory is not None:
         choices = [choice for choice in choices if choice.runtime != "coreml"] or choices
         return Decision(

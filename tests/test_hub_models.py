@@ -375,6 +375,9 @@ def test_a_bundle_in_the_cache_serves_the_runtime_that_it_was_fetched_for(hub: F
     with pytest.raises(InputError, match=r"run it again: onnx/fp16/"):
         download(NAME, precision="fp16")
     assert download(NAME, runtime="openvino") == local  # it reads ONNX, too
+    for runtime, precision in (("auto", "auto"), ("openvino", "auto"), ("onnxruntime", "fp32")):
+        choice = decide_for(local, runtime, precision, EngineSettings()).way.choice
+        assert (choice.format, choice.precision) == ("onnx", "fp32")
 
 
 @pytest.mark.export

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,5 +43,18 @@ def says(caption: str, value: str, phrase: str = "") -> bool:
     return bool(words) and words <= _words(caption)
 
 
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text.casefold()))
+class _Breaks(dict[int, int | str]):
+    """Character => itself, or a blank for punctuation, for `str.translate`; filled as characters occur. What is left are words in
+    any script, with their combining marks, and signs such as + and emoji."""
+
+    def __missing__(self, code: int) -> int | str:
+        self[code] = " " if unicodedata.category(chr(code)).startswith("P") else code
+        return self[code]
+
+
+BREAKS = _Breaks()
+
+
+@lru_cache(maxsize=4096)
+def _words(text: str) -> frozenset[str]:
+    return frozenset(unicodedata.normalize("NFC", text).casefold().translate(BREAKS).split())

@@ -14,6 +14,7 @@ from typing import Any
 
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import METADATA, stored_rows
+from genin.dataset.shards import SUFFIX
 from genin.dataset.tables import CAPTION_COLUMNS, FILE_COLUMNS, column_of, json_line, text_of
 from genin.files import write_text
 from genin.runtimes.errors import InputError
@@ -33,11 +34,15 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _raw(row: PictureRow, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as it is stored, under the names that training reads."""
+    """A row as it is stored, under the names that training reads. In a shard the file and its caption may be said elsewhere than in
+    `values`, and other columns may have their usual names."""
+    table = SUFFIX + "/" not in row.file_name.lower()
+    named = {column_of(values, FILE_COLUMNS)} if table else {"file_name"}
     captions = [column_of(values, (name,)) for name in CAPTION_COLUMNS]
-    used = next((name for name in captions if name is not None and text_of(values[name])), "text")
-    kept = {key: _storable(value) for key, value in values.items() if key != used}
-    kept.pop(column_of(values, FILE_COLUMNS) or "", None)
+    used = next((name for name in captions if name is not None and text_of(values[name])), None)
+    if used is not None and (table or row.text in (values[used], text_of(values[used]))):
+        named.add(used)
+    kept = {key: _storable(value) for key, value in values.items() if key not in (*named, "text")}
     found = {"file_name": row.file_name} | ({} if row.text is None else {"text": _storable(row.text)}) | kept
     if "split" in row.columns:
         found["split"] = row.columns["split"]
@@ -51,7 +56,7 @@ def remove_caption(row: dict[str, Any]) -> None:
 
 
 def _storable(value: Any) -> Any:
-    """A value as JSON in UTF-8 has it: half a character becomes �, dates and decimals texts; bytes are left out."""
+    """A value as JSON in UTF-8 has it: half a character becomes �, dates and decimals become texts, bytes null."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if value is None or isinstance(value, bytes | bytearray) or (isinstance(value, float) and not math.isfinite(value)):

@@ -261,7 +261,7 @@ class Training:
                 if now - page_written > PAGE_SECONDS:
                     page_written = now
                     self.logbook.write_page(self.progress)
-            if once and self.progress >= 1.0 and self.state.finished_of is None:
+            if once and self.progress >= 1.0 and (self.state.finished_of or -1) < self.settings.images:
                 self.state.finished_of, self.has_updated = self.settings.images, True
             if self.has_updated:
                 self.save()

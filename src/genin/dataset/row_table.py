@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -32,11 +33,11 @@ from genin.dataset.rows import PictureRow
 from genin.dataset.splits import ALIASES, SMALLEST_TO_SPLIT, SPLITS, Split, share_of_key, unknown_split
 from genin.files import write_text, writing
 
-VERSION = 1
+VERSION = 2
 BATCH = 8192  # rows that are built, or turned into Python, at once
 MOST_VALUES = 65  # of a column, kept for attribute columns
 MOST_ORIGINS = 10_000
-A_DAY_S = 86_400
+UNUSED_S = 30 * 86_400
 ORIGIN = ("source", "rights", "licence")
 UNSAID = 255
 NUMBERS: Mapping[Split, int] = {split: number for number, split in enumerate(SPLITS)}
@@ -48,6 +49,8 @@ class RowTable(Sequence[PictureRow]):
     def __init__(self, folder: Path, split: str | None = None, part: slice | None = None) -> None:
         self.folder, self.split, self.part = folder, split, part
         self.facts: Mapping[str, Any] = json.loads((folder / "facts.json").read_text("utf-8"))
+        with suppress(OSError):  # a cache that others own
+            os.utime(folder / "facts.json")  # it is in use
         self._batches = _mapped(folder / "rows.arrow")
         self._places: NDArray[np.uint32] | range = (
             range(self.facts["rows"]) if split is None else _places(folder, split)
@@ -205,8 +208,8 @@ def _distinct(hashes: NDArray[np.uint64]) -> int:
 
 
 def build_once(folder: Path, rows: Callable[[], Iterable[PictureRow]], notes: Sequence[str], of: Path) -> None:
-    """`build`, unless it is done; of several processes that want the table one builds it, and the others wait. Tables that were
-    made of `of`, a dataset, before it changed are removed when they are a day old: until then a training may still open them."""
+    """`build`, unless it is done; of several processes that want the table one builds it, and the others wait. Tables of `of`, a
+    dataset, from before it changed are removed when nobody has opened them for a month: a training may run so long."""
     from filelock import FileLock
 
     if is_built(folder):
@@ -222,7 +225,7 @@ def _remove_earlier(folder: Path, of: Path) -> None:
     for path in folder.parent.glob("*/facts.json"):
         with suppress(OSError, ValueError):
             earlier = path.parent != folder and json.loads(path.read_text("utf-8")).get("of") == str(of.resolve())
-            if earlier and time.time() - path.stat().st_mtime > A_DAY_S:
+            if earlier and time.time() - path.stat().st_mtime > UNUSED_S:
                 shutil.rmtree(path.parent, ignore_errors=True)
 
 

@@ -131,7 +131,7 @@ class Shards:
         self, archive: Path, members: Mapping[str, tuple[int, int]], names: FileNames, pictures: Sequence[str]
     ) -> Iterator[Sample]:
         """One sample, or one for every picture that has a text or row of its own."""
-        own = [name for name in pictures if len(pictures) > 1 and _beside(names, PurePosixPath(name).with_suffix(""))]
+        own = [name for name in pictures if len(pictures) > 1 and _has_own(names, PurePosixPath(name).with_suffix(""))]
         main = _main(pictures)
         chosen = own if own and (main is None or len(own) == len(pictures)) else [main] if main else []
         if not chosen:
@@ -139,7 +139,7 @@ class Shards:
         self.others.update(_suffixes(name) for name in pictures if chosen and name not in chosen)
         for name in chosen:
             key, whole = _key(name), PurePosixPath(name).with_suffix("")
-            if own == chosen or not (_beside(names, key) or names.find(f"{key}.json")):
+            if own == chosen or not _has_own(names, key):
                 key = whole  # a name with dots: img_1.5.png
             columns = self._row(archive, members, names.find(f"{key}.json"))
             text = self._caption(archive, members, _beside(names, key))
@@ -196,6 +196,11 @@ def _main(pictures: Sequence[str]) -> str | None:
 def _beside(names: FileNames, key: PurePosixPath) -> str | None:
     """The text of a key: `.txt` or `.caption`."""
     return next(filter(None, (names.find(f"{key}{suffix}") for suffix in SIDECAR_SUFFIXES)), None)
+
+
+def _has_own(names: FileNames, key: PurePosixPath) -> bool:
+    """Whether a key has a text or a row."""
+    return _beside(names, key) is not None or names.find(f"{key}.json") is not None
 
 
 def _read(archive: Path, name: str, members: Mapping[str, tuple[int, int]]) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,33 @@ def test_other_columns_of_captions_stay_while_there_is_one(tmp_path: Path) -> No
     folder = dataset(tmp_path / "set", {"file_name": "a.png", "text": "a cat", "prompt": "cat, 4k"})
     edit_captions(folder, BulkEdit(replace=[("cat", "dog")]))
     assert read_rows(folder) == [{"file_name": "a.png", "text": "a dog", "prompt": "cat, 4k"}]
+
+
+@pytest.mark.parametrize("blank", [None, "", "null"])
+def test_a_caption_in_the_second_column_is_kept(tmp_path: Path, blank: str | None) -> None:
+    """Where the first says nothing."""
+    rows = [{"file_name": "a.png", "text": blank, "caption": "a cat"}, {"file_name": "b.png", "text": "a dog"}]
+    folder = dataset(tmp_path / "set", *rows)
+    assert edit_captions(folder, BulkEdit(replace=[("dog", "wolf")])).changed == 1
+    assert texts(folder) == ["a cat", "a wolf"] and read_rows(folder)[0] == {"file_name": "a.png", "text": "a cat"}
+
+
+def test_other_peoples_shards_keep_their_columns(tmp_path: Path) -> None:
+    """Beside a caption in a text file the row may say a prompt, and where the picture came from."""
+    (tmp_path / "set").mkdir()
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(picture, "PNG")
+    own = {"prompt": "4k cat", "path": "cats/1.png", "n": 3}
+    said = {"x.png": picture.getvalue(), "x.txt": b"a cat", "x.json": json.dumps(own).encode()}
+    said |= {"y.png": picture.getvalue(), "y.json": b'{"caption": "a dog", "path": "dogs/1.png"}'}
+    with tarfile.open(tmp_path / "set" / "t.tar", "w") as tar:
+        for name, content in said.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    one, other = read_rows(tmp_path / "set")
+    assert one == {"file_name": "t.tar/x.png", "text": "a cat", **own}
+    assert other == {"file_name": "t.tar/y.png", "text": "a dog", "path": "dogs/1.png"}
 
 
 def test_a_column_of_captions_by_another_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,6 +193,7 @@ def test_what_json_cannot_hold_is_stored_as_near_as_can_be(tmp_path: Path) -> No
 def test_labels_are_what_captions_say_word_for_word() -> None:
     assert says("a dark-blue robe", "dark-blue") and says("a dark blue robe", "dark-blue")
     assert says("an angry ninja!", "Ninja") and says("“ninja”; at dawn", "ninja") and says("in St. Louis", "st. louis")
+    assert says("एक कला", "कला") and not says("एक कला", "कली") and says("a cat 😀", "😀") and not says("grade A", "A+")
     assert not says("an angry ninja", "sad") and not says("a cat", "-") and not says("inkwell", "ink")
     assert labels_of(["a cat"], [{"emotion": "-"}], {"emotion": ("-", "happy")})["emotion"].tolist() == [0]
 

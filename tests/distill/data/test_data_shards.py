@@ -188,3 +188,7 @@ def test_names_with_dots_keep_their_captions(tmp_path: Path) -> None:
     }
     tar_of(tmp_path / "set" / "t.tar", **alone)
     assert [row.text for row in open_picture_set(tmp_path / "set").rows] == ["one and a half", "two"]
+    (tmp_path / "rows").mkdir()
+    rows = {f"b_2.{n}.json": json.dumps({"text": f"two {n}"}).encode() for n in (0, 1)}
+    tar_of(tmp_path / "rows" / "t.tar", **{f"b_2.{n}.png": picture(n) for n in (0, 1)}, **rows)
+    assert [row.text for row in open_picture_set(tmp_path / "rows").rows] == ["two 0", "two 1"]

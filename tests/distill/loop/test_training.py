@@ -688,6 +688,12 @@ def test_a_stage_that_others_build_on_ends_once(tmp_path: Path) -> None:
         if not goes_on:
             again.run(learn(again, network, lambda _, loss: loss), once=True)
             assert again.images_seen == seen and torch.equal(again.ema_weights("network").weight, weights)
+    again.minutes = again.state.elapsed_s / 60 + 1e-5  # it ends by minutes once more, for the images asked for now
+    again.run(learn(again, network, lambda _, loss: loss), once=True)
+    last, _ = begin(tmp_path, images=5000)
+    last.minutes = 10
+    last.resume()
+    assert last.progress == 1
 
 
 def test_a_last_stage_goes_on_with_more_minutes(tmp_path: Path) -> None:
