@@ -155,7 +155,7 @@ class FolderSource:
         self.origins: Sequence[Mapping[str, Any]] = self.dataset.origins
         self.notes: Sequence[str] = self.dataset.notes
         if lacking := self.dataset.without_caption():
-            among = counted(len(self.dataset), f"picture of the split {split}", f"pictures of the split {split}")
+            among = counted(len(self.dataset), "picture") + ("" if split == "train" else f" of its {split} split")
             raise InputError(
                 f"{counted(lacking[0], f'of {among} has', f'of {among} have')} no caption, first {lacking[1]}",
                 where=folder,
