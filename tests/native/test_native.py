@@ -37,6 +37,30 @@ def test_its_own_tests(native_build: Path) -> None:
     assert result.returncode == 0, result.stderr.decode()
 
 
+@pytest.mark.parametrize("link", ["file", "folder", "of the hub", "outside of the hub"])
+def test_links_in_a_bundle_are_refused_but_for_the_hubs(
+    native_build: Path, ort: Path, tmp_path: Path, link: str
+) -> None:
+    """As Python does: what a bundle lists is in it."""
+    repository = tmp_path / "models--a--b"
+    folder = repository / "snapshots" / "0123abcd"
+    shutil.copytree(ONE_STEP, folder)
+    elsewhere = repository / "blobs" if link == "of the hub" else tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    moved = folder / "onnx" if link == "folder" else folder / "tokenizer" / "vocab.json"
+    target = elsewhere / "0a1b"
+    moved.rename(target)
+    moved.symlink_to(target)
+    result = done(native_build / "genin_draw", folder, "a ninja", "--engine-path", ort, "--out", tmp_path / "p.ppm")
+    if link == "of the hub":
+        assert result.returncode == 0, result.stderr.decode()
+        assert genin.load(folder)("a ninja", seed=0).array.size
+    else:
+        assert result.returncode != 0 and "it is a link, or behind one" in result.stderr.decode()
+        with pytest.raises(genin.GeninError, match="is a link, or behind one"):
+            genin.load(folder)("a ninja")
+
+
 @pytest.mark.parametrize(("bundle", "packed"), [(ONE_STEP, False), (STUDENT, False), (ONE_STEP, True)])
 def test_pictures_are_those_of_python(
     native_build: Path, ort: Path, tmp_path: Path, bundle: Path, packed: bool

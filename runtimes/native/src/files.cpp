@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <unordered_map>
 
@@ -24,6 +25,27 @@ std::FILE *open_file(const std::string &path) {
     return std::fopen(path.c_str(), "rb");
 #endif
 }
+
+// Where a path really leads, without links; empty where it leads nowhere.
+std::string real_path(const std::string &path) {
+#if defined(_WIN32)
+    const HANDLE file = CreateFileW(widen(path).c_str(), 0, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, nullptr, OPEN_EXISTING,
+                                    FILE_FLAG_BACKUP_SEMANTICS, nullptr);  // of folders, too
+    if (file == INVALID_HANDLE_VALUE) return {};
+    std::wstring found(GetFinalPathNameByHandleW(file, nullptr, 0, FILE_NAME_NORMALIZED), L'\0');
+    found.resize(GetFinalPathNameByHandleW(file, found.data(), static_cast<DWORD>(found.size()), FILE_NAME_NORMALIZED));
+    CloseHandle(file);
+    std::string plain = narrow(found);
+    std::replace(plain.begin(), plain.end(), '\\', '/');
+    return plain;
+#else
+    const std::unique_ptr<char, decltype(&std::free)> found(realpath(path.c_str(), nullptr), &std::free);
+    return found ? std::string(found.get()) : std::string();
+#endif
+}
+
+// Without the last part.
+std::string parent_of(const std::string &path) { return path.substr(0, std::min(path.rfind('/'), path.size())); }
 
 // A file of the host's file system that is read at offsets.
 class Stream {
@@ -59,9 +81,11 @@ private:
     uint64_t size_ = 0;
 };
 
+// Links are refused: what a bundle lists is in it, and its user may not mean to hand out another file. The Hugging Face cache alone
+// keeps snapshots/REVISION/FILE as links into its own blobs/.
 class Folder : public Files {
 public:
-    explicit Folder(std::string path) : path_(std::move(path)) {}
+    explicit Folder(std::string path) : path_(std::move(path)), root_(real_path(path_)) {}
 
     uint64_t size(const std::string &path) const override { return Stream(local_path(path)).size(); }
 
@@ -69,10 +93,20 @@ public:
         Stream(local_path(path)).read(offset, to, bytes);
     }
 
-    std::string local_path(const std::string &path) const override { return path_ + "/" + path; }
+    std::string local_path(const std::string &path) const override {
+        const std::string place = path_ + "/" + path, actual = real_path(place);
+        const bool is_absent = actual.empty();  // who opens it says so
+        if (!is_absent && actual != root_ + "/" + path && !is_hub_blob(actual)) fail(place, "it is a link, or behind one");
+        return place;
+    }
 
 private:
-    std::string path_;
+    bool is_hub_blob(const std::string &actual) const {
+        const std::string snapshots = parent_of(root_), blobs = parent_of(snapshots) + "/blobs";
+        return snapshots.substr(parent_of(snapshots).size()) == "/snapshots" && parent_of(actual) == blobs;
+    }
+
+    std::string path_, root_;
 };
 
 class HostFiles : public Files {
