@@ -87,14 +87,18 @@ class Pairs:
 
 @torch.no_grad()
 def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[int], count: int) -> Pairs:
-    """`count` true pictures with their latents, and as many of the student's, at each number of steps in turn.
+    """`count` true pictures with their latents, or all that there are, and as many of the student's, each number of steps in turn.
 
     All are in memory, in every process: 6·size² bytes per picture and its pair, 1.6 MB at 512 px.
     """
     training, data, vae = context.training, context.data, context.teacher.vae
     count = min(count, len(data.pool))
     pictures = load_pictures(data.source, count, context.teacher.image_size, training.folder)
-    latents, drawn, decoded = encode_pictures(vae, pictures, training.device), [], []
+    known = data.latents is not None and len(data.latents) >= len(pictures)  # of the same pictures, by the same encoder
+    latents = data.latents[: len(pictures)] if known else encode_pictures(vae, pictures, training.device)
+    if context.phase.true_targets:
+        count = len(pictures)  # the pool may be larger than the data
+    drawn, decoded = [], []
     student = Student(network, data.teacher.process)
     size = batch_size_for(64, int(data.pool.states.shape[-1]), 16)
     for index, start in enumerate(range(0, count, size)):

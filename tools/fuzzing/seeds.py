@@ -61,7 +61,7 @@ def _models(new: Path) -> None:
 def _recipes(new: Path) -> None:
     plan = {"genin_plan": 1, "name": "mixed", "default": "fp16", "layers": {}}
     (new / "plan" / "plan.json").write_text(json.dumps(plan))
-    for path in ("pictures.yaml", "builtin-4step.yaml"):
+    for path in ("pictures.yaml", "builtin-1step.yaml"):
         shutil.copy(ROOT / "recipes" / path, new / "recipe" / "recipe.yaml")
 
 
