@@ -253,11 +253,6 @@ class DecoderRecipe(Optimisation):
     )
     edge_weight: Number = key(0.5, "weight of the loss on differences between neighbouring pixels")
     latent_noise: Number = key(0.05, "standard deviation of noise on the latents of true pictures")
-    true_targets: Flag = key(
-        False,
-        "the student's own latents are its last step from true pictures noised to that step, and should look like these: the "
-        "decoder learns to undo what the student softens",
-    )
     batch_size: int = 32
     lr: float = 1e-3
     images: int = 0

@@ -3,7 +3,8 @@
 In a pipeline of few steps the decoder is a large part of the time, and the teacher's was made for pictures of many steps. This one
 is diffusers' `AutoencoderTiny` again, narrower, and learns from two kinds of pairs: latents of true pictures with those pictures,
 and latents that the student itself has drawn with the teacher's decoding of them. A discriminator on pictures, as in VQGAN's
-decoder, was tried and left out: decoders as small as this answer it with patterns (docs/log.md).
+decoder, was tried and left out: decoders as small as this answer it with patterns (docs/log.md). So was a decoder that makes true
+pictures of the student's last steps from them: where these start from much noise it learns to average.
 
 The encoder stays the teacher's where that is an `AutoencoderTiny`, too; else a tiny one is trained with the decoder to give the
 teacher's latents, so that the student's folder is complete.
@@ -96,8 +97,6 @@ def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[
     pictures = load_pictures(data.source, count, context.teacher.image_size, training.folder)
     known = data.latents is not None and len(data.latents) >= len(pictures)  # of the same pictures, by the same encoder
     latents = data.latents[: len(pictures)] if known else encode_pictures(vae, pictures, training.device)
-    if context.phase.true_targets:
-        count = len(pictures)  # the pool may be larger than the data
     drawn, decoded = [], []
     student = Student(network, data.teacher.process)
     size = batch_size_for(64, int(data.pool.states.shape[-1]), 16)
@@ -105,23 +104,11 @@ def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[
         rows = torch.arange(start, min(start + size, count))
         timesteps = student.process.trailing_timesteps(step_counts[index % len(step_counts)])
         with training.autocast():
-            if context.phase.true_targets:
-                true = latents[rows].float().to(training.device)
-                final = last_step(student, true, data.text(rows), timesteps[-1], start)
-            else:
-                final = student.rollout(data.pool.noise(rows).to(training.device), data.text(rows), timesteps).pictures[
-                    -1
-                ]
+            noise = data.pool.noise(rows).to(training.device)
+            final = student.rollout(noise, data.text(rows), timesteps).pictures[-1]
         drawn.append(final.half().cpu())
-        decoded.append(pictures[rows.numpy()] if context.phase.true_targets else decode_pictures(vae, final.float()))
+        decoded.append(decode_pictures(vae, final.float()))
     return Pairs(torch.cat([latents, *drawn]), np.concatenate([pictures, *decoded]), len(pictures))
-
-
-def last_step(student: Student, latents: Tensor, text: Tensor, timestep: int, seed: int) -> Tensor:
-    """What the student makes of true latents, (N, C, h, w), that are noised to the timestep of its last step."""
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents.device)
-    t = torch.full((len(latents),), timestep, dtype=torch.long, device=latents.device)
-    return student(student.process.add_noise(latents, noise, t), t, text)[0]
 
 
 def decoder_step(

@@ -313,7 +313,7 @@ class TestEfficientNet:
         assert float(mixing([fine, 0 * coarse])[0].abs().sum()) == 0
 
 
-def test_a_decoder_may_learn_from_last_steps_of_true_pictures(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_a_decoders_pairs(tiny_model_folder: Path, tmp_path: Path) -> None:
     from genin.distill.models.autoencoder import encode_pictures
     from genin.distill.recipe import DecoderRecipe
     from genin.distill.student.decoder import make_pairs
@@ -322,27 +322,19 @@ def test_a_decoder_may_learn_from_last_steps_of_true_pictures(tiny_model_folder:
     model = load_model_folder(tiny_model_folder)
     data = replace(data_of(model), source=WorldSource("train", 8))  # type: ignore[arg-type]
     training: Any = SimpleNamespace(device=CPU, folder=tmp_path, autocast=__import__("contextlib").nullcontext)
-    made = {}
-    for true_targets in (False, True):
-        phase = DecoderRecipe(true_targets=true_targets)
-        context = PhaseContext(training, data, model, Recipe(), phase)
-        made[true_targets] = make_pairs(context, model.unet, (2,), 6)
-    plain, true = made[False], made[True]
-    assert np.array_equal(true.pictures[6:], true.pictures[:6]) and not np.array_equal(
-        plain.pictures[6:], plain.pictures[:6]
-    )
-    assert torch.equal(plain.latents[:6], true.latents[:6]) and not torch.equal(plain.latents[6:], true.latents[6:])
+    context = PhaseContext(training, data, model, Recipe(), DecoderRecipe())
+    pairs = make_pairs(context, model.unet, (2,), 6)
+    assert pairs.true == 6 and len(pairs.latents) == len(pairs.pictures) == 12
     # True pictures that the discriminators were shown are not encoded again.
-    assert data.latents is not None and torch.equal(plain.latents[:6], data.latents[:6])
+    assert data.latents is not None and torch.equal(pairs.latents[:6], data.latents[:6])
     few = replace(context, data=replace(data, source=WorldSource("train", 5), latents=data.latents[:5]))
     pairs = make_pairs(few, model.unet, (2,), 6)  # a pool that is larger than the data
-    assert pairs.true == 5 and len(pairs.latents) == len(pairs.pictures) == 10
-    without = PhaseContext(training, replace(data, latents=None), model, Recipe(), DecoderRecipe())
-    fresh = make_pairs(without, model.unet, (2,), 6)
+    assert pairs.true == 5 and len(pairs.latents) == len(pairs.pictures) == 11
+    fresh = make_pairs(replace(context, data=replace(data, latents=None)), model.unet, (2,), 6)
     assert torch.equal(fresh.latents[:6], encode_pictures(model.vae, fresh.pictures[:6], CPU))
 
 
 def test_the_recipe_has_these_keys_off() -> None:
     recipe = Recipe()
     assert recipe.pool.inverted == 0 and recipe.steps.kernel_weight == 0 and recipe.steps.regression_final_share == 1
-    assert AdversarialRecipe().matching_decoupled is False and recipe.decoder.true_targets is False
+    assert AdversarialRecipe().matching_decoupled is False
