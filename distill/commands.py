@@ -110,7 +110,8 @@ def teacher_train_command(
 ) -> None:
     """Train a teacher from nothing: autoencoder, text encoder, UNet.
 
-    --init starts from an earlier teacher instead, which may have another shape: fewer latent channels, fewer blocks.
+    --init starts from an earlier teacher instead, which may have another shape: fewer latent channels, fewer blocks, narrower
+    levels.
     """
     recipe, started = options.recipe(), time.perf_counter()
     with _output(options.out, options.resume) as target:

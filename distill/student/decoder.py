@@ -95,8 +95,10 @@ def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[
     training, data, vae = context.training, context.data, context.teacher.vae
     count = min(count, len(data.pool))
     pictures = load_pictures(data.source, count, context.teacher.image_size, training.folder)
-    known = data.latents is not None and len(data.latents) >= len(pictures)  # of the same pictures, by the same encoder
-    latents = data.latents[: len(pictures)] if known else encode_pictures(vae, pictures, training.device)
+    latents = data.latents  # of the same pictures, by the same encoder
+    if latents is None or len(latents) < len(pictures):
+        latents = encode_pictures(vae, pictures, training.device)
+    latents = latents[: len(pictures)]
     drawn, decoded = [], []
     student = Student(network, data.teacher.process)
     size = batch_size_for(64, int(data.pool.states.shape[-1]), 16)
