@@ -357,11 +357,13 @@ def _output(out: Path | None, resume: bool) -> Iterator[Path]:
     try:
         yield target
     except InputError:
+        if not (fresh and target.exists()):
+            raise
         from genin.distill.loop.run_folder import is_claimed
 
         training = target / "training"
         begun = any(any(training.glob(name)) for name in ("*.checkpoint.pt", "pool.*", "latents.*"))
-        if fresh and not begun and is_claimed(training):  # another command may have made the folder meanwhile
+        if not begun and is_claimed(training):  # another command may have made the folder meanwhile
             shutil.rmtree(target, ignore_errors=True)
         raise
 
