@@ -23,6 +23,7 @@ from typing import Any
 
 import click
 import numpy as np
+from question import check_question, write
 from world_evaluator import SCENES, world_evaluator
 
 from genin.benchmarks.quality.evaluator import Evaluator
@@ -102,13 +103,6 @@ def _of(results: Mapping[str, Any], arm: str, steps: int) -> dict[int, Any]:
     return {found["seed"]: found["steps"][str(steps)] for found in results.values() if found["arm"] == arm}
 
 
-def write(path: Path, content: Mapping[str, Any]) -> None:
-    """JSON, by rename: another process may read it."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
-
-
 def _difference(found: Mapping[int, Any], base: Mapping[int, Any]) -> str:
     values = np.array([found[seed]["kid_world"] - base[seed]["kid_world"] for seed in found if seed in base])
     if len(values) < 2:
@@ -171,14 +165,6 @@ def main(
     write(out / "results.json", {"asked": asked, "results": results})
     for steps in (4, 1):
         click.echo(table(results, list(every), steps) + "\n")
-
-
-def check_question(path: Path, asked: Mapping[str, Any]) -> None:
-    """One folder answers one question: figures of different budgets or recipes do not belong in one table."""
-    if not path.is_file():
-        write(path, asked)
-    elif json.loads(path.read_text()) != json.loads(json.dumps(asked)):
-        raise click.ClickException(f"{path} has other settings; name another --out")
 
 
 def of_arm(recipe: Recipe, phase: str, changes: Mapping[str, Any], images: int, seed: int) -> Recipe:

@@ -23,6 +23,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from question import check_question
 from world_evaluator import SCENES, world_evaluator
 
 from genin.benchmarks.model_facts import cost_of, unet_cost
@@ -39,9 +40,15 @@ from genin.export.components import Component, components, max_length
 from genin.export.converters.formats import converter
 from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD
+from genin.runtimes.origin import fingerprint
 
 UNETS: Mapping[str, StudentRecipe] = {
-    **{name: StudentRecipe(name) for name in PRESETS if name not in ("bk-tiny", "bk-small-fast")},
+    # The shipped teacher has too few levels to lose its deepest.
+    **{
+        name: StudentRecipe(name)
+        for name, preset in PRESETS.items()
+        if not preset.deepest_level and name != "bk-small-fast"
+    },
     "half as wide below": StudentRecipe("bk-small-conv", width=0.5),
     "narrow top": StudentRecipe("bk-small-conv", top_width=0.75),
     "narrow top, 7/8 below": StudentRecipe("bk-small-conv", width=0.875, top_width=0.75),
@@ -153,7 +160,7 @@ def measure_decoders(teacher: ModelFolder, folder: Path) -> dict[str, Any]:
 
 def train(teacher: Path, name: str, folder: Path, images: int, samples: int) -> dict[str, float]:
     """fd_world of one candidate after equal images of both phases."""
-    out = folder / "trained" / file_name(name)
+    out = folder / "trained" / f"{file_name(name)}-{images}"  # a finished one has no more to learn at another length
     pool = folder / "pool.safetensors"
     (out / "training").mkdir(parents=True, exist_ok=True)
     own = out / "training" / "pool.safetensors"
@@ -205,6 +212,7 @@ def tables(results: Mapping[str, Any]) -> str:
 def main(teacher: Path, out: Path, images: int, samples: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     record = out / "results.json"
+    check_question(out / "question.json", {"teacher": fingerprint(teacher), "samples": samples})
     results: dict[str, Any] = json.loads(record.read_text()) if record.is_file() else {}
 
     def keep() -> None:

@@ -58,7 +58,6 @@ def cases(recipe: Path) -> list[Case]:
     genin = (sys.executable, "-m", "genin")
     data = ("--data", "builtin:world", "--recipe", str(recipe))
     log = ("model/training/*.log.jsonl",)
-    student = ROOT / "runtimes" / "weights" / "teacher"
     return [
         Case("generate", (*genin, "generate", "a ninja", "-m", "builtin:teacher", "--out", "{out}/a.png"), ("*.png",)),
         Case("finetune", (*genin, "teacher", "finetune", *data, "--out", "{out}/model"), log),
@@ -66,7 +65,17 @@ def cases(recipe: Path) -> list[Case]:
         Case("compare", (*genin, "compare", "builtin:teacher", "--steps", "10", "--out", "{out}/a.png"), ("*.png",)),
         Case(
             "export",
-            (*genin, "export", str(student), "--format", "onnx", "--precision", "fp32,int8", "--out", "{out}/bundle"),
+            (
+                *genin,
+                "export",
+                "builtin:teacher",
+                "--format",
+                "onnx",
+                "--precision",
+                "fp32,int8",
+                "--out",
+                "{out}/bundle",
+            ),
             ("bundle/onnx/*/*/*.onnx",),
         ),
         Case("tests", (sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", *TESTS)),
@@ -142,10 +151,14 @@ def measure(case: Case, work: Path, rounds: int, loads: Sequence[str]) -> dict[s
         "case": case.name,
         "seconds": seconds,
         "median": medians,
-        "idle_ratio": medians["idle_after"] / medians["idle_before"],
-        "busy_ratio": medians["busy_after"] / (2 * medians["idle_before"]) if "busy" in loads else None,
+        "idle_ratio": ratio(medians["idle_after"], medians["idle_before"]),
+        "busy_ratio": ratio(medians["busy_after"], medians["idle_before"], 2) if "busy" in loads else None,
         "same_results": len(hashes) == 1,
     }
+
+
+def ratio(seconds: float | None, base: float | None, times: int = 1) -> float | None:
+    return None if seconds is None or base is None else seconds / (times * base)
 
 
 def main() -> None:
@@ -175,10 +188,10 @@ def main() -> None:
         cells = [case.name, *times, *ratios, same]
         sys.stdout.write(f"| {' | '.join(cells)} |" + "\n")
         sys.stdout.flush()
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"cores": os.cpu_count(), "rounds": options.rounds, "timeout_s": TIMEOUT_S, "rows": rows}
-        options.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        if options.out:  # after each case: the next may fail
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            facts = {"cores": os.cpu_count(), "rounds": options.rounds, "timeout_s": TIMEOUT_S, "rows": rows}
+            options.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python tools/cgroup_limits.py --work limits --out docs/runs/cgroup-limits.json      (as root, on Linux)
 
-Each command runs in a memory control group of its own, first without a limit, then at shares of the resident memory that it took.
-A row has the exit code (137: killed by the kernel), the seconds, and the last words on standard error before progress.
+Each command runs in a memory control group of its own, first without a limit, then at shares of the memory that the group held at
+its peak: resident memory, and pages of files just read or written, which the kernel gives back before it kills. A row has the exit
+code (137: killed by the kernel), the seconds, and the last words on standard error before progress.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -48,8 +50,12 @@ def group(limit: int | None) -> Iterator[Path]:
         place.rmdir()
 
 
+def file_name(name: str) -> str:
+    return name.replace(", ", "-")
+
+
 def run(words: str, limit: int | None) -> dict[str, Any]:
-    """One command: exit code, seconds, peak of resident memory in bytes, what it said about memory, its last line."""
+    """One command: exit code, seconds, peak of the group in bytes, what it said about memory, its last line."""
     with group(limit) as place:
         start = time.monotonic()
         done = subprocess.run(
@@ -78,11 +84,15 @@ def main(work: Path, only: tuple[str, ...], out: Path | None) -> None:
     rows: dict[str, list[dict[str, Any]]] = {}
     for name in only or COMMANDS:
         rows[name] = []
+        for old in work.glob(f"{file_name(name)}-*"):
+            shutil.rmtree(old)  # an output that exists is refused
         for share in (None, *SHARES):
             limit = None if share is None else int(rows[name][0]["peak"] * share)
-            words = COMMANDS[name].format(out=work / f"{name.replace(', ', '-')}-{share}")
-            rows[name].append(run(words, limit))
-            found = rows[name][-1]
+            words = COMMANDS[name].format(out=work / f"{file_name(name)}-{share}")
+            found = run(words, limit)
+            if share is None and found["exit_code"]:
+                raise click.ClickException(f"{name} fails without a limit: {found['last']}")
+            rows[name].append(found)
             words = f"exit {found['exit_code']}, {found['seconds']} s, peak {found['peak'] / 1e9:.2f} GB"
             given = "none" if limit is None else f"{limit / 1e9:.2f} GB"
             click.echo(f"{name}: limit {given}, {words} | {found['advice'] or found['last']}")

@@ -5,7 +5,7 @@ that draws the built-in world, its figures. One command:
 
 Each format of a model is one `genin export` in a process of its own, whose peak memory is its own. Latency is that of
 one step and a prompt; Core ML has none where there is no Mac. `--judge` draws 1,024 pictures with every graph set. Rows are written
-as they come, and those in OUT are not made again. `--keep` prints what it has.
+as they come, and those in OUT are not made again unless the model has changed. `--keep` prints what it has.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 import click
 
 from genin.runtimes.loading import load_pipeline
+from genin.runtimes.origin import fingerprint
 
 FORMATS = {"onnx": "onnxruntime", "openvino": "openvino", "coreml": None}
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -61,7 +62,7 @@ def latency_ms(bundle: Path, runtime: str, precision: str, runs: int) -> float:
 
 def rows_of(name: str, path: Path, format: str, judge: bool, runs: int, extra: tuple[str, ...]) -> list[dict[str, Any]]:
     """One format of a model: one row per precision."""
-    folder = Path(tempfile.mkdtemp(prefix="genin-"))
+    folder, weights = Path(tempfile.mkdtemp(prefix="genin-")), fingerprint(path)
     try:
         bundle = folder / "bundle"
         precisions = ",".join((*PRECISIONS, *extra))
@@ -74,6 +75,7 @@ def rows_of(name: str, path: Path, format: str, judge: bool, runs: int, extra: t
                 "model": name,
                 "format": format,
                 "precision": precision,
+                "weights": weights,
                 "export_s": seconds,
                 "peak_rss_bytes": memory,
             }
@@ -148,9 +150,12 @@ def main(
     for pair in () if keep else models:
         name, _, folder = pair.partition("=")
         for format in FORMATS:
-            if any((row["model"], row["format"]) == (name, format) for row in rows):
-                continue
             more = tuple(value for value in extra if name in judge and (value == "w8a8") == (format != "coreml"))
+            same = [row for row in rows if (row["model"], row["format"]) == (name, format)]
+            made = {row["precision"] for row in same if row.get("weights") == fingerprint(Path(folder))}
+            if {*PRECISIONS, *more} <= made:
+                continue
+            rows = [row for row in rows if row not in same]
             rows += rows_of(name, Path(folder), format, name in judge, runs, more)
             out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     click.echo(table(rows))

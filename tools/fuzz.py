@@ -14,8 +14,8 @@ target's command in a forked process, whose imports are made already: about 50 m
     the last line of a command that succeeds with --json is strict JSON
 
 Writing, pickles and look-ups are seen by an audit hook of Python's, so what native libraries do by themselves is seen only where
-it leaves a file. Same seed, same mutations; a run that was stopped goes on where it was. Exit code 1 if one mutation did not end
-well; WORK/wrong keeps its files.
+it leaves a file. Same seed, same mutations; a run that was stopped goes on where it was, if no code has changed. Exit code 1 if one
+mutation did not end well, whose files are in WORK/wrong, or was not made.
 
 Not here: the native library, which has a fuzz program of its own (runtimes/native/tests/fuzz.cpp).
 """
@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import hashlib
 import importlib
 import io
 import json
@@ -81,9 +82,19 @@ def imports(work: Path) -> None:
     gc.freeze()  # a forked process copies every page that its collector touches
 
 
+def code_digest() -> str:
+    """Changes with the code that is fuzzed, which is imported by now, and with what damages its files."""
+    names = [name for name in sys.modules if name.partition(".")[0] in ("genin", "fuzzing")]
+    files = {sys.modules[name].__file__ for name in names} - {None}
+    digest = hashlib.sha256()
+    for file in sorted(map(str, files)):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def run_all(work: Path, seed: int, numbers: range, only: Sequence[str], jobs: int) -> list[Ending]:
     """Every process takes each Nth mutation, and adds how it ended to a file: a run that was stopped goes on from there."""
-    path = work / f"endings-{seed}{'-' + '-'.join(only) if only else ''}.jsonl"
+    path = work / f"endings-{code_digest()}-{seed}{'-' + '-'.join(only) if only else ''}.jsonl"
     done = {ending.number for ending in _read(path)}
     children = []
     for job in range(jobs):
@@ -92,8 +103,9 @@ def run_all(work: Path, seed: int, numbers: range, only: Sequence[str], jobs: in
             os._exit(0)
         children.append(process)
     try:
-        for process in children:
-            os.waitpid(process, 0)
+        failed = [process for process in children if os.waitpid(process, 0)[1]]
+        if failed:
+            raise click.ClickException(f"{len(failed)} of {jobs} processes ended early; run it again to go on")
     except KeyboardInterrupt:
         for process in children:
             os.kill(process, signal.SIGTERM)

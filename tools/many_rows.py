@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -101,14 +102,14 @@ def main(rows: int, work: Path, in_memory: bool, out: Path | None, one: str | No
         return
     write_rows(folder, rows)
     figures: dict[str, Any] = {"metadata_mb": round((folder / "metadata.jsonl").stat().st_size / 1e6)}
-    env = {**os.environ, "GENIN_CACHE": str(work / "cache")}
+    cache = work / f"cache-{rows}"
+    shutil.rmtree(cache, ignore_errors=True)  # or nothing would be built
+    env = {**os.environ, "GENIN_CACHE": str(cache)}
     for name, kind in (("build", "mapped"), ("read", "mapped"), *([("in memory", "memory")] if in_memory else [])):
         command = [sys.executable, __file__, "--rows", str(rows), "--work", str(work), "--one", kind]
         figures[name] = json.loads(subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE).stdout)
         click.echo(f"{name:10} {figures[name]}")
-    figures["table_mb"] = round(
-        sum(file.stat().st_size for file in (work / "cache").rglob("*") if file.is_file()) / 1e6
-    )
+    figures["table_mb"] = round(sum(file.stat().st_size for file in cache.rglob("*") if file.is_file()) / 1e6)
     if out:
         out.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
 

@@ -29,7 +29,7 @@ TARGETS = ("genin", "genin_draw", "genin_latency")
 
 
 def run(*command: object) -> str:
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout
+    return subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def engine_library() -> Path:

@@ -161,12 +161,14 @@ def compile_for(platform: Platform, out: Path) -> None:
 
 def fetch_engine(platform: Platform, out: Path) -> Path:
     """ONNX Runtime's library for a system, of the release that is installed here, from its wheel."""
-    folder = out / "engine"
-    if not folder.is_dir():
+    release = importlib.metadata.version("onnxruntime")
+    folder = out / f"engine-{release}"
+    if not list(folder.glob("*.whl")):
         pip = [sys.executable, "-m", "pip"] if importlib.util.find_spec("pip") else ["pip"]
-        package = f"onnxruntime=={importlib.metadata.version('onnxruntime')}"
         options = ["--quiet", "--only-binary=:all:", "--no-deps", "--python-version", "3.11", "--platform"]
-        subprocess.run([*pip, "download", *options, platform.wheel, package, "--dest", str(folder)], check=True)
+        subprocess.run(
+            [*pip, "download", *options, platform.wheel, f"onnxruntime=={release}", "--dest", str(folder)], check=True
+        )
     [wheel] = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         [name] = [name for name in archive.namelist() if name.startswith(platform.engine)]

@@ -35,7 +35,7 @@ RUNS = (
 def draw(model: str, runtime: str, steps: str, out: Path) -> None:
     command = [sys.executable, "-m", "genin", "generate", PROMPT, "-m", model, "--runtime", runtime, "--steps", steps]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--seed", "7", "--out", str(out)], check=True, env=environment, capture_output=True)
+    subprocess.run([*command, "--seed", "7", "--out", str(out)], check=True, env=environment, stdout=subprocess.PIPE)
 
 
 @click.command()

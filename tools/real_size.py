@@ -43,8 +43,14 @@ adversarial: {{images: {adversarial}, batch_size: 1, held_out_images: 0, cache_i
 PHASES = ("finetune", "prune", "steps", "adversarial")
 
 
-def measured(command: list[str], training: Path, phase: str | None) -> dict[str, Any]:
-    """Run genin; seconds, GB at the peak; of the one `phase` that it trains, seconds an update and GB until its row was written."""
+def last_row(log: Path) -> dict[str, Any]:
+    """The last whole row of a log, or nothing."""
+    lines = log.read_text().split("\n")[:-1] if log.is_file() else []
+    return dict(json.loads(lines[-1])) if lines else {}
+
+
+def measured(command: list[str], training: Path, phase: str | None, updates: int) -> dict[str, Any]:
+    """Run genin; seconds, GB at the peak; of the one `phase` that it trains, seconds an update and GB until the last one ended."""
     process = subprocess.Popen(
         [sys.executable, "-m", "genin", *command], env={**os.environ, "PYTHONWARNINGS": "ignore"}
     )
@@ -58,7 +64,8 @@ def measured(command: list[str], training: Path, phase: str | None) -> dict[str,
                 size = me.memory_info().rss
             except psutil.Error:
                 break
-            peaks[log.exists()] = max(peaks.get(log.exists(), 0.0), size / 1e9)
+            ended = last_row(log).get("update", 0) >= updates
+            peaks[ended] = max(peaks.get(ended, 0.0), size / 1e9)
             time.sleep(0.1)
 
     thread = threading.Thread(target=look)
@@ -73,7 +80,7 @@ def measured(command: list[str], training: Path, phase: str | None) -> dict[str,
         "peak_gb": round(max(peaks.values()), 2),
     }
     if phase is not None:
-        row = json.loads(log.read_text().splitlines()[-1])
+        row = last_row(log)
         found["seconds_an_update"] = round(row["elapsed_s"] / row["update"], 1)
         found |= {"updates": row["update"], "loss": row["loss"], "updates_gb": round(peaks[False], 2)}
     return found
@@ -145,7 +152,8 @@ def main(teacher: Path | None, work: Path | None, student: str, updates: int, da
         for name, (command, recipe) in runs.items():
             (work / f"{name}.yaml").write_text(recipe)
             arguments = ["--data", data, "--recipe", str(work / f"{name}.yaml"), "--out", str(work / name)]
-            phases[name] = measured([*command, *arguments], work / name / "training", None if name == "whole" else name)
+            phase = None if name == "whole" else name
+            phases[name] = measured([*command, *arguments], work / name / "training", phase, updates)
             if name != "whole":
                 shutil.rmtree(work / name)  # gigabytes
         told = reckoned(teacher, work / "finetune.yaml", work / "whole.yaml")

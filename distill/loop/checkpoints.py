@@ -76,9 +76,11 @@ def copied(tree: Any) -> Any:
 
 
 def remove_stage(folder: Path, stage: str) -> None:
-    """Remove what an earlier run left of a stage: its checkpoint, log and events."""
+    """Remove what an earlier run left of a stage: its checkpoint, log, events and kept averages."""
     for name in ("checkpoint.pt", "log.jsonl", "events.jsonl"):
         (folder / f"{stage}.{name}").unlink(missing_ok=True)
+    for path in folder.glob(f"{stage}.average-*.safetensors"):
+        path.unlink()
 
 
 def mismatch_error(path: Path, error: Exception) -> InputError:

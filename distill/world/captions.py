@@ -3,7 +3,7 @@
 Most captions name everything, but for a fifth without the hair, a fifth without the headband and a fifth without the emotion.
 A share are *short*: anything may be missing, down to "a ninja", for that is how people write, and what a model was never asked
 to make up for itself it draws as an average. An effect is always named: silence means there is none. Every value is expressed
-by its own words, and no other value's phrase has them all, which is how a reader (`text_encoder.labels_of`) can tell what a
+by its own words, and no other value's phrase has them all, which is how a reader (`distill.data.labels.labels_of`) can tell what a
 caption claims.
 """
 

@@ -57,9 +57,12 @@ class Scene:
         return {name: getattr(self, name) for name in ATTRIBUTES}
 
 
-def _words(*key: object) -> NDArray[np.uint32]:
+def _words(*key: str | int) -> NDArray[np.uint32]:
     """64 hash bytes of a key as sixteen 32-bit words: the world's only source of chance, alike on every platform."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=64).digest()
+    plain = tuple(
+        str(part) if isinstance(part, str) else int(part) for part in key
+    )  # NumPy's numbers have another repr
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=64).digest()
     return np.frombuffer(digest, dtype="<u4")
 
 

@@ -94,7 +94,7 @@ def damage(path: Path, rng: random.Random) -> None:
     if knowing and rng.random() < 0.7:
         try:
             changed = knowing(content, rng)
-        except (ValueError, OSError, UnicodeError, zipfile.BadZipFile, tarfile.TarError):
+        except (ArithmeticError, ValueError, OSError, UnicodeError, zipfile.BadZipFile, tarfile.TarError):
             changed = None
     path.unlink()  # it may be a link to the seed
     path.write_bytes(damage_bytes(content, rng) if changed is None else changed)

@@ -61,8 +61,7 @@ def _models(new: Path) -> None:
 def _recipes(new: Path) -> None:
     plan = {"genin_plan": 1, "name": "mixed", "default": "fp16", "layers": {}}
     (new / "plan" / "plan.json").write_text(json.dumps(plan))
-    for path in ("pictures.yaml", "builtin-4step.yaml"):
-        shutil.copy(ROOT / "recipes" / path, new / "recipe" / "recipe.yaml")
+    shutil.copy(ROOT / "recipes" / "pictures.yaml", new / "recipe" / "recipe.yaml")
 
 
 def _bundles(new: Path) -> None:
@@ -136,6 +135,8 @@ def _training(new: Path) -> None:
     shutil.copytree(new / "table", place / "data")
     shutil.copytree(new / "model", place / "model")
     (place / "model" / "genin.json").unlink()
-    (place / "recipe.json").write_text(json.dumps({"finetune": FEW}))
+    recipe = place / "recipe.json"
+    recipe.write_text(json.dumps({"finetune": FEW | {"images": FEW["images"] // 2}}))
     begin = ("teacher", "finetune", "--base", place / "model", "--data", place / "data", "--out", place / "run")
-    _run(*begin, "--recipe", place / "recipe.json", "--threads", "1")
+    _run(*begin, "--recipe", recipe, "--threads", "1")
+    recipe.write_text(json.dumps({"finetune": FEW}))  # half of its images are left

@@ -541,6 +541,20 @@ def test_what_does_not_learn_is_neither_copied_nor_written(tmp_path: Path) -> No
     assert torch.equal(best.second.weight, state["best"]["state"]["second.weight"])  # type: ignore[union-attr,arg-type]
 
 
+def test_a_run_that_begins_anew_has_no_averages_of_the_one_before(tmp_path: Path) -> None:
+    def averages() -> list[str]:
+        return sorted(path.name for path in tmp_path.glob("stage.average-*"))
+
+    settings = {"ema_decays": (0.9,), "keep_averages": True, "preview_images": 40}
+    run, network = begin(tmp_path, **settings)
+    run.run(learn(run, network, lambda _, loss: loss))
+    (tmp_path / "steps.average-00000004.safetensors").touch()
+    assert len(averages()) > 2
+    run, network = begin(tmp_path, **settings, images=4)
+    run.run(learn(run, network, lambda _, loss: loss))
+    assert len(averages()) == 1 and (tmp_path / "steps.average-00000004.safetensors").exists()
+
+
 def test_a_checkpoint_without_a_weight_that_learns_is_refused(tmp_path: Path) -> None:
     run, network = half_frozen(tmp_path)
     run.run(regress(run, network))

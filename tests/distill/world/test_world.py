@@ -68,6 +68,7 @@ def test_scenes_are_keyed_by_counter() -> None:
     assert [scene_at("train", 7, i) for i in reversed(range(20))] == forward[::-1]
     assert render_batch("train", 7, 5, 3, 16)[1] == forward[5:8]
     assert scene_at("train", 8, 0) != forward[0]
+    assert scene_at("train", np.int64(7), np.int32(5)) == forward[5]  # type: ignore[arg-type]
 
 
 def test_first_scenes_are_pinned() -> None:

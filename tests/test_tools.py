@@ -1,0 +1,89 @@
+"""Programs of `tools/` whose figures go into the docs: what another run left is no figure, and what fails says so."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from genin.runtimes.origin import fingerprint
+from genin.runtimes.vocabulary import PRECISIONS
+from programs import ROOT, load_program
+
+
+def test_a_folder_of_figures_answers_one_question(tmp_path: Path) -> None:
+    check_question = load_program("tools/question.py").check_question
+    path = tmp_path / "question.json"
+    check_question(path, {"samples": 64, "seeds": (1, 2)})
+    check_question(path, {"samples": 64, "seeds": (1, 2)})
+    with pytest.raises(click.ClickException, match="another samples, another teacher; name another --out"):
+        check_question(path, {"samples": 32, "seeds": [1, 2], "teacher": "a"})
+
+
+def test_students_of_the_table_can_be_cut_from_the_shipped_teacher() -> None:
+    from genin.distill.models.student_config import pruning_of, student_config
+    from genin.names import InstalledNames
+
+    architectures = load_program("tools/architectures.py")
+    config = json.loads(
+        (InstalledNames().model("builtin:teacher") / "unet" / "config.json").read_text(encoding="utf-8")
+    )
+    for recipe in architectures.UNETS.values():
+        student_config(config, pruning_of(recipe))
+
+
+def test_a_case_that_takes_too_long_has_no_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy_machine = load_program("tools/busy_machine.py")
+    monkeypatch.setattr(busy_machine, "run", lambda case, work, *, before: (None if before else 2.0, "hash"))
+    row = busy_machine.measure(busy_machine.cases(tmp_path)[0], tmp_path, 2, ("idle",))
+    assert row["idle_ratio"] is None and row["busy_ratio"] is None and row["median"]["idle_after"] == 2.0
+
+
+def test_a_command_that_fails_without_a_limit_is_no_base_of_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cgroup_limits = load_program("tools/cgroup_limits.py")
+    (tmp_path / "finetune-None").mkdir()
+    monkeypatch.setattr(cgroup_limits, "run", lambda words, limit: {"exit_code": 2, "last": "genin: no"})
+    done = CliRunner().invoke(cgroup_limits.main, ["--work", str(tmp_path), "--only", "finetune"])
+    assert done.exit_code == 1 and "finetune fails without a limit: genin: no" in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_dies_ends_the_fuzzing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fuzz = load_program("tools/fuzz.py")
+    monkeypatch.setattr(fuzz, "_some", lambda *_: os._exit(1))
+    with pytest.raises(click.ClickException, match="1 of 1 processes ended early"):
+        fuzz.run_all(tmp_path, 1, range(4), (), 1)
+
+
+def test_a_model_that_has_changed_is_exported_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_table, out = load_program("tools/export_table.py"), tmp_path / "rows.json"
+    made: list[str] = []
+
+    def rows_of(name: str, path: Path, format: str, *_: object) -> list[dict[str, Any]]:
+        made.append(format)
+        return [row(name, format, precision, fingerprint(path)) for precision in PRECISIONS]
+
+    def row(name: str, format: str, precision: str, weights: str) -> dict[str, Any]:
+        parity = {"parity_db": dict.fromkeys(export_table.COMPONENTS), "pictures": None}
+        return {"model": name, "format": format, "precision": precision, "weights": weights, "size_bytes": 1} | (
+            {"export_s": 1, "peak_rss_bytes": 1} | parity
+        )
+
+    monkeypatch.setattr(export_table, "rows_of", rows_of)
+    old = [row("student", "onnx", precision, "another") for precision in PRECISIONS]
+    out.write_text(json.dumps([row("other", "onnx", "fp32", "another"), *old]), encoding="utf-8")
+    student = ROOT / "runtimes" / "weights" / "student"
+    for _ in range(2):
+        done = CliRunner().invoke(export_table.main, ["--model", f"student={student}", "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        assert made == ["onnx", "openvino", "coreml"]
+    rows = json.loads(out.read_text(encoding="utf-8"))
+    assert len(rows) == 10 and rows[0]["model"] == "other"
+    assert {one["weights"] for one in rows[1:]} == {fingerprint(student)}
