@@ -36,6 +36,7 @@ from genin.runtimes.threads import limit_threads
 os.environ["GENIN_AUTO"] = "order"  # what is fastest here must decide no test
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every worker and every process of a test compiles torch anew
 sys.dont_write_bytecode = False
+os.fsync = lambda _: None  # type: ignore[assignment,misc]  # without it only a power cut loses what was written
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.load_profile("fixed")
@@ -240,11 +241,31 @@ def compact_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inverted_student(tiny_student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny student with a textual inversion of two vectors, `<ninja>`; what it draws from other prompts stays."""
+
+    def build(folder: Path) -> None:
+        import torch
+
+        from genin.distill.models.folder import load_model_folder, save_model_folder
+
+        model = load_model_folder(tiny_student_folder)
+        model.tokenizer.add_tokens(["<ninja>", "<ninja>_1"])
+        model.text_encoder.resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
+        with torch.no_grad():
+            rows = model.text_encoder.get_input_embeddings().weight
+            rows[-2:] = torch.randn(2, rows.shape[1], generator=torch.Generator().manual_seed(5)) / 2
+        save_model_folder(model, folder)
+
+    return built_once(tmp_path_factory, "inverted", build)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(inverted_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle folder of the tiny student: ONNX and OpenVINO, fp32 and fp16. Read-only, like the others."""
     from tiny_bundle import write_tiny_bundle
 
-    return built_once(tmp_path_factory, "bundle", lambda folder: write_tiny_bundle(tiny_student_folder, folder))
+    return built_once(tmp_path_factory, "bundle", lambda folder: write_tiny_bundle(inverted_student, folder))
 
 
 @pytest.fixture(scope="session")

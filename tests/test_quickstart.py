@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from exported import part_of
 from genin import cli
 from genin.benchmarks.contenders import Contender
 from genin.benchmarks.grids import Grid, GridRow
@@ -25,6 +25,7 @@ from genin.quickstart.commands import RECORD, STAGES, Display, headline, leave_p
 from genin.runtimes.errors import InputError
 from result_files import row
 from tiny_bundle import edit_manifest
+from tunable import empty_curves
 
 METRIC_WEIGHTS = Path(__file__).parents[2] / "shared" / "data" / "lpips_squeezenet"
 MINUTES = "0.02"
@@ -45,7 +46,7 @@ def tiny_run(tiny_model_folder: Path, tiny_bundle: Path, tmp_path_factory: pytes
             return export(path, to, options, **names)
         assert (path, to) == (tiny_model_folder, out / "teacher-bundle")
         assert [list(options.formats), list(options.precisions or ())] == [["openvino"], ["fp16"]]
-        shutil.copytree(tiny_bundle, to)
+        part_of(tiny_bundle, to, format="openvino", precision="fp16")
         edit_manifest(to, "model", "kind", value="teacher")
         return None
 
@@ -58,6 +59,7 @@ def tiny_run(tiny_model_folder: Path, tiny_bundle: Path, tmp_path_factory: pytes
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENIN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("genin.distill.loop.previews.plot_curves", empty_curves)
         patch.setenv("GENIN_METRIC_WEIGHTS", str(METRIC_WEIGHTS))
         for name, value in {"FD_SAMPLES": 200, "TEACHER_STEPS": 3, "BENCH_RUNS": 1, "BENCH_WARMUP": 0}.items():
             patch.setattr(quickstart_stages, name, value)

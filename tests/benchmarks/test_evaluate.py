@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import zipfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,12 @@ KEYS = (
     *("notes", "weights", "resize", "intervals"),
 )
 
+WITH_EVERY_NETWORK = (
+    "test_a_model_gets_every_promised_key_and_a_reason_for_every_null",
+    "test_squeezenet_figures_carry_their_weights_and_resize",
+    "test_without_weights_figures_are_null_not_replaced",
+)
+
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -55,6 +62,13 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("GENIN_METRIC_WEIGHTS", raising=False)
     if SHARED.is_dir():
         monkeypatch.setenv("GENIN_METRIC_WEIGHTS", str(SHARED))
+
+
+@pytest.fixture(autouse=True)
+def few_features(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks that are pretrained take longer than all else; most tests are about what surrounds any of them."""
+    if request.node.originalname not in WITH_EVERY_NETWORK:
+        monkeypatch.setattr(evaluation, "load_suite", partial(load_suite, features=("world",)))
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from genin.benchmarks import evaluation
 from genin.benchmarks.quality import sampling
+from genin.benchmarks.quality.measures import load_suite
 from genin.benchmarks.quality.sampling import SamplingSettings, Share, claim_folder, draw_share, plan
 from genin.cli import run
 
@@ -83,6 +86,7 @@ def shared(tiny_student_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
+        patch.setattr(evaluation, "load_suite", partial(load_suite, features=("world",)))  # as in `evaluations.py`
         alone(*kept, str(folder / "kept"), "--samples", "5")
         shutil.copytree(folder / "kept", folder / "kept alone")
         by_one = {name: alone(*commands[name]) for name in ("against", "pictures")}

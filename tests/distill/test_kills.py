@@ -21,7 +21,7 @@ PRELOADED = [
     "genin.distill.models.lora",
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
 ]
-OFTEN = "checkpoint_minutes: 0.002, ema_decays: [0.9, 0.99]"
+OFTEN = "checkpoint_minutes: 0.005, ema_decays: [0.9, 0.99]"
 RECIPE = f"""
 pool: {{size: 16, teacher_steps: 2, batch_size: 8}}
 prune: {{images: 0}}

@@ -6,9 +6,6 @@ All commands of two processes run in one launch (`two_processes`), those of one 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from safetensors.torch import load_file  # noqa: E402
 from distilled import RECIPE, STAGES, command, distilled_once, last_row  # noqa: E402
 from genin.cli import run  # noqa: E402
 from genin.distill.loop import previews  # noqa: E402
-from tunable import write_pictures  # noqa: E402
+from tunable import in_two_processes, write_pictures  # noqa: E402
 
 pytestmark = pytest.mark.processes
 
@@ -72,13 +69,8 @@ class Runs:
             {"name": "refused", "sharded": True, "arguments": self.command("two", "refused", recipe="phases")},
         ]
         (self.folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
-        script = [str(Path(__file__).parents[1] / "helpers" / "two_processes.py"), "cases.json", "results"]
-        done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", *script],
-            cwd=self.folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-8000:]
+        script = Path(__file__).parents[1] / "helpers" / "two_processes.py"
+        in_two_processes(script, self.folder / "cases.json", self.folder / "results")
         self.results = [json.loads((self.folder / f"results.{rank}.json").read_text()) for rank in (0, 1)]
 
     def rows(self, processes: str, name: str, stages: tuple[str, ...]) -> dict[str, dict[str, float]]:

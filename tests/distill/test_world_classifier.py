@@ -13,6 +13,8 @@ import click
 import numpy as np
 import pytest
 
+from tunable import no_curves as no_curves
+
 torch = pytest.importorskip("torch")
 
 from genin.benchmarks.quality.classifier import AttributeClassifier, load_classifier, save_classifier  # noqa: E402
@@ -182,7 +184,11 @@ def test_training_is_the_shared_loop_and_goes_on_where_it_stopped(
 
 @pytest.mark.train
 @pytest.mark.usefixtures("quick_start")
-def test_a_few_updates_learn(tmp_path: Path) -> None:
+def test_a_few_updates_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refresh = FreshPictures.refresh  # the first pictures suffice: rendering more would keep a core busy all the while
+    monkeypatch.setattr(
+        FreshPictures, "refresh", lambda self, *, wait=False: refresh(self, wait=True) if wait else None
+    )
     settings = {**TINY, "batch_size": 64, "first_pictures": 512, "kept_pictures": 512, "image_size": 32}
     recipe = ClassifierRecipe(**settings, images=6_400)
     train_classifier(tmp_path / "small.safetensors", recipe)

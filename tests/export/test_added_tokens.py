@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import built_once, psnr_db, write_tiny_tokenizer
+from conftest import psnr_db, write_tiny_tokenizer
 from genin.runtimes.loading import load_pipeline
 
 ADDED = ("<ninja>", "<cat>", "<cat>_1", "sks", "<忍>")
@@ -51,36 +51,15 @@ def test_a_compiled_tokenizer_takes_added_tokens_whole(compiled: tuple[Any, Any]
     assert ids == theirs(prompt)["input_ids"][: len(ids)] and ids[-1] == theirs.eos_token_id
 
 
-@pytest.fixture(scope="module")
-def inverted(tiny_student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of the tiny student with rows for two of the tokens."""
-    torch = pytest.importorskip("torch")
-
-    def build(out: Path) -> None:
-        from genin.distill.models.folder import load_model_folder, save_model_folder
-        from genin.export import ExportOptions, export
-        from tiny_bundle import garbage_left_alone
-
-        model = load_model_folder(tiny_student_folder)
-        model.tokenizer.add_tokens(["<ninja>", "<ninja>_1"])
-        model.text_encoder.resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
-        with torch.no_grad():
-            rows = model.text_encoder.get_input_embeddings().weight
-            rows[-2:] = torch.randn(2, rows.shape[1], generator=torch.Generator().manual_seed(5)) / 2
-        save_model_folder(model, out / "model")
-        with garbage_left_alone():
-            export(out / "model", out / "bundle", ExportOptions(("onnx", "openvino"), "fp32", vae_encoder=False))
-
-    return built_once(tmp_path_factory, "inverted", build)
-
-
 @pytest.mark.export
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_every_engine_draws_an_inversion_as_pytorch_does(inverted: Path, runtime: str) -> None:
+def test_every_engine_draws_an_inversion_as_pytorch_does(
+    tiny_bundle: Path, inverted_student: Path, runtime: str
+) -> None:
     pytest.importorskip(runtime)
     pictures = {}
-    for name, path, engine in (("bundle", inverted / "bundle", runtime), ("folder", inverted / "model", "pytorch")):
-        with load_pipeline(path, runtime=engine) as pipeline:
+    for name, path, engine in (("bundle", tiny_bundle, runtime), ("folder", inverted_student, "pytorch")):
+        with load_pipeline(path, engine, "fp32") as pipeline:
             pictures[name] = [pipeline.generate(prompt, seed=3).images[0] for prompt in (PROMPTS[0], "a ninja")]
     assert psnr_db(pictures["bundle"][0], pictures["folder"][0]) >= 60
     assert not np.array_equal(pictures["bundle"][0], pictures["bundle"][1])
@@ -88,14 +67,12 @@ def test_every_engine_draws_an_inversion_as_pytorch_does(inverted: Path, runtime
 
 @pytest.mark.export
 @pytest.mark.clients
-def test_openvino_genai_draws_an_inversion_as_we_do(inverted: Path) -> None:
+def test_openvino_genai_draws_an_inversion_as_we_do(tiny_bundle: Path) -> None:
     """GenAI does not write out a token of several vectors: the prompt does."""
     genai = pytest.importorskip("openvino_genai", reason="openvino-genai is not installed")
     settings: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 1.0, "height": 32, "width": 32}
-    theirs = genai.Text2ImagePipeline(
-        str(inverted / "bundle" / "openvino" / "fp32"), "CPU", INFERENCE_PRECISION_HINT="f32"
-    )
+    theirs = genai.Text2ImagePipeline(str(tiny_bundle / "openvino" / "fp32"), "CPU", INFERENCE_PRECISION_HINT="f32")
     drawn = theirs.generate("a <ninja> <ninja>_1", generator=genai.TorchGenerator(7), **settings).data[0]
-    with load_pipeline(inverted / "bundle", runtime="openvino") as pipeline:
+    with load_pipeline(tiny_bundle, "openvino", "fp32") as pipeline:
         ours = pipeline.generate("a <ninja>", seed=7, steps=4, noise="torch").images[0]
     assert psnr_db(ours, drawn) >= 40

@@ -35,7 +35,7 @@ from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import InputError
 from genin.runtimes.manifest import ModelInfo
 from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, FORMATS, PRECISIONS
-from tiny_bundle import garbage_left_alone
+from tiny_bundle import quick_export
 
 Json = dict[str, Any]
 
@@ -89,7 +89,7 @@ def test_a_genin_file_holds_what_the_folder_would(threes: Path) -> None:
 @pytest.mark.export
 def test_the_encoder_may_be_left_out(compact_model: Path, matrix: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with garbage_left_alone():
+    with quick_export():
         assert run([*export_of(compact_model, out, "openvino", "fp16"), "--no-vae-encoder"]) == 0
     with Bundle.open(out) as bundle:
         assert {graph.component for graph in bundle.manifest.graphs} == set(COMPONENTS)

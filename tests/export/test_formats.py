@@ -30,7 +30,7 @@ from genin.runtimes.manifest import GraphEntry
 from genin.runtimes.openvino_engine import core
 from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, FORMATS, PRECISIONS
-from tiny_bundle import garbage_left_alone
+from tiny_bundle import quick_export
 
 pytestmark = pytest.mark.export
 Graphs = Mapping[tuple[str, str], GraphEntry]  # by precision and component
@@ -44,14 +44,23 @@ def compact_networks(compact_model: Path) -> Mapping[str, torch.nn.Module]:
 
 @pytest.fixture
 def unet_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The exporter converts no other network, which would only delay the report of an error in the UNet."""
+    yield from exported_alone(monkeypatch, "unet")
+
+
+@pytest.fixture
+def text_encoder_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield from exported_alone(monkeypatch, "text_encoder")
+
+
+def exported_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[None]:
+    """The exporter converts no other network, which would only delay the report of an error in this one."""
     every = networks.components
 
-    def unet(*arguments: Any) -> list[networks.Component]:
-        return [component for component in every(*arguments) if component.name == "unet"]
+    def one(*arguments: Any) -> list[networks.Component]:
+        return [component for component in every(*arguments) if component.name == name]
 
-    monkeypatch.setattr(assembly, "components", unet)
-    with garbage_left_alone():
+    monkeypatch.setattr(assembly, "components", one)
+    with quick_export():
         yield
 
 
@@ -164,7 +173,7 @@ class FormatContract:
         self,
         compact_model: Path,
         tmp_path: Path,
-        unet_alone: None,
+        text_encoder_alone: None,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
@@ -176,20 +185,21 @@ class FormatContract:
                 self.inner = inner
 
             def forward(self, x: torch.Tensor) -> Any:
-                return self.inner(x) + 0 * torch.special.bessel_j0(x)
+                given = self.inner(x)
+                return given + 0 * torch.special.bessel_j0(given)
 
         as_it_is: Callable[[Path], Any] = model_folder.load_model_folder
 
         def changed(path: Path) -> Any:
             model = as_it_is(path)
-            block = model.unet.down_blocks[0].resnets[0]
-            block.conv1 = Odd(block.conv1)
+            mlp = model.text_encoder.text_model.encoder.layers[0].mlp
+            mlp.fc1 = Odd(mlp.fc1)
             return model
 
         monkeypatch.setattr(assembly, "load_model_folder", changed)
         assert run(self.export_of(compact_model, tmp_path / "out", "fp16")) == 2
         said = capsys.readouterr().err
-        assert "bessel_j0" in said and "unet.down_blocks.0.resnets.0.conv1" in said
+        assert "bessel_j0" in said and "text_model.encoder.layers.0.mlp.fc1" in said
         assert list(tmp_path.iterdir()) == []
 
     def export_of(self, model: Path, out: Path, precision: str) -> list[str]:

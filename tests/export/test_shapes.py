@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -76,12 +77,10 @@ def test_a_fixed_batch_draws_any_number(threes: Path, teacher: Path, capsys: pyt
     pictures = (3, 3, IMAGE_SIZE, IMAGE_SIZE)
     assert shapes == {(3, MAX_LENGTH), (3, 4, LATENT_SIZE, LATENT_SIZE), (1,), (3, MAX_LENGTH, 32), pictures}
     prompts, seeds = ["a ninja", "a samurai", "a ninja", "a monk"], [1, 2, 3, 4]
-    for steps in (2, 4):  # as one graph, and as three
-        for count in (1, 3, 4):
-            with load_pipeline(teacher) as pipeline:
-                expected = pipeline.generate(prompts[:count], seeds[:count], steps=steps).images
-            with load_pipeline(threes) as pipeline:
-                found = pipeline.generate(prompts[:count], seeds[:count], steps=steps)
+    with load_pipeline(teacher) as whole, load_pipeline(threes) as fixed:
+        for steps, count in itertools.product((2, 4), (1, 3, 4)):  # as one graph, and as three
+            expected = whole.generate(prompts[:count], seeds[:count], steps=steps).images
+            found = fixed.generate(prompts[:count], seeds[:count], steps=steps)
             got = found.images
             assert found.guidance_scale != 1 and (found.timings.get("text_to_image", 0) > 0) == (steps == 2)
             assert got.shape == expected.shape and np.abs(got.astype(int) - expected).max() <= 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from conftest import built_once
+from tunable import empty_curves
 
 # Every term that is on in some recipe, above all those that compare the rows of a batch with each other.
 RECIPE = """
@@ -32,11 +34,20 @@ def command(teacher: Path, recipe: Path, out: Path) -> list[str]:
 def distilled_once(factory: pytest.TempPathFactory, teacher: Path) -> Path:
     """A folder with `recipe.yaml` and the `student` made by it, in one process, whichever test asks first. Read-only."""
     from genin.cli import run
+    from genin.distill.loop import previews
+
+    plot = previews.plot_curves
+
+    def plot_one(rows: Sequence[Mapping[str, float]], path: Path, *, title: str) -> None:
+        """matplotlib takes longer than these stages: one has true curves."""
+        (plot if title == "prune" else empty_curves)(rows, path, title=title)
 
     def build(folder: Path) -> None:
         folder.mkdir()
         (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-        assert run(command(teacher, folder / "recipe.yaml", folder / "student")) == 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(previews, "plot_curves", plot_one)
+            assert run(command(teacher, folder / "recipe.yaml", folder / "student")) == 0
 
     return built_once(factory, "distilled", build)
 

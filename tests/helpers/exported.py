@@ -20,7 +20,7 @@ from conftest import IMAGE_SIZE, LATENT_SIZE, STUDENT_INFO, TEACHER_INFO, built_
 from genin.cli import run
 from genin.export.precision_plan import Plan, Storage
 from genin.runtimes.vocabulary import FORMATS
-from tiny_bundle import garbage_left_alone
+from tiny_bundle import quick_export
 
 # Every way of storing weights in one component or another, and a layer of 8-bit activations.
 MIXED = Plan(
@@ -85,7 +85,7 @@ def exported(
     """The bundle `name` of `model`, exported by the first test of any worker that needs it. Read-only."""
 
     def build(out: Path) -> None:
-        with garbage_left_alone(), passes_unchecked() if "coreml" in formats else nullcontext():
+        with quick_export(), passes_unchecked() if "coreml" in formats else nullcontext():
             assert run(["export", str(model), "--out", str(out), "--format", ",".join(formats), *options]) == 0
 
     return built_once(factory, f"exports/{name}", build)

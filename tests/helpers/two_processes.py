@@ -1,4 +1,4 @@
-"""All that two processes are tried at, in one launch: `torchrun --nproc_per_node 2 tests/helpers/two_processes.py CASES RESULTS`.
+"""All that two processes are tried at, in one launch: `python tests/helpers/two_processes.py CASES RESULTS` becomes two.
 
 CASES is a JSON list of `{name, arguments, sharded}`, each a genin command; process N writes RESULTS.N.json: of each
 command the exit code, what was printed, and where networks are sharded how many of a network's numbers it kept.
@@ -22,6 +22,9 @@ from accelerate.utils import DistributedType
 
 from genin.cli import run
 from genin.distill.loop import previews, sharding
+from genin.distill.student import distillation  # noqa: F401  imported before there are two
+from genin.distill.teacher import finetune  # noqa: F401
+from tunable import become_two
 
 # As `accelerate launch --use_fsdp` has them, which would let all processes but the first load no text encoder.
 LAUNCHER = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
@@ -70,4 +73,5 @@ def main(cases: Path, results: Path) -> None:
 
 
 if __name__ == "__main__":
+    become_two()
     main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -306,9 +306,9 @@ def test_a_picture_says_how_it_was_drawn_from_an_image(
 
 
 @pytest.mark.export
-def test_pictures_of_a_bundle_name_the_weights_of_its_model(tiny_bundle: Path, tiny_student_folder: Path) -> None:
+def test_pictures_of_a_bundle_name_the_weights_of_its_model(tiny_bundle: Path, inverted_student: Path) -> None:
     with load_pipeline(tiny_bundle, "onnxruntime") as pipeline:
-        assert pipeline("ninja", steps=1).origin["model_sha256"] == fingerprint(tiny_student_folder)
+        assert pipeline("ninja", steps=1).origin["model_sha256"] == fingerprint(inverted_student)
 
 
 def test_a_picture_does_not_name_weights_that_did_not_draw_it(tiny_student_folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import press_ctrl_c
+from tunable import empty_curves
 from tunable import no_curves as no_curves
 
 torch = pytest.importorskip("torch")
@@ -50,7 +51,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def student(tiny_model_folder: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("distilled") / "student"
-    assert distil(tiny_model_folder, recipe, out) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("genin.distill.loop.previews.plot_curves", empty_curves)
+        assert distil(tiny_model_folder, recipe, out) == 0
     return out
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from conftest import press_ctrl_c
-from tunable import edited, in_two_processes, write_pictures
+from tunable import edited, empty_curves, in_two_processes, write_pictures
 from tunable import no_curves as no_curves
 
 torch = pytest.importorskip("torch")
@@ -34,7 +34,7 @@ from genin.distill.inputs.latents import Bucket, LatentCache  # noqa: E402
 from genin.distill.inputs.sources import FolderSource  # noqa: E402
 from genin.distill.inputs.texts import TextCache  # noqa: E402
 from genin.distill.inputs.update import Update  # noqa: E402
-from genin.distill.loop import training  # noqa: E402
+from genin.distill.loop import previews, training  # noqa: E402
 from genin.distill.loop.held_out import HeldOutPictures  # noqa: E402
 from genin.distill.loop.training import Training  # noqa: E402
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Process  # noqa: E402
@@ -44,6 +44,7 @@ from genin.distill.recipe import FinetuneRecipe, load_recipe  # noqa: E402
 from genin.distill.teacher import finetune  # noqa: E402
 from genin.distill.teacher.captioned import prepare_texts  # noqa: E402
 from genin.distill.teacher.finetune import as_guided, hold_out, tuning_step  # noqa: E402
+from genin.distill.teacher.train import teacher_preview  # noqa: E402
 
 CPU = torch.device("cpu")
 SHORT = {"images": 16, "batch_size": 8, "lr": 0.01, "lr_warmup_images": 1, "held_out_images": 0, "ema_decays": [0.5]}
@@ -70,8 +71,9 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(autouse=True)
-def a_row_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+def a_row_an_update_and_no_grids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "ROW_UPDATES", 1)
+    monkeypatch.setattr(finetune, "teacher_preview", lambda *_given: None)  # a grid takes longer than its training
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,7 @@ def tuned(tiny_model_folder: Path, pictures: Path, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("tuned")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "ROW_UPDATES", 1)
+        patch.setattr(previews, "plot_curves", empty_curves)
         patch.setattr(latent_cache, "CHUNK", 4)
         patch.setattr(sources, "FEW", 99)  # chunks are made in this process
         patch.setattr(checkpoint, "checkpoint", lambda *_given, **_named: pytest.fail("gradients were checkpointed"))
@@ -392,7 +395,11 @@ def test_offset_noise_is_a_constant_a_picture_and_channel() -> None:
 
 
 @pytest.mark.train
-def test_grids_show_the_prompts_that_were_given(tune: Tune, tuned: Path, tmp_path: Path) -> None:
+def test_grids_show_the_prompts_that_were_given(
+    tune: Tune, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "teacher_preview", teacher_preview)
+
     def sheet(out: Path) -> Image.Image:
         return Image.open(out / "training" / "finetune.samples-00000008.png")
 
@@ -424,7 +431,6 @@ def test_the_checkpoint_that_is_nearest_on_held_out_captions_is_kept(
 
     with monkeypatch.context() as patched:
         patched.setattr(HeldOutPictures, "kid", kid)
-        patched.setattr(finetune, "teacher_preview", lambda *_given: None)
         rows = tune("best", **SHORT | {"images": 32, "held_out_images": 16, "preview_images": 8, **keys})
     assert [row["kid"] for row in rows] == [3.0, 1.0, 5.0, 4.0] and all(len(drawn) == 16 for drawn in at)
     state = torch.load(tmp_path / "best" / "training" / "finetune.checkpoint.pt", weights_only=True)
