@@ -19,12 +19,12 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def check_question(path: Path, asked: Mapping[str, Any]) -> None:
-    """Keep what is asked in `path`, or compare. Errors: ClickException where it asks something else."""
+    """Keep what is asked in `path`, or compare it with what that says. Errors: ClickException where it asks something else."""
     if not path.is_file():
         write(path, asked)
         return
     kept = json.loads(path.read_text())
     now = json.loads(json.dumps(asked))
-    other = sorted(key for key in {*kept, *now} if kept.get(key) != now.get(key))
+    other = sorted(key for key in now if kept.get(key) != now[key])
     if other:
         raise click.ClickException(f"{path} has another {', another '.join(other)}; name another --out")
