@@ -47,8 +47,8 @@ def write_pictures(folder: Path, count: int = 24, *, val: int = 0, size: int = 6
 
 
 def with_random_unet(fixture: Path, out: Path) -> Path:
-    """A copy of a diffusers folder whose UNet has a config only, with random weights for it; and with latents of unit deviation,
-    which those of the fixture's random autoencoder are not."""
+    """A copy of a diffusers folder whose UNet has a config only, with random weights for it; for smaller pictures, which take a
+    quarter of the time; and with latents of unit deviation, which those of the fixture's random autoencoder are not."""
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -62,7 +62,8 @@ def with_random_unet(fixture: Path, out: Path) -> Path:
     (out / "vae" / "config.json").unlink()  # copies of read-only files
     (out / "vae" / "config.json").write_text(json.dumps({**config, "scaling_factor": 3.95}))
     torch.manual_seed(0)
-    UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(fixture / "unet")).save_pretrained(out / "unet")
+    unet = UNet2DConditionModel.load_config(fixture / "unet") | {"sample_size": 16}
+    UNet2DConditionModel.from_config(unet).save_pretrained(out / "unet")
     return out
 
 

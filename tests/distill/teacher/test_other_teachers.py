@@ -267,7 +267,7 @@ def test_a_folder_of_an_old_diffusers_is_distilled(old_student: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(old_student)
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
     picture = pipeline("a ninja", num_inference_steps=1, guidance_scale=1.0, output_type="np").images[0]
-    assert picture.shape == (64, 64, 3)
+    assert picture.shape == (32, 32, 3)
 
 
 @needs_fixture
