@@ -63,6 +63,8 @@ class OpenOptions(c.Structure):
         ("wake", c.c_void_p),
         ("wake_user", c.c_void_p),
         ("engine", c.c_char_p),
+        ("bundle_data", c.c_void_p),
+        ("bundle_bytes", c.c_uint64),
     )
 
 

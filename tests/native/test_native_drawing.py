@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes as c
 import json
 import shutil
 import subprocess
@@ -297,6 +298,76 @@ def test_openvino_from_archives(matrix: Path, tmp_path: Path, openvino_c: Path, 
         pack(part_of(matrix, tmp_path / format, format=format), packed)
         pictures.append(drawn(open_native(packed, openvino_c), PROMPT, 7, (32, 32)))
     assert psnr_db(*pictures) >= OTHER_ENGINE_DB
+
+
+class Io(c.Structure):
+    """`genin_io`, of files in a dictionary; `piece` is the most that a call reads."""
+
+    Length = c.CFUNCTYPE(c.c_int64, c.c_void_p, c.c_char_p)
+    Read = c.CFUNCTYPE(c.c_int64, c.c_void_p, c.c_char_p, c.c_uint64, c.c_void_p, c.c_uint64)
+    _fields_ = (
+        ("size", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("user", c.c_void_p),
+        ("length", Length),
+        ("read", Read),
+    )
+
+    def __init__(self, files: dict[str, bytes], piece: int = 1 << 20) -> None:
+        def read(_: int, path: bytes, offset: int, to: int, count: int) -> int:
+            content = files[path.decode()][offset : offset + min(count, piece)]
+            c.memmove(to, content, len(content))
+            return len(content)
+
+        length = self.Length(lambda _, path: len(files[path.decode()]) if path.decode() in files else -1)
+        super().__init__(c.sizeof(Io), length=length, read=self.Read(read))
+
+
+@pytest.mark.parametrize("place", ["a folder of the host's", "a file of the host's", "memory"])
+def test_a_bundle_that_is_not_on_disk(place: str, tmp_path: Path, open_native: Open) -> None:
+    from genin.runtimes.bundle import pack
+
+    pack(ONE_STEP, tmp_path / "packed.genin")
+    packed, name = (tmp_path / "packed.genin").read_bytes(), Path("art/忍者.genin")
+    files = {str(name): packed, "art/folder.genin": b""}
+    for path in ONE_STEP.rglob("*"):
+        if path.is_file():
+            files[f"art/student/{path.relative_to(ONE_STEP).as_posix()}"] = path.read_bytes()
+    if place == "memory":
+        painter = open_native(name, bundle_data=c.cast(packed, c.c_void_p), bundle_bytes=len(packed))
+    else:
+        io = Io(files)
+        painter = open_native(Path("art/student") if "folder" in place else name, io=c.addressof(io))
+    assert np.array_equal(drawn(painter, PROMPT, 7, (64, 64)), drawn(open_native(ONE_STEP), PROMPT, 7, (64, 64)))
+
+
+def test_a_bundle_that_the_host_lacks_or_cuts(tmp_path: Path, open_native: Open) -> None:
+    from genin.runtimes.bundle import pack
+
+    pack(ONE_STEP, tmp_path / "packed.genin")
+    packed = (tmp_path / "packed.genin").read_bytes()
+    cut = packed[: len(packed) // 2]
+
+    def ends(**place: Any) -> str:
+        painter = open_native(Path("a.genin"), **place)
+        assert painter.wait(painter.loading, PATIENCE_S) == "bundle"
+        message: str = painter.poll()[0].message
+        return message
+
+    none, half, mute = Io({}), Io({"a.genin": cut}), Io({"a.genin": packed}, piece=0)
+    assert "a.genin/manifest.json: the host has no such file" in ends(io=c.addressof(none))
+    assert "a.genin: not a .genin file" in ends(io=c.addressof(half))
+    assert "a.genin: the host's read function failed" in ends(io=c.addressof(mute))
+    assert "a.genin: not a .genin file" in ends(bundle_data=c.cast(cut, c.c_void_p), bundle_bytes=len(cut))
+    assert "a.genin: not a .genin file" in ends(bundle_data=c.cast(packed, c.c_void_p), bundle_bytes=0)
+    with pytest.raises(InputError, match="bundle_data is NULL"):
+        open_native(ONE_STEP, bundle_bytes=5)
+    with pytest.raises(InputError, match="bundle_data and io are both set"):
+        open_native(ONE_STEP, bundle_data=c.cast(packed, c.c_void_p), bundle_bytes=5, io=c.addressof(none))
+    lacking = Io({})
+    lacking.read = Io.Read()
+    with pytest.raises(InputError, match="genin_io lacks a function"):
+        open_native(ONE_STEP, io=c.addressof(lacking))
 
 
 def test_engines_that_are_none(

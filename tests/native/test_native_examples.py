@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import genin
+from genin.runtimes.bundle import pack
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "native"
@@ -61,11 +62,20 @@ def test_c(native_build: Path, environment: dict[str, str], tmp_path: Path) -> N
 
 
 @needs("mcs", "mono")
-def test_csharp(environment: dict[str, str], tmp_path: Path) -> None:
+def test_csharp(environment: dict[str, str], tiny_bundle: Path, tmp_path: Path) -> None:
     sources = [EXAMPLES / "csharp" / name for name in ("Example.cs", "Genin.cs")]
     run("mcs", "-warnaserror", "-out:Example.exe", *sources, environment=environment, cwd=tmp_path)
-    said = run("mono", "Example.exe", ONE_STEP, "out.ppm", environment=environment, cwd=tmp_path)
-    assert said == "drawn, cancelled, closed\n"
+    pack(tiny_bundle, tmp_path / "tiny.genin")
+    outputs = [ONE_STEP, "out.ppm", "tiny.genin", "half.ppm"]
+    said = run("mono", "Example.exe", *outputs, environment=environment, cwd=tmp_path)
+    assert said == "32 4 fp32\ndrawn, cancelled, closed\n"
+    with genin.load(tiny_bundle, runtime="onnxruntime", precision="fp32", threads=1) as pipe:
+        first, mask = pipe("a ninja", seed=3), np.zeros((32, 32), np.uint8)
+        mask[:16] = 255
+        expected = pipe("a hat", seed=4, image=first, mask=mask).array
+    with Image.open(tmp_path / "half.ppm") as half:
+        assert np.array_equal(np.asarray(half), expected)
+        assert np.array_equal(expected[16:], first.array[16:]) and not np.array_equal(expected[:16], first.array[:16])
     with genin.load(ONE_STEP, runtime="onnxruntime", threads=1) as pipe, Image.open(tmp_path / "out.ppm") as found:
         assert np.array_equal(np.asarray(found), pipe("a ninja, 忍者", seed=7).array)
 

@@ -1,4 +1,5 @@
 // Draws one picture in C#, cancels another, and closes in the middle of a third: mcs Example.cs Genin.cs && mono Example.exe BUNDLE OUT.ppm
+// With two more arguments, a .genin file whose bundle takes images and OUT2.ppm, also one from memory, of which half is drawn anew.
 using System;
 using System.IO;
 using System.Text;
@@ -30,6 +31,7 @@ static class Example
                 }
                 painter.Submit("a ninja", steps: 1000);
             }
+            if (arguments.Length > 3) FromMemory(arguments[2], arguments[3]);
             Console.WriteLine("drawn, cancelled, closed");
             return 0;
         }
@@ -37,6 +39,36 @@ static class Example
         {
             Console.Error.WriteLine(error.Message);
             return 1;
+        }
+    }
+
+    // A .genin file that the game's own archive has, and a picture of it that a second one starts from: half of it is drawn anew.
+    static void FromMemory(string bundle, string path)
+    {
+        using (var painter = new Genin.Painter(File.ReadAllBytes(bundle)))
+        {
+            var first = Finished(painter, painter.Submit("a ninja", seed: 3));
+            var start = new Genin.StartImage { Rgba = painter.Take(first), Width = first.Width, Height = first.Height };
+            start.Mask = new byte[first.Width * first.Height];
+            for (int i = start.Mask.Length / 2; i < start.Mask.Length; ++i) start.Mask[i] = 255; // the bottom row is the first: the upper half
+            Genin.Info info = painter.Info.Value;
+            if (!info.TakesImages) throw new Exception("the bundle has no encoder");
+            var second = Finished(painter, painter.Submit("a hat", seed: 4, image: start));
+            Save(path, second, painter.Take(second, bottomFirst: false));
+            Console.WriteLine(info.Width + " " + info.Steps + " " + info.Precision);
+        }
+    }
+
+    static Genin.Event Finished(Genin.Painter painter, ulong ticket)
+    {
+        while (true)
+        {
+            foreach (var e in painter.Poll())
+            {
+                if (e.Kind == Genin.EventKind.Failed) throw new Exception(e.Message);
+                if (e.Kind == Genin.EventKind.Done && e.Ticket == ticket) return e;
+            }
+            Thread.Sleep(2);
         }
     }
 

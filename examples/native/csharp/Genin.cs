@@ -40,47 +40,127 @@ namespace Genin
         public string Message;
     }
 
+    /// <summary>An image to start from: RGBA, a byte a channel, rows without gaps. Everything is copied by Submit.</summary>
+    public sealed class StartImage
+    {
+        public byte[] Rgba;
+        public uint Width, Height;
+        /// <summary>How rows are ordered in Rgba and Mask: the bottom row first, as Unity's textures have it, or the top row.</summary>
+        public bool BottomFirst = true;
+        /// <summary>Null, or a byte a pixel: 255 is drawn anew, 0 keeps the image's own pixel.</summary>
+        public byte[] Mask;
+        /// <summary>How much is drawn anew, above 0 and at most 1; 0: 0.8, or 1 with a mask.</summary>
+        public double Strength;
+    }
+
+    /// <summary>What a bundle that is loaded draws.</summary>
+    public struct Info
+    {
+        public uint Width, Height, Multiple, Steps;
+        public bool TakesImages;
+        public float GuidanceScale;
+        public string Engine, Precision;
+    }
+
     /// <summary>A bundle, a drawing thread and its queue. Every method may be called from any thread, except Dispose.</summary>
     public sealed class Painter : IDisposable
     {
         IntPtr worker;
         readonly ulong loading;
         readonly Native.Event[] room = new Native.Event[16];
+        GCHandle bytes; // of a bundle in memory: pinned until Dispose
 
-        /// <summary>Returns at once; loading is the ticket Loading.</summary>
+        /// <summary>A folder or a .genin file on disk. Returns at once; loading is the ticket Loading.</summary>
         public Painter(string bundle, string enginePath = null, string precision = null, uint threads = 1, int threadPriority = -1,
-            uint queueCapacity = 64, ulong maxMemory = 0)
+            uint queueCapacity = 64, ulong maxMemory = 0, string engine = null)
         {
-            var options = new Native.OpenOptions
+            var options = OptionsOf(threads, threadPriority, queueCapacity, maxMemory);
+            loading = Open(bundle, ref options, enginePath, precision, engine);
+        }
+
+        /// <summary>The bytes of a .genin file, which the game's own archive has; name is for messages.</summary>
+        public Painter(byte[] bundle, string name = "memory.genin", string enginePath = null, string precision = null, uint threads = 1,
+            int threadPriority = -1, uint queueCapacity = 64, ulong maxMemory = 0, string engine = null)
+        {
+            if (bundle == null || bundle.Length == 0) throw new GeninException(Result.Argument, "the bundle is empty");
+            var options = OptionsOf(threads, threadPriority, queueCapacity, maxMemory);
+            bytes = GCHandle.Alloc(bundle, GCHandleType.Pinned);
+            options.bundleData = bytes.AddrOfPinnedObject();
+            options.bundleBytes = (ulong)bundle.Length;
+            try { loading = Open(name, ref options, enginePath, precision, engine); }
+            catch { bytes.Free(); throw; }
+        }
+
+        static Native.OpenOptions OptionsOf(uint threads, int threadPriority, uint queueCapacity, ulong maxMemory)
+        {
+            return new Native.OpenOptions
             {
                 size = (uint)Marshal.SizeOf(typeof(Native.OpenOptions)), threads = threads, maxMemory = maxMemory,
                 threadPriority = threadPriority, queueCapacity = queueCapacity,
             };
-            using (var engine = new Utf8(enginePath))
+        }
+
+        ulong Open(string bundle, ref Native.OpenOptions options, string enginePath, string precision, string engine)
+        {
+            using (var library = new Utf8(enginePath))
             using (var wanted = new Utf8(precision))
+            using (var kind = new Utf8(engine))
             using (var path = new Utf8(bundle))
             {
-                options.enginePath = engine.Pointer;
+                options.enginePath = library.Pointer;
                 options.precision = wanted.Pointer;
-                Check(Native.genin_open(path.Pointer, ref options, out worker, out loading));
+                options.engine = kind.Pointer;
+                ulong ticket;
+                Check(Native.genin_open(path.Pointer, ref options, out worker, out ticket));
+                return ticket;
             }
         }
 
         public ulong Loading { get { return loading; } }
 
         /// <summary>Ask for a picture; its ticket. A newer request of a slot other than 0 replaces one that waits.</summary>
-        public ulong Submit(string prompt, ulong seed = 0, uint steps = 0, uint slot = 0, int priority = 0, uint previews = 0, ulong tag = 0)
+        public ulong Submit(string prompt, ulong seed = 0, uint steps = 0, uint slot = 0, int priority = 0, uint previews = 0, ulong tag = 0,
+            uint width = 0, uint height = 0, float guidanceScale = 0, StartImage image = null)
         {
             using (var text = new Utf8(prompt ?? ""))
+            using (var rgba = new Pinned(image == null ? null : image.Rgba))
+            using (var mask = new Pinned(image == null ? null : image.Mask))
             {
                 var request = new Native.Request
                 {
                     size = (uint)Marshal.SizeOf(typeof(Native.Request)), steps = steps, prompt = text.Pointer, promptBytes = (ulong)text.Bytes,
-                    seed = seed, slot = slot, priority = priority, previews = previews, tag = tag,
+                    seed = seed, slot = slot, priority = priority, previews = previews, tag = tag, width = width, height = height,
+                    guidanceScale = guidanceScale,
                 };
+                if (image != null)
+                {
+                    long pixels = (long)image.Width * image.Height, sign = image.BottomFirst ? -1 : 1;
+                    if (image.Rgba == null || image.Rgba.LongLength != 4 * pixels || (image.Mask != null && image.Mask.LongLength != pixels))
+                        throw new GeninException(Result.Argument, "Rgba is not Width × Height × 4 bytes, or Mask not Width × Height");
+                    request.image = rgba.Pointer;
+                    request.mask = mask.Pointer;
+                    request.imageStride = sign * 4 * image.Width;
+                    request.maskStride = sign * image.Width;
+                    request.imageWidth = image.Width;
+                    request.imageHeight = image.Height;
+                    request.strength = image.Strength;
+                }
                 ulong ticket;
                 Check(Native.genin_submit(worker, ref request, out ticket));
                 return ticket;
+            }
+        }
+
+        /// <summary>Null until the bundle is loaded.</summary>
+        public Info? Info
+        {
+            get
+            {
+                var info = new Native.Info { size = (uint)Marshal.SizeOf(typeof(Native.Info)) };
+                var result = Native.genin_get_info(worker, ref info);
+                if (result == Result.Timeout) return null;
+                Check(result);
+                return info.Managed();
             }
         }
 
@@ -132,6 +212,7 @@ namespace Genin
         {
             if (worker != IntPtr.Zero) Native.genin_close(worker);
             worker = IntPtr.Zero;
+            if (bytes.IsAllocated) bytes.Free();
         }
 
         static void Check(Result result)
@@ -164,6 +245,18 @@ namespace Genin
         public void Dispose() { Marshal.FreeHGlobal(Pointer); }
     }
 
+    /// <summary>An array that stays in its place for the length of a call.</summary>
+    struct Pinned : IDisposable
+    {
+        GCHandle handle;
+
+        public Pinned(byte[] array) { handle = array == null ? default(GCHandle) : GCHandle.Alloc(array, GCHandleType.Pinned); }
+
+        public IntPtr Pointer { get { return handle.IsAllocated ? handle.AddrOfPinnedObject() : IntPtr.Zero; } }
+
+        public void Dispose() { if (handle.IsAllocated) handle.Free(); }
+    }
+
     static class Native
     {
 #if UNITY_IOS && !UNITY_EDITOR
@@ -180,7 +273,8 @@ namespace Genin
             public ulong maxMemory;
             public int threadPriority;
             public uint queueCapacity, checkHashes, reserved;
-            public IntPtr io, wake, wakeUser;
+            public IntPtr io, wake, wakeUser, engine, bundleData;
+            public ulong bundleBytes;
         }
 
         [StructLayout(LayoutKind.Sequential)]
@@ -194,6 +288,29 @@ namespace Genin
             public uint previews;
             public float guidanceScale;
             public ulong tag;
+            public uint width, height;
+            public IntPtr image, mask;
+            public long imageStride, maskStride;
+            public uint imageWidth, imageHeight;
+            public double strength;
+        }
+
+        [StructLayout(LayoutKind.Sequential)]
+        internal struct Info
+        {
+            public uint size, width, height, multiple, steps, takesImages;
+            public float guidanceScale;
+            public uint reserved;
+            [MarshalAs(UnmanagedType.ByValArray, SizeConst = 32)] public byte[] engine, precision;
+
+            public Genin.Info Managed()
+            {
+                return new Genin.Info
+                {
+                    Width = width, Height = height, Multiple = multiple, Steps = steps, TakesImages = takesImages != 0,
+                    GuidanceScale = guidanceScale, Engine = Text(engine), Precision = Text(precision),
+                };
+            }
         }
 
         [StructLayout(LayoutKind.Sequential)]
@@ -226,6 +343,7 @@ namespace Genin
 
         [DllImport(Library)] internal static extern Result genin_open(IntPtr bundle, ref OpenOptions options, out IntPtr worker, out ulong loading);
         [DllImport(Library)] internal static extern Result genin_submit(IntPtr worker, ref Request request, out ulong ticket);
+        [DllImport(Library)] internal static extern Result genin_get_info(IntPtr worker, ref Info info);
         [DllImport(Library)] internal static extern Result genin_cancel(IntPtr worker, ulong ticket);
         [DllImport(Library)] internal static extern uint genin_poll(IntPtr worker, [Out] Event[] events, uint room, uint eventSize);
         [DllImport(Library)] internal static extern Result genin_wait(IntPtr worker, ulong ticket, ulong timeoutNs);

@@ -47,7 +47,7 @@ typedef int32_t genin_result; /* 0 is good, negative an error; values never chan
 
 /* Every struct begins with its size as the caller's compiler sees it. Set all of one with its *_init, then change what you want. */
 
-typedef struct genin_io { /* optional: the host's own archive; both functions are called on the drawing thread */
+typedef struct genin_io { /* optional: the host's own archive, which has a bundle's folder or a .genin file; called on the drawing thread */
   uint32_t size, reserved;
   void *user;
   int64_t (*length)(void *user, const char *path); /* below 0: no such file */
@@ -68,6 +68,8 @@ typedef struct genin_open_options {
   void (*wake)(void *user);   /* may only signal: called on the drawing thread, or within genin_submit and genin_cancel, when an event has come */
   void *wake_user;
   const char *engine; /* "onnxruntime" or "openvino"; NULL: whichever engine_path is, else "onnxruntime" */
+  const void *bundle_data; /* a .genin file in memory, which must stay until genin_close; `bundle` is its name in messages. NULL: on disk, or io */
+  uint64_t bundle_bytes;
 } genin_open_options;
 
 typedef struct genin_request {
@@ -82,8 +84,8 @@ typedef struct genin_request {
   float guidance_scale;  /* 0: the bundle's own */
   uint64_t tag;          /* yours; comes back with every event */
   uint32_t width, height; /* in pixels; 0: the bundle's own. Others need a bundle of any size (genin_info.multiple) */
-  /* An image to start from: RGBA, 8 bits, rows image_stride bytes apart (0: without gaps); copied before the call returns. It is laid
-     on white where it is transparent, scaled until it covers the picture, and cut around its centre. NULL: start from noise. */
+  /* An image to start from: RGBA, 8 bits, rows image_stride bytes apart (0: without gaps; below 0: the bottom row first); copied before
+     the call returns. It is laid on white where it is transparent, scaled until it covers the picture, and cut around its centre. NULL: start from noise. */
   const void *image;
   const void *mask; /* NULL, or a byte a pixel of the image: 255 is drawn anew, 0 keeps the image's own pixel to the bit */
   int64_t image_stride, mask_stride;

@@ -52,7 +52,8 @@ std::vector<AddedToken> read_added_tokens(const std::function<bool(const std::st
             entry.object[0].second.string = name;
             add(token_of(kPlain, entry, number_of(kPlain, id)));
         }
-        for (const json::Value &entry : object(kListed)["added_tokens"].array) add(token_of(kListed, entry, number_of(kListed, entry["id"])));
+        const json::Value listed = object(kListed);
+        for (const json::Value &entry : listed["added_tokens"].array) add(token_of(kListed, entry, number_of(kListed, entry["id"])));
     }
     std::vector<AddedToken> tokens;
     for (const auto &[id, token] : found) tokens.push_back(token);

@@ -61,12 +61,12 @@ size_t Graph::batch() const {
     return 0;
 }
 
-Bundle::Bundle(const std::string &path, const genin_io *io, uint32_t check_hashes) : files_(open_files(path, io)), hashes_(check_hashes != 2) {
+Bundle::Bundle(const Place &place, uint32_t check_hashes) : files_(open_files(place)), hashes_(check_hashes != 2) {
     const Bytes text_bytes = files_->read("manifest.json", kManifestLimit);
     const json::Value manifest = json::parse({reinterpret_cast<const char *>(text_bytes.data()), text_bytes.size()}, "manifest.json");
-    if (!manifest.has("genin_bundle")) throw Failure(GENIN_E_BUNDLE, path + ": not a genin bundle");
+    if (!manifest.has("genin_bundle")) throw Failure(GENIN_E_BUNDLE, place.path + ": not a genin bundle");
     const long long format = manifest["genin_bundle"].as_whole("genin_bundle", 0, kMaxCount);
-    if (format != kFormat) throw Failure(GENIN_E_BUNDLE, path + ": bundle format " + std::to_string(format) + " is not supported (this library reads 1); update genin");
+    if (format != kFormat) throw Failure(GENIN_E_BUNDLE, place.path + ": bundle format " + std::to_string(format) + " is not supported (this library reads 1); update genin");
     name = manifest["name"].as_string("name");
     read_constants(manifest);
     read_sampler(manifest["sampler"]);

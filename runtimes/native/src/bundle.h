@@ -49,7 +49,7 @@ struct Size {
 class Bundle {
 public:
     // Throws Failure (GENIN_E_BUNDLE) for anything that does not follow the format.
-    Bundle(const std::string &path, const genin_io *io, uint32_t check_hashes);
+    Bundle(const Place &place, uint32_t check_hashes);
 
     // What is drawn with, of these formats the first that has the precision; "": the most exact. Throws Failure.
     Selection select(const std::vector<std::string> &formats, const std::string &precision) const;

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 #include <unordered_map>
 
 #include "failure.h"
@@ -15,6 +16,7 @@ namespace genin {
 namespace {
 
 constexpr uint64_t kDirectoryLimit = 64u << 20;  // of a zip's directory
+constexpr std::string_view kSuffix = ".genin";
 
 [[noreturn]] void fail(const std::string &where, const std::string &what) { throw Failure(GENIN_E_BUNDLE, where + ": " + what); }
 
@@ -47,10 +49,20 @@ std::string real_path(const std::string &path) {
 // Without the last part.
 std::string parent_of(const std::string &path) { return path.substr(0, std::min(path.rfind('/'), path.size())); }
 
-// A file of the host's file system that is read at offsets.
-class Stream {
+// Bytes that are read at offsets. Throws Failure (GENIN_E_BUNDLE) where they end too soon.
+class Source {
 public:
-    explicit Stream(const std::string &path) : path_(path), file_(open_file(path)) {
+    Source() = default;
+    virtual ~Source() = default;
+    Source(const Source &) = delete;
+    Source &operator=(const Source &) = delete;
+    virtual uint64_t size() const = 0;
+    virtual void read(uint64_t offset, void *to, size_t bytes) const = 0;
+};
+
+class DiskFile : public Source {
+public:
+    explicit DiskFile(const std::string &path) : path_(path), file_(open_file(path)) {
         if (!file_) fail(path, "no such file; give a bundle's folder or .genin file");
 #if defined(_WIN32)
         _fseeki64(file_, 0, SEEK_END);
@@ -60,13 +72,11 @@ public:
         size_ = static_cast<uint64_t>(ftello(file_));
 #endif
     }
-    ~Stream() { std::fclose(file_); }
-    Stream(const Stream &) = delete;
-    Stream &operator=(const Stream &) = delete;
+    ~DiskFile() override { std::fclose(file_); }
 
-    uint64_t size() const { return size_; }
+    uint64_t size() const override { return size_; }
 
-    void read(uint64_t offset, void *to, size_t bytes) const {
+    void read(uint64_t offset, void *to, size_t bytes) const override {
 #if defined(_WIN32)
         const bool sought = _fseeki64(file_, static_cast<long long>(offset), SEEK_SET) == 0;
 #else
@@ -81,16 +91,56 @@ private:
     uint64_t size_ = 0;
 };
 
+// A file of the host's own archive.
+class HostFile : public Source {
+public:
+    HostFile(std::string path, const genin_io &io) : path_(std::move(path)), io_(io), size_(io.length(io.user, path_.c_str())) {
+        if (size_ < 0) fail(path_, "the host has no such file");
+    }
+
+    uint64_t size() const override { return static_cast<uint64_t>(size_); }
+
+    void read(uint64_t offset, void *to, size_t bytes) const override {
+        for (size_t done = 0; done < bytes;) {
+            const int64_t got = io_.read(io_.user, path_.c_str(), offset + done, static_cast<uint8_t *>(to) + done, bytes - done);
+            if (got <= 0 || static_cast<uint64_t>(got) > bytes - done) fail(path_, "the host's read function failed");
+            done += static_cast<size_t>(got);
+        }
+    }
+
+private:
+    std::string path_;
+    genin_io io_;
+    int64_t size_;
+};
+
+class Memory : public Source {
+public:
+    explicit Memory(const Place &place) : name_(place.path), data_(static_cast<const uint8_t *>(place.data)), size_(place.bytes) {}
+
+    uint64_t size() const override { return size_; }
+
+    void read(uint64_t offset, void *to, size_t bytes) const override {
+        if (offset > size_ || size_ - offset < bytes) fail(name_, "it ends too soon; copy the bundle again");
+        if (bytes) std::memcpy(to, data_ + offset, bytes);  // an empty member has no memory to write to
+    }
+
+private:
+    std::string name_;
+    const uint8_t *data_;
+    uint64_t size_;
+};
+
 // Links are refused: what a bundle lists is in it, and its user may not mean to hand out another file. The Hugging Face cache alone
 // keeps snapshots/REVISION/FILE as links into its own blobs/.
 class Folder : public Files {
 public:
     explicit Folder(std::string path) : path_(std::move(path)), root_(real_path(path_)) {}
 
-    uint64_t size(const std::string &path) const override { return Stream(local_path(path)).size(); }
+    uint64_t size(const std::string &path) const override { return DiskFile(local_path(path)).size(); }
 
     void read_at(const std::string &path, uint64_t offset, void *to, size_t bytes) const override {
-        Stream(local_path(path)).read(offset, to, bytes);
+        DiskFile(local_path(path)).read(offset, to, bytes);
     }
 
     std::string local_path(const std::string &path) const override {
@@ -113,20 +163,9 @@ class HostFiles : public Files {
 public:
     HostFiles(std::string path, const genin_io &io) : path_(std::move(path)), io_(io) {}
 
-    uint64_t size(const std::string &path) const override {
-        const int64_t length = io_.length(io_.user, whole(path).c_str());
-        if (length < 0) fail(path, "the host has no such file");
-        return static_cast<uint64_t>(length);
-    }
+    uint64_t size(const std::string &path) const override { return HostFile(whole(path), io_).size(); }
 
-    void read_at(const std::string &path, uint64_t offset, void *to, size_t bytes) const override {
-        const std::string name = whole(path);
-        for (size_t done = 0; done < bytes;) {
-            const int64_t got = io_.read(io_.user, name.c_str(), offset + done, static_cast<uint8_t *>(to) + done, bytes - done);
-            if (got <= 0 || static_cast<uint64_t>(got) > bytes - done) fail(path, "the host's read function failed");
-            done += static_cast<size_t>(got);
-        }
-    }
+    void read_at(const std::string &path, uint64_t offset, void *to, size_t bytes) const override { HostFile(whole(path), io_).read(offset, to, bytes); }
 
 private:
     std::string whole(const std::string &path) const { return path_.empty() ? path : path_ + "/" + path; }
@@ -144,19 +183,19 @@ uint64_t little(const uint8_t *at, int bytes) {
 // A zip archive (PKWARE's APPNOTE 6.3.10) whose members are stored: no compression, no encryption, with Zip64 sizes.
 class Archive : public Files {
 public:
-    explicit Archive(const std::string &path) : path_(path), stream_(path) { read_directory(); }
+    Archive(std::string path, std::unique_ptr<Source> source) : path_(std::move(path)), source_(std::move(source)) { read_directory(); }
 
     uint64_t size(const std::string &path) const override { return member(path).second; }
 
     void read_at(const std::string &path, uint64_t offset, void *to, size_t bytes) const override {
         const auto [header, size] = member(path);
         uint8_t local[30];
-        if (header > stream_.size() || stream_.size() - header < sizeof local) fail(path_, "damaged");
-        stream_.read(header, local, sizeof local);
+        if (header > source_->size() || source_->size() - header < sizeof local) fail(path_, "damaged");
+        source_->read(header, local, sizeof local);
         const uint64_t start = header + sizeof local + little(local + 26, 2) + little(local + 28, 2);
-        if (little(local, 4) != 0x04034b50 || start > stream_.size() || stream_.size() - start < size) fail(path_, "damaged at " + path);
+        if (little(local, 4) != 0x04034b50 || start > source_->size() || source_->size() - start < size) fail(path_, "damaged at " + path);
         if (offset > size || size - offset < bytes) fail(path, "it ends too soon; copy the bundle again");
-        stream_.read(start + offset, to, bytes);
+        source_->read(start + offset, to, bytes);
     }
 
 private:
@@ -170,29 +209,29 @@ private:
 
     void read_directory() {
         uint8_t tail[22 + 65535];
-        const size_t length = static_cast<size_t>(std::min<uint64_t>(stream_.size(), sizeof tail));
+        const size_t length = static_cast<size_t>(std::min<uint64_t>(source_->size(), sizeof tail));
         if (length < 22) fail(path_, "not a .genin file");
-        stream_.read(stream_.size() - length, tail, length);
+        source_->read(source_->size() - length, tail, length);
         size_t at = length - 22;
         while (little(tail + at, 4) != 0x06054b50) {
             if (at-- == 0) fail(path_, "not a .genin file");
         }
         uint64_t count = little(tail + at + 10, 2), size = little(tail + at + 12, 4), offset = little(tail + at + 16, 4);
-        const uint64_t end = stream_.size() - length + at;
+        const uint64_t end = source_->size() - length + at;
         if ((count == 0xFFFF || offset == 0xFFFFFFFF) && end >= 20) read_zip64(end, count, size, offset);
-        if (size > kDirectoryLimit || offset > stream_.size() || stream_.size() - offset < size) fail(path_, "damaged");
+        if (size > kDirectoryLimit || offset > source_->size() || source_->size() - offset < size) fail(path_, "damaged");
         Bytes directory(static_cast<size_t>(size));
-        stream_.read(offset, directory.data(), directory.size());
+        source_->read(offset, directory.data(), directory.size());
         size_t entry = 0;
         for (uint64_t i = 0; i < count; ++i) entry = read_entry(directory, entry);
     }
 
     void read_zip64(uint64_t end, uint64_t &count, uint64_t &size, uint64_t &offset) const {
         uint8_t locator[20], record[56];
-        stream_.read(end - sizeof locator, locator, sizeof locator);
+        source_->read(end - sizeof locator, locator, sizeof locator);
         const uint64_t at = little(locator + 8, 8);
-        if (little(locator, 4) != 0x07064b50 || at > stream_.size() || stream_.size() - at < sizeof record) fail(path_, "damaged");
-        stream_.read(at, record, sizeof record);
+        if (little(locator, 4) != 0x07064b50 || at > source_->size() || source_->size() - at < sizeof record) fail(path_, "damaged");
+        source_->read(at, record, sizeof record);
         if (little(record, 4) != 0x06064b50) fail(path_, "damaged");
         count = little(record + 32, 8), size = little(record + 40, 8), offset = little(record + 48, 8);
     }
@@ -226,7 +265,7 @@ private:
     }
 
     std::string path_;
-    Stream stream_;
+    std::unique_ptr<Source> source_;
     std::unordered_map<std::string, Member> members_;
 };
 
@@ -270,10 +309,17 @@ Bytes Files::read(const std::string &path, uint64_t limit) const {
     return bytes;
 }
 
-std::unique_ptr<Files> open_files(const std::string &path, const genin_io *io) {
-    if (io) return std::make_unique<HostFiles>(path, *io);
-    if (is_folder(path)) return std::make_unique<Folder>(path);
-    return std::make_unique<Archive>(path);
+std::unique_ptr<Files> open_files(const Place &place) {
+    const std::string &path = place.path;
+    if (place.data) return std::make_unique<Archive>(path, std::make_unique<Memory>(place));
+    if (!place.has_io) {
+        if (is_folder(path)) return std::make_unique<Folder>(path);
+        return std::make_unique<Archive>(path, std::make_unique<DiskFile>(path));
+    }
+    // The name decides first: what a host says of a folder's length is its own affair.
+    const bool is_archive = path.size() > kSuffix.size() && path.compare(path.size() - kSuffix.size(), kSuffix.size(), kSuffix) == 0;
+    if (is_archive && place.io.length(place.io.user, path.c_str()) >= 0) return std::make_unique<Archive>(path, std::make_unique<HostFile>(path, place.io));
+    return std::make_unique<HostFiles>(path, place.io);
 }
 
 }  // namespace genin

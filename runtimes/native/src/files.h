@@ -1,4 +1,5 @@
-// Where a bundle's files come from: a folder, a `.genin` archive (a zip whose members are stored), or the host's read functions.
+// Where a bundle's files come from: a folder or a `.genin` archive (a zip whose members are stored), on disk or through the host's read
+// functions, or an archive in memory.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,16 @@ namespace genin {
 
 using Bytes = std::vector<uint8_t>;
 
+// Where a bundle lies: in the file system, or in what the host's read functions have, as `path`; or in memory, as an archive, where
+// `path` is its name in messages.
+struct Place {
+    std::string path;
+    bool has_io = false;
+    genin_io io{};
+    const void *data = nullptr;  // not null: in memory, as long as the bundle is open
+    uint64_t bytes = 0;
+};
+
 class Files {
 public:
     virtual ~Files() = default;
@@ -24,8 +35,8 @@ public:
     virtual std::string local_path(const std::string &) const { return {}; }
 };
 
-// `path` names a folder, an archive, or, with `io`, what the host makes of it. Throws Failure (GENIN_E_BUNDLE).
-std::unique_ptr<Files> open_files(const std::string &path, const genin_io *io);
+// Throws Failure (GENIN_E_BUNDLE).
+std::unique_ptr<Files> open_files(const Place &place);
 
 // Whether a member's path stays inside: no "..", no backslash, no drive, not absolute.
 bool is_inside(const std::string &path);

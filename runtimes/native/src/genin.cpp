@@ -70,7 +70,8 @@ Struct known(const Struct *given, const char *name) {
 
 genin::OpenOptions options_of(const char *bundle, const genin_open_options *given) {
     genin::OpenOptions options;
-    options.bundle = bundle;
+    genin::Place &place = options.place;
+    place.path = bundle;
     if (!given) return options;
     const genin_open_options own = known(given, "genin_open_options");
     if (own.threads > 1024) refuse("threads is more than 1,024");
@@ -87,10 +88,14 @@ genin::OpenOptions options_of(const char *bundle, const genin_open_options *give
     options.wake = own.wake;
     options.wake_user = own.wake_user;
     if (own.io) {
-        options.io = known(own.io, "genin_io");
-        options.has_io = true;
-        if (!options.io.length || !options.io.read) refuse("genin_io lacks a function");
+        place.io = known(own.io, "genin_io");
+        place.has_io = true;
+        if (!place.io.length || !place.io.read) refuse("genin_io lacks a function");
     }
+    if (own.bundle_bytes && !own.bundle_data) refuse("bundle_data is NULL");
+    if (own.bundle_data && own.io) refuse("bundle_data and io are both set");
+    place.data = own.bundle_data;
+    place.bytes = own.bundle_bytes;
     return options;
 }
 

@@ -198,7 +198,7 @@ private:
 
 }  // namespace
 
-const Value &Value::operator[](std::string_view name) const {
+const Value &Value::operator[](std::string_view name) const & {
     static const Value nothing;
     for (const auto &[key, value] : object) {
         if (key == name) return value;
@@ -217,7 +217,7 @@ long long Value::as_whole(std::string_view what, long long least, long long most
     return static_cast<long long>(found);
 }
 
-const std::string &Value::as_string(std::string_view what) const {
+const std::string &Value::as_string(std::string_view what) const & {
     if (type != Type::string) wrong(what, "text");
     return string;
 }

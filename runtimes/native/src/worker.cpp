@@ -250,7 +250,7 @@ void Worker::load() {
     const auto check = [this] {
         if (const genin_result reason = ending_; reason != GENIN_OK) throw Cancelled{reason};
     };
-    bundle_ = std::make_unique<Bundle>(options_.bundle, options_.has_io ? &options_.io : nullptr, options_.check_hashes);
+    bundle_ = std::make_unique<Bundle>(options_.place, options_.check_hashes);
     check();
     tokenizer_ = std::make_unique<Tokenizer>(bundle_->tokenizer());
     auto engine = open_engine(options_.engine);

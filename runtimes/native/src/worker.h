@@ -19,13 +19,11 @@
 namespace genin {
 
 struct OpenOptions {
-    std::string bundle;
+    Place place;
     std::string precision;
     EngineOptions engine;
     int32_t thread_priority = 0;
     uint32_t queue_capacity = 64, check_hashes = 0;
-    bool has_io = false;
-    genin_io io{};
     void (*wake)(void *) = nullptr;
     void *wake_user = nullptr;
 };

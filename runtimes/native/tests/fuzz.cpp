@@ -62,6 +62,7 @@ std::string noise(size_t length, Random &random) {
 struct Fuzzer {
     Random random;
     std::string folder, archive, scratch, manifest, vocabulary, merges;
+    std::map<std::string, std::string> files, cache;  // of the host: what was given, what is in the folder
     genin::TextConstants text;
     long refused = 0, taken = 0;
 
@@ -111,41 +112,57 @@ struct Fuzzer {
         if (random() % 2 && bytes.size() > 64) {  // near the end is the directory
             for (int i = 0; i < 3; ++i) bytes[bytes.size() - 1 - random() % 64] = static_cast<char>(random());
         }
-        std::FILE *file = std::fopen(scratch.c_str(), "wb");
-        std::fwrite(bytes.data(), 1, bytes.size(), file);
-        std::fclose(file);
-        attempt([&] { genin::Bundle(scratch, nullptr, 1); });
+        attempt([&] { open_archive(bytes); });
+    }
+
+    // Each way that a `.genin` file is read in turn: from disk, from memory, through the host's functions.
+    void open_archive(const std::string &bytes) {
+        genin::Place place{scratch};
+        switch (random() % 3) {
+            case 0: {
+                std::FILE *file = std::fopen(scratch.c_str(), "wb");
+                std::fwrite(bytes.data(), 1, bytes.size(), file);
+                std::fclose(file);
+                break;
+            }
+            case 1: place.data = bytes.data(), place.bytes = bytes.size(); break;
+            default: place = host({{"a.genin", bytes}}), place.path = "a.genin";
+        }
+        genin::Bundle(place, 1);
     }
 
     // A manifest with faults over good files, through the host's read functions.
     void manifests() {
-        struct Host {
-            std::string manifest, folder;
-            std::map<std::string, std::string> cache;
-            const std::string &file(const char *path) {
-                if (!std::strcmp(path, "manifest.json")) return manifest;
-                const auto found = cache.find(path);
-                return found != cache.end() ? found->second : cache[path] = contents(folder + "/" + path);
-            }
-        };
-        static Host host;
-        host.folder = folder;
-        host.manifest = mutated(manifest, random);
-        genin_io io{};
-        io.size = sizeof io;
-        io.user = &host;
-        io.length = [](void *user, const char *path) { return static_cast<int64_t>(static_cast<Host *>(user)->file(path).size()); };
-        io.read = [](void *user, const char *path, uint64_t offset, void *to, uint64_t bytes) {
-            const std::string &file = static_cast<Host *>(user)->file(path);
+        const std::string bad = mutated(manifest, random);
+        attempt([&] { open_manifest(bad, static_cast<uint32_t>(random() % 1200)); });
+    }
+
+    void open_manifest(const std::string &content, uint32_t steps) {
+        const genin::Bundle bundle(host({{"manifest.json", content}}), 2);
+        bundle.select({"onnx"}, "");
+        bundle.steps(steps);
+    }
+
+    // The host's functions, which have these files, and of others those of the folder.
+    genin::Place host(std::map<std::string, std::string> given) {
+        files = std::move(given);
+        genin::Place place{"", true};
+        place.io.size = sizeof place.io;
+        place.io.user = this;
+        place.io.length = [](void *user, const char *path) { return static_cast<int64_t>(static_cast<Fuzzer *>(user)->file(path).size()); };
+        place.io.read = [](void *user, const char *path, uint64_t offset, void *to, uint64_t bytes) {
+            const std::string &file = static_cast<Fuzzer *>(user)->file(path);
             const uint64_t count = offset < file.size() ? std::min<uint64_t>(bytes, file.size() - offset) : 0;
             std::memcpy(to, file.data() + offset, count);
             return static_cast<int64_t>(count);
         };
-        attempt([&] {
-            const genin::Bundle bundle("fuzz", &io, 2);
-            bundle.select({"onnx"}, "");
-            bundle.steps(static_cast<uint32_t>(random() % 1200));
-        });
+        return place;
+    }
+
+    const std::string &file(const std::string &path) {
+        if (const auto found = files.find(path); found != files.end()) return found->second;
+        const auto found = cache.find(path);
+        return found != cache.end() ? found->second : cache[path] = contents(folder + "/" + path);
     }
 };
 
@@ -161,9 +178,12 @@ int main(int argc, char **argv) {
     fuzzer.manifest = contents(fuzzer.folder + "/manifest.json");
     fuzzer.vocabulary = contents(fuzzer.folder + "/tokenizer/vocab.json");
     fuzzer.merges = contents(fuzzer.folder + "/tokenizer/merges.txt");
-    const genin::Bundle bundle(fuzzer.folder, nullptr, 2);
+    const genin::Bundle bundle({fuzzer.folder}, 2);
     fuzzer.text = bundle.text;
     const genin::Tokenizer tokenizer = bundle.tokenizer();
+    // Good ones open, or bad ones would be refused for another reason.
+    fuzzer.open_manifest(fuzzer.manifest, 1);
+    for (int i = 0; i < 9; ++i) fuzzer.open_archive(fuzzer.archive);
     const long inputs = std::strtol(argv[4], nullptr, 10);
     for (long i = 0; i < inputs; ++i) {
         const unsigned kind = static_cast<unsigned>(fuzzer.random() % 20);

@@ -81,7 +81,7 @@ void stages(const Bundle &bundle, long rounds) {
 int main(int argc, char **argv) {
     if (argc < 2) return std::fprintf(stderr, "genin_stages BUNDLE [ROUNDS]\n"), 2;
     try {
-        stages(Bundle(argv[1], nullptr, 0), std::max(1L, argc > 2 ? std::strtol(argv[2], nullptr, 10) : 2000));
+        stages(Bundle({argv[1]}, 0), std::max(1L, argc > 2 ? std::strtol(argv[2], nullptr, 10) : 2000));
     } catch (const Failure &failure) {
         return std::fprintf(stderr, "%s\n", failure.message.c_str()), 1;
     }
