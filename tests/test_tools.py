@@ -23,6 +23,8 @@ def test_a_folder_of_figures_answers_one_question(tmp_path: Path) -> None:
     check_question(path, {"samples": 64, "seeds": (1, 2)})
     with pytest.raises(click.ClickException, match="another samples, another teacher; name another --out"):
         check_question(path, {"samples": 32, "seeds": [1, 2], "teacher": "a"})
+    with pytest.raises(click.ClickException, match="does not say what its figures are of"):
+        check_question(tmp_path / "lost.json", {}, figures=path)
 
 
 def test_students_of_the_table_can_be_cut_from_the_shipped_teacher() -> None:
@@ -52,7 +54,7 @@ def test_a_command_that_fails_without_a_limit_is_no_base_of_limits(
     monkeypatch.setattr(cgroup_limits, "run", lambda words, limit: {"exit_code": 2, "last": "genin: no"})
     done = CliRunner().invoke(cgroup_limits.main, ["--work", str(tmp_path), "--only", "finetune"])
     assert done.exit_code == 1 and "finetune fails without a limit: genin: no" in done.output
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())  # what an earlier call left is gone
 
 
 def test_a_process_that_dies_ends_the_fuzzing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,7 +212,7 @@ def tables(results: Mapping[str, Any]) -> str:
 def main(teacher: Path, out: Path, images: int, samples: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     record = out / "results.json"
-    check_question(out / "question.json", {"teacher": fingerprint(teacher), "samples": samples})
+    check_question(out / "question.json", {"teacher": fingerprint(teacher), "samples": samples}, record)
     results: dict[str, Any] = json.loads(record.read_text()) if record.is_file() else {}
 
     def keep() -> None:

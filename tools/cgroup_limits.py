@@ -84,20 +84,19 @@ def main(work: Path, only: tuple[str, ...], out: Path | None) -> None:
     rows: dict[str, list[dict[str, Any]]] = {}
     for name in only or COMMANDS:
         rows[name] = []
-        for old in work.glob(f"{file_name(name)}-*"):
-            shutil.rmtree(old)  # an output that exists is refused
         for share in (None, *SHARES):
             limit = None if share is None else int(rows[name][0]["peak"] * share)
-            words = COMMANDS[name].format(out=work / f"{file_name(name)}-{share}")
-            found = run(words, limit)
+            made = work / f"{file_name(name)}-{share}"
+            shutil.rmtree(made, ignore_errors=True)  # an output that exists is refused
+            found = run(COMMANDS[name].format(out=made), limit)
             if share is None and found["exit_code"]:
                 raise click.ClickException(f"{name} fails without a limit: {found['last']}")
             rows[name].append(found)
             words = f"exit {found['exit_code']}, {found['seconds']} s, peak {found['peak'] / 1e9:.2f} GB"
             given = "none" if limit is None else f"{limit / 1e9:.2f} GB"
             click.echo(f"{name}: limit {given}, {words} | {found['advice'] or found['last']}")
-    if out:
-        out.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if out:  # after each command: the next may fail
+            out.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,12 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def check_question(path: Path, asked: Mapping[str, Any]) -> None:
-    """Keep what is asked in `path`, or compare it with what that says. Errors: ClickException where it asks something else."""
+def check_question(path: Path, asked: Mapping[str, Any], figures: Path | None = None) -> None:
+    """Keep what is asked in `path`, or compare it with what that says. Errors: ClickException where it asks something else, or
+    where there are `figures` of a question that nobody knows."""
     if not path.is_file():
+        if figures is not None and figures.exists():
+            raise click.ClickException(f"{figures} does not say what its figures are of; name another --out")
         write(path, asked)
         return
     kept = json.loads(path.read_text())

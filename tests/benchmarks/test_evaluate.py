@@ -47,11 +47,7 @@ KEYS = (
     *("notes", "weights", "resize", "intervals"),
 )
 
-WITH_EVERY_NETWORK = (
-    "test_a_model_gets_every_promised_key_and_a_reason_for_every_null",
-    "test_squeezenet_figures_carry_their_weights_and_resize",
-    "test_without_weights_figures_are_null_not_replaced",
-)
+every_network = pytest.mark.usefixtures("every_network")
 
 
 @pytest.fixture(autouse=True)
@@ -64,10 +60,15 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("GENIN_METRIC_WEIGHTS", str(SHARED))
 
 
+@pytest.fixture(name="every_network")
+def with_every_network() -> None:
+    """For tests of the networks themselves."""
+
+
 @pytest.fixture(autouse=True)
 def few_features(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The networks that are pretrained take longer than all else; most tests are about what surrounds any of them."""
-    if request.node.originalname not in WITH_EVERY_NETWORK:
+    if "every_network" not in request.fixturenames:
         monkeypatch.setattr(evaluation, "load_suite", partial(load_suite, features=("world",)))
 
 
@@ -96,6 +97,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     return line
 
 
+@every_network
 def test_a_model_gets_every_promised_key_and_a_reason_for_every_null(
     tiny_student_folder: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +118,7 @@ def test_a_model_gets_every_promised_key_and_a_reason_for_every_null(
 
 
 @needs_shared
+@every_network
 def test_squeezenet_figures_carry_their_weights_and_resize(
     tiny_student_folder: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +130,7 @@ def test_squeezenet_figures_carry_their_weights_and_resize(
     assert result["fid"] is None and "Inception" in result["notes"]["fid"]
 
 
+@every_network
 def test_without_weights_figures_are_null_not_replaced(
     tiny_student_folder: Path, world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +164,7 @@ def test_teacher_is_drawn_from_the_same_seeds_and_paired(
 
 
 @needs_shared
+@every_network
 def test_saved_statistics_stand_for_the_model_they_came_from(
     tiny_model_folder: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,7 +70,7 @@ class Runs:
         ]
         (self.folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
         script = Path(__file__).parents[1] / "helpers" / "two_processes.py"
-        in_two_processes(script, self.folder / "cases.json", self.folder / "results")
+        in_two_processes(script, self.folder / "cases.json", self.folder / "results", timeout_s=500)
         self.results = [json.loads((self.folder / f"results.{rank}.json").read_text()) for rank in (0, 1)]
 
     def rows(self, processes: str, name: str, stages: tuple[str, ...]) -> dict[str, dict[str, float]]:

@@ -199,7 +199,7 @@ class FormatContract:
         monkeypatch.setattr(assembly, "load_model_folder", changed)
         assert run(self.export_of(compact_model, tmp_path / "out", "fp16")) == 2
         said = capsys.readouterr().err
-        assert "bessel_j0" in said and "text_model.encoder.layers.0.mlp.fc1" in said
+        assert "bessel_j0" in said and "text_encoder" in said and "text_model.encoder.layers.0.mlp.fc1" in said
         assert list(tmp_path.iterdir()) == []
 
     def export_of(self, model: Path, out: Path, precision: str) -> list[str]:

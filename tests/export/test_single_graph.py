@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,13 +16,13 @@ from hypothesis import strategies as st
 
 from exported import EIGHT, MIXED, compact_teacher, export_matrix
 from genin.cli import run
-from genin.distill.models.folder import load_model_folder
+from genin.distill.models.folder import ModelFolder, load_model_folder
 from genin.export.checks import parity
 from genin.export.converters.formats import TABLE, Target, converter
 from genin.export.converters.quiet import quiet
 from genin.export.converters.single_graph import check_unrollable, mix, single_graph
 from genin.export.precision_plan import uniform
-from genin.export.prompt_set import Amount
+from genin.export.prompt_set import Amount, batches
 from genin.runtimes import engine
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import GeninError, InputError
@@ -63,6 +64,13 @@ def test_one_network_draws_what_three_draw(model: str, steps: int, request: pyte
     assert got.dtype == np.uint8 and got.shape == expected.shape
     assert differs(got, expected) <= 1
     assert expected.std() > 5  # pictures, not grey
+
+
+def test_twelve_pictures_of_small_models_and_one_of_large_ones_are_drawn() -> None:
+    small, large = (cast(ModelFolder, SimpleNamespace(latent_size=size)) for size in (32, 33))
+    assert Amount.of(small) == Amount.of(small, single_step=True) == Amount(12, 4)
+    assert (Amount.of(large), Amount.of(large, single_step=True)) == (Amount(1, 4), Amount(1, 1))
+    assert [len(rows) for rows in batches(12)] == [8, 4]
 
 
 @settings(max_examples=50)

@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -76,12 +77,18 @@ def edited(folder: Path, out: Path, file: str, **changes: Any) -> Path:
     return out
 
 
-def in_two_processes(*program: str | Path) -> None:
+def in_two_processes(*program: str | Path, timeout_s: float = 300) -> None:
     """Run a Python program (its file and arguments) that calls `become_two`, and see that both of its processes end well."""
-    done = subprocess.run(
-        [sys.executable, *map(str, program)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    started = subprocess.Popen(
+        [sys.executable, *map(str, program)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        said, _ = started.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)  # one of them has died, and the other waits for it
+        said, _ = started.communicate()
+    assert started.returncode == 0, said[-6000:]
 
 
 def become_two() -> None:

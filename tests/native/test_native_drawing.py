@@ -323,21 +323,22 @@ class Io(c.Structure):
         super().__init__(c.sizeof(Io), length=length, read=self.Read(read))
 
 
-@pytest.mark.parametrize("place", ["a folder of the host's", "a file of the host's", "memory"])
+@pytest.mark.parametrize("place", ["art/student", "art/student.genin", "art/忍者.genin", "memory"])
 def test_a_bundle_that_is_not_on_disk(place: str, tmp_path: Path, open_native: Open) -> None:
     from genin.runtimes.bundle import pack
 
     pack(ONE_STEP, tmp_path / "packed.genin")
-    packed, name = (tmp_path / "packed.genin").read_bytes(), Path("art/忍者.genin")
-    files = {str(name): packed, "art/folder.genin": b""}
+    packed = (tmp_path / "packed.genin").read_bytes()
+    files = {"art/忍者.genin": packed, "art/student.genin": b""}  # a host may say that of a folder
     for path in ONE_STEP.rglob("*"):
-        if path.is_file():
-            files[f"art/student/{path.relative_to(ONE_STEP).as_posix()}"] = path.read_bytes()
+        for folder in ("art/student", "art/student.genin"):
+            if path.is_file():
+                files[f"{folder}/{path.relative_to(ONE_STEP).as_posix()}"] = path.read_bytes()
     if place == "memory":
-        painter = open_native(name, bundle_data=c.cast(packed, c.c_void_p), bundle_bytes=len(packed))
+        painter = open_native(Path(place), bundle_data=c.cast(packed, c.c_void_p), bundle_bytes=len(packed))
     else:
         io = Io(files)
-        painter = open_native(Path("art/student") if "folder" in place else name, io=c.addressof(io))
+        painter = open_native(Path(place), io=c.addressof(io))
     assert np.array_equal(drawn(painter, PROMPT, 7, (64, 64)), drawn(open_native(ONE_STEP), PROMPT, 7, (64, 64)))
 
 

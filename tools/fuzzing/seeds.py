@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -16,9 +17,14 @@ FEW = {"images": 8, "batch_size": 4, "preview_images": 1, "held_out_images": 0, 
 
 
 def write_seeds(folder: Path) -> None:
-    """Valid files of every kind, below `folder`; made once."""
-    if folder.is_dir():
+    """Valid files of every kind, below `folder`; made anew where the code that makes them has changed."""
+    code = hashlib.sha256(
+        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    ).hexdigest()
+    stamp = folder / "made-by.txt"
+    if stamp.is_file() and stamp.read_text() == code:
         return
+    shutil.rmtree(folder, ignore_errors=True)
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "helpers")]
     new = folder.with_name("seeds.partial")
     shutil.rmtree(new, ignore_errors=True)
@@ -31,6 +37,7 @@ def write_seeds(folder: Path) -> None:
     _pictures(new)
     _films(new)
     _training(new)
+    (new / "made-by.txt").write_text(code)
     new.rename(folder)
 
 

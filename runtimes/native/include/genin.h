@@ -47,7 +47,7 @@ typedef int32_t genin_result; /* 0 is good, negative an error; values never chan
 
 /* Every struct begins with its size as the caller's compiler sees it. Set all of one with its *_init, then change what you want. */
 
-typedef struct genin_io { /* optional: the host's own archive, which has a bundle's folder or a .genin file; called on the drawing thread */
+typedef struct genin_io { /* optional: the host's own archive, where `bundle` is a folder's name or a .genin file's; called on the drawing thread */
   uint32_t size, reserved;
   void *user;
   int64_t (*length)(void *user, const char *path); /* below 0: no such file */

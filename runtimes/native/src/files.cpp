@@ -91,14 +91,18 @@ private:
     uint64_t size_ = 0;
 };
 
-// A file of the host's own archive.
+bool host_has(const genin_io &io, const std::string &path) { return io.length(io.user, path.c_str()) >= 0; }
+
+// A file of the host's own archive. The host is asked for its length once, and only where that is needed.
 class HostFile : public Source {
 public:
-    HostFile(std::string path, const genin_io &io) : path_(std::move(path)), io_(io), size_(io.length(io.user, path_.c_str())) {
-        if (size_ < 0) fail(path_, "the host has no such file");
-    }
+    HostFile(std::string path, const genin_io &io) : path_(std::move(path)), io_(io) {}
 
-    uint64_t size() const override { return static_cast<uint64_t>(size_); }
+    uint64_t size() const override {
+        if (size_ < 0) size_ = io_.length(io_.user, path_.c_str());
+        if (size_ < 0) fail(path_, "the host has no such file");
+        return static_cast<uint64_t>(size_);
+    }
 
     void read(uint64_t offset, void *to, size_t bytes) const override {
         for (size_t done = 0; done < bytes;) {
@@ -111,7 +115,7 @@ public:
 private:
     std::string path_;
     genin_io io_;
-    int64_t size_;
+    mutable int64_t size_ = -1;
 };
 
 class Memory : public Source {
@@ -316,9 +320,10 @@ std::unique_ptr<Files> open_files(const Place &place) {
         if (is_folder(path)) return std::make_unique<Folder>(path);
         return std::make_unique<Archive>(path, std::make_unique<DiskFile>(path));
     }
-    // The name decides first: what a host says of a folder's length is its own affair.
-    const bool is_archive = path.size() > kSuffix.size() && path.compare(path.size() - kSuffix.size(), kSuffix.size(), kSuffix) == 0;
-    if (is_archive && place.io.length(place.io.user, path.c_str()) >= 0) return std::make_unique<Archive>(path, std::make_unique<HostFile>(path, place.io));
+    // What a host says of a folder's length is its own affair.
+    const bool is_named_so = path.size() > kSuffix.size() && path.compare(path.size() - kSuffix.size(), kSuffix.size(), kSuffix) == 0;
+    const bool is_archive = is_named_so && host_has(place.io, path) && !host_has(place.io, path + "/manifest.json");
+    if (is_archive) return std::make_unique<Archive>(path, std::make_unique<HostFile>(path, place.io));
     return std::make_unique<HostFiles>(path, place.io);
 }
 
