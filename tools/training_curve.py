@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from results import TEACHER
 from world_evaluator import world_evaluator
 
 from genin.benchmarks.quality.evaluator import Evaluator
@@ -82,6 +83,16 @@ def _scale(rows: list[dict[str, Any]]) -> tuple[Any, Any]:
     return (lambda minutes: minutes * rate), (lambda images: images / rate)
 
 
+def figures_of_teacher(samples: int) -> dict[str, Any]:
+    """The teacher's row of docs/results.md. FDs compare at equal numbers of pictures only."""
+    file = Path("docs/runs/results.json")
+    found: dict[str, Any] = json.loads(file.read_text()).get(TEACHER, {}) if file.is_file() else {}
+    if found.get("samples") != samples:
+        what = f"{file} has no teacher of {samples} pictures, which the curve is compared with"
+        raise click.ClickException(f"{what}; run tools/results.py --samples {samples}, or leave out --plot")
+    return found
+
+
 @click.command()
 @click.option("--student", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option(
@@ -92,6 +103,7 @@ def _scale(rows: list[dict[str, Any]]) -> tuple[Any, Any]:
 @click.option("--samples", default=2048, show_default=True)
 @click.option("--every", default=1, show_default=True, help="Measure every n-th average.")
 def main(student: Path, teacher: Path, out: Path, picture: Path | None, samples: int, every: int) -> None:
+    teacher_figures = figures_of_teacher(samples) if picture is not None else {}
     # Minutes at the median rate: a run on a shared machine stalls now and then.
     rate = statistics.median(r["images_per_s"] for r in read_rows(student / "training" / "adversarial.log.jsonl"))
     evaluator = world_evaluator(samples, FEATURES)
@@ -113,7 +125,6 @@ def main(student: Path, teacher: Path, out: Path, picture: Path | None, samples:
         out.write_text(json.dumps(kept, indent=1) + "\n")
         click.echo(json.dumps(row))
     if picture is not None:
-        teacher_figures = json.loads(Path("docs/runs/results.json").read_text())["student, 4 steps"]["against"]
         plot(kept["rows"], teacher_figures, picture)
 
 
