@@ -39,12 +39,13 @@ FIGURES_FILE = "figures.json"
 FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "fd_efficientnet", "accuracy", "diversity")
 # The pairs and the kernel distance bring true pictures in; without them, what is left is the earlier method's.
 NO_TRUE_PICTURES: Mapping[str, Any] = {"kernel_weight": 0.0, "pool.inverted": 0}
+EARLIER: Mapping[str, Any] = {"perceptual_weight": 0.0, "picture_adversarial_weight": 0.0, **NO_TRUE_PICTURES}
 # Arm => what it changes in the recipe's adversarial section; "pool." before a key: in its pool.
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "all": {},
-    "distillation only": {"adversarial_weight": 0.0, "perceptual_weight": 0.0, **NO_TRUE_PICTURES},
-    "distillation + adversarial": {"perceptual_weight": 0.0, **NO_TRUE_PICTURES},
-    "no adversarial": {"adversarial_weight": 0.0},
+    "distillation only": {"adversarial_weight": 0.0, **EARLIER},
+    "distillation + adversarial": EARLIER,
+    "no adversarial": {"adversarial_weight": 0.0, "picture_adversarial_weight": 0.0},
     "no backward distillation": {"backward_distillation": False},
     "no rollout": {"rollout": False, "backward_distillation": False},
     "one scale": {"multi_scale": False},
@@ -63,8 +64,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "pairs to the end": {"regression_final_share": 1.0},
     "no inverted pairs": {"pool.inverted": 0},
     "+ decoupled matching": {"matching_weight": 0.25, "matching_decoupled": True},
-    "EfficientNet's discriminator": {"adversarial_weight": 0.0, "picture_adversarial_weight": 0.1},
-    "+ EfficientNet's discriminator": {"picture_adversarial_weight": 0.1},
+    "no EfficientNet's discriminator": {"picture_adversarial_weight": 0.0},
+    "EfficientNet's discriminator alone": {"adversarial_weight": 0.0},
 }
 PRUNE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "plain pruning": {},

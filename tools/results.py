@@ -5,8 +5,9 @@
 Teacher at 100 guided steps and at few, students, the autoencoder alone and other true pictures are evaluated on held-out captions
 in three families of features, teacher and students on short captions too, and all are timed on one engine. Every finished part is
 kept in OUT at once with the hashes of its models, and is not measured again while they are the same: run the command again after
-an interruption, or when a student has changed. It takes hours at 128 px, nearly all of them the teacher's 100 steps; their
-statistics become those of the package of training weights, which all others are compared with. `--keep` prints what OUT holds.
+an interruption, or when a student has changed. It takes hours at 128 px, nearly all of them the teacher's 100 steps, whose pictures
+are kept as they come; their statistics, which all others are compared with, become those of the package of training weights if OUT
+and the number of pictures are the usual ones. `--keep` prints what OUT holds.
 
 A model cannot be closer to the reference than its autoencoder: beside the ratio of FDs is the ratio of what is above that floor.
 The floor's pictures are the reference's own, so it has none of the bias of a finite number of pictures; "other true pictures" shows
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from genin.benchmarks.quality.measures import LPIPS_NAME, load_suite
 from genin.distill.world import captions, render
 from genin.runtimes.names import installed_names
 from genin.runtimes.origin import fingerprint
@@ -49,7 +51,8 @@ MODELS = ("builtin:teacher", *dict.fromkeys(name for name, _ in STUDENTS.values(
 SHORT_TEACHER_STEPS = 16  # as good as 100, and six times as fast
 SHORT_SAMPLES = 1024
 STATISTICS = Path(__file__).resolve().parents[1] / "weights" / "genin_training_weights" / "teacher_statistics"
-AGAINST = ("--against", "builtin:teacher", "--against-steps", 100)
+OUT = Path("docs/runs/results.json")
+SAMPLES = 5000
 Results = dict[str, Any]
 
 
@@ -72,8 +75,11 @@ class Part(NamedTuple):
     models: tuple[str, ...] = ("builtin:teacher",)
 
 
-def parts_of(work: Path, samples: int, runtime: str) -> dict[str, Part]:
-    """The parts by name. The teacher's 100 steps come first: all others are compared with their statistics."""
+def parts_of(work: Path, samples: int, runtime: str, *, ships: bool) -> dict[str, Part]:
+    """The parts by name. The teacher's 100 steps come first: all others are compared with their statistics, which the package of
+    training weights gets if it `ships` them."""
+    statistics = work / "teacher-statistics"
+    against = ("--against", statistics)
 
     def made(name: str, *command: object) -> Path:
         """What a command writes to a folder of `work`, once."""
@@ -89,20 +95,24 @@ def parts_of(work: Path, samples: int, runtime: str) -> dict[str, Part]:
 
     def teacher(steps: int, *options: object) -> Any:
         same = ("--runtime", runtime, "--reference", "builtin:world", "--samples", samples)
-        return genin("evaluate", bundle(), "--steps", steps, *same, *options)
+        kept = ("--save-images", work / f"teacher-{steps}")  # an interrupted run goes on from them
+        return genin("evaluate", bundle(), "--steps", steps, *same, *kept, *options)
 
     def hundred_steps() -> Any:
-        found = teacher(100, "--save-statistics", work / "teacher-statistics")
-        shutil.rmtree(STATISTICS, ignore_errors=True)
-        shutil.copytree(work / "teacher-statistics", STATISTICS)
+        shutil.rmtree(statistics, ignore_errors=True)
+        found = teacher(100, "--save-statistics", statistics)
+        if ships:
+            shutil.rmtree(STATISTICS, ignore_errors=True)
+            shutil.copytree(statistics, STATISTICS)
         return found
 
     def student(name: str, steps: int) -> Any:
-        return genin("evaluate", name, "--steps", steps, "--samples", samples, *AGAINST)
+        return genin("evaluate", name, "--steps", steps, "--samples", samples, *against)
 
     def on_short_captions(model: object, steps: int) -> Any:
         short = rendered("short", "--split", "val", "--count", SHORT_SAMPLES, "--captions", "short")
-        return genin("evaluate", model, "--reference", short, "--samples", SHORT_SAMPLES, "--steps", steps)
+        asked = ("--samples", SHORT_SAMPLES, "--steps", steps, "--runtime", runtime)
+        return genin("evaluate", model, "--reference", short, *asked)
 
     def other_pictures() -> Any:
         other = rendered("other", "--split", "test", "--count", samples, "--captions", "complete", "--seed", OTHER_SEED)
@@ -115,7 +125,7 @@ def parts_of(work: Path, samples: int, runtime: str) -> dict[str, Part]:
 
     parts = {TEACHER: Part(hundred_steps)}
     for row, count in TEACHERS.items():
-        parts.setdefault(row, Part(partial(teacher, count, *AGAINST)))
+        parts.setdefault(row, Part(partial(teacher, count, *against)))
     for row, (name, count) in STUDENTS.items():
         parts[row] = Part(partial(student, name, count), ("builtin:teacher", name))
         parts[f"short: {row}"] = Part(partial(on_short_captions, name, count), (name,))
@@ -132,6 +142,16 @@ def without_paths(value: Any) -> Any:
     return [without_paths(item) for item in value] if isinstance(value, list) else value
 
 
+def metric_weights(classifier: Path | None) -> dict[str, Any]:
+    """Provenance of the metrics' networks. Errors: ClickException where one is missing: its figures would be missing for good."""
+    suite = load_suite(None, classifier, features=FAMILIES)
+    missing = {name: why for name, why in suite.unavailable.items() if name in (*FAMILIES, LPIPS_NAME)}
+    if missing or suite.classifier is None:
+        why = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise click.ClickException(why or "there is no attribute classifier: pip install ./weights")
+    return suite.weights()
+
+
 def measure(out: Path, work: Path, samples: int, runtime: str) -> None:
     names = installed_names()
     hashes = {name: fingerprint(names.model(name)) for name in MODELS}
@@ -141,7 +161,7 @@ def measure(out: Path, work: Path, samples: int, runtime: str) -> None:
         "captions": captions.VERSION,
         "classifier": classifier and fingerprint(classifier),
     }
-    asked = {"samples": samples, "runtime": runtime, "world": world}
+    asked = {"samples": samples, "runtime": runtime, "world": world, "metrics": metric_weights(classifier)}
     results: Results = json.loads(out.read_text()) if out.is_file() else asked
     for key, value in asked.items():
         if results.get(key) != value:
@@ -149,7 +169,9 @@ def measure(out: Path, work: Path, samples: int, runtime: str) -> None:
     # What was made of another teacher, drawing or number is not taken up.
     work /= hashlib.sha256(json.dumps([asked, hashes["builtin:teacher"]]).encode()).hexdigest()[:12]
     work.mkdir(parents=True, exist_ok=True)
-    for name, part in parts_of(work, samples, runtime).items():
+    out.parent.mkdir(parents=True, exist_ok=True)
+    ships = (out.resolve(), samples) == (OUT.resolve(), SAMPLES)
+    for name, part in parts_of(work, samples, runtime, ships=ships).items():
         of = {model: hashes[model] for model in part.models}
         if results.get(name, {}).get("of") != of:
             results[name] = without_paths(part.measure()) | {"of": of}
@@ -249,11 +271,11 @@ def markdown(heads: list[str], lines: list[tuple[str, ...]]) -> str:
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/runs/results.json"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=OUT, show_default=True)
 @click.option(
     "--work", type=click.Path(path_type=Path), default=Path("runs/results"), show_default=True, help="Bundle, pictures."
 )
-@click.option("--samples", default=5000, show_default=True)
+@click.option("--samples", default=SAMPLES, show_default=True)
 @click.option(
     "--runtime", default="onnxruntime", show_default=True, help="Of the teacher's pictures, and of all latencies."
 )

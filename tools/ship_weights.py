@@ -62,13 +62,10 @@ def ship(teacher: Path | None, student: Path | None, one_step: Path | None) -> N
         folder.mkdir(parents=True)
     if teacher:
         stage_teacher(teacher)
-        copy_logs(teacher, "teacher")
     if student:
         stage_student(student, "student", "genin's ninja student")
-        copy_logs(student, "student")
     if one_step:
         stage_student(one_step, "student-1step", "genin's one-step ninja student")
-        copy_logs(one_step, "student-1step")
     places = {
         made: place / made.name
         for staged, place in ((BUNDLES, STUDENTS), (FOLDERS, TRAINING))
@@ -79,11 +76,15 @@ def ship(teacher: Path | None, student: Path | None, one_step: Path | None) -> N
     total = sum(file.stat().st_size for file in files if file.suffix in SUFFIXES)
     click.echo(f"{total / 1e6:.1f} MB of weights")
     if total > LIMIT_BYTES:
+        shutil.rmtree(STAGED)
         raise click.ClickException(f"more than {LIMIT_BYTES / 1e6:.0f} MB; what is shipped stays as it was")
     for made, place in places.items():
         shutil.rmtree(place, ignore_errors=True)
         made.rename(place)
     shutil.rmtree(STAGED)
+    for path, name in ((teacher, "teacher"), (student, "student"), (one_step, "student-1step")):
+        if path:
+            copy_logs(path, name)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python tools/training_curve.py --student runs/student --out docs/runs/student-curve.json --plot docs/images/student-curve.png
 
 One row per average: images seen, minutes of training at the median rate, `fd_world` and `fd_squeezenet` on held-out captions at
-four steps and one, beside the teacher's. Finished rows are kept, so the command can be repeated while the run continues. All
-are decoded by the teacher's decoder: the curve is the UNet's.
+the most steps and the fewest that it was trained for, beside the teacher's. Finished rows are kept, so the command can be repeated
+while the run continues. All are decoded by the teacher's decoder: the curve is the UNet's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from question import check_question
 from results import TEACHER
 from world_evaluator import world_evaluator
 
@@ -29,6 +30,7 @@ from genin.distill.models.student_config import pruning_of
 from genin.distill.recipe import load_recipe
 from genin.distill.student.provenance import Provenance, trained_step_counts
 from genin.runtimes.names import BUILTIN_WORLD
+from genin.runtimes.origin import fingerprint
 
 FEATURES = ("world", "squeezenet")
 
@@ -79,7 +81,7 @@ def plot(rows: list[dict[str, Any]], teacher: dict[str, float], path: Path) -> N
 
 
 def _scale(rows: list[dict[str, Any]]) -> tuple[Any, Any]:
-    rate = rows[-1]["images_seen"] / 1000 / rows[-1]["minutes"]
+    rate = max(rows[-1]["images_seen"], 1) / 1000 / max(rows[-1]["minutes"], 1e-3)
     return (lambda minutes: minutes * rate), (lambda images: images / rate)
 
 
@@ -100,17 +102,19 @@ def figures_of_teacher(samples: int) -> dict[str, Any]:
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON of the curve.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="PNG of it.")
-@click.option("--samples", default=2048, show_default=True)
+@click.option("--samples", default=5000, show_default=True)
 @click.option("--every", default=1, show_default=True, help="Measure every n-th average.")
 def main(student: Path, teacher: Path, out: Path, picture: Path | None, samples: int, every: int) -> None:
     teacher_figures = figures_of_teacher(samples) if picture is not None else {}
     # Minutes at the median rate: a run on a shared machine stalls now and then.
     rate = statistics.median(r["images_per_s"] for r in read_rows(student / "training" / "adversarial.log.jsonl"))
     evaluator = world_evaluator(samples, FEATURES)
-    kept: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {"samples": samples, "rows": []}
+    recipe = load_recipe(student / "training" / "recipe.yaml")
+    asked = {"samples": samples, "teacher": fingerprint(teacher), "recipe": recipe.as_dict()}
+    check_question(out, asked if out.is_file() else asked | {"rows": []})
+    kept: dict[str, Any] = json.loads(out.read_text())
     known = {row["images_seen"] for row in kept["rows"]}
     averages = sorted((student / "training").glob("adversarial.average-*.safetensors"))
-    recipe = load_recipe(student / "training" / "recipe.yaml")
     counts = trained_step_counts(recipe)
     for average in [*averages[::-every]][::-1]:
         images = int(average.stem.rpartition("-")[2])
@@ -118,7 +122,7 @@ def main(student: Path, teacher: Path, out: Path, picture: Path | None, samples:
             continue
         minutes = images / rate / 60
         row: dict[str, Any] = {"images_seen": images, "minutes": round(minutes, 2)}
-        for steps in (counts[0], counts[-1]):
+        for steps in dict.fromkeys((counts[0], counts[-1])):
             with tempfile.TemporaryDirectory() as work:
                 row[str(steps)] = measure(average, teacher, student, Path(work) / "student", evaluator, steps)
         kept["rows"] = sorted([*kept["rows"], row], key=lambda found: found["images_seen"])

@@ -27,6 +27,15 @@ from genin.runtimes.errors import InputError
 UNEVENNESS = 0.15  # standard deviation of a copy's share, where the mean is 1 / copies
 
 
+def may_widen(unet: Any, widths: Sequence[int]) -> bool:
+    """Whether `widened` can: as many levels, whole multiples, and levels with attention as wide as before."""
+    before, kinds = unet.config["block_out_channels"], unet.config["down_block_types"]
+    if len(widths) != len(before):
+        return False
+    levels = zip(widths, before, kinds, strict=True)
+    return all(new % old == 0 and (new == old or "Attn" not in kind) for new, old, kind in levels)
+
+
 def widened(unet: Any, widths: Sequence[int]) -> Any:
     """A UNet of `widths` channels per level, the finest first, that computes about what the diffusers UNet `unet` does.
 

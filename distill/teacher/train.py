@@ -32,7 +32,7 @@ from genin.distill.models.folder import ModelFolder, save_model_folder
 from genin.distill.models.guided import Guided
 from genin.distill.models.pixels import batch_size_for
 from genin.distill.models.text import embed, warn_of_long_captions
-from genin.distill.models.widening import widened
+from genin.distill.models.widening import may_widen, widened
 from genin.distill.recipe import Recipe, TeacherRecipe
 from genin.distill.teacher.autoencoder import train_autoencoder
 from genin.distill.teacher.run import Run, start_from
@@ -162,10 +162,9 @@ def train_unet(run: Run, vae: Any, tokenizer: Any, text_encoder: nn.Module) -> t
 
 
 def earlier_unet(unet: Any, recipe: TeacherRecipe) -> Any:
-    """An earlier teacher's UNet, as wide as the recipe's where that has as many levels, all at least as wide."""
-    before, after = tuple(unet.config["block_out_channels"]), tuple(recipe.channels)
-    grows = before != after and len(before) == len(after) and all(a >= b for a, b in zip(after, before, strict=True))
-    return widened(unet, after) if grows else unet
+    """An earlier teacher's UNet, as wide as the recipe's where it can be widened; else as it is, to start from what fits."""
+    grows = tuple(unet.config["block_out_channels"]) != tuple(recipe.channels) and may_widen(unet, recipe.channels)
+    return widened(unet, recipe.channels) if grows else unet
 
 
 def unet_step(

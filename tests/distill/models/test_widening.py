@@ -100,6 +100,13 @@ def test_a_teacher_grows_wider(tiny_model_folder: Path, tmp_path: Path) -> None:
     earlier = earlier_unet(model.unet, recipe)
     text_size = model.unet.config.cross_attention_dim
     network: Any = build_unet(recipe, 4, 8, text_size, earlier.config.time_embedding_dim)
+    plainly: Any = build_unet(recipe, 4, 8, text_size)
+    start_from(network, earlier)
+    start_from(plainly, model.unet)  # the leading channels alone
+    given = torch.randn(2, 4, 8, 8), torch.tensor([10, 400]), torch.randn(2, 5, text_size)
+    with torch.inference_mode():
+        before, wide, other = (unet(*given).sample for unet in (model.unet, network, plainly))
+    assert (wide - before).square().mean() < 0.7 * (other - before).square().mean()
     assert network.config.block_out_channels == (2 * widths[0], *widths[1:])
     model.unet = network
     save_model_folder(model, tmp_path / "wide")
@@ -113,9 +120,11 @@ def test_what_cannot_grow_is_refused(tiny_model_folder: Path) -> None:
     for widths in ((24, 32), (8, 32), (16, 32, 32)):
         with pytest.raises(InputError, match=r"cannot become one of .*\n*.*whole multiple"):
             widened(unet, widths)
+        assert earlier_unet(unet, TeacherRecipe(channels=widths)) is unet  # what fits is taken
     attentive: Any = load_model_folder(tiny_model_folder).unet
     last = len(attentive.config.block_out_channels) - 1
     widths = [*attentive.config.block_out_channels]
     widths[last] *= 2
     with pytest.raises(InputError, match=f"level {last} has attention"):
         widened(attentive, widths)
+    assert earlier_unet(attentive, TeacherRecipe(channels=tuple(widths))) is attentive
