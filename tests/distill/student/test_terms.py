@@ -377,6 +377,15 @@ def figures(tmp_path: Path, model: ModelFolder, data: DistillationData, phase: s
     return updated(*begin(tmp_path, phase, recipe_with(**changed), model, data), index)
 
 
+def test_pairs_fade_out_towards_the_end_of_a_phase(tmp_path: Path, model: ModelFolder, data: DistillationData) -> None:
+    alone = {"consistency_weight": 0.0, "perceptual_weight": 0.0, "kernel_weight": 0.0}
+    recipe = recipe_with(**alone, regression_final_share=0.0)
+    training, step = begin(tmp_path, "steps", recipe, model, data)
+    training.state.images_seen = training.settings.images
+    found = {name: float(value) for name, value in training.perform_update(step).items()}
+    assert found["last"] > 0 and found["loss"] == 0
+
+
 # Phase and update, even ones with the discriminator's penalty => figures.
 PINNED: dict[tuple[str, int], dict[str, float]] = {
     ("prune", 0): {
