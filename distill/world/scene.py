@@ -59,9 +59,8 @@ class Scene:
 
 def _words(*key: str | int) -> NDArray[np.uint32]:
     """64 hash bytes of a key as sixteen 32-bit words: the world's only source of chance, alike on every platform."""
-    plain = tuple(
-        str(part) if isinstance(part, str) else int(part) for part in key
-    )  # NumPy's numbers have another repr
+    # Plain ones: NumPy's text and numbers have another repr.
+    plain = tuple(str(part) if isinstance(part, str) else int(part) for part in key)
     digest = hashlib.blake2b(repr(plain).encode(), digest_size=64).digest()
     return np.frombuffer(digest, dtype="<u4")
 
