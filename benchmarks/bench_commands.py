@@ -119,7 +119,12 @@ class WarmUp(click.ParamType):  # type: ignore[type-arg]
     multiple=True,
     help="Steps of students; each is measured at those it was trained for, if any.  [default: the model's]",
 )
-@click.option("--teacher-steps", type=COUNT, help="Steps of teachers.  [default: the model's]")
+@click.option(
+    "--teacher-steps",
+    type=CommaNumbers(),
+    multiple=True,
+    help="Steps of teachers; speed-ups are over the first.  [default: the model's]",
+)
 @click.option(
     "--threads",
     type=CommaNumbers(),
@@ -205,7 +210,7 @@ def bench_command(context: click.Context, /, models: tuple[str, ...], as_json: b
     from genin.benchmarks.results.operators import operators_text
     from genin.benchmarks.results.table import clients_text, frames_text, results_table, sustained_text
 
-    for name in ("runtimes", "precisions", "steps", "threads", "batch", "size", "clients", "peers"):
+    for name in ("runtimes", "precisions", "steps", "teacher_steps", "threads", "batch", "size", "clients", "peers"):
         options[name] = flatten(options[name])
     if None not in (options["runs"], options["duration"]):
         raise click.UsageError("give --runs or --duration, not both")

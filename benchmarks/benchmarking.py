@@ -44,30 +44,39 @@ class BenchOptions:
     """What `bench` measures, and how; the defaults are those of `genin bench`.
 
     Attributes:
-        runtimes, precisions: to measure bundles with, one or several; empty is all that each has. device: where PyTorch runs model
-        folders: `cpu`, `cuda`, `cuda:1`, `mps`. steps: of students, one number or several; each is measured at those it was
-        trained for, if any. Empty is the model's own number. teacher_steps: of teachers; None is the model's own number. threads:
-        of every engine, one number or several, each measured; empty is all usable cores. batch: pictures drawn at once, one number
-        or several, each measured; empty is one. size: width and height in pixels, one or several, each measured where a model
-        allows it; empty is its own. runs: timed pictures of each configuration, shared out over its processes; 40 unless `duration`
-        is given. duration: seconds of timed pictures of each configuration in place of `runs`, a number or a text such as `10s`;
-        every process takes at least two. processes: fresh processes of each configuration. warmup: untimed pictures of each
-        process, or seconds of drawing as a text such as `2s`. prompts: a text file with one prompt per line, or the prompts.
-        seed: the first of the seeds. samples: also measure FD on this many pictures of each configuration.
-        reference: dataset folder for FD, or `builtin:world`. metric_weights: folder that is searched first for the metrics'
-        weights. clip: CLIP to score the timed pictures with: a folder, or a name on the hub. out: FILE.json for the results; an
-        interrupted run continues there. report: FILE.html for one self-contained page.
-        profile: also count the time of every operator, in runs apart. sustained: minutes of drawing without a pause, of each
-        configuration alone; None is none. clients: processes that draw at once, in runs apart, one number or several; empty is
-        none. frames: also measure the frames of a game, with and without each bundle drawing beside it. peers: other programs to
-        measure on the same weights, names or `all`. suite: the name of the suite that these options are from, for the record.
+        runtimes, precisions: to measure bundles with, one or several; empty is all that each has.
+        device: where PyTorch runs model folders: `cpu`, `cuda`, `cuda:1`, `mps`.
+        steps: of students, one number or several; each is measured at those it was trained for, if any. Empty is the model's own.
+        teacher_steps: of teachers, likewise; speed-ups are over the first.
+        threads: of every engine, one number or several, each measured; empty is all usable cores.
+        batch: pictures drawn at once, one number or several, each measured; empty is one.
+        size: width and height in pixels, one or several, each measured where a model allows it; empty is its own.
+        runs: timed pictures of each configuration, shared out over its processes; None is 40, unless `duration` is given.
+        duration: in place of `runs`, seconds of timed pictures of each configuration, a number or a text such as `10s`; every
+            process takes at least two.
+        processes: fresh processes of each configuration.
+        warmup: untimed pictures of each process, or seconds of drawing as a text such as `2s`.
+        prompts: a text file with one prompt per line, or the prompts.
+        seed: the first of the seeds.
+        samples: also measure FD on this many pictures of each configuration.
+        reference: dataset folder for FD, or `builtin:world`.
+        metric_weights: folder that is searched first for the metrics' weights.
+        clip: CLIP to score the timed pictures with: a folder, or a name on the hub.
+        out: FILE.json for the results; an interrupted run continues there.
+        report: FILE.html for one self-contained page.
+        profile: also count the time of every operator, in runs apart.
+        sustained: minutes of drawing without a pause, of each configuration alone; None is none.
+        clients: processes that draw at once, in runs apart, one number or several; empty is none.
+        frames: also measure the frames of a game, with and without each bundle drawing beside it.
+        peers: other programs to measure on the same weights, names or `all`.
+        suite: the name of the suite that these options are from, for the record.
     """
 
     runtimes: str | Sequence[str] = ()
     precisions: str | Sequence[str] = ()
     device: str = "cpu"
     steps: int | Sequence[int] = ()
-    teacher_steps: int | None = None
+    teacher_steps: int | Sequence[int] = ()
     threads: int | Sequence[int] = ()
     batch: int | Sequence[int] = ()
     size: int | Sequence[int] = ()
@@ -100,8 +109,8 @@ class BenchOptions:
             seed=whole(self.seed, "seed", 0, MAX_SEED),
             threads=wholes(self.threads, "threads", most=MAX_THREADS),
             clients=wholes(self.clients, "clients", most=MOST_CLIENTS),
-            **{name: wholes(getattr(self, name), name) for name in ("steps", "batch", "size")},
-            **{name: whole(getattr(self, name), name) for name in ("teacher_steps", "runs", "processes", "samples")},
+            **{name: wholes(getattr(self, name), name) for name in ("steps", "teacher_steps", "batch", "size")},
+            **{name: whole(getattr(self, name), name) for name in ("runs", "processes", "samples")},
             **{name: local_path(getattr(self, name), name) for name in ("metric_weights", "out", "report")},
         )
         warm_up_of(self.warmup)
@@ -160,7 +169,7 @@ def _choices(options: BenchOptions) -> Choices:
         runtimes=several(options.runtimes),
         precisions=several(options.precisions),
         steps=several(options.steps),
-        teacher_steps=options.teacher_steps,
+        teacher_steps=several(options.teacher_steps),
         device=options.device,
         threads=several(options.threads),
         batches=several(options.batch),

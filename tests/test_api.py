@@ -236,6 +236,16 @@ def test_what_the_page_names_is_there_and_described() -> None:
     assert names - of_python - known == {"Image"}, "Pillow's"
 
 
+def test_every_field_of_a_table_is_described_or_none_is() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for part in page.split("\n## ")[1:]:
+        fields = re.findall(r"^\| `(\w+)` \| `[^|]*(?:\\\|[^|]*)*` \| (?:`|required)", part, re.MULTILINE)
+        described = re.findall(r"^- ((?:`\w+`, )*`\w+`): ", part.partition("| field |")[0], re.MULTILINE)
+        named = {name for names in described for name in re.findall(r"\w+", names)}
+        if fields and named:
+            assert named == set(fields), part.partition("\n")[0]
+
+
 def test_every_runtime_is_named_where_one_is_chosen() -> None:
     for documented in (genin.load.__doc__ or "", (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")):
         assert not [name for name in ENGINES if name not in documented]

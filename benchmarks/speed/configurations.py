@@ -66,7 +66,7 @@ class Choices:
     runtimes: Sequence[str] = ()
     precisions: Sequence[str] = ()
     steps: Sequence[int] = ()
-    teacher_steps: int | None = None
+    teacher_steps: Sequence[int] = ()
     device: str = "cpu"  # where PyTorch runs model folders
     threads: Sequence[int] = ()
     batches: Sequence[int] = ()
@@ -120,7 +120,7 @@ def configure_peers(
 
 
 def _steps(facts: ModelFacts, choices: Choices) -> Sequence[int]:
-    asked = [choices.teacher_steps or facts.default_steps] if is_teacher(facts) else choices.steps
+    asked = choices.teacher_steps if is_teacher(facts) else choices.steps
     known = [count for count in asked if count in facts.trained_steps]
     return known or asked or [facts.default_steps]
 

@@ -349,6 +349,8 @@ def test_configurations_follow_what_a_bundle_has(openvino: bool, monkeypatch: py
     teacher = ModelFacts(Path("t"), "model", "t", None, 64, 50, 7.5)  # someone else's: its own steps, on PyTorch
     (only,) = configure(Contender("t", Path("t")), teacher, Choices(runtimes=["openvino"], steps=[1]))
     assert (only.runtime, only.steps, only.role) == ("pytorch", 50, "teacher")
+    sweep = configure(Contender("t", Path("t")), teacher, Choices(teacher_steps=[100, 16], steps=[1]))
+    assert [one.steps for one in sweep] == [100, 16]
     sweep = configure(Contender("t", Path("t")), teacher, Choices(threads=[1, 2]))
     assert [one.threads for one in sweep] == [1, 2]
     sweep = configure(Contender("t", Path("t")), teacher, Choices(threads=[1], batches=[1, 4], sizes=[64, 96]))

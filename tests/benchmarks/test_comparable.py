@@ -46,6 +46,12 @@ def test_a_speed_up_is_over_the_teacher_with_as_many_threads_on_the_same_device(
     wrong = row("t", 500.0, role="teacher", precision="fp16") | {"valid": False}
     right = row("t", 1000.0, role="teacher", precision="fp32")
     assert speedups(wrong, right, row("s", 10.0)) == [2, 1, 100]
+    many, few = (row("t", ms, role="teacher", steps=steps) for ms, steps in ((1000.0, 100), (100.0, 16)))
+    assert speedups(many, few, row("s", 10.0)) == [
+        1,
+        10,
+        100,
+    ]  # over the first, the number of steps that was named first
 
 
 @pytest.mark.parametrize("group", [0, 1])

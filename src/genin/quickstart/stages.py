@@ -306,7 +306,7 @@ def bench_all(run: Run, done: Done) -> Result:
         models.append(Contender(SHIPPED, shipped))
     results, grids = measure_models(
         models,
-        choices=Choices(steps=STEPS, teacher_steps=TEACHER_STEPS),
+        choices=Choices(steps=STEPS, teacher_steps=(TEACHER_STEPS,)),
         protocol=Protocol(runs=BENCH_RUNS, processes=BENCH_PROCESSES, warmup=BENCH_WARMUP, max_s=BENCH_MAX_S),
     )
     save_grids(run.out / "pictures.npz", grids)
