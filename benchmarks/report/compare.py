@@ -86,7 +86,7 @@ def draw_blocks(grid: Grid) -> Image.Image:
     """The grid as one RGB picture of squares: two models per line, three where there are three, each with its name above."""
     count = len(grid.captions)
     columns = math.ceil(count**0.5)
-    cell = max(BLOCK_CELL_PX, 0 if columns > 4 else CELL_PX)
+    cell = _cell_side(grid, BLOCK_CELL_PX if columns > 4 else CELL_PX)
     step = cell + BLOCK_GAP_PX
     width, height = columns * step - BLOCK_GAP_PX, math.ceil(count / columns) * step - BLOCK_GAP_PX
     across = 3 if len(grid.rows) == 3 else min(2, len(grid.rows))
@@ -113,9 +113,8 @@ def draw_blocks(grid: Grid) -> Image.Image:
 
 def draw_sheet(grid: Grid) -> Image.Image:
     """The grid as one RGB picture."""
-    largest = max(row.pictures.shape[1] for row in grid.rows)
     texts = "".join([*grid.captions, *(row.label + row.detail for row in grid.rows)])
-    sheet = Sheet(max(CELL_PX, largest), font_for(texts, 18), font_for(texts, 14), 19)
+    sheet = Sheet(_cell_side(grid, CELL_PX), font_for(texts, 18), font_for(texts, 14), 19)
     bands = [range(start, min(start + COLUMNS, len(grid.captions))) for start in range(0, len(grid.captions), COLUMNS)]
     captions = [wrap(caption, sheet.text, sheet.cell) for caption in grid.captions]
     heights = [_band_height(sheet, grid, [captions[index] for index in band]) for band in bands]
@@ -166,6 +165,12 @@ def _draw_label(draw: ImageDraw.ImageDraw, sheet: Sheet, row: GridRow, y: int) -
         y += sheet.line + 3
 
 
+def _cell_side(grid: Grid, least: int) -> int:
+    """Pixels: a whole multiple of the largest picture's, since any other enlargement blurs it."""
+    largest = max(row.pictures.shape[1] for row in grid.rows)
+    return largest * math.ceil(least / largest)
+
+
 def _cell(picture: Pictures, size: int) -> Image.Image:
     image = Image.fromarray(picture)
-    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
+    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.LANCZOS)

@@ -154,3 +154,14 @@ def test_refusals(tiny_student_folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "end in .png" in capsys.readouterr().err
     assert run(["compare", str(tmp_path / "absent"), "--out", str(tmp_path / "sheet.png")]) == 2
     assert "no such" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("side", "cell"), [(64, 192), (128, 256), (200, 200)])
+def test_pictures_are_enlarged_by_whole_numbers(side: int, cell: int) -> None:
+    stripes = np.zeros((1, side, side, 3), np.uint8)
+    stripes[:, :, 1::2] = 255
+    sheet = np.asarray(draw_sheet(Grid("", ("x",), (GridRow("m", "d", stripes),))))
+    left = MARGIN_PX + LABEL_PX
+    found = sheet[MARGIN_PX + 8, left : left + cell, 0].astype(int)
+    assert sheet.shape[1] == left + cell + MARGIN_PX
+    assert len(set(found[cell // 4 : cell // 2 : 2 * cell // side])) == 1  # every stripe is like every other
