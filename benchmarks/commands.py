@@ -47,7 +47,10 @@ SPLIT_OPTION = click.option(
     "--runtime", type=click.Choice([AUTO, *RUNTIMES]), default=AUTO, show_default=True, help="Runtime to use."
 )
 @click.option(
-    "--precision", default=AUTO, show_default=True, help="Of weights: fp32, fp16, int8, … as the bundle has, or auto."
+    "--precision",
+    default=AUTO,
+    show_default=True,
+    help="fp32, fp16, int8 …, whichever the bundle has, or auto; of a model folder fp32, bf16, fp16.",
 )
 @device_option
 @click.option("--threads", type=COUNT, help="Processor threads.  [default: the runtime's]")
@@ -126,7 +129,10 @@ def evaluation_text(result: dict[str, Any]) -> str:
     "--runtime", type=click.Choice([AUTO, *RUNTIMES]), default=AUTO, show_default=True, help="Runtime to use."
 )
 @click.option(
-    "--precision", default=AUTO, show_default=True, help="Of weights: fp32, fp16, int8, … as the bundle has, or auto."
+    "--precision",
+    default=AUTO,
+    show_default=True,
+    help="fp32, fp16, int8 …, whichever the bundle has, or auto; of a model folder fp32, bf16, fp16.",
 )
 @device_option
 @threads_option

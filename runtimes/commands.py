@@ -29,7 +29,10 @@ from genin.runtimes.vocabulary import AUTO
 @click.option("-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Bundle, model folder or built-in name.")
 @click.option("--runtime", default=AUTO, show_default=True, help=f"One of {', '.join(ENGINES)}, or {AUTO}.")
 @click.option(
-    "--precision", default=AUTO, show_default=True, help="fp32, fp16, int8 …, whichever the bundle has, or auto."
+    "--precision",
+    default=AUTO,
+    show_default=True,
+    help="fp32, fp16, int8 …, whichever the bundle has, or auto; of a model folder fp32, bf16, fp16.",
 )
 @device_option
 @click.option("--steps", type=click.IntRange(min=1), help="Denoising steps. [default: the model's own]")

@@ -26,7 +26,7 @@ from genin.runtimes.samplers import Schedule
 from genin.runtimes.threads import check_threads
 from genin.runtimes.tokenizer import ClipTokenizer
 from genin.runtimes.tokenizer_files import tokenizer_files
-from genin.runtimes.vocabulary import AUTO, COMPONENTS, PRECISIONS, check_choice, check_device
+from genin.runtimes.vocabulary import AUTO, COMPONENTS, FOLDER_PRECISIONS, PRECISIONS, check_choice, check_device
 
 # The first of these that can run. Core ML is last because its first load compiles for minutes.
 AUTO_ORDER = ("openvino", "onnxruntime", "coreml")
@@ -44,9 +44,9 @@ def load_pipeline(
     """Open a model folder, a bundle folder or a `.genin` file.
 
     `auto` takes the runtime and the number of threads that draw a bundle fastest here (`measured`), in its most exact
-    precision; a model folder runs on `pytorch` in fp32, on `device` (cpu, cuda, cuda:1, mps). `threads` pins the engine's threads
-    within an operator. `max_memory` is the bytes that a bundle's networks may take: as many stay loaded as fit, the others are
-    loaded for every picture.
+    precision; a model folder runs on `pytorch`, on `device` (cpu, cuda, cuda:1, mps), in fp32 or with its UNet in bf16 or fp16.
+    `threads` pins the engine's threads within an operator. `max_memory` is the bytes that a bundle's networks may take: as many
+    stay loaded as fit, the others are loaded for every picture.
     Errors: InputError (BundleError for a bundle that is refused, MissingExtraError with the line that installs).
     """
     settings = EngineSettings(threads, max_memory=max_memory)
@@ -86,11 +86,19 @@ def _load_folder(path: Path, runtime: str, precision: str, settings: EngineSetti
     if runtime not in (AUTO, "pytorch"):
         remedy = "export it to a bundle (`genin export`), or choose runtime pytorch"
         raise InputError(f"runtime {runtime} runs bundles, but this is a model folder", where=path, remedy=remedy)
-    if precision not in (AUTO, "fp32"):
-        raise InputError(f"a model folder runs in fp32, not {precision}", where=path, remedy="leave the precision out")
-    kind = engine_class("pytorch")
+    if precision not in (AUTO, *FOLDER_PRECISIONS):
+        known = f"{', '.join(FOLDER_PRECISIONS[:-1])} or {FOLDER_PRECISIONS[-1]}"
+        raise InputError(
+            f"a model folder runs in {known}, not {precision}", where=path, remedy="leave the precision out"
+        )
+    if precision == "fp16" and device == "cpu":
+        raise InputError("fp16 is for cuda and mps", where=path, remedy="on the cpu, use precision bf16")
+    kind, chosen = engine_class("pytorch"), FOLDER_PRECISIONS[0] if precision == AUTO else precision
     return folder_pipeline(
-        path, lambda: kind.open(path, settings=settings, device=device), runtime="pytorch", precision="fp32"
+        path,
+        lambda: kind.open(path, settings=settings, device=device, precision=chosen),
+        runtime="pytorch",
+        precision=chosen,
     )
 
 

@@ -13,6 +13,7 @@ from genin.runtimes.errors import InputError
 RUNTIMES = ("pytorch", "onnxruntime", "openvino", "coreml", "native")
 PRECISIONS = ("fp32", "fp16", "int8")
 MORE_PRECISIONS = ("w8a8", "palette6", "palette4")  # made where they are asked for
+FOLDER_PRECISIONS = ("fp32", "bf16", "fp16")  # of a model folder's UNet on PyTorch
 FORMATS = ("onnx", "openvino", "coreml")
 COMPONENTS = ("text_encoder", "unet", "vae_decoder")  # what drawing from text needs
 VAE_ENCODER = "vae_encoder"  # for drawing from a picture; a bundle may lack it

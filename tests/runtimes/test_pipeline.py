@@ -283,7 +283,8 @@ def test_what_a_bundle_lacks_is_said(tiny_bundle: Path, tiny_student_folder: Pat
         (tiny_bundle, "coreml", "auto", "no graphs for coreml"),
         (tiny_bundle, "pytorch", "auto", "runs model folders"),
         (tiny_student_folder, "onnxruntime", "auto", "genin export"),
-        (tiny_student_folder, "auto", "int8", "runs in fp32"),
+        (tiny_student_folder, "auto", "int8", "runs in fp32, bf16 or fp16, not int8"),
+        (tiny_student_folder, "auto", "fp16", "fp16 is for cuda and mps"),
         (tmp_path, "auto", "auto", "neither model nor bundle"),
         (tmp_path / "absent", "auto", "auto", "no such model"),
     ):
@@ -291,6 +292,14 @@ def test_what_a_bundle_lacks_is_said(tiny_bundle: Path, tiny_student_folder: Pat
             load_pipeline(path, runtime, precision)
     with pytest.raises(InputError, match=r"threads must be .*got 0"):
         load_pipeline(tiny_bundle, threads=0)
+
+
+def test_a_model_folder_draws_in_bf16(tiny_student_folder: Path) -> None:
+    """The UNet alone is rounded: the same picture but for that."""
+    with load_pipeline(tiny_student_folder) as exact, load_pipeline(tiny_student_folder, precision="bf16") as rounded:
+        assert (exact.precision, rounded.precision) == ("fp32", "bf16")
+        pictures = [one("a ninja", seed=3, steps=2).array.astype(float) for one in (exact, rounded)]
+    assert 25 < psnr_db(*pictures) < 70
 
 
 # --- damaged models ---------------------------------------------------------------------------------------------------
