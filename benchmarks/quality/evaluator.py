@@ -271,7 +271,7 @@ class Evaluator:
 
     def _saved(self, statistics: Statistics, path: Path, subject: Subject | AutoencoderSubject) -> Scored:
         real, _ = self.reference_at(subject.image_size)
-        figures = statistics_distances(statistics.sets, real)
+        figures = statistics_distances(statistics, real)
         counts = {found.moments.count for found in statistics.sets.values()}
         result = {**statistics.source, **figures.values, "path": str(path), "statistics_sha256": statistics.sha256}
         result |= {"samples": max(counts, default=0), "intervals": figures.intervals, "notes": figures.notes}
@@ -334,7 +334,7 @@ class Evaluator:
         kept = [(row, picture) for row, picture in zip(own.rows, own.kept, strict=False) if row.seed is not None]
         rows, pictures = [row for row, _ in kept[:SAVED_PAIRS]], [picture for _, picture in kept[:SAVED_PAIRS]]
         pairs = (rows, np.stack(pictures)) if pictures else None
-        scored.result["statistics"] = str(save_statistics(target, own.statistics(), source, pairs))
+        scored.result["statistics"] = str(save_statistics(target, own.statistics(), source, pairs, own.captions()))
 
 
 def _not_comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:

@@ -31,6 +31,7 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 from genin.runtimes.errors import InputError
 from genin.runtimes.wording import counted
 
+Captions = Sequence[str | int | None]  # of every picture, or a number for it; None where it is unknown
 Features = NDArray[np.float32]
 Z_95 = 1.959964  # two-sided 95 % of a normal distribution
 JACKKNIFE_GROUPS = 10
@@ -118,9 +119,7 @@ def kid(first: Features, second: Features, *, seed: int = 2020) -> Estimate:
     return Estimate(mean, (mean - Z_95 * error, mean + Z_95 * error))
 
 
-def kid_of_pairs(
-    first: Features, second: Features, first_captions: Sequence[str | None], second_captions: Sequence[str | None]
-) -> Estimate:
+def kid_of_pairs(first: Features, second: Features, first_captions: Captions, second_captions: Captions) -> Estimate:
     """KID of two sets that show the same captions: one half of the captions in the one set against the other half in the other,
     and the other way round, averaged. Pictures without captions are split by position.
 

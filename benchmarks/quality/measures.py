@@ -23,6 +23,7 @@ import numpy as np
 from genin.benchmarks.quality.classifier import AttributeClassifier, load_classifier
 from genin.benchmarks.quality.features import FEATURE_SETS, FeatureSet, load_features
 from genin.benchmarks.quality.frechet import (
+    Captions,
     Estimate,
     Features,
     TooFewPicturesError,
@@ -32,7 +33,7 @@ from genin.benchmarks.quality.frechet import (
     precision_recall,
 )
 from genin.benchmarks.quality.perceptual import Lpips, load_lpips
-from genin.benchmarks.quality.statistics_file import FeatureCollector, SetStatistics
+from genin.benchmarks.quality.statistics_file import FeatureCollector, SetStatistics, Statistics, caption_numbers
 from genin.benchmarks.quality.weights import MetricUnavailableError
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import Pictures
@@ -207,8 +208,10 @@ def distances(subject: StatisticsAccumulator, reference: StatisticsAccumulator) 
     return figures
 
 
-def statistics_distances(saved: Mapping[str, SetStatistics], reference: StatisticsAccumulator) -> Figures:
-    """The same for saved statistics: FD from their moments, KID from the features they keep; no interval for FD."""
+def statistics_distances(statistics: Statistics, reference: StatisticsAccumulator) -> Figures:
+    """The same for saved statistics: FD from their moments, KID from the features they keep; no interval for FD. Files without
+    captions are split by position for KID, as the reference is then."""
+    saved, numbers = statistics.sets, statistics.captions
     figures = Figures(values={name: None for names in (FD_NAMES, KID_NAMES) for name in names.values()})
     for name, collector in reference.collectors.items():
         if name not in saved or saved[name].fingerprint != collector.fingerprint:
@@ -223,8 +226,9 @@ def statistics_distances(saved: Mapping[str, SetStatistics], reference: Statisti
             figures.mark_unavailable(FD_NAMES[name], str(error))
         kept = saved[name].features
         if kept is not None:
-            captions = reference.captions()  # the drawn ones, in their order
-            _kid(figures, KID_NAMES[name], (kept, captions[: len(kept)]), (real, captions))
+            own_captions: Captions = [None] * len(kept) if numbers is None else numbers
+            captions = [None] * len(real) if numbers is None else caption_numbers(reference.captions())
+            _kid(figures, KID_NAMES[name], (kept, own_captions), (real, captions))
     return figures
 
 
@@ -248,9 +252,7 @@ def _note_bias(figures: Figures, name: str, pictures: int, features: int) -> Non
         )
 
 
-def _kid(
-    figures: Figures, name: str, own: tuple[Features, list[str | None]], real: tuple[Features, list[str | None]]
-) -> None:
+def _kid(figures: Figures, name: str, own: tuple[Features, Captions], real: tuple[Features, Captions]) -> None:
     try:
         figures.keep(name, kid_of_pairs(own[0], real[0], own[1], real[1]))
     except TooFewPicturesError as error:

@@ -2,8 +2,9 @@
 
 A teacher's 100 guided steps cost hours on a CPU. `genin evaluate TEACHER --save-statistics FILE.safetensors` keeps what later
 comparisons need: per feature set the mean and covariance (float64, upper triangle), the first features themselves (float16, at most
-2,048; for KID and precision/recall), and how the pictures were made and how they scored. Given a folder instead of a file,
-`statistics.safetensors` is written there together with `pairs/`, the first pictures with captions and seeds, for paired LPIPS.
+2,048; for KID and precision/recall) with a number for each one's caption, and how the pictures were made and how they scored. Given
+a folder instead of a file, `statistics.safetensors` is written there together with `pairs/`, the first pictures with captions and
+seeds, for paired LPIPS.
 
 The sha256 of the tensors is in the metadata and is checked on reading; feature sets are only compared when weights
 and resize are the same. Not covered: signatures.
@@ -34,6 +35,7 @@ FORMAT = 1
 FILE_NAME = "statistics.safetensors"
 PAIRS_FOLDER = "pairs"
 MAX_KEPT_FEATURES = 2048
+NO_CAPTION = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class Statistics:
     pairs: PictureSet | None = None
     sha256: str | None = None
     path: Path | None = None
+    captions: Sequence[int | None] | None = (
+        None  # `caption_numbers` of the features that are kept; older files lack them
+    )
 
     def is_of(self, model: Path) -> bool:
         """Whether a model folder drew the pictures; all of its weights are hashed for that."""
@@ -82,6 +87,7 @@ def save_statistics(
     sets: Mapping[str, SetStatistics],
     source: Mapping[str, Any],
     pairs: tuple[Sequence[PictureRow], Pictures] | None = None,
+    captions: Sequence[str | None] = (),
 ) -> Path:
     """Write a statistics file, or a folder with one and its pairs where `target` has no suffix. Earlier ones there stay until all
     is written. Returns the file."""
@@ -97,6 +103,9 @@ def save_statistics(
         if statistics.features is not None:
             tensors[f"{name}/features"] = statistics.features.astype(np.float16)
         header["sets"][name] = {"fingerprint": statistics.fingerprint, "count": statistics.moments.count}
+    if captions:
+        numbers = caption_numbers(captions[:MAX_KEPT_FEATURES])
+        tensors["captions"] = np.array([number or NO_CAPTION for number in numbers], np.uint64)
     header["tensors_sha256"] = _digest(tensors)
     with atomic_path(file) as partial:
         save_file(tensors, partial, metadata={"genin": json.dumps(header, sort_keys=True)})
@@ -148,7 +157,17 @@ def load_statistics(path: Path) -> Statistics:
         raise InputError("the statistics are incomplete", where=file, remedy="write them again") from error
     pairs = file.parent / PAIRS_FOLDER
     kept = open_picture_set(pairs) if path.is_dir() and pairs.is_dir() else None
-    return Statistics(sets, header["source"], kept, header["tensors_sha256"], file)
+    numbers = tensors.get("captions")
+    captions = None if numbers is None else [None if one == NO_CAPTION else int(one) for one in numbers]
+    return Statistics(sets, header["source"], kept, header["tensors_sha256"], file, captions)
+
+
+def caption_numbers(captions: Sequence[str | None]) -> list[int | None]:
+    """A number for each caption, by which files know the same one again: 8 bytes of its sha256."""
+    return [
+        None if one is None else int.from_bytes(hashlib.sha256(one.encode()).digest()[:8], "big") or 1
+        for one in captions
+    ]
 
 
 def _read_set(name: str, entry: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> SetStatistics:

@@ -167,7 +167,7 @@ def _draw_label(draw: ImageDraw.ImageDraw, sheet: Sheet, row: GridRow, y: int) -
 
 def _cell_side(grid: Grid, least: int) -> int:
     """Pixels: a whole multiple of the largest picture's, since any other enlargement blurs it."""
-    largest = max(row.pictures.shape[1] for row in grid.rows)
+    largest: int = max(row.pictures.shape[1] for row in grid.rows)
     return largest * math.ceil(least / largest)
 
 

@@ -20,9 +20,24 @@ from fake_hub import write_fake_bundle
 from genin.benchmarks import evaluation
 from genin.benchmarks.quality import statistics_file
 from genin.benchmarks.quality.evaluator import Against, Evaluator, SaveTo
-from genin.benchmarks.quality.measures import FD_NAMES, KID_NAMES, StatisticsAccumulator, Suite, load_suite
+from genin.benchmarks.quality.frechet import moments
+from genin.benchmarks.quality.measures import (
+    FD_NAMES,
+    KID_NAMES,
+    StatisticsAccumulator,
+    Suite,
+    load_suite,
+    statistics_distances,
+)
 from genin.benchmarks.quality.sampling import SEED_STRIDE
-from genin.benchmarks.quality.statistics_file import load_statistics, save_statistics
+from genin.benchmarks.quality.statistics_file import (
+    FeatureCollector,
+    SetStatistics,
+    Statistics,
+    caption_numbers,
+    load_statistics,
+    save_statistics,
+)
 from genin.cli import run
 from genin.dataset.files import is_intact
 from genin.dataset.rows import PictureRow
@@ -175,9 +190,27 @@ def test_saved_statistics_stand_for_the_model_they_came_from(
     again = evaluate(capsys, *common, "--against", tmp_path / "kept")
     assert again["pairs"] == 8 and again["lpips_squeeze_paired"] == pytest.approx(0, abs=1e-6)
     assert again["against"]["kid_world"] == pytest.approx(first["kid_world"], rel=0.02)  # float16 features
+    assert kept.captions is not None and len(set(kept.captions)) == 8
+    fewer = evaluate(
+        capsys, tiny_model_folder, "--reference", world, "--samples", "5", *common[-2:], "--against", tmp_path / "kept"
+    )
+    assert fewer["pairs"] == 8 and fewer["fd_ratio"] is None
     other_seed = evaluate(capsys, *common[:-2], "--steps", "2", "--seed", "9", "--against", tmp_path / "kept")
     assert other_seed["pairs"] == 8  # what the pairs need is drawn extra
     assert other_seed["lpips_squeeze_paired"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("captions", [True, False])
+def test_saved_statistics_need_not_be_of_the_references_number(captions: bool) -> None:
+    """The captions of kept features are the file's own, or unknown."""
+    generator = np.random.default_rng(0)
+    kept, real = (generator.standard_normal((count, 4)).astype(np.float32) for count in (60, 40))
+    reference = StatisticsAccumulator(Suite({}, None, None, {}))
+    reference.collectors["world"] = FeatureCollector("f", [real])
+    reference.rows = [PictureRow(f"{index}.png", f"caption {index % 30}") for index in range(40)]
+    numbers = caption_numbers([f"caption {index % 30}" for index in range(60)]) if captions else None
+    statistics = Statistics({"world": SetStatistics("f", moments(kept), kept)}, {}, captions=numbers)
+    assert statistics_distances(statistics, reference).values["kid_world"] == pytest.approx(0, abs=0.5)
 
 
 def test_changed_statistics_are_refused(
