@@ -45,9 +45,16 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
     ("CLIP score", lambda row: number(row.get("clip_score"), 2)),
     ("FD ratio", lambda row: number(row.get("fd_ratio"), 3)),
 )
-ONLY_IF_SEVERAL: Final = ("program", "batch", "px", "runs")
+# Columns that are left out where all rows have the same, unless it is something that nobody would take for granted.
+ONLY_IF_SEVERAL: Final[Mapping[str, Callable[[Row], bool]]] = {
+    "program": lambda row: program_of(row) != GENIN,
+    "batch": lambda row: row.get("batch_size", 1) != 1,
+    "px": lambda row: row.get("asked_size") is not None,
+    "runs": lambda row: False,
+}
 CLIENT_COLUMNS: Final = ("clients", "pictures/s", "of the first", "p50 ms", "p95 ms", "p99 ms", "MB")
-ABOVE_THE_TABLE: Final = ("device", "runtime", "precision", "steps", "threads")  # where all rows have the same
+# Where all rows have the same.
+ABOVE_THE_TABLE: Final = ("device", "program", "runtime", "precision", "steps", "threads", "batch", "px")
 FRAME_COLUMNS: Final = ("drawing", "p50 ms", "p99 ms", "worst ms", "later than 20 ms", "pictures/s")
 FRAME_NAMES: Final = {
     "thread": "`Painter`, thread",
@@ -58,10 +65,12 @@ LEFT: Final = ("device", "model", "program", "runtime", "precision")
 
 
 def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Names and cells of the columns that some row has a value for; batch, size and runs only where rows differ."""
+    """Names and cells of the columns that some row has a value for; program, batch and size only where rows differ, or are not
+    genin's single pictures of the models' own sizes; runs only where rows differ."""
     cells = [[str(value(row)) for _, value in COLUMNS] for row in rows]
     found = [{row[index] for row in cells} - {"–"} for index in range(len(COLUMNS))]
-    used = [index for index, (name, _) in enumerate(COLUMNS) if len(found[index]) > (name in ONLY_IF_SEVERAL)]
+    taken = [name for name, is_unusual in ONLY_IF_SEVERAL.items() if not any(map(is_unusual, rows))]
+    used = [index for index, (name, _) in enumerate(COLUMNS) if len(found[index]) > (name in taken)]
     return [COLUMNS[index][0] for index in used], [[row[index] for index in used] for row in cells]
 
 

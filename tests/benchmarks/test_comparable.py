@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from genin.benchmarks.peers.table import PEERS
 from genin.benchmarks.report.report import Report, render
 from genin.benchmarks.results.compare import compare_results, compare_with
 from genin.benchmarks.results.exports import export
-from genin.benchmarks.results.table import fastest, picture_ms
+from genin.benchmarks.results.table import fastest, picture_ms, results_table
 from genin.benchmarks.speed.configurations import Choices, Configuration, configure_peers
 from genin.benchmarks.speed.machine import checkout_commit
 from genin.benchmarks.speed.operations import NOT_THE_CPU, add_shares
@@ -90,6 +91,28 @@ def test_a_batch_is_not_a_picture() -> None:
     shown = result_files.results(four)
     assert "A picture in 20." in render(Report(results=shown)) and "20.0 ms a picture" in export(shown, "badge")
     assert "2 threads, batch of 4" in export(shown, "card")
+
+
+@pytest.mark.parametrize(
+    ("more", "above", "beside"),
+    [
+        ({"batch_size": 4}, "batch 4", "batch 4"),
+        ({"asked_size": 96, "image_size": 96}, "px 96", "96 px"),
+        ({"program": "optimum-onnx"}, "program optimum-onnx", "optimum-onnx onnxruntime"),
+    ],
+)
+def test_what_all_rows_have_is_said_where_it_is_not_the_usual(more: dict[str, Any], above: str, beside: str) -> None:
+    """One picture of four costs four times as much; a table that does not say so compares it with others' single ones."""
+    rows = [row(name, 80.0, **more) for name in "ab"]
+    table = results_table(result_files.results(*rows))
+    assert above in table.splitlines()[0] and ("pictures/s" in table) == ("batch_size" in more)
+    assert above.split()[1] in results_table(result_files.results(rows[0])).splitlines()[2]  # a single row's own cell
+    details = re.findall(
+        r'<th scope="row">[ab]<span>(.*?)</span></th>', render(Report(results=result_files.results(*rows)))
+    )
+    assert len(details) == 2 and all(beside in detail for detail in details)
+    usual = results_table(result_files.results(row("a", 80.0), row("b", 80.0)))
+    assert not any(word in usual for word in ("batch", "px", "program"))
 
 
 def test_a_configuration_is_found_again_whatever_its_name() -> None:
