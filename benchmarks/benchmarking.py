@@ -196,8 +196,9 @@ def _quality(options: BenchOptions, names: Names, chosen: Sequence[Contender]) -
     weights = local_path(options.metric_weights, "metric_weights")
     if options.samples is None:
         return Quality(metric_weights=weights, classifier=names.classifier(), clip=options.clip)
-    folder = reference_folder(names, str(options.reference), options.samples, chosen[0].path)
-    return Quality(options.samples, folder, weights, names.classifier(), options.clip)
+    reference, samples = str(options.reference), options.samples
+    folders = {model.path: reference_folder(names, reference, samples, model.path) for model in chosen}
+    return Quality(samples, folders, weights, names.classifier(), options.clip)
 
 
 def _only(values: Sequence[str]) -> str | None:

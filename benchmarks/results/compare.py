@@ -31,7 +31,7 @@ Row = Mapping[str, Any]
 Verdict = Literal["faster", "slower", "same", "unclear"]
 
 MARGIN: Final = 0.02
-ALIKE: Final = ("device", "threads", "batch_size", "asked_size")
+ALIKE: Final = ("device", "threads", "batch_size", "image_size")
 CONFIGURATION: Final = ("bundle", "program", "runtime", "precision", "steps", *ALIKE)
 SHOWN: Final = {"faster": "faster", "slower": "**slower**", "same": "same", "unclear": "unclear"}
 
@@ -121,9 +121,9 @@ def _is_same_row(one: Row, other: Row) -> bool:
 
 
 def compare_with(results: Results, baseline: str, margin: float = MARGIN) -> Comparison:
-    """All other models of one run against `baseline`, a model of it, on the same runtime, precision and threads, at the same steps
-    if it was measured at them. Where they took turns, rounds are compared. `baseline` may be a program, too: then all other
-    programs are compared with it on the same weights.
+    """All other models of one run against `baseline`, a model of it, on the same runtime and device, in the same precision,
+    with the same threads, batch and size, at the same steps if it was measured at them. Where they took turns, rounds are compared.
+    `baseline` may be a program, too: then all other programs are compared with it on the same weights.
 
     Errors: InputError for a model or program that was not measured, or is the only one.
     """
@@ -136,7 +136,8 @@ def compare_with(results: Results, baseline: str, margin: float = MARGIN) -> Com
     others = [row for row in rows if of(row) != baseline]
     pairs = [(base, row) for row in others if (base := find(row, bases)) is not None]
     if not pairs:
-        raise InputError(f"nothing was measured beside '{baseline}' on the same runtime and precision")
+        what = f"nothing was measured beside '{baseline}' that it could be compared with"
+        raise InputError(what, remedy="measure the same runtime, precision, threads, batch, size and device of both")
     busy = [f"busy machine: {said}" for said in [results["notes"].get("busy")] if said]
     compared = {id(row) for _, row in pairs}
     return Comparison(

@@ -54,10 +54,11 @@ Key = tuple[Path, int, int | None]
 
 @dataclass(frozen=True)
 class Quality:
-    """What is needed to measure quality; `samples` None leaves FD out, `clip` None the CLIP score."""
+    """What is needed to measure quality; `samples` None leaves FD out, `clip` None the CLIP score. `references` are the dataset
+    folders to measure FD against, by model: of pictures rendered at its size, if they are rendered."""
 
     samples: int | None = None
-    reference: Path | None = None
+    references: Mapping[Path, Path] = field(default_factory=dict)
     metric_weights: Path | None = None
     classifier: Path | None = None
     clip: str | Path | None = None
@@ -75,25 +76,26 @@ class Reference:
 
 @dataclass(frozen=True)
 class Drawn:
-    """All that was measured, and how."""
+    """All that was measured, with its rows, and how."""
 
+    rows: Sequence[Mapping[str, Any]]
     measured: Sequence[Measured]
     protocol: Protocol
 
-    def teacher(self, of: Measured) -> Measured | None:
-        """One that drew pictures of its size; of a batch, if possible, which has as many pictures."""
-        size = of.configuration.size
-        known = [one for one in self.measured if one.configuration.program == GENIN]
-        teachers = [one for one in known if one.configuration.role == "teacher" and one.configuration.size == size]
-        return max(teachers, key=_batch, default=None)
+    def teacher(self, of: Mapping[str, Any]) -> Measured | None:
+        """One that drew pictures of a row's size; of a batch, if possible, which has as many pictures."""
+        known = [pair for pair in zip(self.rows, self.measured, strict=True) if pair[1].configuration.program == GENIN]
+        alike = [one for row, one in known if row["role"] == "teacher" and row["image_size"] == of["image_size"]]
+        return max(alike, key=_batch, default=None)
 
 
 @dataclass
 class PictureQuality:
-    """The metrics that are available, and why the others are not. Made before an hour of measuring, so that errors come first."""
+    """The metrics that are available, and why the others are not. Made before an hour of measuring, so that errors come first.
+    `evaluators` measure FD, by model."""
 
     lpips: Distance | None
-    evaluator: Evaluator | None
+    evaluators: Mapping[Path, Evaluator] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     clip: ClipScorer | None = None
 
@@ -102,19 +104,9 @@ class PictureQuality:
         """Errors: InputError for a reference of FD that cannot be used, MissingExtraError for FD without torch."""
         notes: dict[str, str] = {}
         lpips = _load_lpips(quality, notes)
-        evaluator = None
-        if quality.samples is not None:
-            from genin.benchmarks.quality.evaluator import Evaluator
-            from genin.benchmarks.quality.measures import load_suite
-
-            if quality.reference is None:
-                raise InputError("samples for FD need a reference", remedy="name one")
-            suite = load_suite(quality.metric_weights, quality.classifier)
-            evaluator = Evaluator(quality.reference, suite, samples=quality.samples, seed=seed)
-            evaluator.reference.captions()
-        else:
+        if quality.samples is None:
             notes |= dict.fromkeys((*FD_KEYS, "samples"), FD_NOT_ASKED)
-        return cls(lpips, evaluator, notes, _load_clip(quality.clip, notes))
+        return cls(lpips, _evaluators(quality, seed), notes, _load_clip(quality.clip, notes))
 
     def add_to(
         self, row: dict[str, Any], measured: Measured, references: Mapping[Key, Reference], others: Drawn
@@ -124,7 +116,7 @@ class PictureQuality:
         own = measured.by_number()
         row["pictures_sha256"] = sha256_of(own[number] for number in sorted(own))
         row |= self._validity(row, measured, reference, others.protocol)
-        row |= self._paired(measured, reference, others.teacher(measured), row["notes"])
+        row |= self._paired(measured, reference, others.teacher(row), row["notes"])
         row |= self._clip(own, others.protocol)
         row |= self._fd(measured.configuration, row["notes"])
 
@@ -187,7 +179,8 @@ class PictureQuality:
 
     def _fd(self, configuration: Configuration, notes: dict[str, str]) -> dict[str, Any]:
         values: dict[str, Any] = dict.fromkeys((*FD_KEYS, "samples"))
-        if self.evaluator is None:
+        evaluator = self.evaluators.get(configuration.path)
+        if evaluator is None:
             return values
         if configuration.suffix or configuration.program != GENIN:
             notes |= dict.fromkeys(FD_KEYS, FD_ONCE if configuration.suffix else FD_OF_GENIN)
@@ -202,7 +195,7 @@ class PictureQuality:
             device=configuration.device,
         )
         try:
-            found = self.evaluator.evaluate(configuration.path, sampling)
+            found = evaluator.evaluate(configuration.path, sampling)
         except (GeninError, MemoryError, RuntimeError) as error:  # torch raises RuntimeError when out of memory
             notes |= dict.fromkeys(FD_KEYS, str(error) or "out of memory")
             return values
@@ -219,7 +212,7 @@ def add_quality(
 ) -> dict[Key, Reference]:
     """Fill in what the pictures of all rows say; `rows` are those of `measured`, in order. Returns what they were compared with."""
     references = find_references(measured, facts, protocol)
-    drawn = Drawn(measured, protocol)
+    drawn = Drawn(rows, measured, protocol)
     for row, one in zip(rows, measured, strict=True):
         quality.add_to(row, one, references, drawn)
     return references
@@ -292,6 +285,24 @@ def _note_fewer(notes: dict[str, str], keys: Sequence[str], pairs: tuple[Picture
             notes[key] = f"of {counted(common, 'picture')} that both drew, of {drawn}" + (
                 f": {notes[key]}" if key in notes else ""
             )
+
+
+def _evaluators(quality: Quality, seed: int) -> dict[Path, Evaluator]:
+    """By model, one for all of a reference. Errors: InputError for a reference of FD that cannot be used, MissingExtraError
+    without torch."""
+    if quality.samples is None:
+        return {}
+    from genin.benchmarks.quality.evaluator import Evaluator
+    from genin.benchmarks.quality.measures import load_suite
+
+    if not quality.references:
+        raise InputError("samples for FD need a reference", remedy="name one")
+    suite = load_suite(quality.metric_weights, quality.classifier)
+    folders = set(quality.references.values())
+    found = {folder: Evaluator(folder, suite, samples=quality.samples, seed=seed) for folder in folders}
+    for evaluator in found.values():
+        evaluator.reference.captions()
+    return {model: found[folder] for model, folder in quality.references.items()}
 
 
 def _load_clip(name: str | Path | None, notes: dict[str, str]) -> ClipScorer | None:

@@ -97,8 +97,8 @@ def name_apart(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
-    """How many times faster than the teacher, at the same threads, batch and size on the same device: the one on the same runtime
-    and precision if it was measured, else on the same runtime, else the first; of those whose pictures are not wrong. The
+    """How many times faster than the teacher, with the same threads, batch and device, at the same size: the one on the same
+    runtime and precision if it was measured, else on the same runtime, else the first; of those whose pictures are not wrong. The
     interval is by pairs of the rounds that both drew in."""
     for row in rows:
         alike = [one for one in rows if all(one.get(key) == row.get(key) for key in ALIKE) and is_ranked(one)]

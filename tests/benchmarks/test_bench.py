@@ -309,7 +309,7 @@ def test_a_distance_that_cannot_be_measured_costs_no_timings(error: Exception) -
 
     evaluator: Any = SimpleNamespace(evaluate=fail)
     notes: dict[str, str] = {}
-    quality = PictureQuality(None, evaluator)
+    quality = PictureQuality(None, {Path("m"): evaluator})
     found = quality._fd(Configuration("m", Path("m"), "pytorch", "fp32", 1), notes)
     assert set(found.values()) == {None} and set(notes.values()) == {str(error)} and "fd_world" in notes
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import result_files
+from genin.benchmarks import benchmarking
+from genin.benchmarks.benchmarking import BenchOptions
 from genin.benchmarks.contenders import Contender
 from genin.benchmarks.model_facts import ModelFacts
 from genin.benchmarks.peers.table import PEERS
@@ -21,12 +24,13 @@ from genin.benchmarks.results.table import fastest, picture_ms, results_table
 from genin.benchmarks.speed.configurations import Choices, Configuration, configure_peers
 from genin.benchmarks.speed.machine import checkout_commit
 from genin.benchmarks.speed.operations import NOT_THE_CPU, add_shares
-from genin.benchmarks.speed.picture_quality import Drawn, PictureQuality, find_references
+from genin.benchmarks.speed.picture_quality import FD_KEYS, Drawn, PictureQuality, find_references
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import SLOW_MS, first_ms
 from genin.benchmarks.speed.rows import add_speedups
 from genin.benchmarks.speed.samples import Measured, ProcessRun, Run
 from genin.benchmarks.suites import FOLDER, read_suite
+from genin.runtimes.names import installed_names
 
 
 def row(model: str, latency_ms: float, **more: Any) -> dict[str, Any]:
@@ -44,6 +48,11 @@ def test_a_speed_up_is_over_the_teacher_with_as_many_threads_on_the_same_device(
     assert speedups(*teachers, row("s", 10.0, threads=4)) == [1, 1, 30]
     on_a_gpu = row("t", 20.0, role="teacher", device="cuda")
     assert speedups(on_a_gpu, row("s", 10.0)) == [1, None]
+    large = row(
+        "t", 900.0, role="teacher", image_size=128
+    )  # its own size, as 64 is the student's: neither was asked for
+    assert speedups(large, row("s", 10.0)) == [1, None]
+    assert speedups(large, row("s", 10.0, image_size=128, asked_size=128)) == [1, 90]
     wrong = row("t", 500.0, role="teacher", precision="fp16") | {"valid": False}
     right = row("t", 1000.0, role="teacher", precision="fp32")
     assert speedups(wrong, right, row("s", 10.0)) == [2, 1, 100]
@@ -164,11 +173,35 @@ def test_fewer_pairs_than_pictures_are_said() -> None:
     teacher, student = drawn("t", 1, "teacher"), drawn("s", 8, "student")
     facts = {Path(name): ModelFacts(Path(name), "bundle", name, "student", 8, 4, 1.0) for name in "ts"}
     references = find_references([teacher, student], facts, protocol)
-    found: dict[str, Any] = {"notes": {}}
-    quality = PictureQuality(lambda one, other: np.zeros(len(one)), None)
-    quality.add_to(found, student, references, Drawn([teacher, student], protocol))
+    rows: list[dict[str, Any]] = [{"role": role, "image_size": 8, "notes": {}} for role in ("teacher", None)]
+    found, quality = rows[1], PictureQuality(lambda one, other: np.zeros(len(one)))
+    quality.add_to(found, student, references, Drawn(rows, [teacher, student], protocol))
     assert found["lpips_squeeze_to_teacher"] == 0 and found["pairs"] == 8
     assert found["notes"]["lpips_squeeze_to_teacher"] == "of 1 picture that both drew, of 8"
+
+
+def test_the_distance_of_each_model_is_to_a_reference_of_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A world rendered for the first model would be enlarged for the others, and their distances be those of a blur."""
+    sizes = {"a": 64, "b": 64, "c": 128}
+
+    class Reference(SimpleNamespace):
+        def __init__(self, folder: Path, *_: object, **__: object) -> None:
+            super().__init__(folder=folder, reference=SimpleNamespace(captions=list))
+
+        def evaluate(self, *_: object) -> dict[str, Any]:
+            return dict.fromkeys(FD_KEYS, int(self.folder.name)) | {"samples": 600, "notes": {}}
+
+    def world(_names: object, _name: str, _samples: int, path: Path) -> Path:
+        return Path(f"world/{sizes[path.name]}")
+
+    monkeypatch.setattr("genin.benchmarks.quality.evaluator.Evaluator", Reference)
+    monkeypatch.setattr("genin.benchmarks.quality.measures.load_suite", lambda *_: None)
+    monkeypatch.setattr(benchmarking, "reference_folder", world)
+    models = [Contender(name, Path(name)) for name in sizes]
+    quality = benchmarking._quality(BenchOptions(samples=600), installed_names(), models)
+    prepared = PictureQuality.prepared(quality, 0)
+    found = [prepared._fd(Configuration(name, Path(name), "openvino", "fp16", 4), {})["fd_world"] for name in sizes]
+    assert found == [64, 64, 128] and prepared.evaluators[Path("a")] is prepared.evaluators[Path("b")]
 
 
 def test_a_first_picture_that_has_compiled_is_followed_by_another_to_warm_up() -> None:

@@ -143,7 +143,7 @@ def test_a_row_with_wrong_pictures_does_not_rank(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(bench, "read_facts", lambda path: facts)
     monkeypatch.setattr(bench, "configure", lambda *_: [one.configuration for one in rows])
     monkeypatch.setattr(bench, "measure", lambda *_: (rows, []))
-    monkeypatch.setattr(PictureQuality, "prepared", lambda *_: PictureQuality(None, None))
+    monkeypatch.setattr(PictureQuality, "prepared", lambda *_: PictureQuality(None))
     results, grids = measure_models([Contender("m", Path("m"))])
     valid, invalid = results["results"]
     assert valid["valid"] is True and invalid["valid"] is False
