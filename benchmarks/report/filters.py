@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from genin.benchmarks.results.table import is_ranked, program_of
+from genin.benchmarks.results.table import device_text, is_ranked, program_of
 
 Row = Mapping[str, Any]
 
@@ -24,7 +24,7 @@ def facets_of(rows: Sequence[Row]) -> list[dict[str, str]]:
             "program": program_of(row),
             "runtime": str(row["runtime"]),
             "precision": str(row["precision"]),
-            "device": str(row.get("device_name", "")),
+            "device": device_text(row),
             VALID: "only" if is_ranked(row) else "",
         }
         for row in rows

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from genin.benchmarks.results.files import GENIN
-from genin.benchmarks.results.table import number, picture_ms, program_of
+from genin.benchmarks.results.table import is_elsewhere, number, picture_ms, program_of
 from genin.runtimes.wording import counted
 
 INK, SOFT, RULE = "#010203", "#040506", "#070809"  # stand-ins, replaced by CSS variables
@@ -197,8 +197,9 @@ def _numbered(index: int, count: int, text: str) -> str:
 
 
 def series_of(row: Mapping[str, Any]) -> str:
-    """What one colour stands for: a model at a number of steps."""
-    return f"{row['bundle']}, {counted(row['steps'], 'step')}"
+    """What one colour stands for: a model at a number of steps, on the CPU or elsewhere."""
+    device = f", {row['device']}" if is_elsewhere(row) else ""
+    return f"{row['bundle']}, {counted(row['steps'], 'step')}{device}"
 
 
 def _style(axes: Any, title: str) -> None:

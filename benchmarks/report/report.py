@@ -33,8 +33,10 @@ from genin.benchmarks.results.table import (
     FRAME_COLUMNS,
     client_cells,
     columns_of,
+    device_text,
     fastest,
     frame_cells,
+    is_elsewhere,
     is_ranked,
     number,
     peak_exceeded,
@@ -192,6 +194,8 @@ def _lead(best: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) ->
     if "device_name" in best:  # it is part of the name
         which = f"The fastest of {len(measured)} devices: " if len(measured) > 1 else ""
         return f"{which}{best['name']}.{against}"
+    if is_elsewhere(best):
+        return f"{best['name']}, on {best['provider']}.{against}"
     [results] = measured.values()
     count = best.get("threads")
     threads = f" with {counted(count, 'thread')}" if count else ""
@@ -242,7 +246,7 @@ def _identity(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, str]
         "threads": threads and counted(threads, "thread"),
         "batch": f"batch {batch}",
         "px": f"{row.get('image_size')} px",
-        "device": row.get("device_name"),
+        "device": device_text(row),
     }
     return row["bundle"], ", ".join(text for name, text in parts.items() if name in columns and text)
 

@@ -24,6 +24,7 @@ from genin.benchmarks.results.table import (
     clients_text,
     fastest,
     frames_text,
+    is_elsewhere,
     is_ranked,
     number,
     picture_ms,
@@ -101,7 +102,7 @@ def to_markdown(results: Results) -> str:
     busy = results["notes"].get("busy")
     warning = [f"**{busy}**", ""] if busy else []
     command = f", `{results['command']}`" if results.get("command") else ""
-    source = f"{device_of(results)}{command}, results sha256 {digest(results)[:16]}"
+    source = f"{_devices(results['results'], results)}{command}, results sha256 {digest(results)[:16]}"
     texts = (operators_text, sustained_text, clients_text, frames_text)
     apart = [text for text in (write(results) for write in texts) if text]
     return "\n".join([*warning, "\n\n".join([results_table(results), *apart]), "", source]) + "\n"
@@ -170,7 +171,7 @@ def to_badge(results: Results) -> str:
     assert best is not None
     busy = " (busy machine)" if results["notes"].get("busy") else ""
     label, value = "genin bench", f"{number(picture_ms(best))} ms{busy}"
-    about = f"{best['name']} on {device_of(results)}: {value} a picture; results sha256 {digest(results)[:16]}"
+    about = f"{best['name']} on {_devices([best], results)}: {value} a picture; results sha256 {digest(results)[:16]}"
     left, right = (round(CHARACTER_PX * len(text) + 2 * PAD_PX) for text in (label, value))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" '
@@ -189,7 +190,7 @@ def to_bibtex(results: Results) -> str:
     sha256, created = digest(results), str(results.get("created") or "")
     models = ", ".join(dict.fromkeys(row["bundle"] for row in results["results"]))
     year = f"  year = {{{created[:4]}}},\n" if created[:4].isdigit() else ""
-    title = _bibtex(f"genin bench of {models} on {device_of(results)}")
+    title = _bibtex(f"genin bench of {models} on {_devices(results['results'], results)}")
     version = results["machine"]["packages"].get("genin", "?")
     right = sum(row["valid"] is True for row in results["results"])
     peers = {program_of(row): row.get("program_version") for row in results["results"] if program_of(row) != GENIN}
@@ -220,6 +221,12 @@ def device_of(results: Results) -> str:
     return f"{machine['processor']}, {counted(cores, 'core')}"
 
 
+def _devices(rows: Sequence[Row], results: Results) -> str:
+    """What rows ran on: the machine, or, in place of it, a graphics card as its runtime calls it."""
+    found = dict.fromkeys(str(row["provider"]) if is_elsewhere(row) else device_of(results) for row in rows)
+    return "; ".join(found) or device_of(results)
+
+
 def _shown(results: Results) -> list[Row]:
     """The rows whose pictures are right; where none was compared, those that are not known to be wrong."""
     rows = [row for row in results["results"] if row["valid"] is True]
@@ -232,7 +239,7 @@ def _shown(results: Results) -> list[Row]:
 def _card_result(row: Row, results: Results) -> list[str]:
     busy = ", busy machine" if results["notes"].get("busy") else ""
     engine = engine_text(program_of(row), row["runtime"], row["precision"])
-    where = f"{engine}, {counted(row['steps'], 'step')}{_sweep_of(row)}, {device_of(results)}{busy}"
+    where = f"{engine}, {counted(row['steps'], 'step')}{_sweep_of(row)}, {_devices([row], results)}{busy}"
     protocol = results["protocol"]
     prompts = f"{counted(len(protocol['prompts']), 'prompt')}, sha256 {str(protocol.get('prompts_sha256'))[:16]}"
     metrics: list[tuple[str, str, Any]] = [

@@ -14,21 +14,23 @@ from typing import Any
 
 from genin.benchmarks.results.exports import device_of
 from genin.benchmarks.results.files import Results
+from genin.benchmarks.results.table import is_elsewhere
 from genin.runtimes.errors import InputError
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Results by device; `rows` are all of them, each with its `device_name`."""
+    """Results by device; `rows` are all of them, each with its `device_name`: on a graphics card, that of the card, too."""
 
     devices: Mapping[str, Results]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         return [
-            {**row, "device_name": device, "name": f"{row['name']} · {device}"}
+            {**row, "device_name": named, "name": f"{row['name']} · {named}"}
             for device, results in self.devices.items()
             for row in results["results"]
+            for named in [f"{row['provider']}, {device}" if is_elsewhere(row) else device]
         ]
 
     @property

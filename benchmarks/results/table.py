@@ -18,8 +18,18 @@ def program_of(row: Row) -> str:
     return str(row.get("program", GENIN))
 
 
+def device_text(row: Row) -> str:
+    """What a row ran on, as results of several machines name it, or as it was asked for."""
+    return str(row.get("device_name") or row.get("device", "cpu"))
+
+
+def is_elsewhere(row: Row) -> bool:
+    """Whether a row did not run on the CPU, which is what the results say of their machine; `provider` says on what."""
+    return bool(row.get("device", "cpu") != "cpu")
+
+
 COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
-    ("device", lambda row: row.get("device_name") or "–"),
+    ("device", device_text),
     ("model", lambda row: row["bundle"]),
     ("program", program_of),
     ("runtime", lambda row: row["runtime"]),
@@ -47,6 +57,7 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], object]], ...]] = (
 )
 # Columns that are left out where all rows have the same, unless it is something that nobody would take for granted.
 ONLY_IF_SEVERAL: Final[Mapping[str, Callable[[Row], bool]]] = {
+    "device": lambda row: device_text(row) != "cpu",
     "program": lambda row: program_of(row) != GENIN,
     "batch": lambda row: row.get("batch_size", 1) != 1,
     "px": lambda row: row.get("asked_size") is not None,
@@ -65,8 +76,8 @@ LEFT: Final = ("device", "model", "program", "runtime", "precision")
 
 
 def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Names and cells of the columns that some row has a value for; program, batch and size only where rows differ, or are not
-    genin's single pictures of the models' own sizes; runs only where rows differ."""
+    """Names and cells of the columns that some row has a value for; device, program, batch and size only where rows differ, or
+    are not genin's single pictures of the models' own sizes on the CPU; runs only where rows differ."""
     cells = [[str(value(row)) for _, value in COLUMNS] for row in rows]
     found = [{row[index] for row in cells} - {"–"} for index in range(len(COLUMNS))]
     taken = [name for name, is_unusual in ONLY_IF_SEVERAL.items() if not any(map(is_unusual, rows))]

@@ -79,7 +79,7 @@ def _frames(rows: Sequence[Row], configurations: Sequence[Configuration]) -> lis
     seen: set[Configuration] = set()
     for row, one in zip(rows, configurations, strict=True):
         alike = replace(one, threads=1)
-        if one.suffix or alike in seen or one.program != GENIN:
+        if not one.is_plain or alike in seen or one.program != GENIN:
             continue
         seen.add(alike)
         if one.runtime == "pytorch":

@@ -49,9 +49,15 @@ class Configuration:
 
     @property
     def suffix(self) -> str:
-        """What its name ends with where it is not one picture of the model's own size."""
+        """What its name ends with where it is not one picture of the model's own size, on the CPU."""
+        device = f" · {self.device}" if self.device != "cpu" else ""
         batch = f" · batch {self.batch}" if self.batch != 1 else ""
-        return batch + (f" · {self.size} px" if self.size is not None else "")
+        return device + batch + (f" · {self.size} px" if self.size is not None else "")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it draws one picture at a time, of the model's own size."""
+        return self.batch == 1 and self.size is None
 
     def numbers(self, round: int) -> range:
         """The numbers of the pictures that it draws in a round: with any batch, the first pictures are the same."""

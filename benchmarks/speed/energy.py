@@ -4,7 +4,7 @@ A counter is of a whole package: every core, busy or not, and whatever else runs
 picture of a few milliseconds says little; the mean of all runs of a row is what counts. Most virtual machines have none, and many
 systems let only root read it.
 
-Not here: batteries and external meters.
+Not here: batteries, graphics cards and external meters.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 
 POWERCAP: Final = Path("/sys/class/powercap")
 NOT_AVAILABLE: Final = "not available"
+NOT_THE_CPU: Final = "the counters are of the processor, and this computes elsewhere"
 
 
 class EnergyMeter:

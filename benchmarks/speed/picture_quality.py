@@ -182,8 +182,8 @@ class PictureQuality:
         evaluator = self.evaluators.get(configuration.path)
         if evaluator is None:
             return values
-        if configuration.suffix or configuration.program != GENIN:
-            notes |= dict.fromkeys(FD_KEYS, FD_ONCE if configuration.suffix else FD_OF_GENIN)
+        if not configuration.is_plain or configuration.program != GENIN:
+            notes |= dict.fromkeys(FD_KEYS, FD_OF_GENIN if configuration.is_plain else FD_ONCE)
             return values
         from genin.benchmarks.quality.subjects import Sampling
 

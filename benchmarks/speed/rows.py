@@ -24,7 +24,7 @@ from genin.benchmarks.results.statistics import (
 )
 from genin.benchmarks.results.table import is_ranked
 from genin.benchmarks.speed.configurations import component_bytes
-from genin.benchmarks.speed.energy import NOT_AVAILABLE
+from genin.benchmarks.speed.energy import NOT_AVAILABLE, NOT_THE_CPU
 from genin.benchmarks.speed.machine import engine_version
 from genin.benchmarks.speed.samples import STAGES, Measured
 from genin.runtimes.vocabulary import TEXT_TO_IMAGE
@@ -155,8 +155,9 @@ def _joules_per_picture(measured: Measured, notes: dict[str, str]) -> float | No
     """The mean of all runs; of one the counter is too coarse."""
     joules = [run.joules for _, run in measured.runs()]
     known = [value for value in joules if value is not None]
-    if len(known) < len(joules):
-        notes["joules_per_picture"] = NOT_AVAILABLE
+    elsewhere = measured.configuration.device != "cpu"
+    if elsewhere or len(known) < len(joules):
+        notes["joules_per_picture"] = NOT_THE_CPU if elsewhere else NOT_AVAILABLE
         return None
     return round(sum(known) / len(known) / measured.configuration.batch, 6)
 

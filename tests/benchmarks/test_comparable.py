@@ -20,7 +20,8 @@ from genin.benchmarks.peers.table import PEERS
 from genin.benchmarks.report.report import Report, render
 from genin.benchmarks.results.compare import compare_results, compare_with
 from genin.benchmarks.results.exports import export
-from genin.benchmarks.results.table import fastest, picture_ms, results_table
+from genin.benchmarks.results.merge import Merged
+from genin.benchmarks.results.table import columns_of, fastest, picture_ms, results_table
 from genin.benchmarks.speed.configurations import Choices, Configuration, configure_peers
 from genin.benchmarks.speed.machine import checkout_commit
 from genin.benchmarks.speed.operations import NOT_THE_CPU, add_shares
@@ -139,6 +140,28 @@ def test_another_graphics_card_is_another_machine() -> None:
     assert "other machine: cuda:0 (Card 1); and cuda:0 (Card 2)" in found.warnings
 
 
+def test_a_graphics_cards_figures_are_not_credited_to_the_processor() -> None:
+    card = "cuda:0 (Some Card)"
+    fast = row("t", 5.0, role="teacher", runtime="pytorch", device="cuda", provider=card)
+    both = result_files.results(fast, row("s", 10.0))
+    names, cells = columns_of(both["results"])
+    assert [line[names.index("device")] for line in cells] == ["cuda", "cpu"]
+    alone = result_files.results(fast, fast | {"steps": 100})
+    assert "All rows: device cuda," in results_table(alone) and "device" not in results_table(
+        result_files.results(row("s", 1.0))
+    )
+    page = render(Report(results=both))
+    assert f", on {card}." in page and "on Some Processor" not in page and ">cuda, onnxruntime" not in page
+    details = re.findall(r'<th scope="row">[st]<span>(.*?)</span></th>', page)
+    assert details == ["pytorch fp16, 4 steps, cuda", "onnxruntime fp16, 4 steps, cpu"]
+    for format in ("badge", "card", "bibtex", "markdown"):
+        assert card in export(alone, format) and "Some Processor" not in export(alone, format)
+        assert "Some Processor" not in export(both, "badge")
+    assert f"on Some Processor, 2 cores; {card}" in export(result_files.results(*both["results"][::-1]), "bibtex")
+    [gpu, cpu] = Merged({"Some Processor, 2 cores": both}).rows
+    assert (gpu["device_name"], cpu["device_name"]) == (f"{card}, Some Processor, 2 cores", "Some Processor, 2 cores")
+
+
 def test_peers_are_not_measured_beside_a_graphics_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PEERS, "diffusers", replace(PEERS["diffusers"], is_here=lambda: True))
     folder = ModelFacts(Path("t"), "model", "t", None, 64, 50, 7.5)
@@ -201,7 +224,9 @@ def test_the_distance_of_each_model_is_to_a_reference_of_its_own_size(monkeypatc
     quality = benchmarking._quality(BenchOptions(samples=600), installed_names(), models)
     prepared = PictureQuality.prepared(quality, 0)
     found = [prepared._fd(Configuration(name, Path(name), "openvino", "fp16", 4), {})["fd_world"] for name in sizes]
-    assert found == [64, 64, 128] and prepared.evaluators[Path("a")] is prepared.evaluators[Path("b")]
+    on_a_gpu = Configuration("c", Path("c"), "pytorch", "fp32", 4, device="cuda")
+    assert found == [64, 64, 128] and prepared._fd(on_a_gpu, {})["fd_world"] == 128
+    assert prepared.evaluators[Path("a")] is prepared.evaluators[Path("b")]
 
 
 def test_a_first_picture_that_has_compiled_is_followed_by_another_to_warm_up() -> None:

@@ -10,7 +10,7 @@ import pytest
 from genin.benchmarks.model_facts import ModelFacts
 from genin.benchmarks.speed import energy, rounds
 from genin.benchmarks.speed.configurations import Configuration
-from genin.benchmarks.speed.energy import NOT_AVAILABLE, EnergyMeter
+from genin.benchmarks.speed.energy import NOT_AVAILABLE, NOT_THE_CPU, EnergyMeter
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import measure
 from genin.benchmarks.speed.rows import speed_row
@@ -56,9 +56,12 @@ def test_what_cannot_be_read_is_not_available(tmp_path: Path) -> None:
     assert meter.joules_since(before) is None and not EnergyMeter(tmp_path).available
 
 
-@pytest.mark.parametrize(("counted", "joules"), [(True, 0.25), (False, None)])
+@pytest.mark.parametrize(
+    ("counted", "device", "joules", "note"),
+    [(True, "cpu", 0.25, None), (False, "cpu", None, NOT_AVAILABLE), (True, "cuda", None, NOT_THE_CPU)],
+)
 def test_a_row_has_the_joules_of_a_picture(
-    counted: bool, joules: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    counted: bool, device: str, joules: float | None, note: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counter = zone(tmp_path, "intel-rapl:0", "package-0", 0) if counted else None
 
@@ -77,10 +80,11 @@ def test_a_row_has_the_joules_of_a_picture(
 
     monkeypatch.setattr(rounds, "Worker", Drawing)
     monkeypatch.setattr(energy, "POWERCAP", tmp_path)
-    configuration = Configuration("m", Path("m"), "pytorch", "fp32", 1, batch=2)
+    configuration = Configuration("m", Path("m"), "pytorch", "fp32", 1, device=device, batch=2)
     measured, _ = measure([configuration], Protocol(runs=4, processes=2, warmup=1), {})
     facts = ModelFacts(Path("m"), "bundle", "m", None, 64, 1, 1.0)
     facts.__dict__["sha256"] = "0" * 64
     row = speed_row(measured[0], facts)
     assert row["joules_per_picture"] == joules  # half a joule for both pictures of a batch; warm-up is not counted
-    assert row["notes"].get("joules_per_picture") == (None if counted else NOT_AVAILABLE)
+    assert row["notes"].get("joules_per_picture") == note
+    assert row["name"].endswith(" · 1 step · batch 2" if device == "cpu" else " · 1 step · cuda · batch 2")
