@@ -33,14 +33,22 @@ Verdict = Literal["faster", "slower", "same", "unclear"]
 MARGIN: Final = 0.02
 ALIKE: Final = ("device", "threads", "batch_size", "image_size")
 CONFIGURATION: Final = ("bundle", "program", "runtime", "precision", "steps", *ALIKE)
+SAID: Final = {  # of two rows that are compared although they differ in it
+    "precision": "precision",
+    "steps": "number of steps",
+    "device": "device",
+    "threads": "threads",
+    "image_size": "picture size",
+}
 SHOWN: Final = {"faster": "faster", "slower": "**slower**", "same": "same", "unclear": "unclear"}
 
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """`ratio` is the new time ÷ the old, with its 95 % interval."""
+    """`ratio` is the new time ÷ the old, with its 95 % interval; `old_name` is the row that `name` is compared with."""
 
     name: str
+    old_name: str
     ratio: float
     low: float
     high: float
@@ -162,10 +170,13 @@ def markdown(comparison: Comparison) -> str:
     lines = [f"**{', '.join(counts)}**, of {len(rows)}; same: within {100 * comparison.margin:g} %", ""]
     lines += [f"> {warning}" for warning in comparison.warnings]
     lines += [""] if comparison.warnings else []
-    names = ["configuration", "old p50 ms", "new p50 ms", "ratio", "95 % interval", "verdict"]
+    others = any(row.name != row.old_name for row in rows)
+    names = ["configuration", *(["compared with"] if others else [])]
+    names += ["old p50 ms", "new p50 ms", "ratio", "95 % interval", "verdict"]
     cells = [
         [
             row.name,
+            *([row.old_name] if others else []),
             number(row.old_p50_ms),
             number(row.new_p50_ms),
             f"{row.ratio:.3f}",
@@ -174,7 +185,7 @@ def markdown(comparison: Comparison) -> str:
         ]
         for row in rows
     ]
-    lines.append(markdown_table(names, cells, ("configuration", "verdict")))
+    lines.append(markdown_table(names, cells, ("configuration", "compared with", "verdict")))
     notes = [f"- {row.name}: {note}" for row in rows for note in row.notes]
     notes += [f"- only in the old results: {name}" for name in comparison.only_in_old]
     notes += [f"- only in the new results: {name}" for name in comparison.only_in_new]
@@ -192,6 +203,7 @@ def _compare(old: Row, new: Row, margin: float, *, paired: bool) -> ComparedRow:
         notes.append("one process: how processes differ is not in the interval")
     return ComparedRow(
         name=new["name"],
+        old_name=old["name"],
         ratio=round(found.estimate, 5),
         low=round(found.low, 5),
         high=round(found.high, 5),
@@ -246,6 +258,7 @@ def _same_model(one: Row, other: Row) -> bool:
 
 
 def _base_of(row: Row, bases: Sequence[Row]) -> Row | None:
+    """At the same steps; else the only one, or, of a teacher, which is measured at steps of its own, the first."""
     same = [
         one
         for one in bases
@@ -253,7 +266,8 @@ def _base_of(row: Row, bases: Sequence[Row]) -> Row | None:
         and program_of(one) == program_of(row)
     ]
     at_steps = [one for one in same if one["steps"] == row["steps"]]
-    return next(iter(at_steps), same[0] if len(same) == 1 else None)
+    others = same if len(same) == 1 or all(one["role"] == "teacher" for one in same) else []
+    return next(iter([*at_steps, *others]), None)
 
 
 def _differences(old: Results, new: Results) -> Iterator[str]:
@@ -290,13 +304,9 @@ def _notes(old: Row, new: Row) -> Iterator[str]:
     if old["valid"] is False:
         yield "the old row's pictures are not right"
     same_program = program_of(old) == program_of(new)
-    kept = (
-        ("device", "device"),
-        ("threads", "threads"),
-        ("image_size", "picture size"),
-        *((("provider", "provider"),) if same_program else ()),
-    )
-    for key, what in kept:
+    # Another runtime has another provider, too, and another program usually both.
+    engine = [key for key in ("runtime", "provider") if same_program and old[key] != new[key]][:1]
+    for key, what in {**{key: key for key in engine}, **SAID}.items():
         if old.get(key) != new.get(key) and None not in (old.get(key), new.get(key)):
             yield f"another {what}: {old[key]}, now {new[key]}"
     weights, pictures = ([one.get(key) for one in (old, new)] for key in ("weights_sha256", "pictures_sha256"))

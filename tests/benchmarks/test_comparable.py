@@ -18,7 +18,7 @@ from genin.benchmarks.contenders import Contender
 from genin.benchmarks.model_facts import ModelFacts
 from genin.benchmarks.peers.table import PEERS
 from genin.benchmarks.report.report import Report, render
-from genin.benchmarks.results.compare import compare_results, compare_with
+from genin.benchmarks.results.compare import compare_results, compare_with, markdown
 from genin.benchmarks.results.exports import export
 from genin.benchmarks.results.merge import Merged
 from genin.benchmarks.results.table import columns_of, fastest, picture_ms, results_table
@@ -83,6 +83,23 @@ def test_wrong_pictures_are_no_base_to_compare_with() -> None:
     assert found.verdict == "faster" and found.old_p50_ms == pytest.approx(20, rel=0.05)
     (found,) = compare_with(result_files.results(wrong, peer), "genin").rows
     assert found.verdict == "unclear" and not compare_with(result_files.results(wrong, peer), "genin").failed
+
+
+def test_a_teacher_of_several_steps_is_a_base_and_what_differs_is_said() -> None:
+    teachers = [row("t", ms, role="teacher", steps=steps) for steps, ms in ((100, 1000.0), (16, 160.0))]
+    students = [row("s", ms, steps=steps) for steps, ms in ((16, 40.0), (4, 10.0))]
+    found = compare_with(result_files.results(*teachers, *students), "t")
+    assert [one.old_name for one in found.rows] == [teachers[1]["name"], teachers[0]["name"]] and not found.only_in_new
+    assert [one.notes for one in found.rows] == [(), ("another number of steps: 100, now 4",)]
+    assert (
+        f"| {teachers[0]['name']} " in markdown(found) and found.to_json()["rows"][1]["old_name"] == teachers[0]["name"]
+    )
+    several = [row("a", 10.0, steps=steps) for steps in (1, 2)]
+    assert compare_with(result_files.results(*several, students[1], several[0] | {"bundle": "b"}), "a").only_in_new
+    one, other = row("a", 10.0), row("b", 10.0, runtime="openvino", precision="int8", provider="CPU")
+    [alone] = compare_results(result_files.results(one), result_files.results(other, run_id="b")).rows
+    assert alone.notes == ("another runtime: onnxruntime, now openvino", "another precision: fp16, now int8")
+    assert "compared with" not in markdown(compare_results(result_files.results(one), result_files.results(one)))
 
 
 def test_the_fastest_is_one_whose_pictures_were_compared() -> None:
