@@ -167,6 +167,7 @@ def component_bytes(facts: ModelFacts, runtime: str, precision: str) -> tuple[di
 
 
 def _pairs(facts: ModelFacts, choices: Choices) -> list[tuple[str, str]]:
+    """(runtime, precision), at least one: the process that is to run what a bundle has no graphs for says so."""
     offered = facts.choices()
     if facts.kind == "model":
         return offered
@@ -174,11 +175,11 @@ def _pairs(facts: ModelFacts, choices: Choices) -> list[tuple[str, str]]:
     here = list(dict.fromkeys(name for name, _ in offered))
     if "onnxruntime" in here and "openvino" not in here and importlib.util.find_spec("openvino") is not None:
         here.insert(here.index("onnxruntime") + 1, "openvino")
-    for runtime in choices.runtimes or here:
+    for runtime in choices.runtimes or here or (AUTO,):
         own = [precision for name, precision in offered if name == runtime]
         if runtime == AUTO:
             own = [AUTO]
         elif not own:  # OpenVINO reads a bundle's ONNX graphs where it has no others
             own = [precision for name, precision in offered if name == "onnxruntime"]
-        pairs += [(runtime, precision) for precision in choices.precisions or own]
+        pairs += [(runtime, precision) for precision in choices.precisions or own or (AUTO,)]
     return list(dict.fromkeys(pairs))

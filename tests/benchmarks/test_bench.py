@@ -343,6 +343,11 @@ def test_configurations_follow_what_a_bundle_has(openvino: bool, monkeypatch: py
     ]
     assert chosen(runtimes=["openvino"]) == [("openvino", "fp32", 4), ("openvino", "int8", 4)]  # reads ONNX
     assert chosen(runtimes=["auto"]) == [("auto", "auto", 4)]
+    for others in ((graphs[2],), ()):  # what it has no graphs for is skipped with the reason, which its process gives
+        without = configure(contender, replace(facts, graphs=others), Choices(runtimes=["onnxruntime", "openvino"]))
+        assert [(one.runtime, one.precision) for one in without] == [("onnxruntime", "auto"), ("openvino", "auto")]
+    [nothing] = configure(contender, replace(facts, graphs=()), Choices())
+    assert (nothing.runtime, nothing.precision) == ("auto", "auto")
     facts = replace(facts, trained_steps=(1,))  # of the steps asked for, those it was trained for
     assert chosen(runtimes=["auto"], steps=[4, 1]) == [("auto", "auto", 1)]
     assert chosen(runtimes=["auto"], steps=[4, 2]) == [("auto", "auto", 4), ("auto", "auto", 2)]
