@@ -30,6 +30,7 @@ from genin.benchmarks.speed.configurations import (
     component_bytes,
     configure,
     configure_peers,
+    first_steps,
     steps_note,
 )
 from genin.benchmarks.speed.journal import Journal
@@ -92,8 +93,9 @@ def measure_models(
     name_apart(rows)
     for row, one in zip(rows, measured, strict=True):
         add_shares(row, facts[one.configuration.path], machine["peaks"])
-    references = add_quality(rows, measured, facts, prepared, protocol)
-    add_speedups(rows)
+    firsts = first_steps(configurations)
+    references = add_quality(rows, measured, facts, prepared, protocol, firsts)
+    add_speedups(rows, firsts)
     add_apart(rows, measured, protocol, apart or Apart())
     notes = _notes(machine) | prepared.notes
     if journal.continued:

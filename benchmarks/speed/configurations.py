@@ -150,6 +150,15 @@ def is_teacher(facts: ModelFacts) -> bool:
     return facts.role == "teacher" or (facts.role is None and facts.kind == "model")
 
 
+def first_steps(configurations: Iterable[Configuration]) -> dict[str, int]:
+    """Label of each teacher => the first number of steps that it was to be measured at, whether it could be or not."""
+    found: dict[str, int] = {}
+    for one in configurations:
+        if one.role == "teacher":
+            found.setdefault(one.label, one.steps)
+    return found
+
+
 def check_precisions(precisions: Sequence[str], models: Iterable[ModelFacts]) -> None:
     """Errors: InputError for a precision that none of the bundles has."""
     known = list(dict.fromkeys(name for facts in models if facts.kind != "model" for _, name in facts.choices()))

@@ -32,6 +32,7 @@ from genin.benchmarks.results.files import GENIN
 from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import draw_untimed
+from genin.benchmarks.speed.rows import NO_TEACHER, teacher_of
 from genin.benchmarks.speed.samples import Measured, Pictures
 from genin.benchmarks.speed.worker import WorkerError
 from genin.runtimes.errors import GeninError, InputError
@@ -76,17 +77,20 @@ class Reference:
 
 @dataclass(frozen=True)
 class Drawn:
-    """All that was measured, with its rows, and how."""
+    """All that was measured, with its rows, how, and what it is compared with; `first_steps` as of `rows.teacher_of`."""
 
     rows: Sequence[Mapping[str, Any]]
     measured: Sequence[Measured]
     protocol: Protocol
+    references: Mapping[Key, Reference]
+    first_steps: Mapping[str, int]
 
     def teacher(self, of: Mapping[str, Any]) -> Measured | None:
-        """One that drew pictures of a row's size; of a batch, if possible, which has as many pictures."""
+        """Genin's, which drew pictures of a row's size; of a batch, if possible, which has as many pictures."""
         known = [pair for pair in zip(self.rows, self.measured, strict=True) if pair[1].configuration.program == GENIN]
-        alike = [one for row, one in known if row["role"] == "teacher" and row["image_size"] == of["image_size"]]
-        return max(alike, key=_batch, default=None)
+        known.sort(key=lambda pair: _batch(pair[1]), reverse=True)
+        found = teacher_of(of, [row for row, _ in known], self.first_steps, alike=("image_size",))
+        return next((one for row, one in known if row is found), None)
 
 
 @dataclass
@@ -108,16 +112,17 @@ class PictureQuality:
             notes |= dict.fromkeys((*FD_KEYS, "samples"), FD_NOT_ASKED)
         return cls(lpips, _evaluators(quality, seed), notes, _load_clip(quality.clip, notes))
 
-    def add_to(
-        self, row: dict[str, Any], measured: Measured, references: Mapping[Key, Reference], others: Drawn
-    ) -> None:
-        """Fill in what the row's pictures say."""
-        reference = references.get(key_of(measured.configuration))
+    def judge(self, row: dict[str, Any], measured: Measured, others: Drawn) -> None:
+        """Fill in whether the row's pictures are right."""
         own = measured.by_number()
         row["pictures_sha256"] = sha256_of(own[number] for number in sorted(own))
-        row |= self._validity(row, measured, reference, others.protocol)
+        row |= self._validity(row, measured, others.references.get(key_of(measured.configuration)), others.protocol)
+
+    def add_to(self, row: dict[str, Any], measured: Measured, others: Drawn) -> None:
+        """Fill in what the row's pictures say, after those of all rows were judged: wrong ones of a teacher say nothing."""
+        reference = others.references.get(key_of(measured.configuration))
         row |= self._paired(measured, reference, others.teacher(row), row["notes"])
-        row |= self._clip(own, others.protocol)
+        row |= self._clip(measured.by_number(), others.protocol)
         row |= self._fd(measured.configuration, row["notes"])
 
     def _validity(
@@ -156,7 +161,7 @@ class PictureQuality:
         else:
             notes |= dict.fromkeys(PAIRED_KEYS[:2], "its pictures have another size than those at fp32")
         if teacher is None or teacher is measured:
-            notes["lpips_squeeze_to_teacher"] = "it is the teacher" if teacher else "no teacher was measured"
+            notes["lpips_squeeze_to_teacher"] = "it is the teacher" if teacher else NO_TEACHER
         elif (pairs := _pairs(measured.by_number(), teacher.by_number())) is not None:
             _note_fewer(notes, PAIRED_KEYS[2:], pairs, values["pairs"])
             values["lpips_squeeze_to_teacher"] = self.lpips and float(self.lpips(*pairs).mean())
@@ -209,12 +214,14 @@ def add_quality(
     facts: Mapping[Path, ModelFacts],
     quality: PictureQuality,
     protocol: Protocol,
+    first_steps: Mapping[str, int],
 ) -> dict[Key, Reference]:
     """Fill in what the pictures of all rows say; `rows` are those of `measured`, in order. Returns what they were compared with."""
     references = find_references(measured, facts, protocol)
-    drawn = Drawn(rows, measured, protocol)
-    for row, one in zip(rows, measured, strict=True):
-        quality.add_to(row, one, references, drawn)
+    drawn = Drawn(rows, measured, protocol, references, first_steps)
+    for fill_in in (quality.judge, quality.add_to):
+        for row, one in zip(rows, measured, strict=True):
+            fill_in(row, one, drawn)
     return references
 
 

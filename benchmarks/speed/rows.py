@@ -31,6 +31,11 @@ from genin.runtimes.vocabulary import TEXT_TO_IMAGE
 from genin.runtimes.wording import counted
 from genin.version import __version__
 
+Row = Mapping[str, Any]
+
+NO_TEACHER: Final = (
+    "no teacher was measured that could be compared with it, at the first of its steps and with right pictures"
+)
 RATIO_KEYS: Final = ("fd_squeezenet", "fd_efficientnet", "fd_world")  # the first that both have
 DIGITS: Final = 4  # of milliseconds: a tenth of a microsecond
 FEW_RUNS: Final = f"of fewer than {P99_RUNS} runs p99 is close to the maximum: ask for --runs {P99_RUNS} or more"
@@ -96,22 +101,35 @@ def name_apart(rows: Sequence[dict[str, Any]]) -> None:
             row["name"] += f" ({count})"
 
 
-def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
-    """How many times faster than the teacher, with the same threads, batch and device, at the same size: the one on the same
-    runtime and precision if it was measured, else on the same runtime, else the first; of those whose pictures are not wrong. The
+def teacher_of(
+    row: Row, rows: Sequence[Row], first_steps: Mapping[str, int], alike: Sequence[str] = ALIKE
+) -> Row | None:
+    """The teacher that a row is held against: of `rows` that have the keys of `alike` in common with it, and pictures that are not
+    wrong, at the first number of steps (`configurations.first_steps`), so that all rows are held against the same; the one on the
+    same runtime and precision if it was measured, else on the same runtime, else the first."""
+    teachers = [
+        one
+        for one in rows
+        if one["role"] == "teacher" and one["steps"] == first_steps[one["bundle"]] and is_ranked(one)
+        if all(one.get(key) == row.get(key) for key in alike)
+    ]
+    teachers.sort(key=lambda one: one["program"] != GENIN)
+    same_runtime = [one for one in teachers if one["runtime"] == row["runtime"]]
+    same = [one for one in same_runtime if one["precision"] == row["precision"]]
+    return next(iter(same or same_runtime or teachers), None)
+
+
+def add_speedups(rows: Sequence[dict[str, Any]], first_steps: Mapping[str, int]) -> None:
+    """How many times faster than the teacher (`teacher_of`), with the same threads, batch and device, at the same size. The
     interval is by pairs of the rounds that both drew in."""
     for row in rows:
-        alike = [one for one in rows if all(one.get(key) == row.get(key) for key in ALIKE) and is_ranked(one)]
-        teachers = sorted((one for one in alike if one["role"] == "teacher"), key=lambda one: one["program"] != GENIN)
-        same_runtime = [one for one in teachers if one["runtime"] == row["runtime"]]
-        same = [one for one in same_runtime if one["precision"] == row["precision"]]
-        base = next(iter(same or same_runtime or teachers), None)
+        base = teacher_of(row, rows, first_steps)
         row["speedup"] = base["latency_ms"]["p50"] / row["latency_ms"]["p50"] if base else None
         row["speedup_interval"] = _speedup_interval(base, row) if base else None
         row["speedup_baseline"] = base and base["name"]
         row["fd_ratio"] = next((row[k] / base[k] for k in RATIO_KEYS if base and base.get(k) and row.get(k)), None)
         if base is None:
-            row["notes"]["speedup"] = "no teacher was measured that could be compared with it"
+            row["notes"]["speedup"] = NO_TEACHER
 
 
 def _speedup_interval(base: Mapping[str, Any], row: Mapping[str, Any]) -> list[float] | None:

@@ -22,13 +22,13 @@ from genin.benchmarks.results.compare import compare_results, compare_with, mark
 from genin.benchmarks.results.exports import export
 from genin.benchmarks.results.merge import Merged
 from genin.benchmarks.results.table import columns_of, fastest, picture_ms, results_table
-from genin.benchmarks.speed.configurations import Choices, Configuration, configure_peers
+from genin.benchmarks.speed.configurations import Choices, Configuration, configure_peers, first_steps
 from genin.benchmarks.speed.machine import checkout_commit
 from genin.benchmarks.speed.operations import NOT_THE_CPU, add_shares
-from genin.benchmarks.speed.picture_quality import FD_KEYS, Drawn, PictureQuality, find_references
+from genin.benchmarks.speed.picture_quality import FD_KEYS, PictureQuality, add_quality
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import SLOW_MS, first_ms
-from genin.benchmarks.speed.rows import add_speedups
+from genin.benchmarks.speed.rows import NO_TEACHER, add_speedups
 from genin.benchmarks.speed.samples import Measured, ProcessRun, Run
 from genin.benchmarks.suites import FOLDER, read_suite
 from genin.runtimes.names import installed_names
@@ -40,7 +40,7 @@ def row(model: str, latency_ms: float, **more: Any) -> dict[str, Any]:
 
 
 def speedups(*rows: dict[str, Any]) -> list[float | None]:
-    add_speedups(rows)
+    add_speedups(rows, {one["bundle"]: one["steps"] for one in reversed(rows)})
     return [one["speedup"] and round(one["speedup"]) for one in rows]
 
 
@@ -63,6 +63,13 @@ def test_a_speed_up_is_over_the_teacher_with_as_many_threads_on_the_same_device(
         10,
         100,
     ]  # over the first, the number of steps that was named first
+    other = row("t", 90.0, role="teacher", steps=16, runtime="openvino")
+    on_it = row("s", 10.0, runtime="openvino")
+    assert speedups(many, other, on_it) == [1, 11, 100]  # not over what its engine draws in fewer steps
+    lost = [many | {"valid": False}, few, on_it]
+    assert speedups(*lost) == [None, None, None] and "first of its steps" in on_it["notes"]["speedup"]
+    skipped = [Configuration("t", Path("t"), "pytorch", "fp32", steps, "teacher") for steps in (100, 16)]
+    assert first_steps(skipped) == {"t": 100}
 
 
 @pytest.mark.parametrize("group", [0, 1])
@@ -210,14 +217,23 @@ def test_fewer_pairs_than_pictures_are_said() -> None:
         configuration = Configuration(path, Path(path), "onnxruntime", "fp32", 4, role)
         return Measured(configuration, [ProcessRun(facts, 0.2, runs, {}, pictures)])
 
-    teacher, student = drawn("t", 1, "teacher"), drawn("s", 8, "student")
+    measured = [drawn("t", 1, "teacher"), drawn("s", 8, "student")]
     facts = {Path(name): ModelFacts(Path(name), "bundle", name, "student", 8, 4, 1.0) for name in "ts"}
-    references = find_references([teacher, student], facts, protocol)
-    rows: list[dict[str, Any]] = [{"role": role, "image_size": 8, "notes": {}} for role in ("teacher", None)]
-    found, quality = rows[1], PictureQuality(lambda one, other: np.zeros(len(one)))
-    quality.add_to(found, student, references, Drawn(rows, [teacher, student], protocol))
-    assert found["lpips_squeeze_to_teacher"] == 0 and found["pairs"] == 8
-    assert found["notes"]["lpips_squeeze_to_teacher"] == "of 1 picture that both drew, of 8"
+
+    def distance(firsts: dict[str, int], *teachers: Measured) -> tuple[float | None, str]:
+        both = [*teachers, *measured]
+        rows = [row(one.configuration.label, 1.0, role=one.configuration.role, image_size=8) for one in both]
+        quality = PictureQuality(lambda one, other: np.abs(np.subtract(one, other, dtype=float)).mean((1, 2, 3)))
+        add_quality(rows, both, facts, quality, protocol, firsts)
+        assert rows[-1]["pairs"] == 8
+        return rows[-1]["lpips_squeeze_to_teacher"], rows[-1]["notes"].get("lpips_squeeze_to_teacher", "")
+
+    assert distance({"t": 4}) == (0, "of 1 picture that both drew, of 8")
+    assert distance({"t": 100}) == (None, NO_TEACHER)
+    black = drawn("t", 8, "teacher")
+    black = replace(black, configuration=replace(black.configuration, path=Path("s"), batch=4))
+    black.processes[0].pictures = np.zeros((8, 8, 8, 3), np.uint8)
+    assert distance({"t": 4}, black) == (0, "of 1 picture that both drew, of 8")  # wrong pictures are no teacher's
 
 
 def test_the_distance_of_each_model_is_to_a_reference_of_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
