@@ -17,7 +17,7 @@ from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.frames import BUNDLES_ONLY, frame_costs
 from genin.benchmarks.speed.operators import COUNTING, NOT_COUNTED, profile
 from genin.benchmarks.speed.protocol import Protocol
-from genin.benchmarks.speed.samples import Measured
+from genin.benchmarks.speed.samples import Measured, as_measured
 from genin.benchmarks.speed.sustained import NO_FREQUENCY, Told, sustain
 from genin.benchmarks.speed.worker import WorkerError
 from genin.runtimes.progress import progress
@@ -87,9 +87,3 @@ def _frames(rows: Sequence[Row], configurations: Sequence[Configuration]) -> lis
         else:
             tasks.append((row, "frames", _silent(partial(frame_costs, one))))
     return tasks
-
-
-def as_measured(measured: Measured) -> Configuration:
-    """The configuration with the runtime and precision that it got, where genin chose."""
-    runtime, precision = str(measured.facts["runtime"]), str(measured.facts["precision"])
-    return replace(measured.configuration, runtime=runtime, precision=precision)

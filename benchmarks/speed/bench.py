@@ -23,6 +23,7 @@ from genin.benchmarks.peers.table import packages_of
 from genin.benchmarks.results.files import GENIN, seal
 from genin.benchmarks.results.schema import VERSION
 from genin.benchmarks.speed.apart import Apart, add_apart
+from genin.benchmarks.speed.auto import settled
 from genin.benchmarks.speed.configurations import (
     Choices,
     Configuration,
@@ -71,9 +72,10 @@ def measure_models(
     )
     refused = _add_peers(configurations, models, facts, choices)
     prepared = PictureQuality.prepared(quality, protocol.seed)
-    sizes = {one: sum(component_bytes(facts[one.path], one.runtime, one.precision)[1]) for one in configurations}
     machine = describe_machine(runtimes_of(configurations), packages_of([one.program for one in configurations]))
     journal = Journal(partial, _request(configurations, protocol, facts, machine))
+    configurations = settled(configurations, journal)
+    sizes = {one: sum(component_bytes(facts[one.path], one.runtime, one.precision)[1]) for one in configurations}
     if said := busy_before(machine["load_average"], machine["usable_cores"]):
         warnings.warn(said, UserWarning, stacklevel=2)
     machine["peaks"] = measure_peaks(one.threads for one in configurations)
@@ -183,4 +185,5 @@ def _swept(configurations: Sequence[Configuration]) -> dict[str, Any]:
 
 def _skipped(one: Skipped) -> dict[str, Any]:
     configuration = asdict(one.configuration) | {"path": str(one.configuration.path)}
+    configuration.pop("asked")
     return {"bundle": configuration.pop("label"), **configuration, "reason": one.reason}

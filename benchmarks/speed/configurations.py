@@ -28,7 +28,8 @@ from genin.runtimes.wording import counted
 @dataclass(frozen=True)
 class Configuration:
     """One thing to measure; `label` is how the user named the model. `batch` pictures are drawn at once, `size` pixels wide and
-    high; None is the model's own size. `program` is what draws: genin or one of its peers, whose engine is `runtime` then."""
+    high; None is the model's own size. `program` is what draws: genin or one of its peers, whose engine is `runtime` then. `asked`
+    are the runtime and precision that were asked for, where genin has chosen."""
 
     label: str
     path: Path
@@ -41,6 +42,7 @@ class Configuration:
     batch: int = 1
     size: int | None = None
     program: str = GENIN
+    asked: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         steps = counted(self.steps, "step")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -45,14 +45,21 @@ class Journal:
             remedy = "remove it to measure anew, or ask for the same again to continue"
             raise InputError("an interrupted benchmark of something else is in the way", where=folder, remedy=remedy)
 
+    def keep(self, name: str, make: Callable[[], Any]) -> Any:
+        """What was decided when the run began, as JSON, by its name: it might be decided otherwise now."""
+        if self.folder is None:
+            return make()
+        place = self.folder / f"{name}.json"
+        if not place.exists():
+            write_text(place, json.dumps({"kept": make()}))
+        return _read(place)["kept"]
+
     def read(self, group: Sequence[Configuration], number: int) -> Processes | None:
         """Process `number` of every configuration of a group, if it has ended before."""
         place = self._place(group, number)
         if place is None or not place.exists():
             return None
-        kept = json_object(read_text(place))
-        if kept is None:
-            raise InputError("a damaged record of an interrupted benchmark", where=place, remedy="remove it")
+        kept = _read(place)
         self.continued = True
         done = {group[int(index)]: self._process(place, index, values) for index, values in kept["done"].items()}
         return done, {group[int(index)]: reason for index, reason in kept["died"].items()}
@@ -95,6 +102,13 @@ class Journal:
         pictures = np.load(file, allow_pickle=False) if file.exists() else None
         runs = [Run(**run) for run in values["runs"]]
         return ProcessRun(values["facts"], values["cold_start_s"], runs, values["memory_bytes"], pictures)
+
+
+def _read(place: Path) -> dict[str, Any]:
+    kept = json_object(read_text(place))
+    if kept is None:
+        raise InputError("a damaged record of an interrupted benchmark", where=place, remedy="remove it")
+    return kept
 
 
 def _pictures(place: Path, index: str | int) -> Path:

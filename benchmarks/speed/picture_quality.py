@@ -33,7 +33,7 @@ from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import draw_untimed
 from genin.benchmarks.speed.rows import NO_TEACHER, teacher_of
-from genin.benchmarks.speed.samples import Measured, Pictures
+from genin.benchmarks.speed.samples import Measured, Pictures, as_measured
 from genin.benchmarks.speed.worker import WorkerError
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.lazy import missing_extra
@@ -123,7 +123,7 @@ class PictureQuality:
         reference = others.references.get(key_of(measured.configuration))
         row |= self._paired(measured, reference, others.teacher(row), row["notes"])
         row |= self._clip(measured.by_number(), others.protocol)
-        row |= self._fd(measured.configuration, row["notes"])
+        row |= self._fd(as_measured(measured), row["notes"])
 
     def _validity(
         self, row: Mapping[str, Any], measured: Measured, reference: Reference | None, protocol: Protocol

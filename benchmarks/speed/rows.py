@@ -55,6 +55,7 @@ def speed_row(measured: Measured, facts: ModelFacts) -> dict[str, Any]:
     if in_one_graph:
         notes["encoded_prompt_ms"] = "drawn by a single graph, which encodes the prompt as well"
         notes["component_bytes"] = notes["size_bytes"] = "of the three networks, which the single graph replaces"
+    asked = configuration.asked or (configuration.runtime, configuration.precision)
     row = {
         "bundle": configuration.label,
         "program": configuration.program,
@@ -64,7 +65,7 @@ def speed_row(measured: Measured, facts: ModelFacts) -> dict[str, Any]:
         "weights_sha256": facts.sha256,
         "source_sha256": facts.source_sha256,
         "role": configuration.role,
-        "asked": {"runtime": configuration.runtime, "precision": configuration.precision},
+        "asked": dict(zip(("runtime", "precision"), asked, strict=True)),
         "runtime": runtime,
         "engine_version": engine_version(runtime) or (peer and peer.version()),
         "provider": measured.facts["provider"],

@@ -6,7 +6,7 @@ Plain values and arrays, so that a run can be kept on disk and continued (`journ
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -103,6 +103,12 @@ class Measured:
         for _, number, picture in self.drawn():
             found.setdefault(number, picture)
         return found
+
+
+def as_measured(measured: Measured) -> Configuration:
+    """The configuration with the runtime and precision that it got, where genin chose."""
+    runtime, precision = str(measured.facts["runtime"]), str(measured.facts["precision"])
+    return replace(measured.configuration, runtime=runtime, precision=precision, asked=None)
 
 
 @dataclass(frozen=True)

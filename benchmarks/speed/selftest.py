@@ -11,7 +11,9 @@ from typing import Any
 from genin.benchmarks.contenders import Contender
 from genin.benchmarks.model_facts import read_facts
 from genin.benchmarks.results.selftest import Resolution, resolution
+from genin.benchmarks.speed.auto import settled
 from genin.benchmarks.speed.configurations import Choices, configure
+from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.machine import OtherWork, busy_before, busy_during, describe_machine
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import measure
@@ -24,7 +26,7 @@ def measure_resolution(model: Contender, choices: Choices, protocol: Protocol) -
 
     Errors: GeninError if it does not run here.
     """
-    configuration = configure(model, read_facts(model.path), choices)[0]
+    [configuration] = settled(configure(model, read_facts(model.path), choices)[:1], Journal(None))
     machine, other_work = describe_machine([configuration.runtime]), OtherWork()
     both = [replace(configuration, label=f"{configuration.label} ({copy})") for copy in ("A", "again")]
     measured, skipped = measure(both, protocol, {})

@@ -26,20 +26,23 @@ from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
 from genin.benchmarks.report.report import Report, write_report
 from genin.benchmarks.results.files import read_results
 from genin.benchmarks.results.table import results_table
-from genin.benchmarks.speed import rounds, worker
+from genin.benchmarks.speed import auto, bench, rounds, worker
+from genin.benchmarks.speed.auto import settled
 from genin.benchmarks.speed.bench_worker import Session
 from genin.benchmarks.speed.configurations import Choices, Configuration, configure
 from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.machine import OtherWork, busy_before, busy_during, describe_machine
-from genin.benchmarks.speed.picture_quality import PictureQuality
+from genin.benchmarks.speed.picture_quality import FD_KEYS, PictureQuality
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import measure, memory_groups
 from genin.benchmarks.speed.samples import Run
 from genin.benchmarks.speed.worker import WorkerError
 from genin.cli import run
+from genin.runtimes.engine import EngineSettings
 from genin.runtimes.errors import InputError
 from tiny_bundle import edit_manifest
 
+NO_FD = dict.fromkeys((*FD_KEYS, "samples"))
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "lpips_squeezenet"
 ROW_KEYS = {
     *("bundle", "runtime", "provider", "precision", "steps", "latency_ms", "stages_ms", "cold_start_s", "load_s"),
@@ -361,6 +364,59 @@ def test_configurations_follow_what_a_bundle_has(openvino: bool, monkeypatch: py
     sweep = configure(Contender("t", Path("t")), teacher, Choices(threads=[1], batches=[1, 4], sizes=[64, 96]))
     assert [(one.batch, one.size) for one in sweep] == [(1, None), (1, 96), (4, None), (4, 96)]  # 64 is its own
     assert [one.suffix for one in sweep] == ["", " · 96 px", " · batch 4", " · batch 4 · 96 px"]
+
+
+def test_auto_is_decided_once_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its processes are started with what was chosen, and draw FD with it; the row says that `auto` chose."""
+    choices = {"b": ("openvino", "fp16"), "other": ("onnxruntime", "int8")}
+    decided: list[str] = []
+
+    def decide(path: Path, runtime: str, precision: str, settings: EngineSettings) -> Any:
+        decided.append(f"{path} {runtime} {precision} {settings.threads}")
+        if path.name not in choices:
+            raise InputError("the bundle has no graphs for any runtime")
+        runtime, precision = choices[path.name]
+        return SimpleNamespace(way=SimpleNamespace(choice=SimpleNamespace(runtime=runtime, precision=precision)))
+
+    monkeypatch.setattr(auto, "decide_for", decide)
+    asked = [Configuration(name, Path(name), "auto", "auto", 1, threads=2) for name in ("b", "other", "none")]
+    asked += [replace(asked[0], runtime="onnxruntime")]
+    found = settled(asked, Journal(tmp_path, {}))
+    assert [(one.runtime, one.precision) for one in found] == [
+        *choices.values(),
+        ("auto", "auto"),
+        ("onnxruntime", "auto"),
+    ]
+    assert [one.asked for one in found] == [("auto", "auto"), ("auto", "auto"), None, None] and len(decided) == 3
+    choices["b"] = (
+        "onnxruntime",
+        "fp16",
+    )  # the machine was busy, and is not any more: an interrupted run goes on as it began
+    assert settled(asked, Journal(tmp_path, {})) == found and len(decided) == 3
+
+    facts = ModelFacts(Path("b"), "bundle", "b", "student", 8, 1, 1.0)
+    facts.__dict__["sha256"] = "0" * 64
+    sampled: list[Any] = []
+    evaluator: Any = SimpleNamespace(evaluate=lambda _, sampling: sampled.append(sampling) or {"notes": {}, **NO_FD})
+    started: list[Configuration] = []
+
+    class Started(Recorder):
+        def __init__(self, configuration: Configuration, protocol: Protocol) -> None:
+            super().__init__(configuration, protocol)
+            started.append(configuration)
+            self.facts = self.facts | {"runtime": configuration.runtime, "precision": "fp16", "provider": "CPU"}
+
+    monkeypatch.setattr(rounds, "Worker", Started)
+    monkeypatch.setattr(bench, "read_facts", lambda _: facts)
+    monkeypatch.setattr(bench, "configure", lambda *_: asked[:1])
+    monkeypatch.setattr(bench, "measure_peaks", lambda *_: [])
+    monkeypatch.setattr(PictureQuality, "prepared", lambda *_: PictureQuality(None, {Path("b"): evaluator}))
+    [row] = bench.measure_models([Contender("b", Path("b"))], protocol=Protocol(runs=3, processes=2))[0]["results"]
+    assert [one.runtime for one in started] == ["onnxruntime"] * 2 and row["asked"] == {
+        "runtime": "auto",
+        "precision": "auto",
+    }
+    assert (sampled[0].runtime, sampled[0].precision) == ("onnxruntime", "fp16")
 
 
 def test_memory_and_machine() -> None:
