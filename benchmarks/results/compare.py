@@ -45,13 +45,14 @@ SHOWN: Final = {"faster": "faster", "slower": "**slower**", "same": "same", "unc
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """`ratio` is the new time ÷ the old, with its 95 % interval; `old_name` is the row that `name` is compared with."""
+    """`ratio` is the new time ÷ the old, with its 95 % interval, None of a single run; `old_name` is the row that
+    `name` is compared with."""
 
     name: str
     old_name: str
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     verdict: Verdict
     paired: bool
     old_p50_ms: float
@@ -180,7 +181,7 @@ def markdown(comparison: Comparison) -> str:
             number(row.old_p50_ms),
             number(row.new_p50_ms),
             f"{row.ratio:.3f}",
-            f"{row.low:.3f} to {row.high:.3f}",
+            "–" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}",
             SHOWN[row.verdict] if row.valid else "**not valid**",
         ]
         for row in rows
@@ -199,14 +200,17 @@ def _compare(old: Row, new: Row, margin: float, *, paired: bool) -> ComparedRow:
     notes = list(_notes(old, new))
     if paired and not as_pairs:
         notes.append("they did not take turns (not all fitted into memory): what changed in between is in the ratio")
-    if min(len(group) for group in groups) == 1:
+    low, high = found.bounds(5) or (None, None)
+    if low is None:
+        notes.append("a single run does not say how runs differ: measure more of them")
+    elif min(len(group) for group in groups) == 1:
         notes.append("one process: how processes differ is not in the interval")
     return ComparedRow(
         name=new["name"],
         old_name=old["name"],
         ratio=round(found.estimate, 5),
-        low=round(found.low, 5),
-        high=round(found.high, 5),
+        low=low,
+        high=high,
         verdict=verdict,
         paired=as_pairs,
         old_p50_ms=old["latency_ms"]["p50"],

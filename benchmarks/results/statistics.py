@@ -37,11 +37,15 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its interval at `CONFIDENCE`."""
+    """An estimate and its interval at `CONFIDENCE`: from 0 to infinity where a single run says nothing of how runs differ."""
 
     estimate: float
     low: float
     high: float
+
+    def bounds(self, digits: int = 4) -> list[float] | None:
+        """[low, high], rounded; None where they are not known."""
+        return [round(self.low, digits), round(self.high, digits)] if np.isfinite(self.high) else None
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,11 @@ def percentiles(values: Sequence[float] | Values) -> dict[str, float]:
 
 
 def intervals(groups: Sequence[Values]) -> dict[str, list[float]]:
-    """p50, p90, p95, and p99 of `P99_INTERVAL_RUNS` runs or more => [low, high]: a bootstrap knows no more than the largest run."""
+    """p50, p90, p95, and p99 of `P99_INTERVAL_RUNS` runs or more => [low, high]: a bootstrap knows no more than the largest run.
+    Empty for a single run."""
     ranks = PERCENTILES if sum(map(len, groups)) >= P99_INTERVAL_RUNS else PERCENTILES[:-1]
-    found = {f"p{rank}": quantile_interval(groups, rank / 100) for rank in ranks}
-    return {name: [round(one.low, 4), round(one.high, 4)] for name, one in found.items()}
+    found = {f"p{rank}": quantile_interval(groups, rank / 100).bounds() for rank in ranks}
+    return {name: bounds for name, bounds in found.items() if bounds is not None}
 
 
 def outliers(values: Sequence[float] | Values) -> int:
@@ -134,8 +139,8 @@ def t_quantile(probability: float, freedom: float) -> float:
 def _reach(parts: Sequence[_Uncertainty]) -> float:
     """Half of an interval: the variances of independent parts add up, with Welch's degrees of freedom."""
     variance = sum(part.variance for part in parts)
-    if variance == 0:
-        return 0.0
+    if variance == 0 or variance == np.inf:
+        return variance
     freedom = variance**2 / sum(part.variance**2 / part.freedom for part in parts)
     return t_quantile((1 + CONFIDENCE) / 2, freedom) * float(np.sqrt(variance))
 
@@ -143,6 +148,8 @@ def _reach(parts: Sequence[_Uncertainty]) -> float:
 def _uncertainty(groups: Sequence[Values], rank: float) -> _Uncertainty:
     """The variance of a quantile of all runs: between processes, and within them."""
     count, runs = len(groups), sum(map(len, groups))
+    if runs < 2:
+        return _Uncertainty(np.inf, 1.0)
     resampled = float(_resamples(groups, rank).var(ddof=1))
     if count == 1:  # how processes differ is not known
         return _Uncertainty(resampled, max(runs - 1, 1))

@@ -137,8 +137,7 @@ def _speedup_interval(base: Mapping[str, Any], row: Mapping[str, Any]) -> list[f
     if base is row:
         return None
     (own, others), paired = runs_of_both(row, base)
-    found = ratio_interval(own, others, paired=paired)
-    return [round(found.low, 4), round(found.high, 4)]
+    return ratio_interval(own, others, paired=paired).bounds()
 
 
 def _latency(measured: Measured, without_stages: bool, notes: dict[str, str]) -> dict[str, Any]:
@@ -148,6 +147,8 @@ def _latency(measured: Measured, without_stages: bool, notes: dict[str, str]) ->
     strange = outliers(total)
     if len(total) < P99_RUNS:
         notes["latency_ms"] = FEW_RUNS
+    if len(total) < 2:
+        notes["intervals_ms"] = "a single run does not say how runs differ: ask for more --runs"
     if strange:
         notes["samples_ms"] = f"{strange} of {len(total)} runs took much longer than the others (Tukey's outer fence)"
     steps = [[round(step, DIGITS) for step in run.steps_ms] for _, run in runs]

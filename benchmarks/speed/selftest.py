@@ -18,14 +18,20 @@ from genin.benchmarks.speed.machine import OtherWork, busy_before, busy_during, 
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import measure
 from genin.benchmarks.speed.samples import Measured
-from genin.runtimes.errors import GeninError
+from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.wording import counted
 
 
 def measure_resolution(model: Contender, choices: Choices, protocol: Protocol) -> tuple[Resolution, dict[str, Any]]:
     """Measure the model's first configuration twice, side by side => what can be told apart, and what was measured where.
 
-    Errors: GeninError if it does not run here.
+    Errors: GeninError if it does not run here; InputError for fewer runs than processes: each needs one of its own.
     """
+    if protocol.runs < protocol.processes:
+        raise InputError(
+            f"{counted(protocol.runs, 'run')} cannot be shared out over {counted(protocol.processes, 'process', 'processes')}",
+            remedy=f"ask for --runs {protocol.processes} or more",
+        )
     [configuration] = settled(configure(model, read_facts(model.path), choices)[:1], Journal(None))
     machine, other_work = describe_machine([configuration.runtime]), OtherWork()
     both = [replace(configuration, label=f"{configuration.label} ({copy})") for copy in ("A", "again")]

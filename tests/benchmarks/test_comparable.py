@@ -28,9 +28,11 @@ from genin.benchmarks.speed.operations import NOT_THE_CPU, add_shares
 from genin.benchmarks.speed.picture_quality import FD_KEYS, PictureQuality, add_quality
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import SLOW_MS, first_ms
-from genin.benchmarks.speed.rows import NO_TEACHER, add_speedups
+from genin.benchmarks.speed.rows import NO_TEACHER, add_speedups, speed_row
 from genin.benchmarks.speed.samples import Measured, ProcessRun, Run
+from genin.benchmarks.speed.selftest import measure_resolution
 from genin.benchmarks.suites import FOLDER, read_suite
+from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
 
 
@@ -107,6 +109,32 @@ def test_a_teacher_of_several_steps_is_a_base_and_what_differs_is_said() -> None
     [alone] = compare_results(result_files.results(one), result_files.results(other, run_id="b")).rows
     assert alone.notes == ("another runtime: onnxruntime, now openvino", "another precision: fp16, now int8")
     assert "compared with" not in markdown(compare_results(result_files.results(one), result_files.results(one)))
+
+
+def test_a_single_run_of_each_is_unclear_and_says_so() -> None:
+    columns = ("samples_ms", "samples_process", "samples_round")
+    old, new = (one | {name: one[name][:1] for name in columns} for one in (row("a", 10.0), row("b", 20.0)))
+    [found] = compare_with(result_files.results(old, new), "a").rows
+    assert (found.verdict, found.low, found.high) == ("unclear", None, None) and found.ratio == pytest.approx(
+        2, rel=0.05
+    )
+    assert found.notes == ("a single run does not say how runs differ: measure more of them",)
+    assert " – |" in markdown(compare_with(result_files.results(old, new), "a"))
+    facts = ModelFacts(Path("m"), "bundle", "m", "student", 64, 4, 1.0)
+    facts.__dict__["sha256"] = "0" * 64
+    worker = {"runtime": "openvino", "precision": "fp16", "provider": "CPU", "load_s": 0.1, "first_run_ms": 1.0}
+    run = Run.of_answer({"total_ms": 1.0, "stages_ms": {}}, 0, 0.0)
+    once = speed_row(
+        Measured(Configuration("m", Path("m"), "openvino", "fp16", 4), [ProcessRun(worker, 0.2, [run])]), facts
+    )
+    assert once["intervals_ms"] == {} and "single run" in once["notes"]["intervals_ms"]
+    add_speedups([once | {"role": "teacher", "valid": True}, other := once | {"valid": True}], {"m": 4})
+    assert other["speedup"] == 1 and other["speedup_interval"] is None
+
+
+def test_a_selftest_needs_a_run_of_each_process() -> None:
+    with pytest.raises(InputError, match="4 runs cannot be shared out over 20 processes; ask for --runs 20 or more"):
+        measure_resolution(Contender("m", Path("m")), Choices(), Protocol(runs=4, processes=20))
 
 
 def test_the_fastest_is_one_whose_pictures_were_compared() -> None:

@@ -60,6 +60,15 @@ def test_a_slowdown_of_three_per_cent_is_found_and_none_is_not(paired: bool) -> 
     assert verdicts(1 / 1.03, paired=paired, seed=3)["faster"] >= 95
 
 
+def test_a_single_run_has_no_interval_and_is_neither_slower_nor_faster() -> None:
+    one, many = [np.array([10.0])], [np.array([20.0, 20.1]), np.array([20.0])]
+    assert intervals(one) == {} and set(intervals(many)) == {"p50", "p90", "p95"}
+    assert intervals([np.array([10.0]), np.array([11.0])])["p50"][0] < 10  # of two processes: how they differ
+    for old, new, paired in ((one, one, True), (one, many, False), (many, one, False)):
+        found = ratio_interval(old, new, paired=paired)
+        assert found.bounds() is None and verdict_of(found.low, found.high, MARGIN) == "unclear"
+
+
 def test_processes_that_differ_raise_no_false_alarm() -> None:
     """As much between processes as within: an interval from the runs alone, as if they were independent, is wrong a quarter of the
     time. In 1,000 tries 4 % are wrong (docs/benchmarks.md); here at most 8 of 100 may be."""
@@ -142,7 +151,7 @@ def test_few_processes_give_wide_intervals_and_one_says_what_it_can() -> None:
     groups = tries[0]
     assert quantile_interval(groups[:1], 0.5).low < quantile_interval(groups[:1], 0.5).high
     single = quantile_interval([np.array([5.0])], 0.5)  # a single run: its spread is not known
-    assert (single.estimate, single.low, single.high) == pytest.approx((5.0, 5.0, 5.0))
+    assert single.estimate == pytest.approx(5.0) and (single.low, single.high) == (0.0, np.inf)
 
 
 def test_p99_needs_a_hundred_runs_and_its_interval_three_hundred() -> None:
