@@ -91,7 +91,12 @@ MACHINE = _object(
                 },
             ),
         ),
-        "other_cores": _or_null(_value("number", "Cores that other processes kept busy while measuring, on average.")),
+        "other_cores": _or_null(
+            _value(
+                "number",
+                "Cores that other processes kept busy while measuring, of those that genin might use, on average.",
+            )
+        ),
     },
 )
 PROTOCOL = _object(

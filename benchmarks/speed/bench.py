@@ -35,7 +35,7 @@ from genin.benchmarks.speed.configurations import (
     steps_note,
 )
 from genin.benchmarks.speed.journal import Journal
-from genin.benchmarks.speed.machine import OtherWork, busy_before, busy_during, checkout_commit, describe_machine
+from genin.benchmarks.speed.machine import OtherWork, busy_text, checkout_commit, describe_machine
 from genin.benchmarks.speed.operations import add_shares
 from genin.benchmarks.speed.peak import higher, measure_peaks
 from genin.benchmarks.speed.picture_grids import picture_grids
@@ -76,7 +76,7 @@ def measure_models(
     journal = Journal(partial, _request(configurations, protocol, facts, machine))
     configurations = settled(configurations, journal)
     sizes = {one: sum(component_bytes(facts[one.path], one.runtime, one.precision)[1]) for one in configurations}
-    if said := busy_before(machine["load_average"], machine["usable_cores"]):
+    if said := busy_text(machine):
         warnings.warn(said, UserWarning, stacklevel=2)
     machine["peaks"] = measure_peaks(one.threads for one in configurations)
     other_work = OtherWork()
@@ -152,9 +152,7 @@ def _heading() -> dict[str, Any]:
 
 def _notes(machine: Mapping[str, Any]) -> dict[str, str]:
     """Of a machine that was busy, first of all."""
-    cores = machine["usable_cores"]
-    said = [busy_before(machine["load_average"], cores), busy_during(machine["other_cores"], cores)]
-    busy = "; ".join(sentence for sentence in said if sentence)
+    busy = busy_text(machine)
     return {"busy": busy} if busy else {}
 
 

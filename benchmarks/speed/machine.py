@@ -3,9 +3,9 @@
 All of it comes from the standard library and Linux's /proc and /sys, with psutil where it is installed; what a system does not
 tell is None. `sha256` is equal on equal machines, so that results of two are not compared unawares.
 
-A busy machine spoils every figure, so that is said before all others: `busy_before` by the load average, `OtherWork` by the time
-that other processes took while measuring. Not here: graphics cards (a row's provider names the one that PyTorch used), and
-anything that identifies a person or host.
+A busy machine spoils every figure, so that is said before all others (`busy_text`): by the load average, which is of the whole
+machine, and by the time that other processes took while measuring, of the cores that this process may run on (`OtherWork`).
+Not here: graphics cards (a row's provider names the one that PyTorch used), and anything that identifies a person or host.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from genin.benchmarks.speed.memory import usable_memory_bytes
-from genin.runtimes.limits import processor_name, usable_cores
+from genin.runtimes.limits import available_cores, processor_name, usable_cores
 from genin.runtimes.vocabulary import RUNTIMES
 from genin.runtimes.wording import counted
 from genin.version import __version__
@@ -41,6 +41,7 @@ INSTRUCTIONS: Final = re.compile(r"^(avx2|avx512f|avx512_vnni|avx512_bf16|avx_vn
 BUSY_SHARE: Final = 0.5  # of the cores, before measuring
 OTHER_SHARE: Final = 0.25  # of the cores, while measuring
 CPU, POWER = Path("/sys/devices/system/cpu"), Path("/sys/class/power_supply")
+STAT = Path("/proc/stat")
 
 
 def describe_machine(
@@ -105,6 +106,16 @@ def load_average() -> float | None:
     return None
 
 
+def busy_text(machine: Mapping[str, Any]) -> str | None:
+    """What to say of a machine as described, with the `other_cores` that were counted, if they were; None if it was idle enough. A
+    quota leaves the cores as many as they are, and `taskset` the load average."""
+    said = [
+        busy_before(machine["load_average"], machine["logical_cores"] or machine["usable_cores"]),
+        busy_during(machine.get("other_cores"), available_cores()),
+    ]
+    return "; ".join(sentence for sentence in said if sentence) or None
+
+
 def busy_before(load: float | None, cores: int) -> str | None:
     """What to say of a load average before measuring; None if the machine was idle enough."""
     if load is None or load <= BUSY_SHARE * cores:
@@ -120,8 +131,8 @@ def busy_during(other_cores: float | None, cores: int) -> str | None:
 
 
 class OtherWork:
-    """Time of the processor that went to others since this was made: neither to this process nor to those that it started and that
-    have ended."""
+    """Time that went to others since this was made, of the cores that this process may run on: neither to this process nor to those
+    that it started and that have ended."""
 
     def __init__(self) -> None:
         self._began, self._all, self._own = time.perf_counter(), _busy_seconds(), _own_seconds()
@@ -139,11 +150,16 @@ def _own_seconds() -> float:
 
 
 def _busy_seconds() -> float | None:
-    """Of all cores since the start of the system, with what a hypervisor took: on Linux."""
+    """Of the cores that this process may run on, since the start of the system, with what a hypervisor took: on Linux."""
     with suppress(OSError, ValueError, AttributeError):
-        fields = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]
-        user, nice, system, _idle, _waiting, irq, softirq, stolen = map(int, fields)
-        return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
+        lines = dict(line.partition(" ")[::2] for line in STAT.read_text(encoding="ascii").splitlines())
+        ticks = 0
+        for core in os.sched_getaffinity(0):
+            if (line := lines.get(f"cpu{core}")) is None:
+                return None
+            user, nice, system, _idle, _waiting, irq, softirq, stolen = map(int, line.split()[:8])
+            ticks += user + nice + system + irq + softirq + stolen
+        return ticks / os.sysconf("SC_CLK_TCK")
     return None
 
 

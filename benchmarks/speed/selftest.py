@@ -14,7 +14,7 @@ from genin.benchmarks.results.selftest import Resolution, resolution
 from genin.benchmarks.speed.auto import settled
 from genin.benchmarks.speed.configurations import Choices, configure
 from genin.benchmarks.speed.journal import Journal
-from genin.benchmarks.speed.machine import OtherWork, busy_before, busy_during, describe_machine
+from genin.benchmarks.speed.machine import OtherWork, busy_text, describe_machine
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import measure
 from genin.benchmarks.speed.samples import Measured
@@ -39,13 +39,11 @@ def measure_resolution(model: Contender, choices: Choices, protocol: Protocol) -
     if skipped:
         raise GeninError(f"{configuration} does not run here: {skipped[0].reason}")
     machine["other_cores"] = other_work.cores()
-    cores = machine["usable_cores"]
-    said = [busy_before(machine["load_average"], cores), busy_during(machine["other_cores"], cores)]
     about = {
         "configuration": str(configuration),
         "processes": len(measured[0].processes),
         "runs": [len(one.total_ms()) for one in measured],
-        "busy": "; ".join(sentence for sentence in said if sentence) or None,
+        "busy": busy_text(machine),
         "machine": machine,
     }
     return resolution(*_in_common(*measured)), about

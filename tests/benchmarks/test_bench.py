@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -26,12 +27,12 @@ from genin.benchmarks.report.plots import quality_axis, quality_latency_svg
 from genin.benchmarks.report.report import Report, write_report
 from genin.benchmarks.results.files import read_results
 from genin.benchmarks.results.table import results_table
-from genin.benchmarks.speed import auto, bench, rounds, worker
+from genin.benchmarks.speed import auto, bench, machine, rounds, worker
 from genin.benchmarks.speed.auto import settled
 from genin.benchmarks.speed.bench_worker import Session
 from genin.benchmarks.speed.configurations import Choices, Configuration, configure
 from genin.benchmarks.speed.journal import Journal
-from genin.benchmarks.speed.machine import OtherWork, busy_before, busy_during, describe_machine
+from genin.benchmarks.speed.machine import OtherWork, busy_before, busy_during, busy_text, describe_machine
 from genin.benchmarks.speed.picture_quality import FD_KEYS, PictureQuality
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import measure, memory_groups
@@ -426,9 +427,9 @@ def test_memory_and_machine() -> None:
     )  # in a process of its own: a peak only grows
     grown = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
     assert 200_000_000 < grown < 400_000_000
-    machine = describe_machine(["onnxruntime"])
-    assert machine["packages"]["numpy"] == np.__version__ and "torch" not in machine["packages"]
-    assert machine["sha256"] == describe_machine([])["sha256"] and len(machine["sha256"]) == 64
+    found = describe_machine(["onnxruntime"])
+    assert found["packages"]["numpy"] == np.__version__ and "torch" not in found["packages"]
+    assert found["sha256"] == describe_machine([])["sha256"] and len(found["sha256"]) == 64
     with pytest.raises(InputError):
         Protocol(runs=0)
 
@@ -448,6 +449,37 @@ def test_a_busy_machine_is_said() -> None:
         other = OtherWork()
         subprocess.run([sys.executable, "-c", "sum(range(10**6))"], check=True)  # our own process is no other work
         assert (other.cores() or 0.0) >= 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/stat")
+def test_other_work_is_that_of_the_cores_that_may_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On 64 cores, of which two are ours (taskset): 30 others that are busy do not disturb; a quota does not make them fewer."""
+    stat, ticks = tmp_path / "stat", os.sysconf("SC_CLK_TCK")
+
+    def after(seconds: float, busy: set[int]) -> None:
+        each = [f"cpu{core} {round(seconds * ticks * (core in busy))} 0 0 9999 0 0 0 0 0 0" for core in range(64)]
+        stat.write_text(f"cpu {round(seconds * ticks * len(busy))} 0 0 9999 0 0 0 0 0 0\n" + "\n".join(each))
+
+    def other_cores(busy: set[int]) -> float | None:
+        after(0, busy)
+        other = OtherWork()
+        other._began -= 100
+        after(100, busy)
+        return other.cores()
+
+    monkeypatch.setattr(machine, "STAT", stat)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5})
+    monkeypatch.setattr(machine, "_own_seconds", lambda: 0.0)
+    assert other_cores(set(range(10, 40))) == 0 and other_cores({5, 6}) == pytest.approx(1, abs=0.02)
+    described = {"load_average": 20.0, "logical_cores": 64, "usable_cores": 2}
+    assert busy_text(described | {"other_cores": 0.4}) is None
+    assert busy_text(described | {"other_cores": 1.0}) == busy_during(1.0, 2)
+    assert busy_text(described | {"load_average": 40.0}) == busy_before(40.0, 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert busy_text(described | {"other_cores": 15.0}) is None  # 2 usable cores of 64 by a quota
+    assert other_cores({1, 2}) == pytest.approx(2, abs=0.02)
+    stat.write_text("cpu 1 2 3")
+    assert OtherWork().cores() is None
 
 
 def test_the_harness_adds_less_than_50_microseconds() -> None:
