@@ -9,21 +9,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from genin.benchmarks.results.files import GENIN
 from genin.benchmarks.speed.clients import serve
 from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.frames import BUNDLES_ONLY, frame_costs
+from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.operators import COUNTING, NOT_COUNTED, profile
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.samples import Measured, as_measured
 from genin.benchmarks.speed.sustained import NO_FREQUENCY, Told, sustain
 from genin.benchmarks.speed.worker import WorkerError
-from genin.runtimes.progress import progress
+from genin.runtimes.progress import Progress, progress
 
 Row = dict[str, Any]
-Task = tuple[Row, str, Callable[[Told], dict[str, Any]]]
+
+
+class Task(NamedTuple):
+    """What is to be measured: the row's key, of which configuration, with what settings."""
+
+    row: Row
+    key: str
+    configuration: Configuration
+    settings: object
+    measure: Callable[[Told], dict[str, Any]]
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.configuration!r} {self.settings!r}"
 
 
 @dataclass(frozen=True)
@@ -37,34 +50,47 @@ class Apart:
     frames: bool = False
 
 
-def add_apart(rows: Sequence[dict[str, Any]], measured: Sequence[Measured], protocol: Protocol, apart: Apart) -> None:
-    """Fill in what is asked for; a process that fails costs only that. `rows` are those of `measured`, in order."""
+def add_apart(
+    rows: Sequence[Row], measured: Sequence[Measured], protocol: Protocol, apart: Apart, journal: Journal | None = None
+) -> None:
+    """Fill in what is asked for; a process that fails costs only that. `rows` are those of `measured`, in order. What the journal
+    has is not measured again."""
+    journal = journal or Journal(None)
     tasks = _tasks(rows, measured, protocol, apart)
     with progress("measuring apart", len(tasks), even=False) as shown:
-        for done, (row, key, task) in enumerate(tasks):
+        for done, task in enumerate(tasks):
+            row, key = task.row, task.key
             shown.reach(done, f"{row['name']}: {key}")
             row[key] = None
             try:
-                row[key] = task(lambda share, done=done: shown.reach(done + share))  # type: ignore[misc]
+                row[key] = journal.keep(str(task), partial(task.measure, _telling(shown, done)))
             except WorkerError as error:
                 row["notes"][key] = str(error)
             if key == "sustained" and row[key] is not None and row[key]["throttled"] is None:
                 row["notes"][key] = NO_FREQUENCY
 
 
+def _telling(shown: Progress, done: int) -> Told:
+    """How far the task after so many others is."""
+    return lambda share: shown.reach(done + share)
+
+
 def _tasks(rows: Sequence[Row], measured: Sequence[Measured], protocol: Protocol, apart: Apart) -> list[Task]:
-    """What is to be measured: a row, its key, and how. What cannot be is noted."""
+    """What is to be measured. What cannot be is noted."""
     tasks: list[Task] = []
     for row, one in zip(rows, measured, strict=True):
         configuration, minutes = as_measured(one), apart.sustained_minutes
         if apart.profile and configuration.runtime in COUNTING and configuration.program == GENIN:
-            tasks.append((row, "operators", _silent(partial(profile, configuration, protocol))))
+            counted = _silent(partial(profile, configuration, protocol))
+            tasks.append(Task(row, "operators", configuration, None, counted))
         elif apart.profile:
             row["operators"], row["notes"]["operators"] = None, NOT_COUNTED
         if minutes is not None:
-            tasks.append((row, "sustained", partial(sustain, configuration, protocol, minutes)))
+            drawn = partial(sustain, configuration, protocol, minutes)
+            tasks.append(Task(row, "sustained", configuration, minutes, drawn))
         if apart.clients:
-            tasks.append((row, "clients", partial(serve, configuration, protocol, apart.clients)))
+            served = partial(serve, configuration, protocol, apart.clients)
+            tasks.append(Task(row, "clients", configuration, tuple(apart.clients), served))
     return tasks + (_frames(rows, [as_measured(one) for one in measured]) if apart.frames else [])
 
 
@@ -85,5 +111,5 @@ def _frames(rows: Sequence[Row], configurations: Sequence[Configuration]) -> lis
         if one.runtime == "pytorch":
             row["frames"], row["notes"]["frames"] = None, BUNDLES_ONLY
         else:
-            tasks.append((row, "frames", _silent(partial(frame_costs, one))))
+            tasks.append(Task(row, "frames", alike, None, _silent(partial(frame_costs, one))))
     return tasks

@@ -43,7 +43,7 @@ from genin.benchmarks.speed.picture_quality import PictureQuality, Quality, add_
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import measure
 from genin.benchmarks.speed.rows import add_speedups, name_apart, speed_row
-from genin.benchmarks.speed.samples import Skipped
+from genin.benchmarks.speed.samples import Measured, Skipped
 from genin.runtimes.errors import GeninError, on_interrupt
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
 from genin.runtimes.wording import counted
@@ -81,24 +81,18 @@ def measure_models(
     machine["peaks"] = measure_peaks(one.threads for one in configurations)
     other_work = OtherWork()
     kept = f"what has been measured is kept in {partial}; the same command goes on from there" if partial else ""
+    prepared.journal, firsts = journal, first_steps(configurations)
     with on_interrupt(kept or "nothing is kept without --out"):
         measured, skipped = measure(configurations, protocol, sizes, journal)
-    machine["other_cores"] = other_work.cores()
-    machine["peaks"] = higher(machine["peaks"], measure_peaks(one.threads for one in configurations))
-    if not measured:
-        journal.remove()
-        first = skipped[0]
-        raise GeninError(
-            f"none of {counted(len(skipped), 'configuration')} runs here; {first.configuration}: {first.reason}"
-        )
-    rows = [speed_row(one, facts[one.configuration.path]) for one in measured]
-    name_apart(rows)
-    for row, one in zip(rows, measured, strict=True):
-        add_shares(row, facts[one.configuration.path], machine["peaks"])
-    firsts = first_steps(configurations)
-    references = add_quality(rows, measured, facts, prepared, protocol, firsts)
-    add_speedups(rows, firsts)
-    add_apart(rows, measured, protocol, apart or Apart())
+        machine["other_cores"] = other_work.cores()
+        machine["peaks"] = higher(machine["peaks"], measure_peaks(one.threads for one in configurations))
+        if not measured:
+            journal.remove()
+            raise GeninError(_none_runs(skipped))
+        rows = _rows(measured, facts, machine["peaks"])
+        references = add_quality(rows, measured, facts, prepared, protocol, firsts)
+        add_speedups(rows, firsts)
+        add_apart(rows, measured, protocol, apart or Apart(), journal)
     notes = _notes(machine) | prepared.notes
     if journal.continued:
         notes["machine"] = "continued after an interruption: what is said of other work is of the last part"
@@ -115,6 +109,22 @@ def measure_models(
         "notes": notes,
     }
     return seal(results), picture_grids(measured, rows, protocol, references)
+
+
+def _rows(
+    measured: Sequence[Measured], facts: Mapping[Path, ModelFacts], peaks: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Without what their pictures say."""
+    rows = [speed_row(one, facts[one.configuration.path]) for one in measured]
+    name_apart(rows)
+    for row, one in zip(rows, measured, strict=True):
+        add_shares(row, facts[one.configuration.path], peaks)
+    return rows
+
+
+def _none_runs(skipped: Sequence[Skipped]) -> str:
+    first = skipped[0]
+    return f"none of {counted(len(skipped), 'configuration')} runs here; {first.configuration}: {first.reason}"
 
 
 def _add_peers(

@@ -1,8 +1,9 @@
 """An interrupted benchmark goes on where it was: every process that has ended is kept on disk until the results are written.
 
 `RESULTS.json.partial/` holds one JSON file for the first processes of all configurations that are measured side by side, one for
-the second, and so on, with the pictures beside it, and `request.json`, what was asked for: configurations, protocol, weights and
-machine. A run that asks for anything else refuses the folder, so that nothing is mixed, and nothing is counted twice.
+the second, and so on, with the pictures beside it; what was decided when the run began (`keep`), such as what fits into memory side
+by side; every distance and every run apart that is done; and `request.json`, what was asked for: configurations, protocol, weights
+and machine. A run that asks for anything else refuses the folder, so that nothing is mixed, and nothing is counted twice.
 
 Not here: what a process is asked for (`rounds`).
 """
@@ -35,6 +36,7 @@ class Journal:
 
     def __init__(self, folder: Path | None, request: Mapping[str, Any] | None = None) -> None:
         self.folder, self.continued = folder, False
+        self._kept: dict[str, Any] = {}
         if folder is None:
             return
         asked = json.dumps(request, sort_keys=True)
@@ -45,11 +47,16 @@ class Journal:
             remedy = "remove it to measure anew, or ask for the same again to continue"
             raise InputError("an interrupted benchmark of something else is in the way", where=folder, remedy=remedy)
 
-    def keep(self, name: str, make: Callable[[], Any]) -> Any:
-        """What was decided when the run began, as JSON, by its name: it might be decided otherwise now."""
+    def keep(self, what: str, make: Callable[[], Any]) -> Any:
+        """What `make` returned, which is JSON: called once for each `what`, in an interrupted run or one that continues it."""
+        if what not in self._kept:
+            self._kept[what] = self._on_disk(what, make)
+        return self._kept[what]
+
+    def _on_disk(self, what: str, make: Callable[[], Any]) -> Any:
         if self.folder is None:
             return make()
-        place = self.folder / f"{name}.json"
+        place = self.folder / f"{what.partition(' ')[0]}-{_hash(what)}.json"
         if not place.exists():
             write_text(place, json.dumps({"kept": make()}))
         return _read(place)["kept"]
@@ -95,13 +102,17 @@ class Journal:
         if self.folder is None:
             return None
         named = json.dumps([asdict(one) | {"path": str(one.path)} for one in group])
-        return self.folder / f"{hashlib.sha256(named.encode()).hexdigest()[:12]}-{number}.json"
+        return self.folder / f"{_hash(named)}-{number}.json"
 
     def _process(self, place: Path, index: str, values: Mapping[str, Any]) -> ProcessRun:
         file = _pictures(place, index)
         pictures = np.load(file, allow_pickle=False) if file.exists() else None
         runs = [Run(**run) for run in values["runs"]]
         return ProcessRun(values["facts"], values["cold_start_s"], runs, values["memory_bytes"], pictures)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _read(place: Path) -> dict[str, Any]:

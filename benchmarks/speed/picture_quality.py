@@ -30,6 +30,7 @@ from genin.benchmarks.quality.validity import (
 )
 from genin.benchmarks.results.files import GENIN
 from genin.benchmarks.speed.configurations import Configuration
+from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.rounds import draw_untimed
 from genin.benchmarks.speed.rows import NO_TEACHER, teacher_of
@@ -96,12 +97,14 @@ class Drawn:
 @dataclass
 class PictureQuality:
     """The metrics that are available, and why the others are not. Made before an hour of measuring, so that errors come first.
-    `evaluators` measure FD, by model."""
+    `evaluators` measure FD, by model; the `journal` has what was measured already."""
 
     lpips: Distance | None
     evaluators: Mapping[Path, Evaluator] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     clip: ClipScorer | None = None
+    asked: Quality = field(default_factory=Quality)
+    journal: Journal = field(default_factory=lambda: Journal(None))
 
     @classmethod
     def prepared(cls, quality: Quality, seed: int) -> PictureQuality:
@@ -110,7 +113,7 @@ class PictureQuality:
         lpips = _load_lpips(quality, notes)
         if quality.samples is None:
             notes |= dict.fromkeys((*FD_KEYS, "samples"), FD_NOT_ASKED)
-        return cls(lpips, _evaluators(quality, seed), notes, _load_clip(quality.clip, notes))
+        return cls(lpips, _evaluators(quality, seed), notes, _load_clip(quality.clip, notes), quality)
 
     def judge(self, row: dict[str, Any], measured: Measured, others: Drawn) -> None:
         """Fill in whether the row's pictures are right."""
@@ -199,8 +202,13 @@ class PictureQuality:
             batch_size=16,
             device=configuration.device,
         )
-        try:
-            found = evaluator.evaluate(configuration.path, sampling)
+
+        def measure() -> dict[str, Any]:
+            result = evaluator.evaluate(configuration.path, sampling)
+            return {key: result[key] for key in (*values, "notes")}
+
+        try:  # once for all numbers of threads, which draw the same pictures
+            found = self.journal.keep(f"fd {configuration.path} {sampling!r} {self.asked!r}", measure)
         except (GeninError, MemoryError, RuntimeError) as error:  # torch raises RuntimeError when out of memory
             notes |= dict.fromkeys(FD_KEYS, str(error) or "out of memory")
             return values

@@ -54,14 +54,18 @@ def measure(
     journal: Journal | None = None,
 ) -> tuple[list[Measured], list[Skipped]]:
     """Measure all, in groups of processes that fit into memory side by side; order is kept. What the journal has is not measured
-    again."""
+    again: the groups stay those of the run that began, whatever memory is free now."""
     journal = journal or Journal(None)
     measured = {one: Measured(one) for one in configurations}
     died: dict[Configuration, str] = {}
-    shares, began = protocol.shares(), time.perf_counter()
+    passed_s = time.time() - journal.keep("began", time.time)
+    shares, began = protocol.shares(), time.perf_counter() - max(0.0, passed_s)
+    lengths = journal.keep("groups", lambda: [len(group) for group in memory_groups(configurations, sizes)])
+    left = iter(configurations)
+    groups = [list(itertools.islice(left, length)) for length in lengths]
     total = len(configurations) * protocol.parts()
     with progress("measuring", total, unit="runs" if protocol.duration_s is None else "seconds") as shown:
-        for place, configured in enumerate(memory_groups(configurations, sizes)):
+        for place, configured in enumerate(groups):
             for one in configured:
                 measured[one].group = place
             group = _Group(configured, protocol, shown.advance, died, began)

@@ -234,9 +234,6 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(tmp_path: Path, monkeypat
     """Killed in the second process: the first is not measured again, and nothing is counted twice."""
     protocol, folder = Protocol(runs=4, warmup=0, processes=2), tmp_path / "r.json.partial"
 
-    def interrupt(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         write, calls = Journal.write, iter([False, True])
         patch.setattr(Journal, "write", lambda *given: interrupt() if next(calls) else write(*given))
@@ -254,6 +251,66 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(tmp_path: Path, monkeypat
         Journal(folder, {"asked": 2})
     Journal(folder, {"asked": 1}).remove()
     assert not folder.exists()
+
+
+def test_what_is_resumed_stays_in_its_groups_and_its_runs_have_their_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More memory is free when it goes on, an hour later; nothing of the first processes is measured again."""
+    protocol, hours = Protocol(runs=2, warmup=0, processes=2), iter([0.0, 3600.0])
+    monkeypatch.setattr(rounds, "available_memory_bytes", lambda: 600_000_000)  # for one at a time
+    monkeypatch.setattr(rounds.time, "time", lambda: now)
+    with monkeypatch.context() as patch:
+        now, ended = next(hours), iter([False, False, True])
+        write = Journal.write
+        patch.setattr(Journal, "write", lambda *given: interrupt() if next(ended) else write(*given))
+        with pytest.raises(KeyboardInterrupt):
+            recorded("a b", protocol, patch, journal=Journal(tmp_path, {}))
+    monkeypatch.setattr(rounds, "available_memory_bytes", lambda: 64_000_000_000)
+    now = next(hours)
+    measured, _, order = recorded("a b", protocol, monkeypatch, journal=Journal(tmp_path, {}))
+    assert [one.group for one in measured] == [0, 1] and (order.count("start a"), order.count("start b")) == (0, 2)
+    began = [run.at_s for one in measured for _, run in one.runs()]
+    assert began[0] < began[1] < 1 and 3600 <= began[2] < began[3] < 3601
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_distances_are_measured_once_for_all_threads_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    evaluator: Any = SimpleNamespace(
+        evaluate=lambda *given: calls.append(given) or {"notes": {"fid": "none"}, **NO_FD, "fd_world": 2}
+    )
+    one = Configuration("m", Path("m"), "openvino", "fp16", 1)
+
+    def distance(configuration: Configuration, journal: Journal) -> Any:
+        quality = PictureQuality(None, {Path("m"): evaluator}, journal=journal)
+        return [quality._fd(replace(configuration, threads=threads), {})["fd_world"] for threads in (1, 2)]
+
+    assert distance(one, Journal(None)) == distance(one, Journal(tmp_path, {})) == [2, 2] and len(calls) == 2
+    assert distance(one, Journal(tmp_path, {})) == [2, 2] and len(calls) == 2  # interrupted, and continued
+    distance(replace(one, precision="int8"), Journal(tmp_path, {}))
+    assert len(calls) == 3
+
+    facts = ModelFacts(Path("m"), "bundle", "m", "student", 8, 1, 1.0)
+    facts.__dict__["sha256"] = "0" * 64
+    monkeypatch.setattr(rounds, "Worker", Recorder)
+    monkeypatch.setattr(
+        Recorder, "facts", Recorder.facts | {"runtime": "openvino", "precision": "fp16", "provider": "CPU"}
+    )
+    monkeypatch.setattr(bench, "read_facts", lambda _: facts)
+    monkeypatch.setattr(bench, "configure", lambda *_: [one])
+    monkeypatch.setattr(bench, "measure_peaks", lambda *_: [])
+    for step in ("add_quality", "add_apart"):
+        with monkeypatch.context() as patch:
+            patch.setattr(PictureQuality, "prepared", lambda *_: PictureQuality(None))
+            patch.setattr(bench, step, interrupt)
+            with pytest.raises(
+                KeyboardInterrupt, match=r"what has been measured is kept in .*p; the same command goes on"
+            ):
+                bench.measure_models([Contender("m", Path("m"))], protocol=Protocol(runs=3), partial=tmp_path / "p")
 
 
 STAND_IN = """

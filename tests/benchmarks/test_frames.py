@@ -17,6 +17,7 @@ from genin.benchmarks.speed import apart, frames
 from genin.benchmarks.speed.apart import Apart, add_apart
 from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.frames import BUNDLES_ONLY, Beside, Game, PainterBeside, frame_costs, measure_frames
+from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.samples import Measured, ProcessRun
 from genin.benchmarks.speed.worker import WorkerError
@@ -132,6 +133,31 @@ def test_each_model_is_measured_once_and_a_failure_costs_no_row(monkeypatch: pyt
     assert [one.get("frames", "absent") for one in rows] == [{"off": {}}, "absent", "absent", None, None]
     assert rows[3]["notes"]["frames"] == "its frames were not measured (killed)"
     assert rows[4]["notes"]["frames"] == BUNDLES_ONLY and len(asked) == 2
+
+
+def test_what_was_measured_apart_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted in the second model's minutes: those of the first are kept, of the same length only."""
+    drawn: list[tuple[str, float]] = []
+
+    def draw(configuration: Configuration, _: Protocol, minutes: float, __: Any) -> dict[str, Any]:
+        if configuration.label == "b" and not drawn[1:]:
+            drawn.append(("interrupted", minutes))
+            raise KeyboardInterrupt
+        drawn.append((configuration.label, minutes))
+        return {"throttled": False, "seconds": 60 * minutes}
+
+    monkeypatch.setattr(apart, "sustain", draw)
+    fact = {"runtime": "openvino", "precision": "fp16"}
+    measured = [
+        Measured(Configuration(name, Path(name), "openvino", "fp16", 1), [ProcessRun(fact, 1.0)]) for name in "ab"
+    ]
+    rows: list[dict[str, Any]] = [row(name, 10.0) for name in "ab"]
+    with pytest.raises(KeyboardInterrupt):
+        add_apart(rows, measured, Protocol(), Apart(sustained_minutes=2.0), Journal(tmp_path, {}))
+    for minutes in (2.0, 3.0):
+        add_apart(rows, measured, Protocol(), Apart(sustained_minutes=minutes), Journal(tmp_path, {}))
+    assert drawn == [("a", 2.0), ("interrupted", 2.0), ("b", 2.0), ("a", 3.0), ("b", 3.0)]
+    assert [one["sustained"]["seconds"] for one in rows] == [180, 180]
 
 
 def test_a_process_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
