@@ -28,7 +28,7 @@ from genin.benchmarks.speed.journal import remove
 from genin.benchmarks.speed.picture_quality import Quality
 from genin.benchmarks.speed.protocol import Protocol
 from genin.files import claim_output
-from genin.runtimes.arguments import local_path, number, settle, several, whole, wholes
+from genin.runtimes.arguments import local_path, number, refuse_none, settle, several, whole, wholes
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD, Names, installed_names
 from genin.runtimes.threads import MAX_THREADS
@@ -100,6 +100,7 @@ class BenchOptions:
     suite: str | None = None
 
     def __post_init__(self) -> None:
+        refuse_none(self)
         settle(
             self,
             runtimes=tuple(check_choice(one, (AUTO, *RUNTIMES), "runtime") for one in several(self.runtimes)),
@@ -120,7 +121,7 @@ class BenchOptions:
             settle(self, sustained=number(self.sustained, "sustained"))
             if not 0 < self.sustained <= MOST_MINUTES:
                 raise InputError(f"sustained is {self.sustained:g} minutes", remedy=f"name up to {MOST_MINUTES}")
-        check_device(self.device)
+        check_device(check_text(self.device, "device"))
 
 
 def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | None = None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from genin.benchmarks.quality.subjects import Sampling
 from genin.benchmarks.report.compare import SheetModel, draw_grid, save_sheet, true_row
 from genin.dataset.splits import check_split
 from genin.files import claim_output
-from genin.runtimes.arguments import local_path, settle, whole
+from genin.runtimes.arguments import local_path, refuse_none, settle, whole
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
 from genin.runtimes.vocabulary import AUTO, RUNTIMES, check_choice, check_device, check_text
@@ -58,13 +58,14 @@ class CompareOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        refuse_none(self)
         settle(self, **{name: whole(getattr(self, name), name) for name in ("count", "steps")})
         settle(self, seed=whole(self.seed, "seed", 0, MAX_SEED))
         check_choice(self.layout, LAYOUTS, "layout")
         check_choice(self.runtime, (AUTO, *RUNTIMES), "runtime")
         check_text(self.precision, "precision")
         check_split(self.split)
-        check_device(self.device)
+        check_device(check_text(self.device, "device"))
         if self.reference is None and self.split is not None:
             raise InputError("a split is a part of a reference", remedy="name the reference, or leave the split out")
         if self.prompts is not None and self.reference is not None:

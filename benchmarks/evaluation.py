@@ -24,7 +24,7 @@ from genin.benchmarks.quality.subjects import Sampling
 from genin.dataset.splits import check_split
 from genin.files import claim_output
 from genin.processes import main_process_first, processes_here, several
-from genin.runtimes.arguments import local_path, number, settle, whole
+from genin.runtimes.arguments import local_path, number, refuse_none, settle, whole
 from genin.runtimes.errors import InputError
 from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD, Names, installed_names
@@ -76,6 +76,7 @@ class EvaluateOptions:
     metric_weights: str | Path | None = None
 
     def __post_init__(self) -> None:
+        refuse_none(self)
         settle(
             self,
             seed=whole(self.seed, "seed", 0, MAX_SEED),
@@ -87,7 +88,7 @@ class EvaluateOptions:
         check_choice(self.runtime, (AUTO, *RUNTIMES), "runtime")
         check_text(self.precision, "precision")
         check_split(self.split)
-        check_device(self.device)
+        check_device(check_text(self.device, "device"))
         if self.floor and self.save_images is not None:
             raise InputError(
                 "the floor needs no drawing, which leaves no pictures to save",

@@ -12,6 +12,7 @@ import math
 import operator
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from numbers import Real
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
@@ -101,6 +102,14 @@ def several(values: Any) -> tuple[Any, ...]:
         return tuple(values)
     except TypeError:  # an array without dimensions says that it is iterable, too
         return (values,)
+
+
+def refuse_none(options: object) -> None:
+    """Of a dataclass with defaults: None (a key that a YAML file leaves empty) is a value only where the default is None, or of no
+    values. Errors: InputError naming the field."""
+    for field in fields(options):  # type: ignore[arg-type]
+        if getattr(options, field.name) is None and field.default not in (None, ()):
+            raise InputError(f"{field.name} has no value", remedy="give it one, or leave it out")
 
 
 def settle(options: object, **values: object) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from genin.benchmarks.results.files import GENIN, digest, engine_text
+from genin.benchmarks.results.files import AGAIN, GENIN, digest, engine_text
 from genin.benchmarks.results.operators import operators_text
 from genin.benchmarks.results.table import (
     clients_text,
@@ -66,7 +66,8 @@ PAD_PX: Final = 10
 
 
 def export(results: Results, format: str) -> str:
-    """The results in one of `FORMATS`. Errors: InputError for another format, GeninError if no row may be shown."""
+    """The results in one of `FORMATS`. Errors: InputError for another format, GeninError if no row may be shown,
+    or the format is of runs and there are none."""
     if format not in FORMATS:
         raise InputError(f"unknown format '{format}'", remedy=nearest(format, FORMATS))
     return FORMATS[format](results)
@@ -88,6 +89,7 @@ def to_csv(results: Results) -> str:
 
 def to_runs_csv(results: Results) -> str:
     """One line for each timed picture."""
+    _check_runs(results)
     stages = list(dict.fromkeys(stage for row in results["results"] for stage in row["stages_samples_ms"]))
     columns = ("samples_process", "samples_round", "samples_at_s", "samples_ms")
     lines = []
@@ -111,6 +113,7 @@ def to_markdown(results: Results) -> str:
 def to_pyperf(results: Results) -> str:
     """A suite as `python -m pyperf compare_to` reads it: a benchmark for each configuration, a run for each of its processes, in
     seconds."""
+    _check_runs(results)
     benchmarks = []
     for row in results["results"]:
         processes = np.array(row["samples_process"])
@@ -219,6 +222,12 @@ def device_of(results: Results) -> str:
     machine = results["machine"]
     cores = machine["usable_cores"]
     return f"{machine['processor']}, {counted(cores, 'core')}"
+
+
+def _check_runs(results: Results) -> None:
+    """Errors: GeninError for a file of before genin kept every run."""
+    if not any(row["samples_ms"] for row in results["results"]):
+        raise GeninError("the results have no runs", remedy=AGAIN)
 
 
 def _devices(rows: Sequence[Row], results: Results) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from genin import cli
-from genin.benchmarks import benchmarking
+from genin.benchmarks import CompareOptions, EvaluateOptions, benchmarking
 from genin.benchmarks.benchmarking import BenchOptions
 from genin.benchmarks.report.report import Report, render
 from genin.benchmarks.results.compare import compare_results
@@ -135,12 +135,29 @@ def test_a_comparison_says_another_warm_up_but_not_other_pictures_of_another_num
         ({"duration": 5, "runs": 9}, "runs and duration are both given; give one of them"),
         ({"warmup": "2.5"}, "warmup must be pictures or seconds; got '2.5'; write 2 or 2s"),
         ({"warmup": -1}, "warmup must be a whole number, at least 0; got -1"),
+        *(
+            ({name: None}, f"{name} has no value; give it one, or leave it out")
+            for name in ("processes", "seed", "warmup", "device", "reference")
+        ),
+        ({"device": 0}, "device must be a text; got 0"),
     ],
 )
 def test_other_values_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError) as refused:
         BenchOptions(**options)
     assert says in str(refused.value)
+
+
+def test_a_key_that_a_suite_leaves_empty_is_named_and_lists_may_be_empty(tmp_path: Path) -> None:
+    suite = tmp_path / "mine.yaml"
+    suite.write_text("models: [a]\nprompts: [b]\nprocesses:\n")
+    with pytest.raises(InputError, match=r"processes has no value: .*mine\.yaml; give it one, or leave it out"):
+        read_suite(suite)
+    assert BenchOptions(steps=None, runs=None).steps == ()
+    for options in (CompareOptions, EvaluateOptions):
+        for wrong, says in (({"device": 1}, "device must be a text"), ({"seed": None}, "seed has no value")):
+            with pytest.raises(InputError, match=says):
+                options(**wrong)
 
 
 def test_the_command_line_and_suites_take_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

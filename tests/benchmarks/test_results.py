@@ -12,10 +12,11 @@ import pytest
 
 from genin import cli
 from genin.benchmarks.results.compare import compare_results, compare_with, markdown
+from genin.benchmarks.results.exports import export
 from genin.benchmarks.results.files import digest, read_results, seal, write_results
 from genin.benchmarks.results.schema import errors_of, json_schema
 from genin.benchmarks.results.table import results_table
-from genin.runtimes.errors import InputError
+from genin.runtimes.errors import GeninError, InputError
 from result_files import results, row
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +117,9 @@ def test_results_without_a_version_are_brought_up_to_date(tmp_path: Path) -> Non
     assert results_table(read).count("\n") >= len(old["results"])
     with pytest.raises(InputError, match="cannot be compared: written before genin kept every run"):
         compare_results(read, read)
+    for format in ("pyperf", "runs-csv"):
+        with pytest.raises(GeninError, match="the results have no runs; measure again"):
+            export(read, format)
 
 
 # --- compare ---------------------------------------------------------------------------------------------------------
