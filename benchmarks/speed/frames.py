@@ -170,6 +170,8 @@ class PainterBeside(Beside):
 
     def frame(self) -> None:
         for event in self._timed("poll", self._painter.poll):
+            if event.kind == "failed":  # it would be idle from now on
+                raise GeninError(f"the painter has not drawn a picture ({event.error or event.result})")
             if event.kind == "done":
                 self._pictures += self._timed("take", partial(self._painter.take, event.ticket)) is not None
                 self._submit()
@@ -198,6 +200,7 @@ class EngineDefaults(Beside):
 
     def __enter__(self) -> Self:
         self._ended, self._pipeline = threading.Event(), self._load()
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._draw)
         self._thread.start()
         return self
@@ -207,11 +210,18 @@ class EngineDefaults(Beside):
         self._thread.join()
         self._pipeline.close()
 
+    def frame(self) -> None:
+        if self._error is not None:
+            raise GeninError(f"the engine has not drawn a picture ({self._error})") from self._error
+
     def _draw(self) -> None:
         seed = 0
-        while not self._ended.is_set():
-            self._pipeline.generate(PROMPT, seed, **self._options)
-            seed += 1
+        try:
+            while not self._ended.is_set():
+                self._pipeline.generate(PROMPT, seed, **self._options)
+                seed += 1
+        except Exception as error:  # of any kind: the frames that follow are not beside drawing
+            self._error = error
 
 
 def beside_bundle(path: str, runtime: str, precision: str, steps: int) -> dict[str, Beside]:

@@ -16,7 +16,15 @@ from genin.benchmarks.results.table import frames_text
 from genin.benchmarks.speed import apart, frames
 from genin.benchmarks.speed.apart import Apart, add_apart
 from genin.benchmarks.speed.configurations import Configuration
-from genin.benchmarks.speed.frames import BUNDLES_ONLY, Beside, Game, PainterBeside, frame_costs, measure_frames
+from genin.benchmarks.speed.frames import (
+    BUNDLES_ONLY,
+    Beside,
+    EngineDefaults,
+    Game,
+    PainterBeside,
+    frame_costs,
+    measure_frames,
+)
 from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.samples import Measured, ProcessRun
@@ -108,6 +116,28 @@ def test_a_painter_is_kept_busy_and_its_calls_are_timed() -> None:
     with pytest.raises(GeninError, match="has not loaded the model"), PainterBeside(lambda: broken):
         pass
     assert broken.closed
+
+
+def test_frames_beside_a_picture_that_failed_are_none_beside_drawing() -> None:
+    painter = Painter()
+    painter.events = iter(
+        [[], [SimpleNamespace(kind="failed", ticket=1, result="memory", error=MemoryError("no more"))]]
+    )
+    beside = PainterBeside(lambda: painter)
+    with pytest.raises(GeninError, match=r"has not drawn a picture \(no more\)"), beside:
+        beside.frame()
+        beside.frame()
+    assert painter.closed and len(painter.asked) == 1
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    closed: list[bool] = []
+    engine = EngineDefaults(lambda: SimpleNamespace(generate=fail, close=lambda: closed.append(True)))
+    with pytest.raises(GeninError, match=r"the engine has not drawn a picture \(out of memory\)"), engine:
+        engine._thread.join(10)
+        engine.frame()
+    assert closed
 
 
 def test_each_model_is_measured_once_and_a_failure_costs_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
