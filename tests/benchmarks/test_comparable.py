@@ -257,6 +257,8 @@ def test_fewer_pairs_than_pictures_are_said() -> None:
         return rows[-1]["lpips_squeeze_to_teacher"], rows[-1]["notes"].get("lpips_squeeze_to_teacher", "")
 
     assert distance({"t": 4}) == (0, "of 1 picture that both drew, of 8")
+    measured[1].configuration = replace(measured[1].configuration, size=8)  # asked for, and the teacher's own
+    assert distance({"t": 4}) == (0, "of 1 picture that both drew, of 8")
     assert distance({"t": 100}) == (None, NO_TEACHER)
     black = drawn("t", 8, "teacher")
     black = replace(black, configuration=replace(black.configuration, path=Path("s"), batch=4))
