@@ -76,16 +76,19 @@ class MemoryLimit:
         if known is not None:  # nothing is measured then: that would reset the peak that others read
             yield
             return
+        release()  # what an ended run has left, or this one would be measured too small
         before = Resident.now()
-        yield
-        guess = GUESSED * self._files[key]
-        taken = Taken(guess, guess) if before is None else before.taken_since(base)
-        self._taken[case] = taken
-        if taken.peak > self.limit * TOLERANCE:
+        try:
+            yield
+            guess = GUESSED * self._files[key]
+            taken = Taken(guess, guess) if before is None else before.taken_since(base)
+            self._taken[case] = taken
+            self._refuse_if_too_large(key, taken)
+        except BaseException:  # also one that was cancelled: what stayed loaded would never be measured
             self._loaded.remove(key)
             drop(key)
             release()
-        self._refuse_if_too_large(key, taken)
+            raise
 
     def _held(self, keys: Sequence[Hashable]) -> int:
         return sum(
