@@ -10,7 +10,7 @@
 One thread loads the model and draws, with a lower priority than its maker; or a helper process does. Closing, also by leaving
 the program, ends what is being drawn.
 
-Not here: the states of a ticket (`tickets`), drawing (`drawing`, `helper`).
+Not here: the states of a ticket (`tickets`), drawing (`drawing`, `child`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import numpy as np
 from genin.runtimes.arguments import number, whole
 from genin.runtimes.errors import CancelledError, InputError
 from genin.runtimes.noise import check_seed
+from genin.runtimes.painting.child import HelperDrawer
 from genin.runtimes.painting.drawing import (
     PRIORITIES,
     Drawer,
@@ -41,7 +42,7 @@ from genin.runtimes.painting.drawing import (
     load_in_background,
     lower_priority,
 )
-from genin.runtimes.painting.helper import HelperDrawer, Model
+from genin.runtimes.painting.helper import Model
 from genin.runtimes.painting.tickets import Board, Counts, Event, Result, Submission, Ticket, new_ticket
 from genin.runtimes.pictures import Picture
 from genin.runtimes.pipeline import Pipeline

@@ -25,8 +25,10 @@ import pytest
 import genin
 from genin import CancelledError, Event, InputError, Painter, QueueFullError
 from genin.runtimes.bundle import pack
-from genin.runtimes.painting import helper
+from genin.runtimes.painting import child
+from genin.runtimes.painting.child import HelperDrawer
 from genin.runtimes.painting.drawing import LOW_NICENESS, LOWEST_NICENESS, Drawing, Pace, lower_priority
+from genin.runtimes.painting.helper import MODULE
 from genin.runtimes.painting.painter import _close, _copied
 from genin.runtimes.painting.tickets import REMEMBERED, Board, Submission, Ticket
 from genin.runtimes.quiet import warnings_ignored
@@ -372,18 +374,18 @@ def test_a_tensor_that_is_submitted_is_copied() -> None:
 def test_an_error_that_a_helper_reports_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many open files, say: the message is kept, and so is the helper."""
     said: list[Any] = []
-    child: Any = SimpleNamespace(
+    running: Any = SimpleNamespace(
         is_alive=lambda: True,
         send=said.append,
         end=lambda: 0,
         recv=lambda: ("failed", 1, OSError(24, "Too many open files")),
     )
-    drawer = helper.HelperDrawer.__new__(helper.HelperDrawer)
-    drawer._child, drawer._number, drawer._pace = child, 0, SimpleNamespace(share=1.0)  # type: ignore[assignment]
+    drawer = HelperDrawer.__new__(HelperDrawer)
+    drawer._child, drawer._number, drawer._pace = running, 0, SimpleNamespace(share=1.0)  # type: ignore[assignment]
     drawing: Any = Drawing("a ninja", 0, {}, 0)
     with pytest.raises(OSError, match="Too many open files"):
         drawer.draw(drawing, lambda *_: None)
-    assert drawer._child is child and said
+    assert drawer._child is running and said
 
 
 def test_a_painter_that_is_forgotten_in_its_own_thread_ends() -> None:
@@ -466,7 +468,7 @@ def _pid_of(painter: Painter) -> int:
     while time.monotonic() < until:
         for found in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
             for pid in map(int, found.read_text().split()):
-                if helper.MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                     return pid
         time.sleep(0.01)
     raise AssertionError("no helper process")
@@ -551,7 +553,7 @@ def test_closing_does_not_wait_for_a_helper_that_loads() -> None:
 
 def test_a_frozen_program_uses_multiprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(helper, "is_frozen", lambda: True)
+    monkeypatch.setattr(child, "is_frozen", lambda: True)
     monkeypatch.setattr(sys.modules["__main__"], "__file__", None, raising=False)
     with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
         ticket = painter.submit("a ninja")
