@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
@@ -19,10 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from genin.runtimes.cancellation import Cancellation, interruptible
-from genin.runtimes.errors import GeninError
-from genin.runtimes.painting.drawing import Drawing, Pace, Show
-from genin.runtimes.painting.helper import MODULE, Channel, Model, Pipes, pickled, serve, unsendable
+from genin.runtimes.cancellation import Cancellation, cancelled, interruptible
+from genin.runtimes.painting.drawing import Drawing, HelperDiedError, Pace, Show
+from genin.runtimes.painting.helper import MODULE, Channel, Model, Pipe, pickled, serve, unsendable
 from genin.runtimes.pictures import Picture
 
 CLOSING_S = 5.0  # after which a helper that does not end is killed
@@ -37,27 +37,14 @@ class HelperDrawer:
         self._number = 0
 
     def open(self, cancellation: Cancellation) -> None:
-        child = Child(self._model)
-        self._child = child
         try:
-            with interruptible(cancellation, child):
-                try:
-                    error = child.recv()[1]
-                except (EOFError, OSError):
-                    error = self._died()
-                if error is not None:
-                    raise error
+            self._loaded(cancellation)
         except BaseException:  # also where it was cancelled before it waits
             self.close()
             raise
 
     def draw(self, drawing: Drawing, show: Show) -> Picture:
-        if self._child is not None and not self._child.is_alive():  # it has died between two pictures
-            self._died()
-        if self._child is None:
-            self.open(drawing.cancellation)
-        child = self._child
-        assert child is not None
+        child = self._loaded(drawing.cancellation)
         self._number += 1
         ending = Ending(child, self._number)
         request = (drawing.prompt, drawing.seed, dict(drawing.options), drawing.previews, self._pace.share)
@@ -67,15 +54,35 @@ class HelperDrawer:
             raise unsendable(error) from error
         with interruptible(drawing.cancellation, ending):
             try:
-                child.send(message)
+                child.post(message)
                 found = _picture_of(child, ending.number, show)
-            except (EOFError, OSError):
+            except EOFError:
                 raise self._died() from None
-        if isinstance(found, BaseException):  # an OSError among them says nothing about the helper
+        if isinstance(found, BaseException):
             raise found
         return found
 
-    def _died(self) -> GeninError:
+    def _loaded(self, cancellation: Cancellation) -> Child:
+        """The helper, once it has loaded the model. If that is cancelled, it goes on loading: for the next picture."""
+        if self._child is not None and self._child.is_ready and not self._child.is_alive():
+            self._died()  # between two pictures
+        child = self._child = self._child or Child(self._model)
+        if child.is_ready:
+            return child
+        with interruptible(cancellation, child):
+            try:
+                kind, error = child.recv()
+            except EOFError:
+                raise self._died() from None
+            if kind == "woken":
+                raise cancelled()
+        if error is not None:
+            self.close()
+            raise error
+        child.is_ready = True
+        return child
+
+    def _died(self) -> HelperDiedError:
         child, self._child = self._child, None
         assert child is not None
         code = child.end()
@@ -84,12 +91,18 @@ class HelperDrawer:
             with suppress(ValueError):
                 how = signal.Signals(-code).name
         remedy = "the next picture starts another one"
-        return GeninError(f"the helper process has died ({how})", remedy=remedy)
+        return HelperDiedError(f"the helper process has died ({how})", remedy=remedy)
+
+    def kill(self) -> None:
+        if (child := self._child) is not None:  # of another thread
+            child.kill()
 
     def close(self) -> None:
-        if self._child is not None:
-            self._child.end()
-            self._child = None
+        child, self._child = self._child, None
+        if child is not None:
+            if not child.is_ready:
+                child.kill()
+            child.end()
 
 
 def _picture_of(child: Child, number: int, show: Show) -> Picture | BaseException:
@@ -109,46 +122,84 @@ def _picture_of(child: Child, number: int, show: Show) -> Picture | BaseExceptio
 
 
 class Child:
-    """A running helper process, seen from the program."""
+    """A running helper process, seen from the program. `is_ready` once it has loaded the model, which is its drawer's to know.
+
+    Two threads carry the messages. So whoever posts one never waits for a pipe, which holds less than an image, and whoever waits
+    for one can be woken.
+    """
 
     def __init__(self, model: Model) -> None:
-        self._sending = threading.Lock()
+        self.is_ready = False
         # What it unpacks goes here: one that is killed removes nothing.
         self._temporary = tempfile.TemporaryDirectory(prefix="genin-", ignore_cleanup_errors=True)
-        self._process, self._channel = _start_frozen() if is_frozen() else _start()
-        with suppress(OSError):  # it is gone already, which `recv` will tell
-            self.send(pickled((model, self._temporary.name)))
+        self._process, self._reads, self._writes = _start_frozen() if is_frozen() else _start()
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: nothing more will be asked
+        self._inbox: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()  # None: it is gone
+        self.post(pickled((model, self._temporary.name)))
+        self._threads = [threading.Thread(target=carry, daemon=True) for carry in (self._send, self._receive)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def pid(self) -> int | None:
         return self._process.pid
 
-    def send(self, message: bytes) -> None:
-        with self._sending:
-            self._channel.send_bytes(message)
+    def post(self, message: bytes) -> None:
+        """Send it when its turn comes. Never waits."""
+        self._outbox.put(message)
 
     def recv(self) -> tuple[Any, ...]:
-        message: tuple[Any, ...] = pickle.loads(self._channel.recv_bytes())
+        """The next message. Errors: EOFError when the helper is gone."""
+        message = self._inbox.get()
+        if message is None:
+            raise EOFError
         return message
+
+    def _send(self) -> None:
+        try:
+            while (message := self._outbox.get()) is not None:
+                self._writes.send_bytes(message)
+        except OSError:  # it is gone, which `_receive` notices
+            pass
+        except Exception:  # such as MemoryError: it would wait for the rest
+            self.kill()
+        finally:
+            self._writes.close()
+
+    def _receive(self) -> None:
+        try:
+            while True:
+                self._inbox.put(pickle.loads(self._reads.recv_bytes()))
+        except (EOFError, OSError):
+            self._inbox.put(None)
+        except Exception:  # such as MemoryError: what it says further belongs to nothing
+            self.kill()
+        finally:
+            self._reads.close()
 
     def is_alive(self) -> bool:
         return self._process.is_alive()
 
     def interrupt(self) -> None:
-        """While it loads: it can only be killed."""
-        self._process.kill()
+        """While it loads: let it, but wake who waits for it."""
+        self._inbox.put(("woken", 0))
 
     def proceed(self) -> None:
         pass
 
+    def kill(self) -> None:
+        """From any thread. Who waits for a message is told, whatever has become of the pipe."""
+        self._process.kill()
+        self._inbox.put(None)
+
     def end(self) -> int | None:
         """Let it end, or kill it; its exit code, below 0 for a signal."""
-        with suppress(OSError, ValueError):
-            self.send(pickled(("close",)))
-        self._channel.close()
+        self._outbox.put(None)  # which closes the pipe: so it ends
         try:
             return self._process.end()
         finally:
+            for thread in self._threads:
+                thread.join(CLOSING_S)
             self._temporary.cleanup()
 
 
@@ -160,8 +211,7 @@ class Ending:
     number: int
 
     def interrupt(self) -> None:
-        with suppress(OSError, ValueError):  # it has died meanwhile
-            self.child.send(pickled(("end", self.number)))
+        self.child.post(pickled(("end", self.number)))
 
     def proceed(self) -> None:
         pass  # a number is never drawn twice
@@ -221,13 +271,13 @@ def is_frozen() -> bool:
     return bool(getattr(sys, "frozen", False)) or "__compiled__" in globals()
 
 
-def _start() -> tuple[Process, Channel]:
+def _start() -> tuple[Process, Channel, Channel]:
     quiet: dict[str, Any] = {"creationflags": 0x08000000} if sys.platform == "win32" else {}  # CREATE_NO_WINDOW
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(), **quiet
     )
     assert process.stdin is not None and process.stdout is not None
-    return ModuleProcess(process), Pipes(process.stdout, process.stdin)
+    return ModuleProcess(process), Pipe(process.stdout), Pipe(process.stdin)
 
 
 def _environment() -> dict[str, str]:
@@ -235,12 +285,13 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
-def _start_frozen() -> tuple[Process, Channel]:
+def _start_frozen() -> tuple[Process, Channel, Channel]:
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs,), daemon=True)
+    (reads, their_writes), (their_reads, writes) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+    process = context.Process(target=serve, args=(their_reads, their_writes), daemon=True)
     process.start()
-    theirs.close()
-    return FrozenProcess(process), ours
+    their_reads.close()
+    their_writes.close()
+    return FrozenProcess(process), reads, writes

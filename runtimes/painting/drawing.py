@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypedDict
 
 from genin.runtimes.cancellation import Cancellation, Interruptible, check
 from genin.runtimes.engine import EngineSettings
+from genin.runtimes.errors import GeninError
 from genin.runtimes.names import installed_names
 from genin.runtimes.pictures import Picture
 from genin.runtimes.pipeline import Pipeline
@@ -39,6 +40,10 @@ class Drawing:
     cancellation: Cancellation = field(default_factory=Cancellation)
 
 
+class HelperDiedError(GeninError):
+    """A process has died, not the model: another one may draw."""
+
+
 class Drawer(Protocol):
     """Draws one request at a time, in the thread that has opened it."""
 
@@ -47,6 +52,9 @@ class Drawer(Protocol):
 
     def draw(self, drawing: Drawing, show: Show) -> Picture:
         """Errors: those of a pipeline, CancelledError."""
+
+    def kill(self) -> None:
+        """From another thread, when a drawing does not end though it was cancelled: end it, if it is in another process."""
 
     def close(self) -> None: ...
 
@@ -96,6 +104,9 @@ class PipelineDrawer:
             if (step.index + 1) % drawing.previews == 0:
                 show(Picture(step.preview()[0].copy()), step.index + 1, step.steps)
         raise AssertionError("a stream ends with a picture")
+
+    def kill(self) -> None:
+        pass  # threads cannot be killed
 
     def close(self) -> None:
         if self._own and self._pipeline is not None:

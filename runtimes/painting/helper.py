@@ -1,7 +1,7 @@
 """A helper process that draws: what crashes or runs out of memory there ends a ticket, not the program.
 
     program ──► (Model, folder for what is unpacked), then ("draw", number, the pickled (prompt, seed, options, previews, share)),
-                ("end", number), ("close",)
+                ("end", number); at the end it closes the pipe
     helper  ──► ("open", error | None), ("preview", number, picture, step, steps), ("done", number, picture),
                 ("failed", number, error)
 
@@ -44,7 +44,8 @@ MODULE = "genin.runtimes.painting.helper"
 
 
 class Channel(Protocol):
-    """Both ends have one; so have connections of `multiprocessing`. Errors: EOFError or OSError when the other end is gone."""
+    """One direction, and one end of it; so are connections of `multiprocessing`. Errors: EOFError or OSError when the other end is
+    gone."""
 
     def send_bytes(self, message: bytes) -> None: ...
     def recv_bytes(self) -> bytes: ...
@@ -55,30 +56,30 @@ def pickled(message: tuple[Any, ...]) -> bytes:
     return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
 
 
-class Pipes:
-    """A channel over two files."""
+class Pipe:
+    """A channel over a file."""
 
-    def __init__(self, reads: IO[bytes], writes: IO[bytes]) -> None:
-        self._reads, self._writes = reads, writes
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
 
     def send_bytes(self, message: bytes) -> None:
-        self._writes.write(len(message).to_bytes(8, "little") + message)
-        self._writes.flush()
+        self._file.write(len(message).to_bytes(8, "little"))
+        self._file.write(message)
+        self._file.flush()
 
     def recv_bytes(self) -> bytes:
         length = int.from_bytes(self._exactly(8), "little")
         return self._exactly(length)
 
     def _exactly(self, count: int) -> bytes:
-        found = self._reads.read(count)
+        found = self._file.read(count)
         if len(found) < count:
             raise EOFError
         return found
 
     def close(self) -> None:
-        for file in (self._writes, self._reads):
-            with suppress(OSError):
-                file.close()
+        with suppress(OSError):
+            self._file.close()
 
 
 @dataclass(frozen=True)
@@ -97,22 +98,23 @@ def main() -> None:
     os.dup2(2, 1)
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    serve(Pipes(reads, writes))
+    serve(Pipe(reads), Pipe(writes))
 
 
-def serve(channel: Channel) -> None:
-    """Load a model and draw until the program closes the channel or is gone."""
+def serve(reads: Channel, writes: Channel) -> None:
+    """Load a model and draw until the program closes the pipe or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal reaches both; the program decides
     with suppress(EOFError, OSError):
-        model, tempfile.tempdir = pickle.loads(channel.recv_bytes())
-        _Helper(channel, model).run()
+        model, tempfile.tempdir = pickle.loads(reads.recv_bytes())
+        _Helper(reads, writes, model).run()
 
 
 class _Helper:
-    """Draws in the main thread, while another one listens for what ends a drawing."""
+    """Draws in the main thread, while another one listens for what is asked and what is ended."""
 
-    def __init__(self, channel: Channel, model: Model) -> None:
-        self._channel, self._model = channel, model
+    def __init__(self, reads: Channel, writes: Channel, model: Model) -> None:
+        self._reads, self._writes, self._model = reads, writes, model
+        self._loading = True
         self._requests: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._drawing: tuple[int, Paced] | None = None
@@ -122,6 +124,7 @@ class _Helper:
     def run(self) -> None:
         be_silent()
         lower_priority(self._model.priority)
+        threading.Thread(target=self._listen, daemon=True).start()
         model = self._model
         drawer = PipelineDrawer(lambda: load_in_background(model.name, model.options), own=True)
         try:
@@ -129,8 +132,8 @@ class _Helper:
         except Exception as error:
             self._send("open", _portable(error))
             return
+        self._loading = False
         self._send("open", None)
-        threading.Thread(target=self._listen, daemon=True).start()
         while (request := self._requests.get()) is not None:
             number, content = request
             try:
@@ -162,18 +165,22 @@ class _Helper:
         self._send(*message)
 
     def _send(self, *message: Any) -> None:
-        self._channel.send_bytes(pickled(message))
+        self._writes.send_bytes(pickled(message))
 
     def _listen(self) -> None:
-        with suppress(EOFError, OSError):
-            while (message := pickle.loads(self._channel.recv_bytes()))[0] != "close":
-                kind, number, *rest = message
-                if kind == "draw":
-                    self._requests.put((number, rest[0]))
-                else:
-                    self._end(number)
-        self._end(sys.maxsize)
-        self._requests.put(None)
+        try:
+            with suppress(EOFError, OSError):
+                while True:
+                    kind, number, *rest = pickle.loads(self._reads.recv_bytes())
+                    if kind == "draw":
+                        self._requests.put((number, rest[0]))
+                    else:
+                        self._end(number)
+        finally:  # also after a MemoryError: nothing more can be asked
+            if self._loading:  # which nothing else ends
+                os._exit(1)
+            self._end(sys.maxsize)
+            self._requests.put(None)
 
     def _end(self, number: int) -> None:
         with self._lock:

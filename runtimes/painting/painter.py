@@ -29,7 +29,7 @@ import numpy as np
 from genin.runtimes.arguments import number, whole
 from genin.runtimes.errors import CancelledError, InputError
 from genin.runtimes.noise import check_seed
-from genin.runtimes.painting.child import HelperDrawer
+from genin.runtimes.painting.child import CLOSING_S, HelperDrawer
 from genin.runtimes.painting.drawing import (
     PRIORITIES,
     Drawer,
@@ -98,7 +98,7 @@ class Painter:
             daemon=True,
         )
         # Also when the program ends or forgets the painter: an engine that still runs then would end it with a crash.
-        self._close = weakref.finalize(self, _close, self._board, thread)
+        self._close = weakref.finalize(self, _close, self._board, drawer, thread)
         thread.start()
 
     def submit(
@@ -277,12 +277,15 @@ def _copied(options: Options) -> Options:
     return found
 
 
-def _close(board: Board, thread: threading.Thread) -> None:
+def _close(board: Board, drawer: Drawer, thread: threading.Thread) -> None:
     if thread is threading.current_thread():  # the garbage collector has run there, maybe with the board's lock
         board.close_from_within()
     else:
         board.close()
-        thread.join()
+        thread.join(CLOSING_S)
+        while thread.is_alive():
+            drawer.kill()
+            thread.join(CLOSING_S)
 
 
 def _check_share(share: float) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import queue
 import random
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,12 +27,15 @@ import pytest
 import genin
 from genin import CancelledError, Event, InputError, Painter, QueueFullError
 from genin.runtimes.bundle import pack
-from genin.runtimes.painting import child
-from genin.runtimes.painting.child import HelperDrawer
-from genin.runtimes.painting.drawing import LOW_NICENESS, LOWEST_NICENESS, Drawing, Pace, lower_priority
-from genin.runtimes.painting.helper import MODULE
+from genin.runtimes.cancellation import Cancellation
+from genin.runtimes.painting import child, helper
+from genin.runtimes.painting import painter as painter_module
+from genin.runtimes.painting.child import Child, Ending, HelperDrawer
+from genin.runtimes.painting.drawing import LOW_NICENESS, LOWEST_NICENESS, Drawing, Pace, PipelineDrawer, lower_priority
+from genin.runtimes.painting.helper import MODULE, Model, _Helper, pickled
 from genin.runtimes.painting.painter import _close, _copied
 from genin.runtimes.painting.tickets import REMEMBERED, Board, Submission, Ticket
+from genin.runtimes.pictures import Picture
 from genin.runtimes.quiet import warnings_ignored
 from native_painter import NativePainter
 
@@ -41,7 +46,10 @@ LONG = {"steps": 1000, "previews": 1}
 PATIENCE_S = 60.0
 CLOSING_S = 10.0
 
+ANY = Model("any", {}, "low")
+
 Open = Callable[..., Any]
+Start = Callable[..., None]
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -376,7 +384,8 @@ def test_an_error_that_a_helper_reports_is_no_death(monkeypatch: pytest.MonkeyPa
     said: list[Any] = []
     running: Any = SimpleNamespace(
         is_alive=lambda: True,
-        send=said.append,
+        is_ready=True,
+        post=said.append,
         end=lambda: 0,
         recv=lambda: ("failed", 1, OSError(24, "Too many open files")),
     )
@@ -392,7 +401,7 @@ def test_a_painter_that_is_forgotten_in_its_own_thread_ends() -> None:
     """The garbage collector may run in the drawing thread, while that has the board's lock."""
     board = Board(Submission(Ticket(1), Drawing("", 0, {}, 0)), 4)
     with board._lock:
-        _close(board, threading.current_thread())
+        _close(board, PipelineDrawer(lambda: None, own=False), threading.current_thread())  # type: ignore[arg-type,return-value]
     assert board.next() is None
 
 
@@ -549,6 +558,152 @@ def test_closing_does_not_wait_for_a_helper_that_loads() -> None:
         os.kill(_pid_of(painter), signal.SIGSTOP)  # it will never be ready
     assert time.monotonic() - begun < CLOSING_S
     assert painter.wait(painter.loading, 0) == "cancelled"
+
+
+def within(seconds: float, what: Callable[[], object]) -> bool:
+    """Whether it returns within so long. A test of what may hang must not hang."""
+    thread = threading.Thread(target=what, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_closing_does_not_wait_for_a_helper_that_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(painter_module, "CLOSING_S", 0.1)
+    painter = Painter(ONE_STEP, process=True, runtime="onnxruntime")
+    ticket = painter.submit("a ninja", **LONG)
+    while painter.preview(ticket) is None:
+        time.sleep(0.01)
+    pid = _pid_of(painter)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert within(CLOSING_S, painter.close)
+        assert painter.wait(ticket, 0) == "cancelled"
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class Scripted:
+    """A helper, and both of its pipes, that says what a test puts into `says`; None is its end. `clogged`: it reads nothing."""
+
+    def __init__(self, *says: tuple[Any, ...] | None, clogged: bool = False) -> None:
+        self.pid, self.clogged, self.killed = 1, clogged, threading.Event()
+        self.says: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        for message in says:
+            self.says.put(message)
+
+    def recv_bytes(self) -> bytes:
+        if (message := self.says.get(timeout=PATIENCE_S)) is None:
+            raise EOFError
+        return pickled(message)
+
+    def send_bytes(self, message: bytes) -> None:
+        if self.clogged:
+            self.killed.wait(PATIENCE_S)
+            raise OSError
+
+    def is_alive(self) -> bool:
+        return not self.killed.is_set()
+
+    def kill(self) -> None:
+        self.killed.set()
+        self.says.put(None)
+
+    def end(self) -> int:
+        self.kill()
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def start_helpers(monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Lets the next helpers be these."""
+
+    def start(*helpers: Scripted) -> None:
+        left = iter(helpers)
+        monkeypatch.setattr(child, "_start", lambda: [next(left)] * 3)
+
+    return start
+
+
+def drawn(seed: int) -> Picture:
+    return Picture(np.full((8, 8, 3), seed, np.uint8))
+
+
+def a_drawing(cancellation: Cancellation) -> Drawing:
+    return Drawing("a ninja", 0, {}, 0, cancellation)
+
+
+def raised(what: Callable[[], object]) -> BaseException | None:
+    try:
+        what()
+    except BaseException as error:
+        return error
+    return None
+
+
+def test_ending_a_drawing_does_not_wait_until_the_helper_has_read_its_image(start_helpers: Start) -> None:
+    """It is ended with the lock that every call of the game takes."""
+    start_helpers(Scripted(clogged=True))
+    running = Child(ANY)
+    try:
+        assert within(5, lambda: running.post(b"an image"))
+        assert within(5, Ending(running, 1).interrupt)
+    finally:
+        running.end()
+
+
+def test_a_cancelled_request_lets_the_helper_load(start_helpers: Start) -> None:
+    """A slot that is refreshed sooner than a helper loads would kill one after the other, and draw nothing."""
+    running = Scripted()
+    start_helpers(running)
+    drawer, stop = HelperDrawer(ANY, Pace(1.0)), Cancellation()
+    errors: list[BaseException | None] = []
+    waiting = threading.Thread(target=lambda: errors.append(raised(lambda: drawer.draw(a_drawing(stop), print))))
+    waiting.start()
+    while stop._running is None:
+        time.sleep(0.001)
+    stop.cancel()
+    waiting.join(PATIENCE_S)
+    assert isinstance(errors[0], CancelledError) and running.is_alive()
+    for message in (("open", None), ("done", 1, drawn(7))):
+        running.says.put(message)
+    assert drawer.draw(a_drawing(Cancellation()), print).array.max() == 7
+    drawer.close()
+
+
+def test_closing_ends_a_helper_that_loads(start_helpers: Start) -> None:
+    running = Scripted(clogged=True)
+    start_helpers(running)
+    painter = Painter("any", process=True)
+    assert within(5, painter.close) and not running.is_alive()
+    assert painter.wait(painter.loading, 0) == "cancelled"
+
+
+def test_a_helper_ends_when_the_program_is_gone_while_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    exits = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: exits.set())
+    monkeypatch.setattr(helper, "load_in_background", lambda *_: exits.wait(2))
+    gone: Any = Scripted(None)
+    assert within(5, _Helper(gone, gone, Model("any", {}, "normal")).run)
+    assert exits.is_set()
+
+
+def test_a_helper_that_cannot_listen_any_more_ends() -> None:
+    def out_of_memory() -> bytes:
+        raise MemoryError
+
+    pipe: Any = SimpleNamespace(recv_bytes=out_of_memory)
+    listening = _Helper(pipe, pipe, ANY)
+    listening._loading = False
+    with pytest.raises(MemoryError):
+        listening._listen()
+    assert listening._requests.get(timeout=1) is None
 
 
 def test_a_frozen_program_uses_multiprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
