@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from genin.runtimes.errors import BundleError, CancelledError, GeninError, InputError, MissingExtraError, QueueFullError
-from genin.runtimes.painting.drawing import Drawing
+from genin.runtimes.painting.drawing import Drawing, HelperDiedError
 from genin.runtimes.pictures import Picture
 from genin.runtimes.wording import counted
 
@@ -257,7 +257,7 @@ class Board:
                 error = as_genin_error(outcome) if result not in ENDED_EARLY else None
             elif outcome is not None:
                 self._keep(of.ticket, outcome)
-            if of is self.loading and result != "ok":
+            if of is self.loading and result != "ok" and not isinstance(outcome, HelperDiedError):
                 self._break(result, error)
             kind: Kind = "failed" if result != "ok" else "ready" if of is self.loading else "done"
             size = (outcome.shape[0], outcome.shape[1]) if isinstance(outcome, Picture) else (0, 0)

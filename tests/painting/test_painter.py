@@ -685,6 +685,14 @@ def test_closing_ends_a_helper_that_loads(start_helpers: Start) -> None:
     assert painter.wait(painter.loading, 0) == "cancelled"
 
 
+def test_a_helper_that_dies_while_it_loads_does_not_end_its_painter(start_helpers: Start) -> None:
+    start_helpers(Scripted(None), Scripted(("open", None), ("done", 1, drawn(7))))
+    with Painter("any", process=True) as painter:
+        ticket = painter.submit("a ninja")
+        assert painter.wait(painter.loading, PATIENCE_S) == "engine"
+        assert painter.wait(ticket, PATIENCE_S) == "ok"
+
+
 def test_a_helper_ends_when_the_program_is_gone_while_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     exits = threading.Event()
     monkeypatch.setattr(os, "_exit", lambda code: exits.set())
