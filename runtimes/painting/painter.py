@@ -16,6 +16,7 @@ Not here: the states of a ticket (`tickets`), drawing (`drawing`, `child`).
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 import weakref
@@ -198,7 +199,7 @@ class Painter:
         if picture is not None:
             return picture
         if event is not None and event.error is not None:
-            raise event.error
+            raise copy.copy(event.error)  # which is kept, and would keep the frames of all who ask
         raise CancelledError(
             "the picture was taken" if event is None or event.result == "ok" else f"the request was {event.result}"
         )

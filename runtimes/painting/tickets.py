@@ -12,6 +12,7 @@ Not here: threads and pipelines (`painter`, `drawing`).
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 import time
@@ -143,7 +144,7 @@ class Board:
             if self._closing:
                 raise InputError("the painter is closed", remedy="open another one")
             if self._broken is not None:
-                raise self._broken
+                raise copy.copy(self._broken)  # each time it is raised, an error keeps more frames
             if new.slot is not None:
                 for old in [waiting for waiting in self._queue if waiting.slot == new.slot]:
                     self._drop(old, "superseded")
@@ -248,7 +249,9 @@ class Board:
             self._add(Event("preview", of.ticket, step=step, steps=steps, size=(height, width), tag=of.tag))
 
     def finish(self, of: Submission, drawing_s: float, outcome: Picture | Exception | None) -> None:
-        """What is drawn is done (None: the model is loaded), or failed with an error."""
+        """What is drawn is done (None: the model is loaded), or failed with an error, which loses its traceback."""
+        if isinstance(outcome, Exception):
+            forget_frames(outcome)
         with self._lock:
             result: Result = "ok"
             error: GeninError | None = None
@@ -327,6 +330,14 @@ def result_of(error: Exception, *, loading: bool) -> Result:
         (MemoryError, "memory"),
     )
     return next((word for kind, word in words if isinstance(error, kind)), "engine")
+
+
+def forget_frames(error: BaseException) -> None:
+    """Of an error that is kept, and of what caused it: frames hold images, latents and networks."""
+    errors: list[BaseException] = [error]
+    for one in errors:  # which grows meanwhile
+        one.__traceback__ = None
+        errors += [other for other in (one.__cause__, one.__context__) if other is not None and other not in errors]
 
 
 def as_genin_error(error: Exception) -> GeninError:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ import numpy as np
 import pytest
 
 import genin
-from genin import CancelledError, Event, InputError, Painter, QueueFullError
+from genin import CancelledError, Event, GeninError, InputError, Painter, QueueFullError
 from genin.runtimes.bundle import pack
 from genin.runtimes.cancellation import Cancellation
 from genin.runtimes.painting import child, helper
@@ -34,7 +35,7 @@ from genin.runtimes.painting.child import Child, Ending, HelperDrawer
 from genin.runtimes.painting.drawing import LOW_NICENESS, LOWEST_NICENESS, Drawing, Pace, PipelineDrawer, lower_priority
 from genin.runtimes.painting.helper import MODULE, Model, _Helper, pickled
 from genin.runtimes.painting.painter import _close, _copied
-from genin.runtimes.painting.tickets import REMEMBERED, Board, Submission, Ticket
+from genin.runtimes.painting.tickets import REMEMBERED, Board, Submission, Ticket, _numbers
 from genin.runtimes.pictures import Picture
 from genin.runtimes.quiet import warnings_ignored
 from native_painter import NativePainter
@@ -403,6 +404,57 @@ def test_a_painter_that_is_forgotten_in_its_own_thread_ends() -> None:
     with board._lock:
         _close(board, PipelineDrawer(lambda: None, own=False), threading.current_thread())  # type: ignore[arg-type,return-value]
     assert board.next() is None
+
+
+def a_submission(**waits: Any) -> Submission:
+    return Submission(Ticket(next(_numbers)), a_drawing(Cancellation()), **waits)
+
+
+def failing(board: Board, kind: type[GeninError] = GeninError) -> weakref.ref[Any]:
+    """Lets the running request fail; returns what the frame held in which it failed."""
+    held: list[weakref.ref[Any]] = []
+
+    def inner() -> None:
+        array = np.zeros(4)
+        held.append(weakref.ref(array))
+        raise KeyError
+
+    def outer() -> None:
+        try:
+            inner()
+        except KeyError as error:
+            raise kind("it broke", remedy="mend it") from error
+
+    error = raised(outer)
+    assert isinstance(error, GeninError) and board._running is not None
+    board.finish(board._running, 0.0, error)
+    return held[0]
+
+
+def test_a_failed_ticket_keeps_its_error_without_what_was_drawn() -> None:
+    board = Board(loading := a_submission(), 4)
+    board.finish(loading, 0.0, None)
+    board.submit(asked := a_submission())
+    assert board.next() is asked
+    held, event = failing(board), board.outcome(asked.ticket)
+    assert held() is None
+    assert event is not None and isinstance(event.error, GeninError) and isinstance(event.error.__cause__, KeyError)
+
+
+def test_an_error_that_is_raised_again_and_again_does_not_grow() -> None:
+    board = Board(loading := a_submission(), 4)
+    assert failing(board, InputError)() is None
+    errors = [raised(lambda: board.submit(a_submission())) for _ in range(2)]
+    event = board.outcome(loading.ticket)
+    assert event is not None and event.error is not None and event.error.__traceback__ is None
+    assert errors[0] is not errors[1] and [str(error) for error in errors] == ["it broke; mend it"] * 2
+
+    async def ask(painter: Any) -> None:
+        await Painter.picture(painter, loading.ticket)
+
+    painter: Any = SimpleNamespace(_board=board, take=board.take)
+    assert str(raised(lambda: asyncio.run(ask(painter)))) == "it broke; mend it"
+    assert event.error.__traceback__ is None
 
 
 def test_a_helper_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
