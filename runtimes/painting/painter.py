@@ -279,14 +279,13 @@ def _copied(options: Options) -> Options:
 
 
 def _close(board: Board, drawer: Drawer, thread: threading.Thread) -> None:
-    if thread is threading.current_thread():  # the garbage collector has run there, maybe with the board's lock
-        board.close_from_within()
-    else:
-        board.close()
+    board.close()
+    if thread is threading.current_thread():  # the garbage collector has run there
+        return
+    thread.join(CLOSING_S)
+    while thread.is_alive():
+        drawer.kill()
         thread.join(CLOSING_S)
-        while thread.is_alive():
-            drawer.kill()
-            thread.join(CLOSING_S)
 
 
 def _check_share(share: float) -> float:

@@ -19,6 +19,7 @@ import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -118,11 +119,15 @@ class Counts:
 
 
 class Board:
-    """The requests of one painter. `loading` is the ticket of its model."""
+    """The requests of one painter. `loading` is the ticket of its model.
+
+    Whoever has the lock may take it again. For what is forgotten with it, or by the garbage collector meanwhile, may be a program's
+    own, with a finaliser that calls the painter. So what a function has just looked at may be cancelled when it goes on.
+    """
 
     def __init__(self, loading: Submission, capacity: int) -> None:
         self.loading, self._capacity = loading, capacity
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._work, self._finished = threading.Condition(self._lock), threading.Condition(self._lock)
         self._queue: list[Submission] = []
         self._running: Submission | None = loading
@@ -171,9 +176,8 @@ class Board:
 
     def poll(self) -> list[Event]:
         with self._lock:
-            events = list(self._events)
-            self._events.clear()
-            return events
+            events, self._events = self._events, deque()
+            return list(events)
 
     def wait(self, ticket: int, seconds: float | None) -> Result:
         """Sleep until a ticket is finished; its result, `timeout`, or `gone` for a ticket that is not known."""
@@ -223,29 +227,27 @@ class Board:
                 self._end(self._running, "cancelled")
             self._work.notify()
 
-    def close_from_within(self) -> None:
-        """For the drawing thread, which ends with what it does now. Takes no lock: it may have it."""
-        self._closing = True
-
     # --- for the drawing thread --------------------------------------------------------------------------------------
 
     def next(self) -> Submission | None:
         """Sleep until there is something to draw; None when the board is closed."""
         with self._lock:
-            self._work.wait_for(lambda: self._closing or (self._queue and not self._paused))
-            if self._closing:
-                return None
-            self._running, self._ending = self._queue.pop(0), None
-            return self._running
+            while not self._closing:
+                if self._queue and not self._paused:
+                    self._running, self._ending = self._queue.pop(0), None
+                    return self._running
+                self._work.wait()
+            return None
 
     def show(self, of: Submission, preview: Picture, step: int, steps: int) -> None:
         """A preview. It takes the place of an earlier one of its ticket that nobody has polled."""
         with self._lock:
             height, width, _ = preview.shape
             self._previews[of.ticket] = preview
-            old = [event for event in self._events if event.kind == "preview" and event.ticket == of.ticket]
-            for event in old:
-                self._events.remove(event)
+            for event in list(self._events):
+                if event.kind == "preview" and event.ticket == of.ticket:
+                    with suppress(ValueError):  # polled meanwhile
+                        self._events.remove(event)
             self._add(Event("preview", of.ticket, step=step, steps=steps, size=(height, width), tag=of.tag))
 
     def finish(self, of: Submission, drawing_s: float, outcome: Picture | Exception | None) -> None:
@@ -275,6 +277,8 @@ class Board:
         return running or any(waiting.ticket == ticket for waiting in self._queue)
 
     def _drop(self, waiting: Submission, result: Result, error: GeninError | None = None) -> None:
+        if waiting not in self._queue:
+            return
         self._queue.remove(waiting)
         queued_s = time.perf_counter() - waiting.submitted
         self._tell(Event("failed", waiting.ticket, result, error, queued_s=queued_s, tag=waiting.tag))

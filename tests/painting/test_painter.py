@@ -28,8 +28,8 @@ import pytest
 import genin
 from genin import CancelledError, Event, GeninError, InputError, Painter, QueueFullError
 from genin.runtimes.bundle import pack
-from genin.runtimes.cancellation import Cancellation
-from genin.runtimes.painting import child, helper
+from genin.runtimes.cancellation import Cancellation, Uninterruptible, interruptible
+from genin.runtimes.painting import child, helper, tickets
 from genin.runtimes.painting import painter as painter_module
 from genin.runtimes.painting.child import Child, Ending, HelperDrawer
 from genin.runtimes.painting.drawing import LOW_NICENESS, LOWEST_NICENESS, Drawing, Pace, PipelineDrawer, lower_priority
@@ -396,6 +396,55 @@ def test_an_error_that_a_helper_reports_is_no_death(monkeypatch: pytest.MonkeyPa
     with pytest.raises(OSError, match="Too many open files"):
         drawer.draw(drawing, lambda *_: None)
     assert drawer._child is running and said
+
+
+class Entity:
+    """Something of a game that is forgotten, and says so."""
+
+    def __init__(self, forgotten: Callable[[], object]) -> None:
+        self.forgotten = forgotten
+
+    def __del__(self) -> None:
+        self.forgotten()
+
+
+@pytest.mark.parametrize("call", ["cancel", "poll", "submit", "close"])
+def test_what_is_forgotten_may_call_its_painter(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest outcome is dropped with the board's lock, and with it maybe the last reference to a tag."""
+    monkeypatch.setattr(tickets, "REMEMBERED", 1)
+    board, done = Board(a_submission(), 4), list[str]()
+    calls: dict[str, Callable[[], object]] = {
+        "cancel": lambda: board.cancel(None),
+        "poll": board.poll,
+        "submit": lambda: board.submit(a_submission()),
+        "close": board.close,
+    }
+
+    def play() -> None:
+        board.submit(a_submission(tag=Entity(lambda: done.append(str(calls[call]())))))
+        board.cancel(None)
+        board.poll()  # only the outcome has it now
+        board.submit(a_submission())
+        board.cancel(None)
+
+    assert within(5, play) and done
+
+
+def test_a_drawing_may_be_cancelled_again_while_it_is_being_ended() -> None:
+    """By a finaliser, or by the handler of a signal."""
+    stop = Cancellation()
+
+    def end() -> None:
+        with (
+            pytest.raises(CancelledError),
+            interruptible(stop, SimpleNamespace(interrupt=stop.cancel, proceed=stop.cancel)),
+        ):
+            stop.cancel()
+            raise OSError
+
+    assert within(5, end) and stop()
+    with pytest.raises(CancelledError), interruptible(stop, Uninterruptible()):
+        raise AssertionError
 
 
 def test_a_painter_that_is_forgotten_in_its_own_thread_ends() -> None:
