@@ -10,6 +10,7 @@ For pictures in memory, `genin.load(…)(prompt)` is shorter. Not here: drawing 
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import warnings
@@ -253,7 +254,7 @@ def _new_folder(out: Path | None) -> Path | None:
 def _free(path: Path) -> Path:
     """`path`, or the first of path (2), (3), … that is not there yet."""
     number, free = 1, path
-    while free.exists():
+    while os.path.lexists(free):  # also a link to what is not there
         number += 1
         free = path.with_stem(f"{path.stem} ({number})")
     return free
