@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genin.runtimes.arguments import local_path, settle, whole
+from genin.runtimes.arguments import local_path, required, settle, whole
 from genin.runtimes.files import NAME_BYTES, claim_output, cut_to_bytes
 from genin.runtimes.memory import check_max_memory
 from genin.runtimes.names import installed_names
@@ -80,7 +80,7 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         settle(
             self,
-            count=whole(self.count, "count", 1, MAX_COUNT),
+            count=whole(required(self.count, "count"), "count", 1, MAX_COUNT),
             steps=whole(self.steps, "steps"),
             seed=check_seed(self.seed),
             threads=check_threads(self.threads),
@@ -92,7 +92,7 @@ class GenerateOptions:
         )
         check_start_options({"image": self.image, "mask": self.mask, "strength": self.strength})
         check_seed(self.seed + self.count - 1)
-        check_device(self.device)
+        settle(self, device=check_device(self.device))
         check_choice(self.noise, MODES, "noise mode")
 
     @property
