@@ -282,7 +282,8 @@ def _start() -> tuple[Process, Channel, Channel]:
 
 def _environment() -> dict[str, str]:
     """This process's, with its import path: the helper must find the same genin."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    found = [entry for entry in sys.path if isinstance(entry, str) and entry]  # others, such as paths, are not searched
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(found)}
 
 
 def _start_frozen() -> tuple[Process, Channel, Channel]:

@@ -25,10 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Unpack
 
-import numpy as np
-
-from genin.runtimes.arguments import number, whole
-from genin.runtimes.errors import CancelledError, InputError
+from genin.runtimes.arguments import local_path, number, required, whole
+from genin.runtimes.errors import CancelledError, GeninError, InputError
 from genin.runtimes.noise import check_seed
 from genin.runtimes.painting.child import CLOSING_S, HelperDrawer
 from genin.runtimes.painting.drawing import (
@@ -49,8 +47,10 @@ from genin.runtimes.pictures import Picture
 from genin.runtimes.pipeline import Pipeline
 from genin.runtimes.quiet import be_silent
 from genin.runtimes.requests import Options, check_options
+from genin.runtimes.starts import as_array
 from genin.runtimes.threads import check_threads
 from genin.runtimes.vocabulary import check_choice
+from genin.runtimes.wording import one_line
 
 CAPACITY = 64
 MAX_CAPACITY = 4096
@@ -87,9 +87,10 @@ class Painter:
         Errors: InputError for arguments that cannot be; a model that cannot be loaded is an event (`failed`).
         """
         check_choice(thread_priority, PRIORITIES, "thread_priority")
-        capacity = whole(capacity, "capacity", 1, MAX_CAPACITY)
+        capacity = whole(required(capacity, "capacity"), "capacity", 1, MAX_CAPACITY)
         self._pace = Pace(_check_share(share))
-        drawer = _drawer(model, Model(str(model), load, thread_priority), self._pace, process=process)
+        drawer = _drawer(model, Model(_lasting(str(model)), load, thread_priority), self._pace, process=process)
+        self._drawer = drawer
         self.loading = new_ticket(self)
         self._board = Board(Submission(self.loading, Drawing("", 0, {}, 0)), capacity)
         thread = threading.Thread(
@@ -133,11 +134,11 @@ class Painter:
         if options.get("cancel") is not None:
             raise InputError("a painter's requests are cancelled by their ticket", remedy="call cancel(ticket)")
         check_options(options)
-        drawing = Drawing(prompt, check_seed(seed), _copied(options), whole(previews, "previews", 0), Paced(self._pace))
+        previews = whole(required(previews, "previews"), "previews", 0)
+        priority = whole(required(priority, "priority"), "priority", -PRIORITY_LIMIT, PRIORITY_LIMIT)
+        drawing = Drawing(prompt, check_seed(seed), _copied(options), previews, Paced(self._pace))
         ticket = new_ticket(self)
-        self._board.submit(
-            Submission(ticket, drawing, slot, whole(priority, "priority", -PRIORITY_LIMIT, PRIORITY_LIMIT), tag)
-        )
+        self._board.submit(Submission(ticket, drawing, slot, priority, tag))
         return ticket
 
     def poll(self) -> list[Event]:
@@ -220,6 +221,14 @@ class Painter:
         return f"<Painter: {state}, {counts.done} done, {counts.cancelled} cancelled, {counts.failed} failed>"
 
 
+def _lasting(name: str) -> str:
+    """The name of a model. A path is the one of today's working folder, also for a helper that is started later."""
+    with suppress(RuntimeError, OSError):  # nobody's home, or a closed folder, which loading will name
+        path = Path(name).expanduser()
+        return str(path.absolute()) if path.exists() else name
+    return name
+
+
 def _drawer(model: Pipeline | str | Path, named: Model, pace: Pace, *, process: bool) -> Drawer:
     """Errors: InputError for what contradicts itself."""
     if isinstance(model, Pipeline):
@@ -265,16 +274,26 @@ def _draw(board: Board, drawer: Drawer, submission: Submission) -> None:
 
 
 def _copied(options: Options) -> Options:
-    """A game draws the next frame into the same array while the request waits."""
+    """A game draws the next frame into the same array, or changes the working folder, while the request waits.
+
+    Errors: InputError for what cannot be copied: a Pillow image reads its file only now, a tensor may be on another device.
+    """
     found: Options = {**options}
     for key in ("image", "mask"):
         given = options.get(key)
-        if isinstance(given, Picture):
-            found[key] = given.array.copy()
-        elif hasattr(given, "copy") and not isinstance(given, str | Path):  # an array, or a Pillow image
-            found[key] = given.copy()
-        elif hasattr(given, "__array__"):  # a tensor
-            found[key] = np.asarray(given).copy()
+        try:
+            if isinstance(given, str | Path):
+                found[key] = local_path(given, f"the {key}").absolute()
+            elif isinstance(given, Picture):
+                found[key] = given.array.copy()
+            elif hasattr(given, "copy"):  # an array, or a Pillow image
+                found[key] = given.copy()
+            elif hasattr(given, "__array__"):  # a tensor
+                found[key] = as_array(given).copy()
+        except GeninError:
+            raise
+        except Exception as error:
+            raise InputError(f"the {key} cannot be used ({one_line(error)})") from error
     return found
 
 
@@ -289,7 +308,7 @@ def _close(board: Board, drawer: Drawer, thread: threading.Thread) -> None:
 
 
 def _check_share(share: float) -> float:
-    share = number(share, "share")
+    share = number(required(share, "share"), "share")
     if not 0 < share <= 1:
         raise InputError(f"share {share:g} is no share of the time", remedy="give a number above 0 and at most 1")
     return share

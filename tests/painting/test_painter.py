@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import genin
 from genin import CancelledError, Event, GeninError, InputError, Painter, QueueFullError
@@ -34,10 +35,11 @@ from genin.runtimes.painting import painter as painter_module
 from genin.runtimes.painting.child import Child, Ending, HelperDrawer
 from genin.runtimes.painting.drawing import LOW_NICENESS, LOWEST_NICENESS, Drawing, Pace, PipelineDrawer, lower_priority
 from genin.runtimes.painting.helper import MODULE, Model, _Helper, pickled
-from genin.runtimes.painting.painter import _close, _copied
+from genin.runtimes.painting.painter import _close, _copied, _lasting
 from genin.runtimes.painting.tickets import REMEMBERED, Board, Submission, Ticket, _numbers
 from genin.runtimes.pictures import Picture
 from genin.runtimes.quiet import warnings_ignored
+from genin.runtimes.starts import open_image
 from native_painter import NativePainter
 
 HERE = Path(__file__).parent
@@ -286,6 +288,9 @@ def one_painter() -> Iterator[Painter]:
         ({"prompt": ["a", "b"]}, "prompt"),
         ({"previews": -1}, "previews"),
         ({"priority": 1e300}, "priority"),
+        ({"priority": None}, "priority"),
+        ({"previews": None}, "previews"),
+        ({"image": ""}, "image"),
         ({"cancel": lambda: True}, "ticket"),
         ({"noise": "white"}, "noise"),
     ],
@@ -300,6 +305,8 @@ def test_wrong_arguments_are_refused_at_once(one_painter: Painter, options: dict
     [
         {"share": 0},
         {"share": 1.5},
+        {"share": None},
+        {"capacity": None},
         {"capacity": 0},
         {"thread_priority": "high"},
         {"threads": 0},
@@ -362,6 +369,37 @@ def test_what_is_submitted_is_copied(one_painter: Painter) -> None:
     assert one_painter.cancel(tickets[0])
 
 
+def test_an_image_that_cannot_be_copied_is_refused_at_once(one_painter: Painter, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "whole.bmp")
+    (tmp_path / "cut.bmp").write_bytes((tmp_path / "whole.bmp").read_bytes()[:500])
+    elsewhere: Any = Tensor(None)
+    for name, given in (("truncated", Image.open(tmp_path / "cut.bmp")), ("cannot be an array", elsewhere)):
+        with pytest.raises(InputError, match=name):
+            one_painter.submit("a ninja", image=given)
+    with pytest.raises(InputError, match="share"):
+        one_painter.set_share(None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="cannot be an array"):
+        open_image(elsewhere, "image")
+
+
+def test_paths_are_those_of_the_folder_in_which_they_were_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ONE_STEP.parent)
+    names = (ONE_STEP.name, "builtin:student", "owner/name", "~nobody/a", "a\0b")
+    assert [_lasting(name) for name in names] == [str(ONE_STEP), *names[1:]]
+    copied = _copied({"image": "a.png", "mask": Path("~/b.png")})
+    assert copied["image"] == ONE_STEP.parent / "a.png" and copied["mask"] == Path.home() / "b.png"
+    painter = Painter(ONE_STEP.name, process=True)
+    assert isinstance(painter._drawer, HelperDrawer) and painter._drawer._model.name == str(ONE_STEP)
+    painter.close()
+
+
+def test_a_path_object_in_the_import_path_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [Path("/somewhere"), "", "/else"])
+    assert child._environment()["PYTHONPATH"] == "/else"
+
+
 class Tensor:
     """Like torch's: an array by its interface, without a method `copy`."""
 
@@ -369,6 +407,8 @@ class Tensor:
         self.array = array
 
     def __array__(self, *_: object, **__: object) -> Any:
+        if self.array is None:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
         return self.array
 
 
