@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,12 +131,12 @@ class Child:
 
     def __init__(self, model: Model) -> None:
         self.is_ready = False
-        # What it unpacks goes here: one that is killed removes nothing.
-        self._temporary = tempfile.TemporaryDirectory(prefix="genin-", ignore_cleanup_errors=True)
         self._process, self._reads, self._writes = _start_frozen() if is_frozen() else _start()
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: nothing more will be asked
         self._inbox: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()  # None: it is gone
-        self.post(pickled((model, self._temporary.name)))
+        # What it unpacks goes here: one that is killed removes nothing. No TemporaryDirectory: that goes when any fork ends, too.
+        self._temporary = tempfile.mkdtemp(prefix="genin-")
+        self.post(pickled((model, self._temporary)))
         self._threads = [threading.Thread(target=carry, daemon=True) for carry in (self._send, self._receive)]
         for thread in self._threads:
             thread.start()
@@ -200,7 +201,7 @@ class Child:
         finally:
             for thread in self._threads:
                 thread.join(CLOSING_S)
-            self._temporary.cleanup()
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import os
 import threading
 import time
 import weakref
@@ -92,16 +93,25 @@ class Painter:
         drawer = _drawer(model, Model(_lasting(str(model)), load, thread_priority), self._pace, process=process)
         self._drawer = drawer
         self.loading = new_ticket(self)
-        self._board = Board(Submission(self.loading, Drawing("", 0, {}, 0)), capacity)
+        board = Board(Submission(self.loading, Drawing("", 0, {}, 0)), capacity)
+        self._process, self._own_board = os.getpid(), board
         thread = threading.Thread(
             target=_work,
-            args=(self._board, drawer, "normal" if process else thread_priority),
+            args=(board, drawer, "normal" if process else thread_priority),
             name="genin.Painter",
             daemon=True,
         )
         # Also when the program ends or forgets the painter: an engine that still runs then would end it with a crash.
-        self._close = weakref.finalize(self, _close, self._board, drawer, thread)
+        self._close = weakref.finalize(self, _close, self._process, board, drawer, thread)
         thread.start()
+
+    @property
+    def _board(self) -> Board:
+        """Errors: InputError in a forked process, where no thread draws and the board's lock may be held for ever."""
+        if self._process != os.getpid():
+            what, remedy = "the painter was opened before this process was forked", "open one in the new process"
+            raise InputError(what, remedy=remedy)
+        return self._own_board
 
     def submit(
         self,
@@ -127,7 +137,7 @@ class Painter:
             options: as of a pipeline: steps, guidance_scale, size, noise, image, strength, mask. Pictures and arrays are copied.
 
         Errors: QueueFullError; InputError for arguments that cannot be, a painter that is closed, or a model that could not be
-            loaded. What only the model knows (steps, sizes) fails as an event.
+            loaded; from every method in a forked process. What only the model knows (steps, sizes) fails as an event.
         """
         if not isinstance(prompt, str):
             raise InputError(f"prompt must be one text, not {prompt!r}")
@@ -216,6 +226,8 @@ class Painter:
         self.close()
 
     def __repr__(self) -> str:
+        if self._process != os.getpid():
+            return "<Painter: of another process>"
         counts = self.counts()
         state = "closed" if not self._close.alive else f"{counts.waiting} waiting"
         return f"<Painter: {state}, {counts.done} done, {counts.cancelled} cancelled, {counts.failed} failed>"
@@ -297,7 +309,9 @@ def _copied(options: Options) -> Options:
     return found
 
 
-def _close(board: Board, drawer: Drawer, thread: threading.Thread) -> None:
+def _close(process: int, board: Board, drawer: Drawer, thread: threading.Thread) -> None:
+    if process != os.getpid():  # forked: the thread and the helper are the other's
+        return
     board.close()
     if thread is threading.current_thread():  # the garbage collector has run there
         return

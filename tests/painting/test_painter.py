@@ -491,7 +491,7 @@ def test_a_painter_that_is_forgotten_in_its_own_thread_ends() -> None:
     """The garbage collector may run in the drawing thread, while that has the board's lock."""
     board = Board(Submission(Ticket(1), Drawing("", 0, {}, 0)), 4)
     with board._lock:
-        _close(board, PipelineDrawer(lambda: None, own=False), threading.current_thread())  # type: ignore[arg-type,return-value]
+        _close(os.getpid(), board, PipelineDrawer(lambda: None, own=False), threading.current_thread())  # type: ignore[arg-type,return-value]
     assert board.next() is None
 
 
@@ -898,6 +898,35 @@ def test_a_game_that_ends_while_it_draws_ends_cleanly(kind: str, end: str, code:
         assert game.wait(PATIENCE_S) == code
         said = game.stderr.read()
     assert ("ValueError" in said) == (end == "raise") and "terminate" not in said and "Fatal" not in said
+
+
+FORK = """
+import os, sys, tempfile
+import genin
+painter = genin.Painter(sys.argv[1], process=sys.argv[2] == "process", runtime="onnxruntime")
+assert painter.wait(painter.loading, 60) == "ok"
+if not os.fork():
+    said = []
+    for call in (lambda: painter.submit("a ninja"), painter.poll, lambda: painter.wait(painter.loading), painter.cancel):
+        try:
+            call()
+        except genin.InputError as error:
+            said.append(str(error))
+    painter.close()
+    sys.exit(7 if len(said) == 4 and "before this process was forked" in said[0] and "another" in repr(painter) else 1)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
+assert sys.argv[2] != "process" or len(os.listdir(tempfile.gettempdir())) == 1
+assert painter.wait(painter.submit("a ninja"), 60) == "ok"
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_a_painter_is_refused_in_a_forked_process_and_draws_on_in_its_own(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    command = [sys.executable, "-W", "ignore", "-c", FORK, str(ONE_STEP), kind]
+    subprocess.run(command, env={**os.environ, "TMPDIR": str(tmp_path)}, timeout=PATIENCE_S, check=True)
+    assert not any(tmp_path.iterdir())
 
 
 def test_painters_are_cheap_to_ask(painter: Painter) -> None:
