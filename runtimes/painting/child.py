@@ -36,6 +36,7 @@ class HelperDrawer:
         self._model, self._pace = model, pace
         self._child: Child | None = None
         self._number = 0
+        self._sharing = threading.RLock()  # or a share that was read before a change could be sent after it
 
     def open(self, cancellation: Cancellation) -> None:
         try:
@@ -48,13 +49,14 @@ class HelperDrawer:
         child = self._loaded(drawing.cancellation)
         self._number += 1
         ending = Ending(child, self._number)
-        request = (drawing.prompt, drawing.seed, dict(drawing.options), drawing.previews, self._pace.share)
+        request = (drawing.prompt, drawing.seed, dict(drawing.options), drawing.previews)
         try:
             message = pickled(("draw", ending.number, pickled(request)))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise unsendable(error) from error
         with interruptible(drawing.cancellation, ending):
             try:
+                self.set_share()  # which a new helper does not know
                 child.post(message)
                 found = _picture_of(child, ending.number, show)
             except EOFError:
@@ -93,6 +95,11 @@ class HelperDrawer:
                 how = signal.Signals(-code).name
         remedy = "the next picture starts another one"
         return HelperDiedError(f"the helper process has died ({how})", remedy=remedy)
+
+    def set_share(self) -> None:
+        with self._sharing:
+            if (child := self._child) is not None:
+                child.post(pickled(("share", self._pace.share)))
 
     def kill(self) -> None:
         if (child := self._child) is not None:  # of another thread

@@ -1,7 +1,7 @@
 """A helper process that draws: what crashes or runs out of memory there ends a ticket, not the program.
 
-    program ──► (Model, folder for what is unpacked), then ("draw", number, the pickled (prompt, seed, options, previews, share)),
-                ("end", number); at the end it closes the pipe
+    program ──► (Model, folder for what is unpacked), then ("draw", number, the pickled (prompt, seed, options, previews)),
+                ("end", number), ("share", share); at the end it closes the pipe
     helper  ──► ("open", error | None), ("preview", number, picture, step, steps), ("done", number, picture),
                 ("failed", number, error)
 
@@ -145,7 +145,7 @@ class _Helper:
         drawer.close()
 
     def _draw(self, drawer: PipelineDrawer, number: int, prompt: str, seed: int, *rest: Any) -> None:
-        options, previews, self._pace.share = rest
+        options, previews = rest
         cancellation = Paced(self._pace)
         with self._lock:
             self._drawing = number, cancellation
@@ -171,11 +171,13 @@ class _Helper:
         try:
             with suppress(EOFError, OSError):
                 while True:
-                    kind, number, *rest = pickle.loads(self._reads.recv_bytes())
+                    kind, *rest = pickle.loads(self._reads.recv_bytes())
                     if kind == "draw":
-                        self._requests.put((number, rest[0]))
+                        self._requests.put((rest[0], rest[1]))
+                    elif kind == "share":
+                        self._pace.share = rest[0]
                     else:
-                        self._end(number)
+                        self._end(rest[0])
         finally:  # also after a MemoryError: nothing more can be asked
             if self._loading:  # which nothing else ends
                 os._exit(1)

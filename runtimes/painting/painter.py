@@ -177,8 +177,9 @@ class Painter:
         self._board.pause(paused)
 
     def set_share(self, share: float) -> None:
-        """The share of the time that networks may run, from the next picture on."""
+        """The share of the time that networks may run. It holds at once: also for who sleeps for the share before."""
         self._pace.share = _check_share(share)
+        self._drawer.set_share()
 
     def counts(self) -> Counts:
         """How many requests wait, and how many were done, cancelled or failed."""

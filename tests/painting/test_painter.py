@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import pickle
 import queue
 import random
 import signal
@@ -33,7 +34,15 @@ from genin.runtimes.cancellation import Cancellation, Uninterruptible, interrupt
 from genin.runtimes.painting import child, helper, tickets
 from genin.runtimes.painting import painter as painter_module
 from genin.runtimes.painting.child import Child, Ending, HelperDrawer
-from genin.runtimes.painting.drawing import LOW_NICENESS, LOWEST_NICENESS, Drawing, Pace, PipelineDrawer, lower_priority
+from genin.runtimes.painting.drawing import (
+    LOW_NICENESS,
+    LOWEST_NICENESS,
+    Drawing,
+    Pace,
+    Paced,
+    PipelineDrawer,
+    lower_priority,
+)
 from genin.runtimes.painting.helper import MODULE, Model, _Helper, pickled
 from genin.runtimes.painting.painter import _close, _copied, _lasting
 from genin.runtimes.painting.tickets import REMEMBERED, Board, Submission, Ticket, _numbers
@@ -342,6 +351,52 @@ def test_time_that_has_passed_is_not_slept_again() -> None:
     assert Pace(0.01, 1.0, now - 3600).owed_s() == Pace(1.0, 1.0, now).owed_s() == Pace(0.01).owed_s() == 0
 
 
+def test_a_network_that_was_ended_early_owes_its_time() -> None:
+    """Or a slot that is refreshed all the time would have the whole processor; one that was not begun owes nothing."""
+    pace = Pace(0.01)
+    stop = Paced(pace)
+    with pytest.raises(CancelledError), interruptible(stop, Uninterruptible()):
+        time.sleep(0.02)
+        stop.cancel()
+        raise OSError
+    assert pace.took_s >= 0.02 and pace.owed_s() > 1
+    with pytest.raises(CancelledError), interruptible(stop, Uninterruptible()):
+        raise AssertionError
+    assert pace.took_s >= 0.02
+
+
+def test_a_new_share_holds_at_once() -> None:
+    pace = Pace(0.01, 60.0, time.perf_counter())
+    asked = threading.Timer(0.05, lambda: setattr(pace, "share", 1.0))
+    asked.start()
+    stop = Paced(pace)
+    assert within(5, stop) and not stop()
+
+
+def test_a_new_share_reaches_a_helper_that_draws(start_helpers: Start) -> None:
+    running = Scripted(("open", None))
+    start_helpers(running)
+    with Painter("any", process=True, share=0.5) as painter:
+        ticket = painter.submit("a ninja")
+        sent = [pickle.loads(running.sent.get(timeout=PATIENCE_S)) for _ in range(3)]
+        assert [message[0] for message in sent[1:]] == ["share", "draw"] and sent[1][1] == 0.5
+        painter.set_share(0.25)
+        assert pickle.loads(running.sent.get(timeout=PATIENCE_S)) == ("share", 0.25)
+        running.says.put(("done", 1, drawn(7)))
+        assert painter.wait(ticket, PATIENCE_S) == "ok"
+    pipe: Any = Scripted(("share", 0.25), None)
+    listening = _Helper(pipe, pipe, ANY)
+    listening._loading = False
+    listening._listen()
+    assert listening._pace.share == 0.25
+
+
+def test_closing_leaves_the_painter_of_another_process_alone() -> None:
+    board = Board(a_submission(), 4)
+    _close(os.getpid() + 1, board, HelperDrawer(ANY, Pace(1.0)), threading.Thread())
+    assert not board._closing
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux")
 def test_a_low_priority_is_below_the_programs_own() -> None:
     found: list[int] = []
@@ -430,8 +485,8 @@ def test_an_error_that_a_helper_reports_is_no_death(monkeypatch: pytest.MonkeyPa
         end=lambda: 0,
         recv=lambda: ("failed", 1, OSError(24, "Too many open files")),
     )
-    drawer = HelperDrawer.__new__(HelperDrawer)
-    drawer._child, drawer._number, drawer._pace = running, 0, SimpleNamespace(share=1.0)  # type: ignore[assignment]
+    drawer = HelperDrawer(ANY, Pace(1.0))
+    drawer._child = running
     drawing: Any = Drawing("a ninja", 0, {}, 0)
     with pytest.raises(OSError, match="Too many open files"):
         drawer.draw(drawing, lambda *_: None)
@@ -733,6 +788,7 @@ class Scripted:
     def __init__(self, *says: tuple[Any, ...] | None, clogged: bool = False) -> None:
         self.pid, self.clogged, self.killed = 1, clogged, threading.Event()
         self.says: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self.sent: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         for message in says:
             self.says.put(message)
 
@@ -745,6 +801,7 @@ class Scripted:
         if self.clogged:
             self.killed.wait(PATIENCE_S)
             raise OSError
+        self.sent.put(message)
 
     def is_alive(self) -> bool:
         return not self.killed.is_set()
