@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -138,7 +139,8 @@ class Child:
 
     def __init__(self, model: Model) -> None:
         self.is_ready = False
-        self._process, self._reads, self._writes = _start_frozen() if is_frozen() else _start()
+        with _interrupts_blocked():
+            self._process, self._reads, self._writes = _start_frozen() if is_frozen() else _start()
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: nothing more will be asked
         self._inbox: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()  # None: it is gone
         # What it unpacks goes here: one that is killed removes nothing. No TemporaryDirectory: that goes when any fork ends, too.
@@ -272,6 +274,19 @@ class FrozenProcess:
             self._process.join()
         code: int | None = self._process.exitcode
         return code
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """A Ctrl-C in the terminal reaches a helper before it can ignore it; what its maker blocks is blocked there from the start."""
+    if sys.platform == "win32":  # a helper has no console there
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def is_frozen() -> bool:

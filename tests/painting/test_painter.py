@@ -748,6 +748,14 @@ def test_options_that_only_the_program_knows_are_named(monkeypatch: pytest.Monke
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_an_interrupt_does_not_end_a_helper_that_starts() -> None:
+    pytest.importorskip("onnxruntime")
+    with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
+        os.kill(_pid_of(painter), signal.SIGINT)
+        assert painter.wait(painter.loading, PATIENCE_S) == "ok"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_closing_does_not_wait_for_a_helper_that_loads() -> None:
     begun = time.monotonic()
     with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
