@@ -23,7 +23,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from genin.runtimes.errors import BundleError, CancelledError, GeninError, InputError, MissingExtraError, QueueFullError
+from genin.runtimes.errors import (
+    BundleError,
+    CancelledError,
+    GeninError,
+    InputError,
+    MissingExtraError,
+    OutOfMemoryError,
+    QueueFullError,
+)
 from genin.runtimes.painting.drawing import Drawing, HelperDiedError
 from genin.runtimes.pictures import Picture
 from genin.runtimes.wording import counted
@@ -327,6 +335,7 @@ def result_of(error: Exception, *, loading: bool) -> Result:
     """The word for an error, which while `loading` is the bundle's or the engine's."""
     words: tuple[tuple[type[Exception], Result], ...] = (
         (CancelledError, "cancelled"),
+        (OutOfMemoryError, "memory"),
         (MissingExtraError, "engine"),
         (BundleError, "bundle"),
         (InputError, "bundle" if loading else "argument"),

@@ -31,6 +31,8 @@ import genin
 from genin import CancelledError, Event, GeninError, InputError, Painter, QueueFullError
 from genin.runtimes.bundle import pack
 from genin.runtimes.cancellation import Cancellation, Uninterruptible, interruptible
+from genin.runtimes.engine import graph_failed
+from genin.runtimes.memory import MemoryLimit
 from genin.runtimes.painting import child, helper, tickets
 from genin.runtimes.painting import painter as painter_module
 from genin.runtimes.painting.child import Child, Ending, HelperDrawer
@@ -45,7 +47,7 @@ from genin.runtimes.painting.drawing import (
 )
 from genin.runtimes.painting.helper import MODULE, Model, _Helper, pickled
 from genin.runtimes.painting.painter import _close, _copied, _lasting
-from genin.runtimes.painting.tickets import REMEMBERED, Board, Submission, Ticket, _numbers
+from genin.runtimes.painting.tickets import REMEMBERED, Board, Submission, Ticket, _numbers, result_of
 from genin.runtimes.pictures import Picture
 from genin.runtimes.quiet import warnings_ignored
 from genin.runtimes.starts import open_image
@@ -599,6 +601,19 @@ def test_an_error_that_is_raised_again_and_again_does_not_grow() -> None:
     painter: Any = SimpleNamespace(_board=board, take=board.take)
     assert str(raised(lambda: asyncio.run(ask(painter)))) == "it broke; mend it"
     assert event.error.__traceback__ is None
+
+
+def test_too_little_memory_has_its_own_result() -> None:
+    too_large = MemoryLimit(1, {"unet": 2}, {"unet": "unet"})
+    limited = raised(lambda: too_large.check(["unet"]))
+    assert (
+        isinstance(limited, InputError)
+        and result_of(limited, loading=True) == result_of(limited, loading=False) == "memory"
+    )
+    assert result_of(graph_failed("unet", MemoryError()), loading=False) == "memory"
+    assert result_of(graph_failed("unet", RuntimeError()), loading=False) == "engine"
+    with Painter("builtin:student", runtime="onnxruntime", max_memory=2_000_000) as painter:
+        assert painter.wait(painter.loading, PATIENCE_S) == "memory"
 
 
 def test_a_helper_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import genin
 from genin.cli import run
 from genin.runtimes import memory
 from genin.runtimes.engine import BundleEngine
-from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.errors import GeninError, InputError, OutOfMemoryError
 from genin.runtimes.memory import MemoryLimit, Taken
 
 MB = 1_000_000
@@ -98,7 +98,7 @@ def test_a_network_that_is_too_large_by_itself_is_refused_from_then_on(monkeypat
     machine = Machine(100 * MB, SIZES, monkeypatch)
     for _ in range(2):
         machine.run("text")
-        with pytest.raises(GeninError, match=r"the unet takes 120 MB by itself.*more than max_memory 100 MB"):
+        with pytest.raises(OutOfMemoryError, match=r"the unet takes 120 MB by itself.*more than max_memory 100 MB"):
             machine.run("unet")
         assert machine.loaded in (["text"], [])
     assert machine.loads.count("unet") == 1
