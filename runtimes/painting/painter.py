@@ -43,7 +43,7 @@ from genin.runtimes.painting.drawing import (
     lower_priority,
 )
 from genin.runtimes.painting.helper import Model
-from genin.runtimes.painting.tickets import Board, Counts, Event, Result, Submission, Ticket, new_ticket
+from genin.runtimes.painting.tickets import Board, Counts, Event, Loading, Result, Submission, Ticket, new_ticket
 from genin.runtimes.pictures import Picture
 from genin.runtimes.pipeline import Pipeline
 from genin.runtimes.quiet import be_silent
@@ -92,7 +92,7 @@ class Painter:
         self._pace = Pace(_check_share(share))
         drawer = _drawer(model, Model(_lasting(str(model)), load, thread_priority), self._pace, process=process)
         self._drawer = drawer
-        self.loading = new_ticket(self)
+        self.loading = new_ticket(self, Loading)
         board = Board(Submission(self.loading, Drawing("", 0, {}, 0)), capacity)
         self._process, self._own_board = os.getpid(), board
         thread = threading.Thread(
@@ -147,7 +147,7 @@ class Painter:
         previews = whole(required(previews, "previews"), "previews", 0)
         priority = whole(required(priority, "priority"), "priority", -PRIORITY_LIMIT, PRIORITY_LIMIT)
         drawing = Drawing(prompt, check_seed(seed), _copied(options), previews, Paced(self._pace))
-        ticket = new_ticket(self)
+        ticket = new_ticket(self, Ticket)
         self._board.submit(Submission(ticket, drawing, slot, priority, tag))
         return ticket
 
@@ -177,7 +177,7 @@ class Painter:
         self._board.pause(paused)
 
     def set_share(self, share: float) -> None:
-        """The share of the time that networks may run. It holds at once: also for who sleeps for the share before."""
+        """The share of the time that networks may run. It holds at once, also while the painter sleeps for the one before."""
         self._pace.share = _check_share(share)
         self._drawer.set_share()
 
@@ -190,6 +190,22 @@ class Painter:
 
         Errors: CancelledError for one that was cancelled or superseded, or whose picture was taken; the error of one that failed.
         """
+        event = await self._finished(ticket)
+        picture = self.take(ticket)
+        if picture is None:
+            raise CancelledError(
+                "the picture was taken" if event is None or event.result == "ok" else f"the request was {event.result}"
+            )
+        return picture
+
+    async def ready(self) -> None:
+        """Wait until the model is loaded. A task that is cancelled cancels that. Errors: why it could not be loaded."""
+        event = await self._finished(self.loading)
+        if event is not None and event.result != "ok":
+            raise CancelledError(f"loading was {event.result}")
+
+    async def _finished(self, ticket: Ticket) -> Event | None:
+        """A ticket's last event, once it is finished; None if it is not known any more. Errors: that of one that failed."""
         loop = asyncio.get_running_loop()
         finished: asyncio.Future[None] = loop.create_future()
 
@@ -207,14 +223,10 @@ class Painter:
             except asyncio.CancelledError:
                 self.cancel(ticket)
                 raise
-        event, picture = self._board.outcome(ticket), self.take(ticket)
-        if picture is not None:
-            return picture
+        event = self._board.outcome(ticket)
         if event is not None and event.error is not None:
             raise copy.copy(event.error)  # which is kept, and would keep the frames of all who ask
-        raise CancelledError(
-            "the picture was taken" if event is None or event.result == "ok" else f"the request was {event.result}"
-        )
+        return event
 
     def close(self) -> None:
         """End everything and wait for the drawing thread. Calling it again does nothing."""
@@ -301,8 +313,8 @@ def _copied(options: Options) -> Options:
                 found[key] = given.array.copy()
             elif hasattr(given, "copy"):  # an array, or a Pillow image
                 found[key] = given.copy()
-            elif hasattr(given, "__array__"):  # a tensor
-                found[key] = as_array(given).copy()
+            elif (array := as_array(given)) is not None:  # a tensor
+                found[key] = array.copy()
         except GeninError:
             raise
         except Exception as error:

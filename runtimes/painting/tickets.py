@@ -21,7 +21,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from genin.runtimes.errors import (
     BundleError,
@@ -43,6 +43,8 @@ Result = Literal["ok", "argument", "bundle", "engine", "memory", "cancelled", "s
 
 ENDED_EARLY = ("cancelled", "superseded")  # which is no fault
 
+AnyTicket = TypeVar("AnyTicket", bound="Ticket")
+
 _numbers = itertools.count(1)
 
 
@@ -50,6 +52,7 @@ class Waiting(Protocol):
     """What a ticket asks of its painter."""
 
     async def picture(self, ticket: Ticket) -> Picture: ...
+    async def ready(self) -> None: ...
 
 
 class Ticket(int):
@@ -58,10 +61,20 @@ class Ticket(int):
     _painter: weakref.ref[Waiting]
 
     def __await__(self) -> Generator[Any, None, Picture]:
+        return self._its_painter().picture(self).__await__()
+
+    def _its_painter(self) -> Waiting:
         painter = self._painter()
         if painter is None:
             raise CancelledError("the painter of this ticket is gone")
-        return painter.picture(self).__await__()
+        return painter
+
+
+class Loading(Ticket):
+    """The ticket of a model. `await ticket` waits until it is loaded, or raises what went wrong."""
+
+    def __await__(self) -> Generator[Any, None, None]:  # type: ignore[override]
+        return self._its_painter().ready().__await__()
 
 
 @dataclass(frozen=True)
@@ -325,8 +338,8 @@ class Board:
             self._events.popleft()
 
 
-def new_ticket(painter: Waiting) -> Ticket:
-    ticket = Ticket(next(_numbers))
+def new_ticket(painter: Waiting, kind: type[AnyTicket]) -> AnyTicket:
+    ticket = kind(next(_numbers))
     ticket._painter = weakref.ref(painter)
     return ticket
 

@@ -596,11 +596,26 @@ def test_an_error_that_is_raised_again_and_again_does_not_grow() -> None:
     assert errors[0] is not errors[1] and [str(error) for error in errors] == ["it broke; mend it"] * 2
 
     async def ask(painter: Any) -> None:
-        await Painter.picture(painter, loading.ticket)
+        await Painter._finished(painter, loading.ticket)
 
-    painter: Any = SimpleNamespace(_board=board, take=board.take)
+    painter: Any = SimpleNamespace(_board=board)
     assert str(raised(lambda: asyncio.run(ask(painter)))) == "it broke; mend it"
     assert event.error.__traceback__ is None
+
+
+def test_loading_can_be_awaited(one_painter: Painter, tmp_path: Path, start_helpers: Start) -> None:
+    async def wait_for(painter: Painter) -> None:
+        for _ in range(2):
+            await painter.loading
+
+    asyncio.run(wait_for(one_painter))
+    with Painter(tmp_path / "missing", runtime="onnxruntime") as painter, pytest.raises(InputError, match="missing"):
+        asyncio.run(wait_for(painter))
+    start_helpers(Scripted())
+    with Painter("any", process=True) as painter:
+        painter.cancel(painter.loading)
+        with pytest.raises(CancelledError, match="loading was cancelled"):
+            asyncio.run(wait_for(painter))
 
 
 def test_too_little_memory_has_its_own_result() -> None:
