@@ -178,8 +178,9 @@ class Painter:
 
     def set_share(self, share: float) -> None:
         """The share of the time that networks may run. It holds at once, also while the painter sleeps for the one before."""
-        self._pace.share = _check_share(share)
-        self._drawer.set_share()
+        if (share := _check_share(share)) != self._pace.share:  # a game may call this every frame
+            self._pace.share = share
+            self._drawer.set_share()
 
     def counts(self) -> Counts:
         """How many requests wait, and how many were done, cancelled or failed."""
