@@ -121,7 +121,7 @@ class BenchOptions:
             settle(self, sustained=number(self.sustained, "sustained"))
             if not 0 < self.sustained <= MOST_MINUTES:
                 raise InputError(f"sustained is {self.sustained:g} minutes", remedy=f"name up to {MOST_MINUTES}")
-        check_device(check_text(self.device, "device"))
+        settle(self, device=check_device(self.device))
 
 
 def bench(models: str | Path | Sequence[str | Path], options: BenchOptions | None = None) -> dict[str, Any]:

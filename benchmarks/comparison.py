@@ -65,7 +65,7 @@ class CompareOptions:
         check_choice(self.runtime, (AUTO, *RUNTIMES), "runtime")
         check_text(self.precision, "precision")
         check_split(self.split)
-        check_device(check_text(self.device, "device"))
+        settle(self, device=check_device(self.device))
         if self.reference is None and self.split is not None:
             raise InputError("a split is a part of a reference", remedy="name the reference, or leave the split out")
         if self.prompts is not None and self.reference is not None:

@@ -88,7 +88,7 @@ class EvaluateOptions:
         check_choice(self.runtime, (AUTO, *RUNTIMES), "runtime")
         check_text(self.precision, "precision")
         check_split(self.split)
-        check_device(check_text(self.device, "device"))
+        settle(self, device=check_device(self.device))
         if self.floor and self.save_images is not None:
             raise InputError(
                 "the floor needs no drawing, which leaves no pictures to save",

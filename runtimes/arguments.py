@@ -15,9 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from numbers import Real
 from pathlib import Path
-from typing import Any, SupportsIndex, overload
+from typing import Any, SupportsIndex, TypeVar, overload
 
 from genin.runtimes.errors import InputError
+
+T = TypeVar("T")
 
 
 def is_whole(value: object) -> bool:
@@ -68,6 +70,13 @@ def number(value: Any, what: str, *, above: float | None = None) -> float | None
         return float(value)
     limits = "" if above is None else f" above {above:g}"
     raise InputError(f"{what} must be a number{limits}; got {value!r}")
+
+
+def required(value: T | None, what: str) -> T:
+    """`value`, for which None stands for no default. Errors: InputError for None."""
+    if value is None:
+        raise InputError(f"{what} must be a number; got None")
+    return value
 
 
 @overload

@@ -58,7 +58,7 @@ class Cancellation:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finaliser or a signal handler may cancel while its thread holds it
         self._cancelled = threading.Event()
         self._running: Interruptible | None = None
 
@@ -82,10 +82,10 @@ class Cancellation:
     def _interrupting(self, what: Interruptible) -> Iterator[None]:
         """While the body runs, `cancel` interrupts `what`. Errors: CancelledError in place of any, once cancelled."""
         with self._lock:
-            if self._cancelled.is_set():
-                raise cancelled()
             self._running = what
         try:
+            if self._cancelled.is_set():  # from here on `cancel` interrupts; before, this finds it
+                raise cancelled()
             yield
         except Exception as error:  # an interrupted engine raises whatever it likes
             if self._cancelled.is_set():

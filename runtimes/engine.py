@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.cancellation import Interruption
-from genin.runtimes.errors import BundleError, GeninError, InputError, MissingExtraError
+from genin.runtimes.errors import BundleError, GeninError, InputError, MissingExtraError, OutOfMemoryError
 from genin.runtimes.memory import MemoryLimit
 from genin.runtimes.tensors import INPUTS
 from genin.runtimes.vocabulary import VAE_ENCODER, check_choice
@@ -380,7 +380,8 @@ def feed(arrays: Mapping[str, NDArray[Any]], inputs: Mapping[str, GraphInput]) -
 
 def graph_failed(component: str, error: BaseException) -> GeninError:
     """An engine failed while it ran a graph, as one line."""
-    return GeninError(f"the {component} graph failed ({' '.join(str(error).split())[:300]})")
+    kind = OutOfMemoryError if isinstance(error, MemoryError) else GeninError
+    return kind(f"the {component} graph failed ({' '.join(str(error).split())[:300] or type(error).__name__})")
 
 
 def graph_error(bundle: Bundle, graph: GraphEntry, error: BaseException) -> BundleError:

@@ -49,6 +49,14 @@ class CancelledError(GeninError):
     """The caller cancelled the generation."""
 
 
+class OutOfMemoryError(GeninError):
+    """The system has too little memory left, or `max_memory` is too little."""
+
+
+class MemoryLimitError(OutOfMemoryError, InputError):
+    """A limit of memory that can be known to be too little before anything is loaded."""
+
+
 class QueueFullError(GeninError):
     """More requests wait than a painter's queue holds: nothing was taken."""
 

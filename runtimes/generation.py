@@ -10,6 +10,7 @@ For pictures in memory, `genin.load(…)(prompt)` is shorter. Not here: drawing 
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import warnings
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genin.runtimes.arguments import local_path, settle, whole
+from genin.runtimes.arguments import local_path, required, settle, whole
 from genin.runtimes.files import NAME_BYTES, claim_output, cut_to_bytes
 from genin.runtimes.memory import check_max_memory
 from genin.runtimes.names import installed_names
@@ -79,7 +80,7 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         settle(
             self,
-            count=whole(self.count, "count", 1, MAX_COUNT),
+            count=whole(required(self.count, "count"), "count", 1, MAX_COUNT),
             steps=whole(self.steps, "steps"),
             seed=check_seed(self.seed),
             threads=check_threads(self.threads),
@@ -91,7 +92,7 @@ class GenerateOptions:
         )
         check_start_options({"image": self.image, "mask": self.mask, "strength": self.strength})
         check_seed(self.seed + self.count - 1)
-        check_device(self.device)
+        settle(self, device=check_device(self.device))
         check_choice(self.noise, MODES, "noise mode")
 
     @property
@@ -253,7 +254,7 @@ def _new_folder(out: Path | None) -> Path | None:
 def _free(path: Path) -> Path:
     """`path`, or the first of path (2), (3), … that is not there yet."""
     number, free = 1, path
-    while free.exists():
+    while os.path.lexists(free):  # also a link to what is not there
         number += 1
         free = path.with_stem(f"{path.stem} ({number})")
     return free

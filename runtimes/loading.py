@@ -61,7 +61,7 @@ def open_pipeline(path: str | Path, runtime: str, precision: str, settings: Engi
         raise InputError(
             f"precision {precision!r} is not a text", remedy=f"choose from {', '.join((AUTO, *PRECISIONS))}"
         )
-    check_device(device)
+    device = check_device(device)
     threads, max_memory = check_threads(settings.threads), check_max_memory(settings.max_memory)
     settings = replace(settings, threads=threads, max_memory=max_memory)
     if path.is_dir() and is_model_folder(path):

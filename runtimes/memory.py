@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genin.runtimes.arguments import whole
-from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.errors import MemoryLimitError, OutOfMemoryError
 
 MAX_BYTES = 1 << 50
 TOLERANCE = 1.05  # of the limit, for what is measured
@@ -50,17 +50,17 @@ class MemoryLimit:
         self._loaded: list[Hashable] = []  # the least recently used first
 
     def check(self, keys: Iterable[Hashable]) -> None:
-        """Errors: InputError where the files alone of one of these networks are larger than the limit."""
+        """Errors: MemoryLimitError where the files alone of one of these networks are larger than the limit."""
         for key in keys:
             if self._files[key] > self.limit:
                 what = f"the weights of the {self._names[key]} alone are {_megabytes(self._files[key])}"
-                raise InputError(f"{what}, more than max_memory {_megabytes(self.limit)}", remedy=REMEDY)
+                raise MemoryLimitError(f"{what}, more than max_memory {_megabytes(self.limit)}", remedy=REMEDY)
 
     @contextmanager
     def running(self, key: Hashable, shapes: Sequence[Hashable], drop: Callable[[Hashable], None]) -> Iterator[None]:
         """Around loading and running a network on inputs of these shapes. Before it, as many others are dropped as must.
 
-        Errors: those of `check`; GeninError if it has taken more than the limit by itself, which is then known for the next time.
+        Errors: those of `check`; OutOfMemoryError if it has taken more than the limit by itself, which is known from then on.
         """
         self.check([key])
         case = (key, *shapes)
@@ -76,16 +76,19 @@ class MemoryLimit:
         if known is not None:  # nothing is measured then: that would reset the peak that others read
             yield
             return
+        release()  # what an ended run has left, or this one would be measured too small
         before = Resident.now()
-        yield
-        guess = GUESSED * self._files[key]
-        taken = Taken(guess, guess) if before is None else before.taken_since(base)
-        self._taken[case] = taken
-        if taken.peak > self.limit * TOLERANCE:
+        try:
+            yield
+            guess = GUESSED * self._files[key]
+            taken = Taken(guess, guess) if before is None else before.taken_since(base)
+            self._taken[case] = taken
+            self._refuse_if_too_large(key, taken)
+        except BaseException:  # also one that was cancelled: what stayed loaded would never be measured
             self._loaded.remove(key)
             drop(key)
             release()
-        self._refuse_if_too_large(key, taken)
+            raise
 
     def _held(self, keys: Sequence[Hashable]) -> int:
         return sum(
@@ -95,7 +98,7 @@ class MemoryLimit:
     def _refuse_if_too_large(self, key: Hashable, taken: Taken) -> None:
         if taken.peak > self.limit * TOLERANCE:
             what = f"the {self._names[key]} takes {_megabytes(taken.peak)} by itself at this size"
-            raise GeninError(f"{what}, more than max_memory {_megabytes(self.limit)}", remedy=REMEDY)
+            raise OutOfMemoryError(f"{what}, more than max_memory {_megabytes(self.limit)}", remedy=REMEDY)
 
 
 @dataclass(frozen=True)

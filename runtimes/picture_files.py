@@ -190,7 +190,6 @@ def open_rgb(path: Path, background: str = "white", content: IO[bytes] | None = 
     `path` is only its name. Errors: PictureError with the reason."""
     with reasons(path, content), opened(path, content) as file:
         frames = _frames(file)
-        file.load()
         return OpenedPicture(to_rgb(file, path, background), frames)
 
 
@@ -198,6 +197,7 @@ def to_rgb(picture: Image.Image, path: Path, background: str = "white") -> Image
     """`open_rgb` of a picture that is open already; errors call it `path`. Errors: PictureError, and those of Pillow."""
     from PIL import Image
 
+    picture.load()  # Pillow's reader of TIFF turns it upright then, and its orientation is 1
     if picture.mode == "F":
         raise PictureError("floating-point pixels are not supported", where=path, remedy="convert it to PNG")
     if picture.mode == "I" and not _within_16_bits(picture):

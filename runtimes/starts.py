@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from genin.runtimes.arguments import local_path, number
 from genin.runtimes.errors import InputError
 from genin.runtimes.samplers import END, Array, Schedule
-from genin.runtimes.wording import counted
+from genin.runtimes.wording import counted, one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -178,7 +178,7 @@ def open_image(image: ImageLike, what: str, background: str = "white") -> Image.
                 return to_rgb(image, Path(what), background)
     except PictureError as error:
         raise InputError(f"the {what} cannot be used: {error.what}", where=error.where) from error
-    array = _array(image)
+    array = as_array(image)
     if array is None or array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise InputError(
             f"the {what} must be a path, a picture or an array (H, W, 3) of uint8; got {_described(image)}"
@@ -190,7 +190,7 @@ def open_mask(mask: ImageLike) -> Image.Image:
     """A mask as greyscale; transparent parts are black. Arrays may be (H, W) of uint8 or bool. Errors: InputError for colours."""
     from PIL import Image
 
-    array = None if isinstance(mask, str | os.PathLike | Image.Image) else _array(mask)
+    array = None if isinstance(mask, str | os.PathLike | Image.Image) else as_array(mask)
     if array is not None and array.ndim == 2 and array.dtype in (np.uint8, np.bool_) and array.size:
         values = array if array.dtype == np.uint8 else array.astype(np.uint8) * np.uint8(255)
         return Image.fromarray(np.ascontiguousarray(values))
@@ -202,11 +202,15 @@ def open_mask(mask: ImageLike) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(channels[:, :, 1]))
 
 
-def _array(image: object) -> NDArray[Any] | None:
-    """What is an array, or says that it can be one."""
-    return np.asarray(image) if hasattr(image, "__array__") else None
+def as_array(image: object) -> NDArray[Any] | None:
+    """What is an array, or says that it can be one; None for anything else. Errors: InputError for one that then cannot."""
+    try:
+        return np.asarray(image) if hasattr(image, "__array__") else None
+    except Exception as error:  # such as TypeError of a tensor that is not on the CPU
+        what = f"this {type(image).__name__} cannot be an array ({one_line(error)})"
+        raise InputError(what, remedy="copy it to the processor's memory first") from error
 
 
 def _described(image: object) -> str:
-    array = _array(image)
+    array = as_array(image)
     return type(image).__name__ if array is None else f"an array {array.shape} of {array.dtype}"

@@ -49,11 +49,13 @@ def check_text(value: str, what: str) -> str:
 
 
 def check_device(name: str) -> str:
-    """`name` if it is `cpu`, `cuda`, `cuda:1` or `mps`, here or not. Errors: InputError naming the nearest device."""
+    """`name` if it is `cpu`, `cuda`, `cuda:1` or `mps`, here or not; `cpu:0` is `cpu`. Errors: InputError naming the nearest."""
+    if not isinstance(name, str):
+        raise InputError(f"device {name!r} is not a text", remedy=f"choose from {', '.join(DEVICES)}")
     kind, colon, index = name.partition(":")
     if kind not in DEVICES or (colon and not index.isdigit()):
         raise InputError(f"unknown device '{name}'", remedy=nearest(kind, DEVICES))
-    return name
+    return kind if kind == "cpu" else name
 
 
 def split_choices(values: str | Iterable[str], choices: Sequence[str], what: str = "value") -> tuple[str, ...]:

@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, as a part of a message; its kind if it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def counted(count: int, one: str, many: str | None = None) -> str:
     """`count` and its noun, with whatever else depends on it: (1, "caption is", "captions are") => "1 caption is".
 

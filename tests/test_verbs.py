@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,21 @@ def test_devices_of_pytorch(name: str) -> None:
     for wrong in (f"{name}:", f"{name}:x", "gpu", ""):
         with pytest.raises(genin.InputError, match="unknown device"):
             check_device(wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, SimpleNamespace(type="cuda")])
+def test_a_device_is_a_text(wrong: Any) -> None:
+    with pytest.raises(genin.InputError, match="not a text"):
+        check_device(wrong)
+
+
+def test_the_processor_has_one_name() -> None:
+    """Or fp16, which it does not draw in, would be taken on cpu:0."""
+    assert GenerateOptions(device="cpu:0").device == EvaluateOptions(device="cpu:0").device == "cpu"
+    with pytest.raises(genin.InputError, match="fp16 is for cuda and mps"):
+        genin.load("builtin:teacher", device="cpu:0", precision="fp16")
+    with pytest.raises(genin.InputError, match="count"):
+        GenerateOptions(count=None)  # type: ignore[arg-type]
 
 
 def test_a_device_is_refused_where_nothing_runs_on_it(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypedDict
 
 from genin.runtimes.cancellation import Cancellation, Interruptible, check
 from genin.runtimes.engine import EngineSettings
+from genin.runtimes.errors import GeninError
 from genin.runtimes.names import installed_names
 from genin.runtimes.pictures import Picture
 from genin.runtimes.pipeline import Pipeline
@@ -25,6 +26,7 @@ from genin.runtimes.vocabulary import AUTO
 Show = Callable[[Picture, int, int], object]  # a preview, the step it is of, and of how many
 Priority = Literal["normal", "low", "idle"]
 PRIORITIES: tuple[Priority, ...] = ("normal", "low", "idle")
+LOOK_S = 0.1  # after which who sleeps for a share looks whether it has changed
 LOW_NICENESS, LOWEST_NICENESS = 5, 19  # beside the program's own
 
 
@@ -39,6 +41,10 @@ class Drawing:
     cancellation: Cancellation = field(default_factory=Cancellation)
 
 
+class HelperDiedError(GeninError):
+    """A process has died, not the model: another one may draw."""
+
+
 class Drawer(Protocol):
     """Draws one request at a time, in the thread that has opened it."""
 
@@ -47,6 +53,12 @@ class Drawer(Protocol):
 
     def draw(self, drawing: Drawing, show: Show) -> Picture:
         """Errors: those of a pipeline, CancelledError."""
+
+    def set_share(self) -> None:
+        """From another thread, when the pace that it was given has another share."""
+
+    def kill(self) -> None:
+        """From another thread, when a drawing does not end though it was cancelled: end it, if it is in another process."""
 
     def close(self) -> None: ...
 
@@ -97,6 +109,12 @@ class PipelineDrawer:
                 show(Picture(step.preview()[0].copy()), step.index + 1, step.steps)
         raise AssertionError("a stream ends with a picture")
 
+    def set_share(self) -> None:
+        pass  # the pace is the drawings' own
+
+    def kill(self) -> None:
+        pass  # threads cannot be killed
+
     def close(self) -> None:
         if self._own and self._pipeline is not None:
             self._pipeline.close()
@@ -124,16 +142,20 @@ class Paced(Cancellation):
         self._pace = pace
 
     def __call__(self) -> bool:
-        owed_s = self._pace.owed_s()
-        return self.wait(owed_s) if owed_s > 0 else super().__call__()
+        while (owed_s := self._pace.owed_s()) > 0:
+            if self.wait(min(owed_s, LOOK_S)):
+                return True
+        return super().__call__()
 
     @contextmanager
     def _interrupting(self, what: Interruptible) -> Iterator[None]:
-        begun = time.perf_counter()
         with super()._interrupting(what):
-            yield
-        self._pace.ended = time.perf_counter()
-        self._pace.took_s = self._pace.ended - begun
+            begun = time.perf_counter()
+            try:
+                yield
+            finally:  # one that was ended early has taken its time, too
+                self._pace.ended = time.perf_counter()
+                self._pace.took_s = self._pace.ended - begun
 
 
 def lower_priority(priority: Priority) -> None:

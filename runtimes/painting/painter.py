@@ -10,12 +10,14 @@
 One thread loads the model and draws, with a lower priority than its maker; or a helper process does. Closing, also by leaving
 the program, ends what is being drawn.
 
-Not here: the states of a ticket (`tickets`), drawing (`drawing`, `helper`).
+Not here: the states of a ticket (`tickets`), drawing (`drawing`, `child`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
+import os
 import threading
 import time
 import weakref
@@ -24,11 +26,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Unpack
 
-import numpy as np
-
-from genin.runtimes.arguments import number, whole
-from genin.runtimes.errors import CancelledError, InputError
+from genin.runtimes.arguments import local_path, number, required, whole
+from genin.runtimes.errors import CancelledError, GeninError, InputError
 from genin.runtimes.noise import check_seed
+from genin.runtimes.painting.child import CLOSING_S, HelperDrawer
 from genin.runtimes.painting.drawing import (
     PRIORITIES,
     Drawer,
@@ -41,14 +42,16 @@ from genin.runtimes.painting.drawing import (
     load_in_background,
     lower_priority,
 )
-from genin.runtimes.painting.helper import HelperDrawer, Model
-from genin.runtimes.painting.tickets import Board, Counts, Event, Result, Submission, Ticket, new_ticket
+from genin.runtimes.painting.helper import Model
+from genin.runtimes.painting.tickets import Board, Counts, Event, Loading, Result, Submission, Ticket, new_ticket
 from genin.runtimes.pictures import Picture
 from genin.runtimes.pipeline import Pipeline
 from genin.runtimes.quiet import be_silent
 from genin.runtimes.requests import Options, check_options
+from genin.runtimes.starts import as_array
 from genin.runtimes.threads import check_threads
 from genin.runtimes.vocabulary import check_choice
+from genin.runtimes.wording import one_line
 
 CAPACITY = 64
 MAX_CAPACITY = 4096
@@ -85,20 +88,30 @@ class Painter:
         Errors: InputError for arguments that cannot be; a model that cannot be loaded is an event (`failed`).
         """
         check_choice(thread_priority, PRIORITIES, "thread_priority")
-        capacity = whole(capacity, "capacity", 1, MAX_CAPACITY)
+        capacity = whole(required(capacity, "capacity"), "capacity", 1, MAX_CAPACITY)
         self._pace = Pace(_check_share(share))
-        drawer = _drawer(model, Model(str(model), load, thread_priority), self._pace, process=process)
-        self.loading = new_ticket(self)
-        self._board = Board(Submission(self.loading, Drawing("", 0, {}, 0)), capacity)
+        drawer = _drawer(model, Model(_lasting(str(model)), load, thread_priority), self._pace, process=process)
+        self._drawer = drawer
+        self.loading = new_ticket(self, Loading)
+        board = Board(Submission(self.loading, Drawing("", 0, {}, 0)), capacity)
+        self._process, self._own_board = os.getpid(), board
         thread = threading.Thread(
             target=_work,
-            args=(self._board, drawer, "normal" if process else thread_priority),
+            args=(board, drawer, "normal" if process else thread_priority),
             name="genin.Painter",
             daemon=True,
         )
         # Also when the program ends or forgets the painter: an engine that still runs then would end it with a crash.
-        self._close = weakref.finalize(self, _close, self._board, thread)
+        self._close = weakref.finalize(self, _close, self._process, board, drawer, thread)
         thread.start()
+
+    @property
+    def _board(self) -> Board:
+        """Errors: InputError in a forked process, where no thread draws and the board's lock may be held for ever."""
+        if self._process != os.getpid():
+            what, remedy = "the painter was opened before this process was forked", "open one in the new process"
+            raise InputError(what, remedy=remedy)
+        return self._own_board
 
     def submit(
         self,
@@ -124,18 +137,18 @@ class Painter:
             options: as of a pipeline: steps, guidance_scale, size, noise, image, strength, mask. Pictures and arrays are copied.
 
         Errors: QueueFullError; InputError for arguments that cannot be, a painter that is closed, or a model that could not be
-            loaded. What only the model knows (steps, sizes) fails as an event.
+            loaded; from every method in a forked process. What only the model knows (steps, sizes) fails as an event.
         """
         if not isinstance(prompt, str):
             raise InputError(f"prompt must be one text, not {prompt!r}")
         if options.get("cancel") is not None:
             raise InputError("a painter's requests are cancelled by their ticket", remedy="call cancel(ticket)")
         check_options(options)
-        drawing = Drawing(prompt, check_seed(seed), _copied(options), whole(previews, "previews", 0), Paced(self._pace))
-        ticket = new_ticket(self)
-        self._board.submit(
-            Submission(ticket, drawing, slot, whole(priority, "priority", -PRIORITY_LIMIT, PRIORITY_LIMIT), tag)
-        )
+        previews = whole(required(previews, "previews"), "previews", 0)
+        priority = whole(required(priority, "priority"), "priority", -PRIORITY_LIMIT, PRIORITY_LIMIT)
+        drawing = Drawing(prompt, check_seed(seed), _copied(options), previews, Paced(self._pace))
+        ticket = new_ticket(self, Ticket)
+        self._board.submit(Submission(ticket, drawing, slot, priority, tag))
         return ticket
 
     def poll(self) -> list[Event]:
@@ -164,8 +177,10 @@ class Painter:
         self._board.pause(paused)
 
     def set_share(self, share: float) -> None:
-        """The share of the time that networks may run, from the next picture on."""
-        self._pace.share = _check_share(share)
+        """The share of the time that networks may run. It holds at once, also while the painter sleeps for the one before."""
+        if (share := _check_share(share)) != self._pace.share:  # a game may call this every frame
+            self._pace.share = share
+            self._drawer.set_share()
 
     def counts(self) -> Counts:
         """How many requests wait, and how many were done, cancelled or failed."""
@@ -176,6 +191,22 @@ class Painter:
 
         Errors: CancelledError for one that was cancelled or superseded, or whose picture was taken; the error of one that failed.
         """
+        event = await self._finished(ticket)
+        picture = self.take(ticket)
+        if picture is None:
+            raise CancelledError(
+                "the picture was taken" if event is None or event.result == "ok" else f"the request was {event.result}"
+            )
+        return picture
+
+    async def ready(self) -> None:
+        """Wait until the model is loaded. A task that is cancelled cancels that. Errors: why it could not be loaded."""
+        event = await self._finished(self.loading)
+        if event is not None and event.result != "ok":
+            raise CancelledError(f"loading was {event.result}")
+
+    async def _finished(self, ticket: Ticket) -> Event | None:
+        """A ticket's last event, once it is finished; None if it is not known any more. Errors: that of one that failed."""
         loop = asyncio.get_running_loop()
         finished: asyncio.Future[None] = loop.create_future()
 
@@ -193,14 +224,10 @@ class Painter:
             except asyncio.CancelledError:
                 self.cancel(ticket)
                 raise
-        event, picture = self._board.outcome(ticket), self.take(ticket)
-        if picture is not None:
-            return picture
+        event = self._board.outcome(ticket)
         if event is not None and event.error is not None:
-            raise event.error
-        raise CancelledError(
-            "the picture was taken" if event is None or event.result == "ok" else f"the request was {event.result}"
-        )
+            raise copy.copy(event.error)  # which is kept, and would keep the frames of all who ask
+        return event
 
     def close(self) -> None:
         """End everything and wait for the drawing thread. Calling it again does nothing."""
@@ -213,9 +240,19 @@ class Painter:
         self.close()
 
     def __repr__(self) -> str:
+        if self._process != os.getpid():
+            return "<Painter: of another process>"
         counts = self.counts()
         state = "closed" if not self._close.alive else f"{counts.waiting} waiting"
         return f"<Painter: {state}, {counts.done} done, {counts.cancelled} cancelled, {counts.failed} failed>"
+
+
+def _lasting(name: str) -> str:
+    """The name of a model. A path is the one of today's working folder, also for a helper that is started later."""
+    with suppress(RuntimeError, OSError):  # nobody's home, or a closed folder, which loading will name
+        path = Path(name).expanduser()
+        return str(path.absolute()) if path.exists() else name
+    return name
 
 
 def _drawer(model: Pipeline | str | Path, named: Model, pace: Pace, *, process: bool) -> Drawer:
@@ -263,29 +300,43 @@ def _draw(board: Board, drawer: Drawer, submission: Submission) -> None:
 
 
 def _copied(options: Options) -> Options:
-    """A game draws the next frame into the same array while the request waits."""
+    """A game draws the next frame into the same array, or changes the working folder, while the request waits.
+
+    Errors: InputError for what cannot be copied: a Pillow image reads its file only now, a tensor may be on another device.
+    """
     found: Options = {**options}
     for key in ("image", "mask"):
         given = options.get(key)
-        if isinstance(given, Picture):
-            found[key] = given.array.copy()
-        elif hasattr(given, "copy") and not isinstance(given, str | Path):  # an array, or a Pillow image
-            found[key] = given.copy()
-        elif hasattr(given, "__array__"):  # a tensor
-            found[key] = np.asarray(given).copy()
+        try:
+            if isinstance(given, str | Path):
+                found[key] = local_path(given, f"the {key}").absolute()
+            elif isinstance(given, Picture):
+                found[key] = given.array.copy()
+            elif hasattr(given, "copy"):  # an array, or a Pillow image
+                found[key] = given.copy()
+            elif (array := as_array(given)) is not None:  # a tensor
+                found[key] = array.copy()
+        except GeninError:
+            raise
+        except Exception as error:
+            raise InputError(f"the {key} cannot be used ({one_line(error)})") from error
     return found
 
 
-def _close(board: Board, thread: threading.Thread) -> None:
-    if thread is threading.current_thread():  # the garbage collector has run there, maybe with the board's lock
-        board.close_from_within()
-    else:
-        board.close()
-        thread.join()
+def _close(process: int, board: Board, drawer: Drawer, thread: threading.Thread) -> None:
+    if process != os.getpid():  # forked: the thread and the helper are the other's
+        return
+    board.close()
+    if thread is threading.current_thread():  # the garbage collector has run there
+        return
+    thread.join(CLOSING_S)
+    while thread.is_alive():
+        drawer.kill()
+        thread.join(CLOSING_S)
 
 
 def _check_share(share: float) -> float:
-    share = number(share, "share")
+    share = number(required(share, "share"), "share")
     if not 0 < share <= 1:
         raise InputError(f"share {share:g} is no share of the time", remedy="give a number above 0 and at most 1")
     return share

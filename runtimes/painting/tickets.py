@@ -12,17 +12,27 @@ Not here: threads and pipelines (`painter`, `drawing`).
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
-from genin.runtimes.errors import BundleError, CancelledError, GeninError, InputError, MissingExtraError, QueueFullError
-from genin.runtimes.painting.drawing import Drawing
+from genin.runtimes.errors import (
+    BundleError,
+    CancelledError,
+    GeninError,
+    InputError,
+    MissingExtraError,
+    OutOfMemoryError,
+    QueueFullError,
+)
+from genin.runtimes.painting.drawing import Drawing, HelperDiedError
 from genin.runtimes.pictures import Picture
 from genin.runtimes.wording import counted
 
@@ -33,6 +43,8 @@ Result = Literal["ok", "argument", "bundle", "engine", "memory", "cancelled", "s
 
 ENDED_EARLY = ("cancelled", "superseded")  # which is no fault
 
+AnyTicket = TypeVar("AnyTicket", bound="Ticket")
+
 _numbers = itertools.count(1)
 
 
@@ -40,6 +52,7 @@ class Waiting(Protocol):
     """What a ticket asks of its painter."""
 
     async def picture(self, ticket: Ticket) -> Picture: ...
+    async def ready(self) -> None: ...
 
 
 class Ticket(int):
@@ -48,10 +61,20 @@ class Ticket(int):
     _painter: weakref.ref[Waiting]
 
     def __await__(self) -> Generator[Any, None, Picture]:
+        return self._its_painter().picture(self).__await__()
+
+    def _its_painter(self) -> Waiting:
         painter = self._painter()
         if painter is None:
             raise CancelledError("the painter of this ticket is gone")
-        return painter.picture(self).__await__()
+        return painter
+
+
+class Loading(Ticket):
+    """The ticket of a model. `await ticket` waits until it is loaded, or raises what went wrong."""
+
+    def __await__(self) -> Generator[Any, None, None]:  # type: ignore[override]
+        return self._its_painter().ready().__await__()
 
 
 @dataclass(frozen=True)
@@ -117,11 +140,15 @@ class Counts:
 
 
 class Board:
-    """The requests of one painter. `loading` is the ticket of its model."""
+    """The requests of one painter. `loading` is the ticket of its model.
+
+    Whoever has the lock may take it again. For what is forgotten with it, or by the garbage collector meanwhile, may be a program's
+    own, with a finaliser that calls the painter. So what a function has just looked at may be cancelled when it goes on.
+    """
 
     def __init__(self, loading: Submission, capacity: int) -> None:
         self.loading, self._capacity = loading, capacity
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._work, self._finished = threading.Condition(self._lock), threading.Condition(self._lock)
         self._queue: list[Submission] = []
         self._running: Submission | None = loading
@@ -143,7 +170,7 @@ class Board:
             if self._closing:
                 raise InputError("the painter is closed", remedy="open another one")
             if self._broken is not None:
-                raise self._broken
+                raise copy.copy(self._broken)  # each time it is raised, an error keeps more frames
             if new.slot is not None:
                 for old in [waiting for waiting in self._queue if waiting.slot == new.slot]:
                     self._drop(old, "superseded")
@@ -170,9 +197,8 @@ class Board:
 
     def poll(self) -> list[Event]:
         with self._lock:
-            events = list(self._events)
-            self._events.clear()
-            return events
+            events, self._events = self._events, deque()
+            return list(events)
 
     def wait(self, ticket: int, seconds: float | None) -> Result:
         """Sleep until a ticket is finished; its result, `timeout`, or `gone` for a ticket that is not known."""
@@ -222,33 +248,33 @@ class Board:
                 self._end(self._running, "cancelled")
             self._work.notify()
 
-    def close_from_within(self) -> None:
-        """For the drawing thread, which ends with what it does now. Takes no lock: it may have it."""
-        self._closing = True
-
     # --- for the drawing thread --------------------------------------------------------------------------------------
 
     def next(self) -> Submission | None:
         """Sleep until there is something to draw; None when the board is closed."""
         with self._lock:
-            self._work.wait_for(lambda: self._closing or (self._queue and not self._paused))
-            if self._closing:
-                return None
-            self._running, self._ending = self._queue.pop(0), None
-            return self._running
+            while not self._closing:
+                if self._queue and not self._paused:
+                    self._running, self._ending = self._queue.pop(0), None
+                    return self._running
+                self._work.wait()
+            return None
 
     def show(self, of: Submission, preview: Picture, step: int, steps: int) -> None:
         """A preview. It takes the place of an earlier one of its ticket that nobody has polled."""
         with self._lock:
             height, width, _ = preview.shape
             self._previews[of.ticket] = preview
-            old = [event for event in self._events if event.kind == "preview" and event.ticket == of.ticket]
-            for event in old:
-                self._events.remove(event)
+            for event in list(self._events):
+                if event.kind == "preview" and event.ticket == of.ticket:
+                    with suppress(ValueError):  # polled meanwhile
+                        self._events.remove(event)
             self._add(Event("preview", of.ticket, step=step, steps=steps, size=(height, width), tag=of.tag))
 
     def finish(self, of: Submission, drawing_s: float, outcome: Picture | Exception | None) -> None:
-        """What is drawn is done (None: the model is loaded), or failed with an error."""
+        """What is drawn is done (None: the model is loaded), or failed with an error, which loses its traceback."""
+        if isinstance(outcome, Exception):
+            forget_frames(outcome)
         with self._lock:
             result: Result = "ok"
             error: GeninError | None = None
@@ -257,7 +283,7 @@ class Board:
                 error = as_genin_error(outcome) if result not in ENDED_EARLY else None
             elif outcome is not None:
                 self._keep(of.ticket, outcome)
-            if of is self.loading and result != "ok":
+            if of is self.loading and result != "ok" and not isinstance(outcome, HelperDiedError):
                 self._break(result, error)
             kind: Kind = "failed" if result != "ok" else "ready" if of is self.loading else "done"
             size = (outcome.shape[0], outcome.shape[1]) if isinstance(outcome, Picture) else (0, 0)
@@ -272,6 +298,8 @@ class Board:
         return running or any(waiting.ticket == ticket for waiting in self._queue)
 
     def _drop(self, waiting: Submission, result: Result, error: GeninError | None = None) -> None:
+        if waiting not in self._queue:
+            return
         self._queue.remove(waiting)
         queued_s = time.perf_counter() - waiting.submitted
         self._tell(Event("failed", waiting.ticket, result, error, queued_s=queued_s, tag=waiting.tag))
@@ -310,8 +338,8 @@ class Board:
             self._events.popleft()
 
 
-def new_ticket(painter: Waiting) -> Ticket:
-    ticket = Ticket(next(_numbers))
+def new_ticket(painter: Waiting, kind: type[AnyTicket]) -> AnyTicket:
+    ticket = kind(next(_numbers))
     ticket._painter = weakref.ref(painter)
     return ticket
 
@@ -320,6 +348,7 @@ def result_of(error: Exception, *, loading: bool) -> Result:
     """The word for an error, which while `loading` is the bundle's or the engine's."""
     words: tuple[tuple[type[Exception], Result], ...] = (
         (CancelledError, "cancelled"),
+        (OutOfMemoryError, "memory"),
         (MissingExtraError, "engine"),
         (BundleError, "bundle"),
         (InputError, "bundle" if loading else "argument"),
@@ -327,6 +356,14 @@ def result_of(error: Exception, *, loading: bool) -> Result:
         (MemoryError, "memory"),
     )
     return next((word for kind, word in words if isinstance(error, kind)), "engine")
+
+
+def forget_frames(error: BaseException) -> None:
+    """Of an error that is kept, and of what caused it: frames hold images, latents and networks."""
+    errors: list[BaseException] = [error]
+    for one in errors:  # which grows meanwhile
+        one.__traceback__ = None
+        errors += [other for other in (one.__cause__, one.__context__) if other is not None and other not in errors]
 
 
 def as_genin_error(error: Exception) -> GeninError:

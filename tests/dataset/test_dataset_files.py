@@ -54,6 +54,12 @@ def test_an_odd_tag_costs_neither_the_picture_nor_its_orientation(
     assert stored_size(path) == (60, 40)
 
 
+@pytest.mark.parametrize("value", [1, 3, 6])
+def test_the_size_of_a_tiff_is_that_of_its_upright_picture(tmp_path: Path, value: int) -> None:
+    picture(0).save(tmp_path / "a.tif", exif=exif((0x0112, 3, 1, struct.pack(">H", value))))
+    assert read_picture(tmp_path / "a.tif").size == picture_size(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("value", [0, 9, 700])
 def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, value: int) -> None:
     picture(0).save(tmp_path / "a.jpg", exif=exif((0x0112, 3, 1, struct.pack(">H", value))))

@@ -33,7 +33,7 @@ def done(*command: str | Path, stdin: bytes | None = None) -> subprocess.Complet
 
 
 def test_its_own_tests(native_build: Path) -> None:
-    result = done(native_build / "genin_tests")
+    result = done(native_build / "genin_tests", ONE_STEP)
     assert result.returncode == 0, result.stderr.decode()
 
 

@@ -6,6 +6,8 @@ import asyncio
 import gc
 import json
 import os
+import pickle
+import queue
 import random
 import signal
 import subprocess
@@ -14,22 +16,41 @@ import tempfile
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import genin
-from genin import CancelledError, Event, InputError, Painter, QueueFullError
+from genin import CancelledError, Event, GeninError, InputError, Painter, QueueFullError
 from genin.runtimes.bundle import pack
-from genin.runtimes.painting import helper
-from genin.runtimes.painting.drawing import LOW_NICENESS, LOWEST_NICENESS, Drawing, Pace, lower_priority
-from genin.runtimes.painting.painter import _close, _copied
-from genin.runtimes.painting.tickets import REMEMBERED, Board, Submission, Ticket
+from genin.runtimes.cancellation import Cancellation, Uninterruptible, interruptible
+from genin.runtimes.engine import graph_failed
+from genin.runtimes.memory import MemoryLimit
+from genin.runtimes.painting import child, helper, tickets
+from genin.runtimes.painting import painter as painter_module
+from genin.runtimes.painting.child import Child, Ending, HelperDrawer
+from genin.runtimes.painting.drawing import (
+    LOW_NICENESS,
+    LOWEST_NICENESS,
+    Drawing,
+    Pace,
+    Paced,
+    PipelineDrawer,
+    lower_priority,
+)
+from genin.runtimes.painting.helper import MODULE, Model, _Helper, pickled
+from genin.runtimes.painting.painter import _close, _copied, _lasting
+from genin.runtimes.painting.tickets import REMEMBERED, Board, Submission, Ticket, _numbers, result_of
+from genin.runtimes.pictures import Picture
 from genin.runtimes.quiet import warnings_ignored
+from genin.runtimes.starts import open_image
 from native_painter import NativePainter
 
 HERE = Path(__file__).parent
@@ -39,7 +60,10 @@ LONG = {"steps": 1000, "previews": 1}
 PATIENCE_S = 60.0
 CLOSING_S = 10.0
 
+ANY = Model("any", {}, "low")
+
 Open = Callable[..., Any]
+Start = Callable[..., None]
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -275,6 +299,9 @@ def one_painter() -> Iterator[Painter]:
         ({"prompt": ["a", "b"]}, "prompt"),
         ({"previews": -1}, "previews"),
         ({"priority": 1e300}, "priority"),
+        ({"priority": None}, "priority"),
+        ({"previews": None}, "previews"),
+        ({"image": ""}, "image"),
         ({"cancel": lambda: True}, "ticket"),
         ({"noise": "white"}, "noise"),
     ],
@@ -289,6 +316,8 @@ def test_wrong_arguments_are_refused_at_once(one_painter: Painter, options: dict
     [
         {"share": 0},
         {"share": 1.5},
+        {"share": None},
+        {"capacity": None},
         {"capacity": 0},
         {"thread_priority": "high"},
         {"threads": 0},
@@ -324,6 +353,52 @@ def test_time_that_has_passed_is_not_slept_again() -> None:
     assert Pace(0.01, 1.0, now - 3600).owed_s() == Pace(1.0, 1.0, now).owed_s() == Pace(0.01).owed_s() == 0
 
 
+def test_a_network_that_was_ended_early_owes_its_time() -> None:
+    """Or a slot that is refreshed all the time would have the whole processor; one that was not begun owes nothing."""
+    pace = Pace(0.01)
+    stop = Paced(pace)
+    with pytest.raises(CancelledError), interruptible(stop, Uninterruptible()):
+        time.sleep(0.02)
+        stop.cancel()
+        raise OSError
+    assert pace.took_s >= 0.02 and pace.owed_s() > 1
+    with pytest.raises(CancelledError), interruptible(stop, Uninterruptible()):
+        raise AssertionError
+    assert pace.took_s >= 0.02
+
+
+def test_a_new_share_holds_at_once() -> None:
+    pace = Pace(0.01, 60.0, time.perf_counter())
+    asked = threading.Timer(0.05, lambda: setattr(pace, "share", 1.0))
+    asked.start()
+    stop = Paced(pace)
+    assert within(5, stop) and not stop()
+
+
+def test_a_new_share_reaches_a_helper_that_draws(start_helpers: Start) -> None:
+    running = Scripted(("open", None))
+    start_helpers(running)
+    with Painter("any", process=True, share=0.5) as painter:
+        ticket = painter.submit("a ninja")
+        sent = [pickle.loads(running.sent.get(timeout=PATIENCE_S)) for _ in range(3)]
+        assert [message[0] for message in sent[1:]] == ["share", "draw"] and sent[1][1] == 0.5
+        painter.set_share(0.25)
+        assert pickle.loads(running.sent.get(timeout=PATIENCE_S)) == ("share", 0.25)
+        running.says.put(("done", 1, drawn(7)))
+        assert painter.wait(ticket, PATIENCE_S) == "ok"
+    pipe: Any = Scripted(("share", 0.25), None)
+    listening = _Helper(pipe, pipe, ANY)
+    listening._loading = False
+    listening._listen()
+    assert listening._pace.share == 0.25
+
+
+def test_closing_leaves_the_painter_of_another_process_alone() -> None:
+    board = Board(a_submission(), 4)
+    _close(os.getpid() + 1, board, HelperDrawer(ANY, Pace(1.0)), threading.Thread())
+    assert not board._closing
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux")
 def test_a_low_priority_is_below_the_programs_own() -> None:
     found: list[int] = []
@@ -351,6 +426,37 @@ def test_what_is_submitted_is_copied(one_painter: Painter) -> None:
     assert one_painter.cancel(tickets[0])
 
 
+def test_an_image_that_cannot_be_copied_is_refused_at_once(one_painter: Painter, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "whole.bmp")
+    (tmp_path / "cut.bmp").write_bytes((tmp_path / "whole.bmp").read_bytes()[:500])
+    elsewhere: Any = Tensor(None)
+    for name, given in (("truncated", Image.open(tmp_path / "cut.bmp")), ("cannot be an array", elsewhere)):
+        with pytest.raises(InputError, match=name):
+            one_painter.submit("a ninja", image=given)
+    with pytest.raises(InputError, match="share"):
+        one_painter.set_share(None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="cannot be an array"):
+        open_image(elsewhere, "image")
+
+
+def test_paths_are_those_of_the_folder_in_which_they_were_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ONE_STEP.parent)
+    names = (ONE_STEP.name, "builtin:student", "owner/name", "~nobody/a", "a\0b")
+    assert [_lasting(name) for name in names] == [str(ONE_STEP), *names[1:]]
+    copied = _copied({"image": "a.png", "mask": Path("~/b.png")})
+    assert copied["image"] == ONE_STEP.parent / "a.png" and copied["mask"] == Path.home() / "b.png"
+    painter = Painter(ONE_STEP.name, process=True)
+    assert isinstance(painter._drawer, HelperDrawer) and painter._drawer._model.name == str(ONE_STEP)
+    painter.close()
+
+
+def test_a_path_object_in_the_import_path_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [Path("/somewhere"), "", "/else"])
+    assert child._environment()["PYTHONPATH"] == "/else"
+
+
 class Tensor:
     """Like torch's: an array by its interface, without a method `copy`."""
 
@@ -358,6 +464,8 @@ class Tensor:
         self.array = array
 
     def __array__(self, *_: object, **__: object) -> Any:
+        if self.array is None:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
         return self.array
 
 
@@ -372,26 +480,155 @@ def test_a_tensor_that_is_submitted_is_copied() -> None:
 def test_an_error_that_a_helper_reports_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many open files, say: the message is kept, and so is the helper."""
     said: list[Any] = []
-    child: Any = SimpleNamespace(
+    running: Any = SimpleNamespace(
         is_alive=lambda: True,
-        send=said.append,
+        is_ready=True,
+        post=said.append,
         end=lambda: 0,
         recv=lambda: ("failed", 1, OSError(24, "Too many open files")),
     )
-    drawer = helper.HelperDrawer.__new__(helper.HelperDrawer)
-    drawer._child, drawer._number, drawer._pace = child, 0, SimpleNamespace(share=1.0)  # type: ignore[assignment]
+    drawer = HelperDrawer(ANY, Pace(1.0))
+    drawer._child = running
     drawing: Any = Drawing("a ninja", 0, {}, 0)
     with pytest.raises(OSError, match="Too many open files"):
         drawer.draw(drawing, lambda *_: None)
-    assert drawer._child is child and said
+    assert drawer._child is running and said
+
+
+class Entity:
+    """Something of a game that is forgotten, and says so."""
+
+    def __init__(self, forgotten: Callable[[], object]) -> None:
+        self.forgotten = forgotten
+
+    def __del__(self) -> None:
+        self.forgotten()
+
+
+@pytest.mark.parametrize("call", ["cancel", "poll", "submit", "close"])
+def test_what_is_forgotten_may_call_its_painter(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest outcome is dropped with the board's lock, and with it maybe the last reference to a tag."""
+    monkeypatch.setattr(tickets, "REMEMBERED", 1)
+    board, done = Board(a_submission(), 4), list[str]()
+    calls: dict[str, Callable[[], object]] = {
+        "cancel": lambda: board.cancel(None),
+        "poll": board.poll,
+        "submit": lambda: board.submit(a_submission()),
+        "close": board.close,
+    }
+
+    def play() -> None:
+        board.submit(a_submission(tag=Entity(lambda: done.append(str(calls[call]())))))
+        board.cancel(None)
+        board.poll()  # only the outcome has it now
+        board.submit(a_submission())
+        board.cancel(None)
+
+    assert within(5, play) and done
+
+
+def test_a_drawing_may_be_cancelled_again_while_it_is_being_ended() -> None:
+    """By a finaliser, or by the handler of a signal."""
+    stop = Cancellation()
+
+    def end() -> None:
+        with (
+            pytest.raises(CancelledError),
+            interruptible(stop, SimpleNamespace(interrupt=stop.cancel, proceed=stop.cancel)),
+        ):
+            stop.cancel()
+            raise OSError
+
+    assert within(5, end) and stop()
+    with pytest.raises(CancelledError), interruptible(stop, Uninterruptible()):
+        raise AssertionError
 
 
 def test_a_painter_that_is_forgotten_in_its_own_thread_ends() -> None:
     """The garbage collector may run in the drawing thread, while that has the board's lock."""
     board = Board(Submission(Ticket(1), Drawing("", 0, {}, 0)), 4)
     with board._lock:
-        _close(board, threading.current_thread())
+        _close(os.getpid(), board, PipelineDrawer(lambda: None, own=False), threading.current_thread())  # type: ignore[arg-type,return-value]
     assert board.next() is None
+
+
+def a_submission(**waits: Any) -> Submission:
+    return Submission(Ticket(next(_numbers)), a_drawing(Cancellation()), **waits)
+
+
+def failing(board: Board, kind: type[GeninError] = GeninError) -> weakref.ref[Any]:
+    """Lets the running request fail; returns what the frame held in which it failed."""
+    held: list[weakref.ref[Any]] = []
+
+    def inner() -> None:
+        array = np.zeros(4)
+        held.append(weakref.ref(array))
+        raise KeyError
+
+    def outer() -> None:
+        try:
+            inner()
+        except KeyError as error:
+            raise kind("it broke", remedy="mend it") from error
+
+    error = raised(outer)
+    assert isinstance(error, GeninError) and board._running is not None
+    board.finish(board._running, 0.0, error)
+    return held[0]
+
+
+def test_a_failed_ticket_keeps_its_error_without_what_was_drawn() -> None:
+    board = Board(loading := a_submission(), 4)
+    board.finish(loading, 0.0, None)
+    board.submit(asked := a_submission())
+    assert board.next() is asked
+    held, event = failing(board), board.outcome(asked.ticket)
+    assert held() is None
+    assert event is not None and isinstance(event.error, GeninError) and isinstance(event.error.__cause__, KeyError)
+
+
+def test_an_error_that_is_raised_again_and_again_does_not_grow() -> None:
+    board = Board(loading := a_submission(), 4)
+    assert failing(board, InputError)() is None
+    errors = [raised(lambda: board.submit(a_submission())) for _ in range(2)]
+    event = board.outcome(loading.ticket)
+    assert event is not None and event.error is not None and event.error.__traceback__ is None
+    assert errors[0] is not errors[1] and [str(error) for error in errors] == ["it broke; mend it"] * 2
+
+    async def ask(painter: Any) -> None:
+        await Painter._finished(painter, loading.ticket)
+
+    painter: Any = SimpleNamespace(_board=board)
+    assert str(raised(lambda: asyncio.run(ask(painter)))) == "it broke; mend it"
+    assert event.error.__traceback__ is None
+
+
+def test_loading_can_be_awaited(one_painter: Painter, tmp_path: Path, start_helpers: Start) -> None:
+    async def wait_for(painter: Painter) -> None:
+        for _ in range(2):
+            await painter.loading
+
+    asyncio.run(wait_for(one_painter))
+    with Painter(tmp_path / "missing", runtime="onnxruntime") as painter, pytest.raises(InputError, match="missing"):
+        asyncio.run(wait_for(painter))
+    start_helpers(Scripted())
+    with Painter("any", process=True) as painter:
+        painter.cancel(painter.loading)
+        with pytest.raises(CancelledError, match="loading was cancelled"):
+            asyncio.run(wait_for(painter))
+
+
+def test_too_little_memory_has_its_own_result() -> None:
+    too_large = MemoryLimit(1, {"unet": 2}, {"unet": "unet"})
+    limited = raised(lambda: too_large.check(["unet"]))
+    assert (
+        isinstance(limited, InputError)
+        and result_of(limited, loading=True) == result_of(limited, loading=False) == "memory"
+    )
+    assert result_of(graph_failed("unet", MemoryError()), loading=False) == "memory"
+    assert result_of(graph_failed("unet", RuntimeError()), loading=False) == "engine"
+    with Painter("builtin:student", runtime="onnxruntime", max_memory=2_000_000) as painter:
+        assert painter.wait(painter.loading, PATIENCE_S) == "memory"
 
 
 def test_a_helper_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,7 +703,7 @@ def _pid_of(painter: Painter) -> int:
     while time.monotonic() < until:
         for found in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
             for pid in map(int, found.read_text().split()):
-                if helper.MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                     return pid
         time.sleep(0.01)
     raise AssertionError("no helper process")
@@ -541,6 +778,14 @@ def test_options_that_only_the_program_knows_are_named(monkeypatch: pytest.Monke
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_an_interrupt_does_not_end_a_helper_that_starts() -> None:
+    pytest.importorskip("onnxruntime")
+    with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
+        os.kill(_pid_of(painter), signal.SIGINT)
+        assert painter.wait(painter.loading, PATIENCE_S) == "ok"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_closing_does_not_wait_for_a_helper_that_loads() -> None:
     begun = time.monotonic()
     with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
@@ -549,9 +794,165 @@ def test_closing_does_not_wait_for_a_helper_that_loads() -> None:
     assert painter.wait(painter.loading, 0) == "cancelled"
 
 
+def within(seconds: float, what: Callable[[], object]) -> bool:
+    """Whether it returns within so long. A test of what may hang must not hang."""
+    thread = threading.Thread(target=what, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_closing_does_not_wait_for_a_helper_that_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(painter_module, "CLOSING_S", 0.1)
+    painter = Painter(ONE_STEP, process=True, runtime="onnxruntime")
+    ticket = painter.submit("a ninja", **LONG)
+    while painter.preview(ticket) is None:
+        time.sleep(0.01)
+    pid = _pid_of(painter)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert within(CLOSING_S, painter.close)
+        assert painter.wait(ticket, 0) == "cancelled"
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class Scripted:
+    """A helper, and both of its pipes, that says what a test puts into `says`; None is its end. `clogged`: it reads nothing."""
+
+    def __init__(self, *says: tuple[Any, ...] | None, clogged: bool = False) -> None:
+        self.pid, self.clogged, self.killed = 1, clogged, threading.Event()
+        self.says: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self.sent: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        for message in says:
+            self.says.put(message)
+
+    def recv_bytes(self) -> bytes:
+        if (message := self.says.get(timeout=PATIENCE_S)) is None:
+            raise EOFError
+        return pickled(message)
+
+    def send_bytes(self, message: bytes) -> None:
+        if self.clogged:
+            self.killed.wait(PATIENCE_S)
+            raise OSError
+        self.sent.put(message)
+
+    def is_alive(self) -> bool:
+        return not self.killed.is_set()
+
+    def kill(self) -> None:
+        self.killed.set()
+        self.says.put(None)
+
+    def end(self) -> int:
+        self.kill()
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def start_helpers(monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Lets the next helpers be these."""
+
+    def start(*helpers: Scripted) -> None:
+        left = iter(helpers)
+        monkeypatch.setattr(child, "_start", lambda: [next(left)] * 3)
+
+    return start
+
+
+def drawn(seed: int) -> Picture:
+    return Picture(np.full((8, 8, 3), seed, np.uint8))
+
+
+def a_drawing(cancellation: Cancellation) -> Drawing:
+    return Drawing("a ninja", 0, {}, 0, cancellation)
+
+
+def raised(what: Callable[[], object]) -> BaseException | None:
+    try:
+        what()
+    except BaseException as error:
+        return error
+    return None
+
+
+def test_ending_a_drawing_does_not_wait_until_the_helper_has_read_its_image(start_helpers: Start) -> None:
+    """It is ended with the lock that every call of the game takes."""
+    start_helpers(Scripted(clogged=True))
+    running = Child(ANY)
+    try:
+        assert within(5, lambda: running.post(b"an image"))
+        assert within(5, Ending(running, 1).interrupt)
+    finally:
+        running.end()
+
+
+def test_a_cancelled_request_lets_the_helper_load(start_helpers: Start) -> None:
+    """A slot that is refreshed sooner than a helper loads would kill one after the other, and draw nothing."""
+    running = Scripted()
+    start_helpers(running)
+    drawer, stop = HelperDrawer(ANY, Pace(1.0)), Cancellation()
+    errors: list[BaseException | None] = []
+    waiting = threading.Thread(target=lambda: errors.append(raised(lambda: drawer.draw(a_drawing(stop), print))))
+    waiting.start()
+    while stop._running is None:
+        time.sleep(0.001)
+    stop.cancel()
+    waiting.join(PATIENCE_S)
+    assert isinstance(errors[0], CancelledError) and running.is_alive()
+    for message in (("open", None), ("done", 1, drawn(7))):
+        running.says.put(message)
+    assert drawer.draw(a_drawing(Cancellation()), print).array.max() == 7
+    drawer.close()
+
+
+def test_closing_ends_a_helper_that_loads(start_helpers: Start) -> None:
+    running = Scripted(clogged=True)
+    start_helpers(running)
+    painter = Painter("any", process=True)
+    assert within(5, painter.close) and not running.is_alive()
+    assert painter.wait(painter.loading, 0) == "cancelled"
+
+
+def test_a_helper_that_dies_while_it_loads_does_not_end_its_painter(start_helpers: Start) -> None:
+    start_helpers(Scripted(None), Scripted(("open", None), ("done", 1, drawn(7))))
+    with Painter("any", process=True) as painter:
+        ticket = painter.submit("a ninja")
+        assert painter.wait(painter.loading, PATIENCE_S) == "engine"
+        assert painter.wait(ticket, PATIENCE_S) == "ok"
+
+
+def test_a_helper_ends_when_the_program_is_gone_while_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    exits = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: exits.set())
+    monkeypatch.setattr(helper, "load_in_background", lambda *_: exits.wait(2))
+    gone: Any = Scripted(None)
+    assert within(5, _Helper(gone, gone, Model("any", {}, "normal")).run)
+    assert exits.is_set()
+
+
+def test_a_helper_that_cannot_listen_any_more_ends() -> None:
+    def out_of_memory() -> bytes:
+        raise MemoryError
+
+    pipe: Any = SimpleNamespace(recv_bytes=out_of_memory)
+    listening = _Helper(pipe, pipe, ANY)
+    listening._loading = False
+    with pytest.raises(MemoryError):
+        listening._listen()
+    assert listening._requests.get(timeout=1) is None
+
+
 def test_a_frozen_program_uses_multiprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(helper, "is_frozen", lambda: True)
+    monkeypatch.setattr(child, "is_frozen", lambda: True)
     monkeypatch.setattr(sys.modules["__main__"], "__file__", None, raising=False)
     with Painter(ONE_STEP, process=True, runtime="onnxruntime") as painter:
         ticket = painter.submit("a ninja")
@@ -592,6 +993,35 @@ def test_a_game_that_ends_while_it_draws_ends_cleanly(kind: str, end: str, code:
         assert game.wait(PATIENCE_S) == code
         said = game.stderr.read()
     assert ("ValueError" in said) == (end == "raise") and "terminate" not in said and "Fatal" not in said
+
+
+FORK = """
+import os, sys, tempfile
+import genin
+painter = genin.Painter(sys.argv[1], process=sys.argv[2] == "process", runtime="onnxruntime")
+assert painter.wait(painter.loading, 60) == "ok"
+if not os.fork():
+    said = []
+    for call in (lambda: painter.submit("a ninja"), painter.poll, lambda: painter.wait(painter.loading), painter.cancel):
+        try:
+            call()
+        except genin.InputError as error:
+            said.append(str(error))
+    painter.close()
+    sys.exit(7 if len(said) == 4 and "before this process was forked" in said[0] and "another" in repr(painter) else 1)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
+assert sys.argv[2] != "process" or len(os.listdir(tempfile.gettempdir())) == 1
+assert painter.wait(painter.submit("a ninja"), 60) == "ok"
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_a_painter_is_refused_in_a_forked_process_and_draws_on_in_its_own(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    command = [sys.executable, "-W", "ignore", "-c", FORK, str(ONE_STEP), kind]
+    subprocess.run(command, env={**os.environ, "TMPDIR": str(tmp_path)}, timeout=PATIENCE_S, check=True)
+    assert not any(tmp_path.iterdir())
 
 
 def test_painters_are_cheap_to_ask(painter: Painter) -> None:

@@ -151,6 +151,12 @@ def test_two_commands_at_once_get_names_of_their_own(tmp_path: Path) -> None:
     assert [claimed(first).name, claimed(second).name] == ["a-ninja-0.png", "a-ninja-0 (2).png"]
 
 
+@pytest.mark.timeout(10)
+def test_a_link_to_nothing_is_no_free_name(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    assert claimed(tmp_path / "a.png").name == "a (2).png"
+
+
 def test_a_picture_that_cannot_be_saved_leaves_no_empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
 

@@ -14,7 +14,7 @@ import genin
 from genin.cli import run
 from genin.runtimes import memory
 from genin.runtimes.engine import BundleEngine
-from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.errors import GeninError, InputError, OutOfMemoryError
 from genin.runtimes.memory import MemoryLimit, Taken
 
 MB = 1_000_000
@@ -22,27 +22,40 @@ FILES = {"text": 10 * MB, "unet": 40 * MB, "decoder": 5 * MB}
 
 
 class Machine:
-    """A limit whose networks take what `sizes` says; `run` is one network's turn, and records what is loaded."""
+    """A limit whose networks take what `sizes` says; `run` is one network's turn, and records what is loaded. It is its own measure
+    of memory: what is loaded now."""
 
     def __init__(self, limit: int, sizes: dict[str, Taken], monkeypatch: pytest.MonkeyPatch) -> None:
         self.limit = MemoryLimit(limit, FILES, {name: name for name in FILES})
         self.sizes, self.loaded, self.loads = sizes, list[str](), list[str]()
-        self.peak, self.turn = 0, ""
+        self.peak, self.turn, self.before = 0, "", 0
         monkeypatch.setattr(memory, "release", lambda: None)
-        monkeypatch.setattr(memory.Resident, "now", lambda: self)
+        monkeypatch.setattr(memory.Resident, "now", self.now)
+
+    def now(self) -> Machine:
+        self.before = self.held()
+        return self
+
+    def held(self) -> int:
+        return sum(self.sizes[name].held for name in self.loaded)
 
     def taken_since(self, base: int) -> Taken:
-        taken = self.sizes[self.turn]
-        return taken if base == 0 else Taken(base, base + taken.peak - taken.held)
+        added, taken = self.held() - self.before, self.sizes[self.turn]
+        return Taken(base + added, base + added + taken.peak - taken.held)
 
-    def run(self, name: str, side: int = 64) -> None:
-        with self.limit.running(name, [side], self.loaded.remove):
+    def drop(self, name: Any) -> None:
+        if name in self.loaded:
+            self.loaded.remove(name)
+
+    def run(self, name: str, side: int = 64, error: BaseException | None = None) -> None:
+        with self.limit.running(name, [side], self.drop):
             if name not in self.loaded:
                 self.loaded.append(name)
                 self.loads.append(name)
+            if error is not None:
+                raise error
             self.turn = name
-            held = sum(self.sizes[other].held for other in self.loaded if other != name)
-            self.peak = max(self.peak, held + self.sizes[name].peak)
+            self.peak = max(self.peak, self.held() + self.sizes[name].peak - self.sizes[name].held)
 
     def draw(self, pictures: int = 1, side: int = 64) -> list[str]:
         """What was loaded for the last of some pictures."""
@@ -85,17 +98,27 @@ def test_a_network_that_is_too_large_by_itself_is_refused_from_then_on(monkeypat
     machine = Machine(100 * MB, SIZES, monkeypatch)
     for _ in range(2):
         machine.run("text")
-        with pytest.raises(GeninError, match=r"the unet takes 120 MB by itself.*more than max_memory 100 MB"):
+        with pytest.raises(OutOfMemoryError, match=r"the unet takes 120 MB by itself.*more than max_memory 100 MB"):
             machine.run("unet")
         assert machine.loaded in (["text"], [])
     assert machine.loads.count("unet") == 1
 
 
-def test_a_failed_turn_leaves_others_right(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [KeyError(), KeyboardInterrupt()])
+def test_a_failed_first_run_leaves_nothing_loaded(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stayed loaded would be in the reading before the next run, and so be measured as nothing."""
+    machine = Machine(130 * MB, SIZES, monkeypatch)
+    with pytest.raises(type(error)):
+        machine.run("unet", error=error)
+    assert machine.loaded == []
+    machine.draw(3)
+    assert machine.peak <= 130 * MB
+
+
+def test_a_network_that_cannot_be_loaded_leaves_others_right(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(160 * MB, SIZES, monkeypatch)
-    with pytest.raises(KeyError), machine.limit.running("unet", [64], lambda key: None):
+    with pytest.raises(KeyError), machine.limit.running("unet", [64], machine.drop):
         raise KeyError
-    machine.loaded.append("unet")
     machine.draw(3)
     assert machine.peak <= 160 * MB
 

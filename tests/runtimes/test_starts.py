@@ -27,7 +27,7 @@ from genin.runtimes.noise import batch_normal
 from genin.runtimes.origin import fingerprint
 from genin.runtimes.pictures import Picture
 from genin.runtimes.pipeline import Pipeline
-from genin.runtimes.starts import Start, encoder_input, open_mask, read_start, settled_strength, strengths
+from genin.runtimes.starts import Start, encoder_input, open_image, open_mask, read_start, settled_strength, strengths
 from genin.runtimes.tensors import APPLE_INPUTS
 
 torch = pytest.importorskip("torch")
@@ -199,6 +199,17 @@ def test_images_are_converted_as_datasets_are(tmp_path: Path, mode: str) -> None
     for given in (path, str(path), Image.open(path)):
         start = read_start(given, None, (40, 24))
         assert start.mask is None and np.array_equal(start.image, expected)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turned_picture_that_is_not_loaded_yet_is_turned_once(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"picture.{suffix}"
+    picture_of("RGB").save(path, exif=exif)
+    with Image.open(path) as given:
+        assert np.array_equal(np.asarray(open_image(given, "image")), np.asarray(open_image(path, "image")))
 
 
 def test_image_and_mask_are_cut_alike() -> None:

@@ -80,15 +80,23 @@ public:
     }
 
 private:
+    // Also of a network that was ended early, or failed: it has taken its time.
+    struct Timed {
+        Progress &progress;
+        const uint64_t start = now_ns();
+
+        ~Timed() {
+            const uint64_t spent = now_ns() - start;
+            progress.engine_ns += spent;
+            progress.after(spent);
+        }
+    };
+
     template <class Network>
     auto timed(Network &&network) {
         progress_.before();
-        const uint64_t start = now_ns();
-        auto result = network();
-        const uint64_t spent = now_ns() - start;
-        progress_.engine_ns += spent;
-        progress_.after(spent);
-        return result;
+        const Timed time{progress_};
+        return network();
     }
 
     std::vector<float> noise() const {

@@ -33,7 +33,7 @@ struct Progress {
     std::function<void(uint32_t step, uint32_t steps, Picture &preview)> preview;
     // Called before every network; throws to end the drawing.
     std::function<void()> before;
-    // Called after every network, with the time that it took.
+    // Called after every network, also one that was ended early, with the time that it took. Does not throw.
     std::function<void(uint64_t network_ns)> after;
     uint64_t engine_ns = 0;
 };

@@ -1,4 +1,6 @@
-// What needs neither an engine nor a bundle: published vectors, refusals, the interface's rules about sizes and nulls.
+// What needs no engine: published vectors, refusals, the interface's rules about sizes and nulls; with a bundle, what is told of networks.
+//
+//     genin_tests [BUNDLE]
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -154,9 +156,42 @@ void interface() {
     CHECK(genin_close(worker) == GENIN_OK);
 }
 
+// Its third network, the decoder of a picture of one step, is ended early.
+class Ended : public genin::Engine {
+public:
+    std::vector<std::string> formats() const override { return {"onnx"}; }
+    void load(const genin::Bundle &, const genin::Graph &) override {}
+    void unload(const genin::Graph &) override {}
+    void run(const genin::Graph &, const std::vector<genin::Tensor> &, void *output, size_t bytes) override {
+        if (++runs == 3) throw genin::Failure(GENIN_E_CANCELLED, "ended");
+        std::memset(output, 0, bytes);
+    }
+    void interrupt() override {}
+    void proceed() override {}
+    std::string version() const override { return "none"; }
+    int runs = 0;
+};
+
+void progress(const char *path) {
+    const genin::Bundle bundle({path}, 0);
+    Ended engine;
+    genin::Networks networks(bundle, engine, "");
+    networks.load([] {});
+    genin::Drawing drawing;
+    genin::Progress progress;
+    genin::Picture picture;
+    int before = 0, after = 0;
+    drawing.prompt = "a ninja";
+    drawing.steps = 1;
+    progress.before = [&] { ++before; };
+    progress.after = [&](uint64_t) { ++after; };
+    CHECK(code_of([&] { draw(bundle, bundle.tokenizer(), networks, drawing, progress, picture); }) == GENIN_E_CANCELLED);
+    CHECK(engine.runs == 3 && before == 3 && after == 3);
+}
+
 }  // namespace
 
-int main() {
+int main(int argc, char **argv) {
     noise();
     hashes();
     json();
@@ -165,6 +200,7 @@ int main() {
     pixels();
     paths();
     interface();
+    if (argc > 1) progress(argv[1]);
     if (!failures) std::puts("ok");
     return failures != 0;
 }

@@ -52,9 +52,15 @@ def open_picture(path: Path, background: str = "white", file: IO[bytes] | None =
 
 def picture_size(path: Path) -> tuple[int, int]:
     """(width, height) of an upright picture, from its header alone. Errors: PictureError with the reason."""
+    from PIL import ExifTags
+
     content = _content(path)
     with reasons(path, content), opened(path, content) as file:
-        return (file.height, file.width) if orientation(file) >= 5 else (file.width, file.height)
+        width, height = file.size
+        if file.format == "TIFF":  # whose sides some releases of Pillow have swapped already
+            tags = file.getexif()
+            width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]
+        return (height, width) if orientation(file) >= 5 else (width, height)
 
 
 def stored_size(path: Path) -> tuple[int, int]:
