@@ -79,7 +79,7 @@ def test_parts_are_imported_without_torch_and_their_verbs_are_there() -> None:
         (BenchOptions, {"precisions": [None]}, "precision must be a text; got None"),
         (BenchOptions, {"report": "~nobody-here/a.html"}, "there is no such user: ~nobody-here"),
         (CompareOptions, {"count": 2.0}, "count must be a whole number, at least 1; got 2.0"),
-        (CompareOptions, {"precision": None}, "precision must be a text; got None"),
+        (CompareOptions, {"precision": None}, "precision has no value"),
         (RunOptions, {"minutes": "5"}, "minutes must be a number above 0; got '5'"),
         (RunOptions, {"minutes": float("inf")}, "minutes must be a number above 0; got inf"),
         (RunOptions, {"resume": 1}, "resume must be True or False; got 1"),

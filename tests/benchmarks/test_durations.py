@@ -139,7 +139,7 @@ def test_a_comparison_says_another_warm_up_but_not_other_pictures_of_another_num
             ({name: None}, f"{name} has no value; give it one, or leave it out")
             for name in ("processes", "seed", "warmup", "device", "reference")
         ),
-        ({"device": 0}, "device must be a text; got 0"),
+        ({"device": 0}, "device 0 is not a text"),
     ],
 )
 def test_other_values_are_refused(options: dict[str, Any], says: str) -> None:
@@ -155,7 +155,7 @@ def test_a_key_that_a_suite_leaves_empty_is_named_and_lists_may_be_empty(tmp_pat
         read_suite(suite)
     assert BenchOptions(steps=None, runs=None).steps == ()
     for options in (CompareOptions, EvaluateOptions):
-        for wrong, says in (({"device": 1}, "device must be a text"), ({"seed": None}, "seed has no value")):
+        for wrong, says in (({"device": 1}, "device 1 is not a text"), ({"seed": None}, "seed has no value")):
             with pytest.raises(InputError, match=says):
                 options(**wrong)
 
