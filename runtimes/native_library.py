@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genin.runtimes.errors import BundleError, CancelledError, GeninError, InputError, QueueFullError
+from genin.runtimes.errors import BundleError, CancelledError, GeninError, InputError, OutOfMemoryError, QueueFullError
 
 RESULTS = {
     0: "ok",
@@ -36,6 +36,7 @@ KINDS = {1: "ready", 2: "preview", 3: "done", 4: "failed"}
 ERRORS = {
     "argument": InputError,
     "bundle": BundleError,
+    "memory": OutOfMemoryError,
     "cancelled": CancelledError,
     "superseded": CancelledError,
     "full": QueueFullError,

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from PIL import Image
 import genin
 from fake_hub import write_fake_bundle
 from genin.runtimes.bundle import pack
+from genin.runtimes.errors import OutOfMemoryError
+from genin.runtimes.native_library import error_of
 from tiny_bundle import edit_manifest, update_hash
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +120,7 @@ def test_what_is_wrong_is_one_line(native_build: Path, ort: Path, tmp_path: Path
         (("image", "width"), 70, "no whole multiple of its latents"),
         (("graphs", 1, "path"), "../../other/model.onnx", "is not among its own files"),
         (("graphs", 1, "path"), "onnx/fp16/other.onnx", "is not among its own files"),
+        (("sampler", "scheduler", "steps_offset"), -(2**63), "scheduler.steps_offset is out of range"),
     ],
 )
 def test_manifests_that_lie_are_refused(
@@ -127,6 +132,38 @@ def test_manifests_that_lie_are_refused(
     edit_manifest(bundle, *keys, value=value)
     result = done(native_build / "genin_draw", bundle, "a ninja", "--engine-path", ort, "--out", tmp_path / "x.ppm")
     assert result.returncode == 2 and says in result.stderr.decode()
+
+
+def test_a_file_that_claims_more_than_it_holds_is_refused(native_build: Path, ort: Path, tmp_path: Path) -> None:
+    """Before room is made for what it claims."""
+    bundle = tmp_path / "small.genin"
+    with zipfile.ZipFile(bundle, "w") as archive:
+        archive.write(ONE_STEP / "manifest.json", "manifest.json")
+        archive.writestr("tokenizer/vocab.json", "{}")
+    data = bytearray(bundle.read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 20 : entry + 28] = (2**31).to_bytes(4, "little") * 2  # both of its sizes
+    bundle.write_bytes(data)
+    result = done(native_build / "genin_draw", bundle, "a ninja", "--engine-path", ort, "--out", tmp_path / "x.ppm")
+    assert result.returncode == 2 and "its members are larger than the file" in result.stderr.decode()
+
+
+def test_a_bundle_is_that_of_the_folder_in_which_it_was_opened(native_build: Path, ort: Path, tmp_path: Path) -> None:
+    """A host may change its folder while the model loads, and before the first picture."""
+    (tmp_path / "student").symlink_to(ONE_STEP)
+    code = (
+        "import os, sys, genin.runtimes.native_library as library; from pathlib import Path\n"
+        "worker = library.NativeWorker(Path(sys.argv[1]), Path('student'), Path(sys.argv[2]))\n"
+        "os.chdir('/')\n"
+        "assert worker.wait(worker.loading, 60) == 'ok'\n"
+        "worker.close()\n"
+    )
+    command = [sys.executable, "-c", code, native_build / "libgenin.so", ort]
+    subprocess.run(command, check=True, cwd=tmp_path, timeout=100)
+
+
+def test_too_little_memory_has_its_own_error() -> None:
+    assert isinstance(error_of("memory", "no room"), OutOfMemoryError)
 
 
 def test_a_special_token_without_a_name_is_refused(native_build: Path, ort: Path, tmp_path: Path) -> None:

@@ -259,6 +259,7 @@ namespace Genin
 
     static class Native
     {
+        const CallingConvention Cdecl = CallingConvention.Cdecl;
 #if UNITY_IOS && !UNITY_EDITOR
         const string Library = "__Internal";
 #else
@@ -341,17 +342,17 @@ namespace Genin
             return Encoding.UTF8.GetString(bytes, 0, length < 0 ? bytes.Length : length);
         }
 
-        [DllImport(Library)] internal static extern Result genin_open(IntPtr bundle, ref OpenOptions options, out IntPtr worker, out ulong loading);
-        [DllImport(Library)] internal static extern Result genin_submit(IntPtr worker, ref Request request, out ulong ticket);
-        [DllImport(Library)] internal static extern Result genin_get_info(IntPtr worker, ref Info info);
-        [DllImport(Library)] internal static extern Result genin_cancel(IntPtr worker, ulong ticket);
-        [DllImport(Library)] internal static extern uint genin_poll(IntPtr worker, [Out] Event[] events, uint room, uint eventSize);
-        [DllImport(Library)] internal static extern Result genin_wait(IntPtr worker, ulong ticket, ulong timeoutNs);
-        [DllImport(Library)] internal static extern Result genin_pause(IntPtr worker, uint paused);
-        [DllImport(Library)] internal static extern Result genin_set_share(IntPtr worker, uint percent);
-        [DllImport(Library)] internal static extern Result genin_take(IntPtr worker, ulong ticket, [Out] byte[] rgba, long stride, ulong room);
-        [DllImport(Library)] internal static extern Result genin_preview(IntPtr worker, ulong ticket, [Out] byte[] rgba, long stride, ulong room);
-        [DllImport(Library)] internal static extern ulong genin_last_error([Out] byte[] text, ulong room);
-        [DllImport(Library)] internal static extern Result genin_close(IntPtr worker);
+        [DllImport(Library, CallingConvention = Cdecl)] internal static extern Result genin_open(IntPtr bundle, ref OpenOptions options, out IntPtr worker, out ulong loading);
+        [DllImport(Library, CallingConvention = Cdecl)] internal static extern Result genin_submit(IntPtr worker, ref Request request, out ulong ticket);
+        [DllImport(Library, CallingConvention = Cdecl)] internal static extern Result genin_get_info(IntPtr worker, ref Info info);
+        [DllImport(Library, CallingConvention = Cdecl)] internal static extern Result genin_cancel(IntPtr worker, ulong ticket);
+        [DllImport(Library, CallingConvention = Cdecl)] internal static extern uint genin_poll(IntPtr worker, [Out] Event[] events, uint room, uint eventSize);
+        [DllImport(Library, CallingConvention = Cdecl)] internal static extern Result genin_wait(IntPtr worker, ulong ticket, ulong timeoutNs);
+        [DllImport(Library, CallingConvention = Cdecl)] internal static extern Result genin_pause(IntPtr worker, uint paused);
+        [DllImport(Library, CallingConvention = Cdecl)] internal static extern Result genin_set_share(IntPtr worker, uint percent);
+        [DllImport(Library, CallingConvention = Cdecl)] internal static extern Result genin_take(IntPtr worker, ulong ticket, [Out] byte[] rgba, long stride, ulong room);
+        [DllImport(Library, CallingConvention = Cdecl)] internal static extern Result genin_preview(IntPtr worker, ulong ticket, [Out] byte[] rgba, long stride, ulong room);
+        [DllImport(Library, CallingConvention = Cdecl)] internal static extern ulong genin_last_error([Out] byte[] text, ulong room);
+        [DllImport(Library, CallingConvention = Cdecl)] internal static extern Result genin_close(IntPtr worker);
     }
 }

@@ -1,6 +1,7 @@
 #include "added_tokens.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "failure.h"
 #include "json.h"
@@ -75,6 +76,7 @@ const AddedToken *AddedTokens::starting(std::string_view text) const {
 // Where a prompt names NAME_1 itself, NAME is left alone.
 std::string AddedTokens::with_vectors(std::string_view prompt) const {
     std::string text;
+    std::unordered_map<const AddedToken *, bool> has_vectors;  // of those that occur; asked once, since a search takes the whole prompt
     for (size_t at = 0; at < prompt.size();) {
         const AddedToken *token = starting(prompt.substr(at));
         if (!token) {
@@ -83,8 +85,12 @@ std::string AddedTokens::with_vectors(std::string_view prompt) const {
         }
         text += token->name;
         at += token->name.size();
-        const std::string second = token->name + "_1";
-        if (!tokens_.count(second) || prompt.find(second) != std::string_view::npos) continue;
+        const auto [found, is_new] = has_vectors.emplace(token, false);
+        if (is_new) {
+            const std::string second = token->name + "_1";
+            found->second = tokens_.count(second) && prompt.find(second) == std::string_view::npos;
+        }
+        if (!found->second) continue;
         for (size_t i = 1; tokens_.count(token->name + "_" + std::to_string(i)); ++i) text += " " + token->name + "_" + std::to_string(i);
     }
     return text;

@@ -73,10 +73,10 @@ public:
             const bool shown = drawing_.previews && (i + 1) % drawing_.previews == 0 && i + 1 < steps_.size();
             if (!shown || !progress_.preview) continue;
             if (start_) start_->keep(schedule, Schedule::kEnd, x0);
-            decode(x0, preview_);
+            decode(x0, preview_);  // at most noise, there may be numbers out of range in it
             progress_.preview(static_cast<uint32_t>(i + 1), static_cast<uint32_t>(steps_.size()), preview_);
         }
-        decode(std::move(x), picture);
+        if (!decode(std::move(x), picture)) throw Failure(GENIN_E_BUNDLE, bundle_.name + ": it drew NaN or infinity; its weights are damaged");
     }
 
 private:
@@ -148,11 +148,13 @@ private:
         return prediction;
     }
 
-    void decode(std::vector<float> latents, Picture &picture) {
+    // Whether the picture is of numbers alone.
+    bool decode(std::vector<float> latents, Picture &picture) {
         for (float &value : latents) value *= bundle_.to_decoder;
         const std::vector<float> image = timed([&] { return networks_.decode(latents, size_); });
-        if (!to_pixels(image, size_, picture)) throw Failure(GENIN_E_BUNDLE, bundle_.name + ": it drew NaN or infinity; its weights are damaged");
+        const bool finite = to_pixels(image, size_, picture);
         if (start_) start_->composite(picture.rgba);
+        return finite;
     }
 
     const Bundle &bundle_;

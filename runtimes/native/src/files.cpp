@@ -150,7 +150,8 @@ public:
     std::string local_path(const std::string &path) const override {
         const std::string place = path_ + "/" + path, actual = real_path(place);
         const bool is_absent = actual.empty();  // who opens it says so
-        if (!is_absent && actual != root_ + "/" + path && !is_hub_blob(actual)) fail(place, "it is a link, or behind one");
+        const std::string own = root_ + (root_.empty() || root_.back() != '/' ? "/" : "") + path;
+        if (!is_absent && actual != own && !is_hub_blob(actual)) fail(place, "it is a link, or behind one");
         return place;
     }
 
@@ -262,6 +263,8 @@ private:
         if (path.empty() || path.back() != '/') {
             if (little(entry + 10, 2) != 0 || packed != size) fail(path_, "member " + path + " is compressed; pack the bundle with genin export");
             if (little(entry + 8, 2) & 1) fail(path_, "member " + path + " is encrypted");
+            if (size > source_->size() - members_bytes_) fail(path_, "its members are larger than the file; copy the bundle again");
+            members_bytes_ += size;
             if (!is_inside(path)) fail(path_, "member '" + path + "' would lie outside of the bundle");
             if (!members_.emplace(path, std::make_pair(header, size)).second) fail(path_, "member " + path + " occurs twice");
         }
@@ -271,6 +274,7 @@ private:
     std::string path_;
     std::unique_ptr<Source> source_;
     std::unordered_map<std::string, Member> members_;
+    uint64_t members_bytes_ = 0;
 };
 
 bool is_folder(const std::string &path) {
@@ -303,6 +307,17 @@ bool is_inside(const std::string &path) {
         start = end + 1;
     }
     return true;
+}
+
+std::string absolute_path(const std::string &path) {
+    if (path.empty()) return path;
+#if defined(_WIN32)
+    const std::unique_ptr<wchar_t, decltype(&std::free)> found(_wfullpath(nullptr, widen(path).c_str(), 0), &std::free);
+    return found ? narrow(found.get()) : path;
+#else
+    const std::string here = path[0] == '/' ? std::string() : real_path(".");
+    return here.empty() ? path : here + "/" + path;
+#endif
 }
 
 Bytes Files::read(const std::string &path, uint64_t limit) const {

@@ -38,6 +38,9 @@ public:
 // Throws Failure (GENIN_E_BUNDLE).
 std::unique_ptr<Files> open_files(const Place &place);
 
+// As the working folder is now: who changes it later, as Windows' file dialogs do, changes nothing that is open.
+std::string absolute_path(const std::string &path);
+
 // Whether a member's path stays inside: no "..", no backslash, no drive, not absolute.
 bool is_inside(const std::string &path);
 

@@ -71,7 +71,7 @@ Struct known(const Struct *given, const char *name) {
 genin::OpenOptions options_of(const char *bundle, const genin_open_options *given) {
     genin::OpenOptions options;
     genin::Place &place = options.place;
-    place.path = bundle;
+    place.path = genin::absolute_path(bundle);
     if (!given) return options;
     const genin_open_options own = known(given, "genin_open_options");
     if (own.threads > 1024) refuse("threads is more than 1,024");
@@ -96,6 +96,8 @@ genin::OpenOptions options_of(const char *bundle, const genin_open_options *give
     if (own.bundle_data && own.io) refuse("bundle_data and io are both set");
     place.data = own.bundle_data;
     place.bytes = own.bundle_bytes;
+    if (place.data || place.has_io) place.path = bundle;
+    if (options.engine.library.find_first_of("/\\") != std::string::npos) options.engine.library = genin::absolute_path(options.engine.library);
     return options;
 }
 
@@ -103,7 +105,7 @@ genin::OpenOptions options_of(const char *bundle, const genin_open_options *give
 genin::Raster raster_of(const void *samples, uint32_t width, uint32_t height, uint32_t channels, int64_t stride) {
     const size_t row = size_t{width} * channels;
     if (stride == 0) stride = static_cast<int64_t>(row);
-    const auto pitch = static_cast<uint64_t>(stride < 0 ? -stride : stride);
+    const uint64_t pitch = stride < 0 ? 0 - static_cast<uint64_t>(stride) : static_cast<uint64_t>(stride);
     if (pitch < row || pitch > (uint64_t{1} << 32)) refuse("image_stride or mask_stride is shorter than a row");
     genin::Raster raster{width, height, channels, std::vector<uint8_t>(row * height)};
     for (uint32_t y = 0; y < height; ++y) {

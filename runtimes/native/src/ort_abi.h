@@ -42,11 +42,6 @@ enum Slot : size_t {
 
 constexpr int kLogFatal = 4, kFloat = 1, kUint8 = 2, kInt64 = 7, kDeviceAllocator = 0, kArenaAllocator = 1, kDefaultMemory = 0;
 
-struct ApiBase {
-    const void *(*GetApi)(uint32_t version);
-    const char *(*GetVersionString)();
-};
-
 #if defined(_WIN32)
 #define GENIN_ORT_CALL __stdcall
 using PathChar = wchar_t;
@@ -54,6 +49,11 @@ using PathChar = wchar_t;
 #define GENIN_ORT_CALL
 using PathChar = char;
 #endif
+
+struct ApiBase {
+    const void *(GENIN_ORT_CALL *GetApi)(uint32_t version);
+    const char *(GENIN_ORT_CALL *GetVersionString)();
+};
 
 using Status = void;
 using Handle = void;

@@ -10,10 +10,13 @@ namespace {
 
 constexpr double kPi = 3.141592653589793;
 constexpr double kSmallest = 1e-6;  // of alpha or sigma to divide by
+constexpr double kLargest = 1e9;
 constexpr long kMaxTrainingSteps = 100000;
 
 double number_in(const json::Value &config, const char *name, double otherwise) {
-    return config.has(name) ? config[name].as_number("scheduler." + std::string(name)) : otherwise;
+    const double value = config.has(name) ? config[name].as_number("scheduler." + std::string(name)) : otherwise;
+    if (std::fabs(value) > kLargest) throw Failure(GENIN_E_BUNDLE, "the bundle's scheduler." + std::string(name) + " is out of range");
+    return value;
 }
 
 bool flag_in(const json::Value &config, const char *name, bool otherwise) {

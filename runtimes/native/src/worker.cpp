@@ -34,10 +34,11 @@ void set_text(char (&to)[room], std::string_view text) {
     to[length] = 0;
 }
 
-// As much of a struct as its caller knows.
+// As much of a struct as its caller knows; what only the caller knows is zero.
 template <class Struct>
 void give(const Struct &own, Struct &out) {
     const uint32_t size = out.size;
+    std::memset(static_cast<void *>(&out), 0, size);
     std::memcpy(&out, &own, std::min<size_t>(size, sizeof own));
     out.size = size;
 }
@@ -177,7 +178,7 @@ genin_result Worker::take(genin_ticket ticket, bool preview, void *rgba, int64_t
     if (preview) shown = preview_.picture;
     Picture &picture = preview ? *shown : finished->picture;
     const uint64_t row = uint64_t{picture.width} * 4, rows = picture.height;
-    const uint64_t pitch = static_cast<uint64_t>(stride < 0 ? -stride : stride);
+    const uint64_t pitch = stride < 0 ? 0 - static_cast<uint64_t>(stride) : static_cast<uint64_t>(stride);
     if (pitch < row || pitch > (uint64_t{1} << 32) || room < pitch * (rows - 1) + row) {
         throw Failure(GENIN_E_ARGUMENT, "a picture of " + std::to_string(picture.width) + "x" + std::to_string(rows) + " needs rows of " + std::to_string(row) + " bytes");
     }
@@ -363,10 +364,12 @@ void Worker::rest() {
         const uint64_t owed = network_ns_ * 100 / share_ - network_ns_, passed = now_ns() - network_end_;
         return owed > passed ? owed - passed : 0;
     };
-    for (uint64_t left = owed_ns(); left && ending_ == GENIN_OK; left = owed_ns()) {
-        std::unique_lock<std::mutex> lock(mutex_);
-        const uint32_t share = share_;
-        ended_.wait_for(lock, std::chrono::nanoseconds(left), [this, share] { return ending_ != GENIN_OK || share_ != share; });
+    if (owed_ns()) {
+        std::unique_lock<std::mutex> lock(mutex_);  // before the share is read: a new one wakes only who waits
+        for (uint64_t left = owed_ns(); left && ending_ == GENIN_OK; left = owed_ns()) {
+            const uint32_t share = share_;
+            ended_.wait_for(lock, std::chrono::nanoseconds(left), [this, share] { return ending_ != GENIN_OK || share_ != share; });
+        }
     }
     if (const genin_result reason = ending_; reason != GENIN_OK) throw Cancelled{reason};
 }
