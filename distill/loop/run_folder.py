@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from genin.distill.loop.checkpoints import check_settings, checkpoint_path, read_checkpoint, remove_stage
 from genin.distill.recipe import Optimisation, Recipe, save_recipe
-from genin.files import write_text
+from genin.files import remove_partial_files, write_text
 from genin.processes import broadcast_from_main, is_main_process, main_process_first
 from genin.runtimes.arguments import number, settle
 from genin.runtimes.errors import InputError
@@ -96,6 +96,7 @@ def _lock(folder: Path) -> None:
         remedy = "wait for it, or name another output folder"
         raise InputError("another process is training here", where=folder, remedy=remedy) from error
     _locks[place] = lock
+    remove_partial_files(folder)
 
 
 def is_claimed(folder: Path) -> bool:

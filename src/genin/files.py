@@ -6,6 +6,7 @@ What is for single files is in `genin.runtimes.files`, since the runtime needs i
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +22,13 @@ __all__ = [
     "move_into_place",
     "new_folder",
     "refuse_existing",
+    "remove_partial_files",
     "write_text",
     "writing",
 ]
+
+
+PARTIAL = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.partial", re.DOTALL)  # as `atomic_path` names them
 
 
 @contextmanager
@@ -49,6 +54,13 @@ def move_into_place(folder: Path, out: Path) -> None:
     except OSError:
         refuse_existing(out)
         raise
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`, which only this process writes to."""
+    for path in folder.glob(".*.partial"):
+        if PARTIAL.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def refuse_existing(out: Path) -> None:

@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 from genin.distill.commands import _output
 from genin.distill.loop import run_folder
 from genin.distill.teacher.text_encoder import AttributeHeads
+from genin.files import atomic_path
 from genin.runtimes.errors import InputError
 
 pytestmark = pytest.mark.unit
@@ -64,3 +65,18 @@ def test_a_file_in_the_way_is_said_in_one_line(tmp_path: Path, capsys: pytest.Ca
     assert run(["world", "render", "--count", "1", "--out", str(tmp_path / "file" / "x")]) == 2
     said = capsys.readouterr().err
     assert "File exists" in said and "unexpected" not in said
+
+
+def test_a_resumed_run_removes_the_temporary_files_of_a_killed_one(tmp_path: Path) -> None:
+    places: list[Path] = []
+    with pytest.raises(KeyError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a process that is killed removes nothing
+        with atomic_path(tmp_path / "steps.samples-00000040.png") as partial:
+            places.append(partial)
+            raise KeyError
+    others = [tmp_path / name for name in ("pool.partial", "latents.partial", ".mine.partial", "steps.log.jsonl")]
+    for path in others:
+        path.touch()
+    assert places[0].exists()
+    run_folder._lock(tmp_path)
+    assert not places[0].exists() and all(path.exists() for path in others)
