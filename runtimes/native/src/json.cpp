@@ -1,5 +1,6 @@
 #include "json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -200,10 +201,8 @@ private:
 
 const Value &Value::operator[](std::string_view name) const & {
     static const Value nothing;
-    for (const auto &[key, value] : object) {
-        if (key == name) return value;
-    }
-    return nothing;
+    const auto at = std::find_if(object.rbegin(), object.rend(), [&](const auto &member) { return member.first == name; });
+    return at == object.rend() ? nothing : at->second;
 }
 
 double Value::as_number(std::string_view what) const {

@@ -19,7 +19,7 @@ struct Value {
     std::vector<std::pair<std::string, Value>> object;
 
     bool is(Type wanted) const { return type == wanted; }
-    // The member of that name, or a null; not of a temporary, whose members would be gone.
+    // The member of that name (of several the last, as in Python), or a null; not of a temporary, whose members would be gone.
     const Value &operator[](std::string_view name) const &;
     const Value &operator[](std::string_view name) const && = delete;
     bool has(std::string_view name) const { return !(*this)[name].is(Type::null); }

@@ -62,6 +62,8 @@ void json() {
     CHECK(value["a"].array.size() == 4 && value["a"].array[1].number == -2.5e-3 && value["a"].array[2].boolean);
     CHECK(value["b"].string == "\xc3\xa9\xf0\x9f\x98\x80\n" && !value.has("c"));
     CHECK(genin::json::parse("0.98865", "x").number == 0.98865 && genin::json::parse("0.00085", "x").number == 0.00085);
+    const genin::json::Value twice = genin::json::parse(R"({"a": 1, "a": 2})", "x");
+    CHECK(twice["a"].number == 2);  // as in Python
     const std::vector<std::string> wrong = {"", "{", "[1,]", "{\"a\":}", "nul", "01x", "\"\\ud800\"", "\"a", "1.", "-", "[1] 2", std::string(100, '['), "\"\x01\""};
     for (const std::string &text : wrong) CHECK(code_of([&] { genin::json::parse(text, "x"); }) == GENIN_E_BUNDLE);
 }
