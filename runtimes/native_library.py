@@ -174,7 +174,7 @@ class NativeWorker:
             self._library = _declared(c.CDLL(str(library)))
         except OSError as error:
             raise GeninError(f"the native library cannot be loaded ({error})", where=library) from error
-        self._lock, self._inside = threading.Condition(), 0
+        self._lock, self._inside, self._process = threading.Condition(), 0, os.getpid()
         own: dict[str, Any] = {name: _bytes(value) for name, value in options.items()}
         given = OpenOptions(c.sizeof(OpenOptions), engine_path=_bytes(engine_path), **own)
         handle, ticket = c.c_void_p(), c.c_uint64()
@@ -242,7 +242,11 @@ class NativeWorker:
             self._check(self._library.genin_set_share(worker, percent))
 
     def close(self) -> None:
-        """End what is drawn, wait for threads that are inside, and free it. Calling it again does nothing."""
+        """End what is drawn, wait for threads that are inside, and free it. Calling it again does nothing.
+
+        Nor does a process that was forked later: the drawing thread is not there."""
+        if self._process != os.getpid():
+            return
         with self._lock:
             handle, self._handle = self._handle, None
             if handle is not None:

@@ -31,6 +31,7 @@ from genin.runtimes.cancellation import Cancellation, check, interruptible, neve
 from genin.runtimes.engine import Array, BundleEngine, Engine
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.folder import is_model_folder
+from genin.runtimes.forked import keep_in_forks
 from genin.runtimes.manifest import ModelConstants, SingleGraphEntry
 from genin.runtimes.noise import batch_normal
 from genin.runtimes.origin import origin_of, weight_files
@@ -97,6 +98,7 @@ class Pipeline:
         self._closed, self._process = False, os.getpid()
         # Engines keep their tensors between calls: two threads at once would draw each other's pictures.
         self._one_at_a_time = threading.Lock()
+        keep_in_forks(self)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -206,12 +208,13 @@ class Pipeline:
         return self._draw(request, cancel)
 
     def close(self) -> None:
-        """Free the networks and remove what was unpacked."""
+        """Free the networks and remove what was unpacked. In a process that was forked later both are left alone."""
         if not self._closed:
             self._closed = True
-            self._engine.close()
-            if self._bundle is not None:
-                self._bundle.close()
+            if self._process == os.getpid():
+                self._engine.close()
+                if self._bundle is not None:
+                    self._bundle.close()
 
     def __repr__(self) -> str:
         size = f"{self.image.width}x{self.image.height}"

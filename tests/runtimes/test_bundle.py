@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import random
 import shutil
 import stat
@@ -461,6 +462,43 @@ def test_members_that_overlap_are_refused(packed: Path, tmp_path: Path) -> None:
         archive._didModify = True  # type: ignore[attr-defined]
     with pytest.raises(BundleError, match="larger than the archive"):
         Bundle.open(packed)
+
+
+def test_unpacking_that_was_interrupted_begins_anew(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(source: Any, target: Any, _length: int) -> None:
+        target.write(source.read(1))
+        raise KeyboardInterrupt
+
+    with Bundle.open(packed) as bundle:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(shutil, "copyfileobj", interrupted)
+            bundle.read_bytes("README.md")
+        assert bundle.read_bytes("README.md")
+
+
+def test_what_was_unpacked_and_is_in_use_does_not_keep_a_bundle_from_closing(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows a file that an engine has open cannot be removed."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "in use by another process")
+
+    bundle = Bundle.open(packed)
+    place = bundle.local("README.md")
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "rmdir"):
+            patch.setattr(os, name, refuse)
+        bundle.close()
+    shutil.rmtree(place.parent)
+
+
+def test_a_file_that_was_changed_after_its_first_use_is_refused(folder: Path) -> None:
+    with Bundle.open(folder) as bundle:
+        before = bundle.local("README.md").read_bytes()
+        (folder / "README.md").write_bytes(bytes(len(before)))
+        with pytest.raises(BundleError, match=r"'README.md' is damaged or was changed"):
+            bundle.local("README.md")
 
 
 def test_changed_content_of_an_archive_is_refused(packed: Path, tmp_path: Path) -> None:
