@@ -277,7 +277,7 @@ def test_hostile_paths_are_refused(folder: Path, path: str) -> None:
     with pytest.raises(BundleError, match="is refused"):
         check_path(path)
     edit_manifest(folder, "files", 0, "path", value=path)
-    with pytest.raises(BundleError, match="is refused"):
+    with pytest.raises(BundleError, match="is refused|not valid Unicode"):
         Bundle.open(folder)
 
 
@@ -293,6 +293,7 @@ def test_hostile_paths_are_refused(folder: Path, path: str) -> None:
         (("latents", "height"), 1024, "no whole multiple of the latents"),
         (("image", "width"), 70, "no whole multiple of the latents"),
         (("latents", "scaling_factor"), float("nan"), "NaN is not a number"),
+        (("model", "title"), "half \ud83e", "a text is not valid Unicode"),
         (("text", "max_length"), 10**9, "max_length"),
         (("sampler", "guidance"), "strong", "'strong' is not one of baked, free"),
         (("sampler", "name"), "euler", "not one of ddim"),
@@ -300,7 +301,7 @@ def test_hostile_paths_are_refused(folder: Path, path: str) -> None:
         (("sampler", "few_step_timesteps"), {"2": [999]}, "has 1 timesteps"),
         (("sampler", "few_step_timesteps"), {"2": [499, 999]}, "is not decreasing"),
         (("sampler", "few_step_timesteps"), {"1": [1000]}, "timestep 1000 is outside"),
-        (("sampler", "prediction_type"), "epsilon", "the scheduler says v_prediction"),
+        (("sampler", "prediction_type"), "epsilon", "the scheduler says 'v_prediction'"),
         (("sampler", "scheduler", "num_train_timesteps"), "many", "not an integer"),
         (("graphs", 1, "component"), "unet2", "unknown component 'unet2'"),
         (("graphs", 1, "component"), "vae_decoder", "two graphs have the same"),
@@ -325,6 +326,26 @@ def test_hostile_paths_are_refused(folder: Path, path: str) -> None:
 def test_wrong_manifests_are_refused(folder: Path, keys: tuple[str | int, ...], value: object, says: str) -> None:
     edit_manifest(folder, *keys, value=value)
     with pytest.raises(BundleError, match=says):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [("graphs", 0, "component"), ("graphs", 0, "precision"), ("sampler", "guidance"), ("sampler", "prediction_type")],
+)
+def test_a_refusal_is_one_short_line(folder: Path, keys: tuple[str | int, ...]) -> None:
+    edit_manifest(folder, *keys, value="a\nb" * 10_000)
+    with pytest.raises(BundleError) as refused:
+        Bundle.open(folder)
+    assert len(refused.value.what) < 200 and "\n" not in str(refused.value)
+
+
+def test_a_number_that_is_too_large_is_refused(folder: Path) -> None:
+    """Python would read it as infinite, which JSON cannot say."""
+    edit_manifest(folder, "model", "recipe", value="HERE")
+    text = (folder / "manifest.json").read_text(encoding="utf-8").replace('"HERE"', '{"lr": -1e999}')
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    with pytest.raises(BundleError, match="-1e999 is not a number"):
         Bundle.open(folder)
 
 
