@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -185,6 +186,17 @@ def test_bad_input_is_refused_before_anything_is_written(
 ) -> None:
     assert run(tmp_path / "out", *arguments) == 2
     assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "transformers"])
+def test_a_package_of_a_late_stage_is_missed_at_once(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    assert run(tmp_path / "out") == 2
+    assert f"'{package}' is not installed; pip install 'genin[all]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -46,6 +46,10 @@ RECORD: Final = "quickstart.json"
 DEFAULT_OUT, DEFAULT_MINUTES = Path("genin-out"), 3.5
 DEFAULT_TEACHER, DEFAULT_STUDENT = "builtin:teacher", "bk-small-narrow"
 INTERRUPTED: Final = 130
+PACKAGES: Final = (
+    *("torch", "diffusers", "transformers", "accelerate", "onnx", "openvino"),
+    *("jinja2", "matplotlib", "psutil"),
+)
 
 STAGES: Final = (
     Stage("teacher", "Load the teacher", load_teacher, lambda r: f"{r['parameters'] / 1e6:.1f} M parameters"),
@@ -96,7 +100,7 @@ def quickstart_command(ctx: click.Context, /, out: Path, resume: bool, as_json: 
 
 def require_packages() -> None:
     """Errors: MissingExtraError before anything is written, rather than in the middle."""
-    for package in ("torch", "diffusers", "onnx", "openvino", "jinja2", "psutil"):
+    for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "all")
 
