@@ -89,7 +89,7 @@ def local_path(path: str | Path | None, what: str) -> Path | None:
     """A path with `~` written out; None, a default, stays. Errors: InputError for what is no path, or nobody's home."""
     if path is None:
         return None
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in str(path):
         raise InputError(f"{what} must be a path; got {path!r}")
     try:
         return Path(path).expanduser()

@@ -160,6 +160,8 @@ def test_a_picture_that_cannot_be_saved(pipe: genin.Pipeline, tmp_path: Path, na
         ("builtin:teacher", {"device": "gpu"}, "unknown device 'gpu'.*cpu, cuda, mps"),
         ("builtin:teacher", {"device": "cuda:99"}, "device cuda:99 is not available"),
         ("no/such/folder", {}, "no such model"),
+        ("x" * 300, {}, r"cannot be read \(File name too long\)"),
+        ("a\0b", {}, "a model must be a path"),
         ("builtin:world", {}, "this is a dataset, not a model.*models are builtin:student"),
         ("builtin:student", {"runtime": None}, "runtime None is not a text; choose from auto"),
         ("builtin:student", {"precision": None}, "precision None is not a text; choose from auto"),

@@ -64,6 +64,7 @@ def test_parts_are_imported_without_torch_and_their_verbs_are_there() -> None:
         (GenerateOptions, {"count": 0}, "count must be a whole number from 1 to 10,000; got 0"),
         (GenerateOptions, {"seed": 2**64 - 1, "count": 2}, "seed"),
         (GenerateOptions, {"noise": "numpy"}, "unknown noise mode"),
+        (GenerateOptions, {"out": "a\0.png"}, "out must be a path"),
         (PrepareOptions, {"fit": FitOptions(buckets=True)}, "--buckets needs --size"),
         (ExportOptions, {"formats": "onx"}, "unknown format 'onx'; did you mean onnx"),
         (ExportOptions, {"plans": 5}, "a plan must be a path; got 5"),
@@ -188,6 +189,8 @@ def test_the_processor_has_one_name() -> None:
         genin.load("builtin:teacher", device="cpu:0", precision="fp16")
     with pytest.raises(genin.InputError, match="count"):
         GenerateOptions(count=None)  # type: ignore[arg-type]
+    with pytest.raises(genin.InputError, match=r"the prompt must be a text; got \['a ninja'\]"):
+        generate(["a ninja"])  # type: ignore[arg-type]
 
 
 def test_a_device_is_refused_where_nothing_runs_on_it(tmp_path: Path) -> None:

@@ -42,8 +42,11 @@ class InstalledNames:
         if name.startswith("builtin:"):
             return _builtin_model(name)
         path = local_path(name, "a model")
-        if path.exists():
-            return path
+        try:
+            if path.exists():
+                return path
+        except OSError as error:  # a name that is too long, a folder that may not be looked into
+            raise InputError(f"cannot be read ({error.strerror})", where=name, remedy="give another path") from error
         if may_be_on_the_hub(name) and path.suffix != ".genin":
             from genin.hub.model import download
 
@@ -132,11 +135,11 @@ def _renderer_version() -> str:
 
 
 def cache_folder() -> Path:
-    """`GENIN_CACHE`, or `genin` in the platform's cache folder."""
+    """`GENIN_CACHE`, or `genin` in the platform's cache folder. Errors: InputError for nobody's home."""
     from platformdirs import user_cache_path
 
     chosen = os.environ.get("GENIN_CACHE")
-    return Path(chosen).expanduser() if chosen else user_cache_path("genin", appauthor=False, opinion=False)
+    return local_path(chosen, "GENIN_CACHE") if chosen else user_cache_path("genin", appauthor=False, opinion=False)
 
 
 def _no_such(name: str, what: str, known: Iterable[str] = BUILTIN_MODELS) -> InputError:
