@@ -142,6 +142,20 @@ def test_a_name_is_downloaded_and_used(
     assert first < second and weights(list(second))
 
 
+@pytest.mark.parametrize("online", [True, False])
+def test_a_model_folder_with_another_programs_manifest(
+    hub: FakeHub, tiny_student_folder: Path, tmp_path: Path, online: bool
+) -> None:
+    """As it is on a disk."""
+    folder = Path(shutil.copytree(tiny_student_folder, tmp_path / "repository"))
+    (folder / "manifest.json").write_text('{"short_name": "app"}')
+    hub.add(folder, NAME)
+    if not online:
+        shutil.copytree(folder, hub.cache / f"models--{NAME.replace('/', '--')}" / "snapshots" / "main")
+        hub.online = False
+    assert (InstalledNames().model(NAME) / "unet").is_dir()
+
+
 def test_a_revision_is_another_model(hub: FakeHub, tiny_student_folder: Path, tiny_model_folder: Path) -> None:
     hub.add(tiny_student_folder, NAME)
     hub.add(tiny_model_folder, NAME, revision="refs/pr/1")
