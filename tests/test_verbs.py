@@ -171,7 +171,7 @@ def test_a_home_folder_is_found_wherever_a_path_is_taken(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1", "mps"])
 def test_devices_of_pytorch(name: str) -> None:
     assert check_device(name) == name
-    for wrong in (f"{name}:", f"{name}:x", "gpu", ""):
+    for wrong in (f"{name}:", f"{name}:x", f"{name}:²", "gpu", ""):
         with pytest.raises(genin.InputError, match="unknown device"):
             check_device(wrong)
 
