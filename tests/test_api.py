@@ -173,6 +173,18 @@ def test_what_cannot_be_loaded_is_a_typed_error(name: str, options: dict[str, ty
     assert isinstance(caught.value, genin.GeninError) and "\n" not in str(caught.value)
 
 
+def test_a_closed_folder_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(genin.InputError, match="no such model"):
+        genin.load(tmp_path / "student")
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(genin.InputError, match=r"cannot be read \(Permission denied\)"):
+        genin.load(tmp_path / "student")
+
+
 def test_verify_is_the_command(pipe: genin.Pipeline) -> None:
     report = genin.verify("builtin:student")
     assert report.ok and report.as_json()["ok"]

@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -145,8 +146,10 @@ def cache_folder() -> Path:
 def _no_such(name: str, what: str, known: Iterable[str] = BUILTIN_MODELS) -> InputError:
     """The nearest names: built-in ones by the whole, neighbours on the disk by the last part alone."""
     path = Path(name).expanduser()
-    beside = path.parent.iterdir() if path.parent.is_dir() and not name.startswith("builtin:") else ()
-    siblings = {sibling.name: str(sibling) for sibling in beside}
+    siblings: dict[str, str] = {}
+    with suppress(OSError):  # a folder that may not be looked into
+        if path.parent.is_dir() and not name.startswith("builtin:"):
+            siblings = {sibling.name: str(sibling) for sibling in path.parent.iterdir()}
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     close += [siblings[one] for one in difflib.get_close_matches(path.name, siblings, n=3, cutoff=0.5)]
     remedy = f"did you mean {' or '.join(close)}?" if close else f"give a path, or one of: {', '.join(known)}"
