@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from PIL import Image
 
 from fake_hub import FakeHub, write_fake_bundle
 from genin.cli import run
+from genin.hub import repository
 from genin.hub.model import download, wanted_files
 from genin.hub.repository import HubName, may_be_on_the_hub
 from genin.names import InstalledNames
@@ -276,6 +278,29 @@ def test_a_full_disk_is_not_a_missing_network(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
     with pytest.raises(InputError, match=r"cache cannot be written \(No space left on device\)"):
         download(NAME)
+
+
+def test_a_hub_that_says_nothing_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's own requests for names and commits have no limit."""
+    import huggingface_hub
+
+    asked: list[object] = []
+
+    def silent(_method: str, _url: str, *, timeout: float | None = None) -> None:
+        asked.append(timeout)
+        raise TimeoutError("nobody answers")
+
+    def ask(*_: object, timeout: float | None = None, **__: object) -> None:
+        session.request("GET", "https://huggingface.co", timeout=timeout)
+
+    session = SimpleNamespace(request=silent)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: session)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: SimpleNamespace(list_repo_files=ask))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", ask)
+    name = repository.HubName.parse(NAME, "model")
+    assert repository.list_files(name) is None and repository.snapshot(name, ["a.json"]) is None
+    assert asked == [repository.SILENCE_S] * 2
+    assert session.request is silent, "it is the program's client, too"
 
 
 # --- bundles ---------------------------------------------------------------------------------------------------------
