@@ -179,6 +179,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(tmp_path: Path) -> None:
         (("--teacher", "builtin:techer"), "did you mean builtin:teacher"),
         (("--teacher", "builtin:student"), "this is already a bundle"),
         (("--minutes", "0"), "'--minutes'"),
+        (("--minutes", "nan"), "minutes must be a number above 0; got nan"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(

@@ -37,6 +37,7 @@ from genin.quickstart.stages import (
     measure_quality,
     write_page,
 )
+from genin.runtimes.arguments import number
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
 from genin.runtimes.options import json_option, threads_option
 from genin.runtimes.wording import counted
@@ -123,6 +124,7 @@ def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, r
         defaults = {"teacher": DEFAULT_TEACHER, "student": DEFAULT_STUDENT, "minutes": DEFAULT_MINUTES}
         settings = {**defaults, **asked}
         check_choice(settings["student"], tuple(PRESETS), "student")
+        number(settings["minutes"], "minutes", above=0)
         read_model_index(names.model(settings["teacher"]))  # refuses bundles, and what is no teacher
         record = {"genin_quickstart": FORMAT, "settings": settings, "stages": {}}
         out.mkdir(parents=True, exist_ok=True)
