@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import shutil
@@ -264,19 +265,18 @@ def test_repositories_without_a_model_folder(hub: FakeHub, tmp_path: Path, files
     assert not hub.calls, "nothing is downloaded"
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_not_a_missing_network(
-    hub: FakeHub, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    hub: FakeHub, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    import errno
-
     import huggingface_hub
 
     def full(*_: object, **__: object) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, "it is full")
 
     hub.add(tiny_model_folder, NAME)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
-    with pytest.raises(InputError, match=r"cache cannot be written \(No space left on device\)"):
+    with pytest.raises(InputError, match=r"cache cannot be written \(it is full\)"):
         download(NAME)
 
 

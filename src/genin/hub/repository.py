@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genin.runtimes.errors import InputError, MissingExtraError
+from genin.runtimes.files import REFUSALS
 
 Kind = Literal["model", "dataset"]
 NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>\w[\w./+-]*))?")
 REFUSED = (401, 403)
 SILENCE_S = 30.0  # after which the hub cannot be reached
-CANNOT_WRITE = (errno.ENOSPC, errno.EACCES, errno.EROFS)
+CANNOT_WRITE = (*REFUSALS, errno.EACCES)
 
 
 class OfflineError(InputError):
