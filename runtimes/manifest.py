@@ -35,7 +35,7 @@ MAX_UNROLLED = 8  # steps of a single graph, whose nodes grow with them
 
 T = TypeVar("T")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-PRECISION = re.compile(r"[a-z][a-z0-9]{1,15}")
+NAME = re.compile(r"[a-z][a-z0-9]{1,15}")
 WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -128,7 +128,9 @@ class GraphEntry:
     def __post_init__(self) -> None:
         check_path(self.path)
         _require(self.component in self.known_components(), f"unknown component {self.component[:40]!r}")
-        _require(PRECISION.fullmatch(self.precision), f"{self.precision[:40]!r} is not the name of a precision")
+        for kind in ("format", "precision"):
+            name = getattr(self, kind)
+            _require(NAME.fullmatch(name), f"{name[:40]!r} is not the name of a {kind}")
         inside = all(file.path == self.path or file.path.startswith(self.path + "/") for file in self.files)
         _require(
             self.files and (inside or any(file.path == self.path for file in self.files)),

@@ -331,7 +331,13 @@ def test_wrong_manifests_are_refused(folder: Path, keys: tuple[str | int, ...], 
 
 @pytest.mark.parametrize(
     "keys",
-    [("graphs", 0, "component"), ("graphs", 0, "precision"), ("sampler", "guidance"), ("sampler", "prediction_type")],
+    [
+        ("graphs", 0, "format"),
+        ("graphs", 0, "component"),
+        ("graphs", 0, "precision"),
+        ("sampler", "guidance"),
+        ("sampler", "prediction_type"),
+    ],
 )
 def test_a_refusal_is_one_short_line(folder: Path, keys: tuple[str | int, ...]) -> None:
     edit_manifest(folder, *keys, value="a\nb" * 10_000)
