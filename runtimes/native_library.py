@@ -187,7 +187,7 @@ class NativeWorker:
         info = InfoStruct(c.sizeof(InfoStruct))
         with self._open() as worker:
             self._check(self._library.genin_get_info(worker, c.byref(info)))
-        return bytes(info.engine).decode()
+        return _text(info.engine)
 
     def submit(
         self, prompt: str, seed: int, image: bytes | None = None, mask: bytes | None = None, **options: Any
@@ -273,7 +273,7 @@ class NativeWorker:
         if code != 0:
             text = c.create_string_buffer(MESSAGE_BYTES)
             self._library.genin_last_error(text, MESSAGE_BYTES)
-            raise error_of(RESULTS[code], text.value.decode())
+            raise error_of(RESULTS[code], _text(text.value))
 
 
 def error_of(result: str, message: str) -> GeninError:
@@ -284,7 +284,12 @@ def error_of(result: str, message: str) -> GeninError:
 def _event_of(event: EventStruct) -> NativeEvent:
     kind, result = KINDS[event.kind], RESULTS[event.result]
     at = (event.step, event.steps, event.tag, event.width, event.height)
-    return NativeEvent(kind, event.ticket, result, event.message.decode(), *at)
+    return NativeEvent(kind, event.ticket, result, _text(event.message), *at)
+
+
+def _text(message: bytes) -> str:
+    """One line. The library cuts messages by bytes, and quotes file names of any encoding."""
+    return " ".join(message.decode(errors="replace").splitlines())
 
 
 def _bytes(value: Any) -> Any:

@@ -121,6 +121,11 @@ def test_the_native_library_is_not_closed_in_a_process_that_was_forked_later(mon
     assert len(closed) == 1
 
 
+def test_messages_of_the_native_library_may_end_within_a_letter() -> None:
+    event = native_library.EventStruct(kind=4, result=-2, message="/忍\nbundle: 忍".encode()[:-1])
+    assert native_library._event_of(event).message == "/忍 bundle: \ufffd"
+
+
 def test_load_pipeline_is_found_where_it_was() -> None:
     from genin.runtimes import loading, pipeline
 
