@@ -72,6 +72,7 @@ def test_parts_are_imported_without_torch_and_their_verbs_are_there() -> None:
         (PlanOptions, {"target_lpips": True}, "target_lpips must be a number above 0; got True"),
         (EvaluateOptions, {"steps": 2.5}, "steps must be a whole number, at least 1; got 2.5"),
         (EvaluateOptions, {"threads": 5000}, "threads must be a whole number from 1 to 1,024; got 5000"),
+        (EvaluateOptions, {"guidance_scale": 10**400}, "guidance_scale must be a number; got 1000"),
         (EvaluateOptions, {"guidance_scale": float("nan")}, "guidance_scale must be a number; got nan"),
         (EvaluateOptions, {"split": "tset"}, "unknown split 'tset'; did you mean test"),
         (EvaluateOptions, {"runtime": "onnx"}, "unknown runtime 'onnx'; did you mean onnxruntime"),
