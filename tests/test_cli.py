@@ -264,6 +264,21 @@ def test_a_write_that_the_system_refuses_is_one_line(
     assert error.startswith(says) and len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "says"), [("a\nb", "genin: Is a directory: a b; "), (None, "genin: Is a directory; ")]
+)
+def test_a_file_of_an_odd_name_or_none_is_one_line(
+    name: str | None, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), *([] if name is None else [name]))
+
+    monkeypatch.setattr(cli, "command_line", lambda: click.Command("genin", callback=refuse))
+    assert cli.run([]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(says) and len(error.splitlines()) == 1
+
+
 def test_safetensors_words_for_a_refused_write_are_understood(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
