@@ -34,7 +34,7 @@ def draw(pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> It
 @click.argument("prompts", type=click.File(encoding="utf-8-sig"))  # editors on Windows write a byte-order mark
 @click.option("-m", "--model", default="builtin:student", show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=4, show_default=True, help="Pictures of each prompt.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("pictures"), show_default=True)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("pictures"), show_default=True)
 def main(prompts: Iterable[str], model: str, seeds: int, out: Path) -> None:
     """Draw every line of PROMPTS with several seeds."""
     try:

@@ -65,7 +65,10 @@ def number(value: Any, what: str, *, above: float | None = None) -> float | None
     """`value` as a float; None, a default, stays. Errors: InputError if it is no finite number (above `above`)."""
     if value is None:
         return None
-    finite = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    try:
+        finite = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        finite = False
     if finite and (above is None or value > above):
         return float(value)
     limits = "" if above is None else f" above {above:g}"
@@ -89,7 +92,7 @@ def local_path(path: str | Path | None, what: str) -> Path | None:
     """A path with `~` written out; None, a default, stays. Errors: InputError for what is no path, or nobody's home."""
     if path is None:
         return None
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in str(path):
         raise InputError(f"{what} must be a path; got {path!r}")
     try:
         return Path(path).expanduser()

@@ -15,10 +15,12 @@ Not here: what the manifest says (`genin.runtimes.manifest`, whose classes are r
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import stat
 import struct
 import tempfile
+import weakref
 import zipfile
 from collections.abc import Iterable
 from io import BufferedReader
@@ -104,7 +106,7 @@ class Bundle:
         self.path, self.manifest = path, manifest
         self._store = store
         self._files = manifest.all_files()
-        self._checked: set[str] = set()
+        self._checked: dict[str, tuple[int, ...]] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
@@ -142,11 +144,13 @@ class Bundle:
         return self._files[path]
 
     def local(self, path: str) -> Path:
-        """A listed file as a path on this machine, its hash checked once. Errors: BundleError."""
+        """A listed file as a path on this machine, its hash checked once, and again after a change. Errors: BundleError."""
         entry = self.entry(path)
         try:
             place = self._store.local(entry)
-            if path not in self._checked:
+            status = place.stat()
+            state = (status.st_ino, status.st_size, status.st_mtime_ns)
+            if self._checked.get(path) != state:
                 with place.open("rb") as stream:
                     _check_hash(entry, _sha256(stream))
         except OSError as error:
@@ -155,7 +159,7 @@ class Bundle:
             raise BundleError(f"cannot read '{path}' ({error.strerror})", where=self.path) from error
         except BundleError as error:
             raise BundleError(error.what, where=self.path, remedy=error.remedy or EXPORT_AGAIN) from error
-        self._checked.add(path)
+        self._checked[path] = state
         return place
 
     def local_graph(self, graph: GraphEntry) -> Path:
@@ -263,7 +267,7 @@ class _Archive:
         except BundleError as error:
             self.zip.close()
             raise BundleError(error.what, where=path, remedy=EXPORT_AGAIN) from error
-        self.unpacked: tempfile.TemporaryDirectory[str] | None = None
+        self.unpacked: Path | None = None
 
     def _member(self, path: str) -> zipfile.ZipInfo:
         if path not in self.members:
@@ -284,16 +288,18 @@ class _Archive:
 
     def local(self, entry: FileEntry) -> Path:
         if self.unpacked is None:
-            self.unpacked = tempfile.TemporaryDirectory(prefix="genin-")
-        place = Path(self.unpacked.name) / entry.path
+            self.unpacked = Path(tempfile.mkdtemp(prefix="genin-"))
+            # No TemporaryDirectory: that goes when any fork ends, too.
+            self._remove = weakref.finalize(self, _remove_own, self.unpacked, os.getpid())
+        place = self.unpacked / entry.path
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with self.stream(entry.path) as source, place.open("wb") as target:
                     shutil.copyfileobj(source, target, CHUNK_BYTES)
-            except ZIP_ERRORS as error:
+            except BaseException as error:  # after a Ctrl-C, too: half a file would be taken for a damaged one
                 place.unlink(missing_ok=True)
-                if refused_write(error):
+                if not isinstance(error, ZIP_ERRORS) or refused_write(error):
                     raise
                 raise BundleError(f"'{entry.path}' cannot be unpacked ({error})") from error
         return place
@@ -301,8 +307,14 @@ class _Archive:
     def close(self) -> None:
         self.zip.close()
         if self.unpacked is not None:
-            self.unpacked.cleanup()
+            self._remove()
             self.unpacked = None
+
+
+def _remove_own(folder: Path, process: int) -> None:
+    """What this process unpacked. On Windows a file stays while an engine has it open."""
+    if process == os.getpid():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _checked_members(members: Iterable[zipfile.ZipInfo], archive_bytes: int) -> dict[str, zipfile.ZipInfo]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from genin.runtimes.bundle import is_bundle
 from genin.runtimes.engine import ENGINES, EngineSettings
 from genin.runtimes.errors import InputError
+from genin.runtimes.folder import is_model_folder
 from genin.runtimes.generation import DEFAULT_MODEL, MAX_COUNT, GenerateOptions, generate
 from genin.runtimes.names import installed_names
 from genin.runtimes.noise import MODES, SEED_LIMIT
@@ -129,7 +129,7 @@ def _explain(name: str, again: bool, as_json: bool) -> None:
     from genin.runtimes.loading import decide_for
 
     path = installed_names().model(name, AUTO, AUTO)
-    if not is_bundle(path):
+    if is_model_folder(path):
         raise InputError("a model folder runs on PyTorch alone", where=path, remedy="name a bundle")
     decision = decide_for(path, AUTO, AUTO, EngineSettings(), again=again)
     choice, threads = decision.way.choice, decision.way.threads

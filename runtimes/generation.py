@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genin.runtimes.arguments import local_path, required, settle, whole
+from genin.runtimes.errors import InputError
 from genin.runtimes.files import NAME_BYTES, claim_output, cut_to_bytes
 from genin.runtimes.memory import check_max_memory
 from genin.runtimes.names import installed_names
@@ -119,6 +120,8 @@ def generate(
     from genin.runtimes.engine import EngineSettings
     from genin.runtimes.loading import open_pipeline
 
+    if not isinstance(prompt, str):
+        raise InputError(f"the prompt must be a text; got {prompt!r}")
     options = options or GenerateOptions()
     model, runtime, precision = str(options.model), options.runtime, options.precision
     drawing = _drawing_options(options)

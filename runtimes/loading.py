@@ -215,14 +215,20 @@ def runnable(manifest: Manifest, runtime: str, precision: str, path: Path) -> Se
     # If none is installed, the error (from `engine_class`) should name the smallest: ONNX Runtime.
     here = [candidate for candidate in candidates if ENGINES[candidate.runtime].reason() is None]
     smallest = [candidate for candidate in candidates if candidate.runtime == "onnxruntime"]
-    return here or smallest or candidates
+    # A bundle may lack its most exact precision in some format. Core ML stays last, whatever it has.
+    return sorted(
+        here or smallest or candidates, key=lambda one: (one.runtime == "coreml", _inexactness(one.precision))
+    )
 
 
 def _choose_precision(have: Sequence[str], wanted: str) -> str | None:
     if wanted != AUTO:
         return wanted if wanted in have else None
-    exact = [name for name in PRECISIONS if name in have]  # the most exact first
-    return next(iter([*exact, *have]), None)
+    return min(have, key=_inexactness, default=None)
+
+
+def _inexactness(precision: str) -> int:
+    return PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
 
 
 def _formats(manifest: Manifest) -> list[str]:

@@ -35,7 +35,7 @@ MAX_UNROLLED = 8  # steps of a single graph, whose nodes grow with them
 
 T = TypeVar("T")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-PRECISION = re.compile(r"[a-z][a-z0-9]{1,15}")
+NAME = re.compile(r"[a-z][a-z0-9]{1,15}")
 WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -61,7 +61,7 @@ class GoldenEntry(FileEntry):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.component in ALL_COMPONENTS, f"unknown component '{self.component}'")
+        _require(self.component in ALL_COMPONENTS, f"unknown component {self.component[:40]!r}")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class TensorSpec:
     def __post_init__(self) -> None:
         for axis, size in enumerate(self.shape):
             if isinstance(size, int):
-                _within(size, 1, MAX_ROWS if axis == 0 else 1 << 24, f"a size of '{self.name}'")
+                _within(size, 1, MAX_ROWS if axis == 0 else 1 << 24, f"a size of {self.name[:40]!r}")
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,10 @@ class GraphEntry:
 
     def __post_init__(self) -> None:
         check_path(self.path)
-        _require(self.component in self.known_components(), f"unknown component '{self.component}'")
-        _require(PRECISION.fullmatch(self.precision), f"'{self.precision}' is not the name of a precision")
+        _require(self.component in self.known_components(), f"unknown component {self.component[:40]!r}")
+        for kind in ("format", "precision"):
+            name = getattr(self, kind)
+            _require(NAME.fullmatch(name), f"{name[:40]!r} is not the name of a {kind}")
         inside = all(file.path == self.path or file.path.startswith(self.path + "/") for file in self.files)
         _require(
             self.files and (inside or any(file.path == self.path for file in self.files)),
@@ -264,11 +266,14 @@ class SamplerConstants:
         _within(training_steps, 1, 100_000, "scheduler.num_train_timesteps")
         _within(self.default_steps, 1, training_steps, "default_steps")
         said = self.scheduler.get("prediction_type", "epsilon")
-        _require(said == self.prediction_type, f"prediction_type is {self.prediction_type}, the scheduler says {said}")
+        _require(
+            said == self.prediction_type,
+            f"prediction_type is {self.prediction_type}, the scheduler says {str(said)[:40]!r}",
+        )
         for steps, timesteps in (self.few_step_timesteps or {}).items():
-            _require(steps == str(len(timesteps)), f"few_step_timesteps['{steps}'] has {len(timesteps)} timesteps")
+            _require(steps == str(len(timesteps)), f"few_step_timesteps[{steps[:40]!r}] has {len(timesteps)} timesteps")
             falling = all(a > b for a, b in itertools.pairwise(timesteps))
-            _require(timesteps and falling, f"few_step_timesteps['{steps}'] is not decreasing")
+            _require(timesteps and falling, f"few_step_timesteps[{steps[:40]!r}] is not decreasing")
             _within(timesteps[0], 0, training_steps - 1, "timestep")
             _within(timesteps[-1], 0, training_steps - 1, "timestep")
 
@@ -412,14 +417,14 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _decode_union(arguments, value, where)
     if origin is Literal:
-        _require(value in arguments, f"{where}: {value!r} is not one of {', '.join(arguments)}")
+        _require(value in arguments, f"{where}: {str(value)[:40]!r} is not one of {', '.join(arguments)}")
         return value
     if origin is tuple:
         _require(isinstance(value, list), f"{where}: not a list")
         return tuple(_decode_value(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         _require(isinstance(value, dict), f"{where}: not an object")
-        return {key: _decode_value(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {key: _decode_value(arguments[1], item, f"{where}.{key[:40]}") for key, item in value.items()}
     if hint is Any:
         return value
     if is_dataclass(hint) and isinstance(hint, type):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import time
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from genin.runtimes.engine import ENGINES, EngineSettings
-from genin.runtimes.errors import GeninError
+from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.files import atomic_path
 from genin.runtimes.limits import processor_name, usable_cores
 from genin.runtimes.names import installed_names
@@ -86,14 +87,20 @@ def decide(
         settings: threads, if they are given, are not varied; nor for a program in the background, which has one.
         graph_bytes: size of its graphs.
         open_pipeline: loads it. Ways that cannot be loaded or drawn with are left out.
+
+    Errors: InputError for another value of GENIN_AUTO.
     """
-    ways = list(_ways(choices, settings))
-    if os.environ.get(SWITCH) == BY_ORDER:
+    ways, switch = list(_ways(choices, settings)), os.environ.get(SWITCH, "")
+    if switch not in ("", BY_ORDER):
+        raise InputError(
+            f"the environment variable {SWITCH} is '{switch}'", remedy=f"set it to {BY_ORDER}, or leave it unset"
+        )
+    if switch:
         return Decision(Way(choices[0], settings.threads), f"{SWITCH}={BY_ORDER}: the first that is installed")
     if len(ways) == 1:
         return Decision(ways[0], "nothing else can run it here")
     place = _place(bundle, ways)
-    if (timings := _read(place)) is not None:
+    if (timings := _read(place, ways)) is not None:
         return _fastest(ways, timings, "measured before", settings.pictures)
     exact = [choice for choice in choices if choice.precision == choices[0].precision]
     quick = [choice for choice in exact if choice.runtime == LOADS_FASTEST]
@@ -199,12 +206,17 @@ def _place(bundle: str, ways: Sequence[Way]) -> Path:
     return installed_names().cache() / "measured" / f"{name}.json"
 
 
-def _read(place: Path) -> tuple[Timing, ...] | None:
+def _read(place: Path, ways: Sequence[Way]) -> tuple[Timing, ...] | None:
+    known = {(way.choice.runtime, way.threads) for way in ways}
     try:
         rows: Any = json.loads(place.read_text(encoding="utf-8"))
         timings = tuple(Timing(**row) for row in rows)
-        return timings if all(timing.picture_ms > 0 for timing in timings) and timings else None
-    except (OSError, ValueError, TypeError):  # not there yet, or damaged: it is only a cache
+        sound = all(
+            (one.runtime, one.threads) in known and 0 < one.picture_ms < math.inf and 0 <= one.load_s < math.inf
+            for one in timings
+        )
+        return timings if timings and sound else None
+    except (OSError, ValueError, TypeError, RecursionError):  # not there yet, or damaged: it is only a cache
         return None
 
 

@@ -174,7 +174,7 @@ class NativeWorker:
             self._library = _declared(c.CDLL(str(library)))
         except OSError as error:
             raise GeninError(f"the native library cannot be loaded ({error})", where=library) from error
-        self._lock, self._inside = threading.Condition(), 0
+        self._lock, self._inside, self._process = threading.Condition(), 0, os.getpid()
         own: dict[str, Any] = {name: _bytes(value) for name, value in options.items()}
         given = OpenOptions(c.sizeof(OpenOptions), engine_path=_bytes(engine_path), **own)
         handle, ticket = c.c_void_p(), c.c_uint64()
@@ -187,7 +187,7 @@ class NativeWorker:
         info = InfoStruct(c.sizeof(InfoStruct))
         with self._open() as worker:
             self._check(self._library.genin_get_info(worker, c.byref(info)))
-        return bytes(info.engine).decode()
+        return _text(info.engine)
 
     def submit(
         self, prompt: str, seed: int, image: bytes | None = None, mask: bytes | None = None, **options: Any
@@ -242,7 +242,11 @@ class NativeWorker:
             self._check(self._library.genin_set_share(worker, percent))
 
     def close(self) -> None:
-        """End what is drawn, wait for threads that are inside, and free it. Calling it again does nothing."""
+        """End what is drawn, wait for threads that are inside, and free it. Calling it again does nothing.
+
+        Nor does a process that was forked later: the drawing thread is not there."""
+        if self._process != os.getpid():
+            return
         with self._lock:
             handle, self._handle = self._handle, None
             if handle is not None:
@@ -269,7 +273,7 @@ class NativeWorker:
         if code != 0:
             text = c.create_string_buffer(MESSAGE_BYTES)
             self._library.genin_last_error(text, MESSAGE_BYTES)
-            raise error_of(RESULTS[code], text.value.decode())
+            raise error_of(RESULTS[code], _text(text.value))
 
 
 def error_of(result: str, message: str) -> GeninError:
@@ -280,7 +284,12 @@ def error_of(result: str, message: str) -> GeninError:
 def _event_of(event: EventStruct) -> NativeEvent:
     kind, result = KINDS[event.kind], RESULTS[event.result]
     at = (event.step, event.steps, event.tag, event.width, event.height)
-    return NativeEvent(kind, event.ticket, result, event.message.decode(), *at)
+    return NativeEvent(kind, event.ticket, result, _text(event.message), *at)
+
+
+def _text(message: bytes) -> str:
+    """One line. The library cuts messages by bytes, and quotes file names of any encoding."""
+    return " ".join(message.decode(errors="replace").splitlines())
 
 
 def _bytes(value: Any) -> Any:

@@ -19,6 +19,7 @@ from genin.runtimes.bundle import Bundle, GraphEntry
 from genin.runtimes.cancellation import Interruption
 from genin.runtimes.engine import BundleEngine, EngineSettings, GraphInput, Loaded, Loader, OperatorTime, graph_error
 from genin.runtimes.errors import InputError
+from genin.runtimes.forked import keep_in_forks
 from genin.runtimes.lazy import engine_module
 from genin.runtimes.tensors import OUTPUTS
 from genin.runtimes.threads import thread_limit
@@ -53,7 +54,9 @@ def _core() -> tuple[int, Any]:
     freed (openvino 2026.4). Of two that are freed in the order in which they were made, the second restores the first one's, which
     is gone by then: the next signal, a Ctrl-C or the end of a child process, ends the process with a segmentation fault.
     """
-    return os.getpid(), engine_module("openvino").Core()
+    made = engine_module("openvino").Core()
+    keep_in_forks(made)
+    return os.getpid(), made
 
 
 def exact_settings(threads: int | None = None) -> dict[str, str]:

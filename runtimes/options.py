@@ -9,6 +9,7 @@ Not here: the commands.
 from __future__ import annotations
 
 import functools
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -89,7 +90,7 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
             number = float(parts[1]) * {None: 1, "k": 1e3, "m": 1e6, "g": 1e9}[parts[2]] if parts else 0.0
         except ValueError:
             number = 0.0
-        if number <= 0:
+        if not 0 < number < math.inf:
             self.fail(f"'{value}' is not a size; write 2.5MB", param, ctx)
         return number
 

@@ -31,6 +31,7 @@ from genin.runtimes.cancellation import Cancellation, check, interruptible, neve
 from genin.runtimes.engine import Array, BundleEngine, Engine
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.folder import is_model_folder
+from genin.runtimes.forked import keep_in_forks
 from genin.runtimes.manifest import ModelConstants, SingleGraphEntry
 from genin.runtimes.noise import batch_normal
 from genin.runtimes.origin import origin_of, weight_files
@@ -92,11 +93,13 @@ class Pipeline:
         if bundle is not None:
             self._takes_images = VAE_ENCODER in bundle.manifest.components(choice.format, choice.precision)
             self._single = bundle.manifest.steps_of_single_graphs(choice.format, choice.precision)
-        self._weight_files = weight_files(path) if bundle is None and is_model_folder(path) else ()
+        self._place = path.absolute()  # the program may change its working folder
+        self._weight_files = weight_files(self._place) if bundle is None and is_model_folder(path) else ()
         self._schedule = Schedule.from_config(self.sampler.scheduler)
         self._closed, self._process = False, os.getpid()
         # Engines keep their tensors between calls: two threads at once would draw each other's pictures.
         self._one_at_a_time = threading.Lock()
+        keep_in_forks(self)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -150,7 +153,7 @@ class Pipeline:
         if generation.strength is not None:
             common["strength"] = generation.strength
         origin = {"model": self._shown_name(), "runtime": self.runtime, "precision": self.precision}
-        origin |= origin_of(self.path, self._bundle, self._weight_files)
+        origin |= origin_of(self._place, self._bundle, self._weight_files)
         each = zip(generation.images, generation.prompts, generation.seeds, strict=True)
         return [
             Picture(image.copy(), {"prompt": prompt, "seed": seed, **common}, origin) for image, prompt, seed in each
@@ -158,7 +161,7 @@ class Pipeline:
 
     def _shown_name(self) -> str:
         """What pictures say of the model: of a local path only the last part, as they may go to other people."""
-        return self.path.resolve().name if Path(self.name).expanduser() == self.path else self.name
+        return self._place.resolve().name if Path(self.name).expanduser() == self.path else self.name
 
     def generate(
         self, prompt: str | Sequence[str], seed: int | Sequence[int] = 0, **options: Unpack[Options]
@@ -206,12 +209,13 @@ class Pipeline:
         return self._draw(request, cancel)
 
     def close(self) -> None:
-        """Free the networks and remove what was unpacked."""
+        """Free the networks and remove what was unpacked. In a process that was forked later both are left alone."""
         if not self._closed:
             self._closed = True
-            self._engine.close()
-            if self._bundle is not None:
-                self._bundle.close()
+            if self._process == os.getpid():
+                self._engine.close()
+                if self._bundle is not None:
+                    self._bundle.close()
 
     def __repr__(self) -> str:
         size = f"{self.image.width}x{self.image.height}"

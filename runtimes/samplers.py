@@ -90,7 +90,7 @@ class Schedule:
             timesteps = (np.arange(count) * stride)[::-1] + self.steps_offset
         else:
             timesteps = np.round(np.arange(total, 0, -total / count)[:count]) - 1
-        if timesteps[0] >= total:
+        if timesteps[0] >= total or timesteps[-1] < 0:
             raise InputError(f"steps_offset {self.steps_offset} leaves the schedule at {counted(count, 'step')}")
         return tuple((int(t), max(int(t) - stride, END)) for t in timesteps)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ MARKS = (
 )
 MARK = "\ufeff"  # inside a text (files put together) it is invisible and means nothing
 SAVE_AS_UTF8 = "save it as UTF-8"
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def decode_text(content: bytes) -> str:
@@ -71,18 +74,24 @@ def lines_of(text: str) -> list[str]:
 
 
 def parse_json(text: str, *, infinite: bool = False) -> Any:
-    """What a JSON text holds. Python would also read numbers that JSON lacks: NaN never passes, infinite ones if they may be there.
-    Errors: ValueError."""
+    """What a JSON text holds. Python would also read what cannot be written again: halves of surrogate pairs, and numbers that JSON
+    lacks. NaN never passes, infinite ones (`1e999` is one) if they may be there. Errors: ValueError."""
 
     def number(name: str) -> float:
-        if name == "NaN" or not infinite:
-            raise ValueError(f"{name} is not a number")
-        return float(name)
+        value = float(name)
+        if not math.isfinite(value) and (math.isnan(value) or not infinite):
+            raise ValueError(f"{name[:40]} is not a number")
+        return value
 
     try:
-        return json.loads(text, parse_constant=number)
+        data = json.loads(text, parse_constant=number, parse_float=number)
+        if SURROGATE.search(text):
+            json.dumps(data, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("a text is not valid Unicode") from error
+    return data
 
 
 def json_object(text: str, *, strict: bool = False) -> dict[str, Any] | None:

@@ -53,7 +53,7 @@ def check_device(name: str) -> str:
     if not isinstance(name, str):
         raise InputError(f"device {name!r} is not a text", remedy=f"choose from {', '.join(DEVICES)}")
     kind, colon, index = name.partition(":")
-    if kind not in DEVICES or (colon and not index.isdigit()):
+    if kind not in DEVICES or (colon and not (index.isascii() and index.isdigit())):
         raise InputError(f"unknown device '{name}'", remedy=nearest(kind, DEVICES))
     return kind if kind == "cpu" else name
 

@@ -160,6 +160,8 @@ def test_a_picture_that_cannot_be_saved(pipe: genin.Pipeline, tmp_path: Path, na
         ("builtin:teacher", {"device": "gpu"}, "unknown device 'gpu'.*cpu, cuda, mps"),
         ("builtin:teacher", {"device": "cuda:99"}, "device cuda:99 is not available"),
         ("no/such/folder", {}, "no such model"),
+        ("x" * 300, {}, r"cannot be read \(File name too long\)"),
+        ("a\0b", {}, "a model must be a path"),
         ("builtin:world", {}, "this is a dataset, not a model.*models are builtin:student"),
         ("builtin:student", {"runtime": None}, "runtime None is not a text; choose from auto"),
         ("builtin:student", {"precision": None}, "precision None is not a text; choose from auto"),
@@ -169,6 +171,18 @@ def test_what_cannot_be_loaded_is_a_typed_error(name: str, options: dict[str, ty
     with pytest.raises(genin.InputError, match=says) as caught:
         genin.load(name, **options)
     assert isinstance(caught.value, genin.GeninError) and "\n" not in str(caught.value)
+
+
+def test_a_closed_folder_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(genin.InputError, match="no such model"):
+        genin.load(tmp_path / "student")
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(genin.InputError, match=r"cannot be read \(Permission denied\)"):
+        genin.load(tmp_path / "student")
 
 
 def test_verify_is_the_command(pipe: genin.Pipeline) -> None:

@@ -65,6 +65,8 @@ def test_help_lists_every_command_and_begins_with_quickstart(capsys: pytest.Capt
         (["bench", "--size", "64x96"], "'64x96' is not a side in pixels; write 64 or 64,96: pictures are squares here"),
         (["world", "render", "--size", "64,96"], "'64,96' is not a side in pixels; write one number, such as 64"),
         (["generate", "a", "--size", "64,64"], "write 512x768, the width first, or 512 for a square"),
+        (["generate", "a", "--max-memory", "9" * 400], "is not a size; write 2.5MB"),
+        (["runtimes", "--explain", __file__], "neither a model nor a bundle"),
         (["xyzzy"], "choose from: quickstart, world, data"),
         (["data", "prepair"], "no command 'data prepair'; did you mean prepare?"),
         (["world", "render", "--split", "tset"], "'train', 'val', 'test'"),
@@ -81,6 +83,13 @@ def test_wrong_usage_is_exit_code_2_and_says_what_would_be_right(
     out, err = capsys.readouterr()
     assert says in " ".join((out + err).split())
     assert not arguments or (err.startswith("genin: ") and err.count("\n") == 1)
+
+
+def test_a_cache_in_nobodys_home_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GENIN_CACHE", "~nobody-here/cache")
+    monkeypatch.setenv("GENIN_AUTO", "")
+    assert cli.run(["runtimes", "--explain", "builtin:student"]) == 2
+    assert capsys.readouterr().err.startswith("genin: there is no such user: ~nobody-here/cache; ")
 
 
 @pytest.mark.parametrize(
@@ -251,6 +260,21 @@ def test_a_write_that_the_system_refuses_is_one_line(
 
     monkeypatch.setattr(cli, "command_line", lambda: click.Command("genin", callback=refuse))
     assert cli.run([]) == code
+    error = capsys.readouterr().err
+    assert error.startswith(says) and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("a\nb", "genin: Is a directory: a b; "), (None, "genin: Is a directory; ")]
+)
+def test_a_file_of_an_odd_name_or_none_is_one_line(
+    name: str | None, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), *([] if name is None else [name]))
+
+    monkeypatch.setattr(cli, "command_line", lambda: click.Command("genin", callback=refuse))
+    assert cli.run([]) == 2
     error = capsys.readouterr().err
     assert error.startswith(says) and len(error.splitlines()) == 1
 

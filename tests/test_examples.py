@@ -190,6 +190,14 @@ def test_the_batch_reads_utf_8_with_a_mark_and_names_what_is_not(content: bytes,
     assert done.exit_code == 1 and says in done.output and isinstance(done.exception, SystemExit)
 
 
+def test_the_batch_names_a_file_that_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a ninja\n", encoding="utf-8")
+    done = CliRunner().invoke(
+        example("batch").main, [str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "prompts.txt")]
+    )
+    assert done.exit_code == 2 and "is a file" in done.output
+
+
 @pytest.mark.export
 def test_the_batch_draws_each_line_with_each_seed(tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path) -> None:
     batch = example("batch")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from PIL import Image
 
 from fake_hub import FakeHub, write_fake_bundle
 from genin.cli import run
+from genin.hub import repository
 from genin.hub.model import download, wanted_files
 from genin.hub.repository import HubName, may_be_on_the_hub
 from genin.names import InstalledNames
@@ -142,6 +145,20 @@ def test_a_name_is_downloaded_and_used(
     assert first < second and weights(list(second))
 
 
+@pytest.mark.parametrize("online", [True, False])
+def test_a_model_folder_with_another_programs_manifest(
+    hub: FakeHub, tiny_student_folder: Path, tmp_path: Path, online: bool
+) -> None:
+    """As it is on a disk."""
+    folder = Path(shutil.copytree(tiny_student_folder, tmp_path / "repository"))
+    (folder / "manifest.json").write_text('{"short_name": "app"}')
+    hub.add(folder, NAME)
+    if not online:
+        shutil.copytree(folder, hub.cache / f"models--{NAME.replace('/', '--')}" / "snapshots" / "main")
+        hub.online = False
+    assert (InstalledNames().model(NAME) / "unet").is_dir()
+
+
 def test_a_revision_is_another_model(hub: FakeHub, tiny_student_folder: Path, tiny_model_folder: Path) -> None:
     hub.add(tiny_student_folder, NAME)
     hub.add(tiny_model_folder, NAME, revision="refs/pr/1")
@@ -248,20 +265,42 @@ def test_repositories_without_a_model_folder(hub: FakeHub, tmp_path: Path, files
     assert not hub.calls, "nothing is downloaded"
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_not_a_missing_network(
-    hub: FakeHub, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    hub: FakeHub, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    import errno
-
     import huggingface_hub
 
     def full(*_: object, **__: object) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, "it is full")
 
     hub.add(tiny_model_folder, NAME)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
-    with pytest.raises(InputError, match=r"cache cannot be written \(No space left on device\)"):
+    with pytest.raises(InputError, match=r"cache cannot be written \(it is full\)"):
         download(NAME)
+
+
+def test_a_hub_that_says_nothing_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's own requests for names and commits have no limit."""
+    import huggingface_hub
+
+    asked: list[object] = []
+
+    def silent(_method: str, _url: str, *, timeout: float | None = None) -> None:
+        asked.append(timeout)
+        raise TimeoutError("nobody answers")
+
+    def ask(*_: object, timeout: float | None = None, **__: object) -> None:
+        session.request("GET", "https://huggingface.co", timeout=timeout)
+
+    session = SimpleNamespace(request=silent)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: session)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: SimpleNamespace(list_repo_files=ask))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", ask)
+    name = repository.HubName.parse(NAME, "model")
+    assert repository.list_files(name) is None and repository.snapshot(name, ["a.json"]) is None
+    assert asked == [repository.SILENCE_S] * 2
+    assert session.request is silent, "it is the program's client, too"
 
 
 # --- bundles ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -178,6 +179,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(tmp_path: Path) -> None:
         (("--teacher", "builtin:techer"), "did you mean builtin:teacher"),
         (("--teacher", "builtin:student"), "this is already a bundle"),
         (("--minutes", "0"), "'--minutes'"),
+        (("--minutes", "nan"), "minutes must be a number above 0; got nan"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(
@@ -185,6 +187,17 @@ def test_bad_input_is_refused_before_anything_is_written(
 ) -> None:
     assert run(tmp_path / "out", *arguments) == 2
     assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "transformers"])
+def test_a_package_of_a_late_stage_is_missed_at_once(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    assert run(tmp_path / "out") == 2
+    assert f"'{package}' is not installed; pip install 'genin[all]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -64,6 +64,7 @@ def test_parts_are_imported_without_torch_and_their_verbs_are_there() -> None:
         (GenerateOptions, {"count": 0}, "count must be a whole number from 1 to 10,000; got 0"),
         (GenerateOptions, {"seed": 2**64 - 1, "count": 2}, "seed"),
         (GenerateOptions, {"noise": "numpy"}, "unknown noise mode"),
+        (GenerateOptions, {"out": "a\0.png"}, "out must be a path"),
         (PrepareOptions, {"fit": FitOptions(buckets=True)}, "--buckets needs --size"),
         (ExportOptions, {"formats": "onx"}, "unknown format 'onx'; did you mean onnx"),
         (ExportOptions, {"plans": 5}, "a plan must be a path; got 5"),
@@ -71,6 +72,7 @@ def test_parts_are_imported_without_torch_and_their_verbs_are_there() -> None:
         (PlanOptions, {"target_lpips": True}, "target_lpips must be a number above 0; got True"),
         (EvaluateOptions, {"steps": 2.5}, "steps must be a whole number, at least 1; got 2.5"),
         (EvaluateOptions, {"threads": 5000}, "threads must be a whole number from 1 to 1,024; got 5000"),
+        (EvaluateOptions, {"guidance_scale": 10**400}, "guidance_scale must be a number; got 1000"),
         (EvaluateOptions, {"guidance_scale": float("nan")}, "guidance_scale must be a number; got nan"),
         (EvaluateOptions, {"split": "tset"}, "unknown split 'tset'; did you mean test"),
         (EvaluateOptions, {"runtime": "onnx"}, "unknown runtime 'onnx'; did you mean onnxruntime"),
@@ -170,7 +172,7 @@ def test_a_home_folder_is_found_wherever_a_path_is_taken(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1", "mps"])
 def test_devices_of_pytorch(name: str) -> None:
     assert check_device(name) == name
-    for wrong in (f"{name}:", f"{name}:x", "gpu", ""):
+    for wrong in (f"{name}:", f"{name}:x", f"{name}:²", "gpu", ""):
         with pytest.raises(genin.InputError, match="unknown device"):
             check_device(wrong)
 
@@ -188,6 +190,8 @@ def test_the_processor_has_one_name() -> None:
         genin.load("builtin:teacher", device="cpu:0", precision="fp16")
     with pytest.raises(genin.InputError, match="count"):
         GenerateOptions(count=None)  # type: ignore[arg-type]
+    with pytest.raises(genin.InputError, match=r"the prompt must be a text; got \['a ninja'\]"):
+        generate(["a ninja"])  # type: ignore[arg-type]
 
 
 def test_a_device_is_refused_where_nothing_runs_on_it(tmp_path: Path) -> None:

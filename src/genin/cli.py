@@ -187,18 +187,19 @@ def run(arguments: Sequence[str]) -> int:
         where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
         return _fail(_one_line(error.format_message()).rstrip(".") + where, InputError.exit_code)
     except click.ClickException as error:
-        return _fail(_one_line(error.format_message()), error.exit_code)
+        return _fail(error.format_message(), error.exit_code)
     except OfflineError as error:
-        return _fail(_one_line(error.for_command(arguments)), error.exit_code)
+        return _fail(error.for_command(arguments), error.exit_code)
     except GeninError as error:
-        return _fail(_one_line(str(error)), error.exit_code)
+        return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         # A training's own message says what it saved and how to go on; click passes it on as the cause of an Abort.
         said = _one_line(str(error)) or _one_line(str(error.__cause__ or ""))
         return _fail(said or "interrupted", INTERRUPTED)
     except (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
         hint = "" if debugging() else "; GENIN_DEBUG=1 shows the traceback"
-        return _fail(f"{error.strerror or 'cannot be used'}: {error.filename}{hint}", InputError.exit_code)
+        where = "" if error.filename is None else f": {error.filename}"
+        return _fail(f"{error.strerror or 'cannot be used'}{where}{hint}", InputError.exit_code)
     except Exception as error:
         if missing := _missing_package(error, arguments):
             return _fail(str(missing), missing.exit_code)
@@ -206,9 +207,8 @@ def run(arguments: Sequence[str]) -> int:
             return _fail(f"{error.strerror}: {error.filename}; choose a shorter name", InputError.exit_code)
         if refused := refused_write(error):
             return _fail(str(refused), refused.exit_code)
-        reason = _one_line(f"{type(error).__name__}: {error}")
         hint = "" if debugging() else "; GENIN_DEBUG=1 shows the traceback"
-        return _fail(f"unexpected {reason}{hint}", 1)
+        return _fail(f"unexpected {type(error).__name__}: {error}{hint}", 1)
     return code if isinstance(code, int) else 0
 
 
@@ -253,7 +253,7 @@ def _missing_package(error: Exception, arguments: Sequence[str]) -> MissingExtra
 def _fail(line: str, exit_code: int) -> int:
     if debugging():
         traceback.print_exc()
-    click.echo(f"genin: {line}", err=True)
+    click.echo(f"genin: {_one_line(line)}", err=True)
     return exit_code
 
 

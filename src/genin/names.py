@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -42,8 +43,11 @@ class InstalledNames:
         if name.startswith("builtin:"):
             return _builtin_model(name)
         path = local_path(name, "a model")
-        if path.exists():
-            return path
+        try:
+            if path.exists():
+                return path
+        except OSError as error:  # a name that is too long, a folder that may not be looked into
+            raise InputError(f"cannot be read ({error.strerror})", where=name, remedy="give another path") from error
         if may_be_on_the_hub(name) and path.suffix != ".genin":
             from genin.hub.model import download
 
@@ -132,18 +136,20 @@ def _renderer_version() -> str:
 
 
 def cache_folder() -> Path:
-    """`GENIN_CACHE`, or `genin` in the platform's cache folder."""
+    """`GENIN_CACHE`, or `genin` in the platform's cache folder. Errors: InputError for nobody's home."""
     from platformdirs import user_cache_path
 
     chosen = os.environ.get("GENIN_CACHE")
-    return Path(chosen).expanduser() if chosen else user_cache_path("genin", appauthor=False, opinion=False)
+    return local_path(chosen, "GENIN_CACHE") if chosen else user_cache_path("genin", appauthor=False, opinion=False)
 
 
 def _no_such(name: str, what: str, known: Iterable[str] = BUILTIN_MODELS) -> InputError:
     """The nearest names: built-in ones by the whole, neighbours on the disk by the last part alone."""
     path = Path(name).expanduser()
-    beside = path.parent.iterdir() if path.parent.is_dir() and not name.startswith("builtin:") else ()
-    siblings = {sibling.name: str(sibling) for sibling in beside}
+    siblings: dict[str, str] = {}
+    with suppress(OSError):  # a folder that may not be looked into
+        if path.parent.is_dir() and not name.startswith("builtin:"):
+            siblings = {sibling.name: str(sibling) for sibling in path.parent.iterdir()}
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     close += [siblings[one] for one in difflib.get_close_matches(path.name, siblings, n=3, cutoff=0.5)]
     remedy = f"did you mean {' or '.join(close)}?" if close else f"give a path, or one of: {', '.join(known)}"

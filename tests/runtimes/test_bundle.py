@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import random
 import shutil
 import stat
@@ -276,7 +277,7 @@ def test_hostile_paths_are_refused(folder: Path, path: str) -> None:
     with pytest.raises(BundleError, match="is refused"):
         check_path(path)
     edit_manifest(folder, "files", 0, "path", value=path)
-    with pytest.raises(BundleError, match="is refused"):
+    with pytest.raises(BundleError, match=r"is refused|not valid Unicode"):
         Bundle.open(folder)
 
 
@@ -292,6 +293,7 @@ def test_hostile_paths_are_refused(folder: Path, path: str) -> None:
         (("latents", "height"), 1024, "no whole multiple of the latents"),
         (("image", "width"), 70, "no whole multiple of the latents"),
         (("latents", "scaling_factor"), float("nan"), "NaN is not a number"),
+        (("model", "title"), "half \ud83e", "a text is not valid Unicode"),
         (("text", "max_length"), 10**9, "max_length"),
         (("sampler", "guidance"), "strong", "'strong' is not one of baked, free"),
         (("sampler", "name"), "euler", "not one of ddim"),
@@ -299,7 +301,7 @@ def test_hostile_paths_are_refused(folder: Path, path: str) -> None:
         (("sampler", "few_step_timesteps"), {"2": [999]}, "has 1 timesteps"),
         (("sampler", "few_step_timesteps"), {"2": [499, 999]}, "is not decreasing"),
         (("sampler", "few_step_timesteps"), {"1": [1000]}, "timestep 1000 is outside"),
-        (("sampler", "prediction_type"), "epsilon", "the scheduler says v_prediction"),
+        (("sampler", "prediction_type"), "epsilon", "the scheduler says 'v_prediction'"),
         (("sampler", "scheduler", "num_train_timesteps"), "many", "not an integer"),
         (("graphs", 1, "component"), "unet2", "unknown component 'unet2'"),
         (("graphs", 1, "component"), "vae_decoder", "two graphs have the same"),
@@ -324,6 +326,32 @@ def test_hostile_paths_are_refused(folder: Path, path: str) -> None:
 def test_wrong_manifests_are_refused(folder: Path, keys: tuple[str | int, ...], value: object, says: str) -> None:
     edit_manifest(folder, *keys, value=value)
     with pytest.raises(BundleError, match=says):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("graphs", 0, "format"),
+        ("graphs", 0, "component"),
+        ("graphs", 0, "precision"),
+        ("sampler", "guidance"),
+        ("sampler", "prediction_type"),
+    ],
+)
+def test_a_refusal_is_one_short_line(folder: Path, keys: tuple[str | int, ...]) -> None:
+    edit_manifest(folder, *keys, value="a\nb" * 10_000)
+    with pytest.raises(BundleError) as refused:
+        Bundle.open(folder)
+    assert len(refused.value.what) < 200 and "\n" not in str(refused.value)
+
+
+def test_a_number_that_is_too_large_is_refused(folder: Path) -> None:
+    """Python would read it as infinite, which JSON cannot say."""
+    edit_manifest(folder, "model", "recipe", value="HERE")
+    text = (folder / "manifest.json").read_text(encoding="utf-8").replace('"HERE"', '{"lr": -1e999}')
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    with pytest.raises(BundleError, match="-1e999 is not a number"):
         Bundle.open(folder)
 
 
@@ -461,6 +489,43 @@ def test_members_that_overlap_are_refused(packed: Path, tmp_path: Path) -> None:
         archive._didModify = True  # type: ignore[attr-defined]
     with pytest.raises(BundleError, match="larger than the archive"):
         Bundle.open(packed)
+
+
+def test_unpacking_that_was_interrupted_begins_anew(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(source: Any, target: Any, _length: int) -> None:
+        target.write(source.read(1))
+        raise KeyboardInterrupt
+
+    with Bundle.open(packed) as bundle:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(shutil, "copyfileobj", interrupted)
+            bundle.read_bytes("README.md")
+        assert bundle.read_bytes("README.md")
+
+
+def test_what_was_unpacked_and_is_in_use_does_not_keep_a_bundle_from_closing(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows a file that an engine has open cannot be removed."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "in use by another process")
+
+    bundle = Bundle.open(packed)
+    place = bundle.local("README.md")
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "rmdir"):
+            patch.setattr(os, name, refuse)
+        bundle.close()
+    shutil.rmtree(place.parent)
+
+
+def test_a_file_that_was_changed_after_its_first_use_is_refused(folder: Path) -> None:
+    with Bundle.open(folder) as bundle:
+        before = bundle.local("README.md").read_bytes()
+        (folder / "README.md").write_bytes(bytes(len(before)))
+        with pytest.raises(BundleError, match=r"'README.md' is damaged or was changed"):
+            bundle.local("README.md")
 
 
 def test_changed_content_of_an_archive_is_refused(packed: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from genin.runtimes import measured
 from genin.runtimes.engine import EngineSettings
-from genin.runtimes.errors import BundleError
+from genin.runtimes.errors import BundleError, InputError
 from genin.runtimes.loading import load_pipeline
 from genin.runtimes.measured import decide, forget
 from genin.runtimes.pipeline import Choice
@@ -143,6 +144,12 @@ def test_what_cannot_be_measured_goes_by_the_order(
     assert found.way.choice == CHOICES[0] and why in found.why and not opening.asked and not found.timings
 
 
+def test_a_misspelt_switch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENIN_AUTO", "ordr")
+    with pytest.raises(InputError, match="the environment variable GENIN_AUTO is 'ordr'; set it to order"):
+        decide("a bundle", CHOICES, EngineSettings(), SMALL, Opening({}))
+
+
 def test_nothing_that_can_be_measured_is_no_error() -> None:
     found = decide("a bundle", CHOICES, EngineSettings(), SMALL, Opening({}))
     assert found.way.choice == CHOICES[0] and "no way" in found.why
@@ -156,7 +163,26 @@ def test_slow_pictures_keep_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> No
     assert time.perf_counter() - begun < 1.0
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '[{"runtime": 1}]', '[{"picture_ms": -1}]', "\x00"])
+def timing(**changes: object) -> str:
+    """A memory of one way."""
+    kept = {
+        "runtime": "openvino",
+        "format": "openvino",
+        "precision": "fp32",
+        "threads": 1,
+        "picture_ms": 1,
+        "load_s": 0.1,
+    }
+    return json.dumps([kept | changes])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "{", '[{"runtime": 1}]', '[{"picture_ms": -1}]', "\x00", "[" * 100_000),
+        *(timing(runtime="another"), timing(threads="two"), timing(load_s=None), timing(picture_ms=float("inf"))),
+    ],
+)
 def test_a_damaged_memory_is_measured_anew(content: str, tmp_path: Path) -> None:
     opening = Opening(
         {("openvino", 1): 0.002, ("openvino", 2): 0.001, ("onnxruntime", 1): 0.003, ("onnxruntime", 2): 0.004}

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from conftest import IMAGE_SIZE, LATENT_SIZE, MAX_LENGTH, psnr_db
+from fake_hub import write_fake_bundle
 from genin import cli
 from genin.runtimes import engine as engines
 from genin.runtimes.bundle import Bundle
@@ -255,6 +256,22 @@ def test_auto_takes_the_first_that_is_installed(tiny_bundle: Path, monkeypatch: 
         load_pipeline(tiny_bundle)
     with pytest.raises(MissingExtraError, match=r"pip install 'genin\[openvino\]'"):
         load_pipeline(tiny_bundle, "openvino")
+
+
+def test_auto_takes_the_most_exact_precision_of_all_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same seed draws the same picture whatever is installed."""
+    write_fake_bundle(tmp_path, ["openvino/int8", "onnx/fp32", "onnx/fp16", "coreml/fp32"])
+    with Bundle.open(tmp_path) as bundle:
+        manifest = bundle.manifest
+    absent: set[str] = set()
+    monkeypatch.setattr(engines.EngineRow, "reason", lambda row: "absent" if row.extra in absent else None)
+    assert choose(manifest, "auto", "auto", tmp_path) == Choice("openvino", "fp32", "onnx")
+    assert choose(manifest, "openvino", "auto", tmp_path) == Choice("openvino", "fp32", "onnx")
+    assert choose(manifest, "auto", "int8", tmp_path) == Choice("openvino", "int8", "openvino")
+    absent |= {"openvino"}
+    assert choose(manifest, "auto", "auto", tmp_path) == Choice("onnxruntime", "fp32", "onnx")
+    absent |= {"onnxruntime"}
+    assert choose(manifest, "auto", "auto", tmp_path) == Choice("coreml", "fp32", "coreml")
 
 
 @pytest.mark.export

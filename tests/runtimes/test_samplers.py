@@ -126,5 +126,8 @@ def test_wrong_steps_are_refused() -> None:
     for count in (0, -1, 1001):
         with pytest.raises(InputError, match="from 1 to 1000"):
             schedule.steps(count)
+    for offset in (-1, 501):
+        with pytest.raises(InputError, match=f"steps_offset {offset} leaves the schedule at 2 steps"):
+            Schedule.from_config({"steps_offset": offset}).steps(2)
     with pytest.raises(InputError, match="timestep 1000"):
         schedule.explicit_steps([1000])

@@ -331,6 +331,17 @@ def test_a_picture_does_not_name_weights_that_did_not_draw_it(tiny_student_folde
         assert "model_sha256" not in pipeline("ninja", steps=1).origin
 
 
+def test_a_relative_name_means_the_working_folder_of_when_it_was_loaded(
+    tiny_student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_student_folder)
+    with load_pipeline(".") as pipeline:
+        monkeypatch.chdir(tmp_path)
+        origin = pipeline("ninja", steps=1).origin
+    assert origin["model"] == tiny_student_folder.resolve().name
+    assert origin["model_sha256"] == fingerprint(tiny_student_folder)
+
+
 def test_a_model_that_is_gone_draws_on(tiny_student_folder: Path, tmp_path: Path, student: Pipeline) -> None:
     (tmp_path / "model").symlink_to(tiny_student_folder)
     with folder_pipeline(tmp_path / "model", lambda: student._engine, runtime="pytorch", precision="fp32") as pipeline:

@@ -49,7 +49,7 @@ def download(text: str, runtime: str | None = AUTO, precision: str | None = AUTO
         available = list_files(name)
     if available is None:
         return _without_network(name, text, runtime, precision)
-    is_bundle = MANIFEST in available
+    is_bundle = _is_bundle(available)
     wanted = [MANIFEST] if is_bundle else wanted_files(available)
     if not wanted:
         raise _no_model(name, available)
@@ -125,6 +125,11 @@ def _belongs(index: str, weights: Sequence[str]) -> bool:
     return f"{Path(weights[0]).suffix}.index{variant}.json" in index
 
 
+def _is_bundle(files: Sequence[str]) -> bool:
+    """A model folder may hold another program's manifest."""
+    return MANIFEST in files and INDEX not in files
+
+
 def _is_weights(name: str) -> bool:
     return not name.endswith(SMALL) and name not in TOP_FILES
 
@@ -165,7 +170,7 @@ def _without_network(name: HubName, text: str, runtime: str | None, precision: s
     what = f"'{text}' is not a local path, and the hub cannot be reached"
     branch = f" at {name.revision}" if name.revision else ""
     if where is not None:
-        is_bundle = (where / MANIFEST).is_file()
+        is_bundle = _is_bundle([name for name in (MANIFEST, INDEX) if (where / name).is_file()])
         if is_bundle:
             needed = _missing_of_bundle(where, name, runtime, precision)
         else:

@@ -15,16 +15,19 @@ import errno
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from genin.runtimes.errors import InputError, MissingExtraError
+from genin.runtimes.files import REFUSALS
 
 Kind = Literal["model", "dataset"]
 NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>\w[\w./+-]*))?")
 REFUSED = (401, 403)
-CANNOT_WRITE = (errno.ENOSPC, errno.EACCES, errno.EROFS)
+SILENCE_S = 30.0  # after which the hub cannot be reached
+CANNOT_WRITE = (*REFUSALS, errno.EACCES)
 
 
 class OfflineError(InputError):
@@ -86,7 +89,8 @@ def list_files(name: HubName) -> list[str] | None:
     """All files of the repository; None without a network. Errors: InputError, NoRepositoryError among them."""
     hub = _client()
     try:
-        found = hub.HfApi().list_repo_files(name.repository, revision=name.revision, repo_type=name.kind)
+        with _limited():
+            found = hub.HfApi().list_repo_files(name.repository, revision=name.revision, repo_type=name.kind)
     except (OSError, ValueError) as error:
         _refuse(name, error)
         return None
@@ -96,10 +100,10 @@ def list_files(name: HubName) -> list[str] | None:
 def snapshot(name: HubName, files: Sequence[str]) -> Path | None:
     """The folder with these files of the repository, downloaded where it lacks them; None without a network. Errors: InputError."""
     hub, patterns = _client(), [_literal(file) for file in files]
+    options = {"revision": name.revision, "repo_type": name.kind, "allow_patterns": patterns}
     try:
-        found = Path(
-            hub.snapshot_download(name.repository, revision=name.revision, repo_type=name.kind, allow_patterns=patterns)
-        )
+        with _limited():
+            found = Path(hub.snapshot_download(name.repository, **options))
     except (OSError, ValueError) as error:
         _refuse(name, error)
         return None
@@ -127,6 +131,24 @@ def _client() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError("huggingface_hub", "hub") from error
     return huggingface_hub
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Within it the client does not wait for ever for a hub that says nothing: some of its requests have no limit of their own."""
+    from huggingface_hub.utils import get_session
+
+    session = get_session()  # this thread's; downloads in others have limits
+    request = session.request
+
+    def limited(*given: Any, timeout: Any = None, **options: Any) -> Any:
+        return request(*given, timeout=SILENCE_S if timeout is None else timeout, **options)
+
+    session.request = limited
+    try:
+        yield
+    finally:
+        session.request = request
 
 
 def _literal(file: str) -> str:

@@ -37,6 +37,7 @@ from genin.quickstart.stages import (
     measure_quality,
     write_page,
 )
+from genin.runtimes.arguments import number
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
 from genin.runtimes.options import json_option, threads_option
 from genin.runtimes.wording import counted
@@ -46,6 +47,10 @@ RECORD: Final = "quickstart.json"
 DEFAULT_OUT, DEFAULT_MINUTES = Path("genin-out"), 3.5
 DEFAULT_TEACHER, DEFAULT_STUDENT = "builtin:teacher", "bk-small-narrow"
 INTERRUPTED: Final = 130
+PACKAGES: Final = (
+    *("torch", "diffusers", "transformers", "accelerate", "onnx", "openvino"),
+    *("jinja2", "matplotlib", "psutil"),
+)
 
 STAGES: Final = (
     Stage("teacher", "Load the teacher", load_teacher, lambda r: f"{r['parameters'] / 1e6:.1f} M parameters"),
@@ -96,7 +101,7 @@ def quickstart_command(ctx: click.Context, /, out: Path, resume: bool, as_json: 
 
 def require_packages() -> None:
     """Errors: MissingExtraError before anything is written, rather than in the middle."""
-    for package in ("torch", "diffusers", "onnx", "openvino", "jinja2", "psutil"):
+    for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "all")
 
@@ -119,6 +124,7 @@ def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, r
         defaults = {"teacher": DEFAULT_TEACHER, "student": DEFAULT_STUDENT, "minutes": DEFAULT_MINUTES}
         settings = {**defaults, **asked}
         check_choice(settings["student"], tuple(PRESETS), "student")
+        number(settings["minutes"], "minutes", above=0)
         read_model_index(names.model(settings["teacher"]))  # refuses bundles, and what is no teacher
         record = {"genin_quickstart": FORMAT, "settings": settings, "stages": {}}
         out.mkdir(parents=True, exist_ok=True)
