@@ -156,6 +156,8 @@ def find_pictures(
             known = sorted(found.columns)
             remedy = nearest(name, known) if known else f"the sources have no {', '.join(METADATA_NAMES)} or .parquet"
             raise InputError(f"no metadata has a column '{name}'", remedy=remedy)
+    # Names on disk may hold what is no Unicode, and no report could be written with it.
+    found.dropped = [Dropped(clean(entry.path), clean(entry.reason)) for entry in found.dropped]
     return found
 
 
@@ -181,7 +183,7 @@ def _say_what_sidecars_were(source: Source, found: Found) -> None:
     sidecars = source.sidecars
     remedy = "save it as UTF-8, or say what it is with --encoding"
     for file, reason in sorted(sidecars.unreadable.items()):
-        found.dropped.append(Dropped(clean(source.top / file), f"the caption is {reason}: {remedy}"))
+        found.dropped.append(Dropped(str(source.top / file), f"the caption is {reason}: {remedy}"))
     if sidecars.decoded:
         files = listed([f"{file} as {encoding}" for file, encoding in sorted(sidecars.decoded.items())])
         found.notes.append(
@@ -203,7 +205,7 @@ def _say_what_sidecars_were(source: Source, found: Found) -> None:
 def _files(source: Path, exclude: Sequence[str], found: Found) -> list[Path]:
     walked, files = walk(source), []
     found.hidden += walked.hidden
-    found.dropped += [Dropped(clean(path), reason) for path, reason in walked.unread]
+    found.dropped += [Dropped(str(path), reason) for path, reason in walked.unread]
     for path in walked.files:
         if is_excluded(path.relative_to(source).as_posix(), exclude):
             found.excluded += path.suffix.lower() in KNOWN_SUFFIXES
@@ -227,9 +229,9 @@ def _pictures(files: Sequence[Path], metadata: Sequence[Path], found: Found) -> 
         if suffix in KNOWN_SUFFIXES:
             pictures.append(path)
         elif suffix in OTHER_SUFFIXES:
-            found.dropped.append(Dropped(clean(path), f"{suffix} is not supported: {OTHER_SUFFIXES[suffix]}"))
+            found.dropped.append(Dropped(str(path), f"{suffix} is not supported: {OTHER_SUFFIXES[suffix]}"))
         elif path.is_symlink() and not path.exists():
-            found.dropped.append(Dropped(clean(path), "a link that leads nowhere"))
+            found.dropped.append(Dropped(str(path), "a link that leads nowhere"))
         else:
             found.ignored[suffix or "no suffix"] += 1
     found.notes += other_tables([path.name for path in files])
@@ -252,7 +254,7 @@ def _rows(source: Source, metadata: Sequence[Path], found: Found) -> dict[Path, 
     for path in sorted(metadata, key=lambda path: (-len(path.parts), METADATA_NAMES.index(path.name.lower()))):
         table = read_table(path, encoding=options.encoding, known=columns)
         found.notes += table.notes
-        found.dropped += [Dropped(clean(f"{path}:{number}"), reason) for number, reason in table.bad]
+        found.dropped += [Dropped(f"{path}:{number}", reason) for number, reason in table.bad]
         for row in table.rows:
             place = f"{path}:{row.number}"
             found.columns.update(row.values)
@@ -267,9 +269,9 @@ def _rows(source: Source, metadata: Sequence[Path], found: Found) -> dict[Path, 
                 continue
             match = _locate(path.parent, value, tree, names, by_name)
             if isinstance(match, str):
-                found.dropped.append(Dropped(clean(f"{place}: {value}"), match))
+                found.dropped.append(Dropped(f"{place}: {value}", match))
             elif match in rows:
-                found.dropped.append(Dropped(clean(f"{place}: {value}"), "a second row for the same file"))
+                found.dropped.append(Dropped(f"{place}: {value}", "a second row for the same file"))
             else:
                 rows[match] = row.values
     return rows
@@ -320,7 +322,7 @@ def _row_groups(path: Path, source: Source, split: Split | None, found: Found) -
     try:
         table = open_table(path, source.options.file_column)
     except InputError as error:
-        found.dropped.append(Dropped(clean(path), f"{error.what} ({error.remedy})"))
+        found.dropped.append(Dropped(str(path), f"{error.what} ({error.remedy})"))
         return []
     found.columns.update(table.columns)
     found.columns.update(group.column for group in table.groups if group.column == source.options.file_column)

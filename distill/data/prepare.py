@@ -347,7 +347,7 @@ def _report(
         sizes=_sizes(kept, options.fit),
         columns=attribute_columns(rows, named),
         licence=licence_of(rows, {}),
-        notes=tuple(_notes(kept, found, options)),
+        notes=tuple(map(clean, _notes(kept, found, options))),
     )
 
 

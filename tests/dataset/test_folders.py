@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import tarfile
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -289,6 +290,20 @@ def test_prepare_names_links_hidden_files_and_replacement_characters(tmp_path: P
     assert [Path(entry["path"]).name for entry in report["dropped"]] == ["loop"]
     assert any("1 hidden picture left out" in note for note in report["notes"])
     assert any("replacement characters" in note for note in report["notes"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_unicode_end_no_preparation(tmp_path: Path, genin: Json) -> None:
+    place = Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/f\xfcr"))
+    folder_of(place, "0.png", "1.png")
+    Path(os.fsdecode(os.fsencode(place) + b"/Notes. Andr\xe9")).touch()
+    (place / "metadata.csv").write_bytes("file_name,text\n0.png,ein schöner Gruß\n,\n,niemand\n".encode("cp1252"))
+    (tmp_path / "in" / "metadata.jsonl").write_text('{"file_name": "f/1.png", "odd\\ud800": "x"}\n', encoding="utf-8")
+    report = genin("data", "prepare", tmp_path / "in", "--out", tmp_path / "out")
+    assert report["kept"] == 2 and "ein schöner Gruß" in prepared(tmp_path / "out").values()
+    assert len(report["dropped"]) == 2 and all("?" in entry["path"] for entry in report["dropped"][:1])
+    said = " ".join(report["notes"])
+    assert "f?r/metadata.csv is not UTF-8" in said and ". andr? ×1" in said and "odd?" in said
 
 
 # --- shards -----------------------------------------------------------------------------------------------------------
