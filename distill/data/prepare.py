@@ -25,7 +25,7 @@ from PIL import Image
 
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import write_metadata
-from genin.dataset.splits import Split, splits_by_chance
+from genin.dataset.splits import ALIASES, SPLITS, Split, splits_by_chance
 from genin.dataset.tables import FILE_COLUMNS
 from genin.dataset.text import clean, listed
 from genin.distill.data.card import dataset_card
@@ -386,6 +386,10 @@ def _notes(kept: Sequence[Kept], found: Found, options: PrepareOptions) -> Itera
             f"{counted(len(damaged), 'caption holds', 'captions hold')} replacement characters (an earlier program "
             f"could not read them): {listed(damaged)}"
         )
+    odd = Counter(picture.candidate.columns.get("split", "") for picture in kept)
+    if others := [f"'{name}' ×{count}" for name, count in odd.most_common() if name and name.lower() not in ALIASES]:
+        instead = "counted as train" if any(picture.candidate.split for picture in kept) else "split by chance"
+        yield f"pictures of unknown splits are {instead} (known are {', '.join(SPLITS)}): {listed(others)}"
     if found.hidden:
         yield f"{counted(found.hidden, 'hidden picture')} left out (names that begin with a dot)"
     if found.excluded:

@@ -442,6 +442,18 @@ def test_splits_exclusions_and_hidden_files(tmp_path: Path, genin: Json) -> None
 
 
 @pytest.mark.parametrize(
+    ("known", "instead"), [("test", "counted as train"), ("holdout", "split by chance")], ids=["some", "none"]
+)
+def test_splits_of_unknown_names_are_named(tmp_path: Path, genin: Json, known: str, instead: str) -> None:
+    source = folder_of(tmp_path / "in", "0.png", "1.png", "2.png")
+    rows = [{"file_name": f"{n}.png", "split": split} for n, split in enumerate((known, "holdout", "holdout"))]
+    (source / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    report = genin("data", "prepare", source, "--out", tmp_path / "out")
+    [note] = [note for note in report["notes"] if "unknown splits" in note]
+    assert instead in note and f"'holdout' ×{2 + (known == 'holdout')}" in note
+
+
+@pytest.mark.parametrize(
     ("name", "caption"),
     [
         ("dngn/floor/snake-d2.png", "dngn floor snake d2"),
