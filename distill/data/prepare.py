@@ -249,30 +249,30 @@ def _choose(
     """The usable and new pictures, numbered, and those dropped."""
     kept: list[Kept] = []
     dropped: list[Entry] = []
-    png_of: dict[str, str | None] = {}
+    # By the name of the PNG file: two paths may read alike, where they are no Unicode or in an archive.
+    path_of: dict[str, str] = {}
     place_of: dict[str, int] = {}  # of those kept
 
-    def look(path: str) -> Image.Image:
-        with Image.open(pieces_folder / (png_of[path] or "")) as picture:
+    def look(png: str) -> Image.Image:
+        with Image.open(pieces_folder / png) as picture:
             return picture.convert("RGB")
 
     seen = SeenPictures(near=options.duplicates == "near", look=look)
     for candidate, pieces in files:
         for piece in pieces:
             path = clean(candidate.path) + (f", {piece.where}" if piece.where else "")
-            reason, like, first = piece.reason, None, ""
-            png_of.setdefault(path, piece.png)
-            if reason is None and options.duplicates != "keep":
-                reason = seen.add(path, bytes.fromhex(piece.digest), piece.thumbnail())
-                first = (reason or "").partition(" duplicate of ")[2]
-                like = png_of.get(first)
+            reason, like, png = piece.reason, None, piece.png or ""
             of = of_row(candidate, piece.row, piece.name, options.sources) if candidate.kind == "table" else candidate
+            if reason is None and options.duplicates != "keep":
+                duplicate = seen.add(png, bytes.fromhex(piece.digest), piece.thumbnail())
+                if duplicate is not None:
+                    kind, like = duplicate
+                    reason = f"{kind} duplicate of {path_of[like]}"
+                    reason += ", which takes its caption" if _inherits(kept, place_of[like], of) else ""
             if reason is not None:
-                if first in place_of and _inherits(kept, place_of[first], of):
-                    reason += ", which takes its caption"
                 dropped.append(Entry(path, reason, piece.png, like))
                 continue
-            place_of[path] = len(kept)
+            path_of[png], place_of[png] = path, len(kept)
             kept.append(Kept(f"{len(kept):06d}.png", of, replace(piece, fingerprint="", row={})))
     return kept, dropped
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
 import tempfile
 import threading
@@ -245,6 +246,20 @@ def test_a_duplicate_leaves_its_caption_to_a_picture_without(
     assert json.loads((tmp_path / "out" / "metadata.jsonl").read_text("utf-8"))["text"] == (own or "a fox asleep")
 
 
+def test_names_that_read_alike_are_of_two_pictures(tmp_path: Path, genin: Json) -> None:
+    """As of files from another system whose names are no Unicode here: all of them read `??.png`."""
+    source = tmp_path / "in"
+    source.mkdir()
+    alike = (source / "a b.png", source / "a  b.png")
+    for seed, path in enumerate(sorted(alike)):
+        drawing(seed).resize((256, 256)).save(path)
+    shutil.copyfile(min(alike), source / "copy of the first.png")
+    (source / "copy of the first.txt").write_text("the first", encoding="utf-8")
+    report = genin("data", "prepare", source, "--captions", "sidecar", "--out", tmp_path / "out")
+    assert report["kept"] == 2 and set(reasons(report)) == {"copy of the first.png"}
+    assert texts(tmp_path / "out") == ["the first", None]
+
+
 def test_colour_variants_and_small_changes_are_no_duplicates() -> None:
     base = noise(7, 64, 64)
     red, green, blue = base.split()
@@ -256,7 +271,7 @@ def test_colour_variants_and_small_changes_are_no_duplicates() -> None:
     for name, picture in {"base": base, "recoloured": recoloured, "changed": changed, "mirrored": mirrored}.items():
         assert seen.add(name, pixel_digest(picture), thumbnail(picture)) is None, name
     dimmer = ImageChops.subtract(base, Image.new("RGB", base.size, (1, 1, 1)))
-    assert seen.add("dimmer", pixel_digest(dimmer), thumbnail(dimmer)) == "near duplicate of base"
+    assert seen.add("dimmer", pixel_digest(dimmer), thumbnail(dimmer)) == ("near", "base")
 
 
 def test_near_duplicates_are_found_among_many() -> None:
