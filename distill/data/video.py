@@ -150,10 +150,16 @@ def _promised_s(container: Any, stream: Any) -> float:
 
 
 def _small(frame: Any) -> NDArray[np.uint8]:
+    """Upright, as bars and subtitles are looked for in what is shown."""
     width = min(LOOK_WIDTH, frame.width)
     height = max(2, round(width * frame.height / frame.width))
     pixels: NDArray[np.uint8] = frame.reformat(width=width, height=height, format="bgr24").to_ndarray()
-    return pixels
+    return np.ascontiguousarray(np.rot90(pixels, round(_turned(frame) / 90)))
+
+
+def _turned(frame: Any) -> int:
+    """Degrees, counterclockwise, by which a frame has to be turned."""
+    return int(getattr(frame, "rotation", 0) or 0)
 
 
 def _bright(grey: Grey, axis: int) -> Grey:
@@ -284,7 +290,7 @@ def _full(frame: Any, stream: Any) -> Image.Image:
     ratio = stream.sample_aspect_ratio or Fraction(1)
     if ratio > 0 and ratio != 1:
         image = image.resize((max(1, round(image.width * ratio)), image.height), Image.Resampling.LANCZOS)
-    turned = int(getattr(frame, "rotation", 0) or 0)
+    turned = _turned(frame)
     return image.rotate(turned, expand=True) if turned else image
 
 

@@ -82,6 +82,19 @@ def test_bars_are_cut_off(tmp_path: Path, genin: Json) -> None:
         assert likeness_db(picture, scene(seed, 20).crop((0, top, WIDTH, top + picture.height))) > 25
 
 
+def test_bars_of_a_film_that_is_shown_turned_are_cut_off(tmp_path: Path, genin: Json) -> None:
+    film = tmp_path / "phone.mp4"
+    write_film(film, [frame.rotate(90, expand=True) for frame in shot(1, bars=True)])
+    content = bytearray(film.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 4 + 20 + 16  # of a track's header: version and flags, times, layers
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, HEIGHT << 16, 0, 1 << 30)
+    film.write_bytes(content)
+    genin("data", "prepare", film, "--out", tmp_path / "out")
+    [row] = rows_of(tmp_path / "out")
+    picture = read_picture(tmp_path / "out" / row.file_name)
+    assert picture.width == WIDTH and HEIGHT - 2 * BAR - 6 <= picture.height <= HEIGHT - 2 * BAR
+
+
 def test_a_night_scene_is_no_bar(tmp_path: Path, genin: Json) -> None:
     def night(picture: Image.Image) -> Image.Image:
         return barred(picture)  # black above and below in this shot alone
