@@ -32,6 +32,7 @@ from genin.dataset.text import clean
 from genin.distill.data.aspect import bucket_of
 from genin.distill.data.duplicates import THUMBNAIL, is_blank, pixel_digest, thumbnail
 from genin.distill.data.find import Candidate
+from genin.files import atomic_path
 
 ARCHIVE_MEMBER_BYTES = 256 << 20
 
@@ -111,7 +112,9 @@ def _piece(opened: Opened, options: FitOptions, folder: Path, name: str) -> Piec
         reason = f"too small ({picture.width}×{picture.height}, --min-size {options.min_size})"
     elif is_blank(picture):
         reason = "blank: one colour all over"
-    fit(picture, _fitted(picture.size, options)).save(folder / name, "PNG")
+    # Never over a file that is there: it may be a finished dataset's, too (a link), or one that another thread looks at.
+    with atomic_path(folder / name, sync=False) as partial:
+        fit(picture, _fitted(picture.size, options)).save(partial, "PNG")
     return Piece(
         opened.where,
         name,

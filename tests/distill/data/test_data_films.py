@@ -401,6 +401,32 @@ def test_a_picture_damaged_by_a_power_cut_is_made_again(
     assert written == set(pieces.values())
 
 
+def test_a_dataset_stays_as_it_is_whatever_is_prepared_after_it(
+    tmp_path: Path, genin: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed when it is all but done leaves its pieces, which are the same files as the dataset's."""
+    (tmp_path / "in").mkdir()
+    scene(1, size=(90, 80)).save(tmp_path / "in" / "a.png")
+    command = ["data", "prepare", tmp_path / "in", "--out", tmp_path / "out"]
+
+    remove = shutil.rmtree
+
+    def killed_at_last(path: Path, **options: Any) -> None:
+        if path.suffix == ".partial":
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed_at_last)
+        assert run([str(argument) for argument in command]) == 130
+    (tmp_path / "out").rename(tmp_path / "earlier")
+    before = (tmp_path / "earlier" / "000000.png").read_bytes()
+    scene(2, size=(90, 80)).save(tmp_path / "in" / "a.png")
+    genin(*command)
+    assert (tmp_path / "earlier" / "000000.png").read_bytes() == before
+    assert (tmp_path / "out" / "000000.png").read_bytes() != before
+
+
 def test_nothing_usable_leaves_nothing_also_where_open_files_cannot_be_removed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
