@@ -212,8 +212,8 @@ def _link(source: Path, target: Path) -> None:
 def _read(
     candidates: Sequence[Candidate], journal: Journal, options: FitOptions, advance: Callable[[int], None]
 ) -> Iterator[tuple[Candidate, list[Piece]]]:
-    """Every file's pieces, in order, read on all cores (decoders release Python's lock); files in the journal are not read
-    again."""
+    """Every file's pieces, in order, read on all cores (decoders release Python's lock); files of which the journal has pictures
+    are not read again."""
 
     def read(candidate: Candidate) -> tuple[list[Piece], bool]:
         known = journal.known(candidate)
@@ -221,7 +221,8 @@ def _read(
             return known, True
         stat = journal.stat(candidate.path)
         pieces = pieces_of(candidate, options, journal.pieces, journal.stem(candidate))
-        journal.write(candidate, pieces, stat)
+        if any(piece.png for piece in pieces):  # else whatever was wrong may be mended when the run goes on
+            journal.write(candidate, pieces, stat)
         return pieces, False
 
     def finished(candidate: Candidate, future: Future[tuple[list[Piece], bool]]) -> tuple[Candidate, list[Piece]]:

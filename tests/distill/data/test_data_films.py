@@ -26,7 +26,7 @@ from PIL import Image, ImageCms
 
 from films import BAR, HEIGHT, PANELS, WIDTH, barred, comic_page, scene, shot, subtitled, write_film
 from genin.cli import run
-from genin.dataset.files import read_picture
+from genin.dataset.files import PictureError, read_picture
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import open_picture_set
 from genin.dataset.splits import splits_by_chance
@@ -399,6 +399,28 @@ def test_a_picture_damaged_by_a_power_cut_is_made_again(
     assert genin(*command)["resumed"] == 1
     written = {path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
     assert written == set(pieces.values())
+
+
+def test_what_gave_nothing_is_read_again_when_the_run_goes_on(
+    tmp_path: Path, genin: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for seed in range(2):
+        scene(seed, size=(90, 80)).save(tmp_path / "in" / f"{seed}.png")
+    command = ["data", "prepare", tmp_path / "in", "--out", tmp_path / "out"]
+
+    def away(path: Path, *_: object) -> None:
+        raise PictureError("cannot be read ([Errno 5] Input/output error)", where=path)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("genin.distill.data.extract.open_picture", away)
+        patch.setattr("genin.distill.data.prepare._choose", lambda files, *_: stop(list(files)))
+        assert run([str(argument) for argument in command]) == 130
+    report = genin(*command)
+    assert report["kept"] == 2 and not report["dropped"] and report["resumed"] == 0
 
 
 def test_a_dataset_stays_as_it_is_whatever_is_prepared_after_it(
