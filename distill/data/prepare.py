@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -220,7 +221,7 @@ def _read(
         if known is not None:
             return known, True
         stat = journal.stat(candidate.path)
-        pieces = pieces_of(candidate, options, journal.pieces, journal.stem(candidate))
+        pieces = pieces_of(candidate, options, journal.pieces, journal.stem(candidate), ended.is_set)
         if any(piece.png for piece in pieces):  # else whatever was wrong may be mended when the run goes on
             journal.write(candidate, pieces, stat)
         return pieces, False
@@ -232,7 +233,7 @@ def _read(
         return candidate, pieces
 
     pending: deque[tuple[Candidate, Future[tuple[list[Piece], bool]]]] = deque()
-    pool = ThreadPoolExecutor()
+    pool, ended = ThreadPoolExecutor(), threading.Event()
     try:
         for candidate in candidates:
             pending.append((candidate, pool.submit(read, candidate)))
@@ -241,7 +242,8 @@ def _read(
         while pending:
             yield finished(*pending.popleft())
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for what has not begun
+        ended.set()
+        pool.shutdown(cancel_futures=True)  # Ctrl-C waits neither for what has not begun nor for whole films
 
 
 def _choose(

@@ -8,6 +8,7 @@ import shutil
 import struct
 import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -379,6 +380,26 @@ def test_an_interrupted_run_waits_for_what_it_has_begun_alone(monkeypatch: pytes
     threading.Timer(0.2, release.set).start()
     files.close()
     assert len(begun) < 60
+
+
+def test_an_interrupted_run_does_not_wait_for_whole_films(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = []
+
+    def pieces_of(candidate: Candidate, *arguments: Any) -> list[Any]:
+        if candidate.name != "0":
+            deadline, ended = time.monotonic() + 10, arguments[-1]
+            while not ended() and time.monotonic() < deadline:
+                time.sleep(0.005)
+            left.append(deadline - time.monotonic())
+        return []
+
+    monkeypatch.setattr(prepare, "pieces_of", pieces_of)
+    ignored: Callable[..., None] = lambda *_: None  # noqa: E731
+    journal: Any = SimpleNamespace(known=ignored, stat=ignored, stem=ignored, write=ignored, pieces=Path(), resumed=0)
+    files: Any = prepare._read([Candidate(Path(), str(number)) for number in range(80)], journal, FitOptions(), ignored)
+    next(files)
+    files.close()
+    assert left and min(left) > 5
 
 
 def test_metadata_by_other_names_in_csv_with_joined_captions_and_a_trigger(tmp_path: Path, genin: Json) -> None:

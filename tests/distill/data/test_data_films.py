@@ -13,6 +13,7 @@ import wave
 import zipfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from genin.dataset.sets import open_picture_set
 from genin.dataset.splits import splits_by_chance
 from genin.distill.data.aspect import bucket_of, buckets
 from genin.distill.data.dataset import read_facts
-from genin.distill.data.extract import Piece
+from genin.distill.data.extract import FitOptions, Piece, pieces_of
 from genin.distill.data.find import Candidate
 from genin.distill.data.journal import Journal
 from genin.distill.data.prepare import Kept, PrepareOptions, _rows_of
@@ -93,6 +94,15 @@ def test_bars_of_a_film_that_is_shown_turned_are_cut_off(tmp_path: Path, genin: 
     [row] = rows_of(tmp_path / "out")
     picture = read_picture(tmp_path / "out" / row.file_name)
     assert picture.width == WIDTH and HEIGHT - 2 * BAR - 6 <= picture.height <= HEIGHT - 2 * BAR
+
+
+def test_a_film_ends_at_any_frame(tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    write_film(film, shot(1))
+    asked = iter([False] * 9 + [True] * 99)
+    with pytest.raises(CancelledError):
+        pieces_of(Candidate(film, "film.mp4", kind="video"), FitOptions(), tmp_path, "film", lambda: next(asked))
+    assert sum(asked) == 98
 
 
 def test_a_night_scene_is_no_bar(tmp_path: Path, genin: Json) -> None:
