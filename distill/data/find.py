@@ -241,20 +241,37 @@ def _pictures(files: Sequence[Path], metadata: Sequence[Path], found: Found) -> 
 # --- metadata --------------------------------------------------------------------------------------------------------
 
 
+class Endings:
+    """Files by how their paths end: whoever writes a table may leave out the folders above."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files, self._deepest = files, max((len(path.parts) for path in files), default=0)
+        self._by_length: dict[int, tuple[FileNames, dict[str, list[Path]]]] = {}
+
+    def find(self, ending: PurePosixPath) -> Sequence[Path]:
+        """The files whose paths end so, in any spelling that means one ending."""
+        length = len(ending.parts)
+        if length > self._deepest:
+            return ()
+        if length not in self._by_length:
+            paths: dict[str, list[Path]] = {}
+            for path in self._files:
+                paths.setdefault("/".join(path.parts[-length:]), []).append(path)
+            self._by_length[length] = FileNames(paths), paths
+        names, paths = self._by_length[length]
+        return paths.get(names.find(ending.as_posix()) or "", ())
+
+
 def _rows(source: Source, metadata: Sequence[Path], found: Found) -> dict[Path, Mapping[str, Any]]:
     """File => its row of the nearest metadata file in or above its folder, whichever folder the paths in it start from."""
-    by_name: dict[
-        str, dict[Path, None]
-    ] = {}  # in order, and quick to ask: thousands of folders may each have an icon.png
-    for path in source.files:
-        by_name.setdefault(path.name, {})[path] = None
-    names, tree, options = FileNames(by_name), Tree(source.top), source.options
+    files, endings, tree, options = {*source.files}, Endings(source.files), Tree(source.top), source.options
     rows: dict[Path, Mapping[str, Any]] = {}
     columns = (options.file_column,) if options.file_column else FILE_COLUMNS
     for path in sorted(metadata, key=lambda path: (-len(path.parts), METADATA_NAMES.index(path.name.lower()))):
         table = read_table(path, encoding=options.encoding, known=columns)
         found.notes += table.notes
         found.dropped += [Dropped(f"{path}:{number}", reason) for number, reason in table.bad]
+        named = []
         for row in table.rows:
             place = f"{path}:{row.number}"
             found.columns.update(row.values)
@@ -265,39 +282,40 @@ def _rows(source: Source, metadata: Sequence[Path], found: Found) -> dict[Path, 
                 continue
             value = within(path.parent, value)
             inside = value if leads_outside(value) else (path.parent / value).relative_to(source.top).as_posix()
-            if is_excluded(inside, options.exclude):
-                continue
-            match = _locate(path.parent, value, tree, names, by_name)
+            if not is_excluded(inside, options.exclude):
+                named.append((f"{place}: {value}", value, row.values, _in_place(path.parent, value, tree, files)))
+        # A row that names a file where it is counts before one whose path only ends alike.
+        all_in_place = {in_place for *_, in_place in named}
+        for place, value, values, in_place in named:
+            match = in_place or _by_ending(path.parent, value, endings)
             if isinstance(match, str):
-                found.dropped.append(Dropped(f"{place}: {value}", match))
-            elif match in rows:
-                found.dropped.append(Dropped(f"{place}: {value}", "a second row for the same file"))
+                found.dropped.append(Dropped(place, match))
+            elif match in rows or (in_place is None and match in all_in_place):
+                found.dropped.append(Dropped(place, "a second row for the same file"))
             else:
-                rows[match] = row.values
+                rows[match] = values
     return rows
 
 
-def _locate(
-    folder: Path, value: str, tree: Tree, names: FileNames, by_name: Mapping[str, Collection[Path]]
-) -> Path | str:
-    """The listed file, even where the metadata leaves out its folder; or why there is none."""
+def _in_place(folder: Path, value: str, tree: Tree, files: Collection[Path]) -> Path | None:
+    """The listed file that lies where the metadata in `folder` says."""
+    if leads_outside(value):
+        return None
     inside = folder.relative_to(tree.folder).as_posix()
-    on_disk = None if leads_outside(value) else tree.find(value if inside == "." else f"{inside}/{value}")
-    if on_disk is not None and (path := tree.folder / on_disk) in by_name.get(path.name, ()):
-        return path
+    on_disk = tree.find(value if inside == "." else f"{inside}/{value}")
+    path = None if on_disk is None else tree.folder / on_disk
+    return path if path in files else None
+
+
+def _by_ending(folder: Path, value: str, endings: Endings) -> Path | str:
+    """The file below `folder` whose path ends as a row says; or why there is none."""
     if leads_outside(value):
         return "the row names a file outside its folder"
-    wanted = PurePosixPath(value.replace("\\", "/"))
-    alike = by_name.get(names.find(wanted.name) or "", ())
-    matches = [path for path in alike if folder in path.parents and _ends_alike(path, wanted)]
+    alike = endings.find(PurePosixPath(value.replace("\\", "/")))
+    matches = [path for path in alike if folder in path.parents]
     if len(matches) > 1:
         return f"the row could mean {len(matches)} files of that name"
     return matches[0] if matches else "listed in the metadata, but there is no such file"
-
-
-def _ends_alike(path: Path, wanted: PurePosixPath) -> bool:
-    """Whether a path ends as a table's does, in any spelling."""
-    return FileNames(["/".join(path.parts[-len(wanted.parts) :])]).find(wanted.as_posix()) is not None
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

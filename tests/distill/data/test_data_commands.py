@@ -24,13 +24,14 @@ from PIL import Image, ImageChops, ImageDraw
 
 from genin.cli import run
 from genin.dataset.files import read_picture
+from genin.dataset.folders import FileNames
 from genin.dataset.sets import open_picture_set
 from genin.dataset.text import NULLS
 from genin.distill.data import prepare
 from genin.distill.data.dataset import ImageDataset
 from genin.distill.data.duplicates import SeenPictures, differ_in_detail, pixel_digest, thumbnail
 from genin.distill.data.extract import FitOptions
-from genin.distill.data.find import Candidate, caption_in_name
+from genin.distill.data.find import Candidate, SourceOptions, caption_in_name, find_pictures
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 Json = Callable[..., dict[str, Any]]
@@ -360,6 +361,31 @@ def test_the_nearest_metadata_counts_whatever_its_folder_is_called(tmp_path: Pat
         (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": text}))
     genin("data", "prepare", source, "--out", tmp_path / "out")
     assert texts(tmp_path / "out") == ["from beside"]
+
+
+def test_a_row_that_names_a_file_exactly_counts_before_one_that_leaves_out_folders(tmp_path: Path, genin: Json) -> None:
+    source = folder_of(tmp_path / "in", "cats/1.png")
+    rows = [{"file_name": "1.png", "text": "a picture that is gone"}, {"file_name": "cats/1.png", "text": "a cat"}]
+    (source / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    report = genin("data", "prepare", source, "--out", tmp_path / "out")
+    assert texts(tmp_path / "out") == ["a cat"]
+    assert reasons(report) == {"metadata.jsonl:1: 1.png": "a second row for the same file"}
+
+
+def test_folders_that_a_table_leaves_out_are_looked_up_not_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{folder}/{number}.png" for folder in range(30) for number in range(3)]
+    for name in names:
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures" / name).touch()
+    rows = [{"file_name": name, "text": name} for name in names]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    begin, made = FileNames.__init__, []
+    monkeypatch.setattr(FileNames, "__init__", lambda self, names: (made.append(self), begin(self, names))[1])
+    found = find_pictures([tmp_path], SourceOptions())
+    assert [one.caption for one in found.candidates] == [one.name.removeprefix("pictures/") for one in found.candidates]
+    assert not found.dropped and len(made) < len(names)
 
 
 def test_an_interrupted_run_waits_for_what_it_has_begun_alone(monkeypatch: pytest.MonkeyPatch) -> None:
