@@ -30,6 +30,7 @@ from genin.dataset.text import NULLS
 from genin.distill.data import prepare
 from genin.distill.data.dataset import ImageDataset
 from genin.distill.data.duplicates import SeenPictures, differ_in_detail, pixel_digest, thumbnail
+from genin.distill.data.edit import read_edited
 from genin.distill.data.extract import FitOptions
 from genin.distill.data.find import Candidate, SourceOptions, caption_in_name, find_pictures
 
@@ -728,6 +729,34 @@ def test_captions_of_an_interrupted_run_are_kept(
     assert capsys.readouterr().err.strip().endswith("the captions so far are saved; the same command goes on")
     lines = (tmp_path / "out" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line).get("text") for line in lines] == ["a ninja", None]
+
+
+def test_corrections_while_a_model_writes_captions_are_kept(
+    tmp_path: Path, genin: Json, tiny_blip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genin.distill.data import caption
+
+    folder_of(tmp_path / "in", "IMG_1.png", "IMG_2.png", "IMG_3.png", "known.png")
+    out = tmp_path / "out"
+    genin("data", "prepare", tmp_path / "in", "--out", out)
+    said = [
+        {"file_name": "000001.png", "text": "by hand", "mood": "calm"},
+        {"file_name": "000003.png", "text": "corrected"},
+    ]
+    (tmp_path / "said.jsonl").write_text("\n".join(map(json.dumps, said)), encoding="utf-8")
+    answers = iter(["one", "two", "three"])
+
+    def answer(*_: Any) -> list[str]:
+        found = next(answers)
+        if found == "two":  # the first is saved, the second is under way
+            read_edited(out, tmp_path / "said.jsonl")
+        return [found]
+
+    monkeypatch.setattr(caption.CaptionModel, "answers", answer)
+    monkeypatch.setattr(caption, "SAVE_EVERY", 1)
+    genin("data", "caption", out, "--model", tiny_blip, "--batch-size", "1")
+    assert texts(out) == ["one", "by hand", "three", "corrected"]
+    assert '"mood": "calm"' in (out / "metadata.jsonl").read_text(encoding="utf-8")
 
 
 def test_a_template_asks_for_one_thing_at_a_time(tmp_path: Path, genin: Json, tiny_blip: Path) -> None:
