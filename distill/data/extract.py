@@ -68,6 +68,11 @@ class Piece:
     name: str = ""
     frames: int = 1
 
+    @property
+    def pixels(self) -> int:
+        """Of the picture as it was read."""
+        return self.width * self.height
+
     def fitted(self, options: FitOptions) -> tuple[int, int]:
         """(width, height) of the PNG file."""
         return _fitted((self.width, self.height), options)

@@ -249,7 +249,7 @@ def _read(
 def _choose(
     files: Iterator[tuple[Candidate, list[Piece]]], options: PrepareOptions, pieces_folder: Path
 ) -> tuple[list[Kept], list[Entry]]:
-    """The usable and new pictures, numbered, and those dropped."""
+    """The usable and new pictures, numbered, and those dropped; of near duplicates the one with most pixels is kept."""
     kept: list[Kept] = []
     dropped: list[Entry] = []
     # By the name of the PNG file: two paths may read alike, where they are no Unicode or in an archive.
@@ -269,15 +269,26 @@ def _choose(
             if reason is None and options.duplicates != "keep":
                 duplicate = seen.add(png, bytes.fromhex(piece.digest), piece.thumbnail())
                 if duplicate is not None:
-                    kind, like = duplicate
-                    reason = f"{kind} duplicate of {path_of[like]}"
-                    reason += ", which takes its caption" if _inherits(kept, place_of[like], of) else ""
+                    kind, first = duplicate
+                    place = place_of[first]
+                    if (
+                        kind == "near" and piece.pixels > kept[place].piece.pixels
+                    ):  # a preview was found before its picture
+                        earlier, kept[place] = kept[place], Kept(kept[place].name, of, _slim(piece))
+                        of, piece, path, path_of[first] = earlier.candidate, earlier.piece, path_of[first], path
+                    reason, like = f"{kind} duplicate of {path_of[first]}", kept[place].piece.png
+                    reason += ", which takes its caption" if _inherits(kept, place, of) else ""
             if reason is not None:
                 dropped.append(Entry(path, reason, piece.png, like))
                 continue
             path_of[png], place_of[png] = path, len(kept)
-            kept.append(Kept(f"{len(kept):06d}.png", of, replace(piece, fingerprint="", row={})))
+            kept.append(Kept(f"{len(kept):06d}.png", of, _slim(piece)))
     return kept, dropped
+
+
+def _slim(piece: Piece) -> Piece:
+    """Without what only choosing needs: there may be millions."""
+    return replace(piece, fingerprint="", row={})
 
 
 def _inherits(kept: list[Kept], place: int, duplicate: Candidate) -> bool:

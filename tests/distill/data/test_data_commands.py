@@ -233,6 +233,27 @@ def test_duplicates_are_dropped_and_named(tmp_path: Path, genin: Json) -> None:
     assert genin("data", "prepare", source, "--out", tmp_path / "all", "--duplicates", "keep")["kept"] == 5
 
 
+def test_of_a_picture_and_its_previews_the_largest_is_kept(tmp_path: Path, genin: Json) -> None:
+    source = tmp_path / "in"
+    sides = {"a preview.png": 40, "b other.png": 0, "original.png": 120, "smaller.png": 80}
+    source.mkdir()
+    for name, side in sides.items():
+        (noise(5, 120, 120).resize((side, side), Image.Resampling.BOX) if side else noise(6)).save(source / name)
+    (source / "a preview.txt").write_text("a fox", encoding="utf-8")
+    report = genin("data", "prepare", source, "--out", tmp_path / "out")
+    original = source / "original.png"
+    assert reasons(report) == {
+        "a preview.png": f"near duplicate of {original}, which takes its caption",
+        "smaller.png": f"near duplicate of {original}",
+    }
+    rows = list(open_picture_set(tmp_path / "out").rows)
+    assert [(row.text, row.columns["source_file"]) for row in rows] == [
+        ("a fox", "original.png"),
+        ("b other", "b other.png"),
+    ]
+    assert read_picture(tmp_path / "out" / rows[0].file_name).size == (120, 120)
+
+
 @pytest.mark.parametrize(("own", "inherits"), [(None, True), ("a dog", False)])
 def test_a_duplicate_leaves_its_caption_to_a_picture_without(
     tmp_path: Path, genin: Json, own: str | None, inherits: bool
