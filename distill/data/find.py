@@ -30,7 +30,7 @@ from genin.dataset.folders import (
     walk,
     within,
 )
-from genin.dataset.splits import ALIASES, Split
+from genin.dataset.splits import ALIASES, Split, split_in_name
 from genin.dataset.tables import (
     FILE_COLUMNS,
     METADATA_NAMES,
@@ -324,16 +324,14 @@ def _by_ending(folder: Path, value: str, endings: Endings) -> Path | str:
 def _splits_of_tables(tables: Sequence[Path], top: Path) -> dict[Path, Split | None]:
     """`train-00000-of-00002.parquet`, `default/train/0000.parquet`: their names say the split, if there are several. A set with
     only one split is divided like any other."""
-    splits: dict[Path, Split | None] = {
-        path: next(filter(None, map(ALIASES.get, _words(path, top))), None) for path in tables
-    }
+    splits = {path: _split_of_table(path.relative_to(top)) for path in tables}
     return splits if len(set(splits.values()) - {None}) > 1 else dict.fromkeys(tables, None)
 
 
-def _words(path: Path, top: Path) -> list[str]:
-    """What may be a split's name: what the file's name begins with, then its folders, nearest first."""
-    relative = path.relative_to(top)
-    return [relative.stem.split("-")[0].lower(), *(part.lower() for part in reversed(relative.parent.parts))]
+def _split_of_table(path: Path) -> Split | None:
+    """What its name begins with, else its folders, nearest first."""
+    folders = (ALIASES.get(part.lower()) for part in reversed(path.parent.parts))
+    return split_in_name(path.name) or next(filter(None, folders), None)
 
 
 def _row_groups(path: Path, source: Source, split: Split | None, found: Found) -> list[Candidate]:

@@ -319,6 +319,14 @@ def write_shard(path: Path, members: Mapping[str, bytes]) -> Path:
     return path.parent
 
 
+@pytest.mark.parametrize("ending", ["-000000.tar", "_0.tar", ".tar", "2017.TAR"])
+def test_the_name_of_a_shard_begins_with_its_split(tmp_path: Path, ending: str) -> None:
+    for split in ("train", "Val", "test", "trains"):
+        write_shard(tmp_path / f"{split}{ending}", {"a.png": encoded(1)})
+    splits = {row.file_name.partition(ending)[0]: row.columns.get("split") for row in open_picture_set(tmp_path).rows}
+    assert splits == {"train": "train", "Val": "val", "test": "test", "trains": None}
+
+
 def test_a_sample_has_one_picture_and_the_others_are_counted(tmp_path: Path, genin: Json) -> None:
     members: dict[str, bytes] = {}
     for n in range(3):
