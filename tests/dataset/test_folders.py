@@ -94,6 +94,22 @@ def test_links_are_followed_once_and_what_cannot_be_read_is_named(tmp_path: Path
     assert {path.name for path, _ in found.unread} == {"a", "loop", "back", "pipe.png"}
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_links_to_pipes_are_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    folder = folder_of(tmp_path / "in", "0.png")
+    for name in ("volume.cbz", "rows.parquet", "metadata.csv"):
+        (folder / name).symlink_to(tmp_path / "pipe")
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere")
+    found = walk(folder)
+    assert [path.name for path in found.files] == ["0.png", "gone.png"]
+    assert {path.name for path, reason in found.unread if "not a regular file" in reason} == {
+        "volume.cbz",
+        "rows.parquet",
+        "metadata.csv",
+    }
+
+
 def test_a_folder_without_the_right_to_read_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     top = folder_of(tmp_path, "0.png", "locked/1.png")
     scandir = os.scandir
