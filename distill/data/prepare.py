@@ -271,12 +271,12 @@ def _choose(
                 if duplicate is not None:
                     kind, first = duplicate
                     place = place_of[first]
-                    if (
-                        kind == "near" and piece.pixels > kept[place].piece.pixels
-                    ):  # a preview was found before its picture
+                    # A preview that was found before its picture makes room for it.
+                    if kind == "near" and piece.pixels > kept[place].piece.pixels:
                         earlier, kept[place] = kept[place], Kept(kept[place].name, of, _slim(piece))
                         of, piece, path, path_of[first] = earlier.candidate, earlier.piece, path_of[first], path
-                    reason, like = f"{kind} duplicate of {path_of[first]}", kept[place].piece.png
+                    like = kept[place].piece.png
+                    reason = f"{kind if like == first else 'near'} duplicate of {path_of[first]}"
                     reason += ", which takes its caption" if _inherits(kept, place, of) else ""
             if reason is not None:
                 dropped.append(Entry(path, reason, piece.png, like))

@@ -240,11 +240,13 @@ def test_of_a_picture_and_its_previews_the_largest_is_kept(tmp_path: Path, genin
     for name, side in sides.items():
         (noise(5, 120, 120).resize((side, side), Image.Resampling.BOX) if side else noise(6)).save(source / name)
     (source / "a preview.txt").write_text("a fox", encoding="utf-8")
+    shutil.copyfile(source / "a preview.png", source / "z preview.png")
     report = genin("data", "prepare", source, "--out", tmp_path / "out")
     original = source / "original.png"
     assert reasons(report) == {
         "a preview.png": f"near duplicate of {original}, which takes its caption",
         "smaller.png": f"near duplicate of {original}",
+        "z preview.png": f"near duplicate of {original}",
     }
     rows = list(open_picture_set(tmp_path / "out").rows)
     assert [(row.text, row.columns["source_file"]) for row in rows] == [
