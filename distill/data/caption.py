@@ -27,7 +27,7 @@ from genin.distill.data.dataset import read_facts
 from genin.distill.data.find import Dropped
 from genin.distill.data.prepare import with_trigger
 from genin.distill.data.report import rewrite_captions
-from genin.distill.data.rows import read_rows, write_rows
+from genin.distill.data.rows import Filling
 from genin.runtimes.arguments import settle, whole
 from genin.runtimes.errors import InputError, on_interrupt
 
@@ -222,7 +222,8 @@ def caption(
     Errors: InputError (no pictures, wrong metadata, no model).
     """
     options = options or CaptionOptions()
-    rows = read_rows(folder)
+    table = Filling(folder)
+    rows = table.rows
     trigger = str(read_facts(folder).get("options", {}).get("trigger", ""))
     missing = [row for row in rows if not clean(row.get("text") or "")]
     existing = len(rows) - len(missing)
@@ -231,21 +232,21 @@ def caption(
     model, template = CaptionModel(options.model, max_new_tokens=options.max_tokens), options.parsed()
     advance = bar(len(missing))
     failed: list[Dropped] = []
-    unsaved = 0
+    unsaved: list[dict[str, Any]] = []
     with on_interrupt("the captions so far are saved; the same command goes on"):
         try:
             for start in range(0, len(missing), options.batch_size):
                 batch = missing[start : start + options.batch_size]
                 readable = _readable(folder, batch, failed)
                 failed += _caption_batch(model, template, readable, trigger)
-                unsaved += len(readable)
+                unsaved += [row for row, _ in readable]
                 advance(len(batch))
-                if unsaved >= SAVE_EVERY:
-                    write_rows(folder, rows)
-                    unsaved = 0
+                if len(unsaved) >= SAVE_EVERY:
+                    table.save(unsaved)
+                    unsaved = []
         finally:
             if unsaved:
-                write_rows(folder, rows)
+                table.save(unsaved)
             rewrite_captions(folder)
     return CaptionReport(len(missing) - len(failed), existing, tuple(failed))
 

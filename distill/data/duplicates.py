@@ -87,8 +87,8 @@ def _unlike(first: NDArray[np.float32], second: NDArray[np.float32], floor: floa
 
 
 class SeenPictures:
-    """Remembers pictures by name and finds earlier duplicates; candidates for near ones are searched by mean brightness. `look`
-    opens a picture by its name, for details; without it thumbnails decide alone."""
+    """Remembers pictures by names that no two share, and finds earlier duplicates; candidates for near ones are searched by mean
+    brightness. `look` opens a picture by its name, for details; without it thumbnails decide alone."""
 
     def __init__(self, *, near: bool = True, look: Callable[[str], Image.Image] | None = None) -> None:
         self.near = near
@@ -100,14 +100,14 @@ class SeenPictures:
         self._ranges = np.empty((64, 2 * 3 * POOLS * POOLS), np.int16)
         self._by_mean: list[tuple[float, int]] = []
 
-    def add(self, name: str, digest: bytes, fingerprint: NDArray[np.uint8]) -> str | None:
-        """None for a new picture, which is then remembered; else why it is a duplicate and of what."""
+    def add(self, name: str, digest: bytes, fingerprint: NDArray[np.uint8]) -> tuple[str, str] | None:
+        """None for a new picture, which is then remembered; else ("exact" or "near", the picture that it duplicates)."""
         if digest in self._exact:
-            return f"exact duplicate of {self._exact[digest]}"
+            return "exact", self._exact[digest]
         mean = float(fingerprint.mean())
         ranges = _ranges(fingerprint)
         if self.near and (earlier := self._nearest(name, mean, fingerprint, ranges)) is not None:
-            return f"near duplicate of {self._names[earlier]}"
+            return "near", self._names[earlier]
         index = len(self._names)
         if index == len(self._thumbnails):
             self._thumbnails = np.concatenate([self._thumbnails, np.empty_like(self._thumbnails)])

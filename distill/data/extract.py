@@ -17,7 +17,8 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from genin.dataset.text import clean
 from genin.distill.data.aspect import bucket_of
 from genin.distill.data.duplicates import THUMBNAIL, is_blank, pixel_digest, thumbnail
 from genin.distill.data.find import Candidate
+from genin.files import atomic_path
 
 ARCHIVE_MEMBER_BYTES = 256 << 20
 
@@ -66,6 +68,11 @@ class Piece:
     name: str = ""
     frames: int = 1
 
+    @property
+    def pixels(self) -> int:
+        """Of the picture as it was read."""
+        return self.width * self.height
+
     def fitted(self, options: FitOptions) -> tuple[int, int]:
         """(width, height) of the PNG file."""
         return _fitted((self.width, self.height), options)
@@ -90,12 +97,16 @@ class Opened:
     frames: int = 1
 
 
-def pieces_of(candidate: Candidate, options: FitOptions, folder: Path, stem: str) -> list[Piece]:
+def pieces_of(
+    candidate: Candidate, options: FitOptions, folder: Path, stem: str, ended: Callable[[], bool] = lambda: False
+) -> list[Piece]:
     """The pieces of one file; their PNG files are written to `folder` as `stem-N.png`. Errors: OSError for a full disk,
-    MissingExtraError."""
+    MissingExtraError, CancelledError once `ended()`: reading a film takes minutes."""
     pieces: list[Piece] = []
     try:
-        for number, opened in enumerate(_open(candidate, options)):
+        for number, opened in enumerate(_open(candidate, options, ended)):
+            if ended():
+                raise CancelledError
             pieces.append(_piece(opened, options, folder, f"{stem}-{number}.png"))
     except PictureError as error:
         pieces.append(Piece("", reason=error.what))
@@ -111,7 +122,9 @@ def _piece(opened: Opened, options: FitOptions, folder: Path, name: str) -> Piec
         reason = f"too small ({picture.width}×{picture.height}, --min-size {options.min_size})"
     elif is_blank(picture):
         reason = "blank: one colour all over"
-    fit(picture, _fitted(picture.size, options)).save(folder / name, "PNG")
+    # Never over a file that is there: it may be a finished dataset's, too (a link), or one that another thread looks at.
+    with atomic_path(folder / name, sync=False) as partial:
+        fit(picture, _fitted(picture.size, options)).save(partial, "PNG")
     return Piece(
         opened.where,
         name,
@@ -136,9 +149,9 @@ def _fitted(picture: tuple[int, int], options: FitOptions) -> tuple[int, int]:
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 
-def _open(candidate: Candidate, options: FitOptions) -> Iterator[Opened]:
+def _open(candidate: Candidate, options: FitOptions, ended: Callable[[], bool]) -> Iterator[Opened]:
     if candidate.kind == "video":
-        yield from _shots(candidate)
+        yield from _shots(candidate, ended)
     elif candidate.kind == "comic":
         yield from _comic(candidate, options.background)
     elif candidate.kind == "table":
@@ -150,10 +163,10 @@ def _open(candidate: Candidate, options: FitOptions) -> Iterator[Opened]:
         yield Opened(opened.image, frames=opened.frames)
 
 
-def _shots(candidate: Candidate) -> Iterator[Opened]:
+def _shots(candidate: Candidate, ended: Callable[[], bool]) -> Iterator[Opened]:
     from genin.distill.data.video import frames_of
 
-    for frame in frames_of(candidate.path):
+    for frame in frames_of(candidate.path, ended):
         columns = {"shot": str(frame.shot), "time_s": f"{frame.time_s:.3f}"}
         where = f"shot {frame.shot} at {frame.time_s:.1f} s"
         yield Opened(frame.image, where, f"{candidate.name}#{frame.group}", columns)

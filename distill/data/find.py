@@ -30,7 +30,7 @@ from genin.dataset.folders import (
     walk,
     within,
 )
-from genin.dataset.splits import ALIASES, Split
+from genin.dataset.splits import ALIASES, Split, split_in_name
 from genin.dataset.tables import (
     FILE_COLUMNS,
     METADATA_NAMES,
@@ -156,6 +156,8 @@ def find_pictures(
             known = sorted(found.columns)
             remedy = nearest(name, known) if known else f"the sources have no {', '.join(METADATA_NAMES)} or .parquet"
             raise InputError(f"no metadata has a column '{name}'", remedy=remedy)
+    # Names on disk may hold what is no Unicode, and no report could be written with it.
+    found.dropped = [Dropped(clean(entry.path), clean(entry.reason)) for entry in found.dropped]
     return found
 
 
@@ -181,7 +183,7 @@ def _say_what_sidecars_were(source: Source, found: Found) -> None:
     sidecars = source.sidecars
     remedy = "save it as UTF-8, or say what it is with --encoding"
     for file, reason in sorted(sidecars.unreadable.items()):
-        found.dropped.append(Dropped(clean(source.top / file), f"the caption is {reason}: {remedy}"))
+        found.dropped.append(Dropped(str(source.top / file), f"the caption is {reason}: {remedy}"))
     if sidecars.decoded:
         files = listed([f"{file} as {encoding}" for file, encoding in sorted(sidecars.decoded.items())])
         found.notes.append(
@@ -203,7 +205,7 @@ def _say_what_sidecars_were(source: Source, found: Found) -> None:
 def _files(source: Path, exclude: Sequence[str], found: Found) -> list[Path]:
     walked, files = walk(source), []
     found.hidden += walked.hidden
-    found.dropped += [Dropped(clean(path), reason) for path, reason in walked.unread]
+    found.dropped += [Dropped(str(path), reason) for path, reason in walked.unread]
     for path in walked.files:
         if is_excluded(path.relative_to(source).as_posix(), exclude):
             found.excluded += path.suffix.lower() in KNOWN_SUFFIXES
@@ -227,9 +229,9 @@ def _pictures(files: Sequence[Path], metadata: Sequence[Path], found: Found) -> 
         if suffix in KNOWN_SUFFIXES:
             pictures.append(path)
         elif suffix in OTHER_SUFFIXES:
-            found.dropped.append(Dropped(clean(path), f"{suffix} is not supported: {OTHER_SUFFIXES[suffix]}"))
+            found.dropped.append(Dropped(str(path), f"{suffix} is not supported: {OTHER_SUFFIXES[suffix]}"))
         elif path.is_symlink() and not path.exists():
-            found.dropped.append(Dropped(clean(path), "a link that leads nowhere"))
+            found.dropped.append(Dropped(str(path), "a link that leads nowhere"))
         else:
             found.ignored[suffix or "no suffix"] += 1
     found.notes += other_tables([path.name for path in files])
@@ -239,20 +241,37 @@ def _pictures(files: Sequence[Path], metadata: Sequence[Path], found: Found) -> 
 # --- metadata --------------------------------------------------------------------------------------------------------
 
 
+class Endings:
+    """Files by how their paths end: whoever writes a table may leave out the folders above."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files, self._deepest = files, max((len(path.parts) for path in files), default=0)
+        self._by_length: dict[int, tuple[FileNames, dict[str, list[Path]]]] = {}
+
+    def find(self, ending: PurePosixPath) -> Sequence[Path]:
+        """The files whose paths end so, in any spelling that means one ending."""
+        length = len(ending.parts)
+        if length > self._deepest:
+            return ()
+        if length not in self._by_length:
+            paths: dict[str, list[Path]] = {}
+            for path in self._files:
+                paths.setdefault("/".join(path.parts[-length:]), []).append(path)
+            self._by_length[length] = FileNames(paths), paths
+        names, paths = self._by_length[length]
+        return paths.get(names.find(ending.as_posix()) or "", ())
+
+
 def _rows(source: Source, metadata: Sequence[Path], found: Found) -> dict[Path, Mapping[str, Any]]:
     """File => its row of the nearest metadata file in or above its folder, whichever folder the paths in it start from."""
-    by_name: dict[
-        str, dict[Path, None]
-    ] = {}  # in order, and quick to ask: thousands of folders may each have an icon.png
-    for path in source.files:
-        by_name.setdefault(path.name, {})[path] = None
-    names, tree, options = FileNames(by_name), Tree(source.top), source.options
+    files, endings, tree, options = {*source.files}, Endings(source.files), Tree(source.top), source.options
     rows: dict[Path, Mapping[str, Any]] = {}
     columns = (options.file_column,) if options.file_column else FILE_COLUMNS
     for path in sorted(metadata, key=lambda path: (-len(path.parts), METADATA_NAMES.index(path.name.lower()))):
         table = read_table(path, encoding=options.encoding, known=columns)
         found.notes += table.notes
-        found.dropped += [Dropped(clean(f"{path}:{number}"), reason) for number, reason in table.bad]
+        found.dropped += [Dropped(f"{path}:{number}", reason) for number, reason in table.bad]
+        named = []
         for row in table.rows:
             place = f"{path}:{row.number}"
             found.columns.update(row.values)
@@ -263,39 +282,40 @@ def _rows(source: Source, metadata: Sequence[Path], found: Found) -> dict[Path, 
                 continue
             value = within(path.parent, value)
             inside = value if leads_outside(value) else (path.parent / value).relative_to(source.top).as_posix()
-            if is_excluded(inside, options.exclude):
-                continue
-            match = _locate(path.parent, value, tree, names, by_name)
+            if not is_excluded(inside, options.exclude):
+                named.append((f"{place}: {value}", value, row.values, _in_place(path.parent, value, tree, files)))
+        # A row that names a file where it is counts before one whose path only ends alike.
+        all_in_place = {in_place for *_, in_place in named}
+        for place, value, values, in_place in named:
+            match = in_place or _by_ending(path.parent, value, endings)
             if isinstance(match, str):
-                found.dropped.append(Dropped(clean(f"{place}: {value}"), match))
-            elif match in rows:
-                found.dropped.append(Dropped(clean(f"{place}: {value}"), "a second row for the same file"))
+                found.dropped.append(Dropped(place, match))
+            elif match in rows or (in_place is None and match in all_in_place):
+                found.dropped.append(Dropped(place, "a second row for the same file"))
             else:
-                rows[match] = row.values
+                rows[match] = values
     return rows
 
 
-def _locate(
-    folder: Path, value: str, tree: Tree, names: FileNames, by_name: Mapping[str, Collection[Path]]
-) -> Path | str:
-    """The listed file, even where the metadata leaves out its folder; or why there is none."""
+def _in_place(folder: Path, value: str, tree: Tree, files: Collection[Path]) -> Path | None:
+    """The listed file that lies where the metadata in `folder` says."""
+    if leads_outside(value):
+        return None
     inside = folder.relative_to(tree.folder).as_posix()
-    on_disk = None if leads_outside(value) else tree.find(value if inside == "." else f"{inside}/{value}")
-    if on_disk is not None and (path := tree.folder / on_disk) in by_name.get(path.name, ()):
-        return path
+    on_disk = tree.find(value if inside == "." else f"{inside}/{value}")
+    path = None if on_disk is None else tree.folder / on_disk
+    return path if path in files else None
+
+
+def _by_ending(folder: Path, value: str, endings: Endings) -> Path | str:
+    """The file below `folder` whose path ends as a row says; or why there is none."""
     if leads_outside(value):
         return "the row names a file outside its folder"
-    wanted = PurePosixPath(value.replace("\\", "/"))
-    alike = by_name.get(names.find(wanted.name) or "", ())
-    matches = [path for path in alike if folder in path.parents and _ends_alike(path, wanted)]
+    alike = endings.find(PurePosixPath(value.replace("\\", "/")))
+    matches = [path for path in alike if folder in path.parents]
     if len(matches) > 1:
         return f"the row could mean {len(matches)} files of that name"
     return matches[0] if matches else "listed in the metadata, but there is no such file"
-
-
-def _ends_alike(path: Path, wanted: PurePosixPath) -> bool:
-    """Whether a path ends as a table's does, in any spelling."""
-    return FileNames(["/".join(path.parts[-len(wanted.parts) :])]).find(wanted.as_posix()) is not None
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -304,23 +324,21 @@ def _ends_alike(path: Path, wanted: PurePosixPath) -> bool:
 def _splits_of_tables(tables: Sequence[Path], top: Path) -> dict[Path, Split | None]:
     """`train-00000-of-00002.parquet`, `default/train/0000.parquet`: their names say the split, if there are several. A set with
     only one split is divided like any other."""
-    splits: dict[Path, Split | None] = {
-        path: next(filter(None, map(ALIASES.get, _words(path, top))), None) for path in tables
-    }
+    splits = {path: _split_of_table(path.relative_to(top)) for path in tables}
     return splits if len(set(splits.values()) - {None}) > 1 else dict.fromkeys(tables, None)
 
 
-def _words(path: Path, top: Path) -> list[str]:
-    """What may be a split's name: what the file's name begins with, then its folders, nearest first."""
-    relative = path.relative_to(top)
-    return [relative.stem.split("-")[0].lower(), *(part.lower() for part in reversed(relative.parent.parts))]
+def _split_of_table(path: Path) -> Split | None:
+    """What its name begins with, else its folders, nearest first."""
+    folders = (ALIASES.get(part.lower()) for part in reversed(path.parent.parts))
+    return split_in_name(path.name) or next(filter(None, folders), None)
 
 
 def _row_groups(path: Path, source: Source, split: Split | None, found: Found) -> list[Candidate]:
     try:
         table = open_table(path, source.options.file_column)
     except InputError as error:
-        found.dropped.append(Dropped(clean(path), f"{error.what} ({error.remedy})"))
+        found.dropped.append(Dropped(str(path), f"{error.what} ({error.remedy})"))
         return []
     found.columns.update(table.columns)
     found.columns.update(group.column for group in table.groups if group.column == source.options.file_column)

@@ -1,6 +1,6 @@
 """What a preparation has read, so that an interrupted one can continue.
 
-    .OUT.partial/journal.jsonl     a line for the options, then one for every file: its size and time, its pieces
+    .OUT.partial/journal.jsonl     a line for the options, then one for every file with pictures: its size and time, its pieces
     .OUT.partial/pieces/*.png      the pieces' pictures
 
 A line is written after its pictures, without waiting for the disk: checksums tell whether they got there. A line is ignored, and

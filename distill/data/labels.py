@@ -38,23 +38,33 @@ def says(caption: str, value: str, phrase: str = "") -> bool:
     The phrase is for values that share words with others: "red" alone does not say whether it is a headband or an outfit.
     """
     if phrase:
-        return phrase.lower() in caption.lower()
+        return f" {_line(phrase)} " in f" {_line(caption)} "
     words = _words(value)
     return bool(words) and words <= _words(caption)
 
 
 class _Breaks(dict[int, int | str]):
-    """Character => itself, or a blank for punctuation, for `str.translate`; filled as characters occur. What is left are words in
-    any script, with their combining marks, and signs such as + and emoji."""
+    """Character => itself, or with blanks around it for punctuation, for `str.translate`; filled as characters occur. What is left
+    are words in any script, with their combining marks, and signs such as + and emoji."""
 
     def __missing__(self, code: int) -> int | str:
-        self[code] = " " if unicodedata.category(chr(code)).startswith("P") else code
+        self[code] = f" {chr(code)} " if _is_punctuation(chr(code)) else code
         return self[code]
+
+
+def _is_punctuation(sign: str) -> bool:
+    return unicodedata.category(sign).startswith("P")
 
 
 BREAKS = _Breaks()
 
 
 @lru_cache(maxsize=4096)
+def _line(text: str) -> str:
+    """Words and punctuation marks, with one blank between them."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().translate(BREAKS).split())
+
+
+@lru_cache(maxsize=4096)
 def _words(text: str) -> frozenset[str]:
-    return frozenset(unicodedata.normalize("NFC", text).casefold().translate(BREAKS).split())
+    return frozenset(word for word in _line(text).split() if not _is_punctuation(word[0]))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +26,7 @@ from PIL import Image
 
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import write_metadata
-from genin.dataset.splits import Split, splits_by_chance
+from genin.dataset.splits import ALIASES, SPLITS, Split, splits_by_chance
 from genin.dataset.tables import FILE_COLUMNS
 from genin.dataset.text import clean, listed
 from genin.distill.data.card import dataset_card
@@ -212,16 +213,17 @@ def _link(source: Path, target: Path) -> None:
 def _read(
     candidates: Sequence[Candidate], journal: Journal, options: FitOptions, advance: Callable[[int], None]
 ) -> Iterator[tuple[Candidate, list[Piece]]]:
-    """Every file's pieces, in order, read on all cores (decoders release Python's lock); files in the journal are not read
-    again."""
+    """Every file's pieces, in order, read on all cores (decoders release Python's lock); files of which the journal has pictures
+    are not read again."""
 
     def read(candidate: Candidate) -> tuple[list[Piece], bool]:
         known = journal.known(candidate)
         if known is not None:
             return known, True
         stat = journal.stat(candidate.path)
-        pieces = pieces_of(candidate, options, journal.pieces, journal.stem(candidate))
-        journal.write(candidate, pieces, stat)
+        pieces = pieces_of(candidate, options, journal.pieces, journal.stem(candidate), ended.is_set)
+        if any(piece.png for piece in pieces):  # else whatever was wrong may be mended when the run goes on
+            journal.write(candidate, pieces, stat)
         return pieces, False
 
     def finished(candidate: Candidate, future: Future[tuple[list[Piece], bool]]) -> tuple[Candidate, list[Piece]]:
@@ -231,7 +233,7 @@ def _read(
         return candidate, pieces
 
     pending: deque[tuple[Candidate, Future[tuple[list[Piece], bool]]]] = deque()
-    pool = ThreadPoolExecutor()
+    pool, ended = ThreadPoolExecutor(), threading.Event()
     try:
         for candidate in candidates:
             pending.append((candidate, pool.submit(read, candidate)))
@@ -240,41 +242,53 @@ def _read(
         while pending:
             yield finished(*pending.popleft())
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for what has not begun
+        ended.set()
+        pool.shutdown(cancel_futures=True)  # Ctrl-C waits neither for what has not begun nor for whole films
 
 
 def _choose(
     files: Iterator[tuple[Candidate, list[Piece]]], options: PrepareOptions, pieces_folder: Path
 ) -> tuple[list[Kept], list[Entry]]:
-    """The usable and new pictures, numbered, and those dropped."""
+    """The usable and new pictures, numbered, and those dropped; of near duplicates the one with most pixels is kept."""
     kept: list[Kept] = []
     dropped: list[Entry] = []
-    png_of: dict[str, str | None] = {}
+    # By the name of the PNG file: two paths may read alike, where they are no Unicode or in an archive.
+    path_of: dict[str, str] = {}
     place_of: dict[str, int] = {}  # of those kept
 
-    def look(path: str) -> Image.Image:
-        with Image.open(pieces_folder / (png_of[path] or "")) as picture:
+    def look(png: str) -> Image.Image:
+        with Image.open(pieces_folder / png) as picture:
             return picture.convert("RGB")
 
     seen = SeenPictures(near=options.duplicates == "near", look=look)
     for candidate, pieces in files:
         for piece in pieces:
             path = clean(candidate.path) + (f", {piece.where}" if piece.where else "")
-            reason, like, first = piece.reason, None, ""
-            png_of.setdefault(path, piece.png)
-            if reason is None and options.duplicates != "keep":
-                reason = seen.add(path, bytes.fromhex(piece.digest), piece.thumbnail())
-                first = (reason or "").partition(" duplicate of ")[2]
-                like = png_of.get(first)
+            reason, like, png = piece.reason, None, piece.png or ""
             of = of_row(candidate, piece.row, piece.name, options.sources) if candidate.kind == "table" else candidate
+            if reason is None and options.duplicates != "keep":
+                duplicate = seen.add(png, bytes.fromhex(piece.digest), piece.thumbnail())
+                if duplicate is not None:
+                    kind, first = duplicate
+                    place = place_of[first]
+                    # A preview that was found before its picture makes room for it.
+                    if kind == "near" and piece.pixels > kept[place].piece.pixels:
+                        earlier, kept[place] = kept[place], Kept(kept[place].name, of, _slim(piece))
+                        of, piece, path, path_of[first] = earlier.candidate, earlier.piece, path_of[first], path
+                    like = kept[place].piece.png
+                    reason = f"{kind if like == first else 'near'} duplicate of {path_of[first]}"
+                    reason += ", which takes its caption" if _inherits(kept, place, of) else ""
             if reason is not None:
-                if first in place_of and _inherits(kept, place_of[first], of):
-                    reason += ", which takes its caption"
                 dropped.append(Entry(path, reason, piece.png, like))
                 continue
-            place_of[path] = len(kept)
-            kept.append(Kept(f"{len(kept):06d}.png", of, replace(piece, fingerprint="", row={})))
+            path_of[png], place_of[png] = path, len(kept)
+            kept.append(Kept(f"{len(kept):06d}.png", of, _slim(piece)))
     return kept, dropped
+
+
+def _slim(piece: Piece) -> Piece:
+    """Without what only choosing needs: there may be millions."""
+    return replace(piece, fingerprint="", row={})
 
 
 def _inherits(kept: list[Kept], place: int, duplicate: Candidate) -> bool:
@@ -347,7 +361,7 @@ def _report(
         sizes=_sizes(kept, options.fit),
         columns=attribute_columns(rows, named),
         licence=licence_of(rows, {}),
-        notes=tuple(_notes(kept, found, options)),
+        notes=tuple(map(clean, _notes(kept, found, options))),
     )
 
 
@@ -386,6 +400,10 @@ def _notes(kept: Sequence[Kept], found: Found, options: PrepareOptions) -> Itera
             f"{counted(len(damaged), 'caption holds', 'captions hold')} replacement characters (an earlier program "
             f"could not read them): {listed(damaged)}"
         )
+    odd = Counter(picture.candidate.columns.get("split", "") for picture in kept)
+    if others := [f"'{name}' ×{count}" for name, count in odd.most_common() if name and name.lower() not in ALIASES]:
+        instead = "counted as train" if any(picture.candidate.split for picture in kept) else "split by chance"
+        yield f"pictures of unknown splits are {instead} (known are {', '.join(SPLITS)}): {listed(others)}"
     if found.hidden:
         yield f"{counted(found.hidden, 'hidden picture')} left out (names that begin with a dot)"
     if found.excluded:

@@ -73,3 +73,33 @@ def _storable(value: Any) -> Any:
 def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Replace `metadata.jsonl` as a whole."""
     write_text(folder / METADATA, "".join(map(json_line, rows)))
+
+
+class Filling:
+    """Rows that are given captions over hours. Meanwhile others may correct the table: what is in it then stays.
+
+    Errors: as `read_rows`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.rows, self._state = folder, read_rows(folder), _state(folder)
+
+    def save(self, filled: Sequence[dict[str, Any]]) -> None:
+        """Write the table with what these of the rows were given; a row that has a caption in the table keeps that one."""
+        if _state(self.folder) != self._state:
+            self.rows = read_rows(self.folder)
+        waiting: dict[str, list[dict[str, Any]]] = {}
+        for row in filled:
+            waiting.setdefault(row["file_name"], []).append(row)
+        for row in self.rows:
+            if not row.get("text") and (own := waiting.get(row["file_name"])):
+                row.update(own.pop(0) | row)
+        write_rows(self.folder, self.rows)
+        self._state = _state(self.folder)
+
+
+def _state(folder: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = (folder / METADATA).stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

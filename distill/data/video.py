@@ -12,7 +12,8 @@ Not here: HDR (taken as it is), interlacing, cross-fades (their middle may be ch
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -61,15 +62,17 @@ class Look:
     subtitles_at: float | None  # share of the height
 
 
-def frames_of(path: Path) -> Iterator[Frame]:
+def frames_of(path: Path, ended: Callable[[], bool] = lambda: False) -> Iterator[Frame]:
     """The pictures of a video, one per shot, in order. Errors: PictureError for a file that is not a video, or, after the pictures,
-    where none shows anything or the video breaks off; MissingExtraError."""
-    shots, (left, top, right, bottom), breaks_off_s = _look_through(path)
+    where none shows anything or the video breaks off; MissingExtraError; CancelledError once `ended()`, which is asked at every
+    frame."""
+    shots, (left, top, right, bottom), breaks_off_s = _look_through(path, ended)
     chosen = [_best(shot) for shot in shots]
     wanted = [(number, look) for number, look in enumerate(chosen) if look is not None]
     group, began = -1, -SECONDS_A_GROUP
     lost = 0
-    for (number, look), image in zip(wanted, _pictures_at(path, [look for _, look in wanted]), strict=True):
+    pictures = _pictures_at(path, [look for _, look in wanted], ended)
+    for (number, look), image in zip(wanted, pictures, strict=True):
         if image is None:
             lost += 1
             continue
@@ -100,9 +103,11 @@ def _best(shot: Sequence[Look]) -> Look | None:
 # --- pass 1 ----------------------------------------------------------------------------------------------------------
 
 
-def _look_through(path: Path) -> tuple[list[list[Look]], tuple[float, float, float, float], float | None]:
+def _look_through(
+    path: Path, ended: Callable[[], bool]
+) -> tuple[list[list[Look]], tuple[float, float, float, float], float | None]:
     """The frames of every shot, the picture's box inside its bars as shares of width and height, and where decoding ended early."""
-    av, cv2 = _packages()
+    _, cv2 = _packages()
     from scenedetect import FrameTimecode
     from scenedetect.detectors import AdaptiveDetector
 
@@ -115,7 +120,7 @@ def _look_through(path: Path) -> tuple[list[list[Look]], tuple[float, float, flo
         rate = float(stream.average_rate or 25)
         promised_s = _promised_s(container, stream)
         detector = AdaptiveDetector(min_scene_len=max(1, round(SHORTEST_SHOT_S * rate)))
-        for frame in _decoded(av, container, stream):
+        for frame in _decoded(container, stream, ended):
             if frame is None:
                 broken = True
                 break
@@ -150,10 +155,16 @@ def _promised_s(container: Any, stream: Any) -> float:
 
 
 def _small(frame: Any) -> NDArray[np.uint8]:
+    """Upright, as bars and subtitles are looked for in what is shown."""
     width = min(LOOK_WIDTH, frame.width)
     height = max(2, round(width * frame.height / frame.width))
     pixels: NDArray[np.uint8] = frame.reformat(width=width, height=height, format="bgr24").to_ndarray()
-    return pixels
+    return np.ascontiguousarray(np.rot90(pixels, round(_turned(frame) / 90)))
+
+
+def _turned(frame: Any) -> int:
+    """Degrees, counterclockwise, by which a frame has to be turned."""
+    return int(getattr(frame, "rotation", 0) or 0)
 
 
 def _bright(grey: Grey, axis: int) -> Grey:
@@ -221,7 +232,7 @@ def _runs(marked: NDArray[np.bool_], gap: int) -> list[tuple[int, int]]:
 # --- pass 2 ----------------------------------------------------------------------------------------------------------
 
 
-def _pictures_at(path: Path, looks: Sequence[Look]) -> Iterator[Image.Image | None]:
+def _pictures_at(path: Path, looks: Sequence[Look], ended: Callable[[], bool]) -> Iterator[Image.Image | None]:
     """The frames of these looks at full size, upright and with square pixels; None for one that cannot be decoded again.
 
     Found by seeking to its time, if that gives exactly this frame; else by counting frames, as in containers that seek only
@@ -232,16 +243,16 @@ def _pictures_at(path: Path, looks: Sequence[Look]) -> Iterator[Image.Image | No
         stream = _video_stream(container, path)
         if not set(container.format.name.split(",")) & GUESSING:
             for look in looks:
-                frame = _sought(container, stream, look)
+                frame = _sought(container, stream, look, ended)
                 if frame is None:
                     break
                 done += 1
                 yield _full(frame, stream)
     if done < len(looks):
-        yield from _counted(path, looks[done:])
+        yield from _counted(path, looks[done:], ended)
 
 
-def _sought(container: Any, stream: Any, look: Look) -> Any:
+def _sought(container: Any, stream: Any, look: Look, ended: Callable[[], bool]) -> Any:
     av, _ = _packages()
     if look.pts is None:
         return None
@@ -251,7 +262,7 @@ def _sought(container: Any, stream: Any, look: Look) -> Any:
             container.seek(look.pts - earlier, stream=stream)
         except (av.error.FFmpegError, ValueError, OverflowError):
             return None
-        for frame in _decoded(av, container, stream):
+        for frame in _decoded(container, stream, ended):
             if frame is None or frame.pts is None or frame.pts > look.pts:
                 break
             if frame.pts == look.pts:
@@ -259,12 +270,11 @@ def _sought(container: Any, stream: Any, look: Look) -> Any:
     return None
 
 
-def _counted(path: Path, looks: Sequence[Look]) -> Iterator[Image.Image | None]:
-    av, _ = _packages()
+def _counted(path: Path, looks: Sequence[Look], ended: Callable[[], bool]) -> Iterator[Image.Image | None]:
     left = list(looks)
     with _opened(path) as container:
         stream = _video_stream(container, path)
-        for number, frame in enumerate(_decoded(av, container, stream)):
+        for number, frame in enumerate(_decoded(container, stream, ended)):
             if frame is None or not left:
                 break
             if number == left[0].number:
@@ -284,7 +294,7 @@ def _full(frame: Any, stream: Any) -> Image.Image:
     ratio = stream.sample_aspect_ratio or Fraction(1)
     if ratio > 0 and ratio != 1:
         image = image.resize((max(1, round(image.width * ratio)), image.height), Image.Resampling.LANCZOS)
-    turned = int(getattr(frame, "rotation", 0) or 0)
+    turned = _turned(frame)
     return image.rotate(turned, expand=True) if turned else image
 
 
@@ -326,9 +336,13 @@ def _video_stream(container: Any, path: Path) -> Any:
     return stream
 
 
-def _decoded(av: Any, container: Any, stream: Any) -> Iterator[Any]:
-    """Frames up to the first place that cannot be decoded, and None there."""
+def _decoded(container: Any, stream: Any, ended: Callable[[], bool]) -> Iterator[Any]:
+    """Frames up to the first place that cannot be decoded, and None there. Errors: CancelledError once `ended()`."""
+    av, _ = _packages()
     try:
-        yield from container.decode(stream)
+        for frame in container.decode(stream):
+            if ended():
+                raise CancelledError
+            yield frame
     except (av.error.FFmpegError, ValueError):
         yield None

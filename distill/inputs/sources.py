@@ -13,7 +13,9 @@ import signal
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -27,7 +29,7 @@ from genin.distill.data.parquet import SUFFIXES as TABLE_SUFFIXES
 from genin.hub.repository import may_be_on_the_hub
 from genin.processes import processes_here
 from genin.runtimes.arguments import local_path
-from genin.runtimes.errors import InputError
+from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.files import reserve, writing
 from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD
@@ -169,15 +171,17 @@ class FolderSource:
         return len(self.dataset)
 
     def pictures(self, start: int, count: int, size: int) -> NDArray[np.uint8]:
-        return np.stack([self.dataset.picture(i % len(self.dataset), size) for i in range(start, start + count)])
+        return np.stack(
+            [self.dataset.picture(i % len(self.dataset), size) for i in going_on(range(start, start + count))]
+        )
 
     def pictures_of(self, rows: Sequence[int], shape: Shape) -> NDArray[np.uint8]:
         """These pictures, cut to one (width, height), as (N, height, width, 3)."""
-        return np.stack([self.dataset.picture(row, shape) for row in rows])
+        return np.stack([self.dataset.picture(row, shape) for row in going_on(rows)])
 
     def shapes(self, rows: Sequence[int], size: int, multiple: int) -> list[Shape]:
         """The aspect buckets that these pictures fall into (`data.aspect`)."""
-        return [bucket_of(self.dataset.size(row), size, multiple) for row in rows]
+        return [bucket_of(self.dataset.size(row), size, multiple) for row in going_on(rows)]
 
     def captions(self, indices: Sequence[int], epoch: int = 0) -> list[str]:
         return [self.dataset.caption(i) for i in indices]
@@ -293,14 +297,17 @@ def map_source(function: Callable[..., T], source: Source, tasks: Sequence[tuple
     one in use: results may be large. A few tasks are not worth other processes.
 
     The processes are spawned, not forked: PyTorch's threads and locks do not survive a fork. As everywhere with spawned processes,
-    a script that trains needs `if __name__ == "__main__"`."""
+    a script that trains needs `if __name__ == "__main__"`.
+
+    Errors: those of `function`; GeninError where a process was killed."""
     workers = min(len(tasks), max(1, usable_cores() // processes_here()))
     if workers <= 1 or len(tasks) < FEW:
         yield from (function(source, *task) for task in tasks)
         return
     # The source goes to a worker once: its rows may be millions.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_take_source, initargs=(source,))
+    ended = context.Event()
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_take_source, initargs=(source, ended))
     try:
         pending: deque[Future[T]] = deque()
         for task in tasks:
@@ -309,17 +316,31 @@ def map_source(function: Callable[..., T], source: Source, tasks: Sequence[tuple
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        what = "a process that reads pictures was killed, as systems do where memory runs out"
+        remedy = "free some memory, then run it again; taskset leaves it fewer cores, and so fewer processes"
+        raise GeninError(what, where=source.name, remedy=remedy) from error
     finally:
+        ended.set()
         pool.shutdown(cancel_futures=True)
 
 
 _source: Source | None = None  # of a worker process
+_ended: Event | None = None
 
 
-def _take_source(source: Source) -> None:
-    global _source
+def _take_source(source: Source, ended: Event) -> None:
+    global _source, _ended
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and then ends the pool
-    _source = source
+    _source, _ended = source, ended
+
+
+def going_on(rows: Iterable[int]) -> Iterator[int]:
+    """The rows, until this worker's pool has ended: Ctrl-C would wait for hundreds of pictures. Errors: CancelledError then."""
+    for row in rows:
+        if _ended is not None and _ended.is_set():
+            raise CancelledError
+        yield row
 
 
 def _with_source(function: Callable[..., T], task: tuple[Any, ...]) -> T:

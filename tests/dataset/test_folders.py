@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import tarfile
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -91,6 +92,22 @@ def test_links_are_followed_once_and_what_cannot_be_read_is_named(tmp_path: Path
     names = [path.relative_to(top).as_posix() for path in found.files]
     assert names == ["far/1.png", "nowhere", "own.png", "real/0.png"] and found.hidden == 1
     assert {path.name for path, _ in found.unread} == {"a", "loop", "back", "pipe.png"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_links_to_pipes_are_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    folder = folder_of(tmp_path / "in", "0.png")
+    for name in ("volume.cbz", "rows.parquet", "metadata.csv"):
+        (folder / name).symlink_to(tmp_path / "pipe")
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere")
+    found = walk(folder)
+    assert [path.name for path in found.files] == ["0.png", "gone.png"]
+    assert {path.name for path, reason in found.unread if "not a regular file" in reason} == {
+        "volume.cbz",
+        "rows.parquet",
+        "metadata.csv",
+    }
 
 
 def test_a_folder_without_the_right_to_read_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +308,20 @@ def test_prepare_names_links_hidden_files_and_replacement_characters(tmp_path: P
     assert any("replacement characters" in note for note in report["notes"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_unicode_end_no_preparation(tmp_path: Path, genin: Json) -> None:
+    place = Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/f\xfcr"))
+    folder_of(place, "0.png", "1.png")
+    Path(os.fsdecode(os.fsencode(place) + b"/Notes. Andr\xe9")).touch()
+    (place / "metadata.csv").write_bytes("file_name,text\n0.png,ein schöner Gruß\n,\n,niemand\n".encode("cp1252"))
+    (tmp_path / "in" / "metadata.jsonl").write_text('{"file_name": "f/1.png", "odd\\ud800": "x"}\n', encoding="utf-8")
+    report = genin("data", "prepare", tmp_path / "in", "--out", tmp_path / "out")
+    assert report["kept"] == 2 and "ein schöner Gruß" in prepared(tmp_path / "out").values()
+    assert len(report["dropped"]) == 2 and all("?" in entry["path"] for entry in report["dropped"][:1])
+    said = " ".join(report["notes"])
+    assert "f?r/metadata.csv is not UTF-8" in said and ". andr? ×1" in said and "odd?" in said
+
+
 # --- shards -----------------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +333,14 @@ def write_shard(path: Path, members: Mapping[str, bytes]) -> Path:
             entry.size = len(content)
             shard.addfile(entry, io.BytesIO(content))
     return path.parent
+
+
+@pytest.mark.parametrize("ending", ["-000000.tar", "_0.tar", ".tar", "2017.TAR"])
+def test_the_name_of_a_shard_begins_with_its_split(tmp_path: Path, ending: str) -> None:
+    for split in ("train", "Val", "test", "trains"):
+        write_shard(tmp_path / f"{split}{ending}", {"a.png": encoded(1)})
+    splits = {row.file_name.partition(ending)[0]: row.columns.get("split") for row in open_picture_set(tmp_path).rows}
+    assert splits == {"train": "train", "Val": "val", "test": "test", "trains": None}
 
 
 def test_a_sample_has_one_picture_and_the_others_are_counted(tmp_path: Path, genin: Json) -> None:

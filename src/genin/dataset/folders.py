@@ -239,7 +239,7 @@ def walk(top: Path) -> Walked:
                     folders.append(path)
                 elif path.is_dir():
                     links.append(path)
-                elif entry.is_symlink() or entry.is_file():
+                elif entry.is_file() or not path.exists():  # a link that leads nowhere is a file that is missing
                     found.files.append(path)
                 else:
                     found.unread.append((path, "not a regular file (a pipe, a socket or a device)"))

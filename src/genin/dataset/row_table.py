@@ -33,7 +33,7 @@ from genin.dataset.rows import PictureRow
 from genin.dataset.splits import ALIASES, SMALLEST_TO_SPLIT, SPLITS, Split, share_of_key, unknown_split
 from genin.files import write_text, writing
 
-VERSION = 2
+VERSION = 3
 BATCH = 8192  # rows that are built, or turned into Python, at once
 MOST_VALUES = 65  # of a column, kept for attribute columns
 MOST_ORIGINS = 10_000

@@ -30,7 +30,7 @@ from genin.dataset.folders import PICTURE_SUFFIXES, Sidecars, Tree, is_picture, 
 from genin.dataset.row_table import RowTable, build_once, place_of
 from genin.dataset.rows import PictureRow
 from genin.dataset.shards import COMPRESSED, Sample, Shards, shards_of
-from genin.dataset.splits import ALIASES, CHOICES, SMALLEST_TO_SPLIT, folders_of, splits_of
+from genin.dataset.splits import CHOICES, SMALLEST_TO_SPLIT, folders_of, split_in_name, splits_of
 from genin.dataset.tables import (
     CAPTION_COLUMNS,
     FILE_COLUMNS,
@@ -161,9 +161,8 @@ def _of_part(row: PictureRow, part: Path) -> PictureRow:
 def _of_shard(sample: Sample) -> PictureRow:
     """A shard's name begins with its split where the row does not say it."""
     columns = _columns(sample.columns, ("text",))
-    begins = Path(sample.file_name).parent.name.split("-")[0]
-    if begins in ALIASES:
-        columns.setdefault("split", begins)
+    if split := split_in_name(sample.file_name):
+        columns.setdefault("split", split)
     seed = sample.columns.get("seed")
     return PictureRow(sample.file_name, sample.text, seed if isinstance(seed, int) else None, columns)
 

@@ -10,6 +10,7 @@ Not here: reading the rows (`sets`), the built-in world's own splits.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,11 @@ def check_split(name: str | None) -> None:
     """Errors: InputError for a split that cannot be asked for; None, all of them, can be."""
     if name is not None:
         check_choice(name, tuple(CHOICES), "split")
+
+
+def split_in_name(file_name: str) -> Split | None:
+    """The split whose name a file's begins with: `val-000.tar`, `Test_0.parquet`, `train.tar`; None for any other first word."""
+    return ALIASES.get((re.match("[a-z]*", file_name.lower()) or [""])[0])
 
 
 def folders_of(folder: Path) -> list[Path]:

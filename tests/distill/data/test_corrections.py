@@ -195,6 +195,14 @@ def test_labels_are_what_captions_say_word_for_word() -> None:
     assert says("an angry ninja!", "Ninja") and says("“ninja”; at dawn", "ninja") and says("in St. Louis", "st. louis")
     assert says("एक कला", "कला") and not says("एक कला", "कली") and says("a cat 😀", "😀") and not says("grade A", "A+")
     assert not says("an angry ninja", "sad") and not says("a cat", "-") and not says("inkwell", "ink")
+    said, columns = {"hair": "red", "dress": "red"}, {"hair": ("black", "red"), "dress": ("blue", "red")}
+    captions = ["colored hair, red dress", "Red  hair, blue dresses", "red, hair", "red-hair", "कला hair"]
+    labels = labels_of(
+        captions,
+        [said] * 4 + [{"hair": "कला", "dress": "कला"}],
+        {name: (*values, "कला") for name, values in columns.items()},
+    )
+    assert labels["hair"].tolist() == [0, 2, 0, 0, 3] and labels["dress"].tolist() == [2, 0, 0, 0, 0]
     assert labels_of(["a cat"], [{"emotion": "-"}], {"emotion": ("-", "happy")})["emotion"].tolist() == [0]
 
 

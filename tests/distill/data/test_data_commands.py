@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
 import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,13 +24,15 @@ from PIL import Image, ImageChops, ImageDraw
 
 from genin.cli import run
 from genin.dataset.files import read_picture
+from genin.dataset.folders import FileNames
 from genin.dataset.sets import open_picture_set
 from genin.dataset.text import NULLS
 from genin.distill.data import prepare
 from genin.distill.data.dataset import ImageDataset
 from genin.distill.data.duplicates import SeenPictures, differ_in_detail, pixel_digest, thumbnail
+from genin.distill.data.edit import read_edited
 from genin.distill.data.extract import FitOptions
-from genin.distill.data.find import Candidate, caption_in_name
+from genin.distill.data.find import Candidate, SourceOptions, caption_in_name, find_pictures
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 Json = Callable[..., dict[str, Any]]
@@ -229,6 +233,29 @@ def test_duplicates_are_dropped_and_named(tmp_path: Path, genin: Json) -> None:
     assert genin("data", "prepare", source, "--out", tmp_path / "all", "--duplicates", "keep")["kept"] == 5
 
 
+def test_of_a_picture_and_its_previews_the_largest_is_kept(tmp_path: Path, genin: Json) -> None:
+    source = tmp_path / "in"
+    sides = {"a preview.png": 40, "b other.png": 0, "original.png": 120, "smaller.png": 80}
+    source.mkdir()
+    for name, side in sides.items():
+        (noise(5, 120, 120).resize((side, side), Image.Resampling.BOX) if side else noise(6)).save(source / name)
+    (source / "a preview.txt").write_text("a fox", encoding="utf-8")
+    shutil.copyfile(source / "a preview.png", source / "z preview.png")
+    report = genin("data", "prepare", source, "--out", tmp_path / "out")
+    original = source / "original.png"
+    assert reasons(report) == {
+        "a preview.png": f"near duplicate of {original}, which takes its caption",
+        "smaller.png": f"near duplicate of {original}",
+        "z preview.png": f"near duplicate of {original}",
+    }
+    rows = list(open_picture_set(tmp_path / "out").rows)
+    assert [(row.text, row.columns["source_file"]) for row in rows] == [
+        ("a fox", "original.png"),
+        ("b other", "b other.png"),
+    ]
+    assert read_picture(tmp_path / "out" / rows[0].file_name).size == (120, 120)
+
+
 @pytest.mark.parametrize(("own", "inherits"), [(None, True), ("a dog", False)])
 def test_a_duplicate_leaves_its_caption_to_a_picture_without(
     tmp_path: Path, genin: Json, own: str | None, inherits: bool
@@ -245,6 +272,20 @@ def test_a_duplicate_leaves_its_caption_to_a_picture_without(
     assert json.loads((tmp_path / "out" / "metadata.jsonl").read_text("utf-8"))["text"] == (own or "a fox asleep")
 
 
+def test_names_that_read_alike_are_of_two_pictures(tmp_path: Path, genin: Json) -> None:
+    """As of files from another system whose names are no Unicode here: all of them read `??.png`."""
+    source = tmp_path / "in"
+    source.mkdir()
+    alike = (source / "a b.png", source / "a  b.png")
+    for seed, path in enumerate(sorted(alike)):
+        drawing(seed).resize((256, 256)).save(path)
+    shutil.copyfile(min(alike), source / "copy of the first.png")
+    (source / "copy of the first.txt").write_text("the first", encoding="utf-8")
+    report = genin("data", "prepare", source, "--captions", "sidecar", "--out", tmp_path / "out")
+    assert report["kept"] == 2 and set(reasons(report)) == {"copy of the first.png"}
+    assert texts(tmp_path / "out") == ["the first", None]
+
+
 def test_colour_variants_and_small_changes_are_no_duplicates() -> None:
     base = noise(7, 64, 64)
     red, green, blue = base.split()
@@ -256,7 +297,7 @@ def test_colour_variants_and_small_changes_are_no_duplicates() -> None:
     for name, picture in {"base": base, "recoloured": recoloured, "changed": changed, "mirrored": mirrored}.items():
         assert seen.add(name, pixel_digest(picture), thumbnail(picture)) is None, name
     dimmer = ImageChops.subtract(base, Image.new("RGB", base.size, (1, 1, 1)))
-    assert seen.add("dimmer", pixel_digest(dimmer), thumbnail(dimmer)) == "near duplicate of base"
+    assert seen.add("dimmer", pixel_digest(dimmer), thumbnail(dimmer)) == ("near", "base")
 
 
 def test_near_duplicates_are_found_among_many() -> None:
@@ -346,6 +387,31 @@ def test_the_nearest_metadata_counts_whatever_its_folder_is_called(tmp_path: Pat
     assert texts(tmp_path / "out") == ["from beside"]
 
 
+def test_a_row_that_names_a_file_exactly_counts_before_one_that_leaves_out_folders(tmp_path: Path, genin: Json) -> None:
+    source = folder_of(tmp_path / "in", "cats/1.png")
+    rows = [{"file_name": "1.png", "text": "a picture that is gone"}, {"file_name": "cats/1.png", "text": "a cat"}]
+    (source / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    report = genin("data", "prepare", source, "--out", tmp_path / "out")
+    assert texts(tmp_path / "out") == ["a cat"]
+    assert reasons(report) == {"metadata.jsonl:1: 1.png": "a second row for the same file"}
+
+
+def test_folders_that_a_table_leaves_out_are_looked_up_not_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{folder}/{number}.png" for folder in range(30) for number in range(3)]
+    for name in names:
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures" / name).touch()
+    rows = [{"file_name": name, "text": name} for name in names]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    begin, made = FileNames.__init__, []
+    monkeypatch.setattr(FileNames, "__init__", lambda self, names: (made.append(self), begin(self, names))[1])
+    found = find_pictures([tmp_path], SourceOptions())
+    assert [one.caption for one in found.candidates] == [one.name.removeprefix("pictures/") for one in found.candidates]
+    assert not found.dropped and len(made) < len(names)
+
+
 def test_an_interrupted_run_waits_for_what_it_has_begun_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C, or a full disk: of the files that wait none begins."""
     release, begun = threading.Event(), []
@@ -364,6 +430,26 @@ def test_an_interrupted_run_waits_for_what_it_has_begun_alone(monkeypatch: pytes
     threading.Timer(0.2, release.set).start()
     files.close()
     assert len(begun) < 60
+
+
+def test_an_interrupted_run_does_not_wait_for_whole_films(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = []
+
+    def pieces_of(candidate: Candidate, *arguments: Any) -> list[Any]:
+        if candidate.name != "0":
+            deadline, ended = time.monotonic() + 10, arguments[-1]
+            while not ended() and time.monotonic() < deadline:
+                time.sleep(0.005)
+            left.append(deadline - time.monotonic())
+        return []
+
+    monkeypatch.setattr(prepare, "pieces_of", pieces_of)
+    ignored: Callable[..., None] = lambda *_: None  # noqa: E731
+    journal: Any = SimpleNamespace(known=ignored, stat=ignored, stem=ignored, write=ignored, pieces=Path(), resumed=0)
+    files: Any = prepare._read([Candidate(Path(), str(number)) for number in range(80)], journal, FitOptions(), ignored)
+    next(files)
+    files.close()
+    assert left and min(left) > 5
 
 
 def test_metadata_by_other_names_in_csv_with_joined_captions_and_a_trigger(tmp_path: Path, genin: Json) -> None:
@@ -439,6 +525,18 @@ def test_splits_exclusions_and_hidden_files(tmp_path: Path, genin: Json) -> None
     assert "2 pictures left out by --exclude" in report["notes"]
     assert "files that are not pictures were ignored: .pdf ×1" in report["notes"]
     assert ImageDataset.open(tmp_path / "out", "val").caption(0) == "b"
+
+
+@pytest.mark.parametrize(
+    ("known", "instead"), [("test", "counted as train"), ("holdout", "split by chance")], ids=["some", "none"]
+)
+def test_splits_of_unknown_names_are_named(tmp_path: Path, genin: Json, known: str, instead: str) -> None:
+    source = folder_of(tmp_path / "in", "0.png", "1.png", "2.png")
+    rows = [{"file_name": f"{n}.png", "split": split} for n, split in enumerate((known, "holdout", "holdout"))]
+    (source / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    report = genin("data", "prepare", source, "--out", tmp_path / "out")
+    [note] = [note for note in report["notes"] if "unknown splits" in note]
+    assert instead in note and f"'holdout' ×{2 + (known == 'holdout')}" in note
 
 
 @pytest.mark.parametrize(
@@ -654,6 +752,34 @@ def test_captions_of_an_interrupted_run_are_kept(
     assert capsys.readouterr().err.strip().endswith("the captions so far are saved; the same command goes on")
     lines = (tmp_path / "out" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line).get("text") for line in lines] == ["a ninja", None]
+
+
+def test_corrections_while_a_model_writes_captions_are_kept(
+    tmp_path: Path, genin: Json, tiny_blip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genin.distill.data import caption
+
+    folder_of(tmp_path / "in", "IMG_1.png", "IMG_2.png", "IMG_3.png", "known.png")
+    out = tmp_path / "out"
+    genin("data", "prepare", tmp_path / "in", "--out", out)
+    said = [
+        {"file_name": "000001.png", "text": "by hand", "mood": "calm"},
+        {"file_name": "000003.png", "text": "corrected"},
+    ]
+    (tmp_path / "said.jsonl").write_text("\n".join(map(json.dumps, said)), encoding="utf-8")
+    answers = iter(["one", "two", "three"])
+
+    def answer(*_: Any) -> list[str]:
+        found = next(answers)
+        if found == "two":  # the first is saved, the second is under way
+            read_edited(out, tmp_path / "said.jsonl")
+        return [found]
+
+    monkeypatch.setattr(caption.CaptionModel, "answers", answer)
+    monkeypatch.setattr(caption, "SAVE_EVERY", 1)
+    genin("data", "caption", out, "--model", tiny_blip, "--batch-size", "1")
+    assert texts(out) == ["one", "by hand", "three", "corrected"]
+    assert '"mood": "calm"' in (out / "metadata.jsonl").read_text(encoding="utf-8")
 
 
 def test_a_template_asks_for_one_thing_at_a_time(tmp_path: Path, genin: Json, tiny_blip: Path) -> None:

@@ -13,6 +13,7 @@ import wave
 import zipfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,13 @@ from PIL import Image, ImageCms
 
 from films import BAR, HEIGHT, PANELS, WIDTH, barred, comic_page, scene, shot, subtitled, write_film
 from genin.cli import run
-from genin.dataset.files import read_picture
+from genin.dataset.files import PictureError, read_picture
 from genin.dataset.rows import PictureRow
 from genin.dataset.sets import open_picture_set
 from genin.dataset.splits import splits_by_chance
 from genin.distill.data.aspect import bucket_of, buckets
 from genin.distill.data.dataset import read_facts
-from genin.distill.data.extract import Piece
+from genin.distill.data.extract import FitOptions, Piece, pieces_of
 from genin.distill.data.find import Candidate
 from genin.distill.data.journal import Journal
 from genin.distill.data.prepare import Kept, PrepareOptions, _rows_of
@@ -80,6 +81,28 @@ def test_bars_are_cut_off(tmp_path: Path, genin: Json) -> None:
         assert picture.width == WIDTH and height - 6 <= picture.height <= height
         top = BAR + (height - picture.height + 1) // 2
         assert likeness_db(picture, scene(seed, 20).crop((0, top, WIDTH, top + picture.height))) > 25
+
+
+def test_bars_of_a_film_that_is_shown_turned_are_cut_off(tmp_path: Path, genin: Json) -> None:
+    film = tmp_path / "phone.mp4"
+    write_film(film, [frame.rotate(90, expand=True) for frame in shot(1, bars=True)])
+    content = bytearray(film.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 4 + 20 + 16  # of a track's header: version and flags, times, layers
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, HEIGHT << 16, 0, 1 << 30)
+    film.write_bytes(content)
+    genin("data", "prepare", film, "--out", tmp_path / "out")
+    [row] = rows_of(tmp_path / "out")
+    picture = read_picture(tmp_path / "out" / row.file_name)
+    assert picture.width == WIDTH and HEIGHT - 2 * BAR - 6 <= picture.height <= HEIGHT - 2 * BAR
+
+
+def test_a_film_ends_at_any_frame(tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    write_film(film, shot(1))
+    asked = iter([False] * 9 + [True] * 99)
+    with pytest.raises(CancelledError):
+        pieces_of(Candidate(film, "film.mp4", kind="video"), FitOptions(), tmp_path, "film", lambda: next(asked))
+    assert sum(asked) == 98
 
 
 def test_a_night_scene_is_no_bar(tmp_path: Path, genin: Json) -> None:
@@ -386,6 +409,54 @@ def test_a_picture_damaged_by_a_power_cut_is_made_again(
     assert genin(*command)["resumed"] == 1
     written = {path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
     assert written == set(pieces.values())
+
+
+def test_what_gave_nothing_is_read_again_when_the_run_goes_on(
+    tmp_path: Path, genin: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for seed in range(2):
+        scene(seed, size=(90, 80)).save(tmp_path / "in" / f"{seed}.png")
+    command = ["data", "prepare", tmp_path / "in", "--out", tmp_path / "out"]
+
+    def away(path: Path, *_: object) -> None:
+        raise PictureError("cannot be read ([Errno 5] Input/output error)", where=path)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("genin.distill.data.extract.open_picture", away)
+        patch.setattr("genin.distill.data.prepare._choose", lambda files, *_: stop(list(files)))
+        assert run([str(argument) for argument in command]) == 130
+    report = genin(*command)
+    assert report["kept"] == 2 and not report["dropped"] and report["resumed"] == 0
+
+
+def test_a_dataset_stays_as_it_is_whatever_is_prepared_after_it(
+    tmp_path: Path, genin: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed when it is all but done leaves its pieces, which are the same files as the dataset's."""
+    (tmp_path / "in").mkdir()
+    scene(1, size=(90, 80)).save(tmp_path / "in" / "a.png")
+    command = ["data", "prepare", tmp_path / "in", "--out", tmp_path / "out"]
+
+    remove = shutil.rmtree
+
+    def killed_at_last(path: Path, **options: Any) -> None:
+        if path.suffix == ".partial":
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed_at_last)
+        assert run([str(argument) for argument in command]) == 130
+    (tmp_path / "out").rename(tmp_path / "earlier")
+    before = (tmp_path / "earlier" / "000000.png").read_bytes()
+    scene(2, size=(90, 80)).save(tmp_path / "in" / "a.png")
+    genin(*command)
+    assert (tmp_path / "earlier" / "000000.png").read_bytes() == before
+    assert (tmp_path / "out" / "000000.png").read_bytes() != before
 
 
 def test_nothing_usable_leaves_nothing_also_where_open_files_cannot_be_removed(

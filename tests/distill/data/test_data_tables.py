@@ -188,6 +188,7 @@ def test_the_name_in_a_row_is_a_caption_where_there_is_no_other(tmp_path: Path, 
     [
         (("data/train-00000-of-00001", "data/test-00000-of-00001"), {"train": 50, "test": 50}),
         (("default/train/0000", "default/validation/0000"), {"train": 50, "val": 50}),
+        (("train_0", "Test2017"), {"train": 50, "test": 50}),
         (("data/train-00000-of-00002", "data/train-00001-of-00002"), None),
         (("a", "b"), None),
     ],

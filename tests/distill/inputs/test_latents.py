@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import tarfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -16,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mapped import about_the_worker, squares
+from mapped import about_the_worker, killed, squares, until_the_end
 from tunable import no_curves as no_curves
 
 torch = pytest.importorskip("torch")
@@ -35,7 +37,7 @@ from genin.distill.inputs.tensor_file import TensorFile, create  # noqa: E402
 from genin.distill.inputs.update import Update  # noqa: E402
 from genin.distill.models import autoencoder  # noqa: E402
 from genin.distill.models.folder import load_model_folder  # noqa: E402
-from genin.runtimes.errors import InputError  # noqa: E402
+from genin.runtimes.errors import GeninError, InputError  # noqa: E402
 
 CPU = torch.device("cpu")
 SCENES = 30
@@ -329,6 +331,26 @@ def test_work_on_all_cores_comes_in_order_and_not_far_ahead(monkeypatch: pytest.
         for _ in map_source(squares, source, [(n,) for n in (1, 2, 3, 4, 13, 6)]):
             taken += 1
     assert taken == 4
+
+
+def test_what_is_left_ends_no_later_than_its_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "usable_cores", lambda: 2)
+    monkeypatch.setattr(sources, "FEW", 4)
+    results: Any = map_source(until_the_end, WorldSource("train", 3), [(n,) for n in range(8)])
+    assert next(results) == 0
+    began = time.monotonic()
+    results.close()  # as Ctrl-C does
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_worker_that_is_killed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "usable_cores", lambda: 2)
+    monkeypatch.setattr(sources, "FEW", 4)
+    with pytest.raises(
+        GeninError, match="was killed, as systems do where memory runs out: builtin:world; free some memory"
+    ):
+        list(map_source(killed, WorldSource("train", 3), [(n,) for n in range(8)]))
 
 
 def test_workers_are_not_forked_and_load_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
