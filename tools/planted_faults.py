@@ -305,8 +305,8 @@ FAULTS = (
     Fault(
         "hash-never-checked",
         "runtimes/bundle.py",
-        "if path not in self._checked:",
-        "if path in self._checked:",
+        "if self._checked.get(path) != state:",
+        "if self._checked.get(path) == state:",
         "runtimes/test_bundle.py",
     ),
     Fault(

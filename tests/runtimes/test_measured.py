@@ -92,7 +92,7 @@ def test_loading_counts_where_few_pictures_follow(monkeypatch: pytest.MonkeyPatc
     """The first load of an engine, which imports it."""
     rows = [("openvino", 1, 1.0, 0.9), ("openvino", 2, 1.1, 0.2), ("onnxruntime", 1, 2.0, 0.3)]
     timings = tuple(measured.Timing(name, "onnx", "fp32", threads, ms, s) for name, threads, ms, s in rows)
-    monkeypatch.setattr(measured, "_read", lambda _: timings)
+    monkeypatch.setattr(measured, "_read", lambda *_: timings)
     for pictures, runtime in ((1, "onnxruntime"), (599, "onnxruntime"), (601, "openvino"), (None, "openvino")):
         found = decide("a bundle", CHOICES, EngineSettings(pictures=pictures), SMALL, Opening({}))
         assert found.way.choice.runtime == runtime, pictures
