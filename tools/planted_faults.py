@@ -695,8 +695,8 @@ FAULTS = (
     Fault(
         "bad-input-exits-1",
         "src/genin/cli.py",
-        "except GeninError as error:\n        return _fail(_one_line(str(error)), error.exit_code)",
-        "except GeninError as error:\n        return _fail(_one_line(str(error)), 1)",
+        "except GeninError as error:\n        return _fail(str(error), error.exit_code)",
+        "except GeninError as error:\n        return _fail(str(error), 1)",
         "test_cli.py",
     ),
     Fault(
