@@ -68,7 +68,7 @@ class ExportOptions:
         wanted = None if self.precisions is None else several(self.precisions)
         settle(
             self,
-            formats=tuple(check_choice(format, FORMATS, "format") for format in several(self.formats)),
+            formats=tuple(dict.fromkeys(check_choice(one, FORMATS, "format") for one in several(self.formats))),
             precisions=None if wanted is None else tuple(check_choice(one, every, "precision") for one in wanted),
             plans=tuple(plan if isinstance(plan, Plan) else local_path(plan, "a plan") for plan in several(self.plans)),
             single_graphs=tuple(whole(steps, "a single graph's steps") for steps in several(self.single_graphs)),
