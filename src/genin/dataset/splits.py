@@ -47,7 +47,7 @@ def check_split(name: str | None) -> None:
 
 def split_in_name(file_name: str) -> Split | None:
     """The split whose name a file's begins with: `val-000.tar`, `Test_0.parquet`, `train.tar`; None for any other first word."""
-    return ALIASES.get((re.match("[a-z]*", file_name.lower()) or [""])[0])
+    return ALIASES.get(re.split("[^a-z]", file_name.lower(), maxsplit=1)[0])
 
 
 def folders_of(folder: Path) -> list[Path]:

@@ -412,6 +412,15 @@ def test_folders_that_a_table_leaves_out_are_looked_up_not_searched(
     assert not found.dropped and len(made) < len(names)
 
 
+def eighty_files_begun() -> Any:
+    """Reading of files that keeps no journal, after the first file."""
+    ignored: Callable[..., None] = lambda *_: None  # noqa: E731
+    journal: Any = SimpleNamespace(known=ignored, stat=ignored, stem=ignored, write=ignored, pieces=Path(), resumed=0)
+    files = prepare._read([Candidate(Path(), str(number)) for number in range(80)], journal, FitOptions(), ignored)
+    next(files)
+    return files
+
+
 def test_an_interrupted_run_waits_for_what_it_has_begun_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C, or a full disk: of the files that wait none begins."""
     release, begun = threading.Event(), []
@@ -423,10 +432,7 @@ def test_an_interrupted_run_waits_for_what_it_has_begun_alone(monkeypatch: pytes
         return []
 
     monkeypatch.setattr(prepare, "pieces_of", pieces_of)
-    ignored: Callable[..., None] = lambda *_: None  # noqa: E731
-    journal: Any = SimpleNamespace(known=ignored, stat=ignored, stem=ignored, write=ignored, pieces=Path(), resumed=0)
-    files: Any = prepare._read([Candidate(Path(), str(number)) for number in range(80)], journal, FitOptions(), ignored)
-    next(files)
+    files = eighty_files_begun()
     threading.Timer(0.2, release.set).start()
     files.close()
     assert len(begun) < 60
@@ -444,10 +450,7 @@ def test_an_interrupted_run_does_not_wait_for_whole_films(monkeypatch: pytest.Mo
         return []
 
     monkeypatch.setattr(prepare, "pieces_of", pieces_of)
-    ignored: Callable[..., None] = lambda *_: None  # noqa: E731
-    journal: Any = SimpleNamespace(known=ignored, stat=ignored, stem=ignored, write=ignored, pieces=Path(), resumed=0)
-    files: Any = prepare._read([Candidate(Path(), str(number)) for number in range(80)], journal, FitOptions(), ignored)
-    next(files)
+    files = eighty_files_begun()
     files.close()
     assert left and min(left) > 5
 
