@@ -32,7 +32,7 @@ from genin.runtimes.limits import processor_name, usable_cores
 from genin.runtimes.names import installed_names
 from genin.runtimes.pipeline import Choice, Pipeline
 from genin.runtimes.quiet import warnings_ignored
-from genin.runtimes.threads import is_machine_busy, thread_limit
+from genin.runtimes.threads import are_cores_idle, thread_limit
 
 SWITCH, BY_ORDER = "GENIN_AUTO", "order"
 BUDGET_S = 3.0  # for all ways together
@@ -110,7 +110,7 @@ def decide(
         return Decision(
             Way(choices[0], settings.threads), "too large to be measured in seconds: the first that is installed"
         )
-    if is_machine_busy():
+    if not are_cores_idle(max(way.threads or 1 for way in ways)):
         return Decision(
             Way(choices[0], settings.threads), "other work is running, not measured: the first that is installed"
         )

@@ -58,14 +58,26 @@ def may_spin() -> bool:
 def is_machine_busy(running: Callable[[], int | None] | None = None) -> bool:
     """Whether other processes are running at this moment, on Linux; on other systems, whether they used at least half of the
     cores in the last minute. False where neither is known. `running` counts the runnable threads of others, and this one."""
+    count = _usually_running(running or others_and_this)
+    return _recent_load() >= 0.5 if count is None else count > 1
+
+
+def are_cores_idle(wanted: int, running: Callable[[], int | None] | None = None) -> bool:
+    """Whether `wanted` threads would each find a core at this moment beside what others run. A container with a small quota sees
+    all that runs on a large machine, most of which leaves cores free. Where it is not known what runs: as `is_machine_busy`."""
+    count = _usually_running(running or others_and_this)
+    return _recent_load() < 0.5 if count is None else count - 1 + wanted <= available_cores()
+
+
+def _usually_running(running: Callable[[], int | None]) -> int | None:
+    """The median of a few counts, so that a short-lived process does not matter; None where they are not known."""
     counts = []
     for _ in range(SAMPLES):
-        count = (running or others_and_this)()
-        if count is None:
-            return _recent_load() >= 0.5
+        if (count := running()) is None:
+            return None
         counts.append(count)
         time.sleep(SAMPLE_INTERVAL_S)
-    return sorted(counts)[SAMPLES // 2] > 1  # the median: a short-lived process does not count
+    return sorted(counts)[SAMPLES // 2]
 
 
 def running_threads() -> int | None:

@@ -300,6 +300,26 @@ def test_openvino_from_archives(matrix: Path, tmp_path: Path, openvino_c: Path, 
     assert psnr_db(*pictures) >= OTHER_ENGINE_DB
 
 
+def test_the_most_exact_precision_is_that_of_any_format(
+    matrix: Path, tmp_path: Path, openvino_c: Path, open_native: Open
+) -> None:
+    """OpenVINO reads both formats, its own first."""
+    bundle = Path(shutil.copytree(matrix, tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    exact_only_in_onnx = [
+        one for one in manifest["graphs"] if (one["format"], one["precision"]) != ("openvino", "fp32")
+    ]
+    manifest |= {"graphs": exact_only_in_onnx, "single_graphs": []}
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    pictures = [
+        drawn(open_native(bundle, openvino_c, precision=asked), PROMPT, 7, (32, 32)) for asked in (None, b"fp32")
+    ]
+    assert np.array_equal(*pictures)
+    assert not np.array_equal(
+        pictures[0], drawn(open_native(bundle, openvino_c, precision=b"int8"), PROMPT, 7, (32, 32))
+    )
+
+
 class Io(c.Structure):
     """`genin_io`, of files in a dictionary; `piece` is the most that a call reads."""
 

@@ -59,7 +59,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An idle one of two cores, with an empty cache."""
     monkeypatch.delenv("GENIN_AUTO")
     monkeypatch.setenv("GENIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(measured, "is_machine_busy", lambda: False)
+    monkeypatch.setattr(measured, "are_cores_idle", lambda count: True)
     monkeypatch.setattr(measured, "thread_limit", lambda: 2)
 
 
@@ -130,7 +130,7 @@ def test_an_engine_that_refuses_the_bundle_is_not_taken() -> None:
 @pytest.mark.parametrize(
     ("patch", "size", "why"),
     [
-        (lambda patch: patch.setattr(measured, "is_machine_busy", lambda: True), SMALL, "other work"),
+        (lambda patch: patch.setattr(measured, "are_cores_idle", lambda count: count < 2), SMALL, "other work"),
         (lambda patch: patch.setenv("GENIN_AUTO", "order"), SMALL, "GENIN_AUTO"),
         (lambda patch: None, measured.LARGE_BYTES + 1, "too large"),
     ],

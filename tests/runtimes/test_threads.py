@@ -20,6 +20,7 @@ from genin.runtimes.threads import (
     MAX_THREADS,
     POOL_VARIABLES,
     WAIT_VARIABLES,
+    are_cores_idle,
     check_threads,
     is_machine_busy,
     set_wait_policy,
@@ -83,6 +84,16 @@ def test_a_machine_is_busy_where_others_run_most_of_the_time(counts: list[int], 
     assert is_machine_busy(iter(counts).__next__) is busy
 
 
+@pytest.mark.parametrize(
+    ("cores", "running", "wanted", "idle"), [(64, 21, 4, True), (64, 63, 4, False), (2, 1, 2, True), (2, 2, 2, False)]
+)
+def test_a_large_machine_has_idle_cores_while_others_run(
+    monkeypatch: pytest.MonkeyPatch, cores: int, running: int, wanted: int, idle: bool
+) -> None:
+    monkeypatch.setattr(threads, "available_cores", lambda: cores)
+    assert are_cores_idle(wanted, lambda: running) is idle
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_threads_of_this_process_are_no_other_work() -> None:
     """Three that spin, outside Python's lock, as OpenBLAS's do after numpy is imported."""
@@ -106,6 +117,7 @@ def test_where_running_threads_are_not_told_the_load_of_the_last_minute_decides(
 ) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (load * os.cpu_count(), 0, 0))
     assert is_machine_busy(lambda: None) is busy
+    assert are_cores_idle(2, lambda: None) is not busy
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/stat is Linux's")

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <set>
 
 #include "failure.h"
 #include "sha256.h"
@@ -134,33 +135,40 @@ void Bundle::read_files(const json::Value &manifest) {
     }
 }
 
-Selection Bundle::select(const std::vector<std::string> &formats, const std::string &precision) const {
-    std::string others;
-    for (const std::string &format : formats) {
-        std::vector<Selection> found;
-        for (const Graph &graph : graphs_) {
-            if (graph.format != format) continue;
-            auto at = std::find_if(found.begin(), found.end(), [&](const Selection &one) { return one.precision == graph.precision; });
-            if (at == found.end()) at = found.insert(found.end(), Selection{format, graph.precision, {}, {}});
-            if (graph.steps) at->single[graph.steps] = &graph;
-            else at->components[graph.component] = &graph;
-        }
-        const auto lacks_one = [](const Selection &one) {
-            return std::any_of(std::begin(kNeeded), std::end(kNeeded), [&](const char *component) { return !one.components.count(component); });
-        };
-        found.erase(std::remove_if(found.begin(), found.end(), lacks_one), found.end());
-        const auto of = [&](const std::string &wanted) { return std::find_if(found.begin(), found.end(), [&](const Selection &one) { return one.precision == wanted; }); };
-        if (precision.empty() && !found.empty()) {
-            for (const char *exact : kPrecisions) {
-                if (const auto at = of(exact); at != found.end()) return *at;
-            }
-            return found.front();
-        }
-        if (const auto at = of(precision); at != found.end()) return *at;
-        for (const Selection &one : found) others += (others.empty() ? "" : ", ") + one.precision;
+std::vector<Selection> Bundle::complete_sets(const std::string &format) const {
+    std::vector<Selection> found;
+    for (const Graph &graph : graphs_) {
+        if (graph.format != format) continue;
+        auto at = std::find_if(found.begin(), found.end(), [&](const Selection &one) { return one.precision == graph.precision; });
+        if (at == found.end()) at = found.insert(found.end(), Selection{format, graph.precision, {}, {}});
+        if (graph.steps) at->single[graph.steps] = &graph;
+        else at->components[graph.component] = &graph;
     }
-    if (others.empty()) throw Failure(GENIN_E_BUNDLE, name + ": no graphs in the format " + formats.back() + "; export with --format " + formats.back());
-    throw Failure(GENIN_E_ARGUMENT, name + ": no precision '" + precision + "'; it has " + others);
+    const auto lacks_one = [](const Selection &one) {
+        return std::any_of(std::begin(kNeeded), std::end(kNeeded), [&](const char *component) { return !one.components.count(component); });
+    };
+    found.erase(std::remove_if(found.begin(), found.end(), lacks_one), found.end());
+    return found;
+}
+
+Selection Bundle::select(const std::vector<std::string> &formats, const std::string &precision) const {
+    std::vector<Selection> found;
+    for (const std::string &format : formats) {
+        for (Selection &one : complete_sets(format)) found.push_back(std::move(one));
+    }
+    if (found.empty()) throw Failure(GENIN_E_BUNDLE, name + ": no graphs in the format " + formats.back() + "; export with --format " + formats.back());
+    if (precision.empty()) {  // the most exact of all formats; of equal ones the engine's first
+        const auto place = [](const Selection &one) { return std::find(std::begin(kPrecisions), std::end(kPrecisions), one.precision); };
+        return *std::min_element(found.begin(), found.end(), [&](const Selection &a, const Selection &b) { return place(a) < place(b); });
+    }
+    std::set<std::string> others;
+    for (const Selection &one : found) {
+        if (one.precision == precision) return one;
+        others.insert(one.precision);
+    }
+    std::string listed;
+    for (const std::string &other : others) listed += (listed.empty() ? "" : ", ") + other;
+    throw Failure(GENIN_E_ARGUMENT, name + ": no precision '" + precision + "'; it has " + listed);
 }
 
 Bytes Bundle::read(const FileEntry &file) const {

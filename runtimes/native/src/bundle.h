@@ -51,7 +51,7 @@ public:
     // Throws Failure (GENIN_E_BUNDLE) for anything that does not follow the format.
     Bundle(const Place &place, uint32_t check_hashes);
 
-    // What is drawn with, of these formats the first that has the precision; "": the most exact. Throws Failure.
+    // What is drawn with, of these formats the first that has the precision; "": the most exact of all. Throws Failure.
     Selection select(const std::vector<std::string> &formats, const std::string &precision) const;
     // A file's content, its length and hash checked.
     Bytes read(const FileEntry &file) const;
@@ -86,6 +86,8 @@ private:
     void read_sampler(const json::Value &sampler);
     void read_files(const json::Value &manifest);
     void check(const FileEntry &file) const;
+    // A format's graphs by precision, where all that drawing needs are there.
+    std::vector<Selection> complete_sets(const std::string &format) const;
 
     std::unique_ptr<Files> files_;
     bool hashes_ = true;
