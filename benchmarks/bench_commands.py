@@ -32,6 +32,7 @@ PEER_NAMES = (
     "stable-diffusion.cpp",
     "onnxruntime-web",
 )
+MOST_NUMBERS = 1024  # of a range
 DEFAULT_MODELS = ("builtin:student", "builtin:student-1step")
 
 
@@ -51,8 +52,11 @@ class CommaNumbers(click.ParamType):  # type: ignore[type-arg]  # generic only s
         numbers: list[int] = []
         try:
             for part in filter(None, (part.strip() for part in value.split(","))):
-                low, _, high = part.partition("-")
-                numbers += range(int(low), int(high or low) + 1)
+                first, _, last = part.partition("-")
+                low, high = int(first), int(last or first)
+                if high - low >= MOST_NUMBERS:
+                    self.fail(f"'{part}' is more than {MOST_NUMBERS} numbers", param, ctx)
+                numbers += range(low, high + 1)
         except ValueError:
             numbers = []
         if not numbers or min(numbers) < 1:
@@ -330,7 +334,7 @@ def merge_command(files: tuple[Path, ...], report: Path | None, as_json: bool) -
         return
     if merged.busy:
         click.secho(f"**{merged.busy}**\n", fg="red", bold=True)
-    click.echo(results_table({"results": merged.rows, "skipped": merged.skipped}))
+    click.echo(results_table(merged.to_json()))
     if report is not None:
         click.echo(f"\n{report}")
 

@@ -277,6 +277,11 @@ class SamplerConstants:
             _within(timesteps[0], 0, training_steps - 1, "timestep")
             _within(timesteps[-1], 0, training_steps - 1, "timestep")
 
+    @property
+    def default_guidance_scale(self) -> float:
+        """1.0 where guidance is baked into the weights."""
+        return 1.0 if self.guidance == "baked" else self.guidance_scale
+
 
 @dataclass(frozen=True)
 class ModelConstants:

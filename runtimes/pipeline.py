@@ -114,7 +114,7 @@ class Pipeline:
     @property
     def default_guidance_scale(self) -> float:
         """1.0 where guidance is baked into the weights."""
-        return 1.0 if self.sampler.guidance == "baked" else self.sampler.guidance_scale
+        return self.sampler.default_guidance_scale
 
     @property
     def takes_images(self) -> bool:

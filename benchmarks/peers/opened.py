@@ -47,7 +47,7 @@ class Subject:
     @property
     def guidance_scale(self) -> float:
         sampler = self.constants.sampler
-        return 1.0 if sampler.guidance == "baked" else sampler.guidance_scale
+        return sampler.default_guidance_scale
 
     def noise(self, seed: int) -> NDArray[np.float32]:
         """genin's noise for a seed, (1, C, H, W)."""

@@ -151,6 +151,8 @@ class Evaluator:
             accumulator.add(pictures, of)
             if isinstance(subject, AutoencoderSubject) and self.suite.lpips is not None:
                 to_originals.append(self.suite.lpips(pictures, subject.originals))
+        if accumulator.count == 0:
+            raise InputError("no picture there can be read", where=subject.path, remedy="copy the pictures again")
         real, facts = self.reference_at(subject.image_size)
         figures = distances(accumulator, real)
         figures.notes = {**self.suite.reasons(), **subject.notes(), **figures.notes}

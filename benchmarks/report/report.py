@@ -42,7 +42,7 @@ from genin.benchmarks.results.table import (
     peak_exceeded,
     picture_ms,
     program_of,
-    reasons_of,
+    remarks,
     skipped_text,
 )
 from genin.benchmarks.speed.picture_quality import FD_NOT_ASKED
@@ -152,7 +152,7 @@ def render(report: Report) -> str:
         "evaluations": _evaluations(evaluations) if evaluations else None,
         "evaluations_note": _evaluations_note(evaluations),
         "machines": [(device, _machine(results)) for device, results in measured.items()],
-        "notes": _notes(list(measured.values()), evaluations),
+        "notes": _notes(rows, report.devices or report.results, evaluations),
     }
     return render_page("genin.benchmarks.report", "report.html.jinja", values)
 
@@ -363,15 +363,15 @@ def _clock(machine: Mapping[str, Any]) -> str | None:
     return f"{frequency['current']:,.0f} MHz" + (f", governor {governor}" if governor else "")
 
 
-def _notes(measured: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+def _notes(
+    rows: Sequence[Mapping[str, Any]],
+    results: Merged | Mapping[str, Any] | None,
+    evaluations: Sequence[Mapping[str, Any]],
+) -> list[str]:
     """Every reason once."""
-    notes: dict[str, None] = {}
-    for one in (one for results in measured for one in results["skipped"]):
-        notes[skipped_text(one)] = None
-    for row in (row for results in measured for row in results["results"]):
-        notes |= {f"{row['name']}: not valid: {reason}": None for reason in reasons_of(row)}
-        notes |= {f"{row['name']}: {difference}": None for difference in row.get("differs", ())}
-    for found in [one["notes"] for one in (*measured, *evaluations)]:
+    of_run = results.to_json() if isinstance(results, Merged) else results or {"skipped": [], "notes": {}}
+    notes = dict.fromkeys([*map(skipped_text, of_run["skipped"]), *remarks(rows)])
+    for found in [one["notes"] for one in (of_run, *evaluations)]:
         by_reason: dict[str, list[str]] = {}
         for name, reason in found.items():
             if name == "busy" or reason == FD_NOT_ASKED:  # said at the top; what nobody asked for is not missing

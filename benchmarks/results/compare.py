@@ -95,9 +95,10 @@ def compare_results(old: Results, new: Results, margin: float = MARGIN, *, stric
         shown = [", ".join(row["name"] for row in one["results"]) for one in (old, new)]
         raise InputError(f"the results have no configuration in common: {shown[0]}; and {shown[1]}")
     paired = old.get("run_id") is not None and old.get("run_id") == new.get("run_id")
+    same_noise = all(old["protocol"].get(key) == new["protocol"].get(key) for key in ("seed", "prompts_sha256"))
     compared = [id(row) for pair in pairs for row in pair]
     return Comparison(
-        tuple(_compare(*pair, margin, paired=paired) for pair in pairs),
+        tuple(_compare(*pair, margin, paired=paired, same_noise=same_noise) for pair in pairs),
         margin,
         tuple(warnings),
         *(tuple(row["name"] for row in one["results"] if id(row) not in compared) for one in (old, new)),
@@ -150,7 +151,7 @@ def compare_with(results: Results, baseline: str, margin: float = MARGIN) -> Com
     busy = [f"busy machine: {said}" for said in [results["notes"].get("busy")] if said]
     compared = {id(row) for _, row in pairs}
     return Comparison(
-        tuple(_compare(*pair, margin, paired=True) for pair in pairs),
+        tuple(_compare(*pair, margin, paired=True, same_noise=True) for pair in pairs),
         margin,
         tuple(busy),
         only_in_new=tuple(row["name"] for row in others if id(row) not in compared),
@@ -193,11 +194,11 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
-def _compare(old: Row, new: Row, margin: float, *, paired: bool) -> ComparedRow:
+def _compare(old: Row, new: Row, margin: float, *, paired: bool, same_noise: bool) -> ComparedRow:
     groups, as_pairs = runs_of_both(old, new, paired=paired)
     found = ratio_interval(*groups, paired=as_pairs)
     verdict = verdict_of(found.low, found.high, margin) if is_ranked(old) and is_ranked(new) else "unclear"
-    notes = list(_notes(old, new))
+    notes = list(_notes(old, new, same_noise=same_noise))
     if paired and not as_pairs:
         notes.append("they did not take turns (not all fitted into memory): what changed in between is in the ratio")
     low, high = found.bounds(5) or (None, None)
@@ -287,7 +288,7 @@ def _differences(old: Results, new: Results) -> Iterator[str]:
         releases = [one["packages"][name] for one in machines]
         if releases[0] != releases[1]:
             yield f"{name} {releases[0]} and {releases[1]}"
-    for keys in (("warmup", "warmup_s"), ("prompts_sha256",), ("batch_size",)):
+    for keys in (("warmup", "warmup_s"), ("prompts_sha256",), ("seed",), ("batch_size",)):
         values = [[one["protocol"].get(key) for key in keys] for one in (old, new)]
         if values[0] != values[1] and all(one[0] is not None for one in values):
             yield f"measured with another {keys[0].removesuffix('_sha256')}"
@@ -301,7 +302,8 @@ def _other_processors(results: Results) -> list[str]:
     return sorted({row["provider"] for row in results["results"] if row.get("device", "cpu") != "cpu"})
 
 
-def _notes(old: Row, new: Row) -> Iterator[str]:
+def _notes(old: Row, new: Row, *, same_noise: bool) -> Iterator[str]:
+    """What rows have not in common; pictures are compared where both drew them of one noise and prompt."""
     yield from new.get("differs", ())
     if new["valid"] is False:
         yield f"its pictures are not right: {'; '.join(new['validity']['reasons'])}"
@@ -314,6 +316,6 @@ def _notes(old: Row, new: Row) -> Iterator[str]:
         if old.get(key) != new.get(key) and None not in (old.get(key), new.get(key)):
             yield f"another {what}: {old[key]}, now {new[key]}"
     weights, pictures = ([one.get(key) for one in (old, new)] for key in ("weights_sha256", "pictures_sha256"))
-    as_many = old.get("pairs") == new.get("pairs")  # of another number of pictures the hash differs anyway
-    if same_program and weights[0] == weights[1] and as_many and pictures[0] != pictures[1]:
+    alike = same_noise and old.get("pairs") == new.get("pairs")  # of another number of pictures the hash differs anyway
+    if same_program and weights[0] == weights[1] and alike and pictures[0] != pictures[1]:
         yield "the same weights draw other pictures"

@@ -60,6 +60,7 @@ CSV_DEEPER: Final = (
         for name in ("p99_ms", "worst_ms", "late_percent")
     ),
 )
+SOURCE_COLUMNS: Final = ("busy_machine", "results_sha256")
 JOULES_PER_KWH: Final = 3.6e6
 CHARACTER_PX: Final = 6.6  # of Verdana at 11 px, on average
 PAD_PX: Final = 10
@@ -76,14 +77,15 @@ def export(results: Results, format: str) -> str:
 def to_csv(results: Results) -> str:
     """One line for each configuration."""
     names = [*CSV_COLUMNS, *(f"{name}_ms" for name in CSV_FIGURES), "p50_low_ms", "p50_high_ms", *CSV_MORE]
-    names += ["_".join(path) for path in CSV_DEEPER] + ["reasons", "differs"]
-    lines = []
+    names += ["_".join(path) for path in CSV_DEEPER] + ["reasons", "differs", *SOURCE_COLUMNS]
+    lines, source = [], _source(results)
     for row in results["results"]:
         low, high = (row.get("intervals_ms") or {}).get("p50") or (None, None)
         figures = [row["latency_ms"].get(name) for name in CSV_FIGURES]
         own, more = ([row.get(name) for name in part] for part in (CSV_COLUMNS, CSV_MORE))
         said = ["; ".join(reasons_of(row)), "; ".join(row.get("differs", ()))]
-        lines.append([*own, *figures, low, high, *more, *(_deep(row, path) for path in CSV_DEEPER), *said])
+        deeper = [_deep(row, path) for path in CSV_DEEPER]
+        lines.append([*own, *figures, low, high, *more, *deeper, *said, *source])
     return _csv(names, lines)
 
 
@@ -92,11 +94,15 @@ def to_runs_csv(results: Results) -> str:
     _check_runs(results)
     stages = list(dict.fromkeys(stage for row in results["results"] for stage in row["stages_samples_ms"]))
     columns = ("samples_process", "samples_round", "samples_at_s", "samples_ms")
-    lines = []
+    lines, source = [], _source(results)
     for row in results["results"]:
         of_stages = [row["stages_samples_ms"].get(stage, [None] * len(row["samples_ms"])) for stage in stages]
-        lines += [[row["name"], *values] for values in zip(*(row[name] for name in columns), *of_stages, strict=True)]
-    return _csv(["name", "process", "round", "at_s", "total_ms", *(f"{stage}_ms" for stage in stages)], lines)
+        lines += [
+            [row["name"], *values, row["valid"], *source]
+            for values in zip(*(row[name] for name in columns), *of_stages, strict=True)
+        ]
+    names = ["name", "process", "round", "at_s", "total_ms", *(f"{stage}_ms" for stage in stages), "valid"]
+    return _csv([*names, *SOURCE_COLUMNS], lines)
 
 
 def to_markdown(results: Results) -> str:
@@ -132,14 +138,16 @@ def to_pyperf(results: Results) -> str:
         "cpu_count": machine["logical_cores"],
     }
     common |= {"python_version": machine["python"], "genin_results_sha256": digest(results)}
+    common |= {"genin_busy_machine": results["notes"].get("busy")}
     metadata = {key: value for key, value in common.items() if value is not None}
     return json.dumps({"version": "1.0", "metadata": metadata, "benchmarks": benchmarks}) + "\n"
 
 
 def to_optimum(results: Results) -> str:
     """optimum-benchmark's report of an image-diffusion task for each configuration: load_model, first_call, call, per_step, in
-    seconds and MB."""
+    seconds and MB; and `genin`, which is ours."""
     reports = {}
+    source = dict(zip(SOURCE_COLUMNS, _source(results), strict=True))
     for row in results["results"]:
         steps = [step / 1000 for run in row["steps_samples_ms"] for step in run]
         calls, batch = [one / 1000 for one in row["samples_ms"]], row.get("batch_size", 1)
@@ -151,6 +159,7 @@ def to_optimum(results: Results) -> str:
             | {"throughput": {"unit": "images/s", "value": batch / float(np.mean(calls))} if calls else None}
             | _optimum_energy(row.get("joules_per_picture"), batch),
             "per_step": _optimum(steps, None),
+            "genin": {"valid": row["valid"], **source},
         }
     return json.dumps(reports, indent=1) + "\n"
 
@@ -198,10 +207,11 @@ def to_bibtex(results: Results) -> str:
     right = sum(row["valid"] is True for row in results["results"])
     peers = {program_of(row): row.get("program_version") for row in results["results"] if program_of(row) != GENIN}
     beside = "".join(f", {name} {release or '?'}" for name, release in peers.items())
+    busy = ", busy machine" if results["notes"].get("busy") else ""
     return (
         f"@misc{{genin-bench-{sha256[:8]},\n  title = {{{title}}},\n{year}"
         f"  note = {{genin {version}{_bibtex(beside)}, schema {results['schema_version']}, "
-        f"pictures right in {right} of {counted(len(results['results']), 'row')}, results SHA-256 {sha256}}}\n}}\n"
+        f"pictures right in {right} of {counted(len(results['results']), 'row')}{busy}, results SHA-256 {sha256}}}\n}}\n"
     )
 
 
@@ -215,6 +225,11 @@ FORMATS: Final[Mapping[str, Callable[[Results], str]]] = {
     "badge": to_badge,
     "bibtex": to_bibtex,
 }
+
+
+def _source(results: Results) -> tuple[str | None, str]:
+    """The values of `SOURCE_COLUMNS`: what is said of a busy machine, if it was one, and the hash."""
+    return results["notes"].get("busy"), digest(results)
 
 
 def device_of(results: Results) -> str:

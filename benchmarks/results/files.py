@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -82,9 +83,12 @@ def _read_json(path: Path) -> Results:
     def refuse(constant: str) -> NoReturn:
         raise InputError(f"results with the number {constant}", where=path, remedy=AGAIN)
 
+    def finite(number: str) -> float:
+        return float(number) if math.isfinite(float(number)) else refuse(number)
+
     try:
-        results = json.loads(text, parse_constant=refuse)
-    except (json.JSONDecodeError, RecursionError) as error:
+        results = json.loads(text, parse_constant=refuse, parse_float=finite)
+    except (ValueError, RecursionError) as error:  # of ValueErrors also integers of thousands of digits
         what = "the results are cut off, or not JSON"
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(f"{what}{where}", where=path, remedy=AGAIN) from error

@@ -42,13 +42,29 @@ class Merged:
         ]
 
     @property
+    def notes(self) -> dict[str, str]:
+        """Name => what every device says of it, or which device says what; without `busy`."""
+        found: dict[str, dict[str, list[str]]] = {}
+        for device, results in self.devices.items():
+            for name, said in (results.get("notes") or {}).items():
+                found.setdefault(name, {}).setdefault(said, []).append(device)
+        return {
+            name: "; ".join(
+                said if len(devices) == len(self.devices) else f"{said} ({', '.join(devices)})"
+                for said, devices in reasons.items()
+            )
+            for name, reasons in found.items()
+            if name != "busy"
+        }
+
+    @property
     def busy(self) -> str | None:
         """Which devices were busy."""
         said = [f"{device}: {busy}" for device, one in self.devices.items() if (busy := one["notes"].get("busy"))]
         return "; ".join(said) or None
 
     def to_json(self) -> dict[str, Any]:
-        return {"devices": dict(self.devices), "results": self.rows, "skipped": self.skipped}
+        return {"devices": dict(self.devices), "results": self.rows, "skipped": self.skipped, "notes": self.notes}
 
 
 def merge(files: Sequence[tuple[str, Results]]) -> Merged:

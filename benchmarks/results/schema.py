@@ -53,7 +53,8 @@ NOTES = _map("Name of a figure => why it is null, or what to know about it.", TE
 
 PERCENTILES = dict.fromkeys(("p50", "p90"), AMOUNT) | {name: _or_null(AMOUNT) for name in ("p95", "p99")}
 LATENCY = _object(
-    "One whole picture (or batch), prompt to pixels, in milliseconds, after warm-up. p99 is null for fewer than 100 runs.",
+    "One whole picture (or batch), prompt to pixels, in milliseconds, after warm-up. p95 is null for fewer than 20 runs, p99 for "
+    "fewer than 100.",
     PERCENTILES,
     {"mean": AMOUNT, "sd": _or_null(AMOUNT), "min": AMOUNT, "max": AMOUNT},
 )
@@ -168,7 +169,13 @@ FRAMES = _object(
 )
 CLIENTS = _object(
     "Processes that draw at once, each its next picture as soon as it has one.",
-    {"calls": COUNT, "pictures_per_s": AMOUNT, "p50_ms": AMOUNT, "p95_ms": AMOUNT, "p99_ms": _or_null(AMOUNT)},
+    {
+        "calls": COUNT,
+        "pictures_per_s": AMOUNT,
+        "p50_ms": AMOUNT,
+        "p95_ms": _or_null(AMOUNT),
+        "p99_ms": _or_null(AMOUNT),
+    },
     {
         "slowest_to_fastest_turn": _value(
             "number", "Of the turns' pictures a second: 1 is a quiet machine.", minimum=0

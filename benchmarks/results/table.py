@@ -72,6 +72,7 @@ FRAME_NAMES: Final = {
     "process": "`Painter`, process",
     "engine_defaults": "a thread, engine's defaults",
 }
+APART: Final = ("operators", "sustained", "clients", "frames")
 LEFT: Final = ("device", "model", "program", "runtime", "precision")
 
 
@@ -92,8 +93,7 @@ def results_table(results: Mapping[str, Any]) -> str:
     for row, line in zip(results["results"], cells, strict=True):
         if row["valid"] is False:
             line[:] = [f"~~{cell}~~" for cell in line]
-    said = [f"{row['name']}: not valid: {reason}" for row in results["results"] for reason in reasons_of(row)]
-    said += [f"{row['name']}: {difference}" for row in results["results"] for difference in row.get("differs", ())]
+    said = remarks(results["results"])
     said += [f"skipped: {skipped_text(one)}" for one in results["skipped"]]
     said += peak_exceeded(results["results"])
     notes = results.get("notes") or {}  # of a model: steps that it was not trained for
@@ -102,6 +102,7 @@ def results_table(results: Mapping[str, Any]) -> str:
         for model in dict.fromkeys(row["bundle"] for row in results["results"])
         if model in notes
     ]
+    said += [f"CLIP score: {notes['clip_score']}"] if "clip_score" in notes else []
     said = list(dict.fromkeys(said))  # a batch that is refused for its size is refused like any other
     below = (
         ["", *(f"- {one}" for one in said)] if said else []
@@ -121,6 +122,13 @@ def _in_common(names: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[li
     ]
     line = [f"All rows: {', '.join(f'{name} {value}' for name, value in same.items())}.", ""] if same else []
     return line, [names[place] for place in kept], [[line[place] for place in kept] for line in cells]
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """Why rows are not valid, in what they differ from the others, and what became of what was to be measured apart."""
+    said = [f"{row['name']}: not valid: {reason}" for row in rows for reason in reasons_of(row)]
+    said += [f"{row['name']}: {difference}" for row in rows for difference in row.get("differs", ())]
+    return said + [f"{row['name']}: {key}: {row['notes'][key]}" for row in rows for key in APART if key in row["notes"]]
 
 
 def peak_exceeded(rows: Sequence[Row]) -> list[str]:
@@ -165,7 +173,7 @@ def fastest(rows: Sequence[Row]) -> Row | None:
 
 def markdown_table(names: Sequence[str], cells: Sequence[Sequence[str]], left: Sequence[str] = ()) -> str:
     """A Markdown table with columns of even width; those in `left` are flush left."""
-    lines = [names, *cells]
+    lines = [names, *([cell.replace("|", "\\|") for cell in line] for line in cells)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(names))]
     flush = [name in left for name in names]
     padded = [
@@ -182,6 +190,8 @@ def number(value: float | None, digits: int | None = None) -> str:
         return "–"
     if digits is not None:
         return f"{value:.{digits}f}"
+    if 0 < abs(value) < 1:
+        return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3g}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 

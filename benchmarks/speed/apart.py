@@ -6,7 +6,7 @@ Not here: what is done in each (`operators`, `sustained`, `clients`, `frames`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -66,8 +66,15 @@ def add_apart(
                 row[key] = journal.keep(str(task), partial(task.measure, _telling(shown, done)))
             except WorkerError as error:
                 row["notes"][key] = str(error)
+            if key == "clients" and (missing := _missing(task.settings, row[key])):
+                row["notes"][key] = f"{missing} clients could not be started at once"
             if key == "sustained" and row[key] is not None and row[key]["throttled"] is None:
                 row["notes"][key] = NO_FREQUENCY
+
+
+def _missing(asked: Any, found: Mapping[str, Any] | None) -> str:
+    """Numbers of clients that are not among those that were measured, if some were."""
+    return "" if found is None else ", ".join(str(count) for count in asked if str(count) not in found)
 
 
 def _telling(shown: Progress, done: int) -> Told:

@@ -35,7 +35,7 @@ from genin.benchmarks.speed.configurations import (
     steps_note,
 )
 from genin.benchmarks.speed.journal import Journal
-from genin.benchmarks.speed.machine import OtherWork, busy_text, checkout_commit, describe_machine
+from genin.benchmarks.speed.machine import OtherWork, busy_text, checkout_commit, describe_machine, load_average
 from genin.benchmarks.speed.operations import add_shares
 from genin.benchmarks.speed.peak import higher, measure_peaks
 from genin.benchmarks.speed.picture_grids import picture_grids
@@ -74,17 +74,16 @@ def measure_models(
     prepared = PictureQuality.prepared(quality, protocol.seed)
     machine = describe_machine(runtimes_of(configurations), packages_of([one.program for one in configurations]))
     journal = Journal(partial, _request(configurations, protocol, facts, machine))
+    machine["load_average"] = journal.keep("load", load_average)  # a run that goes on has raised it itself
     configurations = settled(configurations, journal)
     sizes = {one: sum(component_bytes(facts[one.path], one.runtime, one.precision)[1]) for one in configurations}
     if said := busy_text(machine):
         warnings.warn(said, UserWarning, stacklevel=2)
     machine["peaks"] = measure_peaks(one.threads for one in configurations)
-    other_work = OtherWork()
     kept = f"what has been measured is kept in {partial}; the same command goes on from there" if partial else ""
-    prepared.journal, firsts = journal, first_steps(configurations)
+    prepared.journal, firsts, other_work = journal, first_steps(configurations), OtherWork()
     with on_interrupt(kept or "nothing is kept without --out"):
-        measured, skipped = measure(configurations, protocol, sizes, journal)
-        machine["other_cores"] = other_work.cores()
+        measured, skipped = measure(configurations, protocol, sizes, journal, other_work)
         machine["peaks"] = higher(machine["peaks"], measure_peaks(one.threads for one in configurations))
         if not measured:
             journal.remove()
@@ -92,10 +91,13 @@ def measure_models(
         rows = _rows(measured, facts, machine["peaks"])
         references = add_quality(rows, measured, facts, prepared, protocol, firsts)
         add_speedups(rows, firsts)
-        add_apart(rows, measured, protocol, apart or Apart(), journal)
+        with OtherWork.watched() as beside:
+            add_apart(rows, measured, protocol, apart or Apart(), journal)
+        other_work.add(beside)
+        machine["other_cores"] = other_work.cores()
     notes = _notes(machine) | prepared.notes
     if journal.continued:
-        notes["machine"] = "continued after an interruption: what is said of other work is of the last part"
+        notes["machine"] = "continued after an interruption"
     if choices.peers and (choices.batches or choices.sizes):
         notes["peers"] = "peers draw one picture at a time, of the model's own size"
     notes |= {model.label: note for model in models if (note := steps_note(facts[model.path], choices))}

@@ -24,7 +24,7 @@ from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.memory import pss_bytes
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.sustained import Told
-from genin.benchmarks.speed.worker import Worker
+from genin.benchmarks.speed.worker import Worker, WorkerError
 
 TURNS: Final = 4  # of each number of clients: up, down, up, down
 TURN_S: Final = 5.0
@@ -36,18 +36,23 @@ Draw = Callable[[], float]
 def serve(
     configuration: Configuration, protocol: Protocol, counts: Sequence[int], told: Told = lambda _: None
 ) -> dict[str, Any]:
-    """Draw for each number of clients in `counts`: "1" => its figures, "2" => … Errors: WorkerError."""
+    """Draw for each number of clients in `counts`: "1" => its figures, "2" => …; without those numbers that could not be started,
+    for lack of memory, say. Errors: WorkerError where none could."""
     workers: list[Worker] = []
     try:
         rounds, draws, memory = itertools.count(), list[Draw](), dict[str, int | None]()
-        while len(workers) < max(counts):
-            workers.append(Worker(configuration, protocol))
-            draws.append(partial(_draw, workers[-1], configuration, protocol, rounds))
-            draws[-1]()
-            if len(workers) in counts:  # now: with more of them, pages that all share would count less
-                held = [pss_bytes(worker.process.pid) for worker in workers]
-                memory[str(len(workers))] = None if None in held else sum(filter(None, held))
-        found = take_turns(draws, counts, told=told)
+        try:
+            while len(workers) < max(counts):
+                workers.append(Worker(configuration, protocol))
+                draws.append(partial(_draw, workers[-1], configuration, protocol, rounds))
+                draws[-1]()
+                if len(workers) in counts:  # now: with more of them, pages that all share would count less
+                    held = [pss_bytes(worker.process.pid) for worker in workers]
+                    memory[str(len(workers))] = None if None in held else sum(filter(None, held))
+        except WorkerError:
+            if not memory:
+                raise
+        found = take_turns(draws, [int(count) for count in memory], told=told)
         for count, figures in found.items():
             figures["pictures_per_s"] = round(figures.pop("calls_per_s") * configuration.batch, 4)
             figures["pss_bytes"] = memory[count]

@@ -21,12 +21,13 @@ from typing import Any, Final
 import numpy as np
 
 from genin.benchmarks.speed.configurations import Configuration
+from genin.benchmarks.speed.machine import OtherWork
 from genin.benchmarks.speed.samples import ProcessRun, Run
 from genin.runtimes.errors import InputError
 from genin.runtimes.files import atomic_path, write_text
 from genin.runtimes.text import json_object, read_text
 
-Processes = tuple[dict[Configuration, ProcessRun], dict[Configuration, str]]
+Processes = tuple[dict[Configuration, ProcessRun], dict[Configuration, str], OtherWork]
 
 REQUEST: Final = "request.json"
 
@@ -62,14 +63,18 @@ class Journal:
         return _read(place)["kept"]
 
     def read(self, group: Sequence[Configuration], number: int) -> Processes | None:
-        """Process `number` of every configuration of a group, if it has ended before."""
+        """Process `number` of every configuration of a group, if it has ended before; those that died, and what others did."""
         place = self._place(group, number)
         if place is None or not place.exists():
             return None
         kept = _read(place)
         self.continued = True
         done = {group[int(index)]: self._process(place, index, values) for index, values in kept["done"].items()}
-        return done, {group[int(index)]: reason for index, reason in kept["died"].items()}
+        return (
+            done,
+            {group[int(index)]: reason for index, reason in kept["died"].items()},
+            OtherWork(**kept["other_work"]),
+        )
 
     def write(
         self,
@@ -77,12 +82,14 @@ class Journal:
         number: int,
         done: Mapping[Configuration, ProcessRun],
         died: Mapping[Configuration, str],
+        other_work: OtherWork,
     ) -> None:
         """Keep it: pictures first, so that a record is never without them."""
         place = self._place(group, number)
         if place is None or place.exists():
             return
-        kept: dict[str, Any] = {"done": {}, "died": {group.index(one): reason for one, reason in died.items()}}
+        lost = {group.index(one): reason for one, reason in died.items()}
+        kept: dict[str, Any] = {"done": {}, "died": lost, "other_work": asdict(other_work)}
         for one, process in done.items():
             index = group.index(one)
             if process.pictures is not None:

@@ -17,8 +17,9 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -130,19 +131,32 @@ def busy_during(other_cores: float | None, cores: int) -> str | None:
     return f"Other processes kept {other_cores:.1f} of {_cores(cores)} busy during the run (timings unreliable)"
 
 
+@dataclass
 class OtherWork:
-    """Time that went to others since this was made, of the cores that this process may run on: neither to this process nor to those
-    that it started and that have ended."""
+    """Time that went to others while `seconds` passed, of the cores that this process may run on: neither to this process nor to
+    those that it started and that have ended. `busy_s` is None where the system does not say."""
 
-    def __init__(self) -> None:
-        self._began, self._all, self._own = time.perf_counter(), _busy_seconds(), _own_seconds()
+    seconds: float = 0.0
+    busy_s: float | None = 0.0
+
+    @classmethod
+    @contextmanager
+    def watched(cls) -> Iterator[OtherWork]:
+        """That of a block, filled in at its end."""
+        found = cls()
+        began, busy, own = time.perf_counter(), _busy_seconds(), _own_seconds()
+        yield found
+        now, found.seconds = _busy_seconds(), time.perf_counter() - began
+        found.busy_s = None if now is None or busy is None else max(0.0, now - busy - (_own_seconds() - own))
+
+    def add(self, other: OtherWork) -> None:
+        """Count another block, too."""
+        self.seconds += other.seconds
+        self.busy_s = None if self.busy_s is None or other.busy_s is None else self.busy_s + other.busy_s
 
     def cores(self) -> float | None:
-        """Cores that others kept busy, on average; None where the system does not say."""
-        now, passed = _busy_seconds(), time.perf_counter() - self._began
-        if now is None or self._all is None or passed <= 0:
-            return None
-        return round(max(0.0, (now - self._all - (_own_seconds() - self._own)) / passed), 2)
+        """Cores that others kept busy, on average; None where that is not known."""
+        return round(self.busy_s / self.seconds, 2) if self.busy_s is not None and self.seconds > 0 else None
 
 
 def _own_seconds() -> float:
@@ -205,10 +219,11 @@ def _megahertz(file: Path) -> float | None:
 
 
 def frequency_mhz() -> float | None:
-    """Of all cores, on average, as it is now. /proc/cpuinfo is not asked: in virtual machines it tells a constant."""
+    """Of the fastest core, as it is now: those that are idle say nothing of one that draws. /proc/cpuinfo is not asked: in virtual
+    machines it tells a constant."""
     found = [_megahertz(file) for file in CPU.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
     known = [value for value in found if value is not None]
-    return round(sum(known) / len(known), 1) if known else None
+    return round(max(known), 1) if known else None
 
 
 def temperature_c() -> float | None:

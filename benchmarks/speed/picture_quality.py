@@ -1,7 +1,7 @@
 """The pictures of a benchmark's rows: right or not, how far from fp32 and from the teacher, FD where it is asked for.
 
 The pictures are those that were timed. The reference of a model at a number of steps and a size is itself at fp32: as it was
-measured, on the same runtime if possible; otherwise its fp32 graphs draw the same prompts and seeds, untimed; a bundle without any
+measured; otherwise its fp32 graphs draw the same prompts and seeds, untimed; a bundle without any
 is held against its row with the widest weights, which finds engines that disagree.
 
 FD needs thousands of pictures, so it is measured only where `samples` says how many. LPIPS and FD need torch: without it their
@@ -50,6 +50,8 @@ FD_NOT_ASKED: Final = "FD is measured only where a number of samples is given"
 FD_ONCE: Final = "FD is measured of single pictures of the model's own size"
 FD_OF_GENIN: Final = "FD is measured of genin's pictures; a peer's are compared with them"
 EXTRA: Final = "metrics"
+OWN_PLAN: Final = "a plan of its own"  # of several precisions
+WIDEST_FIRST: Final = ("fp32", "bf16", "fp16", OWN_PLAN, "int8", "w8a8", "palette6", "palette4")
 
 Key = tuple[Path, int, int | None]
 
@@ -243,8 +245,10 @@ def find_references(
         if key not in found:
             drawn = [other for other in measured if other.configuration.program == GENIN and other.by_number()]
             same = [other for other in drawn if key_of(other.configuration) == key]
-            reference = _measured_reference(same, "fp32") or _untimed_reference(same, facts[key[0]], protocol)
-            reference = reference or _measured_reference(same, "fp16") or _measured_reference(same, None)
+            widest = _measured_reference(same)
+            if widest is None or not widest.is_fp32:
+                widest = _untimed_reference(same, facts[key[0]], protocol) or widest
+            reference = widest
             if reference is not None:
                 found[key] = reference
     return found
@@ -265,11 +269,17 @@ def _batch(measured: Measured) -> int:
     return measured.configuration.batch
 
 
-def _measured_reference(same: Sequence[Measured], precision: str | None) -> Reference | None:
-    for one in sorted(same, key=_batch, reverse=True):  # the largest batch drew the most pictures
-        if precision in (None, one.facts["precision"]):
-            name = f"{one.facts['runtime']} {one.facts['precision']}"
-            return Reference(one.by_number(), name, one.facts["precision"] == "fp32", one)
+def _measured_reference(same: Sequence[Measured]) -> Reference | None:
+    """The widest weights', with activations of full width before those of eight bits; of equal ones the largest batch's: it drew
+    the most pictures."""
+
+    def narrowness(one: Measured) -> tuple[int, int]:
+        precision = str(one.facts["precision"])
+        return WIDEST_FIRST.index(precision if precision in WIDEST_FIRST else OWN_PLAN), -_batch(one)
+
+    for one in sorted(same, key=narrowness):
+        name = f"{one.facts['runtime']} {one.facts['precision']}"
+        return Reference(one.by_number(), name, one.facts["precision"] == "fp32", one)
     return None
 
 

@@ -33,6 +33,7 @@ from genin.benchmarks.peers.table import PEERS
 from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.energy import EnergyMeter
 from genin.benchmarks.speed.journal import Journal
+from genin.benchmarks.speed.machine import OtherWork
 from genin.benchmarks.speed.memory import available_memory_bytes
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.samples import Measured, Pictures, ProcessRun, Run, Skipped
@@ -52,10 +53,12 @@ def measure(
     protocol: Protocol,
     sizes: Mapping[Configuration, int],
     journal: Journal | None = None,
+    other_work: OtherWork | None = None,
 ) -> tuple[list[Measured], list[Skipped]]:
     """Measure all, in groups of processes that fit into memory side by side; order is kept. What the journal has is not measured
-    again: the groups stay those of the run that began, whatever memory is free now."""
-    journal = journal or Journal(None)
+    again: the groups stay those of the run that began, whatever memory is free now. What others did meanwhile, also while the
+    earlier parts of an interrupted run were measured, is added to `other_work`."""
+    journal, other_work = journal or Journal(None), other_work or OtherWork()
     measured = {one: Measured(one) for one in configurations}
     died: dict[Configuration, str] = {}
     passed_s = time.time() - journal.keep("began", time.time)
@@ -71,11 +74,14 @@ def measure(
             group = _Group(configured, protocol, shown.advance, died, began)
             for number, rounds in enumerate(shares):
                 if (kept := journal.read(configured, number)) is not None:
-                    done, lost = kept
+                    done, lost, meanwhile = kept
                     died |= lost
                 else:
-                    done = group.measure(number, rounds)
-                    journal.write(configured, number, done, {one: died[one] for one in configured if one in died})
+                    with OtherWork.watched() as meanwhile:
+                        done = group.measure(number, rounds)
+                    lost = {one: died[one] for one in configured if one in died}
+                    journal.write(configured, number, done, lost, meanwhile)
+                other_work.add(meanwhile)
                 for one, process in done.items():
                     measured[one].processes.append(process)
                 shown.reach(shown.done, _note([one for one in measured.values() if one.processes]))
@@ -162,7 +168,9 @@ class _Group:
             self.died[configuration] = str(error)
 
     def _take_turns(self, asked: Sequence[Asked], number: int, rounds: int) -> None:
-        """Warm-up and timed rounds: every process draws one picture per round, in turn."""
+        """Warm-up and timed rounds: every process draws one picture per round, in turn. None may be left."""
+        if not asked:
+            return
         orders = self.protocol.turns(len(asked), number)
         took_ms = {one: first_ms(one, process) for one, _, process in asked}
         self._warm_up(asked, orders, took_ms)

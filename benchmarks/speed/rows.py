@@ -15,7 +15,7 @@ from genin.benchmarks.peers.table import PEERS
 from genin.benchmarks.results.compare import ALIKE, runs_of_both
 from genin.benchmarks.results.files import GENIN, title_of
 from genin.benchmarks.results.statistics import (
-    P99_RUNS,
+    LEAST_RUNS,
     intervals,
     outliers,
     percentiles,
@@ -38,7 +38,7 @@ NO_TEACHER: Final = (
 )
 RATIO_KEYS: Final = ("fd_squeezenet", "fd_efficientnet", "fd_world")  # the first that both have
 DIGITS: Final = 4  # of milliseconds: a tenth of a microsecond
-FEW_RUNS: Final = f"of fewer than {P99_RUNS} runs p99 is close to the maximum: ask for --runs {P99_RUNS} or more"
+FEW_RUNS: Final = "of {} p{} is close to the maximum: ask for --runs {} or more"
 
 
 def speed_row(measured: Measured, facts: ModelFacts) -> dict[str, Any]:
@@ -145,8 +145,8 @@ def _latency(measured: Measured, without_stages: bool, notes: dict[str, str]) ->
     total = [round(run.total_ms, DIGITS) for _, run in runs]
     encoded = np.subtract(total, stages["text_encoder"])
     strange = outliers(total)
-    if len(total) < P99_RUNS:
-        notes["latency_ms"] = FEW_RUNS
+    if scarce := [rank for rank, least in LEAST_RUNS.items() if len(total) < least]:
+        notes["latency_ms"] = FEW_RUNS.format(counted(len(total), "run"), scarce[0], LEAST_RUNS[scarce[0]])
     if len(total) < 2:
         notes["intervals_ms"] = "a single run does not say how runs differ: ask for more --runs"
     if strange:
@@ -164,9 +164,9 @@ def _latency(measured: Measured, without_stages: bool, notes: dict[str, str]) ->
         "samples_at_s": [round(run.at_s, 3) for _, run in runs],
         "stages_samples_ms": {stage: _rounded(values) for stage, values in stages.items() if any(values)},
         "steps_samples_ms": steps,
-        "encoded_prompt_ms": None if without_stages else _shown(encoded.tolist()),
+        "encoded_prompt_ms": None if without_stages else percentiles(encoded.tolist()),
         "stages_ms": {stage: percentiles(stages[stage])["p50"] for stage in STAGES},
-        "stages_percentiles_ms": {stage: _shown(stages[stage]) for stage in STAGES},
+        "stages_percentiles_ms": {stage: percentiles(stages[stage]) for stage in STAGES},
         "steps_ms": [round(float(value), DIGITS) for value in np.median(steps, axis=0)] if steps[0] else [],
     }
 
@@ -208,9 +208,3 @@ def _largest(values: Sequence[int | None]) -> int | None:
 
 def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, DIGITS) for value in values]
-
-
-def _shown(values: Sequence[float]) -> dict[str, float | None]:
-    """Percentiles, p99 of enough runs only."""
-    found: dict[str, float | None] = dict(percentiles(values))
-    return found if len(values) >= P99_RUNS else found | {"p99": None}

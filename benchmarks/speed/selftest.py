@@ -12,11 +12,11 @@ from genin.benchmarks.contenders import Contender
 from genin.benchmarks.model_facts import read_facts
 from genin.benchmarks.results.selftest import Resolution, resolution
 from genin.benchmarks.speed.auto import settled
-from genin.benchmarks.speed.configurations import Choices, configure
+from genin.benchmarks.speed.configurations import Choices, component_bytes, configure
 from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.machine import OtherWork, busy_text, describe_machine
 from genin.benchmarks.speed.protocol import Protocol
-from genin.benchmarks.speed.rounds import measure
+from genin.benchmarks.speed.rounds import measure, memory_groups
 from genin.benchmarks.speed.samples import Measured
 from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.wording import counted
@@ -32,10 +32,15 @@ def measure_resolution(model: Contender, choices: Choices, protocol: Protocol) -
             f"{counted(protocol.runs, 'run')} cannot be shared out over {counted(protocol.processes, 'process', 'processes')}",
             remedy=f"ask for --runs {protocol.processes} or more",
         )
-    [configuration] = settled(configure(model, read_facts(model.path), choices)[:1], Journal(None))
-    machine, other_work = describe_machine([configuration.runtime]), OtherWork()
+    facts = read_facts(model.path)
+    [configuration] = settled(configure(model, facts, choices)[:1], Journal(None))
+    machine = describe_machine([configuration.runtime])
     both = [replace(configuration, label=f"{configuration.label} ({copy})") for copy in ("A", "again")]
-    measured, skipped = measure(both, protocol, {})
+    weights = sum(component_bytes(facts, configuration.runtime, configuration.precision)[1])
+    if len(memory_groups(both, dict.fromkeys(both, weights))) > 1:
+        raise GeninError("there is not enough free memory for the model twice, side by side")
+    other_work = OtherWork()
+    measured, skipped = measure(both, protocol, {}, other_work=other_work)
     if skipped:
         raise GeninError(f"{configuration} does not run here: {skipped[0].reason}")
     machine["other_cores"] = other_work.cores()

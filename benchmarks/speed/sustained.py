@@ -27,7 +27,7 @@ from genin.benchmarks.speed.worker import Worker
 
 WINDOWS: Final = 30
 LEAST_S: Final = 60.0  # for drift: that of a few seconds comes in hundreds of percent a minute
-THROTTLED: Final = 0.9  # of the highest frequency that was seen: below this, the processor was slowed down
+THROTTLED: Final = 0.9  # of the highest frequency so far: below this, the processor was slowed down
 NO_FREQUENCY: Final = "the system does not tell the processor's frequency while it runs"
 
 Read = Callable[[], float | None]
@@ -103,8 +103,14 @@ def _summary(windows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "drift_percent_per_minute": drift and drift[0],
         "drift_interval": drift and list(drift[1:]),
         "last_to_first": round(last / first, 4),
-        "throttled": min(frequencies) < THROTTLED * max(frequencies) if frequencies else None,
+        "throttled": is_throttled(frequencies) if frequencies else None,
     }
+
+
+def is_throttled(frequencies: Sequence[float]) -> bool:
+    """Whether the frequency fell: a processor that is slow at first has only not woken up."""
+    fastest = max(frequencies)
+    return min(frequencies[frequencies.index(fastest) :]) < THROTTLED * fastest
 
 
 def drift_percent_per_minute(

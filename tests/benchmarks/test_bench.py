@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from genin import cli
 from genin.benchmarks.contenders import Contender
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.model_facts import ModelFacts
@@ -187,6 +188,16 @@ def test_processes_are_asked_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert order[-2:] == ["close slow", "close fast"]
 
 
+def test_a_range_of_numbers_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["bench", "builtin:student", "--threads", "1-9999999999"]) == 2
+    assert "'1-9999999999' is more than 1024 numbers" in capsys.readouterr().err
+
+
+def test_warming_up_where_no_process_has_started_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, skipped, _ = recorded("broken", Protocol(runs=2, warmup_s=1.0, processes=2), monkeypatch)
+    assert not measured and [one.configuration.label for one in skipped] == ["broken"]
+
+
 def test_a_batch_is_one_call_and_its_first_pictures_are_those_of_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
     answer: dict[str, Any] = {"total_ms": 200, "stages_ms": {}, "memory_bytes": {}}
@@ -236,10 +247,15 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(tmp_path: Path, monkeypat
 
     with monkeypatch.context() as patch:
         write, calls = Journal.write, iter([False, True])
-        patch.setattr(Journal, "write", lambda *given: interrupt() if next(calls) else write(*given))
+        busy = OtherWork(100, 50)
+        patch.setattr(Journal, "write", lambda *given: interrupt() if next(calls) else write(*given[:-1], busy))
         with pytest.raises(KeyboardInterrupt):
             recorded("fast broken", protocol, patch, journal=Journal(folder, {"asked": 1}))
-    measured, skipped, order = recorded("fast broken", protocol, monkeypatch, journal=Journal(folder, {"asked": 1}))
+    other_work = OtherWork()
+    measured, skipped, order = recorded(
+        "fast broken", protocol, monkeypatch, journal=Journal(folder, {"asked": 1}), other_work=other_work
+    )
+    assert other_work.seconds >= 100 and (other_work.busy_s is None or other_work.busy_s >= 50)  # the first part's, too
     assert order.count("start fast") == 1 and [len(one.runs) for one in measured[0].processes] == [2, 2]
     assert [one.configuration.label for one in skipped] == ["broken"]
     assert not Journal(folder, {"asked": 1}).continued
@@ -503,8 +519,8 @@ def test_a_busy_machine_is_said() -> None:
     assert busy_during(0.4, 2) is None and busy_during(None, 2) is None
     assert str(busy_during(1.3, 2)).startswith("Other processes kept 1.3 of 2 cores busy during the run")
     if sys.platform == "linux":
-        other = OtherWork()
-        subprocess.run([sys.executable, "-c", "sum(range(10**6))"], check=True)  # our own process is no other work
+        with OtherWork.watched() as other:
+            subprocess.run([sys.executable, "-c", "sum(range(10**6))"], check=True)  # our own process is no other work
         assert (other.cores() or 0.0) >= 0
 
 
@@ -519,9 +535,9 @@ def test_other_work_is_that_of_the_cores_that_may_be_used(tmp_path: Path, monkey
 
     def other_cores(busy: set[int]) -> float | None:
         after(0, busy)
-        other = OtherWork()
-        other._began -= 100
-        after(100, busy)
+        with OtherWork.watched() as other:
+            after(100, busy)
+        other.seconds = 100
         return other.cores()
 
     monkeypatch.setattr(machine, "STAT", stat)
@@ -535,8 +551,14 @@ def test_other_work_is_that_of_the_cores_that_may_be_used(tmp_path: Path, monkey
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
     assert busy_text(described | {"other_cores": 15.0}) is None  # 2 usable cores of 64 by a quota
     assert other_cores({1, 2}) == pytest.approx(2, abs=0.02)
+    both = OtherWork(50, 100)
+    both.add(OtherWork(50, 0))
+    assert both.cores() == 1
     stat.write_text("cpu 1 2 3")
-    assert OtherWork().cores() is None
+    with OtherWork.watched() as unknown:
+        pass
+    both.add(unknown)
+    assert both.cores() is None
 
 
 def test_the_harness_adds_less_than_50_microseconds() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from genin.benchmarks.report.report import Report, render
 from genin.benchmarks.results.exports import to_markdown
 from genin.benchmarks.results.files import seal
 from genin.benchmarks.results.schema import errors_of
-from genin.benchmarks.results.table import clients_text
+from genin.benchmarks.results.table import clients_text, results_table
 from genin.benchmarks.speed import clients
 from genin.benchmarks.speed.apart import Apart, add_apart
 from genin.benchmarks.speed.clients import draw_at_once, serve, take_turns
@@ -53,6 +55,39 @@ def test_a_machine_of_one_place_draws_no_more_for_three_and_lets_them_wait() -> 
     assert three["p50_ms"] > 1.5 * one["p50_ms"] and one["p50_ms"] >= 10
     assert three["p99_ms"] is None and 0 < one["slowest_to_fastest_turn"] <= 1
     assert one["calls"] + three["calls"] <= machine.calls  # the last ones are drawn, not counted
+
+
+def test_numbers_that_could_be_started_keep_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third process does not start."""
+
+    class Scarce:
+        started = 0
+
+        def __init__(self, *_: Any) -> None:
+            Scarce.started += 1
+            if Scarce.started > 2:
+                raise WorkerError("its process was killed")
+            self.process = SimpleNamespace(pid=0)
+
+        def ask(self, **_: Any) -> dict[str, Any]:
+            time.sleep(0.001)
+            return {"total_ms": 1.0}
+
+        def close(self) -> None:
+            Scarce.started -= 1
+
+    monkeypatch.setattr(clients, "Worker", Scarce)
+    monkeypatch.setattr(clients, "pss_bytes", lambda pid: 5)
+    monkeypatch.setattr(clients, "take_turns", partial(take_turns, seconds=0.01))
+    one = Configuration("m", Path("m"), "onnxruntime", "fp16", 1)
+    made, measured = row("m", 1.0), Measured(one, [ProcessRun({"runtime": "onnxruntime", "precision": "fp16"}, 1.0)])
+    add_apart([made], [measured], Protocol(), Apart(clients=(1, 2, 3, 4)))
+    assert list(made["clients"]) == ["1", "2"] and made["clients"]["2"]["pss_bytes"] == 10
+    assert made["notes"]["clients"] == "3, 4 clients could not be started at once"
+    told = results_table(results(made))
+    assert "m · onnxruntime fp16 · 4 steps: clients: 3, 4 clients could not be started at once" in told
+    add_apart([made], [measured], Protocol(), Apart(clients=(3,)))
+    assert made["clients"] is None and made["notes"]["clients"] == "its process was killed"
 
 
 def test_calls_that_are_longer_than_a_turn_count_once() -> None:

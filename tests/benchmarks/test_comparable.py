@@ -21,7 +21,8 @@ from genin.benchmarks.report.report import Report, render
 from genin.benchmarks.results.compare import compare_results, compare_with, markdown
 from genin.benchmarks.results.exports import export
 from genin.benchmarks.results.merge import Merged
-from genin.benchmarks.results.table import columns_of, fastest, picture_ms, results_table
+from genin.benchmarks.results.table import columns_of, fastest, number, picture_ms, results_table
+from genin.benchmarks.speed import selftest
 from genin.benchmarks.speed.configurations import Choices, Configuration, configure_peers, first_steps
 from genin.benchmarks.speed.machine import checkout_commit
 from genin.benchmarks.speed.operations import NOT_THE_CPU, add_shares
@@ -32,7 +33,7 @@ from genin.benchmarks.speed.rows import NO_TEACHER, add_speedups, speed_row
 from genin.benchmarks.speed.samples import Measured, ProcessRun, Run
 from genin.benchmarks.speed.selftest import measure_resolution
 from genin.benchmarks.suites import FOLDER, read_suite
-from genin.runtimes.errors import InputError
+from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.names import installed_names
 
 
@@ -135,6 +136,24 @@ def test_a_single_run_of_each_is_unclear_and_says_so() -> None:
 def test_a_selftest_needs_a_run_of_each_process() -> None:
     with pytest.raises(InputError, match="4 runs cannot be shared out over 20 processes; ask for --runs 20 or more"):
         measure_resolution(Contender("m", Path("m")), Choices(), Protocol(runs=4, processes=20))
+
+
+def test_a_selftest_needs_the_model_twice_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other they would be no pairs."""
+    one = Configuration("m", Path("m"), "onnxruntime", "fp16", 1)
+    monkeypatch.setattr(selftest, "read_facts", lambda path: None)
+    monkeypatch.setattr(selftest, "configure", lambda *_: [one])
+    monkeypatch.setattr(selftest, "component_bytes", lambda *_: ({}, [10**15]))
+    with pytest.raises(GeninError, match="not enough free memory for the model twice"):
+        measure_resolution(Contender("m", Path("m")), Choices(), Protocol())
+
+
+def test_cells_with_a_bar_stay_one_cell_and_small_figures_keep_three_digits() -> None:
+    table = results_table(result_files.results(row("a|b.genin", 10.0)))
+    assert "a\\|b.genin" in table and "| a|b" not in table
+    assert [number(value) for value in (0.0014, 0.0123, 0.25, 1.25, 12.5, 1250.0)] == [
+        *("0.0014", "0.0123", "0.25", "1.25", "12.5", "1,250"),
+    ]
 
 
 def test_the_fastest_is_one_whose_pictures_were_compared() -> None:

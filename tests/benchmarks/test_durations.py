@@ -123,6 +123,9 @@ def test_a_comparison_says_another_warm_up_but_not_other_pictures_of_another_num
     assert "measured with another warmup" in str(found.to_json()) and "other pictures" not in str(found.to_json())
     alike = results(row("a", 8.0) | {"pairs": 8, "pictures_sha256": "5" * 64}, run_id="b")
     assert "the same weights draw other pictures" in str(compare_results(seal(old), seal(alike), 0.02).to_json())
+    alike["protocol"] |= {"seed": 7}
+    found = compare_results(seal(old | {"protocol": old["protocol"] | {"seed": 0}}), seal(alike), 0.02)
+    assert "measured with another seed" in str(found.to_json()) and "other pictures" not in str(found.to_json())
 
 
 @pytest.mark.parametrize(

@@ -428,6 +428,10 @@ def test_broken_pictures_are_named(world: Path, tmp_path: Path, capsys: pytest.C
     result = evaluate(capsys, folder, "--reference", world)
     assert result["samples"] == 11 and "000003.png" in result["notes"]["broken"]
     assert "own pictures" not in str(result["notes"])
+    for picture in folder.glob("*.png"):
+        content = (world / picture.name).read_bytes()
+        picture.write_bytes(content[: len(content) // 2])  # its header is whole
+    assert "no picture there can be read" in refused(capsys, folder, "--reference", world)
     assert "the reference's own pictures" in evaluate(capsys, world, "--reference", world)["notes"]["reference"]
 
 

@@ -56,7 +56,7 @@ def test_pyperf_reads_its_format(both: dict[str, Any], tmp_path: Path) -> None:
 
 def test_optimum_s_keys_have_its_units(both: dict[str, Any]) -> None:
     report = json.loads(export(both, "optimum"))[both["results"][0]["name"]]
-    assert list(report) == ["load_model", "first_call", "call", "per_step"]
+    assert list(report) == ["load_model", "first_call", "call", "per_step", "genin"]
     call = report["call"]
     assert list(call) == ["memory", "latency", "throughput", "energy", "efficiency"]
     assert call["latency"]["unit"] == "s" and call["latency"]["count"] == 40
@@ -110,6 +110,18 @@ def test_the_command_writes_every_format(
     assert cli.run(["bench", "export", str(tmp_path / "r.json"), "--format", "xml"]) == 2
 
 
+def test_every_export_says_where_it_is_from_and_that_the_machine_was_busy(both: dict[str, Any]) -> None:
+    """And raw formats that a row's pictures are wrong."""
+    both["notes"]["busy"] = "Load average before the run: 9.00 on 2 cores (timings unreliable)"
+    hash, said = digest(both), {format: export(both, format) for format in FORMATS}
+    assert [format for format, text in said.items() if hash[:16] not in text] == []
+    assert [format for format, text in said.items() if "busy machine" not in text and "9.00" not in text] == []
+    for format in ("csv", "runs-csv"):
+        rows = list(csv.DictReader(io.StringIO(said[format])))
+        assert {row["valid"] for row in rows if row["name"].startswith("wrong")} == {"False"}
+    assert {one["genin"]["valid"] for one in json.loads(said["optimum"]).values()} == {True, False}
+
+
 # --- several devices -------------------------------------------------------------------------------------------------
 
 
@@ -117,6 +129,11 @@ def test_devices_are_merged_into_one_table_and_page(
     both: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = results(row("a", 50.0, seed=3))
+    phone["notes"] |= {"a": "steps: 9 were measured, and it was trained for 4"}
+    phone["results"][0] |= {
+        "valid": False,
+        "validity": {"pictures": 2, "reference": None, "reasons": ["2 blank pictures"]},
+    }
     phone["notes"]["busy"] = "Load average before the run: 9.00 on 1 core (timings unreliable)"
     phone["machine"] = phone["machine"] | {"processor": "A Phone", "usable_cores": 1}
     for name, content in (("laptop.json", both), ("phone.json", phone)):
@@ -131,8 +148,10 @@ def test_devices_are_merged_into_one_table_and_page(
     said = capsys.readouterr().out
     assert said.startswith("**A Phone, 1 core: Load average before the run: 9.00")
     assert re.search(r"^\| Some Processor, 2 cores +\| a +\|", said, re.MULTILINE) and "~~wrong~~" in said
-    assert re.search(r"^\| A Phone, 1 core +\| a +\|", said, re.MULTILINE)
+    assert re.search(r"^\| ~~A Phone, 1 core~~ +\| ~~a~~ +\|", said, re.MULTILINE)
+    assert "a: steps: 9 were measured, and it was trained for 4 (A Phone, 1 core)" in said
     html = page.read_text(encoding="utf-8")
+    assert "steps · A Phone, 1 core: not valid: 2 blank pictures" in html and "trained for 4 (A Phone, 1 core)" in html
     assert "Machine and method: A Phone, 1 core" in html and 'class="busy"' in html and 'class="invalid"' in html
     assert "A picture in 10.0 ms" in html and "The fastest of 2 devices" in html and "b &lt;&amp;&gt; 100%" in html
     assert cli.run(["bench", "merge", *files, "--json"]) == 0

@@ -45,6 +45,8 @@ def test_a_file_comes_back_as_it_was_written(file: Path) -> None:
         (lambda text: "[]", "not results of genin bench"),
         (lambda text: "{}", "not results of genin bench"),
         (lambda text: '{"machine": NaN, "results": []}', "the number NaN"),
+        (lambda text: '{"machine": 1e999, "results": []}', "the number 1e999"),
+        (lambda text: '{"machine": ' + "9" * 5000 + "}", "cut off, or not JSON"),
         (lambda text: "[" * 100_000, "cut off, or not JSON"),
         (lambda text: text.encode("utf-16").decode("latin-1"), ""),
     ],

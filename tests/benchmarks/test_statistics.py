@@ -62,7 +62,7 @@ def test_a_slowdown_of_three_per_cent_is_found_and_none_is_not(paired: bool) -> 
 
 def test_a_single_run_has_no_interval_and_is_neither_slower_nor_faster() -> None:
     one, many = [np.array([10.0])], [np.array([20.0, 20.1]), np.array([20.0])]
-    assert intervals(one) == {} and set(intervals(many)) == {"p50", "p90", "p95"}
+    assert intervals(one) == {} and set(intervals(many)) == {"p50"}
     assert intervals([np.array([10.0]), np.array([11.0])])["p50"][0] < 10  # of two processes: how they differ
     for old, new, paired in ((one, one, True), (one, many, False), (many, one, False)):
         found = ratio_interval(old, new, paired=paired)
@@ -154,11 +154,16 @@ def test_few_processes_give_wide_intervals_and_one_says_what_it_can() -> None:
     assert single.estimate == pytest.approx(5.0) and (single.low, single.high) == (0.0, np.inf)
 
 
-def test_p99_needs_a_hundred_runs_and_its_interval_three_hundred() -> None:
+def test_high_percentiles_need_runs_above_them_and_their_intervals_more() -> None:
+    """Of 19 runs p95 is nearly the largest; of 39 its interval holds the truth too seldom."""
+    p95 = {count: summary([np.linspace(1, 2, count)])["p95"] is not None for count in (19, 20)}
+    assert p95 == {19: False, 20: True}
+    known = {count: set(intervals([np.linspace(1, 2, count)])) for count in (19, 20, 39, 40)}
+    assert known == {19: {"p50"}, 20: {"p50", "p90"}, 39: {"p50", "p90"}, 40: {"p50", "p90", "p95"}}
     few, many = [np.linspace(1, 2, 33)] * 3, [np.linspace(1, 2, 34)] * 3
     assert summary(few)["p99"] is None and "p99" not in intervals(few)
     assert summary(many)["p99"] == 2.0 and "p99" not in intervals(many) and "p99" in intervals(many * 3)
-    ranks = {"p50": 2.0, "p90": 2.8, "p95": 2.9, "p99": None}
+    ranks = {"p50": 2.0, "p90": 2.8, "p95": None, "p99": None}
     assert summary([np.array([1.0, 2.0, 3.0])]) == ranks | {"mean": 2.0, "sd": 1.0, "min": 1.0, "max": 3.0}
 
 

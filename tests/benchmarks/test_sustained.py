@@ -100,13 +100,20 @@ def test_it_is_said_and_plotted() -> None:
     assert sustained_svg([row("n", 10.0)]) is None
 
 
-def test_the_frequency_is_that_of_all_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_that_wakes_up_is_not_throttled() -> None:
+    assert watched(1, lambda _: 50.0, lambda minute: 2000 if minute < 0.2 else 3400)["throttled"] is False
+    assert (
+        watched(1, lambda _: 50.0, lambda minute: 2000 if minute < 0.2 or minute > 0.8 else 3400)["throttled"] is True
+    )
+
+
+def test_the_frequency_is_that_of_the_fastest_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "CPU", tmp_path)
     assert frequency_mhz() is None
     for core, kilohertz in enumerate((2_000_000, 3_000_000)):
         (tmp_path / f"cpu{core}" / "cpufreq").mkdir(parents=True)
         (tmp_path / f"cpu{core}" / "cpufreq" / "scaling_cur_freq").write_text(f"{kilohertz}\n")
-    assert frequency_mhz() == 2500.0
+    assert frequency_mhz() == 3000.0
 
 
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), 1e9])

@@ -131,6 +131,9 @@ def test_the_reference_is_fp32_if_there_is_any(monkeypatch: pytest.MonkeyPatch) 
     found = find_references([narrow], with_fp32, Protocol())[key]
     assert found.is_fp32 and found.measured is None and [one.precision for one in asked] == ["fp32"]
     assert find_references([narrow], facts, Protocol())[key].name == "onnxruntime int8"  # nothing better
+    others = [drawn_by("onnxruntime", precision, pictures) for precision in ("palette4", "w8a8", "int8", "mixed")]
+    for count, widest in ((1, "palette4"), (2, "w8a8"), (3, "int8"), (4, "mixed")):
+        assert find_references(others[:count], facts, Protocol())[key].name == f"onnxruntime {widest}"
 
 
 def test_a_row_with_wrong_pictures_does_not_rank(monkeypatch: pytest.MonkeyPatch) -> None:
