@@ -29,11 +29,11 @@ from genin.export.conversion import check_space, convert, graph_facts, release_w
 from genin.export.converters.formats import TABLE, Target, Written, formats_of_single
 from genin.export.converters.quiet import quiet
 from genin.export.converters.single_graph import check_unrollable, single_graph
-from genin.export.manifest_of import bundle_card, manifest_of
+from genin.export.manifest_of import bundle_card, check_describable, manifest_of
 from genin.export.precision_plan import Plan, check_layers
 from genin.export.prompt_set import Amount
 from genin.export.shapes import Shapes
-from genin.runtimes.bundle import SUFFIX, file_entry, write_manifest
+from genin.runtimes.bundle import file_entry, is_packed_name, write_manifest
 from genin.runtimes.manifest import (
     FileEntry,
     GoldenEntry,
@@ -91,8 +91,10 @@ def assemble(job: Job) -> Manifest:
     job.progress("reading the model, running the golden inputs")
     with quiet():
         model = load_model_folder(job.model)
+        check_describable(job.model)
         _check_model(job, model)
-        warn_of_little_memory(model)
+    warn_of_little_memory(model)
+    with quiet():
         waiting = components(model, job.shapes, job.components)
         amount = Amount.of(model, single_step=not any(plan.judged_by_pictures for plan in job.plans))
         reference = draw_with_pytorch(model, amount)
@@ -124,7 +126,7 @@ def _check_model(job: Job, model: ModelFolder) -> None:
             check_layers(plan, name, network)
     for steps in job.single_graphs:
         check_unrollable(model, steps)
-    copies = 2 if job.name.endswith(SUFFIX) else 1  # packing needs the space twice for a while
+    copies = 2 if is_packed_name(job.name) else 1  # packing needs the space twice for a while
     formats = [*job.formats, *formats_of_single(job.formats) * len(job.single_graphs)]
     check_space({name: networks[name] for name in job.components}, formats, job.plans, copies, job.root)
 
@@ -235,7 +237,7 @@ def _describe(job: Job, model: ModelFolder, made: Made) -> Manifest:
         if plan.name not in (*PRECISIONS, *MORE_PRECISIONS):
             (job.root / f"{plan.name}.plan.json").write_text(plan.to_json(), encoding="utf-8")
     graphs = sorted(made.graphs, key=lambda graph: (job.formats.index(graph.format), names.index(graph.precision)))
-    title = job.name.removesuffix(SUFFIX)
+    title = Path(job.name).stem if is_packed_name(job.name) else job.name
     manifest = manifest_of(job.model, title, tuple(graphs), tuple(made.golden), tuple(made.pictures))
     manifest = replace(manifest, single_graphs=tuple(made.single))
     if not job.shapes.any_size:

@@ -215,10 +215,12 @@ def token_ids(model: ModelFolder, prompts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _unet_cases(model: ModelFolder, states: Sequence[NDArray[Any]], any_size: bool) -> list[Case]:
-    """One case per timestep; the first has batch 2, the others 1. Where the size is free, the last is wider than the model's
-    own."""
+    """One case per timestep, at least two; the first has batch 2, the others 1. Where the size is free, the last is wider than the
+    model's own."""
     cases: list[Case] = []
     timesteps, side = own_timesteps(model), model.latent_size
+    if len(timesteps) == 1:
+        timesteps *= 2
     channels, wider = int(model.unet.config.in_channels), side + size_step(model)
     for index, timestep in enumerate(timesteps):
         text = states[min(index, 1)]

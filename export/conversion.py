@@ -37,11 +37,19 @@ def convert(root: Path, component: Component, format: str, targets: Sequence[Tar
     except (GeninError, OSError, MemoryError):
         raise
     except Exception as error:  # converters raise their own types; OpenVINO says "iostream error" for a full disk
-        size_bytes = sum(weights.nbytes for weights in component.module.parameters())
-        for place in (root, Path(tempfile.gettempdir())):
-            if (refusal := refusal_of_size(place, max(size_bytes, FULL_BYTES))) and (refused := refused_write(refusal)):
-                raise not_written(root.parent, refused) from error
-        raise not_convertible(component, format, str(error)) from error
+        failing = failing_operation(component, str(error))
+        if failing is None and (refused := refused_by_disk(root, component)) is not None:
+            raise not_written(root.parent, refused) from error
+        raise not_convertible(component, format, str(error), failing) from error
+
+
+def refused_by_disk(root: Path, component: Component) -> GeninError | None:
+    """What the disk of the bundle, or that of temporary files, says to a graph of the component's size; None if there is room."""
+    size_bytes = sum(weights.nbytes for weights in component.module.parameters())
+    for place in (root, Path(tempfile.gettempdir())):
+        if (refusal := refusal_of_size(place, max(size_bytes, FULL_BYTES))) and (refused := refused_write(refusal)):
+            return refused
+    return None
 
 
 def not_written(where: Path, refused: GeninError) -> GeninError:
@@ -49,18 +57,24 @@ def not_written(where: Path, refused: GeninError) -> GeninError:
     return GeninError(refused.what, where=where, remedy=f"{refused.remedy}; no bundle was written")
 
 
-def not_convertible(component: Component, format: str, message: str) -> InputError:
+def failing_operation(component: Component, message: str) -> tuple[str, list[str]] | None:
+    """The operation that a converter's message names, and the modules that use it."""
     from genin.export.checks.layers import modules_with
 
-    name, remedy = f"{component.name} as {format}", "leave this format out, or replace that layer"
     try:
-        found = modules_with(component, message)
+        return modules_with(component, message)
     except Exception:  # PyTorch cannot trace the network either, so the converter's own message must do
-        found = None
-    if found is None:
+        return None
+
+
+def not_convertible(
+    component: Component, format: str, message: str, failing: tuple[str, list[str]] | None
+) -> InputError:
+    name, remedy = f"{component.name} as {format}", "leave this format out, or replace that layer"
+    if failing is None:
         reason = " ".join(message.split())[:300]
         return InputError(f"the network cannot be converted ({reason})", where=name, remedy="leave this format out")
-    operation, modules = found
+    operation, modules = failing
     where = ", ".join(modules[:3]) or "no module of its own"
     return InputError(f"{format} has no operation '{operation}', which is used in {where}", where=name, remedy=remedy)
 

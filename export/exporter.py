@@ -24,9 +24,9 @@ from genin.export.conversion import not_written
 from genin.export.converters.formats import formats_of_single, missing_package
 from genin.export.precision_plan import Plan, check_name, read_plan, uniform
 from genin.export.shapes import MAX_BATCH, Shapes
-from genin.files import refuse_existing
+from genin.files import move_into_place, refuse_existing
 from genin.runtimes.arguments import local_path, settle, several, whole
-from genin.runtimes.bundle import SUFFIX, pack
+from genin.runtimes.bundle import SUFFIX, is_packed_name, pack
 from genin.runtimes.errors import InputError
 from genin.runtimes.files import hidden_prefix, refused_write
 from genin.runtimes.manifest import Manifest
@@ -68,7 +68,7 @@ class ExportOptions:
         wanted = None if self.precisions is None else several(self.precisions)
         settle(
             self,
-            formats=tuple(check_choice(format, FORMATS, "format") for format in several(self.formats)),
+            formats=tuple(dict.fromkeys(check_choice(format, FORMATS, "format") for format in several(self.formats))),
             precisions=None if wanted is None else tuple(check_choice(one, every, "precision") for one in wanted),
             plans=tuple(plan if isinstance(plan, Plan) else local_path(plan, "a plan") for plan in several(self.plans)),
             single_graphs=tuple(whole(steps, "a single graph's steps") for steps in several(self.single_graphs)),
@@ -151,10 +151,11 @@ def _write(job: Job, out: Path) -> Manifest:
         manifest = assemble(replace(job, progress=shown.begin))
     for path in (job.root, *job.root.rglob("*")):
         apply_umask(path)
-    if out.suffix.lower() == SUFFIX:
+    if is_packed_name(out):
+        refuse_existing(out)
         pack(job.root, out)
     else:
-        job.root.replace(out)
+        move_into_place(job.root, out)
     return manifest
 
 

@@ -9,6 +9,7 @@ Not here: the manifest's schema (`genin.runtimes.manifest`).
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,22 @@ def manifest_of(
     )
 
 
-def _model_info(path: Path) -> ModelInfo:
-    info, facts = read_info(path), network_facts(path)
+def check_describable(path: Path) -> None:
+    """Errors: as `manifest_of`, before anything is converted."""
+    read_constants(path)
+    _recipe_of(read_info(path), path)
+
+
+def _recipe_of(info: Mapping[str, Any], path: Path) -> dict[str, Any]:
     recipe = info.get("recipe") or {}
     if not isinstance(recipe, dict):
         raise InputError("'recipe' is not an object", where=path / "genin.json", remedy="train or download it again")
+    return recipe
+
+
+def _model_info(path: Path) -> ModelInfo:
+    info, facts = read_info(path), network_facts(path)
+    recipe = _recipe_of(info, path)
     known = {key: value for key, value in info.items() if key not in PLACED}
     return ModelInfo(
         kind=str(info.get("kind", "teacher")),

@@ -31,6 +31,7 @@ from genin.runtimes.vocabulary import (
     TEXT_TO_IMAGE,
     VAE_ENCODER,
     check_choice,
+    nearest,
 )
 
 PLAN = 1  # the version of the file
@@ -144,6 +145,7 @@ def read_plan(path: Path) -> Plan:
         raise InputError(f"the plan is not valid JSON ({error})", where=path) from error
     if not isinstance(data, dict) or data.get("genin_plan") != PLAN:
         raise InputError(f"this is not a precision plan (no 'genin_plan': {PLAN})", where=path)
+    _check_keys(data, ("genin_plan", *_KINDS, *_ENTRY), "the plan", path)
     name, layers, notes = (_of_type(data, key, kind, path) for key, kind in _KINDS.items())
     try:
         check_name(name)
@@ -156,6 +158,8 @@ def read_plan(path: Path) -> Plan:
         if not isinstance(entries, dict):
             raise InputError(f"'layers.{component}' is not an object", where=path)
         named[component] = {layer: _storage(entry, default, layer, path) for layer, entry in entries.items()}
+        for layer, entry in entries.items():
+            _check_keys(entry, _ENTRY, layer, path)
     return Plan(name, default, named, notes)
 
 
@@ -182,6 +186,14 @@ def check_layers(plan: Plan, component: str, network: Any) -> None:
 
 
 _KINDS: Mapping[str, type] = {"name": str, "layers": dict, "notes": dict}
+_ENTRY = ("weights", "activations")
+
+
+def _check_keys(entry: Mapping[str, Any], known: Sequence[str], of: str, path: Path) -> None:
+    """Errors: InputError for a key that means nothing."""
+    for key in entry:
+        if key not in known:
+            raise InputError(f"{of} has an unknown key '{key}'", where=path, remedy=nearest(key, known))
 
 
 def _of_type(data: Mapping[str, Any], key: str, kind: type, path: Path) -> Any:

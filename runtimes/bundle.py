@@ -78,6 +78,13 @@ __all__ = [
 ]
 
 SUFFIX = ".genin"
+
+
+def is_packed_name(name: str | Path) -> bool:
+    """Whether a bundle of this name is one file."""
+    return Path(name).suffix.lower() == SUFFIX
+
+
 MANIFEST_LIMIT_BYTES = 16 << 20
 CHUNK_BYTES = 1 << 20
 EXPORT_AGAIN = "export or download it again"

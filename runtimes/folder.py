@@ -10,6 +10,7 @@ Not here: weights (`genin.runtimes.pytorch_engine`), writing folders (`genin.dis
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -129,8 +130,11 @@ def read_config(path: Path, part: str) -> dict[str, Any]:
 
 
 def read_scheduler(path: Path) -> dict[str, Any]:
-    """`scheduler_config.json`; others' have `lambda_min_clipped: -Infinity` on purpose. Errors: InputError."""
-    return read_json(path / "scheduler" / "scheduler_config.json", "the model folder has no scheduler", infinite=True)
+    """`scheduler_config.json`, without the entries that no JSON can hold: others' have `lambda_min_clipped: -Infinity` on purpose,
+    which no sampler here reads. Errors: InputError."""
+    file = path / "scheduler" / "scheduler_config.json"
+    config = read_json(file, "the model folder has no scheduler", infinite=True)
+    return {key: value for key, value in config.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 def read_info(path: Path) -> dict[str, Any]:

@@ -61,7 +61,11 @@ def require_pictures(
         return parity.open_graph(of[name].format, name, root / of[name].path, of[name].inputs, of[name].outputs)[0]
 
     with quiet():
-        drawn = draw_with_graphs(model_path, open_graph, amount)
+        try:
+            drawn = draw_with_graphs(model_path, open_graph, amount)
+        except GeninError as error:  # of the model folder, says the pipeline; but PyTorch has drawn with that
+            where = f"{graphs[0].format} {graphs[0].precision}"
+            raise GeninError(error.what, where=where, remedy="no bundle was written") from error
         found = compare(drawn, reference, graphs[0].format, graphs[0].precision)
     if any(graph.parity is not None and graph.parity.floor_db == parity.LOW_PRECISION_FLOOR_DB for graph in graphs):
         require_alike(found.psnr_db, found.lpips_squeeze, f"{found.format} {found.precision}")

@@ -20,6 +20,7 @@ does, too: layers for which a plan has them store their weights in int8 and comp
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,8 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
             asked = frozenset(name for name, storage in kept.items() if storage == "fp32")
             everything = len(asked) == len(kept)
             if made is None or asked != wide:
-                made, wide = None, asked  # the old one is freed first
+                _forget(made)  # the old one is freed first
+                made, wide = None, asked
                 gc.collect()
                 made = _program(program, component.name, inputs, None if everything else wide)
             model = _compressed(made, kept)
@@ -133,9 +135,18 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
             written[plan.name] = Written(
                 target.path, *specs, made_by, stored=stored(storages, WEIGHTS), compute=compute, operations=kinds
             )
+            if model is not made:
+                _forget(model)
             del model
             gc.collect()
+        _forget(made)
     return written
+
+
+def _forget(model: Any) -> None:
+    """Remove a model's temporary package, which coremltools keeps until the process ends."""
+    if model is not None and model.is_temp_package:
+        shutil.rmtree(model.package_path, ignore_errors=True)
 
 
 def _trace(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
@@ -205,7 +216,9 @@ def _compressed(model: Any, storages: Mapping[str, str]) -> Any:
     if eight:
         model = cto.linear_quantize_weights(model, cto.OptimizationConfig(op_name_configs=eight))
     if palettes:
-        model = cto.palettize_weights(model, cto.OptimizationConfig(op_name_configs=palettes))
+        eight_bits, model = model, cto.palettize_weights(model, cto.OptimizationConfig(op_name_configs=palettes))
+        if eight:
+            _forget(eight_bits)
     return model
 
 

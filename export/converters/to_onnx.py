@@ -64,16 +64,18 @@ def convert(component: Component, targets: Sequence[Target]) -> dict[str, Writte
     for target in targets:
         plan, variant = target.plan, model.clone()
         storages = plan.storage_per_layer(component.name, component.module)
-        eight = [layer for layer, storage in storages.items() if storage.activations == "int8"]
-        if eight:
-            variant = _with_eight_bit_activations(variant, component, eight, target.path.parent)
+        eight = {layer for layer, storage in storages.items() if storage.activations == "int8"}
+        nodes = {node.name: layer for node in variant.graph if (layer := _layer_of(node)) in eight}
+        if nodes:  # a layer that computes on constants alone has none
+            variant = _with_eight_bit_activations(variant, component, list(nodes), target.path.parent)
         _store(variant.graph, storages, plan.default)
         _save(variant, target.path)
         made_by, compute = f"torch.onnx {torch.__version__}", "fp32"
-        if eight:
+        if nodes:
             import onnxruntime
 
-            made_by, compute = f"{made_by}, onnxruntime {onnxruntime.__version__}", f"int8 in {len(eight)} layers, fp32"
+            computing = len(set(nodes.values()))
+            made_by, compute = f"{made_by}, onnxruntime {onnxruntime.__version__}", f"int8 in {computing} layers, fp32"
         written[plan.name] = Written(
             target.path,
             inputs,
@@ -242,15 +244,19 @@ def _constant(graph: Any, name: str, array: NDArray[Any]) -> Any:
 # --- 8-bit activations -----------------------------------------------------------------------------------------------
 
 
-def _with_eight_bit_activations(model: Any, component: Component, layers: Sequence[str], place: Path) -> Any:
-    """The model with QuantizeLinear and DequantizeLinear around `layers`; weights signed, one scale per output channel. Temporary
-    copies are in `place`.
+def _layer_of(node: Any) -> str | None:
+    """The layer that a node computes, if it is of a kind that can have 8-bit activations."""
+    layer: str = node.name.partition("/")[0]
+    return layer if node.op_type in LAYERS else None
+
+
+def _with_eight_bit_activations(model: Any, component: Component, nodes: Sequence[str], place: Path) -> Any:
+    """The model with QuantizeLinear and DequantizeLinear around `nodes`, at least one: ONNX Runtime takes none for all. Weights are
+    signed, with one scale per output channel. Temporary copies are in `place`.
     """
     import onnx_ir as ir
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    wanted = set(layers)
-    nodes = [node.name for node in model.graph if node.op_type in LAYERS and node.name.partition("/")[0] in wanted]
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".genin-", dir=place) as folder, quiet():
         plain, quantised = Path(folder) / "plain.onnx", Path(folder) / "quantised.onnx"
@@ -264,7 +270,7 @@ def _with_eight_bit_activations(model: Any, component: Component, layers: Sequen
             weight_type=QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=list(LAYERS),
-            nodes_to_quantize=nodes,
+            nodes_to_quantize=list(nodes),
             use_external_data_format=size > SINGLE_FILE_BYTES,
         )
         found = ir.load(quantised)

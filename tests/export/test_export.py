@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import stat
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,21 +19,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import LATENT_SIZE
 from exported import MIXED
 from genin.cli import run
-from genin.export import exporter
+from genin.distill.models.folder import load_model_folder
+from genin.export import ExportOptions, assembly, conversion, exporter
 from genin.export.assembly import Job
-from genin.export.checks import parity
+from genin.export.checks import acceptance, parity
+from genin.export.client_files import scheduler_config
 from genin.export.commands import _echo_export, _table, smaller
+from genin.export.components import components
 from genin.export.converters import to_openvino
 from genin.export.facts import network_facts
 from genin.export.manifest_of import bundle_card
 from genin.export.precision_plan import read_plan
+from genin.export.prompt_set import Amount
+from genin.export.shapes import Shapes
 from genin.runtimes import engine
 from genin.runtimes.bundle import Bundle
-from genin.runtimes.errors import InputError
+from genin.runtimes.errors import GeninError, InputError
+from genin.runtimes.folder import read_constants
 from genin.runtimes.manifest import ModelInfo
 from genin.runtimes.vocabulary import ALL_COMPONENTS, COMPONENTS, FORMATS, PRECISIONS
 from tiny_bundle import quick_export
@@ -164,6 +172,108 @@ def test_a_full_disk_leaves_nothing(
     assert run(command) == code
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operation_that_a_converter_names_is_not_taken_for_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A small disk for temporary files has room for no large network."""
+    component: Any = SimpleNamespace(name="unet", module=torch.nn.Linear(2, 2))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    monkeypatch.setattr(conversion, "converter", lambda _: interrupted(RuntimeError("no operation")))
+    for failing, said in ((("bessel_j0", ["unet.mlp"]), "no operation 'bessel_j0'"), (None, "No space left on device")):
+        monkeypatch.setattr(conversion, "failing_operation", lambda *_, found=failing: found)
+        with pytest.raises(GeninError, match=said):
+            conversion.convert(tmp_path, component, "onnx", [])
+
+
+def interrupted(error: Exception) -> Any:
+    """A function that raises it."""
+
+    def raises(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return raises
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"few_step_timesteps": [999]}, "few_step_timesteps"),
+        ({"default_steps": "four"}, "default_steps"),
+        ({"recipe": "text"}, "'recipe' is not an object"),
+    ],
+)
+def test_what_a_model_says_of_itself_is_read_before_any_work(
+    entry: Json, said: str, tiny_student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Path(shutil.copytree(tiny_student_folder, tmp_path / "model"))
+    info = json.loads((model / "genin.json").read_text(encoding="utf-8"))
+    (model / "genin.json").write_text(json.dumps(info | entry), encoding="utf-8")
+    monkeypatch.setattr(assembly, "components", interrupted(AssertionError("too late")))
+    with pytest.raises(InputError, match=said):
+        exporter.export(model, tmp_path / "out", ExportOptions("onnx", "fp32"))
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["model"]
+
+
+def test_little_memory_is_said(tiny_student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "check_memory", lambda *_: warnings.warn("little memory", UserWarning, stacklevel=2))
+    monkeypatch.setattr(assembly, "components", interrupted(GeninError("enough")))
+    with pytest.warns(UserWarning, match="little memory"), pytest.raises(GeninError, match="enough"):
+        exporter.export(tiny_student_folder, tmp_path / "out", ExportOptions("onnx", "fp32"))
+
+
+@pytest.mark.parametrize("name", ["out", "out.genin", "OUT.GENIN"])
+def test_an_output_that_another_export_has_written_meanwhile_stays(
+    name: str, tmp_path: Path, tiny_student_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / name
+
+    def made(job: Job) -> None:
+        if name == "out":
+            out.mkdir()
+        (out / "theirs" if name == "out" else out).write_text("theirs")
+
+    monkeypatch.setattr(assembly, "assemble", made)
+    with pytest.raises(InputError, match="the output already exists"):
+        exporter.export(tiny_student_folder, out, ExportOptions("onnx", "fp32"))
+    assert [item.name for item in tmp_path.iterdir()] == [name]
+    assert (out / "theirs" if name == "out" else out).read_text() == "theirs"
+
+
+def test_a_format_that_is_named_twice_is_made_once() -> None:
+    assert ExportOptions(("onnx", "openvino", "onnx")).formats == ("onnx", "openvino")
+
+
+def test_pictures_of_a_graph_that_break_are_not_the_models_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = GeninError("the model returned NaN or infinity", where="model", remedy="its weights are damaged")
+    monkeypatch.setattr(acceptance, "draw_with_graphs", interrupted(error))
+    graph: Any = SimpleNamespace(component="unet", format="coreml", precision="fp16")
+    with pytest.raises(GeninError, match="NaN or infinity: coreml fp16; no bundle was written"):
+        acceptance.require_pictures(tmp_path, [graph], tmp_path, np.zeros((1, 8, 8, 3), np.uint8), Amount(1, 1))
+
+
+def test_a_scheduler_with_infinity_becomes_json(tiny_student_folder: Path, tmp_path: Path) -> None:
+    """As DPM-Solver's and UniPC's configurations have on purpose."""
+    model = Path(shutil.copytree(tiny_student_folder, tmp_path / "model"))
+    file = model / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) | {"lambda_min_clipped": float("-inf")}
+    file.write_text(json.dumps(config), encoding="utf-8")
+    assert "-Infinity" in file.read_text(encoding="utf-8")
+    for written in (read_constants(model).sampler.scheduler, scheduler_config(load_model_folder(model))):
+        assert "Infinity" not in json.dumps(written, allow_nan=False)
+
+
+def test_a_single_timestep_has_two_golden_inputs(tiny_student_folder: Path) -> None:
+    """The first is what Core ML's graph of one size is made of."""
+    model = load_model_folder(tiny_student_folder)
+    model.info["few_step_timesteps"] = {"1": [999]}
+    for any_size, width in ((False, LATENT_SIZE), (True, LATENT_SIZE + 2)):
+        [unet] = components(model, Shapes(any_size=any_size), ["text_encoder", "unet", "vae_decoder"])[1:2]
+        shapes = [case["sample"].shape for case in unet.cases]
+        assert shapes == [(2, 4, LATENT_SIZE, LATENT_SIZE), (1, 4, LATENT_SIZE, width)]
 
 
 def test_wrong_options_list_the_choices(

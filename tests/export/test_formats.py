@@ -6,8 +6,10 @@ A new format is a row of `formats.TABLE` and a subclass here; `test_every_format
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,9 +23,11 @@ from genin.distill.models import folder as model_folder
 from genin.export import assembly
 from genin.export import components as networks
 from genin.export.checks import parity
-from genin.export.converters.formats import TABLE, is_large
+from genin.export.converters import to_coreml, to_onnx
+from genin.export.converters.formats import TABLE, Target, is_large
 from genin.export.converters.quiet import quiet
 from genin.export.converters.to_coreml import _must_be_wide
+from genin.export.precision_plan import Plan, Storage, uniform
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import BundleError
 from genin.runtimes.manifest import GraphEntry
@@ -235,6 +239,23 @@ class TestOnnx(FormatContract):
             content = graph.read_bytes()
             assert b"site-packages" not in content and b"Traceback" not in content
 
+    def test_eight_bit_activations_of_a_layer_that_became_a_constant_change_nothing(self, tmp_path: Path) -> None:
+        """Given no nodes, ONNX Runtime would quantise all."""
+
+        class Constant(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.time, self.conv = torch.nn.Linear(2, 1), torch.nn.Conv2d(1, 1, 3, padding=1)
+
+            def forward(self, sample: torch.Tensor) -> torch.Tensor:
+                return self.conv(sample)
+
+        case = dict.fromkeys(("sample", "out_sample"), np.ones((2, 1, 4, 4), np.float32))
+        component = networks.Component("unet", Constant().eval(), ("sample",), ("out_sample",), (case,))
+        plan = Plan("one", Storage("fp32"), {"unet": {"time": Storage("int8", "int8")}})
+        written = to_onnx.convert(component, [Target(plan, tmp_path / "model.onnx")])["one"]
+        assert written.compute == "fp32" and "QuantizeLinear" not in written.operations
+
 
 class TestOpenVino(FormatContract):
     format = "openvino"
@@ -293,6 +314,34 @@ class TestCoreML(FormatContract):
         assert [tensor.shape for tensor in graphs["fp16", "unet"].inputs] == [(1, 4, 8, 8), (1,), (1, 32, 1, 32)]
         folder = matrix / "coreml" / "fp16"
         assert (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+
+    def test_temporary_packages_are_removed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Not before the last precision is made of them; coreml's own clean-up waits for the end of the process."""
+
+        class Package:
+            is_temp_package = True
+
+            def __init__(self) -> None:
+                self.package_path = tempfile.mkdtemp(dir=tmp_path / "temporary", suffix=".mlpackage")
+
+            def save(self, path: str) -> None:
+                assert Path(self.package_path).is_dir()
+                Path(path).mkdir()
+
+        def compressed(model: Package, kept: Mapping[str, str]) -> Package:
+            assert Path(model.package_path).is_dir()
+            return model if "int8" not in kept.values() else Package()
+
+        for name, stand_in in (
+            ("apple_example", lambda *_: (None, {})), ("_trace", lambda *_: None), ("_program", lambda *_: Package()),
+            ("_compressed", compressed), ("read_specs", lambda _: ((), ())), ("_operations", lambda _: []),
+        ):  # fmt: skip
+            monkeypatch.setattr(to_coreml, name, stand_in)
+        (tmp_path / "temporary").mkdir()
+        component: Any = SimpleNamespace(name="unet", module=torch.nn.Linear(2, 2), guidance_batch=1)
+        targets = [Target(uniform(name), tmp_path / f"{name}.mlpackage") for name in ("fp32", "fp16", "int8")]
+        assert list(to_coreml.convert(component, targets)) == ["fp32", "fp16", "int8"]
+        assert not list((tmp_path / "temporary").iterdir())
 
     def test_angles_are_computed_in_fp32(self) -> None:
         """An angle of up to 999 rad has steps of half a radian in fp16, which the parity of a random network does not show."""

@@ -50,6 +50,8 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"layers": {"unet": {"unet.conv_in": 8}}}, "unet.conv_in is not an object"),
         ({"layers": {"unet": {"a": {"weights": "fp16", "activations": "int8"}}}}, "a: 8-bit activations need"),
         ({"notes": "none"}, "'notes' is not an object"),
+        ({"weight": "fp16"}, "the plan has an unknown key 'weight'.*weights"),
+        ({"layers": {"unet": {"a": {"weight": "fp32"}}}}, "a has an unknown key 'weight'.*weights"),
     ],
 )
 def test_what_is_wrong_with_a_plan_is_named(change: dict[str, Any], said: str, tmp_path: Path) -> None:
