@@ -13,13 +13,14 @@ Not here: the painter (`genin.runtimes.painting`).
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Self
 
@@ -89,11 +90,12 @@ def summary(times_ms: list[float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Game:
-    """A loop of 60 frames a second; `work` is the game's own part of each."""
+    """A loop of 60 frames a second; `work` is the game's own part of each. It ends when nobody is there to read its figures."""
 
     work: Callable[[], object]
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
+    parent: int = field(default_factory=os.getppid)
 
     @classmethod
     def calibrated(cls) -> Game:
@@ -105,6 +107,8 @@ class Game:
         """Milliseconds from the start of each frame to that of the next."""
         starts, end = [], self.clock() + seconds
         while (begun := self.clock()) < end:
+            if os.getppid() != self.parent:  # killed; on Windows it keeps its number
+                raise GeninError("the benchmark has ended")
             starts.append(begun)
             self.work()
             frame()

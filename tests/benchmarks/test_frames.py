@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -44,6 +45,14 @@ class Clock:
 
     def game(self) -> Game:
         return Game(lambda: self.pass_by(0.008), lambda: self.now, self.pass_by)
+
+
+def test_a_game_whose_benchmark_was_killed_ends() -> None:
+    clock = Clock()
+    orphan = replace(clock.game(), parent=-1)
+    with pytest.raises(GeninError, match="the benchmark has ended"):
+        orphan.frames(100, lambda: None)
+    assert clock.now == 0
 
 
 class Disturbing(Beside):
