@@ -23,7 +23,7 @@ from genin.runtimes.tokenizer_files import from_combined
 from tunable import write_pictures
 
 WORD = "ninja’s café"
-PLAN = {"genin_plan": 1, "name": "plan1", "default": {"weights": "fp16"}, "layers": {}, "notes": {"of": WORD}}
+PLAN = {"genin_plan": 1, "name": "plan1", "weights": "fp16", "layers": {}, "notes": {"of": WORD}}
 SUITE = "models: [builtin:student]\nprompts:\n- ninja’s café\n"
 COMBINED = {"model": {"end_of_word_suffix": "</w>", "vocab": {WORD: 0}, "merges": []}}
 
