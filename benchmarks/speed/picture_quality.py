@@ -245,10 +245,9 @@ def find_references(
         if key not in found:
             drawn = [other for other in measured if other.configuration.program == GENIN and other.by_number()]
             same = [other for other in drawn if key_of(other.configuration) == key]
-            widest = _measured_reference(same)
-            if widest is None or not widest.is_fp32:
-                widest = _untimed_reference(same, facts[key[0]], protocol) or widest
-            reference = widest
+            reference = _measured_reference(same)
+            if reference is None or not reference.is_fp32:
+                reference = _untimed_reference(same, facts[key[0]], protocol) or reference
             if reference is not None:
                 found[key] = reference
     return found
@@ -277,10 +276,11 @@ def _measured_reference(same: Sequence[Measured]) -> Reference | None:
         precision = str(one.facts["precision"])
         return WIDEST_FIRST.index(precision if precision in WIDEST_FIRST else OWN_PLAN), -_batch(one)
 
-    for one in sorted(same, key=narrowness):
-        name = f"{one.facts['runtime']} {one.facts['precision']}"
-        return Reference(one.by_number(), name, one.facts["precision"] == "fp32", one)
-    return None
+    widest = min(same, key=narrowness, default=None)
+    if widest is None:
+        return None
+    name = f"{widest.facts['runtime']} {widest.facts['precision']}"
+    return Reference(widest.by_number(), name, widest.facts["precision"] == "fp32", widest)
 
 
 def _untimed_reference(same: Sequence[Measured], facts: ModelFacts, protocol: Protocol) -> Reference | None:
