@@ -2,8 +2,9 @@
 
 `RESULTS.json.partial/` holds one JSON file for the first processes of all configurations that are measured side by side, one for
 the second, and so on, with the pictures beside it; what was decided when the run began (`keep`), such as what fits into memory side
-by side; every distance and every run apart that is done; and `request.json`, what was asked for: configurations, protocol, weights
-and machine. A run that asks for anything else refuses the folder, so that nothing is mixed, and nothing is counted twice.
+by side; every distance, every untimed picture and every run apart that is done; and `request.json`, what was asked for:
+configurations, protocol, weights and machine. A run that asks for anything else refuses the folder, so that nothing is mixed, and
+nothing is counted twice.
 
 Not here: what a process is asked for (`rounds`).
 """
@@ -22,7 +23,7 @@ import numpy as np
 
 from genin.benchmarks.speed.configurations import Configuration
 from genin.benchmarks.speed.machine import OtherWork
-from genin.benchmarks.speed.samples import ProcessRun, Run
+from genin.benchmarks.speed.samples import Pictures, ProcessRun, Run
 from genin.runtimes.errors import InputError
 from genin.runtimes.files import atomic_path, write_text
 from genin.runtimes.text import json_object, read_text
@@ -62,6 +63,18 @@ class Journal:
             write_text(place, json.dumps({"kept": make()}))
         return _read(place)["kept"]
 
+    def pictures(
+        self, what: str, numbers: Sequence[int], draw: Callable[[], Mapping[int, Pictures]]
+    ) -> Mapping[int, Pictures]:
+        """Those of `numbers`, as `draw` returned them: called once for each `what`, as of `keep`."""
+        if self.folder is None:
+            return draw()
+        place = self.folder / f"pictures-{_hash(f'{what} {list(numbers)}')}.npy"
+        if not place.exists():
+            drawn = draw()
+            _write_pictures(place, np.stack([drawn[number] for number in numbers]))
+        return dict(zip(numbers, np.load(place, allow_pickle=False), strict=True))
+
     def read(self, group: Sequence[Configuration], number: int) -> Processes | None:
         """Process `number` of every configuration of a group, if it has ended before; those that died, and what others did."""
         place = self._place(group, number)
@@ -93,8 +106,7 @@ class Journal:
         for one, process in done.items():
             index = group.index(one)
             if process.pictures is not None:
-                with atomic_path(_pictures(place, index)) as partial, partial.open("wb") as file:
-                    np.save(file, process.pictures)
+                _write_pictures(_pictures(place, index), process.pictures)
             runs = [asdict(run) for run in process.runs]
             facts = {"facts": process.facts, "cold_start_s": process.cold_start_s, "memory_bytes": process.memory_bytes}
             kept["done"][index] = facts | {"runs": runs}
@@ -127,6 +139,11 @@ def _read(place: Path) -> dict[str, Any]:
     if kept is None:
         raise InputError("a damaged record of an interrupted benchmark", where=place, remedy="remove it")
     return kept
+
+
+def _write_pictures(place: Path, pictures: Pictures) -> None:
+    with atomic_path(place) as partial, partial.open("wb") as file:
+        np.save(file, pictures)
 
 
 def _pictures(place: Path, index: str | int) -> Path:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -227,7 +228,7 @@ def add_quality(
     first_steps: Mapping[str, int],
 ) -> dict[Key, Reference]:
     """Fill in what the pictures of all rows say; `rows` are those of `measured`, in order. Returns what they were compared with."""
-    references = find_references(measured, facts, protocol)
+    references = find_references(measured, facts, protocol, quality.journal)
     drawn = Drawn(rows, measured, protocol, references, first_steps)
     for fill_in in (quality.judge, quality.add_to):
         for row, one in zip(rows, measured, strict=True):
@@ -236,9 +237,9 @@ def add_quality(
 
 
 def find_references(
-    measured: Sequence[Measured], facts: Mapping[Path, ModelFacts], protocol: Protocol
+    measured: Sequence[Measured], facts: Mapping[Path, ModelFacts], protocol: Protocol, journal: Journal
 ) -> dict[Key, Reference]:
-    """The reference of every model at every number of steps and every size that was measured."""
+    """The reference of every model at every number of steps and every size that was measured; the `journal` may have it."""
     found: dict[Key, Reference] = {}
     for one in measured:
         key = key_of(one.configuration)
@@ -247,7 +248,7 @@ def find_references(
             same = [other for other in drawn if key_of(other.configuration) == key]
             reference = _measured_reference(same)
             if reference is None or not reference.is_fp32:
-                reference = _untimed_reference(same, facts[key[0]], protocol) or reference
+                reference = _untimed_reference(same, facts[key[0]], protocol, journal) or reference
             if reference is not None:
                 found[key] = reference
     return found
@@ -283,15 +284,18 @@ def _measured_reference(same: Sequence[Measured]) -> Reference | None:
     return Reference(widest.by_number(), name, widest.facts["precision"] == "fp32", widest)
 
 
-def _untimed_reference(same: Sequence[Measured], facts: ModelFacts, protocol: Protocol) -> Reference | None:
+def _untimed_reference(
+    same: Sequence[Measured], facts: ModelFacts, protocol: Protocol, journal: Journal
+) -> Reference | None:
     """Drawn by fp32 graphs that were not among the configurations, on the first runtime that can."""
     numbers = sorted({number for one in same for number in one.by_number()})
     for runtime, precision in facts.choices() if numbers else ():
         if precision == "fp32":
             asked = same[0].configuration
             wide = replace(asked, runtime=runtime, precision=precision, batch=1)
+            draw = partial(draw_untimed, wide, protocol, numbers)
             try:
-                return Reference(draw_untimed(wide, protocol, numbers), f"{runtime} {precision}", True)
+                return Reference(journal.pictures(repr(wide), numbers, draw), f"{runtime} {precision}", True)
             except WorkerError:
                 continue
     return None

@@ -15,6 +15,7 @@ from genin.benchmarks.quality.validity import EXACT, Pictures, judge, psnr_db, s
 from genin.benchmarks.speed import bench
 from genin.benchmarks.speed.bench import measure_models
 from genin.benchmarks.speed.configurations import Configuration
+from genin.benchmarks.speed.journal import Journal
 from genin.benchmarks.speed.picture_quality import PictureQuality, find_references
 from genin.benchmarks.speed.protocol import Protocol
 from genin.benchmarks.speed.samples import Measured, ProcessRun, Run
@@ -113,12 +114,12 @@ def drawn_by(runtime: str, precision: str, pictures: Pictures, took_ms: float = 
     return Measured(configuration, [ProcessRun(facts, 0.2, runs, {"peak": 1}, pictures)])
 
 
-def test_the_reference_is_fp32_if_there_is_any(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_is_fp32_if_there_is_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = np.random.default_rng(5).integers(0, 255, (2, 8, 8, 3)).astype(np.uint8)
     narrow, wide = drawn_by("onnxruntime", "int8", pictures), drawn_by("openvino", "fp32", pictures)
     facts = {Path("m"): ModelFacts(Path("m"), "bundle", "m", "student", 8, 4, 1.0)}
     key = Path("m"), 4, None
-    assert find_references([narrow, wide], facts, Protocol())[key].measured is wide
+    assert find_references([narrow, wide], facts, Protocol(), Journal(None))[key].measured is wide
     asked: list[Configuration] = []
 
     def untimed(configuration: Configuration, protocol: Protocol, rounds: Any) -> dict[int, Pictures]:
@@ -128,12 +129,15 @@ def test_the_reference_is_fp32_if_there_is_any(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("genin.benchmarks.speed.picture_quality.draw_untimed", untimed)
     graphs = ({"component": "unet", "format": "onnx", "precision": "fp32", "files": []},)
     with_fp32 = {Path("m"): ModelFacts(Path("m"), "bundle", "m", "student", 8, 4, 1.0, graphs=graphs)}
-    found = find_references([narrow], with_fp32, Protocol())[key]
+    found = find_references([narrow], with_fp32, Protocol(), Journal(None))[key]
     assert found.is_fp32 and found.measured is None and [one.precision for one in asked] == ["fp32"]
-    assert find_references([narrow], facts, Protocol())[key].name == "onnxruntime int8"  # nothing better
+    for _ in range(2):  # interrupted, and continued: they are drawn once
+        kept = find_references([narrow], with_fp32, Protocol(), Journal(tmp_path, {}))[key]
+        assert [*kept.pictures] == [0, 1] and np.array_equal([*kept.pictures.values()], pictures) and len(asked) == 2
+    assert find_references([narrow], facts, Protocol(), Journal(None))[key].name == "onnxruntime int8"  # nothing better
     others = [drawn_by("onnxruntime", precision, pictures) for precision in ("palette4", "w8a8", "int8", "mixed")]
     for count, widest in ((1, "palette4"), (2, "w8a8"), (3, "int8"), (4, "mixed")):
-        assert find_references(others[:count], facts, Protocol())[key].name == f"onnxruntime {widest}"
+        assert find_references(others[:count], facts, Protocol(), Journal(None))[key].name == f"onnxruntime {widest}"
 
 
 def test_a_row_with_wrong_pictures_does_not_rank(monkeypatch: pytest.MonkeyPatch) -> None:
