@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import json
 import math
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.folder import read_config, read_model_index
 from genin.runtimes.names import BUILTIN_WORLD, installed_names
 from genin.runtimes.options import needs_pytorch, threads_option
+from genin.runtimes.wording import quoted
 
 if TYPE_CHECKING:
     from genin.distill.loop.run_folder import RunOptions
@@ -124,7 +124,7 @@ def teacher_train_command(
         {"out": str(target), "images_seen": seen, "seconds": round(time.perf_counter() - started, 1)}, options.as_json
     )
     if not options.as_json:
-        sheet = f"genin compare {shlex.quote(str(target))}{_captions_of(data)} --out sheet.png"
+        sheet = f"genin compare {quoted(target)}{_captions_of(data)} --out sheet.png"
         _say_next(seen, recipe.teacher.images, None, sheet)
 
 
@@ -172,8 +172,8 @@ def teacher_finetune_command(
     facts = {"out": str(target), "base": base, "images_seen": seen}
     _report({**facts, "seconds": round(seconds, 1)}, options.as_json)
     if not options.as_json:
-        sheet = f"genin compare {shlex.quote(base)} {shlex.quote(str(target))}{_captions_of(data)} --out sheet.png"
-        student = f"genin distill --teacher {shlex.quote(str(target))} --data {shlex.quote(data)} --out STUDENT"
+        sheet = f"genin compare {quoted(base)} {quoted(target)}{_captions_of(data)} --out sheet.png"
+        student = f"genin distill --teacher {quoted(target)} --data {quoted(data)} --out STUDENT"
         took = None if options.resume else seconds
         _say_next(seen, recipe.finetune.images, _pictures(source), sheet, student, seconds=took)
 
@@ -250,9 +250,9 @@ def distill_command(
     if not options.as_json:
         phases = (recipe.prune, recipe.steps, recipe.adversarial)
         planned = sum(phase.images for phase in phases)
-        sheet = f"genin compare {shlex.quote(teacher)} {shlex.quote(str(target))}{_captions_of(data)} --out sheet.png"
+        sheet = f"genin compare {quoted(teacher)} {quoted(target)}{_captions_of(data)} --out sheet.png"
         seen = done.images_seen if init is None else planned  # with an earlier student, its images are among them
-        _say_next(seen, planned, _pictures(source), sheet, f"genin export {shlex.quote(str(target))} --out BUNDLE")
+        _say_next(seen, planned, _pictures(source), sheet, f"genin export {quoted(target)} --out BUNDLE")
 
 
 # That a training sees each picture: with fewer they are blobs of the right colour (docs/real-pictures.md).
@@ -261,7 +261,7 @@ FEW_TIMES = 40
 
 def _captions_of(data: str) -> str:
     """Options for the captions that a model was trained on: those of the built-in world are built into the commands."""
-    return "" if data == "builtin:world" else f" --reference {shlex.quote(data)}"
+    return "" if data == "builtin:world" else f" --reference {quoted(data)}"
 
 
 def _pictures(source: Any) -> int | None:

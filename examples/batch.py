@@ -43,16 +43,18 @@ def main(prompts: Iterable[str], model: str, seeds: int, out: Path) -> None:
         raise click.ClickException(f"the file is not UTF-8 ({error.reason}): save it as UTF-8") from error
     if not lines:
         raise click.ClickException("the file has no prompts: one a line")
-    out.mkdir(parents=True, exist_ok=True)
+    if out.is_dir() and any(out.glob("*.png")):
+        raise click.ClickException(f"{out} has pictures already: name another --out")
     rows: dict[str, list[Pixels]] = {}
     try:
+        out.mkdir(parents=True, exist_ok=True)
         with genin.load(model) as pipeline:
             for prompt, seed, pixels in draw(pipeline, lines, range(seeds)):
                 rows.setdefault(prompt, []).append(pixels)
                 Image.fromarray(pixels).save(out / f"{lines.index(prompt):03d}-{seed}.png")
-    except GeninError as error:  # its text says what, where and what to do
+        Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows.values()])).save(out / "sheet.png")
+    except (GeninError, OSError) as error:  # its text says what, where and what to do
         raise click.ClickException(str(error)) from error
-    Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows.values()])).save(out / "sheet.png")
     click.echo(f"{len(lines)} prompts × {seeds} seeds in {out}")
 
 

@@ -290,7 +290,7 @@ def answer(game: Game, now: float) -> str | None:
             return "leave"
         if event.type == pygame.KEYDOWN and event.key == pygame.K_SPACE and game.over:
             return "again"
-        if event.type == pygame.MOUSEBUTTONDOWN and not game.over:
+        if event.type == pygame.MOUSEBUTTONDOWN and event.button == pygame.BUTTON_LEFT and not game.over:
             for card in game.round.cards:
                 if card.place.collidepoint(event.pos):
                     game.accuse(card, now)

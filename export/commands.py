@@ -6,7 +6,6 @@ Imports are inside the functions, so that `verify` runs where there is no PyTorc
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
 from genin.runtimes.options import Bytes, CommaChoice, flatten, json_option, needs_pytorch, threads_option
 from genin.runtimes.vocabulary import FORMATS, MORE_PRECISIONS, PRECISIONS
-from genin.runtimes.wording import counted
+from genin.runtimes.wording import counted, quoted
 
 if TYPE_CHECKING:
     from genin.export.exporter import ExportResult
@@ -148,7 +147,7 @@ def plan_command(model: str, out: Path, as_json: bool, **options: Any) -> None:
     lpips = notes["lpips_squeeze"]
     quality = f"LPIPS {lpips:.4f} to its own pictures" if lpips is not None else "LPIPS has no weights here"
     size = _megabytes(notes["size_bytes"])
-    command = f"genin export {shlex.quote(model)} --plan {shlex.quote(str(out))} --out BUNDLE"
+    command = f"genin export {quoted(model)} --plan {quoted(out)} --out BUNDLE"
     click.echo(f"{out}: {size} of weights, {quality}; try: {command}")
 
 
@@ -284,7 +283,7 @@ def _echo_export(result: ExportResult) -> None:
 
         click.echo(f"LPIPS –: {why_no_lpips()}")
     size = _megabytes(_size_bytes(result))
-    command = f"genin generate PROMPT -m {shlex.quote(str(out))}"
+    command = f"genin generate PROMPT -m {quoted(out)}"
     click.echo(f"{out}: {counted(len(manifest.graphs), 'graph')}, {size}; try: {command}")
     if one := smaller(manifest):
         click.echo(f"a program needs one format and precision: {one}")

@@ -293,7 +293,7 @@ def _text(message: bytes) -> str:
 
 
 def _bytes(value: Any) -> Any:
-    return os.fsencode(value) if isinstance(value, str | Path) else value
+    return os.fsencode(value) if isinstance(value, (str, Path)) else value
 
 
 def _declared(library: c.CDLL) -> c.CDLL:

@@ -1,16 +1,27 @@
-"""Words of messages that depend on a number: "1 caption is", "3 captions are".
+"""Words of messages that depend on a number, "1 caption is", "3 captions are", or on the system: a quoted argument.
 
 Not here: names in a message (`genin.dataset.text.listed`).
 """
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable
 
 
 def one_line(error: BaseException) -> str:
     """What an error says, as a part of a message; its kind if it says nothing."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def quoted(argument: object) -> str:
+    """An argument in a command to be copied, as this system's shell takes it."""
+    if os.name != "nt":
+        return shlex.quote(str(argument))
+    from subprocess import list2cmdline  # an import of milliseconds
+
+    return list2cmdline([str(argument)])
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:

@@ -131,6 +131,15 @@ socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 """
 
 
+def test_a_mistyped_path_is_no_missing_package_alone() -> None:
+    done = genin_without(("huggingface_hub",), "generate", "a ninja", "-m", "models/student")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "genin: no such model or bundle, and to look for it on the Hugging Face hub 'huggingface_hub' is not installed: "
+        "models/student; pip install 'genin[hub]'\n"
+    )
+
+
 def test_preparing_data_needs_the_data_extra_alone_and_no_network(tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()

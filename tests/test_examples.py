@@ -147,6 +147,19 @@ def test_wanted_takes_no_life_for_a_ninja_that_was_found_in_time(wanted: ModuleT
     assert (game.number, game.lives, game.combo, game.finds) == (1, wanted.LIVES, 1, 1)
 
 
+def test_wanted_takes_a_click_of_the_left_button_alone(wanted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel that turns over a card comes as buttons 4 and 5."""
+    game, pygame = game_of(wanted, Silent(), 2), wanted.pygame
+    card = game.round.cards[0]
+    card.place = pygame.Rect(10, 10, 50, 50)
+    clicks = [pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=button, pos=(20, 20)) for button in (4, 3, 1)]
+    accused: list[Any] = []
+    monkeypatch.setattr(game, "accuse", lambda one, now: accused.append(one))
+    monkeypatch.setattr(pygame.event, "get", lambda: clicks)
+    wanted.answer(game, 101.0)
+    assert accused == [card]
+
+
 def test_wanted_counts_what_was_found(wanted: ModuleType) -> None:
     game = game_of(wanted, Silent(), 1)
     game.step(121.0)
@@ -196,6 +209,15 @@ def test_the_batch_names_a_file_that_is_no_folder(tmp_path: Path) -> None:
         example("batch").main, [str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "prompts.txt")]
     )
     assert done.exit_code == 2 and "is a file" in done.output
+
+
+def test_the_batch_leaves_earlier_pictures_alone(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a ninja\n", encoding="utf-8")
+    (tmp_path / "000-0.png").write_bytes(b"earlier")
+    for out, says in ((tmp_path, "has pictures already"), (tmp_path / "prompts.txt" / "out", "Not a directory")):
+        done = CliRunner().invoke(example("batch").main, [str(tmp_path / "prompts.txt"), "--out", str(out)])
+        assert done.exit_code == 1 and says in done.output and isinstance(done.exception, SystemExit)
+    assert (tmp_path / "000-0.png").read_bytes() == b"earlier"
 
 
 @pytest.mark.export

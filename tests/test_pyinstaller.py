@@ -30,6 +30,9 @@ def test_imports_are_there_and_no_torch_among_them(monkeypatch: pytest.MonkeyPat
     assert {"genin.api", "genin.runtimes.onnxruntime_engine", "onnxruntime"} <= set(names)
     assert not {"torch", "genin.runtimes.pytorch_engine", "openvino"} & set(names)
     assert all(importlib.util.find_spec(name) for name in names)
+    left_out = pyinstaller.excluded_imports()
+    assert {"torch", "genin.export", "openvino"} <= set(left_out)
+    assert not [name for name in names if any(f"{name}.".startswith(f"{one}.") for one in left_out)]
 
 
 def test_an_engine_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,6 +171,21 @@ def test_a_run_is_resumed_with_its_own_settings_only(tmp_path: Path) -> None:
         open_record(tmp_path, {"minutes": 2.0}, names, resume=True)
 
 
+def test_a_teacher_by_path_is_the_same_from_every_folder(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "genin.quickstart.commands.run_stages", lambda one, *_: interrupt(seen.append(one.teacher_path))
+    )
+    monkeypatch.chdir(tiny_model_folder.parent)
+    assert run(tmp_path / "out", "--teacher", tiny_model_folder.name) == 130
+    monkeypatch.chdir(tmp_path)
+    assert run(tmp_path / "out", "--resume") == 130
+    assert run(tmp_path / "out", "--resume", "--teacher", str(tiny_model_folder)) == 130
+    assert seen == 3 * [tiny_model_folder]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

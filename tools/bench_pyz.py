@@ -23,17 +23,23 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {"src/genin": "genin", "runtimes": "genin/runtimes", "benchmarks": "genin/benchmarks"}
 LEFT_OUT = ("native", "golden", "pyinstaller", "nuitka", "quickstart", "cli_docs.py", "api_docs.py")
-PACKAGES = ("click", "rich", "platformdirs")
+PACKAGES = {
+    "click": "click",
+    "rich": "rich",
+    "platformdirs": "platformdirs",
+    "PyYAML": "yaml",
+}  # distribution => package
+COMPILED = (".so", ".pyd", ".pyc")
 
 
 def build(out: Path) -> Path:
     """Write the archive."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         for source, target in PARTS.items():
             _copy_part(ROOT / source, folder / target)
-        for package in PACKAGES:
-            _copy_package(package, folder)
+        for name, package in PACKAGES.items():
+            _copy_package(name, package, folder)
         shutil.copy(ROOT / "LICENSE", folder / "genin" / "LICENSE")
         shutil.copy(Path(__file__).with_name("bench_pyz_start.py"), folder / "__main__.py")
         (folder / "digest.txt").write_text(_digest(folder), encoding="ascii")
@@ -51,18 +57,22 @@ def _copy_part(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
 
 
-def _copy_package(name: str, folder: Path) -> None:
-    """An installed package with its metadata and licence."""
-    found = distribution(name)
-    for file in found.files or ():
-        if (
-            file.parts[0] in (name, f"{name}-{found.version}.dist-info")
-            and file.suffix != ".pyc"
-            and file.name != "RECORD"
-        ):
+def _copy_package(name: str, package: str, folder: Path) -> None:
+    """An installed package with its metadata and licence; of what is compiled, it does without.
+
+    Errors: ClickException for one that cannot be copied, or needs another package on Windows.
+    """
+    files = distribution(name).files
+    if not files:
+        raise click.ClickException(f"{name} is installed without a list of its files: install it with pip")
+    for file in files:
+        own = file.parts[0] == package or file.parts[0].endswith(".dist-info")
+        if own and file.suffix not in COMPILED and file.name != "RECORD":
             target = folder / file
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(str(file.locate()), target)
+    if name == "click" and "colorama" in (folder / "click" / "_compat.py").read_text(encoding="utf-8"):
+        raise click.ClickException("this click needs colorama on Windows: pip install 'click>=8.3'")
 
 
 def _digest(folder: Path) -> str:

@@ -16,7 +16,7 @@ OLDEST = (3, 11)
 
 
 def main():
-    """Run `genin bench` with the arguments given; its exit code."""
+    """Run `genin bench` with the arguments given; ends with its exit code."""
     if sys.version_info < OLDEST:
         return "genin-bench needs Python {}.{} or later; this is {}.{}".format(*OLDEST, *sys.version_info[:2])
     if importlib.util.find_spec("numpy") is None:
@@ -25,9 +25,9 @@ def main():
     sys.path[0] = folder
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
     sys.argv[:1] = ["genin", "bench"]
-    from genin.cli import run
+    from genin.cli import main as run
 
-    return run(sys.argv[1:])
+    return run()
 
 
 def unpacked(archive):
@@ -36,9 +36,10 @@ def unpacked(archive):
         folder = cache() / ("bench-" + file.read("digest.txt").decode()[:16])
         if folder.is_dir():
             return folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=folder.name + "-", dir=folder.parent))
+        partial = None
         try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=folder.name + "-", dir=folder.parent))
             file.extractall(partial)
             partial.rename(folder)
         except OSError as error:
@@ -47,14 +48,21 @@ def unpacked(archive):
                     f"genin-bench cannot be unpacked into {folder.parent} ({error.strerror}); set GENIN_CACHE to a folder"
                 )
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
 def cache():
-    """genin's cache folder, or where caches are on Linux."""
+    """genin's cache folder: as platformdirs has it, which is in the archive still."""
     own = os.environ.get("GENIN_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genin"
+    if own:
+        return Path(own).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "genin"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "genin"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genin"
 
 
 if __name__ == "__main__":

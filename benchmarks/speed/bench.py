@@ -6,7 +6,6 @@ Not here: which configurations (`configurations`), measuring (`rounds`), the fig
 
 from __future__ import annotations
 
-import shlex
 import sys
 import uuid
 import warnings
@@ -46,7 +45,7 @@ from genin.benchmarks.speed.rows import add_speedups, name_apart, speed_row
 from genin.benchmarks.speed.samples import Measured, Skipped
 from genin.runtimes.errors import GeninError, on_interrupt
 from genin.runtimes.vocabulary import AUTO, RUNTIMES
-from genin.runtimes.wording import counted
+from genin.runtimes.wording import counted, quoted
 
 
 def measure_models(
@@ -152,7 +151,9 @@ def runtimes_of(configurations: Sequence[Configuration]) -> list[str]:
 
 def _heading() -> dict[str, Any]:
     """What tells this run from others, and how to repeat it."""
-    command = shlex.join(["genin", *sys.argv[1:]]) if Path(sys.argv[0]).stem in ("genin", "__main__") else None
+    command = (
+        " ".join(map(quoted, ["genin", *sys.argv[1:]])) if Path(sys.argv[0]).stem in ("genin", "__main__") else None
+    )
     return {
         "schema_version": VERSION,
         "run_id": uuid.uuid4().hex,

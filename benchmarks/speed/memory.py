@@ -21,13 +21,15 @@ def usable_memory_bytes() -> int:
     return total if limit is None else min(total, limit)
 
 
-def available_memory_bytes() -> int:
-    """Memory that can be had without swapping."""
+def available_memory_bytes() -> int | None:
+    """Memory that can be had without swapping; None where only psutil could tell and it is not installed."""
     if (kilobytes := _kilobytes(Path("/proc/meminfo"), "MemAvailable")) is not None:
         return min(kilobytes * 1024, usable_memory_bytes())
-    import psutil
+    with suppress(ModuleNotFoundError):
+        import psutil
 
-    return min(int(psutil.virtual_memory().available), usable_memory_bytes())
+        return min(int(psutil.virtual_memory().available), usable_memory_bytes())
+    return None
 
 
 def _total_memory_bytes() -> int:

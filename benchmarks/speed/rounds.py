@@ -94,8 +94,9 @@ def measure(
 def memory_groups(
     configurations: Sequence[Configuration], sizes: Mapping[Configuration, int], budget: int | None = None
 ) -> list[list[Configuration]]:
-    """Consecutive groups whose estimated memory (twice the weights, and the process) fits into what is free."""
-    free = int(available_memory_bytes() * 0.8) if budget is None else budget
+    """Consecutive groups whose estimated memory (twice the weights, and the process) fits into what is free; each configuration
+    alone where that is not known."""
+    free = int((available_memory_bytes() or 0) * 0.8) if budget is None else budget
     groups: list[list[Configuration]] = []
     used = 0
     for configuration in configurations:

@@ -13,7 +13,6 @@ Not here: decoding (`duplicates`), cleaning other people's folders (`prepare`), 
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from genin.distill.world.scene import ATTRIBUTES
 from genin.runtimes.errors import InputError
 from genin.runtimes.text import json_object, read_text
 from genin.runtimes.vocabulary import check_choice
+from genin.runtimes.wording import quoted
 
 DATASET_FILE = "dataset.json"
 KNOWN_COLUMNS = (*ATTRIBUTES, "character")
@@ -213,5 +213,5 @@ def licence_of(rows: Sequence[PictureRow], facts: Mapping[str, Any]) -> str:
 
 def write_captions(folder: Path) -> str:
     """What to do about pictures without captions."""
-    name = shlex.quote(str(folder))
+    name = quoted(folder)
     return f"write them on a page: genin data edit {name} --to captions.html; or let a model: genin data caption {name}"

@@ -8,7 +8,6 @@ once, into an array that training indexes. Worker processes import this module, 
 from __future__ import annotations
 
 import multiprocessing
-import shlex
 import signal
 import tempfile
 from collections import deque
@@ -33,7 +32,7 @@ from genin.runtimes.errors import GeninError, InputError
 from genin.runtimes.files import reserve, writing
 from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD
-from genin.runtimes.wording import counted
+from genin.runtimes.wording import counted, quoted
 
 WORLD_SCENES = 200_000  # of the built-in world, which has no end
 CHUNK = 256  # pictures per task
@@ -264,7 +263,7 @@ def _prepare(name: str) -> str:
     short = name.partition("@")[0].rpartition("/")[2]
     path = Path(name)
     out = path.with_name(f"{path.stem if path.is_file() else path.name}-prepared") if path.exists() else f"data/{short}"
-    return f"genin data prepare {shlex.quote(name)} --out {shlex.quote(str(out))}; then give {shlex.quote(str(out))}"
+    return f"genin data prepare {quoted(name)} --out {quoted(out)}; then give {quoted(out)}"
 
 
 def pictures_at(source: Source, rows: Sequence[int], shape: Shape) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 /* Nine cards that repaint themselves while the window goes on at 60 frames a second: C99, SDL2, the native library.
  *
- *     cc -std=c99 cards.c -o cards $(sdl2-config --cflags --libs) -I runtimes/native/include -L build -lgenin -lm
+ *     cc -std=c99 examples/native/cards.c -o cards $(sdl2-config --cflags --libs) -I runtimes/native/include \
+ *        -L build -lgenin -lm -Wl,-rpath,$PWD/build
  *     GENIN_ENGINE_PATH=PATH/libonnxruntime.so ./cards runtimes/weights/student-1step
  *
  * Click a card, or press space for all, to paint it anew; escape closes, also in the middle of a picture. For tests: --frames N ends by
@@ -90,7 +91,8 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[i], "--frames")) frames = strtol(argv[i + 1], NULL, 10);
     if (!strcmp(argv[i], "--screenshot")) shot = argv[i + 1];
   }
-  if (argc < 2 || SDL_Init(SDL_INIT_VIDEO)) return fprintf(stderr, "cards BUNDLE [--frames N] [--screenshot FILE.bmp]\n"), 2;
+  if (argc < 2) return fprintf(stderr, "cards BUNDLE [--frames N] [--screenshot FILE.bmp]\n"), 2;
+  if (SDL_Init(SDL_INIT_VIDEO)) return fprintf(stderr, "%s\n", SDL_GetError()), 1;
   window = SDL_CreateWindow("genin: cards", SDL_WINDOWPOS_CENTERED, SDL_WINDOWPOS_CENTERED, WIDTH, WIDTH, 0);
   renderer = SDL_CreateRenderer(window, -1, 0);
   SDL_SetHint(SDL_HINT_RENDER_SCALE_QUALITY, "best");

@@ -20,7 +20,7 @@ from typing import Literal
 
 from genin.hub.repository import NoRepositoryError, may_be_on_the_hub
 from genin.runtimes.arguments import local_path
-from genin.runtimes.errors import InputError
+from genin.runtimes.errors import InputError, MissingExtraError
 from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.vocabulary import AUTO
 
@@ -55,6 +55,9 @@ class InstalledNames:
                 return download(name, runtime, precision)
             except NoRepositoryError as error:
                 raise _no_such(name, f"model: {error.what}") from error
+            except MissingExtraError as error:
+                what = f"no such model or bundle, and to look for it on the Hugging Face hub {error.what}"
+                raise InputError(what, where=name, remedy=error.remedy) from error
         raise _no_such(name, "model or bundle")
 
     def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:

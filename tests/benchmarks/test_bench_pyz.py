@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from genin.benchmarks.results.files import read_results
+from genin.names import cache_folder
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -64,6 +65,7 @@ def test_only_python_is_inside(archive: Path) -> None:
     assert {"genin/cli.py", "genin/runtimes/weights/student/manifest.json", "genin/benchmarks/suites/quick.yaml"} < {
         *names
     }
+    assert "yaml/loader.py" in names  # of --suite
     assert any(name.endswith("licenses/LICENSE.txt") for name in names) and "genin/LICENSE" in names
     assert not any(name.startswith(("genin/distill", "genin/export", "genin/runtimes/native/")) for name in names)
 
@@ -72,6 +74,27 @@ def test_a_host_without_numpy_is_told(archive: Path) -> None:
     done = run(archive, None, "--help")
     assert done.returncode == 1
     assert done.stderr == "genin-bench needs numpy and an engine: pip install numpy onnxruntime\n"
+
+
+def test_a_cache_that_cannot_be_written_is_named(archive: Path, host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = tool("bench_pyz_start")
+    for folder in ("/proc/nowhere", str(archive)):  # refused, and a file
+        monkeypatch.setenv("GENIN_CACHE", folder)
+        with pytest.raises(SystemExit, match=rf"cannot be unpacked into {folder} \(.*\); set GENIN_CACHE to a folder"):
+            start.unpacked(archive)
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+def test_its_cache_is_genins(system: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    start = tool("bench_pyz_start")
+    homes = {"linux": ".cache", "darwin": "Library/Caches", "win32": "AppData/Local"}
+    for name in ("GENIN_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if system == "linux":
+        assert start.cache() == cache_folder()
+    monkeypatch.setattr(start.sys, "platform", system)
+    assert start.cache() == tmp_path / homes[system] / "genin"
 
 
 @pytest.mark.slow

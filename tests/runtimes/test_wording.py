@@ -6,7 +6,9 @@ import ast
 import re
 from pathlib import Path
 
-from genin.runtimes.wording import counted, counted_each
+import pytest
+
+from genin.runtimes.wording import counted, counted_each, quoted
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("benchmarks", "distill", "export", "runtimes", "src")
@@ -34,6 +36,14 @@ def test_no_message_puts_words_for_many_after_a_number_that_may_be_one() -> None
                 if (counts and wrong.match(str(text.value))) or (steps and str(text.value).startswith(" steps")):
                     found.append(f"{file.name}:{before.lineno}: {text.value}")
     assert not found
+
+
+@pytest.mark.parametrize(("system", "shown"), [("posix", "'my out'"), ("nt", '"my out"')])
+def test_arguments_are_quoted_for_the_system(system: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genin.runtimes.wording.os.name", system)
+    found = quoted("my out"), quoted("out")
+    monkeypatch.undo()
+    assert found == (shown, "out")
 
 
 def test_several_counts_of_one_noun_depend_on_the_largest() -> None:

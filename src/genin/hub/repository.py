@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any, Literal
 
 from genin.runtimes.errors import InputError, MissingExtraError
 from genin.runtimes.files import REFUSALS
+from genin.runtimes.wording import quoted
 
 Kind = Literal["model", "dataset"]
 NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>\w[\w./+-]*))?")
@@ -43,7 +43,7 @@ class OfflineError(InputError):
         if not any(self.name in argument for argument in arguments):
             return str(self)
         command = ["genin", *(argument.replace(self.name, self.folder) for argument in arguments)]
-        return f"{self.what}; {self.files}; and run: {shlex.join(command)}"
+        return f"{self.what}; {self.files}; and run: {' '.join(map(quoted, command))}"
 
 
 class NoRepositoryError(InputError):

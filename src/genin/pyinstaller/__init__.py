@@ -27,6 +27,7 @@ LAZY_MODULES = (
     INSTALLED.partition(":")[0],
     *sorted({f"genin.{home}" for home in HOMES.values() if not home.startswith("export.")}),
 )
+NOT_FOR_DRAWING = ("genin.benchmarks", "genin.distill", "genin.export", "torch", "diffusers", "transformers")
 BUNDLE_ENGINES = tuple(name for name, row in ENGINES.items() if row.formats)
 
 
@@ -50,6 +51,12 @@ def hidden_imports() -> list[str]:
     """Modules that are imported by name: genin's own, each engine's adapter and its package."""
     adapters = [(ENGINES[name].target.partition(":")[0], ENGINES[name].package) for name in engines()]
     return [*LAZY_MODULES, *(module for pair in adapters for module in pair)]
+
+
+def excluded_imports() -> list[str]:
+    """What genin's own modules import when they are asked for, and a program that draws never asks for."""
+    others = [row.package for name, row in ENGINES.items() if name not in engines()]
+    return [*NOT_FOR_DRAWING, *dict.fromkeys(others)]
 
 
 def data_files() -> list[tuple[str, str]]:

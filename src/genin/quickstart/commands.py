@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +39,7 @@ from genin.quickstart.stages import (
 from genin.runtimes.arguments import number
 from genin.runtimes.errors import GeninError, InputError, MissingExtraError
 from genin.runtimes.options import json_option, threads_option
-from genin.runtimes.wording import counted
+from genin.runtimes.wording import counted, quoted
 
 FORMAT: Final = 1
 RECORD: Final = "quickstart.json"
@@ -84,6 +83,9 @@ def quickstart_command(ctx: click.Context, /, out: Path, resume: bool, as_json: 
     require_packages()
     names = InstalledNames()
     chosen = {name: value for name, value in settings.items() if value is not None}
+    if not str(chosen.get("teacher", DEFAULT_TEACHER)).startswith("builtin:"):
+        # Resumed from another folder, or when the hub has another commit, it is the same one.
+        chosen["teacher"] = str(names.model(chosen["teacher"]).absolute())
     record = open_record(out, chosen, names, resume=resume)
     run = Run(out, names=names, **record["settings"])
     display = Display(len(STAGES))
@@ -180,13 +182,13 @@ def leave_partial(run: Run, record: dict[str, Any], display: Display) -> None:
         write_page(run, done)
         display.say(f"the page so far: {run.page_path}")
     if (run.student_path / "model_index.json").is_file():
-        model = shlex.quote(str(run.student_path))
+        model = quoted(run.student_path)
         display.say(f'the student so far: genin generate "a ninja in an orange outfit" -m {model}')
     display.say(f"resume with: {resume_command(run.out)}")
 
 
 def resume_command(out: Path) -> str:
-    return f"genin quickstart --out {shlex.quote(str(out))} --resume"
+    return f"genin quickstart --out {quoted(out)} --resume"
 
 
 class Display:

@@ -9,7 +9,6 @@ Not here: the order, the record on disk, the display and the command (`commands`
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from genin.names import InstalledNames
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.vocabulary import FORMATS, PRECISIONS
+from genin.runtimes.wording import quoted
 
 if TYPE_CHECKING:
     from genin.benchmarks.grids import Grid
@@ -245,7 +245,7 @@ def measure_quality(run: Run, done: Done) -> Result:
         result = evaluator.evaluate(path, Sampling(steps=steps), against=against)
         if statistics is None:
             result["fd_ratio"] = None
-            bundle, teacher = (shlex.quote(str(model)) for model in (run.bundle_path, run.teacher))
+            bundle, teacher = (quoted(model) for model in (run.bundle_path, run.teacher))
             command = f"genin evaluate {bundle} --steps {steps} --reference {BUILTIN_WORLD}"
             result["notes"]["fd_ratio"] = (
                 f"{TEACHER_STEPS} steps of this teacher for hundreds of pictures take too long here; "
