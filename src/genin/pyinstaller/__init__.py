@@ -27,7 +27,11 @@ LAZY_MODULES = (
     INSTALLED.partition(":")[0],
     *sorted({f"genin.{home}" for home in HOMES.values() if not home.startswith("export.")}),
 )
-NOT_FOR_DRAWING = ("genin.benchmarks", "genin.distill", "genin.export", "torch", "diffusers", "transformers")
+# The hub's client brings PyTorch and matplotlib along where they are installed; a program that needs it names it.
+NOT_FOR_DRAWING = (
+    *("genin.benchmarks", "genin.distill", "genin.export"),
+    *("torch", "diffusers", "transformers", "huggingface_hub"),
+)
 BUNDLE_ENGINES = tuple(name for name, row in ENGINES.items() if row.formats)
 
 
