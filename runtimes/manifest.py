@@ -36,7 +36,7 @@ MAX_UNROLLED = 8  # steps of a single graph, whose nodes grow with them
 T = TypeVar("T")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 NAME = re.compile(r"[a-z][a-z0-9]{1,15}")
-WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³])(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -287,12 +287,15 @@ bool is_folder(const std::string &path) {
 #endif
 }
 
-// What Windows opens in place of a file, whatever is behind a dot: "nul.txt", "COM1".
+// What Windows opens in place of a file, whatever is behind a dot: "nul.txt", "COM1", "COM" and a superscript digit.
 bool is_device(const std::string &part) {
     std::string name = part.substr(0, part.find('.'));
     for (char &sign : name) sign = static_cast<char>(sign >= 'a' && sign <= 'z' ? sign - 'a' + 'A' : sign);
-    const bool numbered = name.size() == 4 && name[3] >= '0' && name[3] <= '9' && (name.rfind("COM", 0) == 0 || name.rfind("LPT", 0) == 0);
-    return numbered || name == "CON" || name == "PRN" || name == "AUX" || name == "NUL";
+    const std::string number = name.substr(std::min<size_t>(3, name.size()));
+    const bool is_plain = number.size() == 1 && number[0] >= '0' && number[0] <= '9';
+    const bool is_digit = is_plain || number == "\xc2\xb9" || number == "\xc2\xb2" || number == "\xc2\xb3";
+    if (is_digit && (name.rfind("COM", 0) == 0 || name.rfind("LPT", 0) == 0)) return true;
+    return name == "CON" || name == "PRN" || name == "AUX" || name == "NUL" || name == "CONIN$" || name == "CONOUT$";
 }
 
 }  // namespace

@@ -123,7 +123,7 @@ void pixels() {
 
 void paths() {
     for (const char *good : {"a", "a/b.onnx", "tokenizer/vocab.json", "..a/b", "com/contact", "COM10"}) CHECK(genin::is_inside(good));
-    for (const char *bad : {"", "/a", "a//b", "../a", "a/../b", "a/..", "./a", "a\\b", "c:a", "a/", "a./b", "a ", "a\nb", "what?", "nul.txt", "a/Com1", "CON"}) CHECK(!genin::is_inside(bad));
+    for (const char *bad : {"", "/a", "a//b", "../a", "a/../b", "a/..", "./a", "a\\b", "c:a", "a/", "a./b", "a ", "a\nb", "what?", "nul.txt", "a/Com1", "CON", "conin$", "LPT\xc2\xb2.txt"}) CHECK(!genin::is_inside(bad));
 }
 
 void interface() {
