@@ -1,7 +1,7 @@
 """`__main__.py` of genin-bench.pyz: unpacks it once into a cache folder, and runs `genin bench` from there.
 
 Everything is unpacked, not only the weights: engines want paths, and the processes that are measured import genin as usual.
-Standard library only, and old syntax, so that an old Python is told what is missing.
+Standard library and platformdirs only, and old syntax, so that an old Python is told what is missing.
 """
 
 import importlib.util
@@ -54,15 +54,11 @@ def unpacked(archive):
 
 
 def cache():
-    """genin's cache folder: as platformdirs has it, which is in the archive still."""
+    """genin's cache folder (`genin.names.cache_folder`); platformdirs comes from the archive, as nothing is unpacked yet."""
+    from platformdirs import user_cache_path
+
     own = os.environ.get("GENIN_CACHE")
-    if own:
-        return Path(own).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "genin"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "genin"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genin"
+    return Path(own).expanduser() if own else user_cache_path("genin", appauthor=False, opinion=False)
 
 
 if __name__ == "__main__":
