@@ -26,6 +26,9 @@ class AutoencoderRecipe(Optimisation):
         "folder with weights to start from: an `AutoencoderTiny` of diffusers, or NAME_encoder.pth and NAME_decoder.pth of the "
         "TAESD family; channels and blocks must be theirs",
     )
+    initial_weights_licence: Text = key(
+        "unknown", "their licence, which becomes one of the teacher's: an SPDX identifier"
+    )
     crop: Count = key(0, "side of a random square of each picture that an update sees; 0 is the whole picture")
     edge_weight: Number = key(0.5, "weight of the loss on differences between neighbouring pixels")
     prior_weight: Number = key(0.05, "weight of the pull of latents towards mean 0 and variance 1")

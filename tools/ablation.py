@@ -36,13 +36,16 @@ from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.origin import fingerprint
 
 FIGURES_FILE = "figures.json"
-FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "accuracy", "diversity")
-# Arm => what it changes in the recipe's adversarial section.
+FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "fd_efficientnet", "accuracy", "diversity")
+# The pairs and the kernel distance bring true pictures in; without them, what is left is the earlier method's.
+NO_TRUE_PICTURES: Mapping[str, Any] = {"kernel_weight": 0.0, "pool.inverted": 0}
+EARLIER: Mapping[str, Any] = {"perceptual_weight": 0.0, "picture_adversarial_weight": 0.0, **NO_TRUE_PICTURES}
+# Arm => what it changes in the recipe's adversarial section; "pool." before a key: in its pool.
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "all": {},
-    "distillation only": {"adversarial_weight": 0.0, "perceptual_weight": 0.0},
-    "distillation + adversarial": {"perceptual_weight": 0.0},
-    "no adversarial": {"adversarial_weight": 0.0},
+    "distillation only": {"adversarial_weight": 0.0, **EARLIER},
+    "distillation + adversarial": EARLIER,
+    "no adversarial": {"adversarial_weight": 0.0, "picture_adversarial_weight": 0.0},
     "no backward distillation": {"backward_distillation": False},
     "no rollout": {"rollout": False, "backward_distillation": False},
     "one scale": {"multi_scale": False},
@@ -54,8 +57,15 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "+ consistency": {"consistency_weight": 0.25},
     "+ ADD's distillation": {"distillation_weight": 0.25},
     "half the true side the teacher's": {"real_share": 0.5},
+    "no true pictures": {"real_share": 0.0, **NO_TRUE_PICTURES},
     "true side the teacher's": {"real_share": 0.0},
     "mismatched captions": {"mismatched_captions": 0.25},
+    "no kernel distance": {"kernel_weight": 0.0},
+    "pairs to the end": {"regression_final_share": 1.0},
+    "no inverted pairs": {"pool.inverted": 0},
+    "+ decoupled matching": {"matching_weight": 0.25, "matching_decoupled": True},
+    "no EfficientNet's discriminator": {"picture_adversarial_weight": 0.0},
+    "EfficientNet's discriminator alone": {"adversarial_weight": 0.0},
 }
 PRUNE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "plain pruning": {},
@@ -64,10 +74,10 @@ PRUNE_ARMS: Mapping[str, Mapping[str, Any]] = {
 
 
 def run_arm(teacher: Path, student: Path, out: Path, recipe: Recipe, *, from_student: bool) -> None:
-    """One arm, with the student's pool and encoded pictures; those are never written in place: one file serves all."""
+    """One arm, with the student's pools and encoded pictures; those are never written in place: one file serves all."""
     training = out / "training"
     training.mkdir(parents=True, exist_ok=True)
-    for name in ("pool.safetensors", "latents.safetensors", "held_out.safetensors"):
+    for name in ("pool.safetensors", "inverted.safetensors", "latents.safetensors", "held_out.safetensors"):
         shared = student / "training" / name
         if shared.is_file() and not (training / name).exists():
             os.link(shared, training / name)
@@ -85,8 +95,8 @@ def table(results: Mapping[str, Any], arms: list[str], steps: int) -> str:
     """Markdown: means over seeds ± standard errors, and the difference to the first arm, seed by seed, in standard errors."""
     lines = [
         f"| {steps} step{'s' if steps > 1 else ''} | seeds | `kid_world` | from `{arms[0]}` | `fd_world` | `fd_squeezenet` "
-        "| accuracy | diversity |",
-        "|---|---|---|---|---|---|---|---|",
+        "| `fd_efficientnet` | accuracy | diversity |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for arm in arms:
         found = _of(results, arm, steps)
@@ -149,11 +159,12 @@ def main(
     asked = {"phase": phase, "images": images, "samples": samples, "recipe": recipe.as_dict()}
     asked |= {"teacher": fingerprint(teacher), "student": fingerprint(student)}
     check_question(out / "question.json", asked)
-    evaluator = world_evaluator(samples, ("world", "squeezenet"))
+    evaluator = world_evaluator(samples, ("world", "squeezenet", "efficientnet"))
     for seed in seeds:
         for arm in arms:
             folder = out / f"{arm.replace(' ', '-')}-{seed}"
             if (folder / FIGURES_FILE).is_file():
+                check_question(folder / FIGURES_FILE, {"changes": every[arm]})
                 continue
             asked_of_arm = of_arm(recipe, phase, every[arm], images, seed)
             run_arm(teacher, student, folder, asked_of_arm, from_student=phase == "adversarial")
@@ -177,7 +188,10 @@ def of_arm(recipe: Recipe, phase: str, changes: Mapping[str, Any], images: int, 
         return replace(
             recipe, prune=prune, steps=steps, adversarial=replace(recipe.adversarial, **none), decoder=decoder
         )
-    adversarial = replace(recipe.adversarial, images=images, seed=seed, held_out_images=0, **changes)
+    of_pool = {key.removeprefix("pool."): value for key, value in changes.items() if key.startswith("pool.")}
+    own = {key: value for key, value in changes.items() if not key.startswith("pool.")}
+    recipe = replace(recipe, pool=replace(recipe.pool, **of_pool))
+    adversarial = replace(recipe.adversarial, images=images, seed=seed, held_out_images=0, **own)
     steps = replace(recipe.steps, **none)
     return replace(recipe, prune=replace(recipe.prune, **none), steps=steps, adversarial=adversarial, decoder=decoder)
 

@@ -9,7 +9,8 @@ Not here: when they are updated (`training`), when their states are saved (`chec
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,16 @@ class Networks:
         for average in self.averages_of(name):
             sharding.shard(self.accelerator, average.module)
         return sharding.shard(self.accelerator, module, optimizer)
+
+    @contextmanager
+    def gradients_kept(self, kept: bool) -> Iterator[None]:
+        """Where `kept`, gradients are added up in each process and not averaged over all: a later pass does that once. FSDP, which
+        has only a part of them in each process, averages always."""
+        with ExitStack() as stack:
+            for name, module in self.modules.items() if kept else ():
+                if name not in self.unsharded:
+                    stack.enter_context(self.accelerator.no_sync(module))
+            yield
 
     def unwrapped(self, name: str) -> nn.Module:
         module: nn.Module = self.accelerator.unwrap_model(self.modules[name])

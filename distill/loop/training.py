@@ -135,7 +135,7 @@ class Training:
         """Backward, clip, step; returns the gradient norm. Of an update in parts, only the last one clips and steps; the others
         return 0.
 
-        Errors: UnhealthyError for a loss that is not finite.
+        Errors: UnhealthyError for a loss or a gradient that is not finite.
         """
         if not self._everywhere(bool(torch.isfinite(loss))):
             raise UnhealthyError(not_finite(name, float(loss)))
@@ -146,14 +146,16 @@ class Training:
         if self.part + 1 < self.settings.accumulate:
             return 0.0
         weights = self.networks.modules[name].parameters()
-        norm = sharding.whole(torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm))
+        norm = float(sharding.whole(torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)))
+        if not math.isfinite(norm):  # the same in every process
+            raise UnhealthyError(not_finite(name, norm, "gradient"))
         base_lr = self.networks.base_lrs[name]
         for group in optimizer.param_groups:
             group["lr"] = base_lr * self.lr_factor() * self.adjustment("lr") * self.adjustment(f"lr/{name}")
         optimizer.step()
         for average in self.networks.averages_of(name):
             average.update(self.networks.unwrapped(name))
-        return float(norm)
+        return norm
 
     # --- what steps use --------------------------------------------------------------------------------------------
 
@@ -295,7 +297,8 @@ class Training:
         parts = []
         for part in range(self.settings.accumulate):
             self.part = part
-            parts.append(step(self._next_update()))
+            with self.networks.gradients_kept(part + 1 < self.settings.accumulate):
+                parts.append(step(self._next_update()))
         if len(parts) == 1:
             return parts[0]
         total = {name: sum(float(part[name]) for part in parts) for name in parts[-1]}
@@ -379,21 +382,23 @@ class Training:
         """Make the alarm's adjustments, go back if it says so, and record it. Errors: GeninError after too many rollbacks."""
         seen_at, images_seen, elapsed_s = self.state.update_index, self.state.images_seen, self.state.elapsed_s
         adjusted = {name: self.adjustment(name) * f for name, f in alarm.adjustments.items() if name in self.adjustable}
-        adjustments, rollbacks = {**self.state.adjustments, **adjusted}, self.state.rollbacks + alarm.rollback
+        # To go back with nothing to adjust would be to do the same again.
+        goes_back = alarm.rollback and bool(adjusted)
+        adjustments, rollbacks = {**self.state.adjustments, **adjusted}, self.state.rollbacks + goes_back
         if rollbacks > ROLLBACKS:
             raise GeninError(
                 f"stage '{self.stage}' is unstable: {alarm.message} at update {seen_at}, after going back {ROLLBACKS} times",
                 where=self.logbook.events_path,
                 remedy="lower this stage's lr (or adversarial_weight) in the recipe, and name another output folder",
             )
-        if alarm.rollback:
+        if goes_back:
             self.resume()
             self.state.elapsed_s = elapsed_s  # the minutes are spent nonetheless
         self.state.adjustments, self.state.rollbacks = adjustments, rollbacks
         self.state.watched_from = self.state.update_index
         self.save()
         action = ", ".join(f"{name} × {factor:.3g}" for name, factor in adjusted.items()) or "nothing to adjust"
-        if alarm.rollback:
+        if goes_back:
             action = f"back to update {self.state.update_index}, {action}"
         warnings.warn(f"{self.stage}, update {seen_at}: {alarm.message}; {action}", stacklevel=1)
         event = {"update": seen_at, "images_seen": images_seen, "alarm": alarm.name}

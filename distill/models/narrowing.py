@@ -12,13 +12,58 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 TIMESTEPS = 1000  # of every Stable Diffusion's schedule
 BLOCK = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)")
+
+
+class Stream(NamedTuple):
+    """The channels that the residual blocks of a level add to, level 0 at the top; `lowered`: after its downsampler, as the level
+    below and the way up read them."""
+
+    level: int
+    lowered: bool = False
+
+
+def streams(key: str, levels: int, layers: int) -> tuple[Stream | None, list[Stream]]:
+    """The stream that a layer writes, and those that it reads, in the order of concatenation, by the name of its weight in a UNet
+    of that many levels with `layers` pairs of residual block and attention going down.
+
+    Only the entrance of a residual block reads other levels' streams: going down that of the level above, going up what comes from
+    below and what was kept on the way down. Outside the blocks the top level's begins and ends; the time and caption embeddings
+    have none."""
+    deepest = levels - 1
+    match = BLOCK.match(key)
+    if match is None:
+        if key.startswith("conv_out."):
+            return None, [Stream(0)]
+        if key.startswith(("conv_in.", "conv_norm_out.")):
+            return Stream(0), []
+        return (Stream(deepest), [Stream(deepest)]) if key.startswith("mid_block.") else (None, [])
+    level, index = _level(match, levels), int(match[4])
+    own, below = Stream(level), Stream(min(level + 1, deepest))
+    above = Stream(level - 1, lowered=True) if level else own
+    if match[3] == "downsamplers":
+        return Stream(level, lowered=True), [own]
+    if match[3] != "resnets" or not re.match(r"(norm1|conv1|conv_shortcut)\.", match[5]):
+        return own, [own]
+    if match[1] == "down_blocks":
+        return own, [above if index == 0 else own]
+    return own, [below if index == 0 else own, above if index == layers else own]
+
+
+def is_entrance_norm(key: str) -> bool:
+    """Whether this is the normalisation at a residual block's entrance, which has the channels that the block reads."""
+    return ".norm1." in key and ".resnets." in key
+
+
+def sees_others(key: str) -> bool:
+    """Whether a layer's inputs are no stream's: the time embedding, the caption."""
+    return re.search(r"time_emb_proj\.|attn2\.to_[kv]\.", key) is not None
 
 
 @dataclass(frozen=True)
@@ -61,48 +106,26 @@ class Narrowing:
     def cut(self, key: str, value: Tensor) -> Tensor:
         """The weight `key` without the removed outputs and inputs."""
         if key.startswith("time_embedding.linear_1.weight"):
-            return _fewer_sinusoids(value, len(self.kept[0]), self.sinusoids)
-        if key == "conv_out.weight":
-            return self._select(value, 1, [0])
-        writes, reads = self._streams(key)
-        if writes is None:
-            return value
-        if ".norm1." in key and ".resnets." in key:  # a normalisation at the entrance has the channels that it reads
+            return resized_sinusoids(value, len(self.kept[0]), self.sinusoids)
+        writes, reads = streams(key, len(self.kept), self.layers)
+        if is_entrance_norm(key):
             return self._select(value, 0, reads)
-        value = self._select(value, 0, [writes])
-        sees_others = re.search(r"time_emb_proj\.|attn2\.to_[kv]\.", key)  # the time embedding, the caption
-        return value if value.dim() < 2 or sees_others or not reads else self._select(value, 1, reads)
+        if writes is not None:
+            value = self._select(value, 0, [writes])
+        return value if value.dim() < 2 or sees_others(key) or not reads else self._select(value, 1, reads)
 
-    def _streams(self, key: str) -> tuple[int | None, list[int]]:
-        """The level whose stream a layer writes, and those that it reads, in the order of concatenation. Only the entrance
-        of a residual block reads others: going down the level above, going up what comes from below and what was kept on
-        the way down. Outside the blocks the top level's stream begins and ends; the time and caption embeddings are kept whole."""
-        deepest = len(self.kept) - 1
-        match = BLOCK.match(key)
-        if match is None:
-            if key.startswith(("conv_in.", "conv_norm_out.")):
-                return 0, []
-            return (deepest, [deepest]) if key.startswith("mid_block.") else (None, [])
-        level, index = _level(match, len(self.kept)), int(match[4])
-        above, below = max(level - 1, 0), min(level + 1, deepest)
-        if match[3] != "resnets" or not re.match(r"(norm1|conv1|conv_shortcut)\.", match[5]):
-            return level, [level]
-        if match[1] == "down_blocks":
-            return level, [above if index == 0 else level]
-        return level, [below if index == 0 else level, above if index == self.layers else level]
-
-    def _select(self, value: Tensor, dim: int, levels: Sequence[int]) -> Tensor:
-        """Keep the channels of `levels` side by side, repeated as often as they occur (scale with shift, feed-forward)."""
+    def _select(self, value: Tensor, dim: int, kept: Sequence[Stream]) -> Tensor:
+        """Keep the channels of streams side by side, repeated as often as they occur (scale with shift, feed-forward)."""
         parts: list[Tensor] = []
         first = 0
         while first < value.shape[dim]:
-            for level in levels:
+            for level, _ in kept:
                 parts.append(self.kept[level] + first)
                 first += self.widths[level]
         return value.index_select(dim, torch.cat(parts).to(value.device))
 
 
-def _fewer_sinusoids(weight: Tensor, count: int, sinusoids: Mapping[str, Any]) -> Tensor:
+def resized_sinusoids(weight: Tensor, count: int, sinusoids: Mapping[str, Any]) -> Tensor:
     """The first layer of the time embedding for `count` sinusoids: about what it gave at every timestep, by least squares.
 
     The slow sinusoids are almost constant over a thousand timesteps. Singular values below a hundredth of the largest are left

@@ -3,7 +3,8 @@
 In a pipeline of few steps the decoder is a large part of the time, and the teacher's was made for pictures of many steps. This one
 is diffusers' `AutoencoderTiny` again, narrower, and learns from two kinds of pairs: latents of true pictures with those pictures,
 and latents that the student itself has drawn with the teacher's decoding of them. A discriminator on pictures, as in VQGAN's
-decoder, was tried and left out: decoders as small as this answer it with patterns (docs/log.md).
+decoder, was tried and left out: decoders as small as this answer it with patterns (docs/log.md). So was a decoder that makes true
+pictures of the student's last steps from them: where these start from much noise it learns to average.
 
 The encoder stays the teacher's where that is an `AutoencoderTiny`, too; else a tiny one is trained with the decoder to give the
 teacher's latents, so that the student's folder is complete.
@@ -87,37 +88,29 @@ class Pairs:
 
 @torch.no_grad()
 def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[int], count: int) -> Pairs:
-    """`count` true pictures with their latents, and as many of the student's, at each number of steps in turn.
+    """`count` true pictures with their latents, or all that there are, and as many of the student's, each number of steps in turn.
 
     All are in memory, in every process: 6·size² bytes per picture and its pair, 1.6 MB at 512 px.
     """
     training, data, vae = context.training, context.data, context.teacher.vae
     count = min(count, len(data.pool))
     pictures = load_pictures(data.source, count, context.teacher.image_size, training.folder)
-    latents, drawn, decoded = encode_pictures(vae, pictures, training.device), [], []
+    latents = data.latents  # of the same pictures, by the same encoder
+    if latents is None or len(latents) < len(pictures):
+        latents = encode_pictures(vae, pictures, training.device)
+    latents = latents[: len(pictures)]
+    drawn, decoded = [], []
     student = Student(network, data.teacher.process)
     size = batch_size_for(64, int(data.pool.states.shape[-1]), 16)
     for index, start in enumerate(range(0, count, size)):
         rows = torch.arange(start, min(start + size, count))
         timesteps = student.process.trailing_timesteps(step_counts[index % len(step_counts)])
         with training.autocast():
-            if context.phase.true_targets:
-                true = latents[rows].float().to(training.device)
-                final = last_step(student, true, data.text(rows), timesteps[-1], start)
-            else:
-                final = student.rollout(data.pool.noise(rows).to(training.device), data.text(rows), timesteps).pictures[
-                    -1
-                ]
+            noise = data.pool.noise(rows).to(training.device)
+            final = student.rollout(noise, data.text(rows), timesteps).pictures[-1]
         drawn.append(final.half().cpu())
-        decoded.append(pictures[rows.numpy()] if context.phase.true_targets else decode_pictures(vae, final.float()))
+        decoded.append(decode_pictures(vae, final.float()))
     return Pairs(torch.cat([latents, *drawn]), np.concatenate([pictures, *decoded]), len(pictures))
-
-
-def last_step(student: Student, latents: Tensor, text: Tensor, timestep: int, seed: int) -> Tensor:
-    """What the student makes of true latents, (N, C, h, w), that are noised to the timestep of its last step."""
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents.device)
-    t = torch.full((len(latents),), timestep, dtype=torch.long, device=latents.device)
-    return student(student.process.add_noise(latents, noise, t), t, text)[0]
 
 
 def decoder_step(

@@ -5,14 +5,14 @@ starts from the average of the one before and has its own checkpoint, log, curve
 phase is not run again, so the same command with `resume` continues where the last one stopped. After each phase the student is
 saved as a model folder, so that an interrupted run leaves something usable. A budget in minutes is divided by `budget`.
 
-Not here: what a phase computes (`phases`, `decoder`), what the model folder says (`provenance`), and the command line (`commands`).
+Not here: what a run is and what it refuses (`run`), what a phase computes (`phases`, `decoder`), what the model folder says
+(`provenance`), and the command line (`commands`).
 """
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,42 +26,30 @@ from genin.distill.inputs.latents import cache_latents
 from genin.distill.inputs.sources import Source, source_of
 from genin.distill.loop import sharding
 from genin.distill.loop.host import check_memory, out_of_memory
-from genin.distill.loop.memory import Others, Parts, PhaseSizes, Unet, advice
+from genin.distill.loop.memory import Decoder, Others, Parts, PhaseSizes, Unet, advice
 from genin.distill.loop.networks import NetworkOptions
 from genin.distill.loop.page import saying_how_it_ends
-from genin.distill.loop.run_folder import ENDING_SHARE, RunOptions, claim_run
+from genin.distill.loop.run_folder import RunOptions
 from genin.distill.loop.training import Training, Validate
-from genin.distill.models.check import check_prediction_type, check_schedule, pictures_to_check
+from genin.distill.models.check import check_prediction_type, pictures_to_check
 from genin.distill.models.diffusion import Denoiser, Process, plain_attention, student_scheduler
-from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
+from genin.distill.models.folder import ModelFolder, save_model_folder
 from genin.distill.models.guided import Guided
-from genin.distill.models.lora import lower_frozen
-from genin.distill.models.pruning import build_student, kept_channels
-from genin.distill.models.student_config import pruning_of
-from genin.distill.models.text import embed, warn_of_long_captions
-from genin.distill.recipe import Optimisation, Recipe, StepsRecipe, load_recipe
-from genin.distill.student.budget import Budget
+from genin.distill.models.text import embed
+from genin.distill.recipe import Recipe, StepsRecipe, load_recipe
 from genin.distill.student.cost import BESIDE_BYTES, distill_memory, distill_options
-from genin.distill.student.decoder import build_tiny, train_decoder
+from genin.distill.student.decoder import train_decoder
 from genin.distill.student.held_out import HeldOut
 from genin.distill.student.inversion import build_inverted, inversion_settings
 from genin.distill.student.loss_term import PhaseContext
-from genin.distill.student.objective import Pretrained, build_loss_terms, check_terms, load_pretrained
+from genin.distill.student.objective import build_loss_terms
 from genin.distill.student.phases import prune_step, steps_step, student_preview
-from genin.distill.student.pool import DistillationData, Pool, TimeIsUp, build_pool, pool_key, pool_settings
+from genin.distill.student.pool import DistillationData, Pool, TimeIsUp, build_pool, pool_key
 from genin.distill.student.pool_parts import PoolParts
-from genin.distill.student.provenance import (
-    PHASES,
-    Provenance,
-    StartingStudent,
-    load_starting_student,
-    shares_encoder,
-    trained_step_counts,
-)
+from genin.distill.student.provenance import trained_step_counts
+from genin.distill.student.run import CurrentStudent, Run, check_batches
 from genin.runtimes.arguments import local_path
-from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
-from genin.runtimes.origin import fingerprint
 from genin.runtimes.progress import progress
 
 
@@ -99,8 +87,8 @@ def distill(
     """
     names, out, source = installed_names(), local_path(out, "out"), source_of(data)
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    start = None if init is None else names.model(str(init))
-    run = Run.open(names.model(str(teacher)), source, out, settings, options or RunOptions(), start)
+    start = None if init is None else names.folder(str(init))
+    run = Run.open(names.folder(str(teacher)), source, out, settings, options or RunOptions(), start)
     with saying_how_it_ends(run.folder):
         student = train_phases(run)
     return Distilled(run.model_folder(student), student.images_seen)
@@ -130,127 +118,6 @@ def train_phases(run: Run) -> CurrentStudent:
     return student
 
 
-# --- the run -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is the same for a whole distillation. `unet` is the student's initial UNet; for a narrower one `kept_channels` are the
-    channels of the teacher that it has; `phases` are those that the recipe trains, in their order."""
-
-    out: Path
-    teacher: ModelFolder
-    teacher_fingerprint: str
-    source: Source
-    recipe: Recipe
-    phases: tuple[str, ...]
-    unet: Any
-    kept_channels: Sequence[Tensor] | None
-    start: StartingStudent | None
-    pretrained: Pretrained
-    options: RunOptions
-
-    @classmethod
-    def open(
-        cls, teacher_path: Path, source: Source, out: Path, recipe: Recipe, options: RunOptions, init: Path | None
-    ) -> Run:
-        """Load the networks and make `out` this run's. Everything that can be refused is refused here, before anything is
-        written."""
-        teacher = load_model_folder(teacher_path)
-        if teacher.info.get("kind") == "student":
-            remedy = "give the teacher it was distilled from"
-            raise InputError("a student cannot teach", where=teacher_path, remedy=remedy)
-        torch.manual_seed(recipe.pool.seed)
-        unet, _ = build_student(teacher.unet, pruning_of(recipe.student))
-        channels = kept_channels(teacher.unet, unet)
-        if recipe.pool.teacher_precision == "bf16":
-            lower_frozen(teacher.unet)
-        start = None if init is None else load_starting_student(unet, init, str(recipe.student))
-        if start is not None and not start.is_wider:
-            recipe = replace(recipe, prune=replace(recipe.prune, images=0))
-        phases = tuple(name for name in PHASES if getattr(recipe, name).images > 0)
-        check_recipe(recipe, phases, start)
-        check_schedule(Process(teacher.scheduler_config), teacher_path / "scheduler")
-        pretrained = load_pretrained(recipe, phases)
-        if "decoder" in phases:
-            build_tiny(teacher.vae, recipe.decoder, teacher.image_size // teacher.latent_size)
-        run = cls(
-            out, teacher, fingerprint(teacher_path), source, recipe, phases, unet, channels, start, pretrained, options
-        )
-        run._claim(init)
-        warn_of_long_captions(teacher.tokenizer, source)
-        return run
-
-    def _claim(self, init: Path | None) -> None:
-        begun_with = {
-            "teacher": self.teacher_fingerprint,
-            "data": self.source.digest,
-            "student": str(self.recipe.student),
-            "init": "nothing" if init is None else fingerprint(init),
-            "pool": json.dumps(pool_settings(self.recipe.pool)),
-        }
-        stages = {"alignment": self.recipe.alignment, **{name: self.settings(name) for name in self.phases}}
-        claim_run(self.folder, self.recipe, begun_with, stages, resume=self.options.resume)
-
-    @property
-    def folder(self) -> Path:
-        return self.out / "training"
-
-    @property
-    def budget(self) -> Budget:
-        minutes = self.options.minutes
-        return Budget(None if minutes is None else minutes * (1 - ENDING_SHARE), self.phases)
-
-    @property
-    def vae(self) -> Any:
-        """The student's initial autoencoder: the starting student's, where it decodes this teacher's latents."""
-        if self.start is not None and shares_encoder(self.start.vae, self.teacher.vae):
-            return self.start.vae
-        return self.teacher.vae
-
-    def settings(self, phase: str) -> Optimisation:
-        settings: Optimisation = getattr(self.recipe, phase)
-        return settings
-
-    def model_folder(self, student: CurrentStudent) -> ModelFolder:
-        provenance = Provenance(self.teacher, self.source, self.recipe, self.start)
-        return provenance.model_folder(student.unet, student.vae, self.out, student.images_seen)
-
-
-def check_recipe(recipe: Recipe, phases: Sequence[str], start: StartingStudent | None) -> None:
-    """Errors: InputError for settings that exclude each other, naming them."""
-    trained = [name for name in phases if name != "decoder"]
-    if not phases or (start is None and not trained):
-        could_train = [name for name in PHASES[:-1] if start is None or start.is_wider or name != "prune"]
-        what = "the recipe trains nothing" if not phases else "there is no trained student to make a decoder for"
-        names = f"{', '.join(could_train[:-1])} or {could_train[-1]}"
-        raise InputError(what, remedy=f"give {names} some images, or start from an earlier student (init)")
-    if "prune" in phases and recipe.prune.feature_weight > 0 and start is not None:
-        what = "the channels of a student that is cut from another student cannot be compared with the teacher's"
-        raise InputError(what, remedy="set prune.feature_weight to 0")
-    for name in phases:
-        phase = getattr(recipe, name)
-        if recipe.pool.teacher_precision == "bf16" and phase.mixed_precision == "no":
-            what = f"the teacher's weights are in bf16 (pool.teacher_precision), but {name}.mixed_precision is no"
-            raise InputError(what, remedy="set both to the same")
-        if isinstance(phase, StepsRecipe) and phase.backward_distillation and not phase.rollout:
-            what = f"{name}.backward_distillation starts where a rollout leads, but {name}.rollout is false"
-            raise InputError(what, remedy="change one of them")
-    check_terms(recipe, phases)
-
-
-def check_batches(run: Run, training: Training) -> None:
-    """Errors: InputError for features of a network that FSDP shards, or a decoder's batch without pictures of both kinds."""
-    processes, recipe = training.accelerator.num_processes, run.recipe
-    sharded = sharding.is_requested() and processes > 1
-    if "prune" in run.phases and recipe.prune.feature_weight > 0 and sharded:
-        what = "prune.feature_weight needs features from within a network, which FSDP gathers only as a whole"
-        raise InputError(what, remedy="set prune.feature_weight to 0, or launch without FSDP")
-    batch = recipe.decoder.batch_size // processes // recipe.decoder.accumulate
-    if "decoder" in run.phases and batch < 2:
-        raise InputError(f"decoder.batch_size leaves a process {batch} picture; it needs 2", remedy="make it larger")
-
-
 # --- what the phases learn from ----------------------------------------------------------------------------------------
 
 
@@ -258,7 +125,7 @@ def prepare_data(run: Run, training: Training) -> DistillationData:
     """Encode the true pictures that are needed, sample (or find) the pool, invert what is asked for, embed the captions."""
     guided, source, recipe = guided_teacher(run, training.device), run.source, run.recipe
     adversarial, count = recipe.adversarial, pictures_to_check(run.teacher.latent_size)
-    true_side = adversarial.images > 0 and adversarial.adversarial_weight > 0 and adversarial.real_share > 0
+    true_side = adversarial.images > 0 and adversarial.uses_true_pictures
     if true_side:
         count = min(recipe.pool.size, run.budget.pictures(adversarial.cache_images))
     inverted_count = min(recipe.pool.inverted, len(source))
@@ -332,15 +199,6 @@ def _filling(run: Run, what: str, rows: int, silent: bool) -> Iterator[TimeIsUp]
 # --- the phases --------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class CurrentStudent:
-    """What one phase hands to the next: the student's networks, and the images that its UNet has seen."""
-
-    unet: Any
-    vae: Any
-    images_seen: int
-
-
 class Phase(ABC):
     """A phase of a run. Its training is made at the start, so that a batch that does not divide is refused before any work."""
 
@@ -352,7 +210,9 @@ class Phase(ABC):
     def context(self, data: DistillationData, student: nn.Module | None = None) -> PhaseContext:
         run = self.run
         phase, resume = run.settings(self.name), run.options.resume
-        return PhaseContext(self.training, data, run.teacher, run.recipe, phase, run.pretrained, resume, student)
+        return PhaseContext(
+            self.training, data, run.teacher, run.recipe, phase, run.pretrained, resume, student, run.vae
+        )
 
     @abstractmethod
     def run_on(self, data: DistillationData, student: CurrentStudent) -> None:
@@ -397,7 +257,10 @@ class UnetPhase(Phase):
         processes = training.accelerator.num_processes
         tokens = run.teacher.tokenizer.model_max_length
         teacher_unet, student_unet = (Unet.of(one.config, tokens) for one in (run.teacher.unet, student.unet))
-        sizes = PhaseSizes(teacher_unet, student_unet, Others.of(run.teacher), processes, sharding.is_requested())
+        decoder = Decoder.of(run.vae, run.teacher.latent_size)
+        sizes = PhaseSizes(
+            teacher_unet, student_unet, Others.of(run.teacher), processes, sharding.is_requested(), decoder
+        )
 
         def memory(recipe: Recipe) -> Parts:
             return distill_memory(self.name, recipe, sizes)

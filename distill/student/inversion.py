@@ -12,6 +12,7 @@ Not here: the pool and its files (`pool`, `pool_parts`).
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -62,7 +63,11 @@ def build_inverted(
 
 def inversion_settings(recipe: PoolRecipe, latents: Tensor) -> dict[str, Any]:
     """The settings in which inverted pairs differ, besides teacher and captions."""
-    return {"inverted_steps": recipe.inverted_steps, "of": float(latents[:64].float().abs().sum())}
+    # Of bytes: a sum's last bits depend on the number of threads.
+    return {
+        "inverted_steps": recipe.inverted_steps,
+        "of": hashlib.sha256(latents[:64].contiguous().numpy().tobytes()).hexdigest(),
+    }
 
 
 def _invert_rows(teacher: Guided, source: Source, steps: int, latents: Tensor, rows: Sequence[int]) -> Trajectory:

@@ -122,3 +122,10 @@ def accuracy(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """Share of patches that the discriminator classifies correctly: 0.5 is blind, 1 leaves the student nothing to learn from."""
     right = [((r > 0).float().mean() + (f < 0).float().mean()) / 2 for r, f in zip(real, fake, strict=True)]
     return torch.stack(right).mean()
+
+
+def falling(weight: float, final_share: float, progress: float) -> float:
+    """A term's weight when the share `progress` of a phase is done: over the last third it falls in a straight line to
+    `final_share` of itself."""
+    left = min(1.0, 3 * (1 - progress))
+    return weight * (final_share + (1 - final_share) * left)

@@ -31,7 +31,7 @@ from genin.distill.models.diffusion import Process
 from genin.distill.models.unet_features import encoder_features
 from genin.distill.recipe import PruneRecipe, StepsRecipe
 from genin.distill.student.loss_term import Figures, StudentBatch, Term
-from genin.distill.student.losses import feature_loss, pseudo_huber
+from genin.distill.student.losses import falling, feature_loss, pseudo_huber
 from genin.distill.student.pool import DistillationData
 from genin.distill.student.rollout import Rollout, Student
 
@@ -149,7 +149,8 @@ def steps_step(
         if backward:
             aims[last] = target = teacher_completion(training, data, done, text, recipe.step_counts)
         losses = [pseudo_huber(done.pictures[i], aim, recipe.huber_c) for i, aim in aims.items()]
-        loss = regression_weight(recipe, training.progress) * torch.stack(losses).mean()
+        weight = falling(recipe.regression_weight, recipe.regression_final_share, training.progress)
+        loss = weight * torch.stack(losses).mean()
         picture = done.pictures[-1]
         metrics: Figures = {"first": losses[0].detach(), "last": losses[-1].detach(), **_against(picture, target)}
         if recipe.consistency_weight > 0:
@@ -164,13 +165,6 @@ def steps_step(
         return {"loss": loss.detach(), **metrics, GRAD_NORM: norm}
 
     return step
-
-
-def regression_weight(recipe: StepsRecipe, progress: float) -> float:
-    """The weight of the pairs when the share `progress` of the phase is done: over the last third it falls in a straight line to
-    `regression_final_share` of itself."""
-    left = min(1.0, 3 * (1 - progress))
-    return recipe.regression_weight * (recipe.regression_final_share + (1 - recipe.regression_final_share) * left)
 
 
 def _rollout_timesteps(process: Process, recipe: StepsRecipe, update: Update) -> tuple[list[int], bool]:

@@ -194,6 +194,11 @@ def pool_settings(recipe: PoolRecipe) -> dict[str, Any]:
     return settings | {"solver": SOLVER, "spacing": "trailing"}
 
 
+def inverted_settings(recipe: PoolRecipe) -> dict[str, Any]:
+    """What of a recipe is about inverted pairs: an update draws from them and from the pool alike."""
+    return {k: v for k, v in asdict(recipe).items() if k.startswith("inverted")}
+
+
 def pool_key(settings: Mapping[str, Any], source: Source, fingerprint: str) -> str:
     """What a pool's file must have been made of."""
     return hashlib.sha256(json.dumps([settings, source.digest, fingerprint], sort_keys=True).encode()).hexdigest()

@@ -69,7 +69,9 @@ def shares_encoder(vae: Any, teacher_vae: Any) -> bool:
     if type(vae) is not type(teacher_vae) or vae.config.scaling_factor != teacher_vae.config.scaling_factor:
         return False
     ours, theirs = vae.encoder.state_dict(), teacher_vae.encoder.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name].to(ours[name].device)) for name in ours
+    )
 
 
 def trained_step_counts(recipe: Recipe) -> list[int]:

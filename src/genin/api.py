@@ -64,5 +64,5 @@ def verify(name: str | Path, *, against: str | Path | None = None) -> Report:
     from genin.export.checks.verify import verify_bundle
 
     names = InstalledNames()
-    model = None if against is None else names.model(str(against))
+    model = None if against is None else names.folder(str(against))
     return verify_bundle(names.model(str(name), None, None), against=model)

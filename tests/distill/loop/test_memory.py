@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from genin.cli import run  # noqa: E402
 from genin.distill.loop import host, training  # noqa: E402
 from genin.distill.loop.memory import (  # noqa: E402
+    Decoder,
     Others,
     PhaseSizes,
     Unet,
@@ -130,6 +131,56 @@ def test_less_is_kept_where_it_is_made_again_or_frozen(tiny_model_folder: Path) 
         result = network(torch.zeros(4, 4, 8, 8), torch.zeros(4), encoder_hidden_states=torch.zeros(4, 32, 32))
     assert sum(seen.values()) == pytest.approx(kept[4, False], rel=0.02)
     del result
+
+
+@pytest.mark.parametrize("kind", ["tiny", "variational"])
+def test_what_decoding_takes(tiny_model_folder: Path, kind: str) -> None:
+    from diffusers import AutoencoderKL
+
+    vae: Any = load_model_folder(tiny_model_folder).vae
+    if kind == "variational":
+        widths = (8, 8)
+        levels = ["DownEncoderBlock2D"] * 2
+        vae = AutoencoderKL(
+            down_block_types=levels,
+            up_block_types=["UpDecoderBlock2D"] * 2,
+            block_out_channels=widths,
+            norm_num_groups=4,
+        )
+    vae.requires_grad_(False).eval()
+    decoder = Decoder.of(vae, 8)
+    seen: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in vae.parameters()}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = vae.decode(torch.zeros(2, 4, 8, 8, requires_grad=True)).sample
+    assert decoder.activations(2, mixed=False) == pytest.approx(sum(seen.values()), rel=0.05)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        vae.decode(torch.zeros(2, 4, 8, 8))
+    assert decoder.macs() == pytest.approx(counter.get_total_flops() / 4, rel=0.01)
+    assert decoder.macs(0.5) == pytest.approx(decoder.macs() / 4, rel=0.1)
+    del result
+
+
+def test_the_discriminator_on_pictures_is_counted_and_a_crop_advised(tiny_model_folder: Path) -> None:
+    recipe = Recipe()
+    teacher, student = units(tiny_model_folder, recipe)
+    sizes = PhaseSizes(teacher, student, NONE, decoder=Decoder.of_folder(tiny_model_folder, 8))
+    recipe = replace(recipe, adversarial=replace(recipe.adversarial, mixed_precision="no"))
+    judged = replace(recipe, adversarial=replace(recipe.adversarial, picture_adversarial_weight=0.1))
+    cropped = replace(judged, adversarial=replace(judged.adversarial, picture_discriminator_crop=0.5))
+    plain, whole, part = (distill_memory("adversarial", one, sizes)["activations"] for one in (recipe, judged, cropped))
+    assert whole - plain == pytest.approx(4 * (part - plain), rel=0.1) and part > plain
+    work = [distill_flop("adversarial", one, sizes) for one in (recipe, judged, cropped)]
+    assert work[1] - work[0] == pytest.approx(4 * (work[2] - work[0]), rel=0.1)
+    option = "adversarial.picture_discriminator_crop: 0.5"
+    assert option in distill_options("adversarial", judged) and option not in distill_options("adversarial", cropped)
 
 
 def default_processor() -> Any:

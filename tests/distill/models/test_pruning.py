@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from genin.benchmarks.model_facts import unet_cost  # noqa: E402
-from genin.distill.models.narrowing import _fewer_sinusoids  # noqa: E402
+from genin.distill.models.narrowing import resized_sinusoids  # noqa: E402
 from genin.distill.models.pruning import build_student, kept_channels, narrowed_state, teacher_key  # noqa: E402
 from genin.distill.models.student_config import PRESETS, pruning_of, student_config  # noqa: E402
 from genin.distill.recipe import StudentRecipe  # noqa: E402
@@ -123,16 +123,16 @@ def _one_in_four(width: int) -> torch.Tensor:
     return torch.cat(picked)
 
 
-def test_fewer_sinusoids_tell_the_time_about_as_well_with_weights_of_ordinary_size() -> None:
+def testresized_sinusoids_tell_the_time_about_as_well_with_weights_of_ordinary_size() -> None:
     from diffusers.models.embeddings import get_timestep_embedding
 
     torch.manual_seed(0)
     weight, sinusoids = torch.randn(20, 64) / 8, {"flip_sin_to_cos": True, "downscale_freq_shift": 0}
-    fewer = _fewer_sinusoids(weight, 48, sinusoids)
+    fewer = resized_sinusoids(weight, 48, sinusoids)
     before, after = (get_timestep_embedding(torch.arange(1000), size, **sinusoids) for size in (64, 48))
     wanted, found = before @ weight.T, after @ fewer.T
     assert float((found - wanted).std() / wanted.std()) < 0.5 and float(fewer.abs().max()) < 3
-    assert _fewer_sinusoids(weight, 64, sinusoids) is weight
+    assert resized_sinusoids(weight, 64, sinusoids) is weight
 
 
 def test_a_wider_student_is_cut_to_a_narrower_one_and_others_are_not(teacher: Any) -> None:

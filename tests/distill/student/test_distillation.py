@@ -210,6 +210,15 @@ def test_a_student_goes_on_from_another(
     assert run([*arguments, "--init", str(first), "--resume"]) == 0
     assert run([*arguments, "--resume"]) == 2
     assert "started with another init" in capsys.readouterr().err
+    recipe.write_text(
+        "pool: {size: 8, teacher_steps: 2, batch_size: 8}\nsteps: {images: 0}\nadversarial: {images: 0}\n"
+        "prune: {repeat: true, images: 16, batch_size: 8}\n"
+    )
+    again = tmp_path / "again"
+    assert run([*command(tiny_model_folder, recipe, again), "--init", str(first)]) == 0
+    assert (again / "training" / "prune.log.jsonl").is_file() and load_model_folder(again).info[
+        "images_seen"
+    ] == 56 + 16
 
 
 # --- refused before any work --------------------------------------------------------------------------------------------
@@ -282,6 +291,21 @@ def test_true_pictures_are_those_of_the_rollouts_captions(pool: int, scenes: int
     assert torch.equal(picture.flatten(), number.float()) and torch.equal(text.flatten(), number.float())
 
 
+def test_true_pictures_have_their_captions_where_more_are_inverted_than_sampled() -> None:
+    """Pairs are those of the pool, then the inverted; captions are counted from 0."""
+
+    def pool(count: int) -> Pool:
+        states = torch.arange(count).half().view(-1, 1, 1, 1, 1).expand(-1, 2, 1, 1, 1)
+        return Pool(states, states[:, 1:], (999,))
+
+    teacher = SimpleNamespace(device=torch.device("cpu"))
+    texts, latents = torch.arange(8).half().view(-1, 1, 1), torch.arange(8).half().view(-1, 1, 1, 1)
+    data: Any = DistillationData(teacher, pool(4), range(8), texts, latents, pool(8), 0.0)  # type: ignore[arg-type]
+    update = Update(0, 0, 12, 0, 12, torch.Generator().manual_seed(0), teacher.device)
+    picture, text = true_pictures(data, 1.0, update, torch.arange(12))
+    assert picture.flatten().tolist() == text.flatten().tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7]
+
+
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml")), ids=lambda p: p.name)
 def test_the_recipes_that_come_along_are_read(path: Path) -> None:
     assert load_recipe(path) != Recipe()
@@ -326,12 +350,16 @@ def test_a_resume_that_is_refused_leaves_the_student_as_it_was(
     ],
 )
 def test_a_teacher_that_is_not_what_it_says_is_refused(
-    config: dict[str, Any], message: str, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    config: dict[str, Any], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The shipped one, trained, under another scheduler than its own."""
     from genin.names import InstalledNames
 
-    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    teacher, out, recipe = tmp_path / "teacher", tmp_path / "out", tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "\n".join(line for line in RECIPE.splitlines() if "decoder:" not in line) + "\ndecoder: {images: 0}",
+        encoding="utf-8",
+    )
     shutil.copytree(InstalledNames().model("builtin:teacher"), teacher)
     path = teacher / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | config), encoding="utf-8")

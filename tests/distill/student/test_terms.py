@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -33,13 +34,13 @@ from genin.distill.student import loss_term, objective, phases  # noqa: E402
 from genin.distill.student.alignment import train_set_aligner  # noqa: E402
 from genin.distill.student.cost import distill_flop, distill_memory, distill_options  # noqa: E402
 from genin.distill.student.discriminator import Discriminator  # noqa: E402
-from genin.distill.student.features import DinoFeatures, Features, Noise, TeacherFeatures  # noqa: E402
+from genin.distill.student.features import DinoFeatures, Features, TeacherFeatures, View, whole_view  # noqa: E402
 from genin.distill.student.loss_term import Memory, PhaseContext, StudentBatch, Term  # noqa: E402
 from genin.distill.student.losses import image_to_text  # noqa: E402
 from genin.distill.student.phases import StateBatch, consistency_loss, shuffle_captions  # noqa: E402
 from genin.distill.student.pool import DistillationData, Pool  # noqa: E402
 from genin.distill.student.rollout import Rollout, Student  # noqa: E402
-from genin.distill.student.terms import AddDistillation, Adversarial, Alignment, LpipsTerm, Perceptual  # noqa: E402
+from genin.distill.student.terms import AddDistillation, Alignment, LpipsTerm, Perceptual, PictureAdversarial  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 from phase_updates import begin, data_of, updated  # noqa: E402
 
@@ -136,10 +137,10 @@ def test_terms_with_one_extractor_share_its_pass_over_the_students_picture() -> 
     class Extractor:
         channels, embedding = (3,), 1
 
-        def draw_noise(self, _update: Update, pictures: Tensor) -> Noise:
-            return Noise(torch.zeros(len(pictures)), pictures)
+        def draw_view(self, _update: Update, pictures: Tensor) -> View:
+            return whole_view(pictures)
 
-        def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
+        def __call__(self, pictures: Tensor, text: Tensor, view: View, *, gradients: bool = False) -> Features:
             if gradients:
                 passes.append(1)
             return Features([pictures], pictures.new_zeros(len(pictures), 1))
@@ -147,11 +148,11 @@ def test_terms_with_one_extractor_share_its_pass_over_the_students_picture() -> 
     picture = torch.randn(4, 3, 8, 8, requires_grad=True)
     batch = StudentBatch(picture, picture.detach() * 1.5, torch.zeros(4, 1, 2), torch.arange(4), update(4))
     extractor = Extractor()
-    same, _ = Perceptual(extractor, 2.0)(batch)
+    same, _ = Perceptual(extractor, lambda: 2.0)(batch)
     assert float(same.detach()) == pytest.approx(0, abs=1e-6)  # features at unit length: a scale is no distance
-    Perceptual(extractor, 1.0)(batch)
+    Perceptual(extractor, lambda: 1.0)(batch)
     assert len(passes) == 1
-    Perceptual(Extractor(), 1.0)(batch)
+    Perceptual(Extractor(), lambda: 1.0)(batch)
     assert len(passes) == 2
 
 
@@ -225,7 +226,7 @@ def test_dinov2_looks_at_decoded_pictures_and_gradients_reach_the_latents(dino: 
     vae = load_model_folder(tiny_model_folder).vae.requires_grad_(False)
     extractor = DinoFeatures(PLAIN, vae, load_dino(str(dino)), side=56)
     latents, text = torch.randn(2, 4, 16, 16, requires_grad=True), torch.zeros(2, 3, 8)
-    noise = extractor.draw_noise(update(2), latents)
+    noise = extractor.draw_view(update(2), latents)
     maps, emb = extractor(latents, text, noise, gradients=True)
     alone = extractor(latents[:1], text[:1], noise.of(torch.tensor([0])))
     assert all(torch.allclose(one, both[:1], atol=1e-4) for one, both in zip(alone.maps, maps, strict=True))
@@ -246,16 +247,20 @@ def test_every_switch_of_a_recipe_makes_its_terms(
 
     torch.manual_seed(0)
     network = lpips.LPIPS(net="squeeze", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False).eval()
-    pretrained = {LpipsTerm: network, Adversarial: load_dino(str(dino)), Alignment: load_clip(str(clip))}
+    pretrained = {LpipsTerm: network, PictureAdversarial: load_dino(str(dino)), Alignment: load_clip(str(clip))}
     recipe = recipe_with(
-        perceptual_features="lpips", discriminator="dinov2", multi_scale=False, alignment_model=str(clip), rollout=False,
-        backward_distillation=False, fake_score_rank=2, fake_score_updates=2,
+        perceptual_features="lpips", picture_adversarial_weight=0.1, picture_discriminator="dinov2", multi_scale=False,
+        alignment_model=str(clip), rollout=False, backward_distillation=False, fake_score_rank=2, fake_score_updates=2,
     )  # fmt: skip
     training, step = begin(tmp_path, "adversarial", recipe, model, data, pretrained)
     found = updated(training, step)
-    assert found.keys() >= {"perceptual", "adversarial", "discriminator", "r1", "alignment", "matching", "fake_score"}
+    discriminators = {
+        f"{prefix}{name}" for prefix in ("", "picture_") for name in ("adversarial", "discriminator", "r1")
+    }
+    assert found.keys() >= {"perceptual", "alignment", "matching", "fake_score"} | discriminators
     assert all(math.isfinite(value) for value in found.values()) and found["grad_norm"] > 0
-    assert len(training.accelerator.unwrap_model(training.networks.modules["discriminator"]).heads) == 1
+    for name in ("discriminator", "picture_discriminator"):
+        assert len(training.accelerator.unwrap_model(training.networks.modules[name]).heads) == 1
     assert not (tmp_path / "alignment.checkpoint.pt").exists()  # a CLIP is there: nothing is trained in its place
 
 
@@ -370,6 +375,15 @@ def data(model: ModelFolder) -> DistillationData:
 
 def figures(tmp_path: Path, model: ModelFolder, data: DistillationData, phase: str, index: int, **changed: Any) -> Any:
     return updated(*begin(tmp_path, phase, recipe_with(**changed), model, data), index)
+
+
+def test_pairs_fade_out_towards_the_end_of_a_phase(tmp_path: Path, model: ModelFolder, data: DistillationData) -> None:
+    alone = {"consistency_weight": 0.0, "perceptual_weight": 0.0, "kernel_weight": 0.0}
+    recipe = recipe_with(**alone, regression_final_share=0.0)
+    training, step = begin(tmp_path, "steps", recipe, model, data)
+    training.state.images_seen = training.settings.images
+    found = {name: float(value) for name, value in training.perform_update(step).items()}
+    assert found["last"] > 0 and found["loss"] == 0
 
 
 # Phase and update, even ones with the discriminator's penalty => figures.
@@ -565,18 +579,59 @@ def test_an_update_in_parts_is_that_of_the_whole_batch(
             assert found[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6), (parts, name)
 
 
+def test_pictures_are_judged_in_parts_as_in_a_whole_batch_and_decoded_by_the_students_decoder(
+    tmp_path: Path, model: ModelFolder, data: DistillationData
+) -> None:
+    from genin.benchmarks.quality.efficientnet import EfficientNetLite0
+
+    torch.manual_seed(0)
+    pretrained = {PictureAdversarial: EfficientNetLite0().requires_grad_(False).eval()}
+    own_vae = copy.deepcopy(model.vae)
+    with torch.no_grad():
+        own_vae.decoder.layers[0].weight.add_(0.1)
+    found = []
+    for accumulate, vae in ((1, own_vae), (2, own_vae), (1, None)):
+        recipe = recipe_with(
+            adversarial_weight=0.0, matching_weight=0.0, alignment_weight=0.0, consistency_weight=0.0,
+            picture_adversarial_weight=0.5, picture_discriminator_crop=0.5, accumulate=accumulate,
+        )  # fmt: skip
+        folder = tmp_path / f"{accumulate} {vae is None}"
+        found.append(updated(*begin(folder, "adversarial", recipe, model, data, pretrained, vae)))
+    whole, parts, others = found
+    assert {
+        "picture_adversarial",
+        "picture_discriminator",
+        "picture_r1",
+    } <= whole.keys() and "discriminator" not in whole
+    for name in whole.keys() - OF_A_PART:
+        assert parts[name] == pytest.approx(whole[name], rel=1e-3, abs=1e-6), name
+    assert abs(others["picture_r1"] / whole["picture_r1"] - 1) > 0.01
+
+
 @pytest.mark.parametrize(
     ("section", "says"),
     [
-        ("adversarial: {discriminator: dinov2, discriminator_weights: /nowhere/dino}", "cannot load DINOv2"),
+        (
+            "adversarial: {picture_adversarial_weight: 1, picture_discriminator: dinov2, "
+            "picture_discriminator_weights: /nowhere/dino}",
+            "cannot load DINOv2",
+        ),
+        (
+            "adversarial: {picture_adversarial_weight: 1, picture_discriminator_weights: /nowhere/lite0}",
+            "no such file with EfficientNet-Lite0's weights",
+        ),
+        (
+            "adversarial: {picture_adversarial_weight: 1, picture_discriminator: dinov2, picture_discriminator_crop: 0.5}",
+            "picture_discriminator_crop is for EfficientNet",
+        ),
         ("adversarial: {alignment_weight: 1, alignment_model: /nowhere/clip}", "cannot load CLIP"),
         (
             "steps: {perceptual_weight: 1, perceptual_features: lpips, perceptual_weights: /nowhere}",
             "no such folder of weights",
         ),
         (
-            "adversarial: {discriminator: vgg}",
-            "'adversarial.discriminator' must be teacher or dinov2 or efficientnet, not 'vgg'",
+            "adversarial: {picture_discriminator: vgg}",
+            "'adversarial.picture_discriminator' must be efficientnet or dinov2, not 'vgg'",
         ),
         ("prune: {random_conditioning: 1.5}", "'prune.random_conditioning' must be from 0 to 1"),
         ("decoder: {images: 8, blocks: [1, 0]}", "decoder.blocks has 2 levels"),
@@ -654,7 +709,7 @@ def test_lpips_sees_decoded_pictures_and_small_ones_enlarged(tiny_model_folder: 
     for side in (16, 8):
         picture, target = torch.randn(2, 4, side, side, requires_grad=True), torch.randn(2, 4, side, side)
         batch = StudentBatch(picture, target, torch.zeros(2, 1, 2), torch.arange(2), update(2))
-        loss, figures = LpipsTerm(PLAIN, vae, distance, 3.0)(batch)  # type: ignore[arg-type]
+        loss, figures = LpipsTerm(PLAIN, vae, distance, lambda: 3.0)(batch)  # type: ignore[arg-type]
         assert seen[-1] == (2, 3, 64, 64)
         if side == 16:
             expected = (decode(vae, picture) - decode(vae, target)).square().mean()
@@ -686,5 +741,5 @@ def test_the_noise_adjustment_moves_how_much_noise_a_picture_is_seen_through(tin
     picture = torch.zeros(64, 4, 16, 16)
     for factor in (1.0, 0.5):
         training: Any = SimpleNamespace(**{**vars(PLAIN), "adjustment": lambda _name, factor=factor: factor})
-        noise = TeacherFeatures(training, teacher, 60).draw_noise(update(64), picture)
+        noise = TeacherFeatures(training, teacher, 60).draw_view(update(64), picture)
         assert 30 * factor < int(noise.t.max()) < 60 * factor
