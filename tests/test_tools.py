@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -62,6 +63,40 @@ def test_a_process_that_dies_ends_the_fuzzing(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(fuzz, "_some", lambda *_: os._exit(1))
     with pytest.raises(click.ClickException, match="1 of 1 processes ended early"):
         fuzz.run_all(tmp_path, 1, range(4), (), 1)
+
+
+def test_results_are_measured_once_and_the_teacher_at_its_best_guidance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, asked = load_program("tools/results.py"), []
+
+    def genin(command: str, *words: object) -> dict[str, Any]:
+        asked.append((command, *map(str, words)))
+        options = dict(itertools.pairwise(asked[-1]))
+        if command == "evaluate" and options.get("--steps") == "2":
+            raise click.ClickException("no memory")
+        if command == "bench":
+            rows = [("teacher", 100, 1000.0), ("teacher", 16, 160.0), ("teacher", 8, 80.0), ("student", 4, 4.0)]
+            return {"results": [{"role": r, "name": r, "steps": n, "latency_ms": {"p50": ms}} for r, n, ms in rows]}
+        fd = 100 + abs(float(options.get("--guidance-scale", 2)) - 1.5) + (4 if options.get("--steps") == "8" else 0)
+        return {"fd_squeezenet": fd, "parameters": 2e6, "macs": 1e6, "pairs": 200}
+
+    monkeypatch.setattr(results, "genin", genin)
+    monkeypatch.setattr(results, "metric_weights", lambda classifier: {})
+    arguments = ["--out", str(tmp_path / "results.json"), "--work", str(tmp_path / "work"), "--samples", "8"]
+    done = CliRunner().invoke(results.main, arguments)
+    assert done.exit_code == 1 and "no memory" in done.output
+    scales = [words[words.index("--guidance-scale") + 1] for words in asked if "--guidance-scale" in words]
+    assert scales[:4] == ["1.0", "1.5", "2.0", "3.0"] and set(scales[4:]) == {"1.5"}
+    before = len(asked)
+    monkeypatch.setattr(results, "STUDENTS", {"student, 4 steps": ("builtin:student", 4)})
+    done = CliRunner().invoke(results.main, arguments)
+    assert done.exit_code == 0, done.output
+    assert not any("--save-statistics" in words for words in asked[before:]), "the teacher is measured once"
+    assert "over 16 steps of the teacher" in done.output and "| 4.0 | 250× | 40.0× |" in done.output
+    assert "LPIPS (200 pairs)" in done.output and "| 2.00 | 100.0% | 1.00 | 100.0% |" in done.output
+    count = len(asked)
+    assert CliRunner().invoke(results.main, arguments).exit_code == 0 and len(asked) == count
 
 
 def test_a_model_that_has_changed_is_exported_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,13 @@
 
     GENIN_METRIC_WEIGHTS=../shared/data/lpips_squeezenet python tools/results.py --work runs/results
 
-Teacher at 100 guided steps and at few, students, the autoencoder alone and other true pictures are evaluated on held-out captions
-in three families of features, teacher and students on short captions too, and all are timed on one engine. Every finished part is
-kept in OUT at once with the hashes of its models, and is not measured again while they are the same: run the command again after
-an interruption, or when a student has changed. It takes hours at 128 px, nearly all of them the teacher's 100 steps, whose pictures
-are kept as they come; their statistics, which all others are compared with, become those of the package of training weights if OUT
-and the number of pictures are the usual ones. `--keep` prints what OUT holds.
+The teacher's guidance scale is chosen first, by `fd_squeezenet` on the validation split. Teacher at 100 guided steps and at few,
+students, the autoencoder alone and other true pictures are evaluated on held-out captions in three families of features, teacher
+and students on short captions too, and all are timed on one engine. Every finished part is kept in OUT at once with the hashes of
+its models, and is not measured again while they are the same: run the command again after an interruption, or when a student has
+changed. It takes hours at 128 px, nearly all of them the teacher's 100 steps, whose pictures are kept as they come; their
+statistics, which all others are compared with, become those of the package of training weights if OUT and the number of pictures
+are the usual ones. `--keep` prints what OUT holds.
 
 A model cannot be closer to the reference than its autoencoder: beside the ratio of FDs is the ratio of what is above that floor.
 The floor's pictures are the reference's own, so it has none of the bias of a finite number of pictures; "other true pictures" shows
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from genin.benchmarks.quality.evaluator import DIVERSITY_CAPTIONS
 from genin.benchmarks.quality.measures import LPIPS_NAME, load_suite
 from genin.distill.world import captions, render
 from genin.runtimes.names import installed_names
@@ -48,8 +50,12 @@ STUDENTS = {
     "one-step student, 1 step": ("builtin:student-1step", 1),
 }
 MODELS = ("builtin:teacher", *dict.fromkeys(name for name, _ in STUDENTS.values()))
-SHORT_TEACHER_STEPS = 16  # as good as 100, and six times as fast
-SHORT_SAMPLES = 1024
+FEW_STEPS = 16  # of the teacher, where it is asked often: as good as 100, and six times as fast
+GUIDANCE = "guidance"
+GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
+GUIDANCE_SAMPLES = SHORT_SAMPLES = 1024
+CHOSEN_BY = "fd_squeezenet"  # no training has seen these features
+AS_GOOD = 1.02  # times the FD of 100 steps
 STATISTICS = Path(__file__).resolve().parents[1] / "weights" / "genin_training_weights" / "teacher_statistics"
 OUT = Path("docs/runs/results.json")
 SAMPLES = 5000
@@ -75,9 +81,9 @@ class Part(NamedTuple):
     models: tuple[str, ...] = ("builtin:teacher",)
 
 
-def parts_of(work: Path, samples: int, runtime: str, *, ships: bool) -> dict[str, Part]:
-    """The parts by name. The teacher's 100 steps come first: all others are compared with their statistics, which the package of
-    training weights gets if it `ships` them."""
+def parts_of(results: Results, work: Path, samples: int, runtime: str, *, ships: bool) -> dict[str, Part]:
+    """The parts by name. The guidance scale comes first, then the teacher's 100 steps: all others are compared with their
+    statistics, which the package of training weights gets if it `ships` them."""
     statistics = work / "teacher-statistics"
     against = ("--against", statistics)
 
@@ -93,8 +99,16 @@ def parts_of(work: Path, samples: int, runtime: str, *, ships: bool) -> dict[str
     def bundle() -> Path:
         return made("teacher-bundle", "export", "builtin:teacher", "--format", "onnx", "--precision", "fp16")
 
+    def guidance() -> Any:
+        asked = ("--steps", FEW_STEPS, "--split", "val", "--samples", GUIDANCE_SAMPLES, "--runtime", runtime)
+        return {
+            str(scale): genin("evaluate", bundle(), "--reference", "builtin:world", *asked, "--guidance-scale", scale)
+            for scale in GUIDANCE_SCALES
+        }
+
     def teacher(steps: int, *options: object) -> Any:
         same = ("--runtime", runtime, "--reference", "builtin:world", "--samples", samples)
+        same += ("--guidance-scale", best_guidance(results))
         kept = ("--save-images", work / f"teacher-{steps}")  # an interrupted run goes on from them
         return genin("evaluate", bundle(), "--steps", steps, *same, *kept, *options)
 
@@ -109,10 +123,13 @@ def parts_of(work: Path, samples: int, runtime: str, *, ships: bool) -> dict[str
     def student(name: str, steps: int) -> Any:
         return genin("evaluate", name, "--steps", steps, "--samples", samples, *against)
 
-    def on_short_captions(model: object, steps: int) -> Any:
+    def on_short_captions(model: object, steps: int, *options: object) -> Any:
         short = rendered("short", "--split", "val", "--count", SHORT_SAMPLES, "--captions", "short")
         asked = ("--samples", SHORT_SAMPLES, "--steps", steps, "--runtime", runtime)
-        return genin("evaluate", model, "--reference", short, *asked)
+        return genin("evaluate", model, "--reference", short, *asked, *options)
+
+    def teacher_on_short_captions() -> Any:
+        return on_short_captions(bundle(), FEW_STEPS, "--guidance-scale", best_guidance(results))
 
     def other_pictures() -> Any:
         other = rendered("other", "--split", "test", "--count", samples, "--captions", "complete", "--seed", OTHER_SEED)
@@ -120,16 +137,17 @@ def parts_of(work: Path, samples: int, runtime: str, *, ships: bool) -> dict[str
 
     def speed() -> Any:
         steps = ",".join(str(count) for _, count in STUDENTS.values())
-        asked = ("--teacher-steps", 100, "--steps", steps, "--runtime", runtime, "--precision", "fp16", "--runs", 30)
-        return genin("bench", bundle(), *MODELS[1:], *asked)  # one call, so that all take turns
+        of_teacher = ",".join(map(str, TEACHERS.values()))
+        asked = ("--teacher-steps", of_teacher, "--steps", steps, "--runtime", runtime, "--precision", "fp16")
+        return genin("bench", bundle(), *MODELS[1:], *asked, "--runs", 30)  # one call, so that all take turns
 
-    parts = {TEACHER: Part(hundred_steps)}
+    parts = {GUIDANCE: Part(guidance), TEACHER: Part(hundred_steps)}
     for row, count in TEACHERS.items():
         parts.setdefault(row, Part(partial(teacher, count, *against)))
     for row, (name, count) in STUDENTS.items():
         parts[row] = Part(partial(student, name, count), ("builtin:teacher", name))
         parts[f"short: {row}"] = Part(partial(on_short_captions, name, count), (name,))
-    parts[f"short: {TEACHER}"] = Part(lambda: on_short_captions(bundle(), SHORT_TEACHER_STEPS))
+    parts[f"short: {TEACHER}"] = Part(teacher_on_short_captions)
     parts[FLOOR] = Part(lambda: genin("evaluate", "builtin:teacher", "--floor", "--samples", samples))
     parts[OTHER_PICTURES] = Part(other_pictures, ())
     return parts | {"bench": Part(speed, MODELS)}
@@ -171,7 +189,7 @@ def measure(out: Path, work: Path, samples: int, runtime: str) -> None:
     work.mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     ships = (out.resolve(), samples) == (OUT.resolve(), SAMPLES)
-    for name, part in parts_of(work, samples, runtime, ships=ships).items():
+    for name, part in parts_of(results, work, samples, runtime, ships=ships).items():
         of = {model: hashes[model] for model in part.models}
         if results.get(name, {}).get("of") != of:
             results[name] = without_paths(part.measure()) | {"of": of}
@@ -182,7 +200,8 @@ def measure(out: Path, work: Path, samples: int, runtime: str) -> None:
 
 def tables(results: Results) -> str:
     """Markdown, with figures as far as `results` has them."""
-    return "\n\n".join([distances(results), pictures(results), short_captions(results), speeds(results)])
+    parts = (distances, pictures, short_captions, guidance_scales, sizes, speeds)
+    return "\n\n".join(filter(None, (part(results) for part in parts)))
 
 
 def distances(results: Results) -> str:
@@ -216,7 +235,10 @@ def pictures(results: Results) -> str:
         for name, row in rows_of(results)
     ]  # fmt: skip
     of_sets = [f"`precision, recall_{family}`" for family in FAMILIES[:2]]
-    heads = ["", "accuracy", *(f"`kid_{family}`" for family in FAMILIES), *of_sets, "LPIPS", "diversity", "ratio"]
+    pairs = {row["pairs"] for _, row in rows_of(results) if row.get("pairs")}
+    paired = f"LPIPS ({' and '.join(map(str, sorted(pairs)))} pairs)" if pairs else "LPIPS"
+    varied = f"diversity ({DIVERSITY_CAPTIONS} captions)"
+    heads = ["", "accuracy", *(f"`kid_{family}`" for family in FAMILIES), *of_sets, paired, varied, "ratio"]
     return markdown(heads, lines)
 
 
@@ -224,7 +246,7 @@ def short_captions(results: Results) -> str:
     rows = {name.removeprefix("short: "): row for name, row in results.items() if name.startswith("short: ")}
     teacher = rows.get(TEACHER, {})
     lines = [
-        (f"teacher, {SHORT_TEACHER_STEPS} guided steps" if name == TEACHER else name,
+        (f"teacher, {FEW_STEPS} guided steps" if name == TEACHER else name,
          *(figure(row, f"fd_{family}", ".3f") for family in FAMILIES),
          number(row.get("diversity"), ".3f"), ratio(row.get("diversity"), teacher.get("diversity")))
         for name, row in sorted(rows.items(), key=lambda item: item[0] != TEACHER)
@@ -232,20 +254,60 @@ def short_captions(results: Results) -> str:
     return markdown(["short captions", *(f"`fd_{family}`" for family in FAMILIES), "diversity", "ratio"], lines)
 
 
+def best_guidance(results: Results) -> float:
+    """The scale of the lowest FD on the validation split."""
+    scales = {float(scale): row[CHOSEN_BY] for scale, row in results[GUIDANCE].items() if scale != "of"}
+    return min(scales, key=scales.__getitem__)
+
+
+def guidance_scales(results: Results) -> str:
+    rows = {float(scale): row for scale, row in results.get(GUIDANCE, {}).items() if scale != "of"}
+    lines = [
+        (f"{scale:g}", *(figure(row, f"fd_{family}", ".3f") for family in FAMILIES)) for scale, row in rows.items()
+    ]
+    return markdown(["guidance scale (val)", *(f"`fd_{family}`" for family in FAMILIES)], lines) if lines else ""
+
+
+def sizes(results: Results) -> str:
+    """Parameters and multiply-adds of the UNets, and what share of the teacher's they are."""
+    keys, teacher = ("parameters", "macs"), results.get(TEACHER, {})
+    rows = [(name, row) for name, row in rows_of(results) if name == TEACHER or name in STUDENTS]
+    lines = [
+        (name, *(cell for key in keys for cell in (number(millions(row.get(key)), ".2f"), share(row, teacher, key))))
+        for name, row in rows
+    ]
+    return markdown(["UNet", "parameters, M", "share", "multiply-adds a step, M", "share"], lines)
+
+
 def speeds(results: Results) -> str:
+    """Latencies, and how much faster than the teacher at 100 steps and at its fewest that are as good."""
     if "bench" not in results:
         return ""
     rows = results["bench"]["results"]
-    [slow] = [row for row in rows if row["role"] == "teacher"]
+    of_teacher = {row["steps"]: row["latency_ms"]["p50"] for row in rows if row["role"] == "teacher"}
+    fewest = fewest_as_good(results)
     lines = [
-        (
-            row["name"],
-            number(row["latency_ms"]["p50"], ".1f"),
-            f"{slow['latency_ms']['p50'] / row['latency_ms']['p50']:.0f}×",
-        )
+        (row["name"], number(own, ".1f"), f"{of_teacher[100] / own:.0f}×", f"{of_teacher[fewest] / own:.1f}×")
         for row in rows
+        for own in [row["latency_ms"]["p50"]]
     ]
-    return markdown(["on one engine, in turns", "p50 ms", "speed-up"], lines)
+    return markdown(
+        ["on one engine, in turns", "p50 ms", "over 100 steps", f"over {fewest} steps of the teacher"], lines
+    )
+
+
+def fewest_as_good(results: Results) -> int:
+    """The teacher's fewest steps of those measured whose FD is that of 100 steps, but for 2 %."""
+    distance = {count: results[name][CHOSEN_BY] for name, count in TEACHERS.items() if name in results}
+    return min((count for count, own in distance.items() if own <= AS_GOOD * distance[100]), default=100)
+
+
+def millions(value: float | None) -> float | None:
+    return None if value is None else value / 1e6
+
+
+def share(row: Mapping[str, Any], whole: Mapping[str, Any], key: str) -> str:
+    return f"{row[key] / whole[key]:.1%}" if row.get(key) and whole.get(key) else "–"
 
 
 def rows_of(results: Results) -> list[tuple[str, Mapping[str, Any]]]:
