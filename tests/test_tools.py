@@ -65,6 +65,15 @@ def test_a_process_that_dies_ends_the_fuzzing(tmp_path: Path, monkeypatch: pytes
         fuzz.run_all(tmp_path, 1, range(4), (), 1)
 
 
+def test_every_arm_of_the_ablation_is_another_recipe() -> None:
+    from genin.distill.recipe import load_recipe
+
+    ablation, recipe = load_program("tools/ablation.py"), load_recipe(ROOT / "recipes" / "builtin.yaml")
+    for phase, arms in (("adversarial", ablation.ARMS), ("prune", ablation.PRUNE_ARMS)):
+        made = [ablation.of_arm(recipe, phase, changes, 64, 0).as_dict() for changes in arms.values()]
+        assert len({json.dumps(one, sort_keys=True) for one in made}) == len(arms)
+
+
 def test_results_are_measured_once_and_the_teacher_at_its_best_guidance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

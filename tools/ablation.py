@@ -37,33 +37,33 @@ from genin.runtimes.origin import fingerprint
 
 FIGURES_FILE = "figures.json"
 FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "fd_efficientnet", "accuracy", "diversity")
-# The pairs and the kernel distance bring true pictures in; without them, what is left is the earlier method's.
-NO_TRUE_PICTURES: Mapping[str, Any] = {"kernel_weight": 0.0, "pool.inverted": 0}
-EARLIER: Mapping[str, Any] = {"perceptual_weight": 0.0, "picture_adversarial_weight": 0.0, **NO_TRUE_PICTURES}
+# The method as it began: pairs, and a discriminator in the teacher's features.
+ADDED = ("perceptual_weight", "picture_adversarial_weight", "matching_weight", "alignment_weight")
+BARE: Mapping[str, Any] = {**dict.fromkeys(ADDED, 0.0), "pool.inverted": 0}
 # Arm => what it changes in the recipe's adversarial section; "pool." before a key: in its pool.
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "all": {},
-    "distillation only": {"adversarial_weight": 0.0, **EARLIER},
-    "distillation + adversarial": EARLIER,
+    "distillation only": {"adversarial_weight": 0.0, **BARE},
+    "distillation + adversarial": BARE,
     "no adversarial": {"adversarial_weight": 0.0, "picture_adversarial_weight": 0.0},
     "no backward distillation": {"backward_distillation": False},
     "no rollout": {"rollout": False, "backward_distillation": False},
     "one scale": {"multi_scale": False},
     "LPIPS": {"perceptual_features": "lpips", "perceptual_weight": 1.0},
-    "+ alignment": {"alignment_weight": 0.05},
-    "+ matching": {"matching_weight": 0.25},
-    "+ matching of weight 1": {"matching_weight": 1.0},
+    "no alignment": {"alignment_weight": 0.0},
+    "no matching": {"matching_weight": 0.0},
+    "matching of weight 0.25": {"matching_weight": 0.25},
+    "decoupled matching": {"matching_decoupled": True},
     "adversarial of weight 0.3": {"adversarial_weight": 0.3},
     "+ consistency": {"consistency_weight": 0.25},
     "+ ADD's distillation": {"distillation_weight": 0.25},
     "half the true side the teacher's": {"real_share": 0.5},
-    "no true pictures": {"real_share": 0.0, **NO_TRUE_PICTURES},
+    "no true pictures": {"real_share": 0.0, "pool.inverted": 0},
     "true side the teacher's": {"real_share": 0.0},
     "mismatched captions": {"mismatched_captions": 0.25},
-    "no kernel distance": {"kernel_weight": 0.0},
+    "+ kernel distance": {"kernel_weight": 0.5},
     "pairs to the end": {"regression_final_share": 1.0},
     "no inverted pairs": {"pool.inverted": 0},
-    "+ decoupled matching": {"matching_weight": 0.25, "matching_decoupled": True},
     "no EfficientNet's discriminator": {"picture_adversarial_weight": 0.0},
     "EfficientNet's discriminator alone": {"adversarial_weight": 0.0},
 }
