@@ -3,7 +3,7 @@
     python tools/start_sheet.py builtin:student --out docs/images/from-a-picture.png --masked docs/images/inside-a-mask.png
 
 The pictures started from are true ones of held-out scenes: each is redrawn under the next scene's caption, once for every strength
-that the model has, and under its own inside a mask of its upper half. Nothing is chosen: the first captions, seeds from `--seed` on.
+that the model has, and under its own inside a mask of its upper half. Nothing is chosen: the first captions, seeds from `--seed`.
 """
 
 from __future__ import annotations
