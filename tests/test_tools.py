@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,13 @@ def test_results_are_measured_once_and_the_teacher_at_its_best_guidance(
             raise click.ClickException("no memory")
         if command == "bench":
             rows = [("teacher", 100, 1000.0), ("teacher", 16, 160.0), ("teacher", 8, 80.0), ("student", 4, 4.0)]
-            return {"results": [{"role": r, "name": r, "steps": n, "latency_ms": {"p50": ms}} for r, n, ms in rows]}
+            keys = {"teacher": "teacher-bundle", "student": "builtin:student"}
+            return {
+                "results": [
+                    {"role": role, "name": role, "bundle": keys[role], "steps": steps, "latency_ms": {"p50": ms}}
+                    for role, steps, ms in rows
+                ]
+            }
         fd = 100 + abs(float(options.get("--guidance-scale", 2)) - 1.5) + (4 if options.get("--steps") == "8" else 0)
         return {"fd_squeezenet": fd, "parameters": 2e6, "macs": 1e6, "pairs": 200}
 
@@ -106,6 +114,18 @@ def test_results_are_measured_once_and_the_teacher_at_its_best_guidance(
     assert "LPIPS (200 pairs)" in done.output and "| 2.00 | 100.0% | 1.00 | 100.0% |" in done.output
     count = len(asked)
     assert CliRunner().invoke(results.main, arguments).exit_code == 0 and len(asked) == count
+    page = tmp_path / "page.md"
+    tables = sys.modules["result_tables"]
+    monkeypatch.setattr(tables, "PAGES", {page: {"results": tables.summary}})
+    page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n", encoding="utf-8")
+    tables.write_pages(json.loads((tmp_path / "results.json").read_text(encoding="utf-8")))
+    written = page.read_text(encoding="utf-8")
+    assert written.startswith("before\n<!-- results -->\n| held-out") and written.endswith(
+        "\n<!-- /results -->\nafter\n"
+    )
+    assert "old" not in written and re.search(r"\| student, 4 steps .* 4.0 ms \| 250× faster \|", written)
+    with pytest.raises(click.ClickException, match="no place between <!-- speed --> and"):
+        tables.with_table(written, "speed", "")
 
 
 def test_a_model_that_has_changed_is_exported_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

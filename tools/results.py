@@ -8,7 +8,8 @@ and students on short captions too, and all are timed on one engine. Every finis
 its models, and is not measured again while they are the same: run the command again after an interruption, or when a student has
 changed. It takes hours at 128 px, nearly all of them the teacher's 100 steps, whose pictures are kept as they come; their
 statistics, which all others are compared with, become those of the package of training weights if OUT and the number of pictures
-are the usual ones. `--keep` prints what OUT holds.
+are the usual ones. `--keep` measures nothing and prints what OUT holds; `--pages` writes it
+into docs/results.md and README.md.
 
 A model cannot be closer to the reference than its autoencoder: beside the ratio of FDs is the ratio of what is above that floor.
 The floor's pictures are the reference's own, so it has none of the bias of a finite number of pictures; "other true pictures" shows
@@ -22,44 +23,40 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+from result_tables import (
+    CHOSEN_BY,
+    FAMILIES,
+    FEW_STEPS,
+    FLOOR,
+    GUIDANCE,
+    OTHER_PICTURES,
+    STUDENTS,
+    TEACHER,
+    TEACHERS,
+    Results,
+    tables,
+    write_pages,
+)
 
-from genin.benchmarks.quality.evaluator import DIVERSITY_CAPTIONS
 from genin.benchmarks.quality.measures import LPIPS_NAME, load_suite
 from genin.distill.world import captions, render
 from genin.runtimes.names import installed_names
 from genin.runtimes.origin import fingerprint
 
-TEACHER = "teacher, 100 guided steps"
-FLOOR = "autoencoder alone"
-OTHER_PICTURES = "other true pictures"
-OTHER_SEED = 1  # the reference's scenes have seed 0
 SIZE = 128
-FAMILIES = ("squeezenet", "efficientnet", "world")
-# Row => guided steps of the teacher.
-TEACHERS = {TEACHER: 100, "teacher, 16 guided steps": 16, "teacher, 8 guided steps": 8}
-# Row => student and steps.
-STUDENTS = {
-    "student, 4 steps": ("builtin:student", 4),
-    "student, 2 steps": ("builtin:student", 2),
-    "one-step student, 1 step": ("builtin:student-1step", 1),
-}
-MODELS = ("builtin:teacher", *dict.fromkeys(name for name, _ in STUDENTS.values()))
-FEW_STEPS = 16  # of the teacher, where it is asked often: as good as 100, and six times as fast
-GUIDANCE = "guidance"
+OTHER_SEED = 1  # the reference's scenes have seed 0
 GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
 GUIDANCE_SAMPLES = SHORT_SAMPLES = 1024
-CHOSEN_BY = "fd_squeezenet"  # no training has seen these features
-AS_GOOD = 1.02  # times the FD of 100 steps
+MODELS = ("builtin:teacher", *dict.fromkeys(name for name, _ in STUDENTS.values()))
 STATISTICS = Path(__file__).resolve().parents[1] / "weights" / "genin_training_weights" / "teacher_statistics"
 OUT = Path("docs/runs/results.json")
 SAMPLES = 5000
-Results = dict[str, Any]
 
 
 def genin(*arguments: object) -> Any:
@@ -198,138 +195,10 @@ def measure(out: Path, work: Path, samples: int, runtime: str) -> None:
             partial_file.replace(out)
 
 
-def tables(results: Results) -> str:
-    """Markdown, with figures as far as `results` has them."""
-    parts = (distances, pictures, short_captions, guidance_scales, sizes, speeds)
-    return "\n\n".join(filter(None, (part(results) for part in parts)))
-
-
-def distances(results: Results) -> str:
-    """FD in three families: with 95 % intervals, as a ratio to the teacher's, and as one of what is above the autoencoder's."""
-    lines = []
-    for name, row in rows_of(results):
-        cells = []
-        for family in FAMILIES:
-            teacher, floor = (results.get(other, {}).get(f"fd_{family}") for other in (TEACHER, FLOOR))
-            own = row.get(f"fd_{family}")
-            cells += [figure(row, f"fd_{family}", ".1f" if family == "squeezenet" else ".3f"), ratio(own, teacher)]
-            above = None not in (own, teacher, floor) and name not in (FLOOR, OTHER_PICTURES)
-            cells.append(ratio(own - floor, teacher - floor) if above else "–")
-        lines.append((name, *cells))
-    return markdown(["", *(head for one in FAMILIES for head in (f"`fd_{one}`", "ratio", "above the floor"))], lines)
-
-
-def pictures(results: Results) -> str:
-    """What single pictures and their variety are like."""
-    lines = [
-        (
-            name,
-            f"{row['attribute_accuracy']['mean']:.2%}" if row.get("attribute_accuracy") else "–",
-            *(figure(row, f"kid_{family}", ".3f") for family in FAMILIES),
-            *(", ".join(number(row.get(f"{kind}_{family}"), ".2f") for kind in ("precision", "recall"))
-              for family in FAMILIES[:2]),
-            figure(row, "lpips_squeeze" if name == FLOOR else "lpips_squeeze_paired", ".4f"),
-            number(row.get("diversity"), ".3f"),
-            ratio(row.get("diversity"), results.get(TEACHER, {}).get("diversity")),
-        )
-        for name, row in rows_of(results)
-    ]  # fmt: skip
-    of_sets = [f"`precision, recall_{family}`" for family in FAMILIES[:2]]
-    pairs = {row["pairs"] for _, row in rows_of(results) if row.get("pairs")}
-    paired = f"LPIPS ({' and '.join(map(str, sorted(pairs)))} pairs)" if pairs else "LPIPS"
-    varied = f"diversity ({DIVERSITY_CAPTIONS} captions)"
-    heads = ["", "accuracy", *(f"`kid_{family}`" for family in FAMILIES), *of_sets, paired, varied, "ratio"]
-    return markdown(heads, lines)
-
-
-def short_captions(results: Results) -> str:
-    rows = {name.removeprefix("short: "): row for name, row in results.items() if name.startswith("short: ")}
-    teacher = rows.get(TEACHER, {})
-    lines = [
-        (f"teacher, {FEW_STEPS} guided steps" if name == TEACHER else name,
-         *(figure(row, f"fd_{family}", ".3f") for family in FAMILIES),
-         number(row.get("diversity"), ".3f"), ratio(row.get("diversity"), teacher.get("diversity")))
-        for name, row in sorted(rows.items(), key=lambda item: item[0] != TEACHER)
-    ]  # fmt: skip
-    return markdown(["short captions", *(f"`fd_{family}`" for family in FAMILIES), "diversity", "ratio"], lines)
-
-
 def best_guidance(results: Results) -> float:
     """The scale of the lowest FD on the validation split."""
     scales = {float(scale): row[CHOSEN_BY] for scale, row in results[GUIDANCE].items() if scale != "of"}
     return min(scales, key=scales.__getitem__)
-
-
-def guidance_scales(results: Results) -> str:
-    rows = {float(scale): row for scale, row in results.get(GUIDANCE, {}).items() if scale != "of"}
-    lines = [
-        (f"{scale:g}", *(figure(row, f"fd_{family}", ".3f") for family in FAMILIES)) for scale, row in rows.items()
-    ]
-    return markdown(["guidance scale (val)", *(f"`fd_{family}`" for family in FAMILIES)], lines) if lines else ""
-
-
-def sizes(results: Results) -> str:
-    """Parameters and multiply-adds of the UNets, and what share of the teacher's they are."""
-    keys, teacher = ("parameters", "macs"), results.get(TEACHER, {})
-    rows = [(name, row) for name, row in rows_of(results) if name == TEACHER or name in STUDENTS]
-    lines = [
-        (name, *(cell for key in keys for cell in (number(millions(row.get(key)), ".2f"), share(row, teacher, key))))
-        for name, row in rows
-    ]
-    return markdown(["UNet", "parameters, M", "share", "multiply-adds a step, M", "share"], lines)
-
-
-def speeds(results: Results) -> str:
-    """Latencies, and how much faster than the teacher at 100 steps and at its fewest that are as good."""
-    if "bench" not in results:
-        return ""
-    rows = results["bench"]["results"]
-    of_teacher = {row["steps"]: row["latency_ms"]["p50"] for row in rows if row["role"] == "teacher"}
-    fewest = fewest_as_good(results)
-    lines = [
-        (row["name"], number(own, ".1f"), f"{of_teacher[100] / own:.0f}×", f"{of_teacher[fewest] / own:.1f}×")
-        for row in rows
-        for own in [row["latency_ms"]["p50"]]
-    ]
-    return markdown(
-        ["on one engine, in turns", "p50 ms", "over 100 steps", f"over {fewest} steps of the teacher"], lines
-    )
-
-
-def fewest_as_good(results: Results) -> int:
-    """The teacher's fewest steps of those measured whose FD is that of 100 steps, but for 2 %."""
-    distance = {count: results[name][CHOSEN_BY] for name, count in TEACHERS.items() if name in results}
-    return min((count for count, own in distance.items() if own <= AS_GOOD * distance[100]), default=100)
-
-
-def millions(value: float | None) -> float | None:
-    return None if value is None else value / 1e6
-
-
-def share(row: Mapping[str, Any], whole: Mapping[str, Any], key: str) -> str:
-    return f"{row[key] / whole[key]:.1%}" if row.get(key) and whole.get(key) else "–"
-
-
-def rows_of(results: Results) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(name, results[name]) for name in (*TEACHERS, *STUDENTS, FLOOR, OTHER_PICTURES) if name in results]
-
-
-def figure(row: Mapping[str, Any], key: str, form: str) -> str:
-    interval = (row.get("intervals") or {}).get(key)
-    return number(row.get(key), form) + (f" ({interval[0]:{form}}–{interval[1]:{form}})" if interval else "")
-
-
-def number(value: float | None, form: str) -> str:
-    return "–" if value is None else f"{value:{form}}"
-
-
-def ratio(value: float | None, other: float | None) -> str:
-    return f"{value / other:.2f}" if value is not None and other else "–"
-
-
-def markdown(heads: list[str], lines: list[tuple[str, ...]]) -> str:
-    rule = ["---", *("---:" for _ in heads[1:])]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *lines))
 
 
 @click.command()
@@ -342,10 +211,14 @@ def markdown(heads: list[str], lines: list[tuple[str, ...]]) -> str:
     "--runtime", default="onnxruntime", show_default=True, help="Of the teacher's pictures, and of all latencies."
 )
 @click.option("--keep", is_flag=True, help="Print the tables of OUT without measuring.")
-def main(out: Path, work: Path, samples: int, runtime: str, keep: bool) -> None:
+@click.option("--pages", is_flag=True, help="Write them into docs/results.md and README.md, too.")
+def main(out: Path, work: Path, samples: int, runtime: str, keep: bool, pages: bool) -> None:
     if not keep:
         measure(out, work, samples, runtime)
-    click.echo(tables(json.loads(out.read_text())))
+    results = json.loads(out.read_text())
+    click.echo(tables(results))
+    if pages:
+        write_pages(results)
 
 
 if __name__ == "__main__":
