@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 from question import check_question
-from results import TEACHER
+from result_tables import TEACHER
 from world_evaluator import world_evaluator
 
 from genin.benchmarks.quality.evaluator import Evaluator
