@@ -96,7 +96,13 @@ def test_results_are_measured_once_and_the_teacher_at_its_best_guidance(
                 ]
             }
         fd = 100 + abs(float(options.get("--guidance-scale", 2)) - 1.5) + (4 if options.get("--steps") == "8" else 0)
-        return {"fd_squeezenet": fd, "parameters": 2e6, "macs": 1e6, "pairs": 200}
+        facts = {
+            "parameters": 2e6,
+            "macs": 1e6,
+            "pairs": 200,
+            "guidance_scale": float(options.get("--guidance-scale", 1)),
+        }
+        return {"fd_squeezenet": fd, **facts}
 
     monkeypatch.setattr(results, "genin", genin)
     monkeypatch.setattr(results, "metric_weights", lambda classifier: {})
@@ -111,6 +117,7 @@ def test_results_are_measured_once_and_the_teacher_at_its_best_guidance(
     assert done.exit_code == 0, done.output
     assert not any("--save-statistics" in words for words in asked[before:]), "the teacher is measured once"
     assert "over 16 steps of the teacher" in done.output and "| 4.0 | 250× | 40.0× |" in done.output
+    assert "| 1.5, fp32 | 100.000 |" in done.output
     assert "LPIPS (200 pairs)" in done.output and "| 2.00 | 100.0% | 1.00 | 100.0% |" in done.output
     count = len(asked)
     assert CliRunner().invoke(results.main, arguments).exit_code == 0 and len(asked) == count

@@ -28,6 +28,7 @@ STUDENTS = {
 }
 FEW_STEPS = 16  # of the teacher, where it is asked often: as good as 100, and six times as fast
 GUIDANCE = "guidance"
+EXACT = "guidance in fp32"
 CHOSEN_BY = "fd_squeezenet"  # no training has seen these features
 AS_GOOD = 1.02  # times the FD of 100 steps
 Results = dict[str, Any]
@@ -135,10 +136,10 @@ def short_captions(results: Results) -> str:
 
 
 def guidance_scales(results: Results) -> str:
-    rows = {float(scale): row for scale, row in results.get(GUIDANCE, {}).items() if scale != "of"}
-    lines = [
-        (f"{scale:g}", *(figure(row, f"fd_{family}", ".3f") for family in FAMILIES)) for scale, row in rows.items()
-    ]
+    rows = {f"{float(scale):g}": row for scale, row in results.get(GUIDANCE, {}).items() if scale != "of"}
+    if exact := results.get(EXACT):
+        rows[f"{exact['guidance_scale']:g}, fp32"] = exact
+    lines = [(scale, *(figure(row, f"fd_{family}", ".3f") for family in FAMILIES)) for scale, row in rows.items()]
     return markdown(["guidance scale (val)", *(f"`fd_{family}`" for family in FAMILIES)], lines) if lines else ""
 
 
