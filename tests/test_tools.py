@@ -84,6 +84,8 @@ def test_results_are_measured_once_and_the_teacher_at_its_best_guidance(
     def genin(command: str, *words: object) -> dict[str, Any]:
         asked.append((command, *map(str, words)))
         options = dict(itertools.pairwise(asked[-1]))
+        if "--save-statistics" in options:
+            Path(options["--save-statistics"]).mkdir()
         if command == "evaluate" and options.get("--steps") == "2":
             raise click.ClickException("no memory")
         if command == "bench":

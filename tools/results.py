@@ -46,6 +46,7 @@ from result_tables import (
 )
 
 from genin.benchmarks.quality.measures import LPIPS_NAME, load_suite
+from genin.benchmarks.quality.statistics_file import load_statistics
 from genin.distill.world import captions, render
 from genin.runtimes.names import installed_names
 from genin.runtimes.origin import fingerprint
@@ -179,7 +180,20 @@ def measure(out: Path, work: Path, samples: int, runtime: str) -> None:
         "captions": captions.VERSION,
         "classifier": classifier and fingerprint(classifier),
     }
-    asked = {"samples": samples, "runtime": runtime, "world": world, "metrics": metric_weights(classifier)}
+    teacher = {
+        "precision": PRECISION,
+        "few_steps": FEW_STEPS,
+        "guidance_scales": GUIDANCE_SCALES,
+        "short": SHORT_SAMPLES,
+    }
+    asked = {
+        "samples": samples,
+        "runtime": runtime,
+        "world": world,
+        "metrics": metric_weights(classifier),
+        "teacher": teacher,
+    }
+    asked = json.loads(json.dumps(asked))
     results: Results = json.loads(out.read_text()) if out.is_file() else asked
     for key, value in asked.items():
         if results.get(key) != value:
@@ -189,6 +203,12 @@ def measure(out: Path, work: Path, samples: int, runtime: str) -> None:
     work.mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     ships = (out.resolve(), samples) == (OUT.resolve(), SAMPLES)
+    statistics = work / "teacher-statistics"
+    if not statistics.exists():  # as in another checkout
+        if ships and TEACHER in results and load_statistics(STATISTICS).is_of(names.model("builtin:teacher")):
+            shutil.copytree(STATISTICS, statistics)
+        else:
+            results.pop(TEACHER, None)
     for name, part in parts_of(results, work, samples, runtime, ships=ships).items():
         of = {model: hashes[model] for model in part.models}
         if results.get(name, {}).get("of") != of:

@@ -28,10 +28,10 @@ LIMIT_BYTES = 60_000_000
 SUFFIXES = (".onnx", ".safetensors")
 
 
-def stage_teacher(path: Path) -> None:
+def stage_teacher(path: Path, guidance_scale: float | None) -> None:
     """The model folder under its built-in name, in half precision."""
     model = load_model_folder(path)
-    model.info |= {"name": "builtin-teacher"}
+    model.info |= {"name": "builtin-teacher"} | ({"guidance_scale": guidance_scale} if guidance_scale else {})
     save_model_folder(model, FOLDERS / "teacher", dtype=torch.float16)
 
 
@@ -55,13 +55,14 @@ def copy_logs(path: Path, name: str) -> None:
 @click.option("--teacher", type=click.Path(path_type=Path, exists=True))
 @click.option("--student", type=click.Path(path_type=Path, exists=True))
 @click.option("--student-1step", "one_step", type=click.Path(path_type=Path, exists=True))
-def ship(teacher: Path | None, student: Path | None, one_step: Path | None) -> None:
+@click.option("--guidance-scale", type=float, help="Of the teacher, as tools/results.py has found.  [default: its own]")
+def ship(teacher: Path | None, student: Path | None, one_step: Path | None, guidance_scale: float | None) -> None:
     """Replace the shipped weights, when all are made and if they are not beyond 60 MB together."""
     shutil.rmtree(STAGED, ignore_errors=True)
     for folder in (BUNDLES, FOLDERS):
         folder.mkdir(parents=True)
     if teacher:
-        stage_teacher(teacher)
+        stage_teacher(teacher, guidance_scale)
     if student:
         stage_student(student, "student", "genin's ninja student")
     if one_step:
@@ -79,7 +80,9 @@ def ship(teacher: Path | None, student: Path | None, one_step: Path | None) -> N
         shutil.rmtree(STAGED)
         raise click.ClickException(f"more than {LIMIT_BYTES / 1e6:.0f} MB; what is shipped stays as it was")
     for made, place in places.items():
-        shutil.rmtree(place, ignore_errors=True)
+        old = STAGED / f"{place.name}.old"
+        if place.exists():
+            place.rename(old)
         made.rename(place)
     shutil.rmtree(STAGED)
     for path, name in ((teacher, "teacher"), (student, "student"), (one_step, "student-1step")):

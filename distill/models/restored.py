@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from genin.runtimes.vocabulary import ALL_COMPONENTS, VAE_ENCODER
 
 Weights = dict[str, NDArray[Any]]
 EXACT = ("fp32", "fp16")
+VERSION = 1  # of what is made of a bundle
 # Operation of a layer => what its second and third input are; Mul and Add end a GroupNorm.
 PARTS = {
     **dict.fromkeys(("Conv", "Gemm", "LayerNormalization"), ("weight", "bias")),
@@ -49,16 +51,21 @@ def restored(bundle: Path, cache: Path) -> Path:
     Errors: InputError for a bundle without exact ONNX graphs of all networks.
     """
     with Bundle.open(bundle) as opened:
-        graphs, name = exact_graphs(opened), opened.manifest.name
-        key = hashlib.sha256(opened.manifest.to_json().encode()).hexdigest()[:16]
+        graphs = exact_graphs(opened)
+        key = hashlib.sha256(f"{VERSION}{opened.manifest.to_json()}".encode()).hexdigest()[:16]
+        # The name is the bundle's word, and no path.
+        name = re.sub(r"[^\w-]+", "-", opened.manifest.name)[:60].strip("-") or "model"
         folder = cache / "restored" / key / name
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=hidden_prefix(folder)) as partial:
                 with writing(folder, Path(partial)):
                     write_folder(opened, graphs, Path(partial) / name)
-                if not folder.exists():
+                try:
                     (Path(partial) / name).rename(folder)
+                except OSError:
+                    if not folder.exists():  # else another process was faster
+                        raise
     return folder
 
 

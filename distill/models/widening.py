@@ -29,11 +29,19 @@ UNEVENNESS = 0.15  # standard deviation of a copy's share, where the mean is 1 /
 
 def may_widen(unet: Any, widths: Sequence[int]) -> bool:
     """Whether `widened` can: as many levels, whole multiples, and levels with attention as wide as before."""
-    before, kinds = unet.config["block_out_channels"], unet.config["down_block_types"]
+    before = unet.config["block_out_channels"]
     if len(widths) != len(before):
         return False
-    levels = zip(widths, before, kinds, strict=True)
-    return all(new % old == 0 and (new == old or "Attn" not in kind) for new, old, kind in levels)
+    levels = zip(widths, before, levels_with_attention(unet), strict=True)
+    return all(new % old == 0 and (new == old or not attends) for new, old, attends in levels)
+
+
+def levels_with_attention(unet: Any) -> list[bool]:
+    """By level, the finest first; the middle block is part of the last."""
+    config = unet.config
+    down, up = config["down_block_types"], reversed(config["up_block_types"])
+    found = ["Attn" in one or "Attn" in other for one, other in zip(down, up, strict=True)]
+    return [*found[:-1], found[-1] or "Attn" in (config.get("mid_block_type") or "")]
 
 
 def widened(unet: Any, widths: Sequence[int]) -> Any:
@@ -48,8 +56,8 @@ def widened(unet: Any, widths: Sequence[int]) -> Any:
         what = f"a UNet of widths {before} cannot become one of {list(widths)}"
         raise InputError(what, remedy="give each level a whole multiple of its width")
     copies = [new // old for new, old in zip(widths, before, strict=True)]
-    for level, kind in enumerate(unet.config["down_block_types"]):
-        if "Attn" in kind and copies[level] > 1:
+    for level, attends in enumerate(levels_with_attention(unet)):
+        if attends and copies[level] > 1:
             what = f"level {level} has attention, so it cannot become wider: {before[level]} channels, {widths[level]} asked for"
             raise InputError(what, remedy="widen levels without attention")
     heads = unet.config["attention_head_dim"]

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from genin.distill.inputs.latents import cache_latents
 from genin.distill.inputs.sources import Source, source_of
 from genin.distill.loop import sharding
+from genin.distill.loop.checkpoints import checkpoint_path
 from genin.distill.loop.host import check_memory, out_of_memory
 from genin.distill.loop.memory import Decoder, Others, Parts, PhaseSizes, Unet, advice
 from genin.distill.loop.networks import NetworkOptions
@@ -49,6 +50,7 @@ from genin.distill.student.pool_parts import PoolParts
 from genin.distill.student.provenance import trained_step_counts
 from genin.distill.student.run import CurrentStudent, Run, check_batches
 from genin.runtimes.arguments import local_path
+from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
 from genin.runtimes.progress import progress
 
@@ -214,6 +216,15 @@ class Phase(ABC):
             self.training, data, run.teacher, run.recipe, phase, run.pretrained, resume, student, run.vae
         )
 
+    def refuse_if_built_upon(self) -> None:
+        """Errors: InputError where this phase, resumed, is to train on, but a later one has begun with what it had learnt."""
+        later = self.run.phases[self.run.phases.index(self.name) + 1 :]
+        begun = next((name for name in later if checkpoint_path(self.run.folder, name).exists()), None)
+        if begun is not None and self.training.progress < 1:
+            what = f"phase '{begun}' has begun with what '{self.name}' had learnt, so that cannot learn more"
+            remedy = f"leave {self.name}.images as it was, or start another run from this student (init)"
+            raise InputError(what, where=self.run.folder, remedy=remedy)
+
     @abstractmethod
     def run_on(self, data: DistillationData, student: CurrentStudent) -> None:
         """Train the student, or load what an earlier run has trained."""
@@ -249,6 +260,7 @@ class UnetPhase(Phase):
             )
         if run.options.resume:
             training.resume()
+            self.refuse_if_built_upon()
         return step
 
     def train(self, step: Callable[..., Mapping[str, Any]], data: DistillationData, student: CurrentStudent) -> None:
@@ -270,7 +282,7 @@ class UnetPhase(Phase):
         remedies = partial(advice, run.recipe, distill_options(self.name, run.recipe, processes), memory)
         check_memory(what, sum(memory(run.recipe).values()) + BESIDE_BYTES, training.device, remedies)
         with out_of_memory(what, training.folder, remedies):
-            training.run(step, preview, validate, last=self.is_last)
+            training.run(step, preview, validate, last=self.is_last, once=not self.is_last)
         student.unet = training.final_weights("student").requires_grad_(False).eval()
         student.images_seen += training.images_seen
 

@@ -65,12 +65,13 @@ def load_starting_student(unet: Any, path: Path, name: str) -> StartingStudent:
 
 
 def shares_encoder(vae: Any, teacher_vae: Any) -> bool:
-    """Whether a student's autoencoder decodes the latents of this teacher: its encoder is the teacher's own."""
+    """Whether a student's autoencoder decodes the latents of this teacher: its encoder is the teacher's own, but for the half
+    precision in which either may have been stored."""
     if type(vae) is not type(teacher_vae) or vae.config.scaling_factor != teacher_vae.config.scaling_factor:
         return False
     ours, theirs = vae.encoder.state_dict(), teacher_vae.encoder.state_dict()
     return ours.keys() == theirs.keys() and all(
-        torch.equal(ours[name], theirs[name].to(ours[name].device)) for name in ours
+        torch.equal(ours[name].half(), theirs[name].to(ours[name].device).half()) for name in ours
     )
 
 

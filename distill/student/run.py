@@ -7,6 +7,7 @@ Not here: the phases and what they learn from (`distillation`), the division of 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,6 +100,8 @@ class Run:
         )
         run._claim(init)
         warn_of_long_captions(teacher.tokenizer, source)
+        if start is not None and run.vae is teacher.vae and is_main_process():
+            warnings.warn(f"{init}: its encoder is not this teacher's, so the teacher's autoencoder is taken", stacklevel=2)
         return run
 
     def _claim(self, init: Path | None) -> None:

@@ -13,7 +13,7 @@ import pytest
 from exported import part_of
 from genin.names import InstalledNames
 from genin.runtimes.errors import InputError
-from tiny_bundle import update_hash, without_encoder
+from tiny_bundle import edit_manifest, update_hash, without_encoder
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -53,6 +53,30 @@ def test_a_folder_is_made_once(tiny_bundle: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("genin.distill.models.restored.write_folder", None)
     assert restored(tiny_bundle, tmp_path) == folder
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("name", ["/tmp/elsewhere", "../../elsewhere", "a\0b", "..", ""])
+def test_a_bundles_name_is_no_path(
+    name: str, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, cache = tmp_path / "bundle", tmp_path / "cache"
+    shutil.copytree(tiny_bundle, bundle)
+    edit_manifest(bundle, "name", value=name)
+    monkeypatch.setattr("genin.distill.models.restored.write_folder", lambda _bundle, _graphs, out: out.mkdir())
+    folder = restored(bundle, cache)
+    assert folder.parent.parent == cache / "restored" and folder.resolve() == folder
+
+
+def test_two_processes_may_restore_one_bundle(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slower(_bundle: Any, _graphs: Any, out: Path) -> None:
+        """The other one has just finished."""
+        out.mkdir()
+        (out.parents[1] / out.name / "unet").mkdir(parents=True)
+
+    monkeypatch.setattr("genin.distill.models.restored.write_folder", slower)
+    assert (restored(tiny_bundle, tmp_path) / "unet").is_dir()
 
 
 def test_a_bundle_is_exported_to_another_format(

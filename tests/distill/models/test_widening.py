@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genin.distill.models.folder import load_model_folder, save_model_folder
-from genin.distill.models.widening import widened
+from genin.distill.models.widening import levels_with_attention, may_widen, widened
 from genin.distill.recipe import TeacherRecipe
 from genin.distill.teacher.run import start_from
 from genin.distill.teacher.train import build_unet, earlier_unet
@@ -128,3 +129,12 @@ def test_what_cannot_grow_is_refused(tiny_model_folder: Path) -> None:
     with pytest.raises(InputError, match=f"level {last} has attention"):
         widened(attentive, widths)
     assert earlier_unet(attentive, TeacherRecipe(channels=tuple(widths))) is attentive
+
+
+def test_the_middle_block_is_part_of_the_deepest_level() -> None:
+    """Stable Diffusion's has attention, its deepest level has none."""
+    down, up = ["CrossAttnDownBlock2D", "DownBlock2D"], ["UpBlock2D", "CrossAttnUpBlock2D"]
+    config = {"block_out_channels": [8, 16], "down_block_types": down, "up_block_types": up}
+    for middle, attends in ((None, False), ("UNetMidBlock2DCrossAttn", True)):
+        unet = SimpleNamespace(config=config | {"mid_block_type": middle})
+        assert levels_with_attention(unet) == [True, attends] and may_widen(unet, [8, 32]) != attends

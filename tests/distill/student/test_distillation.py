@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from genin.cli import run  # noqa: E402
 from genin.distill import recipe_docs  # noqa: E402
 from genin.distill.inputs.update import Update  # noqa: E402
 from genin.distill.loop import previews  # noqa: E402
+from genin.distill.loop.checkpoints import checkpoint_path, read_checkpoint  # noqa: E402
 from genin.distill.loop.training import Training  # noqa: E402
 from genin.distill.models.check import check_prediction_type, pictures_to_check  # noqa: E402
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, PredictionType, Process  # noqa: E402
@@ -110,6 +112,22 @@ def test_a_finished_run_resumes_without_an_update_and_writes_no_checkpoint(
     assert run([*command(tiny_model_folder, recipe, tmp_path / "again"), "--resume"]) == 0
     assert len(before) == len(STAGES) and [path.stat().st_mtime_ns for path in checkpoints] == before
     assert same_weights(student, tmp_path / "again")
+
+
+@pytest.mark.train
+def test_a_phase_that_another_has_built_on_learns_no_more(
+    student: Path, recipe: Path, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By minutes, whose shares a resumed run changes, or by images: the later phase would take the place of what it learns."""
+    ended = {one: read_checkpoint(checkpoint_path(student / "training", one))["finished_of"] for one in STAGES}
+    assert ended["prune"] == load_recipe(recipe).prune.images and ended["steps"] and ended["adversarial"]
+    out, more = tmp_path / "again", tmp_path / "more.yaml"
+    shutil.copytree(student, out)
+    text = recipe.read_text(encoding="utf-8")
+    more.write_text(re.sub(r"(steps: \{.*?images: )\d+", r"\g<1>4096", text, count=1), encoding="utf-8")
+    assert run([*command(tiny_model_folder, more, out), "--resume"]) == 2
+    assert "phase 'adversarial' has begun with what 'steps' had learnt" in capsys.readouterr().err
+    assert same_weights(student, out)
 
 
 def same_weights(one: Path, other: Path) -> bool:
