@@ -40,6 +40,7 @@ from genin.distill.student.provenance import (
     load_starting_student,
     shares_encoder,
 )
+from genin.processes import is_main_process
 from genin.runtimes.errors import InputError
 from genin.runtimes.origin import fingerprint
 
@@ -101,7 +102,9 @@ class Run:
         run._claim(init)
         warn_of_long_captions(teacher.tokenizer, source)
         if start is not None and run.vae is teacher.vae and is_main_process():
-            warnings.warn(f"{init}: its encoder is not this teacher's, so the teacher's autoencoder is taken", stacklevel=2)
+            warnings.warn(
+                f"{init}: its encoder is not this teacher's, so the teacher's autoencoder is taken", stacklevel=2
+            )
         return run
 
     def _claim(self, init: Path | None) -> None:
