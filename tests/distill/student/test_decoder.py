@@ -24,6 +24,7 @@ from genin.distill.loop.training import Training  # noqa: E402
 from genin.distill.models.folder import load_model_folder, save_model_folder  # noqa: E402
 from genin.distill.recipe import DecoderRecipe  # noqa: E402
 from genin.distill.student.decoder import Pairs, build_tiny, decoder_step  # noqa: E402
+from genin.distill.student.provenance import shares_encoder  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
 pytestmark = pytest.mark.train
@@ -187,3 +188,13 @@ def test_noise_is_added_to_the_latents_of_true_pictures_only(amount: float) -> N
     spread = decoder.seen.flatten(1).std(dim=1)
     assert (spread[1::2] == 0).all(), "the student's latents bring their own errors along"
     assert (spread[::2] > 0.2).all() if amount else (spread[::2] == 0).all()
+
+
+def test_a_student_that_was_stored_in_half_precision_shares_its_teachers_encoder(tiny_model_folder: Path) -> None:
+    ours, theirs = (load_model_folder(tiny_model_folder).vae for _ in range(2))
+    with torch.no_grad():
+        for value in ours.encoder.parameters():
+            value.copy_(value.half())
+        assert shares_encoder(ours, theirs)
+        next(ours.encoder.parameters()).add_(0.01)
+    assert not shares_encoder(ours, theirs)
