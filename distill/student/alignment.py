@@ -101,7 +101,7 @@ def train_set_aligner(
         training.optimise("aligner", loss)
         return {"loss": loss.detach(), "accuracy": hits}
 
-    training.run(step)
+    training.run(step, once=True)
     average: Any = training.ema_weights("aligner")
     return SetAligner(average)
 

@@ -308,9 +308,17 @@ class UnetPhase(Phase):
         if source is None:
             return None
         cache = self.training.folder / "held_out.safetensors"
-        held_out = HeldOut.of(data.teacher, source, teacher.vae, teacher.image_size, recipe.held_out_images, cache)
-        timesteps = data.teacher.process.trailing_timesteps(max(recipe.step_counts))
-        return None if held_out is None else lambda network: held_out(network, timesteps)
+        autocast, timesteps = self.training.autocast, data.teacher.process.trailing_timesteps(max(recipe.step_counts))
+        with autocast():
+            held_out = HeldOut.of(data.teacher, source, teacher.vae, teacher.image_size, recipe.held_out_images, cache)
+        if held_out is None:
+            return None
+
+        def validate(network: nn.Module) -> dict[str, float]:
+            with autocast():
+                return held_out(network, timesteps)
+
+        return validate
 
 
 class DecoderPhase(Phase):

@@ -45,7 +45,8 @@ def perceptual_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
 
 def distribution_matching(picture: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tensor:
     """½·mean(x − sg(x − g))² with g = (x0_fake − x0_real)/mean|x − x0_real|, so that its gradient on x is g over the number of
-    elements (Yin et al. 2024, arXiv:2311.18828, eqs. 7 and 8: the weight brings all noise levels to one scale)."""
+    elements (Yin et al. 2024, arXiv:2311.18828, eqs. 7 and 8, without α_t, as their code has it: the weight brings all noise levels
+    to one scale)."""
     with torch.no_grad():
         scale = (picture - real_x0).abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
         aim = picture - (fake_x0 - real_x0) / scale

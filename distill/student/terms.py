@@ -445,6 +445,7 @@ class Alignment(Term):
 
     section = AdversarialRecipe
     key = "alignment_weight"
+    training: Training
     aligner: Aligner
     data: DistillationData
     weight: float
@@ -464,12 +465,15 @@ class Alignment(Term):
     def build(cls, context: PhaseContext) -> Alignment:
         clip = context.pretrained.get(cls)
         aligner = _set_aligner(context) if clip is None else _clip_aligner(context, *clip)
-        return cls(aligner, context.data, context.phase.alignment_weight)
+        return cls(context.training, aligner, context.data, context.phase.alignment_weight)
 
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
-        with torch.no_grad():  # of the whole batch, in every process and part: a picture's loss depends on all captions
-            texts = self.aligner.embed_texts(self.data.text(batch.batch_rows), batch.batch_rows)
-        images = self.aligner.embed_images(batch.picture)
+        with self.training.autocast():
+            with (
+                torch.no_grad()
+            ):  # of the whole batch, in every process and part: a picture's loss depends on all captions
+                texts = self.aligner.embed_texts(self.data.text(batch.batch_rows), batch.batch_rows)
+            images = self.aligner.embed_images(batch.picture)
         loss = image_to_text(images, texts, self.aligner.scale, batch.update.offset)
         return self.weight * loss, {"alignment": loss.detach()}
 
