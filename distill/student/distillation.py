@@ -48,7 +48,7 @@ from genin.distill.student.phases import prune_step, steps_step, student_preview
 from genin.distill.student.pool import DistillationData, Pool, TimeIsUp, build_pool, pool_key
 from genin.distill.student.pool_parts import PoolParts
 from genin.distill.student.provenance import trained_step_counts
-from genin.distill.student.run import CurrentStudent, Run, check_batches
+from genin.distill.student.run import CurrentStudent, Run
 from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
@@ -99,7 +99,6 @@ def distill(
 def train_phases(run: Run) -> CurrentStudent:
     """Train every phase that is not finished, and save the student after each. Errors: as `distill`."""
     phases = [DecoderPhase(run, name) if name == "decoder" else UnetPhase(run, name) for name in run.phases]
-    check_batches(run, phases[0].training)
     prepared = prepare_data(run, phases[0].training)
     student = CurrentStudent(run.unet, run.vae, 0 if run.start is None else run.start.images_seen)
     for number, phase in enumerate(phases):

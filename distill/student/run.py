@@ -19,7 +19,6 @@ from torch import Tensor
 from genin.distill.inputs.sources import Source
 from genin.distill.loop import sharding
 from genin.distill.loop.run_folder import ENDING_SHARE, RunOptions, claim_run
-from genin.distill.loop.training import Training
 from genin.distill.models.check import check_schedule
 from genin.distill.models.diffusion import Process
 from genin.distill.models.folder import ModelFolder, load_model_folder
@@ -40,7 +39,7 @@ from genin.distill.student.provenance import (
     load_starting_student,
     shares_encoder,
 )
-from genin.processes import is_main_process
+from genin.processes import is_main_process, processes
 from genin.runtimes.errors import InputError
 from genin.runtimes.origin import fingerprint
 
@@ -92,6 +91,7 @@ class Run:
         phases = tuple(name for name in PHASES if getattr(recipe, name).images > 0)
         check_recipe(recipe, phases, start)
         check_groups(source, recipe, phases)
+        check_batches(recipe, phases, processes())
         check_schedule(Process(teacher.scheduler_config), teacher_path / "scheduler")
         pretrained = load_pretrained(recipe, phases)
         if "decoder" in phases:
@@ -170,15 +170,14 @@ def check_recipe(recipe: Recipe, phases: Sequence[str], start: StartingStudent |
     check_terms(recipe, phases)
 
 
-def check_batches(run: Run, training: Training) -> None:
+def check_batches(recipe: Recipe, phases: Sequence[str], count: int) -> None:
     """Errors: InputError for features of a network that FSDP shards, or a decoder's batch without pictures of both kinds."""
-    processes, recipe = training.accelerator.num_processes, run.recipe
-    sharded = sharding.is_requested() and processes > 1
-    if "prune" in run.phases and recipe.prune.feature_weight > 0 and sharded:
+    sharded = sharding.is_requested() and count > 1
+    if "prune" in phases and recipe.prune.feature_weight > 0 and sharded:
         what = "prune.feature_weight needs features from within a network, which FSDP gathers only as a whole"
         raise InputError(what, remedy="set prune.feature_weight to 0, or launch without FSDP")
-    for name in run.phases:
-        check_shares(getattr(recipe, name), processes)
-    batch = recipe.decoder.batch_size // processes // recipe.decoder.accumulate
-    if "decoder" in run.phases and batch < 2:
+    for name in phases:
+        check_shares(getattr(recipe, name), count)
+    batch = recipe.decoder.batch_size // count // recipe.decoder.accumulate
+    if "decoder" in phases and batch < 2:
         raise InputError(f"decoder.batch_size leaves a process {batch} picture; it needs 2", remedy="make it larger")

@@ -8,7 +8,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,11 +29,12 @@ from genin.distill.loop.training import Training  # noqa: E402
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Process  # noqa: E402
 from genin.distill.models.folder import ModelFolder, load_model_folder  # noqa: E402
 from genin.distill.models.guided import Guided  # noqa: E402
-from genin.distill.recipe import AdversarialRecipe, AlignmentRecipe, PruneRecipe, Recipe, StepsRecipe  # noqa: E402
+from genin.distill.recipe import AdversarialRecipe, AlignmentRecipe, PruneRecipe, Recipe, StepsRecipe, load_recipe  # noqa: E402
 from genin.distill.student import loss_term, objective, phases  # noqa: E402
 from genin.distill.student.alignment import train_set_aligner  # noqa: E402
 from genin.distill.student.cost import distill_flop, distill_memory, distill_options  # noqa: E402
 from genin.distill.student.discriminator import Discriminator  # noqa: E402
+from genin.distill.student.distillation import distill  # noqa: E402
 from genin.distill.student.features import DinoFeatures, Features, TeacherFeatures, View, whole_view  # noqa: E402
 from genin.distill.student.loss_term import Memory, PhaseContext, StudentBatch, Term  # noqa: E402
 from genin.distill.student.losses import image_to_text  # noqa: E402
@@ -743,3 +744,15 @@ def test_the_noise_adjustment_moves_how_much_noise_a_picture_is_seen_through(tin
         training: Any = SimpleNamespace(**{**vars(PLAIN), "adjustment": lambda _name, factor=factor: factor})
         noise = TeacherFeatures(training, teacher, 60).draw_view(update(64), picture)
         assert 30 * factor < int(noise.t.max()) < 60 * factor
+
+
+def test_a_refused_batch_leaves_an_earlier_runs_checkpoints(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Without `resume` a run begins by removing them: it must not before everything that can be refused is."""
+    checkpoint = tmp_path / "out" / "training" / "decoder.checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    torch.save({}, checkpoint)
+    recipe = load_recipe(None)
+    recipe = replace(recipe, decoder=replace(recipe.decoder, images=8, batch_size=1))
+    with pytest.raises(InputError, match=r"decoder\.batch_size leaves a process 1 picture"):
+        distill(tiny_model_folder, "builtin:world", tmp_path / "out", recipe)
+    assert checkpoint.exists()
