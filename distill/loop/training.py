@@ -45,7 +45,8 @@ from genin.runtimes.progress import progress
 Metrics = Mapping[str, Tensor | float]
 Step = Callable[[Update], Metrics]  # performs an update, and returns what is logged
 Preview = Callable[[Path], None]  # writes a grid of samples to a file
-# A network on held-out data => figures: the lowest `kid` is the best, and within `kid_error` of each other two are as good.
+# A network on held-out data => figures: the lowest `kid` is the best, and within `kid_error` of each other two are as good. Figures
+# without it choose no average.
 Validate = Callable[[nn.Module], Mapping[str, float]]
 GRAD_NORM = "grad_norm"  # the key of a step's metrics that holds what `optimise` returned
 WARMUP_SHARE = 0.05
@@ -341,6 +342,8 @@ class Training:
         # The first process's figures, in all: a difference in the last bits must not lead one process into a collective that
         # another does not enter.
         figures = broadcast_from_main({key: dict(validate(one.module)) for key, one in self.averages.items()})
+        if not all("kid" in one for one in figures.values()):  # figures to look at, which choose nothing
+            return next(iter(figures.values()))
         key = min(figures, key=lambda key: figures[key]["kid"])
         kid, best = figures[key]["kid"], self.state.best
         bar = {"lowest": kid, "error": figures[key].get("kid_error", 0.0)}

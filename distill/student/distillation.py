@@ -44,7 +44,7 @@ from genin.distill.student.held_out import HeldOut
 from genin.distill.student.inversion import build_inverted, inversion_settings
 from genin.distill.student.loss_term import PhaseContext
 from genin.distill.student.objective import build_loss_terms
-from genin.distill.student.phases import prune_step, steps_step, student_preview
+from genin.distill.student.phases import held_out_loss, prune_step, steps_step, student_preview
 from genin.distill.student.pool import DistillationData, Pool, TimeIsUp, build_pool, pool_key
 from genin.distill.student.pool_parts import PoolParts
 from genin.distill.student.provenance import trained_step_counts
@@ -53,6 +53,8 @@ from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
 from genin.runtimes.progress import progress
+
+HELD_OUT_PAIRS, HELD_OUT_SEED = 64, 1_000_003
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,29 @@ def prepare_data(run: Run, training: Training) -> DistillationData:
     for start in range(0, len(captions), 256):
         texts.append(guided.embed(captions[start : start + 256]).half().cpu())
     latents = cache.latents if true_side else None
-    return DistillationData(guided, pool, source, torch.cat(texts), latents, inverted, recipe.pool.inverted_jitter)
+    with training.autocast():
+        held_out = sample_held_out(run, guided, silent=silent)
+    return DistillationData(
+        guided, pool, source, torch.cat(texts), latents, inverted, recipe.pool.inverted_jitter, held_out
+    )
+
+
+def sample_held_out(run: Run, guided: Guided, *, silent: bool) -> DistillationData | None:
+    """The teacher's pictures of a few held-out captions, of other noises than the pool's; None without such captions."""
+    source = run.source.held_out()
+    count = 0 if source is None else min(HELD_OUT_PAIRS, max(1, run.recipe.pool.size // 8), len(source))
+    if source is None or count == 0:
+        return None
+    recipe = replace(run.recipe.pool, size=count, seed=run.recipe.pool.seed + HELD_OUT_SEED)
+    path, teacher = run.folder / "held_out_pool.safetensors", run.teacher_fingerprint
+    with progress("sampling the teacher on held-out captions", silent=silent) as shown:
+
+        def time_is_up(done: int, size: int, _: float) -> bool:
+            shown.reach(done / size, f"{done} of {size} pictures")
+            return False
+
+        pool = build_pool(guided, source, recipe, path, fingerprint=teacher, time_is_up=time_is_up)
+    return DistillationData(guided, pool, source, guided.embed(source.captions(range(len(pool)))).half().cpu())
 
 
 def guided_teacher(run: Run, device: torch.device) -> Guided:
@@ -276,8 +300,8 @@ class UnetPhase(Phase):
         def memory(recipe: Recipe) -> Parts:
             return distill_memory(self.name, recipe, sizes)
 
-        validate = None if self.name == "prune" else self._validation(data)
-        preview = student_preview(training, data, run.teacher.vae, self._steps_recipe.step_counts)
+        validate = self._validation(data)
+        preview = student_preview(training, data.held_out or data, run.teacher.vae, self._steps_recipe.step_counts)
         remedies = partial(advice, run.recipe, distill_options(self.name, run.recipe, processes), memory)
         check_memory(what, sum(memory(run.recipe).values()) + BESIDE_BYTES, training.device, remedies)
         with out_of_memory(what, training.folder, remedies):
@@ -301,6 +325,8 @@ class UnetPhase(Phase):
 
     def _validation(self, data: DistillationData) -> Validate | None:
         """A student's figures on held-out captions, at its largest number of steps; None without such captions."""
+        if self.name == "prune":
+            return None if data.held_out is None else held_out_loss(self.training, data.held_out)
         recipe, teacher = self._steps_recipe, self.run.teacher
         unfinished = recipe.held_out_images > 0 and self.training.progress < 1
         source = data.source.held_out() if unfinished else None

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from genin.distill.inputs.update import Update
-from genin.distill.loop.training import GRAD_NORM, Preview, Training
+from genin.distill.loop.training import GRAD_NORM, Preview, Training, Validate
 from genin.distill.models.diffusion import Process
 from genin.distill.models.unet_features import encoder_features
 from genin.distill.recipe import PruneRecipe, StepsRecipe
@@ -69,9 +69,7 @@ def prune_step(
             batch = shuffle_captions(training, data, batch, recipe.random_conditioning, update)
         with training.autocast():
             x0, _ = student(batch.x, batch.t, batch.text)
-        _, sigma = process.alpha_sigma(batch.t)
-        # An x0 error of 1 is a v error of 1/σ (v = (α·x − x0)/σ): the teacher's own weighting, bounded near clean data.
-        output = ((x0 - batch.target).square() / sigma.clamp_min(0.1).square()).mean()
+        output = output_distance(process, x0, batch)
         metrics: dict[str, Tensor | float] = {"output": output.detach()}
         loss = recipe.output_weight * output
         if recipe.feature_weight > 0:
@@ -82,6 +80,33 @@ def prune_step(
         return {"loss": loss.detach(), **metrics, GRAD_NORM: norm}
 
     return step
+
+
+def output_distance(process: Process, x0: Tensor, batch: StateBatch) -> Tensor:
+    """‖v_s − v_T‖², of a student's predictions x0 (N, C, H, W). An x0 error of 1 is a v error of 1/σ (v = (α·x − x0)/σ): the
+    teacher's own weighting, bounded near clean data."""
+    _, sigma = process.alpha_sigma(batch.t)
+    return ((x0 - batch.target).square() / sigma.clamp_min(0.1).square()).mean()
+
+
+def held_out_loss(training: Training, data: DistillationData) -> Validate:
+    """The output term of `prune` on all states of held-out pairs: a student that has learnt its pool by heart is worse there."""
+    process, pool = data.teacher.process, data.pool
+    timesteps = torch.tensor(pool.timesteps, device=training.device)
+
+    @torch.no_grad()
+    def validate(network: nn.Module) -> dict[str, float]:
+        student, distances = Student(network, process), []
+        for row in range(len(pool)):
+            x, target = (part[row, : len(timesteps)].float().to(training.device) for part in (pool.states, pool.x0))
+            rows = torch.full((len(timesteps),), row)
+            batch = StateBatch(x, timesteps, target, data.text(rows))
+            with training.autocast():
+                x0, _ = student(batch.x, batch.t, batch.text)
+            distances.append(float(output_distance(process, x0, batch)))
+        return {"held_out_loss": sum(distances) / len(distances)}
+
+    return validate
 
 
 def _feature_distance(

@@ -70,7 +70,8 @@ class DistillationData:
     Pair i belongs to row i of the pool; those from `len(pool)` on are true pictures with the noise that `inversion` has found,
     mixed with up to `jitter` of fresh noise. `texts` are the source's captions, embedded once, (M, L, D) float16: row i of either
     belongs to caption i, and more rows than captions reuse them in turn. `latents` are final latents of true pictures, row i with
-    caption i, or None."""
+    caption i, or None. `held_out` are a few pairs of captions that no phase learns from, None where the source has none: they show
+    what has been learnt by heart."""
 
     teacher: Guided
     pool: Pool
@@ -79,6 +80,7 @@ class DistillationData:
     latents: Tensor | None = None
     inverted: Pool | None = None
     jitter: float = 0.0
+    held_out: DistillationData | None = None
 
     @property
     def pairs(self) -> int:

@@ -25,7 +25,7 @@ from genin.cli import run  # noqa: E402
 from genin.distill import recipe_docs  # noqa: E402
 from genin.distill.inputs.update import Update  # noqa: E402
 from genin.distill.loop import previews  # noqa: E402
-from genin.distill.loop.checkpoints import checkpoint_path, read_checkpoint  # noqa: E402
+from genin.distill.loop.checkpoints import checkpoint_path, read_checkpoint, read_rows  # noqa: E402
 from genin.distill.loop.training import Training  # noqa: E402
 from genin.distill.models.check import check_prediction_type, pictures_to_check  # noqa: E402
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, PredictionType, Process  # noqa: E402
@@ -55,6 +55,20 @@ def student(recipe: Path) -> Path:
 def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the run that is looked at draws them: they take longer than these trainings."""
     monkeypatch.setattr(previews, "plot_curves", lambda *_, **__: None)
+
+
+@pytest.mark.train
+def test_pruning_is_judged_on_captions_and_noises_it_does_not_learn_from(student: Path) -> None:
+    from genin.distill.inputs.tensor_file import TensorFile
+
+    folder = student / "training"
+    [*_, last] = read_rows(folder / "prune.log.jsonl")
+    assert 0 < last["held_out_loss"] < 10 * last["loss"]
+    pool, unseen = (
+        TensorFile(folder / name).tensor("states") for name in ("pool.safetensors", "held_out_pool.safetensors")
+    )
+    assert 0 < len(unseen) < len(pool)
+    assert not any(torch.equal(a, b) for a in unseen[:, 0] for b in pool[:, 0])
 
 
 @pytest.mark.train
