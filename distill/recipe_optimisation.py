@@ -23,10 +23,11 @@ class Optimisation:
         1,
         "gradient accumulation steps per process: a large batch in little memory",
     )
-    lr: Number = key(5e-4, "peak learning rate of AdamW")
-    optimizer: Literal["adamw", "adamw8bit"] = key(
+    lr: Number = key(5e-4, "peak learning rate, in AdamW's terms")
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = key(
         "adamw",
-        '"adamw", or "adamw8bit": its moments in 8 bits (Dettmers et al. 2022, arXiv:2110.02861), by bitsandbytes',
+        '"adamw"; "adamw8bit": its moments in 8 bits (Dettmers et al. 2022, arXiv:2110.02861), by bitsandbytes; '
+        '"muon": orthogonal updates of matrices (Jordan et al. 2024), which need fewer images for the same loss',
     )
     lr_warmup_images: Count = key(
         6_400, "pictures over which the rate rises to its peak (a twentieth of the run at most)"

@@ -9,13 +9,14 @@ Not here: when they are updated and saved (`training`).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from genin.distill.loop import sharding
+from genin.distill.loop.muon import Muon
 from genin.distill.models.lora import shared_copy
 from genin.distill.recipe import Optimisation
 from genin.runtimes.errors import InputError
@@ -73,10 +74,16 @@ def load_learnt_state(network: nn.Module, state: Mapping[str, Tensor], frozen: C
 
 
 def make_optimizer(
-    settings: Optimisation, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float]
+    settings: Optimisation, network: nn.Module, lr: float, betas: tuple[float, float]
 ) -> torch.optim.Optimizer:
-    """The recipe's optimiser. Errors: InputError where its package is not installed: another one would train differently."""
+    """The recipe's optimiser, of the weights of `network` that learn.
+
+    Errors: InputError where its package is not installed: another one would train differently.
+    """
     decay = settings.weight_decay
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if settings.optimizer == "muon":
+        return Muon(network, lr, betas, decay)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay, fused=True)
     try:

@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from genin.distill.models.folder import ModelFolder
 
 FP32, BF16 = 4, 2
-MOMENTS = {
-    "adamw": 8,
-    "adamw8bit": 2,
-}  # bytes of AdamW's two per weight (8 bits: Dettmers et al. 2021, arXiv:2110.02861)
+# Bytes per weight: AdamW has two moments (in 8 bits: Dettmers et al. 2021, arXiv:2110.02861), Muon one for nearly all weights.
+MOMENTS = {"adamw": 8, "adamw8bit": 2, "muon": 4}
 WORTH_SAYING = 50_000_000  # bytes
 PASSES = {False: 3, True: 4}  # cost of an update in forward passes: backward is two; checkpointing adds one
 

@@ -60,8 +60,7 @@ class Networks:
         for key, parameter in module.named_parameters():
             parameter.requires_grad_(options.trains(key))
         lr = self.settings.lr if options.lr is None else options.lr
-        learning = [p for p in module.parameters() if p.requires_grad]
-        optimizer = make_optimizer(self.settings, learning, lr, options.betas)
+        optimizer = make_optimizer(self.settings, module, lr, options.betas)
         self.frozen_names[name] = frozenset(key for key, p in module.named_parameters() if not p.requires_grad)
         for i, decay in enumerate(self.settings.ema_decays if options.average else ()):
             self.averages[name if i == 0 else f"{name}/{decay}"] = Average(module, decay)
@@ -80,7 +79,7 @@ class Networks:
             device_ids = [device] if device.type == "cuda" else None
             return nn.parallel.DistributedDataParallel(module, device_ids=device_ids), optimizer
         if self.settings.optimizer != "adamw":
-            what = f"{self.settings.optimizer}'s moments cannot be sharded over processes"
+            what = f"optimizer {self.settings.optimizer} cannot be sharded over processes"
             raise InputError(what, remedy="set optimizer to adamw, or launch without FSDP")
         self.unsharded[name] = copy.deepcopy(module.cpu())
         module.to(device)
