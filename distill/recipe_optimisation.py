@@ -27,7 +27,8 @@ class Optimisation:
     optimizer: Literal["adamw", "adamw8bit", "muon"] = key(
         "adamw",
         '"adamw"; "adamw8bit": its moments in 8 bits (Dettmers et al. 2022, arXiv:2110.02861), by bitsandbytes; '
-        '"muon": orthogonal updates of matrices (Jordan et al. 2024), which need fewer images for the same loss',
+        '"muon": orthogonal updates of matrices (Jordan et al. 2024), which need fewer images for the same loss; discriminators '
+        "keep AdamW",
     )
     lr_warmup_images: Count = key(
         6_400, "pictures over which the rate rises to its peak (a twentieth of the run at most)"

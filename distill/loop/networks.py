@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,15 @@ from genin.runtimes.errors import InputError
 class NetworkOptions:
     """How a network is trained, where that differs from the recipe.
 
-    `trains` says by name which weights learn; the others stay as they are. A network without `average` has no moving averages.
-    `compiled` False leaves it out where the recipe compiles: a compiled network has no second derivatives, which R1 needs. A
-    `large` one without frozen weights is sharded over the processes where the launcher asks for that.
+    `muon` False trains it with AdamW where the recipe has Muon, whose momentum a discriminator does not want. `trains` says by name
+    which weights learn; the others stay as they are. A network without `average` has no moving averages. `compiled` False leaves it
+    out where the recipe compiles: a compiled network has no second derivatives, which R1 needs. A `large` one without frozen weights
+    is sharded over the processes where the launcher asks for that.
     """
 
     lr: float | None = None
     betas: tuple[float, float] = (0.9, 0.99)
+    muon: bool = True
     average: bool = True
     compiled: bool = True
     large: bool = False
@@ -60,7 +62,9 @@ class Networks:
         for key, parameter in module.named_parameters():
             parameter.requires_grad_(options.trains(key))
         lr = self.settings.lr if options.lr is None else options.lr
-        optimizer = make_optimizer(self.settings, module, lr, options.betas)
+        plain = not options.muon and self.settings.optimizer == "muon"
+        settings = replace(self.settings, optimizer="adamw") if plain else self.settings
+        optimizer = make_optimizer(settings, module, lr, options.betas)
         self.frozen_names[name] = frozenset(key for key, p in module.named_parameters() if not p.requires_grad)
         for i, decay in enumerate(self.settings.ema_decays if options.average else ()):
             self.averages[name if i == 0 else f"{name}/{decay}"] = Average(module, decay)

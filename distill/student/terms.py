@@ -195,7 +195,9 @@ class Adversarial(Term):
             extractor.channels, recipe.discriminator_hidden, extractor.embedding, context.data.texts.shape[-1],
             multi_scale=recipe.multi_scale,
         )  # fmt: skip
-        options = NetworkOptions(lr=recipe.discriminator_lr, betas=(0.0, 0.99), average=False, compiled=False)
+        options = NetworkOptions(
+            lr=recipe.discriminator_lr, betas=(0.0, 0.99), muon=False, average=False, compiled=False
+        )
         return cls(
             training, context.data, extractor, training.add(f"{cls.prefix}discriminator", heads, options), recipe
         )

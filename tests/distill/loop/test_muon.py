@@ -13,6 +13,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from genin.distill.loop.averages import make_optimizer  # noqa: E402
 from genin.distill.loop.muon import UPDATE_RMS, Muon, orthogonalised  # noqa: E402
+from genin.distill.loop.networks import NetworkOptions  # noqa: E402
 from genin.distill.loop.training import Training  # noqa: E402
 from genin.distill.recipe import Optimisation  # noqa: E402
 
@@ -153,3 +154,9 @@ def test_it_learns_in_the_training_loop(tmp_path: Path) -> None:
     training.run(step)
     thirds = [sum(losses[i : i + 26]) / 26 for i in (0, 26, 52)]
     assert all(b < a for a, b in pairwise(thirds)) and thirds[-1] < 0.8 * thirds[0]
+
+
+def test_a_network_may_keep_adamw(tmp_path: Path) -> None:
+    training = Training(tmp_path, "t", Optimisation(optimizer="muon", images=8, batch_size=8))
+    training.add("discriminator", Network(), NetworkOptions(betas=(0.0, 0.99), muon=False))
+    assert type(training.networks.optimizers["discriminator"].optimizer) is torch.optim.AdamW
