@@ -31,8 +31,8 @@ class NetworkOptions:
 
     `muon` False trains it with AdamW where the recipe has Muon, whose momentum a discriminator does not want. `trains` says by name
     which weights learn; the others stay as they are. A network without `average` has no moving averages. `compiled` False leaves it
-    out where the recipe compiles: a compiled network has no second derivatives, which R1 needs. A `large` one without frozen weights
-    is sharded over the processes where the launcher asks for that.
+    out where the recipe compiles: a compiled network has no second derivatives, which R1 needs. A `large` one without frozen
+    weights is sharded over the processes where the launcher asks for that.
     """
 
     lr: float | None = None
