@@ -1,4 +1,4 @@
-"""The trainable part of a network: its moving average, its state, its optimiser.
+"""The trainable part of a network: its moving average, its state, its optimiser; and which average is kept.
 
 Weights that do not learn are shared and never copied, so that adapters on a network of gigabytes cost megabytes in averages and
 checkpoints. States hold whole tensors, even of networks that are sharded over processes (`sharding`).
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Container, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,26 @@ class Average(nn.Module):
         for buffer, source in zip(self.module.buffers(), network.buffers(), strict=True):
             buffer.copy_(source)
         self.n_averaged += 1
+
+
+def lowest_kid(figures: Mapping[str, Mapping[str, float]]) -> str | None:
+    """The average of the lowest `kid`; None where figures lack it: they are to look at, and choose nothing."""
+    if not all("kid" in one for one in figures.values()):
+        return None
+    return min(figures, key=lambda key: figures[key]["kid"])
+
+
+def bar_to_keep(figures: Mapping[str, float], best: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """The lowest `kid` so far and its error, if an average of these figures is to be kept in place of `best`; None if not.
+
+    It is kept unless an earlier one was better by more than chance: of two that differ by chance only the later has learnt more,
+    at a lower rate.
+    """
+    kid = figures["kid"]
+    bar = {"lowest": kid, "error": figures.get("kid_error", 0.0)}
+    if best is not None and best["lowest"] < kid:
+        bar = {name: float(best[name]) for name in bar}
+    return bar if kid <= bar["lowest"] + bar["error"] else None
 
 
 def learnt_state(network: nn.Module, frozen: Container[str]) -> dict[str, Tensor]:

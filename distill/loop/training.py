@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from genin.distill.inputs.update import Update
 from genin.distill.loop import sharding
-from genin.distill.loop.averages import Average
+from genin.distill.loop.agreement import gathered, mean_and_any, means, true_everywhere
+from genin.distill.loop.averages import Average, bar_to_keep, lowest_kid
 from genin.distill.loop.checkpoint_keeper import CheckpointKeeper, StageState
 from genin.distill.loop.checkpoints import remove_stage
 from genin.distill.loop.health import ROLLBACKS, Alarm, LogRow, not_finite, watch
@@ -138,7 +139,8 @@ class Training:
 
         Errors: UnhealthyError for a loss or a gradient that is not finite.
         """
-        if not self._everywhere(bool(torch.isfinite(loss))):
+        # All must go back, or none.
+        if not true_everywhere(self.accelerator, bool(torch.isfinite(loss))):
             raise UnhealthyError(not_finite(name, float(loss)))
         optimizer = self.networks.optimizers[name]
         if self.part == 0:
@@ -176,11 +178,7 @@ class Training:
     def gathered(self, rows: Tensor) -> Tensor:
         """The rows of all processes, (N, …) => (processes·N, …), with gradients to every process's own: for a loss that is not a
         mean over rows. All processes compute the same loss of them, whose averaged gradients are those of the whole batch."""
-        if self.accelerator.num_processes == 1:
-            return rows
-        from torch.distributed.nn.functional import all_gather
-
-        return torch.cat(all_gather(rows))  # type: ignore[no-untyped-call]
+        return gathered(self.accelerator, rows)
 
     @property
     def images_seen(self) -> int:
@@ -238,7 +236,8 @@ class Training:
                 alarm = self._update(step)
                 now = time.perf_counter()
                 save_due = now - last_save > 60 * self.settings.checkpoint_minutes
-                seconds, save_due, stop = self._agree(now - before, save_due, interrupted())
+                # Clocks and signals differ between processes.
+                seconds, (save_due, stop) = mean_and_any(self.accelerator, now - before, save_due, interrupted())
                 before = now  # grids, validations and checkpoints count, too
                 self.state.elapsed_s += seconds
 
@@ -321,7 +320,7 @@ class Training:
 
     def _log(self, now: float, figures: Mapping[str, float]) -> None:
         """Close the row: means over its updates, and the held-out figures."""
-        means, (since, seen) = self._means(), self.timed_from
+        row_means, (since, seen) = means(self.accelerator, self.state.row), self.timed_from
         self.state.row = {}
         row = {
             "update": self.state.update_index,
@@ -329,31 +328,26 @@ class Training:
             "elapsed_s": round(self.state.elapsed_s, 1),
             "images_per_s": round((self.state.images_seen - seen) / max(now - since, 1e-9), 2),
             "lr_factor": round(self.lr_factor(), 5),
-            **{name: round(mean, 6) for name, mean in means.items()},
+            **{name: round(mean, 6) for name, mean in row_means.items()},
             **{name: round(figure, 6) for name, figure in figures.items()},
         }
         self.logbook.add_row(row)
 
     def _validate(self, validate: Validate | None) -> Mapping[str, float]:
-        """The better average's figures. It is the one to keep, unless an earlier one was better by more than chance: of two that
-        differ by chance only the later has learnt more, at a lower rate."""
+        """The better average's figures. It is kept where `bar_to_keep` says so."""
         if validate is None:
             return {}
         # The first process's figures, in all: a difference in the last bits must not lead one process into a collective that
         # another does not enter.
         figures = broadcast_from_main({key: dict(validate(one.module)) for key, one in self.averages.items()})
-        if not all("kid" in one for one in figures.values()):  # figures to look at, which choose nothing
+        key = lowest_kid(figures)
+        if key is None:
             return next(iter(figures.values()))
-        key = min(figures, key=lambda key: figures[key]["kid"])
-        kid, best = figures[key]["kid"], self.state.best
-        bar = {"lowest": kid, "error": figures[key].get("kid_error", 0.0)}
-        if best is not None and best["lowest"] < kid:
-            bar = {name: best[name] for name in bar}
-        if kid <= bar["lowest"] + bar["error"]:
+        bar = bar_to_keep(figures[key], self.state.best)
+        if bar is not None:
             weights = {name: tensor.clone() for name, tensor in self.networks.average_state(key).items()}
-            self.state.best = {
-                "kid": kid, "update": self.state.update_index, "average": key, "state": weights, **bar,
-            }  # fmt: skip
+            which = {"kid": figures[key]["kid"], "update": self.state.update_index, "average": key}
+            self.state.best = {**which, "state": weights, **bar}
         return figures[key]
 
     def _draw(self, preview: Preview | None) -> None:
@@ -378,7 +372,7 @@ class Training:
         """Whether the unfinished row raises no alarm either: a slow run's checkpoints cannot wait for its end."""
         if not self.state.row:
             return True
-        row_so_far = {"update": self.state.update_index, **self._means()}
+        row_so_far = {"update": self.state.update_index, **means(self.accelerator, self.state.row)}
         return self._watch([*self.logbook.rows, row_so_far]) is None
 
     def _answer(self, alarm: Alarm) -> None:
@@ -432,30 +426,6 @@ class Training:
         self.logbook.go_back_to(state.images_seen)
         self.resumed = True
         return True
-
-    # --- what processes agree on -----------------------------------------------------------------------------------
-
-    def _agree(self, seconds: float, save_due: bool, stop: bool) -> tuple[float, bool, bool]:
-        """Agree on values that differ between processes, such as clocks and signals: the mean of seconds; True if any is."""
-        if self.accelerator.num_processes == 1:
-            return seconds, save_due, stop
-        votes = torch.tensor([seconds, float(save_due), float(stop)], device=self.device)
-        mean = self.accelerator.reduce(votes, "mean").tolist()
-        return mean[0], mean[1] > 0, mean[2] > 0
-
-    def _everywhere(self, fine: bool) -> bool:
-        """Whether `fine` is True in every process: all must go back, or none."""
-        if self.accelerator.num_processes == 1:
-            return fine
-        wrong = torch.tensor([0.0 if fine else 1.0], device=self.device)
-        return float(self.accelerator.reduce(wrong, "sum")) == 0
-
-    def _means(self) -> dict[str, float]:
-        """Means of the row so far, over all processes, so that all see the same."""
-        row = self.state.row
-        names = sorted(row)
-        means = torch.tensor([sum(row[name]) / len(row[name]) for name in names], device=self.device)
-        return dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
 
 
 def is_early(update: int) -> bool:
