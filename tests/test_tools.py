@@ -162,3 +162,12 @@ def test_a_model_that_has_changed_is_exported_again(tmp_path: Path, monkeypatch:
     rows = json.loads(out.read_text(encoding="utf-8"))
     assert len(rows) == 10 and rows[0]["model"] == "other"
     assert {one["weights"] for one in rows[1:]} == {fingerprint(student)}
+
+
+def test_the_pages_tables_are_those_of_the_results() -> None:
+    tables = load_program("tools/result_tables.py")
+    results = json.loads((ROOT / "docs" / "runs" / "results.json").read_text(encoding="utf-8"))
+    for page, of_page in tables.PAGES.items():
+        text = page.read_text(encoding="utf-8")
+        for name, table in of_page.items():
+            assert tables.with_table(text, name, table(results)) == text, f"{page.name}: {name}"
