@@ -116,6 +116,11 @@ class StepsRecipe(Optimisation):
         "every step but the first aims at where the guided teacher goes from the student's own state there, in place of the "
         "pair's picture (Kohler et al. 2024, arXiv:2405.05224); costs guided passes of the teacher",
     )
+    fresh_noise: Share = key(
+        0.0,
+        "share of the rollouts of several steps that begin with noise beyond the pool's; only with backward_distillation, whose "
+        "last aims need no pair",
+    )
     rollout: Flag = key(
         True,
         "train every step but the first where the student itself arrives; false: at the teacher's picture, noised afresh",

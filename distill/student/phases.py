@@ -32,8 +32,10 @@ from genin.distill.models.unet_features import encoder_features
 from genin.distill.recipe import PruneRecipe, StepsRecipe
 from genin.distill.student.loss_term import Figures, StudentBatch, Term
 from genin.distill.student.losses import falling, feature_loss, pseudo_huber
-from genin.distill.student.pool import DistillationData
+from genin.distill.student.pool import SOLVER, DistillationData
 from genin.distill.student.rollout import Rollout, Student
+
+COMPLETION_HALVINGS = 2  # of the last few-step timestep, for the teacher's last steps from a student's state
 
 # --- phase 1 -----------------------------------------------------------------------------------------------------------
 
@@ -156,6 +158,7 @@ def steps_step(
 
     With backward distillation a rollout ends at one of its later steps, in turn. Its first prediction aims at the noise's
     final latents, its last at where the teacher leads from the state that the student has reached; those between get no target.
+    Such a last aim needs no pair, so a share of these rollouts begins with noise that the pool does not have.
 
     Student: regression_weight·pseudo-Huber + consistency_weight·L_consistency + Σ terms (ADD's eq. 1, and more).
     """
@@ -166,6 +169,9 @@ def steps_step(
         rows = batch_rows[update.offset : update.offset + update.batch]
         noise, target, text = data.noise(rows, update), data.final(rows), data.text(rows)
         timesteps, backward = _rollout_timesteps(student.process, recipe, update)
+        paired: Tensor | float = 1.0
+        if backward and recipe.fresh_noise > 0:
+            noise, paired = with_fresh_noise(noise, recipe.fresh_noise, update)
         last = len(timesteps) - 1
         aims = {0: target, last: target} if backward else dict.fromkeys(range(len(timesteps)), target)
         replace_state = None if recipe.rollout else renoise(student.process, target, update)
@@ -173,7 +179,8 @@ def steps_step(
             done = student.rollout(noise, text, timesteps, grad_steps=aims, replace_state=replace_state)
         if backward:
             aims[last] = target = teacher_completion(training, data, done, text, recipe.step_counts)
-        losses = [pseudo_huber(done.pictures[i], aim, recipe.huber_c) for i, aim in aims.items()]
+        weights = {0: paired}
+        losses = [pseudo_huber(done.pictures[i], aim, recipe.huber_c, weights.get(i, 1.0)) for i, aim in aims.items()]
         weight = falling(recipe.regression_weight, recipe.regression_final_share, training.progress)
         loss = weight * torch.stack(losses).mean()
         picture = done.pictures[-1]
@@ -193,12 +200,20 @@ def steps_step(
 
 
 def _rollout_timesteps(process: Process, recipe: StepsRecipe, update: Update) -> tuple[list[int], bool]:
-    """The timesteps of this update's rollout: step counts take turns, and with backward distillation so do its ends. And whether it
-    is distilled backwards, which a rollout of one step is not."""
+    """The timesteps of this update's rollout: step counts take turns, and with backward distillation so do its ends, the last one
+    twice: its picture is the one that is shown. And whether it is distilled backwards, which a rollout of one step is not."""
     round_, turn = divmod(update.index, len(recipe.step_counts))
     timesteps = process.trailing_timesteps(recipe.step_counts[turn])
     backward = recipe.backward_distillation and len(timesteps) > 1
-    return (timesteps[: 2 + round_ % (len(timesteps) - 1)] if backward else timesteps), backward
+    return (timesteps[: 2 + round_ % len(timesteps)] if backward else timesteps), backward
+
+
+def with_fresh_noise(noise: Tensor, share: float, update: Update) -> tuple[Tensor, Tensor]:
+    """The noise (N, C, H, W), about a `share` of its rows drawn anew; and the weights (N, 1, 1, 1) of the rows in what is compared
+    with the pair's picture: 0 for new ones, and of mean 1."""
+    fresh = (update.rand() < share).view(-1, 1, 1, 1)
+    weight = (~fresh).float() / max(1.0 - share, 1e-6)
+    return torch.where(fresh, update.randn(*noise.shape[1:]), noise), weight
 
 
 def renoise(process: Process, picture: Tensor, update: Update) -> Callable[[Tensor], Tensor]:
@@ -252,16 +267,19 @@ def _against(picture: Tensor, target: Tensor) -> dict[str, Tensor | float]:
 def teacher_completion(
     training: Training, data: DistillationData, done: Rollout, text: Tensor, step_counts: Sequence[int]
 ) -> Tensor:
-    """Where the guided teacher leads from the last state of a rollout, by DDIM at the finest timesteps that are trained.
+    """Where the guided teacher leads from the last state of a rollout, by DPM-Solver++ at the finest timesteps that are trained and
+    two more below them: its prediction at the last trained timestep alone is as soft as the mean of what it leaves open there.
 
     The pair's picture is where the *noise* leads. A student that has left the teacher's trajectory can no longer reach it. If it is
     regressed onto it regardless, it learns the mean of all candidates: a soft picture, and, under a caption that leaves things
     open, the same one for every noise.
     """
     teacher, start = data.teacher, int(done.timesteps[-1][0])
-    timesteps = [start, *(t for t in teacher.process.trailing_timesteps(max(step_counts)) if t < start)]
+    finest = teacher.process.trailing_timesteps(max(step_counts))
+    below = [finest[-1] // 2**halvings for halvings in range(1, COMPLETION_HALVINGS + 1)]
+    timesteps = [start, *(t for t in (*finest, *below) if t < start)]
     with training.autocast():
-        return teacher.sample(done.states[-1], text, timesteps).states[-1].float()
+        return teacher.sample(done.states[-1], text, timesteps, SOLVER).states[-1].float()
 
 
 # --- pictures of a run -------------------------------------------------------------------------------------------------

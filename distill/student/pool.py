@@ -177,12 +177,12 @@ def _sample_rows(teacher: Guided, source: Source, recipe: PoolRecipe, rows: Sequ
     captions = source.captions([row % len(source) for row in rows])
     shape = (teacher.unet.config.in_channels, *(square_latent_size(teacher.unet.config),) * 2)
     # Keyed by row, so that batch size, interruptions and the number of processes change nothing.
-    noise = torch.stack([torch.randn(shape, generator=_generator(recipe.seed, row)) for row in rows])
+    noise = torch.stack([torch.randn(shape, generator=row_generator(recipe.seed, row)) for row in rows])
     timesteps = teacher.process.trailing_timesteps(recipe.teacher_steps)
     return teacher.sample(noise.to(teacher.device), teacher.embed(captions), timesteps, SOLVER)
 
 
-def _generator(seed: int, row: int) -> torch.Generator:
+def row_generator(seed: int, row: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 0x9E3779B1 + row) & 0xFFFFFFFF)  # torch uses 32 bits of a seed
 
 

@@ -163,6 +163,9 @@ def check_recipe(recipe: Recipe, phases: Sequence[str], start: StartingStudent |
         if isinstance(phase, StepsRecipe) and phase.backward_distillation and not phase.rollout:
             what = f"{name}.backward_distillation starts where a rollout leads, but {name}.rollout is false"
             raise InputError(what, remedy="change one of them")
+        if isinstance(phase, StepsRecipe) and phase.fresh_noise > 0 and not phase.backward_distillation:
+            what = f"{name}.fresh_noise has no pairs, but {name}.backward_distillation, which needs none, is false"
+            raise InputError(what, remedy="change one of them")
     for name in ("prune", "steps"):
         if getattr(recipe, name).cache_images != type(getattr(recipe, name))().cache_images:
             what = f"{name}.cache_images has no effect: this phase learns from the pool alone"

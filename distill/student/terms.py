@@ -402,7 +402,7 @@ class Matching(Term):
         if recipe.gradient_checkpointing:
             network.enable_gradient_checkpointing()
         trains = is_adapter if rank else (lambda _name: True)
-        options = NetworkOptions(lr=recipe.fake_score_lr, average=False, large=True, trains=trains)
+        options = NetworkOptions(lr=recipe.fake_score_lr, average=False, large=True, trains=trains, muon=False)
         prepared = training.add("fake_score", network, options)
         fake_score = FakeScore(training, context.data.teacher, prepared, recipe.fake_score_updates)
         return cls(fake_score, recipe.matching_weight, recipe.matching_decoupled)

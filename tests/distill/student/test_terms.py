@@ -315,9 +315,9 @@ def test_with_backward_distillation_a_rollout_ends_at_each_of_its_later_steps_in
         aims.append(teacher_completion(training, data, done, *rest))
         return aims[-1]
 
-    def compared(picture: Tensor, aim: Tensor, c: float) -> Tensor:
+    def compared(picture: Tensor, aim: Tensor, *rest: Any) -> Tensor:
         pairs[-1].append("teacher" if any(aim is known for known in aims) else "pair")
-        return pseudo_huber(picture, aim, c)
+        return pseudo_huber(picture, aim, *rest)
 
     monkeypatch.setattr(phases, "teacher_completion", noted)
     monkeypatch.setattr(phases, "pseudo_huber", compared)
@@ -325,13 +325,50 @@ def test_with_backward_distillation_a_rollout_ends_at_each_of_its_later_steps_in
         batch_size=8, images=64, mixed_precision="no", backward_distillation=True, step_counts=(4, 2, 1)
     )
     training, step = begin(tmp_path, "steps", Recipe(steps=steps), model, data)
-    for index in range(8):
+    for index in range(10):
         pairs.append([])
         updated(training, step, index)
-    four = [[999, 749], [999, 749, 499], [999, 749, 499, 249]]
+    four = [[999, 749], [999, 749, 499], *[[999, 749, 499, 249]] * 2]
     assert [way for way in ends if 749 in way] == four
     assert [way for way in ends if 749 not in way] == [[999, 499]] * 3
-    assert pairs == [["pair", "teacher"], ["pair", "teacher"], ["pair"]] * 2 + [["pair", "teacher"]] * 2
+    assert pairs == [["pair", "teacher"], ["pair", "teacher"], ["pair"]] * 3 + [["pair", "teacher"]]
+
+
+def test_fresh_noise_is_compared_with_no_pair(
+    tmp_path: Path, model: ModelFolder, data: DistillationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pseudo_huber, rollout = phases.pseudo_huber, Student.rollout
+    weights: list[Tensor | float] = []
+    noises: list[Tensor] = []
+
+    def compared(picture: Tensor, aim: Tensor, c: float, weight: Tensor | float) -> Tensor:
+        weights.append(weight)
+        return pseudo_huber(picture, aim, c, weight)
+
+    def rolled(student: Student, noise: Tensor, *rest: Any, **named: Any) -> Rollout:
+        noises.append(noise)
+        return rollout(student, noise, *rest, **named)
+
+    monkeypatch.setattr(phases, "pseudo_huber", compared)
+    monkeypatch.setattr(Student, "rollout", rolled)
+    steps = StepsRecipe(
+        batch_size=64,
+        images=640,
+        mixed_precision="no",
+        backward_distillation=True,
+        step_counts=(2, 1),
+        fresh_noise=0.25,
+    )
+    training, step = begin(tmp_path, "steps", Recipe(steps=steps), model, data)
+    for index in range(2):
+        updated(training, step, index)
+    paired, last, of_one_step = weights
+    assert isinstance(paired, Tensor) and last == of_one_step == 1.0  # one step aims at its pair alone
+    known = torch.stack([data.noise(torch.tensor([row]))[0] for row in range(data.pairs)])
+    is_known = (noises[0][:, None] == known[None]).flatten(2).all(2).any(1)
+    assert torch.equal(paired.flatten(), is_known / 0.75)
+    assert 4 <= int((~is_known).sum()) <= 30
+    assert (noises[1][:, None] == known[None]).flatten(2).all(2).any(1).all()
 
 
 # --- all terms at once, in memory ------------------------------------------------------------------------------------
@@ -637,6 +674,7 @@ def test_pictures_are_judged_in_parts_as_in_a_whole_batch_and_decoded_by_the_stu
         ("prune: {random_conditioning: 1.5}", "'prune.random_conditioning' must be from 0 to 1"),
         ("decoder: {images: 8, blocks: [1, 0]}", "decoder.blocks has 2 levels"),
         ("steps: {rollout: false, backward_distillation: true}", "steps.rollout is false"),
+        ("steps: {fresh_noise: 0.5}", "steps.fresh_noise has no pairs"),
         ("adversarial: {alignment_weight: 1}\nalignment: {images: 0}", "leaves untrained"),
         ("decoder: {images: 8, batch_size: 1}", "decoder.batch_size leaves a process 1 picture"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +23,11 @@ from genin.distill.models.diffusion import TEACHER_SCHEDULER, Process  # noqa: E
 from genin.distill.models.folder import load_model_folder  # noqa: E402
 from genin.distill.recipe import AdversarialRecipe, PoolRecipe, Recipe, StepsRecipe  # noqa: E402
 from genin.distill.student.features import EfficientNetFeatures, RandomMixing, crops  # noqa: E402
-from genin.distill.student.inversion import build_inverted, invert  # noqa: E402
+from genin.distill.student.inversion import build_inverted, first_timestep, invert  # noqa: E402
 from genin.distill.student.kernel import Kernel, check_groups  # noqa: E402
 from genin.distill.student.losses import falling, kernel_distance  # noqa: E402
 from genin.distill.student.matching import FakeScore  # noqa: E402
-from genin.distill.student.pool import DistillationData, Pool  # noqa: E402
+from genin.distill.student.pool import DistillationData, Pool, row_generator  # noqa: E402
 from genin.distill.student.pool_parts import PoolParts  # noqa: E402
 from genin.distill.student.terms import perceptual_weight  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
@@ -56,8 +57,14 @@ class TestInversion:
     def test_the_inverse_of_a_known_ode(self, deviation: float) -> None:
         process = Process(TEACHER_SCHEDULER)
         x0 = deviation * torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-        found = invert(GaussianDenoiser(process, deviation), x0, torch.zeros(4, 1, 1), process.trailing_timesteps(16))  # type: ignore[arg-type]
-        assert torch.allclose(found, x0 / deviation, atol=0.03)
+        eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
+        denoiser: Any = GaussianDenoiser(process, deviation)
+        found = invert(denoiser, x0, eps, torch.zeros(4, 1, 1), process.trailing_timesteps(16))
+        first = torch.full((4,), first_timestep(process))
+        alpha, sigma = process.alpha_sigma(first)
+        scale = ((alpha * deviation) ** 2 + sigma**2).sqrt()
+        assert torch.allclose(found, process.add_noise(x0, eps, first) / scale, atol=0.03)
+        assert float(found.std()) == pytest.approx(1, abs=0.1)
 
     def test_inverted_noise_leads_back_to_the_picture(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model = load_model_folder(tiny_model_folder)
@@ -77,13 +84,16 @@ class TestInversion:
         assert len(found) == 6 and asked == [4, 6]
         assert torch.equal(found.final(torch.arange(6)), latents[:6].float())
         text = data.texts[:6].float()
-        process = data.teacher.process
+        process, first = data.teacher.process, first_timestep(data.teacher.process)
+        way = [*(t for t in process.trailing_timesteps(200) if t > first), first]
         x = found.noise(torch.arange(6))
-        for t, t_next in zip(*(lambda steps: (steps, [*steps[1:], -1]))(process.trailing_timesteps(200)), strict=True):
+        for t, t_next in itertools.pairwise(way):
             times = torch.full((6,), t)
             x0, eps = data.teacher.denoiser(x, times, text)
             x = process.ddim_step(x0, eps, torch.full((6,), t_next)).detach()
-        error = (x - latents[:6].float()).square().mean().sqrt() / latents[:6].float().std()
+        eps = torch.stack([torch.randn(x.shape[1:], generator=row_generator(0, row)) for row in range(6)])
+        wanted = process.add_noise(latents[:6].float(), eps, torch.full((6,), first))
+        error = (x - wanted).square().mean().sqrt() / latents[:6].float().std()
         assert float(error) < 0.1
         again = build_inverted(data.teacher, source, recipe, latents, parts, time_is_up)
         assert torch.equal(again.states, found.states) and asked == [4, 6]  # read, not made again
