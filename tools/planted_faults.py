@@ -644,8 +644,8 @@ FAULTS = (
     Fault(
         "skip-channels-cut-in-wrong-order",
         "distill/models/narrowing.py",
-        "return own, [below if index == 0 else own, above if index == layers else own]",
-        "return own, [above if index == layers else own, below if index == 0 else own]",
+        "entrance = [below if index == 0 else own, above if index == layers else own]",
+        "entrance = [above if index == layers else own, below if index == 0 else own]",
         "distill/models/test_pruning.py::test_a_narrower_student_is_the_wide_one_where_the_rest_carries_nothing",
     ),
     Fault(

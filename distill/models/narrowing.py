@@ -1,8 +1,10 @@
 """Narrower levels: which of a level's channels a student keeps, and its teacher's weights cut to them.
 
 One set of channels per level: residual blocks add to one stream, so all layers that write to it or read from it must keep the same
-channels. Channels are ranked by the squared norm of the filters that write them (magnitude pruning of filters, Li et al. 2017,
-arXiv:1608.08710, with L2 for L1), and the best of every normalisation group are kept, so that the groups remain.
+channels. Between its two convolutions a residual block has channels of its own, chosen block by block. Channels are ranked by the
+squared norm of the filters that write them (magnitude pruning of filters, Li et al. 2017, arXiv:1608.08710, with L2 for L1), those
+inside a block, which are normalised, by that of the filters that read them. The best of every normalisation group are kept, so that
+the groups remain.
 
 Written in terms of diffusers' state-dict names of a `UNet2DConditionModel`, as the block map of `pruning` is.
 """
@@ -23,10 +25,11 @@ BLOCK = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsam
 
 class Stream(NamedTuple):
     """The channels that the residual blocks of a level add to, level 0 at the top; `lowered`: after its downsampler, as the level
-    below and the way up read them."""
+    below and the way up read them; `block`: instead, those between the convolutions of that residual block."""
 
     level: int
     lowered: bool = False
+    block: str = ""
 
 
 def streams(key: str, levels: int, layers: int) -> tuple[Stream | None, list[Stream]]:
@@ -34,8 +37,8 @@ def streams(key: str, levels: int, layers: int) -> tuple[Stream | None, list[Str
     of that many levels with `layers` pairs of residual block and attention going down.
 
     Only the entrance of a residual block reads other levels' streams: going down that of the level above, going up what comes from
-    below and what was kept on the way down. Outside the blocks the top level's begins and ends; the time and caption embeddings
-    have none."""
+    below and what was kept on the way down; its first convolution writes the block's own channels, its second reads them. Outside
+    the blocks the top level's begins and ends; the time and caption embeddings have none."""
     deepest = levels - 1
     match = BLOCK.match(key)
     if match is None:
@@ -43,17 +46,37 @@ def streams(key: str, levels: int, layers: int) -> tuple[Stream | None, list[Str
             return None, [Stream(0)]
         if key.startswith(("conv_in.", "conv_norm_out.")):
             return Stream(0), []
-        return (Stream(deepest), [Stream(deepest)]) if key.startswith("mid_block.") else (None, [])
+        if not key.startswith("mid_block."):
+            return None, []
+        inside = Stream(deepest, block=_block(key))
+        return _of_block(key, inside, Stream(deepest), [Stream(deepest)])
     level, index = _level(match, levels), int(match[4])
     own, below = Stream(level), Stream(min(level + 1, deepest))
     above = Stream(level - 1, lowered=True) if level else own
     if match[3] == "downsamplers":
         return Stream(level, lowered=True), [own]
-    if match[3] != "resnets" or not re.match(r"(norm1|conv1|conv_shortcut)\.", match[5]):
+    if match[3] != "resnets":
         return own, [own]
-    if match[1] == "down_blocks":
-        return own, [above if index == 0 else own]
-    return own, [below if index == 0 else own, above if index == layers else own]
+    entrance = [above if index == 0 else own]
+    if match[1] == "up_blocks":
+        entrance = [below if index == 0 else own, above if index == layers else own]
+    return _of_block(key, Stream(level, block=_block(key)), own, entrance)
+
+
+def _block(key: str) -> str:
+    """The residual block that a layer belongs to; empty for another."""
+    match = re.match(r".*\.resnets\.\d+(?=\.)", key)
+    return match[0] if match else ""
+
+
+def _of_block(key: str, inside: Stream, own: Stream, entrance: list[Stream]) -> tuple[Stream, list[Stream]]:
+    """What a layer of a residual block writes and reads."""
+    name = key.removeprefix(f"{inside.block}.").partition(".")[0] if inside.block else ""
+    if name in ("conv1", "time_emb_proj", "norm2"):
+        return inside, entrance if name == "conv1" else [inside]
+    if name == "conv2":
+        return own, [inside]
+    return own, entrance if name in ("norm1", "conv_shortcut") else [own]
 
 
 def is_entrance_norm(key: str) -> bool:
@@ -68,10 +91,11 @@ def sees_others(key: str) -> bool:
 
 @dataclass(frozen=True)
 class Narrowing:
-    """`kept[level]` are the sorted indices of the channels that are kept, level 0 at the top; `widths` are the widths before,
-    `layers` the number of pairs of residual block and attention in a level going down."""
+    """`kept[level]` are the sorted indices of the channels that are kept, level 0 at the top, `inside[block]` those of a residual
+    block; `widths` are the widths before, `layers` the number of pairs of residual block and attention in a level going down."""
 
     kept: Sequence[Tensor]
+    inside: Mapping[str, Tensor]
     widths: Sequence[int]
     layers: int
     sinusoids: Mapping[str, Any]  # the config's settings for the timestep's sinusoids
@@ -82,26 +106,28 @@ class Narrowing:
     ) -> Narrowing:
         """The best channels of a UNet with weights `state` and config `config`, `widths[level]` of each level. Levels below the
         last width are dropped: layers that read them read the last one's stream."""
-        before = list(config["block_out_channels"])
+        before, groups = list(config["block_out_channels"]), config["norm_num_groups"]
         scores = [torch.zeros(width) for width in before]
+        inside: dict[str, Tensor] = {}
         for key, value in state.items():
             match = BLOCK.match(key)
             writes = match is not None and re.fullmatch(r"(conv2|conv_shortcut|conv)\.weight", match[5])
+            level = 0 if match is None else _level(match, len(before))
             if writes or key == "conv_in.weight":
-                level = 0 if match is None else _level(match, len(before))
                 scores[level] += value.detach().float().square().flatten(1).sum(1).cpu()
-        kept = []
-        for score, width in zip(scores, widths, strict=False):
-            grouped = score.view(config["norm_num_groups"], -1)
-            best = grouped.topk(width // len(grouped), dim=1).indices
-            first = torch.arange(len(grouped)).unsqueeze(1) * grouped.shape[1]
-            kept.append((best + first).flatten().sort().values)
+            if key.endswith(".conv2.weight"):
+                block, level = _block(key), level if match else len(before) - 1
+                read = value.detach().float().square().sum(dim=(0, 2, 3)).cpu()
+                norm = state[f"{block}.norm2.weight"].detach().float().square().cpu()
+                width = widths[min(level, len(widths) - 1)]
+                inside[block] = _best_of_groups(read * norm, width, groups)
+        kept = [_best_of_groups(score, width, groups) for score, width in zip(scores, widths, strict=False)]
         kept += [kept[-1]] * (len(before) - len(kept))
         sinusoids = {
             "flip_sin_to_cos": config.get("flip_sin_to_cos", True),
             "downscale_freq_shift": config.get("freq_shift", 0),
         }
-        return cls(kept, before, layers, sinusoids)
+        return cls(kept, inside, before, layers, sinusoids)
 
     def cut(self, key: str, value: Tensor) -> Tensor:
         """The weight `key` without the removed outputs and inputs."""
@@ -119,10 +145,18 @@ class Narrowing:
         parts: list[Tensor] = []
         first = 0
         while first < value.shape[dim]:
-            for level, _ in kept:
-                parts.append(self.kept[level] + first)
-                first += self.widths[level]
+            for stream in kept:
+                parts.append((self.inside[stream.block] if stream.block else self.kept[stream.level]) + first)
+                first += self.widths[stream.level]
         return value.index_select(dim, torch.cat(parts).to(value.device))
+
+
+def _best_of_groups(score: Tensor, width: int, groups: int) -> Tensor:
+    """The sorted indices of the `width` best channels, as many of each of the normalisation's groups."""
+    grouped = score.view(groups, -1)
+    best = grouped.topk(width // groups, dim=1).indices
+    first = torch.arange(groups).unsqueeze(1) * grouped.shape[1]
+    return (best + first).flatten().sort().values
 
 
 def resized_sinusoids(weight: Tensor, count: int, sinusoids: Mapping[str, Any]) -> Tensor:

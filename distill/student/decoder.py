@@ -35,8 +35,11 @@ from genin.distill.models.narrow_decoder import start_as
 from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
 from genin.distill.recipe import DecoderRecipe
 from genin.distill.student.loss_term import Figures, PhaseContext
+from genin.distill.student.pool import row_generator
 from genin.distill.student.rollout import Student
 from genin.runtimes.errors import InputError
+
+FRESH_SEED = 0x5EED  # of the noise that pairs are drawn from: no pool's
 
 
 def build_tiny(vae: Any, recipe: DecoderRecipe, factor: int) -> Any:
@@ -105,8 +108,12 @@ def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[
     for index, start in enumerate(range(0, count, size)):
         rows = torch.arange(start, min(start + size, count))
         timesteps = student.process.trailing_timesteps(step_counts[index % len(step_counts)])
+        # Not the pool's noise, under which the student may know its pictures by heart.
+        fresh = [
+            torch.randn(data.pool.states.shape[2:], generator=row_generator(FRESH_SEED, row)) for row in rows.tolist()
+        ]
         with training.autocast():
-            noise = data.pool.noise(rows).to(training.device)
+            noise = torch.stack(fresh).to(training.device)
             final = student.rollout(noise, data.text(rows), timesteps).pictures[-1]
         drawn.append(final.half().cpu())
         decoded.append(decode_pictures(vae, final.float()))
