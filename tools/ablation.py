@@ -38,19 +38,19 @@ from genin.runtimes.origin import fingerprint
 FIGURES_FILE = "figures.json"
 FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "fd_efficientnet", "accuracy", "diversity")
 # The method as it began: pairs, and a discriminator in the teacher's features.
-ADDED = ("perceptual_weight", "picture_adversarial_weight", "matching_weight", "alignment_weight")
-BARE: Mapping[str, Any] = {**dict.fromkeys(ADDED, 0.0), "pool.inverted": 0}
+BARE: Mapping[str, Any] = {"perceptual_weight": 0.0, "picture_adversarial_weight": 0.0}
 # Arm => what it changes in the recipe's adversarial section; "pool." before a key: in its pool.
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "all": {},
     "distillation only": {"adversarial_weight": 0.0, **BARE},
     "distillation + adversarial": BARE,
     "no adversarial": {"adversarial_weight": 0.0, "picture_adversarial_weight": 0.0},
-    "no backward distillation": {"backward_distillation": False},
-    "no rollout": {"rollout": False, "backward_distillation": False},
+    "no backward distillation": {"backward_distillation": False, "fresh_noise": 0.0},
+    "no rollout": {"rollout": False, "backward_distillation": False, "fresh_noise": 0.0},
     "one scale": {"multi_scale": False},
     "LPIPS": {"perceptual_features": "lpips", "perceptual_weight": 1.0},
-    "no alignment": {"alignment_weight": 0.0},
+    "no fresh noise": {"fresh_noise": 0.0},
+    "+ alignment": {"alignment_weight": 0.05},
     "+ matching": {"matching_weight": 1.0},
     "+ matching of weight 0.25": {"matching_weight": 0.25},
     "+ decoupled matching": {"matching_weight": 1.0, "matching_decoupled": True},
@@ -58,12 +58,11 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "+ consistency": {"consistency_weight": 0.25},
     "+ ADD's distillation": {"distillation_weight": 0.25},
     "half the true side the teacher's": {"real_share": 0.5},
-    "no true pictures": {"real_share": 0.0, "pool.inverted": 0},
     "true side the teacher's": {"real_share": 0.0},
     "mismatched captions": {"mismatched_captions": 0.25},
     "+ kernel distance": {"kernel_weight": 0.5},
     "pairs to the end": {"regression_final_share": 1.0},
-    "no inverted pairs": {"pool.inverted": 0},
+    "+ inverted pairs": {"pool.inverted": 6144},
     "no EfficientNet's discriminator": {"picture_adversarial_weight": 0.0},
     "EfficientNet's discriminator alone": {"adversarial_weight": 0.0},
 }

@@ -574,8 +574,8 @@ FAULTS = (
     Fault(
         "pool-seed-not-passed-on",
         "distill/student/pool.py",
-        "generator=_generator(recipe.seed, row)",
-        "generator=_generator(0, row)",
+        "generator=row_generator(recipe.seed, row)",
+        "generator=row_generator(0, row)",
         "distill/student/test_pool.py::test_a_pool_of_another_seed_begins_in_other_noise",
     ),
     Fault(
