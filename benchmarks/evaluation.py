@@ -26,7 +26,7 @@ from genin.files import claim_output
 from genin.processes import main_process_first, processes_here, several
 from genin.runtimes.arguments import local_path, number, refuse_none, settle, whole
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import read_constants
+from genin.runtimes.folder import is_model_folder, read_constants
 from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD, Names, installed_names
 from genin.runtimes.threads import check_threads
@@ -162,7 +162,7 @@ def _shipped_statistics(path: Path, options: EvaluateOptions, names: Names, eval
     """The statistics in the package, if they are of this model's pictures, of the captions, seeds, steps, guidance and reference
     asked for: drawing them again would take a CPU an hour."""
     shipped = names.teacher_statistics()
-    if shipped is None or not path.is_dir():
+    if shipped is None or not is_model_folder(path):
         return None
     statistics = load_statistics(shipped)
     source = statistics.source

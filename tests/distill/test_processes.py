@@ -49,7 +49,7 @@ class Runs:
         self.folder, self.teacher = folder, teacher
         for name, text in (("phases", RECIPE), ("sharded", SHARDED), ("tuning", TUNING)):
             (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
-        longer = SHARDED.replace("images: 16, batch", "images: 24, batch")
+        longer = SHARDED.replace("images: 16, batch_size: 8, cache", "images: 24, batch_size: 8, cache")
         (folder / "longer.yaml").write_text(longer, encoding="utf-8")
         self.pictures = str(write_pictures(folder / "pictures", 48, val=16, size=32))
         self.results: list[dict[str, Any]] = []

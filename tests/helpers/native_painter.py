@@ -36,8 +36,7 @@ class NativePainter:
         code = self._library.genin_open(bundle.encode(), c.byref(asked), c.byref(self._worker), c.byref(ticket))
         self._check(code)
         self.loading = ticket.value
-        with Bundle.open(bundle) as opened:
-            self._side = opened.manifest.image.height
+        self._bundle = bundle
 
     def submit(
         self,
@@ -80,7 +79,10 @@ class NativePainter:
 
     def take(self, ticket: int, width: int = 0, height: int = 0) -> Picture | None:
         """By default of the bundle's own size."""
-        width, height = width or self._side, height or width or self._side
+        if not width:
+            with Bundle.open(self._bundle) as opened:
+                width = opened.manifest.image.width
+        height = height or width
         rgba = np.zeros((height, width, 4), np.uint8)
         code = self._library.genin_take(
             self._worker,

@@ -361,7 +361,7 @@ def test_a_bundle_that_is_not_on_disk(place: str, tmp_path: Path, open_native: O
     else:
         io = Io(files)
         painter = open_native(Path(place), io=c.addressof(io))
-    assert np.array_equal(drawn(painter, PROMPT, 7, (64, 64)), drawn(open_native(ONE_STEP), PROMPT, 7, (64, 64)))
+    assert np.array_equal(drawn(painter, PROMPT, 7, (128, 128)), drawn(open_native(ONE_STEP), PROMPT, 7, (128, 128)))
 
 
 def test_a_bundle_that_the_host_lacks_or_cuts(tmp_path: Path, open_native: Open) -> None:

@@ -24,7 +24,7 @@ from genin.distill.models.restored import restored, weights_of  # noqa: E402
 Cli = Callable[..., dict[str, Any]]
 
 
-@pytest.mark.parametrize(("bundle", "model"), [("matrix", "compact_model"), ("tiny_bundle", "tiny_student_folder")])
+@pytest.mark.parametrize(("bundle", "model"), [("matrix", "compact_model"), ("tiny_bundle", "inverted_student")])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_bundle_holds_its_model(
     bundle: str, model: str, precision: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -33,7 +33,7 @@ from genin.distill.models.folder import load_model_folder, save_model_folder  # 
 from genin.distill.models.guided import Guided  # noqa: E402
 from genin.distill.recipe import Recipe, load_recipe  # noqa: E402
 from genin.distill.student.budget import Budget  # noqa: E402
-from genin.distill.student.pool import DistillationData, Pool, _generator  # noqa: E402
+from genin.distill.student.pool import DistillationData, Pool, row_generator  # noqa: E402
 from genin.distill.student.terms import true_pictures  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
@@ -464,7 +464,7 @@ def test_a_handful_of_pictures_is_enough_and_licences_add_up(
 
 def test_a_pool_of_another_seed_is_of_other_noise() -> None:
     one, same, other, next_row = (
-        torch.randn(4, generator=_generator(*key)) for key in ((0, 5), (0, 5), (7, 5), (0, 6))
+        torch.randn(4, generator=row_generator(*key)) for key in ((0, 5), (0, 5), (7, 5), (0, 6))
     )
     assert torch.equal(one, same) and not torch.equal(one, other) and not torch.equal(one, next_row)
 
