@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from PIL import Image
 from conftest import IMAGE_SIZE, LATENT_SIZE, MAX_LENGTH
 from exported import compact_teacher, exported
 from genin.cli import run
-from genin.export import components
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.engine import in_batches
 from genin.runtimes.errors import InputError
@@ -116,14 +113,3 @@ def test_any_size_leaves_core_ml_at_the_models_own(
         shapes = [g.inputs[0].shape for g in opened.manifest.graphs if (g.format, g.component) == ("coreml", "unet")]
     assert shapes == [(2, 4, LATENT_SIZE, LATENT_SIZE)]
     assert run(["verify", str(bundle)]) == 0
-
-
-def test_a_single_timestep_has_a_case_of_the_models_own_size_too() -> None:
-    """A Core ML UNet has the first one's size, and its batch is compared where two cases differ in it."""
-    config = SimpleNamespace(in_channels=4, block_out_channels=(8, 16))
-    model: Any = SimpleNamespace(
-        info={"few_step_timesteps": {"1": [999]}}, latent_size=8, unet=SimpleNamespace(config=config)
-    )
-    states = [np.zeros((2, 5, 8), np.float32), np.zeros((1, 5, 8), np.float32)]
-    shapes = [case["sample"].shape for case in components._unet_cases(model, states, any_size=True)]
-    assert shapes == [(2, 4, 8, 8), (1, 4, 8, 10)]
