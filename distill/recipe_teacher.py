@@ -106,7 +106,7 @@ class FinetuneRecipe(Optimisation):
 
     lora_rank: Count = key(0, "tune low-rank adapters of this rank and merge them; 0 tunes the whole UNet")
     train_text_encoder: Flag = key(False, "let the text encoder learn, too: by adapters, where the UNet does")
-    autoencoder_images: Count = key(0, "pictures on which the autoencoder is trained before the UNet")
+    autoencoder_images: Count = key(0, "pictures on which the decoder is trained before the UNet")
     caption_dropout: Share = key(0.1, "share of the captions that are left out, for guidance")
     aspect_buckets: Flag = key(
         False,

@@ -2,7 +2,7 @@
 
 A Stable Diffusion teacher needs its UNet tuned, or adapters on it (`lora`: in a file of their own, and merged, so that pruning and
 export see plain weights); its text encoder and autoencoder are general enough. A small teacher that has only ever seen one world
-needs all three: new words in its text encoder, new shapes in its autoencoder (`autoencoder_images`, `train_text_encoder`).
+needs all three: new words in its text encoder, new shapes in its decoder (`autoencoder_images`, `train_text_encoder`).
 
 Frozen weights cost little: captions are embedded once and the text encoder leaves the device (`inputs.texts`), weights under
 adapters are kept in bf16, and the averages and checkpoints hold only what learns (`averages`).
@@ -359,7 +359,7 @@ def autoencoder_settings(recipe: Recipe, model: ModelFolder) -> AutoencoderRecip
     Errors: InputError for an autoencoder other than AutoencoderTiny (others have seen more than a small set can teach).
     """
     images, size, config = recipe.finetune.autoencoder_images, model.image_size, model.vae.config
-    settings = replace(recipe.autoencoder, images=images, image_size=size, lr=3e-4)
+    settings = replace(recipe.autoencoder, images=images, image_size=size, lr=3e-4, prior_weight=0.0)
     if not images:
         return settings
     if (kind := type(model.vae).__name__) != "AutoencoderTiny":
@@ -370,11 +370,13 @@ def autoencoder_settings(recipe: Recipe, model: ModelFolder) -> AutoencoderRecip
 
 
 def tune_autoencoder(run: Run) -> Any:
-    """Continue training the base's autoencoder on the new pictures; its latents keep their scale (the UNet expects it)."""
+    """Continue training the base's decoder on the new pictures. Its encoder stays: the UNet knows these latents, and an encoder
+    that learns on moves their scale, channel by channel (docs/log.md)."""
     model = run.model
     settings = autoencoder_settings(run.recipe, model)
     training = Training(run.folder, "autoencoder", settings, minutes=run.options.left(AUTOENCODER_SHARE))
-    vae = training.add("vae", model.vae.to(memory_format=torch.channels_last))
+    options = NetworkOptions(trains=lambda name: name.startswith("decoder."))
+    vae = training.add("vae", model.vae.to(memory_format=torch.channels_last), options)
     if run.options.resume:
         training.resume()
     training.run(autoencoder_step(training, vae, run.source, settings), once=True)

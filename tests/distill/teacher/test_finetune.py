@@ -532,6 +532,20 @@ def test_a_crop_of_the_autoencoder_must_fit_the_base(
     assert "autoencoder.crop is 256 px, more than the pictures'" in capfd.readouterr().err and not out.exists()
 
 
+def test_the_decoder_learns_and_the_encoder_stays(tiny_model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    """The UNet knows its latents."""
+    recipe, out = tmp_path / "recipe.json", tmp_path / "out"
+    settings = {"autoencoder_images": 8, "images": 8, "batch_size": 8, "cache_images": 8, "held_out_images": 0}
+    recipe.write_text(json.dumps({"autoencoder": {"batch_size": 4}, "finetune": settings}))
+    options = ["--base", tiny_model_folder, "--data", pictures, "--out", out, "--recipe", recipe]
+    assert run(["teacher", "finetune", *map(str, options)]) == 0
+    before, after = (
+        load_file(folder / "vae" / "diffusion_pytorch_model.safetensors") for folder in (tiny_model_folder, out)
+    )
+    changed = {name.partition(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"decoder"} and before.keys() == after.keys()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
