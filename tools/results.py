@@ -46,7 +46,7 @@ from result_tables import (
 )
 
 from genin.benchmarks.quality.measures import LPIPS_NAME, load_suite
-from genin.benchmarks.quality.statistics_file import load_statistics
+from genin.benchmarks.quality.statistics_file import FILE_NAME, PAIRS_FOLDER, load_statistics, save_statistics
 from genin.distill.world import captions, render
 from genin.runtimes.names import installed_names
 from genin.runtimes.origin import fingerprint
@@ -58,6 +58,7 @@ GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
 GUIDANCE_SAMPLES = SHORT_SAMPLES = 1024
 MODELS = ("builtin:teacher", *dict.fromkeys(name for name, _ in STUDENTS.values()))
 STATISTICS = Path(__file__).resolve().parents[1] / "weights" / "genin_training_weights" / "teacher_statistics"
+SHIPPED_FAMILIES = ("squeezenet", "world")  # EfficientNet's would be 8 MB of the package's 60
 OUT = Path("docs/runs/results.json")
 SAMPLES = 5000
 
@@ -115,8 +116,7 @@ def parts_of(results: Results, work: Path, samples: int, runtime: str, *, ships:
         shutil.rmtree(statistics, ignore_errors=True)
         found = teacher(100, "--save-statistics", statistics)
         if ships:
-            shutil.rmtree(STATISTICS, ignore_errors=True)
-            shutil.copytree(statistics, STATISTICS)
+            ship(statistics)
         return found
 
     def student(name: str, steps: int) -> Any:
@@ -152,6 +152,15 @@ def parts_of(results: Results, work: Path, samples: int, runtime: str, *, ships:
     parts[FLOOR] = Part(lambda: genin("evaluate", "builtin:teacher", "--floor", "--samples", samples))
     parts[OTHER_PICTURES] = Part(other_pictures, ())
     return parts | {"bench": Part(speed, MODELS)}
+
+
+def ship(statistics: Path) -> None:
+    """Into the package of training weights, in place of those that are there."""
+    saved = load_statistics(statistics)
+    shutil.rmtree(STATISTICS, ignore_errors=True)
+    shutil.copytree(statistics / PAIRS_FOLDER, STATISTICS / PAIRS_FOLDER)
+    sets = {family: saved.sets[family] for family in SHIPPED_FAMILIES}
+    save_statistics(STATISTICS / FILE_NAME, sets, saved.source, captions=saved.captions)
 
 
 def without_paths(value: Any) -> Any:

@@ -453,6 +453,7 @@ def test_statistics_in_the_package_are_used_where_they_fit(
 ) -> None:
     model = tmp_path / "teacher"
     model.mkdir()
+    (model / "model_index.json").touch()
     source = {"samples": 8, "seed": 0, "steps": 100, "source_sha256": "teacher", "picture_size": 64}
     source |= {"reference": "builtin:world", "reference_sha256": "world", "guidance_scale": 2.0}
     sampler = SimpleNamespace(guidance_scale=change.get("guidance_scale", 2.0))
