@@ -23,12 +23,12 @@ class Optimisation:
         1,
         "gradient accumulation steps per process: a large batch in little memory",
     )
-    lr: Number = key(5e-4, "peak learning rate, in AdamW's terms")
+    lr: Number = key(5e-4, "peak learning rate; with Muon the root mean square of a step of a matrix is 1.5 times it")
     optimizer: Literal["adamw", "adamw8bit", "muon"] = key(
         "adamw",
         '"adamw"; "adamw8bit": its moments in 8 bits (Dettmers et al. 2022, arXiv:2110.02861), by bitsandbytes; '
         '"muon": orthogonal updates of matrices (Jordan et al. 2024), which need fewer images for the same loss; discriminators '
-        "keep AdamW",
+        "and the fake score keep AdamW",
     )
     lr_warmup_images: Count = key(
         6_400, "pictures over which the rate rises to its peak (a twentieth of the run at most)"

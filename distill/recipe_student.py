@@ -261,4 +261,4 @@ class DecoderRecipe(Optimisation):
     batch_size: int = 32
     lr: float = 1e-3
     images: int = 0
-    cache_images: int = 24_000
+    cache_images: int = 4_096

@@ -72,11 +72,16 @@ PRUNE_ARMS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+SHARED = [
+    f"{name}.safetensors" for name in ("pool", "inverted", "latents", "held_out", "held_out_pool", "caption_bank")
+]
+
+
 def run_arm(teacher: Path, student: Path, out: Path, recipe: Recipe, *, from_student: bool) -> None:
     """One arm, with the student's pools and encoded pictures; those are never written in place: one file serves all."""
     training = out / "training"
     training.mkdir(parents=True, exist_ok=True)
-    for name in ("pool.safetensors", "inverted.safetensors", "latents.safetensors", "held_out.safetensors"):
+    for name in SHARED:
         shared = student / "training" / name
         if shared.is_file() and not (training / name).exists():
             os.link(shared, training / name)

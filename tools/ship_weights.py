@@ -32,6 +32,7 @@ def stage_teacher(path: Path, guidance_scale: float | None) -> None:
     """The model folder under its built-in name, in half precision."""
     model = load_model_folder(path)
     model.info |= {"name": "builtin-teacher"} | ({"guidance_scale": guidance_scale} if guidance_scale else {})
+    model.info.pop("parent", None)  # a folder of this machine; `recipe` has what it was made with
     save_model_folder(model, FOLDERS / "teacher", dtype=torch.float16)
 
 

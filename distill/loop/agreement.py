@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def gathered(accelerator: Accelerator, rows: Tensor) -> Tensor:
-    """The rows of all processes, (N, …) => (processes·N, …), with gradients to every process's own."""
+    """The rows of all processes, (N, …) => (processes·N, …), with gradients to every process's own: for a loss that is not a mean
+    over rows. All processes compute the same loss of them, whose averaged gradients are those of the whole batch."""
     if accelerator.num_processes == 1:
         return rows
     from torch.distributed.nn.functional import all_gather

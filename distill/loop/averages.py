@@ -22,6 +22,8 @@ from genin.distill.models.lora import shared_copy
 from genin.distill.recipe import Optimisation
 from genin.runtimes.errors import InputError
 
+CRITERIA = ("kid", "held_out_loss")  # figures on held-out pictures that choose an average; the lower, the better
+
 
 class Average(nn.Module):
     """An exponential moving average of a network's weights that train; `module` is the network that has them.
@@ -57,24 +59,24 @@ class Average(nn.Module):
         self.n_averaged += 1
 
 
-def lowest_kid(figures: Mapping[str, Mapping[str, float]]) -> str | None:
-    """The average of the lowest `kid`; None where figures lack it: they are to look at, and choose nothing."""
-    if not all("kid" in one for one in figures.values()):
-        return None
-    return min(figures, key=lambda key: figures[key]["kid"])
+def better_average(figures: Mapping[str, Mapping[str, float]]) -> tuple[str, str] | None:
+    """The better average, and the figure that says so; None where figures choose nothing."""
+    for name in CRITERIA:
+        if all(name in one for one in figures.values()):
+            return min(figures, key=lambda key: figures[key][name]), name
+    return None
 
 
-def bar_to_keep(figures: Mapping[str, float], best: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """The lowest `kid` so far and its error, if an average of these figures is to be kept in place of `best`; None if not.
+def bar_to_keep(figure: float, error: float, best: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """The lowest figure so far and its error, if an average of this `figure` is to be kept in place of `best`; None if not.
 
     It is kept unless an earlier one was better by more than chance: of two that differ by chance only the later has learnt more,
     at a lower rate.
     """
-    kid = figures["kid"]
-    bar = {"lowest": kid, "error": figures.get("kid_error", 0.0)}
-    if best is not None and best["lowest"] < kid:
+    bar = {"lowest": figure, "error": error}
+    if best is not None and best["lowest"] < figure:
         bar = {name: float(best[name]) for name in bar}
-    return bar if kid <= bar["lowest"] + bar["error"] else None
+    return bar if figure <= bar["lowest"] + bar["error"] else None
 
 
 def learnt_state(network: nn.Module, frozen: Container[str]) -> dict[str, Tensor]:

@@ -44,6 +44,11 @@ class NetworkOptions:
     trains: Callable[[str], bool] = lambda _name: True
 
 
+def without_muon(settings: Optimisation) -> Optimisation:
+    """With AdamW in its place."""
+    return replace(settings, optimizer="adamw") if settings.optimizer == "muon" else settings
+
+
 class Networks:
     """The networks of one stage by name. Averages are keyed by the network's name, further ones by "name/decay"."""
 
@@ -62,8 +67,7 @@ class Networks:
         for key, parameter in module.named_parameters():
             parameter.requires_grad_(options.trains(key))
         lr = self.settings.lr if options.lr is None else options.lr
-        plain = not options.muon and self.settings.optimizer == "muon"
-        settings = replace(self.settings, optimizer="adamw") if plain else self.settings
+        settings = self.settings if options.muon else without_muon(self.settings)
         optimizer = make_optimizer(settings, module, lr, options.betas)
         self.frozen_names[name] = frozenset(key for key, p in module.named_parameters() if not p.requires_grad)
         for i, decay in enumerate(self.settings.ema_decays if options.average else ()):
@@ -96,9 +100,9 @@ class Networks:
         """Where `kept`, gradients are added up in each process and not averaged over all: a later pass does that once. FSDP, which
         has only a part of them in each process, averages always."""
         with ExitStack() as stack:
-            for name, module in self.modules.items() if kept else ():
-                if name not in self.unsharded:
-                    stack.enter_context(self.accelerator.no_sync(module))
+            for module in self.modules.values() if kept else ():
+                if isinstance(module, nn.parallel.DistributedDataParallel):  # accelerate's no_sync takes all for FSDP's
+                    stack.enter_context(module.no_sync())
             yield
 
     def unwrapped(self, name: str) -> nn.Module:

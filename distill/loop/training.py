@@ -5,7 +5,7 @@ A stage registers its networks and hands over one function that performs an upda
 run draws the same numbers as an uninterrupted one, and each of several processes takes its slice of the same global batch. A
 loss is a mean over rows in which each row's share is its own: then processes and parts of an update (`accumulate`) only change
 the order of sums. Losses that compare rows with each other draw them for the whole batch (`batch_randint`) or gathers them
-(`gathered`); docs/scaling.md lists what differs in parts.
+(`agreement.gathered`); docs/scaling.md lists what differs in parts.
 
 A checkpoint is written after updates that raised no alarm (`health`), so that there is a good one to go back to; alarms and answers
 are recorded in `STAGE.events.jsonl`. With a budget in minutes the learning rate follows whichever of images and minutes is further,
@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from genin.distill.inputs.update import Update
 from genin.distill.loop import sharding
-from genin.distill.loop.agreement import gathered, mean_and_any, means, true_everywhere
-from genin.distill.loop.averages import Average, bar_to_keep, lowest_kid
+from genin.distill.loop.agreement import mean_and_any, means, true_everywhere
+from genin.distill.loop.averages import Average, bar_to_keep, better_average
 from genin.distill.loop.checkpoint_keeper import CheckpointKeeper, StageState
 from genin.distill.loop.checkpoints import remove_stage
 from genin.distill.loop.health import ROLLBACKS, Alarm, LogRow, not_finite, watch
@@ -174,11 +174,6 @@ class Training:
         """The factor on a setting, 1 until an alarm changes it."""
         assert name in self.adjustable, f"call allow_adjustment('{name}') first"
         return self.state.adjustments.get(name, 1.0)
-
-    def gathered(self, rows: Tensor) -> Tensor:
-        """The rows of all processes, (N, …) => (processes·N, …), with gradients to every process's own: for a loss that is not a
-        mean over rows. All processes compute the same loss of them, whose averaged gradients are those of the whole batch."""
-        return gathered(self.accelerator, rows)
 
     @property
     def images_seen(self) -> int:
@@ -340,13 +335,15 @@ class Training:
         # The first process's figures, in all: a difference in the last bits must not lead one process into a collective that
         # another does not enter.
         figures = broadcast_from_main({key: dict(validate(one.module)) for key, one in self.averages.items()})
-        key = lowest_kid(figures)
-        if key is None:
+        better = better_average(figures)
+        if better is None:
             return next(iter(figures.values()))
-        bar = bar_to_keep(figures[key], self.state.best)
+        key, criterion = better
+        figure = figures[key][criterion]
+        bar = bar_to_keep(figure, figures[key].get(f"{criterion}_error", 0.0), self.state.best)
         if bar is not None:
             weights = {name: tensor.clone() for name, tensor in self.networks.average_state(key).items()}
-            which = {"kid": figures[key]["kid"], "update": self.state.update_index, "average": key}
+            which = {criterion: figure, "update": self.state.update_index, "average": key}
             self.state.best = {**which, "state": weights, **bar}
         return figures[key]
 

@@ -82,7 +82,6 @@ def exact_graphs(bundle: Bundle) -> Mapping[str, GraphEntry]:
 
 def write_folder(bundle: Bundle, graphs: Mapping[str, GraphEntry], out: Path) -> None:
     """diffusers' layout and genin.json. Errors: InputError for graphs that lack a weight."""
-    found = {component: weights_of(bundle.local_graph(graph)) for component, graph in graphs.items()}
     root = graphs["unet"].path.rpartition("/unet/")[0]
 
     def read(path: str) -> dict[str, Any]:
@@ -93,11 +92,14 @@ def write_folder(bundle: Bundle, graphs: Mapping[str, GraphEntry], out: Path) ->
     if "num_decoder_blocks" in vae:
         vae["_class_name"] = "AutoencoderTiny"  # other clients are told AutoencoderKL
     networks = {
-        "text_encoder": (read("text_encoder/config.json"), found["text_encoder"], "encoder."),
-        "unet": (read("unet/config.json"), found["unet"], "unet."),
-        "vae": (vae, found["vae_decoder"] | found[VAE_ENCODER], "vae."),
+        "text_encoder": (read("text_encoder/config.json"), ["text_encoder"], "encoder."),
+        "unet": (read("unet/config.json"), ["unet"], "unet."),
+        "vae": (vae, ["vae_decoder", VAE_ENCODER], "vae."),
     }
-    for name, (config, weights, prefix) in networks.items():
+    for name, (config, components, prefix) in networks.items():  # one at a time: weights of gigabytes
+        weights: Weights = {}
+        for component in components:
+            weights |= weights_of(bundle.local_graph(graphs[component]))
         save_network(out / name, config, weights, prefix, bundle.path)
     for path in bundle.manifest.all_files():
         inside = path.removeprefix(f"{root}/")

@@ -21,7 +21,7 @@ def distill_memory(phase: str, recipe: Recipe, sizes: PhaseSizes) -> Parts:
     """Peak bytes of a phase's updates in each process. Pool and encoded pictures are mapped from files."""
     settings: PruneRecipe | StepsRecipe = getattr(recipe, phase)
     teacher, student = sizes.teacher, sizes.student
-    validated = isinstance(settings, StepsRecipe) and settings.held_out_images > 0
+    validated = isinstance(settings, PruneRecipe) or settings.held_out_images > 0
     kept = len(settings.ema_decays) + validated
     parts = {
         "teacher": (BF16 if recipe.pool.teacher_precision == "bf16" else FP32) * teacher.parameters,

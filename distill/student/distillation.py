@@ -44,7 +44,7 @@ from genin.distill.student.held_out import HeldOut
 from genin.distill.student.inversion import build_inverted, inversion_settings
 from genin.distill.student.loss_term import PhaseContext
 from genin.distill.student.objective import build_loss_terms
-from genin.distill.student.phases import held_out_loss, prune_step, steps_step, student_preview
+from genin.distill.student.phases import PREVIEWS, held_out_loss, prune_step, steps_step, student_preview
 from genin.distill.student.pool import DistillationData, Pool, TimeIsUp, build_pool, pool_key
 from genin.distill.student.pool_parts import PoolParts
 from genin.distill.student.provenance import trained_step_counts
@@ -156,19 +156,16 @@ def prepare_data(run: Run, training: Training) -> DistillationData:
 
 
 def sample_held_out(run: Run, guided: Guided, *, silent: bool) -> DistillationData | None:
-    """The teacher's pictures of a few held-out captions, of other noises than the pool's; None without such captions."""
+    """The teacher's pictures of a few held-out captions, of other noises than the pool's; None without such captions, or where no
+    phase looks at them."""
     source = run.source.held_out()
-    count = 0 if source is None else min(HELD_OUT_PAIRS, max(1, run.recipe.pool.size // 8), len(source))
-    if source is None or count == 0:
+    if source is None or not len(source) or run.phases == ("decoder",):
         return None
-    recipe = replace(run.recipe.pool, size=count, seed=run.recipe.pool.seed + HELD_OUT_SEED)
+    count = min(HELD_OUT_PAIRS, max(PREVIEWS, run.recipe.pool.size // 8), len(source))
+    own = run.recipe.pool
+    recipe = replace(own, size=count, batch_size=min(8, own.batch_size), seed=own.seed + HELD_OUT_SEED)
     path, teacher = run.folder / "held_out_pool.safetensors", run.teacher_fingerprint
-    with progress("sampling the teacher on held-out captions", silent=silent) as shown:
-
-        def time_is_up(done: int, size: int, _: float) -> bool:
-            shown.reach(done / size, f"{done} of {size} pictures")
-            return False
-
+    with _filling(run, "sampling the teacher on held-out captions", count, silent) as time_is_up:
         pool = build_pool(guided, source, recipe, path, fingerprint=teacher, time_is_up=time_is_up)
     return DistillationData(guided, pool, source, guided.embed(source.captions(range(len(pool)))).half().cpu())
 
@@ -206,7 +203,7 @@ def invert_pictures(run: Run, guided: Guided, latents: Tensor, *, silent: bool) 
 def _filling(run: Run, what: str, rows: int, silent: bool) -> Iterator[TimeIsUp]:
     """A progress line, and whether the time for these rows is up: the pool's minutes are shared out by rows."""
     minutes, recipe = run.budget.of("pool"), run.recipe.pool
-    own = None if minutes is None else minutes * rows / (recipe.size + recipe.inverted)
+    own = None if minutes is None else minutes * rows / (recipe.size + recipe.inverted + HELD_OUT_PAIRS)
     with progress(what, silent=silent) as shown:
 
         def time_is_up(done: int, size: int, seconds: float) -> bool:

@@ -22,7 +22,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -72,9 +71,7 @@ class Kernel(Term):
 
     @classmethod
     def build(cls, context: PhaseContext) -> Kernel:
-        """Errors: InputError for fewer captions than shares of an update."""
         assert context.student is not None
-        check_shares(context.phase, context.training.accelerator.num_processes)
         return cls(context, Student(context.student, context.data.teacher.process))
 
     @cached_property
@@ -188,7 +185,7 @@ def build_bank(context: PhaseContext) -> CaptionBank:
     captions, pictures = source.caption_groups(phase.kernel_bank, phase.kernel_true, context.teacher.image_size)
     count = pictures.shape[1]
     with training.autocast():
-        latents = encode_pictures(context.teacher.vae, np.concatenate(pictures), training.device)
+        latents = encode_pictures(context.teacher.vae, pictures.reshape(-1, *pictures.shape[2:]), training.device)
     texts = torch.cat([teacher.embed(captions[i : i + ENCODED]) for i in range(0, len(captions), ENCODED)])
     features = []
     for start in range(0, len(latents), ENCODED):

@@ -35,6 +35,7 @@ from genin.distill.student.losses import falling, feature_loss, pseudo_huber
 from genin.distill.student.pool import SOLVER, DistillationData
 from genin.distill.student.rollout import Rollout, Student
 
+PREVIEWS = 10  # pictures of a grid for each number of steps
 COMPLETION_HALVINGS = 2  # of the last few-step timestep, for the teacher's last steps from a student's state
 
 # --- phase 1 -----------------------------------------------------------------------------------------------------------
@@ -277,7 +278,7 @@ def teacher_completion(
     teacher, start = data.teacher, int(done.timesteps[-1][0])
     finest = teacher.process.trailing_timesteps(max(step_counts))
     below = [finest[-1] // 2**halvings for halvings in range(1, COMPLETION_HALVINGS + 1)]
-    timesteps = [start, *(t for t in (*finest, *below) if t < start)]
+    timesteps = [start, *(t for t in dict.fromkeys((*finest, *below)) if t < start)]
     with training.autocast():
         return teacher.sample(done.states[-1], text, timesteps, SOLVER).states[-1].float()
 
@@ -286,7 +287,7 @@ def teacher_completion(
 
 
 def student_preview(
-    training: Training, data: DistillationData, vae: Any, step_counts: Sequence[int], *, count: int = 10
+    training: Training, data: DistillationData, vae: Any, step_counts: Sequence[int], *, count: int = PREVIEWS
 ) -> Preview:
     """A grid writer: the teacher's pictures on top, below them the student's for the same noises, one row per step count."""
     from genin.distill.loop.previews import save_grid

@@ -37,7 +37,6 @@ from genin.distill.student.provenance import (
     Provenance,
     StartingStudent,
     load_starting_student,
-    shares_encoder,
 )
 from genin.processes import is_main_process, processes
 from genin.runtimes.errors import InputError
@@ -103,7 +102,7 @@ class Run:
         warn_of_long_captions(teacher.tokenizer, source)
         if start is not None and run.vae is teacher.vae and is_main_process():
             warnings.warn(
-                f"{init}: its encoder is not this teacher's, so the teacher's autoencoder is taken", stacklevel=2
+                f"{init}: its decoder is of other latents than this teacher's, whose autoencoder is taken", stacklevel=2
             )
         return run
 
@@ -131,7 +130,7 @@ class Run:
     @property
     def vae(self) -> Any:
         """The student's initial autoencoder: the starting student's, where it decodes this teacher's latents."""
-        if self.start is not None and shares_encoder(self.start.vae, self.teacher.vae):
+        if self.start is not None and self.start.decodes_latents_of(self.teacher.vae):
             return self.start.vae
         return self.teacher.vae
 
@@ -153,7 +152,9 @@ def check_recipe(recipe: Recipe, phases: Sequence[str], start: StartingStudent |
         names = f"{', '.join(could_train[:-1])} or {could_train[-1]}"
         raise InputError(what, remedy=f"give {names} some images, or start from an earlier student (init)")
     if "prune" in phases and recipe.prune.feature_weight > 0 and start is not None:
-        what = "the channels of a student that is cut from another student cannot be compared with the teacher's"
+        what = (
+            "the channels of a student that starts from another student's weights cannot be compared with the teacher's"
+        )
         raise InputError(what, remedy="set prune.feature_weight to 0")
     for name in phases:
         phase = getattr(recipe, name)
@@ -166,16 +167,26 @@ def check_recipe(recipe: Recipe, phases: Sequence[str], start: StartingStudent |
         if isinstance(phase, StepsRecipe) and phase.fresh_noise > 0 and not phase.backward_distillation:
             what = f"{name}.fresh_noise has no pairs, but {name}.backward_distillation, which needs none, is false"
             raise InputError(what, remedy="change one of them")
-    for name in ("prune", "steps"):
-        if getattr(recipe, name).cache_images != type(getattr(recipe, name))().cache_images:
+    for name in phases:
+        count, of_pool = getattr(recipe, name).cache_images, recipe.pool.size
+        changed = count != type(getattr(recipe, name))().cache_images
+        if changed and name in ("prune", "steps"):
             what = f"{name}.cache_images has no effect: this phase learns from the pool alone"
             raise InputError(what, remedy="leave it out, or set pool.size, or adversarial.cache_images")
+        if changed and count > of_pool:
+            what = f"{name}.cache_images {count} is more than the pool's {of_pool}, which are all that are encoded"
+            raise InputError(what, remedy="leave it out, or set pool.size")
     check_terms(recipe, phases)
 
 
 def check_batches(recipe: Recipe, phases: Sequence[str], count: int) -> None:
-    """Errors: InputError for features of a network that FSDP shards, or a decoder's batch without pictures of both kinds."""
+    """Errors: InputError for what FSDP cannot shard, or a decoder's batch without pictures of both kinds."""
     sharded = sharding.is_requested() and count > 1
+    for name in phases if sharded else ():
+        optimizer = getattr(recipe, name).optimizer
+        if optimizer != "adamw" and name != "decoder":
+            what = f"{name}.optimizer {optimizer} cannot be sharded over processes"
+            raise InputError(what, remedy="set it to adamw, or launch without FSDP")
     if "prune" in phases and recipe.prune.feature_weight > 0 and sharded:
         what = "prune.feature_weight needs features from within a network, which FSDP gathers only as a whole"
         raise InputError(what, remedy="set prune.feature_weight to 0, or launch without FSDP")

@@ -40,7 +40,7 @@ from genin.benchmarks.quality.perceptual import SMALLEST_SIDE_PX, load_lpips
 from genin.benchmarks.quality.weights import EFFICIENTNET, find_weights, weights_folder
 from genin.distill.inputs.update import Update
 from genin.distill.loop.memory import PASSES, PhaseSizes, lora_parameters, network_parts
-from genin.distill.loop.networks import NetworkOptions
+from genin.distill.loop.networks import NetworkOptions, without_muon
 from genin.distill.loop.training import Training
 from genin.distill.models.autoencoder import decode
 from genin.distill.models.guided import Guided
@@ -412,7 +412,7 @@ class Matching(Term):
         rank, teacher = phase.fake_score_rank, sizes.teacher
         weights = lora_parameters(teacher, rank) if rank else teacher.parameters
         shares = 1 if rank else sizes.shares
-        networks = network_parts(phase, weights, kept=0, name="fake score", shares=shares)
+        networks = network_parts(without_muon(phase), weights, kept=0, name="fake score", shares=shares)
         # It learns while the student's activations are held.
         return Memory(networks, {"the fake score's pass": sizes.activations(phase, teacher)})
 

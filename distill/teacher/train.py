@@ -10,6 +10,7 @@ indexes cached latents, and captions are embedded on the fly by the frozen text 
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,15 @@ def train_unet(run: Run, vae: Any, tokenizer: Any, text_encoder: nn.Module) -> t
 
 def earlier_unet(unet: Any, recipe: TeacherRecipe) -> Any:
     """An earlier teacher's UNet, as wide as the recipe's where it can be widened; else as it is, to start from what fits."""
-    grows = tuple(unet.config["block_out_channels"]) != tuple(recipe.channels) and may_widen(unet, recipe.channels)
-    return widened(unet, recipe.channels) if grows else unet
+    widths = list(unet.config["block_out_channels"])
+    if len(widths) != len(recipe.channels) or widths == list(recipe.channels):
+        return unet
+    if may_widen(unet, recipe.channels) and unet.config["norm_num_groups"] == recipe.norm_groups:
+        return widened(unet, recipe.channels)
+    if is_main_process():
+        what = f"channels {widths} cannot be widened to {list(recipe.channels)} (whole multiples of levels without attention, "
+        warnings.warn(f"{what}as many norm_groups): of the earlier teacher the first channels are taken", stacklevel=2)
+    return unet
 
 
 def unet_step(

@@ -1,6 +1,7 @@
 """Which part of the world each place of a picture shows: the same drawing, with part numbers for colours.
 
-A coarse map is enough to teach a network where things are; it is not a segmentation of thin details.
+It is coarse: not a segmentation of thin details. No training here uses it: aligning a teacher's features with it was raced, and
+gained nothing that was kept (docs/log.md).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ pool: {size: 8, teacher_steps: 2, batch_size: 2}
 prune: {images: 0}
 steps: {mixed_precision: "no", images: 16, batch_size: 8, held_out_images: 16, consistency_weight: 0.5}
 adversarial: {mixed_precision: "no", images: 16, batch_size: 8, cache_images: 8, real_share: 0.5, mismatched_captions: 0.25,
-  held_out_images: 0, matching_weight: 0.1, alignment_weight: 0.5}
+  held_out_images: 0, matching_weight: 0.1, alignment_weight: 0.5, accumulate: 2}
 alignment: {mixed_precision: "no", images: 32, batch_size: 16, channels: 8, embedding: 8}
 """
 TUNING = """

@@ -200,6 +200,10 @@ def test_parts_are_counted_as_they_are(tiny_model_folder: Path) -> None:
     parts = distill_memory("steps", recipe, PhaseSizes(teacher, student, NONE))
     assert parts["student's moments"] == 8 * student.parameters
     assert parts["student's averages"] == 4 * student.parameters * 3  # two, and the best
+    matching = replace(recipe.adversarial, matching_weight=1.0, optimizer="muon")
+    with_muon = distill_memory("adversarial", replace(recipe, adversarial=matching), PhaseSizes(teacher, student, NONE))
+    assert with_muon["student's moments"] == 4 * student.parameters
+    assert with_muon["fake score's moments"] == 8 * teacher.parameters  # AdamW's
     halves = distill_memory("steps", recipe, PhaseSizes(teacher, student, NONE, processes=2, sharded=True))
     assert halves["student's moments"] == parts["student's moments"] // 2 and halves["teacher"] == parts["teacher"]
     with_looks, without = (

@@ -108,6 +108,7 @@ def test_backward_distillation_asks_the_teacher_from_the_students_own_state(coun
     wanted = sample(denoiser, done.states[-1], text, timesteps=way, solver="dpm-solver++").states[-1]
     assert torch.allclose(target, wanted, atol=1e-5) and not target.requires_grad
     assert float((done.pictures[-1] - target).abs().max()) > 0.01  # more steps of the teacher are not one
+    assert teacher_completion(training, data, done, text, (1000,)).isfinite().all()  # no timestep twice
 
 
 @given(

@@ -125,7 +125,7 @@ def _one_in_four(width: int) -> torch.Tensor:
     return torch.cat(picked)
 
 
-def testresized_sinusoids_tell_the_time_about_as_well_with_weights_of_ordinary_size() -> None:
+def test_resized_sinusoids_tell_the_time_about_as_well_with_weights_of_ordinary_size() -> None:
     from diffusers.models.embeddings import get_timestep_embedding
 
     torch.manual_seed(0)
