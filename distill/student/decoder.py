@@ -91,7 +91,8 @@ class Pairs:
 
 @torch.no_grad()
 def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[int], count: int) -> Pairs:
-    """`count` true pictures with their latents, or all that there are, and as many of the student's, each number of steps in turn.
+    """`count` true pictures with their latents, or all that there are, and as many of the student's, each number of steps in turn;
+    these the processes draw together.
 
     All are in memory, in every process: 6·size² bytes per picture and its pair, 1.6 MB at 512 px.
     """
@@ -105,8 +106,10 @@ def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[
     drawn, decoded = [], []
     student = Student(network, data.teacher.process)
     size = batch_size_for(64, int(data.pool.states.shape[-1]), 16)
-    for index, start in enumerate(range(0, count, size)):
-        rows = torch.arange(start, min(start + size, count))
+    accelerator, batches = training.accelerator, -(-count // size)
+    for first in range(0, batches, accelerator.num_processes):  # a batch for each process; too many are cut off
+        index = first + accelerator.process_index
+        rows = torch.arange(index * size, (index + 1) * size)
         timesteps = student.process.trailing_timesteps(step_counts[index % len(step_counts)])
         # Not the pool's noise, under which the student may know its pictures by heart.
         fresh = [
@@ -115,9 +118,11 @@ def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[
         with training.autocast():
             noise = torch.stack(fresh).to(training.device)
             final = student.rollout(noise, data.text(rows), timesteps).pictures[-1]
-        drawn.append(final.half().cpu())
-        decoded.append(decode_pictures(vae, final.float()))
-    return Pairs(torch.cat([latents, *drawn]), np.concatenate([pictures, *decoded]), len(pictures))
+        shown = torch.from_numpy(decode_pictures(vae, final.float())).to(training.device)
+        drawn.append(accelerator.gather(final.half()).cpu())
+        decoded.append(accelerator.gather(shown).cpu().numpy())
+    both = np.concatenate([pictures, np.concatenate(decoded)[:count]])
+    return Pairs(torch.cat([latents, torch.cat(drawn)[:count]]), both, len(pictures))
 
 
 def decoder_step(

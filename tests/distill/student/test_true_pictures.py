@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -331,7 +332,8 @@ def test_a_decoders_pairs(tiny_model_folder: Path, tmp_path: Path) -> None:
 
     model = load_model_folder(tiny_model_folder)
     data = replace(data_of(model), source=WorldSource("train", 8))  # type: ignore[arg-type]
-    training: Any = SimpleNamespace(device=CPU, folder=tmp_path, autocast=__import__("contextlib").nullcontext)
+    alone = SimpleNamespace(num_processes=1, process_index=0, gather=lambda rows: rows)
+    training: Any = SimpleNamespace(device=CPU, folder=tmp_path, autocast=nullcontext, accelerator=alone)
     context = PhaseContext(training, data, model, Recipe(), DecoderRecipe())
     pairs = make_pairs(context, model.unet, (2,), 6)
     assert pairs.true == 6 and len(pairs.latents) == len(pairs.pictures) == 12
