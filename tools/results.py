@@ -7,8 +7,8 @@ students, the autoencoder alone and other true pictures are evaluated on held-ou
 and students on short captions too, and all are timed on one engine. Every finished part is kept in OUT at once with the hashes of
 its models, and is not measured again while they are the same: run the command again after an interruption, or when a student has
 changed. It takes hours at 128 px, nearly all of them the teacher's 100 steps, whose pictures are kept as they come; their
-statistics, which all others are compared with, become those of the package of training weights if OUT and the number of pictures
-are the usual ones. `--keep` measures nothing and prints what OUT holds; `--pages` writes it
+statistics are what all others are compared with, and those of the first 2,048 become the package's if OUT and the number of
+pictures are the usual ones. `--keep` measures nothing and prints what OUT holds; `--pages` writes it
 into docs/results.md and README.md.
 
 A model cannot be closer to the reference than its autoencoder: beside the ratio of FDs is the ratio of what is above that floor.
@@ -58,6 +58,7 @@ GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
 GUIDANCE_SAMPLES = SHORT_SAMPLES = 1024
 MODELS = ("builtin:teacher", *dict.fromkeys(name for name, _ in STUDENTS.values()))
 STATISTICS = Path(__file__).resolve().parents[1] / "weights" / "genin_training_weights" / "teacher_statistics"
+SHIPPED_SAMPLES = 2048  # a student's are drawn in two minutes
 SHIPPED_FAMILIES = ("squeezenet", "world")  # EfficientNet's would be 8 MB of the package's 60
 OUT = Path("docs/runs/results.json")
 SAMPLES = 5000
@@ -107,8 +108,8 @@ def parts_of(results: Results, work: Path, samples: int, runtime: str, *, ships:
     def guidance() -> Any:
         return {str(scale): on_val(scale, PRECISION) for scale in GUIDANCE_SCALES}
 
-    def teacher(steps: int, *options: object) -> Any:
-        same = ("--reference", "builtin:world", "--samples", samples, "--guidance-scale", best_guidance(results))
+    def teacher(steps: int, *options: object, count: int = samples) -> Any:
+        same = ("--reference", "builtin:world", "--samples", count, "--guidance-scale", best_guidance(results))
         kept = ("--save-images", work / f"teacher-{steps}")  # an interrupted run goes on from them
         return genin("evaluate", "builtin:teacher", "--steps", steps, *same, *kept, "--precision", PRECISION, *options)
 
@@ -116,7 +117,10 @@ def parts_of(results: Results, work: Path, samples: int, runtime: str, *, ships:
         shutil.rmtree(statistics, ignore_errors=True)
         found = teacher(100, "--save-statistics", statistics)
         if ships:
-            ship(statistics)
+            fewer = work / "shipped-statistics"
+            teacher(100, "--save-statistics", fewer, count=SHIPPED_SAMPLES)
+            ship(fewer)
+            shutil.rmtree(fewer)
         return found
 
     def student(name: str, steps: int) -> Any:
@@ -212,12 +216,8 @@ def measure(out: Path, work: Path, samples: int, runtime: str) -> None:
     work.mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     ships = (out.resolve(), samples) == (OUT.resolve(), SAMPLES)
-    statistics = work / "teacher-statistics"
-    if not statistics.exists():  # as in another checkout
-        if ships and TEACHER in results and load_statistics(STATISTICS).is_of(names.model("builtin:teacher")):
-            shutil.copytree(STATISTICS, statistics)
-        else:
-            results.pop(TEACHER, None)
+    if not (work / "teacher-statistics").exists():  # as in another checkout
+        results.pop(TEACHER, None)
     for name, part in parts_of(results, work, samples, runtime, ships=ships).items():
         of = {model: hashes[model] for model in part.models}
         if results.get(name, {}).get("of") != of:

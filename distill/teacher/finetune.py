@@ -52,7 +52,7 @@ from genin.distill.models.lora import (
 from genin.distill.models.pixels import batch_size_for
 from genin.distill.models.text import embed, warn_of_long_captions
 from genin.distill.recipe import AutoencoderRecipe, FinetuneRecipe, Recipe
-from genin.distill.teacher.autoencoder import autoencoder_step
+from genin.distill.teacher.autoencoder import train_decoder
 from genin.distill.teacher.captioned import Texts, prepare_denoiser, prepare_texts, trained_weights
 from genin.distill.teacher.train import PREVIEWS, teacher_preview
 from genin.processes import is_main_process, wait_for_all
@@ -106,7 +106,7 @@ def finetune_teacher(
     torch.manual_seed(run.settings.seed)
     with saying_how_it_ends(run.folder):
         if run.settings.autoencoder_images > 0:
-            run.model.vae = tune_autoencoder(run)
+            tune_decoder(run)
         stage = prepare_stage(run)
         run_stage(run, stage)
         result = tuned_model(run, stage)
@@ -369,16 +369,10 @@ def autoencoder_settings(recipe: Recipe, model: ModelFolder) -> AutoencoderRecip
     return replace(settings, encoder_blocks=encoder, decoder_blocks=decoder, latent_channels=config.latent_channels)
 
 
-def tune_autoencoder(run: Run) -> Any:
+def tune_decoder(run: Run) -> None:
     """Continue training the base's decoder on the new pictures. Its encoder stays: the UNet knows these latents, and an encoder
     that learns on moves their scale, channel by channel (docs/log.md)."""
     model = run.model
     settings = autoencoder_settings(run.recipe, model)
     training = Training(run.folder, "autoencoder", settings, minutes=run.options.left(AUTOENCODER_SHARE))
-    options = NetworkOptions(trains=lambda name: name.startswith("decoder."))
-    vae = training.add("vae", model.vae.to(memory_format=torch.channels_last), options)
-    if run.options.resume:
-        training.resume()
-    training.run(autoencoder_step(training, vae, run.source, settings), once=True)
-    tuned: Any = training.ema_weights("vae")
-    return tuned.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
+    train_decoder(training, model.vae, run.source, settings, resume=run.options.resume)

@@ -33,7 +33,8 @@ alignment: {mixed_precision: "no", images: 32, batch_size: 16, channels: 8, embe
 """
 TUNING = """
 finetune: {mixed_precision: "no", images: 16, batch_size: 8, cache_images: 16, held_out_images: 16, lr: 0.001,
-  gradient_checkpointing: true, noise_offset: 0.1}
+  gradient_checkpointing: true, noise_offset: 0.1, autoencoder_images: 16}
+autoencoder: {mixed_precision: "no", batch_size: 8, cache_images: 16}
 """
 # Sums of floats in another order, through phases that each begin where the one before ended.
 TOLERANCE = 2e-4
@@ -146,7 +147,13 @@ def test_a_teacher_that_two_processes_share_out_is_tuned_as_by_one(runs: Runs) -
     one, two = (runs.rows(processes, "tuning", ("finetune",)) for processes in ("one", "two"))
     assert_same_rows(one, two, rel=10 * TOLERANCE)
     weights = [
-        load_file(runs.folder / out / "tuning" / "unet" / "diffusion_pytorch_model.safetensors")
+        {
+            name: value
+            for part in ("unet", "vae")
+            for name, value in load_file(
+                runs.folder / out / "tuning" / part / "diffusion_pytorch_model.safetensors"
+            ).items()
+        }
         for out in ("one", "two")
     ]
     assert all(torch.allclose(weights[1][name], value, atol=1e-4) for name, value in weights[0].items())
