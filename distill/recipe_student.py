@@ -254,7 +254,9 @@ class DecoderRecipe(Optimisation):
 
     channels: Size = key(16, "its width")
     blocks: AtLeastOne[Count] = key(
-        (4, 4, 0), "its residual blocks per level, the coarsest first; each further level doubles the side"
+        (4, 4, 0),
+        "its residual blocks per level, the coarsest first; each further level doubles the side: four numbers for the built-in "
+        "teacher and for Stable Diffusion, whose latents have an eighth of a picture's side",
     )
     edge_weight: Number = key(0.5, "weight of the loss on differences between neighbouring pixels")
     latent_noise: Number = key(0.05, "standard deviation of noise on the latents of true pictures")

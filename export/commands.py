@@ -163,10 +163,9 @@ def verify_command(bundle: str, against: str | None, as_json: bool) -> int:
     The reference is the bundle's golden files, PyTorch's own outputs, so PyTorch is not needed. Exit code 1 if anything
     is wrong, 2 if no graph could be run: then only the hashes were checked.
     """
-    from genin.export.checks.verify import verify_bundle
+    from genin.export.checks.verify import verify_named
 
-    model = None if against is None else installed_names().folder(against)
-    report = verify_bundle(installed_names().model(bundle, runtime=None), against=model)
+    report = verify_named(installed_names(), bundle, against)
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:

@@ -226,6 +226,17 @@ def test_the_schema_describes_every_key() -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_a_recipe_that_we_recommend_is_one_that_runs(path: Path) -> None:
+    from genin.distill.student.provenance import PHASES
+    from genin.distill.student.run import check_batches, check_recipe
+
+    recipe = load_recipe(path)
+    phases = [name for name in PHASES if getattr(recipe, name).images > 0]
+    check_recipe(recipe, phases, None)
+    check_batches(recipe, phases, 2)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_the_schema_accepts_every_recipe_that_comes_along(path: Path) -> None:
     schema = json_schema()
     assert list(breaches(schema, schema, yaml.load(path.read_text(encoding="utf-8"), RecipeLoader))) == []
