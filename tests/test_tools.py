@@ -137,6 +137,23 @@ def test_results_are_measured_once_and_the_teacher_at_its_best_guidance(
         tables.with_table(written, "speed", "")
 
 
+def test_what_a_fast_student_gains_is_extrapolated_on_the_same_engine(tmp_path: Path) -> None:
+    full_table = load_program("tools/full_table.py")
+    facts = {"program": "genin", "runtime": "onnxruntime", "precision": "fp32", "threads": 2}
+    stages = {"text_encoder": 100.0, "vae_decoder": 5000.0, "other": 10.0}
+    passes = [[9000.0], [11000.0], [10000.0]]
+    slow = facts | {"steps_samples_ms": passes, "stages_ms": stages, "latency_ms": {"p50": 15_000.0}}
+    fast = facts | {"steps_samples_ms": [[2000.0]], "stages_ms": stages, "latency_ms": {"p50": 4000.0}}
+    other = fast | {"runtime": "openvino"}
+    paths = {}
+    for name, rows in (("sd15", [slow]), ("swift", [fast, other])):
+        paths[name] = tmp_path / f"{name}.json"
+        paths[name].write_text(json.dumps({"results": rows}), encoding="utf-8")
+    [line] = full_table.gains(paths)  # 200 passes of 10 s, two texts, one decoding
+    assert line == "onnxruntime fp32: 4.00 s against 2005 s, extrapolated from 3 passes: 501 times"
+    assert full_table.gains({"swift": paths["swift"]}) == []
+
+
 def test_a_model_that_has_changed_is_exported_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_table, out = load_program("tools/export_table.py"), tmp_path / "rows.json"
     made: list[str] = []
