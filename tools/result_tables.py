@@ -60,11 +60,10 @@ def with_table(page: str, name: str, table: str) -> str:
 def summary(results: Results) -> str:
     """The README's: what a newcomer compares."""
     fewest = fewest_as_good(results)
-    rows = {
-        TEACHER: (None, 100),
-        **{name: (None, count) for name, count in TEACHERS.items() if count == fewest},
-        **STUDENTS,
+    of_teacher = {
+        name: (None, count) for name, count in TEACHERS.items() if count in (100, fewest) or TEACHER not in results
     }
+    rows = {name: model for name, model in {**of_teacher, **STUDENTS}.items() if name in results}
     slow = latency(results, None, 100)
     lines = []
     for name, (model, steps) in rows.items():
@@ -174,7 +173,8 @@ def speeds(results: Results) -> str:
 def fewest_as_good(results: Results) -> int:
     """The teacher's fewest steps of those measured whose FD is that of 100 steps, but for 2 %."""
     distance = {count: results[name][CHOSEN_BY] for name, count in TEACHERS.items() if name in results}
-    return min((count for count, own in distance.items() if own <= AS_GOOD * distance[100]), default=100)
+    best = distance.get(100)
+    return min((count for count, own in distance.items() if best and own <= AS_GOOD * best), default=100)
 
 
 def accuracy(row: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ BUNDLES, FOLDERS = STAGED / "bundles", STAGED / "folders"
 LOGS = ROOT / "docs" / "runs"
 LIMIT_BYTES = 60_000_000
 SUFFIXES = (".onnx", ".safetensors")
+NO_WEIGHTS = "teacher_statistics"
 
 
 def stage_teacher(path: Path, guidance_scale: float | None) -> None:
@@ -75,7 +76,7 @@ def ship(teacher: Path | None, student: Path | None, one_step: Path | None, guid
     }
     kept = [path for folder in (STUDENTS, TRAINING) for path in folder.iterdir() if path not in places.values()]
     files = [file for path in (STAGED, *kept) for file in (path, *path.rglob("*"))]
-    total = sum(file.stat().st_size for file in files if file.suffix in SUFFIXES)
+    total = sum(file.stat().st_size for file in files if file.suffix in SUFFIXES and NO_WEIGHTS not in file.parts)
     click.echo(f"{total / 1e6:.1f} MB of weights")
     if total > LIMIT_BYTES:
         shutil.rmtree(STAGED)
