@@ -26,6 +26,7 @@ from genin.files import claim_output
 from genin.processes import main_process_first, processes_here, several
 from genin.runtimes.arguments import local_path, number, refuse_none, settle, whole
 from genin.runtimes.errors import InputError
+from genin.runtimes.folder import is_model_folder, read_constants
 from genin.runtimes.limits import usable_cores
 from genin.runtimes.names import BUILTIN_WORLD, Names, installed_names
 from genin.runtimes.threads import check_threads
@@ -158,10 +159,10 @@ def _against(name: str, options: EvaluateOptions, names: Names, evaluator: Evalu
 
 
 def _shipped_statistics(path: Path, options: EvaluateOptions, names: Names, evaluator: Evaluator) -> Path | None:
-    """The statistics in the package, if they are of this model's pictures, of the captions, seeds, steps and reference asked for:
-    drawing them again would take a CPU an hour."""
+    """The statistics in the package, if they are of this model's pictures, of the captions, seeds, steps, guidance and reference
+    asked for: drawing them again would take a CPU an hour."""
     shipped = names.teacher_statistics()
-    if shipped is None or not path.is_dir():
+    if shipped is None or not is_model_folder(path):
         return None
     statistics = load_statistics(shipped)
     source = statistics.source
@@ -170,6 +171,7 @@ def _shipped_statistics(path: Path, options: EvaluateOptions, names: Names, eval
         "seed": evaluator.seed,
         "steps": options.against_steps or source.get("steps"),
         "reference": evaluator.reference_name,
+        "guidance_scale": read_constants(path).sampler.guidance_scale,
     }
     if any(source.get(key) != value for key, value in wanted.items()) or not statistics.is_of(path):
         return None

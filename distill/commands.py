@@ -23,7 +23,7 @@ import click
 
 from genin.processes import is_main_process, wait_for_all
 from genin.runtimes.errors import InputError
-from genin.runtimes.folder import read_config, read_model_index
+from genin.runtimes.folder import read_config, read_model_index, square_latent_size
 from genin.runtimes.names import BUILTIN_WORLD, installed_names
 from genin.runtimes.options import needs_pytorch, threads_option
 from genin.runtimes.wording import quoted
@@ -110,11 +110,12 @@ def teacher_train_command(
 ) -> None:
     """Train a teacher from nothing: autoencoder, text encoder, UNet.
 
-    --init starts from an earlier teacher instead, which may have another shape: fewer latent channels, fewer blocks.
+    --init starts from an earlier teacher instead, which may have another shape: fewer latent channels, fewer blocks, narrower
+    levels.
     """
     recipe, started = options.recipe(), time.perf_counter()
     with _output(options.out, options.resume) as target:
-        start = None if init is None else installed_names().model(init)
+        start = None if init is None else installed_names().folder(init)
         source = _source(data)
         from genin.distill.teacher.train import train_teacher  # imports PyTorch: what can be refused is, by now
 
@@ -162,7 +163,7 @@ def teacher_finetune_command(
         shown = dataclasses.replace(recipe.finetune, validation_prompts=tuple(read_prompts(prompts)))
         recipe = dataclasses.replace(recipe, finetune=shown)
     with _output(options.out, options.resume) as target:
-        path, source = installed_names().model(base), _source(data)
+        path, source = installed_names().folder(base), _source(data)
         from genin.distill.models.lora import lora_of
         from genin.distill.teacher.finetune import Base, finetune_teacher
 
@@ -191,7 +192,7 @@ def teacher_merge_command(base: str, loras: tuple[str, ...], out: Path | None, a
 
     chosen = [lora_of(lora) for lora in loras]
     with _output(out, resume=False) as target:
-        merge_teacher(Base(installed_names().model(base), chosen), target)
+        merge_teacher(Base(installed_names().folder(base), chosen), target)
     _report({"out": str(target), "base": base, "merged": ", ".join(map(str, chosen))}, as_json)
 
 
@@ -229,7 +230,7 @@ def distill_command(
     if student_name is not None:
         recipe = dataclasses.replace(recipe, student=StudentRecipe(name=student_name))
     pruning = pruning_of(recipe.student)
-    path = installed_names().model(teacher)
+    path = installed_names().folder(teacher)
     if dry_run:
         if init is not None:
             raise InputError("--dry-run estimates a preset; --init has no effect on it", remedy="leave one of them out")
@@ -240,7 +241,7 @@ def distill_command(
         raise InputError("--data is missing", remedy="give a dataset folder or builtin:world (or --dry-run)")
     started = time.perf_counter()
     with _output(options.out, options.resume) as target:
-        start = None if init is None else installed_names().model(init)
+        start = None if init is None else installed_names().folder(init)
         source = _source(data)
         from genin.distill.student.distillation import distill
 
@@ -290,7 +291,7 @@ def _say_next(seen: int, planned: int, pictures: int | None, *commands: str, sec
 def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, Any]:
     """Parameters and multiply-adds of teacher and student, and what the recipe's phases take, from the teacher's config alone."""
     from genin.benchmarks.model_facts import max_tokens, unet_cost
-    from genin.distill.loop.memory import Others, PhaseSizes, Unet
+    from genin.distill.loop.memory import Decoder, Others, PhaseSizes, Unet
     from genin.distill.models.student_config import student_config
     from genin.distill.student.cost import distill_flop, distill_memory
 
@@ -299,7 +300,8 @@ def _student_cost(teacher: Path, pruning: Pruning, recipe: Recipe) -> dict[str, 
     tokens = max_tokens(teacher)
     smaller = student_config(config, pruning)
     before, after = unet_cost(config, tokens=tokens), unet_cost(smaller, tokens=tokens)
-    sizes = PhaseSizes(Unet.of(config, tokens), Unet.of(smaller, tokens), Others.of_folder(teacher))
+    decoder = Decoder.of_folder(teacher, square_latent_size(config))
+    sizes = PhaseSizes(Unet.of(config, tokens), Unet.of(smaller, tokens), Others.of_folder(teacher), decoder=decoder)
     phases = [name for name in ("prune", "steps", "adversarial") if getattr(recipe, name).images > 0]
     memory = {name: sum(distill_memory(name, recipe, sizes).values()) for name in phases}
     images = {"pool": recipe.pool.size, **{name: getattr(recipe, name).images for name in phases}}

@@ -47,8 +47,9 @@ Neovim, Helix), name it in the first line of a recipe, by its path from the reci
 ```
 
 `genin distill --init STUDENT` starts from a student's weights in place of the pruned teacher's, with another teacher of the same
-shape, other captions or other settings. Its `prune` phase is left out: it would teach the student to take many steps again.
-The result records licence, data and recipe of both. STUDENT is a model folder; bundles hold graphs, which cannot be trained.
+shape, other captions or other settings. Its `prune` phase is left out, unless `prune.repeat`: it would teach the student to
+take many steps again. The result records licence, data and recipe of both. STUDENT is a model folder, or a bundle with ONNX
+graphs in fp32 or fp16, of which one is made.
 """
 STUDENTS = """## Students
 

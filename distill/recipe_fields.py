@@ -30,6 +30,7 @@ AtLeastOne = Annotated[tuple[T, ...], Strict(), Field(min_length=1), FROM_LIST]
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
 Number = Annotated[float, Strict(), Field(ge=0)]
+Above0 = Annotated[float, Strict(), Field(gt=0)]
 Share = Annotated[float, Strict(), Field(ge=0, le=1)]
 Count = Annotated[int, Strict(), Field(ge=0, le=10**15)]
 Positive = Annotated[int, Strict(), Field(ge=1, le=10**9)]
@@ -133,6 +134,8 @@ def _requirement(error_type: str, allowed: Mapping[str, Any]) -> str | None:
     if "enum" in allowed:
         return " or ".join(allowed["enum"])
     limits = allowed.get("items", allowed)
+    if "exclusiveMinimum" in limits:
+        return f"above {_plain(limits['exclusiveMinimum'])}"
     if "minimum" not in limits:
         return None
     low, high = limits["minimum"], limits.get("maximum")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Strict
 
 from genin.distill.recipe_fields import (
+    Above0,
     AtLeastOne,
     Count,
     Flag,
@@ -85,6 +86,11 @@ class PruneRecipe(Optimisation):
     feature_weight: Number = key(
         0.0, "weight of the distance between block outputs; above 0 the teacher runs in every update"
     )
+    repeat: Flag = key(
+        False,
+        "train a student of the same shape that the run starts from (--init) in this phase, too; false: it goes on with the next "
+        "phases, and only one whose channels are cut is trained here",
+    )
     gradient_checkpointing: Flag = key(False, CHECKPOINTING)
     batch_size: int = 32
     images: int = 60_000
@@ -104,11 +110,16 @@ class StepsRecipe(Optimisation):
         "share of regression_weight that is left at the end: it falls over the last third, since pairs bind a student to optima of "
         "its teacher that it cannot reach (Zheng & Yang 2024, arXiv:2405.20750)",
     )
-    huber_c: Number = key(0.05, "threshold of that pseudo-Huber distance between quadratic and linear")
+    huber_c: Above0 = key(0.05, "threshold of that pseudo-Huber distance between quadratic and linear")
     backward_distillation: Flag = key(
         False,
         "every step but the first aims at where the guided teacher goes from the student's own state there, in place of the "
         "pair's picture (Kohler et al. 2024, arXiv:2405.05224); costs guided passes of the teacher",
+    )
+    fresh_noise: Share = key(
+        0.0,
+        "share of the rollouts of several steps that begin with noise beyond the pool's; only with backward_distillation, whose "
+        "last aims need no pair",
     )
     rollout: Flag = key(
         True,
@@ -124,11 +135,15 @@ class StepsRecipe(Optimisation):
         "weight of the kernel distance between the student's pictures of a caption and true ones of the same, in the teacher's "
         "features: a conditional MMD (Gretton et al. 2012; as a loss of few-step generators cf. arXiv:2602.04770)",
     )
-    kernel_captions: Size = key(4, "captions in an update of that distance")
+    kernel_captions: Size = key(4, "captions in an update of that distance, over all processes")
     kernel_samples: Annotated[int, Strict(), Field(ge=2, le=1024)] = key(8, "the student's pictures of each of them")
     kernel_true: Annotated[int, Strict(), Field(ge=2, le=1024)] = key(16, "true pictures of each of them")
     kernel_bank: Size = key(256, "captions whose true pictures are encoded when the phase begins")
     perceptual_weight: Number = key(0.0, "weight of the distance to the teacher's picture in features; 0 leaves it out")
+    perceptual_final_share: Share = key(
+        1.0,
+        "share of perceptual_weight that is left at the end, falling as the other does: the teacher's targets are soft",
+    )
     perceptual_features: Literal["teacher", "lpips"] = key(
         "teacher", '"teacher": those of its own encoder; "lpips": the published network on decoded pictures'
     )
@@ -152,20 +167,36 @@ class StepsRecipe(Optimisation):
 @section
 class AdversarialRecipe(StepsRecipe):
     """Phase 3: the second with a discriminator, adversarial diffusion distillation (Sauer et al. 2023, arXiv:2311.17042) in
-    the teacher's features (2024, arXiv:2403.12015). It has the second phase's keys, but not its values."""
+    the teacher's features (2024, arXiv:2403.12015), and one on decoded pictures. It has the second phase's keys, but not its
+    values."""
 
     backward_distillation: bool = True
     perceptual_weight: float = 4.0
-    adversarial_weight: Number = key(0.1, "weight of the adversarial loss")
-    discriminator: Literal["teacher", "dinov2", "efficientnet"] = key(
-        "teacher",
-        'where it looks: "teacher", its encoder on noised latents; "dinov2" or "efficientnet" (Lite0, as Projected GAN has it: '
-        "Sauer et al. 2021, arXiv:2111.01007), on decoded pictures",
+    adversarial_weight: Number = key(
+        0.1, "weight of the adversarial loss, by a discriminator in the teacher's features of noised latents"
     )
-    discriminator_weights: Text = key(
-        "facebook/dinov2-small", "folder or hub name of the DINOv2, or the file of EfficientNet-Lite0's weights"
+    picture_adversarial_weight: Number = key(
+        0.0,
+        "weight of a second adversarial loss, on decoded pictures, by a discriminator in the features of a network trained on "
+        "photographs: for what the teacher's features miss, such as textures. The decoder is that of the student it starts from "
+        "(--init) where both have one encoder, else the teacher's; a small one makes this cheap",
     )
-    multi_scale: Flag = key(True, "a head on every one of those feature maps; false: on the finest alone")
+    picture_discriminator: Literal["efficientnet", "dinov2"] = key(
+        "efficientnet",
+        'that network: "efficientnet" (Lite0, with random mixing as in Projected GAN: Sauer et al. 2021, arXiv:2111.01007) or '
+        '"dinov2"',
+    )
+    picture_discriminator_weights: Text = key(
+        "",
+        "its weights: the file of EfficientNet-Lite0's (empty: in GENIN_METRIC_WEIGHTS, else the installed one), or folder or hub "
+        "name of a DINOv2 (empty: facebook/dinov2-small)",
+    )
+    picture_discriminator_crop: Share = key(
+        0.0,
+        "side of the random square that EfficientNet sees of each picture, as a share of the picture's; 0: whole pictures. Half a "
+        "side takes a quarter of the decoding, which is what costs",
+    )
+    multi_scale: Flag = key(True, "a head on every feature map; false: on the finest alone")
     distillation_weight: Number = key(
         0.0, "weight of the paper's distillation term; costs a guided pass of the teacher"
     )
@@ -185,19 +216,24 @@ class AdversarialRecipe(StepsRecipe):
     )
     fake_score_lr: Number = key(2e-4, "learning rate of that copy")
     fake_score_updates: Positive = key(1, "its updates for each of the student's")
-    discriminator_lr: Number = key(1e-3, "its learning rate")
-    discriminator_hidden: Size = key(64, "width of its heads")
+    discriminator_lr: Number = key(1e-3, "learning rate of the discriminators")
+    discriminator_hidden: Size = key(64, "width of their heads")
     r1_weight: Number = key(0.1, "weight of the gradient penalty on true pictures")
     r1_every: Positive = key(4, "updates from one penalty to the next")
     mismatched_captions: Share = key(
         0.0,
-        "share of the discriminator's fakes that are true pictures with other captions (detailed enough not to fit)",
+        "share of the discriminators' fakes that are true pictures with other captions (detailed enough not to fit)",
     )
-    real_share: Share = key(1.0, "share of its true side that is data; the rest are the teacher's pictures")
+    real_share: Share = key(1.0, "share of their true side that is data; the rest are the teacher's pictures")
     alignment_weight: Number = key(0.0, "weight of the contrastive image-text loss, by the model below")
     alignment_model: Text = key("", "folder or hub name of a CLIP; empty: one trained on the set (section alignment)")
     images: int = 60_000
     lr: float = 4e-4
+
+    @property
+    def uses_true_pictures(self) -> bool:
+        """Whether a discriminator of this phase is shown true pictures."""
+        return self.real_share > 0 and max(self.adversarial_weight, self.picture_adversarial_weight) > 0
 
 
 @section
@@ -218,16 +254,13 @@ class DecoderRecipe(Optimisation):
 
     channels: Size = key(16, "its width")
     blocks: AtLeastOne[Count] = key(
-        (4, 4, 0), "its residual blocks per level, the coarsest first; each further level doubles the side"
+        (4, 4, 0),
+        "its residual blocks per level, the coarsest first; each further level doubles the side: four numbers for the built-in "
+        "teacher and for Stable Diffusion, whose latents have an eighth of a picture's side",
     )
     edge_weight: Number = key(0.5, "weight of the loss on differences between neighbouring pixels")
     latent_noise: Number = key(0.05, "standard deviation of noise on the latents of true pictures")
-    true_targets: Flag = key(
-        False,
-        "the student's own latents are its last step from true pictures noised to that step, and should look like these: the "
-        "decoder learns to undo what the student softens",
-    )
     batch_size: int = 32
     lr: float = 1e-3
     images: int = 0
-    cache_images: int = 24_000
+    cache_images: int = 4_096

@@ -26,6 +26,9 @@ class AutoencoderRecipe(Optimisation):
         "folder with weights to start from: an `AutoencoderTiny` of diffusers, or NAME_encoder.pth and NAME_decoder.pth of the "
         "TAESD family; channels and blocks must be theirs",
     )
+    initial_weights_licence: Text = key(
+        "unknown", "their licence, which becomes one of the teacher's: an SPDX identifier"
+    )
     crop: Count = key(0, "side of a random square of each picture that an update sees; 0 is the whole picture")
     edge_weight: Number = key(0.5, "weight of the loss on differences between neighbouring pixels")
     prior_weight: Number = key(0.05, "weight of the pull of latents towards mean 0 and variance 1")
@@ -103,7 +106,7 @@ class FinetuneRecipe(Optimisation):
 
     lora_rank: Count = key(0, "tune low-rank adapters of this rank and merge them; 0 tunes the whole UNet")
     train_text_encoder: Flag = key(False, "let the text encoder learn, too: by adapters, where the UNet does")
-    autoencoder_images: Count = key(0, "pictures on which the autoencoder is trained before the UNet")
+    autoencoder_images: Count = key(0, "pictures on which the decoder is trained before the UNet")
     caption_dropout: Share = key(0.1, "share of the captions that are left out, for guidance")
     aspect_buckets: Flag = key(
         False,

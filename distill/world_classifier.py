@@ -48,7 +48,7 @@ class ClassifierRecipe(Optimisation):
 
     first_pictures: Positive = key(4_096, "pictures rendered before the training starts")
     kept_pictures: Positive = key(40_000, "pictures that updates draw from; the oldest make room for fresh ones")
-    image_size: Annotated[int, Strict(), Field(ge=8, le=8192)] = key(64, "side of the pictures in pixels")
+    image_size: Annotated[int, Strict(), Field(ge=8, le=8192)] = key(128, "side of the pictures in pixels")
     test_pictures: Positive = key(4_096, "pictures of the test split that the accuracies are measured on")
     images: int = 700_000
     batch_size: int = 128

@@ -73,6 +73,8 @@ if TYPE_CHECKING:
 def export_command(model: str, out: Path, as_json: bool, **options: Any) -> None:
     """Export MODEL, a diffusers model folder, to a bundle of ONNX, OpenVINO and Core ML graphs.
 
+    A bundle with exact ONNX graphs stands for the model folder that it was made from.
+
     Every graph is measured against PyTorch before the bundle appears: at least 90 dB for fp32, 60 for fp16, 40 for int8, or there
     is no bundle. 8-bit activations (w8a8) and palettes (in Core ML) are judged by the pictures they draw. A format whose packages
     are not installed is left out, with a note.
@@ -161,10 +163,9 @@ def verify_command(bundle: str, against: str | None, as_json: bool) -> int:
     The reference is the bundle's golden files, PyTorch's own outputs, so PyTorch is not needed. Exit code 1 if anything
     is wrong, 2 if no graph could be run: then only the hashes were checked.
     """
-    from genin.export.checks.verify import verify_bundle
+    from genin.export.checks.verify import verify_named
 
-    model = None if against is None else installed_names().model(against)
-    report = verify_bundle(installed_names().model(bundle, runtime=None), against=model)
+    report = verify_named(installed_names(), bundle, against)
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:

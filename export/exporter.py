@@ -121,7 +121,7 @@ def export(model: str | Path, out: str | Path, options: ExportOptions | None = N
     _check_out(out)
     if not (options.formats and plans):
         raise InputError("nothing to export", remedy="name a format and a precision")
-    source = installed_names().model(str(model))
+    source = installed_names().folder(str(model))
     from genin.export.assembly import Job
 
     try:

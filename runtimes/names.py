@@ -25,6 +25,9 @@ class Names(Protocol):
         Of a bundle on the hub, only the graphs for `runtime` and `precision` are fetched; all of them if either is None.
         """
 
+    def folder(self, name: str) -> Path:
+        """The same for work on weights, such as export and training: a bundle's ONNX graphs as a model folder."""
+
     def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
         """`builtin:world` (rendered; its test split unless `split` is another) or a path => a dataset folder."""
 

@@ -31,7 +31,7 @@ def pipe() -> typing.Iterator[genin.Pipeline]:
 
 def test_one_prompt_is_one_picture(pipe: genin.Pipeline, tmp_path: Path) -> None:
     picture = pipe("a ninja", seed=7)
-    assert picture.array.shape == (64, 64, 3) and picture.array.dtype == np.uint8
+    assert picture.array.shape == (*pipe.image_size, 3) and picture.array.dtype == np.uint8
     assert np.array_equal(np.asarray(picture), pipe.generate("a ninja", 7).images[0])
     assert (picture.prompt, picture.seed) == ("a ninja", 7)
     saved = picture.save(tmp_path / "new" / "ninja.png")
@@ -49,10 +49,14 @@ def test_one_prompt_is_one_picture(pipe: genin.Pipeline, tmp_path: Path) -> None
 def test_a_picture_is_drawn_again_from_its_settings(pipe: genin.Pipeline) -> None:
     first = pipe("a ninja", seed=3, steps=2)
     again = pipe(**first.settings)
-    assert first.settings["steps"] == 2 and again == first and first.shape == (64, 64, 3)
+    assert first.settings["steps"] == 2 and again == first and first.shape == (*pipe.image_size, 3)
     assert first != pipe("a ninja", seed=4, steps=2) and first != "a ninja"
     drawn_by = {"model": "builtin:student", "runtime": pipe.runtime, "precision": pipe.precision}
-    assert dict(first.origin) == {**drawn_by, "licence": "Apache-2.0", "model_sha256": first.origin["model_sha256"]}
+    assert dict(first.origin) == {
+        **drawn_by,
+        "licence": "Apache-2.0, MIT",
+        "model_sha256": first.origin["model_sha256"],
+    }
     assert len(first.origin["model_sha256"]) == 64
 
 
@@ -81,8 +85,8 @@ def test_a_picture_does_not_say_where_its_model_lies(tiny_student_folder: Path, 
 
 
 def test_numbers_of_numpy_are_numbers(pipe: genin.Pipeline) -> None:
-    plain = pipe("a ninja", seed=3, steps=2, size=(64, 64), guidance_scale=1.0)
-    size: typing.Any = np.array([64, 64])
+    plain = pipe("a ninja", seed=3, steps=2, size=pipe.image_size, guidance_scale=1.0)
+    size: typing.Any = np.array(pipe.image_size)
     seed: typing.Any = np.array(3)
     given: dict[str, typing.Any] = {"steps": np.int64(2), "size": size, "guidance_scale": np.float32(1)}
     picture = pipe("a ninja", seed=seed, **given)
@@ -131,7 +135,7 @@ def test_stream_ends_with_what_a_call_gives(pipe: genin.Pipeline) -> None:
 def test_a_picture_is_saved_by_its_suffix(pipe: genin.Pipeline, tmp_path: Path, suffix: str) -> None:
     picture = pipe("a ninja", seed=7)
     with Image.open(picture.save(tmp_path / f"a{suffix}")) as image:
-        assert image.size == (64, 64)
+        assert image.size == pipe.image_size[::-1]
     assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
 
 
@@ -212,7 +216,7 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
     assert len(code.strip().splitlines()) <= 5
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
     with Image.open(tmp_path / "ninja.png") as image:
-        assert image.size == (64, 64) and np.asarray(image).std() > 20
+        assert image.size == (128, 128) and np.asarray(image).std() > 20
 
 
 def test_the_page_is_what_the_docstrings_say() -> None:

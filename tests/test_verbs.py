@@ -248,7 +248,7 @@ def test_what_is_drawn_is_shown_in_a_line() -> None:
     with genin.load("builtin:student", runtime="onnxruntime") as pipe:
         assert repr(pipe).startswith("<Pipeline builtin:student: onnxruntime fp16 on CPU") and "4 steps>" in repr(pipe)
         drawn = pipe.generate(["a ninja"] * 6, 7, steps=1)
-        assert repr(drawn).startswith("<Generation: 6 pictures of 64x64, seed 7, 8, 9, 10, …, 1 step, ")
+        assert repr(drawn).startswith("<Generation: 6 pictures of 128x128, seed 7, 8, 9, 10, …, 1 step, ")
         with pytest.raises(TypeError, match="unexpected keyword argument 'seeds'; did you mean seed"):
             pipe("a ninja", seeds=7)  # type: ignore[call-overload]
     assert "closed" in repr(pipe)

@@ -36,26 +36,35 @@ from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.origin import fingerprint
 
 FIGURES_FILE = "figures.json"
-FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "accuracy", "diversity")
-# Arm => what it changes in the recipe's adversarial section.
+FIGURES = ("kid_world", "fd_world", "fd_squeezenet", "fd_efficientnet", "accuracy", "diversity")
+# The method as it began: pairs, and a discriminator in the teacher's features.
+BARE: Mapping[str, Any] = {"perceptual_weight": 0.0, "picture_adversarial_weight": 0.0}
+# Arm => what it changes in the recipe's adversarial section; "pool." before a key: in its pool.
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "all": {},
-    "distillation only": {"adversarial_weight": 0.0, "perceptual_weight": 0.0},
-    "distillation + adversarial": {"perceptual_weight": 0.0},
-    "no adversarial": {"adversarial_weight": 0.0},
-    "no backward distillation": {"backward_distillation": False},
-    "no rollout": {"rollout": False, "backward_distillation": False},
+    "distillation only": {"adversarial_weight": 0.0, **BARE},
+    "distillation + adversarial": BARE,
+    "no adversarial": {"adversarial_weight": 0.0, "picture_adversarial_weight": 0.0},
+    "no backward distillation": {"backward_distillation": False, "fresh_noise": 0.0},
+    "no rollout": {"rollout": False, "backward_distillation": False, "fresh_noise": 0.0},
     "one scale": {"multi_scale": False},
     "LPIPS": {"perceptual_features": "lpips", "perceptual_weight": 1.0},
+    "no fresh noise": {"fresh_noise": 0.0},
     "+ alignment": {"alignment_weight": 0.05},
-    "+ matching": {"matching_weight": 0.25},
-    "+ matching of weight 1": {"matching_weight": 1.0},
+    "+ matching": {"matching_weight": 1.0},
+    "+ matching of weight 0.25": {"matching_weight": 0.25},
+    "+ decoupled matching": {"matching_weight": 1.0, "matching_decoupled": True},
     "adversarial of weight 0.3": {"adversarial_weight": 0.3},
     "+ consistency": {"consistency_weight": 0.25},
     "+ ADD's distillation": {"distillation_weight": 0.25},
     "half the true side the teacher's": {"real_share": 0.5},
     "true side the teacher's": {"real_share": 0.0},
     "mismatched captions": {"mismatched_captions": 0.25},
+    "+ kernel distance": {"kernel_weight": 0.5},
+    "pairs to the end": {"regression_final_share": 1.0},
+    "+ inverted pairs": {"pool.inverted": 6144},
+    "no EfficientNet's discriminator": {"picture_adversarial_weight": 0.0},
+    "EfficientNet's discriminator alone": {"adversarial_weight": 0.0},
 }
 PRUNE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "plain pruning": {},
@@ -63,11 +72,16 @@ PRUNE_ARMS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+SHARED = [
+    f"{name}.safetensors" for name in ("pool", "inverted", "latents", "held_out", "held_out_pool", "caption_bank")
+]
+
+
 def run_arm(teacher: Path, student: Path, out: Path, recipe: Recipe, *, from_student: bool) -> None:
-    """One arm, with the student's pool and encoded pictures; those are never written in place: one file serves all."""
+    """One arm, with the student's pools and encoded pictures; those are never written in place: one file serves all."""
     training = out / "training"
     training.mkdir(parents=True, exist_ok=True)
-    for name in ("pool.safetensors", "latents.safetensors", "held_out.safetensors"):
+    for name in SHARED:
         shared = student / "training" / name
         if shared.is_file() and not (training / name).exists():
             os.link(shared, training / name)
@@ -85,8 +99,8 @@ def table(results: Mapping[str, Any], arms: list[str], steps: int) -> str:
     """Markdown: means over seeds ± standard errors, and the difference to the first arm, seed by seed, in standard errors."""
     lines = [
         f"| {steps} step{'s' if steps > 1 else ''} | seeds | `kid_world` | from `{arms[0]}` | `fd_world` | `fd_squeezenet` "
-        "| accuracy | diversity |",
-        "|---|---|---|---|---|---|---|---|",
+        "| `fd_efficientnet` | accuracy | diversity |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for arm in arms:
         found = _of(results, arm, steps)
@@ -149,11 +163,12 @@ def main(
     asked = {"phase": phase, "images": images, "samples": samples, "recipe": recipe.as_dict()}
     asked |= {"teacher": fingerprint(teacher), "student": fingerprint(student)}
     check_question(out / "question.json", asked)
-    evaluator = world_evaluator(samples, ("world", "squeezenet"))
+    evaluator = world_evaluator(samples, ("world", "squeezenet", "efficientnet"))
     for seed in seeds:
         for arm in arms:
             folder = out / f"{arm.replace(' ', '-')}-{seed}"
             if (folder / FIGURES_FILE).is_file():
+                check_question(folder / FIGURES_FILE, {"changes": every[arm]})
                 continue
             asked_of_arm = of_arm(recipe, phase, every[arm], images, seed)
             run_arm(teacher, student, folder, asked_of_arm, from_student=phase == "adversarial")
@@ -177,7 +192,10 @@ def of_arm(recipe: Recipe, phase: str, changes: Mapping[str, Any], images: int, 
         return replace(
             recipe, prune=prune, steps=steps, adversarial=replace(recipe.adversarial, **none), decoder=decoder
         )
-    adversarial = replace(recipe.adversarial, images=images, seed=seed, held_out_images=0, **changes)
+    of_pool = {key.removeprefix("pool."): value for key, value in changes.items() if key.startswith("pool.")}
+    own = {key: value for key, value in changes.items() if not key.startswith("pool.")}
+    recipe = replace(recipe, pool=replace(recipe.pool, **of_pool))
+    adversarial = replace(recipe.adversarial, images=images, seed=seed, held_out_images=0, **own)
     steps = replace(recipe.steps, **none)
     return replace(recipe, prune=replace(recipe.prune, **none), steps=steps, adversarial=adversarial, decoder=decoder)
 

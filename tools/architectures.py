@@ -43,19 +43,25 @@ from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.origin import fingerprint
 
 UNETS: Mapping[str, StudentRecipe] = {
-    # The shipped teacher has too few levels to lose its deepest.
+    **{name: StudentRecipe(name) for name in PRESETS if name != "bk-small-fast"},
     **{
-        name: StudentRecipe(name)
-        for name, preset in PRESETS.items()
-        if not preset.deepest_level and name != "bk-small-fast"
+        ", ".join(map(str, widths)): StudentRecipe(
+            "bk-small-conv", level_widths=widths, levels_without_attention=(0, 1, 2)
+        )
+        for widths in (
+            (1, 1, 1),
+            (0.75, 0.75, 0.75),
+            (0.75, 0.625, 0.75),
+            (0.75, 0.5, 0.75),
+            (1, 0.5, 1),
+            (0.5, 0.5, 0.5),
+        )
     },
-    "half as wide below": StudentRecipe("bk-small-conv", width=0.5),
-    "narrow top": StudentRecipe("bk-small-conv", top_width=0.75),
-    "narrow top, 7/8 below": StudentRecipe("bk-small-conv", width=0.875, top_width=0.75),
-    "half as wide on top": StudentRecipe("bk-small-conv", top_width=0.5),
-    "half on top, 3/4 below": StudentRecipe("bk-small-conv", width=0.75, top_width=0.5),
 }
-DECODERS = ((32, (4, 4, 0)), (32, (2, 2, 0)), (24, (3, 3, 0)), (16, (4, 4, 0)), (16, (4, 2, 0)), (16, (2, 2, 0)))
+DECODERS = (
+    *((64, (3, 3, 3, 1)), (64, (4, 2, 1, 0)), (48, (6, 4, 1, 0)), (48, (4, 2, 1, 0))),
+    *((32, (6, 4, 1, 0)), (32, (4, 2, 1, 0)), (16, (6, 4, 1, 0))),
+)
 FORMATS = ("onnx", "openvino")
 ROUNDS, RUNS = 12, 10
 Run = Callable[[], object]

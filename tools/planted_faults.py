@@ -560,7 +560,7 @@ FAULTS = (
     Fault(
         "true-picture-under-another-caption",
         "distill/student/terms.py",
-        "return true, torch.where(use[..., 0], data.text(own), text)",
+        "return true, torch.where(use[..., 0], data.texts[own].float().to(device), text)",
         "return true, text",
         "distill/student/test_distillation.py::test_true_pictures_are_those_of_the_rollouts_captions",
     ),
@@ -574,8 +574,8 @@ FAULTS = (
     Fault(
         "pool-seed-not-passed-on",
         "distill/student/pool.py",
-        "generator=_generator(recipe.seed, row)",
-        "generator=_generator(0, row)",
+        "generator=row_generator(recipe.seed, row)",
+        "generator=row_generator(0, row)",
         "distill/student/test_pool.py::test_a_pool_of_another_seed_begins_in_other_noise",
     ),
     Fault(
@@ -644,8 +644,8 @@ FAULTS = (
     Fault(
         "skip-channels-cut-in-wrong-order",
         "distill/models/narrowing.py",
-        "return level, [below if index == 0 else level, above if index == self.layers else level]",
-        "return level, [above if index == self.layers else level, below if index == 0 else level]",
+        "entrance = [below if index == 0 else own, above if index == layers else own]",
+        "entrance = [above if index == layers else own, below if index == 0 else own]",
         "distill/models/test_pruning.py::test_a_narrower_student_is_the_wide_one_where_the_rest_carries_nothing",
     ),
     Fault(

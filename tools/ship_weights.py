@@ -1,5 +1,5 @@
-"""Put trained weights into the packages: the teacher as a half-precision model folder, the students as
-bundles of ONNX graphs whose weights are stored in half precision.
+"""Put trained weights into the packages: the teacher as a half-precision model folder, the students as bundles of ONNX graphs whose
+weights are stored in half precision.
 
     python tools/ship_weights.py --teacher runs/teacher --student runs/student --student-1step runs/student-1step
 
@@ -20,25 +20,31 @@ from genin.export import ExportOptions, export
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDENTS = ROOT / "runtimes" / "weights"
-TRAINING = ROOT / "weights" / "genin_training_weights"  # the teacher and what measures against it
+TRAINING = ROOT / "weights" / "genin_training_weights"  # model folders, and what measures against the teacher
 STAGED = ROOT / "runtimes" / ".weights.partial"
+BUNDLES, FOLDERS = STAGED / "bundles", STAGED / "folders"
 LOGS = ROOT / "docs" / "runs"
-LIMIT_BYTES = 40_000_000
+LIMIT_BYTES = 60_000_000
+SUFFIXES = (".onnx", ".safetensors")
+NO_WEIGHTS = "teacher_statistics"
 
 
-def ship_teacher(path: Path) -> None:
+def stage_teacher(path: Path, guidance_scale: float | None) -> None:
+    """The model folder under its built-in name, in half precision."""
     model = load_model_folder(path)
-    model.info["name"] = "builtin-teacher"
-    save_model_folder(model, STAGED / "teacher", dtype=torch.float16)
+    model.info |= {"name": "builtin-teacher"} | ({"guidance_scale": guidance_scale} if guidance_scale else {})
+    model.info.pop("parent", None)  # a folder of this machine; `recipe` has what it was made with
+    save_model_folder(model, FOLDERS / "teacher", dtype=torch.float16)
 
 
-def ship_student(path: Path, name: str, title: str) -> None:
-    model = load_model_folder(path)
-    model.info |= {"name": f"builtin-{name}", "title": title, "parent": "builtin:teacher"}
-    with tempfile.TemporaryDirectory() as folder:
-        named = Path(folder) / f"builtin-{name}"
+def stage_student(path: Path, name: str, title: str) -> None:
+    """The bundle, which holds all that a model folder does (`distill.models.restored`)."""
+    with tempfile.TemporaryDirectory() as temporary:
+        named = Path(temporary) / f"builtin-{name}"
+        model = load_model_folder(path)
+        model.info |= {"name": named.name, "title": title, "parent": "builtin:teacher"}
         save_model_folder(model, named)
-        export(named, STAGED / name, ExportOptions(["onnx"], ["fp16"]))
+        export(named, BUNDLES / name, ExportOptions(["onnx"], ["fp16"]))
 
 
 def copy_logs(path: Path, name: str) -> None:
@@ -51,31 +57,39 @@ def copy_logs(path: Path, name: str) -> None:
 @click.option("--teacher", type=click.Path(path_type=Path, exists=True))
 @click.option("--student", type=click.Path(path_type=Path, exists=True))
 @click.option("--student-1step", "one_step", type=click.Path(path_type=Path, exists=True))
-def ship(teacher: Path | None, student: Path | None, one_step: Path | None) -> None:
-    """Replace the shipped weights, when all are made and if they are not beyond 40 MB together."""
+@click.option("--guidance-scale", type=float, help="Of the teacher, as tools/results.py has found.  [default: its own]")
+def ship(teacher: Path | None, student: Path | None, one_step: Path | None, guidance_scale: float | None) -> None:
+    """Replace the shipped weights, when all are made and if they are not beyond 60 MB together."""
     shutil.rmtree(STAGED, ignore_errors=True)
-    STAGED.mkdir()
+    for folder in (BUNDLES, FOLDERS):
+        folder.mkdir(parents=True)
     if teacher:
-        ship_teacher(teacher)
-        copy_logs(teacher, "teacher")
+        stage_teacher(teacher, guidance_scale)
     if student:
-        ship_student(student, "student", "genin's ninja student")
-        copy_logs(student, "student")
+        stage_student(student, "student", "genin's ninja student")
     if one_step:
-        ship_student(one_step, "student-1step", "genin's one-step ninja student")
-        copy_logs(one_step, "student-1step")
-    made = [path.name for path in STAGED.iterdir()]
-    kept = [path for folder in (STUDENTS, TRAINING) for path in folder.iterdir() if path.name not in made]
+        stage_student(one_step, "student-1step", "genin's one-step ninja student")
+    places = {
+        made: place / made.name
+        for staged, place in ((BUNDLES, STUDENTS), (FOLDERS, TRAINING))
+        for made in staged.iterdir()
+    }
+    kept = [path for folder in (STUDENTS, TRAINING) for path in folder.iterdir() if path not in places.values()]
     files = [file for path in (STAGED, *kept) for file in (path, *path.rglob("*"))]
-    total = sum(file.stat().st_size for file in files if file.is_file())
+    total = sum(file.stat().st_size for file in files if file.suffix in SUFFIXES and NO_WEIGHTS not in file.parts)
     click.echo(f"{total / 1e6:.1f} MB of weights")
     if total > LIMIT_BYTES:
+        shutil.rmtree(STAGED)
         raise click.ClickException(f"more than {LIMIT_BYTES / 1e6:.0f} MB; what is shipped stays as it was")
-    for name in made:
-        place = (TRAINING if name == "teacher" else STUDENTS) / name
-        shutil.rmtree(place, ignore_errors=True)
-        (STAGED / name).rename(place)
-    STAGED.rmdir()
+    for made, place in places.items():
+        old = STAGED / f"{place.name}.old"
+        if place.exists():
+            place.rename(old)
+        made.rename(place)
+    shutil.rmtree(STAGED)
+    for path, name in ((teacher, "teacher"), (student, "student"), (one_step, "student-1step")):
+        if path:
+            copy_logs(path, name)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python tools/training_curve.py --student runs/student --out docs/runs/student-curve.json --plot docs/images/student-curve.png
 
 One row per average: images seen, minutes of training at the median rate, `fd_world` and `fd_squeezenet` on held-out captions at
-four steps and one, beside the teacher's. Finished rows are kept, so the command can be repeated while the run continues. All
-are decoded by the teacher's decoder: the curve is the UNet's.
+the most steps and the fewest that it was trained for, beside the teacher's. Finished rows are kept, so the command can be repeated
+while the run continues. All are decoded by the teacher's decoder: the curve is the UNet's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+from question import check_question
+from result_tables import TEACHER
 from world_evaluator import world_evaluator
 
 from genin.benchmarks.quality.evaluator import Evaluator
@@ -28,6 +30,7 @@ from genin.distill.models.student_config import pruning_of
 from genin.distill.recipe import load_recipe
 from genin.distill.student.provenance import Provenance, trained_step_counts
 from genin.runtimes.names import BUILTIN_WORLD
+from genin.runtimes.origin import fingerprint
 
 FEATURES = ("world", "squeezenet")
 
@@ -78,8 +81,18 @@ def plot(rows: list[dict[str, Any]], teacher: dict[str, float], path: Path) -> N
 
 
 def _scale(rows: list[dict[str, Any]]) -> tuple[Any, Any]:
-    rate = rows[-1]["images_seen"] / 1000 / rows[-1]["minutes"]
+    rate = max(rows[-1]["images_seen"], 1) / 1000 / max(rows[-1]["minutes"], 1e-3)
     return (lambda minutes: minutes * rate), (lambda images: images / rate)
+
+
+def figures_of_teacher(samples: int) -> dict[str, Any]:
+    """The teacher's row of docs/results.md. FDs compare at equal numbers of pictures only."""
+    file = Path("docs/runs/results.json")
+    found: dict[str, Any] = json.loads(file.read_text()).get(TEACHER, {}) if file.is_file() else {}
+    if found.get("samples") != samples:
+        what = f"{file} has no teacher of {samples} pictures, which the curve is compared with"
+        raise click.ClickException(f"{what}; run tools/results.py --samples {samples}, or leave out --plot")
+    return found
 
 
 @click.command()
@@ -89,16 +102,19 @@ def _scale(rows: list[dict[str, Any]]) -> tuple[Any, Any]:
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON of the curve.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="PNG of it.")
-@click.option("--samples", default=2048, show_default=True)
+@click.option("--samples", default=5000, show_default=True)
 @click.option("--every", default=1, show_default=True, help="Measure every n-th average.")
 def main(student: Path, teacher: Path, out: Path, picture: Path | None, samples: int, every: int) -> None:
+    teacher_figures = figures_of_teacher(samples) if picture is not None else {}
     # Minutes at the median rate: a run on a shared machine stalls now and then.
     rate = statistics.median(r["images_per_s"] for r in read_rows(student / "training" / "adversarial.log.jsonl"))
     evaluator = world_evaluator(samples, FEATURES)
-    kept: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {"samples": samples, "rows": []}
+    recipe = load_recipe(student / "training" / "recipe.yaml")
+    asked = {"samples": samples, "teacher": fingerprint(teacher), "recipe": recipe.as_dict()}
+    check_question(out, asked if out.is_file() else asked | {"rows": []})
+    kept: dict[str, Any] = json.loads(out.read_text())
     known = {row["images_seen"] for row in kept["rows"]}
     averages = sorted((student / "training").glob("adversarial.average-*.safetensors"))
-    recipe = load_recipe(student / "training" / "recipe.yaml")
     counts = trained_step_counts(recipe)
     for average in [*averages[::-every]][::-1]:
         images = int(average.stem.rpartition("-")[2])
@@ -106,14 +122,13 @@ def main(student: Path, teacher: Path, out: Path, picture: Path | None, samples:
             continue
         minutes = images / rate / 60
         row: dict[str, Any] = {"images_seen": images, "minutes": round(minutes, 2)}
-        for steps in (counts[0], counts[-1]):
+        for steps in dict.fromkeys((counts[0], counts[-1])):
             with tempfile.TemporaryDirectory() as work:
                 row[str(steps)] = measure(average, teacher, student, Path(work) / "student", evaluator, steps)
         kept["rows"] = sorted([*kept["rows"], row], key=lambda found: found["images_seen"])
         out.write_text(json.dumps(kept, indent=1) + "\n")
         click.echo(json.dumps(row))
     if picture is not None:
-        teacher_figures = json.loads(Path("docs/runs/results.json").read_text())["student, 4 steps"]["against"]
         plot(kept["rows"], teacher_figures, picture)
 
 

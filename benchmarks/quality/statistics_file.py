@@ -1,10 +1,10 @@
 """Feature statistics of a set of pictures in one hashed file, so that an expensive sampling is done once.
 
 A teacher's 100 guided steps cost hours on a CPU. `genin evaluate TEACHER --save-statistics FILE.safetensors` keeps what later
-comparisons need: per feature set the mean and covariance (float64, upper triangle), the first features themselves (float16, at most
-2,048; for KID and precision/recall) with a number for each one's caption, and how the pictures were made and how they scored. Given
-a folder instead of a file, `statistics.safetensors` is written there together with `pairs/`, the first pictures with captions and
-seeds, for paired LPIPS.
+comparisons need: per feature set the mean (float64) and covariance (float32, upper triangle: the Fréchet distance to the exact one
+is 1e-11), the first features themselves (float16, at most 2,048; for KID and precision/recall) with a number for each one's
+caption, and how the pictures were made and how they scored. Given a folder instead of a file, `statistics.safetensors` is written
+there together with `pairs/`, the first pictures with captions and seeds, for paired LPIPS.
 
 The sha256 of the tensors is in the metadata and is checked on reading; feature sets are only compared when weights
 and resize are the same. Not covered: signatures.
@@ -87,10 +87,10 @@ def save_statistics(
     sets: Mapping[str, SetStatistics],
     source: Mapping[str, Any],
     pairs: tuple[Sequence[PictureRow], Pictures] | None = None,
-    captions: Sequence[str | None] = (),
+    captions: Sequence[int | None] | None = None,
 ) -> Path:
     """Write a statistics file, or a folder with one and its pairs where `target` has no suffix. Earlier ones there stay until all
-    is written. Returns the file."""
+    is written. `captions` are the pictures' `caption_numbers`. Returns the file."""
     from safetensors.numpy import save_file
 
     file = target if target.suffix == ".safetensors" else target / FILE_NAME
@@ -99,13 +99,13 @@ def save_statistics(
     for name, statistics in sets.items():
         upper = np.triu_indices(len(statistics.moments.mean))
         tensors[f"{name}/mean"] = statistics.moments.mean
-        tensors[f"{name}/covariance"] = np.ascontiguousarray(statistics.moments.covariance[upper])
+        tensors[f"{name}/covariance"] = statistics.moments.covariance[upper].astype(np.float32)
         if statistics.features is not None:
             tensors[f"{name}/features"] = statistics.features.astype(np.float16)
         header["sets"][name] = {"fingerprint": statistics.fingerprint, "count": statistics.moments.count}
     if captions:
-        numbers = caption_numbers(captions[:MAX_KEPT_FEATURES])
-        tensors["captions"] = np.array([number or NO_CAPTION for number in numbers], np.uint64)
+        kept = captions[:MAX_KEPT_FEATURES]
+        tensors["captions"] = np.array([number or NO_CAPTION for number in kept], np.uint64)
     header["tensors_sha256"] = _digest(tensors)
     with atomic_path(file) as partial:
         save_file(tensors, partial, metadata={"genin": json.dumps(header, sort_keys=True)})

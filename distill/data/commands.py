@@ -43,7 +43,7 @@ class Colour(click.ParamType):  # type: ignore[type-arg]
 
 @click.command(
     "prepare",
-    epilog="Example: genin data prepare emoji/ --file-column file --caption-column cldr --size 64 --out data/emoji",
+    epilog="Example: genin data prepare emoji/ --file-column file --caption-column cldr --size 128 --out data/emoji",
 )
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist.")

@@ -121,7 +121,7 @@ def prepare(
 ) -> Report:
     """Turn pictures, comics, videos and tables into one clean, captioned dataset folder.
 
-        report = prepare([Path("emoji")], Path("data/emoji"), PrepareOptions(fit=FitOptions(size=64)))
+        report = prepare([Path("emoji")], Path("data/emoji"), PrepareOptions(fit=FitOptions(size=128)))
         print(report.kept, report.dropped)
 
     Args:

@@ -73,6 +73,10 @@ class Source(Protocol):
         """Captions that several pictures share, at most so many, and `pictures` of each: (captions, pictures, size, size, 3)."""
         ...
 
+    def check_groups(self, pictures: int) -> None:
+        """Errors: InputError where no caption has as many pictures."""
+        ...
+
 
 class WorldSource:
     """`count` scenes of one split of the built-in world."""
@@ -90,11 +94,11 @@ class WorldSource:
     )
 
     def __init__(self, split: Split, count: int, seed: int = 0) -> None:
-        from genin.distill.world.captions import VERSION
+        from genin.distill.world import captions, render
         from genin.distill.world.scene import ATTRIBUTES
 
         self.split, self.count, self.seed = split, count, seed
-        self.digest = f"{self.name}-{split}-{count}-{seed}-captions{VERSION}"
+        self.digest = f"{self.name}-{split}-{count}-{seed}-captions{captions.VERSION}-drawing{render.VERSION}"
         self.columns: Mapping[str, Sequence[str]] = ATTRIBUTES
 
     def __len__(self) -> int:
@@ -127,6 +131,9 @@ class WorldSource:
         tasks = [(number, pictures, size) for number in range(captions)]
         groups = list(map_source(WorldSource.caption_group, self, tasks))
         return [caption for caption, _ in groups], np.stack([drawn for _, drawn in groups])
+
+    def check_groups(self, pictures: int) -> None:
+        pass  # it draws as many as are asked for
 
     def caption_group(self, number: int, pictures: int, size: int) -> tuple[str, NDArray[np.uint8]]:
         """A caption, and pictures of scenes that it describes: what it does not say is drawn anew for each."""
@@ -195,7 +202,16 @@ class FolderSource:
         return self._held_out
 
     def caption_groups(self, captions: int, pictures: int, size: int) -> tuple[list[str], NDArray[np.uint8]]:
-        """Errors: InputError where no caption has as many pictures."""
+        shared = self._groups(pictures)
+        texts = list(shared)[:captions]
+        groups = [self.pictures_of(shared[text][:pictures], (size, size)) for text in texts]
+        return texts, np.stack(groups)
+
+    def check_groups(self, pictures: int) -> None:
+        self._groups(pictures)
+
+    def _groups(self, pictures: int) -> dict[str, list[int]]:
+        """Caption => rows, where it has as many. Errors: InputError where none has."""
         rows: dict[str, list[int]] = {}
         for index, row in enumerate(self.dataset.rows):
             rows.setdefault(row.text or "", []).append(index)
@@ -204,9 +220,7 @@ class FolderSource:
             most = max(map(len, rows.values()), default=0)
             what = f"no caption has {pictures} pictures (at most {most}), which kernel_weight compares with"
             raise InputError(what, where=self.name, remedy=f"set kernel_true to {most} or less, or kernel_weight to 0")
-        texts = list(shared)[:captions]
-        groups = [self.pictures_of(shared[text][:pictures], (size, size)) for text in texts]
-        return texts, np.stack(groups)
+        return shared
 
 
 def _of_split(folder: Path, split: Split) -> FolderSource | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,11 @@ class Update:
     total: int  # the global batch
     generator: torch.Generator
     device: torch.device
+
+    def own_generator(self, name: str) -> torch.Generator:
+        """One of its own for this update of this stage: what draws from it changes nothing else that the update draws."""
+        key = zlib.crc32(name.encode()) ^ self.generator.initial_seed()
+        return torch.Generator().manual_seed(key & 0x7FFFFFFFFFFFFFFF)
 
     def randn(self, *shape: int) -> Tensor:
         """This process's rows of a standard normal drawn for the whole global batch: (batch, *shape)."""

@@ -1,4 +1,4 @@
-"""The trainable part of a network: its moving average, its state, its optimiser.
+"""The trainable part of a network: its moving average, its state, its optimiser; and which average is kept.
 
 Weights that do not learn are shared and never copied, so that adapters on a network of gigabytes cost megabytes in averages and
 checkpoints. States hold whole tensors, even of networks that are sharded over processes (`sharding`).
@@ -9,16 +9,20 @@ Not here: when they are updated and saved (`training`).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from genin.distill.loop import sharding
+from genin.distill.loop.muon import Muon
 from genin.distill.models.lora import shared_copy
 from genin.distill.recipe import Optimisation
 from genin.runtimes.errors import InputError
+
+CRITERIA = ("kid", "held_out_loss")  # figures on held-out pictures that choose an average; the lower, the better
 
 
 class Average(nn.Module):
@@ -55,6 +59,26 @@ class Average(nn.Module):
         self.n_averaged += 1
 
 
+def better_average(figures: Mapping[str, Mapping[str, float]]) -> tuple[str, str] | None:
+    """The better average, and the figure that says so; None where figures choose nothing."""
+    for name in CRITERIA:
+        if all(name in one for one in figures.values()):
+            return min(figures, key=lambda key: figures[key][name]), name
+    return None
+
+
+def bar_to_keep(figure: float, error: float, best: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """The lowest figure so far and its error, if an average of this `figure` is to be kept in place of `best`; None if not.
+
+    It is kept unless an earlier one was better by more than chance: of two that differ by chance only the later has learnt more,
+    at a lower rate.
+    """
+    bar = {"lowest": figure, "error": error}
+    if best is not None and best["lowest"] < figure:
+        bar = {name: float(best[name]) for name in bar}
+    return bar if figure <= bar["lowest"] + bar["error"] else None
+
+
 def learnt_state(network: nn.Module, frozen: Container[str]) -> dict[str, Tensor]:
     """A state dictionary of whole tensors without the parameters whose names are `frozen`."""
     return {name: sharding.whole(value) for name, value in network.state_dict().items() if name not in frozen}
@@ -73,10 +97,16 @@ def load_learnt_state(network: nn.Module, state: Mapping[str, Tensor], frozen: C
 
 
 def make_optimizer(
-    settings: Optimisation, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float]
+    settings: Optimisation, network: nn.Module, lr: float, betas: tuple[float, float]
 ) -> torch.optim.Optimizer:
-    """The recipe's optimiser. Errors: InputError where its package is not installed: another one would train differently."""
+    """The recipe's optimiser, of the weights of `network` that learn.
+
+    Errors: InputError where its package is not installed: another one would train differently.
+    """
     decay = settings.weight_decay
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if settings.optimizer == "muon":
+        return Muon(network, lr, betas, decay)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay, fused=True)
     try:

@@ -2,11 +2,12 @@
 
 | alarm | seen when | done |
 |---|---|---|
-| `not_finite` | a loss is NaN or infinite | back to the last checkpoint, half the rate |
+| `not_finite` | a loss or a gradient is NaN or infinite | back to the last checkpoint, half the rate |
 | `loss_jump` | the loss is over three times the median of the rows before | the same |
 | `latent_drift` | mean or deviation of the student's latents has left the teacher's | the same |
 | `diversity_collapse` | noises under one caption differ by half of what the teacher's do | back, half the adversarial weight |
 | `discriminator_wins` | over 95 % sorted right for a thousand updates | half its rate, more noise before it |
+| `picture_discriminator_wins` | the same of that on decoded pictures | half its rate |
 | `discriminator_blind` | under 55 % sorted right for a thousand updates | less noise before it |
 
 `watch` is a pure function of rows, and rows are saved: a resumed run sees what the uninterrupted one would have seen. An
@@ -45,8 +46,8 @@ class Alarm:
     adjustments: Mapping[str, float] = field(default_factory=dict)
 
 
-def not_finite(network: str, loss: float) -> Alarm:
-    return Alarm("not_finite", f"the loss of the {network} became {loss}", True, {"lr": 0.5})
+def not_finite(network: str, value: float, what: str = "loss") -> Alarm:
+    return Alarm("not_finite", f"the {what} of the {network} became {value}", True, {"lr": 0.5})
 
 
 def watch(rows: Sequence[LogRow]) -> Alarm | None:
@@ -90,13 +91,15 @@ def _discriminator(rows: Sequence[LogRow]) -> Alarm | None:
     if not rows or rows[-1]["update"] - rows[0]["update"] < PATIENCE:
         return None
     since = rows[-1]["update"] - PATIENCE
-    seen = [r["discriminator_accuracy"] for r in rows if r["update"] > since and "discriminator_accuracy" in r]
-    if seen and min(seen) > WINS:
-        message = f"the discriminator has classified over {WINS:.0%} correctly for {PATIENCE:,} updates"
-        return Alarm("discriminator_wins", message, False, {"lr/discriminator": 0.5, "noise": NOISE_STEP})
-    if seen and max(seen) < BLIND:
-        message = f"the discriminator has classified under {BLIND:.0%} correctly for {PATIENCE:,} updates"
-        return Alarm("discriminator_blind", message, False, {"noise": 1 / NOISE_STEP})
+    for name, noise in (("discriminator", NOISE_STEP), ("picture_discriminator", None)):
+        key, title = f"{name}_accuracy", name.replace("_", " ")
+        seen = [row[key] for row in rows if row["update"] > since and key in row]
+        if seen and min(seen) > WINS:
+            message = f"the {title} has classified over {WINS:.0%} correctly for {PATIENCE:,} updates"
+            return Alarm(f"{name}_wins", message, False, {f"lr/{name}": 0.5} | ({"noise": noise} if noise else {}))
+        if seen and max(seen) < BLIND and noise:
+            message = f"the {title} has classified under {BLIND:.0%} correctly for {PATIENCE:,} updates"
+            return Alarm(f"{name}_blind", message, False, {"noise": 1 / noise})
     return None
 
 

@@ -34,8 +34,8 @@ Draw = Callable[[Tensor, slice], Tensor]
 
 @dataclass(frozen=True)
 class HeldOutPictures:
-    """N `captions`, their `text` (N, L, D) as `teacher` embeds it, and `noise` (N, C, H, W); features of their true pictures in
-    the teacher's encoder (N, F)."""
+    """N `captions`, their `text` (N, L, D) as `teacher` embeds it, and the `noise` (N, C, H, W) to draw from; features of their
+    true pictures in the teacher's encoder (N, F)."""
 
     teacher: Guided
     captions: Sequence[str]
@@ -48,13 +48,13 @@ class HeldOutPictures:
         """True pictures, as final latents (N, C, H, W). Of the teacher's UNet only the encoder is used."""
         text = teacher.embed(list(captions))
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(SEED))
-        return HeldOutPictures(teacher, captions, text, noise, _features(teacher, latents, text, noise))
+        return HeldOutPictures(teacher, captions, text, noise, _features(teacher, latents, text, _of_view(noise)))
 
     def kid(self, drawn: Tensor) -> dict[str, float]:
         """`kid` and `kid_error` of pictures drawn under the captions, final latents (N, C, H, W)."""
         # Features differ in scale, and KID's kernel would see few of them: each at the true pictures' mean and deviation.
         mean, deviation = self.true.mean(axis=0), self.true.std(axis=0) + 1e-6
-        features = _features(self.teacher, drawn, self.text, self.noise)
+        features = _features(self.teacher, drawn, self.text, _of_view(self.noise))
         drawn_features, true_features = ((one - mean) / deviation for one in (features, self.true))
         kid = kid_of_pairs(drawn_features, true_features, self.captions, self.captions)
         return {"kid": kid.value, "kid_error": kid.error}
@@ -71,6 +71,12 @@ def held_out_latents(source: Source, vae: Any, size: int, count: int, cache: Pat
     if count < 2 * MIN_KID_PICTURES:
         return None
     return cache_latents(source, vae, count, size, cache).latents.float()
+
+
+def _of_view(noise: Tensor) -> Tensor:
+    """The noise that pictures are looked at under: another than the one they are drawn from, which they resemble a little and true
+    ones do not."""
+    return noise.roll(1, 0)
 
 
 @torch.no_grad()

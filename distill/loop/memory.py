@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from genin.distill.models.folder import ModelFolder
 
 FP32, BF16 = 4, 2
-MOMENTS = {
-    "adamw": 8,
-    "adamw8bit": 2,
-}  # bytes of AdamW's two per weight (8 bits: Dettmers et al. 2021, arXiv:2110.02861)
+# Bytes per weight: AdamW has two moments (in 8 bits: Dettmers et al. 2021, arXiv:2110.02861), Muon one for nearly all weights.
+MOMENTS = {"adamw": 8, "adamw8bit": 2, "muon": 4}
 WORTH_SAYING = 50_000_000  # bytes
 PASSES = {False: 3, True: 4}  # cost of an update in forward passes: backward is two; checkpointing adds one
 
@@ -74,6 +72,67 @@ class Unet:
         """Bytes that autograd keeps of a pass, including bf16 copies of weights and what a checkpointed block recomputes. With
         `encoder`, only the encoder's, frozen: gradients reach its input alone."""
         return _activations(self, batch, checkpointing, mixed, encoder)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The costs of an autoencoder's decoder, by its class in diffusers and its config; `side` is that of the model's latents."""
+
+    kind: str
+    config: tuple[tuple[str, Any], ...]
+    side: int
+
+    @classmethod
+    def of(cls, vae: Any, side: int) -> Decoder:
+        return cls.of_config(type(vae).__name__, vae.config, side)
+
+    @classmethod
+    def of_folder(cls, path: Path, side: int) -> Decoder:
+        """That of a model folder. Errors: InputError for a folder that is not one."""
+        config = read_json(path / "vae" / "config.json", "the model folder lacks a file")
+        return cls.of_config(read_model_index(path)["vae"][1], config, side)
+
+    @classmethod
+    def of_config(cls, kind: str, config: Mapping[str, Any], side: int) -> Decoder:
+        return cls(kind, Unet.of(config, 0).config, side)
+
+    def macs(self, share: float = 1.0) -> int:
+        """Multiply-adds of decoding a square of that share of the side."""
+        return _decoding(self, 1, max(1, round(share * self.side)), False)[0]
+
+    def activations(self, batch: int, *, share: float = 1.0, mixed: bool) -> int:
+        """Bytes that autograd keeps of decoding such a square, frozen: gradients reach the latents alone."""
+        return _decoding(self, batch, max(1, round(share * self.side)), mixed)[1]
+
+
+@cache
+def _decoding(decoder: Decoder, batch: int, side: int, mixed: bool) -> tuple[int, int]:
+    """(multiply-adds, bytes kept) of a batch; with bf16's copies of weights."""
+    import diffusers
+    from torch._subclasses import FakeTensorMode
+
+    from genin.benchmarks.model_facts import cost_of
+
+    kind = getattr(diffusers, decoder.kind)
+    known = inspect.signature(kind).parameters
+    with FakeTensorMode():
+        vae = kind(**{name: value for name, value in decoder.config if name in known}).requires_grad_(False).eval()
+        latents = torch.zeros(batch, vae.config.latent_channels, side, side)
+        _, macs = cost_of(vae, lambda: vae.decode(latents))
+        weights = {id_of(weight) for weight in vae.parameters()}
+        alive: list[torch.Tensor] = []
+        saved: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            if id_of(tensor) not in weights:
+                alive.append(tensor)
+                saved[id_of(tensor)] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        precision = torch.autocast("cpu", torch.bfloat16, enabled=mixed)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
+            vae.decode(latents.requires_grad_())
+    return macs, sum(saved.values())
 
 
 class Others(NamedTuple):
@@ -204,15 +263,28 @@ class PhaseSizes:
     others: Others
     processes: int = 1
     sharded: bool = False
+    decoder: Decoder | None = None
 
     @property
     def shares(self) -> int:
         """A process holds one of these shares of a sharded network."""
         return self.processes if self.sharded else 1
 
+    def decoded(self, phase: StepsRecipe, share: float = 1.0) -> int:
+        """Bytes that decoding the student's pictures keeps, a square of that share of their side."""
+        mixed = phase.mixed_precision == "bf16"
+        return 0 if self.decoder is None else self.decoder.activations(self.batch(phase), share=share, mixed=mixed)
+
+    def decoding_macs(self, share: float = 1.0) -> int:
+        return 0 if self.decoder is None else self.decoder.macs(share)
+
+    def batch(self, phase: PruneRecipe | StepsRecipe) -> int:
+        """One process's part."""
+        return max(1, phase.batch_size // self.processes // phase.accumulate)
+
     def activations(self, phase: PruneRecipe | StepsRecipe, unet: Unet, *, encoder: bool = False) -> int:
         """Bytes that a pass of one of the networks keeps in an update of `phase`, for one process's part of the batch."""
-        batch = max(1, phase.batch_size // self.processes // phase.accumulate)
+        batch = self.batch(phase)
         mixed, checkpointing = phase.mixed_precision == "bf16", phase.gradient_checkpointing
         return unet.activations(batch, checkpointing=checkpointing, mixed=mixed, encoder=encoder)
 

@@ -9,8 +9,9 @@ Not here: when they are updated (`training`), when their states are saved (`chec
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,24 @@ from genin.runtimes.errors import InputError
 class NetworkOptions:
     """How a network is trained, where that differs from the recipe.
 
-    `trains` says by name which weights learn; the others stay as they are. A network without `average` has no moving averages.
-    `compiled` False leaves it out where the recipe compiles: a compiled network has no second derivatives, which R1 needs. A
-    `large` one without frozen weights is sharded over the processes where the launcher asks for that.
+    `muon` False trains it with AdamW where the recipe has Muon, whose momentum a discriminator does not want. `trains` says by name
+    which weights learn; the others stay as they are. A network without `average` has no moving averages. `compiled` False leaves it
+    out where the recipe compiles: a compiled network has no second derivatives, which R1 needs. A `large` one without frozen
+    weights is sharded over the processes where the launcher asks for that.
     """
 
     lr: float | None = None
     betas: tuple[float, float] = (0.9, 0.99)
+    muon: bool = True
     average: bool = True
     compiled: bool = True
     large: bool = False
     trains: Callable[[str], bool] = lambda _name: True
+
+
+def without_muon(settings: Optimisation) -> Optimisation:
+    """With AdamW in its place."""
+    return replace(settings, optimizer="adamw") if settings.optimizer == "muon" else settings
 
 
 class Networks:
@@ -59,8 +67,8 @@ class Networks:
         for key, parameter in module.named_parameters():
             parameter.requires_grad_(options.trains(key))
         lr = self.settings.lr if options.lr is None else options.lr
-        learning = [p for p in module.parameters() if p.requires_grad]
-        optimizer = make_optimizer(self.settings, learning, lr, options.betas)
+        settings = self.settings if options.muon else without_muon(self.settings)
+        optimizer = make_optimizer(settings, module, lr, options.betas)
         self.frozen_names[name] = frozenset(key for key, p in module.named_parameters() if not p.requires_grad)
         for i, decay in enumerate(self.settings.ema_decays if options.average else ()):
             self.averages[name if i == 0 else f"{name}/{decay}"] = Average(module, decay)
@@ -79,13 +87,23 @@ class Networks:
             device_ids = [device] if device.type == "cuda" else None
             return nn.parallel.DistributedDataParallel(module, device_ids=device_ids), optimizer
         if self.settings.optimizer != "adamw":
-            what = f"{self.settings.optimizer}'s moments cannot be sharded over processes"
+            what = f"optimizer {self.settings.optimizer} cannot be sharded over processes"
             raise InputError(what, remedy="set optimizer to adamw, or launch without FSDP")
         self.unsharded[name] = copy.deepcopy(module.cpu())
         module.to(device)
         for average in self.averages_of(name):
             sharding.shard(self.accelerator, average.module)
         return sharding.shard(self.accelerator, module, optimizer)
+
+    @contextmanager
+    def gradients_kept(self, kept: bool) -> Iterator[None]:
+        """Where `kept`, gradients are added up in each process and not averaged over all: a later pass does that once. FSDP, which
+        has only a part of them in each process, averages always."""
+        with ExitStack() as stack:
+            for module in self.modules.values() if kept else ():
+                if isinstance(module, nn.parallel.DistributedDataParallel):  # accelerate's no_sync takes all for FSDP's
+                    stack.enter_context(module.no_sync())
+            yield
 
     def unwrapped(self, name: str) -> nn.Module:
         module: nn.Module = self.accelerator.unwrap_model(self.modules[name])

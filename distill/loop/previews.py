@@ -122,8 +122,9 @@ def _fixed(value: Any) -> Any:
 
 FEW_POINTS = 8
 NOT_CURVES = {"update", "images_seen", "elapsed_s"}
-FIRST, LAST = ("loss", "kid", "kid_error"), ("images_per_s", "lr_factor")
+FIRST, LAST = ("loss", "held_out_loss", "kid", "kid_error"), ("images_per_s", "lr_factor")
 TITLES = {
+    "held_out_loss": "loss on held-out captions",
     "kid": "KID of held-out captions",
     "kid_error": "standard error of that KID",
     "images_per_s": "images per second",

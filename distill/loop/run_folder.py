@@ -119,7 +119,7 @@ def _claim(
         except ValueError:
             stored = {}
         earlier = stored if isinstance(stored, dict) and stored else begun_with  # a damaged file is ignored
-        if others := [key for key in {**earlier, **begun_with} if earlier.get(key) != begun_with.get(key)]:
+        if others := [key for key, value in earlier.items() if value != begun_with.get(key)]:
             what = f"this run was started with another {' and '.join(others)}"
             raise InputError(what, where=folder, remedy="give what it was started with, or name another output folder")
     write_text(path, json.dumps(dict(begun_with), indent=1) + "\n")

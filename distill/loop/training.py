@@ -5,7 +5,7 @@ A stage registers its networks and hands over one function that performs an upda
 run draws the same numbers as an uninterrupted one, and each of several processes takes its slice of the same global batch. A
 loss is a mean over rows in which each row's share is its own: then processes and parts of an update (`accumulate`) only change
 the order of sums. Losses that compare rows with each other draw them for the whole batch (`batch_randint`) or gathers them
-(`gathered`); docs/scaling.md lists what differs in parts.
+(`agreement.gathered`); docs/scaling.md lists what differs in parts.
 
 A checkpoint is written after updates that raised no alarm (`health`), so that there is a good one to go back to; alarms and answers
 are recorded in `STAGE.events.jsonl`. With a budget in minutes the learning rate follows whichever of images and minutes is further,
@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from genin.distill.inputs.update import Update
 from genin.distill.loop import sharding
-from genin.distill.loop.averages import Average
+from genin.distill.loop.agreement import mean_and_any, means, true_everywhere
+from genin.distill.loop.averages import Average, bar_to_keep, better_average
 from genin.distill.loop.checkpoint_keeper import CheckpointKeeper, StageState
 from genin.distill.loop.checkpoints import remove_stage
 from genin.distill.loop.health import ROLLBACKS, Alarm, LogRow, not_finite, watch
@@ -45,7 +46,8 @@ from genin.runtimes.progress import progress
 Metrics = Mapping[str, Tensor | float]
 Step = Callable[[Update], Metrics]  # performs an update, and returns what is logged
 Preview = Callable[[Path], None]  # writes a grid of samples to a file
-# A network on held-out data => figures: the lowest `kid` is the best, and within `kid_error` of each other two are as good.
+# A network on held-out data => figures: the lowest `kid` is the best, and within `kid_error` of each other two are as good. Figures
+# without it choose no average.
 Validate = Callable[[nn.Module], Mapping[str, float]]
 GRAD_NORM = "grad_norm"  # the key of a step's metrics that holds what `optimise` returned
 WARMUP_SHARE = 0.05
@@ -135,9 +137,10 @@ class Training:
         """Backward, clip, step; returns the gradient norm. Of an update in parts, only the last one clips and steps; the others
         return 0.
 
-        Errors: UnhealthyError for a loss that is not finite.
+        Errors: UnhealthyError for a loss or a gradient that is not finite.
         """
-        if not self._everywhere(bool(torch.isfinite(loss))):
+        # All must go back, or none.
+        if not true_everywhere(self.accelerator, bool(torch.isfinite(loss))):
             raise UnhealthyError(not_finite(name, float(loss)))
         optimizer = self.networks.optimizers[name]
         if self.part == 0:
@@ -146,14 +149,16 @@ class Training:
         if self.part + 1 < self.settings.accumulate:
             return 0.0
         weights = self.networks.modules[name].parameters()
-        norm = sharding.whole(torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm))
+        norm = float(sharding.whole(torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)))
+        if not math.isfinite(norm):  # the same in every process
+            raise UnhealthyError(not_finite(name, norm, "gradient"))
         base_lr = self.networks.base_lrs[name]
         for group in optimizer.param_groups:
             group["lr"] = base_lr * self.lr_factor() * self.adjustment("lr") * self.adjustment(f"lr/{name}")
         optimizer.step()
         for average in self.networks.averages_of(name):
             average.update(self.networks.unwrapped(name))
-        return float(norm)
+        return norm
 
     # --- what steps use --------------------------------------------------------------------------------------------
 
@@ -169,15 +174,6 @@ class Training:
         """The factor on a setting, 1 until an alarm changes it."""
         assert name in self.adjustable, f"call allow_adjustment('{name}') first"
         return self.state.adjustments.get(name, 1.0)
-
-    def gathered(self, rows: Tensor) -> Tensor:
-        """The rows of all processes, (N, …) => (processes·N, …), with gradients to every process's own: for a loss that is not a
-        mean over rows. All processes compute the same loss of them, whose averaged gradients are those of the whole batch."""
-        if self.accelerator.num_processes == 1:
-            return rows
-        from torch.distributed.nn.functional import all_gather
-
-        return torch.cat(all_gather(rows))  # type: ignore[no-untyped-call]
 
     @property
     def images_seen(self) -> int:
@@ -235,7 +231,8 @@ class Training:
                 alarm = self._update(step)
                 now = time.perf_counter()
                 save_due = now - last_save > 60 * self.settings.checkpoint_minutes
-                seconds, save_due, stop = self._agree(now - before, save_due, interrupted())
+                # Clocks and signals differ between processes.
+                seconds, (save_due, stop) = mean_and_any(self.accelerator, now - before, save_due, interrupted())
                 before = now  # grids, validations and checkpoints count, too
                 self.state.elapsed_s += seconds
 
@@ -295,7 +292,8 @@ class Training:
         parts = []
         for part in range(self.settings.accumulate):
             self.part = part
-            parts.append(step(self._next_update()))
+            with self.networks.gradients_kept(part + 1 < self.settings.accumulate):
+                parts.append(step(self._next_update()))
         if len(parts) == 1:
             return parts[0]
         total = {name: sum(float(part[name]) for part in parts) for name in parts[-1]}
@@ -317,7 +315,7 @@ class Training:
 
     def _log(self, now: float, figures: Mapping[str, float]) -> None:
         """Close the row: means over its updates, and the held-out figures."""
-        means, (since, seen) = self._means(), self.timed_from
+        row_means, (since, seen) = means(self.accelerator, self.state.row), self.timed_from
         self.state.row = {}
         row = {
             "update": self.state.update_index,
@@ -325,29 +323,28 @@ class Training:
             "elapsed_s": round(self.state.elapsed_s, 1),
             "images_per_s": round((self.state.images_seen - seen) / max(now - since, 1e-9), 2),
             "lr_factor": round(self.lr_factor(), 5),
-            **{name: round(mean, 6) for name, mean in means.items()},
+            **{name: round(mean, 6) for name, mean in row_means.items()},
             **{name: round(figure, 6) for name, figure in figures.items()},
         }
         self.logbook.add_row(row)
 
     def _validate(self, validate: Validate | None) -> Mapping[str, float]:
-        """The better average's figures. It is the one to keep, unless an earlier one was better by more than chance: of two that
-        differ by chance only the later has learnt more, at a lower rate."""
+        """The better average's figures. It is kept where `bar_to_keep` says so."""
         if validate is None:
             return {}
         # The first process's figures, in all: a difference in the last bits must not lead one process into a collective that
         # another does not enter.
         figures = broadcast_from_main({key: dict(validate(one.module)) for key, one in self.averages.items()})
-        key = min(figures, key=lambda key: figures[key]["kid"])
-        kid, best = figures[key]["kid"], self.state.best
-        bar = {"lowest": kid, "error": figures[key].get("kid_error", 0.0)}
-        if best is not None and best["lowest"] < kid:
-            bar = {name: best[name] for name in bar}
-        if kid <= bar["lowest"] + bar["error"]:
+        better = better_average(figures)
+        if better is None:
+            return next(iter(figures.values()))
+        key, criterion = better
+        figure = figures[key][criterion]
+        bar = bar_to_keep(figure, figures[key].get(f"{criterion}_error", 0.0), self.state.best)
+        if bar is not None:
             weights = {name: tensor.clone() for name, tensor in self.networks.average_state(key).items()}
-            self.state.best = {
-                "kid": kid, "update": self.state.update_index, "average": key, "state": weights, **bar,
-            }  # fmt: skip
+            which = {criterion: figure, "update": self.state.update_index, "average": key}
+            self.state.best = {**which, "state": weights, **bar}
         return figures[key]
 
     def _draw(self, preview: Preview | None) -> None:
@@ -372,28 +369,30 @@ class Training:
         """Whether the unfinished row raises no alarm either: a slow run's checkpoints cannot wait for its end."""
         if not self.state.row:
             return True
-        row_so_far = {"update": self.state.update_index, **self._means()}
+        row_so_far = {"update": self.state.update_index, **means(self.accelerator, self.state.row)}
         return self._watch([*self.logbook.rows, row_so_far]) is None
 
     def _answer(self, alarm: Alarm) -> None:
         """Make the alarm's adjustments, go back if it says so, and record it. Errors: GeninError after too many rollbacks."""
         seen_at, images_seen, elapsed_s = self.state.update_index, self.state.images_seen, self.state.elapsed_s
         adjusted = {name: self.adjustment(name) * f for name, f in alarm.adjustments.items() if name in self.adjustable}
-        adjustments, rollbacks = {**self.state.adjustments, **adjusted}, self.state.rollbacks + alarm.rollback
+        # To go back with nothing to adjust would be to do the same again.
+        goes_back = alarm.rollback and bool(adjusted)
+        adjustments, rollbacks = {**self.state.adjustments, **adjusted}, self.state.rollbacks + goes_back
         if rollbacks > ROLLBACKS:
             raise GeninError(
                 f"stage '{self.stage}' is unstable: {alarm.message} at update {seen_at}, after going back {ROLLBACKS} times",
                 where=self.logbook.events_path,
                 remedy="lower this stage's lr (or adversarial_weight) in the recipe, and name another output folder",
             )
-        if alarm.rollback:
+        if goes_back:
             self.resume()
             self.state.elapsed_s = elapsed_s  # the minutes are spent nonetheless
         self.state.adjustments, self.state.rollbacks = adjustments, rollbacks
         self.state.watched_from = self.state.update_index
         self.save()
         action = ", ".join(f"{name} × {factor:.3g}" for name, factor in adjusted.items()) or "nothing to adjust"
-        if alarm.rollback:
+        if goes_back:
             action = f"back to update {self.state.update_index}, {action}"
         warnings.warn(f"{self.stage}, update {seen_at}: {alarm.message}; {action}", stacklevel=1)
         event = {"update": seen_at, "images_seen": images_seen, "alarm": alarm.name}
@@ -424,30 +423,6 @@ class Training:
         self.logbook.go_back_to(state.images_seen)
         self.resumed = True
         return True
-
-    # --- what processes agree on -----------------------------------------------------------------------------------
-
-    def _agree(self, seconds: float, save_due: bool, stop: bool) -> tuple[float, bool, bool]:
-        """Agree on values that differ between processes, such as clocks and signals: the mean of seconds; True if any is."""
-        if self.accelerator.num_processes == 1:
-            return seconds, save_due, stop
-        votes = torch.tensor([seconds, float(save_due), float(stop)], device=self.device)
-        mean = self.accelerator.reduce(votes, "mean").tolist()
-        return mean[0], mean[1] > 0, mean[2] > 0
-
-    def _everywhere(self, fine: bool) -> bool:
-        """Whether `fine` is True in every process: all must go back, or none."""
-        if self.accelerator.num_processes == 1:
-            return fine
-        wrong = torch.tensor([0.0 if fine else 1.0], device=self.device)
-        return float(self.accelerator.reduce(wrong, "sum")) == 0
-
-    def _means(self) -> dict[str, float]:
-        """Means of the row so far, over all processes, so that all see the same."""
-        row = self.state.row
-        names = sorted(row)
-        means = torch.tensor([sum(row[name]) / len(row[name]) for name in names], device=self.device)
-        return dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
 
 
 def is_early(update: int) -> bool:

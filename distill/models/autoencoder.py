@@ -93,7 +93,10 @@ def encode_pictures(vae: Any, pictures: NDArray[np.uint8], device: torch.device)
 
 def decode(vae: Any, latents: Tensor) -> Tensor:
     """Final latents (already multiplied by `scaling_factor`) => pictures in [−1, 1], NCHW."""
-    return vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]  # type: ignore[no-any-return]
+    scaled = latents / vae.config.scaling_factor
+    if scaled.device.type == "cpu":  # 1.2 times as fast
+        scaled = scaled.contiguous(memory_format=torch.channels_last)
+    return vae.decode(scaled, return_dict=False)[0]  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

@@ -212,7 +212,8 @@ def guided_predict(unet: nn.Module, x_t: Tensor, t: Tensor, text: Tensor, empty:
     if scale == 1.0:
         return predict(unet, x_t, t, text)
     both = torch.cat([empty.expand_as(text), text])
-    uncond, cond = predict(unet, torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
+    # In bf16 the difference of two predictions that nearly agree would lose most of its digits.
+    uncond, cond = predict(unet, torch.cat([x_t, x_t]), torch.cat([t, t]), both).float().chunk(2)
     return uncond + scale * (cond - uncond)
 
 

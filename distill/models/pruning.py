@@ -33,7 +33,7 @@ def build_student(teacher: Any, pruning: Pruning) -> tuple[nn.Module, float]:
     last_pair = layers if pruning.one_pair_per_level else None
     if min(pruning.shares(len(student.config["block_out_channels"]))) < 1:
         narrower = Narrowing.to(student.config["block_out_channels"], source, teacher.config, layers)
-        source = {key: narrower.cut(key, value) for key, value in (_plain_shortcuts(teacher) | source).items()}
+        source = {key: narrower.cut(key, value) for key, value in (plain_shortcuts(teacher) | source).items()}
     state: dict[str, Tensor] = student.state_dict()
     copied = 0
     for key, value in state.items():
@@ -45,7 +45,7 @@ def build_student(teacher: Any, pruning: Pruning) -> tuple[nn.Module, float]:
     return student, copied / sum(value.numel() for value in state.values())
 
 
-def _plain_shortcuts(teacher: Any) -> dict[str, Tensor]:
+def plain_shortcuts(teacher: Any) -> dict[str, Tensor]:
     """The identity as a convolution, for levels that are as wide as the one above: a student may narrow only one of the two."""
     widths, shortcuts = teacher.config["block_out_channels"], {}
     for level in range(1, len(widths)):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genin.distill.inputs.update import Update
+from genin.distill.loop.agreement import gathered
 from genin.distill.loop.training import Training
 from genin.distill.models.autoencoder import decode
 from genin.distill.recipe import AlignmentRecipe
@@ -94,14 +95,14 @@ def train_set_aligner(
         pictures, text = (part[rows].float().to(training.device) for part in (latents, texts))
         pictures = pictures + recipe.noise * update.randn(*pictures.shape[1:])
         with training.autocast():
-            images, captions = (training.gathered(part) for part in towers(pictures, text))
+            images, captions = (gathered(training.accelerator, part) for part in towers(pictures, text))
         scale = training.accelerator.unwrap_model(towers).log_scale.exp().clamp(max=100)
         loss = (image_to_text(images, captions, scale) + image_to_text(captions, images, scale)) / 2
         hits = ((images @ captions.T).argmax(1) == torch.arange(len(images), device=images.device)).float().mean()
         training.optimise("aligner", loss)
         return {"loss": loss.detach(), "accuracy": hits}
 
-    training.run(step)
+    training.run(step, once=True)
     average: Any = training.ema_weights("aligner")
     return SetAligner(average)
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from genin.distill.loop.memory import BF16, FP32, PASSES, Parts, PhaseSizes, network_parts, options_of
 from genin.distill.recipe import PruneRecipe, Recipe, StepsRecipe
 from genin.distill.student.objective import active_terms
+from genin.distill.student.phases import COMPLETION_HALVINGS
 
 # Measured beside what is estimated (docs/log.md): grids of samples, compiled kernels, freed blocks that are kept.
 BESIDE_BYTES: Final = 600_000_000
@@ -20,7 +21,7 @@ def distill_memory(phase: str, recipe: Recipe, sizes: PhaseSizes) -> Parts:
     """Peak bytes of a phase's updates in each process. Pool and encoded pictures are mapped from files."""
     settings: PruneRecipe | StepsRecipe = getattr(recipe, phase)
     teacher, student = sizes.teacher, sizes.student
-    validated = isinstance(settings, StepsRecipe) and settings.held_out_images > 0
+    validated = isinstance(settings, PruneRecipe) or settings.held_out_images > 0
     kept = len(settings.ema_decays) + validated
     parts = {
         "teacher": (BF16 if recipe.pool.teacher_precision == "bf16" else FP32) * teacher.parameters,
@@ -69,12 +70,12 @@ def _rollout_macs(settings: StepsRecipe, sizes: PhaseSizes) -> float:
     passes, most, total = PASSES[settings.gradient_checkpointing], max(settings.step_counts), 0.0
     for count, learnt in zip(settings.step_counts, learnt_steps(settings), strict=True):
         backward = settings.backward_distillation and count > 1
-        lengths = range(2, count + 1) if backward else [count]
+        lengths = [*range(2, count + 1), count] if backward else [count]  # the last end comes twice
         for length in lengths:
             completion = 0.0
             if backward:  # the guided teacher, from there to the end
                 done = (length - 1) / count
-                completion = 2 * max(1, round((1 - done) * most)) * sizes.teacher.macs
+                completion = 2 * (max(1, round((1 - done) * most)) + COMPLETION_HALVINGS) * sizes.teacher.macs
             own = (learnt * passes + length - learnt) * sizes.student.macs
             total += (own + completion) / len(lengths)
     return total / len(settings.step_counts)

@@ -3,7 +3,8 @@
 In a pipeline of few steps the decoder is a large part of the time, and the teacher's was made for pictures of many steps. This one
 is diffusers' `AutoencoderTiny` again, narrower, and learns from two kinds of pairs: latents of true pictures with those pictures,
 and latents that the student itself has drawn with the teacher's decoding of them. A discriminator on pictures, as in VQGAN's
-decoder, was tried and left out: decoders as small as this answer it with patterns (docs/log.md).
+decoder, was tried and left out: decoders as small as this answer it with patterns (docs/log.md). So was a decoder that makes true
+pictures of the student's last steps from them: where these start from much noise it learns to average.
 
 The encoder stays the teacher's where that is an `AutoencoderTiny`, too; else a tiny one is trained with the decoder to give the
 teacher's latents, so that the student's folder is complete.
@@ -34,8 +35,11 @@ from genin.distill.models.narrow_decoder import start_as
 from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
 from genin.distill.recipe import DecoderRecipe
 from genin.distill.student.loss_term import Figures, PhaseContext
+from genin.distill.student.pool import row_generator
 from genin.distill.student.rollout import Student
 from genin.runtimes.errors import InputError
+
+FRESH_SEED = 0x5EED  # of the noise that pairs are drawn from: no pool's
 
 
 def build_tiny(vae: Any, recipe: DecoderRecipe, factor: int) -> Any:
@@ -87,37 +91,38 @@ class Pairs:
 
 @torch.no_grad()
 def make_pairs(context: PhaseContext, network: nn.Module, step_counts: Sequence[int], count: int) -> Pairs:
-    """`count` true pictures with their latents, and as many of the student's, at each number of steps in turn.
+    """`count` true pictures with their latents, or all that there are, and as many of the student's, each number of steps in turn;
+    these the processes draw together.
 
     All are in memory, in every process: 6·size² bytes per picture and its pair, 1.6 MB at 512 px.
     """
     training, data, vae = context.training, context.data, context.teacher.vae
     count = min(count, len(data.pool))
     pictures = load_pictures(data.source, count, context.teacher.image_size, training.folder)
-    latents, drawn, decoded = encode_pictures(vae, pictures, training.device), [], []
+    latents = data.latents  # of the same pictures, by the same encoder
+    if latents is None or len(latents) < len(pictures):
+        latents = encode_pictures(vae, pictures, training.device)
+    latents = latents[: len(pictures)]
+    drawn, decoded = [], []
     student = Student(network, data.teacher.process)
     size = batch_size_for(64, int(data.pool.states.shape[-1]), 16)
-    for index, start in enumerate(range(0, count, size)):
-        rows = torch.arange(start, min(start + size, count))
+    accelerator, batches = training.accelerator, -(-count // size)
+    for first in range(0, batches, accelerator.num_processes):  # a batch for each process; too many are cut off
+        index = first + accelerator.process_index
+        rows = torch.arange(index * size, (index + 1) * size)
         timesteps = student.process.trailing_timesteps(step_counts[index % len(step_counts)])
+        # Not the pool's noise, under which the student may know its pictures by heart.
+        fresh = [
+            torch.randn(data.pool.states.shape[2:], generator=row_generator(FRESH_SEED, row)) for row in rows.tolist()
+        ]
         with training.autocast():
-            if context.phase.true_targets:
-                true = latents[rows].float().to(training.device)
-                final = last_step(student, true, data.text(rows), timesteps[-1], start)
-            else:
-                final = student.rollout(data.pool.noise(rows).to(training.device), data.text(rows), timesteps).pictures[
-                    -1
-                ]
-        drawn.append(final.half().cpu())
-        decoded.append(pictures[rows.numpy()] if context.phase.true_targets else decode_pictures(vae, final.float()))
-    return Pairs(torch.cat([latents, *drawn]), np.concatenate([pictures, *decoded]), len(pictures))
-
-
-def last_step(student: Student, latents: Tensor, text: Tensor, timestep: int, seed: int) -> Tensor:
-    """What the student makes of true latents, (N, C, h, w), that are noised to the timestep of its last step."""
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents.device)
-    t = torch.full((len(latents),), timestep, dtype=torch.long, device=latents.device)
-    return student(student.process.add_noise(latents, noise, t), t, text)[0]
+            noise = torch.stack(fresh).to(training.device)
+            final = student.rollout(noise, data.text(rows), timesteps).pictures[-1]
+        shown = torch.from_numpy(decode_pictures(vae, final.float())).to(training.device)
+        drawn.append(accelerator.gather(final.half()).cpu())
+        decoded.append(accelerator.gather(shown).cpu().numpy())
+    both = np.concatenate([pictures, np.concatenate(decoded)[:count]])
+    return Pairs(torch.cat([latents, torch.cat(drawn)[:count]]), both, len(pictures))
 
 
 def decoder_step(

@@ -5,14 +5,14 @@ starts from the average of the one before and has its own checkpoint, log, curve
 phase is not run again, so the same command with `resume` continues where the last one stopped. After each phase the student is
 saved as a model folder, so that an interrupted run leaves something usable. A budget in minutes is divided by `budget`.
 
-Not here: what a phase computes (`phases`, `decoder`), what the model folder says (`provenance`), and the command line (`commands`).
+Not here: what a run is and what it refuses (`run`), what a phase computes (`phases`, `decoder`), what the model folder says
+(`provenance`), and the command line (`commands`).
 """
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,44 +25,36 @@ from torch import Tensor, nn
 from genin.distill.inputs.latents import cache_latents
 from genin.distill.inputs.sources import Source, source_of
 from genin.distill.loop import sharding
+from genin.distill.loop.checkpoints import checkpoint_path
 from genin.distill.loop.host import check_memory, out_of_memory
-from genin.distill.loop.memory import Others, Parts, PhaseSizes, Unet, advice
+from genin.distill.loop.memory import Decoder, Others, Parts, PhaseSizes, Unet, advice
 from genin.distill.loop.networks import NetworkOptions
 from genin.distill.loop.page import saying_how_it_ends
-from genin.distill.loop.run_folder import ENDING_SHARE, RunOptions, claim_run
+from genin.distill.loop.run_folder import RunOptions
 from genin.distill.loop.training import Training, Validate
-from genin.distill.models.check import check_prediction_type, check_schedule, pictures_to_check
+from genin.distill.models.check import check_prediction_type, pictures_to_check
 from genin.distill.models.diffusion import Denoiser, Process, plain_attention, student_scheduler
-from genin.distill.models.folder import ModelFolder, load_model_folder, save_model_folder
+from genin.distill.models.folder import ModelFolder, save_model_folder
 from genin.distill.models.guided import Guided
-from genin.distill.models.lora import lower_frozen
-from genin.distill.models.pruning import build_student, kept_channels
-from genin.distill.models.student_config import pruning_of
-from genin.distill.models.text import embed, warn_of_long_captions
-from genin.distill.recipe import Optimisation, Recipe, StepsRecipe, load_recipe
-from genin.distill.student.budget import Budget
+from genin.distill.models.text import embed
+from genin.distill.recipe import Recipe, StepsRecipe, load_recipe
 from genin.distill.student.cost import BESIDE_BYTES, distill_memory, distill_options
-from genin.distill.student.decoder import build_tiny, train_decoder
+from genin.distill.student.decoder import train_decoder
 from genin.distill.student.held_out import HeldOut
 from genin.distill.student.inversion import build_inverted, inversion_settings
 from genin.distill.student.loss_term import PhaseContext
-from genin.distill.student.objective import Pretrained, build_loss_terms, check_terms, load_pretrained
-from genin.distill.student.phases import prune_step, steps_step, student_preview
-from genin.distill.student.pool import DistillationData, Pool, TimeIsUp, build_pool, pool_key, pool_settings
+from genin.distill.student.objective import build_loss_terms
+from genin.distill.student.phases import PREVIEWS, held_out_loss, prune_step, steps_step, student_preview
+from genin.distill.student.pool import DistillationData, Pool, TimeIsUp, build_pool, pool_key
 from genin.distill.student.pool_parts import PoolParts
-from genin.distill.student.provenance import (
-    PHASES,
-    Provenance,
-    StartingStudent,
-    load_starting_student,
-    shares_encoder,
-    trained_step_counts,
-)
+from genin.distill.student.provenance import trained_step_counts
+from genin.distill.student.run import CurrentStudent, Run
 from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names
-from genin.runtimes.origin import fingerprint
 from genin.runtimes.progress import progress
+
+HELD_OUT_PAIRS, HELD_OUT_SEED = 64, 1_000_003
 
 
 @dataclass(frozen=True)
@@ -99,8 +91,8 @@ def distill(
     """
     names, out, source = installed_names(), local_path(out, "out"), source_of(data)
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    start = None if init is None else names.model(str(init))
-    run = Run.open(names.model(str(teacher)), source, out, settings, options or RunOptions(), start)
+    start = None if init is None else names.folder(str(init))
+    run = Run.open(names.folder(str(teacher)), source, out, settings, options or RunOptions(), start)
     with saying_how_it_ends(run.folder):
         student = train_phases(run)
     return Distilled(run.model_folder(student), student.images_seen)
@@ -109,7 +101,6 @@ def distill(
 def train_phases(run: Run) -> CurrentStudent:
     """Train every phase that is not finished, and save the student after each. Errors: as `distill`."""
     phases = [DecoderPhase(run, name) if name == "decoder" else UnetPhase(run, name) for name in run.phases]
-    check_batches(run, phases[0].training)
     prepared = prepare_data(run, phases[0].training)
     student = CurrentStudent(run.unet, run.vae, 0 if run.start is None else run.start.images_seen)
     for number, phase in enumerate(phases):
@@ -130,127 +121,6 @@ def train_phases(run: Run) -> CurrentStudent:
     return student
 
 
-# --- the run -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is the same for a whole distillation. `unet` is the student's initial UNet; for a narrower one `kept_channels` are the
-    channels of the teacher that it has; `phases` are those that the recipe trains, in their order."""
-
-    out: Path
-    teacher: ModelFolder
-    teacher_fingerprint: str
-    source: Source
-    recipe: Recipe
-    phases: tuple[str, ...]
-    unet: Any
-    kept_channels: Sequence[Tensor] | None
-    start: StartingStudent | None
-    pretrained: Pretrained
-    options: RunOptions
-
-    @classmethod
-    def open(
-        cls, teacher_path: Path, source: Source, out: Path, recipe: Recipe, options: RunOptions, init: Path | None
-    ) -> Run:
-        """Load the networks and make `out` this run's. Everything that can be refused is refused here, before anything is
-        written."""
-        teacher = load_model_folder(teacher_path)
-        if teacher.info.get("kind") == "student":
-            remedy = "give the teacher it was distilled from"
-            raise InputError("a student cannot teach", where=teacher_path, remedy=remedy)
-        torch.manual_seed(recipe.pool.seed)
-        unet, _ = build_student(teacher.unet, pruning_of(recipe.student))
-        channels = kept_channels(teacher.unet, unet)
-        if recipe.pool.teacher_precision == "bf16":
-            lower_frozen(teacher.unet)
-        start = None if init is None else load_starting_student(unet, init, str(recipe.student))
-        if start is not None and not start.is_wider:
-            recipe = replace(recipe, prune=replace(recipe.prune, images=0))
-        phases = tuple(name for name in PHASES if getattr(recipe, name).images > 0)
-        check_recipe(recipe, phases, start)
-        check_schedule(Process(teacher.scheduler_config), teacher_path / "scheduler")
-        pretrained = load_pretrained(recipe, phases)
-        if "decoder" in phases:
-            build_tiny(teacher.vae, recipe.decoder, teacher.image_size // teacher.latent_size)
-        run = cls(
-            out, teacher, fingerprint(teacher_path), source, recipe, phases, unet, channels, start, pretrained, options
-        )
-        run._claim(init)
-        warn_of_long_captions(teacher.tokenizer, source)
-        return run
-
-    def _claim(self, init: Path | None) -> None:
-        begun_with = {
-            "teacher": self.teacher_fingerprint,
-            "data": self.source.digest,
-            "student": str(self.recipe.student),
-            "init": "nothing" if init is None else fingerprint(init),
-            "pool": json.dumps(pool_settings(self.recipe.pool)),
-        }
-        stages = {"alignment": self.recipe.alignment, **{name: self.settings(name) for name in self.phases}}
-        claim_run(self.folder, self.recipe, begun_with, stages, resume=self.options.resume)
-
-    @property
-    def folder(self) -> Path:
-        return self.out / "training"
-
-    @property
-    def budget(self) -> Budget:
-        minutes = self.options.minutes
-        return Budget(None if minutes is None else minutes * (1 - ENDING_SHARE), self.phases)
-
-    @property
-    def vae(self) -> Any:
-        """The student's initial autoencoder: the starting student's, where it decodes this teacher's latents."""
-        if self.start is not None and shares_encoder(self.start.vae, self.teacher.vae):
-            return self.start.vae
-        return self.teacher.vae
-
-    def settings(self, phase: str) -> Optimisation:
-        settings: Optimisation = getattr(self.recipe, phase)
-        return settings
-
-    def model_folder(self, student: CurrentStudent) -> ModelFolder:
-        provenance = Provenance(self.teacher, self.source, self.recipe, self.start)
-        return provenance.model_folder(student.unet, student.vae, self.out, student.images_seen)
-
-
-def check_recipe(recipe: Recipe, phases: Sequence[str], start: StartingStudent | None) -> None:
-    """Errors: InputError for settings that exclude each other, naming them."""
-    trained = [name for name in phases if name != "decoder"]
-    if not phases or (start is None and not trained):
-        could_train = [name for name in PHASES[:-1] if start is None or start.is_wider or name != "prune"]
-        what = "the recipe trains nothing" if not phases else "there is no trained student to make a decoder for"
-        names = f"{', '.join(could_train[:-1])} or {could_train[-1]}"
-        raise InputError(what, remedy=f"give {names} some images, or start from an earlier student (init)")
-    if "prune" in phases and recipe.prune.feature_weight > 0 and start is not None:
-        what = "the channels of a student that is cut from another student cannot be compared with the teacher's"
-        raise InputError(what, remedy="set prune.feature_weight to 0")
-    for name in phases:
-        phase = getattr(recipe, name)
-        if recipe.pool.teacher_precision == "bf16" and phase.mixed_precision == "no":
-            what = f"the teacher's weights are in bf16 (pool.teacher_precision), but {name}.mixed_precision is no"
-            raise InputError(what, remedy="set both to the same")
-        if isinstance(phase, StepsRecipe) and phase.backward_distillation and not phase.rollout:
-            what = f"{name}.backward_distillation starts where a rollout leads, but {name}.rollout is false"
-            raise InputError(what, remedy="change one of them")
-    check_terms(recipe, phases)
-
-
-def check_batches(run: Run, training: Training) -> None:
-    """Errors: InputError for features of a network that FSDP shards, or a decoder's batch without pictures of both kinds."""
-    processes, recipe = training.accelerator.num_processes, run.recipe
-    sharded = sharding.is_requested() and processes > 1
-    if "prune" in run.phases and recipe.prune.feature_weight > 0 and sharded:
-        what = "prune.feature_weight needs features from within a network, which FSDP gathers only as a whole"
-        raise InputError(what, remedy="set prune.feature_weight to 0, or launch without FSDP")
-    batch = recipe.decoder.batch_size // processes // recipe.decoder.accumulate
-    if "decoder" in run.phases and batch < 2:
-        raise InputError(f"decoder.batch_size leaves a process {batch} picture; it needs 2", remedy="make it larger")
-
-
 # --- what the phases learn from ----------------------------------------------------------------------------------------
 
 
@@ -258,7 +128,7 @@ def prepare_data(run: Run, training: Training) -> DistillationData:
     """Encode the true pictures that are needed, sample (or find) the pool, invert what is asked for, embed the captions."""
     guided, source, recipe = guided_teacher(run, training.device), run.source, run.recipe
     adversarial, count = recipe.adversarial, pictures_to_check(run.teacher.latent_size)
-    true_side = adversarial.images > 0 and adversarial.adversarial_weight > 0 and adversarial.real_share > 0
+    true_side = adversarial.images > 0 and adversarial.uses_true_pictures
     if true_side:
         count = min(recipe.pool.size, run.budget.pictures(adversarial.cache_images))
     inverted_count = min(recipe.pool.inverted, len(source))
@@ -278,7 +148,26 @@ def prepare_data(run: Run, training: Training) -> DistillationData:
     for start in range(0, len(captions), 256):
         texts.append(guided.embed(captions[start : start + 256]).half().cpu())
     latents = cache.latents if true_side else None
-    return DistillationData(guided, pool, source, torch.cat(texts), latents, inverted, recipe.pool.inverted_jitter)
+    with training.autocast():
+        held_out = sample_held_out(run, guided, silent=silent)
+    return DistillationData(
+        guided, pool, source, torch.cat(texts), latents, inverted, recipe.pool.inverted_jitter, held_out
+    )
+
+
+def sample_held_out(run: Run, guided: Guided, *, silent: bool) -> DistillationData | None:
+    """The teacher's pictures of a few held-out captions, of other noises than the pool's; None without such captions, or where no
+    phase looks at them."""
+    source = run.source.held_out()
+    if source is None or not len(source) or run.phases == ("decoder",):
+        return None
+    count = min(HELD_OUT_PAIRS, max(PREVIEWS, run.recipe.pool.size // 8), len(source))
+    own = run.recipe.pool
+    recipe = replace(own, size=count, batch_size=min(8, own.batch_size), seed=own.seed + HELD_OUT_SEED)
+    path, teacher = run.folder / "held_out_pool.safetensors", run.teacher_fingerprint
+    with _filling(run, "sampling the teacher on held-out captions", count, silent) as time_is_up:
+        pool = build_pool(guided, source, recipe, path, fingerprint=teacher, time_is_up=time_is_up)
+    return DistillationData(guided, pool, source, guided.embed(source.captions(range(len(pool)))).half().cpu())
 
 
 def guided_teacher(run: Run, device: torch.device) -> Guided:
@@ -314,7 +203,7 @@ def invert_pictures(run: Run, guided: Guided, latents: Tensor, *, silent: bool) 
 def _filling(run: Run, what: str, rows: int, silent: bool) -> Iterator[TimeIsUp]:
     """A progress line, and whether the time for these rows is up: the pool's minutes are shared out by rows."""
     minutes, recipe = run.budget.of("pool"), run.recipe.pool
-    own = None if minutes is None else minutes * rows / (recipe.size + recipe.inverted)
+    own = None if minutes is None else minutes * rows / (recipe.size + recipe.inverted + HELD_OUT_PAIRS)
     with progress(what, silent=silent) as shown:
 
         def time_is_up(done: int, size: int, seconds: float) -> bool:
@@ -332,15 +221,6 @@ def _filling(run: Run, what: str, rows: int, silent: bool) -> Iterator[TimeIsUp]
 # --- the phases --------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class CurrentStudent:
-    """What one phase hands to the next: the student's networks, and the images that its UNet has seen."""
-
-    unet: Any
-    vae: Any
-    images_seen: int
-
-
 class Phase(ABC):
     """A phase of a run. Its training is made at the start, so that a batch that does not divide is refused before any work."""
 
@@ -352,7 +232,18 @@ class Phase(ABC):
     def context(self, data: DistillationData, student: nn.Module | None = None) -> PhaseContext:
         run = self.run
         phase, resume = run.settings(self.name), run.options.resume
-        return PhaseContext(self.training, data, run.teacher, run.recipe, phase, run.pretrained, resume, student)
+        return PhaseContext(
+            self.training, data, run.teacher, run.recipe, phase, run.pretrained, resume, student, run.vae
+        )
+
+    def refuse_if_built_upon(self) -> None:
+        """Errors: InputError where this phase, resumed, is to train on, but a later one has begun with what it had learnt."""
+        later = self.run.phases[self.run.phases.index(self.name) + 1 :]
+        begun = next((name for name in later if checkpoint_path(self.run.folder, name).exists()), None)
+        if begun is not None and self.training.progress < 1:
+            what = f"phase '{begun}' has begun with what '{self.name}' had learnt, so that cannot learn more"
+            remedy = f"leave {self.name}.images as it was, or start another run from this student (init)"
+            raise InputError(what, where=self.run.folder, remedy=remedy)
 
     @abstractmethod
     def run_on(self, data: DistillationData, student: CurrentStudent) -> None:
@@ -389,6 +280,7 @@ class UnetPhase(Phase):
             )
         if run.options.resume:
             training.resume()
+            self.refuse_if_built_upon()
         return step
 
     def train(self, step: Callable[..., Mapping[str, Any]], data: DistillationData, student: CurrentStudent) -> None:
@@ -397,17 +289,20 @@ class UnetPhase(Phase):
         processes = training.accelerator.num_processes
         tokens = run.teacher.tokenizer.model_max_length
         teacher_unet, student_unet = (Unet.of(one.config, tokens) for one in (run.teacher.unet, student.unet))
-        sizes = PhaseSizes(teacher_unet, student_unet, Others.of(run.teacher), processes, sharding.is_requested())
+        decoder = Decoder.of(run.vae, run.teacher.latent_size)
+        sizes = PhaseSizes(
+            teacher_unet, student_unet, Others.of(run.teacher), processes, sharding.is_requested(), decoder
+        )
 
         def memory(recipe: Recipe) -> Parts:
             return distill_memory(self.name, recipe, sizes)
 
-        validate = None if self.name == "prune" else self._validation(data)
-        preview = student_preview(training, data, run.teacher.vae, self._steps_recipe.step_counts)
+        validate = self._validation(data)
+        preview = student_preview(training, data.held_out or data, run.teacher.vae, self._steps_recipe.step_counts)
         remedies = partial(advice, run.recipe, distill_options(self.name, run.recipe, processes), memory)
         check_memory(what, sum(memory(run.recipe).values()) + BESIDE_BYTES, training.device, remedies)
         with out_of_memory(what, training.folder, remedies):
-            training.run(step, preview, validate, last=self.is_last)
+            training.run(step, preview, validate, last=self.is_last, once=not self.is_last)
         student.unet = training.final_weights("student").requires_grad_(False).eval()
         student.images_seen += training.images_seen
 
@@ -427,15 +322,25 @@ class UnetPhase(Phase):
 
     def _validation(self, data: DistillationData) -> Validate | None:
         """A student's figures on held-out captions, at its largest number of steps; None without such captions."""
+        if self.name == "prune":
+            return None if data.held_out is None else held_out_loss(self.training, data.held_out)
         recipe, teacher = self._steps_recipe, self.run.teacher
         unfinished = recipe.held_out_images > 0 and self.training.progress < 1
         source = data.source.held_out() if unfinished else None
         if source is None:
             return None
         cache = self.training.folder / "held_out.safetensors"
-        held_out = HeldOut.of(data.teacher, source, teacher.vae, teacher.image_size, recipe.held_out_images, cache)
-        timesteps = data.teacher.process.trailing_timesteps(max(recipe.step_counts))
-        return None if held_out is None else lambda network: held_out(network, timesteps)
+        autocast, timesteps = self.training.autocast, data.teacher.process.trailing_timesteps(max(recipe.step_counts))
+        with autocast():
+            held_out = HeldOut.of(data.teacher, source, teacher.vae, teacher.image_size, recipe.held_out_images, cache)
+        if held_out is None:
+            return None
+
+        def validate(network: nn.Module) -> dict[str, float]:
+            with autocast():
+                return held_out(network, timesteps)
+
+        return validate
 
 
 class DecoderPhase(Phase):

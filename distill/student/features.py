@@ -1,7 +1,7 @@
 """Feature extractors: frozen networks that turn latents into feature maps, for terms that compare pictures.
 
 All pictures of an update that are compared with each other (the student's, the target, true ones) go through one extractor
-under the same noise, so that only the pictures differ.
+in the same view (noise, or the same part of the picture), so that only the pictures differ.
 
 - `TeacherFeatures`: latents noised a little, through the frozen teacher's own encoder: every teacher has one, it needs no decoder,
 and it works in the student's latents (LADD, Sauer et al. 2024, arXiv:2403.12015).
@@ -37,20 +37,23 @@ class Features(NamedTuple):
     embedding: Tensor
 
 
-class Noise(NamedTuple):
-    """The noise that is added to pictures before features are extracted: timesteps (N,) and standard normal noise (N, C, h, w)."""
+class View(NamedTuple):
+    """How an extractor sees the pictures of an update: noised up to timesteps (N,) with standard normal noise (N, C, h, w), or
+    cropped at latent rows and columns `corners` (N, 2)."""
 
     t: Tensor
     noise: Tensor
+    corners: Tensor
 
-    def of(self, rows: Tensor) -> Noise:
-        """The noise of some of the pictures."""
-        return Noise(self.t[rows], self.noise[rows])
+    def of(self, rows: Tensor) -> View:
+        """The view of some of the pictures."""
+        return View(*(part[rows] for part in self))
 
 
-def no_noise(pictures: Tensor) -> Noise:
-    """That of an extractor which sees pictures as they are: timestep 0."""
-    return Noise(torch.zeros(len(pictures), device=pictures.device), pictures.new_zeros(len(pictures), 0))
+def whole_view(pictures: Tensor) -> View:
+    """That of an extractor which sees pictures as they are: timestep 0, from the first corner."""
+    zeros = torch.zeros(len(pictures), device=pictures.device)
+    return View(zeros, pictures.new_zeros(len(pictures), 0), zeros.long()[:, None].expand(-1, 2))
 
 
 class FeatureExtractor(Protocol):
@@ -59,10 +62,10 @@ class FeatureExtractor(Protocol):
     channels: tuple[int, ...]
     embedding: int
 
-    def draw_noise(self, update: Update, pictures: Tensor) -> Noise:
-        """This update's noise for a batch of latents."""
+    def draw_view(self, update: Update, pictures: Tensor) -> View:
+        """This update's view of a batch of latents."""
 
-    def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
+    def __call__(self, pictures: Tensor, text: Tensor, view: View, *, gradients: bool = False) -> Features:
         """Latents (N, C, h, w) and their captions' states (N, L, D) => features, with gradients to the latents if asked for."""
 
 
@@ -77,15 +80,16 @@ class TeacherFeatures:
         self.channels = (*widths, *([widths[-1]] if unet.mid_block is not None else []))
         self.embedding = unet.time_embedding.linear_2.out_features
 
-    def draw_noise(self, update: Update, pictures: Tensor) -> Noise:
+    def draw_view(self, update: Update, pictures: Tensor) -> View:
         process = self.teacher.process
         highest = min(round(self.max_timestep * self.training.adjustment("noise")), process.num_train_timesteps)
-        return Noise(update.randint(max(1, highest)), update.randn(*pictures.shape[1:]))
+        timesteps, noise = update.randint(max(1, highest)), update.randn(*pictures.shape[1:])
+        return whole_view(pictures)._replace(t=timesteps, noise=noise)
 
-    def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
+    def __call__(self, pictures: Tensor, text: Tensor, view: View, *, gradients: bool = False) -> Features:
         with torch.set_grad_enabled(gradients), self.training.autocast():
-            x_t = self.teacher.process.add_noise(pictures, noise.noise, noise.t)
-            return Features(*self.teacher.features(x_t, noise.t, text))
+            x_t = self.teacher.process.add_noise(pictures, view.noise, view.t)
+            return Features(*self.teacher.features(x_t, view.t, text))
 
 
 class DinoFeatures:
@@ -102,10 +106,10 @@ class DinoFeatures:
         self.channels = (dino.config.hidden_size,) * len(self.layers)
         self.embedding = 1
 
-    def draw_noise(self, update: Update, pictures: Tensor) -> Noise:
-        return no_noise(pictures)
+    def draw_view(self, update: Update, pictures: Tensor) -> View:
+        return whole_view(pictures)
 
-    def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
+    def __call__(self, pictures: Tensor, text: Tensor, view: View, *, gradients: bool = False) -> Features:
         with torch.set_grad_enabled(gradients), self.training.autocast():
             pixels = standardised(decode(self.vae, pictures).float(), self.side, IMAGENET_MEAN, IMAGENET_STD)
             states = self.dino(pixels, output_hidden_states=True).hidden_states
@@ -117,10 +121,15 @@ class DinoFeatures:
 class EfficientNetFeatures:
     """Four maps of EfficientNet-Lite0 on decoded pictures, mixed at random across channels and scales, without noise: what
     Projected GAN's discriminator sees (Sauer et al. 2021, arXiv:2111.01007, section 3.2). Mixed features leave a discriminator
-    no channel to lean on; a mixing that learnt would undo that."""
+    no channel to lean on; a mixing that learnt would undo that.
 
-    def __init__(self, training: Training, vae: Any, network: EfficientNetLite0, width: int = 64) -> None:
-        self.training, self.vae = training, vae
+    With `crop`, a share of the shorter side, only a random square of that side is decoded, its own for every picture: decoding is
+    what costs."""
+
+    def __init__(
+        self, training: Training, vae: Any, network: EfficientNetLite0, width: int = 64, *, crop: float = 0
+    ) -> None:
+        self.training, self.vae, self.crop = training, vae, crop
         self.network = network.to(training.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the same in every run
@@ -128,15 +137,30 @@ class EfficientNetFeatures:
         self.channels = (width,) * len(network.channels)
         self.embedding = 1
 
-    def draw_noise(self, update: Update, pictures: Tensor) -> Noise:
-        return no_noise(pictures)
+    def draw_view(self, update: Update, pictures: Tensor) -> View:
+        view = whole_view(pictures)
+        if not self.crop:
+            return view
+        places = (side - self.crop_side(pictures) + 1 for side in pictures.shape[-2:])
+        return view._replace(corners=torch.stack([update.randint(count) for count in places], dim=1))
 
-    def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
+    def crop_side(self, pictures: Tensor) -> int:
+        """Latents on a side of the square that is seen."""
+        return max(1, round(self.crop * min(pictures.shape[-2:])))
+
+    def __call__(self, pictures: Tensor, text: Tensor, view: View, *, gradients: bool = False) -> Features:
         with torch.set_grad_enabled(gradients), self.training.autocast():
-            pixels = decode(self.vae, pictures).float().clamp(-1, 1) / 2 + 0.5
+            shown = crops(pictures, view.corners, self.crop_side(pictures)) if self.crop else pictures
+            pixels = decode(self.vae, shown).float().clamp(-1, 1) / 2 + 0.5
             mean, deviation = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
             maps = self.mixing(self.network((pixels - mean) / deviation))
         return Features(maps, pictures.new_zeros(len(pictures), 1))
+
+
+def crops(pictures: Tensor, corners: Tensor, side: int) -> Tensor:
+    """(N, C, h, w) => (N, C, side, side), the square at each picture's corner (row, column), (N, 2)."""
+    places = zip(pictures, corners.tolist(), strict=True)
+    return torch.stack([picture[:, row : row + side, column : column + side] for picture, (row, column) in places])
 
 
 class RandomMixing(nn.Module):
@@ -171,15 +195,19 @@ def standardised(pictures: Tensor, side: int, mean: Sequence[float], std: Sequen
 
 
 def load_dino(path: str) -> Any:
-    """A DINOv2 of transformers from a folder or a hub name. Errors: InputError saying what is wrong."""
+    """A DINOv2 of transformers from a folder or a hub name, the smallest where it is empty.
+
+    Errors: InputError saying what is wrong.
+    """
     from transformers import AutoModel, Dinov2Model
 
+    path = path or "facebook/dinov2-small"
     try:
         model = AutoModel.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         remedy = (
-            "name a folder or hub model, such as facebook/dinov2-small, or set adversarial.discriminator to teacher"
+            "name a folder or hub model, such as facebook/dinov2-small, or set picture_discriminator to efficientnet"
         )
         raise InputError(f"cannot load DINOv2 ({reason})", where=path, remedy=remedy) from error
     if not isinstance(model, Dinov2Model):

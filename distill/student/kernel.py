@@ -14,26 +14,36 @@ Not here: the distance as a function of tensors (`losses.kernel_distance`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from genin.distill.inputs.sources import Source
 from genin.distill.inputs.update import Update
 from genin.distill.loop.held_out import TIMESTEP
 from genin.distill.loop.memory import PASSES, PhaseSizes
 from genin.distill.models.autoencoder import encode_pictures
 from genin.distill.models.guided import Guided
-from genin.distill.recipe import StepsRecipe
+from genin.distill.recipe import Recipe, StepsRecipe
 from genin.distill.student.loss_term import Figures, Memory, PhaseContext, StudentBatch, Term, register
 from genin.distill.student.losses import kernel_distance
 from genin.distill.student.rollout import Student
+from genin.files import atomic_path
+from genin.processes import is_main_process, main_process_first
+from genin.runtimes.errors import InputError
+from genin.runtimes.origin import fingerprint
 
+BANK = "caption_bank.safetensors"
 QUARTERS = 2  # places a side that a map is averaged to
 ENCODED = 64  # pictures whose features are made at once
 
@@ -66,8 +76,8 @@ class Kernel(Term):
 
     @cached_property
     def bank(self) -> CaptionBank:
-        """Made when the first update asks for it: a phase that is resumed after its end never does."""
-        return build_bank(self.context)
+        """Made, or read, when the first update asks for it: a phase that is resumed after its end never does."""
+        return bank_of(self.context)
 
     @classmethod
     def memory(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Memory:
@@ -83,22 +93,48 @@ class Kernel(Term):
 
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
         recipe, training, data, update = self.context.phase, self.context.training, self.context.data, batch.update
-        groups = torch.randint(len(self.bank.texts), (recipe.kernel_captions,), generator=self._generator(update))
+        groups, noise, factor = self._share(update)
         text = self.bank.texts[groups].repeat_interleave(recipe.kernel_samples, dim=0)
-        noise = torch.randn(len(text), *data.pool.states.shape[2:], generator=self._generator(update, 1))
         timesteps = self.student.process.trailing_timesteps(max(recipe.step_counts))
         with training.autocast():
-            done = self.student.rollout(noise.to(training.device), text, timesteps, grad_steps=(len(timesteps) - 1,))
+            done = self.student.rollout(
+                noise.flatten(0, 1).to(training.device), text, timesteps, grad_steps=(len(timesteps) - 1,)
+            )
             features = features_of(data.teacher, done.pictures[-1], text)
         drawn = (features - self.bank.mean) / self.bank.deviation
         drawn = drawn.view(len(groups), recipe.kernel_samples, -1)
-        distance = kernel_distance(drawn, self.bank.features[groups])
+        distance = factor * kernel_distance(drawn, self.bank.features[groups])
         return recipe.kernel_weight * distance, {"kernel": distance.detach()}
 
-    @staticmethod
-    def _generator(update: Update, number: int = 0) -> torch.Generator:
-        """Of its own, so that the term changes nothing else that an update draws; each process draws groups of its own."""
-        return torch.Generator().manual_seed((2 * update.index + number) * 1_000_003 + update.offset)
+    def _share(self, update: Update) -> tuple[Tensor, Tensor, float]:
+        """This share's groups of the update's captions, their noises (G, M, C, h, w), and the factor with which the
+        mean over all shares is the mean over all captions. From a generator of its own: the term changes nothing else that an
+        update draws."""
+        recipe = self.context.phase
+        captions, shares = recipe.kernel_captions, update.total // update.batch
+        generator = update.own_generator("kernel")
+        groups = torch.randint(len(self.bank.texts), (captions,), generator=generator)
+        latent = self.context.data.pool.states.shape[2:]
+        noise = torch.randn(captions, recipe.kernel_samples, *latent, generator=generator)
+        own = torch.arange(update.offset // update.batch, captions, shares)
+        return groups[own], noise[own], len(own) * shares / captions
+
+
+def check_groups(source: Source, recipe: Recipe, phases: Sequence[str]) -> None:
+    """Errors: InputError for data whose captions have not as many pictures as a phase's kernel term compares with."""
+    for phase in (getattr(recipe, name) for name in phases):
+        if isinstance(phase, StepsRecipe) and phase.kernel_weight > 0:
+            source.check_groups(phase.kernel_true)
+
+
+def check_shares(phase: Any, processes: int) -> None:
+    """Errors: InputError for fewer captions in an update than parts of it."""
+    if not isinstance(phase, StepsRecipe) or phase.kernel_weight == 0:
+        return
+    shares = processes * phase.accumulate
+    if phase.kernel_captions < shares:
+        what = f"kernel_captions {phase.kernel_captions} leaves some of the {shares} parts of an update none"
+        raise InputError(what, remedy=f"set it to {shares} or more, or kernel_weight to 0")
 
 
 def features_of(teacher: Guided, pictures: Tensor, text: Tensor) -> Tensor:
@@ -108,6 +144,39 @@ def features_of(teacher: Guided, pictures: Tensor, text: Tensor) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(one.float(), QUARTERS).flatten(1) for one in maps], dim=1)
 
 
+def bank_of(context: PhaseContext) -> CaptionBank:
+    """What an earlier phase or run has left in the folder, or else made by the first process; all processes call it together."""
+    phase, training, model = context.phase, context.training, context.teacher
+    path = training.folder / BANK
+    made_of = [
+        phase.kernel_bank,
+        phase.kernel_true,
+        phase.mixed_precision,
+        model.image_size,
+        context.data.source.digest,
+    ]
+    key = hashlib.sha256(json.dumps([*made_of, fingerprint(model.path)]).encode()).hexdigest()
+    with main_process_first():
+        found = _read_bank(path, key)
+        if found is None:
+            found = build_bank(context)
+            if is_main_process():
+                with atomic_path(path) as partial:
+                    tensors = {name: value.cpu().contiguous() for name, value in vars(found).items()}
+                    save_file(tensors, partial, {"key": key})
+    return CaptionBank(**{name: value.to(training.device) for name, value in vars(found).items()})
+
+
+def _read_bank(path: Path, key: str) -> CaptionBank | None:
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("key") == key:
+                return CaptionBank(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError, TypeError):
+        pass  # missing, or damaged: it is only a cache
+    return None
+
+
 @torch.no_grad()
 def build_bank(context: PhaseContext) -> CaptionBank:
     """Draw or read, encode, and look at the true pictures. Errors: InputError for data whose captions no pictures share."""
@@ -115,7 +184,8 @@ def build_bank(context: PhaseContext) -> CaptionBank:
     source: Any = context.data.source
     captions, pictures = source.caption_groups(phase.kernel_bank, phase.kernel_true, context.teacher.image_size)
     count = pictures.shape[1]
-    latents = encode_pictures(context.teacher.vae, np.concatenate(pictures), training.device)
+    with training.autocast():
+        latents = encode_pictures(context.teacher.vae, pictures.reshape(-1, *pictures.shape[2:]), training.device)
     texts = torch.cat([teacher.embed(captions[i : i + ENCODED]) for i in range(0, len(captions), ENCODED)])
     features = []
     for start in range(0, len(latents), ENCODED):

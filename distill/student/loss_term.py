@@ -19,7 +19,7 @@ from genin.distill.loop.memory import Parts, PhaseSizes
 from genin.distill.loop.training import Training
 from genin.distill.models.folder import ModelFolder
 from genin.distill.recipe import Recipe, StepsRecipe
-from genin.distill.student.features import FeatureExtractor, Features, Noise, TeacherFeatures
+from genin.distill.student.features import FeatureExtractor, Features, TeacherFeatures, View
 from genin.distill.student.pool import DistillationData
 
 Figures = dict[str, Tensor | float]
@@ -36,18 +36,18 @@ class StudentBatch:
     batch_rows: Tensor
     update: Update
     timestep: int = 0  # of the last step, which has predicted the picture
-    _features: dict[FeatureExtractor, tuple[Noise, Features]] = field(default_factory=dict, repr=False)
+    _features: dict[FeatureExtractor, tuple[View, Features]] = field(default_factory=dict, repr=False)
 
     @property
     def rows(self) -> Tensor:
         """The pool's rows of these pictures, (N,)."""
         return self.batch_rows[self.update.offset : self.update.offset + self.update.batch]
 
-    def features_of(self, extractor: FeatureExtractor) -> tuple[Noise, Features]:
-        """This update's noise, and the pictures' features under it, with gradients; computed once per update for all terms."""
+    def features_of(self, extractor: FeatureExtractor) -> tuple[View, Features]:
+        """This update's view, and the pictures' features in it, with gradients; computed once per update for all terms."""
         if extractor not in self._features:
-            noise = extractor.draw_noise(self.update, self.picture)
-            self._features[extractor] = noise, extractor(self.picture, self.text, noise, gradients=True)
+            view = extractor.draw_view(self.update, self.picture)
+            self._features[extractor] = view, extractor(self.picture, self.text, view, gradients=True)
         return self._features[extractor]
 
 
@@ -64,6 +64,13 @@ class PhaseContext:
     pretrained: Mapping[type[Term], Any] = field(default_factory=dict)
     resume: bool = False
     student: nn.Module | None = None  # the phase's network, as it is trained
+    student_vae: Any = None  # the autoencoder that the student starts with, where it is not the teacher's
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder whose decoder draws the student's pictures, frozen."""
+        vae = self.teacher.vae if self.student_vae is None else self.student_vae
+        return vae.to(self.training.device).requires_grad_(False).eval()
 
     @cached_property
     def teacher_features(self) -> TeacherFeatures:

@@ -45,7 +45,8 @@ def perceptual_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
 
 def distribution_matching(picture: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tensor:
     """½·mean(x − sg(x − g))² with g = (x0_fake − x0_real)/mean|x − x0_real|, so that its gradient on x is g over the number of
-    elements (Yin et al. 2024, arXiv:2311.18828, eqs. 7 and 8: the weight brings all noise levels to one scale)."""
+    elements (Yin et al. 2024, arXiv:2311.18828, eqs. 7 and 8, without α_t, as their code has it: the weight brings all noise levels
+    to one scale)."""
     with torch.no_grad():
         scale = (picture - real_x0).abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
         aim = picture - (fake_x0 - real_x0) / scale
@@ -122,3 +123,10 @@ def accuracy(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """Share of patches that the discriminator classifies correctly: 0.5 is blind, 1 leaves the student nothing to learn from."""
     right = [((r > 0).float().mean() + (f < 0).float().mean()) / 2 for r, f in zip(real, fake, strict=True)]
     return torch.stack(right).mean()
+
+
+def falling(weight: float, final_share: float, progress: float) -> float:
+    """A term's weight when the share `progress` of a phase is done: over the last third it falls in a straight line to
+    `final_share` of itself."""
+    left = min(1.0, 3 * (1 - progress))
+    return weight * (final_share + (1 - final_share) * left)

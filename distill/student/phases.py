@@ -26,14 +26,17 @@ import torch
 from torch import Tensor, nn
 
 from genin.distill.inputs.update import Update
-from genin.distill.loop.training import GRAD_NORM, Preview, Training
+from genin.distill.loop.training import GRAD_NORM, Preview, Training, Validate
 from genin.distill.models.diffusion import Process
 from genin.distill.models.unet_features import encoder_features
 from genin.distill.recipe import PruneRecipe, StepsRecipe
 from genin.distill.student.loss_term import Figures, StudentBatch, Term
-from genin.distill.student.losses import feature_loss, pseudo_huber
-from genin.distill.student.pool import DistillationData
+from genin.distill.student.losses import falling, feature_loss, pseudo_huber
+from genin.distill.student.pool import SOLVER, DistillationData
 from genin.distill.student.rollout import Rollout, Student
+
+PREVIEWS = 10  # pictures of a grid for each number of steps
+COMPLETION_HALVINGS = 2  # of the last few-step timestep, for the teacher's last steps from a student's state
 
 # --- phase 1 -----------------------------------------------------------------------------------------------------------
 
@@ -69,9 +72,7 @@ def prune_step(
             batch = shuffle_captions(training, data, batch, recipe.random_conditioning, update)
         with training.autocast():
             x0, _ = student(batch.x, batch.t, batch.text)
-        _, sigma = process.alpha_sigma(batch.t)
-        # An x0 error of 1 is a v error of 1/σ (v = (α·x − x0)/σ): the teacher's own weighting, bounded near clean data.
-        output = ((x0 - batch.target).square() / sigma.clamp_min(0.1).square()).mean()
+        output = output_distance(process, x0, batch)
         metrics: dict[str, Tensor | float] = {"output": output.detach()}
         loss = recipe.output_weight * output
         if recipe.feature_weight > 0:
@@ -82,6 +83,33 @@ def prune_step(
         return {"loss": loss.detach(), **metrics, GRAD_NORM: norm}
 
     return step
+
+
+def output_distance(process: Process, x0: Tensor, batch: StateBatch) -> Tensor:
+    """‖v_s − v_T‖², of a student's predictions x0 (N, C, H, W). An x0 error of 1 is a v error of 1/σ (v = (α·x − x0)/σ): the
+    teacher's own weighting, bounded near clean data."""
+    _, sigma = process.alpha_sigma(batch.t)
+    return ((x0 - batch.target).square() / sigma.clamp_min(0.1).square()).mean()
+
+
+def held_out_loss(training: Training, data: DistillationData) -> Validate:
+    """The output term of `prune` on all states of held-out pairs: a student that has learnt its pool by heart is worse there."""
+    process, pool = data.teacher.process, data.pool
+    timesteps = torch.tensor(pool.timesteps, device=training.device)
+
+    @torch.no_grad()
+    def validate(network: nn.Module) -> dict[str, float]:
+        student, distances = Student(network, process), []
+        for row in range(len(pool)):
+            x, target = (part[row, : len(timesteps)].float().to(training.device) for part in (pool.states, pool.x0))
+            rows = torch.full((len(timesteps),), row)
+            batch = StateBatch(x, timesteps, target, data.text(rows))
+            with training.autocast():
+                x0, _ = student(batch.x, batch.t, batch.text)
+            distances.append(float(output_distance(process, x0, batch)))
+        return {"held_out_loss": sum(distances) / len(distances)}
+
+    return validate
 
 
 def _feature_distance(
@@ -131,6 +159,7 @@ def steps_step(
 
     With backward distillation a rollout ends at one of its later steps, in turn. Its first prediction aims at the noise's
     final latents, its last at where the teacher leads from the state that the student has reached; those between get no target.
+    Such a last aim needs no pair, so a share of these rollouts begins with noise that the pool does not have.
 
     Student: regression_weight·pseudo-Huber + consistency_weight·L_consistency + Σ terms (ADD's eq. 1, and more).
     """
@@ -141,6 +170,9 @@ def steps_step(
         rows = batch_rows[update.offset : update.offset + update.batch]
         noise, target, text = data.noise(rows, update), data.final(rows), data.text(rows)
         timesteps, backward = _rollout_timesteps(student.process, recipe, update)
+        paired: Tensor | float = 1.0
+        if backward and recipe.fresh_noise > 0:
+            noise, paired = with_fresh_noise(noise, recipe.fresh_noise, update)
         last = len(timesteps) - 1
         aims = {0: target, last: target} if backward else dict.fromkeys(range(len(timesteps)), target)
         replace_state = None if recipe.rollout else renoise(student.process, target, update)
@@ -148,8 +180,10 @@ def steps_step(
             done = student.rollout(noise, text, timesteps, grad_steps=aims, replace_state=replace_state)
         if backward:
             aims[last] = target = teacher_completion(training, data, done, text, recipe.step_counts)
-        losses = [pseudo_huber(done.pictures[i], aim, recipe.huber_c) for i, aim in aims.items()]
-        loss = regression_weight(recipe, training.progress) * torch.stack(losses).mean()
+        weights = {0: paired}
+        losses = [pseudo_huber(done.pictures[i], aim, recipe.huber_c, weights.get(i, 1.0)) for i, aim in aims.items()]
+        weight = falling(recipe.regression_weight, recipe.regression_final_share, training.progress)
+        loss = weight * torch.stack(losses).mean()
         picture = done.pictures[-1]
         metrics: Figures = {"first": losses[0].detach(), "last": losses[-1].detach(), **_against(picture, target)}
         if recipe.consistency_weight > 0:
@@ -166,20 +200,21 @@ def steps_step(
     return step
 
 
-def regression_weight(recipe: StepsRecipe, progress: float) -> float:
-    """The weight of the pairs when the share `progress` of the phase is done: over the last third it falls in a straight line to
-    `regression_final_share` of itself."""
-    left = min(1.0, 3 * (1 - progress))
-    return recipe.regression_weight * (recipe.regression_final_share + (1 - recipe.regression_final_share) * left)
-
-
 def _rollout_timesteps(process: Process, recipe: StepsRecipe, update: Update) -> tuple[list[int], bool]:
-    """The timesteps of this update's rollout: step counts take turns, and with backward distillation so do its ends. And whether it
-    is distilled backwards, which a rollout of one step is not."""
+    """The timesteps of this update's rollout: step counts take turns, and with backward distillation so do its ends, the last one
+    twice: its picture is the one that is shown. And whether it is distilled backwards, which a rollout of one step is not."""
     round_, turn = divmod(update.index, len(recipe.step_counts))
     timesteps = process.trailing_timesteps(recipe.step_counts[turn])
     backward = recipe.backward_distillation and len(timesteps) > 1
-    return (timesteps[: 2 + round_ % (len(timesteps) - 1)] if backward else timesteps), backward
+    return (timesteps[: 2 + round_ % len(timesteps)] if backward else timesteps), backward
+
+
+def with_fresh_noise(noise: Tensor, share: float, update: Update) -> tuple[Tensor, Tensor]:
+    """The noise (N, C, H, W), about a `share` of its rows drawn anew; and the weights (N, 1, 1, 1) of the rows in what is compared
+    with the pair's picture: 0 for new ones, and of mean 1."""
+    fresh = (update.rand() < share).view(-1, 1, 1, 1)
+    weight = (~fresh).float() / max(1.0 - share, 1e-6)
+    return torch.where(fresh, update.randn(*noise.shape[1:]), noise), weight
 
 
 def renoise(process: Process, picture: Tensor, update: Update) -> Callable[[Tensor], Tensor]:
@@ -233,23 +268,26 @@ def _against(picture: Tensor, target: Tensor) -> dict[str, Tensor | float]:
 def teacher_completion(
     training: Training, data: DistillationData, done: Rollout, text: Tensor, step_counts: Sequence[int]
 ) -> Tensor:
-    """Where the guided teacher leads from the last state of a rollout, by DDIM at the finest timesteps that are trained.
+    """Where the guided teacher leads from the last state of a rollout, by DPM-Solver++ at the finest timesteps that are trained and
+    two more below them: its prediction at the last trained timestep alone is as soft as the mean of what it leaves open there.
 
     The pair's picture is where the *noise* leads. A student that has left the teacher's trajectory can no longer reach it. If it is
     regressed onto it regardless, it learns the mean of all candidates: a soft picture, and, under a caption that leaves things
     open, the same one for every noise.
     """
     teacher, start = data.teacher, int(done.timesteps[-1][0])
-    timesteps = [start, *(t for t in teacher.process.trailing_timesteps(max(step_counts)) if t < start)]
+    finest = teacher.process.trailing_timesteps(max(step_counts))
+    below = [finest[-1] // 2**halvings for halvings in range(1, COMPLETION_HALVINGS + 1)]
+    timesteps = [start, *(t for t in dict.fromkeys((*finest, *below)) if t < start)]
     with training.autocast():
-        return teacher.sample(done.states[-1], text, timesteps).states[-1].float()
+        return teacher.sample(done.states[-1], text, timesteps, SOLVER).states[-1].float()
 
 
 # --- pictures of a run -------------------------------------------------------------------------------------------------
 
 
 def student_preview(
-    training: Training, data: DistillationData, vae: Any, step_counts: Sequence[int], *, count: int = 10
+    training: Training, data: DistillationData, vae: Any, step_counts: Sequence[int], *, count: int = PREVIEWS
 ) -> Preview:
     """A grid writer: the teacher's pictures on top, below them the student's for the same noises, one row per step count."""
     from genin.distill.loop.previews import save_grid

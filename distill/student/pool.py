@@ -70,7 +70,8 @@ class DistillationData:
     Pair i belongs to row i of the pool; those from `len(pool)` on are true pictures with the noise that `inversion` has found,
     mixed with up to `jitter` of fresh noise. `texts` are the source's captions, embedded once, (M, L, D) float16: row i of either
     belongs to caption i, and more rows than captions reuse them in turn. `latents` are final latents of true pictures, row i with
-    caption i, or None."""
+    caption i, or None. `held_out` are a few pairs of captions that no phase learns from, None where the source has none: they show
+    what has been learnt by heart."""
 
     teacher: Guided
     pool: Pool
@@ -79,6 +80,7 @@ class DistillationData:
     latents: Tensor | None = None
     inverted: Pool | None = None
     jitter: float = 0.0
+    held_out: DistillationData | None = None
 
     @property
     def pairs(self) -> int:
@@ -175,12 +177,12 @@ def _sample_rows(teacher: Guided, source: Source, recipe: PoolRecipe, rows: Sequ
     captions = source.captions([row % len(source) for row in rows])
     shape = (teacher.unet.config.in_channels, *(square_latent_size(teacher.unet.config),) * 2)
     # Keyed by row, so that batch size, interruptions and the number of processes change nothing.
-    noise = torch.stack([torch.randn(shape, generator=_generator(recipe.seed, row)) for row in rows])
+    noise = torch.stack([torch.randn(shape, generator=row_generator(recipe.seed, row)) for row in rows])
     timesteps = teacher.process.trailing_timesteps(recipe.teacher_steps)
     return teacher.sample(noise.to(teacher.device), teacher.embed(captions), timesteps, SOLVER)
 
 
-def _generator(seed: int, row: int) -> torch.Generator:
+def row_generator(seed: int, row: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 0x9E3779B1 + row) & 0xFFFFFFFF)  # torch uses 32 bits of a seed
 
 
@@ -192,6 +194,11 @@ def pool_settings(recipe: PoolRecipe) -> dict[str, Any]:
     if recipe.teacher_precision == "no":  # as before this was a setting
         del settings["teacher_precision"]
     return settings | {"solver": SOLVER, "spacing": "trailing"}
+
+
+def inverted_settings(recipe: PoolRecipe) -> dict[str, Any]:
+    """What of a recipe is about inverted pairs: an update draws from them and from the pool alike."""
+    return {k: v for k, v in asdict(recipe).items() if k.startswith("inverted")}
 
 
 def pool_key(settings: Mapping[str, Any], source: Source, fingerprint: str) -> str:

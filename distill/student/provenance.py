@@ -5,12 +5,11 @@ Not here: the training (`distillation`), how folders are written (`models.folder
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from genin.distill.data.dataset import joined_origins
 from genin.distill.inputs.sources import Source, joined_licences
@@ -27,7 +26,7 @@ PHASES = ("prune", "steps", "adversarial", "decoder")  # in their order; each is
 @dataclass(frozen=True)
 class StartingStudent:
     """What a student passes on to the one that starts from its weights; `recipe` is what made it, with its name and
-    fingerprint; `is_wider` says that it had more channels."""
+    fingerprint; `latent_space` is that of its teacher, where its folder says so; `is_wider` says that it had more channels."""
 
     data: str
     licence: str
@@ -35,7 +34,14 @@ class StartingStudent:
     images_seen: int
     recipe: dict[str, Any]
     vae: Any
+    latent_space: str | None
     is_wider: bool
+
+    def decodes_latents_of(self, teacher_vae: Any) -> bool:
+        """Whether its autoencoder was made for the latents of this teacher, or has the teacher's own encoder."""
+        if self.latent_space is not None:
+            return self.latent_space == latent_space(teacher_vae)
+        return type(self.vae) is type(teacher_vae) and latent_space(self.vae) == latent_space(teacher_vae)
 
 
 def load_starting_student(unet: Any, path: Path, name: str) -> StartingStudent:
@@ -60,16 +66,19 @@ def load_starting_student(unet: Any, path: Path, name: str) -> StartingStudent:
         int(info.get("images_seen") or 0),
         {**identity, **(info.get("recipe") or {})},
         start.vae,
+        info.get("latent_space"),
         list(start.unet.config.block_out_channels) != list(unet.config.block_out_channels),
     )
 
 
-def shares_encoder(vae: Any, teacher_vae: Any) -> bool:
-    """Whether a student's autoencoder decodes the latents of this teacher: its encoder is the teacher's own."""
-    if type(vae) is not type(teacher_vae) or vae.config.scaling_factor != teacher_vae.config.scaling_factor:
-        return False
-    ours, theirs = vae.encoder.state_dict(), teacher_vae.encoder.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+def latent_space(vae: Any) -> str:
+    """What is the same for autoencoders that give the same latents: a fingerprint of the encoder, at half precision, in which it
+    may have been stored, and of the scale."""
+    digest = hashlib.sha256(str(float(vae.config.scaling_factor)).encode())
+    for name, weight in sorted(vae.encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().half().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def trained_step_counts(recipe: Recipe) -> list[int]:
@@ -108,6 +117,7 @@ class Provenance:
             "data": ", ".join(dict.fromkeys(data)),
             "licence": joined_licences(*licences),
             "origins": origins,
+            "latent_space": latent_space(teacher.vae),
             "guidance": "baked",
             "guidance_scale": 1.0,
             "default_steps": counts[0],

@@ -49,6 +49,9 @@ class Student:
         x, states, times, pictures = noise, [], [], []
         for i, t_now in enumerate(timesteps):
             t = torch.full((len(x),), t_now, dtype=torch.long, device=x.device)
+            if i in grad_steps and i:
+                # Before PyTorch 2.10 weights that autocast has cast without gradients are used again with them, and learn nothing.
+                torch.clear_autocast_cache()
             with torch.set_grad_enabled(i in grad_steps):
                 x0, eps = self(x, t, text)
             states.append(x)

@@ -13,6 +13,7 @@ How to add one:
 | `Perceptual` | `perceptual_weight` | near the target, in a frozen network's features |
 | `LpipsTerm` | the same, `perceptual_features: lpips` | the same by LPIPS, on decoded pictures |
 | `Adversarial` | `adversarial_weight` | classified as true by a discriminator |
+| `PictureAdversarial` | `picture_adversarial_weight` | the same when it is decoded |
 | `AddDistillation` | `distillation_weight` | what the teacher makes of it, noised (ADD) |
 | `Matching` | `matching_weight` | as likely among the teacher's pictures as among the student's |
 | `kernel.Kernel` | `kernel_weight` | in a set of them, spread as true pictures of the caption are |
@@ -25,10 +26,10 @@ phase's other costs (`cost`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -36,9 +37,10 @@ from torch import Tensor, nn
 
 from genin.benchmarks.quality.efficientnet import load_efficientnet
 from genin.benchmarks.quality.perceptual import SMALLEST_SIDE_PX, load_lpips
+from genin.benchmarks.quality.weights import EFFICIENTNET, find_weights, weights_folder
 from genin.distill.inputs.update import Update
 from genin.distill.loop.memory import PASSES, PhaseSizes, lora_parameters, network_parts
-from genin.distill.loop.networks import NetworkOptions
+from genin.distill.loop.networks import NetworkOptions, without_muon
 from genin.distill.loop.training import Training
 from genin.distill.models.autoencoder import decode
 from genin.distill.models.guided import Guided
@@ -50,6 +52,7 @@ from genin.distill.student.features import DinoFeatures, EfficientNetFeatures, F
 from genin.distill.student.loss_term import Figures, Memory, PhaseContext, StudentBatch, Term, register
 from genin.distill.student.losses import (
     accuracy,
+    falling,
     hinge_discriminator,
     hinge_generator,
     image_to_text,
@@ -65,6 +68,7 @@ RAMP_SHARE = 0.1
 ALIGNMENT_SHARE = 0.2  # of the third phase's minutes, where the alignment's model is trained on the set
 # The student's picture in the teacher's encoder: terms that see it there share the pass.
 PICTURE_FEATURES = "features of the student's picture"
+DECODED, DECODED_CROP = "its decoded picture", "what is decoded of it for the discriminator"
 
 
 # --- near to the picture aimed at --------------------------------------------------------------------------------------
@@ -77,7 +81,7 @@ class Perceptual(Term):
 
     key = "perceptual_weight"
     extractor: FeatureExtractor
-    weight: float
+    weight: Callable[[], float]  # now
 
     @classmethod
     def is_active(cls, phase: Any) -> bool:
@@ -85,7 +89,7 @@ class Perceptual(Term):
 
     @classmethod
     def build(cls, context: PhaseContext) -> Perceptual:
-        return cls(context.teacher_features, context.phase.perceptual_weight)
+        return cls(context.teacher_features, perceptual_weight(context))
 
     @classmethod
     def memory(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Memory:
@@ -98,9 +102,9 @@ class Perceptual(Term):
         return {PICTURE_FEATURES: learnt, "features of the aim": encoder}
 
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
-        noise, features = batch.features_of(self.extractor)
-        distance = perceptual_distance(features.maps, self.extractor(batch.target, batch.text, noise).maps)
-        return self.weight * distance, {"perceptual": distance.detach()}
+        view, features = batch.features_of(self.extractor)
+        distance = perceptual_distance(features.maps, self.extractor(batch.target, batch.text, view).maps)
+        return self.weight() * distance, {"perceptual": distance.detach()}
 
 
 @register
@@ -113,7 +117,7 @@ class LpipsTerm(Term):
     training: Training
     vae: Any
     network: nn.Module
-    weight: float
+    weight: Callable[[], float]  # now
 
     @classmethod
     def is_active(cls, phase: Any) -> bool:
@@ -130,15 +134,16 @@ class LpipsTerm(Term):
     @classmethod
     def build(cls, context: PhaseContext) -> LpipsTerm:
         network = context.pretrained[cls].to(context.training.device)
-        return cls(context.training, context.teacher.vae, network, context.phase.perceptual_weight)
+        return cls(context.training, context.teacher.vae, network, perceptual_weight(context))
 
     @classmethod
     def memory(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Memory:
-        return Perceptual.memory(phase, sizes)  # estimated as the teacher's encoder
+        return Memory(activations={DECODED: sizes.decoded(phase)})
 
     @classmethod
     def operations(cls, phase: StepsRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
-        return Perceptual.operations(phase, sizes)
+        decoding = sizes.decoding_macs()  # the published network is small beside it
+        return {DECODED: 2 * decoding, "the decoded aim": decoding}
 
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
         with self.training.autocast():
@@ -146,7 +151,13 @@ class LpipsTerm(Term):
             with torch.no_grad():
                 target = decode(self.vae, batch.target)
         distance = self.network(enlarged(decoded.float()), enlarged(target.float())).mean()
-        return self.weight * distance, {"perceptual": distance.detach()}
+        return self.weight() * distance, {"perceptual": distance.detach()}
+
+
+def perceptual_weight(context: PhaseContext) -> Callable[[], float]:
+    """The weight by the phase's progress."""
+    phase, training = context.phase, context.training
+    return lambda: falling(phase.perceptual_weight, phase.perceptual_final_share, training.progress)
 
 
 def enlarged(pictures: Tensor) -> Tensor:
@@ -162,11 +173,12 @@ def enlarged(pictures: Tensor) -> Tensor:
 @register
 @dataclass(frozen=True)
 class Adversarial(Term):
-    """weight·hinge of a discriminator on an extractor's features (ADD's eq. 2). The discriminator is updated first, under the same
-    noise: true pictures against the student's."""
+    """weight·hinge of a discriminator on an extractor's features (ADD's eq. 2), here the teacher's. The discriminator is updated
+    first, in the same view: true pictures against the student's."""
 
     section = AdversarialRecipe
     key = "adversarial_weight"
+    prefix: ClassVar[str] = ""  # of the names of its network and figures
     training: Training
     data: DistillationData
     extractor: FeatureExtractor
@@ -174,33 +186,30 @@ class Adversarial(Term):
     recipe: AdversarialRecipe
 
     @classmethod
-    def load(cls, phases: Sequence[Any]) -> Any:
-        chosen = [phase for phase in phases if phase.discriminator != "teacher"]
-        if not chosen:
-            return None
-        load = load_dino if chosen[0].discriminator == "dinov2" else load_efficientnet
-        return load(chosen[0].discriminator_weights)
-
-    @classmethod
-    def build(cls, context: PhaseContext) -> Adversarial:
+    def build(cls, context: PhaseContext) -> Self:
         training, recipe = context.training, context.phase
         training.allow_adjustment("adversarial")
-        extractor: FeatureExtractor = context.teacher_features
-        if recipe.discriminator == "dinov2":
-            extractor = DinoFeatures(training, context.teacher.vae, context.pretrained[cls])
-        elif recipe.discriminator == "efficientnet":
-            extractor = EfficientNetFeatures(training, context.teacher.vae, context.pretrained[cls])
+        extractor = cls.extractor_of(context)
         torch.manual_seed(recipe.seed)
         heads = Discriminator(
             extractor.channels, recipe.discriminator_hidden, extractor.embedding, context.data.texts.shape[-1],
             multi_scale=recipe.multi_scale,
         )  # fmt: skip
-        options = NetworkOptions(lr=recipe.discriminator_lr, betas=(0.0, 0.99), average=False, compiled=False)
-        return cls(training, context.data, extractor, training.add("discriminator", heads, options), recipe)
+        options = NetworkOptions(
+            lr=recipe.discriminator_lr, betas=(0.0, 0.99), muon=False, average=False, compiled=False
+        )
+        return cls(
+            training, context.data, extractor, training.add(f"{cls.prefix}discriminator", heads, options), recipe
+        )
+
+    @classmethod
+    def extractor_of(cls, context: PhaseContext) -> FeatureExtractor:
+        """Where the discriminator looks."""
+        return context.teacher_features
 
     @classmethod
     def memory(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Memory:
-        return Perceptual.memory(phase, sizes)  # heads are small; DINOv2 is estimated as the teacher's encoder
+        return Perceptual.memory(phase, sizes)  # heads are small
 
     @classmethod
     def operations(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
@@ -214,17 +223,17 @@ class Adversarial(Term):
         figures = self._update_discriminator(batch)
         with frozen_weights(self.training, self.network) as network, self.training.autocast():
             loss = hinge_generator(network(*features, batch.text))
-        weight = ramp(self.training) * self.recipe.adversarial_weight
-        return weight * loss, {**figures, "adversarial": loss.detach()}
+        weight = ramp(self.training) * getattr(self.recipe, self.key)
+        return weight * loss, {**figures, f"{self.prefix}adversarial": loss.detach()}
 
     def _update_discriminator(self, batch: StudentBatch) -> Figures:
         """One update of the discriminator, mismatched captions as a share of the fakes."""
         recipe, update, training = self.recipe, batch.update, self.training
-        noise, fake = batch.features_of(self.extractor)
+        view, fake = batch.features_of(self.extractor)
         with training.autocast():
             fake_logits = self.network([f.detach() for f in fake.maps], fake.embedding.detach(), batch.text)
         latents, text = true_pictures(self.data, recipe.real_share, update, batch.rows)
-        true = self.extractor(latents, text, noise)
+        true = self.extractor(latents, text, view)
         with_r1 = recipe.r1_weight > 0 and update.index % recipe.r1_every == 0
         inputs = [f.float().requires_grad_(with_r1) for f in true.maps]
         with training.autocast():
@@ -237,19 +246,69 @@ class Adversarial(Term):
             wrong, wrong_weight = update.rows_every(max(1, round(1 / recipe.mismatched_captions)))
             if len(wrong):
                 other_text = self.data.text(others[wrong])
-                mismatched = self.extractor(latents[wrong], other_text, noise.of(wrong))
+                mismatched = self.extractor(latents[wrong], other_text, view.of(wrong))
                 with training.autocast():
                     wrong_logits = self.network(*mismatched, other_text)
         # A discriminator with one head uses one map: the others have no gradient.
         r1_inputs = inputs[: len(real_logits)] if with_r1 else []
         loss = hinge_discriminator(real_logits, fake_logits, wrong_logits, recipe.mismatched_captions, wrong_weight)
-        figures: Figures = {"discriminator_accuracy": accuracy(real_logits, fake_logits)}
+        name = f"{self.prefix}discriminator"
+        figures: Figures = {f"{name}_accuracy": accuracy(real_logits, fake_logits)}
         if r1_inputs:
             penalty = r1_penalty(real_logits, r1_inputs)
             loss = loss + recipe.r1_weight * penalty
-            figures["r1"] = penalty.detach()
-        training.optimise("discriminator", loss)
-        return {"discriminator": loss.detach(), **figures}
+            figures[f"{self.prefix}r1"] = penalty.detach()
+        training.optimise(name, loss)
+        return {name: loss.detach(), **figures}
+
+
+@register
+@dataclass(frozen=True)
+class PictureAdversarial(Adversarial):
+    """The same on decoded pictures, in the features of a network trained on photographs, as ADD and Projected GAN have it. The
+    decoder is that which the student starts with: a small one makes the term cheap. One with attention or norms over the whole
+    picture decodes a crop a little differently, of true pictures and of the student's alike."""
+
+    key = "picture_adversarial_weight"
+    prefix = "picture_"
+
+    @classmethod
+    def check(cls, recipe: Recipe, phase: AdversarialRecipe) -> None:
+        if phase.picture_discriminator == "dinov2" and phase.picture_discriminator_crop:
+            what = "adversarial.picture_discriminator_crop is for EfficientNet, and picture_discriminator is dinov2"
+            raise InputError(what, remedy="set the crop to 0, or picture_discriminator to efficientnet")
+
+    @classmethod
+    def load(cls, phases: Sequence[Any]) -> Any:
+        path = phases[0].picture_discriminator_weights
+        if phases[0].picture_discriminator == "dinov2":
+            return load_dino(path)
+        return load_efficientnet(path or find_weights(EFFICIENTNET, weights_folder()).path)
+
+    @classmethod
+    def extractor_of(cls, context: PhaseContext) -> FeatureExtractor:
+        network = context.pretrained[cls]
+        if context.phase.picture_discriminator == "dinov2":
+            return DinoFeatures(context.training, context.vae, network)
+        return EfficientNetFeatures(
+            context.training, context.vae, network, crop=context.phase.picture_discriminator_crop
+        )
+
+    @classmethod
+    def memory(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Memory:
+        return Memory(activations={DECODED_CROP: sizes.decoded(phase, phase.picture_discriminator_crop or 1.0)})
+
+    @classmethod
+    def operations(cls, phase: AdversarialRecipe, sizes: PhaseSizes) -> Mapping[str, float]:
+        decoding = sizes.decoding_macs(
+            phase.picture_discriminator_crop or 1.0
+        )  # a published network is small beside it
+        return {DECODED_CROP: 2 * decoding, "decoded true pictures": (1 + phase.mismatched_captions) * decoding}
+
+    @classmethod
+    def lighter(cls, phase: AdversarialRecipe) -> Mapping[str, Any]:
+        whole = phase.picture_discriminator == "efficientnet" and not phase.picture_discriminator_crop
+        return {"picture_discriminator_crop": 0.5} if whole else {}
 
 
 @contextmanager
@@ -282,7 +341,7 @@ def true_pictures(data: DistillationData, real_share: float, update: Update, row
     own = data.caption_rows(rows) % len(data.latents)
     use = (update.rand() < real_share).view(-1, 1, 1, 1)
     true = torch.where(use, data.latents[own].float().to(device), true)
-    return true, torch.where(use[..., 0], data.text(own), text)
+    return true, torch.where(use[..., 0], data.texts[own].float().to(device), text)
 
 
 # --- what the teacher makes of it --------------------------------------------------------------------------------------
@@ -343,7 +402,7 @@ class Matching(Term):
         if recipe.gradient_checkpointing:
             network.enable_gradient_checkpointing()
         trains = is_adapter if rank else (lambda _name: True)
-        options = NetworkOptions(lr=recipe.fake_score_lr, average=False, large=True, trains=trains)
+        options = NetworkOptions(lr=recipe.fake_score_lr, average=False, large=True, trains=trains, muon=False)
         prepared = training.add("fake_score", network, options)
         fake_score = FakeScore(training, context.data.teacher, prepared, recipe.fake_score_updates)
         return cls(fake_score, recipe.matching_weight, recipe.matching_decoupled)
@@ -353,7 +412,7 @@ class Matching(Term):
         rank, teacher = phase.fake_score_rank, sizes.teacher
         weights = lora_parameters(teacher, rank) if rank else teacher.parameters
         shares = 1 if rank else sizes.shares
-        networks = network_parts(phase, weights, kept=0, name="fake score", shares=shares)
+        networks = network_parts(without_muon(phase), weights, kept=0, name="fake score", shares=shares)
         # It learns while the student's activations are held.
         return Memory(networks, {"the fake score's pass": sizes.activations(phase, teacher)})
 
@@ -388,6 +447,7 @@ class Alignment(Term):
 
     section = AdversarialRecipe
     key = "alignment_weight"
+    training: Training
     aligner: Aligner
     data: DistillationData
     weight: float
@@ -407,12 +467,15 @@ class Alignment(Term):
     def build(cls, context: PhaseContext) -> Alignment:
         clip = context.pretrained.get(cls)
         aligner = _set_aligner(context) if clip is None else _clip_aligner(context, *clip)
-        return cls(aligner, context.data, context.phase.alignment_weight)
+        return cls(context.training, aligner, context.data, context.phase.alignment_weight)
 
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
-        with torch.no_grad():  # of the whole batch, in every process and part: a picture's loss depends on all captions
-            texts = self.aligner.embed_texts(self.data.text(batch.batch_rows), batch.batch_rows)
-        images = self.aligner.embed_images(batch.picture)
+        with self.training.autocast():
+            with (
+                torch.no_grad()
+            ):  # of the whole batch, in every process and part: a picture's loss depends on all captions
+                texts = self.aligner.embed_texts(self.data.text(batch.batch_rows), batch.batch_rows)
+            images = self.aligner.embed_images(batch.picture)
         loss = image_to_text(images, texts, self.aligner.scale, batch.update.offset)
         return self.weight * loss, {"alignment": loss.detach()}
 

@@ -55,20 +55,21 @@ def _train_both(run: Run) -> Any:
     torch.manual_seed(settings.seed)
     fresh = initial_autoencoder(run, training.device)
     # Channels last: 1.3 times the images per second on a CPU (docs/log.md).
-    vae = training.add("vae", fresh.to(memory_format=torch.channels_last))
+    both = training.add("both", Both(fresh.to(memory_format=torch.channels_last), settings))
     if run.options.resume:
         training.resume()
-    step = autoencoder_step(training, vae, source, settings)
+    step = autoencoder_step(training, both, source, settings)
 
     def preview(path: Path) -> None:
-        average = training.ema_weights("vae")
+        average: Any = training.ema_weights("both").vae
         images = to_tensor(source.pictures(0, 10, settings.image_size), training.device)
         with torch.no_grad():
-            decoded = average.decode(ae.encode(average, images), return_dict=False)[0]  # type: ignore[operator]
+            decoded = average.decode(ae.encode(average, images), return_dict=False)[0]
         save_grid([to_uint8(images.cpu().numpy()), to_uint8(decoded.float().cpu().numpy())], path, labels=LABELS)
 
     training.run(step, preview, once=True)
-    trained: Any = training.ema_weights("vae").requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
+    averaged: Any = training.ema_weights("both").vae
+    trained: Any = averaged.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
     latents = latents_of(trained, source, settings.image_size, training.device)
     if settings.principal_axes:
         turn_latents(trained, latents)
@@ -82,13 +83,18 @@ def refine_decoder(run: Run, vae: Any) -> None:
     they are. Changes `vae`."""
     settings = decoder_settings(run.recipe.autoencoder)
     training = Training(run.folder, "decoder", settings, minutes=run.options.left(AUTOENCODER_SHARE))
+    train_decoder(training, vae, run.source, settings, resume=run.options.resume)
+
+
+def train_decoder(training: Training, vae: Any, source: Source, settings: AutoencoderRecipe, *, resume: bool) -> None:
+    """Train the decoder of `vae` in place, on latents of its encoder, which stays as it is."""
     vae.to(training.device)
     decoder = training.add("decoder", vae.decoder.to(memory_format=torch.channels_last))
-    if run.options.resume:
+    if resume:
         training.resume()
-    training.run(decoder_step(training, vae.encoder, decoder, run.source, settings), once=True)
-    refined = training.ema_weights("decoder").to(memory_format=torch.contiguous_format)
-    vae.decoder.load_state_dict(refined.state_dict())
+    training.run(decoder_step(training, vae.encoder, decoder, source, settings), once=True)
+    trained = training.ema_weights("decoder").to(memory_format=torch.contiguous_format)
+    vae.decoder.load_state_dict(trained.state_dict())
     vae.decoder.to(memory_format=torch.contiguous_format)
     vae.requires_grad_(False).eval()
 
@@ -96,14 +102,14 @@ def refine_decoder(run: Run, vae: Any) -> None:
 def decoder_step(
     training: Training, encoder: nn.Module, decoder: nn.Module, source: Source, settings: AutoencoderRecipe
 ) -> Callable[[Update], dict[str, Tensor | float]]:
-    """One update of the decoder alone, on latents of the frozen encoder."""
+    """One update of the decoder alone, on latents of the frozen encoder, with the recipe's noise."""
     crops = crops_of(training, source, settings)
 
     def step(update: Update) -> dict[str, Tensor | float]:
         images = crops(update)
         with training.autocast():
             with torch.no_grad():
-                latents = encoder(images)
+                latents = with_noise(encoder(images).float(), settings, update)
             terms = reconstruction(decoder(latents).float(), images, settings)
         norm = training.optimise("decoder", terms["loss"])
         return {**{key: value.detach() for key, value in terms.items()}, GRAD_NORM: norm}
@@ -138,16 +144,16 @@ def latents_of(vae: Any, source: Source, image_size: int, device: torch.device) 
 
 
 def autoencoder_step(
-    training: Training, vae: nn.Module, source: Source, settings: AutoencoderRecipe
+    training: Training, both: nn.Module, source: Source, settings: AutoencoderRecipe
 ) -> Callable[[Update], dict[str, Tensor]]:
-    """One update of the autoencoder."""
+    """One update of encoder and decoder."""
     crops = crops_of(training, source, settings)
 
     def step(update: Update) -> dict[str, Tensor]:
         images = crops(update)
         with training.autocast():
-            terms = autoencoder_loss(vae, images, settings, update)
-        training.optimise("vae", terms["loss"])
+            terms = both(images, update)
+        training.optimise("both", terms["loss"])
         return {key: value.detach() for key, value in terms.items()}
 
     return step
@@ -203,6 +209,11 @@ def noise_levels(recipe: AutoencoderRecipe, update: Update) -> Tensor:
     return levels.view(-1, 1, 1, 1)
 
 
+def with_noise(latents: Tensor, recipe: AutoencoderRecipe, update: Update) -> Tensor:
+    """A little noise on the latents: the decoder must forgive what a diffusion model gets slightly wrong."""
+    return latents + noise_levels(recipe, update) * spread(latents) * update.randn(*latents.shape[1:])
+
+
 def kept_channels(channels: int, share: float, update: Update) -> Tensor:
     """1 for the channels that each picture is decoded from and 0 for the others, (N, C, 1, 1): `share` of the pictures keep only
     the first one, two or three quarters."""
@@ -227,11 +238,21 @@ def reconstruction(decoded: Tensor, images: Tensor, recipe: AutoencoderRecipe) -
     return {"loss": loss, "pixel": pixel, "edge": edge, "psnr_db": 10 * torch.log10(4.0 / mse)}
 
 
+class Both(nn.Module):
+    """Encoder and decoder with their loss as one module: several processes average the gradients of what `forward` computes."""
+
+    def __init__(self, vae: nn.Module, settings: AutoencoderRecipe) -> None:
+        super().__init__()
+        self.vae, self.settings = vae, settings
+
+    def forward(self, images: Tensor, update: Update) -> dict[str, Tensor]:
+        return autoencoder_loss(self.vae, images, self.settings, update)
+
+
 def autoencoder_loss(vae: Any, images: Tensor, recipe: AutoencoderRecipe, update: Update) -> dict[str, Tensor]:
     """`reconstruction` of pictures, from latents that noise and dropped channels have damaged, with the latents' own terms."""
     latents = ae.encode(vae, images).float()
-    # A little noise on the latents: the decoder must forgive what a diffusion model gets slightly wrong.
-    shown = latents + noise_levels(recipe, update) * spread(latents) * update.randn(*latents.shape[1:])
+    shown = with_noise(latents, recipe, update)
     if recipe.channel_dropout > 0:
         shown = shown * kept_channels(latents.shape[1], recipe.channel_dropout, update)
     terms = reconstruction(vae.decode(shown, return_dict=False)[0].float(), images, recipe)

@@ -2,7 +2,7 @@
 
 A Stable Diffusion teacher needs its UNet tuned, or adapters on it (`lora`: in a file of their own, and merged, so that pruning and
 export see plain weights); its text encoder and autoencoder are general enough. A small teacher that has only ever seen one world
-needs all three: new words in its text encoder, new shapes in its autoencoder (`autoencoder_images`, `train_text_encoder`).
+needs all three: new words in its text encoder, new shapes in its decoder (`autoencoder_images`, `train_text_encoder`).
 
 Frozen weights cost little: captions are embedded once and the text encoder leaves the device (`inputs.texts`), weights under
 adapters are kept in bf16, and the averages and checkpoints hold only what learns (`averages`).
@@ -52,7 +52,7 @@ from genin.distill.models.lora import (
 from genin.distill.models.pixels import batch_size_for
 from genin.distill.models.text import embed, warn_of_long_captions
 from genin.distill.recipe import AutoencoderRecipe, FinetuneRecipe, Recipe
-from genin.distill.teacher.autoencoder import autoencoder_step
+from genin.distill.teacher.autoencoder import train_decoder
 from genin.distill.teacher.captioned import Texts, prepare_denoiser, prepare_texts, trained_weights
 from genin.distill.teacher.train import PREVIEWS, teacher_preview
 from genin.processes import is_main_process, wait_for_all
@@ -106,7 +106,7 @@ def finetune_teacher(
     torch.manual_seed(run.settings.seed)
     with saying_how_it_ends(run.folder):
         if run.settings.autoencoder_images > 0:
-            run.model.vae = tune_autoencoder(run)
+            tune_decoder(run)
         stage = prepare_stage(run)
         run_stage(run, stage)
         result = tuned_model(run, stage)
@@ -359,7 +359,7 @@ def autoencoder_settings(recipe: Recipe, model: ModelFolder) -> AutoencoderRecip
     Errors: InputError for an autoencoder other than AutoencoderTiny (others have seen more than a small set can teach).
     """
     images, size, config = recipe.finetune.autoencoder_images, model.image_size, model.vae.config
-    settings = replace(recipe.autoencoder, images=images, image_size=size, lr=3e-4)
+    settings = replace(recipe.autoencoder, images=images, image_size=size, lr=3e-4, prior_weight=0.0)
     if not images:
         return settings
     if (kind := type(model.vae).__name__) != "AutoencoderTiny":
@@ -369,14 +369,10 @@ def autoencoder_settings(recipe: Recipe, model: ModelFolder) -> AutoencoderRecip
     return replace(settings, encoder_blocks=encoder, decoder_blocks=decoder, latent_channels=config.latent_channels)
 
 
-def tune_autoencoder(run: Run) -> Any:
-    """Continue training the base's autoencoder on the new pictures; its latents keep their scale (the UNet expects it)."""
+def tune_decoder(run: Run) -> None:
+    """Continue training the base's decoder on the new pictures. Its encoder stays: the UNet knows these latents, and an encoder
+    that learns on moves their scale, channel by channel (docs/log.md)."""
     model = run.model
     settings = autoencoder_settings(run.recipe, model)
     training = Training(run.folder, "autoencoder", settings, minutes=run.options.left(AUTOENCODER_SHARE))
-    vae = training.add("vae", model.vae.to(memory_format=torch.channels_last))
-    if run.options.resume:
-        training.resume()
-    training.run(autoencoder_step(training, vae, run.source, settings), once=True)
-    tuned: Any = training.ema_weights("vae")
-    return tuned.requires_grad_(False).eval().to(memory_format=torch.contiguous_format)
+    train_decoder(training, model.vae, run.source, settings, resume=run.options.resume)

@@ -22,6 +22,7 @@ from genin.distill.recipe import AutoencoderRecipe, Recipe
 from genin.runtimes.errors import InputError
 from genin.runtimes.folder import DEFAULT_STEPS
 from genin.runtimes.origin import fingerprint
+from genin.runtimes.text import read_text
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,17 @@ class Run:
         """The teacher folder's `genin.json`."""
         start, recipe = self.start, self.recipe.as_dict()
         earlier: Mapping[str, Any] = {} if start is None else start.info
+        licences = [self.source.licence, None if start is None else earlier.get("licence", "unknown")]
+        origins = [self.source.origins, earlier.get("origins", ())]
+        if weights := self.recipe.autoencoder.initial_weights:
+            licences.append(self.recipe.autoencoder.initial_weights_licence)
+            origins.append([origin_of_weights(Path(weights).expanduser(), licences[-1])])
         return {
             "kind": "teacher",
             "parent": None if start is None else str(earlier.get("name") or start.path.name),
             "data": self.source.name,
-            "licence": joined_licences(
-                self.source.licence, None if start is None else earlier.get("licence", "unknown")
-            ),
-            "origins": joined_origins(self.source.origins, earlier.get("origins", ())),
+            "licence": joined_licences(*licences),
+            "origins": joined_origins(*origins),
             "guidance": "free",
             "guidance_scale": self.recipe.teacher.guidance_scale,
             "default_steps": DEFAULT_STEPS,
@@ -82,6 +86,16 @@ class Run:
             "recipe": recipe if start is None else {**recipe, "init": earlier.get("recipe")},
             "metrics": {},
         }
+
+
+def origin_of_weights(folder: Path, licence: str | None) -> dict[str, Any]:
+    """Initial weights as one of a model's origins; whose they are says the line "Copyright …" of a LICENSE beside them."""
+    texts = [read_text(file) for file in sorted(folder.glob("LICENSE*")) if file.is_file()]
+    claims = [
+        line.strip() for text in texts for line in text.splitlines() if line.strip().lower().startswith("copyright")
+    ]
+    source = f"initial weights of the autoencoder: {folder.name}"
+    return {"source": source, "rights": next(iter(claims), ""), "licence": licence, "pictures": 0}
 
 
 def autoencoder_settings(recipe: AutoencoderRecipe) -> AutoencoderRecipe:

@@ -10,6 +10,7 @@ indexes cached latents, and captions are embedded on the fly by the frozen text 
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from genin.distill.models.folder import ModelFolder, save_model_folder
 from genin.distill.models.guided import Guided
 from genin.distill.models.pixels import batch_size_for
 from genin.distill.models.text import embed, warn_of_long_captions
+from genin.distill.models.widening import may_widen, widened
 from genin.distill.recipe import Recipe, TeacherRecipe
 from genin.distill.teacher.autoencoder import train_autoencoder
 from genin.distill.teacher.run import Run, start_from
@@ -88,8 +90,11 @@ def train_text(run: Run) -> tuple[Any, nn.Module]:
     return tokenizer, train_text_encoder(training, source, tokenizer, settings, resume=resume)
 
 
-def build_unet(recipe: TeacherRecipe, latent_channels: int, latent_size: int, text_size: int) -> nn.Module:
-    """A diffusers UNet without attention at the top resolution, where it costs most and helps least."""
+def build_unet(
+    recipe: TeacherRecipe, latent_channels: int, latent_size: int, text_size: int, time_size: int | None = None
+) -> nn.Module:
+    """A diffusers UNet without attention at the top resolution, where it costs most and helps least. `time_size` is that of the
+    time embedding; None: four times the first width."""
     from diffusers import UNet2DConditionModel
 
     levels = len(recipe.channels)
@@ -109,6 +114,7 @@ def build_unet(recipe: TeacherRecipe, latent_channels: int, latent_size: int, te
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
         up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
         cross_attention_dim=text_size,
+        time_embedding_dim=time_size,
         # diffusers calls the number of heads `attention_head_dim` (its issue 2011).
         attention_head_dim=tuple(max(1, width // recipe.head_dim) for width in recipe.channels),
         norm_num_groups=recipe.norm_groups,
@@ -129,10 +135,12 @@ def train_unet(run: Run, vae: Any, tokenizer: Any, text_encoder: nn.Module) -> t
     process = Process(TEACHER_SCHEDULER, training.device)
     torch.manual_seed(settings.seed)
     channels, size, _ = latent_shape(vae, image_size, training.device)
-    network: Any = build_unet(settings, channels, size, text_encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
-    if run.start is not None:
+    earlier: Any = None if run.start is None else earlier_unet(run.start.unet, settings)
+    time_size = None if earlier is None else earlier.config.get("time_embedding_dim")
+    network: Any = build_unet(settings, channels, size, text_encoder.config.hidden_size, time_size)  # type: ignore[union-attr,arg-type]
+    if earlier is not None:
         # Latents of another space have nothing in common with the earlier teacher's, channel by channel.
-        start_from(network, run.start.unet, ("conv_in", "conv_out") if run.recipe.autoencoder.initial_weights else ())
+        start_from(network, earlier, ("conv_in", "conv_out") if run.recipe.autoencoder.initial_weights else ())
     plain_attention(network, training.device)
     unet = training.add("unet", network, NetworkOptions(large=True))
     if run.options.resume:
@@ -152,6 +160,19 @@ def train_unet(run: Run, vae: Any, tokenizer: Any, text_encoder: nn.Module) -> t
     training.minutes = run.options.left()
     training.run(unet_step(training, unet, process, cache, source, states), preview, last=True)
     return training.final_weights("unet").requires_grad_(False).eval(), training.images_seen
+
+
+def earlier_unet(unet: Any, recipe: TeacherRecipe) -> Any:
+    """An earlier teacher's UNet, as wide as the recipe's where it can be widened; else as it is, to start from what fits."""
+    widths = list(unet.config["block_out_channels"])
+    if len(widths) != len(recipe.channels) or widths == list(recipe.channels):
+        return unet
+    if may_widen(unet, recipe.channels) and unet.config["norm_num_groups"] == recipe.norm_groups:
+        return widened(unet, recipe.channels)
+    if is_main_process():
+        what = f"channels {widths} cannot be widened to {list(recipe.channels)} (whole multiples of levels without attention, "
+        warnings.warn(f"{what}as many norm_groups): of the earlier teacher the first channels are taken", stacklevel=2)
+    return unet
 
 
 def unet_step(

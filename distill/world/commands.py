@@ -19,10 +19,10 @@ from genin.runtimes.wording import counted
 
 @click.command(
     "render",
-    epilog="Example: genin world render --count 1000 --size 64 --split train --seed 0 --out world/train",
+    epilog="Example: genin world render --count 1000 --split train --seed 0 --out world/train",
 )
 @click.option("--count", type=click.IntRange(min=1), required=True, help="How many pictures.")
-@click.option("--size", type=Side(16, 1024), default=64, show_default=True, help="Side in pixels.")
+@click.option("--size", type=Side(16, 1024), default=128, show_default=True, help="Side in pixels.")
 @click.option(
     "--split", type=click.Choice(get_args(Split)), default="train", show_default=True, help="Splits share no scene."
 )

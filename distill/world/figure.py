@@ -1,18 +1,21 @@
 """The ninja: a big-headed figure whose pose, clothes, hair and face can all be read at 64 px.
 
-The head is two fifths of the picture's width, because six emotions have to be told apart on it; each emotion has a
-shape (eyes, brows, mouth) and a colour (blush, flush, tears). Poses are named joints for a body with a fixed head.
+The head is two fifths of the picture's width, because six emotions have to be told apart on it. Poses are named joints
+for a body with a fixed head; free variation bends them a little and tilts the head. Here is the body; `face` and
+`hair` draw the head.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from genin.distill.world.canvas import INK, Canvas, Colour, Point, mix
+import numpy as np
+
+from genin.distill.world.canvas import GROUND_SHADOW, LINE, WHITE, Canvas, Colour, Knot, Point, mix, shaded
+from genin.distill.world.face import FLUSHED, IRISES, SKIN, draw_face, draw_headband, draw_knot, draw_skull
+from genin.distill.world.hair import draw_fringe, draw_hair_before, draw_hair_behind
 from genin.distill.world.scene import Scene
-
-LINE = 0.012
-SKIN: Colour = (255, 214, 176)
+from genin.distill.world.weapons import draw_held, draw_motion, draw_sheath
 
 OUTFITS: dict[str, Colour] = {
     "orange": (255, 132, 20),
@@ -20,26 +23,14 @@ OUTFITS: dict[str, Colour] = {
     "green": (48, 168, 72),
     "red": (216, 36, 44),
     "purple": (142, 64, 196),
-    "black": (58, 56, 68),
+    "black": (62, 60, 74),
     "white": (244, 244, 248),
 }
-HEADBANDS: dict[str, Colour] = {
-    "red": (226, 32, 40),
-    "blue": (34, 84, 232),
-    "green": (30, 160, 60),
-    "white": (252, 252, 255),
-    "yellow": (255, 214, 26),
-    "purple": (150, 54, 206),
-}
-HAIRS: dict[str, Colour] = {
-    "spiky blond": (255, 212, 72),
-    "long black": (48, 44, 58),
-    "silver ponytail": (206, 214, 226),
-    "red bun": (200, 52, 40),
-    "short brown": (132, 80, 44),
-    "teal bob": (40, 170, 170),
-    "pink twintails": (255, 138, 184),
-}
+BELTS: tuple[Colour, ...] = ((58, 48, 64), (78, 60, 56), (52, 58, 78), (84, 74, 70))
+BANDAGE: Colour = (240, 230, 212)
+BOOT: Colour = (62, 54, 74)
+
+Limb = tuple[Point, Point, Point]
 
 
 @dataclass(frozen=True)
@@ -49,312 +40,205 @@ class Pose:
     head: Point
     neck: Point
     hip: Point
-    back_arm: tuple[Point, Point, Point]
-    front_arm: tuple[Point, Point, Point]
-    back_leg: tuple[Point, Point, Point]
-    front_leg: tuple[Point, Point, Point]
-    lift: float = 0.0  # how far the feet are off the ground
+    back_arm: Limb
+    front_arm: Limb
+    back_leg: Limb
+    front_leg: Limb
+    turn: float = 0.0  # of the head, radians
+    shadow: tuple[float, float] = (0.22, 1.0)  # half its width, its strength
 
 
 POSES: dict[str, Pose] = {
     "meditating": Pose(
         (0.5, 0.45), (0.5, 0.63), (0.5, 0.79),
-        ((0.42, 0.66), (0.33, 0.76), (0.46, 0.79)), ((0.58, 0.66), (0.67, 0.76), (0.54, 0.79)),
-        ((0.46, 0.82), (0.27, 0.86), (0.52, 0.89)), ((0.54, 0.82), (0.73, 0.86), (0.48, 0.89)),
+        ((0.415, 0.665), (0.33, 0.76), (0.455, 0.8)), ((0.585, 0.665), (0.67, 0.76), (0.545, 0.8)),
+        ((0.46, 0.82), (0.26, 0.86), (0.53, 0.9)), ((0.54, 0.82), (0.74, 0.86), (0.47, 0.9)),
+        shadow=(0.3, 1.0),
     ),
     "running": Pose(
-        (0.54, 0.4), (0.52, 0.58), (0.46, 0.72),
-        ((0.46, 0.61), (0.34, 0.6), (0.2, 0.55)), ((0.52, 0.64), (0.38, 0.69), (0.25, 0.67)),
-        ((0.43, 0.74), (0.32, 0.8), (0.16, 0.78)), ((0.5, 0.74), (0.64, 0.78), (0.66, 0.9)),
+        (0.55, 0.41), (0.53, 0.59), (0.46, 0.735),
+        ((0.46, 0.625), (0.34, 0.63), (0.2, 0.57)), ((0.5, 0.65), (0.38, 0.71), (0.25, 0.69)),
+        ((0.43, 0.755), (0.32, 0.82), (0.165, 0.795)), ((0.5, 0.755), (0.655, 0.785), (0.66, 0.905)),
+        turn=0.07, shadow=(0.27, 1.0),
     ),
     "throwing": Pose(
-        (0.46, 0.4), (0.47, 0.58), (0.46, 0.73),
-        ((0.4, 0.61), (0.3, 0.66), (0.24, 0.74)), ((0.54, 0.61), (0.66, 0.62), (0.78, 0.6)),
-        ((0.42, 0.75), (0.36, 0.82), (0.3, 0.9)), ((0.52, 0.75), (0.6, 0.81), (0.63, 0.9)),
+        (0.45, 0.4), (0.46, 0.58), (0.45, 0.73),
+        ((0.385, 0.62), (0.28, 0.66), (0.22, 0.75)), ((0.535, 0.62), (0.64, 0.635), (0.755, 0.6)),
+        ((0.415, 0.755), (0.34, 0.82), (0.28, 0.9)), ((0.505, 0.755), (0.6, 0.81), (0.63, 0.9)),
+        turn=-0.05, shadow=(0.26, 1.0),
     ),
     "jumping": Pose(
-        (0.5, 0.34), (0.5, 0.52), (0.5, 0.66),
-        ((0.42, 0.54), (0.26, 0.46), (0.2, 0.28)), ((0.58, 0.54), (0.74, 0.46), (0.8, 0.28)),
-        ((0.46, 0.68), (0.34, 0.7), (0.37, 0.8)), ((0.54, 0.68), (0.66, 0.7), (0.63, 0.8)),
-        lift=0.11,
+        (0.5, 0.36), (0.5, 0.535), (0.5, 0.67),
+        ((0.42, 0.56), (0.26, 0.5), (0.2, 0.32)), ((0.58, 0.56), (0.74, 0.5), (0.8, 0.32)),
+        ((0.455, 0.69), (0.32, 0.7), (0.36, 0.81)), ((0.545, 0.69), (0.68, 0.7), (0.64, 0.81)),
+        shadow=(0.14, 0.75),
     ),
     "guarding": Pose(
-        (0.48, 0.4), (0.48, 0.58), (0.48, 0.73),
-        ((0.41, 0.62), (0.45, 0.7), (0.6, 0.68)), ((0.55, 0.62), (0.62, 0.72), (0.68, 0.66)),
-        ((0.43, 0.75), (0.38, 0.82), (0.35, 0.9)), ((0.53, 0.75), (0.59, 0.82), (0.6, 0.9)),
+        (0.46, 0.4), (0.46, 0.58), (0.46, 0.73),
+        ((0.385, 0.62), (0.42, 0.72), (0.6, 0.75)), ((0.535, 0.62), (0.59, 0.74), (0.665, 0.69)),
+        ((0.42, 0.755), (0.36, 0.82), (0.32, 0.9)), ((0.5, 0.755), (0.58, 0.82), (0.6, 0.9)),
+        shadow=(0.25, 1.0),
     ),
     "casting": Pose(
         (0.5, 0.4), (0.5, 0.58), (0.5, 0.73),
-        ((0.42, 0.62), (0.34, 0.7), (0.46, 0.72)), ((0.58, 0.62), (0.66, 0.7), (0.54, 0.72)),
-        ((0.46, 0.75), (0.44, 0.83), (0.43, 0.9)), ((0.54, 0.75), (0.56, 0.83), (0.57, 0.9)),
+        ((0.42, 0.62), (0.31, 0.7), (0.42, 0.735)), ((0.58, 0.62), (0.69, 0.7), (0.58, 0.735)),
+        ((0.455, 0.755), (0.43, 0.83), (0.41, 0.9)), ((0.545, 0.755), (0.57, 0.83), (0.59, 0.9)),
     ),
     "waving": Pose(
-        (0.5, 0.4), (0.5, 0.58), (0.5, 0.73),
-        ((0.42, 0.61), (0.33, 0.68), (0.35, 0.77)), ((0.58, 0.61), (0.74, 0.57), (0.8, 0.38)),
-        ((0.46, 0.75), (0.44, 0.83), (0.43, 0.9)), ((0.54, 0.75), (0.56, 0.83), (0.57, 0.9)),
+        (0.49, 0.4), (0.49, 0.58), (0.49, 0.73),
+        ((0.41, 0.62), (0.31, 0.69), (0.36, 0.765)), ((0.57, 0.62), (0.74, 0.6), (0.8, 0.4)),
+        ((0.445, 0.755), (0.425, 0.83), (0.41, 0.9)), ((0.535, 0.755), (0.555, 0.83), (0.575, 0.9)),
+        turn=0.05,
     ),
 }  # fmt: skip
 
 
-def draw_shadow(canvas: Canvas, action: str) -> None:
-    width = {"meditating": 0.27, "running": 0.26, "jumping": 0.17}.get(action, 0.22)
-    canvas.ellipse((0.49, 0.925), (width, 0.035), (20, 16, 36), alpha=0.42)
+@dataclass(frozen=True)
+class Look:
+    """The free variation of one figure: nothing here changes what an attribute means."""
+
+    pose: Pose
+    tilt: float  # of the head, radians
+    sway: float  # of loose hair and cloth
+    volume: float  # of the hair
+    iris: Colour
+    belt: Colour
 
 
-def draw_figure(canvas: Canvas, scene: Scene) -> None:
-    """Back to front: hair behind, back limbs, torso, front leg, head, front arm, what the hands hold."""
+def look_of(scene: Scene, chance: np.random.Generator) -> Look:
     pose = POSES[scene.action]
-    cloth = OUTFITS[scene.outfit]
-    shade = mix(cloth, (34, 22, 66), 0.3)
-    _hair_behind(canvas, pose.head, scene.hair)
-    _knot(canvas, pose.head, HEADBANDS[scene.headband])
-    _leg(canvas, pose.back_leg, shade)
-    _arm(canvas, pose.back_arm, shade)
-    if scene.action != "meditating":
-        _leg(canvas, pose.front_leg, cloth)
-    _torso(canvas, pose, cloth, shade)
-    if scene.action == "meditating":
-        _leg(canvas, pose.front_leg, cloth)
-    _head(canvas, pose.head, scene)
+    tilt, sway, volume, iris, belt, *bends = (chance.random(15) - 0.5).tolist()
+
+    def bent(limb: Limb, knee: Point, end: Point) -> Limb:
+        return limb[0], _moved(limb[1], knee, 0.03), _moved(limb[2], end, 0.02)
+
+    hands, planted = (bends[0], bends[1]), (bends[2], 0.0)
+    pose = replace(
+        pose,
+        head=_moved(pose.head, (bends[3], bends[4]), 0.016),
+        back_arm=bent(pose.back_arm, (bends[5], bends[6]), hands),
+        front_arm=bent(pose.front_arm, (bends[7], bends[8]), hands),
+        back_leg=bent(pose.back_leg, (bends[9], 0.0), planted),
+        front_leg=bent(pose.front_leg, (-bends[9], 0.0), (-bends[2], 0.0)),
+    )
+    return Look(
+        pose, pose.turn + 0.16 * tilt, 0.07 * sway, 1.01 + 0.06 * volume, _chosen(IRISES, iris), _chosen(BELTS, belt)
+    )
+
+
+def _moved(point: Point, by: Point, share: float) -> Point:
+    return point[0] + by[0] * share, point[1] + by[1] * share
+
+
+def _chosen(colours: tuple[Colour, ...], centred: float) -> Colour:
+    return colours[int((centred + 0.5) * len(colours))]
+
+
+def draw_shadow(canvas: Canvas, pose: Pose) -> None:
+    """A soft contact shadow; smaller and paler where the feet are off the ground."""
+    canvas.part = "shadow"
+    width, strength = pose.shadow
+    x = (pose.back_leg[2][0] + pose.front_leg[2][0]) / 2
+    for share, alpha in ((1.15, 0.14), (1.0, 0.2), (0.82, 0.34)):
+        canvas.ellipse((x, 0.925), (width * share, 0.036 * share), GROUND_SHADOW, alpha=alpha * strength)
+
+
+def draw_figure(canvas: Canvas, scene: Scene, look: Look) -> None:
+    """Back to front: hair behind, back limbs, torso, front leg, head, front arm, what the hands hold."""
+    pose, cloth = look.pose, OUTFITS[scene.outfit]
+    dark = shaded(cloth, 0.22)
+    draw_motion(canvas, scene.action, pose.front_arm[2])
+    with canvas.frame(pose.head, turn=look.tilt):
+        with canvas.frame((0.0, 0.0), zoom=look.volume):
+            draw_hair_behind(canvas, scene.hair, look.sway)
+        draw_knot(canvas, scene.headband, 0.6 * look.sway)
+    if scene.action == "guarding":
+        draw_sheath(canvas, pose.hip)
+    sitting = scene.action == "meditating"
+    _leg(canvas, pose.back_leg, dark, sitting)
+    _arm(canvas, pose.back_arm, dark)
+    if not sitting:
+        _leg(canvas, pose.front_leg, cloth, sitting)
+    _torso(canvas, pose, cloth, look)
+    if sitting:
+        _leg(canvas, pose.front_leg, cloth, sitting)
+    with canvas.frame(pose.head, turn=look.tilt):
+        draw_skull(canvas, scene.emotion)
+        with canvas.frame((0.0, 0.0), zoom=look.volume):
+            draw_hair_before(canvas, scene.hair, look.sway)
+        draw_headband(canvas, scene.headband)
+        draw_fringe(canvas, scene.hair, look.sway)
+        draw_face(canvas, scene.emotion, look.iris)
     _arm(canvas, pose.front_arm, cloth)
-    _prop(canvas, pose, scene.action)
+    draw_held(canvas, scene.action, pose.back_arm[2], pose.front_arm[2])
 
 
-def _leg(canvas: Canvas, joints: tuple[Point, Point, Point], colour: Colour) -> None:
-    canvas.limb(joints, colour, 0.082, LINE)
-    x, y = joints[2]
-    canvas.ellipse((x + 0.012, y), (0.055, 0.035), (66, 58, 76), outline=LINE)
+def _along(a: Point, b: Point, share: float) -> Point:
+    return a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share
 
 
-def _arm(canvas: Canvas, joints: tuple[Point, Point, Point], colour: Colour) -> None:
-    canvas.limb(joints, colour, 0.062, LINE)
-    canvas.ellipse(joints[2], (0.042, 0.042), SKIN, outline=LINE)
+def _leg(canvas: Canvas, joints: Limb, cloth: Colour, sitting: bool) -> None:
+    """Loose trousers, bandaged shins, a boot with a pale sole."""
+    hip, knee, foot = joints
+    canvas.part = "legs"
+    dx, dy = foot[0] - knee[0], foot[1] - knee[1]
+    turn = 0.0 if sitting else float(np.clip(-np.arctan2(dx, max(dy, 0.02)) * 0.7, -1.1, 0.35))
+    shin = _along(knee, foot, 0.5)
+    canvas.band((shin, _along(knee, foot, 0.9)), (0.066, 0.06), BANDAGE, shade=shaded(BANDAGE))
+    canvas.band((hip, knee, _along(knee, foot, 0.56)), (0.098, 0.104, 0.088), cloth, shade=shaded(cloth))
+    canvas.stroke((_along(hip, knee, 0.5), _along(hip, knee, 0.9)), shaded(cloth, 0.42), 0.0095)
+    side = -1 if sitting and dx < 0 else 1
+    boot: tuple[Knot, ...] = (
+        (-0.042 * side, -0.034), (0.012 * side, -0.036), (0.062 * side, -0.008), (0.072 * side, 0.022, 1),
+        (0.0, 0.026), (-0.046 * side, 0.022, 1),
+    )  # fmt: skip
+    with canvas.frame(foot, turn=turn):
+        canvas.shape(boot, BOOT)
+        canvas.stroke([(-0.036 * side, 0.016), (0.06 * side, 0.016)], (170, 150, 134), 0.011)
+        canvas.stroke([(-0.012 * side, -0.02), (0.026 * side, -0.014)], mix(BOOT, WHITE, 0.4), 0.0105)
 
 
-def _torso(canvas: Canvas, pose: Pose, cloth: Colour, shade: Colour) -> None:
+def _arm(canvas: Canvas, joints: Limb, cloth: Colour) -> None:
+    """A sleeve that widens, a bandaged wrist, a mitten of a hand with its thumb."""
+    shoulder, elbow, hand = joints
+    canvas.part = "hands"
+    dx, dy = hand[0] - elbow[0], hand[1] - elbow[1]
+    turn = float(np.arctan2(dy, dx))
+    canvas.band((_along(elbow, hand, 0.5), _along(elbow, hand, 0.86)), (0.05, 0.048), BANDAGE, shade=shaded(BANDAGE))
+    thumb = -1 if dx > 0 else 1
+    with canvas.frame(hand, turn=turn):
+        canvas.band(((-0.012, 0.02 * thumb), (0.014, 0.046 * thumb)), (0.026, 0.022), SKIN, outline=0.0105)
+        canvas.ellipse((0.006, 0.0), (0.044, 0.037), SKIN, outline=LINE)
+        canvas.stroke([(0.004, 0.016 * thumb), (-0.012, 0.012 * thumb)], FLUSHED, 0.0095)
+    canvas.part = "outfit"
+    canvas.band((shoulder, elbow, _along(elbow, hand, 0.6)), (0.07, 0.074, 0.088), cloth, shade=shaded(cloth))
+    fold = _along(elbow, hand, 0.12)
+    canvas.stroke((_along(shoulder, elbow, 0.78), (fold[0], fold[1] + 0.018)), shaded(cloth, 0.42), 0.0095)
+
+
+def _torso(canvas: Canvas, pose: Pose, cloth: Colour, look: Look) -> None:
+    """A wrapped jacket: shadow side, crossed lapels over a pale shirt, belt with its knot, skirt below it."""
+    canvas.part = "outfit"
     (nx, ny), (hx, hy) = pose.neck, pose.hip
-    body = [(nx - 0.105, ny - 0.02), (nx + 0.105, ny - 0.02), (hx + 0.1, hy + 0.05), (hx - 0.1, hy + 0.05)]
-    canvas.polygon(body, cloth, outline=2 * LINE)
-    canvas.polygon(body, cloth)
-    canvas.polygon(
-        [(nx - 0.105, ny - 0.02), (nx - 0.04, ny - 0.02), (hx - 0.045, hy + 0.05), (hx - 0.1, hy + 0.05)], shade
+    dark, fold = shaded(cloth), shaded(cloth, 0.46)
+    waist = hy - 0.012
+    body: tuple[Knot, ...] = (
+        (nx - 0.06, ny - 0.03), (nx + 0.06, ny - 0.03), (nx + 0.108, ny + 0.012), (hx + 0.088, waist),
+        (hx + 0.11, hy + 0.048), (hx + 0.07, hy + 0.062),
+        (hx, hy + 0.056), (hx - 0.07, hy + 0.062), (hx - 0.11, hy + 0.048), (hx - 0.088, waist), (nx - 0.108, ny + 0.012),
+    )  # fmt: skip
+    canvas.shape(body, cloth, shade=dark)
+    canvas.shape(
+        ((nx - 0.04, ny - 0.02, 1), (nx + 0.046, ny - 0.02, 1), (nx + 0.006, ny + 0.09, 1)), BANDAGE, outline=0
     )
-    canvas.polygon([(nx - 0.045, ny - 0.02), (nx + 0.055, ny - 0.02), (nx + 0.005, ny + 0.07)], (250, 240, 222))
-    canvas.line([(hx - 0.095, hy), (hx + 0.095, hy)], (52, 44, 60), 0.036)
-
-
-# --- head ------------------------------------------------------------------------------------------------------------
-
-
-def _hair_behind(canvas: Canvas, head: Point, hair: str) -> None:
-    x, y = head
-    colour = mix(HAIRS[hair], (30, 18, 58), 0.18)
-    if hair == "long black":
-        canvas.polygon([(x - 0.2, y - 0.05), (x + 0.2, y - 0.05), (x + 0.25, y + 0.34), (x + 0.12, y + 0.38),
-                        (x - 0.12, y + 0.38), (x - 0.25, y + 0.34)], colour, outline=LINE)  # fmt: skip
-    elif hair == "silver ponytail":
-        canvas.limb(
-            [(x - 0.12, y - 0.16), (x - 0.27, y - 0.13), (x - 0.33, y + 0.04), (x - 0.29, y + 0.2)],
-            HAIRS[hair],
-            0.085,
-            LINE,
-        )
-    elif hair == "teal bob":
-        canvas.ellipse((x, y + 0.05), (0.25, 0.22), colour, outline=LINE)
-    elif hair == "pink twintails":
-        for side in (-1, 1):
-            canvas.limb(
-                [(x + 0.18 * side, y - 0.1), (x + 0.3 * side, y - 0.06), (x + 0.32 * side, y + 0.16)],
-                HAIRS[hair],
-                0.1,
-                LINE,
-            )
-    elif hair == "red bun":
-        canvas.ellipse((x, y - 0.245), (0.105, 0.095), HAIRS[hair], outline=LINE)
-        canvas.ellipse((x - 0.03, y - 0.27), (0.035, 0.025), mix(HAIRS[hair], (255, 255, 255), 0.4))
-
-
-def _knot(canvas: Canvas, head: Point, colour: Colour) -> None:
-    """The headband's two loose ends, blown back."""
-    x, y = head
-    dark = mix(colour, (30, 18, 58), 0.2)
-    canvas.limb([(x - 0.18, y - 0.07), (x - 0.3, y - 0.03), (x - 0.37, y - 0.06)], dark, 0.036, LINE)
-    canvas.limb([(x - 0.18, y - 0.07), (x - 0.29, y - 0.1), (x - 0.36, y - 0.16)], colour, 0.036, LINE)
-
-
-def _head(canvas: Canvas, head: Point, scene: Scene) -> None:
-    x, y = head
-    skin = mix(SKIN, (255, 60, 40), 0.42) if scene.emotion == "angry" else SKIN
-    for side in (-1, 1):
-        canvas.ellipse((x + 0.195 * side, y + 0.03), (0.04, 0.05), skin, outline=LINE)
-    canvas.ellipse((x, y), (0.205, 0.2), skin, outline=LINE)
-    _hair_front(canvas, head, scene.hair)
-    band = HEADBANDS[scene.headband]
-    canvas.polygon(
-        [
-            (x - 0.203, y - 0.095),
-            (x, y - 0.125),
-            (x + 0.203, y - 0.095),
-            (x + 0.207, y - 0.022),
-            (x, y - 0.05),
-            (x - 0.207, y - 0.022),
-        ],
-        band,
-        outline=LINE,
-    )
-    canvas.ellipse((x, y - 0.086), (0.032, 0.03), (255, 246, 214), outline=0.009)
-    _FACES[scene.emotion](canvas, x, y)
-
-
-def _hair_front(canvas: Canvas, head: Point, hair: str) -> None:
-    x, y = head
-    colour = HAIRS[hair]
-    light = mix(colour, (255, 255, 255), 0.38)
-    cap = [(x - 0.225, y + 0.0), (x - 0.215, y - 0.12), (x - 0.14, y - 0.205), (x, y - 0.235), (x + 0.14, y - 0.205),
-           (x + 0.215, y - 0.12), (x + 0.225, y + 0.0)]  # fmt: skip
-    if hair == "spiky blond":
-        cap = [
-            (x - 0.23, y + 0.03),
-            (x - 0.31, y - 0.08),
-            (x - 0.22, y - 0.1),
-            (x - 0.27, y - 0.24),
-            (x - 0.14, y - 0.2),
-            (x - 0.1, y - 0.34),
-            (x + 0.0, y - 0.24),
-            (x + 0.1, y - 0.34),
-            (x + 0.14, y - 0.2),
-            (x + 0.27, y - 0.24),
-            (x + 0.22, y - 0.1),
-            (x + 0.31, y - 0.08),
-            (x + 0.23, y + 0.03),
-        ]
-    fringe = [(x + 0.15, y - 0.04), (x + 0.06, y - 0.1), (x, y - 0.06), (x - 0.06, y - 0.1), (x - 0.15, y - 0.04)]
-    canvas.polygon([*cap, *fringe], colour, outline=LINE)
-    if hair in ("long black", "teal bob"):
-        reach = 0.2 if hair == "long black" else 0.13
-        for side in (-1, 1):
-            canvas.polygon(
-                [
-                    (x + 0.15 * side, y - 0.08),
-                    (x + 0.235 * side, y - 0.06),
-                    (x + 0.225 * side, y + reach),
-                    (x + 0.165 * side, y + reach - 0.02),
-                ],
-                colour,
-                outline=LINE,
-            )
-    if hair != "spiky blond":
-        canvas.arc((x, y - 0.04), (0.15, 0.155), 215, 285, light, 0.022)
-    else:
-        canvas.arc((x, y - 0.04), (0.17, 0.165), 220, 300, light, 0.022)
-
-
-def _round_eyes(canvas: Canvas, x: float, y: float, radii: Point) -> None:
-    for side in (-1, 1):
-        cx = x + 0.088 * side
-        canvas.ellipse((cx, y + 0.035), radii, (36, 26, 48))
-        canvas.ellipse((cx + 0.012, y + 0.018), (0.014, 0.016), (255, 255, 255))
-
-
-def _happy(canvas: Canvas, x: float, y: float) -> None:
-    for side in (-1, 1):
-        canvas.ellipse((x + 0.125 * side, y + 0.092), (0.042, 0.026), (255, 128, 128))
-        canvas.arc((x + 0.088 * side, y + 0.05), (0.042, 0.045), 190, 350, INK, 0.022)
-    canvas.polygon(
-        [(x - 0.062, y + 0.085), (x + 0.062, y + 0.085), (x + 0.035, y + 0.15), (x - 0.035, y + 0.15)],
-        (192, 32, 44),
-        outline=0.01,
-    )
-    canvas.line([(x - 0.045, y + 0.094), (x + 0.045, y + 0.094)], (255, 255, 255), 0.016)
-
-
-def _angry(canvas: Canvas, x: float, y: float) -> None:
-    _round_eyes(canvas, x, y + 0.014, (0.03, 0.034))
-    for side in (-1, 1):
-        canvas.line([(x + 0.15 * side, y - 0.02), (x + 0.034 * side, y + 0.03)], INK, 0.03)
-    canvas.polygon(
-        [(x - 0.062, y + 0.15), (x - 0.05, y + 0.105), (x + 0.05, y + 0.105), (x + 0.062, y + 0.15)],
-        (255, 255, 255),
-        outline=0.014,
-    )
-
-
-def _sad(canvas: Canvas, x: float, y: float) -> None:
-    for side in (-1, 1):
-        canvas.polygon(
-            [
-                (x + 0.06 * side, y + 0.06),
-                (x + 0.118 * side, y + 0.06),
-                (x + 0.125 * side, y + 0.17),
-                (x + 0.068 * side, y + 0.17),
-            ],
-            (84, 178, 255),
-        )
-    _round_eyes(canvas, x, y + 0.01, (0.032, 0.034))
-    for side in (-1, 1):
-        canvas.line([(x + 0.135 * side, y + 0.012), (x + 0.05 * side, y - 0.018)], INK, 0.02)
-    canvas.arc((x, y + 0.155), (0.045, 0.035), 200, 340, INK, 0.02)
-
-
-def _surprised(canvas: Canvas, x: float, y: float) -> None:
-    for side in (-1, 1):
-        canvas.ellipse((x + 0.09 * side, y + 0.035), (0.06, 0.064), (255, 255, 255), outline=0.013)
-        canvas.ellipse((x + 0.09 * side, y + 0.037), (0.02, 0.022), (36, 26, 48))
-    canvas.ellipse((x, y + 0.14), (0.033, 0.036), (150, 30, 44), outline=0.011)
-
-
-def _calm(canvas: Canvas, x: float, y: float) -> None:
-    for side in (-1, 1):
-        canvas.arc((x + 0.09 * side, y + 0.02), (0.05, 0.04), 15, 165, INK, 0.02)
-    canvas.line([(x - 0.026, y + 0.125), (x + 0.026, y + 0.125)], (150, 70, 66), 0.016)
-
-
-def _determined(canvas: Canvas, x: float, y: float) -> None:
-    _round_eyes(canvas, x, y + 0.012, (0.036, 0.045))
-    for side in (-1, 1):
-        canvas.line([(x + 0.142 * side, y - 0.022), (x + 0.04 * side, y - 0.008)], INK, 0.024)
-    canvas.line([(x - 0.03, y + 0.128), (x + 0.02, y + 0.132), (x + 0.06, y + 0.112)], INK, 0.018)
-
-
-_FACES = {
-    "happy": _happy,
-    "angry": _angry,
-    "sad": _sad,
-    "surprised": _surprised,
-    "calm": _calm,
-    "determined": _determined,
-}
-
-
-# --- what the hands hold ---------------------------------------------------------------------------------------------
-
-
-def _prop(canvas: Canvas, pose: Pose, action: str) -> None:
-    x, y = pose.front_arm[2]
-    if action == "throwing":
-        cx, cy, long, short = x + 0.115, y - 0.015, 0.1, 0.034
-        corners = [
-            (long, 0),
-            (short, short),
-            (0, long),
-            (-short, short),
-            (-long, 0),
-            (-short, -short),
-            (0, -long),
-            (short, -short),
-        ]
-        canvas.polygon([(cx + dx, cy + dy) for dx, dy in corners], (196, 206, 220), outline=LINE)
-        canvas.ellipse((cx, cy), (0.02, 0.02), INK)
-    elif action == "guarding":
-        canvas.line([(x - 0.005, y + 0.05), (x + 0.09, y - 0.37)], INK, 0.062)
-        canvas.line([(x - 0.0, y + 0.03), (x + 0.09, y - 0.37)], (218, 228, 240), 0.036)
-        canvas.line([(x - 0.015, y + 0.1), (x + 0.0, y + 0.03)], (120, 70, 40), 0.046)
-        canvas.line([(x - 0.05, y - 0.02), (x + 0.06, y + 0.005)], (230, 184, 60), 0.03)
-        canvas.ellipse((x - 0.005, y + 0.045), (0.042, 0.042), SKIN, outline=LINE)
-    elif action == "casting":
-        canvas.glow((0.5, 0.68), 0.13, (120, 240, 255), 0.4)
-        canvas.ellipse((0.5, 0.68), (0.062, 0.062), (206, 252, 255), outline=0.01, ink=(40, 150, 210))
-    elif action == "waving":
-        for dx, dy in ((-0.035, -0.035), (0.0, -0.05), (0.035, -0.035)):
-            canvas.limb([(x, y), (x + dx, y + dy)], SKIN, 0.022, 0.008)
-        canvas.ellipse((x, y), (0.036, 0.036), SKIN)
+    trim = mix(cloth, WHITE, 0.55) if sum(cloth) < 300 else shaded(cloth, 0.5)
+    end = ((nx + hx) / 2 - 0.045, (ny + waist) / 2 + 0.05)
+    canvas.stroke([(nx - 0.048, ny - 0.02), (nx - 0.018, ny + 0.055), (nx + 0.012, ny + 0.1)], trim, 0.019)
+    canvas.stroke([(nx + 0.052, ny - 0.02), (nx + 0.02, ny + 0.06), end], trim, 0.019)
+    for x, y in ((-0.05, 0.035), (0.055, 0.03)):
+        canvas.stroke([(hx + x * 0.8, waist + 0.022), (hx + x, hy + y + 0.02)], fold, 0.0095)
+    belt = look.belt if sum(cloth) > 300 else mix(look.belt, BANDAGE, 0.72)
+    ends: tuple[Knot, ...] = ((hx + 0.03, waist), (hx + 0.05, waist + 0.045), (hx + 0.042 + look.sway, waist + 0.1))
+    canvas.band(ends, (0.028, 0.032, 0.03), belt, shade=shaded(belt))
+    canvas.band(((hx - 0.082, waist), (hx, waist + 0.008), (hx + 0.082, waist)), (0.04, 0.04), belt, shade=shaded(belt))
+    canvas.ellipse((hx + 0.03, waist + 0.006), (0.024, 0.026), mix(belt, WHITE, 0.16), outline=0.0105)

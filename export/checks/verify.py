@@ -21,8 +21,9 @@ from typing import Any
 from genin.export.checks import parity
 from genin.export.errors import UnknownOperationError
 from genin.runtimes.bundle import Bundle
-from genin.runtimes.errors import GeninError, MissingExtraError
+from genin.runtimes.errors import GeninError, InputError, MissingExtraError
 from genin.runtimes.manifest import GraphEntry, SingleGraphEntry
+from genin.runtimes.names import Names
 from genin.runtimes.tensors import INPUTS, OUTPUTS
 from genin.runtimes.vocabulary import FORMATS
 
@@ -87,6 +88,17 @@ class Report:
             "files": [{"path": path, "sha256_ok": good} for path, good in self.files.items()],
             "notes": {**self.notes, **notes},
         }
+
+
+def verify_named(names: Names, bundle: str, against: str | None) -> Report:
+    """`verify_bundle` of names. Errors: InputError for a bundle that is to be compared with itself: it would always be right."""
+    path = names.model(bundle, None, None)
+    if against is None:
+        return verify_bundle(path)
+    if names.model(against, "onnxruntime").resolve() == path.resolve():
+        what, remedy = "a bundle cannot be the reference of itself", "give the model that it was exported from"
+        raise InputError(what, where=against, remedy=remedy)
+    return verify_bundle(path, against=names.folder(against))
 
 
 def verify_bundle(path: Path, *, against: Path | None = None) -> Report:

@@ -91,7 +91,7 @@ def make_plan(model: str | Path, options: PlanOptions | None = None) -> Plan:
     plot = local_path(options.plot, "plot")
     if plot is not None:
         claim_output(plot, ".png")
-    path = installed_names().model(str(model))
+    path = installed_names().folder(str(model))
     if options.target_size is None or options.activations or options.target_lpips is not None:
         load_lpips("squeeze")  # before measuring: without its weights no plan can be chosen
     found = _measure(path, options)

@@ -56,13 +56,11 @@ def verify(name: str | Path, *, against: str | Path | None = None) -> Report:
 
     Args:
         name: as of `load`.
-        against: a model folder, whose PyTorch outputs then take the place of the golden ones.
+        against: a model folder, or another bundle, whose outputs in PyTorch then take the place of the golden ones.
 
     Returns: a report; `ok` is whether nothing failed and something was run, `as_json()` is what `genin verify --json` prints.
-    Errors: BundleError if the bundle cannot be opened at all.
+    Errors: BundleError if the bundle cannot be opened at all; InputError if it is to be compared with itself.
     """
-    from genin.export.checks.verify import verify_bundle
+    from genin.export.checks.verify import verify_named
 
-    names = InstalledNames()
-    model = None if against is None else names.model(str(against))
-    return verify_bundle(names.model(str(name), None, None), against=model)
+    return verify_named(InstalledNames(), str(name), None if against is None else str(against))

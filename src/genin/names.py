@@ -20,6 +20,7 @@ from typing import Literal
 
 from genin.hub.repository import NoRepositoryError, may_be_on_the_hub
 from genin.runtimes.arguments import local_path
+from genin.runtimes.bundle import is_bundle
 from genin.runtimes.errors import InputError, MissingExtraError
 from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.vocabulary import AUTO
@@ -31,7 +32,7 @@ BUILTIN_MODELS: Mapping[str, tuple[str, str]] = {
     "builtin:student-1step": ("genin.runtimes", "weights/student-1step"),
     "builtin:teacher": (TRAINING_WEIGHTS, "teacher"),
 }
-DEFAULT_REFERENCE_SIZE = 64
+DEFAULT_REFERENCE_SIZE = 128
 
 
 class InstalledNames:
@@ -59,6 +60,16 @@ class InstalledNames:
                 what = f"no such model or bundle, and to look for it on the Hugging Face hub {error.what}"
                 raise InputError(what, where=name, remedy=error.remedy) from error
         raise _no_such(name, "model or bundle")
+
+    def folder(self, name: str) -> Path:
+        """Like `model`, for work on weights: a bundle's ONNX graphs are made into a model folder. Errors: InputError for a bundle
+        that has none."""
+        path = self.model(name, "onnxruntime")
+        if not is_bundle(path):
+            return path
+        from genin.distill.models.restored import restored
+
+        return restored(path, cache_folder())
 
     def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
         """A dataset folder; `builtin:world` is the world's test split, or another of its splits: `count` pictures of `size` px,
@@ -94,17 +105,19 @@ def _builtin_model(name: str) -> Path:
         raise InputError("this is a dataset, not a model", where=name, remedy=remedy)
     if name not in BUILTIN_MODELS:
         raise _no_such(name, "built-in model")
-    package, folder = BUILTIN_MODELS[name]
-    path = _package_file(package, folder)
+    return _packaged(name, *BUILTIN_MODELS[name])
+
+
+def _packaged(name: str, package: str, folder: str) -> Path:
+    path, distribution = _package_file(package, folder), package.partition(".")[0].replace("_", "-")
     if path is None:
-        distribution = package.replace("_", "-")
         raise InputError(
             f"'{name}' is in the package {distribution}, which is not installed",
             remedy=f"pip install {distribution}, or in a checkout of genin: pip install ./weights",
         )
     if not path.is_dir():
         raise InputError(
-            f"'{name}' is not part of this installation", where=path, remedy="reinstall genin from its wheel"
+            f"'{name}' is not part of this installation", where=path, remedy=f"reinstall {distribution} from its wheel"
         )
     return path
 

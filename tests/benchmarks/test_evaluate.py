@@ -443,6 +443,7 @@ def test_broken_pictures_are_named(world: Path, tmp_path: Path, capsys: pytest.C
         ({"against_steps": 50}, False),
         ({"samples": 7}, False),
         ({"seed": 3}, False),
+        ({"guidance_scale": 1.5}, False),
         ({"source_sha256": "another model"}, False),
         ({"reference_sha256": "another world"}, False),
     ],
@@ -452,8 +453,11 @@ def test_statistics_in_the_package_are_used_where_they_fit(
 ) -> None:
     model = tmp_path / "teacher"
     model.mkdir()
+    (model / "model_index.json").touch()
     source = {"samples": 8, "seed": 0, "steps": 100, "source_sha256": "teacher", "picture_size": 64}
-    source |= {"reference": "builtin:world", "reference_sha256": "world"}
+    source |= {"reference": "builtin:world", "reference_sha256": "world", "guidance_scale": 2.0}
+    sampler = SimpleNamespace(guidance_scale=change.get("guidance_scale", 2.0))
+    monkeypatch.setattr(evaluation, "read_constants", lambda _path: SimpleNamespace(sampler=sampler))
     saved = save_statistics(tmp_path / "shipped.safetensors", {}, source)
     found = {"source_sha256": "teacher", "reference_sha256": "world", **change}
     monkeypatch.setattr(statistics_file, "fingerprint", lambda _path: found["source_sha256"])

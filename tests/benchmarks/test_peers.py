@@ -108,7 +108,7 @@ def test_a_peer_that_misbehaves_costs_its_own_row_only(
         "crashes": "its process ended by SIGABRT",
         "fails": "its process ended with code 1 (RuntimeError: no more of this)",
         "hangs": "its process gave no answer within 8 s",
-        "other_size": "it drew 8x8 pixels, and 64x64 was asked for",
+        "other_size": "it drew 8x8 pixels, and 128x128 was asked for",
         "absent": "it is not installed: pip install it",
     }
     assert read_results(tmp_path / "r.json") == results

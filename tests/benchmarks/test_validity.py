@@ -63,7 +63,7 @@ def test_wrong_pictures_are_found(student: dict[tuple[int, int], Pictures]) -> N
         and verdict(black, right).worst == 1
     )
     assert "blank" in verdict(black, black).reasons[0]  # the reference itself
-    assert verdict(right[:, ::2], right).reasons == ("pictures of 64x32, the reference's are 64x64",)
+    assert verdict(right[:, ::2], right).reasons == ("pictures of 128x64, the reference's are 128x128",)
     assert verdict(right[:0], right).reasons == ("no pictures were drawn",)
 
 

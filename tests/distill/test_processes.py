@@ -28,12 +28,13 @@ pool: {size: 8, teacher_steps: 2, batch_size: 2}
 prune: {images: 0}
 steps: {mixed_precision: "no", images: 16, batch_size: 8, held_out_images: 16, consistency_weight: 0.5}
 adversarial: {mixed_precision: "no", images: 16, batch_size: 8, cache_images: 8, real_share: 0.5, mismatched_captions: 0.25,
-  held_out_images: 0, matching_weight: 0.1, alignment_weight: 0.5}
+  held_out_images: 0, matching_weight: 0.1, alignment_weight: 0.5, accumulate: 2}
 alignment: {mixed_precision: "no", images: 32, batch_size: 16, channels: 8, embedding: 8}
 """
 TUNING = """
 finetune: {mixed_precision: "no", images: 16, batch_size: 8, cache_images: 16, held_out_images: 16, lr: 0.001,
-  gradient_checkpointing: true, noise_offset: 0.1}
+  gradient_checkpointing: true, noise_offset: 0.1, autoencoder_images: 16}
+autoencoder: {mixed_precision: "no", batch_size: 8, cache_images: 16}
 """
 # Sums of floats in another order, through phases that each begin where the one before ended.
 TOLERANCE = 2e-4
@@ -49,7 +50,7 @@ class Runs:
         self.folder, self.teacher = folder, teacher
         for name, text in (("phases", RECIPE), ("sharded", SHARDED), ("tuning", TUNING)):
             (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
-        longer = SHARDED.replace("images: 16, batch", "images: 24, batch")
+        longer = SHARDED.replace("images: 16, batch_size: 8, cache", "images: 24, batch_size: 8, cache")
         (folder / "longer.yaml").write_text(longer, encoding="utf-8")
         self.pictures = str(write_pictures(folder / "pictures", 48, val=16, size=32))
         self.results: list[dict[str, Any]] = []
@@ -121,8 +122,9 @@ def test_two_processes_do_what_one_does(runs: Runs) -> None:
 def test_two_processes_that_share_the_networks_out_do_what_one_does(runs: Runs) -> None:
     """FSDP: student, fake score and averages by halves, the discriminator whole with its second derivatives; held-out looks and
     pictures of the run are drawn from parts."""
-    stages = ("steps", "adversarial", "alignment")
-    assert_same_rows(runs.rows("one", "sharded", stages), runs.rows("two", "sharded", stages), floor=2e-4)
+    # The last part of a batch meets a discriminator and a fake score one update newer, and two processes part a batch otherwise.
+    for stages, rel, floor in ((("steps", "alignment"), TOLERANCE, 2e-4), (("adversarial",), 0.05, 0.02)):
+        assert_same_rows(runs.rows("one", "sharded", stages), runs.rows("two", "sharded", stages), rel=rel, floor=floor)
     for results in runs.results:
         kept = results["sharded"]["kept"]
         assert len(kept) >= 6 and all(part < 0.55 * whole for whole, part in kept)
@@ -134,7 +136,7 @@ def test_one_process_goes_on_from_what_two_have_left(runs: Runs) -> None:
         assert run(runs.command(processes, "sharded", "--resume", recipe="longer")) == 0
     one, two = (runs.rows(processes, "sharded", ("adversarial",)) for processes in ("one", "two"))
     assert one["adversarial"]["images_seen"] == 24
-    assert_same_rows(one, two, rel=10 * TOLERANCE, floor=1e-4)
+    assert_same_rows(one, two, rel=0.05, floor=0.02)  # as above
 
 
 def test_what_cannot_be_shared_out_is_refused(runs: Runs) -> None:
@@ -145,9 +147,11 @@ def test_what_cannot_be_shared_out_is_refused(runs: Runs) -> None:
 def test_a_teacher_that_two_processes_share_out_is_tuned_as_by_one(runs: Runs) -> None:
     one, two = (runs.rows(processes, "tuning", ("finetune",)) for processes in ("one", "two"))
     assert_same_rows(one, two, rel=10 * TOLERANCE)
-    weights = [
-        load_file(runs.folder / out / "tuning" / "unet" / "diffusion_pytorch_model.safetensors")
-        for out in ("one", "two")
-    ]
-    assert all(torch.allclose(weights[1][name], value, atol=1e-4) for name, value in weights[0].items())
+    # Adam makes an update of a gradient that is all rounding, too; the decoder's rate is 0.001.
+    for part, difference in (("unet", 1e-4), ("vae", 5e-4)):
+        ours, theirs = (
+            load_file(runs.folder / out / "tuning" / part / "diffusion_pytorch_model.safetensors")
+            for out in ("one", "two")
+        )
+        assert all(torch.allclose(theirs[name], value, atol=difference) for name, value in ours.items()), part
     assert all(results["tuning"]["kept"] for results in runs.results)

@@ -104,6 +104,7 @@ def test_a_wrong_recipe_is_refused_in_one_line(
         (f"prune:\n  images: 1{'0' * 400}", 2, "'prune.images' must be from 0 to 1,000,000,000,000,000"),
         ("prune:\n  images: true", 2, "'prune.images' must be int, not True"),
         ("prune:\n  compile: 1", 2, "'prune.compile' must be bool, not 1"),
+        ("steps:\n  huber_c: 0", 2, "'steps.huber_c' must be above 0, not 0"),
         ("student:\n  name: 5", 2, "'student.name' must be str, not 5"),
         ("pool:\n  size: 0", 2, "'pool.size' must be from 1 to 1,000,000, not 0"),
         ("pool:\n  teacher_precision: bf61", 2, "'pool.teacher_precision' must be bf16 or no, not 'bf61'"),
@@ -218,9 +219,21 @@ def test_the_schema_describes_every_key() -> None:
             entry = found["properties"][f.name]
             assert entry["description"] == f.metadata["description"]
             assert entry["default"] == (list(f.default) if isinstance(f.default, tuple) else f.default)
-            assert entry["type"] in ("boolean", "string") or "minimum" in entry.get("items", entry) or "items" in entry
+            limits = {"minimum", "exclusiveMinimum", "items"}
+            assert entry["type"] in ("boolean", "string") or limits & {*entry, *entry.get("items", ())}
             assert list(breaches(schema, entry, entry["default"])) == [], f.name
     assert followed(schema, schema["properties"]["pool"])["properties"]["teacher_steps"]["maximum"] == 64
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_a_recipe_that_we_recommend_is_one_that_runs(path: Path) -> None:
+    from genin.distill.student.provenance import PHASES
+    from genin.distill.student.run import check_batches, check_recipe
+
+    recipe = load_recipe(path)
+    phases = [name for name in PHASES if getattr(recipe, name).images > 0]
+    check_recipe(recipe, phases, None)
+    check_batches(recipe, phases, 2)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
@@ -235,6 +248,7 @@ def test_the_schema_accepts_every_recipe_that_comes_along(path: Path) -> None:
     [
         "prune: {lrr: 1}",
         "prune: {lr: -1}",
+        "steps: {huber_c: 0}",
         'prune: {lr: "1"}',
         "prune: {images: 1.5}",
         "prune: {mixed_precision: fp16}",
@@ -266,7 +280,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 KEYWORDS = {
     *("$schema", "$defs", "$ref", "title", "description", "default", "type", "properties", "additionalProperties"),
-    *("items", "minItems", "minimum", "maximum", "enum"),
+    *("items", "minItems", "minimum", "exclusiveMinimum", "maximum", "enum"),
 }
 
 
@@ -290,6 +304,8 @@ def breaches(schema: dict[str, Any], entry: dict[str, Any], value: Any, at: str 
             yield from breaches(schema, entry["items"], inner, f"{at}[]")
     elif "enum" in entry and value not in entry["enum"]:
         yield f"{at} is none of {entry['enum']}"
+    elif isinstance(value, (int, float)) and value <= entry.get("exclusiveMinimum", value - 1):
+        yield f"{value} is too small"
     elif isinstance(value, (int, float)) and not entry.get("minimum", value) <= value <= entry.get("maximum", value):
         yield f"{at} is out of its limits"
 

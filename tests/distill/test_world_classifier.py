@@ -49,7 +49,7 @@ def test_shipped_weights_name_every_attribute_of_fresh_renders(shipped: Attribut
 
 
 def test_shipped_weights_endure_a_decoders_blur(shipped: AttributeClassifier) -> None:
-    pictures, scenes = render_batch("test", 5, 0, 256, 64)
+    pictures, scenes = render_batch("test", 5, 0, 256, 128)
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
     soft = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     blurred = soft.permute(0, 2, 3, 1).round().to(torch.uint8).numpy()
@@ -60,17 +60,17 @@ def test_shipped_weights_endure_a_decoders_blur(shipped: AttributeClassifier) ->
 def test_shipped_file_says_how_it_was_made(shipped: AttributeClassifier) -> None:
     facts = shipped.metadata
     assert {name: tuple(values) for name, values in facts["attributes"].items()} == dict(ATTRIBUTES)
-    assert facts["recipe"]["image_size"] == shipped.image_size == 64
+    assert facts["recipe"]["image_size"] == shipped.image_size == 128
     assert min(facts["test_accuracy"].values()) >= 0.98
     assert SHIPPED.stat().st_size < 1_500_000
 
 
 def test_features_do_not_depend_on_the_batch_and_hardly_on_the_size(shipped: AttributeClassifier) -> None:
-    pictures, _ = render_batch("val", 0, 0, 9, 64)
+    pictures, _ = render_batch("val", 0, 0, 9, 128)
     together = shipped.features(pictures)
     assert together.shape == (9, 192) and together.dtype == np.float32
     assert np.allclose(together, shipped.features(pictures, batch_size=2), atol=1e-4)
-    larger, _ = render_batch("val", 0, 0, 9, 128)
+    larger, _ = render_batch("val", 0, 0, 9, 256)
     cosine = (together * shipped.features(larger)).sum(1) / np.linalg.norm(together, axis=1)
     assert (cosine / np.linalg.norm(shipped.features(larger), axis=1)).min() > 0.95
     assert shipped.features(pictures[:0]).shape == (0, 192)

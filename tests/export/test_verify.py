@@ -69,6 +69,8 @@ def test_verify_against_another_model_fails(
     """References are computed anew, those of a single graph step by step; the two models share their text encoder."""
     part = part_of(matrix, tmp_path / "part", format="onnx", precision="fp16", single=single)
     assert verify(capsys, part, "--against", str(compact_model), code=0)["ok"]
+    assert run(["verify", str(part), "--against", f"{part}/"]) == 2
+    assert "a bundle cannot be the reference of itself" in capsys.readouterr().err
     bad = {name for _, _, name in bad_graphs(verify(capsys, part, "--against", str(tiny_student_folder), code=1))}
     assert bad == ({SINGLE} if single else {"unet", "vae_decoder", "vae_encoder"})
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import InputError, QueueFullError
 from genin.runtimes.native_library import KINDS, NativeEvent, OpenOptions
 from genin.runtimes.native_library import RESULTS as CODES
@@ -35,7 +36,7 @@ class NativePainter:
         code = self._library.genin_open(bundle.encode(), c.byref(asked), c.byref(self._worker), c.byref(ticket))
         self._check(code)
         self.loading = ticket.value
-        self._side = 0
+        self._bundle = bundle
 
     def submit(
         self,
@@ -61,8 +62,6 @@ class NativePainter:
         room = (RawEvent * 16)()
         while count := self._library.genin_poll(self._worker, room, 16, c.sizeof(RawEvent)):
             for event in room[:count]:
-                if event.kind == 3:
-                    self._side = max(self._side, event.width)
                 found.append(
                     NativeEvent(
                         KINDS[event.kind],
@@ -78,13 +77,18 @@ class NativePainter:
                 )
         return found
 
-    def take(self, ticket: int, side: int = 64, height: int = 0) -> Picture | None:
-        rgba = np.zeros((height or side, side, 4), np.uint8)
+    def take(self, ticket: int, width: int = 0, height: int = 0) -> Picture | None:
+        """By default of the bundle's own size."""
+        if not width:
+            with Bundle.open(self._bundle) as opened:
+                width = opened.manifest.image.width
+        height = height or width
+        rgba = np.zeros((height, width, 4), np.uint8)
         code = self._library.genin_take(
             self._worker,
             c.c_uint64(ticket),
             rgba.ctypes.data_as(c.c_void_p),
-            c.c_int64(side * 4),
+            c.c_int64(width * 4),
             c.c_uint64(rgba.nbytes),
         )
         if CODES[code] == "gone":

@@ -69,6 +69,7 @@ def begin(
     model: ModelFolder,
     data: DistillationData,
     pretrained: Pretrained | None = None,
+    student_vae: Any = None,
 ) -> tuple[Training, Any]:
     """A phase of a bk-small student that is about to begin: its training, and its step."""
     settings = getattr(recipe, name)
@@ -82,7 +83,10 @@ def begin(
     if isinstance(settings, PruneRecipe):
         return training, prune_step(training, prepared, data, settings)
     assert isinstance(settings, StepsRecipe)
-    terms = build_loss_terms(PhaseContext(training, data, model, recipe, settings, pretrained or {}, student=prepared))
+    context = PhaseContext(
+        training, data, model, recipe, settings, pretrained or {}, student=prepared, student_vae=student_vae
+    )
+    terms = build_loss_terms(context)
     return training, steps_step(training, prepared, data, settings, terms)
 
 

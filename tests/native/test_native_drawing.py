@@ -20,6 +20,7 @@ from genin.runtimes.bundle import file_entry
 from genin.runtimes.errors import InputError
 from genin.runtimes.starts import settled_strength, strengths
 from native_painter import NativePainter
+from tiny_bundle import without_encoder
 
 ROOT = Path(__file__).parents[2]
 ONE_STEP = ROOT / "runtimes" / "weights" / "student-1step"
@@ -136,7 +137,7 @@ def test_every_ticket_of_a_long_queue_has_an_event(open_native: Open) -> None:
 def test_only_its_own_size(open_native: Open) -> None:
     assert refusal(open_native(ONE_STEP), width=96) == (
         "argument",
-        "student-1step: it draws 64x64 only, not 96x64; export it with --any-size",
+        "student-1step: it draws 128x128 only, not 96x128; export it with --any-size",
     )
 
 
@@ -168,7 +169,7 @@ def test_added_tokens(tmp_path: Path, open_native: Open) -> None:
         ):
             wanted = pipe(prompt, seed=7).array
             assert not np.array_equal(wanted, plain)
-            assert np.array_equal(drawn(painter, prompt, 7, (64, 64)), wanted), prompt
+            assert np.array_equal(drawn(painter, prompt, 7, pipe.image_size), wanted), prompt
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -213,7 +214,7 @@ def test_an_image_of_the_size_is_kept_to_the_bit(tiny_bundle: Path, open_native:
     assert np.array_equal(flipped, found)
 
 
-def test_strengths_that_do_not_exist(tiny_bundle: Path, open_native: Open) -> None:
+def test_strengths_that_do_not_exist(tiny_bundle: Path, tmp_path: Path, open_native: Open) -> None:
     rgba = pixels(32, 32, 4)
     painter = open_native(tiny_bundle)
     for asked, says in (
@@ -228,7 +229,8 @@ def test_strengths_that_do_not_exist(tiny_bundle: Path, open_native: Open) -> No
     assert "image_stride or mask_stride is shorter" in refusal(painter, image=rgba, image_stride=8)[1]
     rgba[..., 3] = 0
     assert "fully transparent" in refusal(painter, image=rgba)[1]
-    assert "no vae_encoder graph" in refusal(open_native(ONE_STEP), image=rgba)[1]
+    old = without_encoder(tiny_bundle, tmp_path / "old")
+    assert "no vae_encoder graph" in refusal(open_native(old), image=rgba)[1]
 
 
 def test_strengths_are_those_of_python(native_build: Path) -> None:
@@ -285,7 +287,7 @@ def test_openvino_ends_inside_a_network(openvino_c: Path, open_native: Open) -> 
     for _ in range(20):
         ticket = painter.submit(PROMPT, steps=1000)
         assert painter.cancel(ticket) and painter.wait(ticket, PATIENCE_S) == "cancelled"
-    assert drawn(painter, PROMPT, 7, (64, 64)).std() > 0
+    assert drawn(painter, PROMPT, 7, (128, 128)).std() > 0
 
 
 def test_openvino_from_archives(matrix: Path, tmp_path: Path, openvino_c: Path, open_native: Open) -> None:
@@ -359,7 +361,7 @@ def test_a_bundle_that_is_not_on_disk(place: str, tmp_path: Path, open_native: O
     else:
         io = Io(files)
         painter = open_native(Path(place), io=c.addressof(io))
-    assert np.array_equal(drawn(painter, PROMPT, 7, (64, 64)), drawn(open_native(ONE_STEP), PROMPT, 7, (64, 64)))
+    assert np.array_equal(drawn(painter, PROMPT, 7, (128, 128)), drawn(open_native(ONE_STEP), PROMPT, 7, (128, 128)))
 
 
 def test_a_bundle_that_the_host_lacks_or_cuts(tmp_path: Path, open_native: Open) -> None:

@@ -275,8 +275,8 @@ def test_events_say_what_happened(painter: Painter) -> None:
     painter.wait(wrong, PATIENCE_S)
     events: dict[str, Event] = {f"{event.tag} {event.kind}": event for event in painter.poll()}
     done, failed = events["hero done"], events["villain failed"]
-    assert done.ticket == ticket and done.size == (64, 64) and done.drawing_s > 0 and done.queued_s >= 0
-    assert isinstance(failed.error, InputError) and "64x64" in failed.message and failed.result == "argument"
+    assert done.ticket == ticket and done.size == (128, 128) and done.drawing_s > 0 and done.queued_s >= 0
+    assert isinstance(failed.error, InputError) and "128x128" in failed.message and failed.result == "argument"
     picture = painter.take(ticket)
     assert picture is not None and picture.settings["steps"] == 4 and picture.origin["model"] == ONE_STEP.name
     assert painter.counts().done == 1 and painter.counts().failed == 1

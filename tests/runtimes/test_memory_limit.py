@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import genin
+from conftest import psnr_db
 from genin.cli import run
 from genin.runtimes import memory
 from genin.runtimes.engine import BundleEngine
@@ -155,12 +155,12 @@ def counted(pipeline: genin.Pipeline) -> Iterator[list[str]]:
 def test_the_same_pictures(runtime: str) -> None:
     with genin.load("builtin:student", runtime=runtime, threads=1) as free:
         wanted = [picture.array for picture in free(["a ninja", "a happy ninja"], seed=7)]
-    with genin.load("builtin:student", runtime=runtime, threads=1, max_memory=4 * MB) as limited:
+    with genin.load("builtin:student", runtime=runtime, threads=1, max_memory=7 * MB) as limited:
         with counted(limited) as loads:
             try:
                 drawn = limited(["a ninja", "a happy ninja"], seed=7)
             except GeninError as error:
-                assert "by itself at this size, more than max_memory 4 MB" in str(error)
+                assert "by itself at this size, more than max_memory 7 MB" in str(error)
         assert loads
     with genin.load("builtin:student", runtime=runtime, threads=1, max_memory=2000 * MB) as limited:
         with counted(limited) as loads:
@@ -169,7 +169,8 @@ def test_the_same_pictures(runtime: str) -> None:
             limited(["a ninja", "a happy ninja"], seed=7)
             limited(["a ninja", "a happy ninja"], seed=7)
             assert len(loads) <= 5  # each was loaded alone first, then all of them fit
-        assert all(np.array_equal(picture.array, other) for picture, other in zip(drawn, wanted, strict=True))
+        # Without its arena ONNX Runtime may sum in another order: a value may be rounded the other way.
+        assert all(psnr_db(picture.array, other) >= 60 for picture, other in zip(drawn, wanted, strict=True))
 
 
 def test_what_cannot_be() -> None:

@@ -29,6 +29,7 @@ from genin.runtimes.pictures import Picture
 from genin.runtimes.pipeline import Pipeline
 from genin.runtimes.starts import Start, encoder_input, open_image, open_mask, read_start, settled_strength, strengths
 from genin.runtimes.tensors import APPLE_INPUTS
+from tiny_bundle import without_encoder
 
 torch = pytest.importorskip("torch")
 
@@ -415,11 +416,12 @@ def test_inspect_says_which_strengths_exist(
         (["--image", "picture.png", "--strength", "nan"], "strength must be a number"),
         (["--image", "picture.png", "--strength", "0.3"], "the nearest is 0.25"),
         (["--image", "picture.png", "--mask", "picture.png"], "the mask has colours"),
-        (["--image", "picture.png", "-m", "builtin:student"], "no vae_encoder graph"),
+        (["--image", "picture.png", "-m", "old"], "no vae_encoder graph"),
     ],
 )
 def test_generate_command_refuses(
     tiny_student_folder: Path,
+    tiny_bundle: Path,
     tmp_path: Path,
     options: list[str],
     says: str,
@@ -428,7 +430,10 @@ def test_generate_command_refuses(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     picture_of("RGB", SIZE).save("picture.png")
+    if "old" in options:
+        without_encoder(tiny_bundle, tmp_path / "old")
+    files = sorted(path.name for path in tmp_path.iterdir())
     assert cli.run(["generate", "ninja", "-m", str(tiny_student_folder), *options]) == 2
     said = capsys.readouterr()
     assert says in said.err and len(said.err.strip().splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files

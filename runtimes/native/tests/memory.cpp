@@ -60,7 +60,7 @@ genin_result live(const char *bundle, const char *engine, bool &hung) {
     request.prompt_bytes = 11;
     request.previews = 1;
     request.steps = 2;
-    static unsigned char image[32 * 32 * 4], pixels[64 * 64 * 4];
+    static unsigned char image[32 * 32 * 4], pixels[128 * 128 * 4];
     std::memset(image, 200, sizeof image);
     for (int i = 0; i < 3 && result == GENIN_OK; ++i) {
         if (i == 1) request.image = image, request.image_width = request.image_height = 32;
@@ -74,7 +74,7 @@ genin_result live(const char *bundle, const char *engine, bool &hung) {
         genin_event event;
         while (genin_poll(worker, &event, 1, sizeof event)) {
         }
-        if (i == 0 && result == GENIN_OK) result = genin_take(worker, ticket, pixels, 64 * 4, sizeof pixels);
+        if (i == 0 && result == GENIN_OK) result = genin_take(worker, ticket, pixels, 128 * 4, sizeof pixels);
     }
     genin_close(worker);
     return result;

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from genin.cli import run  # noqa: E402
 from genin.distill.loop import host, training  # noqa: E402
 from genin.distill.loop.memory import (  # noqa: E402
+    Decoder,
     Others,
     PhaseSizes,
     Unet,
@@ -132,6 +133,56 @@ def test_less_is_kept_where_it_is_made_again_or_frozen(tiny_model_folder: Path) 
     del result
 
 
+@pytest.mark.parametrize("kind", ["tiny", "variational"])
+def test_what_decoding_takes(tiny_model_folder: Path, kind: str) -> None:
+    from diffusers import AutoencoderKL
+
+    vae: Any = load_model_folder(tiny_model_folder).vae
+    if kind == "variational":
+        widths = (8, 8)
+        levels = ["DownEncoderBlock2D"] * 2
+        vae = AutoencoderKL(
+            down_block_types=levels,
+            up_block_types=["UpDecoderBlock2D"] * 2,
+            block_out_channels=widths,
+            norm_num_groups=4,
+        )
+    vae.requires_grad_(False).eval()
+    decoder = Decoder.of(vae, 8)
+    seen: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in vae.parameters()}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = vae.decode(torch.zeros(2, 4, 8, 8, requires_grad=True)).sample
+    assert decoder.activations(2, mixed=False) == pytest.approx(sum(seen.values()), rel=0.05)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        vae.decode(torch.zeros(2, 4, 8, 8))
+    assert decoder.macs() == pytest.approx(counter.get_total_flops() / 4, rel=0.01)
+    assert decoder.macs(0.5) == pytest.approx(decoder.macs() / 4, rel=0.1)
+    del result
+
+
+def test_the_discriminator_on_pictures_is_counted_and_a_crop_advised(tiny_model_folder: Path) -> None:
+    recipe = Recipe()
+    teacher, student = units(tiny_model_folder, recipe)
+    sizes = PhaseSizes(teacher, student, NONE, decoder=Decoder.of_folder(tiny_model_folder, 8))
+    recipe = replace(recipe, adversarial=replace(recipe.adversarial, mixed_precision="no"))
+    judged = replace(recipe, adversarial=replace(recipe.adversarial, picture_adversarial_weight=0.1))
+    cropped = replace(judged, adversarial=replace(judged.adversarial, picture_discriminator_crop=0.5))
+    plain, whole, part = (distill_memory("adversarial", one, sizes)["activations"] for one in (recipe, judged, cropped))
+    assert whole - plain == pytest.approx(4 * (part - plain), rel=0.1) and part > plain
+    work = [distill_flop("adversarial", one, sizes) for one in (recipe, judged, cropped)]
+    assert work[1] - work[0] == pytest.approx(4 * (work[2] - work[0]), rel=0.1)
+    option = "adversarial.picture_discriminator_crop: 0.5"
+    assert option in distill_options("adversarial", judged) and option not in distill_options("adversarial", cropped)
+
+
 def default_processor() -> Any:
     from diffusers.models.attention_processor import AttnProcessor2_0
 
@@ -149,6 +200,10 @@ def test_parts_are_counted_as_they_are(tiny_model_folder: Path) -> None:
     parts = distill_memory("steps", recipe, PhaseSizes(teacher, student, NONE))
     assert parts["student's moments"] == 8 * student.parameters
     assert parts["student's averages"] == 4 * student.parameters * 3  # two, and the best
+    matching = replace(recipe.adversarial, matching_weight=1.0, optimizer="muon")
+    with_muon = distill_memory("adversarial", replace(recipe, adversarial=matching), PhaseSizes(teacher, student, NONE))
+    assert with_muon["student's moments"] == 4 * student.parameters
+    assert with_muon["fake score's moments"] == 8 * teacher.parameters  # AdamW's
     halves = distill_memory("steps", recipe, PhaseSizes(teacher, student, NONE, processes=2, sharded=True))
     assert halves["student's moments"] == parts["student's moments"] // 2 and halves["teacher"] == parts["teacher"]
     with_looks, without = (

@@ -23,10 +23,10 @@ from torch import nn  # noqa: E402
 from conftest import press_ctrl_c  # noqa: E402
 from genin.distill.inputs.update import Update  # noqa: E402
 from genin.distill.loop import health, host, previews, training  # noqa: E402
-from genin.distill.loop.health import watch  # noqa: E402
+from genin.distill.loop.health import Alarm, watch  # noqa: E402
 from genin.distill.loop.networks import NetworkOptions  # noqa: E402
 from genin.distill.loop.run_folder import claim_run  # noqa: E402
-from genin.distill.loop.training import Training  # noqa: E402
+from genin.distill.loop.training import Training, UnhealthyError  # noqa: E402
 from genin.distill.recipe import Optimisation, Recipe  # noqa: E402
 from genin.runtimes.errors import GeninError, InputError  # noqa: E402
 
@@ -93,8 +93,11 @@ def test_a_healthy_run_has_no_events(tmp_path: Path) -> None:
     )
 
 
-def test_stages_of_one_process_may_differ_in_precision(tmp_path: Path) -> None:
+def test_stages_of_one_process_may_differ_in_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warned: list[int] = []
+    monkeypatch.setattr(training, "warn_of_slow_bf16", lambda: warned.append(1))
     runs = [(precision, begin(tmp_path / precision, mixed_precision=precision)[0]) for precision in ("bf16", "no")]
+    assert warned == [1]
     for precision, run in runs:
         with run.autocast():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (
@@ -251,6 +254,25 @@ def test_a_run_that_is_not_resumed_never_goes_back_to_an_earlier_one(tmp_path: P
     assert [json.loads(line)["update"] for line in run.logbook.path.read_text().splitlines()] == list(
         range(ROW, UPDATES + 1, ROW)
     )
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weights(tmp_path: Path) -> None:
+    """The square root of nothing has a finite value and none of a gradient."""
+    run, network = begin(tmp_path)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    loss = sum(p.sub(p.detach()).square().sum().sqrt() for p in network.parameters())
+    with pytest.raises(UnhealthyError, match="the gradient of the network became nan"):
+        run.optimise("network", loss)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_an_alarm_that_nothing_answers_does_not_go_back(tmp_path: Path) -> None:
+    """The same updates would raise it again: pure regression has no adversarial weight to halve."""
+    run, _ = begin(tmp_path)
+    run.state.update_index = 5
+    with pytest.warns(UserWarning, match="nothing to adjust"):
+        run._answer(Alarm("diversity_collapse", "few differ", True, {"adversarial": 0.5}))
+    assert run.state.update_index == 5 and run.state.rollbacks == 0
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -623,12 +645,17 @@ LAST = {"update": 2_000}
         ([{"loss": 1.0, "diversity": 0.4, **LAST}], "diversity_collapse", {"adversarial": 0.5}),
         (rows(22, discriminator_accuracy=0.96), "discriminator_wins", {"lr/discriminator": 0.5, "noise": 1.5}),
         (rows(22, discriminator_accuracy=0.52), "discriminator_blind", {"noise": 1 / 1.5}),
+        (
+            rows(22, discriminator_accuracy=0.7, picture_discriminator_accuracy=0.96),
+            "picture_discriminator_wins",
+            {"lr/picture_discriminator": 0.5},
+        ),
     ],
 )
 def test_what_is_alarming(log: list[dict[str, float]], alarm: str, adjustments: dict[str, float]) -> None:
     found = watch(log)
     assert found is not None and found.name == alarm and found.adjustments == adjustments
-    assert found.rollback == (not alarm.startswith("discriminator"))
+    assert found.rollback == ("discriminator" not in alarm)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,11 @@ def test_adapters_that_peft_saved_merge_as_peft_merges_them(
     after, expected = weights_of(tmp_path / "out")[0], adapted.merge_and_unload().state_dict()
     assert all(torch.allclose(value, expected[name], atol=1e-6) for name, value in after.items())
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    for changes, said in (({"use_rslora": True}, "use_rslora"), ({"lora_alpha": None}, "without a rank")):
+    for changes, said in (
+        ({"use_rslora": True}, "use_rslora"),
+        ({"lora_alpha": None}, "without a rank"),
+        ({"lora_alpha": 0}, "lora_alpha' is 0"),
+    ):
         (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings | changes))
         with pytest.raises(InputError, match=said):
             _read(tmp_path / "adapter" / "adapter_model.safetensors")

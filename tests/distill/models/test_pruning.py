@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from genin.benchmarks.model_facts import unet_cost  # noqa: E402
-from genin.distill.models.narrowing import _fewer_sinusoids  # noqa: E402
+from genin.distill.models.narrowing import resized_sinusoids  # noqa: E402
 from genin.distill.models.pruning import build_student, kept_channels, narrowed_state, teacher_key  # noqa: E402
 from genin.distill.models.student_config import PRESETS, pruning_of, student_config  # noqa: E402
 from genin.distill.recipe import StudentRecipe  # noqa: E402
@@ -78,8 +78,9 @@ def test_published_sizes_of_stable_diffusion_1_5() -> None:
 
 @pytest.mark.parametrize(("name", "levels"), [("bk-small-narrow", (1,)), ("bk-small-slim", (0, 1))])
 def test_a_narrower_student_is_the_wide_one_where_the_rest_carries_nothing(name: str, levels: tuple[int, ...]) -> None:
-    """Every index of every weight: channels that nothing writes leave without a trace. Normalisation, whose statistics
-    they would enter, is taken out of both, and the timestep's sinusoids, which fewer can only come near to."""
+    """Every index of every weight: channels that nothing writes, or inside of a block nothing reads, leave without a trace.
+    Normalisation, whose statistics they would enter, is taken out of both, and the timestep's sinusoids, which fewer can only come
+    near to."""
     from diffusers import UNet2DConditionModel
     from diffusers.models.resnet import ResnetBlock2D
 
@@ -100,9 +101,10 @@ def test_a_narrower_student_is_the_wide_one_where_the_rest_carries_nothing(name:
         for level in levels:
             for block in (wide.down_blocks[level], wide.up_blocks[1 - level]):
                 for key, weight in block.named_parameters():
-                    if any(part in key for part in ("conv", "time_emb_proj")):  # samplers' layers are called conv, too
-                        rows = dead[level]
-                        weight[torch.cat([rows, rows + width[level]]) if "time_emb_proj" in key else rows] = 0
+                    if "conv" in key and "conv1" not in key:  # samplers' layers are called conv, too
+                        weight[dead[level]] = 0
+                    if key.endswith("conv2.weight"):  # each block has channels of its own inside
+                        weight[:, _one_in_four(width[level])] = 0
     cut, whole = build_student(wide, PRESETS[name])[0], build_student(wide, PRESETS["bk-small-conv"])[0]
     for network in (cut, whole):
         network.conv_norm_out = torch.nn.Identity()
@@ -123,16 +125,16 @@ def _one_in_four(width: int) -> torch.Tensor:
     return torch.cat(picked)
 
 
-def test_fewer_sinusoids_tell_the_time_about_as_well_with_weights_of_ordinary_size() -> None:
+def test_resized_sinusoids_tell_the_time_about_as_well_with_weights_of_ordinary_size() -> None:
     from diffusers.models.embeddings import get_timestep_embedding
 
     torch.manual_seed(0)
     weight, sinusoids = torch.randn(20, 64) / 8, {"flip_sin_to_cos": True, "downscale_freq_shift": 0}
-    fewer = _fewer_sinusoids(weight, 48, sinusoids)
+    fewer = resized_sinusoids(weight, 48, sinusoids)
     before, after = (get_timestep_embedding(torch.arange(1000), size, **sinusoids) for size in (64, 48))
     wanted, found = before @ weight.T, after @ fewer.T
     assert float((found - wanted).std() / wanted.std()) < 0.5 and float(fewer.abs().max()) < 3
-    assert _fewer_sinusoids(weight, 64, sinusoids) is weight
+    assert resized_sinusoids(weight, 64, sinusoids) is weight
 
 
 def test_a_wider_student_is_cut_to_a_narrower_one_and_others_are_not(teacher: Any) -> None:

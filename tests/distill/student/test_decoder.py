@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from genin.distill.loop.training import Training  # noqa: E402
 from genin.distill.models.folder import load_model_folder, save_model_folder  # noqa: E402
 from genin.distill.recipe import DecoderRecipe  # noqa: E402
 from genin.distill.student.decoder import Pairs, build_tiny, decoder_step  # noqa: E402
+from genin.distill.student.provenance import StartingStudent, latent_space  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
 pytestmark = pytest.mark.train
@@ -187,3 +189,17 @@ def test_noise_is_added_to_the_latents_of_true_pictures_only(amount: float) -> N
     spread = decoder.seen.flatten(1).std(dim=1)
     assert (spread[1::2] == 0).all(), "the student's latents bring their own errors along"
     assert (spread[::2] > 0.2).all() if amount else (spread[::2] == 0).all()
+
+
+def test_a_student_that_was_stored_in_half_precision_shares_its_teachers_encoder(tiny_model_folder: Path) -> None:
+    ours, theirs = (load_model_folder(tiny_model_folder).vae for _ in range(2))
+    with torch.no_grad():
+        for value in ours.encoder.parameters():
+            value.copy_(value.half())
+        student = StartingStudent("", "", (), 0, {}, ours, None, False)
+        assert student.decodes_latents_of(theirs)
+        next(ours.encoder.parameters()).add_(0.01)
+    assert not student.decodes_latents_of(theirs)
+    # One of another kind says whose latents it decodes.
+    student = replace(student, vae=None, latent_space=latent_space(theirs))
+    assert student.decodes_latents_of(theirs) and not student.decodes_latents_of(ours)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from genin.cli import run  # noqa: E402
 from genin.distill import recipe_docs  # noqa: E402
 from genin.distill.inputs.update import Update  # noqa: E402
 from genin.distill.loop import previews  # noqa: E402
+from genin.distill.loop.checkpoints import checkpoint_path, read_checkpoint, read_rows  # noqa: E402
 from genin.distill.loop.training import Training  # noqa: E402
 from genin.distill.models.check import check_prediction_type, pictures_to_check  # noqa: E402
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, PredictionType, Process  # noqa: E402
@@ -31,7 +33,7 @@ from genin.distill.models.folder import load_model_folder, save_model_folder  # 
 from genin.distill.models.guided import Guided  # noqa: E402
 from genin.distill.recipe import Recipe, load_recipe  # noqa: E402
 from genin.distill.student.budget import Budget  # noqa: E402
-from genin.distill.student.pool import DistillationData, Pool, _generator  # noqa: E402
+from genin.distill.student.pool import DistillationData, Pool, row_generator  # noqa: E402
 from genin.distill.student.terms import true_pictures  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
@@ -53,6 +55,20 @@ def student(recipe: Path) -> Path:
 def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the run that is looked at draws them: they take longer than these trainings."""
     monkeypatch.setattr(previews, "plot_curves", lambda *_, **__: None)
+
+
+@pytest.mark.train
+def test_pruning_is_judged_on_captions_and_noises_it_does_not_learn_from(student: Path) -> None:
+    from genin.distill.inputs.tensor_file import TensorFile
+
+    folder = student / "training"
+    [*_, last] = read_rows(folder / "prune.log.jsonl")
+    assert 0 < last["held_out_loss"] < 10 * last["loss"]
+    pool, unseen = (
+        TensorFile(folder / name).tensor("states") for name in ("pool.safetensors", "held_out_pool.safetensors")
+    )
+    assert len(unseen) and len(pool)
+    assert not any(torch.equal(a, b) for a in unseen[:, 0] for b in pool[:, 0])
 
 
 @pytest.mark.train
@@ -110,6 +126,22 @@ def test_a_finished_run_resumes_without_an_update_and_writes_no_checkpoint(
     assert run([*command(tiny_model_folder, recipe, tmp_path / "again"), "--resume"]) == 0
     assert len(before) == len(STAGES) and [path.stat().st_mtime_ns for path in checkpoints] == before
     assert same_weights(student, tmp_path / "again")
+
+
+@pytest.mark.train
+def test_a_phase_that_another_has_built_on_learns_no_more(
+    student: Path, recipe: Path, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By minutes, whose shares a resumed run changes, or by images: the later phase would take the place of what it learns."""
+    ended = {one: read_checkpoint(checkpoint_path(student / "training", one))["finished_of"] for one in STAGES}
+    assert ended["prune"] == load_recipe(recipe).prune.images and all(ended[one] for one in STAGES[1:-1])
+    out, more = tmp_path / "again", tmp_path / "more.yaml"
+    shutil.copytree(student, out)
+    text = recipe.read_text(encoding="utf-8")
+    more.write_text(re.sub(r"(steps: \{.*?images: )\d+", r"\g<1>4096", text, count=1), encoding="utf-8")
+    assert run([*command(tiny_model_folder, more, out), "--resume"]) == 2
+    assert "phase 'adversarial' has begun with what 'steps' had learnt" in capsys.readouterr().err
+    assert same_weights(student, out)
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -210,6 +242,19 @@ def test_a_student_goes_on_from_another(
     assert run([*arguments, "--init", str(first), "--resume"]) == 0
     assert run([*arguments, "--resume"]) == 2
     assert "started with another init" in capsys.readouterr().err
+    recipe.write_text(
+        "pool: {size: 8, teacher_steps: 2, batch_size: 8}\nsteps: {images: 0}\nadversarial: {images: 0}\n"
+        "prune: {repeat: true, images: 16, batch_size: 8}\n"
+    )
+    again = tmp_path / "again"
+    other = load_model_folder(first)
+    other.info["latent_space"] = "another teacher's"
+    save_model_folder(other, first)
+    with pytest.warns(UserWarning, match="first: its decoder is of other latents than this teacher's"):
+        assert run([*command(tiny_model_folder, recipe, again), "--init", str(first)]) == 0
+    assert (again / "training" / "prune.log.jsonl").is_file() and load_model_folder(again).info[
+        "images_seen"
+    ] == 56 + 16
 
 
 # --- refused before any work --------------------------------------------------------------------------------------------
@@ -282,6 +327,21 @@ def test_true_pictures_are_those_of_the_rollouts_captions(pool: int, scenes: int
     assert torch.equal(picture.flatten(), number.float()) and torch.equal(text.flatten(), number.float())
 
 
+def test_true_pictures_have_their_captions_where_more_are_inverted_than_sampled() -> None:
+    """Pairs are those of the pool, then the inverted; captions are counted from 0."""
+
+    def pool(count: int) -> Pool:
+        states = torch.arange(count).half().view(-1, 1, 1, 1, 1).expand(-1, 2, 1, 1, 1)
+        return Pool(states, states[:, 1:], (999,))
+
+    teacher = SimpleNamespace(device=torch.device("cpu"))
+    texts, latents = torch.arange(8).half().view(-1, 1, 1), torch.arange(8).half().view(-1, 1, 1, 1)
+    data: Any = DistillationData(teacher, pool(4), range(8), texts, latents, pool(8), 0.0)  # type: ignore[arg-type]
+    update = Update(0, 0, 12, 0, 12, torch.Generator().manual_seed(0), teacher.device)
+    picture, text = true_pictures(data, 1.0, update, torch.arange(12))
+    assert picture.flatten().tolist() == text.flatten().tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7]
+
+
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml")), ids=lambda p: p.name)
 def test_the_recipes_that_come_along_are_read(path: Path) -> None:
     assert load_recipe(path) != Recipe()
@@ -326,12 +386,16 @@ def test_a_resume_that_is_refused_leaves_the_student_as_it_was(
     ],
 )
 def test_a_teacher_that_is_not_what_it_says_is_refused(
-    config: dict[str, Any], message: str, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    config: dict[str, Any], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The shipped one, trained, under another scheduler than its own."""
     from genin.names import InstalledNames
 
-    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    teacher, out, recipe = tmp_path / "teacher", tmp_path / "out", tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "\n".join(line for line in RECIPE.splitlines() if "decoder:" not in line) + "\ndecoder: {images: 0}",
+        encoding="utf-8",
+    )
     shutil.copytree(InstalledNames().model("builtin:teacher"), teacher)
     path = teacher / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | config), encoding="utf-8")
@@ -398,7 +462,7 @@ def test_a_handful_of_pictures_is_enough_and_licences_add_up(
 
 def test_a_pool_of_another_seed_is_of_other_noise() -> None:
     one, same, other, next_row = (
-        torch.randn(4, generator=_generator(*key)) for key in ((0, 5), (0, 5), (7, 5), (0, 6))
+        torch.randn(4, generator=row_generator(*key)) for key in ((0, 5), (0, 5), (7, 5), (0, 6))
     )
     assert torch.equal(one, same) and not torch.equal(one, other) and not torch.equal(one, next_row)
 

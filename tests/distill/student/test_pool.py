@@ -23,7 +23,7 @@ from genin.distill.models.text import embed  # noqa: E402
 from genin.distill.recipe import PoolRecipe, Recipe  # noqa: E402
 from genin.distill.student import pool as pools  # noqa: E402
 from genin.distill.student.budget import SHARES, Budget  # noqa: E402
-from genin.distill.student.distillation import sample_pool  # noqa: E402
+from genin.distill.student.distillation import sample_held_out, sample_pool  # noqa: E402
 from genin.distill.student.pool import Pool, build_pool  # noqa: E402
 from genin.runtimes.errors import GeninError  # noqa: E402
 
@@ -213,3 +213,21 @@ def test_a_run_with_more_minutes_samples_the_rest(teacher: Guided, tmp_path: Pat
         return len(sample_pool(run, teacher, silent=True))
 
     assert [sampled(1e-9), sampled(1e-9), sampled(None)] == [2, 2, 10]
+
+
+def test_held_out_pictures_take_no_longer_than_their_share_of_the_pools_minutes(
+    teacher: Guided, tmp_path: Path
+) -> None:
+    def sampled(minutes: float | None, *phases: str) -> int:
+        run: Any = SimpleNamespace(
+            recipe=Recipe(pool=RECIPE), source=WorldSource("train", 7), folder=tmp_path, teacher_fingerprint="teacher",
+            budget=Budget(None if minutes is None else minutes / SHARES["pool"]), phases=phases,
+        )  # fmt: skip
+        held_out = sample_held_out(run, teacher, silent=True)
+        return 0 if held_out is None else len(held_out.pool)
+
+    assert [sampled(1e-9, "prune"), sampled(None, "prune", "decoder"), sampled(None, "decoder")] == [
+        2,
+        7,
+        0,
+    ]  # of 7 captions

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,18 +29,19 @@ from genin.distill.loop.training import Training  # noqa: E402
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Process  # noqa: E402
 from genin.distill.models.folder import ModelFolder, load_model_folder  # noqa: E402
 from genin.distill.models.guided import Guided  # noqa: E402
-from genin.distill.recipe import AdversarialRecipe, AlignmentRecipe, PruneRecipe, Recipe, StepsRecipe  # noqa: E402
+from genin.distill.recipe import AdversarialRecipe, AlignmentRecipe, PruneRecipe, Recipe, StepsRecipe, load_recipe  # noqa: E402
 from genin.distill.student import loss_term, objective, phases  # noqa: E402
 from genin.distill.student.alignment import train_set_aligner  # noqa: E402
 from genin.distill.student.cost import distill_flop, distill_memory, distill_options  # noqa: E402
 from genin.distill.student.discriminator import Discriminator  # noqa: E402
-from genin.distill.student.features import DinoFeatures, Features, Noise, TeacherFeatures  # noqa: E402
+from genin.distill.student.distillation import distill  # noqa: E402
+from genin.distill.student.features import DinoFeatures, Features, TeacherFeatures, View, whole_view  # noqa: E402
 from genin.distill.student.loss_term import Memory, PhaseContext, StudentBatch, Term  # noqa: E402
 from genin.distill.student.losses import image_to_text  # noqa: E402
 from genin.distill.student.phases import StateBatch, consistency_loss, shuffle_captions  # noqa: E402
 from genin.distill.student.pool import DistillationData, Pool  # noqa: E402
 from genin.distill.student.rollout import Rollout, Student  # noqa: E402
-from genin.distill.student.terms import AddDistillation, Adversarial, Alignment, LpipsTerm, Perceptual  # noqa: E402
+from genin.distill.student.terms import AddDistillation, Alignment, LpipsTerm, Perceptual, PictureAdversarial  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 from phase_updates import begin, data_of, updated  # noqa: E402
 
@@ -136,10 +138,10 @@ def test_terms_with_one_extractor_share_its_pass_over_the_students_picture() -> 
     class Extractor:
         channels, embedding = (3,), 1
 
-        def draw_noise(self, _update: Update, pictures: Tensor) -> Noise:
-            return Noise(torch.zeros(len(pictures)), pictures)
+        def draw_view(self, _update: Update, pictures: Tensor) -> View:
+            return whole_view(pictures)
 
-        def __call__(self, pictures: Tensor, text: Tensor, noise: Noise, *, gradients: bool = False) -> Features:
+        def __call__(self, pictures: Tensor, text: Tensor, view: View, *, gradients: bool = False) -> Features:
             if gradients:
                 passes.append(1)
             return Features([pictures], pictures.new_zeros(len(pictures), 1))
@@ -147,11 +149,11 @@ def test_terms_with_one_extractor_share_its_pass_over_the_students_picture() -> 
     picture = torch.randn(4, 3, 8, 8, requires_grad=True)
     batch = StudentBatch(picture, picture.detach() * 1.5, torch.zeros(4, 1, 2), torch.arange(4), update(4))
     extractor = Extractor()
-    same, _ = Perceptual(extractor, 2.0)(batch)
+    same, _ = Perceptual(extractor, lambda: 2.0)(batch)
     assert float(same.detach()) == pytest.approx(0, abs=1e-6)  # features at unit length: a scale is no distance
-    Perceptual(extractor, 1.0)(batch)
+    Perceptual(extractor, lambda: 1.0)(batch)
     assert len(passes) == 1
-    Perceptual(Extractor(), 1.0)(batch)
+    Perceptual(Extractor(), lambda: 1.0)(batch)
     assert len(passes) == 2
 
 
@@ -225,7 +227,7 @@ def test_dinov2_looks_at_decoded_pictures_and_gradients_reach_the_latents(dino: 
     vae = load_model_folder(tiny_model_folder).vae.requires_grad_(False)
     extractor = DinoFeatures(PLAIN, vae, load_dino(str(dino)), side=56)
     latents, text = torch.randn(2, 4, 16, 16, requires_grad=True), torch.zeros(2, 3, 8)
-    noise = extractor.draw_noise(update(2), latents)
+    noise = extractor.draw_view(update(2), latents)
     maps, emb = extractor(latents, text, noise, gradients=True)
     alone = extractor(latents[:1], text[:1], noise.of(torch.tensor([0])))
     assert all(torch.allclose(one, both[:1], atol=1e-4) for one, both in zip(alone.maps, maps, strict=True))
@@ -246,16 +248,20 @@ def test_every_switch_of_a_recipe_makes_its_terms(
 
     torch.manual_seed(0)
     network = lpips.LPIPS(net="squeeze", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False).eval()
-    pretrained = {LpipsTerm: network, Adversarial: load_dino(str(dino)), Alignment: load_clip(str(clip))}
+    pretrained = {LpipsTerm: network, PictureAdversarial: load_dino(str(dino)), Alignment: load_clip(str(clip))}
     recipe = recipe_with(
-        perceptual_features="lpips", discriminator="dinov2", multi_scale=False, alignment_model=str(clip), rollout=False,
-        backward_distillation=False, fake_score_rank=2, fake_score_updates=2,
+        perceptual_features="lpips", picture_adversarial_weight=0.1, picture_discriminator="dinov2", multi_scale=False,
+        alignment_model=str(clip), rollout=False, backward_distillation=False, fake_score_rank=2, fake_score_updates=2,
     )  # fmt: skip
     training, step = begin(tmp_path, "adversarial", recipe, model, data, pretrained)
     found = updated(training, step)
-    assert found.keys() >= {"perceptual", "adversarial", "discriminator", "r1", "alignment", "matching", "fake_score"}
+    discriminators = {
+        f"{prefix}{name}" for prefix in ("", "picture_") for name in ("adversarial", "discriminator", "r1")
+    }
+    assert found.keys() >= {"perceptual", "alignment", "matching", "fake_score"} | discriminators
     assert all(math.isfinite(value) for value in found.values()) and found["grad_norm"] > 0
-    assert len(training.accelerator.unwrap_model(training.networks.modules["discriminator"]).heads) == 1
+    for name in ("discriminator", "picture_discriminator"):
+        assert len(training.accelerator.unwrap_model(training.networks.modules[name]).heads) == 1
     assert not (tmp_path / "alignment.checkpoint.pt").exists()  # a CLIP is there: nothing is trained in its place
 
 
@@ -309,9 +315,9 @@ def test_with_backward_distillation_a_rollout_ends_at_each_of_its_later_steps_in
         aims.append(teacher_completion(training, data, done, *rest))
         return aims[-1]
 
-    def compared(picture: Tensor, aim: Tensor, c: float) -> Tensor:
+    def compared(picture: Tensor, aim: Tensor, *rest: Any) -> Tensor:
         pairs[-1].append("teacher" if any(aim is known for known in aims) else "pair")
-        return pseudo_huber(picture, aim, c)
+        return pseudo_huber(picture, aim, *rest)
 
     monkeypatch.setattr(phases, "teacher_completion", noted)
     monkeypatch.setattr(phases, "pseudo_huber", compared)
@@ -319,13 +325,50 @@ def test_with_backward_distillation_a_rollout_ends_at_each_of_its_later_steps_in
         batch_size=8, images=64, mixed_precision="no", backward_distillation=True, step_counts=(4, 2, 1)
     )
     training, step = begin(tmp_path, "steps", Recipe(steps=steps), model, data)
-    for index in range(8):
+    for index in range(10):
         pairs.append([])
         updated(training, step, index)
-    four = [[999, 749], [999, 749, 499], [999, 749, 499, 249]]
+    four = [[999, 749], [999, 749, 499], *[[999, 749, 499, 249]] * 2]
     assert [way for way in ends if 749 in way] == four
     assert [way for way in ends if 749 not in way] == [[999, 499]] * 3
-    assert pairs == [["pair", "teacher"], ["pair", "teacher"], ["pair"]] * 2 + [["pair", "teacher"]] * 2
+    assert pairs == [["pair", "teacher"], ["pair", "teacher"], ["pair"]] * 3 + [["pair", "teacher"]]
+
+
+def test_fresh_noise_is_compared_with_no_pair(
+    tmp_path: Path, model: ModelFolder, data: DistillationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pseudo_huber, rollout = phases.pseudo_huber, Student.rollout
+    weights: list[Tensor | float] = []
+    noises: list[Tensor] = []
+
+    def compared(picture: Tensor, aim: Tensor, c: float, weight: Tensor | float) -> Tensor:
+        weights.append(weight)
+        return pseudo_huber(picture, aim, c, weight)
+
+    def rolled(student: Student, noise: Tensor, *rest: Any, **named: Any) -> Rollout:
+        noises.append(noise)
+        return rollout(student, noise, *rest, **named)
+
+    monkeypatch.setattr(phases, "pseudo_huber", compared)
+    monkeypatch.setattr(Student, "rollout", rolled)
+    steps = StepsRecipe(
+        batch_size=64,
+        images=640,
+        mixed_precision="no",
+        backward_distillation=True,
+        step_counts=(2, 1),
+        fresh_noise=0.25,
+    )
+    training, step = begin(tmp_path, "steps", Recipe(steps=steps), model, data)
+    for index in range(2):
+        updated(training, step, index)
+    paired, last, of_one_step = weights
+    assert isinstance(paired, Tensor) and last == of_one_step == 1.0  # one step aims at its pair alone
+    known = torch.stack([data.noise(torch.tensor([row]))[0] for row in range(data.pairs)])
+    is_known = (noises[0][:, None] == known[None]).flatten(2).all(2).any(1)
+    assert torch.equal(paired.flatten(), is_known / 0.75)
+    assert 4 <= int((~is_known).sum()) <= 30
+    assert (noises[1][:, None] == known[None]).flatten(2).all(2).any(1).all()
 
 
 # --- all terms at once, in memory ------------------------------------------------------------------------------------
@@ -372,6 +415,15 @@ def figures(tmp_path: Path, model: ModelFolder, data: DistillationData, phase: s
     return updated(*begin(tmp_path, phase, recipe_with(**changed), model, data), index)
 
 
+def test_pairs_fade_out_towards_the_end_of_a_phase(tmp_path: Path, model: ModelFolder, data: DistillationData) -> None:
+    alone = {"consistency_weight": 0.0, "perceptual_weight": 0.0, "kernel_weight": 0.0}
+    recipe = recipe_with(**alone, regression_final_share=0.0)
+    training, step = begin(tmp_path, "steps", recipe, model, data)
+    training.state.images_seen = training.settings.images
+    found = {name: float(value) for name, value in training.perform_update(step).items()}
+    assert found["last"] > 0 and found["loss"] == 0
+
+
 # Phase and update, even ones with the discriminator's penalty => figures.
 PINNED: dict[tuple[str, int], dict[str, float]] = {
     ("prune", 0): {
@@ -381,33 +433,33 @@ PINNED: dict[tuple[str, int], dict[str, float]] = {
         "grad_norm": 1.2161,
     },
     ("steps", 0): {
-        "loss": 1.7591,
+        "loss": 1.9531,
         "first": 0.75469,
-        "last": 0.44896,
-        "spread": 0.46366,
-        "shift": 0.065926,
+        "last": 0.59207,
+        "spread": 0.37126,
+        "shift": 0.080796,
         "consistency": 0.15368,
-        "perceptual": 0.54023,
-        "grad_norm": 8.6252,
+        "perceptual": 0.60142,
+        "grad_norm": 7.9403,
     },
     ("steps", 1): {
-        "loss": 1.0301,
+        "loss": 1.1091,
         "first": 0.74166,
-        "last": 0.24686,
-        "spread": 0.75202,
-        "shift": 0.056104,
+        "last": 0.32791,
+        "spread": 0.63237,
+        "shift": 0.072703,
         "consistency": 0.2063,
-        "perceptual": 0.21632,
-        "grad_norm": 5.6729,
+        "perceptual": 0.2356,
+        "grad_norm": 5.1675,
     },
     ("adversarial", 0): {
-        "loss": 2.0471,
+        "loss": 2.2553,
         "first": 0.757,
-        "last": 0.44226,
-        "spread": 0.46921,
-        "shift": 0.079654,
+        "last": 0.58638,
+        "spread": 0.37541,
+        "shift": 0.093143,
         "consistency": 0.1338,
-        "perceptual": 0.56492,
+        "perceptual": 0.63298,
         "discriminator": 2.0173,
         "r1": 0.061125,
         "adversarial": -0.023038,
@@ -415,23 +467,23 @@ PINNED: dict[tuple[str, int], dict[str, float]] = {
         "fake_score": 0.66252,
         "matching": 0.018494,
         "alignment": 2.1129,
-        "grad_norm": 9.0651,
+        "grad_norm": 8.2942,
     },
     ("adversarial", 1): {
-        "loss": 1.3508,
+        "loss": 1.4099,
         "first": 0.76737,
-        "last": 0.25909,
-        "spread": 0.74453,
-        "shift": 0.032562,
+        "last": 0.33478,
+        "spread": 0.6294,
+        "shift": 0.050848,
         "consistency": 0.17861,
-        "perceptual": 0.24227,
+        "perceptual": 0.25291,
         "discriminator": 1.9164,
         "adversarial": 0.035652,
         "distillation": 0.099441,
         "fake_score": 0.57945,
         "matching": 0.015556,
         "alignment": 2.0884,
-        "grad_norm": 6.3943,
+        "grad_norm": 5.9183,
     },
 }  # fmt: skip
 
@@ -565,22 +617,64 @@ def test_an_update_in_parts_is_that_of_the_whole_batch(
             assert found[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6), (parts, name)
 
 
+def test_pictures_are_judged_in_parts_as_in_a_whole_batch_and_decoded_by_the_students_decoder(
+    tmp_path: Path, model: ModelFolder, data: DistillationData
+) -> None:
+    from genin.benchmarks.quality.efficientnet import EfficientNetLite0
+
+    torch.manual_seed(0)
+    pretrained = {PictureAdversarial: EfficientNetLite0().requires_grad_(False).eval()}
+    own_vae = copy.deepcopy(model.vae)
+    with torch.no_grad():
+        own_vae.decoder.layers[0].weight.add_(0.1)
+    found = []
+    for accumulate, vae in ((1, own_vae), (2, own_vae), (1, None)):
+        recipe = recipe_with(
+            adversarial_weight=0.0, matching_weight=0.0, alignment_weight=0.0, consistency_weight=0.0,
+            picture_adversarial_weight=0.5, picture_discriminator_crop=0.5, accumulate=accumulate,
+        )  # fmt: skip
+        folder = tmp_path / f"{accumulate} {vae is None}"
+        found.append(updated(*begin(folder, "adversarial", recipe, model, data, pretrained, vae)))
+    whole, parts, others = found
+    assert {
+        "picture_adversarial",
+        "picture_discriminator",
+        "picture_r1",
+    } <= whole.keys() and "discriminator" not in whole
+    for name in whole.keys() - OF_A_PART:
+        assert parts[name] == pytest.approx(whole[name], rel=1e-3, abs=1e-6), name
+    assert abs(others["picture_r1"] / whole["picture_r1"] - 1) > 0.01
+
+
 @pytest.mark.parametrize(
     ("section", "says"),
     [
-        ("adversarial: {discriminator: dinov2, discriminator_weights: /nowhere/dino}", "cannot load DINOv2"),
+        (
+            "adversarial: {picture_adversarial_weight: 1, picture_discriminator: dinov2, "
+            "picture_discriminator_weights: /nowhere/dino}",
+            "cannot load DINOv2",
+        ),
+        (
+            "adversarial: {picture_adversarial_weight: 1, picture_discriminator_weights: /nowhere/lite0}",
+            "no such file with EfficientNet-Lite0's weights",
+        ),
+        (
+            "adversarial: {picture_adversarial_weight: 1, picture_discriminator: dinov2, picture_discriminator_crop: 0.5}",
+            "picture_discriminator_crop is for EfficientNet",
+        ),
         ("adversarial: {alignment_weight: 1, alignment_model: /nowhere/clip}", "cannot load CLIP"),
         (
             "steps: {perceptual_weight: 1, perceptual_features: lpips, perceptual_weights: /nowhere}",
             "no such folder of weights",
         ),
         (
-            "adversarial: {discriminator: vgg}",
-            "'adversarial.discriminator' must be teacher or dinov2 or efficientnet, not 'vgg'",
+            "adversarial: {picture_discriminator: vgg}",
+            "'adversarial.picture_discriminator' must be efficientnet or dinov2, not 'vgg'",
         ),
         ("prune: {random_conditioning: 1.5}", "'prune.random_conditioning' must be from 0 to 1"),
         ("decoder: {images: 8, blocks: [1, 0]}", "decoder.blocks has 2 levels"),
         ("steps: {rollout: false, backward_distillation: true}", "steps.rollout is false"),
+        ("steps: {fresh_noise: 0.5}", "steps.fresh_noise has no pairs"),
         ("adversarial: {alignment_weight: 1}\nalignment: {images: 0}", "leaves untrained"),
         ("decoder: {images: 8, batch_size: 1}", "decoder.batch_size leaves a process 1 picture"),
         (
@@ -654,7 +748,7 @@ def test_lpips_sees_decoded_pictures_and_small_ones_enlarged(tiny_model_folder: 
     for side in (16, 8):
         picture, target = torch.randn(2, 4, side, side, requires_grad=True), torch.randn(2, 4, side, side)
         batch = StudentBatch(picture, target, torch.zeros(2, 1, 2), torch.arange(2), update(2))
-        loss, figures = LpipsTerm(PLAIN, vae, distance, 3.0)(batch)  # type: ignore[arg-type]
+        loss, figures = LpipsTerm(PLAIN, vae, distance, lambda: 3.0)(batch)  # type: ignore[arg-type]
         assert seen[-1] == (2, 3, 64, 64)
         if side == 16:
             expected = (decode(vae, picture) - decode(vae, target)).square().mean()
@@ -686,5 +780,17 @@ def test_the_noise_adjustment_moves_how_much_noise_a_picture_is_seen_through(tin
     picture = torch.zeros(64, 4, 16, 16)
     for factor in (1.0, 0.5):
         training: Any = SimpleNamespace(**{**vars(PLAIN), "adjustment": lambda _name, factor=factor: factor})
-        noise = TeacherFeatures(training, teacher, 60).draw_noise(update(64), picture)
+        noise = TeacherFeatures(training, teacher, 60).draw_view(update(64), picture)
         assert 30 * factor < int(noise.t.max()) < 60 * factor
+
+
+def test_a_refused_batch_leaves_an_earlier_runs_checkpoints(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Without `resume` a run begins by removing them: it must not before everything that can be refused is."""
+    checkpoint = tmp_path / "out" / "training" / "decoder.checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    torch.save({}, checkpoint)
+    recipe = load_recipe(None)
+    recipe = replace(recipe, decoder=replace(recipe.decoder, images=8, batch_size=1))
+    with pytest.raises(InputError, match=r"decoder\.batch_size leaves a process 1 picture"):
+        distill(tiny_model_folder, "builtin:world", tmp_path / "out", recipe)
+    assert checkpoint.exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,13 +23,14 @@ from genin.distill.inputs.update import Update  # noqa: E402
 from genin.distill.models.diffusion import TEACHER_SCHEDULER, Process  # noqa: E402
 from genin.distill.models.folder import load_model_folder  # noqa: E402
 from genin.distill.recipe import AdversarialRecipe, PoolRecipe, Recipe, StepsRecipe  # noqa: E402
-from genin.distill.student.features import EfficientNetFeatures, RandomMixing  # noqa: E402
-from genin.distill.student.inversion import build_inverted, invert  # noqa: E402
-from genin.distill.student.losses import kernel_distance  # noqa: E402
+from genin.distill.student.features import EfficientNetFeatures, RandomMixing, crops  # noqa: E402
+from genin.distill.student.inversion import build_inverted, first_timestep, invert  # noqa: E402
+from genin.distill.student.kernel import Kernel, check_groups, check_shares  # noqa: E402
+from genin.distill.student.losses import falling, kernel_distance  # noqa: E402
 from genin.distill.student.matching import FakeScore  # noqa: E402
-from genin.distill.student.phases import regression_weight  # noqa: E402
-from genin.distill.student.pool import DistillationData, Pool  # noqa: E402
+from genin.distill.student.pool import DistillationData, Pool, row_generator  # noqa: E402
 from genin.distill.student.pool_parts import PoolParts  # noqa: E402
+from genin.distill.student.terms import perceptual_weight  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 from phase_updates import begin, data_of, updated  # noqa: E402
 
@@ -55,8 +58,14 @@ class TestInversion:
     def test_the_inverse_of_a_known_ode(self, deviation: float) -> None:
         process = Process(TEACHER_SCHEDULER)
         x0 = deviation * torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-        found = invert(GaussianDenoiser(process, deviation), x0, torch.zeros(4, 1, 1), process.trailing_timesteps(16))  # type: ignore[arg-type]
-        assert torch.allclose(found, x0 / deviation, atol=0.03)
+        eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
+        denoiser: Any = GaussianDenoiser(process, deviation)
+        found = invert(denoiser, x0, eps, torch.zeros(4, 1, 1), process.trailing_timesteps(16))
+        first = torch.full((4,), first_timestep(process))
+        alpha, sigma = process.alpha_sigma(first)
+        scale = ((alpha * deviation) ** 2 + sigma**2).sqrt()
+        assert torch.allclose(found, process.add_noise(x0, eps, first) / scale, atol=0.03)
+        assert float(found.std()) == pytest.approx(1, abs=0.1)
 
     def test_inverted_noise_leads_back_to_the_picture(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model = load_model_folder(tiny_model_folder)
@@ -76,13 +85,16 @@ class TestInversion:
         assert len(found) == 6 and asked == [4, 6]
         assert torch.equal(found.final(torch.arange(6)), latents[:6].float())
         text = data.texts[:6].float()
-        process = data.teacher.process
+        process, first = data.teacher.process, first_timestep(data.teacher.process)
+        way = [*(t for t in process.trailing_timesteps(200) if t > first), first]
         x = found.noise(torch.arange(6))
-        for t, t_next in zip(*(lambda steps: (steps, [*steps[1:], -1]))(process.trailing_timesteps(200)), strict=True):
+        for t, t_next in itertools.pairwise(way):
             times = torch.full((6,), t)
             x0, eps = data.teacher.denoiser(x, times, text)
             x = process.ddim_step(x0, eps, torch.full((6,), t_next)).detach()
-        error = (x - latents[:6].float()).square().mean().sqrt() / latents[:6].float().std()
+        eps = torch.stack([torch.randn(x.shape[1:], generator=row_generator(0, row)) for row in range(6)])
+        wanted = process.add_noise(latents[:6].float(), eps, torch.full((6,), first))
+        error = (x - wanted).square().mean().sqrt() / latents[:6].float().std()
         assert float(error) < 0.1
         again = build_inverted(data.teacher, source, recipe, latents, parts, time_is_up)
         assert torch.equal(again.states, found.states) and asked == [4, 6]  # read, not made again
@@ -146,13 +158,16 @@ class TestKernel:
         write_dataset(tmp_path / "set", split="train", count=4, size=16, seed=0, captions="complete")
         with pytest.raises(InputError, match="no caption has 2 pictures"):
             FolderSource(tmp_path / "set").caption_groups(4, 2, 16)
+        with pytest.raises(InputError, match="no caption has 2 pictures"):  # before any work
+            recipe = Recipe(adversarial=AdversarialRecipe(kernel_weight=1.0, kernel_true=2))
+            check_groups(FolderSource(tmp_path / "set"), recipe, ("prune", "adversarial"))
 
     def test_the_term_moves_the_student(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model = load_model_folder(tiny_model_folder)
         data = data_of(model)
         groups = WorldSource("train", 50)
         source: Any = SimpleNamespace(
-            captions=data.source.captions, caption_groups=groups.caption_groups, held_out=lambda: None
+            captions=data.source.captions, caption_groups=groups.caption_groups, held_out=lambda: None, digest="groups"
         )
         phase = StepsRecipe(
             kernel_weight=1.0, kernel_captions=2, kernel_samples=3, kernel_true=4, kernel_bank=3, batch_size=4, images=8,
@@ -160,16 +175,42 @@ class TestKernel:
         )  # fmt: skip
         recipe = Recipe(steps=phase)
         training, step = begin(tmp_path, "steps", recipe, model, replace(data, source=source))
+        with pytest.raises(InputError, match="kernel_captions 2 leaves some of the 4 parts of an update none"):
+            check_shares(replace(phase, accumulate=2), processes=2)
         row = updated(training, step)
         assert row["kernel"] == pytest.approx(row["loss"]) and row["kernel"] > 0 and row["grad_norm"] > 0
+        source.caption_groups = None  # what was made is read again
+        resumed = begin(tmp_path, "steps", recipe, model, replace(data, source=source))
+        assert updated(*resumed)["kernel"] == row["kernel"]
+        gradients = {name: p.grad for name, p in training.networks.unwrapped("student").named_parameters()}
+        assert gradients["conv_out.weight"] is not None and gradients["conv_out.weight"].abs().sum() > 0
+
+    def test_draws_depend_on_seed_and_stage(self) -> None:
+        seeds = {update(8).own_generator("kernel").initial_seed(), update(8).own_generator("other").initial_seed()}
+        another = replace(update(8), generator=torch.Generator().manual_seed(12345))
+        assert len(seeds | {another.own_generator("kernel").initial_seed()}) == 3
+
+    @pytest.mark.parametrize(("captions", "shares"), [(3, 1), (3, 2), (4, 4)])
+    def test_shares_of_an_update_have_its_captions_among_them(self, captions: int, shares: int) -> None:
+        phase: Any = SimpleNamespace(kernel_captions=captions, kernel_samples=2)
+        data: Any = SimpleNamespace(pool=SimpleNamespace(states=torch.zeros(1, 1, 4, 2, 2)))
+        term = Kernel(SimpleNamespace(phase=phase, data=data), student=None)  # type: ignore[arg-type]
+        term.__dict__["bank"] = SimpleNamespace(texts=torch.zeros(64))
+        (groups, noise, factor), *_ = (term._share(one) for one in [update(8)])
+        assert factor == 1 and noise.shape == (captions, 2, 4, 2, 2)
+        found = [term._share(replace(update(8), batch=8 // shares, offset=i * 8 // shares)) for i in range(shares)]
+        assert sorted(torch.cat([one[0] for one in found]).tolist()) == sorted(groups.tolist())
+        assert np.mean([float(own.mean()) * weight for _, own, weight in found]) == pytest.approx(
+            float(noise.mean()), abs=1e-6
+        )
 
 
-def test_the_pairs_weight_falls_over_the_last_third() -> None:
-    recipe = StepsRecipe(regression_weight=2.0, regression_final_share=0.25)
-    assert [regression_weight(recipe, p) for p in (0.0, 0.5, 2 / 3)] == pytest.approx([2.0, 2.0, 2.0])
-    assert regression_weight(recipe, 5 / 6) == pytest.approx(2.0 * (0.25 + 0.75 / 2))
-    assert regression_weight(recipe, 1.0) == pytest.approx(0.5)
-    assert regression_weight(StepsRecipe(), 1.0) == 1.0
+def test_weights_fall_over_the_last_third() -> None:
+    assert [falling(2.0, 0.25, p) for p in (0.0, 0.5, 2 / 3)] == pytest.approx([2.0, 2.0, 2.0])
+    assert falling(2.0, 0.25, 5 / 6) == pytest.approx(2.0 * (0.25 + 0.75 / 2))
+    assert falling(2.0, 0.25, 1.0) == pytest.approx(0.5) and falling(1.0, 1.0, 1.0) == 1.0
+    done = SimpleNamespace(phase=AdversarialRecipe(perceptual_final_share=0.25), training=SimpleNamespace(progress=1.0))
+    assert perceptual_weight(done)() == pytest.approx(1.0)  # type: ignore[arg-type]
 
 
 def test_guidance_is_looked_at_above_the_last_step_only() -> None:
@@ -248,13 +289,33 @@ class TestEfficientNet:
         first = EfficientNetFeatures(training, model.vae, network)
         torch.manual_seed(77)
         second = EfficientNetFeatures(training, model.vae, network)
-        noise = first.draw_noise(update(2), latents)
+        noise = first.draw_view(update(2), latents)
         one = first(latents, torch.zeros(2, 1, 1), noise, gradients=True)
         other = second(latents, torch.zeros(2, 1, 1), noise)
         assert all(torch.equal(a, b) for a, b in zip(one.maps, other.maps, strict=True))
         assert [a.shape[1] for a in one.maps] == list(first.channels)
         sum(a.sum() for a in one.maps).backward()
         assert latents.grad is not None and float(latents.grad.abs().sum()) > 0
+
+    def test_of_a_cropped_picture_only_the_crop_is_decoded(self, tiny_model_folder: Path) -> None:
+        from contextlib import nullcontext
+
+        model = load_model_folder(tiny_model_folder)
+        network = EfficientNetLite0().requires_grad_(False).eval()
+        training: Any = SimpleNamespace(device=CPU, autocast=nullcontext)
+        extractor = EfficientNetFeatures(training, model.vae, network, crop=0.5)
+        latents = torch.randn(64, 4, 8, 8, requires_grad=True)
+        view = extractor.draw_view(update(64), latents)
+        assert view.corners.min() == 0 and view.corners.max() == 4 and len(view.corners.unique(dim=0)) > 10
+        shown = crops(latents, view.corners, 4)
+        row, column = view.corners[7].tolist()
+        assert torch.equal(shown[7], latents[7, :, row : row + 4, column : column + 4])
+        few = view.of(torch.tensor([7]))
+        maps = extractor(latents[7:8], torch.zeros(1, 1, 1), few, gradients=True).maps
+        maps[0].sum().backward()
+        assert latents.grad is not None
+        seen = latents.grad[7].abs().sum(0) > 0
+        assert int(seen.sum()) == 16 and bool(seen[row : row + 4, column : column + 4].all())
 
     def test_coarse_maps_reach_fine_ones(self) -> None:
         mixing = RandomMixing((4, 8), 6)
@@ -263,27 +324,29 @@ class TestEfficientNet:
         assert float(mixing([fine, 0 * coarse])[0].abs().sum()) == 0
 
 
-def test_a_decoder_may_learn_from_last_steps_of_true_pictures(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_a_decoders_pairs(tiny_model_folder: Path, tmp_path: Path) -> None:
+    from genin.distill.models.autoencoder import encode_pictures
     from genin.distill.recipe import DecoderRecipe
     from genin.distill.student.decoder import make_pairs
     from genin.distill.student.loss_term import PhaseContext
 
     model = load_model_folder(tiny_model_folder)
     data = replace(data_of(model), source=WorldSource("train", 8))  # type: ignore[arg-type]
-    training: Any = SimpleNamespace(device=CPU, folder=tmp_path, autocast=__import__("contextlib").nullcontext)
-    made = {}
-    for true_targets in (False, True):
-        phase = DecoderRecipe(true_targets=true_targets)
-        context = PhaseContext(training, data, model, Recipe(), phase)
-        made[true_targets] = make_pairs(context, model.unet, (2,), 6)
-    plain, true = made[False], made[True]
-    assert np.array_equal(true.pictures[6:], true.pictures[:6]) and not np.array_equal(
-        plain.pictures[6:], plain.pictures[:6]
-    )
-    assert torch.equal(plain.latents[:6], true.latents[:6]) and not torch.equal(plain.latents[6:], true.latents[6:])
+    alone = SimpleNamespace(num_processes=1, process_index=0, gather=lambda rows: rows)
+    training: Any = SimpleNamespace(device=CPU, folder=tmp_path, autocast=nullcontext, accelerator=alone)
+    context = PhaseContext(training, data, model, Recipe(), DecoderRecipe())
+    pairs = make_pairs(context, model.unet, (2,), 6)
+    assert pairs.true == 6 and len(pairs.latents) == len(pairs.pictures) == 12
+    # True pictures that the discriminators were shown are not encoded again.
+    assert data.latents is not None and torch.equal(pairs.latents[:6], data.latents[:6])
+    few = replace(context, data=replace(data, source=WorldSource("train", 5), latents=data.latents[:5]))
+    pairs = make_pairs(few, model.unet, (2,), 6)  # a pool that is larger than the data
+    assert pairs.true == 5 and len(pairs.latents) == len(pairs.pictures) == 11
+    fresh = make_pairs(replace(context, data=replace(data, latents=None)), model.unet, (2,), 6)
+    assert torch.equal(fresh.latents[:6], encode_pictures(model.vae, fresh.pictures[:6], CPU))
 
 
 def test_the_recipe_has_these_keys_off() -> None:
     recipe = Recipe()
     assert recipe.pool.inverted == 0 and recipe.steps.kernel_weight == 0 and recipe.steps.regression_final_share == 1
-    assert AdversarialRecipe().matching_decoupled is False and recipe.decoder.true_targets is False
+    assert AdversarialRecipe().matching_decoupled is False

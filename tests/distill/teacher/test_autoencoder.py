@@ -18,6 +18,7 @@ from genin.distill.models.taesd import load_initial_weights  # noqa: E402
 from genin.distill.recipe import AutoencoderRecipe  # noqa: E402
 from genin.distill.teacher import autoencoder as stage  # noqa: E402
 from genin.distill.teacher.autoencoder import random_crops  # noqa: E402
+from genin.distill.teacher.run import origin_of_weights  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
 TINY = AutoencoderRecipe(
@@ -118,6 +119,15 @@ class TestInitialWeights:
             (tmp_path / name).write_bytes(b"PK\x03\x04")
         with pytest.raises(InputError, match="x_encoder"):
             load_initial_weights(vae, tmp_path)
+
+    def test_whose_they_are_becomes_one_of_the_teachers_origins(self, tmp_path: Path) -> None:
+        folder = tmp_path / "tae"
+        folder.mkdir()
+        origin = {"source": "initial weights of the autoencoder: tae", "rights": "", "licence": "MIT", "pictures": 0}
+        assert origin_of_weights(folder, "MIT") == origin
+        text = "MIT License\n\nCopyright (c) 2023 Somebody\n\nThe above copyright notice shall be included"
+        (folder / "LICENSE").write_text(text)
+        assert origin_of_weights(folder, "MIT") == origin | {"rights": "Copyright (c) 2023 Somebody"}
 
 
 class TestLoss:

@@ -460,6 +460,21 @@ def test_looks_tell_true_pictures_from_noise(tiny_model_folder: Path) -> None:
     assert far["kid"] > near["kid"] + 3 * near["kid_error"]
 
 
+def test_pictures_are_looked_at_under_another_noise_than_they_are_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They resemble their own a little, which true pictures do not."""
+    seen: list[Tensor] = []
+    monkeypatch.setattr(
+        "genin.distill.loop.held_out._features",
+        lambda _teacher, latents, _text, noise: seen.append(noise) or latents.flatten(1).numpy(),
+    )
+    pictures = torch.randn(64, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    teacher: Any = SimpleNamespace(embed=lambda captions: torch.zeros(len(captions), 1, 1))
+    held_out = HeldOutPictures.seen_by(teacher, [f"caption {i}" for i in range(64)], pictures)
+    held_out.kid(pictures.roll(1, 0))
+    true, drawn = seen
+    assert torch.equal(true, drawn) and not (drawn == held_out.noise).flatten(1).all(dim=1).any()
+
+
 def test_looks_take_what_the_val_split_has_and_are_left_out_where_that_is_too_little(
     tiny_model_folder: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -515,6 +530,20 @@ def test_a_crop_of_the_autoencoder_must_fit_the_base(
     options = ["--base", tiny_model_folder, "--data", pictures, "--out", out, "--recipe", recipe]
     assert run(["teacher", "finetune", *map(str, options)]) == 2
     assert "autoencoder.crop is 256 px, more than the pictures'" in capfd.readouterr().err and not out.exists()
+
+
+def test_the_decoder_learns_and_the_encoder_stays(tiny_model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    """The UNet knows its latents."""
+    recipe, out = tmp_path / "recipe.json", tmp_path / "out"
+    settings = {"autoencoder_images": 8, "images": 8, "batch_size": 8, "cache_images": 8, "held_out_images": 0}
+    recipe.write_text(json.dumps({"autoencoder": {"batch_size": 4}, "finetune": settings}))
+    options = ["--base", tiny_model_folder, "--data", pictures, "--out", out, "--recipe", recipe]
+    assert run(["teacher", "finetune", *map(str, options)]) == 0
+    before, after = (
+        load_file(folder / "vae" / "diffusion_pytorch_model.safetensors") for folder in (tiny_model_folder, out)
+    )
+    changed = {name.partition(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"decoder"} and before.keys() == after.keys()
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def distil(teacher: Path, out: Path, **changes: Any) -> int:
         "pool": {"size": 16, "teacher_steps": 2, "batch_size": 8},
         "prune": shared,
         "steps": {**shared, "held_out_images": 0, "perceptual_weight": 1},
-        "adversarial": {**shared, "held_out_images": 0, "cache_images": 8, "matching_weight": 0.1},
+        "adversarial": {**shared, "held_out_images": 0, "matching_weight": 0.1},
     }
     data = changes.pop("data", "builtin:world")
     for name, settings in changes.items():

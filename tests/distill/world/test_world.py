@@ -19,11 +19,18 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
+from genin.distill.inputs.sources import WorldSource
 from genin.distill.world import dataset as world_dataset
+from genin.distill.world import render as world_render
+from genin.distill.world.canvas import Canvas, curve, tube
 from genin.distill.world.captions import ACTIONS, EFFECTS, LIGHTS, PLACES, VERSION, caption
 from genin.distill.world.commands import render_command
 from genin.distill.world.dataset import render_batch, write_dataset
-from genin.distill.world.render import render
+from genin.distill.world.face import HEADBANDS
+from genin.distill.world.figure import OUTFITS
+from genin.distill.world.hair import HAIRS, STYLES
+from genin.distill.world.parts import PARTS, part_map
+from genin.distill.world.render import light_figure, render
 from genin.distill.world.scene import ATTRIBUTES, Scene, scene_at, split_of
 from genin.files import new_folder
 from genin.names import InstalledNames
@@ -135,10 +142,11 @@ def _blurred(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     return mean
 
 
-def test_rendering_is_fast() -> None:
-    render_batch("train", 0, 0, 5, 64)
+@pytest.mark.parametrize("size", [64, 128])
+def test_rendering_is_fast(size: int) -> None:
+    render_batch("train", 0, 0, 5, size)
     started = time.process_time()
-    render_batch("train", 0, 0, 100, 64)
+    render_batch("train", 0, 0, 100, size)
     # 10 ms is the promise on an idle core; twice that for slow or busy machines.
     assert (time.process_time() - started) / 100 < 0.020
 
@@ -147,6 +155,128 @@ def test_rendering_is_fast() -> None:
 def test_unsuitable_sizes_are_refused(size: int) -> None:
     with pytest.raises(InputError, match="size"):
         render(scene(), size)
+
+
+@pytest.mark.parametrize(("size", "factor"), [(16, 16), (64, 4), (128, 4), (256, 4), (512, 2), (1024, 2)])
+def test_shapes_are_drawn_finer_than_the_picture(size: int, factor: int) -> None:
+    canvas = Canvas(size)
+    assert (canvas.factor, canvas.pixels) == (factor, size * factor)
+    canvas.polygon([(0.0, 0.0), (0.5 + 0.5 / size, 0.0), (0.5 + 0.5 / size, 1.0), (0.0, 1.0)], (200, 200, 200))
+    row = canvas.finish()[size // 2, :, 0].astype(int)
+    assert row[size // 2 - 1] == 200 and row[size // 2 + 1] == 0
+    if factor >= 4:
+        assert 60 < row[size // 2] < 200, "the pixel that an edge crosses is neither"
+
+
+def test_curves_pass_their_knots_and_keep_corners() -> None:
+    knots = ((0.0, 0.0, 1), (1.0, 0.0), (1.0, 1.0, 1), (0.0, 1.0))
+    points = curve(knots, samples=4)
+    assert np.allclose(points[::4], [knot[:2] for knot in knots]) and len(points) == 16
+    edge = (0.0, 0.0), (1.0, 0.0)
+
+    def sag(*corner: int) -> float:
+        """How far the curve leaves the straight line between two knots of a square."""
+        square = ((0.0, 0.0, *corner), (1.0, 0.0, *corner), (1.0, 1.0), (0.0, 1.0))
+        return float(np.abs(curve(square, samples=4)[:5, 1]).max())
+
+    assert sag(1) == pytest.approx(0, abs=1e-12) and sag() > 0.05
+    assert np.allclose(curve(edge, closed=False)[[0, -1]], edge)
+
+
+def test_tubes_are_as_wide_as_asked_and_do_not_fold() -> None:
+    straight = tube(((0.0, 0.0), (1.0, 0.0)), (0.2, 0.2))
+    assert np.abs(straight[:, 1]).max() == pytest.approx(0.1)
+    assert straight[:, 0].max() < 1.11
+    path = ((0.0, 0.0), (0.1, 0.1), (0.0, 0.2))
+    bent, line = tube(path, (0.2, 0.2)), curve(path, closed=False)
+    assert np.linalg.norm(bent[:, None] - line, axis=2).min() > 0.094, "points inside of the bend were left out"
+
+
+def test_every_style_has_its_colours_and_shapes() -> None:
+    for name, table in (("hair", HAIRS), ("hair", STYLES), ("headband", HEADBANDS), ("outfit", OUTFITS)):
+        assert tuple(table) == ATTRIBUTES[name]
+
+
+@pytest.mark.parametrize("light", ATTRIBUTES["light"])
+@pytest.mark.parametrize("table", [OUTFITS, HEADBANDS])
+def test_colours_stay_recognisable_under_every_light(light: str, table: dict[str, tuple[int, int, int]]) -> None:
+    """What stands on the figure is nearest to its own name's colour: an orange outfit stays orange at night."""
+    canvas = Canvas(16)
+    light_figure(canvas, light)
+    names, colours = list(table), np.array(list(table.values()), dtype=float)
+    for name, colour in table.items():
+        distance = np.linalg.norm(colours - canvas.tint(colour), axis=1)
+        assert names[int(distance.argmin())] == name
+
+
+def test_headbands_differ_from_the_hair_they_stand_on() -> None:
+    for band, hair in product(HEADBANDS.values(), HAIRS.values()):
+        assert np.linalg.norm(np.subtract(band, hair)) > 40
+
+
+# --- part maps --------------------------------------------------------------------------------------------------------
+
+
+def test_a_part_map_names_the_part_of_every_square() -> None:
+    seen: set[int] = set()
+    for i in range(80):
+        parts = part_map(scene_at("train", 0, i))
+        assert parts.shape == (16, 16) and parts.dtype == np.uint8 and parts.max() < len(PARTS)
+        assert np.array_equal(parts, part_map(scene_at("train", 0, i)))
+        seen |= set(parts.ravel().tolist())
+    assert seen == set(range(len(PARTS))) and len(set(PARTS)) == len(PARTS)
+
+
+@pytest.mark.parametrize("variation", range(8))
+def test_a_part_map_shows_the_figure_where_the_picture_does(variation: int) -> None:
+    """Pictures that differ in the outfit only differ where the map says outfit or legs: also where they are mirrored."""
+    one, other = (
+        scene(variation, outfit="white", action="throwing"),
+        scene(variation, outfit="black", action="throwing"),
+    )
+    parts = part_map(one)
+    assert np.array_equal(parts, part_map(other))
+    changed = (
+        np.abs(render(one, 64).astype(int) - render(other, 64)).max(axis=2).reshape(16, 4, 16, 4).mean(axis=(1, 3))
+    )
+    clothes = np.isin(parts, [PARTS.index("outfit"), PARTS.index("legs")])
+    assert clothes.sum() > 12
+    assert changed[clothes].mean() > 60 and changed[~clothes].mean() < 4
+    middle = parts[4:9, 5:11]
+    assert np.isin(middle, [PARTS.index(name) for name in ("hair", "headband", "skin", "face")]).mean() > 0.6
+
+
+def test_part_maps_are_mirrored_with_their_pictures() -> None:
+    """A star flies to the right of the figure, unless the picture is mirrored."""
+    sides: Counter[bool] = Counter()
+    for variation in range(24):
+        drawn = scene(variation, action="throwing")
+        star = np.argwhere(part_map(drawn) == PARTS.index("weapon"))[:, 1].mean()
+        flip = np.random.Generator(np.random.PCG64(variation)).random(4)[3] < 0.5
+        assert (star < 8) == flip
+        sides[bool(flip)] += 1
+    assert len(sides) == 2
+
+
+def test_drawings_are_what_they_were() -> None:
+    """Pictures of this very drawing were encoded and learned. If this fails on purpose, raise `render.VERSION` with it."""
+    squares = np.stack([part_map(scene_at("train", 0, i)) for i in range(64)])
+    counts = np.bincount(squares.ravel(), minlength=len(PARTS))
+    was = [2069, 390, 1989, 1925, 2059, 82, 2088, 854, 855, 395, 1129, 156, 618, 129, 1646]
+    assert world_render.VERSION == 2
+    # Edges may move by a hair's breadth between builds of Pillow.
+    assert np.abs(counts - was).max() <= 12
+    colours = np.stack([render(scene_at("train", 0, i), 64) for i in range(4)]).mean(axis=(1, 2))
+    were = [[56.6, 53.6, 86.5], [149.0, 99.3, 70.0], [157.1, 136.6, 139.6], [77.2, 87.4, 109.7]]
+    assert np.abs(colours - were).max() <= 0.5
+
+
+def test_a_new_drawing_is_new_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a network made of the old pictures (latents, pools) is found by this name."""
+    before = WorldSource("train", 4).digest
+    assert before == WorldSource("train", 4).digest
+    monkeypatch.setattr(world_render, "VERSION", world_render.VERSION + 1)
+    assert WorldSource("train", 4).digest != before
 
 
 # --- captions ---------------------------------------------------------------------------------------------------------
