@@ -159,7 +159,7 @@ def test_max_memory_holds_to_five_percent(
     write_large_bundle(bundle, half=half, external=external)
     paths = json.dumps([*map(str, (ROOT / "tools" / "typepath", Path(__file__).parents[1] / "helpers"))])
     ended = set()
-    for limit in (1020 * MIB, 560 * MIB, 430 * MIB, 300 * MIB, 200 * MIB):
+    for limit in (1024 * MIB, 560 * MIB, 430 * MIB, 300 * MIB, 200 * MIB):
         command = [sys.executable, "-c", MEASURE, paths, native_build / "libgenin.so", ort, ONE_STEP, bundle, limit]
         ran = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True, timeout=200)
         result, counted, grown = json.loads(ran.stdout)
