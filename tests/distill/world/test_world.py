@@ -7,7 +7,9 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -142,13 +144,24 @@ def _blurred(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     return mean
 
 
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
 @pytest.mark.parametrize("size", [64, 128])
 def test_rendering_is_fast(size: int) -> None:
-    render_batch("train", 0, 0, 5, size)
-    started = time.process_time()
-    render_batch("train", 0, 0, 100, size)
-    # 10 ms is the promise on an idle core; twice that for slow or busy machines.
-    assert (time.process_time() - started) / 100 < 0.020
+    """A hundred pictures a second and core, in terms that a slow or busy machine does not change: a picture takes no longer
+    than five resizes of a 512 px picture by Pillow, also on one core (2.6 was measured)."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8))
+    render_batch("train", 0, 0, 5, size)  # paths are computed once
+    ratios = []
+    for start in range(0, 100, 20):
+        rendering = _seconds(partial(render_batch, "train", 0, start, 20, size))
+        resizing = _seconds(lambda: [noise.resize((384, 384), Image.Resampling.LANCZOS) for _ in range(20)])
+        ratios.append(rendering / resizing)
+    assert np.median(ratios) < 5
 
 
 @pytest.mark.parametrize("size", [0, 15, 5000])
