@@ -18,7 +18,9 @@ from genin.benchmarks.contenders import Contender
 from genin.benchmarks.grids import Grid, GridRow
 from genin.benchmarks.model_facts import ModelFacts
 from genin.benchmarks.speed.configurations import Choices, Configuration, configure
+from genin.distill.loop import host
 from genin.distill.recipe import Recipe
+from genin.distill.recipe_optimisation import Precision
 from genin.export.exporter import ExportOptions, export
 from genin.names import InstalledNames
 from genin.quickstart import stages as quickstart_stages
@@ -73,9 +75,11 @@ def tiny_run(tiny_model_folder: Path, tiny_bundle: Path, tmp_path_factory: pytes
         yield out, tiny_model_folder
 
 
-def small_recipe(student: str, of: Callable[[str], Recipe] = quickstart_stages.quick_recipe) -> Recipe:
+def small_recipe(
+    student: str, mixed_precision: Precision, of: Callable[[str, Precision], Recipe] = quickstart_stages.quick_recipe
+) -> Recipe:
     """The real one with fewer pictures of the world in memory."""
-    recipe = of(student)
+    recipe = of(student, mixed_precision)
     return replace(recipe, adversarial=replace(recipe.adversarial, cache_images=64))
 
 
@@ -171,6 +175,19 @@ def test_a_run_is_resumed_with_its_own_settings_only(tmp_path: Path) -> None:
         open_record(tmp_path, {"minutes": 2.0}, names, resume=True)
 
 
+@pytest.mark.parametrize(("ratio", "precision"), [(5.0, "no"), (0.5, "bf16")])
+def test_it_trains_in_the_precision_that_this_machine_is_faster_in(
+    ratio: float, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And goes on in it, whatever is measured when it is resumed."""
+    monkeypatch.setattr(host, "_bf16_time", lambda: ratio)
+    record = open_record(tmp_path, {}, InstalledNames(), resume=False)
+    monkeypatch.setattr(host, "_bf16_time", lambda: 1 / ratio)
+    assert open_record(tmp_path, {}, InstalledNames(), resume=True) == record
+    recipe = quickstart_stages.quick_recipe("bk-tiny", record["settings"]["mixed_precision"])
+    assert {phase.mixed_precision for phase in (recipe.prune, recipe.steps, recipe.adversarial)} == {precision}
+
+
 def test_a_teacher_by_path_is_the_same_from_every_folder(
     tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +251,7 @@ def record_of(*rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_rows_with_wrong_pictures_are_no_figures(tmp_path: Path) -> None:
-    run = quickstart_stages.Run(tmp_path, "", "", 1, InstalledNames())
+    run = quickstart_stages.Run(tmp_path, "", "", 1, "no", InstalledNames())
     good = {"encoded_prompt_ms": {"p50": 1.0}, "speedup_baseline": "the teacher", "pairs": 6}
     right = row("your student", 9.0) | good | {"speedup": 2.0, "lpips_squeeze_to_teacher": 0.2}
     wrong = row("your student", 1.0) | good | {"speedup": 18.0, "lpips_squeeze_to_teacher": 0.9, "valid": False}
@@ -254,7 +271,7 @@ def test_a_path_is_shown_as_it_is_and_its_commands_can_be_pasted(
     """Square brackets are no markup and :x: no emoji, on a terminal and elsewhere."""
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     out = tmp_path / "my runs[/old]" / ":x:"
-    run = quickstart_stages.Run(out, "", "", 1, InstalledNames())
+    run = quickstart_stages.Run(out, "", "", 1, "no", InstalledNames())
     run.student_path.mkdir(parents=True)
     (run.student_path / "model_index.json").touch()
     display = Display(7)

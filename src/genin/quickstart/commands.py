@@ -45,6 +45,7 @@ FORMAT: Final = 1
 RECORD: Final = "quickstart.json"
 DEFAULT_OUT, DEFAULT_MINUTES = Path("genin-out"), 3.5
 DEFAULT_TEACHER, DEFAULT_STUDENT = "builtin:teacher", "bk-small-narrow"
+SETTINGS: Final = {"teacher", "student", "minutes", "mixed_precision"}  # of a record; the last one is the machine's
 INTERRUPTED: Final = 130
 PACKAGES: Final = (
     *("torch", "diffusers", "transformers", "accelerate", "onnx", "openvino"),
@@ -128,13 +129,14 @@ def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, r
         check_choice(settings["student"], tuple(PRESETS), "student")
         number(settings["minutes"], "minutes", above=0)
         read_model_index(names.model(settings["teacher"]))  # refuses bundles, and what is no teacher
+        settings["mixed_precision"] = _faster_precision()
         record = {"genin_quickstart": FORMAT, "settings": settings, "stages": {}}
         out.mkdir(parents=True, exist_ok=True)
         write_record(out, record)
         return record
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        known = record["genin_quickstart"] == FORMAT and {*record["settings"]} == {"teacher", "student", "minutes"}
+        known = record["genin_quickstart"] == FORMAT and {*record["settings"]} == SETTINGS
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError("there is nothing to resume", where=path, remedy="leave out --resume") from error
     if not known:
@@ -143,6 +145,12 @@ def open_record(out: Path, asked: Mapping[str, Any], names: InstalledNames, *, r
         had = ", ".join(f"--{key} {record['settings'][key]}" for key in changed)
         raise InputError(f"this run was started with {had}", where=out, remedy="leave that out, or name another --out")
     return dict(record)
+
+
+def _faster_precision() -> str:
+    from genin.distill.loop.host import faster_precision  # with torch, which a refused command does not wait for
+
+    return faster_precision()
 
 
 def write_record(out: Path, record: Mapping[str, Any]) -> None:

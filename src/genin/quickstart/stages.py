@@ -18,7 +18,7 @@ from genin.files import atomic_path
 from genin.names import InstalledNames
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD
-from genin.runtimes.vocabulary import FORMATS, PRECISIONS
+from genin.runtimes.vocabulary import FORMATS
 from genin.runtimes.wording import quoted
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from genin.benchmarks.quality.evaluator import Evaluator
     from genin.distill.inputs.sources import Source
     from genin.distill.recipe import Recipe
+    from genin.distill.recipe_optimisation import Precision
 
 Result = dict[str, Any]
 Done = Mapping[str, Result]
@@ -34,6 +35,7 @@ TEACHER, STUDENT, SHIPPED = "teacher", "your student", "shipped student"
 SHIPPED_NAME: Final = "builtin:student"
 STEPS: Final = (4, 1)
 TEACHER_STEPS: Final = 100
+PRECISIONS = ("fp16", "int8")  # what ships; a third of the time of export and speed test goes to fp32
 TEACHER_FORMATS, TEACHER_PRECISIONS = ("onnx", "openvino"), ("fp16",)
 BETTER_BY: Final = 0.3  # share of its own pruned initialisation's fd_world that a student must lose
 FD_SAMPLES: Final = 256  # enough for 192 features; too few for a figure to quote
@@ -49,6 +51,7 @@ class Run:
     teacher: str
     student: str
     minutes: float
+    mixed_precision: Precision
     names: InstalledNames
 
     @property
@@ -117,7 +120,7 @@ def distil_student(run: Run, done: Done) -> Result:
     from genin.distill.loop.run_folder import RunOptions
     from genin.distill.student.distillation import distill
 
-    recipe = quick_recipe(run.student)
+    recipe = quick_recipe(run.student, run.mixed_precision)
     source = open_source(BUILTIN_WORLD)
     if not (run.untrained_path / "model_index.json").is_file():
         save_untrained(run, recipe, source)
@@ -134,12 +137,17 @@ def distil_student(run: Run, done: Done) -> Result:
     }
 
 
-def quick_recipe(student: str) -> Recipe:
+def quick_recipe(student: str, mixed_precision: Precision) -> Recipe:
     """For a few hundred updates: small batches, warmed up within ten of them, averages that forget the beginning, and no validation
     on held-out pictures."""
     from genin.distill.recipe import AdversarialRecipe, PoolRecipe, PruneRecipe, Recipe, StepsRecipe, StudentRecipe
 
-    short: dict[str, Any] = {"batch_size": 16, "lr_warmup_images": 160, "ema_decays": (0.98,)}
+    short: dict[str, Any] = {
+        "mixed_precision": mixed_precision,
+        "batch_size": 16,
+        "lr_warmup_images": 160,
+        "ema_decays": (0.98,),
+    }
     return Recipe(
         student=StudentRecipe(name=student),
         pool=PoolRecipe(teacher_steps=8, batch_size=32),
@@ -198,8 +206,8 @@ def measure_improvement(run: Run, done: Done) -> Result:
 
 
 def export_student(run: Run, done: Done) -> Result:
-    """The bundle, in every format and precision that can be made here; the others with the reason. And the teacher's, as
-    far as the speed-up needs it."""
+    """The bundle, in every format that can be made here; the others with the reason. And the teacher's, as far as the speed-up
+    needs it."""
     import shutil
 
     from genin.export.exporter import ExportOptions, export, usable_formats
