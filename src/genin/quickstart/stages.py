@@ -139,11 +139,13 @@ def distil_student(run: Run, done: Done) -> Result:
 
 def quick_recipe(student: str, mixed_precision: Precision) -> Recipe:
     """For a few hundred updates: small batches, warmed up within ten of them, averages that forget the beginning, and no validation
-    on held-out pictures."""
+    on held-out pictures. A student that keeps all blocks knows its teacher's pictures from the start, and needs no first phase."""
+    from genin.distill.models.student_config import PRESETS
     from genin.distill.recipe import AdversarialRecipe, PoolRecipe, PruneRecipe, Recipe, StepsRecipe, StudentRecipe
 
     short: dict[str, Any] = {
         "mixed_precision": mixed_precision,
+        "optimizer": "muon",
         "batch_size": 16,
         "lr_warmup_images": 160,
         "ema_decays": (0.98,),
@@ -151,9 +153,9 @@ def quick_recipe(student: str, mixed_precision: Precision) -> Recipe:
     return Recipe(
         student=StudentRecipe(name=student),
         pool=PoolRecipe(teacher_steps=8, batch_size=32),
-        prune=PruneRecipe(**short),
-        steps=StepsRecipe(**short, held_out_images=0),
-        adversarial=AdversarialRecipe(**short, held_out_images=0, cache_images=1_000),
+        prune=PruneRecipe(images=0) if PRESETS[student] == PRESETS["full"] else PruneRecipe(**short, lr=0.0008),
+        steps=StepsRecipe(**short, lr=0.0003, held_out_images=0),
+        adversarial=AdversarialRecipe(**short, lr=0.0001, held_out_images=0, cache_images=1_000),
     )
 
 
@@ -342,7 +344,7 @@ def lead(done: Done) -> str | None:
     change = f"{abs(found['better_by']):.0%} {'below' if found['better_by'] >= 0 else 'above'}"
     return (
         f"This student was distilled here from {done['distil']['images_seen']:,} training samples. Its distance to real "
-        f"pictures (fd_world, {found['samples']} pictures) is now {change} that of the pruned network it started from."
+        f"pictures (fd_world, {found['samples']} pictures) is now {change} that of the network it started from."
     )
 
 
