@@ -380,6 +380,14 @@ def test_a_benchmark_and_a_verification_fetch_all_that_they_run(
     assert graphs(contender.path) == graphs(fake_bundle) and (contender.path / "golden" / "unet.npz").is_file()
 
 
+def test_a_model_folder_is_made_of_any_of_a_bundle_s_graphs(hub: FakeHub, fake_bundle: Path) -> None:
+    """`auto` might leave out the precision that alone has the encoder."""
+    with pytest.raises(InputError, match="this bundle has no encoder's"):
+        InstalledNames().folder(NAME)
+    [local] = hub.cache.glob("models--*/snapshots/*")
+    assert graphs(local) == graphs(fake_bundle)
+
+
 def test_a_precision_that_a_bundle_lacks_is_refused_before_any_graph_is_fetched(
     hub: FakeHub, fake_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,7 +64,7 @@ class InstalledNames:
     def folder(self, name: str) -> Path:
         """Like `model`, for work on weights: a bundle's ONNX graphs are made into a model folder. Errors: InputError for a bundle
         that has none."""
-        path = self.model(name, "onnxruntime")
+        path = self.model(name, None)  # of a bundle on the hub everything: which graphs it takes is seen in all of them
         if not is_bundle(path):
             return path
         from genin.distill.models.restored import restored
