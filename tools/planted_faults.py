@@ -559,7 +559,7 @@ FAULTS = (
     ),
     Fault(
         "true-picture-under-another-caption",
-        "distill/student/terms.py",
+        "distill/student/terms/adversarial.py",
         "return true, torch.where(use[..., 0], data.texts[own].float().to(device), text)",
         "return true, text",
         "distill/student/test_distillation.py::test_true_pictures_are_those_of_the_rollouts_captions",
@@ -608,7 +608,7 @@ FAULTS = (
     ),
     Fault(
         "discriminator-reads-first-token",
-        "distill/student/discriminator.py",
+        "distill/student/terms/discriminator.py",
         "self.text(text[:, -1].float())",
         "self.text(text[:, 0].float())",
         "distill/student/test_losses.py",

@@ -13,8 +13,8 @@
 `watch` is a pure function of rows, and rows are saved: a resumed run sees what the uninterrupted one would have seen. An
 adjustment is a factor on one of the run's settings, 1 until an alarm changes it.
 
-Not here: going back, and the record of what was done (`training`); what reads the adjustments (`training`, `student.terms`,
-`student.features`).
+Not here: going back, and the record of what was done (`training`); what reads the adjustments (`training`,
+`student.terms.adversarial`, `student.features`).
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ from genin.distill.models.diffusion import plain_attention
 from genin.distill.models.narrow_decoder import start_as
 from genin.distill.models.pixels import batch_size_for, to_tensor, to_uint8
 from genin.distill.recipe import DecoderRecipe
-from genin.distill.student.loss_term import Figures, PhaseContext
 from genin.distill.student.pool import row_generator
 from genin.distill.student.rollout import Student
+from genin.distill.student.terms.term import Figures, PhaseContext
 from genin.runtimes.errors import InputError
 
 FRESH_SEED = 0x5EED  # of the noise that pairs are drawn from: no pool's

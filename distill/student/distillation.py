@@ -42,13 +42,13 @@ from genin.distill.student.cost import BESIDE_BYTES, distill_memory, distill_opt
 from genin.distill.student.decoder import train_decoder
 from genin.distill.student.held_out import HeldOut
 from genin.distill.student.inversion import build_inverted, inversion_settings
-from genin.distill.student.loss_term import PhaseContext
 from genin.distill.student.objective import build_loss_terms
 from genin.distill.student.phases import PREVIEWS, held_out_loss, prune_step, steps_step, student_preview
 from genin.distill.student.pool import DistillationData, Pool, TimeIsUp, build_pool, pool_key
 from genin.distill.student.pool_parts import PoolParts
 from genin.distill.student.provenance import trained_step_counts
 from genin.distill.student.run import CurrentStudent, Run
+from genin.distill.student.terms.term import PhaseContext
 from genin.runtimes.arguments import local_path
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import installed_names

@@ -1,6 +1,29 @@
-"""From a recipe to the terms of a phase's objective: which ones it has, what they need, and building them.
+"""From a recipe to the terms of a phase's objective: which ones there are, what they need, and building them.
 
-Not here: the terms (`terms`), the loop (`training`), the order of phases (`distillation`).
+Each term is a class in `terms`, and has one weight in the recipe:
+
+| term | recipe | the student's picture should be |
+|---|---|---|
+| `Perceptual` | `perceptual_weight` | near the target, in a frozen network's features |
+| `LpipsTerm` | the same, `perceptual_features: lpips` | the same by LPIPS, on decoded pictures |
+| `Adversarial` | `adversarial_weight` | classified as true by a discriminator |
+| `PictureAdversarial` | `picture_adversarial_weight` | the same when it is decoded |
+| `AddDistillation` | `distillation_weight` | what the teacher makes of it, noised (ADD) |
+| `Matching` | `matching_weight` | as likely among the teacher's pictures as among the student's |
+| `Kernel` | `kernel_weight` | in a set of them, spread as true pictures of the caption are |
+| `Alignment` | `alignment_weight` | recognised by its own caption among others |
+
+How to add one:
+1. Its weight is a key of `StepsRecipe` (phases 2 and 3) or `AdversarialRecipe` (3) in `recipe.py`, 0 by default.
+2. Its equation is a function of tensors in `losses`, where a test can compare it with known values.
+3. In `terms`, a subclass of `Term`: `section` and `key` name the weight, `build` makes the term when a phase begins (networks that
+   are trained along go to `training.add`), and a call returns its share of the loss, weighted, and figures for the log.
+4. `load` finds pretrained networks before any work; `check` refuses settings that it cannot work with.
+5. `memory` and `operations` estimate its costs, `lighter` names settings that lower them: for --dry-run, warnings and advice.
+6. It stands in `TERMS`, below.
+
+Not here: the regression onto the target (`phases`), a phase's other costs (`cost`), the loop (`training`), the order of phases
+(`distillation`).
 """
 
 from __future__ import annotations
@@ -9,15 +32,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from genin.distill.recipe import Recipe
-from genin.distill.student import kernel as kernel  # these two register them
-from genin.distill.student import terms as terms
-from genin.distill.student.loss_term import TERMS, PhaseContext, Term
+from genin.distill.student.terms.adversarial import Adversarial, PictureAdversarial
+from genin.distill.student.terms.alignment import Alignment
+from genin.distill.student.terms.kernel import Kernel
+from genin.distill.student.terms.perceptual import LpipsTerm, Perceptual
+from genin.distill.student.terms.score_distillation import AddDistillation, Matching
+from genin.distill.student.terms.term import PhaseContext, Term
+
+TERMS: tuple[type[Term], ...] = (  # in the order in which a phase builds and adds them up
+    *(Kernel, Perceptual, LpipsTerm, Adversarial, PictureAdversarial, AddDistillation, Matching, Alignment),
+)
 
 Pretrained = dict[type[Term], Any]  # pretrained networks, by the term that needs them
 
 
 def active_terms(phase: object) -> list[type[Term]]:
-    """The registered terms that a phase's section of the recipe asks for, in their order; phases of other kinds have none."""
+    """The terms that a phase's section of the recipe asks for, in their order; phases of other kinds have none."""
     return [term for term in TERMS if term.is_active(phase)]
 
 

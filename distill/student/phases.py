@@ -30,10 +30,10 @@ from genin.distill.loop.training import GRAD_NORM, Preview, Training, Validate
 from genin.distill.models.diffusion import Process
 from genin.distill.models.unet_features import encoder_features
 from genin.distill.recipe import PruneRecipe, StepsRecipe
-from genin.distill.student.loss_term import Figures, StudentBatch, Term
 from genin.distill.student.losses import falling, feature_loss, pseudo_huber
 from genin.distill.student.pool import SOLVER, DistillationData
 from genin.distill.student.rollout import Rollout, Student
+from genin.distill.student.terms.term import Figures, StudentBatch, Term
 
 PREVIEWS = 10  # pictures of a grid for each number of steps
 COMPLETION_HALVINGS = 2  # of the last few-step timestep, for the teacher's last steps from a student's state

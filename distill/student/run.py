@@ -29,7 +29,6 @@ from genin.distill.models.text import warn_of_long_captions
 from genin.distill.recipe import Optimisation, Recipe, StepsRecipe
 from genin.distill.student.budget import Budget
 from genin.distill.student.decoder import build_tiny
-from genin.distill.student.kernel import check_groups, check_shares
 from genin.distill.student.objective import Pretrained, check_terms, load_pretrained
 from genin.distill.student.pool import inverted_settings, pool_settings
 from genin.distill.student.provenance import (
@@ -38,6 +37,7 @@ from genin.distill.student.provenance import (
     StartingStudent,
     load_starting_student,
 )
+from genin.distill.student.terms.kernel import check_groups, check_shares
 from genin.processes import is_main_process, processes
 from genin.runtimes.errors import InputError
 from genin.runtimes.origin import fingerprint

@@ -17,10 +17,10 @@ from genin.distill.models.pruning import build_student
 from genin.distill.models.student_config import PRESETS
 from genin.distill.models.text import embed
 from genin.distill.recipe import PruneRecipe, Recipe, StepsRecipe
-from genin.distill.student.loss_term import PhaseContext
 from genin.distill.student.objective import Pretrained, build_loss_terms
 from genin.distill.student.phases import prune_step, steps_step
 from genin.distill.student.pool import DistillationData, Pool
+from genin.distill.student.terms.term import PhaseContext
 
 ROWS = 8
 TIMESTEPS = (999, 900, 620, 450, 120, 60)  # they straddle the few-step ones, and their gaps differ

@@ -283,7 +283,7 @@ def test_what_is_advised_can_be_written_and_gone_on_with(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("genin.distill.student.matching.FakeScore.learn", fails)
+        patch.setattr("genin.distill.student.terms.score_distillation.FakeScore.learn", fails)
         assert distil(tiny_model_folder, path, out) == 1
     kept = [out / "training" / name for name in ("pool.safetensors", "steps.checkpoint.pt")]
     written = [file.stat().st_mtime_ns for file in kept]

@@ -34,7 +34,7 @@ from genin.distill.models.guided import Guided  # noqa: E402
 from genin.distill.recipe import Recipe, load_recipe  # noqa: E402
 from genin.distill.student.budget import Budget  # noqa: E402
 from genin.distill.student.pool import DistillationData, Pool, row_generator  # noqa: E402
-from genin.distill.student.terms import true_pictures  # noqa: E402
+from genin.distill.student.terms.adversarial import true_pictures  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 
 TUNING = "finetune: {images: 16, batch_size: 8, cache_images: 16, lr: 0.001, lr_warmup_images: 1, held_out_images: 0}\n"

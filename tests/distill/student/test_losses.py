@@ -8,7 +8,6 @@ torch = pytest.importorskip("torch")
 
 from genin.distill.inputs.update import Update  # noqa: E402
 from genin.distill.models.unet_features import encoder_features  # noqa: E402
-from genin.distill.student.discriminator import Discriminator  # noqa: E402
 from genin.distill.student.losses import (  # noqa: E402
     accuracy,
     distribution_matching,
@@ -19,6 +18,7 @@ from genin.distill.student.losses import (  # noqa: E402
     pseudo_huber,
     r1_penalty,
 )
+from genin.distill.student.terms.discriminator import Discriminator  # noqa: E402
 
 
 def test_pseudo_huber_is_l2_near_and_l1_far() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import math
+import pkgutil
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
+from inspect import isclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,18 +33,20 @@ from genin.distill.models.diffusion import TEACHER_SCHEDULER, Denoiser, Process 
 from genin.distill.models.folder import ModelFolder, load_model_folder  # noqa: E402
 from genin.distill.models.guided import Guided  # noqa: E402
 from genin.distill.recipe import AdversarialRecipe, AlignmentRecipe, PruneRecipe, Recipe, StepsRecipe, load_recipe  # noqa: E402
-from genin.distill.student import loss_term, objective, phases  # noqa: E402
-from genin.distill.student.alignment import train_set_aligner  # noqa: E402
+from genin.distill.student import objective, phases, terms  # noqa: E402
 from genin.distill.student.cost import distill_flop, distill_memory, distill_options  # noqa: E402
-from genin.distill.student.discriminator import Discriminator  # noqa: E402
 from genin.distill.student.distillation import distill  # noqa: E402
 from genin.distill.student.features import DinoFeatures, Features, TeacherFeatures, View, whole_view  # noqa: E402
-from genin.distill.student.loss_term import Memory, PhaseContext, StudentBatch, Term  # noqa: E402
 from genin.distill.student.losses import image_to_text  # noqa: E402
 from genin.distill.student.phases import StateBatch, consistency_loss, shuffle_captions  # noqa: E402
 from genin.distill.student.pool import DistillationData, Pool  # noqa: E402
 from genin.distill.student.rollout import Rollout, Student  # noqa: E402
-from genin.distill.student.terms import AddDistillation, Alignment, LpipsTerm, Perceptual, PictureAdversarial  # noqa: E402
+from genin.distill.student.terms.adversarial import PictureAdversarial  # noqa: E402
+from genin.distill.student.terms.alignment import Alignment, train_set_aligner  # noqa: E402
+from genin.distill.student.terms.discriminator import Discriminator  # noqa: E402
+from genin.distill.student.terms.perceptual import LpipsTerm, Perceptual  # noqa: E402
+from genin.distill.student.terms.score_distillation import AddDistillation  # noqa: E402
+from genin.distill.student.terms.term import Memory, PhaseContext, StudentBatch, Term  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 from phase_updates import begin, data_of, updated  # noqa: E402
 
@@ -243,8 +248,8 @@ def test_every_switch_of_a_recipe_makes_its_terms(
     """Networks of others in the terms, one head, no rollout: figures are finite, and gradients reach the student."""
     import lpips
 
-    from genin.distill.student.alignment import load_clip
     from genin.distill.student.features import load_dino
+    from genin.distill.student.terms.alignment import load_clip
 
     torch.manual_seed(0)
     network = lpips.LPIPS(net="squeeze", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False).eval()
@@ -558,10 +563,8 @@ class Toy(Term):
 def test_a_new_term_is_one_class(
     tmp_path: Path, model: ModelFolder, data: DistillationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Registered, it is checked, loaded, built, summed up, counted and advised like the others; without weight it is not there."""
-    monkeypatch.setattr(loss_term, "TERMS", [*loss_term.TERMS])
-    monkeypatch.setattr(objective, "TERMS", loss_term.TERMS)
-    assert loss_term.register(Toy) is Toy
+    """In `TERMS`, it is checked, loaded, built, summed up, counted and advised like the others; without weight it is not there."""
+    monkeypatch.setattr(objective, "TERMS", (*objective.TERMS, Toy))
     plain, toy = (Recipe(steps=ToyRecipe(**ALL, toy_weight=weight)) for weight in (0.0, 2.0))
     assert Toy not in objective.active_terms(plain.steps) and objective.active_terms(toy.steps)[-1] is Toy
     with pytest.raises(InputError, match="toy_width is over 8"):
@@ -590,15 +593,16 @@ def test_a_new_term_is_one_class(
         (StepsRecipe, "adversarial_weight", "StepsRecipe has no key 'adversarial_weight'"),
     ],
 )
-def test_a_term_whose_weight_is_no_key_is_refused(
-    section: type[StepsRecipe], key: str, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_term_whose_weight_is_no_key_is_refused(section: type[StepsRecipe], key: str, says: str) -> None:
     """It would never be active, and nobody would be told."""
-    monkeypatch.setattr(loss_term, "TERMS", [])
-    misspelt = type("Toy", (Toy,), {"section": section, "key": key})
     with pytest.raises(TypeError, match=says):
-        loss_term.register(misspelt)
-    assert loss_term.TERMS == []
+        type("Toy", (Toy,), {"section": section, "key": key})
+
+
+def test_every_term_is_one_of_the_objective_s() -> None:
+    modules = pkgutil.iter_modules(terms.__path__, f"{terms.__name__}.")
+    classes = {one for module in modules for one in vars(importlib.import_module(module.name)).values() if isclass(one)}
+    assert {one for one in classes if issubclass(one, Term) and one is not Term} == set(objective.TERMS)
 
 
 OF_A_PART = {"spread", "shift"}  # deviations within a part of the batch, for health
@@ -724,8 +728,8 @@ def test_a_teacher_that_does_not_fit_is_refused(
 
 
 def test_one_network_is_not_taken_for_another(clip: Path, dino: Path, tiny_model_folder: Path) -> None:
-    from genin.distill.student.alignment import load_clip
     from genin.distill.student.features import load_dino
+    from genin.distill.student.terms.alignment import load_clip
 
     with pytest.raises(InputError, match="not a DINOv2"):
         load_dino(str(clip))

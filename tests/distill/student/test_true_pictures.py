@@ -25,12 +25,12 @@ from genin.distill.models.folder import load_model_folder  # noqa: E402
 from genin.distill.recipe import AdversarialRecipe, PoolRecipe, Recipe, StepsRecipe  # noqa: E402
 from genin.distill.student.features import EfficientNetFeatures, RandomMixing, crops  # noqa: E402
 from genin.distill.student.inversion import build_inverted, first_timestep, invert  # noqa: E402
-from genin.distill.student.kernel import Kernel, check_groups, check_shares  # noqa: E402
 from genin.distill.student.losses import falling, kernel_distance  # noqa: E402
-from genin.distill.student.matching import FakeScore  # noqa: E402
 from genin.distill.student.pool import DistillationData, Pool, row_generator  # noqa: E402
 from genin.distill.student.pool_parts import PoolParts  # noqa: E402
-from genin.distill.student.terms import perceptual_weight  # noqa: E402
+from genin.distill.student.terms.kernel import Kernel, check_groups, check_shares  # noqa: E402
+from genin.distill.student.terms.perceptual import perceptual_weight  # noqa: E402
+from genin.distill.student.terms.score_distillation import FakeScore  # noqa: E402
 from genin.runtimes.errors import InputError  # noqa: E402
 from phase_updates import begin, data_of, updated  # noqa: E402
 
@@ -328,7 +328,7 @@ def test_a_decoders_pairs(tiny_model_folder: Path, tmp_path: Path) -> None:
     from genin.distill.models.autoencoder import encode_pictures
     from genin.distill.recipe import DecoderRecipe
     from genin.distill.student.decoder import make_pairs
-    from genin.distill.student.loss_term import PhaseContext
+    from genin.distill.student.terms.term import PhaseContext
 
     model = load_model_folder(tiny_model_folder)
     data = replace(data_of(model), source=WorldSource("train", 8))  # type: ignore[arg-type]

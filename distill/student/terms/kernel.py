@@ -35,9 +35,9 @@ from genin.distill.loop.memory import PASSES, PhaseSizes
 from genin.distill.models.autoencoder import encode_pictures
 from genin.distill.models.guided import Guided
 from genin.distill.recipe import Recipe, StepsRecipe
-from genin.distill.student.loss_term import Figures, Memory, PhaseContext, StudentBatch, Term, register
 from genin.distill.student.losses import kernel_distance
 from genin.distill.student.rollout import Student
+from genin.distill.student.terms.term import Figures, Memory, PhaseContext, StudentBatch, Term
 from genin.files import atomic_path
 from genin.processes import is_main_process, main_process_first
 from genin.runtimes.errors import InputError
@@ -59,7 +59,6 @@ class CaptionBank:
     deviation: Tensor
 
 
-@register
 @dataclass(frozen=True)
 class Kernel(Term):
     """weight·MMD² between sets of the student's and of true pictures under one caption."""

@@ -1,6 +1,6 @@
-"""The interface of a loss term: how it is built, what it is called with, what it costs; and the registry of terms.
+"""The interface of a loss term: how it is built, what it is called with, what it costs.
 
-Not here: the terms themselves, and how to add one (`terms`).
+Not here: which terms there are, and how to add one (`objective`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -93,6 +93,14 @@ class Term(ABC):
     section: ClassVar[type[StepsRecipe]] = StepsRecipe  # the recipe's section that has the key; subclasses have it, too
     key: ClassVar[str]  # the key of that section that holds the term's weight
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Errors: TypeError if the term's section of the recipe has no key of that name."""
+        super().__init_subclass__(**options)
+        if cls.key not in (keys := [f.name for f in fields(cls.section)]):
+            near = difflib.get_close_matches(cls.key, keys, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise TypeError(f"{cls.__name__}.key: {cls.section.__name__} has no key '{cls.key}'{hint}")
+
     @classmethod
     def is_active(cls, phase: object) -> bool:
         """Whether a phase's section of the recipe gives the term a weight. Otherwise its networks are not even built."""
@@ -134,17 +142,3 @@ class Term(ABC):
     @abstractmethod
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
         """Its share of the loss, weighted, and figures for the log."""
-
-
-AnyTerm = TypeVar("AnyTerm", bound=type[Term])
-TERMS: list[type[Term]] = []  # in the order in which a phase builds and adds them up
-
-
-def register(term: AnyTerm) -> AnyTerm:
-    """Add a term to `TERMS`; a class decorator. Errors: TypeError if the term's section of the recipe has no key of that name."""
-    if term.key not in (keys := [f.name for f in fields(term.section)]):
-        near = difflib.get_close_matches(term.key, keys, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise TypeError(f"{term.__name__}.key: {term.section.__name__} has no key '{term.key}'{hint}")
-    TERMS.append(term)
-    return term

@@ -6,12 +6,14 @@
 - `ClipAligner`: a CLIP of transformers, from a folder or a hub, on decoded pictures, where its weights are available.
 
 Both embed at unit length. The towers are trained on the batch of all processes together; in parts (`accumulate`) a picture is
-compared with the captions of its own part only. Not here: the term (`terms.Alignment`) and the loss (`losses`).
+compared with the captions of its own part only. Not here: the loss (`losses`).
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -22,11 +24,14 @@ from genin.distill.inputs.update import Update
 from genin.distill.loop.agreement import gathered
 from genin.distill.loop.training import Training
 from genin.distill.models.autoencoder import decode
-from genin.distill.recipe import AlignmentRecipe
+from genin.distill.recipe import AdversarialRecipe, AlignmentRecipe, Recipe
 from genin.distill.student.features import standardised
 from genin.distill.student.losses import image_to_text
+from genin.distill.student.pool import DistillationData
+from genin.distill.student.terms.term import Figures, PhaseContext, StudentBatch, Term
 from genin.runtimes.errors import InputError
 
+ALIGNMENT_SHARE = 0.2  # of the third phase's minutes, where its model is trained on the set
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -148,3 +153,65 @@ def load_clip(path: str) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"cannot load CLIP ({reason})", where=path, remedy=remedy) from error
+
+
+@dataclass(frozen=True)
+class Alignment(Term):
+    """weight·cross-entropy of each picture's own caption among the batch's, by a frozen model of pictures and texts
+    (`alignment`): a CLIP where the recipe names one, else one that is trained on the set when the phase begins."""
+
+    section = AdversarialRecipe
+    key = "alignment_weight"
+    training: Training
+    aligner: Aligner
+    data: DistillationData
+    weight: float
+
+    @classmethod
+    def check(cls, recipe: Recipe, phase: AdversarialRecipe) -> None:
+        if not phase.alignment_model and not recipe.alignment.images:
+            what = "adversarial.alignment_weight needs a model, which alignment.images: 0 leaves untrained"
+            raise InputError(what, remedy="give alignment some images, or name a CLIP (adversarial.alignment_model)")
+
+    @classmethod
+    def load(cls, phases: Sequence[Any]) -> Any:
+        paths = [phase.alignment_model for phase in phases if phase.alignment_model]
+        return load_clip(paths[0]) if paths else None
+
+    @classmethod
+    def build(cls, context: PhaseContext) -> Alignment:
+        clip = context.pretrained.get(cls)
+        aligner = _set_aligner(context) if clip is None else _clip_aligner(context, *clip)
+        return cls(context.training, aligner, context.data, context.phase.alignment_weight)
+
+    def __call__(self, batch: StudentBatch) -> tuple[Tensor, Figures]:
+        with self.training.autocast():
+            with (
+                torch.no_grad()
+            ):  # of the whole batch, in every process and part: a picture's loss depends on all captions
+                texts = self.aligner.embed_texts(self.data.text(batch.batch_rows), batch.batch_rows)
+            images = self.aligner.embed_images(batch.picture)
+        loss = image_to_text(images, texts, self.aligner.scale, batch.update.offset)
+        return self.weight * loss, {"alignment": loss.detach()}
+
+
+def _clip_aligner(context: PhaseContext, clip: Any, tokenizer: Any) -> Aligner:
+    source = context.data.source
+
+    def captions(rows: Sequence[int]) -> list[str]:
+        return source.captions(context.data.caption_rows(torch.tensor(rows)).tolist())
+
+    return ClipAligner(context.training, context.teacher.vae, clip, tokenizer, captions)
+
+
+def _set_aligner(context: PhaseContext) -> Aligner:
+    """Trained on true pictures where they are cached, else on the pool's, in a share of the phase's minutes."""
+    phase_training, data, recipe = context.training, context.data, context.recipe.alignment
+    minutes = None
+    if phase_training.minutes is not None:
+        minutes = ALIGNMENT_SHARE * phase_training.minutes
+        phase_training.minutes -= minutes
+    training = Training(phase_training.folder, "alignment", recipe, minutes=minutes)
+    latents = data.pool.states[:, -1] if data.latents is None else data.latents
+    count = min(len(latents), len(data.texts))
+    return train_set_aligner(training, latents[:count], data.texts[:count], recipe, resume=context.resume)
