@@ -3,14 +3,21 @@ weights are stored in half precision.
 
     python tools/ship_weights.py --teacher runs/teacher --student runs/student --student-1step runs/student-1step
 
-The recipe is in each folder's `genin.json` (bundle: `manifest.json`); the logs of the runs go to docs/runs/.
+The recipe is in each folder's `genin.json` (bundle: `manifest.json`); the logs of the runs go to docs/runs/. What tests and
+pages hold of the weights is made anew: golden vectors, stored pictures and their hashes, the sample of a manifest in
+docs/bundle.md.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -24,6 +31,8 @@ TRAINING = ROOT / "weights" / "genin_training_weights"  # model folders, and wha
 STAGED = ROOT / "runtimes" / ".weights.partial"
 BUNDLES, FOLDERS = STAGED / "bundles", STAGED / "folders"
 LOGS = ROOT / "docs" / "runs"
+STORED = ROOT / "tests" / "runtimes" / "shipped"
+SAMPLE = ROOT / "docs" / "bundle.md"
 LIMIT_BYTES = 60_000_000
 SUFFIXES = (".onnx", ".safetensors")
 NO_WEIGHTS = "teacher_statistics"
@@ -51,6 +60,45 @@ def copy_logs(path: Path, name: str) -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
     for log in sorted((path / "training").glob("*.log.jsonl")):
         shutil.copyfile(log, LOGS / f"{name}-{log.name}")
+
+
+def remake_tests() -> None:
+    """Golden vectors, and the stored pictures with their hashes."""
+    for tool, out in (("golden_vectors.py", None), ("picture_hashes.py", LOGS / "picture-hashes.json")):
+        save = [] if out is None else ["--save", str(STORED)]
+        done = subprocess.run([sys.executable, str(ROOT / "tools" / tool), *save], check=True, stdout=subprocess.PIPE)
+        if out is not None:
+            out.write_bytes(done.stdout)
+
+
+def remake_sample() -> None:
+    """The figures of the sample of the student's manifest, in its own layout."""
+    text = SAMPLE.read_text(encoding="utf-8")
+    before, _, rest = text.partition("```json\n")
+    sample, _, after = rest.partition("```")
+    real = json.loads((STUDENTS / "student" / "manifest.json").read_text(encoding="utf-8"))
+    for key in ("graphs", "golden"):
+        real[key] = [entry for entry in real[key] if entry["component"] == "unet"]
+    for old, new in differences(json.loads(sample), real):
+        if sample.count(old) != 1:
+            raise click.ClickException(f"{SAMPLE}: {old} of the sample must be changed to {new} by hand")
+        sample = sample.replace(old, new)
+    SAMPLE.write_text(f"{before}```json\n{sample}```{after}", encoding="utf-8")
+
+
+def differences(sample: Any, real: Any) -> Iterator[tuple[str, str]]:
+    """Values of a sample that are no longer those of the real thing, and these, as JSON; a text may be shortened by an ellipsis."""
+    if isinstance(sample, dict):
+        for key, value in sample.items():
+            yield from differences(value, real[key])
+    elif isinstance(sample, list):
+        for ours, theirs in zip(sample, real, strict=False):
+            yield from differences(ours, theirs)
+    elif isinstance(sample, str) and sample.endswith("…"):
+        if not str(real).startswith(sample[:-1]):
+            yield json.dumps(sample, ensure_ascii=False), json.dumps(f"{real[: len(sample) - 1]}…", ensure_ascii=False)
+    elif sample != real:
+        yield json.dumps(sample), json.dumps(real)
 
 
 @click.command()
@@ -90,6 +138,8 @@ def ship(teacher: Path | None, student: Path | None, one_step: Path | None, guid
     for path, name in ((teacher, "teacher"), (student, "student"), (one_step, "student-1step")):
         if path:
             copy_logs(path, name)
+    remake_tests()
+    remake_sample()
 
 
 if __name__ == "__main__":
