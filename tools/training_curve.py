@@ -67,9 +67,7 @@ def plot(rows: list[dict[str, Any]], teacher: dict[str, float], path: Path) -> N
             pane.plot(
                 minutes, [row[steps][f"fd_{name}"] for row in shown], "o-", color=colour, label=label, markersize=3.5
             )
-        pane.axhline(
-            teacher[f"fd_{name}"], color="#444", linestyle="--", linewidth=1, label="teacher, 100 guided steps"
-        )
+        pane.axhline(teacher[f"fd_{name}"], color="#444", linestyle="--", linewidth=1, label=TEACHER)
         pane.set(title=f"fd_{name}", xlabel="minutes of training", ylim=(0.9 * teacher[f"fd_{name}"], None))
         pane.spines[["top", "right"]].set_visible(False)
         pane.grid(alpha=0.25)
