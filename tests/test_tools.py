@@ -181,6 +181,22 @@ def test_a_model_that_has_changed_is_exported_again(tmp_path: Path, monkeypatch:
     assert {one["weights"] for one in rows[1:]} == {fingerprint(student)}
 
 
+def test_the_sample_of_a_manifest_takes_the_shipped_one_s_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ship_weights, page = load_program("tools/ship_weights.py"), tmp_path / "bundle.md"
+    real = (ROOT / "docs" / "bundle.md").read_text(encoding="utf-8")
+    [images] = re.findall(r'"images_seen": (\d+)', real)
+    [digest] = re.findall(r'"path": "golden/unet.npz", "sha256": "(\w+)…"', real)
+    page.write_text(real.replace(images, "123456").replace(digest, "fedcba98"), encoding="utf-8")
+    monkeypatch.setattr(ship_weights, "SAMPLE", page)
+    ship_weights.remake_sample()
+    assert page.read_text(encoding="utf-8") == real
+    page.write_text(real.replace(f'{images}}}, "recipe": {{}}', '1}, "recipe": {"genin_bundle": 1}'), encoding="utf-8")
+    with pytest.raises((click.ClickException, KeyError)):
+        ship_weights.remake_sample()
+
+
 def test_the_pages_tables_are_those_of_the_results() -> None:
     tables = load_program("tools/result_tables.py")
     results = json.loads((ROOT / "docs" / "runs" / "results.json").read_text(encoding="utf-8"))
