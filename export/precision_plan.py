@@ -99,7 +99,7 @@ class Plan:
     def _storage_per_layer(self, component: str, layers: Sequence[str], network: Any) -> dict[str, Storage]:
         named, kept = self.layers.get(component, {}), Storage(self.default.weights)
         if component == "vae_decoder" and self.default == Storage("int8"):
-            coarse = {layer for layer in layers if rounding_db(network.get_submodule(layer)) < COARSE_DB}
+            coarse = {layer for layer in layers if rounding_db(network.get_submodule(layer).weight) < COARSE_DB}
             return {layer: named.get(layer, Storage("fp16") if layer in coarse else kept) for layer in layers}
         if component == VAE_ENCODER:  # no picture judges it, so unless a layer is named, parity has to
             kept = Storage("int8") if self.default.weights in PALETTES else kept
@@ -128,10 +128,10 @@ def uniform(precision: str) -> Plan:
     return Plan(precision, Storage(precision))
 
 
-def rounding_db(layer: Any) -> float:
-    """Power of a layer's weight over that of what int8 with one scale per output channel loses of it, in dB."""
-    exact = layer.weight.detach().float().cpu().numpy()
-    lost = exact - eight_bits(exact, axis=int(getattr(layer, "transposed", False)))
+def rounding_db(weight: Any) -> float:
+    """Power of a weight over that of what int8 with one scale per output channel, its first axis, loses of it, in dB."""
+    exact = weight.detach().float().cpu().numpy()
+    lost = exact - eight_bits(exact, axis=0)
     return float(10 * np.log10(max(float((exact**2).sum()), 1e-30) / max(float((lost**2).sum()), 1e-30)))
 
 

@@ -380,12 +380,19 @@ def test_a_benchmark_and_a_verification_fetch_all_that_they_run(
     assert graphs(contender.path) == graphs(fake_bundle) and (contender.path / "golden" / "unet.npz").is_file()
 
 
-def test_a_model_folder_is_made_of_any_of_a_bundle_s_graphs(hub: FakeHub, fake_bundle: Path) -> None:
-    """`auto` might leave out the precision that alone has the encoder."""
+def test_a_model_folder_is_made_of_the_graphs_that_have_the_encoder(
+    hub: FakeHub, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever would be run, which is fetched first, to see the manifest; other formats are not."""
+    from genin.distill.models.restored import exact_precision
+
     with pytest.raises(InputError, match="this bundle has no encoder's"):
-        InstalledNames().folder(NAME)
-    [local] = hub.cache.glob("models--*/snapshots/*")
-    assert graphs(local) == graphs(fake_bundle)
+        exact_precision(fake_bundle)
+    taken: list[Path] = []
+    monkeypatch.setattr("genin.distill.models.restored.restored", lambda path, cache: taken.append(path) or path)
+    monkeypatch.setattr("genin.distill.models.restored.exact_precision", lambda path: "fp16")
+    local = InstalledNames().folder(NAME)
+    assert taken == [local] and graphs(local) == {"onnx/fp32", "onnx/fp16"}
 
 
 def test_a_precision_that_a_bundle_lacks_is_refused_before_any_graph_is_fetched(

@@ -180,12 +180,26 @@ def test_it_trains_in_the_precision_that_this_machine_is_faster_in(
     ratio: float, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And goes on in it, whatever is measured when it is resumed."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(host, "_bf16_time", lambda: ratio)
     record = open_record(tmp_path, {}, InstalledNames(), resume=False)
     monkeypatch.setattr(host, "_bf16_time", lambda: 1 / ratio)
     assert open_record(tmp_path, {}, InstalledNames(), resume=True) == record
     recipe = quickstart_stages.quick_recipe("bk-tiny", record["settings"]["mixed_precision"])
     assert {phase.mixed_precision for phase in (recipe.prune, recipe.steps, recipe.adversarial)} == {precision}
+
+
+def test_the_phase_that_replaces_blocks_is_for_students_that_lack_some() -> None:
+    images = {name: quickstart_stages.quick_recipe(name, "no").prune.images for name in ("full", "bk-small")}
+    assert images["full"] == 0 < images["bk-small"]
+
+
+def test_a_record_without_a_precision_is_of_another_version(tmp_path: Path) -> None:
+    record = open_record(tmp_path, {}, InstalledNames(), resume=False)
+    del record["settings"]["mixed_precision"]
+    (tmp_path / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(InputError, match="of another version"):
+        open_record(tmp_path, {}, InstalledNames(), resume=True)
 
 
 def test_a_teacher_by_path_is_the_same_from_every_folder(

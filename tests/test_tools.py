@@ -119,7 +119,7 @@ def test_results_are_measured_once_and_the_teacher_at_its_best_guidance(
     assert done.exit_code == 0, done.output
     assert not any("--save-statistics" in words for words in asked[before:]), "the teacher is measured once"
     assert "over 16 steps of the teacher" in done.output and "| 4.0 | 250× | 40.0× |" in done.output
-    assert "| 1.5, fp32 | 100.000 |" in done.output
+    assert "| 1.5, fp32 | 100.000 |" in done.output and "| 1.5, 100 steps | 100.000 |" in done.output
     assert "LPIPS (200 pairs)" in done.output and "| 2.00 | 100.0% | 1.00 | 100.0% |" in done.output
     count = len(asked)
     assert CliRunner().invoke(results.main, arguments).exit_code == 0 and len(asked) == count

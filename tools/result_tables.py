@@ -14,10 +14,8 @@ import click
 from genin.benchmarks.quality.evaluator import DIVERSITY_CAPTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
-FEW_STEPS, MANY_STEPS = (
-    16,
-    100,
-)  # of the teacher: as good, and a sixth of the time (LONG); those of which speed-ups are counted
+FEW_STEPS = 16  # of the teacher: as good as many, in a sixth of the time (LONG)
+MANY_STEPS = 100  # over which speed-ups are counted
 TEACHER = f"teacher, {FEW_STEPS} guided steps"
 FLOOR = "autoencoder alone"
 OTHER_PICTURES = "other true pictures"

@@ -105,7 +105,8 @@ def parts_of(results: Results, work: Path, samples: int, runtime: str, *, ships:
 
     def on_val(scale: float, precision: str = PRECISION, steps: int = FEW_STEPS) -> Any:
         asked = ("--steps", steps, "--split", "val", "--samples", GUIDANCE_SAMPLES, "--guidance-scale", scale)
-        return genin("evaluate", "builtin:teacher", "--reference", "builtin:world", *asked, "--precision", precision)
+        kept = ("--save-images", work / f"teacher-val-{steps}-{scale}-{precision}", "--precision", precision)
+        return genin("evaluate", "builtin:teacher", "--reference", "builtin:world", *asked, *kept)
 
     def guidance() -> Any:
         return {str(scale): on_val(scale) for scale in GUIDANCE_SCALES}
@@ -198,7 +199,7 @@ def measure(out: Path, work: Path, samples: int, runtime: str) -> None:
     }
     teacher = {
         "precision": PRECISION,
-        "few_steps": FEW_STEPS,
+        "steps": FEW_STEPS,
         "guidance_scales": GUIDANCE_SCALES,
         "short": SHORT_SAMPLES,
     }

@@ -11,11 +11,13 @@ docs/bundle.md.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +66,13 @@ def copy_logs(path: Path, name: str) -> None:
 
 def remake_tests() -> None:
     """Golden vectors, and the stored pictures with their hashes."""
-    for tool, out in (("golden_vectors.py", None), ("picture_hashes.py", LOGS / "picture-hashes.json")):
-        save = [] if out is None else ["--save", str(STORED)]
-        done = subprocess.run([sys.executable, str(ROOT / "tools" / tool), *save], check=True, stdout=subprocess.PIPE)
-        if out is not None:
-            out.write_bytes(done.stdout)
+    run = partial(subprocess.run, check=True, stdout=subprocess.PIPE)
+    run([sys.executable, ROOT / "tools" / "golden_vectors.py"])
+    with tempfile.TemporaryDirectory() as drawn:
+        hashes = run([sys.executable, ROOT / "tools" / "picture_hashes.py", "--save", drawn]).stdout
+        (LOGS / "picture-hashes.json").write_bytes(hashes)
+        for picture in STORED.iterdir():  # those of one engine stand for all
+            shutil.copyfile(Path(drawn) / picture.name, picture)
 
 
 def remake_sample() -> None:
@@ -79,11 +83,16 @@ def remake_sample() -> None:
     real = json.loads((STUDENTS / "student" / "manifest.json").read_text(encoding="utf-8"))
     for key in ("graphs", "golden"):
         real[key] = [entry for entry in real[key] if entry["component"] == "unet"]
+    by_hand = []
     for old, new in differences(json.loads(sample), real):
-        if sample.count(old) != 1:
-            raise click.ClickException(f"{SAMPLE}: {old} of the sample must be changed to {new} by hand")
-        sample = sample.replace(old, new)
+        token = re.compile(rf"(?<![\w.]){re.escape(old)}(?![\w.])")
+        if len(token.findall(sample)) == 1:
+            sample = token.sub(new.replace("\\", r"\\"), sample)
+        else:
+            by_hand.append(f"{old} to {new}")
     SAMPLE.write_text(f"{before}```json\n{sample}```{after}", encoding="utf-8")
+    if by_hand:
+        raise click.ClickException(f"{SAMPLE}: to be changed by hand: {', '.join(by_hand)}")
 
 
 def differences(sample: Any, real: Any) -> Iterator[tuple[str, str]]:

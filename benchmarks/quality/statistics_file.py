@@ -1,6 +1,6 @@
 """Feature statistics of a set of pictures in one hashed file, so that an expensive sampling is done once.
 
-A teacher's 100 guided steps cost hours on a CPU. `genin evaluate TEACHER --save-statistics FILE.safetensors` keeps what later
+Thousands of a teacher's pictures cost hours on a CPU. `genin evaluate TEACHER --save-statistics FILE.safetensors` keeps what later
 comparisons need: per feature set the mean (float64) and covariance (float32, upper triangle: the Fréchet distance to the exact one
 is 1e-11), the first features themselves (float16, at most 2,048; for KID and precision/recall) with a number for each one's
 caption, and how the pictures were made and how they scored. Given a folder instead of a file, `statistics.safetensors` is written

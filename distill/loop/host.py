@@ -22,7 +22,7 @@ from genin.distill.recipe_optimisation import Precision
 from genin.runtimes.errors import GeninError
 from genin.runtimes.limits import PYTORCH_BYTES, memory_limit_bytes
 
-SLOW_BF16 = 1.2  # times fp32's time, from which it is worth a word
+SLOW_BF16 = 1.2  # times fp32's time: where bf16 has lost for certain, whatever else the machine does
 NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 

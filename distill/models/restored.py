@@ -69,6 +69,12 @@ def restored(bundle: Path, cache: Path) -> Path:
     return folder
 
 
+def exact_precision(bundle: Path) -> str:
+    """The precision whose graphs a model folder is made from. Errors: as `restored`."""
+    with Bundle.open(bundle) as opened:
+        return next(iter(exact_graphs(opened).values())).precision
+
+
 def exact_graphs(bundle: Bundle) -> Mapping[str, GraphEntry]:
     """Component => its ONNX graph, in the widest precision that has all."""
     found = [bundle.manifest.components("onnx", precision) for precision in EXACT]

@@ -9,7 +9,7 @@ and it works in the student's latents (LADD, Sauer et al. 2024, arXiv:2403.12015
 - `DinoFeatures`: decoded pictures through a frozen DINOv2, the discriminator's features of the ADD paper (Sauer et al. 2023,
   arXiv:2311.17042, section 3.1). Its weights come from a folder or a hub.
 
-Not here: what is done with the maps (`terms`, `discriminator`).
+Not here: what is done with the maps (`terms`).
 """
 
 from __future__ import annotations

@@ -13,14 +13,7 @@ Each term is a class in `terms`, and has one weight in the recipe:
 | `Kernel` | `kernel_weight` | in a set of them, spread as true pictures of the caption are |
 | `Alignment` | `alignment_weight` | recognised by its own caption among others |
 
-How to add one:
-1. Its weight is a key of `StepsRecipe` (phases 2 and 3) or `AdversarialRecipe` (3) in `recipe.py`, 0 by default.
-2. Its equation is a function of tensors in `losses`, where a test can compare it with known values.
-3. In `terms`, a subclass of `Term`: `section` and `key` name the weight, `build` makes the term when a phase begins (networks that
-   are trained along go to `training.add`), and a call returns its share of the loss, weighted, and figures for the log.
-4. `load` finds pretrained networks before any work; `check` refuses settings that it cannot work with.
-5. `memory` and `operations` estimate its costs, `lighter` names settings that lower them: for --dry-run, warnings and advice.
-6. It stands in `TERMS`, below.
+How to add one: CONTRIBUTING.md.
 
 Not here: the regression onto the target (`phases`), a phase's other costs (`cost`), the loop (`training`), the order of phases
 (`distillation`).

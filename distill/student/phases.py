@@ -11,8 +11,8 @@ the teacher's final picture for that noise: regression onto the ODE's end, as in
 All step counts are trained together; what the student predicts at a timestep is always the final picture, so one network
 serves one, two and four steps.
 
-Not here: the networks (`models.pruning`, `discriminator`), the rollout (`rollout`), the terms (`terms`), the losses (`losses`), the
-order of phases (`distillation`), the decoder's phase (`decoder`).
+Not here: the networks (`models.pruning`, `terms.discriminator`), the rollout (`rollout`), the terms (`terms`), the losses
+(`losses`), the order of phases (`distillation`), the decoder's phase (`decoder`).
 """
 
 from __future__ import annotations

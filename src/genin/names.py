@@ -64,12 +64,13 @@ class InstalledNames:
     def folder(self, name: str) -> Path:
         """Like `model`, for work on weights: a bundle's ONNX graphs are made into a model folder. Errors: InputError for a bundle
         that has none."""
-        path = self.model(name, None)  # of a bundle on the hub everything: which graphs it takes is seen in all of them
+        path = self.model(name, "onnxruntime")
         if not is_bundle(path):
             return path
-        from genin.distill.models.restored import restored
+        from genin.distill.models.restored import exact_precision, restored
 
-        return restored(path, cache_folder())
+        # Of a bundle on the hub, only the graphs that would be run are here so far.
+        return restored(self.model(name, "onnxruntime", exact_precision(path)), cache_folder())
 
     def reference(self, name: str, *, count: int, size: int | None, seed: int, split: str | None = None) -> Path:
         """A dataset folder; `builtin:world` is the world's test split, or another of its splits: `count` pictures of `size` px,

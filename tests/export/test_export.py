@@ -39,6 +39,7 @@ from genin.export.precision_plan import read_plan
 from genin.export.prompt_set import Amount
 from genin.export.shapes import Shapes
 from genin.names import InstalledNames
+from genin.quickstart import stages
 from genin.runtimes import engine
 from genin.runtimes.bundle import Bundle
 from genin.runtimes.errors import GeninError, InputError
@@ -481,7 +482,7 @@ def test_inspect_names_weights_that_are_missing_and_counts_those_that_are_read(
 @pytest.mark.slow
 def test_the_shipped_teacher_is_exported_as_the_quickstart_does(tmp_path: Path) -> None:
     """Its decoder has layers that int8 would take below a graph's floor; the tiny models' has none."""
-    teacher, formats, precisions = InstalledNames().model("builtin:teacher"), ("onnx", "openvino"), ("fp16", "int8")
+    teacher, formats, precisions = InstalledNames().model("builtin:teacher"), ("onnx", "openvino"), stages.PRECISIONS
     manifest = exporter.export(teacher, tmp_path / "bundle", ExportOptions(formats, precisions)).manifest
     decoders = [graph for graph in manifest.graphs if graph.component == "vae_decoder"]
     assert {(graph.format, graph.precision) for graph in decoders} == set(itertools.product(formats, precisions))

@@ -157,8 +157,8 @@ def load_clip(path: str) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Alignment(Term):
-    """weight·cross-entropy of each picture's own caption among the batch's, by a frozen model of pictures and texts
-    (`alignment`): a CLIP where the recipe names one, else one that is trained on the set when the phase begins."""
+    """weight·cross-entropy of each picture's own caption among the batch's, by a frozen model of pictures and texts:
+    a CLIP where the recipe names one, else one that is trained on the set when the phase begins."""
 
     section = AdversarialRecipe
     key = "alignment_weight"

@@ -113,7 +113,7 @@ def perceptual_weight(context: PhaseContext) -> Callable[[], float]:
 
 
 def enlarged(pictures: Tensor) -> Tensor:
-    """As LPIPS is measured: below 64 px its last layers vanish (`benchmarks.perceptual`)."""
+    """As LPIPS is measured: below 64 px its last layers vanish (`benchmarks.quality.perceptual`)."""
     if min(pictures.shape[-2:]) >= SMALLEST_SIDE_PX:
         return pictures
     return F.interpolate(pictures, scale_factor=SMALLEST_SIDE_PX / min(pictures.shape[-2:]), mode="bilinear")

@@ -95,7 +95,7 @@ class FakeScore:
 
 @dataclass(frozen=True)
 class Matching(Term):
-    """weight·distribution matching, after the fake score has learnt on the picture (`matching`)."""
+    """weight·distribution matching, after the fake score has learnt on the picture (`FakeScore`)."""
 
     section = AdversarialRecipe
     key = "matching_weight"

@@ -96,10 +96,10 @@ class Term(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Errors: TypeError if the term's section of the recipe has no key of that name."""
         super().__init_subclass__(**options)
-        if cls.key not in (keys := [f.name for f in fields(cls.section)]):
-            near = difflib.get_close_matches(cls.key, keys, n=1)
+        if (key := getattr(cls, "key", "")) not in (keys := [f.name for f in fields(cls.section)]):
+            near = difflib.get_close_matches(key, keys, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise TypeError(f"{cls.__name__}.key: {cls.section.__name__} has no key '{cls.key}'{hint}")
+            raise TypeError(f"{cls.__name__}.key: {cls.section.__name__} has no key '{key}'{hint}")
 
     @classmethod
     def is_active(cls, phase: object) -> bool:

@@ -46,6 +46,7 @@ RECORD: Final = "quickstart.json"
 DEFAULT_OUT, DEFAULT_MINUTES = Path("genin-out"), 3.5
 DEFAULT_TEACHER, DEFAULT_STUDENT = "builtin:teacher", "full"
 SETTINGS: Final = {"teacher", "student", "minutes", "mixed_precision"}  # of a record; the last one is the machine's
+OTHER_MINUTES: Final = 6.5  # of all stages but training, on two cores
 INTERRUPTED: Final = 130
 PACKAGES: Final = (
     *("torch", "diffusers", "transformers", "accelerate", "onnx", "openvino"),
@@ -79,9 +80,9 @@ STAGES: Final = (
 def quickstart_command(ctx: click.Context, /, out: Path, resume: bool, as_json: bool, **settings: Any) -> None:
     """The whole chain in ten minutes: distil a student from the shipped teacher, export it, run it, measure it.
 
-    Within minutes the student learns to draw in few steps, not to do so with fewer blocks: it keeps all of its teacher's. Beside it
-    stands the shipped student, a quarter as large, which was trained for hours. Ends with a page of pictures and figures. Ctrl-C
-    keeps what is finished; --resume continues from there.
+    Within minutes a student learns to draw in few steps, but not with fewer blocks: by default it keeps all of its teacher's. The
+    shipped student, a quarter as large, was trained for hours. Ends with a page of pictures and figures. Ctrl-C keeps what is
+    finished; --resume continues from there.
     """
     require_packages()
     names = InstalledNames()
@@ -169,7 +170,9 @@ def results_of(record: Mapping[str, Any]) -> dict[str, Result]:
 
 def run_stages(run: Run, record: dict[str, Any], display: Display) -> None:
     """Run what the record does not hold yet; each result is kept at once."""
-    display.say(f"genin quickstart in {run.out}: about {run.minutes + 5:.0f} minutes; Ctrl-C keeps what is finished")
+    display.say(
+        f"genin quickstart in {run.out}: about {run.minutes + OTHER_MINUTES:.0f} minutes; Ctrl-C keeps what is finished"
+    )
     for stage in STAGES:
         if (kept := record["stages"].get(stage.name)) is not None:
             display.done(stage, kept["seconds"], kept["result"], "kept")
@@ -270,7 +273,7 @@ def summarise(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _skipped(done: Done) -> list[str]:
-    """What did not run here, each reason once: "coreml fp32, fp16, int8: why"."""
+    """What did not run here, each reason once: "coreml fp16, int8: why"."""
     kinds: dict[tuple[str, str], list[str]] = {}
     for one in done["bench"]["skipped"]:
         kinds.setdefault((one["runtime"], one["reason"]), []).append(one["precision"])
@@ -317,9 +320,9 @@ def headline(summary: Mapping[str, Any]) -> str:
     key = "lpips_squeeze_paired_4_steps"
     lines.append(f"LPIPS    {_or_dash(summary[key], '.3f')} to the teacher at 4 steps ({summary['pairs']} pairs)")
     lines.append(f"Training {_improvement(summary['improvement'])}")
-    before, after = (summary["parameters"][name] / 1e6 for name in ("teacher", "student"))
+    counts = [f"{summary['parameters'][name] / 1e6:.1f}" for name in ("teacher", "student")]
     sizes = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in summary["sizes"].items() if "/" in name)
-    lines.append(f"Size     {before:.1f} → {after:.1f} M parameters; MB: {sizes}")
+    lines.append(f"Size     {' → '.join(dict.fromkeys(counts))} M parameters; MB: {sizes}")
     lines += [f"Skipped  {one}" for one in summary["skipped"]]
     lines += [f"Note     {name}: {reason}" for name, reason in summary["notes"].items()]
     return "\n".join([*lines, "", f"The page: {summary['page']}"])
