@@ -26,7 +26,8 @@ PAGE = """<!doctype html>
 <title>True or drawn?</title><style>
 :root {{ color-scheme: light dark; }}
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }}
-ol {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1.6rem; padding-left: 1.6rem; }}
+ol {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1.6rem 3rem; padding-left: 2rem; }}
+li::marker {{ color: #666; }}
 div {{ display: flex; gap: 0.4rem; }}
 img {{ width: calc(50% - 0.2rem); aspect-ratio: 1; border-radius: 6px; }}
 p {{ font-size: 0.85rem; margin: 0.3rem 0; }}

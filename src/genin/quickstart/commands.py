@@ -43,10 +43,10 @@ from genin.runtimes.wording import counted, quoted
 
 FORMAT: Final = 1
 RECORD: Final = "quickstart.json"
-DEFAULT_OUT, DEFAULT_MINUTES = Path("genin-out"), 3.5
+DEFAULT_OUT, DEFAULT_MINUTES = Path("genin-out"), 3.0
 DEFAULT_TEACHER, DEFAULT_STUDENT = "builtin:teacher", "full"
 SETTINGS: Final = {"teacher", "student", "minutes", "mixed_precision"}  # of a record; the last one is the machine's
-OTHER_MINUTES: Final = 6.5  # of all stages but training, on two cores
+OTHER_MINUTES: Final = 7  # of all stages but training, on two cores
 INTERRUPTED: Final = 130
 PACKAGES: Final = (
     *("torch", "diffusers", "transformers", "accelerate", "onnx", "openvino"),
@@ -68,7 +68,7 @@ STAGES: Final = (
 @click.option(
     "--out", type=click.Path(path_type=Path), default=DEFAULT_OUT, show_default=True, help="Folder for everything."
 )
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time to distil for.  [default: 3.5]")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time to distil for.  [default: 3]")
 @click.option("--teacher", help="Model folder, hub name or built-in name.  [default: builtin:teacher]")
 @click.option(
     "--student", help="Which of the teacher's blocks are kept: a preset like bk-small.  [default: full, all of them]"
@@ -337,7 +337,8 @@ def _improvement(result: Result) -> str:
     if share is None:
         return "fd_world could not be measured"
     verdict = "" if result["better_enough"] else "; 30 % was the aim, give it more --minutes"
-    return f"fd_world {result['fd_world_before']:.1f} → {result['fd_world']:.1f} ({-share:+.0%}){verdict}"
+    change = f"fd_world {result['fd_world_before']:.1f} → {result['fd_world']:.1f} ({-share:+.0%})"
+    return f"{change} at {counted(result['steps'], 'step')}{verdict}"
 
 
 def _exported(result: Result) -> str:

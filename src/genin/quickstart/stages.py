@@ -19,7 +19,7 @@ from genin.names import InstalledNames
 from genin.runtimes.errors import InputError
 from genin.runtimes.names import BUILTIN_WORLD
 from genin.runtimes.vocabulary import FORMATS
-from genin.runtimes.wording import quoted
+from genin.runtimes.wording import counted, quoted
 
 if TYPE_CHECKING:
     from genin.benchmarks.grids import Grid
@@ -176,7 +176,8 @@ def save_untrained(run: Run, recipe: Recipe, source: Source) -> None:
 
 
 def measure_improvement(run: Run, done: Done) -> Result:
-    """fd_world of the student and of its untrained self on held-out captions, and pictures of both."""
+    """fd_world of the student and of its untrained self on held-out captions, and pictures of both: at the fewest steps, where a
+    teacher is at a loss. With four, one whose captions say all that is seen may draw as well before any training."""
     from genin.benchmarks.prompts import DEFAULT_PROMPTS
     from genin.benchmarks.quality.evaluator import Evaluator
     from genin.benchmarks.quality.measures import load_suite
@@ -186,7 +187,7 @@ def measure_improvement(run: Run, done: Done) -> Result:
     suite = load_suite(None, run.names.classifier(), features=("world",))
     reference = run.reference(FD_SAMPLES, done["teacher"]["image_size"])
     evaluator = Evaluator(reference, suite, reference_name=BUILTIN_WORLD)
-    sampling = Sampling(steps=STEPS[0])
+    sampling = Sampling(steps=STEPS[-1])
     before, after = (evaluator.evaluate(path, sampling) for path in (run.untrained_path, run.student_path))
     stages = {"before training": run.untrained_path, "after training": run.student_path}
     models = [SheetModel(label, path, sampling) for label, path in stages.items()]
@@ -198,6 +199,7 @@ def measure_improvement(run: Run, done: Done) -> Result:
         "fd_world": last,
         "fd_world_interval": after["intervals"].get("fd_world"),
         "samples": after["samples"],
+        "steps": sampling.steps,
         "better_by": share,
         "better_enough": share is not None and share >= BETTER_BY,
         "notes": {key: reason for key, reason in after["notes"].items() if key == "fd_world"},
@@ -344,7 +346,8 @@ def lead(done: Done) -> str | None:
     change = f"{abs(found['better_by']):.0%} {'below' if found['better_by'] >= 0 else 'above'}"
     return (
         f"This student was distilled here from {done['distil']['images_seen']:,} training samples. Its distance to real "
-        f"pictures (fd_world, {found['samples']} pictures) is now {change} that of the network it started from."
+        f"pictures (fd_world, {found['samples']} pictures of {counted(found['steps'], 'step')}) is now {change} that of the "
+        "network it started from."
     )
 
 
