@@ -4,7 +4,7 @@
 
 The teacher's guidance scale is chosen first, by `fd_squeezenet` on the validation split. The teacher at 16 guided steps and
 fewer, students, the autoencoder alone and other true pictures are evaluated on held-out captions in three families of
-features, teacher and students on short captions too, and all are timed on one engine. That 16 steps of the teacher are as
+features, teacher and students on short captions too, and all are timed on one engine. Whether 16 steps of the teacher are as
 good as 100 is measured last, on the validation split. Every finished part is kept in OUT at once with the hashes of its
 models, and is not measured again while they are the same: run the command again after an interruption, or when a student has
 changed. It takes hours at 128 px, most of them the teacher's pictures, which are kept as they come; their statistics are
